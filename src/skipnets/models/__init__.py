@@ -1,0 +1,42 @@
+"""DenseNets and ResNets, their registry, and weights from elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from skipnets.models.registry import (
+    DenseNetConfig,
+    ResNetConfig,
+    config_from_dict,
+    config_to_dict,
+    list_models,
+    model_config,
+)
+
+if TYPE_CHECKING:
+    from skipnets.models.densenet import DenseNet
+    from skipnets.models.factory import build_model, create_model
+    from skipnets.models.resnet import ResNet
+
+__all__ = [
+    "DenseNet",
+    "DenseNetConfig",
+    "ResNet",
+    "ResNetConfig",
+    "build_model",
+    "config_from_dict",
+    "config_to_dict",
+    "create_model",
+    "list_models",
+    "model_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch is imported when it is first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from skipnets.models import densenet, factory, resnet
+
+    homes = {"DenseNet": densenet, "ResNet": resnet, "build_model": factory, "create_model": factory}
+    return getattr(homes[name], name)

@@ -1,0 +1,185 @@
+"""DenseNet: every layer sees the concatenation of everything before it in its block.
+
+Huang, Liu, van der Maaten, Weinberger: Densely Connected Convolutional Networks, 2017 (arXiv 1608.06993). The
+parameters' names and the arithmetic are torchvision's, so its checkpoints load as they are.
+
+Shapes: N batch, C channels, H height, W width, k growth rate, L layers of a block.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from skipnets.models.backbone import (
+    Backbone,
+    FeatureInfo,
+    drop_path_rates,
+    initialise_convolutions,
+    make_head,
+    make_norm,
+)
+from skipnets.models.registry import DenseNetConfig, Norm, Stem
+
+
+class BasicDenseLayer(nn.Module):
+    """norm → ReLU → 3×3 convolution: the layer H of the paper's section 3, without a bottleneck."""
+
+    def __init__(
+        self, in_channels: int, growth_rate: int, *, norm: Norm, drop_rate: float, drop_path_rate: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = make_norm(norm, in_channels)
+        self.relu1 = nn.ReLU()
+        self.conv1 = nn.Conv2d(in_channels, growth_rate, 3, padding=1, bias=norm is None)
+        self.dropout = nn.Dropout(drop_rate)
+        self.drop_path = StochasticDepth(drop_path_rate, "row")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, k, H, W): the k new feature maps, not yet concatenated."""
+        x = self.conv1(self.relu1(self.norm1(features)))
+        return self.drop_path(self.dropout(x))
+
+
+class DenseLayer(nn.Module):
+    """norm → ReLU → 1×1 convolution → norm → ReLU → 3×3 convolution: the paper's bottleneck layer."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        growth_rate: int,
+        bottleneck: int,
+        *,
+        norm: Norm,
+        drop_rate: float,
+        drop_path_rate: float,
+    ) -> None:
+        super().__init__()
+        width = bottleneck * growth_rate
+        self.norm1 = make_norm(norm, in_channels)
+        self.relu1 = nn.ReLU()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=norm is None)
+        self.norm2 = make_norm(norm, width)
+        self.relu2 = nn.ReLU()
+        self.conv2 = nn.Conv2d(width, growth_rate, 3, padding=1, bias=norm is None)
+        self.dropout = nn.Dropout(drop_rate)
+        self.drop_path = StochasticDepth(drop_path_rate, "row")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, k, H, W): the k new feature maps, not yet concatenated."""
+        x = self.conv1(self.relu1(self.norm1(features)))
+        x = self.conv2(self.relu2(self.norm2(x)))
+        return self.drop_path(self.dropout(x))
+
+
+class DenseBlock(nn.Sequential):
+    """L dense layers at one map size; what goes in comes out first, then k maps of each layer in turn."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C + L·k, H, W)."""
+        for layer in self:
+            features = torch.cat([features, layer(features)], dim=1)
+        return features
+
+
+class Transition(nn.Sequential):
+    """norm → ReLU → 1×1 convolution → 2×2 average pooling, between two dense blocks.
+
+    (N, C, H, W) → (N, out_channels, ⌊H/2⌋, ⌊W/2⌋).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, norm: Norm) -> None:
+        super().__init__()
+        self.norm = make_norm(norm, in_channels)
+        self.relu = nn.ReLU()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=norm is None)
+        self.pool = nn.AvgPool2d(kernel_size=2, stride=2)
+
+
+class DenseNet(Backbone[DenseNetConfig]):
+    """Stem, dense blocks with transitions between them, a last norm and ReLU, and the head.
+
+    Args:
+        config: Usually made by `skipnets.models.model_config`.
+    """
+
+    head_name: ClassVar[str] = "classifier"
+
+    def __init__(self, config: DenseNetConfig) -> None:
+        super().__init__(config)
+        assert config.stem_channels is not None
+        channels, reduction = config.stem_channels, 1
+        self.features = _stem(config.stem, config.in_chans, channels, config.norm)
+        if config.stem == "imagenet":
+            self.feature_info = [FeatureInfo(num_chs=channels, reduction=2, module="features.relu0")]
+            reduction = 4
+        else:
+            self.feature_info = [FeatureInfo(num_chs=channels, reduction=1, module="features.conv0")]
+
+        path_rates = iter(drop_path_rates(config))
+        for number, layers in enumerate(config.block_config, start=1):
+            block = DenseBlock()
+            for layer in range(1, layers + 1):
+                block.add_module(f"denselayer{layer}", _dense_layer(config, channels, next(path_rates)))
+                channels += config.growth_rate
+            self.features.add_module(f"denseblock{number}", block)
+            if number < len(config.block_config):
+                self.feature_info.append(
+                    FeatureInfo(num_chs=channels, reduction=reduction, module=f"features.denseblock{number}")
+                )
+                compressed = max(int(channels * config.compression), 1)
+                self.features.add_module(
+                    f"transition{number}", Transition(channels, compressed, norm=config.norm)
+                )
+                channels, reduction = compressed, reduction * 2
+        self.features.add_module("norm5", make_norm(config.norm, channels))
+        self.features.add_module("relu5", nn.ReLU())
+        self.feature_info.append(FeatureInfo(num_chs=channels, reduction=reduction, module="features.relu5"))
+
+        self.num_features = channels
+        self.head_drop = nn.Dropout(config.head_drop_rate)
+        self.classifier = make_head(channels, config.num_classes)
+        initialise_convolutions(self)
+
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        """`features.conv0` … `features.relu5`, one by one."""
+        for name, module in self.features.named_children():
+            yield f"features.{name}", module
+
+
+def _stem(stem: Stem, in_chans: int, channels: int, norm: Norm) -> nn.Sequential:
+    if stem == "cifar":
+        conv0 = nn.Conv2d(in_chans, channels, 3, padding=1, bias=norm is None)
+        return nn.Sequential(OrderedDict(conv0=conv0))
+    return nn.Sequential(
+        OrderedDict(
+            conv0=nn.Conv2d(in_chans, channels, 7, stride=2, padding=3, bias=norm is None),
+            norm0=make_norm(norm, channels),
+            relu0=nn.ReLU(),
+            pool0=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+        )
+    )
+
+
+def _dense_layer(config: DenseNetConfig, in_channels: int, drop_path_rate: float) -> nn.Module:
+    if config.bottleneck is None:
+        return BasicDenseLayer(
+            in_channels,
+            config.growth_rate,
+            norm=config.norm,
+            drop_rate=config.drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
+    return DenseLayer(
+        in_channels,
+        config.growth_rate,
+        config.bottleneck,
+        norm=config.norm,
+        drop_rate=config.drop_rate,
+        drop_path_rate=drop_path_rate,
+    )

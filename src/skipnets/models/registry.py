@@ -1,0 +1,322 @@
+"""Which models there are: one frozen config a family, one exact row a name. Nothing here needs torch.
+
+A row says what its paper or torchvision says; what follows from other numbers (the stem's channels, the width
+of a bottleneck) is derived and not stored. Sources: DenseNet, Huang et al. 2017 (arXiv 1608.06993), tables 1
+and 2; ResNet, He et al. 2016 (arXiv 1512.03385), table 1 and section 4.2; ResNeXt, Xie et al. 2017 (arXiv
+1611.05431); Wide ResNet, Zagoruyko and Komodakis 2016 (arXiv 1605.07146).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from skipnets.errors import UserError, near_matches
+
+Stem = Literal["imagenet", "cifar"]
+Norm = Literal["batch", "group"] | None
+
+
+def _require_int(field: str, value: object, lowest: int, highest: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise UserError(f"{field} must be a whole number from {lowest} to {highest}, not {value!r}")
+
+
+def _require_number(field: str, value: object, holds: Callable[[float], bool], wanted: str) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not holds(value):
+        raise UserError(f"{field} must be {wanted}, not {value!r}")
+
+
+def _require_choice(field: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{field} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What both families share.
+
+    Args:
+        name: The registry's name for the row this config came from.
+        block_config: Layers (DenseNet) or residual blocks (ResNet) of each stage.
+        stem: `"imagenet"` is a 7×7 convolution of stride 2, norm, ReLU and 3×3 max-pooling of stride 2 (the
+            maps shrink four times); `"cifar"` is one 3×3 convolution (they keep their size).
+        in_chans: Channels of the input: 3 for colour, 1 for grey.
+        num_classes: Outputs of the head; 0 leaves the head out, so the model returns pooled features.
+        drop_rate: Dropout in every dense layer, or before the last convolution of every residual block.
+        head_drop_rate: Dropout before the last linear layer.
+        drop_path_rate: Stochastic depth (Huang et al. 2016, arXiv 1603.09382): the probability that the last
+            layer's branch is dropped, falling linearly to 0 at the first.
+        norm: `"batch"`, `"group"` (32 groups, or the largest number below that divides the channels), or
+            None; without norms every convolution has a bias.
+    """
+
+    family: ClassVar[str]
+
+    name: str
+    block_config: tuple[int, ...]
+    stem: Stem = "imagenet"
+    in_chans: int = 3
+    num_classes: int = 1000
+    drop_rate: float = 0.0
+    head_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    norm: Norm = "batch"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.block_config, (tuple, list)) or not 1 <= len(self.block_config) <= 8:
+            raise UserError(f"block_config must list the layers of 1 to 8 stages, not {self.block_config!r}")
+        object.__setattr__(self, "block_config", tuple(self.block_config))
+        for layers in self.block_config:
+            _require_int("block_config", layers, 1, 1024)
+        _require_choice("stem", self.stem, ("imagenet", "cifar"))
+        _require_choice("norm", self.norm, ("batch", "group", None))
+        _require_int("in_chans", self.in_chans, 1, 4096)
+        _require_int("num_classes", self.num_classes, 0, 1_000_000)
+        for rate in ("drop_rate", "head_drop_rate", "drop_path_rate"):
+            _require_number(rate, getattr(self, rate), lambda value: 0 <= value < 1, "at least 0 and below 1")
+
+    @property
+    def smallest_size(self) -> int:
+        """The smallest height and width, in pixels, that leave at least one value in the last map."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseNetConfig(ModelConfig):
+    """A DenseNet, DenseNet-B, -C or -BC.
+
+    Args:
+        growth_rate: k, the feature maps that each dense layer adds.
+        bottleneck: Width of the 1×1 convolution before the 3×3, in multiples of k; None leaves it out.
+        compression: θ, the share of channels that a transition keeps.
+        stem_channels: Channels after the first convolution; None means 2k with a bottleneck and 16 without,
+            as in the paper's sections 4.1 and 4.2.
+    """
+
+    family: ClassVar[str] = "densenet"
+
+    growth_rate: int = 32
+    bottleneck: int | None = 4
+    compression: float = 0.5
+    stem_channels: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_int("growth_rate", self.growth_rate, 1, 1024)
+        if self.bottleneck is not None:
+            _require_int("bottleneck", self.bottleneck, 1, 64)
+        _require_number(
+            "compression", self.compression, lambda value: 0 < value <= 1, "above 0 and at most 1"
+        )
+        if self.stem_channels is None:
+            stem_channels = 16 if self.bottleneck is None else 2 * self.growth_rate
+            object.__setattr__(self, "stem_channels", stem_channels)
+        _require_int("stem_channels", self.stem_channels, 1, 4096)
+
+    @property
+    def smallest_size(self) -> int:
+        """Each transition halves the maps rounding down, the stem rounds up."""
+        before_transitions = 2 ** (len(self.block_config) - 1)
+        return (before_transitions - 1) * (4 if self.stem == "imagenet" else 1) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig(ModelConfig):
+    """A ResNet, Wide ResNet or ResNeXt, in the form known as v1.5 (the 3×3 convolution has the stride).
+
+    Args:
+        block: `"basic"` (two 3×3 convolutions) or `"bottleneck"` (1×1, 3×3, 1×1, four times wider outside).
+        width: Channels of the first stage; every further stage doubles them.
+        groups: Groups of the 3×3 convolution in a bottleneck block (ResNeXt's cardinality).
+        width_per_group: Channels of each group in the first stage, per 64 of `width`.
+        shortcut: Where a stage changes the shape: `"projection"` (option B, a 1×1 convolution with norm) or
+            `"pad"` (option A, every second pixel and zeros for new channels: no parameters).
+        output_stride: How many times smaller the last map is than the input; stages beyond it keep their
+            resolution and dilate their convolutions instead. None lets every stage halve.
+        zero_init_last: Start the last norm of every residual branch at 0, so that each block begins as the
+            identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
+    """
+
+    family: ClassVar[str] = "resnet"
+
+    block: Literal["basic", "bottleneck"] = "bottleneck"
+    width: int = 64
+    groups: int = 1
+    width_per_group: int = 64
+    shortcut: Literal["projection", "pad"] = "projection"
+    output_stride: int | None = None
+    zero_init_last: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_choice("block", self.block, ("basic", "bottleneck"))
+        _require_choice("shortcut", self.shortcut, ("projection", "pad"))
+        _require_int("width", self.width, 1, 4096)
+        _require_int("groups", self.groups, 1, 4096)
+        _require_int("width_per_group", self.width_per_group, 1, 4096)
+        if not isinstance(self.zero_init_last, bool):
+            raise UserError(f"zero_init_last must be true or false, not {self.zero_init_last!r}")
+        if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
+            raise UserError('groups and width_per_group apply to block="bottleneck" only')
+        if self.block == "bottleneck" and self.branch_width(0) % self.groups:
+            raise UserError(f"groups={self.groups} must divide the branch's {self.branch_width(0)} channels")
+        if self.zero_init_last and self.norm is None:
+            raise UserError("zero_init_last needs norms: there is none to start at 0 with norm=None")
+        if self.output_stride is not None:
+            stem_stride = 4 if self.stem == "imagenet" else 1
+            possible = tuple(stem_stride * 2**stage for stage in range(len(self.block_config)))
+            _require_choice("output_stride", self.output_stride, (*possible, None))
+
+    @property
+    def smallest_size(self) -> int:
+        """Every stride rounds up, so one pixel is enough."""
+        return 1
+
+    def branch_width(self, stage: int) -> int:
+        """Channels inside a residual branch of a stage, counted from 0."""
+        channels = self.width * 2**stage
+        return channels if self.block == "basic" else channels * self.width_per_group // 64 * self.groups
+
+
+def _densenet(name: str, growth_rate: int, block_config: tuple[int, ...]) -> DenseNetConfig:
+    return DenseNetConfig(name=name, growth_rate=growth_rate, block_config=block_config)
+
+
+def _cifar_densenet(name: str, growth_rate: int, depth: int) -> DenseNetConfig:
+    """Three equal blocks of 3×3 layers: depth = stem + 3 blocks + 2 transitions + classifier."""
+    layers = (depth - 4) // 3
+    return DenseNetConfig(
+        name=name,
+        growth_rate=growth_rate,
+        block_config=(layers,) * 3,
+        bottleneck=None,
+        compression=1.0,
+        stem="cifar",
+        num_classes=10,
+    )
+
+
+def _cifar_densenet_bc(name: str, growth_rate: int, depth: int) -> DenseNetConfig:
+    """As `_cifar_densenet` with a bottleneck, so that each layer counts twice, and θ = 0.5."""
+    layers = (depth - 4) // 6
+    return DenseNetConfig(
+        name=name, growth_rate=growth_rate, block_config=(layers,) * 3, stem="cifar", num_classes=10
+    )
+
+
+def _cifar_resnet(name: str, depth: int) -> ResNetConfig:
+    """Three stages of n basic blocks at 16, 32 and 64 channels: depth = 6n + 2."""
+    return ResNetConfig(
+        name=name,
+        block="basic",
+        block_config=((depth - 2) // 6,) * 3,
+        width=16,
+        shortcut="pad",
+        stem="cifar",
+        num_classes=10,
+    )
+
+
+_ROWS: tuple[DenseNetConfig | ResNetConfig, ...] = (
+    _densenet("densenet121", 32, (6, 12, 24, 16)),
+    _densenet("densenet169", 32, (6, 12, 32, 32)),
+    _densenet("densenet201", 32, (6, 12, 48, 32)),
+    _densenet("densenet161", 48, (6, 12, 36, 24)),
+    _densenet("densenet264", 32, (6, 12, 64, 48)),
+    _densenet("densenet264_k48", 48, (6, 12, 64, 48)),
+    _cifar_densenet("densenet40_k12", 12, depth=40),
+    _cifar_densenet("densenet100_k12", 12, depth=100),
+    _cifar_densenet("densenet100_k24", 24, depth=100),
+    _cifar_densenet_bc("densenet_bc40_k12", 12, depth=40),
+    _cifar_densenet_bc("densenet_bc40_k48", 48, depth=40),
+    _cifar_densenet_bc("densenet_bc100_k12", 12, depth=100),
+    _cifar_densenet_bc("densenet_bc190_k40", 40, depth=190),
+    _cifar_densenet_bc("densenet_bc250_k24", 24, depth=250),
+    ResNetConfig(name="resnet18", block="basic", block_config=(2, 2, 2, 2)),
+    ResNetConfig(name="resnet34", block="basic", block_config=(3, 4, 6, 3)),
+    ResNetConfig(name="resnet50", block_config=(3, 4, 6, 3)),
+    ResNetConfig(name="resnet101", block_config=(3, 4, 23, 3)),
+    ResNetConfig(name="resnet152", block_config=(3, 8, 36, 3)),
+    ResNetConfig(name="wide_resnet50_2", block_config=(3, 4, 6, 3), width_per_group=128),
+    ResNetConfig(name="wide_resnet101_2", block_config=(3, 4, 23, 3), width_per_group=128),
+    ResNetConfig(name="resnext50_32x4d", block_config=(3, 4, 6, 3), groups=32, width_per_group=4),
+    ResNetConfig(name="resnext101_32x8d", block_config=(3, 4, 23, 3), groups=32, width_per_group=8),
+    ResNetConfig(name="resnext101_64x4d", block_config=(3, 4, 23, 3), groups=64, width_per_group=4),
+    _cifar_resnet("resnet20", depth=20),
+    _cifar_resnet("resnet32", depth=32),
+    _cifar_resnet("resnet44", depth=44),
+    _cifar_resnet("resnet56", depth=56),
+    _cifar_resnet("resnet110", depth=110),
+    _cifar_resnet("resnet1202", depth=1202),
+)
+
+REGISTRY: Mapping[str, DenseNetConfig | ResNetConfig] = {row.name: row for row in _ROWS}
+_FAMILIES: Mapping[str, type[DenseNetConfig] | type[ResNetConfig]] = {
+    config.family: config for config in (DenseNetConfig, ResNetConfig)
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the models that match a shell pattern, in the registry's order.
+
+    Args:
+        pattern: With `*`, `?` and `[…]`, for example `"densenet*"`.
+    """
+    return [name for name in REGISTRY if fnmatch.fnmatchcase(name, pattern)]
+
+
+def model_config(name: str, **fields: Any) -> DenseNetConfig | ResNetConfig:
+    """The configuration behind a name, with some of its fields replaced.
+
+    Args:
+        name: A name that `list_models` knows.
+        fields: Any field of `DenseNetConfig` or `ResNetConfig`, by name. Where `growth_rate` or `bottleneck`
+            change, the stem's channels follow unless they are given too.
+
+    Raises:
+        UserError: For an unknown name or field (with the near ones) or an impossible value.
+    """
+    if name not in REGISTRY:
+        raise UserError(f'unknown model "{name}"{near_matches(name, REGISTRY)} (skipnets models lists all)')
+    row = REGISTRY[name]
+    known = [field.name for field in dataclasses.fields(row) if field.name != "name"]
+    for field in fields:
+        if field not in known:
+            raise UserError(
+                f'{name} has no field "{field}"{near_matches(field, known) or "; it has " + ", ".join(known)}'
+            )
+    if isinstance(row, DenseNetConfig):
+        fields.setdefault("stem_channels", None)
+    return dataclasses.replace(row, **fields)
+
+
+def config_to_dict(config: DenseNetConfig | ResNetConfig) -> dict[str, Any]:
+    """The config as plain values for JSON or YAML, with its family; `config_from_dict` reads it back."""
+    return {
+        "family": config.family,
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in vars(config).items()},
+    }
+
+
+def config_from_dict(values: Mapping[str, Any]) -> DenseNetConfig | ResNetConfig:
+    """The config that `config_to_dict` wrote.
+
+    Raises:
+        UserError: If a family or field is unknown, a field is missing, or a value is impossible.
+    """
+    fields = dict(values)
+    family = fields.pop("family", None)
+    if not isinstance(family, str) or family not in _FAMILIES:
+        raise UserError(f"unknown model family {family!r}; this version knows {', '.join(_FAMILIES)}")
+    known = {field.name for field in dataclasses.fields(_FAMILIES[family])}
+    if wrong := sorted(set(fields) - known):
+        raise UserError(f"unknown fields of a {family}: {', '.join(wrong)}")
+    if missing := sorted({"name", "block_config"} - set(fields)):
+        raise UserError(f"missing fields of a {family}: {', '.join(missing)}")
+    if not isinstance(fields["name"], str):
+        raise UserError(f"name must be a text, not {fields['name']!r}")
+    return _FAMILIES[family](**fields)

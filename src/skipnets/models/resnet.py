@@ -1,0 +1,239 @@
+"""ResNet: every block adds to what came before it. ResNeXt and Wide ResNet are its wider forms.
+
+He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2016 (arXiv 1512.03385). The parameters'
+names and the arithmetic are torchvision's ("v1.5": the 3×3 convolution of a bottleneck block has the stride),
+so its checkpoints load as they are.
+
+Shapes: N batch, C channels, H height, W width, S stride.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from skipnets.models.backbone import (
+    Backbone,
+    FeatureInfo,
+    drop_path_rates,
+    initialise_convolutions,
+    make_head,
+    make_norm,
+)
+from skipnets.models.registry import Norm, ResNetConfig
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut (the paper's figure 5, left)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        dilation: tuple[int, int],
+        shortcut: nn.Module | None,
+        norm: Norm,
+        drop_rate: float,
+        drop_path_rate: float,
+    ) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(in_channels, out_channels, norm=norm, stride=stride, dilation=dilation[0])
+        self.bn1 = make_norm(norm, out_channels)
+        self.relu1 = nn.ReLU()
+        self.dropout = nn.Dropout(drop_rate)
+        self.conv2 = _conv3x3(out_channels, out_channels, norm=norm, dilation=dilation[1])
+        self.bn2 = make_norm(norm, out_channels)
+        self.drop_path = StochasticDepth(drop_path_rate, "row")
+        self.downsample = shortcut
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu1(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(self.dropout(x)))
+        return self.relu2(shortcut + self.drop_path(x))
+
+
+class BottleneckBlock(nn.Module):
+    """1×1, 3×3 and 1×1 convolutions beside a shortcut (the paper's figure 5, right)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        *,
+        groups: int,
+        stride: int,
+        dilation: int,
+        shortcut: nn.Module | None,
+        norm: Norm,
+        drop_rate: float,
+        drop_path_rate: float,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=norm is None)
+        self.bn1 = make_norm(norm, width)
+        self.relu1 = nn.ReLU()
+        self.conv2 = _conv3x3(width, width, norm=norm, stride=stride, dilation=dilation, groups=groups)
+        self.bn2 = make_norm(norm, width)
+        self.relu2 = nn.ReLU()
+        self.dropout = nn.Dropout(drop_rate)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=norm is None)
+        self.bn3 = make_norm(norm, out_channels)
+        self.drop_path = StochasticDepth(drop_path_rate, "row")
+        self.downsample = shortcut
+        self.relu3 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu1(self.bn1(self.conv1(x)))
+        x = self.relu2(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(self.dropout(x)))
+        return self.relu3(shortcut + self.drop_path(x))
+
+
+class PadShortcut(nn.Module):
+    """The paper's option A: every S-th pixel, and zeros for new channels. It has no parameters."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        added = out_channels - in_channels
+        self.padding = (0, 0, 0, 0, added // 2, added - added // 2)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
+        # Pooling over single pixels is x[:, :, ::S, ::S] in a form that torch.export takes at any size.
+        return F.pad(F.avg_pool2d(x, kernel_size=1, stride=self.stride), self.padding)
+
+
+class ResNet(Backbone[ResNetConfig]):
+    """Stem, stages of residual blocks, and the head.
+
+    Args:
+        config: Usually made by `skipnets.models.model_config`.
+    """
+
+    head_name: ClassVar[str] = "fc"
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__(config)
+        norm, channels = config.norm, config.width
+        if config.stem == "imagenet":
+            self.conv1 = nn.Conv2d(config.in_chans, channels, 7, stride=2, padding=3, bias=norm is None)
+        else:
+            self.conv1 = _conv3x3(config.in_chans, channels, norm=norm)
+        self.bn1 = make_norm(norm, channels)
+        self.relu = nn.ReLU()
+        reduction = self.conv1.stride[0]
+        self.feature_info = [FeatureInfo(num_chs=channels, reduction=reduction, module="relu")]
+        if config.stem == "imagenet":
+            self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+            reduction *= 2
+
+        path_rates = iter(drop_path_rates(config))
+        dilation = 1
+        for stage, blocks in enumerate(config.block_config):
+            stride = 1 if stage == 0 else 2
+            first_dilation = dilation
+            if reduction * stride > (config.output_stride or reduction * stride):
+                stride, dilation = 1, dilation * stride
+            reduction *= stride
+            layer = nn.Sequential()
+            for block in range(blocks):
+                dilations = (first_dilation if block == 0 else dilation, dilation)
+                layer.append(_block(config, stage, channels, stride, dilations, next(path_rates)))
+                channels, stride = _out_channels(config, stage), 1
+            self.add_module(f"layer{stage + 1}", layer)
+            self.feature_info.append(
+                FeatureInfo(num_chs=channels, reduction=reduction, module=f"layer{stage + 1}")
+            )
+
+        self.num_features = channels
+        self.head_drop = nn.Dropout(config.head_drop_rate)
+        self.fc = make_head(channels, config.num_classes)
+        initialise_convolutions(self)
+        if config.zero_init_last:
+            for module in self.modules():
+                if isinstance(module, BasicBlock | BottleneckBlock):
+                    last_norm = module.bn2 if isinstance(module, BasicBlock) else module.bn3
+                    assert isinstance(last_norm.weight, Tensor)
+                    nn.init.zeros_(last_norm.weight)
+
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        """`conv1`, `bn1`, `relu`, `maxpool`, `layer1` … one by one."""
+        for name, module in self.named_children():
+            if name not in ("head_drop", "fc"):
+                yield name, module
+
+
+def _out_channels(config: ResNetConfig, stage: int) -> int:
+    return config.width * 2**stage * (1 if config.block == "basic" else 4)
+
+
+def _block(
+    config: ResNetConfig,
+    stage: int,
+    in_channels: int,
+    stride: int,
+    dilations: tuple[int, int],
+    drop_path_rate: float,
+) -> nn.Module:
+    out_channels = _out_channels(config, stage)
+    shortcut = _shortcut(config, in_channels, out_channels, stride)
+    if config.block == "basic":
+        return BasicBlock(
+            in_channels,
+            out_channels,
+            stride=stride,
+            dilation=dilations,
+            shortcut=shortcut,
+            norm=config.norm,
+            drop_rate=config.drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
+    return BottleneckBlock(
+        in_channels,
+        config.branch_width(stage),
+        out_channels,
+        groups=config.groups,
+        stride=stride,
+        dilation=dilations[0],
+        shortcut=shortcut,
+        norm=config.norm,
+        drop_rate=config.drop_rate,
+        drop_path_rate=drop_path_rate,
+    )
+
+
+def _shortcut(config: ResNetConfig, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    if config.shortcut == "pad":
+        return PadShortcut(in_channels, out_channels, stride)
+    projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=config.norm is None)
+    return nn.Sequential(projection, make_norm(config.norm, out_channels))
+
+
+def _conv3x3(
+    in_channels: int, out_channels: int, *, norm: Norm, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        3,
+        stride=stride,
+        padding=dilation,
+        dilation=dilation,
+        groups=groups,
+        bias=norm is None,
+    )
