@@ -162,8 +162,10 @@ class ResNetConfig(ModelConfig):
             raise UserError(f"zero_init_last must be true or false, not {self.zero_init_last!r}")
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
             raise UserError('groups and width_per_group apply to block="bottleneck" only')
-        if self.block == "bottleneck" and self.branch_width(0) % self.groups:
-            raise UserError(f"groups={self.groups} must divide the branch's {self.branch_width(0)} channels")
+        if self.branch_width(0) < 1:
+            raise UserError(
+                f"width={self.width} and width_per_group={self.width_per_group} leave no channel in a branch"
+            )
         if self.zero_init_last and self.norm is None:
             raise UserError("zero_init_last needs norms: there is none to start at 0 with norm=None")
         if self.output_stride is not None:
