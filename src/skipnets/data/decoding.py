@@ -1,0 +1,198 @@
+"""From a file, bytes or an array to an upright 8-bit picture, whatever it was saved as.
+
+Everything here is Pillow and numpy. Sizes are in pixels; boxes are (left, top, right, bottom).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import ceil
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from skipnets.errors import UserError
+
+Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any]
+Box = tuple[float, float, float, float]
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+SUFFIXES = (".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+# A few hundred bytes can declare a picture that fills all memory. This is where Pillow begins to warn:
+# a quarter of a gibibyte as RGB. Twice as large a picture Pillow itself refuses.
+MAX_PIXELS = 89_478_485
+
+# How a picture that was stored with an EXIF orientation is turned upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UndecodablePicture(UserError):  # noqa: N818 (it names the picture's state)
+    """One picture that cannot be read; the message names it and the reason."""
+
+
+def open_picture(source: Source, channels: int | None = None) -> Image.Image:
+    """Read a picture as a person sees it: upright, 8 bits, grey or RGB.
+
+    EXIF orientation is applied; transparency is laid on white; palettes and CMYK become RGB; an animation
+    gives its first frame. 16 bits are divided by 257 and rounded (in colour, Pillow's decoders keep the
+    upper byte instead, which is less than one grey level away).
+
+    Args:
+        source: a path, the bytes of a file, an open binary file, a PIL picture, or an array (H, W),
+            (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or uint16.
+        channels: 1 for grey (mode L), 3 for RGB, None for whichever of the two the picture has.
+
+    Raises:
+        UndecodablePicture: the source is missing, damaged, of another format, without a fixed range of
+            values (32-bit), or larger than `MAX_PIXELS`.
+    """
+    with _opened(source) as image:
+        return _converted(_upright(image), channels)
+
+
+def open_region(
+    source: Source,
+    choose_box: Callable[[int, int], Box],
+    *,
+    size: tuple[int, int],
+    channels: int,
+    resample: Image.Resampling,
+) -> NDArray[np.uint8]:
+    """Read only as much of a picture as a crop of it needs: for training, where speed beats sharpness.
+
+    The crop is chosen from the header alone. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size (the
+    smallest that is not coarser than the result), which skips most of the inverse cosine transforms; other
+    formats are decoded whole. One resize takes the crop to its size. Pixels differ slightly from decoding
+    in full, so nothing but training uses this.
+
+    Args:
+        source: as for `open_picture`.
+        choose_box: gets width and height of the upright picture, returns the box to cut out.
+        size: (H, W) of the result.
+        channels: 1 or 3.
+        resample: Pillow's filter for the resize.
+
+    Returns:
+        (H, W, channels) uint8.
+    """
+    height, width = size
+    with _opened(source) as image:
+        if image.format not in ("JPEG", "MPO"):
+            image = _converted(_upright(image), channels)
+        upright_size = image.size[::-1] if _orientation(image) >= 5 else image.size
+        left, top, right, bottom = choose_box(*upright_size)
+        reduction = min((right - left) / width, (bottom - top) / height)
+        drafted = image.draft(
+            "L" if channels == 1 else None,
+            (ceil(image.width / max(reduction, 1)), ceil(image.height / max(reduction, 1))),
+        )
+        # The box that draft returns has fractional edges where the size is no multiple of the scale.
+        scale = max(upright_size) / max(drafted[1]) if drafted else 1.0
+        reduced = _converted(_upright(image), channels)
+        box = (left / scale, top / scale, right / scale, bottom / scale)
+        return np.asarray(reduced.resize((width, height), resample, box=box)).reshape(height, width, channels)
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[Image.Image]:
+    """The picture, header read; any failure inside the block becomes one UndecodablePicture."""
+    name = "picture"
+    try:
+        if isinstance(source, np.ndarray):
+            name = f"array {source.shape} {source.dtype}"
+            yield _from_array(source)
+        elif isinstance(source, Image.Image):
+            name = str(getattr(source, "filename", "") or f"picture {source.size} {source.mode}")
+            yield source
+        else:
+            if isinstance(source, str | os.PathLike):
+                name = str(source)
+            file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UndecodablePicture(
+            f"{name}: larger than {MAX_PIXELS:,} pixels, the most that is read"
+        ) from error
+    except FileNotFoundError as error:
+        raise UndecodablePicture(f"{name}: no such file") from error
+    except UnidentifiedImageError as error:
+        raise UndecodablePicture(f"{name}: not a picture in a known format ({', '.join(FORMATS)})") from error
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        raise UndecodablePicture(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.dtype == np.uint16:
+        array = _eight_bits(array)
+    if array.dtype != np.uint8:
+        raise ValueError("arrays of pixels must be uint8 (0–255) or uint16 (0–65535)")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise ValueError("arrays of pixels must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), and not empty")
+    return Image.fromarray(array)
+
+
+def _eight_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """uint16 divided by 257, so that 65535 becomes 255, and rounded."""
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 is upright."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # First, because PNG may hold its EXIF block behind the pixels, and Pillow turns TIFF by itself in load().
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
+    if turn is None:
+        return image
+    upright = image.transpose(turn)
+    # The copy still carries the EXIF block; whoever opened it again would turn it twice.
+    upright.info = {key: value for key, value in image.info.items() if key == "transparency"}
+    return upright
+
+
+def _converted(image: Image.Image, channels: int | None) -> Image.Image:
+    """An upright picture in mode L or RGB."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    elif image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels have no fixed range; save it with 8 or 16 bits")
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    mode = {1: "L", 3: "RGB", None: "L" if image.mode in ("1", "L") else "RGB"}[channels]
+    return image if image.mode == mode else image.convert("RGB").convert(mode)
+
+
+def is_grey(path: Path) -> bool:
+    """Whether a picture's header says that it has no colour; False where it cannot be read."""
+    try:
+        with _opened(path) as image:
+            return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
+    except UndecodablePicture:
+        return False

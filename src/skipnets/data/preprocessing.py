@@ -1,0 +1,223 @@
+"""The one way from a picture to a model's input: in validation, evaluation, prediction and serving.
+
+Pillow and numpy only, so that predicting needs no torch. N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from skipnets.data.decoding import MAX_PIXELS, Box, Source, UndecodablePicture, open_picture
+from skipnets.errors import UserError, near_matches
+
+__all__ = ["FITS", "INTERPOLATIONS", "Preprocessing", "UndecodablePicture"]
+
+FITS = ("pad", "crop", "stretch")
+INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+# ImageNet's statistics, which published weights expect; for grey, the means over the three channels.
+_MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
+_STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes a model's input. It travels inside the model file.
+
+    With `fit="crop"` the result equals, bit for bit, torchvision's Resize, CenterCrop, ToTensor and
+    Normalize on a PIL picture.
+
+    Args:
+        size: height and width of the input in pixels; one number for a square.
+        fit: what happens to a picture of another shape. "pad": all of it is seen, centred on the mean
+            colour. "crop": the middle is seen. "stretch": all of it is seen, distorted.
+        crop_fraction: for "crop", which share of the resized picture's shorter side is kept, in (0, 1]:
+            224/256 = 0.875 in torchvision's ImageNet evaluation.
+        channels: 1 (grey) or 3 (RGB).
+        mean: per channel, in units where white is 1; ImageNet's by default.
+        std: per channel, as `mean`.
+        interpolation: "bilinear", "bicubic", "nearest" or "lanczos"; all but "nearest" are antialiased.
+
+    Raises:
+        UserError: a value is impossible.
+    """
+
+    size: tuple[int, int]
+    fit: str = "pad"
+    crop_fraction: float = 1.0
+    channels: int = 3
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    interpolation: str = "bilinear"
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        *,
+        fit: str = "pad",
+        crop_fraction: float = 1.0,
+        channels: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        interpolation: str = "bilinear",
+    ) -> None:
+        height, width = _height_width(size)
+        if fit not in FITS:
+            raise UserError(f"fit={fit!r}: must be one of {', '.join(FITS)}{near_matches(str(fit), FITS)}")
+        if not 0 < crop_fraction <= 1:
+            raise UserError(f"crop_fraction={crop_fraction}: must be above 0 and at most 1")
+        if channels not in (1, 3):
+            raise UserError(f"channels={channels}: must be 1 (grey) or 3 (RGB)")
+        if interpolation not in INTERPOLATIONS:
+            raise UserError(
+                f"interpolation={interpolation!r}: must be one of {', '.join(INTERPOLATIONS)}"
+                f"{near_matches(str(interpolation), INTERPOLATIONS)}"
+            )
+        values: dict[str, Any] = {
+            "size": (height, width),
+            "fit": fit,
+            "crop_fraction": float(crop_fraction),
+            "channels": channels,
+            "mean": _per_channel("mean", _MEAN[channels] if mean is None else mean, channels),
+            "std": _per_channel("std", _STD[channels] if std is None else std, channels),
+            "interpolation": interpolation,
+        }
+        if min(values["std"]) <= 0:
+            raise UserError(f"std={values['std']}: must be positive")
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def open(self, source: Source) -> Image.Image:
+        """Read a picture upright and with this preprocessing's channels (see `open_picture`).
+
+        Raises:
+            UndecodablePicture: it cannot be read.
+        """
+        return open_picture(source, self.channels)
+
+    def geometry(self, width: int, height: int) -> Box:
+        """Which box of a width × height picture the input shows: to lay a map of the input over the picture.
+
+        Returns:
+            (left, top, right, bottom) in the picture's pixels, the input's outer edges. With "pad" it
+            reaches beyond the picture where the input shows padding.
+        """
+        resized_width, resized_height, left, top = self._layout(width, height)
+        x_scale, y_scale = width / resized_width, height / resized_height
+        return (
+            left * x_scale,
+            top * y_scale,
+            (left + self.size[1]) * x_scale,
+            (top + self.size[0]) * y_scale,
+        )
+
+    def pixels(self, picture: Source) -> NDArray[np.uint8]:
+        """The picture at the input's size, before normalisation: (H, W, C) uint8."""
+        image = self.open(picture)
+        height, width = self.size
+        resized_width, resized_height, left, top = self._layout(*image.size)
+        if resized_width * resized_height > MAX_PIXELS:
+            raise UndecodablePicture(f"picture {image.size}: too elongated to be cut to {width}x{height}")
+        if image.size != (resized_width, resized_height):
+            image = image.resize((resized_width, resized_height), INTERPOLATIONS[self.interpolation])
+        if left < 0 or top < 0:
+            canvas = Image.new(image.mode, (width, height), self._padding_colour())
+            canvas.paste(image, (-left, -top))
+            image = canvas
+        elif image.size != (width, height):
+            image = image.crop((left, top, left + width, top + height))
+        return np.asarray(image).reshape(height, width, self.channels)
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, H, W, C) uint8 pixels → (N, C, H, W) float32 input."""
+        inputs = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+        inputs /= np.float32(255)
+        inputs -= np.asarray(self.mean, dtype=np.float32)[:, None, None]
+        inputs /= np.asarray(self.std, dtype=np.float32)[:, None, None]
+        return inputs
+
+    def __call__(self, picture: Source) -> NDArray[np.float32]:
+        """One picture → (C, H, W) float32 input."""
+        return self.normalise(self.pixels(picture)[None])[0]
+
+    def batch(self, pictures: Sequence[Source]) -> NDArray[np.float32]:
+        """N pictures → (N, C, H, W) float32 input."""
+        pixels = np.empty((len(pictures), *self.size, self.channels), dtype=np.uint8)
+        for row, picture in zip(pixels, pictures, strict=True):
+            row[...] = self.pixels(picture)
+        return self.normalise(pixels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON can hold them."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`; fields that are missing take their defaults.
+
+        Raises:
+            UserError: a field is unknown or its value impossible.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise UserError(f"preprocessing has no field {name!r}{near_matches(name, known)}")
+        if "size" not in values:
+            raise UserError("preprocessing lacks the field 'size': height and width of the input")
+        return cls(**values)
+
+    def _layout(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Width and height after the resize, and where the input's left and top edge lie in that."""
+        input_height, input_width = self.size
+        if self.fit == "stretch":
+            return input_width, input_height, 0, 0
+        if self.fit == "crop":
+            # Rounding is torchvision's: Resize truncates the longer side, CenterCrop rounds half to even.
+            target_width = round(input_width / self.crop_fraction)
+            target_height = round(input_height / self.crop_fraction)
+            if width * target_height <= height * target_width:
+                resized_width, resized_height = target_width, int(target_width * height / width)
+            else:
+                resized_width, resized_height = int(target_height * width / height), target_height
+            resized_width, resized_height = max(resized_width, input_width), max(resized_height, input_height)
+            left = round((resized_width - input_width) / 2)
+            top = round((resized_height - input_height) / 2)
+            return resized_width, resized_height, left, top
+        scale = min(input_width / width, input_height / height)
+        resized_width, resized_height = max(round(width * scale), 1), max(round(height * scale), 1)
+        return (
+            resized_width,
+            resized_height,
+            (resized_width - input_width) // 2,
+            (resized_height - input_height) // 2,
+        )
+
+    def _padding_colour(self) -> int | tuple[int, ...]:
+        colour = tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
+        return colour[0] if self.channels == 1 else colour
+
+
+def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side >= 1 for side in pair):
+        raise UserError(f"size={size!r}: must be a positive number of pixels, or height and width")
+    return pair[0], pair[1]
+
+
+def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    if len(values) != channels:
+        raise UserError(f"{name}={tuple(values)}: must have {channels} values, one a channel")
+    return tuple(float(value) for value in values)
