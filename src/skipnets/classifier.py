@@ -1,0 +1,484 @@
+"""The artefact: a network with its class names, its preprocessing and where it came from, as one file.
+
+Needs no torch: what runs the network is one of `skipnets.runtimes`.
+
+N is the pictures of a batch; C, H and W their channels, height and width.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import math
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.errors import UserError
+from skipnets.models.registry import config_from_dict
+from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
+from skipnets.runtimes.model_file import FORMAT_VERSION, ModelFile, read_model_file, write_model_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from skipnets.data.decoding import Source
+    from skipnets.models.densenet import DenseNet
+    from skipnets.models.resnet import ResNet
+
+    Picture = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+__all__ = ["Classifier", "Prediction", "describe", "load"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a classifier says about one picture.
+
+    Attributes:
+        source: The path as it was given, or "[3]" for the fourth input where that is not a path.
+        label: The most probable class; None if the picture failed.
+        probability: Of that class.
+        ranking: The most probable classes with their probabilities, best first.
+        error: Why the picture failed; None if it did not.
+    """
+
+    source: str
+    label: str | None = None
+    probability: float | None = None
+    ranking: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+class Classifier:
+    """Tells what pictures show.
+
+    Usually made by `skipnets.load` or `Classifier.from_model`.
+
+    Args:
+        architecture: What `skipnets.models.registry.config_to_dict` gives.
+        classes: Their names, in the order of the logits.
+        preprocessing: How a picture becomes the network's input.
+        provenance: Where the weights come from, as plain values. Training writes `created` (ISO date), `data`
+            (the DATA it was given), `recipe`, `epochs`, `scores`.
+        runtime: What runs the network.
+        path: The file it was loaded from.
+
+    Raises:
+        UserError: If these do not fit one another.
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: Mapping[str, Any],
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        provenance: Mapping[str, Any],
+        runtime: Runtime,
+        path: Path | None = None,
+    ) -> None:
+        _check_fit(architecture, classes, preprocessing)
+        self.architecture = dict(architecture)
+        self.classes = tuple(classes)
+        self.preprocessing = preprocessing
+        self.provenance = dict(provenance)
+        self.runtime = runtime
+        self.path = path
+
+    @classmethod
+    def from_model(
+        cls,
+        model: DenseNet | ResNet,
+        *,
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Classifier:
+        """Make a classifier of a torch model, which is used as it is: not copied, moved or switched to eval.
+
+        Args:
+            model: From `skipnets.create_model`.
+            classes: Their names, in the order of the logits.
+            preprocessing: How a picture becomes the model's input.
+            provenance: As for `Classifier`; `created` is added if it is not there.
+        """
+        from skipnets.runtimes.torch import TorchRuntime, architecture_of
+
+        return cls(
+            architecture=architecture_of(model),
+            classes=classes,
+            preprocessing=preprocessing,
+            provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
+            runtime=TorchRuntime(model),
+        )
+
+    @property
+    def model(self) -> DenseNet | ResNet:
+        """The torch module, in the runtime's own hands: changing it changes the classifier."""
+        from skipnets.runtimes.torch import TorchRuntime
+
+        return cast(TorchRuntime, self.runtime).model
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model file, whole or not at all.
+
+        Args:
+            path: Usually ends in `.safetensors`; a file that is there is replaced.
+
+        Raises:
+            UserError: If it cannot be written, weights are not finite, or the model was changed so that its
+                config no longer describes it.
+        """
+        from skipnets.runtimes.torch import TorchRuntime
+
+        metadata = {
+            "skipnets_version": importlib.metadata.version("skipnets"),
+            "architecture": self.architecture,
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.to_dict(),
+            "provenance": _plain(self.provenance),
+        }
+        write_model_file(path, metadata, cast(TorchRuntime, self.runtime).tensors())
+
+    def predict(
+        self,
+        inputs: Iterable[Picture],
+        top_k: int = 1,
+        *,
+        batch_size: int = 32,
+        workers: int | None = None,
+    ) -> list[Prediction]:
+        """What each picture shows, in the order of the inputs.
+
+        Args:
+            inputs: Any mixture of paths, PIL pictures, arrays ((H, W) or (H, W, C), uint8 or uint16) and
+                torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1).
+            top_k: How many classes a ranking holds, at most all of them.
+            batch_size: Pictures that go through the network at once.
+            workers: Threads that read pictures; None takes one a processor, at most 8.
+
+        Returns:
+            One prediction an input. A picture that cannot be read has an `error` and stops nothing.
+        """
+        return list(self.predict_iter(inputs, top_k, batch_size=batch_size, workers=workers))
+
+    def predict_iter(
+        self,
+        inputs: Iterable[Picture],
+        top_k: int = 1,
+        *,
+        batch_size: int = 32,
+        workers: int | None = None,
+    ) -> Iterator[Prediction]:
+        """`predict`, one at a time: holds a few batches of pictures however long the input is."""
+        if top_k < 1:
+            raise UserError(f"top_k must be at least 1, not {top_k}")
+        return self._predictions(self._batches(inputs, batch_size, workers), top_k)
+
+    def preprocess(self, inputs: Iterable[Picture], *, workers: int | None = None) -> NDArray[np.float32]:
+        """Pictures as the network's input, (N, C, H, W).
+
+        Raises:
+            UserError: If one of them cannot be read.
+        """
+        batches = [_all_read(batch) for batch in self._batches(inputs, 64, workers)]
+        return np.concatenate(batches) if batches else self.preprocessing.batch([])
+
+    def logits(self, batch: NDArray[np.float32] | torch.Tensor) -> NDArray[np.float32]:
+        """What the network says about a preprocessed batch: (N, C, H, W) → (N, classes).
+
+        Raises:
+            UserError: If the batch has another shape.
+        """
+        return self.runtime.logits(self._checked(batch))
+
+    def embed(
+        self, inputs: Iterable[Picture], *, batch_size: int = 32, workers: int | None = None
+    ) -> NDArray[np.float32]:
+        """A vector a picture, such that similar pictures have near vectors: the pooled maps before the head.
+
+        Returns:
+            (N, features).
+
+        Raises:
+            UserError: If a picture cannot be read.
+        """
+        vectors = [
+            self.runtime.embed(_all_read(batch)) for batch in self._batches(inputs, batch_size, workers)
+        ]
+        if vectors:
+            return np.concatenate(vectors)
+        height, width = self.preprocessing.size
+        return self.runtime.embed(np.zeros((1, self.preprocessing.channels, height, width), np.float32))[:0]
+
+    def __repr__(self) -> str:
+        return (
+            f"Classifier({self.architecture['name']}, {len(self.classes)} classes, "
+            f"runtime={self.runtime.name!r}, device={self.runtime.device!r})"
+        )
+
+    def _checked(self, batch: NDArray[np.float32] | torch.Tensor) -> NDArray[np.float32]:
+        array = batch.detach().cpu().numpy() if _is_tensor(batch) else batch
+        channels = self.preprocessing.channels
+        if array.ndim != 4 or array.shape[1] != channels:
+            raise UserError(f"a batch must be (N, {channels}, H, W), not {array.shape}")
+        return np.asarray(array, np.float32)
+
+    def _predictions(self, batches: Iterator[_Batch], top_k: int) -> Iterator[Prediction]:
+        for batch in batches:
+            rows = iter(softmax(self.runtime.logits(batch.inputs)) if len(batch.inputs) else ())
+            row: NDArray[np.float64]
+            for source, error in batch.pictures:
+                if error is not None:
+                    yield Prediction(source=source, error=error)
+                    continue
+                row = next(rows)
+                best = np.argsort(-row, kind="stable")[:top_k]
+                ranking = tuple((self.classes[index], float(row[index])) for index in best)
+                yield Prediction(
+                    source=source, label=ranking[0][0], probability=ranking[0][1], ranking=ranking
+                )
+
+    def _batches(self, inputs: Iterable[Picture], batch_size: int, workers: int | None) -> Iterator[_Batch]:
+        """Read pictures in threads, a few batches ahead."""
+        if _is_one_picture(inputs):
+            raise UserError("pictures are given as a list: put the one you have into [ ]")
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {batch_size}")
+        if workers is not None and workers < 0:
+            raise UserError(f"workers must be at least 0, not {workers}")
+        threads = min(os.cpu_count() or 1, 8) if workers is None else max(workers, 1)
+        rows = _read_ahead(self._read, enumerate(inputs), threads=threads, ahead=2 * batch_size)
+        return self._stacked(rows, batch_size)
+
+    def _stacked(
+        self, rows: Iterator[tuple[str, NDArray[np.uint8] | str]], batch_size: int
+    ) -> Iterator[_Batch]:
+        height, width = self.preprocessing.size
+        while batch := list(itertools.islice(rows, batch_size)):
+            good = [pixels for _, pixels in batch if not isinstance(pixels, str)]
+            stacked = np.array(good, np.uint8).reshape(len(good), height, width, self.preprocessing.channels)
+            yield _Batch(
+                pictures=[(source, row if isinstance(row, str) else None) for source, row in batch],
+                inputs=self.preprocessing.normalise(stacked),
+            )
+
+    def _read(self, numbered: tuple[int, Picture]) -> tuple[str, NDArray[np.uint8] | str]:
+        """One input → what to call it, and its (H, W, C) pixels or why there are none."""
+        index, picture = numbered
+        source = os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"[{index}]"
+        try:
+            readable = _array_from_tensor(picture) if _is_tensor(picture) else cast("Source", picture)
+            return source, self.preprocessing.pixels(readable)
+        except UserError as error:
+            return source, str(error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """Pictures that were read together.
+
+    Attributes:
+        pictures: Source and error of each input, in order.
+        inputs: (n, C, H, W) for the n that have no error.
+    """
+
+    pictures: list[tuple[str, str | None]]
+    inputs: NDArray[np.float32]
+
+
+def load(
+    path: str | os.PathLike[str], *, runtime: str = "auto", device: str = "auto", threads: int | None = None
+) -> Classifier:
+    """Open a classifier.
+
+    Args:
+        path: A model file or a run folder.
+        runtime: What runs it: "auto" or one of `skipnets.runtimes.RUNTIMES`.
+        device: "auto" (the fastest there is), "cpu", "cuda", "cuda:1" or "mps".
+        threads: How many CPU threads compute; None leaves it to the runtime.
+
+    Raises:
+        UserError: If there is no model file, it is truncated, damaged, from a newer version or of another
+            kind, or cannot run here.
+    """
+    file = read_model_file(path)
+    about = _about(file)
+    tensors = file.tensors()
+    try:
+        engine = open_runtime(
+            runtime, architecture=about["architecture"], tensors=tensors, device=device, threads=threads
+        )
+    except TensorsDoNotFitError as error:
+        raise UserError(f"{file.path}: {error}") from error
+    return Classifier(**about, runtime=engine, path=file.path)
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Everything that a model file knows, from its header alone: no weights are read and no torch is loaded.
+
+    Args:
+        path: A model file or a run folder.
+
+    Returns:
+        Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (how many were
+        learnt), classes, preprocessing, provenance.
+
+    Raises:
+        UserError: As `load`, as far as the header can tell.
+    """
+    file = read_model_file(path)
+    about = _about(file)
+    return {
+        "path": str(file.path),
+        "bytes": file.path.stat().st_size,
+        "format_version": FORMAT_VERSION,
+        "skipnets_version": file.metadata.get("skipnets_version"),
+        "architecture": dict(about["architecture"]),
+        "parameters": file.parameters,
+        "classes": list(about["classes"]),
+        "preprocessing": about["preprocessing"].to_dict(),
+        "provenance": about["provenance"],
+    }
+
+
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """(N, classes) logits → probabilities, in float64 so that sure ones are not rounded to 1."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    powers = np.exp(shifted)
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _about(file: ModelFile) -> dict[str, Any]:
+    """What the metadata say, judged: the arguments of `Classifier` but for the runtime."""
+    try:
+        metadata = file.metadata
+        for key, kind in (
+            ("architecture", dict),
+            ("classes", list),
+            ("preprocessing", dict),
+            ("provenance", dict),
+        ):
+            if not isinstance(metadata.get(key), kind):
+                raise UserError(f"{key} is missing or of the wrong type")
+        preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+        _check_fit(metadata["architecture"], metadata["classes"], preprocessing)
+    except (UserError, TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{file.path}: damaged metadata ({error})") from error
+    return {
+        "architecture": metadata["architecture"],
+        "classes": tuple(metadata["classes"]),
+        "preprocessing": preprocessing,
+        "provenance": metadata["provenance"],
+    }
+
+
+def _check_fit(architecture: Mapping[str, Any], classes: Sequence[str], preprocessing: Preprocessing) -> None:
+    """Refuse names, sizes and channels that do not belong together."""
+    config = config_from_dict(architecture)
+    if isinstance(classes, str) or not all(isinstance(name, str) and name for name in classes):
+        raise UserError("classes must be a list of names")
+    if len(set(classes)) != len(classes):
+        twice = sorted({name for name in classes if list(classes).count(name) > 1})
+        raise UserError(f"classes must differ from one another; twice: {', '.join(twice)}")
+    if len(classes) != config.num_classes:
+        raise UserError(f"{len(classes)} classes for a network with {config.num_classes} outputs")
+    if preprocessing.channels != config.in_chans:
+        raise UserError(
+            f"preprocessing makes {preprocessing.channels} channels, "
+            f"{config.name} takes in_chans={config.in_chans}"
+        )
+    if min(preprocessing.size) < config.smallest_size:
+        height, width = preprocessing.size
+        raise UserError(
+            f"preprocessing makes pictures of {height}×{width}; "
+            f"the smallest that {config.name} takes is {config.smallest_size}×{config.smallest_size}"
+        )
+
+
+def _is_tensor(value: object) -> TypeGuard[torch.Tensor]:
+    """Whether this is a torch tensor. If torch was never imported, nothing can be one."""
+    loaded = sys.modules.get("torch")
+    return loaded is not None and isinstance(value, loaded.Tensor)
+
+
+def _is_one_picture(inputs: object) -> bool:
+    """Whether a picture was given in place of a list of them."""
+    if isinstance(inputs, np.ndarray):
+        return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[2] in (1, 3, 4))
+    if _is_tensor(inputs):
+        return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[0] in (1, 3, 4))
+    return isinstance(inputs, str | bytes | os.PathLike | PIL.Image.Image)
+
+
+def _array_from_tensor(tensor: torch.Tensor) -> NDArray[Any]:
+    """(C, H, W) or (H, W) tensor of uint8, or of floats from 0 to 1 → (H, W, C) or (H, W) uint8."""
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    if array.ndim == 3:
+        array = array.transpose(1, 2, 0)
+    if array.dtype.kind != "f":
+        return array
+    if not (np.isfinite(array).all() and array.min(initial=0) >= 0 and array.max(initial=0) <= 1):
+        raise UserError(
+            f"tensor {tuple(tensor.shape)}: floats must lie between 0 and 1; "
+            "what is normalised already goes to logits()"
+        )
+    return np.rint(array * 255).astype(np.uint8)
+
+
+def _all_read(batch: _Batch) -> NDArray[np.float32]:
+    for source, error in batch.pictures:
+        if error is not None:
+            raise UserError(error if source in error else f"{source}: {error}")
+    return batch.inputs
+
+
+def _read_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
+) -> Iterator[Result]:
+    """`map` in threads, in order, with at most `ahead` results waiting."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: arrays and tuples as lists, paths as text, what is not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise UserError(f"provenance must hold plain values, not {type(value).__name__} ({value!r})")

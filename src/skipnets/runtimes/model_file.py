@@ -1,0 +1,153 @@
+"""The model file as bytes: one safetensors whose metadata holds one JSON text under the key "skipnets".
+
+Only form is judged here (is it whole, is it ours, is its version known); what the metadata say is the
+classifier's business and whether the tensors fit is the runtime's. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from skipnets.errors import UserError
+from skipnets.files import atomic_path
+
+__all__ = ["FORMAT_VERSION", "MODEL_FILE", "ModelFile", "read_model_file", "write_model_file"]
+
+FORMAT_VERSION = 1
+MODEL_FILE = "model.safetensors"
+_KEY = "skipnets"
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """A model file whose header was read; its tensors still lie on the disk.
+
+    Args:
+        path: The file.
+        metadata: The JSON object under the key "skipnets".
+        shapes: The shape of every tensor.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were learnt; the running statistics of norms are not among them."""
+        return sum(
+            math.prod(shape)
+            for name, shape in self.shapes.items()
+            if name.rpartition(".")[2] not in _STATISTICS
+        )
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Read every tensor.
+
+        Raises:
+            UserError: If the file is no longer what its header said, or holds a type numpy has no name for.
+        """
+        try:
+            with safetensors.safe_open(self.path, framework="numpy") as file:
+                return {name: file.get_tensor(name) for name in self.shapes}
+        except (OSError, safetensors.SafetensorError, TypeError, AttributeError, KeyError) as error:
+            raise UserError(f"{self.path}: its tensors cannot be read ({error})") from error
+
+
+def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
+    """Read the header of a model file, or of the one in a run folder.
+
+    Raises:
+        UserError: If there is none, it is truncated or damaged, not ours, or from a newer version.
+    """
+    path = Path(path)
+    try:
+        path = _locate(path)
+        with safetensors.safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path}: {_diagnosis(path)}") from error
+    if text is None:
+        raise UserError(
+            f"{path} holds bare weights, not a classifier: load them with "
+            "skipnets.create_model(name, weights=...) or train with them"
+        )
+    return ModelFile(path=path, metadata=_parse(path, text), shapes=shapes)
+
+
+def write_model_file(
+    path: str | os.PathLike[str], metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]
+) -> None:
+    """Write a model file, whole or not at all.
+
+    Args:
+        path: A file that is there is replaced.
+        metadata: Plain JSON values; the format's version is added.
+        tensors: By state-dict name, C-contiguous.
+
+    Raises:
+        UserError: If the place cannot be written.
+    """
+    text = json.dumps({"format_version": FORMAT_VERSION, **metadata}, ensure_ascii=False, allow_nan=False)
+    try:
+        with atomic_path(path) as temporary:
+            safetensors.numpy.save_file(dict(tensors), temporary, metadata={_KEY: text})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def _locate(path: Path) -> Path:
+    if path.is_dir():
+        inside = path / MODEL_FILE
+        if not inside.is_file():
+            raise UserError(f"{path} is a folder without {MODEL_FILE}: give a run folder or a model file")
+        return inside
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give a model file ({MODEL_FILE}) or a run folder")
+    return path
+
+
+def _diagnosis(path: Path) -> str:
+    """Why the library refused a file: cut short, damaged, or of another kind altogether."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    size = path.stat().st_size
+    if start[:2] in (b"PK", b"\x80\x02"):
+        return (
+            "a PyTorch checkpoint, not a model file; its weights can be loaded with "
+            "skipnets.create_model(name, weights=...)"
+        )
+    if size < 9 or start[8:9] == b"{":
+        return f"a truncated or damaged model file ({size} bytes)"
+    return f"not a model file: {MODEL_FILE} is what a training run writes"
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged metadata (not JSON)") from error
+    version = metadata.get("format_version") if isinstance(metadata, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise UserError(f"{path}: damaged metadata (no format_version)")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {version}, this skipnets reads up to {FORMAT_VERSION}: "
+            'pip install --upgrade "skipnets"'
+        )
+    assert isinstance(metadata, dict)
+    return metadata

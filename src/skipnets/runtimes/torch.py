@@ -1,0 +1,201 @@
+"""Runs a network in PyTorch.
+
+N is the pictures of a batch; C, H and W their channels, height and width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skipnets.errors import UserError
+from skipnets.models.densenet import DenseNet
+from skipnets.models.factory import build_model
+from skipnets.models.registry import config_from_dict, config_to_dict
+from skipnets.models.resnet import ResNet
+from skipnets.runtimes import TensorsDoNotFitError
+
+__all__ = ["TorchRuntime", "architecture_of", "check_tensors", "pick_device"]
+
+
+class TorchRuntime:
+    """A `skipnets.runtimes.Runtime` around a torch module.
+
+    Args:
+        model: Used as it is: neither copied nor moved, and left in the mode (train or eval) it is in.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: DenseNet | ResNet) -> None:
+        self.model = model
+
+    @classmethod
+    def from_tensors(
+        cls,
+        architecture: Mapping[str, Any],
+        tensors: Mapping[str, NDArray[Any]],
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> TorchRuntime:
+        """Build the model that the architecture describes around the tensors (which it then owns).
+
+        Args:
+            architecture: What `config_to_dict` wrote.
+            tensors: Exactly the model's state dict.
+            device: "auto" (CUDA, then Apple's MPS, then the CPU) or a device's name.
+            threads: For the whole process, as torch counts them; None changes nothing.
+
+        Raises:
+                UserError: If there is no such device.
+            TensorsDoNotFitError: If tensors and architecture do not belong together.
+        """
+        where = pick_device(device)
+        model = _skeleton(architecture, at_most=len(tensors))
+        check_tensors(model, tensors)
+        # assign: the skeleton has no memory of its own to copy into.
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()}, assign=True)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return cls(model.eval().to(where))
+
+    @property
+    def device(self) -> str:
+        """Where the model's parameters are."""
+        return str(self._where())
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, C, H, W) → (N, classes)."""
+        with _evaluating(self.model):
+            return _to_numpy(self.model(self._to_tensor(batch)))
+
+    def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, C, H, W) → (N, features): the last feature maps, pooled."""
+        with _evaluating(self.model):
+            maps = self.model.forward_features(self._to_tensor(batch))
+            return _to_numpy(self.model.forward_head(maps, pre_logits=True))
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The state dict as arrays of ordinary layout; what floats is float32.
+
+        Raises:
+            TensorsDoNotFitError: If the model was changed so that its config no longer describes it.
+        """
+        state = self.model.state_dict()
+        arrays = {
+            name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous().numpy()
+            for name, tensor in state.items()
+        }
+        check_tensors(_skeleton(architecture_of(self.model), at_most=len(arrays)), arrays)
+        return arrays
+
+    def _where(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _to_tensor(self, batch: NDArray[np.float32]) -> Tensor:
+        parameter = next(self.model.parameters())
+        return torch.from_numpy(np.ascontiguousarray(batch)).to(parameter.device, parameter.dtype)
+
+
+def architecture_of(model: DenseNet | ResNet) -> dict[str, Any]:
+    """A model's config as plain values, with the classes of the head that it has now."""
+    return config_to_dict(dataclasses.replace(model.config, num_classes=model.num_classes))
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device behind a name, checked to be there.
+
+    Raises:
+        UserError: If this machine has no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f'unknown device "{name}"; take auto, cpu, cuda, cuda:1 or mps') from error
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    there = counts.get(device.type, 0)
+    if (device.index or 0) >= there:
+        raise UserError(f'device "{name}" is not here: torch sees {there} of type {device.type}')
+    return device
+
+
+def check_tensors(model: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Accept only tensors that are exactly the model's, by name, shape and type, without NaN or infinity.
+
+    Raises:
+        TensorsDoNotFitError: Names what is missing, left over, or wrong.
+    """
+    expected = model.state_dict()
+    for problem, names in (
+        ("missing", [name for name in expected if name not in tensors]),
+        ("left over", [name for name in tensors if name not in expected]),
+    ):
+        if names:
+            raise TensorsDoNotFitError(f"the tensors do not fit the architecture: {problem}: {_some(names)}")
+    for name, array in tensors.items():
+        wanted = expected[name]
+        if array.shape != tuple(wanted.shape):
+            raise TensorsDoNotFitError(
+                f"tensor {name} has shape {array.shape}, the architecture needs {tuple(wanted.shape)}"
+            )
+        kind = np.dtype(np.float32 if wanted.is_floating_point() else np.int64)
+        if array.dtype != kind:
+            raise TensorsDoNotFitError(f"tensor {name} is {array.dtype}, it should be {kind}")
+        if not np.isfinite(array).all():
+            raise TensorsDoNotFitError(
+                f"tensor {name} is not finite: the training diverged or the file is damaged"
+            )
+
+
+def _skeleton(architecture: Mapping[str, Any], *, at_most: int) -> DenseNet | ResNet:
+    """The model without memory for its values, so that absurd sizes cost nothing.
+
+    Args:
+        architecture: What `config_to_dict` wrote.
+        at_most: Tensors that there are. Every layer has at least one, so an architecture of more layers is
+            refused before it is built.
+    """
+    config = config_from_dict(architecture)
+    if sum(config.block_config) > at_most:
+        raise TensorsDoNotFitError(
+            f"the tensors do not fit the architecture: {at_most} for blocks of {config.block_config} layers"
+        )
+    with torch.device("meta"):
+        return build_model(config)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval and inference mode for a while; then each module is again in the mode that it itself was in."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _to_numpy(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array
+
+
+def _some(names: list[str]) -> str:
+    """The first three names and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,51 @@
+"""The bytes of a model file; what the metadata say is tested with the classifier."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skipnets.errors import UserError
+from skipnets.runtimes.model_file import FORMAT_VERSION, read_model_file, write_model_file
+
+TENSORS = {
+    "norm.weight": np.arange(4, dtype=np.float32),
+    "norm.running_mean": np.zeros(4, np.float32),
+    "norm.running_var": np.ones(4, np.float32),
+    "norm.num_batches_tracked": np.array(7, np.int64),
+    "conv.weight": np.zeros((2, 3, 1, 1), np.float32),
+}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    write_model_file(tmp_path / "deep" / "m.safetensors", {"classes": ["Käfer", "蜂"]}, TENSORS)
+    file = read_model_file(tmp_path / "deep" / "m.safetensors")
+    assert file.metadata == {"format_version": FORMAT_VERSION, "classes": ["Käfer", "蜂"]}
+    assert file.shapes == {name: array.shape for name, array in TENSORS.items()}
+    assert file.parameters == 4 + 6
+    for name, array in file.tensors().items():
+        assert array.dtype == TENSORS[name].dtype
+        np.testing.assert_array_equal(array, TENSORS[name])
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_model_file(tmp_path / "file" / "m.safetensors", {}, TENSORS)
+
+
+def test_a_file_cut_after_its_header_was_read(tmp_path: Path) -> None:
+    write_model_file(tmp_path / "m.safetensors", {}, TENSORS)
+    file = read_model_file(tmp_path / "m.safetensors")
+    os.truncate(file.path, 50)
+    with pytest.raises(UserError, match=r"m\.safetensors: its tensors cannot be read"):
+        file.tensors()
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "a" * 300, "a\0b"])
+def test_a_path_that_cannot_be_read(path: str) -> None:
+    with pytest.raises(UserError, match="cannot be read|truncated or damaged|does not exist"):
+        read_model_file(path)

@@ -1,0 +1,105 @@
+"""The torch runtime, and choosing a runtime."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from skipnets.errors import UserError
+from skipnets.models.factory import create_model
+from skipnets.runtimes import RUNTIMES, TensorsDoNotFitError, open_runtime
+from skipnets.runtimes.torch import TorchRuntime, architecture_of, pick_device
+
+
+def tiny(**fields: object) -> TorchRuntime:
+    return TorchRuntime(create_model("resnet20", block_config=(1, 1), num_classes=4, **fields))
+
+
+def test_open_runtime_computes_what_the_model_does() -> None:
+    original = tiny()
+    opened = open_runtime(
+        "auto", architecture=architecture_of(original.model), tensors=original.tensors(), device="cpu"
+    )
+    batch = np.random.default_rng(0).normal(size=(2, 3, 9, 11)).astype(np.float32)
+    np.testing.assert_array_equal(opened.logits(batch), original.logits(batch))
+    np.testing.assert_array_equal(opened.embed(batch), original.embed(batch))
+    assert (opened.name, opened.device) == ("torch", "cpu")
+
+
+def test_threads_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    runtime = tiny()
+    for threads in (None, 3):
+        open_runtime(
+            "torch", architecture=architecture_of(runtime.model), tensors=runtime.tensors(), threads=threads
+        )
+    assert asked == [3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "threads", "words"),
+    [
+        ("tensorflow", None, 'unknown runtime "tensorflow"; there are auto, native'),
+        ("onnx", None, 'unknown runtime "onnx"; did you mean onnxruntime'),
+        ("native", None, 'runtime "native" is not available yet in this version'),
+        ("onnxruntime", None, 'runtime "onnxruntime" is not available yet in this version'),
+        ("openvino", None, 'runtime "openvino" is not available yet in this version'),
+        ("torch", 0, "threads must be at least 1, not 0"),
+    ],
+)
+def test_runtimes_that_cannot_be_had(kind: str, threads: int | None, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        open_runtime(kind, architecture={}, tensors={}, threads=threads)
+    assert sorted(RUNTIMES) == list(RUNTIMES)
+
+
+def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "skipnets.runtimes.torch")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r'pip install "skipnets\[train\]"'):
+        open_runtime("auto", architecture={}, tensors={})
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gpu", 'unknown device "gpu"; take auto, cpu'),
+        ("cuda:99", 'device "cuda:99" is not here'),
+        ("cpu:1", 'device "cpu:1" is not here'),
+        ("meta", 'device "meta" is not here'),
+    ],
+)
+def test_devices_that_are_not_there(name: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        pick_device(name)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_auto_takes_the_fastest_device(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device("auto").type == expected
+
+
+def test_tensors_of_another_model_are_refused() -> None:
+    with_norms, without = tiny(), tiny(norm=None)
+    tensors = {**without.tensors(), **with_norms.tensors()}
+    with pytest.raises(TensorsDoNotFitError, match=r"left over: bn1\.weight, .* and \d+ more"):
+        open_runtime("torch", architecture=architecture_of(without.model), tensors=tensors)
+
+
+def test_a_double_model_runs_on_float_batches() -> None:
+    runtime = tiny()
+    batch = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    single = runtime.logits(batch)
+    runtime.model.double()
+    assert runtime.logits(batch).dtype == np.float32
+    np.testing.assert_allclose(runtime.logits(batch), single, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,510 @@
+"""The artefact: what is saved comes back, what is damaged is refused, what is given is classified."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+import skipnets
+from skipnets.classifier import Classifier, Prediction, describe, load, softmax
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.errors import UserError
+from skipnets.models.factory import create_model
+
+CLASSES = ("ant", "bee", "cat")
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    model = create_model("densenet_bc40_k12", block_config=(1, 1), growth_rate=4, num_classes=3)
+    with torch.no_grad():
+        for _ in range(3):  # norms that have seen something, so that eval mode says something
+            model(torch.randn(4, 3, 16, 16) * 3)
+    return Classifier.from_model(
+        model,
+        classes=CLASSES,
+        preprocessing=Preprocessing(size=16),
+        provenance={"data": "pets", "epochs": 3, "scores": {"accuracy": 0.9}},
+    )
+
+
+@pytest.fixture
+def saved(classifier: Classifier, tmp_path: Path) -> Path:
+    classifier.save(tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def picture(seed: int = 0, shape: tuple[int, ...] = (20, 24, 3)) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def batch(count: int = 5, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(count, 3, 16, 16)).astype(np.float32)
+
+
+def rewrite(
+    path: Path, *, metadata: object = None, tensors: dict[str, NDArray[np.generic]] | None = None
+) -> None:
+    """Replace the metadata or the tensors of a model file, behind the library's back."""
+    with safetensors.safe_open(path, "numpy") as file:
+        old = file.metadata()["skipnets"]
+    text = old if metadata is None else metadata if isinstance(metadata, str) else json.dumps(metadata)
+    safetensors.numpy.save_file(
+        tensors or safetensors.numpy.load_file(path), path, metadata={"skipnets": text}
+    )
+
+
+def metadata_of(path: Path) -> dict[str, object]:
+    with safetensors.safe_open(path, "numpy") as file:
+        return dict(json.loads(file.metadata()["skipnets"]))
+
+
+class TestSaveAndLoad:
+    def test_what_is_saved_comes_back(self, classifier: Classifier, saved: Path) -> None:
+        loaded = load(saved)
+        assert loaded.classes == CLASSES
+        assert loaded.preprocessing == classifier.preprocessing
+        assert loaded.architecture == classifier.architecture
+        assert loaded.provenance == classifier.provenance
+        assert loaded.path == saved
+        np.testing.assert_array_equal(loaded.logits(batch()), classifier.logits(batch()))
+        original, back = classifier.model.state_dict(), loaded.model.state_dict()
+        assert list(original) == list(back)
+        assert all(torch.equal(original[name], back[name]) for name in original)
+
+    def test_a_loaded_classifier_saves_the_same_file(self, saved: Path, tmp_path: Path) -> None:
+        load(saved).save(tmp_path / "again.safetensors")
+        assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
+
+    def test_a_run_folder_stands_for_its_model(self, saved: Path) -> None:
+        assert load(saved.parent).path == saved
+
+    @pytest.mark.parametrize("name", ["resnet20", "densenet40_k12", "resnet18"])
+    @pytest.mark.parametrize("norm", ["batch", "group", None])
+    def test_every_kind_of_network(self, name: str, norm: str | None, tmp_path: Path) -> None:
+        model = create_model(
+            name, block_config=(1, 1), num_classes=3, norm=norm, drop_path_rate=0.2, stem="cifar"
+        ).to(memory_format=torch.channels_last)
+        original = Classifier.from_model(model, classes=CLASSES, preprocessing=Preprocessing(size=16))
+        original.save(tmp_path / "m.safetensors")
+        np.testing.assert_allclose(
+            load(tmp_path / "m.safetensors").logits(batch()), original.logits(batch()), atol=1e-6
+        )
+
+    def test_half_precision_is_stored_as_float32(self, classifier: Classifier, tmp_path: Path) -> None:
+        classifier.model.bfloat16()
+        classifier.save(tmp_path / "m.safetensors")
+        assert {p.dtype for p in load(tmp_path / "m.safetensors").model.parameters()} == {torch.float32}
+
+    def test_a_new_head_is_described_as_it_is(self) -> None:
+        model = create_model("resnet20", block_config=(1,))
+        model.reset_classifier(3)
+        made = Classifier.from_model(model, classes=CLASSES, preprocessing=Preprocessing(size=16))
+        assert made.architecture["num_classes"] == 3
+
+    def test_loaded_parameters_can_be_trained(self, saved: Path) -> None:
+        model = load(saved).model
+        assert not model.training
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        model(torch.from_numpy(batch())).sum().backward()
+
+    def test_provenance_becomes_plain_values(self, classifier: Classifier, tmp_path: Path) -> None:
+        classifier.provenance = {
+            "lr": np.float32(0.5), "sizes": (1, 2), "folder": Path("a/b"), "nan": float("nan"), "ok": True,
+        }  # fmt: skip
+        classifier.save(tmp_path / "m.safetensors")
+        expected = {"lr": 0.5, "sizes": [1, 2], "folder": "a/b", "nan": None, "ok": True}
+        assert load(tmp_path / "m.safetensors").provenance == expected
+        classifier.provenance = {"model": object()}
+        with pytest.raises(UserError, match="provenance must hold plain values, not object"):
+            classifier.save(tmp_path / "n.safetensors")
+        assert not (tmp_path / "n.safetensors").exists()
+
+    def test_diverged_weights_are_not_saved(self, classifier: Classifier, saved: Path) -> None:
+        before = saved.read_bytes()
+        with torch.no_grad():
+            next(classifier.model.parameters())[0] = float("nan")
+        with pytest.raises(UserError, match=r"features\.conv0\.weight is not finite"):
+            classifier.save(saved)
+        assert saved.read_bytes() == before
+        assert list(saved.parent.iterdir()) == [saved]
+
+    def test_a_model_that_left_its_config_is_not_saved(self, classifier: Classifier, tmp_path: Path) -> None:
+        classifier.model.classifier = torch.nn.Sequential(torch.nn.Linear(classifier.model.num_features, 3))
+        with pytest.raises(UserError, match=r"missing: classifier\.weight"):
+            classifier.save(tmp_path / "m.safetensors")
+
+    def test_describe_tells_everything(self, classifier: Classifier, saved: Path) -> None:
+        assert describe(saved.parent) == {
+            "path": str(saved),
+            "bytes": saved.stat().st_size,
+            "format_version": 1,
+            "skipnets_version": skipnets.__version__,
+            "architecture": classifier.architecture,
+            "parameters": sum(p.numel() for p in classifier.model.parameters()),
+            "classes": list(CLASSES),
+            "preprocessing": classifier.preprocessing.to_dict(),
+            "provenance": classifier.provenance,
+        }
+        assert "created" in classifier.provenance
+        json.dumps(describe(saved), allow_nan=False)
+
+
+class TestRefusedFiles:
+    """Whatever is wrong with a file is one line that names it."""
+
+    def refused(self, path: Path, words: str) -> None:
+        with pytest.raises(UserError, match=words) as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_missing(self, tmp_path: Path) -> None:
+        self.refused(tmp_path / "no.safetensors", "does not exist")
+
+    def test_a_folder_that_is_no_run(self, tmp_path: Path) -> None:
+        self.refused(tmp_path, r"folder without model\.safetensors")
+
+    @pytest.mark.parametrize("keep", [0, 5, 8, 100, -1, -5000])
+    def test_truncated(self, saved: Path, keep: int) -> None:
+        saved.write_bytes(saved.read_bytes()[:keep])
+        self.refused(saved, "truncated or damaged")
+
+    def test_longer_than_it_says(self, saved: Path) -> None:
+        saved.write_bytes(saved.read_bytes() + b"\0")
+        self.refused(saved, "truncated or damaged")
+
+    def test_another_kind(self, saved: Path, tmp_path: Path) -> None:
+        saved.write_bytes(b"\x89PNG\r\n\x1a\n" * 100)
+        self.refused(saved, "not a model file")
+        torch.save({"a": torch.zeros(3)}, tmp_path / "weights.pth")
+        self.refused(tmp_path / "weights.pth", r"PyTorch checkpoint.*create_model\(name, weights=")
+
+    def test_a_header_that_claims_gigabytes(self, saved: Path) -> None:
+        saved.write_bytes((2**40).to_bytes(8, "little") + saved.read_bytes()[8:])
+        self.refused(saved, "truncated or damaged")
+
+    def test_bare_weights(self, saved: Path) -> None:
+        safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, saved)
+        self.refused(saved, r"bare weights.*create_model\(name, weights=")
+
+    def test_a_newer_format(self, saved: Path) -> None:
+        rewrite(saved, metadata={**metadata_of(saved), "format_version": 2})
+        self.refused(saved, "format version 2, this skipnets reads up to 1")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "{",
+            "[]",
+            "7",
+            "null",
+            "{}",
+            '{"format_version": "1"}',
+            '{"format_version": true}',
+            "[" * 10**5,
+        ],
+    )
+    def test_metadata_that_are_no_metadata(self, saved: Path, text: str) -> None:
+        rewrite(saved, metadata=text)
+        self.refused(saved, "damaged metadata")
+
+    @pytest.mark.parametrize(
+        ("key", "value", "words"),
+        [
+            ("architecture", None, "architecture is missing"),
+            ("architecture", {"family": "vit"}, "unknown model family 'vit'"),
+            ("classes", ["ant"], "1 classes for a network with 3 outputs"),
+            ("classes", ["ant", "ant", "bee"], "twice: ant"),
+            ("classes", ["ant", "bee", 3], "list of names"),
+            ("classes", ["ant", "bee", ["c"]], "list of names"),
+            ("preprocessing", {"size": -1}, "size"),
+            ("preprocessing", {"size": [16, 16], "channels": 1}, "makes 1 channels.*in_chans=3"),
+            ("preprocessing", {"size": [16, 16], "mean": "red"}, "damaged metadata"),
+            ("preprocessing", {"size": [1, 16]}, "smallest"),
+            ("provenance", [], "provenance is missing or of the wrong type"),
+        ],
+    )
+    def test_absurd_metadata(self, saved: Path, key: str, value: object, words: str) -> None:
+        rewrite(saved, metadata={**metadata_of(saved), key: value})
+        self.refused(saved, words)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"block_config": [1, 2]},
+            {"block_config": [1024] * 8},
+            {"growth_rate": 1024},
+            {"bottleneck": None},
+            {"norm": None},
+            {"stem_channels": 4096},
+        ],
+    )
+    def test_another_architecture(self, saved: Path, fields: dict[str, object]) -> None:
+        metadata = metadata_of(saved)
+        assert isinstance(metadata["architecture"], dict)
+        rewrite(saved, metadata={**metadata, "architecture": {**metadata["architecture"], **fields}})
+        self.refused(saved, "architecture")
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"extra": np.zeros(1, np.float32)}, "left over: extra"),
+            ({"classifier.bias": None}, r"missing: classifier\.bias"),
+            (
+                {"classifier.bias": np.zeros(4, np.float32)},
+                r"classifier\.bias has shape \(4,\).*needs \(3,\)",
+            ),
+            (
+                {"classifier.bias": np.zeros(3, np.float64)},
+                r"classifier\.bias is float64, it should be float32",
+            ),
+            ({"classifier.bias": np.array([0, np.nan, 0], np.float32)}, r"classifier\.bias is not finite"),
+            ({"classifier.bias": np.array([0, np.inf, 0], np.float32)}, r"classifier\.bias is not finite"),
+        ],
+    )
+    def test_tensors_that_do_not_fit(
+        self, saved: Path, change: dict[str, NDArray[np.generic] | None], words: str
+    ) -> None:
+        tensors = {**safetensors.numpy.load_file(saved), **change}
+        rewrite(saved, tensors={name: array for name, array in tensors.items() if array is not None})
+        self.refused(saved, words)
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def test_any_damage_to_the_header_is_refused_or_harmless(self, saved: Path, data: st.DataObject) -> None:
+        whole = saved.read_bytes()
+        damaged = bytearray(whole)
+        end = 8 + int.from_bytes(whole[:8], "little")
+        for _ in range(data.draw(st.integers(1, 4))):
+            damaged[data.draw(st.integers(0, end - 1))] = data.draw(st.integers(0, 255))
+        other = saved.with_name("damaged.safetensors")
+        other.write_bytes(damaged)
+        with contextlib.suppress(UserError):  # nothing else may be raised
+            describe(other)
+            load(other)
+
+
+class TestConstruction:
+    @pytest.mark.parametrize(
+        ("classes", "size", "channels", "words"),
+        [
+            (("a", "b"), 16, 3, "2 classes for a network with 3 outputs"),
+            (("a", "b", "a"), 16, 3, "twice: a"),
+            ("abc", 16, 3, "list of names"),
+            (("a", "b", ""), 16, 3, "list of names"),
+            (CLASSES, 16, 1, "makes 1 channels, densenet_bc40_k12 takes in_chans=3"),
+            (CLASSES, 1, 3, "1×1; the smallest that densenet_bc40_k12 takes is 2×2"),
+        ],
+    )
+    def test_parts_that_do_not_fit(
+        self, classifier: Classifier, classes: tuple[str, ...], size: int, channels: int, words: str
+    ) -> None:
+        with pytest.raises(UserError, match=words):
+            Classifier.from_model(
+                classifier.model, classes=classes, preprocessing=Preprocessing(size, channels=channels)
+            )
+
+    def test_the_given_model_keeps_its_modes(self, classifier: Classifier) -> None:
+        model = classifier.model.train()
+        model.features.norm0.eval() if hasattr(model.features, "norm0") else model.features.norm5.eval()
+        modes = [module.training for module in model.modules()]
+        buffers = {name: value.clone() for name, value in model.named_buffers()}
+        classifier.predict([picture()])
+        classifier.embed([picture()])
+        assert [module.training for module in model.modules()] == modes
+        assert any(modes)
+        assert not all(modes)
+        assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+
+
+class TestPredict:
+    def test_is_the_softmax_of_the_network(self, classifier: Classifier) -> None:
+        given_pictures = [picture(seed) for seed in range(5)]
+        with torch.inference_mode():
+            inputs = torch.from_numpy(classifier.preprocessing.batch(given_pictures))
+            expected = F.softmax(classifier.model.eval()(inputs).double(), 1).numpy()
+        for row, prediction in zip(
+            expected, classifier.predict(given_pictures, top_k=3, batch_size=2), strict=True
+        ):
+            order = np.argsort(-row)
+            assert [label for label, _ in prediction.ranking] == [CLASSES[index] for index in order]
+            np.testing.assert_allclose([p for _, p in prediction.ranking], row[order], atol=1e-6)
+            assert (prediction.label, prediction.probability) == prediction.ranking[0]
+            assert prediction.error is None
+
+    def test_every_kind_of_input_says_the_same(self, classifier: Classifier, tmp_path: Path) -> None:
+        pixels = picture()
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+        inputs = [
+            *(str(tmp_path / "a.png"), tmp_path / "a.png", Image.fromarray(pixels), pixels),
+            *(tensor, tensor / 255, (tensor / 255).double()),
+        ]
+        predictions = classifier.predict(inputs, batch_size=len(inputs))
+        assert [p.source for p in predictions] == [str(tmp_path / "a.png")] * 2 + [
+            f"[{i}]" for i in range(2, 7)
+        ]
+        assert [p.error for p in predictions] == [None] * len(inputs)
+        rows = classifier.preprocess(inputs)
+        np.testing.assert_array_equal(rows, np.stack([rows[0]] * len(inputs)))
+
+    @pytest.mark.parametrize("shape", [(20, 24), (20, 24, 1), (20, 24, 4)])
+    def test_arrays_of_other_channels(self, classifier: Classifier, shape: tuple[int, ...]) -> None:
+        array = picture(shape=shape)
+        chw = torch.from_numpy(array if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+        first, second = classifier.preprocess([array, chw])
+        np.testing.assert_array_equal(first, second)
+
+    def test_stacked_arrays_are_lists_of_pictures(self, classifier: Classifier) -> None:
+        stack = np.stack([picture(seed) for seed in range(3)])
+        singly = [p.ranking for p in classifier.predict(list(stack))]
+        assert [p.ranking for p in classifier.predict(stack)] == singly
+        assert [p.ranking for p in classifier.predict(torch.from_numpy(stack).permute(0, 3, 1, 2))] == singly
+
+    def test_failures_keep_their_place(self, classifier: Classifier, tmp_path: Path) -> None:
+        (tmp_path / "bad.png").write_bytes(b"no picture")
+        bad = [
+            tmp_path / "bad.png",
+            tmp_path / "none.png",
+            picture() / 255.0,
+            torch.full((3, 4, 4), 2.0),
+            None,
+        ]
+        inputs = [picture(0), *bad, picture(1)]
+        predictions = classifier.predict(inputs, batch_size=2)  # type: ignore[arg-type]
+        assert [p.error is None for p in predictions] == [True, *[False] * 5, True]
+        assert predictions[0].ranking == classifier.predict([picture(0)])[0].ranking
+        assert predictions[6].ranking == classifier.predict([picture(1)])[0].ranking
+        assert predictions[1].source == str(tmp_path / "bad.png")
+        assert "known format" in str(predictions[1].error)
+        assert "no such file" in str(predictions[2].error)
+        assert "uint8" in str(predictions[3].error)
+        assert "between 0 and 1" in str(predictions[4].error)
+        assert predictions[1] == Prediction(source=predictions[1].source, error=predictions[1].error)
+
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        good=st.lists(st.booleans(), max_size=12),
+        batch_size=st.integers(1, 5),
+        workers=st.integers(0, 3),
+        top_k=st.integers(1, 5),
+    )
+    def test_order_and_count_never_change(
+        self, classifier: Classifier, good: list[bool], batch_size: int, workers: int, top_k: int
+    ) -> None:
+        inputs = [
+            picture(i, (16, 16, 3)) if fine else np.zeros((2, 2, 2), np.uint8) for i, fine in enumerate(good)
+        ]
+        predictions = classifier.predict(iter(inputs), top_k, batch_size=batch_size, workers=workers)
+        assert [p.error is None for p in predictions] == good
+        assert [p.source for p in predictions] == [f"[{i}]" for i in range(len(good))]
+        probabilities = (
+            softmax(classifier.logits(classifier.preprocess(inputs))) if all(good) and good else []
+        )
+        for prediction, row in zip(predictions, probabilities, strict=False):
+            assert len(prediction.ranking) == min(top_k, 3)
+            assert prediction.probability == pytest.approx(row.max(), abs=1e-6)
+
+    def test_long_inputs_are_read_as_they_are_needed(self, classifier: Classifier) -> None:
+        read: list[int] = []
+
+        def pictures() -> object:
+            for index in range(1000):
+                read.append(index)
+                yield picture(index, (16, 16, 3))
+
+        stream = classifier.predict_iter(pictures(), batch_size=4)  # type: ignore[arg-type]
+        assert read == []
+        next(stream)
+        assert len(read) <= 3 * 4 + 1
+        stream.close()  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize(
+        "one", ["a.jpg", Path("a.jpg"), b"bytes", picture(), picture()[:, :, 0], torch.zeros(3, 8, 8)]
+    )
+    def test_one_picture_in_place_of_a_list(self, classifier: Classifier, one: object) -> None:
+        with pytest.raises(UserError, match="given as a list"):
+            classifier.predict(one)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"top_k": 0}, "top_k must be at least 1, not 0"),
+            ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+            ({"workers": -1}, "workers must be at least 0, not -1"),
+        ],
+    )
+    def test_impossible_options(self, classifier: Classifier, options: dict[str, int], words: str) -> None:
+        with pytest.raises(UserError, match=words):
+            classifier.predict_iter([], **options)  # type: ignore[arg-type]
+
+    def test_no_pictures(self, classifier: Classifier) -> None:
+        assert classifier.predict([]) == []
+        assert classifier.preprocess([]).shape == (0, 3, 16, 16)
+        assert classifier.embed([]).shape == (0, classifier.model.num_features)
+
+
+class TestArrays:
+    def test_logits(self, classifier: Classifier) -> None:
+        logits = classifier.logits(batch())
+        assert logits.shape == (5, 3)
+        assert logits.dtype == np.float32
+        np.testing.assert_array_equal(classifier.logits(torch.from_numpy(batch())), logits)
+
+    @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 1, 16, 16), (1, 16, 16, 3)])
+    def test_logits_of_another_shape(self, classifier: Classifier, shape: tuple[int, ...]) -> None:
+        with pytest.raises(UserError, match=r"must be \(N, 3, H, W\), not \("):
+            classifier.logits(np.zeros(shape, np.float32))
+
+    def test_preprocess_then_logits_is_predict(self, classifier: Classifier) -> None:
+        inputs = [picture(seed) for seed in range(70)]
+        rows = softmax(classifier.logits(classifier.preprocess(inputs)))
+        labels = [CLASSES[index] for index in rows.argmax(1)]
+        assert [p.label for p in classifier.predict(inputs)] == labels
+
+    def test_embed_is_what_the_head_sees(self, classifier: Classifier) -> None:
+        inputs = [picture(seed) for seed in range(5)]
+        vectors = classifier.embed(inputs, batch_size=2)
+        assert vectors.shape == (5, classifier.model.num_features)
+        assert vectors.dtype == np.float32
+        with torch.inference_mode():
+            logits = classifier.model.get_classifier()(torch.from_numpy(vectors))
+        np.testing.assert_allclose(logits, classifier.logits(classifier.preprocess(inputs)), atol=1e-5)
+
+    def test_arrays_have_no_place_for_failures(self, classifier: Classifier, tmp_path: Path) -> None:
+        for function in (classifier.embed, classifier.preprocess):
+            with pytest.raises(UserError, match=r"none\.png"):
+                function([picture(), tmp_path / "none.png"])
+
+    def test_softmax_survives_large_logits(self) -> None:
+        rows = softmax(np.array([[1e4, 0.0], [-1e4, 0.0], [50.0, 0.0]], np.float32))
+        np.testing.assert_allclose(rows, [[1, 0], [0, 1], [1, np.exp(-50)]], rtol=1e-12)
+
+
+def test_reading_a_model_file_needs_no_torch(saved: Path) -> None:
+    script = f"""
+import sys
+import skipnets.runtimes, skipnets.classifier
+from skipnets import Classifier, Preprocessing, list_models, load
+assert skipnets.classifier.describe({str(saved)!r})["classes"] == ["ant", "bee", "cat"]
+list_models()
+heavy = {{"torch", "torchvision", "matplotlib", "sklearn", "pyarrow", "pydantic"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
