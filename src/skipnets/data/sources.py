@@ -259,6 +259,11 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
+def pictures_below(folder: Path) -> list[Path]:
+    """The pictures in a folder at any depth, in the order of their paths; hidden ones are passed over."""
+    return sorted(_picture_files(folder, above=()))
+
+
 def _picture_files(folder: Path, above: Iterable[Path]) -> list[Path]:
     """The pictures at any depth, through symbolic links, each folder entered once and none of those above."""
     files = []
