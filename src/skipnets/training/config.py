@@ -1,0 +1,226 @@
+"""Everything a training run can be told: one frozen dataclass, read by the command line and from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from skipnets.errors import UserError, near_matches
+
+T = TypeVar("T")
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _text(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _plain_values(value: object) -> object:
+    """Text from a command line, read as YAML: "12" → 12, "[2, 2]" → [2, 2], "null" → None."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        str(name).replace("-", "_"): yaml.safe_load(v) if isinstance(v, str) else v
+        for name, v in value.items()
+    }
+
+
+def _complains_in_one_line(checked: type[T]) -> type[T]:
+    """Make a pydantic dataclass raise UserError, which names the first wrong field, for ValidationError."""
+    check = checked.__init__
+
+    @functools.wraps(check)
+    def __init__(self: T, *args: Any, **fields: Any) -> None:  # noqa: N807
+        try:
+            check(self, *args, **fields)
+        except ValidationError as error:
+            raise UserError(_first_complaint(error)) from None
+
+    checked.__init__ = __init__  # type: ignore[method-assign, assignment]
+    return checked
+
+
+@_complains_in_one_line
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class TrainConfig:
+    """What to train, on what, how, and where the run folder goes.
+
+    A field left at None takes its value from the recipe or from the data; `run.yaml` in the run folder holds
+    the values that were used, so that it repeats the run.
+    """
+
+    data: Annotated[str, BeforeValidator(_text)]
+    """A folder of pictures, a manifest (CSV: path,label[,split]) or a named set such as digits or cifar10."""
+    out: Path
+    """The run folder to write; it must not hold anything yet."""
+
+    model: str | None = None
+    """A name from `skipnets models`. Default: densenet_bc40_k12 up to 64 pixels, densenet121 above."""
+    model_options: Annotated[dict[str, Any], BeforeValidator(_plain_values)] = dataclasses.field(
+        default_factory=dict
+    )
+    """Fields of the model that differ from the named one, such as growth_rate, block_config or drop_rate."""
+    weights: Annotated[str | None, BeforeValidator(_text)] = None
+    """Where training starts from: a torchvision tag (imagenet), hf-hub:NAME, a file. Default: nothing."""
+
+    recipe: Literal["scratch", "finetune", "paper-cifar", "paper-imagenet"] | None = None
+    """The source of every value left open here. Default: finetune with weights, scratch without."""
+    epochs: Count | None = None
+    """How often training sees every picture."""
+    batch_size: Count | None = None
+    """Pictures per step and device."""
+    accumulate: Count | None = None
+    """Batches whose gradients are added up before the weights change."""
+
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """What turns gradients into steps."""
+    lr: Rate | None = None
+    """The highest learning rate, reached after the warm-up. It is not scaled with the batch size."""
+    momentum: Share | None = None
+    """SGD's momentum, or AdamW's first beta."""
+    nesterov: bool | None = None
+    """Nesterov's form of SGD's momentum."""
+    weight_decay: NotNegative | None = None
+    """Shrinks the weights: as an L2 penalty in SGD, decoupled in AdamW."""
+    decay_norm_and_bias: bool | None = None
+    """Whether weight decay also acts on norms and biases (as in the papers)."""
+    schedule: Literal["constant", "milestones", "cosine"] | None = None
+    """How the rate falls: not, by ten at every milestone, or along half a cosine wave to zero."""
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
+    """Where the rate is divided by ten, as fractions of the training: 0.5 is after half of the epochs."""
+    warmup: NotNegative | None = None
+    """Epochs over which the rate rises linearly from a hundredth."""
+    clip: NotNegative | None = None
+    """The largest norm of the gradient; longer ones are shortened to it. 0 switches it off."""
+    label_smoothing: Share | None = None
+    """The part of the target that is spread over all classes."""
+    imbalance: Literal["none", "weighted-loss", "balanced-sampling"] | None = None
+    """Against unequal classes: weigh the loss by 1/frequency, or draw every class equally often."""
+    ema: Share | None = None
+    """Decay per step of the averaged weights that are validated and saved; 0 saves the plain weights."""
+    freeze: Annotated[int, Field(ge=0)] | None = None
+    """How many stages keep their weights and statistics, counted from the stem: 1 is the stem alone."""
+
+    augmentation: str | None = None
+    """How training pictures are varied: none, flip, crop-flip, resized-crop or trivial."""
+    mixup: NotNegative | None = None
+    """Strength of MixUp (alpha of its beta distribution); 0 switches it off."""
+    cutmix: NotNegative | None = None
+    """Strength of CutMix; where MixUp is on as well, each batch gets one of the two."""
+
+    size: int | tuple[int, int] | None = None
+    """Height and width the network sees, in pixels. Default: the pictures' own up to 64, otherwise 224."""
+    fit: Literal["pad", "crop", "stretch"] | None = None
+    """How a picture of another shape comes to that size. Default: pad, which cuts nothing off."""
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """With crop: the part of the shorter side that is seen."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for colour. Default: what the pictures are, or what the weights expect."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, in 0..1. Default: the weights' published one, or the training split's."""
+    std: tuple[Rate, ...] | None = None
+    """Standard deviation of each channel, in 0..1; its default is found like the mean's."""
+    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] | None = None
+    """How pixels are computed when a picture is resized. Default: the weights' published one, or bilinear."""
+
+    fractions: tuple[NotNegative, NotNegative, NotNegative] = (0.7, 0.15, 0.15)
+    """Sizes of the training, validation and test splits where the data does not come split."""
+    splits: Path | None = None
+    """A splits.csv (path,label,split) to repeat, such as an earlier run's."""
+    download: bool = False
+    """Allow a named set to be fetched."""
+
+    best_by: Literal["accuracy", "balanced-accuracy", "loss"] | None = None
+    """The validation figure that picks the best epoch. Default: accuracy, balanced with `imbalance`."""
+    patience: Annotated[int, Field(ge=0)] | None = None
+    """Stop after this many epochs without a better one; 0 never stops early."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Starts every random number of the run: same seed and machine, same result."""
+
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that read pictures. Default: one a core, none for sets held in memory."""
+    accelerator: str = "auto"
+    """What to train on, in Lightning's words: auto, cpu, gpu, mps."""
+    devices: int | str = 1
+    """How many devices, or which ("0,2"), or auto for all. On the CPU, processes."""
+    strategy: str = "auto"
+    """How several devices share the work, in Lightning's words: auto, ddp, ddp_spawn."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    """Number format of the computation."""
+    channels_last: bool | None = None
+    """Keep pictures in memory channel by channel within a pixel, which is faster for most convolutions."""
+    block_execution: Literal["plain", "linear", "linear-recompute"] | None = None
+    """How dense blocks run: plain, in linear memory, or in still less for more time. Equal numbers."""
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig))
+
+
+def _first_complaint(error: ValidationError) -> str:
+    """One line for the first thing that pydantic found: option, value, what would be right."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else "config"
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{name}: no such option{near_matches(name, FIELDS)}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{name}: must be given"
+    right = first["msg"].replace("Input should", "it should", 1)
+    return f"{name}: {first['input']!r} is wrong; {right}"
+
+
+def read_config(path: str | Path, **changes: Any) -> TrainConfig:
+    """The configuration that a YAML file (such as a run's `run.yaml`) describes.
+
+    Args:
+        path: A mapping of TrainConfig's fields.
+        changes: Fields that take precedence over the file.
+
+    Raises:
+        UserError: The file is missing, is not a mapping, or names a field or value that does not exist.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f'{path}: must be a mapping of options, such as "data: digits"')
+    try:
+        return TrainConfig(**{str(name): value for name, value in (content | changes).items()})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def config_to_dict(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as plain values, in the order of its fields, without those that are None."""
+    return {name: _plain(value) for name in FIELDS if (value := getattr(config, name)) is not None}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def config_to_yaml(config: TrainConfig) -> str:
+    """The text of a `run.yaml`."""
+    return yaml.safe_dump(
+        config_to_dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+    )

@@ -1,0 +1,111 @@
+"""The optimiser and the course of its rate, built from plain numbers. Rates are per step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    SequentialLR,
+)
+
+# Where the warm-up starts, as a part of the full rate.
+WARMUP_START = 0.01
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, decay_norm_and_bias: bool
+) -> list[dict[str, Any]]:
+    """The trainable parameters, those without weight decay (norms and biases) in a group of their own.
+
+    Norms and biases are the parameters with one dimension (He et al. 2019, arXiv 1812.01187, section 3.1).
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [p for p in trainable if decay_norm_and_bias or p.ndim > 1]
+    spared = [p for p in trainable if not decay_norm_and_bias and p.ndim <= 1]
+    groups = ((decayed, weight_decay), (spared, 0.0))
+    return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
+
+
+def make_optimizer(
+    name: Literal["sgd", "adamw"],
+    groups: Iterable[dict[str, Any]],
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    fused: bool,
+) -> Optimizer:
+    """SGD or AdamW in its fused form, or its foreach form where the fused one cannot be used.
+
+    Args:
+        name: Which of the two.
+        groups: What `parameter_groups` returns.
+        lr: The highest learning rate.
+        momentum: SGD's momentum, AdamW's first beta.
+        nesterov: SGD only.
+        fused: False where something between gradient and step needs the unscaled gradient (clipping under
+            a gradient scaler).
+    """
+    form: dict[str, bool] = {"fused": True} if fused else {"foreach": True}
+    if name == "adamw":
+        return AdamW(list(groups), lr=lr, betas=(momentum, 0.999), **form)
+    return SGD(list(groups), lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, **form)
+
+
+def make_schedule(
+    optimizer: Optimizer,
+    name: Literal["constant", "milestones", "cosine"],
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup: float,
+    milestones: Sequence[float],
+) -> LRScheduler:
+    """The rate at every step: a linear warm-up, then constant, falling at milestones, or along a cosine.
+
+    Args:
+        optimizer: Its groups hold the highest rate.
+        name: What comes after the warm-up.
+        steps_per_epoch: Optimiser steps.
+        epochs: Length of the training.
+        warmup: Length of the warm-up, in epochs; it is part of the training.
+        milestones: Fractions of the training; each falls on the nearest start of an epoch.
+    """
+    total = steps_per_epoch * epochs
+    rising = min(round(warmup * steps_per_epoch), total - 1)
+    after: LRScheduler
+    if name == "cosine":
+        after = CosineAnnealingLR(optimizer, T_max=total - rising)
+    elif name == "milestones":
+        at = sorted({max(round(part * epochs) * steps_per_epoch - rising, 1) for part in milestones})
+        after = MultiStepLR(optimizer, milestones=at, gamma=0.1)
+    else:
+        after = ConstantLR(optimizer, factor=1.0, total_iters=0)
+    if rising == 0:
+        return after
+    # The second schedule has already set the initial rate; LinearLR must find the full one.
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"]
+    before = LinearLR(optimizer, start_factor=WARMUP_START, total_iters=rising)
+    return SequentialLR(optimizer, [before, after], milestones=[rising])
+
+
+@torch.no_grad()
+def average_towards(average: list[torch.Tensor], current: list[torch.Tensor], weight: float) -> None:
+    """Move an exponential moving average a step: average += weight · (current − average).
+
+    Counters, such as a norm's number of batches, are copied.
+    """
+    if torch.is_floating_point(average[0]):
+        torch._foreach_lerp_(average, current, weight)
+    else:
+        torch._foreach_copy_(average, current)

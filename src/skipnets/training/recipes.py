@@ -1,0 +1,84 @@
+"""The recipes: what a run does where the user has not said otherwise. Data, no code paths."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from skipnets.errors import UserError
+from skipnets.training.config import TrainConfig
+
+_PAPER: dict[str, Any] = {
+    "accumulate": 1,
+    "optimizer": "sgd",
+    "lr": 0.1,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 1e-4,
+    "decay_norm_and_bias": True,
+    "schedule": "milestones",
+    "warmup": 0.0,
+    "clip": 0.0,
+    "label_smoothing": 0.0,
+    "imbalance": "none",
+    "ema": 0.0,
+    "freeze": 0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "patience": 0,
+    "channels_last": True,
+    "block_execution": "linear",
+}
+_MODERN: dict[str, Any] = _PAPER | {
+    "decay_norm_and_bias": False,
+    "schedule": "cosine",
+    "milestones": (),
+    "label_smoothing": 0.1,
+    "clip": 5.0,
+}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # Huang et al. 2017, section 4.2 (the CIFAR runs; "+" is the augmentation of He et al. 2016).
+    "paper-cifar": _PAPER
+    | {"epochs": 300, "batch_size": 64, "milestones": (0.5, 0.75), "augmentation": "crop-flip"},
+    # Huang et al. 2017, section 4.2 (the ImageNet runs, ÷10 at epochs 30 and 60), tested on a centre crop.
+    "paper-imagenet": _PAPER
+    | {
+        "epochs": 90,
+        "batch_size": 256,
+        "milestones": (1 / 3, 2 / 3),
+        "augmentation": "resized-crop",
+        "size": 224,
+        "fit": "crop",
+        "crop_fraction": 0.875,
+    },
+    # From random weights, for data of unknown size.
+    "scratch": _MODERN
+    | {
+        "epochs": 100,
+        "batch_size": 64,
+        "weight_decay": 5e-4,
+        "warmup": 5.0,
+        "augmentation": "trivial",
+        "ema": 0.999,
+    },
+    # From pretrained weights: a tenth of the rate, mild augmentation.
+    "finetune": _MODERN
+    | {"epochs": 20, "batch_size": 32, "lr": 0.01, "warmup": 1.0, "augmentation": "resized-crop"},
+}
+
+
+def with_recipe(config: TrainConfig) -> TrainConfig:
+    """The configuration with its recipe chosen and every field that the recipe knows filled in.
+
+    In a run shorter than the recipe's, its warm-up takes a quarter of the epochs at most.
+    """
+    name = config.recipe or ("finetune" if config.weights else "scratch")
+    if name == "finetune" and config.weights is None:
+        raise UserError(
+            "weights: the recipe finetune needs pretrained ones, such as weights=imagenet or a file"
+        )
+    filled = {field: value for field, value in RECIPES[name].items() if getattr(config, field) is None}
+    if "warmup" in filled:
+        filled["warmup"] = min(filled["warmup"], (config.epochs or filled["epochs"]) / 4)
+    return dataclasses.replace(config, recipe=name, **filled)

@@ -1,0 +1,233 @@
+"""The run folder: what lies where, what is written at its start, and what can be read from it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skipnets.errors import UserError
+from skipnets.files import atomic_path
+from skipnets.training.config import TrainConfig, config_to_yaml, read_config
+
+_LIBRARIES = ("skipnets", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "pillow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The figures of one epoch, a row of `metrics.csv`.
+
+    Attributes:
+        epoch: Counted from 1.
+        lr: The highest rate of any parameter group after the epoch's last step.
+        train_loss: Mean over the epoch, of what is minimised: with label smoothing, class weights, mixing.
+        val_loss: Mean negative log-likelihood on the validation split, plain.
+        val_accuracy: On the validation split.
+        val_balanced_accuracy: Mean recall of the classes on the validation split.
+        seconds: Duration of the epoch's training.
+        validation_seconds: Duration of its validation.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    val_balanced_accuracy: float
+    seconds: float
+    validation_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as plain values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. What it knows, it reads from its files.
+
+    Attributes:
+        folder: `runs/NAME`.
+    """
+
+    folder: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration, a YAML file."""
+        return self.folder / "run.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, hardware and seed."""
+        return self.folder / "environment.json"
+
+    @property
+    def splits(self) -> Path:
+        """Which picture was in which split."""
+        return self.folder / "splits.csv"
+
+    @property
+    def model(self) -> Path:
+        """The best epoch's classifier."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Lightning's checkpoint after the last whole epoch."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        """One row an epoch."""
+        return self.folder / "metrics.csv"
+
+    @property
+    def curves(self) -> Path:
+        """The metrics as a picture."""
+        return self.folder / "curves.png"
+
+    @property
+    def skipped(self) -> Path:
+        """The pictures that could not be decoded in training or validation; absent where there are none."""
+        return self.folder / "skipped.csv"
+
+    @property
+    def evaluation(self) -> Path:
+        """The figures on the test split; absent before the end, and where there are no test pictures."""
+        return self.folder / "evaluation.json"
+
+    @property
+    def config(self) -> TrainConfig:
+        """The resolved configuration."""
+        return read_config(self.config_file)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The figures of every epoch so far."""
+        return read_metrics(self.metrics)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch, counted from 1, whose weights `model.safetensors` holds."""
+        from skipnets.classifier import describe
+
+        return int(describe(self.model)["provenance"]["scores"]["epoch"])
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """The figures of the test split, as in `evaluation.json`; empty where it was not evaluated."""
+        if not self.evaluation.exists():
+            return {}
+        figures: dict[str, Any] = json.loads(self.evaluation.read_text(encoding="utf-8"))
+        return figures
+
+
+def claim(folder: Path) -> Run:
+    """A run folder that is free to be written.
+
+    Raises:
+        UserError: Something is there already.
+    """
+    run = Run(folder)
+    if run.config_file.exists():
+        raise UserError(
+            f"out: {folder} already holds a run; give another folder, or go on with it: "
+            f"skipnets train --resume {folder}"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"out: {folder} is not an empty folder; give a new one")
+    return run
+
+
+def reopen(folder: Path) -> Run:
+    """A run folder that an interrupted training left.
+
+    Raises:
+        UserError: There is none, or it is complete.
+    """
+    run = Run(folder)
+    if not run.config_file.is_file() or not run.splits.is_file():
+        raise UserError(f"resume: {folder} is not a run folder (no run.yaml with splits.csv in it)")
+    if run.evaluation.exists():
+        raise UserError(
+            f"resume: the run in {folder} is complete; start another with --config {run.config_file}"
+        )
+    return run
+
+
+def write_config(run: Run, config: TrainConfig) -> None:
+    """Write `run.yaml`; with it the folder counts as a run."""
+    with atomic_path(run.config_file) as path:
+        path.write_text(config_to_yaml(config), encoding="utf-8")
+
+
+def write_environment(run: Run, seed: int) -> None:
+    """Write `environment.json`: what else the result depends on."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    content = {
+        "python": platform.python_version(),
+        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        if cuda
+        else [],
+        "cuda": torch.version.cuda if cuda else None,
+        "seed": seed,
+        "command": sys.argv,
+    }
+    with atomic_path(run.environment) as path:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def write_metrics(path: Path, rows: Sequence[Row]) -> None:
+    """Write `metrics.csv`, whole."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
+        writer.writeheader()
+        writer.writerows(row.to_dict() for row in rows)
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows that `write_metrics` wrote; none where there is no file yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Row(epoch=int(line.pop("epoch")), **{name: float(figure) for name, figure in line.items()})
+            for line in csv.DictReader(file)
+        ]
+
+
+def write_skipped(run: Run, skipped: Mapping[str, str]) -> None:
+    """Write `skipped.csv`: the pictures that could not be decoded and why."""
+    if not skipped:
+        return
+    with atomic_path(run.skipped) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "reason"])
+        writer.writerows(sorted(skipped.items()))

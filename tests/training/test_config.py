@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from skipnets.errors import UserError
+from skipnets.training.config import FIELDS, TrainConfig, config_to_dict, config_to_yaml, read_config
+from skipnets.training.recipes import RECIPES, with_recipe
+
+
+def config(**fields: object) -> TrainConfig:
+    return TrainConfig(**({"data": "digits", "out": "runs/x"} | fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lr": -0.1}, "lr: -0.1 is wrong; it should be greater than 0"),
+        ({"lr": float("nan")}, "lr: nan is wrong; it should be a finite number"),
+        ({"epochs": 0}, "epochs: 0 is wrong; it should be greater than or equal to 1"),
+        ({"momentum": 1.0}, "momentum: 1.0 is wrong; it should be less than 1"),
+        ({"recipe": "paper"}, "recipe: 'paper' is wrong; it should be 'scratch', 'finetune'"),
+        ({"milestones": (0.5, 1.5)}, "milestones: 1.5 is wrong; it should be less than 1"),
+        ({"channels": 4}, "channels: 4 is wrong; it should be 1 or 3"),
+        ({"batchsize": 4}, "batchsize: no such option; did you mean batch_size"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_option(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        config(**fields)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_option_is_named() -> None:
+    with pytest.raises(UserError, match=r"^out: must be given$"):
+        TrainConfig(data="digits")  # type: ignore[call-arg]
+
+
+def test_yaml_and_back_is_the_same(tmp_path: Path) -> None:
+    written = with_recipe(
+        config(model_options={"block_config": [2, 2]}, size=(8, 9), mean=(0.5,), splits=Path("a.csv"))
+    )
+    path = tmp_path / "run.yaml"
+    path.write_text(config_to_yaml(written))
+    assert read_config(path) == written
+    assert list(yaml.safe_load(path.read_text())) == [
+        name for name in FIELDS if name in config_to_dict(written)
+    ]
+
+
+def test_changes_take_precedence_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data: digits\nout: runs/a\nseed: 3\n")
+    assert read_config(path, out="runs/b") == config(out="runs/b", seed=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: digits\nout: x\nlearning_rate: 1\n", r"run.yaml: learning_rate: no such option"),
+        ("data: digits\nout: x\nlabel_smoothin: 0.1\n", r"no such option; did you mean label_smoothing"),
+        ("data: digits\nout: x\nlr: fast\n", r"run.yaml: lr: 'fast' is wrong"),
+        ("- data\n", r"run.yaml: must be a mapping"),
+        ("data: [\n", r"run.yaml: not YAML"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        read_config(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml: cannot be read: No such file"):
+        read_config(tmp_path / "none.yaml")
+
+
+def test_model_options_from_a_command_line_are_read_as_yaml() -> None:
+    options = {"growth-rate": "12", "block_config": "[2, 2]", "bottleneck": "null", "norm": "group"}
+    assert config(model_options=options).model_options == {
+        "growth_rate": 12,
+        "block_config": [2, 2],
+        "bottleneck": None,
+        "norm": "group",
+    }
+
+
+def test_every_field_is_documented() -> None:
+    from docstring_parser import parse_from_object
+
+    documented = {param.arg_name: param.description for param in parse_from_object(TrainConfig).params}
+    assert set(FIELDS) == {name for name, text in documented.items() if text}
+
+
+def test_every_recipe_fills_the_same_fields() -> None:
+    optional = {"size", "fit", "crop_fraction"}
+    assert len({frozenset(set(recipe) - optional) for recipe in RECIPES.values()}) == 1
+    assert all(set(recipe) <= set(FIELDS) for recipe in RECIPES.values())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_valid_and_explicit_values_win(name: str) -> None:
+    base = config(recipe=name, weights="imagenet" if name == "finetune" else None)
+    filled = with_recipe(base)
+    assert {field: getattr(filled, field) for field in RECIPES[name]} | {"warmup": 0} == RECIPES[name] | {
+        "warmup": 0
+    }
+    assert with_recipe(dataclasses.replace(base, lr=0.25)).lr == 0.25
+    assert with_recipe(dataclasses.replace(base, ema=0.0)).ema == 0.0
+
+
+def test_the_papers_recipes_say_what_the_papers_say() -> None:
+    cifar = with_recipe(config(recipe="paper-cifar"))
+    assert (cifar.optimizer, cifar.lr, cifar.momentum, cifar.nesterov) == ("sgd", 0.1, 0.9, True)
+    assert (cifar.weight_decay, cifar.decay_norm_and_bias, cifar.batch_size, cifar.epochs) == (
+        1e-4,
+        True,
+        64,
+        300,
+    )
+    assert (cifar.milestones, cifar.warmup, cifar.augmentation) == ((0.5, 0.75), 0, "crop-flip")
+    imagenet = with_recipe(config(recipe="paper-imagenet"))
+    assert (imagenet.batch_size, imagenet.epochs, imagenet.milestones) == (256, 90, (1 / 3, 2 / 3))
+
+
+def test_the_recipe_follows_from_the_weights() -> None:
+    assert with_recipe(config()).recipe == "scratch"
+    assert with_recipe(config(weights="imagenet")).recipe == "finetune"
+    with pytest.raises(UserError, match=r"^weights: the recipe finetune needs pretrained ones"):
+        with_recipe(config(recipe="finetune"))
+
+
+def test_a_short_run_warms_up_for_a_quarter_at_most() -> None:
+    assert with_recipe(config(recipe="scratch")).warmup == 5
+    assert with_recipe(config(recipe="scratch", epochs=4)).warmup == 1
+    assert with_recipe(config(recipe="scratch", epochs=4, warmup=3)).warmup == 3

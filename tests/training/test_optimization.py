@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from skipnets.training.optimization import (
+    WARMUP_START,
+    average_towards,
+    make_optimizer,
+    make_schedule,
+    parameter_groups,
+)
+
+
+def rates(
+    name: Literal["constant", "milestones", "cosine"], *, warmup: float, steps: int = 5, epochs: int = 8
+) -> list[float]:
+    model = nn.Linear(2, 2)
+    groups = parameter_groups(model, 0.0, decay_norm_and_bias=True)
+    optimizer = make_optimizer("sgd", groups, lr=0.1, momentum=0.9, nesterov=True, fused=True)
+    schedule = make_schedule(
+        optimizer, name, steps_per_epoch=steps, epochs=epochs, warmup=warmup, milestones=(0.5, 0.75)
+    )
+    seen = []
+    for _ in range(steps * epochs):
+        seen.append(optimizer.param_groups[0]["lr"])
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+@pytest.mark.parametrize("warmup", [0.0, 1.4])
+@pytest.mark.parametrize("name", ["constant", "milestones", "cosine"])
+def test_schedules_equal_their_closed_forms(
+    name: Literal["constant", "milestones", "cosine"], warmup: float
+) -> None:
+    rising, total = round(warmup * 5), 40
+
+    def closed_form(step: int) -> float:
+        if step < rising:
+            return 0.1 * (WARMUP_START + (1 - WARMUP_START) * step / rising)
+        if name == "cosine":
+            return 0.05 * (1 + math.cos(math.pi * (step - rising) / (total - rising)))
+        return 0.1 * (0.1 ** ((step >= 20) + (step >= 30)) if name == "milestones" else 1)
+
+    assert rates(name, warmup=warmup) == pytest.approx([closed_form(step) for step in range(total)])
+
+
+def test_a_warmup_longer_than_the_run_is_cut() -> None:
+    assert rates("cosine", warmup=10, steps=1, epochs=3)[-1] == pytest.approx(0.1)
+
+
+def test_norms_and_biases_are_spared_from_weight_decay() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))
+    model[3].weight.requires_grad_(False)
+    decayed, spared = parameter_groups(model, 0.5, decay_norm_and_bias=False)
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.5, 0.0)
+    assert [p.shape for p in decayed["params"]] == [model[0].weight.shape]
+    assert len(spared["params"]) == 4
+    (all_of_them,) = parameter_groups(model, 0.5, decay_norm_and_bias=True)
+    assert (all_of_them["weight_decay"], len(all_of_them["params"])) == (0.5, 5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_optimisers_do_what_torch_does_in_its_plain_form(name: Literal["sgd", "adamw"], fused: bool) -> None:
+    def step(optimizer: torch.optim.Optimizer, weight: torch.Tensor) -> torch.Tensor:
+        for factor in (1.0, -2.0, 0.5):
+            weight.grad = weight.detach() * factor
+            optimizer.step()
+        return weight.detach()
+
+    ours, plain = (torch.linspace(-1, 1, 7, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    groups = [{"params": [ours], "weight_decay": 0.01}]
+    made = make_optimizer(name, groups, lr=0.1, momentum=0.8, nesterov=True, fused=fused)
+    reference: torch.optim.Optimizer
+    if name == "sgd":
+        reference = torch.optim.SGD(
+            [plain], lr=0.1, momentum=0.8, nesterov=True, weight_decay=0.01, foreach=False
+        )
+    else:
+        reference = torch.optim.AdamW([plain], lr=0.1, betas=(0.8, 0.999), weight_decay=0.01, foreach=False)
+    assert torch.allclose(step(made, ours), step(reference, plain), rtol=1e-12)
+    assert made.defaults["fused" if fused else "foreach"]
+
+
+def test_the_average_moves_floats_and_copies_counters() -> None:
+    average, counter = torch.tensor([1.0, 2.0]), torch.tensor(3)
+    average_towards([average], [torch.tensor([2.0, 4.0])], 0.25)
+    average_towards([counter], [torch.tensor(9)], 0.25)
+    assert average.tolist() == [1.25, 2.5]
+    assert counter.item() == 9

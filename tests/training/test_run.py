@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from skipnets.errors import UserError
+from skipnets.training.config import TrainConfig
+from skipnets.training.curves import draw_curves
+from skipnets.training.run import (
+    Row,
+    Run,
+    claim,
+    read_metrics,
+    reopen,
+    write_config,
+    write_environment,
+    write_metrics,
+    write_skipped,
+)
+
+
+def row(epoch: int, **changes: float) -> Row:
+    figures = {
+        "lr": 0.1 / epoch,
+        "train_loss": 2 / epoch,
+        "val_loss": 2.2 / epoch,
+        "val_accuracy": 1 - 0.5 / epoch,
+        "val_balanced_accuracy": 1 - 0.6 / epoch,
+        "seconds": 1.5,
+        "validation_seconds": 0.25,
+    }
+    return Row(epoch=epoch, **(figures | changes))
+
+
+def test_an_output_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    assert claim(tmp_path / "new").folder == tmp_path / "new"
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "other.txt").write_text("")
+    with pytest.raises(UserError, match=r"^out: .* is not an empty folder; give a new one$"):
+        claim(tmp_path)
+    with pytest.raises(UserError, match=r"^out: .* is not an empty folder"):
+        claim(tmp_path / "other.txt")
+    write_config(Run(tmp_path), TrainConfig(data="digits", out=tmp_path))
+    with pytest.raises(UserError, match=r"^out: .* already holds a run; .* skipnets train --resume "):
+        claim(tmp_path)
+
+
+def test_only_an_unfinished_run_can_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^resume: .* is not a run folder"):
+        reopen(tmp_path)
+    write_config(Run(tmp_path), TrainConfig(data="digits", out=tmp_path, seed=5))
+    Run(tmp_path).splits.write_text("path,label,split\n")
+    assert reopen(tmp_path).config.seed == 5
+    Run(tmp_path).evaluation.write_text("{}")
+    with pytest.raises(UserError, match=r"^resume: the run in .* is complete"):
+        reopen(tmp_path)
+
+
+def test_metrics_and_back_are_the_same(tmp_path: Path) -> None:
+    rows = [row(1), row(2, val_loss=1 / 3)]
+    write_metrics(tmp_path / "metrics.csv", rows)
+    assert read_metrics(tmp_path / "metrics.csv") == rows
+    assert read_metrics(tmp_path / "none.csv") == []
+
+
+def test_the_environment_tells_versions_hardware_and_seed(tmp_path: Path) -> None:
+    write_environment(Run(tmp_path), seed=7)
+    told = json.loads(Run(tmp_path).environment.read_text())
+    assert told["seed"] == 7
+    assert {"torch", "pytorch-lightning", "skipnets"} <= set(told["libraries"])
+    assert told["threads"] >= 1
+    assert told["processor"]
+
+
+def test_skipped_pictures_are_listed_only_where_there_are_any(tmp_path: Path) -> None:
+    write_skipped(Run(tmp_path), {})
+    assert not Run(tmp_path).skipped.exists()
+    write_skipped(Run(tmp_path), {"b.png": "cut short", "a.png": "not a picture"})
+    assert Run(tmp_path).skipped.read_text().splitlines() == [
+        "path,reason",
+        "a.png,not a picture",
+        "b.png,cut short",
+    ]
+
+
+def test_curves_are_drawn_from_the_first_epoch_on(tmp_path: Path) -> None:
+    for count in (1, 12):
+        path = tmp_path / f"{count}.png"
+        draw_curves([row(epoch) for epoch in range(1, count + 1)], count, path, title="a model on a data set")
+        assert path.read_bytes().startswith(b"\x89PNG")
