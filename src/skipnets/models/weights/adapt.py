@@ -1,0 +1,74 @@
+"""Where a checkpoint may differ from a model: classes of the head, channels of the first convolution.
+
+Shapes: O output channels, C input channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from skipnets.models.backbone import make_head
+from skipnets.models.weights.target import NoMatch, Target
+
+
+def adapt_stem(target: Target, values: dict[str, Tensor]) -> str | None:
+    """Bring the first convolution to the model's input channels.
+
+    Args:
+        target: What the model wants.
+        values: Tensors by the model's names; the stem's is replaced if it differs.
+
+    Returns:
+        One sentence for the report if anything was done.
+    """
+    wanted, channels = target.tensors[target.stem].shape[1], values[target.stem].shape[1]
+    if channels == wanted:
+        return None
+    values[target.stem] = adapt_channels(values[target.stem], wanted)
+    how = "summed over its input channels" if wanted == 1 else "repeated and rescaled"
+    return f"first convolution {how}: {target.stem} has {channels} in the source and {wanted} in the model"
+
+
+def renew_head(target: Target, values: dict[str, Tensor]) -> str | None:
+    """Put a fresh head in place of one for another number of classes.
+
+    Args:
+        target: What the model wants.
+        values: Tensors by the model's names; the head's are replaced if they differ.
+
+    Returns:
+        One sentence for the report if anything was done.
+
+    Raises:
+        NoMatch: If the head's weight and bias disagree.
+    """
+    if not target.num_classes:
+        return None
+    weight, bias = target.head_names
+    classes, features = values[weight].shape
+    if values[bias].shape[0] != classes:
+        raise NoMatch(f"{weight} is for {classes} classes and {bias} for {values[bias].shape[0]}")
+    if classes == target.num_classes:
+        return None
+    fresh = make_head(features, target.num_classes).state_dict()
+    values[weight], values[bias] = fresh["weight"], fresh["bias"]
+    return (
+        f"head re-initialised: {target.head} is for {classes} classes in the source "
+        f"and {target.num_classes} in the model"
+    )
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """(O, C, h, w) → (O, channels, h, w), so that the convolution answers as before.
+
+    To one channel: the sum over C, exact where all C showed the same. To others: repeated in turn and
+    rescaled by C / channels, which keeps the size of the answer.
+    """
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    have = weight.shape[1]
+    return weight.repeat(1, math.ceil(channels / have), 1, 1)[:, :channels] * (have / channels)

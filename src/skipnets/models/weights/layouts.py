@@ -1,0 +1,106 @@
+"""Layouts that are known by name: wrappers around a state dict, and names that torchvision once used.
+
+timm's names for these models are torchvision's (a test pins it), so they need no table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import Tensor
+
+from skipnets.errors import UserError
+
+# Where training scripts put the state dict, averaged weights first: they are what gets published.
+WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "net",
+)
+_DEEPEST = 4
+
+
+def unwrap(value: object, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Find the state dict in whatever a checkpoint file holds, with a note if there is more than one.
+
+    Raises:
+        UserError: If there is none.
+    """
+    found = _find(value, ())
+    if found is None:
+        holds = ", ".join(map(repr, value)) if isinstance(value, Mapping) else type(value).__name__
+        raise UserError(
+            f"{source} holds no state dict (a dictionary of names and tensors), only {holds or 'nothing'}"
+        )
+    tensors, path = found
+    tensors.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel counts its updates
+    assert isinstance(value, Mapping)
+    others = [key for key in WRAPPERS if key not in path and _find(value.get(key), ()) is not None]
+    if path and others:
+        return tensors, (f"taken from {path[0]!r}; the file also has {', '.join(map(repr, others))}",)
+    return tensors, ()
+
+
+def _find(value: object, path: tuple[str, ...]) -> tuple[dict[str, Tensor], tuple[str, ...]] | None:
+    if not isinstance(value, Mapping) or len(path) > _DEEPEST:
+        return None
+    for key in WRAPPERS:
+        if key in value and (found := _find(value[key], (*path, key))) is not None:
+            return found
+    tensors = {
+        name: entry.detach()
+        for name, entry in value.items()
+        if isinstance(name, str) and isinstance(entry, Tensor)
+    }
+    return (tensors, path) if tensors else None
+
+
+def without_prefix(names: Iterable[str], roots: set[str]) -> dict[str, str]:
+    """Shorten names by the first words that all share (`module.`, `_orig_mod.`, `model.` …): short to full.
+
+    Args:
+        names: The names in a checkpoint.
+        roots: The first words of the model's own names, which stay.
+    """
+    short = {name: name for name in names}
+    while True:
+        first = {name.partition(".")[0] for name in short}
+        if len(first) != 1 or first & roots or not all("." in name for name in short):
+            return short
+        short = {name.partition(".")[2]: full for name, full in short.items()}
+
+
+def _before_0_3(name: str) -> str:
+    """Undo what torchvision once wrote, `denselayer1.norm.1.weight`; its DenseNet files still hold it."""
+    for module in ("norm", "relu", "conv"):
+        for number in ("1", "2"):
+            name = name.replace(f".{module}.{number}.", f".{module}{number}.")
+    return name
+
+
+LAYOUTS: Mapping[str, Callable[[str], str]] = {
+    "named as in torchvision and timm": lambda name: name,
+    "named as in torchvision before 0.3": _before_0_3,
+}
+
+
+def channels_first(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Turn what Keras and Flax call `kernel` to PyTorch's axes.
+
+    Convolutions are (height, width, C, O) there and (O, C, height, width) here, linear layers (C, O) and
+    (O, C). The name alone decides, since a shape such as (3, 3, 3, 3) cannot.
+    """
+    turned = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.partition(":")[0].endswith("kernel") and tensor.ndim in (2, 4):
+            turned[name] = tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor.T
+    if all(turned[name] is tensor for name, tensor in tensors.items()):
+        return turned, ()
+    return turned, (
+        "kernels turned from (height, width, in, out); compare how the source pads and its norms' epsilon",
+    )

@@ -1,0 +1,143 @@
+"""From a source to a loaded model: read, match by name or else by structure, adapt, load all or nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from skipnets.errors import UserError
+from skipnets.models.backbone import Backbone
+from skipnets.models.weights.adapt import adapt_stem, renew_head
+from skipnets.models.weights.layouts import LAYOUTS, channels_first, without_prefix
+from skipnets.models.weights.report import LoadReport
+from skipnets.models.weights.sources import read_source
+from skipnets.models.weights.structure import match
+from skipnets.models.weights.target import NoMatch, Target, listed
+
+logger = logging.getLogger("skipnets")
+
+
+def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadReport:
+    """Load published or own weights into a model, wholly or not at all.
+
+    Names that are known (torchvision's, also as before 0.3, and timm's, in whatever wrapper) are matched by
+    name, anything else by structure; `skipnets.models.weights.structure` says what is accepted. A head for
+    another number of classes is re-initialised and a first convolution for other channels adapted; the report
+    and a logged warning say so. Floating-point types are cast to the model's.
+
+    Args:
+        model: A DenseNet or ResNet of this package.
+        source: A torchvision tag (`"imagenet"`, `"IMAGENET1K_V2"`; downloaded and checked), a Hugging Face
+            repository (`"hf-hub:timm/densenet121.ra_in1k"`), a .safetensors, .pth, .pt, .th or .npz file, or
+            a folder that holds a model.safetensors and perhaps timm's config.json.
+
+    Returns:
+        What was matched with what, and how the source says that pictures are to be prepared.
+
+    Raises:
+        UserError: If the source cannot be read, or anything in it or in the model finds no certain partner.
+            The model is then untouched.
+
+    Example:
+        >>> report = load_weights(skipnets.create_model("resnet20"), "resnet20-12fca82f.th")
+        >>> print(report)
+        resnet20 from resnet20-12fca82f.th: 97 tensors, matched by structure
+          95 tensors by their own names, after 'module.'
+          fc.weight ← module.linear.weight
+          fc.bias   ← module.linear.bias
+    """
+    name = model.config.name
+    checkpoint = read_source(source, model_name=name)
+    target = Target.of(model)
+    full_names = without_prefix(checkpoint.tensors, roots={key.partition(".")[0] for key in target.tensors})
+    tensors = {short: checkpoint.tensors[full] for short, full in full_names.items()}
+    try:
+        layout, mapping, tensors, notes = _match(target, tensors, ordered=checkpoint.ordered)
+        values = {wanted: tensors[found] for wanted, found in mapping.items()}
+        _require_floats(values)
+        stem_change = adapt_stem(target, values)
+        head_change = renew_head(target, values)
+    except NoMatch as reason:
+        raise UserError(f"{checkpoint.source} does not fit {name}: {reason}") from None
+    # All is known to fit by now, so that this cannot stop half-way.
+    model.load_state_dict({**target.tensors, **values}, strict=True)
+
+    if left_out := [full_names[short] for short in tensors.keys() - set(mapping.values())]:
+        notes += (f"left out, as the model has 0 classes: {listed(sorted(left_out))}",)
+    report = LoadReport(
+        source=checkpoint.source,
+        model=name,
+        layout=layout,
+        mapping={
+            wanted: full_names[found]
+            for wanted, found in mapping.items()
+            if head_change is None or wanted not in target.head_names
+        },
+        changes=tuple(change for change in (stem_change, head_change) if change),
+        notes=checkpoint.notes + notes,
+        prefix=next((full.removesuffix(short) for short, full in full_names.items()), ""),
+        input=checkpoint.input and checkpoint.input.for_channels(model.config.in_chans),
+    )
+    logger.info("%s", report)
+    for remark in (*report.changes, *report.notes):
+        logger.warning("%s: %s", report.source, remark)
+    return report
+
+
+def _match(
+    target: Target, tensors: dict[str, Tensor], *, ordered: bool
+) -> tuple[str, dict[str, str], dict[str, Tensor], tuple[str, ...]]:
+    """By name if the names are known, else by structure.
+
+    Returns:
+        The layout in words, the model's names to those of the tensors, the tensors, and notes on them.
+
+    Raises:
+        NoMatch: If neither way leads to a whole match.
+    """
+    renamings = {layout: {rename(name): name for name in tensors} for layout, rename in LAYOUTS.items()}
+    layout, mapping = max(renamings.items(), key=lambda item: len(item[1].keys() & target.tensors.keys()))
+    missing = [
+        name for name in target.tensors if name not in mapping and not name.endswith(".num_batches_tracked")
+    ]
+    unknown = [name for name in mapping if name not in target.tensors]
+    if target.num_classes == 0:
+        unknown = [name for name in unknown if name not in target.head_names]
+    if not missing and not unknown:
+        mapping = {name: mapping[name] for name in target.tensors if name in mapping}
+        _require_shapes(target, {name: tensors[found] for name, found in mapping.items()})
+        return layout, mapping, tensors, ()
+
+    turned, notes = channels_first(tensors)
+    try:
+        return "matched by structure", match(target, turned, ordered=ordered), turned, notes
+    except NoMatch:
+        if len(missing) > len(target.tensors) / 2:
+            raise
+        differences = (("missing", missing), ("left over", unknown))
+        names = "; ".join(f"{what}: {listed(names)}" for what, names in differences if names)
+        raise NoMatch(names) from None
+
+
+def _require_shapes(target: Target, values: Mapping[str, Tensor]) -> None:
+    wrong = [
+        f"{name} is {tuple(value.shape)} where the model wants {tuple(target.tensors[name].shape)}"
+        for name, value in values.items()
+        if not target.fits(name, value.shape)
+    ]
+    if wrong:
+        raise NoMatch(listed(wrong))
+
+
+def _require_floats(values: Mapping[str, Tensor]) -> None:
+    wrong = [
+        f"{name} ({value.dtype})"
+        for name, value in values.items()
+        if not value.is_floating_point() and not name.endswith(".num_batches_tracked")
+    ]
+    if wrong:
+        raise NoMatch(f"not floating-point numbers: {listed(wrong)}")

@@ -1,0 +1,46 @@
+"""What loading did, for people to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from skipnets.models.weights.sources import PublishedInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """Which tensor of a model came from which tensor of a source; `print` it.
+
+    Args:
+        source: Where the weights came from.
+        model: The model's registry name.
+        layout: How the names were understood.
+        mapping: Names in the model to names in the source, in the model's order. Re-initialised tensors are
+            not in it.
+        changes: Where the source and the model differ and what was done about it (head, first convolution).
+        notes: What else is worth knowing, for example which of several state dicts was taken.
+        input: How the source says that pictures are to be prepared, fitted to the model's input channels;
+            None where it does not say.
+        prefix: What all names in the source begin with, such as "module.".
+    """
+
+    source: str
+    model: str
+    layout: str
+    mapping: dict[str, str]
+    changes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    input: PublishedInput | None = None
+    prefix: str = ""
+
+    def __str__(self) -> str:
+        renamed = {wanted: found for wanted, found in self.mapping.items() if found != self.prefix + wanted}
+        lines = [f"{self.model} from {self.source}: {len(self.mapping)} tensors, {self.layout}"]
+        lines += [f"  {line}" for line in (*self.changes, *self.notes)]
+        if self.input is not None:
+            lines.append(f"  {self.input}")
+        if same := len(self.mapping) - len(renamed):
+            lines.append(f"  {same} tensors by their own names{self.prefix and f', after {self.prefix!r}'}")
+        width = max(map(len, renamed), default=0)
+        lines += [f"  {wanted:{width}} ← {found}" for wanted, found in renamed.items()]
+        return "\n".join(lines)

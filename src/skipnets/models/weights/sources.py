@@ -1,0 +1,300 @@
+"""Where weights come from: torchvision's tags, Hugging Face repositories, local files and folders.
+
+Nothing is downloaded unless the source names a download. Pickles are read with `weights_only=True` only, so
+opening a file never runs code that is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+import torchvision
+from torch import Tensor
+
+from skipnets.errors import UserError, missing_extra, near_matches
+from skipnets.models.weights.layouts import unwrap
+
+PICKLED = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar")
+FORMS = (
+    "a torchvision tag (imagenet, IMAGENET1K_V1, IMAGENET1K_V2), hf-hub:OWNER/NAME, a .safetensors, .pth, "
+    ".pt, .th or .npz file, or a folder with a model.safetensors"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedInput:
+    """How whoever published the weights prepared pictures.
+
+    Args:
+        size: Height and width of the network's input, in pixels.
+        resize_size: The shorter side, in pixels, to which pictures are resized before the centre of `size`
+            is cut out; None where they are not cropped.
+        mean: One number a channel, subtracted from values in 0..1.
+        std: One number a channel, divided by.
+        interpolation: "bilinear", "bicubic", …
+    """
+
+    size: tuple[int, int]
+    resize_size: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+    def __str__(self) -> str:
+        resized = "" if self.resize_size is None else f"shorter side {self.resize_size}, centre "
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return (
+            f"input: {resized}{self.size[0]}×{self.size[1]}, {self.interpolation}, mean ({mean}), std ({std})"
+        )
+
+    def for_channels(self, channels: int) -> PublishedInput:
+        """The same for a model with another number of input channels, as its first convolution is adapted."""
+
+        def fitted(values: tuple[float, ...]) -> tuple[float, ...]:
+            if channels == 1:
+                return (math.fsum(values) / len(values),)
+            return tuple(values[channel % len(values)] for channel in range(channels))
+
+        if channels == len(self.mean):
+            return self
+        return replace(self, mean=fitted(self.mean), std=fitted(self.std))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a source holds.
+
+    Args:
+        source: The source, as a person would name it.
+        tensors: By the source's own names.
+        ordered: Whether the order of `tensors` says anything, or only their names' spelling.
+        input: How pictures are to be prepared, where the source says it.
+        notes: What was chosen on the way.
+    """
+
+    source: str
+    tensors: dict[str, Tensor]
+    ordered: bool
+    input: PublishedInput | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoint:
+    """Read whatever `weights=` may name.
+
+    Args:
+        source: A torchvision tag, `hf-hub:OWNER/NAME[@REVISION]`, or the path of a file or folder.
+        model_name: The registry name of the model that the weights are for.
+
+    Raises:
+        UserError: If there is no such source, it cannot be fetched or read, or it holds no tensors.
+    """
+    if isinstance(source, str) and (source == "imagenet" or source.startswith("IMAGENET1K_")):
+        return _from_torchvision(source, model_name)
+    if isinstance(source, str) and source.startswith("hf-hub:"):
+        return _from_hub(source, model_name)
+    path = Path(source)
+    if path.is_dir():
+        if not (path / "model.safetensors").is_file():
+            raise UserError(f"{path} is a folder without a model.safetensors")
+        config = path / "config.json"
+        return _from_folder(
+            str(path), path / "model.safetensors", config if config.is_file() else None, model_name
+        )
+    if not path.is_file():
+        raise UserError(f"there are no weights {str(source)!r}: give {FORMS}")
+    return _from_file(path)
+
+
+def _from_torchvision(tag: str, model_name: str) -> Checkpoint:
+    if model_name not in torchvision.models.list_models(module=torchvision.models):
+        raise UserError(
+            f"torchvision publishes no weights for {model_name}, so it has no {tag!r}: give a file"
+        )
+    published = torchvision.models.get_model_weights(model_name)
+    if tag != "imagenet" and tag not in published.__members__:
+        raise UserError(
+            f"{model_name} has no weights {tag!r}; it has imagenet, {', '.join(published.__members__)}"
+        )
+    weights = published.DEFAULT if tag == "imagenet" else published[tag]
+    cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+    try:
+        # check_hash compares with the start of the SHA-256 that is part of the file's name.
+        tensors = weights.get_state_dict(
+            progress=True, check_hash=True, map_location="cpu", weights_only=True
+        )
+    except OSError as error:
+        raise UserError(
+            f"{weights.url} could not be downloaded ({_one_line(error)}); "
+            f"fetched by hand, it belongs at {cached}"
+        ) from error
+    except Exception as error:  # torch.load raises anything at all on damaged files
+        what = "remove it and try again" if cached.exists() else "try again"
+        raise UserError(f"{cached} is damaged ({_one_line(error)}): {what}") from error
+    preset = weights.transforms()
+    return Checkpoint(
+        source=f"torchvision {weights}",
+        tensors=tensors,
+        ordered=True,
+        input=PublishedInput(
+            size=(preset.crop_size[0], preset.crop_size[-1]),
+            resize_size=preset.resize_size[0],
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+            interpolation=preset.interpolation.value,
+        ),
+    )
+
+
+def _from_hub(source: str, model_name: str) -> Checkpoint:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import EntryNotFoundError
+    except ImportError as error:
+        raise missing_extra("train") from error
+    name, _, revision = source.removeprefix("hf-hub:").partition("@")
+    try:
+        config, weights = (
+            huggingface_hub.hf_hub_download(repo_id=name, filename=filename, revision=revision or None)
+            for filename in ("config.json", "model.safetensors")
+        )
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        raise UserError(
+            f"{source} could not be fetched ({_one_line(error)}): it must name a repository OWNER/NAME with "
+            "config.json and model.safetensors; a local folder with these files works too"
+        ) from error
+    return _from_folder(source, Path(weights), Path(config), model_name)
+
+
+def _from_folder(source: str, weights: Path, config_path: Path | None, model_name: str) -> Checkpoint:
+    """Read the layout of timm's repositories: config.json says how pictures are prepared."""
+    checkpoint = replace(_from_file(weights), source=source)
+    if config_path is None:
+        return checkpoint
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        # timm before 0.9 wrote the fields of pretrained_cfg at the top.
+        published = _from_timm(config.get("pretrained_cfg", config))
+        architecture = config.get("architecture")
+    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"{config_path} is not a config.json as timm writes it ({_one_line(error)})"
+        ) from error
+    notes = checkpoint.notes
+    if architecture not in (None, model_name):
+        notes += (
+            f'config.json names the architecture "{architecture}", not {model_name}: '
+            "what has no weights (pooling, activations) may differ",
+        )
+    return replace(checkpoint, input=published, notes=notes)
+
+
+def _from_timm(config: Mapping[str, Any]) -> PublishedInput | None:
+    if not {"input_size", "mean", "std"} <= config.keys():
+        return None
+    _, height, width = config["input_size"]
+    return PublishedInput(
+        size=(int(height), int(width)),
+        resize_size=math.floor(
+            min(height, width) / config.get("crop_pct", 0.875)
+        ),  # timm's default and rounding
+        mean=tuple(map(float, config["mean"])),
+        std=tuple(map(float, config["std"])),
+        interpolation=str(config.get("interpolation", "bicubic")),
+    )
+
+
+def _from_file(path: Path) -> Checkpoint:
+    suffix = path.suffix.lower()
+    notes: tuple[str, ...] = ()
+    if suffix == ".safetensors":
+        return _from_safetensors(path)
+    if suffix == ".npz":
+        tensors = _read_npz(path)
+    elif suffix in PICKLED:
+        tensors, notes = unwrap(_read_pickle(path), str(path))
+    else:
+        known = (".safetensors", ".npz", *PICKLED)
+        raise UserError(
+            f"{path} is of no kind that holds weights{near_matches(suffix, known)} (known: {FORMS})"
+        )
+    if not tensors:
+        raise UserError(f"{path} holds no tensors")
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
+            raise UserError(f"{path}: {name} is not a plain tensor of real numbers")
+    # No state dict is sorted by itself, as it has "weight" before "bias".
+    ordered = list(tensors) != sorted(tensors)
+    return Checkpoint(source=str(path), tensors=tensors, ordered=ordered, notes=notes)
+
+
+def _from_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        own = json.loads(metadata.get("skipnets", "{}"))
+        published = _from_own(own.get("preprocessing"))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({_one_line(error)})") from error
+    except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
+        raise UserError(f"{path} has damaged metadata ({_one_line(error)})") from error
+    if not tensors:
+        raise UserError(f"{path} holds no tensors")
+    return Checkpoint(source=str(path), tensors=tensors, ordered=False, input=published)
+
+
+def _from_own(preprocessing: Mapping[str, Any] | None) -> PublishedInput | None:
+    """What the metadata of this project's own model files say."""
+    if preprocessing is None:
+        return None
+    height, width = preprocessing["size"]
+    cropped = preprocessing.get("fit") == "crop"
+    return PublishedInput(
+        size=(int(height), int(width)),
+        resize_size=round(min(height, width) / preprocessing.get("crop_fraction", 1.0)) if cropped else None,
+        mean=tuple(map(float, preprocessing["mean"])),
+        std=tuple(map(float, preprocessing["std"])),
+        interpolation=str(preprocessing["interpolation"]),
+    )
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds on damaged files
+        raise UserError(f"{path} is not a whole .npz file of number arrays ({_one_line(error)})") from error
+
+
+def _read_pickle(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickle protocols and old storages: the outcome says enough
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises anything at all on files that are not its own
+        refused = re.search(r"[Uu]nsupported (?:GLOBAL|global:? GLOBAL) (\S+)|GLOBAL (\S+)", str(error))
+        if refused:
+            raise UserError(
+                f"{path} holds more than tensors ({refused[1] or refused[2]}), and unpickling that could run "
+                "code: save the state dict alone, or as .safetensors"
+            ) from error
+        raise UserError(f"{path} is not a whole PyTorch checkpoint ({_one_line(error)})") from error
+
+
+def _one_line(error: BaseException) -> str:
+    """The gist of a message that may span a page."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "…"

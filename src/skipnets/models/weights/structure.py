@@ -1,0 +1,247 @@
+"""Matching tensors by structure, where names say nothing: layer by layer, kind by kind, shape by shape.
+
+Tensors are first gathered into layers (all that share a name up to its last word), because within a layer the
+last word tells them apart: `weight`, `gamma`, `moving_mean` … Layers that bear the same name on both sides are
+partners. Of the rest the convolutions are paired in order, and so are the norms and the linear layers; where
+the source names its shortcuts, they are paired apart from the others. Partners must have the same shapes, and
+nothing may be left over.
+
+Order is evidence only as far as it goes. Two layers of equal shapes are interchangeable, and a wrong pairing
+of them would load without a word. So the match is refused where the numbers in their names run against the
+order, and, for sources that keep no order (safetensors sorts by name), where more than numbers tells
+interchangeable layers apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from skipnets.models.weights.target import NoMatch, Target, listed
+
+Kind = Literal["convolution", "norm", "linear"]
+Shape = tuple[int, ...]
+
+_ROLES = {
+    "weight": ("weight", "weights", "kernel", "gamma", "scale"),
+    "bias": ("bias", "biases", "beta", "offset"),
+    "running_mean": ("running_mean", "moving_mean", "mean"),
+    "running_var": ("running_var", "running_variance", "moving_var", "moving_variance", "var", "variance"),
+    "num_batches_tracked": ("num_batches_tracked",),
+}
+_ROLE_OF = {word: role for role, words in _ROLES.items() for word in words}
+# Shortest layer name first, so that "bn.running_mean" is the mean of "bn" and not of "bn.running".
+_NAME = re.compile(rf"(?:(?P<layer>.*?)[./_])?(?P<word>{'|'.join(_ROLE_OF)})(?::\d+)?", re.DOTALL)
+_KIND_BY_NDIM: dict[int, Kind] = {4: "convolution", 2: "linear", 1: "norm"}
+_SHORTCUT = {"downsample", "shortcut", "skip", "proj", "projection"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """The tensors of one convolution, norm or linear layer.
+
+    Args:
+        name: What their names share.
+        kind: Told by the weight's number of axes.
+        names: Full names by role ("weight", "running_mean", …).
+        shapes: Shapes by role.
+    """
+
+    name: str
+    kind: Kind
+    names: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+
+    @property
+    def is_shortcut(self) -> bool:
+        """Whether its name says that it stands in a shortcut."""
+        return not _SHORTCUT.isdisjoint(
+            re.split(r"[^a-z]+", self.name.lower().replace("down_sample", "downsample"))
+        )
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers in the name."""
+        return tuple(map(int, re.findall(r"\d+", self.name)))
+
+    @property
+    def pattern(self) -> str:
+        """The name without its numbers."""
+        return re.sub(r"\d+", "#", self.name)
+
+    def __str__(self) -> str:
+        return f"{self.names['weight']} {self.shapes['weight']}"
+
+
+def match(target: Target, tensors: Mapping[str, Tensor], *, ordered: bool) -> dict[str, str]:
+    """Find a source's tensor for each of a model's.
+
+    Args:
+        target: What the model wants.
+        tensors: What the source holds, its shapes as PyTorch lays them out.
+        ordered: Whether the order of `tensors` is the order in which the source's layers were made.
+
+    Returns:
+        The model's names to the source's, in the model's order. `num_batches_tracked` may be missing.
+
+    Raises:
+        NoMatch: If something is missing or left over, or could be matched in more than one way.
+    """
+    wanted, found = _layers(target.tensors), _layers(tensors)
+    if target.num_classes == 0:
+        linear = [layer for layer in found if layer.kind == "linear"]
+        found = [layer for layer in found if layer.kind != "linear"] if len(linear) == 1 else found
+
+    pairs = _pairs_by_name(target, wanted, found)
+    named = {layer.name for _, layer in pairs}
+    paired = {layer.name for layer, _ in pairs}
+    wanted = [layer for layer in wanted if layer.name not in paired]
+    found = [layer for layer in found if layer.name not in named]
+    _require_same_layers(target, wanted, found)
+
+    if not ordered and len({layer.pattern for layer in found}) == 1:  # numbered throughout: that is an order
+        found, ordered = sorted(found, key=lambda layer: layer.numbers), True
+    pairs += (
+        _pairs_in_order(target, wanted, found) if ordered else _pairs_without_order(target, wanted, found)
+    )
+    by_name = {
+        name: other.names[role]
+        for layer, other in pairs
+        for role, name in layer.names.items()
+        if role in other.names
+    }
+    return {name: by_name[name] for name in target.tensors if name in by_name}
+
+
+def _layers(tensors: Mapping[str, Tensor]) -> list[Layer]:
+    """Gather tensors into layers, in the order of their weights."""
+    gathered: dict[str, dict[str, str]] = defaultdict(dict)
+    unclear: list[str] = []
+    for name in tensors:
+        parsed = _NAME.fullmatch(name)
+        if parsed is None or _ROLE_OF[parsed["word"]] in gathered[parsed["layer"] or ""]:
+            unclear.append(name)
+        else:
+            gathered[parsed["layer"] or ""][_ROLE_OF[parsed["word"]]] = name
+    layers: list[Layer] = []
+    for name, names in gathered.items():
+        shapes = {
+            role: tuple(tensors[full].shape) for role, full in names.items() if role != "num_batches_tracked"
+        }
+        kind = _KIND_BY_NDIM.get(len(shapes.get("weight", ())))
+        if kind is None:
+            unclear += names.values()
+        else:
+            layers.append(Layer(name=name, kind=kind, names=names, shapes=shapes))
+    if unclear:
+        raise NoMatch(
+            f"the names do not say what these tensors are (weight, bias, running_mean …): {listed(unclear)}"
+        )
+    return layers
+
+
+def _fits(target: Target, wanted: Layer, found: Layer) -> bool:
+    return wanted.shapes.keys() == found.shapes.keys() and all(
+        target.fits(wanted.names[role], shape) for role, shape in found.shapes.items()
+    )
+
+
+def _signature(layer: Layer) -> Hashable:
+    """Layers of equal signature are interchangeable as far as shapes tell."""
+    return layer.kind, tuple(sorted(layer.shapes.items()))
+
+
+def _pairs_by_name(
+    target: Target, wanted: Iterable[Layer], found: Iterable[Layer]
+) -> list[tuple[Layer, Layer]]:
+    by_name = {layer.name: layer for layer in found}
+    return [
+        (layer, by_name[layer.name])
+        for layer in wanted
+        if layer.name in by_name and _fits(target, layer, by_name[layer.name])
+    ]
+
+
+def _require_same_layers(target: Target, wanted: Sequence[Layer], found: Sequence[Layer]) -> None:
+    """Refuse what cannot match in any order, listing what is too much on either side."""
+    pool: dict[Hashable, list[Layer]] = defaultdict(list)
+    for layer in found:
+        pool[_signature(layer)].append(layer)
+    lacking = [layer for layer in wanted if not (pool[_signature(layer)] and pool[_signature(layer)].pop(0))]
+    left = [layer for layers in pool.values() for layer in layers]
+    for layer in list(lacking):  # the stem and the head may differ in shape
+        if other := next((other for other in left if _fits(target, layer, other)), None):
+            lacking.remove(layer)
+            left.remove(other)
+    reasons = []
+    if lacking:
+        reasons.append(f"nothing fits {listed(map(str, lacking))}")
+    if left:
+        reasons.append(f"left over: {listed(map(str, left))}")
+    if reasons:
+        raise NoMatch("; ".join(reasons))
+
+
+def _pairs_in_order(
+    target: Target, wanted: Sequence[Layer], found: Sequence[Layer]
+) -> list[tuple[Layer, Layer]]:
+    pairs: list[tuple[Layer, Layer]] = []
+    highest: dict[Hashable, Layer] = {}
+    apart = any(layer.is_shortcut for layer in found) and any(layer.is_shortcut for layer in wanted)
+    for stream, other in zip(_streams(wanted, apart), _streams(found, apart), strict=True):
+        if len(stream) != len(other):
+            raise NoMatch(
+                f"the model has {len(stream)} and the source {len(other)} of {listed(map(str, stream))}"
+            )
+        for layer, candidate in zip(stream, other, strict=True):
+            if not _fits(target, layer, candidate):
+                raise NoMatch(f"the order differs: {candidate} stands where {layer} belongs")
+            key = (_signature(candidate), candidate.pattern)
+            if key in highest and highest[key].numbers >= candidate.numbers:
+                raise NoMatch(
+                    f"ambiguous: {candidate} comes after {highest[key]}, "
+                    "so that order and numbers contradict each other"
+                )
+            highest[key] = candidate
+            pairs.append((layer, candidate))
+    return pairs
+
+
+def _streams(layers: Iterable[Layer], apart: bool) -> list[list[Layer]]:
+    """Convolutions, norms and linear layers, each in order; with `apart`, shortcuts in their own lists."""
+    streams: dict[tuple[Kind, bool], list[Layer]] = {
+        (kind, shortcut): [] for kind in _KIND_BY_NDIM.values() for shortcut in (False, True)
+    }
+    for layer in layers:
+        streams[layer.kind, apart and layer.is_shortcut].append(layer)
+    return list(streams.values())
+
+
+def _pairs_without_order(
+    target: Target, wanted: Sequence[Layer], found: Sequence[Layer]
+) -> list[tuple[Layer, Layer]]:
+    """Pair layers whose shapes occur once, and those that nothing but numbers tells apart, on both sides."""
+    candidates: dict[Hashable, list[Layer]] = defaultdict(list)
+    for layer in found:
+        candidates[_signature(layer)].append(layer)
+    groups: dict[Hashable, list[Layer]] = defaultdict(list)
+    for layer in wanted:
+        groups[_signature(layer)].append(layer)
+    pairs: list[tuple[Layer, Layer]] = []
+    for signature, layers in groups.items():
+        others = sorted(candidates.pop(signature, ()), key=lambda layer: layer.numbers)
+        if not others:  # the stem or the head, with another number of channels or classes
+            others = [layer for layer in found if _fits(target, layers[0], layer)]
+        patterns = ({layer.pattern for layer in layers}, {layer.pattern for layer in others})
+        if len(layers) != len(others) or (len(layers) > 1 and max(map(len, patterns)) > 1):
+            raise NoMatch(
+                "ambiguous: the source keeps no order, and nothing else tells apart "
+                f"{listed(map(str, others))}"
+            )
+        pairs += zip(layers, others, strict=True)
+    return pairs

@@ -1,0 +1,69 @@
+"""What a model wants to be given, and the answer that a source cannot give it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skipnets.models.backbone import Backbone
+
+_LISTED = 8
+
+
+class NoMatch(Exception):  # noqa: N818 - an answer, which the caller turns into an error for the user
+    """Why a source's tensors cannot become a model's, in words for the user."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a one-line message; of many, the first."""
+    names = list(names)
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a model wants to be given.
+
+    Args:
+        tensors: The model's state dict.
+        stem: The name of the first convolution's weight (O, C, height, width).
+        head: Where the linear layer of the head stands, or would stand in a model with 0 classes.
+        num_classes: 0 for a model without a head.
+    """
+
+    tensors: dict[str, Tensor]
+    stem: str
+    head: str
+    num_classes: int
+
+    @classmethod
+    def of(cls, model: Backbone[Any]) -> Target:
+        """Look at a model."""
+        stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+        return cls(
+            tensors=dict(model.state_dict()),
+            stem=f"{stem}.weight",
+            head=model.head_name,
+            num_classes=model.num_classes,
+        )
+
+    @property
+    def head_names(self) -> tuple[str, str]:
+        """The head's weight and bias."""
+        return f"{self.head}.weight", f"{self.head}.bias"
+
+    def fits(self, name: str, shape: torch.Size | tuple[int, ...]) -> bool:
+        """Whether a tensor of this shape can become `name`, adapted if that is the stem or the head."""
+        wanted, shape = tuple(self.tensors[name].shape), tuple(shape)
+        if len(shape) != len(wanted) or 0 in shape:
+            return False
+        if name == self.stem:
+            return shape[0] == wanted[0] and shape[2:] == wanted[2:]
+        if name in self.head_names:
+            return shape[1:] == wanted[1:]
+        return shape == wanted
