@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from skipnets.models.backbone import (
     make_norm,
 )
 from skipnets.models.registry import DenseNetConfig, Norm, Stem
+
+if TYPE_CHECKING:
+    from skipnets.models.block_execution import BlockExecution
 
 
 class BasicDenseLayer(nn.Module):
@@ -132,7 +135,7 @@ class DenseNet(Backbone[DenseNetConfig]):
                 self.feature_info.append(
                     FeatureInfo(num_chs=channels, reduction=reduction, module=f"features.denseblock{number}")
                 )
-                compressed = max(int(channels * config.compression), 1)
+                compressed = config.compressed(channels)
                 self.features.add_module(
                     f"transition{number}", Transition(channels, compressed, norm=config.norm)
                 )
@@ -145,6 +148,26 @@ class DenseNet(Backbone[DenseNetConfig]):
         self.head_drop = nn.Dropout(config.head_drop_rate)
         self.classifier = make_head(channels, config.num_classes)
         initialise_convolutions(self)
+
+    def set_block_execution(self, policy: BlockExecution) -> None:
+        """Choose how dense blocks and transitions run in training: memory and speed change, numbers do not.
+
+        Args:
+            policy: `"plain"`, layer by layer as written here; `"linear"`, each as one operation in memory
+                proportional to its depth; `"linear-recompute"`, in less memory still, a little slower.
+
+        Raises:
+            UserError: For any other policy.
+        """
+        from skipnets.models.block_execution import set_block_execution
+
+        set_block_execution(self, policy)
+
+    def block_execution_report(self) -> dict[str, str]:
+        """How each block and transition ran last, or would run now; where plainly, with the reason."""
+        from skipnets.models.block_execution import execution_report
+
+        return execution_report(self)
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
         """`features.conv0` … `features.relu5`, one by one."""

@@ -117,6 +117,10 @@ class DenseNetConfig(ModelConfig):
             object.__setattr__(self, "stem_channels", stem_channels)
         _require_int("stem_channels", self.stem_channels, 1, 4096)
 
+    def compressed(self, channels: int) -> int:
+        """Channels that a transition keeps of those it is given."""
+        return max(int(channels * self.compression), 1)
+
     @property
     def smallest_size(self) -> int:
         """Each transition halves the maps rounding down, the stem rounds up."""
@@ -177,6 +181,24 @@ class ResNetConfig(ModelConfig):
     def smallest_size(self) -> int:
         """Every stride rounds up, so one pixel is enough."""
         return 1
+
+    def stride(self, stage: int) -> int:
+        """How much a stage, counted from 0, shrinks the maps: 1 at first and where it dilates instead."""
+        return 1 if stage == 0 or self.dilation(stage) > self.dilation(stage - 1) else 2
+
+    def dilation(self, stage: int) -> int:
+        """Spacing of the 3×3 kernels in a stage; the first block of a stage uses that of the stage before."""
+        stride = (4 if self.stem == "imagenet" else 1) * 2**stage
+        return max(stride // (self.output_stride or stride), 1)
+
+    def out_channels(self, stage: int) -> int:
+        """Channels of a stage's output."""
+        return self.width * 2**stage * (1 if self.block == "basic" else 4)
+
+    def changes_shape(self, stage: int, block: int) -> bool:
+        """Whether a block's output has another shape than its input, so that the shortcut must adapt."""
+        into = self.width if stage == 0 else self.out_channels(stage - 1)
+        return block == 0 and (self.stride(stage) != 1 or into != self.out_channels(stage))
 
     def branch_width(self, stage: int) -> int:
         """Channels inside a residual branch of a stage, counted from 0."""

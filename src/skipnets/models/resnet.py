@@ -141,19 +141,13 @@ class ResNet(Backbone[ResNetConfig]):
             reduction *= 2
 
         path_rates = iter(drop_path_rates(config))
-        dilation = 1
         for stage, blocks in enumerate(config.block_config):
-            stride = 1 if stage == 0 else 2
-            first_dilation = dilation
-            if reduction * stride > (config.output_stride or reduction * stride):
-                stride, dilation = 1, dilation * stride
-            reduction *= stride
             layer = nn.Sequential()
             for block in range(blocks):
-                dilations = (first_dilation if block == 0 else dilation, dilation)
-                layer.append(_block(config, stage, channels, stride, dilations, next(path_rates)))
-                channels, stride = _out_channels(config, stage), 1
+                layer.append(_block(config, stage, block, channels, next(path_rates)))
+                channels = config.out_channels(stage)
             self.add_module(f"layer{stage + 1}", layer)
+            reduction *= config.stride(stage)
             self.feature_info.append(
                 FeatureInfo(num_chs=channels, reduction=reduction, module=f"layer{stage + 1}")
             )
@@ -176,26 +170,22 @@ class ResNet(Backbone[ResNetConfig]):
                 yield name, module
 
 
-def _out_channels(config: ResNetConfig, stage: int) -> int:
-    return config.width * 2**stage * (1 if config.block == "basic" else 4)
-
-
 def _block(
-    config: ResNetConfig,
-    stage: int,
-    in_channels: int,
-    stride: int,
-    dilations: tuple[int, int],
-    drop_path_rate: float,
+    config: ResNetConfig, stage: int, block: int, in_channels: int, drop_path_rate: float
 ) -> nn.Module:
-    out_channels = _out_channels(config, stage)
-    shortcut = _shortcut(config, in_channels, out_channels, stride)
+    out_channels = config.out_channels(stage)
+    stride = config.stride(stage) if block == 0 else 1
+    dilation = config.dilation(stage)
+    first_dilation = config.dilation(stage - 1) if block == 0 and stage > 0 else dilation
+    shortcut = None
+    if config.changes_shape(stage, block):
+        shortcut = _shortcut(config, in_channels, out_channels, stride)
     if config.block == "basic":
         return BasicBlock(
             in_channels,
             out_channels,
             stride=stride,
-            dilation=dilations,
+            dilation=(first_dilation, dilation),
             shortcut=shortcut,
             norm=config.norm,
             drop_rate=config.drop_rate,
@@ -207,7 +197,7 @@ def _block(
         out_channels,
         groups=config.groups,
         stride=stride,
-        dilation=dilations[0],
+        dilation=first_dilation,
         shortcut=shortcut,
         norm=config.norm,
         drop_rate=config.drop_rate,
@@ -215,9 +205,7 @@ def _block(
     )
 
 
-def _shortcut(config: ResNetConfig, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    if stride == 1 and in_channels == out_channels:
-        return None
+def _shortcut(config: ResNetConfig, in_channels: int, out_channels: int, stride: int) -> nn.Module:
     if config.shortcut == "pad":
         return PadShortcut(in_channels, out_channels, stride)
     projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=config.norm is None)
