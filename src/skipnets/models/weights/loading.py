@@ -16,7 +16,7 @@ from skipnets.models.weights.layouts import LAYOUTS, channels_first, without_pre
 from skipnets.models.weights.report import LoadReport
 from skipnets.models.weights.sources import read_source
 from skipnets.models.weights.structure import match
-from skipnets.models.weights.target import NoMatch, Target, listed
+from skipnets.models.weights.target import Ambiguous, NoMatch, Target, listed
 
 logger = logging.getLogger("skipnets")
 
@@ -115,8 +115,8 @@ def _match(
     turned, notes = channels_first(tensors)
     try:
         return "matched by structure", match(target, turned, ordered=ordered), turned, notes
-    except NoMatch:
-        if len(missing) > len(target.tensors) / 2:
+    except NoMatch as reason:
+        if isinstance(reason, Ambiguous) or len(missing) > len(target.tensors) / 2:
             raise
         differences = (("missing", missing), ("left over", unknown))
         names = "; ".join(f"{what}: {listed(names)}" for what, names in differences if names)

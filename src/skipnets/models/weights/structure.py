@@ -1,28 +1,32 @@
 """Matching tensors by structure, where names say nothing: layer by layer, kind by kind, shape by shape.
 
-Tensors are first gathered into layers (all that share a name up to its last word), because within a layer the
-last word tells them apart: `weight`, `gamma`, `moving_mean` … Layers that bear the same name on both sides are
-partners. Of the rest the convolutions are paired in order, and so are the norms and the linear layers; where
-the source names its shortcuts, they are paired apart from the others. Partners must have the same shapes, and
-nothing may be left over.
+Tensors are first gathered into layers (all that share a name up to its last word), because within a layer
+the last word tells them apart: `weight`, `gamma`, `moving_mean` … Layers that bear the same name on both
+sides are partners. Of the rest the convolutions are paired in order, and so are the norms and the linear
+layers; where the source names its shortcuts, they are paired apart from the others. Partners must have the
+same shapes, and nothing may be left over.
 
-Order is evidence only as far as it goes. Two layers of equal shapes are interchangeable, and a wrong pairing
-of them would load without a word. So the match is refused where the numbers in their names run against the
-order, and, for sources that keep no order (safetensors sorts by name), where more than numbers tells
-interchangeable layers apart.
+Order is evidence only as far as it goes. Layers of equal shapes are interchangeable, and a wrong pairing of
+them would load without a word. So a match is also refused
+- where the numbers in interchangeable layers' names run against the order,
+- where what one side groups together (`block3.…`) would be torn apart: a pre-activation ResNet has the very
+  same shapes in the very same order as the original one, and only this tells them apart,
+- where the source keeps no order (safetensors sorts by name), unless a shape occurs but once, or the names
+  are one count.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
 
-from skipnets.models.weights.target import NoMatch, Target, listed
+from skipnets.models.weights.target import Ambiguous, NoMatch, Target, listed
 
 Kind = Literal["convolution", "norm", "linear"]
 Shape = tuple[int, ...]
@@ -74,6 +78,12 @@ class Layer:
         """The name without its numbers."""
         return re.sub(r"\d+", "#", self.name)
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The modules that it is part of: `layer1` and `layer1.0` for `layer1.0.conv1`."""
+        ends = [separator.start() for separator in re.finditer(r"[./]", self.name)]
+        return tuple(self.name[:end] for end in ends)
+
     def __str__(self) -> str:
         return f"{self.names['weight']} {self.shapes['weight']}"
 
@@ -90,7 +100,8 @@ def match(target: Target, tensors: Mapping[str, Tensor], *, ordered: bool) -> di
         The model's names to the source's, in the model's order. `num_batches_tracked` may be missing.
 
     Raises:
-        NoMatch: If something is missing or left over, or could be matched in more than one way.
+        NoMatch: If something is missing or left over.
+        Ambiguous: If something could be matched in more than one way.
     """
     wanted, found = _layers(target.tensors), _layers(tensors)
     if target.num_classes == 0:
@@ -104,11 +115,10 @@ def match(target: Target, tensors: Mapping[str, Tensor], *, ordered: bool) -> di
     found = [layer for layer in found if layer.name not in named]
     _require_same_layers(target, wanted, found)
 
-    if not ordered and len({layer.pattern for layer in found}) == 1:  # numbered throughout: that is an order
+    if not ordered and _is_count(found):
         found, ordered = sorted(found, key=lambda layer: layer.numbers), True
-    pairs += (
-        _pairs_in_order(target, wanted, found) if ordered else _pairs_without_order(target, wanted, found)
-    )
+    pairs += _pairs_in_order(target, wanted, found) if ordered else _pairs_by_shape(target, wanted, found)
+    _require_same_grouping(pairs)
     by_name = {
         name: other.names[role]
         for layer, other in pairs
@@ -119,7 +129,7 @@ def match(target: Target, tensors: Mapping[str, Tensor], *, ordered: bool) -> di
 
 
 def _layers(tensors: Mapping[str, Tensor]) -> list[Layer]:
-    """Gather tensors into layers, in the order of their weights."""
+    """Gather tensors into layers, in the order of their first tensors."""
     gathered: dict[str, dict[str, str]] = defaultdict(dict)
     unclear: list[str] = []
     for name in tensors:
@@ -143,6 +153,13 @@ def _layers(tensors: Mapping[str, Tensor]) -> list[Layer]:
             f"the names do not say what these tensors are (weight, bias, running_mean …): {listed(unclear)}"
         )
     return layers
+
+
+def _is_count(layers: Sequence[Layer]) -> bool:
+    """Whether the names are one pattern with one number in it, such as `layer12`: that is an order, too."""
+    return {layer.pattern.count("#") for layer in layers} == {1} and len(
+        {layer.pattern for layer in layers}
+    ) == 1
 
 
 def _fits(target: Target, wanted: Layer, found: Layer) -> bool:
@@ -203,7 +220,7 @@ def _pairs_in_order(
                 raise NoMatch(f"the order differs: {candidate} stands where {layer} belongs")
             key = (_signature(candidate), candidate.pattern)
             if key in highest and highest[key].numbers >= candidate.numbers:
-                raise NoMatch(
+                raise Ambiguous(
                     f"ambiguous: {candidate} comes after {highest[key]}, "
                     "so that order and numbers contradict each other"
                 )
@@ -222,26 +239,34 @@ def _streams(layers: Iterable[Layer], apart: bool) -> list[list[Layer]]:
     return list(streams.values())
 
 
-def _pairs_without_order(
+def _pairs_by_shape(
     target: Target, wanted: Sequence[Layer], found: Sequence[Layer]
 ) -> list[tuple[Layer, Layer]]:
-    """Pair layers whose shapes occur once, and those that nothing but numbers tells apart, on both sides."""
-    candidates: dict[Hashable, list[Layer]] = defaultdict(list)
-    for layer in found:
-        candidates[_signature(layer)].append(layer)
-    groups: dict[Hashable, list[Layer]] = defaultdict(list)
-    for layer in wanted:
-        groups[_signature(layer)].append(layer)
     pairs: list[tuple[Layer, Layer]] = []
-    for signature, layers in groups.items():
-        others = sorted(candidates.pop(signature, ()), key=lambda layer: layer.numbers)
-        if not others:  # the stem or the head, with another number of channels or classes
-            others = [layer for layer in found if _fits(target, layers[0], layer)]
-        patterns = ({layer.pattern for layer in layers}, {layer.pattern for layer in others})
-        if len(layers) != len(others) or (len(layers) > 1 and max(map(len, patterns)) > 1):
-            raise NoMatch(
-                "ambiguous: the source keeps no order, and nothing else tells apart "
-                f"{listed(map(str, others))}"
+    for layer in wanted:
+        candidates = [other for other in found if _fits(target, layer, other)]
+        if len(candidates) > 1:
+            raise Ambiguous(
+                "ambiguous: the source is sorted by name, and nothing but another order tells apart "
+                f"{listed(map(str, candidates))}"
             )
-        pairs += zip(layers, others, strict=True)
+        pairs.append((layer, candidates[0]))
     return pairs
+
+
+def _require_same_grouping(pairs: Sequence[tuple[Layer, Layer]]) -> None:
+    """Refuse a match in which groups of the two sides overlap without one holding the other."""
+    sizes = Counter(group for layer, _ in pairs for group in layer.groups)
+    other_sizes = Counter(group for _, other in pairs for group in other.groups)
+    shared = Counter(both for layer, other in pairs for both in itertools.product(layer.groups, other.groups))
+    for (group, other_group), count in shared.items():
+        if count < min(sizes[group], other_sizes[other_group]):
+            torn = [
+                str(other)
+                for layer, other in pairs
+                if (group in layer.groups) != (other_group in other.groups)
+            ]
+            raise Ambiguous(
+                f"ambiguous: by shapes and order {group} would get but a part of the source's {other_group}, "
+                f"so the source seems to be built otherwise; this concerns {listed(torn)}"
+            )

@@ -18,6 +18,10 @@ class NoMatch(Exception):  # noqa: N818 - an answer, which the caller turns into
     """Why a source's tensors cannot become a model's, in words for the user."""
 
 
+class Ambiguous(NoMatch):
+    """Several pairings are possible, and nothing says which is right."""
+
+
 def listed(names: Iterable[str]) -> str:
     """Names for a one-line message; of many, the first."""
     names = list(names)
