@@ -1,0 +1,247 @@
+"""How the dense blocks and transitions of a DenseNet are executed in training, chosen from outside.
+
+`"plain"` runs them layer by layer, as `skipnets.models.densenet` defines them. `"linear"` runs each as one
+operation of `skipnets.ops` that keeps memory in proportion to the depth; `"linear-recompute"` keeps less
+still and repeats the 1×1 convolutions in the backward pass. The numbers are the same. Where an operation
+could not be right (eval mode, dropout, hooks on layers inside, …) the block runs plainly, and
+`execution_report` says why.
+
+A module is switched by giving it a subclass of its class that overrides `forward` alone: parameters,
+children and names stay, and so do hooks on it, copying and pickling.
+
+Shapes: N batch, C channels, H height, W width, k growth rate, L layers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from skipnets.errors import UserError, near_matches
+from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, Transition
+from skipnets.ops import guards
+from skipnets.ops.batch_norm import Statistics, update_running_statistics
+from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block
+from skipnets.ops.transition import TransitionParameters, transition
+
+BlockExecution = Literal["plain", "linear", "linear-recompute"]
+
+
+class _LayerParts(NamedTuple):
+    """The modules of a dense layer that compute; the second pair with a bottleneck only."""
+
+    norm1: nn.BatchNorm2d
+    conv1: nn.Conv2d
+    norm2: nn.BatchNorm2d | None
+    conv2: nn.Conv2d | None
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> _LayerParts:
+        """From a layer whose modules have been checked, or are about to be."""
+        return cls(*(getattr(layer, name, None) for name in cls._fields))  # type: ignore[arg-type]
+
+    @property
+    def growth_convolution(self) -> nn.Conv2d:
+        """The 3×3 convolution, which makes the layer's k maps."""
+        return self.conv1 if self.conv2 is None else self.conv2
+
+    def parameters(self) -> LayerParameters:
+        """The tensors, as they are now."""
+        first = (self.norm1.weight, self.norm1.bias, self.conv1.weight)
+        if self.norm2 is None or self.conv2 is None:
+            return LayerParameters(*first)
+        return LayerParameters(*first, self.norm2.weight, self.norm2.bias, self.conv2.weight)
+
+
+class _Execution(nn.Module):
+    """What is known about a switched module's execution."""
+
+    recompute: bool = False
+    has_run: bool = False
+    reason: str | None = None
+
+    @property
+    def policy(self) -> BlockExecution:
+        """The policy that was asked for."""
+        return "linear-recompute" if self.recompute else "linear"
+
+    def against(self, features: Tensor) -> str | None:
+        """Why this forward pass has to be plain, or None; remembered for the report."""
+        if torch.compiler.is_compiling():  # What follows would only clutter the compiler's graph.
+            return "the model is being compiled"
+        self.has_run = True
+        self.reason = (
+            guards.against_tracing(features) or self.against_structure() or self._against_input(features)
+        )
+        return self.reason
+
+    def against_structure(self) -> str | None:
+        """Why the module as it is now cannot be run as one operation, or None."""
+        raise NotImplementedError
+
+    def _against_input(self, features: Tensor) -> str | None:
+        return guards.against_input(features, self.parameters())
+
+
+class LinearDenseBlock(_Execution, DenseBlock):
+    """A dense block that trains as one operation."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C + L·k, H, W)."""
+        if self.against(features) is not None:
+            return DenseBlock.forward(self, features)
+        layers = [_LayerParts.of(layer) for layer in self]
+        trains = torch.is_grad_enabled() and (
+            features.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        )
+        plan = DenseBlockPlan(
+            eps1=tuple(layer.norm1.eps for layer in layers),
+            eps2=tuple(layer.norm2.eps for layer in layers if layer.norm2 is not None),
+            keep_bottleneck=trains and not self.recompute,
+            dtype=features.dtype,
+        )
+        result = dense_block(features, plan, [layer.parameters() for layer in layers])
+        count = _count(features)
+        for index, layer in enumerate(layers):
+            update_running_statistics(layer.norm1, result.statistics.first(layer.norm1.num_features), count)
+            if layer.norm2 is not None:
+                update_running_statistics(layer.norm2, result.bottleneck_statistics.row(index), count)
+        _hand_on(result.features, result.statistics)
+        return result.features
+
+    def against_structure(self) -> str | None:
+        """Why the block as it is now cannot be run as one operation, or None."""
+        if not self.training:
+            return "eval mode"
+        if len(self) == 0:
+            return "it has no layers"
+        if reason := guards.against_hooks(module for module in self.modules() if module is not self):
+            return reason
+        kind = type(self[0])
+        for name, layer in self.named_children():
+            if type(layer) is not kind or kind not in (DenseLayer, BasicDenseLayer):
+                return f"{name} is a {type(layer).__name__}, not one of the block's own layers"
+            if reason := _against_layer(layer):
+                return f"{name}: {reason}"
+        parts = [_LayerParts.of(layer) for layer in self]
+        first, growth_rate = parts[0].norm1.num_features, parts[0].growth_convolution.out_channels
+        for index, part in enumerate(parts):
+            sees, adds = part.norm1.num_features, part.growth_convolution.out_channels
+            if (sees, adds) != (first + index * growth_rate, growth_rate):
+                return "its layers' channels do not follow one growth rate"
+        return None
+
+
+class LinearTransition(_Execution, Transition):
+    """A transition that trains as one operation."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, out_channels, ⌊H/2⌋, ⌊W/2⌋)."""
+        if self.against(features) is not None:
+            return cast(Tensor, Transition.forward(self, features))  # type: ignore[no-untyped-call]
+        norm = cast(nn.BatchNorm2d, self.norm)
+        parameters = TransitionParameters(norm.weight, norm.bias, self.conv.weight)
+        result = transition(features, parameters, norm.eps, statistics=_handed_on(features))
+        update_running_statistics(norm, result.statistics, _count(features))
+        return result.maps
+
+    def against_structure(self) -> str | None:
+        """Why the transition as it is now cannot be run as one operation, or None."""
+        if not self.training:
+            return "eval mode"
+        if [name for name, _ in self.named_children()] != ["norm", "relu", "conv", "pool"]:
+            return "it has other modules than norm, relu, conv and pool"
+        if type(self.relu) is not nn.ReLU:
+            return "its activation is not a ReLU"
+        if type(self.pool) is not nn.AvgPool2d or _pooling(self.pool) != _pooling(nn.AvgPool2d(2)):
+            return "its pooling is not the average of 2×2"
+        return (
+            guards.against_hooks(self.children())
+            or guards.against_norm(self.norm)
+            or guards.against_convolution(self.conv, size=1)
+        )
+
+    def _against_input(self, features: Tensor) -> str | None:
+        if features.shape[2] < 2 or features.shape[3] < 2:
+            return "the map is too small to pool"
+        return super()._against_input(features)
+
+
+def set_block_execution(model: nn.Module, policy: BlockExecution) -> None:
+    """Choose how the model's dense blocks and transitions run in training.
+
+    Raises:
+        UserError: For an unknown policy.
+    """
+    policies = get_args(BlockExecution)
+    if policy not in policies:
+        near = near_matches(policy, policies)
+        raise UserError(f'unknown block execution "{policy}"{near}; it is one of {", ".join(policies)}')
+    for module in model.modules():
+        if type(module) in (DenseBlock, LinearDenseBlock):
+            module.__class__ = DenseBlock if policy == "plain" else LinearDenseBlock
+        elif type(module) in (Transition, LinearTransition):
+            module.__class__ = Transition if policy == "plain" else LinearTransition
+        if isinstance(module, _Execution):
+            module.recompute, module.has_run = policy == "linear-recompute", False
+
+
+def execution_report(model: nn.Module) -> dict[str, str]:
+    """How each dense block and transition ran last, or would run now: its policy, or "plain: " and why."""
+    report = {}
+    for path, module in model.named_modules():
+        if isinstance(module, _Execution):
+            reason = module.reason if module.has_run else module.against_structure()
+            report[path] = module.policy if reason is None else f"plain: {reason}"
+        elif isinstance(module, (DenseBlock, Transition)):
+            report[path] = "plain"
+    return report
+
+
+def _against_layer(layer: nn.Module) -> str | None:
+    """Why a dense layer cannot be part of the operation, or None."""
+    bottleneck = isinstance(layer, DenseLayer)
+    names = ["norm1", "relu1", "conv1", *(["norm2", "relu2", "conv2"] if bottleneck else [])]
+    if [name for name, _ in layer.named_children()] != [*names, "dropout", "drop_path"]:
+        return f"it has other modules than {', '.join(names)}, dropout and drop_path"
+    if any(type(module) is not nn.ReLU for name, module in layer.named_children() if "relu" in name):
+        return "its activation is not a ReLU"
+    dropout, drop_path = cast(nn.Dropout, layer.dropout), cast(StochasticDepth, layer.drop_path)
+    if type(dropout) is not nn.Dropout or dropout.p > 0:
+        return "dropout"
+    if type(drop_path) is not StochasticDepth or drop_path.p > 0:
+        return "stochastic depth"
+    parts = _LayerParts.of(layer)
+    reason = guards.against_norm(parts.norm1)
+    reason = reason or guards.against_convolution(parts.conv1, size=1 if bottleneck else 3)
+    if parts.norm2 is not None and parts.conv2 is not None:
+        reason = reason or guards.against_norm(parts.norm2)
+        reason = reason or guards.against_convolution(parts.conv2, size=3)
+    return reason
+
+
+def _pooling(pool: nn.AvgPool2d) -> tuple[object, ...]:
+    return pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.divisor_override
+
+
+def _count(features: Tensor) -> int:
+    """Values of one channel."""
+    return features.shape[0] * features.shape[2] * features.shape[3]
+
+
+def _hand_on(features: Tensor, statistics: Statistics) -> None:
+    """Let the statistics travel with the tensor that they describe.
+
+    As an attribute they live as long as it does, belong to no other thread, and are lost, not wrong, when a
+    hook puts another tensor in its place. The version tells whether it was written to since.
+    """
+    features.block_statistics = (features._version, statistics)  # type: ignore[attr-defined]
+
+
+def _handed_on(features: Tensor) -> Statistics | None:
+    """The statistics that came with a tensor, unless it has changed since."""
+    version, statistics = getattr(features, "block_statistics", (None, None))
+    return statistics if version == features._version else None

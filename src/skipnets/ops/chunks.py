@@ -1,0 +1,91 @@
+"""Working through feature maps a few images at a time, so that what a chunk makes stays in the cache.
+
+Shapes: N images, H height, W width, C channels; a map (N, C, H, W) in channels-last order is, without a
+    copy, a matrix of M = N·H·W rows (positions) and C columns (channels).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 2 << 20
+"""Size of the widest matrix of a chunk; two or three of them are in use at once."""
+
+
+@dataclass(frozen=True)
+class MapShape:
+    """The extent of a feature map besides its channels."""
+
+    images: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, maps: Tensor) -> MapShape:
+        """The extent of (N, C, H, W) maps."""
+        return cls(maps.shape[0], maps.shape[2], maps.shape[3])
+
+    @property
+    def area(self) -> int:
+        """Positions of one image, H·W."""
+        return self.height * self.width
+
+    @property
+    def rows(self) -> int:
+        """Positions of all images, M = N·H·W."""
+        return self.images * self.area
+
+    def chunks(self, columns: int, itemsize: int) -> Iterator[slice]:
+        """Cut the rows between images so that a matrix of so many columns takes about `CHUNK_BYTES` a chunk.
+
+        All chunks but the last are equally large.
+
+        Args:
+            columns: Columns of the widest matrix that is made for a chunk.
+            itemsize: Bytes of one value.
+        """
+        wanted = self.images * self.area * columns * itemsize / CHUNK_BYTES
+        count = min(max(round(wanted), 1), self.images)
+        step = math.ceil(self.images / count) * self.area
+        for start in range(0, self.rows, step):
+            yield slice(start, min(start + step, self.rows))
+
+
+def as_matrix(maps: Tensor) -> Tensor:
+    """(N, C, H, W) → (N·H·W, C); a view where the maps are in channels-last order, else a copy."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+def as_maps(matrix: Tensor, shape: MapShape) -> Tensor:
+    """(n·H·W, C) with whole images → (n, C, H, W) in channels-last order, without a copy."""
+    return matrix.view(-1, shape.height, shape.width, matrix.shape[1]).permute(0, 3, 1, 2)
+
+
+def empty_maps(shape: MapShape, channels: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Uninitialised (N, C, H, W) maps in channels-last order on the device of `like`."""
+    size = (shape.images, channels, shape.height, shape.width)
+    return torch.empty(size, dtype=dtype, device=like.device, memory_format=torch.channels_last)
+
+
+class Workspace:
+    """Matrices to write intermediate values of a chunk into, used again for the next chunk.
+
+    It belongs to one call of one operation and is never shared, so nothing here needs a lock.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._storage: dict[str, Tensor] = {}
+
+    def matrix(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """A contiguous (rows, columns) matrix of any content; it replaces the last one of this name."""
+        size = rows * columns
+        storage = self._storage.get(name)
+        if storage is None or storage.numel() < size or storage.dtype != dtype:
+            storage = self._storage[name] = torch.empty(size, dtype=dtype, device=self._device)
+        return storage[:size].view(rows, columns)

@@ -1,0 +1,100 @@
+"""When a hand-written training operation may stand in for modules, and when not.
+
+Every function gives the reason against it as a short phrase, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as module_internals
+
+_HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOK_TABLES = tuple(f"_global{table}" for table in _HOOK_TABLES)
+
+
+def against_tracing(x: object) -> str | None:
+    """Compilers, exporters and tracers want the modules themselves, and so do function transforms."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return "the model is being compiled or traced"
+    if isinstance(x, torch.fx.Proxy):
+        return "the model is being traced symbolically"
+    if torch._C._are_functorch_transforms_active():
+        return "a function transform (torch.func) is active"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation is active"
+    return None
+
+
+def against_input(x: Tensor, parameters: Iterable[Tensor]) -> str | None:
+    """The operations treat ordinary tensors of one floating type, and autocast's lower one."""
+    parameters = list(parameters)
+    if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in (x, *parameters)):
+        return "a tensor subclass is in use"
+    dtype = parameters[0].dtype
+    if dtype not in (torch.float32, torch.float64) or any(tensor.dtype != dtype for tensor in parameters):
+        return "parameters are not all of float32 or all of float64"
+    if any(tensor.device != x.device for tensor in parameters):
+        return "input and parameters are on different devices"
+    if x.layout != torch.strided or x.is_inference():
+        return "the input is sparse or an inference tensor"
+    if x.dtype != computing_dtype(x.device, dtype):
+        return f"the input is {x.dtype}, not {computing_dtype(x.device, dtype)}"
+    if x.shape[0] * x.shape[2] * x.shape[3] < 2:
+        return "there is one value a channel: no batch statistics"
+    return None
+
+
+def computing_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """What convolutions with parameters of this type compute in: autocast's type where it is on."""
+    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if autocast and dtype == torch.float32 else dtype
+
+
+def against_norm(norm: nn.Module) -> str | None:
+    """The norm must be a batch norm that takes the batch's statistics."""
+    if type(norm) is not nn.BatchNorm2d:
+        return f"its norm is {_article(type(norm).__name__)}, not a BatchNorm2d"
+    if not norm.training:
+        return "a norm is in eval mode"
+    if not norm.affine:
+        return "a norm has no scale and shift"
+    return None
+
+
+def against_convolution(convolution: nn.Module, size: int) -> str | None:
+    """The convolution must be a plain one of this size, without bias, that keeps the map's extent."""
+    if type(convolution) is not nn.Conv2d:
+        return f"its convolution is {_article(type(convolution).__name__)}, not a Conv2d"
+    wanted = {
+        "kernel_size": (size, size),
+        "stride": (1, 1),
+        "padding": (size // 2, size // 2),
+        "dilation": (1, 1),
+        "groups": 1,
+        "padding_mode": "zeros",
+        "bias": None,
+    }
+    for name, value in wanted.items():
+        if getattr(convolution, name) != value:
+            return f"a convolution has another {name} than {value}"
+    return None
+
+
+def against_hooks(modules: Iterable[nn.Module]) -> str | None:
+    """Hooks on a module that is not run would not be called; nor would a replaced `forward`."""
+    if any(getattr(module_internals, table, None) for table in _GLOBAL_HOOK_TABLES):
+        return "global module hooks are registered"
+    for module in modules:
+        if any(getattr(module, table, None) for table in _HOOK_TABLES):
+            return "hooks are registered on modules inside"
+        if "forward" in vars(module):
+            return "a module's forward is replaced"
+    return None
+
+
+def _article(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"

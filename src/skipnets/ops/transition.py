@@ -1,0 +1,157 @@
+"""The transition between two dense blocks as one differentiable operation that keeps next to nothing.
+
+A transition is norm → ReLU → 1×1 convolution → 2×2 average pooling (Huang et al. 2017, arXiv 1608.06993,
+section 3). A 1×1 convolution acts on each position alone and pooling on each channel alone, so they commute:
+pooling first leaves a quarter of the arithmetic. Kept for the backward pass is the input, which is the
+block's output and exists already; norm, ReLU and pooling are repeated.
+
+With P the gradient of the pooled map, each of its values reaches four positions as P/4 (an odd last row or
+column is not pooled and gets 0, but the norm's statistics reach it all the same). The norm's gradient is
+that of `skipnets.ops.batch_norm`.
+
+Shapes: N images, H×W positions, M = N·H·W rows, C channels in, K channels out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skipnets.ops.autograd import differentiable_once, without_autocast
+from skipnets.ops.batch_norm import (
+    Affine,
+    NormGradient,
+    Statistics,
+    explicit_columns,
+    map_statistics,
+    relu_backward,
+    scale_shift_relu,
+)
+from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps
+from skipnets.ops.convolution import add_product, as_pointwise
+
+
+class TransitionParameters(NamedTuple):
+    """γ and β of the norm (C,), and the weights of the 1×1 convolution (K, C, 1, 1)."""
+
+    gamma: Tensor
+    beta: Tensor
+    weight: Tensor
+
+
+class TransitionResult(NamedTuple):
+    """The pooled maps (N, K, ⌊H/2⌋, ⌊W/2⌋), and the statistics of the input (C,)."""
+
+    maps: Tensor
+    statistics: Statistics
+
+
+def transition(
+    x: Tensor, parameters: TransitionParameters, eps: float, statistics: Statistics | None = None
+) -> TransitionResult:
+    """Run a transition in training mode; running statistics are left to the caller.
+
+    Args:
+        x: (N, C, H, W), in any memory format; channels-last is read in place.
+        parameters: Of norm and convolution.
+        eps: The norm's ε.
+        statistics: Mean and variance of x where they are known.
+    """
+    if statistics is None:
+        with torch.no_grad():
+            statistics = map_statistics(x)
+    maps: Tensor = _TransitionFunction.apply(x, statistics, eps, *parameters)
+    return TransitionResult(maps, statistics)
+
+
+class _TransitionFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, statistics: Statistics, eps: float, gamma: Tensor, beta: Tensor, weight: Tensor
+    ) -> Tensor:
+        ctx.eps = eps
+        ctx.save_for_backward(x, *statistics, gamma, beta, weight)
+        affine = Affine.of(statistics, gamma, beta, eps)
+        shape = MapShape.of(x)
+        pooled_shape = MapShape(shape.images, shape.height // 2, shape.width // 2)
+        out = empty_maps(pooled_shape, weight.shape[0], like=x, dtype=x.dtype)
+        source, target = as_matrix(x), as_matrix(out)
+        matrix = as_pointwise(weight).to(x.dtype).t()
+        workspace = Workspace(x.device)
+        with without_autocast(x.device):
+            for rows in shape.chunks(x.shape[1], x.dtype.itemsize):
+                scratch = workspace.matrix("activated", rows.stop - rows.start, x.shape[1], x.dtype)
+                pooled = _pool(scale_shift_relu(source[rows], affine, scratch), shape)
+                torch.mm(pooled, matrix, out=target[_pooled_rows(rows, shape, pooled_shape)])
+        return out
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, variance, gamma, beta, weight = ctx.saved_tensors
+        with without_autocast(x.device):
+            gradients = _backward(
+                gradient,
+                x,
+                Statistics(mean, variance),
+                ctx.eps,
+                TransitionParameters(gamma, beta, weight),
+            )
+        return (gradients[0], None, None, *gradients[1:])
+
+
+def _backward(
+    gradient: Tensor, x: Tensor, statistics: Statistics, eps: float, parameters: TransitionParameters
+) -> tuple[Tensor, ...]:
+    """Gradients of x, γ, β and the convolution's weights."""
+    gamma, beta, weight = parameters
+    shape, pooled_shape = MapShape.of(x), MapShape.of(gradient)
+    source, incoming = as_matrix(x), as_matrix(gradient)
+    norm = NormGradient(statistics, gamma, beta, eps, explicit_columns([gamma], x.dtype)[0])
+    quarter = as_pointwise(weight).to(x.dtype) / 4
+    weight_gradient = torch.zeros_like(weight)
+    x_gradient_maps = empty_maps(shape, x.shape[1], like=x, dtype=x.dtype)
+    x_gradient = as_matrix(x_gradient_maps)
+    workspace = Workspace(x.device)
+    chunks = list(shape.chunks(x.shape[1], x.dtype.itemsize))
+    for rows in chunks:
+        scratch = workspace.matrix("activated", rows.stop - rows.start, x.shape[1], x.dtype)
+        activated = scale_shift_relu(source[rows], norm.affine, scratch)
+        pooled_gradient = incoming[_pooled_rows(rows, shape, pooled_shape)]
+        add_product(as_pointwise(weight_gradient), pooled_gradient.t(), _pool(activated, shape))
+        _spread(pooled_gradient @ quarter, shape, out=x_gradient[rows])
+        masked = relu_backward(x_gradient[rows], activated, out=x_gradient[rows])
+        norm.add(masked, source[rows])
+
+    gamma_gradient, beta_gradient, correction = norm.finish((weight_gradient * weight).sum((0, 2, 3)))
+    slope, offset = correction.as_line(statistics.mean, shape.rows)
+    for rows in chunks:
+        scratch = workspace.matrix("activated", rows.stop - rows.start, x.shape[1], x.dtype)
+        torch.addcmul(offset, source[rows], slope, out=scratch)
+        torch.addcmul(scratch, x_gradient[rows], norm.affine.scale, out=x_gradient[rows])
+    return x_gradient_maps, gamma_gradient, beta_gradient, weight_gradient
+
+
+def _pooled_rows(rows: slice, shape: MapShape, pooled_shape: MapShape) -> slice:
+    """The rows of the pooled matrix that the images in these rows make."""
+    return slice(rows.start // shape.area * pooled_shape.area, rows.stop // shape.area * pooled_shape.area)
+
+
+def _pool(matrix: Tensor, shape: MapShape) -> Tensor:
+    """2×2 average pooling of the images in a matrix: (n·H·W, C) → (n·⌊H/2⌋·⌊W/2⌋, C)."""
+    return as_matrix(F.avg_pool2d(as_maps(matrix, shape), 2))
+
+
+def _spread(pooled: Tensor, shape: MapShape, out: Tensor) -> None:
+    """Copy each value to the four positions it was pooled from; 0 where nothing was pooled."""
+    height, width, channels = shape.height // 2, shape.width // 2, pooled.shape[1]
+    images = out.view(-1, shape.height, shape.width, channels)
+    if shape.height % 2:
+        images[:, -1].zero_()
+    if shape.width % 2:
+        images[:, :, -1].zero_()
+    windows = images[:, : 2 * height, : 2 * width].view(-1, height, 2, width, 2, channels)
+    windows.copy_(pooled.view(-1, height, 1, width, 1, channels).expand_as(windows))
