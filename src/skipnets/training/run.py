@@ -96,9 +96,17 @@ class Run:
         return self.folder / "curves.png"
 
     @property
-    def skipped(self) -> Path:
+    def skipped_file(self) -> Path:
         """The pictures that could not be decoded in training or validation; absent where there are none."""
         return self.folder / "skipped.csv"
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Name → reason of those pictures."""
+        if not self.skipped_file.exists():
+            return {}
+        with self.skipped_file.open(newline="", encoding="utf-8") as file:
+            return {line["path"]: line["reason"] for line in csv.DictReader(file)}
 
     @property
     def evaluation(self) -> Path:
@@ -227,7 +235,10 @@ def write_skipped(run: Run, skipped: Mapping[str, str]) -> None:
     """Write `skipped.csv`: the pictures that could not be decoded and why."""
     if not skipped:
         return
-    with atomic_path(run.skipped) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(run.skipped_file) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["path", "reason"])
         writer.writerows(sorted(skipped.items()))

@@ -1,0 +1,247 @@
+"""What happens around Lightning's loop: random numbers, averaged weights, the record, the best model."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, RichProgressBar, WeightAveraging
+from torch import Tensor
+from typing_extensions import override
+
+from skipnets.errors import UserError
+from skipnets.models.densenet import DenseNet
+from skipnets.models.resnet import ResNet
+from skipnets.training.data import PicturesModule
+from skipnets.training.optimization import average_towards
+from skipnets.training.run import Row, Run, write_metrics, write_skipped
+from skipnets.training.task import ClassificationTask
+
+BestBy = Literal["accuracy", "balanced-accuracy", "loss"]
+MONITORED: Mapping[BestBy, tuple[str, Literal["min", "max"]]] = {
+    "accuracy": ("val_accuracy", "max"),
+    "balanced-accuracy": ("val_balanced_accuracy", "max"),
+    "loss": ("val_loss", "min"),
+}
+
+
+def seed_everything(seed: int, *position: int) -> None:
+    """Seed Python, NumPy and torch from a run's seed and where in the run we are (epoch, device)."""
+    state = int(np.random.SeedSequence([seed, *position]).generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)  # noqa: NPY002 — what libraries without a generator of their own draw from
+    torch.manual_seed(state)
+
+
+class EpochSeeds(Callback):
+    """Makes dropout, MixUp and their like in an epoch depend on seed, epoch and device alone.
+
+    So an epoch that is started anew after an interruption is the same epoch, and no generator's state needs
+    saving. The seed is set at the first batch, not at the epoch's start: loaders draw numbers when they
+    begin, and a resumed run begins with other loaders than one that has been running.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed at the first batch of an epoch."""
+        if batch_idx == 0:
+            seed_everything(self.seed, trainer.current_epoch, trainer.global_rank)
+
+
+class Averaging(WeightAveraging):
+    """An exponential moving average of weights and norm statistics, which is what gets validated and saved.
+
+    The decay starts low, min(decay, (1 + n) / (10 + n)) after n steps, so that the average forgets the random
+    weights in a short run too (as in TensorFlow's ExponentialMovingAverage with `num_updates`).
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=self._update)
+        self.decay = decay
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the average; its counter stays on the CPU, where reading it waits for no device."""
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
+    @property
+    def model(self) -> DenseNet | ResNet:
+        """The averaged network."""
+        assert self._average_model is not None
+        task = self._average_model.module
+        assert isinstance(task, ClassificationTask)
+        return task.model
+
+    def _update(self, average: Any, current: Any, _steps: Tensor | int) -> None:
+        count = int(self._average_model.n_averaged) if self._average_model is not None else 0
+        decay = min(self.decay, (1 + count) / (10 + count))
+        average_towards(list(average), list(current), 1 - decay)
+
+
+class Patience(EarlyStopping):
+    """Early stopping that also holds when a run is resumed after it had already decided to stop."""
+
+    def __init__(self, best_by: BestBy, epochs: int) -> None:
+        monitor, mode = MONITORED[best_by]
+        super().__init__(monitor, mode=mode, patience=epochs, check_on_train_epoch_end=True)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop before the first batch where patience had run out."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+class Record(Callback):
+    """Keeps one row an epoch, writes `metrics.csv`, and `model.safetensors` whenever the best epoch is new.
+
+    Better is the figure that `best_by` names, on the validation split; of equal ones the epoch with the lower
+    validation loss, then the earlier.
+
+    Args:
+        run: Where to write.
+        best_by: The figure.
+        epochs: How many there will be at most.
+        average: Holds the weights to save; None saves the task's own.
+        save: Writes a model and the row of its epoch as the run's best.
+        say: Shows one line an epoch.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        best_by: BestBy,
+        epochs: int,
+        average: Averaging | None,
+        save: Callable[[DenseNet | ResNet, Row], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.run = run
+        self.best_by: BestBy = best_by
+        self.epochs = epochs
+        self.average = average
+        self.save = save
+        self.say = say
+        self.rows: list[Row] = []
+        self._epoch_started = self._validation_started = time.perf_counter()
+        self._validation_seconds = 0.0
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._epoch_started = time.perf_counter()
+
+    @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start validation's clock."""
+        self._validation_started = time.perf_counter()
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop validation's clock."""
+        self._validation_seconds = time.perf_counter() - self._validation_started
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Complete the epoch's row; runs before early stopping and before the checkpoint is written."""
+        assert isinstance(pl_module, ClassificationTask)
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+        if not np.isfinite([figures["train_loss"], figures["val_loss"]]).all():
+            raise UserError(
+                f"lr: training diverged in epoch {trainer.current_epoch + 1} (the loss is not finite) "
+                f"with lr={pl_module.config.lr:g}; a tenth of it may be right"
+            )
+        row = Row(
+            epoch=trainer.current_epoch + 1,
+            lr=rate,
+            train_loss=figures["train_loss"],
+            val_loss=figures["val_loss"],
+            val_accuracy=figures["val_accuracy"],
+            val_balanced_accuracy=figures["val_balanced_accuracy"],
+            seconds=time.perf_counter() - self._epoch_started - self._validation_seconds,
+            validation_seconds=self._validation_seconds,
+        )
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, PicturesModule)
+        failures = gather_failures(trainer, data.failures)
+        best = best_row(self.rows, self.best_by)
+        self.rows.append(row)
+        improved = best is None or rank(row, self.best_by) > rank(best, self.best_by)
+        if trainer.is_global_zero:
+            if improved:
+                self.save(self.average.model if self.average is not None else pl_module.model, row)
+            write_metrics(self.run.metrics, self.rows)
+            write_skipped(self.run, failures)
+            self.say(epoch_line(row, self.epochs, improved=improved))
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """The rows, for the checkpoint."""
+        return {"rows": [row.to_dict() for row in self.rows]}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The rows up to the epoch that the checkpoint follows."""
+        self.rows = [Row(**row) for row in state_dict["rows"]]
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's progress bar on standard error, with epochs counted from 1."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10, console_kwargs={"stderr": True})
+
+    @override
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Nothing: the figures of an epoch are in its line."""
+        return {}
+
+    @override
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+
+
+def gather_failures(trainer: pl.Trainer, failures: dict[str, str]) -> dict[str, str]:
+    """The undecodable pictures of all processes."""
+    if trainer.world_size == 1:
+        return failures
+    parts: list[dict[str, str]] = [{} for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(parts, failures)
+    return {name: reason for part in parts for name, reason in part.items()}
+
+
+def rank(row: Row, best_by: BestBy) -> tuple[float, float]:
+    """What to compare epochs by: the higher the better."""
+    name, mode = MONITORED[best_by]
+    figure = getattr(row, name)
+    return (figure if mode == "max" else -figure, -row.val_loss)
+
+
+def best_row(rows: list[Row], best_by: BestBy) -> Row | None:
+    """The best epoch, the earliest of equal ones."""
+    return max(rows, key=lambda row: rank(row, best_by), default=None)
+
+
+def epoch_line(row: Row, epochs: int, *, improved: bool) -> str:
+    """What a person reads after an epoch."""
+    return (
+        f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  train loss {row.train_loss:.4f}  "
+        f"val loss {row.val_loss:.4f}  val accuracy {row.val_accuracy:6.2%}  "
+        f"{row.seconds:.1f} s{'  best' if improved else ''}"
+    )

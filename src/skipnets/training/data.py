@@ -1,0 +1,78 @@
+"""The pictures of a run, as Lightning wants to be handed them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytorch_lightning as pl
+from typing_extensions import override
+
+from skipnets.data.loading import PictureLoader, balanced, training_loader, validation_loader
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.data.sources import Pictures
+from skipnets.training.config import TrainConfig
+
+
+class PicturesModule(pl.LightningDataModule):
+    """Batches of training and validation pictures. Nothing here knows of test pictures.
+
+    Args:
+        train: What to learn from.
+        val: What to choose the best epoch on.
+        preprocessing: Of the validation pictures; training shares its size, channels and normalisation.
+        config: Resolved.
+    """
+
+    def __init__(
+        self, train: Pictures, val: Pictures, preprocessing: Preprocessing, config: TrainConfig
+    ) -> None:
+        super().__init__()
+        self.train = train
+        self.val = val
+        self.preprocessing = preprocessing
+        self.config = config
+        self._loaders: list[PictureLoader] = []
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Name → reason of every picture that this process could not decode so far."""
+        return {name: reason for loader in self._loaders for name, reason in loader.failures.items()}
+
+    @override
+    def train_dataloader(self) -> PictureLoader:
+        """This process's share of an epoch, in the order that seed and epoch determine."""
+        config, trainer = self.config, self._trainer()
+        return self._keep(
+            training_loader(
+                self.train,
+                self.preprocessing,
+                config.augmentation or "none",
+                batch_size=config.batch_size or 1,
+                workers=config.workers or 0,
+                seed=config.seed,
+                sampler=balanced(self.train.labels) if config.imbalance == "balanced-sampling" else None,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+            )
+        )
+
+    @override
+    def val_dataloader(self) -> PictureLoader:
+        """This process's share of the validation split: over all processes, every picture once."""
+        config, trainer = self.config, self._trainer()
+        share = np.arange(trainer.global_rank, len(self.val), trainer.world_size)
+        return self._keep(
+            validation_loader(
+                self.val.select(share),
+                self.preprocessing,
+                batch_size=config.batch_size or 1,
+                workers=config.workers or 0,
+            )
+        )
+
+    def _trainer(self) -> pl.Trainer:
+        assert self.trainer is not None
+        return self.trainer
+
+    def _keep(self, loader: PictureLoader) -> PictureLoader:
+        self._loaders.append(loader)
+        return loader

@@ -1,0 +1,181 @@
+"""From a configuration and the pictures to everything that a run starts with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from skipnets.data.decoding import UndecodablePicture, open_region
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.data.sources import Pictures
+from skipnets.errors import UserError
+from skipnets.models.densenet import DenseNet
+from skipnets.models.factory import create_model
+from skipnets.models.resnet import ResNet
+from skipnets.training.callbacks import seed_everything
+from skipnets.training.config import TrainConfig
+
+# Pictures up to this side are shown to the network as they are, by a stem that does not shrink them.
+SMALL = 64
+LARGE_SIZE = 224
+SMALL_MODEL, LARGE_MODEL = "densenet_bc40_k12", "densenet121"
+# How many pictures tell size, mean and standard deviation.
+SAMPLE = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a run starts with.
+
+    Attributes:
+        config: Resolved: nothing is left to the recipe or the data.
+        model: With its initial weights.
+        preprocessing: For validation, evaluation, and every later use of the model.
+    """
+
+    config: TrainConfig
+    model: DenseNet | ResNet
+    preprocessing: Preprocessing
+
+
+def prepare(config: TrainConfig, pictures: Pictures, *, load_weights: bool = True) -> Prepared:
+    """Build the model and fill in what depends on the data or on the weights.
+
+    Args:
+        config: With its recipe filled in.
+        pictures: The data set with its splits.
+        load_weights: False where a checkpoint will replace them anyway.
+    """
+    train = pictures.split("train")
+    seed_everything(config.seed)
+    natural = None if config.size is not None and config.model is not None else natural_size(train)
+    small = max(_pair(config.size or natural or LARGE_SIZE)) <= SMALL
+    name = config.model or (SMALL_MODEL if small and config.weights is None else LARGE_MODEL)
+    channels = config.channels or (3 if config.weights is not None else pictures.channels)
+    if clash := sorted({"num_classes", "in_chans"} & set(config.model_options)):
+        raise UserError(
+            f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"
+        )
+    options = dict(config.model_options) | {"num_classes": len(pictures.classes), "in_chans": channels}
+    model = create_model(name, weights=config.weights if load_weights else None, **options)
+
+    published = getattr(model.weights_report, "input", None)
+    size = config.size or (published.size if published else natural or natural_size(train))
+    mean, std = config.mean, config.std
+    if published is not None:
+        mean, std = (
+            mean or _fit_channels(published.mean, channels),
+            std or _fit_channels(published.std, channels),
+        )
+    if mean is None or std is None:
+        measured = channel_statistics(train, size, channels)
+        mean, std = mean or measured[0], std or measured[1]
+    preprocessing = Preprocessing(
+        size,
+        fit=config.fit or "pad",
+        crop_fraction=config.crop_fraction or 1.0,
+        channels=channels,
+        mean=mean,
+        std=std,
+        interpolation=config.interpolation or (published.interpolation if published else "bilinear"),
+    )
+    resolved: dict[str, Any] = {
+        **preprocessing.to_dict(),
+        "model": name,
+        "workers": min(os.cpu_count() or 1, 8) if config.workers is None else config.workers,
+        "block_execution": _set_block_execution(model, config.block_execution),
+        "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
+    }
+    return Prepared(config=dataclasses.replace(config, **resolved), model=model, preprocessing=preprocessing)
+
+
+def natural_size(train: Pictures) -> tuple[int, int] | int:
+    """The size to show pictures at: their own where they are small, otherwise 224.
+
+    Small ones of different sizes are shown at the largest height and width among them.
+    """
+    if train.images is not None:
+        height, width = train.images.shape[1:3]
+    else:
+        sizes = []
+        for index in _sample(len(train), 64):
+            try:
+                sizes.append(train.open(index).size)
+            except UndecodablePicture:
+                continue
+        if not sizes:
+            raise UserError(f"data: none of the {len(train)} training pictures looked at can be decoded")
+        width, height = (max(side) for side in zip(*sizes, strict=True))
+    return (int(height), int(width)) if max(height, width) <= SMALL else LARGE_SIZE
+
+
+def channel_statistics(
+    train: Pictures, size: int | tuple[int, int], channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over training pictures, in 0..1.
+
+    Up to 512 pictures, evenly spread over the split; what fills the edges around a picture does not count.
+    """
+    total = np.zeros(channels)
+    squares = np.zeros(channels)
+    count = 0
+    for index in _sample(len(train), SAMPLE):
+        try:
+            pixels = open_region(
+                train.source(index),
+                lambda width, height: (0, 0, width, height),
+                size=_pair(size),
+                channels=channels,
+                resample=Image.Resampling.BILINEAR,
+            )
+        except UndecodablePicture:
+            continue
+        values = pixels.reshape(-1, channels) / 255.0
+        total += values.sum(0)
+        squares += (values**2).sum(0)
+        count += len(values)
+    if count == 0:
+        raise UserError(f"data: none of the {len(train)} training pictures looked at can be decoded")
+    mean = total / count
+    # Pictures of one colour have no spread; 1/255 keeps them finite.
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0)).clip(1 / 255)
+    return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)
+
+
+def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """(classes,) 1/frequency, scaled to a mean weight of 1 a picture; 0 for an absent class."""
+    counts = np.bincount(labels, minlength=classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return np.where(counts > 0, weights, 0).astype(np.float32)
+
+
+def _sample(count: int, most: int) -> list[int]:
+    """Up to `most` of `count` positions, evenly spread."""
+    return [int(index) for index in np.linspace(0, count - 1, min(count, most)).astype(int)]
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _fit_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Published per-channel numbers for another channel count: their mean in each."""
+    if len(values) == channels:
+        return tuple(float(value) for value in values)
+    return (float(np.mean(values)),) * channels
+
+
+def _set_block_execution(model: DenseNet | ResNet, wanted: str | None) -> str:
+    """Choose how dense blocks run where the model offers a choice; returns what was chosen."""
+    choose = getattr(model, "set_block_execution", None)
+    if choose is None or wanted is None:
+        return "plain"
+    choose(wanted)
+    return wanted

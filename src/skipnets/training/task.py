@@ -1,0 +1,176 @@
+"""What Lightning's Trainer drives: one step of training, one of validation, the optimiser.
+
+Shapes: N batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+from torchvision.transforms import v2
+from typing_extensions import override
+
+from skipnets.errors import UserError
+from skipnets.models.densenet import DenseNet
+from skipnets.models.resnet import ResNet
+from skipnets.training.config import TrainConfig
+from skipnets.training.optimization import make_optimizer, make_schedule, parameter_groups
+
+# Pictures (N, C, H, W) uint8; labels (N,); positions in the split (N,).
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class ClassificationTask(pl.LightningModule):
+    """Trains a model on (pictures, labels) and measures it on validation pictures.
+
+    Args:
+        model: The network, with K outputs.
+        config: A resolved configuration: no field that a recipe knows is None.
+        class_weights: (K,) weights of the classes in the training loss; None weighs them alike.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, model: DenseNet | ResNet, config: TrainConfig, class_weights: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        assert config.mean is not None
+        assert config.std is not None
+        self.model = model
+        self.config = config
+        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model.to(memory_format=self.layout)
+        self.loss = nn.CrossEntropyLoss(class_weights, label_smoothing=config.label_smoothing or 0.0)
+        self.mix = make_mix(model.num_classes, mixup=config.mixup or 0.0, cutmix=config.cutmix or 0.0)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, -1, 1, 1), persistent=False)
+        self.frozen = freeze_stages(model, config.freeze or 0)
+        self.validation_metrics: dict[str, Metric] = {
+            "val_loss": MeanMetric(nan_strategy="disable"),
+            "val_accuracy": MulticlassAccuracy(model.num_classes, average="micro", validate_args=False),
+            "val_balanced_accuracy": MulticlassAccuracy(
+                model.num_classes, average="macro", validate_args=False
+            ),
+        }
+        self.metrics = nn.ModuleList(self.validation_metrics.values())
+
+    @override
+    def train(self, mode: bool = True) -> ClassificationTask:
+        """As in every module, but frozen stages keep their statistics."""
+        super().train(mode)
+        for stage in self.frozen:
+            stage.eval()
+        return self
+
+    @override
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(N, C, H, W) normalised pictures → logits (N, K)."""
+        logits: Tensor = self.model(pictures)
+        return logits
+
+    def normalise(self, pictures: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 → float, on the device that trains: a quarter of the bytes travel there."""
+        normal = pictures.to(self.mean.dtype, memory_format=self.layout)
+        return normal.div_(255).sub_(self.mean).div_(self.std)
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch, with mixed pictures where the recipe mixes."""
+        pixels, labels, _ = batch
+        pictures, targets = self.normalise(pixels), labels
+        if self.mix is not None:
+            pictures, targets = self.mix(pictures, labels)
+        loss: Tensor = self.loss(self(pictures), targets)
+        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
+        return loss
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count one batch of validation pictures; its loss has neither smoothing nor weights."""
+        pixels, labels, _ = batch
+        logits = self(self.normalise(pixels)).float()
+        self.validation_metrics["val_loss"].update(F.cross_entropy(logits, labels), len(labels))
+        self.validation_metrics["val_accuracy"].update(logits, labels)
+        self.validation_metrics["val_balanced_accuracy"].update(logits, labels)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        """Divide the counts of all devices once."""
+        for name, metric in self.validation_metrics.items():
+            self.log(name, metric.compute())
+            metric.reset()
+
+    @override
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimiser and schedule; the rate changes with every step."""
+        config = self.config
+        assert config.epochs is not None
+        assert config.optimizer is not None
+        assert config.schedule is not None
+        groups = parameter_groups(
+            self.model, config.weight_decay or 0.0, decay_norm_and_bias=bool(config.decay_norm_and_bias)
+        )
+        optimizer = make_optimizer(
+            config.optimizer,
+            groups,
+            lr=config.lr or 0.0,
+            momentum=config.momentum or 0.0,
+            nesterov=bool(config.nesterov),
+            fused=config.precision != "16-mixed",
+        )
+        schedule = make_schedule(
+            optimizer,
+            config.schedule,
+            steps_per_epoch=max(int(self.trainer.estimated_stepping_batches) // config.epochs, 1),
+            epochs=config.epochs,
+            warmup=config.warmup or 0.0,
+            milestones=config.milestones or (),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def make_mix(classes: int, *, mixup: float, cutmix: float) -> nn.Module | None:
+    """MixUp, CutMix, for each batch one of the two, or None; the numbers are their alphas."""
+    mixes: list[nn.Module] = []
+    if mixup > 0:
+        mixes.append(v2.MixUp(alpha=mixup, num_classes=classes))
+    if cutmix > 0:
+        mixes.append(v2.CutMix(alpha=cutmix, num_classes=classes))
+    if len(mixes) < 2:
+        return mixes[0] if mixes else None
+    choice: nn.Module = v2.RandomChoice(mixes)
+    return choice
+
+
+def freeze_stages(model: DenseNet | ResNet, count: int) -> list[nn.Module]:
+    """Fix the parameters of the first stages.
+
+    Args:
+        model: Its stem counts as the first stage.
+        count: How many of them.
+
+    Returns:
+        The modules in which parameters were fixed, to be kept in eval mode.
+    """
+    stages: list[list[nn.Module]] = [[]]
+    for path, module in model.stages():
+        if re.search(r"(denseblock|layer)\d+$", path):
+            stages.append([])
+        stages[-1].append(module)
+    if count > len(stages):
+        raise UserError(
+            f"freeze: {count} is too many; {model.config.name} has {len(stages)} stages with its stem"
+        )
+    frozen = [module for stage in stages[:count] for module in stage]
+    for module in frozen:
+        module.requires_grad_(False)
+    return frozen

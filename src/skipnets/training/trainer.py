@@ -1,0 +1,301 @@
+"""A whole training run: from a configuration to a run folder with an evaluated classifier in it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import rich
+import torch
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from typing_extensions import override
+
+from skipnets.classifier import Classifier, load
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.data.sources import Pictures, open_pictures
+from skipnets.errors import UserError
+from skipnets.evaluation import evaluate
+from skipnets.files import atomic_path
+from skipnets.models.densenet import DenseNet
+from skipnets.models.resnet import ResNet
+from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
+from skipnets.training.config import TrainConfig
+from skipnets.training.curves import draw_curves
+from skipnets.training.data import PicturesModule
+from skipnets.training.prepare import Prepared, class_weights, prepare
+from skipnets.training.recipes import with_recipe
+from skipnets.training.run import Row, Run, claim, reopen, write_config, write_environment
+from skipnets.training.task import ClassificationTask
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C during training; the message says where the best model is and how to go on."""
+
+
+def train(config: TrainConfig) -> Run:
+    """Train a classifier, choose its best epoch on the validation split, and evaluate that on the test split.
+
+    Args:
+        config: What to train, on what, how, and where to.
+
+    Returns:
+        The run folder. In the other processes of a distributed training, too: they return when training ends.
+
+    Raises:
+        UserError: Wrong input. Where that shows before training, nothing has been written.
+        TrainingInterrupted: Ctrl-C.
+    """
+    run = Run(config.out) if _is_helper() else claim(config.out)
+    pictures = open_pictures(
+        config.data,
+        seed=config.seed,
+        fractions=config.fractions,
+        splits=config.splits,
+        download=config.download,
+    )
+    _check_splits(pictures)
+    prepared = prepare(with_recipe(config), pictures)
+    # Refuses a size that is too small for the model, before anything is written.
+    Classifier.from_model(prepared.model, classes=pictures.classes, preprocessing=prepared.preprocessing)
+    if not _is_helper():
+        write_config(run, prepared.config)
+        write_environment(run, config.seed)
+        pictures.write_splits(run.splits)
+    return _train(run, prepared, pictures)
+
+
+def resume(folder: str | Path) -> Run:
+    """Go on with a training that was interrupted, from the beginning of the epoch it was in.
+
+    The result is the one that the training would have had without the interruption, on the same machine.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        UserError: It is none, its run is complete, or the data are no longer there.
+        TrainingInterrupted: Ctrl-C.
+    """
+    run = reopen(Path(folder)) if not _is_helper() else Run(Path(folder))
+    config = run.config
+    pictures = open_pictures(config.data, splits=run.splits, seed=config.seed, download=config.download)
+    prepared = prepare(config, pictures, load_weights=not run.checkpoint.exists())
+    return _train(run, prepared, pictures)
+
+
+def _train(run: Run, prepared: Prepared, pictures: Pictures) -> Run:
+    """Everything from the first epoch that is missing to the evaluation."""
+    config, model = prepared.config, prepared.model
+    assert config.epochs is not None
+    assert config.best_by is not None
+    train_pictures = pictures.split("train")
+    weights = None
+    if config.imbalance == "weighted-loss":
+        weights = torch.from_numpy(class_weights(train_pictures.labels, len(pictures.classes)))
+    task = ClassificationTask(model, config, weights)
+    data = PicturesModule(train_pictures, pictures.split("val"), prepared.preprocessing, config)
+
+    average = Averaging(config.ema) if config.ema else None
+    counts = {name: int((pictures.splits == name).sum()) for name in ("train", "val", "test")}
+    save = functools.partial(_save_best, run, config, prepared.preprocessing, pictures.classes, counts)
+    record = Record(run, best_by=config.best_by, epochs=config.epochs, average=average, save=save, say=_say)
+    callbacks: list[Callback] = [EpochSeeds(config.seed), record, LearningRateMonitor("epoch")]
+    if average is not None:
+        callbacks.insert(0, average)
+    if config.patience:
+        callbacks.append(Patience(config.best_by, config.patience))
+    with _quiet_lightning():
+        if rich.get_console().is_terminal:
+            callbacks.append(EpochBar())
+        trainer = _trainer(run, config, callbacks)
+        _fit(trainer, task, data, run)
+    if trainer.global_rank == 0:
+        _finish(run, config, pictures)
+    return run
+
+
+def _trainer(run: Run, config: TrainConfig, callbacks: list[Callback]) -> pl.Trainer:
+    on_cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
+    checkpoint = ModelCheckpoint(
+        run.checkpoint.parent,
+        filename=run.checkpoint.stem,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    return pl.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        strategy=config.strategy,
+        precision=config.precision,
+        max_epochs=config.epochs,
+        accumulate_grad_batches=config.accumulate or 1,
+        gradient_clip_val=config.clip or None,
+        callbacks=[*callbacks, checkpoint],
+        logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
+        plugins=[AtomicCheckpoints()],
+        enable_progress_bar=any(isinstance(callback, EpochBar) for callback in callbacks),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        # Our loader deals the pictures out to the devices.
+        use_distributed_sampler=False,
+        # On the CPU nothing needs it, and it would fill every fresh tensor with NaN.
+        deterministic=None if on_cpu else "warn",
+        benchmark=False,
+    )
+
+
+def _fit(trainer: pl.Trainer, task: ClassificationTask, data: PicturesModule, run: Run) -> None:
+    """Let Lightning train; Ctrl-C becomes TrainingInterrupted, and is Python's own again afterwards."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if in_main_thread else None
+    try:
+        trainer.fit(
+            task,
+            datamodule=data,
+            ckpt_path=run.checkpoint if run.checkpoint.exists() else None,
+            weights_only=True,
+        )
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        raise TrainingInterrupted(_how_to_go_on(run)) from None
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _how_to_go_on(run: Run) -> str:
+    rows = run.rows
+    if not rows or not run.model.exists():
+        return f"interrupted in epoch 1; start it again with: skipnets train --resume {run.folder}"
+    return (
+        f"interrupted in epoch {rows[-1].epoch + 1}; the best model so far (epoch {run.best_epoch}) is "
+        f"{run.model}; "
+        f"go on with: skipnets train --resume {run.folder}"
+    )
+
+
+def _finish(run: Run, config: TrainConfig, pictures: Pictures) -> None:
+    """Draw the curves, read the test split for the first and only time, record its scores."""
+    if skipped := run.skipped:
+        some = ", ".join(list(skipped)[:5]) + (", …" if len(skipped) > 5 else "")
+        _say(
+            f"{len(skipped)} pictures could not be decoded and were left out: {some}; see {run.skipped_file}"
+        )
+    draw_curves(run.rows, run.best_epoch, run.curves, title=f"{config.model} on {config.data}")
+    if not len(pictures.split("test")):
+        _say("there are no test pictures: the model is not evaluated")
+        return
+    classifier = load(run.model, device="cpu" if config.accelerator == "cpu" else "auto")
+    evaluation = evaluate(classifier, pictures, split="test", batch_size=config.batch_size or 64)
+    scores = classifier.provenance["scores"] | {"test_accuracy": evaluation.to_dict()["accuracy"]}
+    classifier.provenance["scores"] = scores
+    classifier.save(run.model)
+    evaluation.save(run.folder)
+
+
+def _save_best(
+    run: Run,
+    config: TrainConfig,
+    preprocessing: Preprocessing,
+    classes: tuple[str, ...],
+    counts: dict[str, int],
+    model: DenseNet | ResNet,
+    row: Row,
+) -> None:
+    """Write the model file, with where its weights come from."""
+    provenance = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": config.data,
+        "pictures": counts,
+        "weights": config.weights,
+        "recipe": config.recipe,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "scores": {
+            "epoch": row.epoch,
+            "val_loss": row.val_loss,
+            "val_accuracy": row.val_accuracy,
+            "val_balanced_accuracy": row.val_balanced_accuracy,
+        },
+    }
+    classifier = Classifier.from_model(
+        model, classes=classes, preprocessing=preprocessing, provenance=provenance
+    )
+    classifier.save(run.model)
+
+
+def _check_splits(pictures: Pictures) -> None:
+    for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
+        if not len(pictures.split(name)):
+            raise UserError(f"fractions: there are no pictures to {purpose} (the split {name} is empty)")
+
+
+def _is_helper() -> bool:
+    """Whether Lightning or torchrun started this process beside the one that writes the run folder."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0
+
+
+def _say(line: str) -> None:
+    """Show a line on standard error, above the progress bar if there is one."""
+    console = rich.get_console()
+    if not console.stderr:
+        console = rich.console.Console(stderr=True)
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, so that the last one is always whole.
+
+    Lightning's own way goes through a temporary file that may lie on another disk.
+    """
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save it."""
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+# What Lightning says to people who write training loops (each is intended here), or of its own code.
+_INTENDED = (
+    r"The .*dataloader.* does not have many workers",
+    r"The number of training batches .* is smaller than the logging interval",
+    r"Checkpoint directory .* exists and is not empty",
+    r"The dirpath has changed from",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"Found \d+ module\(s\) in eval mode at the start of training",
+)
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning without tips and reports; rich's console on standard error."""
+    console = rich.get_console()
+    before = console.__dict__
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in _INTENDED:
+            warnings.filterwarnings("ignore", message=message)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        rich.reconfigure(stderr=True)
+        try:
+            yield
+        finally:
+            console.__dict__ = before
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
