@@ -72,6 +72,7 @@ def open_region(
     size: tuple[int, int],
     channels: int,
     resample: Image.Resampling,
+    mirror: bool = False,
 ) -> NDArray[np.uint8]:
     """Read only as much of a picture as a crop of it needs: for training, where speed beats sharpness.
 
@@ -86,6 +87,7 @@ def open_region(
         size: (H, W) of the result.
         channels: 1 or 3.
         resample: Pillow's filter for the resize.
+        mirror: swap left and right of the result.
 
     Returns:
         (H, W, channels) uint8.
@@ -105,7 +107,10 @@ def open_region(
         scale = max(upright_size) / max(drafted[1]) if drafted else 1.0
         reduced = _converted(_upright(image), channels)
         box = (left / scale, top / scale, right / scale, bottom / scale)
-        return np.asarray(reduced.resize((width, height), resample, box=box)).reshape(height, width, channels)
+        region = reduced.resize((width, height), resample, box=box)
+        if mirror:
+            region = region.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(region).reshape(height, width, channels)
 
 
 @contextmanager

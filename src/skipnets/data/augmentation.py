@@ -1,0 +1,104 @@
+"""How training pictures are varied, drawn by torchvision.transforms.v2 from PyTorch's global generator.
+
+N batch, H height, W width, C channels; pictures are uint8, channels last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms import v2
+
+from skipnets.data.decoding import Box
+from skipnets.errors import UserError, near_matches
+
+# Up to this side, a picture is shifted rather than enlarged from a part of it: so do the CIFAR papers.
+SMALL = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What happens to a training picture, in the order of the fields.
+
+    Args:
+        resized_crop: A box of 8 to 100 % of the area and 3:4 to 4:3 is resized to the input (torchvision's
+            RandomResizedCrop); otherwise the whole picture is taken as `Preprocessing` does.
+        padding: Black pixels added at every edge before a crop of the former size (RandomCrop); 0 for none.
+        mirror: Left and right are swapped in half of the pictures (RandomHorizontalFlip).
+        trivial: One random change of geometry or colour, of random strength (TrivialAugmentWide).
+    """
+
+    resized_crop: bool = False
+    padding: int = 0
+    mirror: bool = False
+    trivial: bool = False
+
+
+AUGMENTATIONS = {
+    "none": Augmentation(),
+    "flip": Augmentation(mirror=True),
+    "crop-flip": Augmentation(padding=4, mirror=True),
+    "resized-crop": Augmentation(resized_crop=True, mirror=True),
+    "trivial": Augmentation(resized_crop=True, mirror=True, trivial=True),
+}
+
+_resized_crop = v2.RandomResizedCrop(1)  # it only draws boxes here, for which its size does not matter
+_trivial_augment = v2.TrivialAugmentWide()
+
+
+def find_augmentation(name: str, size: tuple[int, int]) -> Augmentation:
+    """The augmentation of that name for inputs of this (H, W).
+
+    "trivial" takes a resized crop, but pads and crops where the input is at most 64 pixels high and wide.
+
+    Raises:
+        UserError: there is no such augmentation.
+    """
+    if name not in AUGMENTATIONS:
+        near = near_matches(name, AUGMENTATIONS)
+        raise UserError(f"augmentation={name!r}: must be one of {', '.join(AUGMENTATIONS)}{near}")
+    augmentation = AUGMENTATIONS[name]
+    if name == "trivial" and max(size) <= SMALL:
+        return replace(augmentation, resized_crop=False, padding=4)
+    return augmentation
+
+
+def draw_box(width: int, height: int) -> Box:
+    """RandomResizedCrop's choice in a picture of this size: (left, top, right, bottom)."""
+    box = _resized_crop.make_params([torch.empty((1, height, width), device="meta")])
+    return (box["left"], box["top"], box["left"] + box["width"], box["top"] + box["height"])
+
+
+def draw_mirrored(count: int) -> list[bool]:
+    """Which of so many pictures are mirrored: each with probability 1/2."""
+    mirrored: list[bool] = (torch.rand(count) < 0.5).tolist()
+    return mirrored
+
+
+def shift_and_mirror(pictures: NDArray[np.uint8], *, padding: int, mirror: bool) -> NDArray[np.uint8]:
+    """Padded RandomCrop, then RandomHorizontalFlip, each picture by its own draw: a new (N, H, W, C)."""
+    count, height, width, _ = pictures.shape
+    padded = np.pad(pictures, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    offsets = torch.randint(2 * padding + 1, (count, 2)).tolist()
+    mirrored = draw_mirrored(count) if mirror else [False] * count
+    shifted = np.empty_like(pictures)
+    for result, canvas, (top, left), flip in zip(shifted, padded, offsets, mirrored, strict=True):
+        window = canvas[top : top + height, left : left + width]
+        result[...] = window[:, ::-1] if flip else window
+    return shifted
+
+
+def trivial_augment(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """TrivialAugmentWide, each picture by its own draw: a new (N, H, W, C).
+
+    On PIL pictures, where torchvision's operators are faster than on tensors.
+    """
+    changed = np.empty_like(pictures)
+    for result, picture in zip(changed, pictures, strict=True):
+        image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+        result[...] = np.asarray(_trivial_augment(image)).reshape(picture.shape)
+    return changed

@@ -1,0 +1,383 @@
+"""Batches of pictures for training and evaluation, made so that reading is never what the model waits for.
+
+Small training sets are decoded once and held as uint8; larger pictures are read by worker processes, which
+hand uint8 batches on. Normalising is left to the device that trains. PyTorch is imported only where training
+input is asked for: `evaluation_batches` runs without it.
+
+N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.data.decoding import Source, UndecodablePicture, open_region
+from skipnets.data.preprocessing import INTERPOLATIONS, Preprocessing
+from skipnets.data.sources import Pictures
+from skipnets.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from skipnets.data.augmentation import Augmentation
+
+logger = logging.getLogger("skipnets")
+
+# An epoch's order: positions in the pictures, drawn with a generator that the seed and the epoch determine.
+Order = Callable[[np.random.Generator], NDArray[np.int64]]
+Failures = list[tuple[int, str]]
+
+HELD_BYTES = 2**30
+
+
+def balanced(labels: NDArray[np.int64]) -> Order:
+    """An epoch's order that shows every class equally often: as many draws as pictures, with replacement."""
+    share = 1 / np.bincount(labels)[labels]
+    share /= share.sum()
+    return lambda generator: generator.choice(len(labels), size=len(labels), p=share)
+
+
+def training_loader(
+    pictures: Pictures,
+    preprocessing: Preprocessing,
+    augmentation: str = "none",
+    *,
+    batch_size: int,
+    workers: int = 0,
+    seed: int = 0,
+    sampler: Order | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    held_bytes: int = HELD_BYTES,
+) -> PictureLoader:
+    """Shuffled, augmented batches, the same for the same seed and epoch whatever the number of workers.
+
+    A last batch of one picture joins the batch before it: BatchNorm cannot learn from one.
+
+    Args:
+        pictures: what to train on.
+        preprocessing: size, channels, interpolation, and the fit of what is not cropped at random.
+        augmentation: a name of `skipnets.data.augmentation.AUGMENTATIONS`.
+        batch_size: pictures a step (and process).
+        workers: processes that read. A set that is held in memory is read by them once, and batches
+            are then cut in this process unless each picture is changed one by one ("trivial").
+        seed: of order and augmentation.
+        sampler: draws an epoch's order; None for every picture once. See `balanced`.
+        rank: which of the processes that train together this is.
+        world_size: how many these are; each gets another, equally long part of the epoch.
+        held_bytes: the most memory that decoded pictures may take.
+
+    Raises:
+        UserError: the augmentation is unknown, or there is nothing to train on.
+    """
+    from skipnets.data.augmentation import find_augmentation
+
+    order = sampler or (lambda generator: generator.permutation(len(pictures)))
+    schedule = EpochSchedule(
+        len(pictures), order, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+    )
+    found = find_augmentation(augmentation, preprocessing.size)
+    return PictureLoader(pictures, preprocessing, found, schedule, workers=workers, held_bytes=held_bytes)
+
+
+def validation_loader(
+    pictures: Pictures,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    held_bytes: int = HELD_BYTES,
+) -> PictureLoader:
+    """Every picture once and in order, unchanged, to be looked at after every epoch; see `training_loader`.
+
+    Pixels are exactly those of `Preprocessing`.
+    """
+    from skipnets.data.augmentation import Augmentation
+
+    schedule = EpochSchedule(
+        len(pictures), None, batch_size=batch_size, seed=0, rank=rank, world_size=world_size
+    )
+    return PictureLoader(
+        pictures, preprocessing, Augmentation(), schedule, workers=workers, held_bytes=held_bytes
+    )
+
+
+def evaluation_batches(
+    sources: Pictures | Sequence[Source],
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int = 64,
+    workers: int = 1,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], Failures]]:
+    """Model input from pictures, in order, read ahead by threads; needs no torch.
+
+    Args:
+        sources: pictures, or what `open_picture` takes.
+        preprocessing: how they become input.
+        batch_size: pictures a batch, counting those that fail.
+        workers: threads that read (Pillow decodes and resizes without Python's lock); at least one.
+
+    Yields:
+        The positions (N,) of the pictures that could be read, their input (N, C, H, W) float32, and the
+        failures of this batch as (position, reason). N is smaller than the batch where pictures fail, and
+        may be 0.
+    """
+    count = len(sources)
+    source = sources.source if isinstance(sources, Pictures) else sources.__getitem__
+
+    def read(position: int) -> NDArray[np.uint8] | UndecodablePicture:
+        try:
+            return preprocessing.pixels(source(position))
+        except UndecodablePicture as error:
+            return error
+
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        positions = iter(range(count))
+        # Two batches ahead: one is in use, one is being read.
+        reading = deque(pool.submit(read, position) for position in islice(positions, 2 * batch_size))
+        for start in range(0, count, batch_size):
+            read_ones: list[int] = []
+            failures: Failures = []
+            pixels = np.empty((batch_size, *preprocessing.size, preprocessing.channels), dtype=np.uint8)
+            for position in range(start, min(start + batch_size, count)):
+                result = reading.popleft().result()
+                reading.extend(pool.submit(read, following) for following in islice(positions, 1))
+                if isinstance(result, UndecodablePicture):
+                    failures.append((position, str(result)))
+                else:
+                    pixels[len(read_ones)] = result
+                    read_ones.append(position)
+            yield (
+                np.array(read_ones, dtype=np.int64),
+                preprocessing.normalise(pixels[: len(read_ones)]),
+                failures,
+            )
+
+
+class EpochSchedule:
+    """Which pictures make up which batch of an epoch; nothing but seed, epoch and rank decides it.
+
+    Args:
+        count: how many pictures there are.
+        order: draws an epoch's order for training: every process then gets equally many pictures, and a last
+            batch of one joins the one before it. None goes through all of them in order, as they come.
+        batch_size: pictures a batch.
+        seed: not negative.
+        rank: of this process.
+        world_size: number of processes that share an epoch.
+    """
+
+    def __init__(
+        self, count: int, order: Order | None, *, batch_size: int, seed: int, rank: int, world_size: int
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: must be at least 1")
+        self.count = count
+        self.order = order
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    @property
+    def smallest(self) -> int:
+        """How many pictures make a batch worth handing on: BatchNorm cannot learn from one."""
+        return 1 if self.order is None else min(2, self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration goes through; Lightning calls this by itself."""
+        self.epoch = epoch
+
+    def batches(self) -> list[NDArray[np.int64]]:
+        """The positions of each batch's pictures."""
+        if self.order is None:
+            share = np.arange(self.rank, self.count, self.world_size)
+        else:
+            order = self.order(np.random.default_rng((self.seed, self.epoch)))
+            share = order[self.rank : len(order) - len(order) % self.world_size : self.world_size]
+        batches = np.split(share, range(self.batch_size, len(share), self.batch_size))
+        if len(batches) > 1 and len(batches[-1]) < self.smallest:
+            batches[-2:] = [np.concatenate(batches[-2:])]
+        return batches
+
+    def __len__(self) -> int:
+        return len(self.batches())
+
+    def __iter__(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Per batch, the seed of its augmentation and the positions of its pictures."""
+        for number, batch in enumerate(self.batches()):
+            sequence = np.random.SeedSequence((self.seed, self.epoch, self.rank, number))
+            yield int(sequence.generate_state(1, np.uint64)[0]), batch
+
+
+class PictureLoader:
+    """Iterate over (pictures, labels, index): uint8 (N, C, H, W) stored channels last, and int64 (N,) twice.
+
+    Pictures that cannot be decoded are left out of their batch, named in the log once, and kept in
+    `failures`. In training, a batch of which fewer than two remain is left out too.
+
+    Attributes:
+        sampler: the schedule; call its `set_epoch` before each epoch. (Lightning does.)
+        failures: name → reason for every picture that could not be read so far.
+    """
+
+    # Lightning looks for one wherever there is a sampler.
+    batch_sampler = None
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        schedule: EpochSchedule,
+        *,
+        workers: int,
+        held_bytes: int,
+    ) -> None:
+        import torch
+        from torch.utils.data import DataLoader
+
+        if len(pictures) == 0:
+            raise UserError("there are no pictures to iterate over in this split")
+        if workers < 0:
+            raise UserError(f"workers={workers}: must not be negative")
+        self.pictures = pictures
+        self.sampler = schedule
+        self.failures: dict[str, str] = {}
+        reader = _Reader(pictures, preprocessing, augmentation)
+        height, width = preprocessing.size
+        if (
+            not augmentation.resized_crop
+            and len(pictures) * height * width * preprocessing.channels <= held_bytes
+        ):
+            reader.hold(workers)
+            workers = workers if augmentation.trivial else 0
+        self._batches: DataLoader[Any] = DataLoader(
+            reader,  # type: ignore[arg-type]  # any object with __getitem__ will do
+            batch_size=None,
+            sampler=schedule,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # or it would draw from the global one
+        )
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        import torch
+
+        labels = torch.from_numpy(self.pictures.labels)
+        served = 0
+        for pictures, index, failures in self._batches:
+            for position, reason in failures:
+                name = self.pictures.names[position]
+                if name not in self.failures:
+                    logger.warning("left out: %s", reason)
+                    self.failures[name] = reason
+            if len(index) >= self.sampler.smallest:
+                served += 1
+                yield pictures.permute(0, 3, 1, 2), labels[index], index
+        if self.failures and not served:
+            raise UserError(f"no picture could be read; the first: {next(iter(self.failures.values()))}")
+
+
+class _Reader:
+    """From a batch's seed and positions to its pixels; it runs in the workers.
+
+    Args:
+        pictures: where they come from.
+        preprocessing: how they are fitted to their size.
+        augmentation: how they are varied.
+    """
+
+    def __init__(self, pictures: Pictures, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
+        self.pictures = pictures
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+        self.held: NDArray[np.uint8] | None = None
+        self.held_failures: dict[int, str] = {}
+
+    def hold(self, workers: int) -> None:
+        """Decode all pictures now and keep them, (N, H, W, C)."""
+        from torch.utils.data import DataLoader
+
+        from skipnets.data.augmentation import Augmentation
+
+        plain = _Reader(self.pictures, self.preprocessing, Augmentation())
+        count = len(self.pictures)
+        parts = [(0, np.arange(start, min(start + 256, count))) for start in range(0, count, 256)]
+        held = np.empty((count, *self.preprocessing.size, self.preprocessing.channels), dtype=np.uint8)
+        for pixels, index, failures in DataLoader(
+            plain,  # type: ignore[arg-type]  # any object with __getitem__ will do
+            batch_size=None,
+            sampler=parts,
+            num_workers=workers if self.pictures.images is None else 0,
+        ):
+            held[index.numpy()] = pixels.numpy()
+            self.held_failures.update(failures)
+        self.held = held
+
+    def __getitem__(self, key: tuple[int, NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor, Failures]:
+        import torch
+
+        from skipnets.data.augmentation import shift_and_mirror, trivial_augment
+
+        seed, batch = key
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            pixels, index, failures = self._read(batch)
+            if not self.augmentation.resized_crop and (self.augmentation.padding or self.augmentation.mirror):
+                pixels = shift_and_mirror(
+                    pixels, padding=self.augmentation.padding, mirror=self.augmentation.mirror
+                )
+            if self.augmentation.trivial:
+                pixels = trivial_augment(pixels)
+        return torch.from_numpy(pixels), torch.from_numpy(index), failures
+
+    def _read(self, batch: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64], Failures]:
+        """The pixels (N, H, W, C) of the pictures that can be read, their positions (N,), and the others."""
+        failures: Failures = []
+        if self.held is not None:
+            if self.held_failures:
+                missing = self.held_failures
+                failures = [(int(position), missing[position]) for position in batch if position in missing]
+                batch = batch[~np.isin(batch, list(missing))]
+            return self.held[batch], batch, failures
+        from skipnets.data.augmentation import draw_box, draw_mirrored
+
+        size, channels = self.preprocessing.size, self.preprocessing.channels
+        resized_crop = self.augmentation.resized_crop
+        mirrored = (
+            draw_mirrored(len(batch)) if resized_crop and self.augmentation.mirror else [False] * len(batch)
+        )
+        pixels = np.empty((len(batch), *size, channels), dtype=np.uint8)
+        read: list[int] = []
+        for position, mirror in zip(batch.tolist(), mirrored, strict=True):
+            source = self.pictures.source(position)
+            try:
+                if resized_crop:
+                    resample = INTERPOLATIONS[self.preprocessing.interpolation]
+                    pixels[len(read)] = open_region(
+                        source, draw_box, size=size, channels=channels, resample=resample, mirror=mirror
+                    )
+                else:
+                    pixels[len(read)] = self.preprocessing.pixels(source)
+            except UndecodablePicture as error:
+                failures.append((position, str(error)))
+            else:
+                read.append(position)
+        return pixels[: len(read)], np.array(read, dtype=np.int64), failures
