@@ -1,8 +1,8 @@
 """What every layer of a network does to the shape of a picture, worked out without computing anything.
 
 The walk knows the few kinds of modules that the models are made of and goes from the input to the logits, so
-its time depends on the number of layers alone. Besides shapes it records a tape: which values there are, which
-operation makes which, and which ones autograd keeps for the backward pass.
+its time depends on the number of layers alone. Besides shapes it records a tape: which values there are,
+which operation makes which, and which ones autograd keeps for the backward pass.
 
 Shapes: C channels, H height, W width, of one picture; k growth rate.
 """
@@ -10,9 +10,10 @@ Shapes: C channels, H height, W width, of one picture; k growth rate.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from skipnets.models.registry import DenseNetConfig, ResNetConfig
 from skipnets.models.resnet import BasicBlock, BottleneckBlock, PadShortcut, ResNet
 
 Shape = tuple[int, ...]
+Execution = Literal["plain", "linear"]
 
 FLOAT_BYTES = 4
 
@@ -74,7 +76,8 @@ class Operation:
 
     Attributes:
         path: The module that does it.
-        kind: "convolution", "norm", "relu", "pool", "linear", "concatenate", "add" or "other".
+        kind: "convolution", "norm", "relu", "pool", "linear", "concatenate", "add", "other", or where a
+            whole dense block or transition is one operation, "dense block" or "transition".
         inputs: Indices of values.
         output: Index of a value.
         keeps: Those of these that autograd keeps for the backward pass.
@@ -142,6 +145,13 @@ class Trace:
     operations: list[Operation] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
 
+    def kept_bytes(self, batch_size: int) -> int:
+        """What autograd keeps between the forward and the backward pass of a batch, without weights."""
+        kept = {index for operation in self.operations for index in operation.keeps}
+        a_picture = sum(self.values[index].bytes for index in kept)
+        a_picture += sum(operation.keeps_besides for operation in self.operations)
+        return batch_size * a_picture + sum(operation.keeps_once for operation in self.operations)
+
 
 def skeleton(config: DenseNetConfig | ResNetConfig) -> DenseNet | ResNet:
     """The model on the meta device: all of its modules and shapes, none of its numbers, and no memory."""
@@ -149,12 +159,14 @@ def skeleton(config: DenseNetConfig | ResNetConfig) -> DenseNet | ResNet:
         return build_model(config)
 
 
-def trace(model: DenseNet | ResNet, input_shape: Shape) -> Trace:
+def trace(model: DenseNet | ResNet, input_shape: Shape, *, execution: Execution = "plain") -> Trace:
     """Walk through a model in train mode.
 
     Args:
         model: On any device; its numbers are not looked at.
         input_shape: (C, H, W) of a picture.
+        execution: How dense blocks and transitions run: "plain", module by module, or "linear", each as the
+            one operation of `skipnets.ops` wherever that applies.
 
     Raises:
         UserError: If the model does not take pictures of this shape.
@@ -168,7 +180,7 @@ def trace(model: DenseNet | ResNet, input_shape: Shape) -> Trace:
             f"input size {height}×{width} is too small for {config.name}: "
             f"the smallest that works is {config.smallest_size}×{config.smallest_size}"
         )
-    walk = _Walk()
+    walk = _Walk(execution)
     x = walk.value(input_shape, Grid())
     for path, stage in model.stages():
         x = walk.module(path, stage, x, depth=1)
@@ -200,8 +212,9 @@ class _Counts:
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, execution: Execution) -> None:
         self.trace = Trace()
+        self._in_linear_memory = execution == "linear"
         self._kept: set[int] = set()
         self._kept_bytes = 0
 
@@ -274,14 +287,45 @@ class _Walk:
             x = self.module(f"{path}.{name}", part, x, depth)
         return x
 
+    def transition(self, path: str, module: nn.Module, x: Value, depth: int) -> Value:
+        """A chain, or one operation that keeps its input alone."""
+        if not (self._in_linear_memory and _runs_as_one(module)):
+            return self.chain(path, module, x, depth)
+        with self._without_operations():
+            y = self.chain(path, module, x, depth)
+        statistics = 2 * FLOAT_BYTES * x.shape[0]
+        return self.operation(path, "transition", (x,), y, keeps=(x,), keeps_once=statistics)
+
     def dense_block(self, path: str, module: nn.Module, x: Value, depth: int) -> Value:
-        """Layers that each see everything before them: every concatenation is a tensor of its own."""
+        """Layers that each see everything before them."""
+        if not (self._in_linear_memory and _runs_as_one(module)):
+            return self._plain_dense_block(path, module, x, depth)
+        with self._without_operations():
+            y = self._plain_dense_block(path, module, x, depth)
+        # Kept are the buffer of all features, which is the output, and the outputs of the 1×1 convolutions.
+        bottlenecks = [
+            self.trace.outputs[f"{path}.{name}.conv1"]
+            for name, layer in module.named_children()
+            if isinstance(layer, DenseLayer)
+        ]
+        statistics = 2 * FLOAT_BYTES * (y.shape[0] + sum(value.shape[0] for value in bottlenecks))
+        return self.operation(path, "dense block", (x,), y, keeps=(*bottlenecks, y), keeps_once=statistics)
+
+    def _plain_dense_block(self, path: str, module: nn.Module, x: Value, depth: int) -> Value:
+        """Every concatenation is a tensor of its own."""
         for name, layer in module.named_children():
             new = self.module(f"{path}.{name}", layer, x, depth)
             channels = x.shape[0] + new.shape[0]
             together = self.value((channels, *x.shape[1:]), new.grid)
             x = self.operation(path, "concatenate", (x, new), together)
         return x
+
+    @contextmanager
+    def _without_operations(self) -> Iterator[None]:
+        """Walk on for the sake of shapes, while one operation stands for all that happens."""
+        operations, kept, kept_bytes = list(self.trace.operations), set(self._kept), self._kept_bytes
+        yield
+        self.trace.operations, self._kept, self._kept_bytes = operations, kept, kept_bytes
 
     def residual_block(self, path: str, module: nn.Module, x: Value, depth: int) -> Value:
         """A branch and a shortcut, added and rectified."""
@@ -299,7 +343,7 @@ class _Walk:
     def global_pool(self, x: Value) -> Value:
         place = "(pool)"
         y = self.value(x.shape[:1], replace(x.grid, receptive_field=None))
-        self.operation(place, "pool", (x,), y)
+        self.trace.outputs[place] = self.operation(place, "pool", (x,), y)
         self.trace.layers.append(
             Layer(
                 path=place,
@@ -410,11 +454,18 @@ _INSIDE = {
     nn.Sequential: _Walk.chain,
     BasicDenseLayer: _Walk.chain,
     DenseLayer: _Walk.chain,
-    Transition: _Walk.chain,
+    Transition: _Walk.transition,
     DenseBlock: _Walk.dense_block,
     BasicBlock: _Walk.residual_block,
     BottleneckBlock: _Walk.residual_block,
 }
+
+
+def _runs_as_one(module: nn.Module) -> bool:
+    """Whether `skipnets.ops` has one operation for it: with batch norms and without anything random."""
+    return any(isinstance(part, nn.BatchNorm2d) for part in module.modules()) and not any(
+        isinstance(part, nn.Dropout | StochasticDepth) and part.p > 0 for part in module.modules()
+    )
 
 
 def _slid_size(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:

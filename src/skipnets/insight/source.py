@@ -1,0 +1,74 @@
+"""What a command can be pointed at: a registry name, a model file, a run folder, a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skipnets.classifier import Classifier, describe
+from skipnets.errors import UserError, near_matches
+from skipnets.models.densenet import DenseNet
+from skipnets.models.registry import (
+    REGISTRY,
+    DenseNetConfig,
+    ResNetConfig,
+    config_from_dict,
+    model_config,
+)
+from skipnets.models.resnet import ResNet
+
+Source = str | os.PathLike[str] | DenseNetConfig | ResNetConfig | DenseNet | ResNet | Classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What a network is, without its numbers.
+
+    Attributes:
+        config: Its configuration.
+        input_size: Height and width of the pictures it is meant for.
+    """
+
+    config: DenseNetConfig | ResNetConfig
+    input_size: tuple[int, int]
+
+
+def architecture_of(source: Source, **fields: Any) -> Architecture:
+    """Find out what network is meant; no weights are read.
+
+    Args:
+        source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
+        fields: Of the configuration, to replace; for registry names alone.
+
+    Raises:
+        UserError: If there is no such thing, or a field does not fit.
+    """
+    if isinstance(source, str) and source in REGISTRY:
+        return _with_usual_size(model_config(source, **fields))
+    if fields:
+        raise UserError(f"{', '.join(fields)}: can be changed for a model's name only, not for {source}")
+    if isinstance(source, DenseNetConfig | ResNetConfig):
+        return _with_usual_size(source)
+    if isinstance(source, DenseNet | ResNet):
+        return _with_usual_size(dataclasses.replace(source.config, num_classes=source.num_classes))
+    if isinstance(source, Classifier):
+        config = config_from_dict(source.architecture)
+        return Architecture(config=config, input_size=source.preprocessing.size)
+    if not Path(source).exists():
+        name = os.fspath(source)
+        raise UserError(
+            f'"{name}" is neither a model\'s name{near_matches(name, REGISTRY)} (skipnets models lists all) '
+            "nor a model file or run folder"
+        )
+    about = describe(source)
+    height, width = about["preprocessing"]["size"]
+    return Architecture(config=config_from_dict(about["architecture"]), input_size=(height, width))
+
+
+def _with_usual_size(config: DenseNetConfig | ResNetConfig) -> Architecture:
+    """Pictures of 224×224 behind an ImageNet stem, of 32×32 behind a CIFAR stem."""
+    size = 224 if config.stem == "imagenet" else 32
+    return Architecture(config=config, input_size=(size, size))
