@@ -1,0 +1,73 @@
+"""The command line: it parses, calls one function of the library, and prints what that gives.
+
+Results go to standard output, everything else to standard error. Exit status 0 is done, 1 done with failures
+that are listed, 2 wrong input. A command's module is imported when the command is called, not before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import cyclopts
+
+from skipnets.errors import UserError, missing_extra
+
+COMMANDS = {
+    "models": "List the models that can be trained.",
+    "info": "Tell everything that a model file knows.",
+    "train": "Train a classifier on pictures in folders.",
+    "evaluate": "Measure a classifier on labelled pictures.",
+    "predict": "Tell what pictures show.",
+}
+
+app = cyclopts.App(
+    name="skipnets",
+    help="Image classifiers with skip connections: from pictures in folders to a checked model file.",
+    result_action="return_value",
+)
+for _name, _help in COMMANDS.items():
+    app.command(f"skipnets.cli.{_name}:{_name}", name=_name, help=_help)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The words after `skipnets`; None takes them from the command line.
+
+    Returns:
+        The exit status.
+    """
+    _show_log()
+    try:
+        status = app(arguments, exit_on_error=False, print_error=False)
+    except (cyclopts.CycloptsError, UserError) as error:
+        _say(str(error))
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("skipnets"):
+            raise
+        _say(str(missing_extra("train")))
+        return 2
+    except KeyboardInterrupt as interruption:
+        _say(str(interruption) or "interrupted")
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _say(message: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(f"skipnets: {' '.join(message.split())}\n")
+
+
+def _show_log() -> None:
+    """What the library has to say (a head made anew, a picture skipped) goes to standard error."""
+    logger = logging.getLogger("skipnets")
+    logger.handlers = [logging.StreamHandler(sys.stderr)]
+    logger.setLevel(logging.INFO)

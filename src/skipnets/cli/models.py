@@ -1,0 +1,54 @@
+"""`skipnets models`."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from skipnets.cli.output import print_json, print_table
+from skipnets.errors import UserError, near_matches
+from skipnets.models.registry import REGISTRY, DenseNetConfig, ResNetConfig, config_to_dict, list_models
+from skipnets.models.tensors import parameter_count
+
+
+def models(pattern: str = "*", /, *, json: bool = False) -> None:
+    """List the models that can be trained.
+
+    Example: skipnets models "densenet*"
+
+    Args:
+        pattern: Which names, with *, ? and […]. Quote it, or the shell may expand it.
+        json: Print every model's whole configuration as JSON.
+    """
+    names = list_models(pattern)
+    if not names:
+        raise UserError(f'no model matches "{pattern}"{near_matches(pattern, REGISTRY)}')
+    if json:
+        print_json(
+            {
+                name: {**config_to_dict(REGISTRY[name]), "parameters": parameter_count(REGISTRY[name])}
+                for name in names
+            }
+        )
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "parameters", "blocks", "made of", "stem", "classes"):
+        numeric = heading in ("parameters", "classes")
+        table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
+    for name in names:
+        config = REGISTRY[name]
+        blocks = "-".join(map(str, config.block_config))
+        parameters = f"{parameter_count(config):,}"
+        table.add_row(name, parameters, blocks, _made_of(config), config.stem, str(config.num_classes))
+    print_table(table)
+
+
+def _made_of(config: DenseNetConfig | ResNetConfig) -> str:
+    if isinstance(config, DenseNetConfig):
+        bottleneck = "no bottleneck" if config.bottleneck is None else f"bottleneck {config.bottleneck}k"
+        return f"dense layers, k={config.growth_rate}, {bottleneck}, compression {config.compression:g}"
+    shape = f"{config.block} blocks, width {config.width}"
+    if config.groups > 1:
+        return f"{shape}, {config.groups} groups of {config.width_per_group}"
+    if config.width_per_group != 64:
+        return f"{shape}, {config.width_per_group // 64} times wider inside"
+    return shape

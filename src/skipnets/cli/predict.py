@@ -1,0 +1,113 @@
+"""`skipnets predict`."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from skipnets.classifier import Prediction, load
+from skipnets.cli.output import print_failures, print_table, progress_bar
+from skipnets.data.sources import pictures_below
+from skipnets.errors import UserError
+from skipnets.evaluation.tables import check_table_path, write_table
+
+
+def predict(
+    model: Path,
+    paths: list[str],
+    /,
+    *,
+    output: Path | None = None,
+    top_k: int = 1,
+    batch_size: int = 32,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int | None = None,
+) -> int:
+    """Tell what pictures show.
+
+    Example: skipnets predict runs/cats a.jpg holiday/ "scans/*.png" --top-k 3
+
+    Example: find . -name "*.jpg" | skipnets predict runs/cats - --output labels.csv
+
+    Args:
+        model: A model file or a run folder.
+        paths: Pictures, folders of pictures, patterns, or - for paths on standard input, one a line.
+        output: A .csv, .jsonl or .parquet file to write instead of printing.
+        top_k: How many classes to name for each picture.
+        batch_size: Pictures that go through the network at once.
+        runtime: What runs the network; auto takes the fastest that can.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        threads: CPU threads that compute. Default: the runtime's own choice.
+        workers: Threads that read pictures. Default: one a processor, at most 8.
+    """
+    if output is not None:
+        check_table_path(output)
+    pictures = [picture for path in paths for picture in _expand(path)]
+    if not pictures:
+        raise UserError("paths: standard input holds no paths")
+    classifier = load(model, runtime=runtime, device=device, threads=threads)
+    predictions = classifier.predict_iter(pictures, top_k, batch_size=batch_size, workers=workers)
+    with progress_bar() as progress:
+        rows = list(progress.track(predictions, total=len(pictures), description="predicting"))
+    if output is None:
+        _print(rows)
+    else:
+        write_table(output, _columns(rows, min(top_k, len(classifier.classes))))
+    failures = {row.source: row.error for row in rows if row.error is not None}
+    if failures:
+        print_failures(failures, of=len(rows))
+    return 1 if failures else 0
+
+
+def _expand(path: str) -> list[str]:
+    """The pictures that one word of the command line stands for."""
+    if path == "-":
+        return [line for line in map(str.rstrip, sys.stdin) if line]
+    if Path(path).is_dir():
+        found = [str(picture) for picture in pictures_below(Path(path))]
+        if not found:
+            raise UserError(f"paths: {path} holds no pictures")
+        return found
+    if Path(path).exists():
+        return [path]
+    matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - absolute patterns work, too
+    if not matches:
+        raise UserError(f"paths: {path} is not there (nor does any file match it as a pattern)")
+    return [picture for match in matches for picture in _expand(match)]
+
+
+def _print(rows: Sequence[Prediction]) -> None:
+    """A table on a terminal; tab-separated lines elsewhere."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            ranking = [text for label, probability in row.ranking for text in (label, f"{probability:.4f}")]
+            sys.stdout.write("\t".join([row.source, *(ranking or ["failed"])]) + "\n")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("picture", overflow="fold")
+    table.add_column("shows")
+    table.add_column("probability", justify="right")
+    if any(len(row.ranking) > 1 for row in rows):
+        table.add_column("or")
+    for row in rows:
+        others = ", ".join(f"{label} {probability:.1%}" for label, probability in row.ranking[1:])
+        table.add_row(row.source, row.label or "failed", f"{row.probability or 0:.1%}", others)
+    print_table(table)
+
+
+def _columns(rows: Sequence[Prediction], top_k: int) -> dict[str, list[Any]]:
+    """One row a picture: path, label, probability, then label_2, probability_2 …, and error."""
+    columns: dict[str, list[Any]] = {"path": [row.source for row in rows]}
+    for rank in range(top_k):
+        suffix = f"_{rank + 1}" if rank else ""
+        ranked = [(None, None) if row.error else row.ranking[rank] for row in rows]
+        columns[f"label{suffix}"] = [label for label, _ in ranked]
+        columns[f"probability{suffix}"] = [probability for _, probability in ranked]
+    return {**columns, "error": [row.error for row in rows]}

@@ -1,0 +1,87 @@
+"""`skipnets train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
+
+import docstring_parser
+from cyclopts import Parameter
+
+from skipnets.cli.evaluate import print_figures
+from skipnets.cli.output import print_table, properties_table
+from skipnets.errors import UserError
+from skipnets.training.config import TrainConfig, read_config
+
+if TYPE_CHECKING:
+    from skipnets.training import Run
+
+    TrainOptions = dict[str, Any]
+else:
+    # TrainConfig's fields as options that may each be absent: then a file or the recipe gives the value.
+    _HELP = {
+        field.arg_name: field.description for field in docstring_parser.parse_from_object(TrainConfig).params
+    }
+    TrainOptions = TypedDict(
+        "TrainOptions",
+        {
+            field: Annotated[kind, Parameter(help=_HELP[field], consume_multiple=True)]
+            for field, kind in get_type_hints(TrainConfig).items()
+            if field != "data"
+        },
+        total=False,
+    )
+
+
+def train(
+    data: str | None = None,
+    /,
+    *,
+    options: Annotated[TrainOptions | None, Parameter(name="*")] = None,
+    config: Path | None = None,
+    resume: Path | None = None,
+) -> int:
+    """Train a classifier, choose its best epoch on validation data, and evaluate that on the test split.
+
+    Example: skipnets train photos --model densenet121 --weights imagenet --out runs/photos
+
+    Example: skipnets train photos --model densenet121 --model-options.growth-rate 24 --out runs/narrow
+
+    Example: skipnets train --config runs/photos/run.yaml --out runs/again --seed 1
+
+    Example: skipnets train --resume runs/photos
+
+    Args:
+        options: Each is described below.
+        data: A folder of pictures (root/<class>/… or root/{train,val,test}/<class>/…), a manifest (a CSV file
+            with the columns path, label and perhaps split) or a named set such as digits or cifar10.
+        config: A YAML file of these options, such as the run.yaml of an earlier run; options that are given
+            here go before it.
+        resume: An interrupted run's folder, to go on with.
+    """
+    given = dict(options or {})
+    if data is not None:
+        given["data"] = data
+    if resume is not None:
+        if given or config is not None:
+            raise UserError("--resume goes on with a run as it was started: give no other options")
+        from skipnets.training import resume as resume_run
+
+        return _finish(lambda: resume_run(resume))
+
+    from skipnets.training import train as train_run
+
+    settings = TrainConfig(**given) if config is None else read_config(config, **given)
+    return _finish(lambda: train_run(settings))
+
+
+def _finish(start: Callable[[], Run]) -> int:
+    """Train, and show what came of it."""
+    run = start()
+    scores = run.scores
+    if scores:
+        print_figures(scores)
+    kept = f"epoch {run.best_epoch}, the best on validation data"
+    print_table(properties_table({"run": str(run.folder), "model": f"{run.model} ({kept})"}))
+    return 1 if scores.get("failures") or run.skipped else 0
