@@ -105,7 +105,8 @@ def write_model_file(
     text = json.dumps({"format_version": FORMAT_VERSION, **metadata}, ensure_ascii=False, allow_nan=False)
     try:
         with atomic_path(path) as temporary:
-            safetensors.numpy.save_file(dict(tensors), temporary, metadata={_KEY: text})
+            # Not save_file: it makes files that only their owner may read, whatever the umask says.
+            temporary.write_bytes(safetensors.numpy.save(dict(tensors), metadata={_KEY: text}))
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be written: {error}") from error
 
