@@ -76,9 +76,9 @@ def test_the_environment_tells_versions_hardware_and_seed(tmp_path: Path) -> Non
 
 def test_skipped_pictures_are_listed_only_where_there_are_any(tmp_path: Path) -> None:
     write_skipped(Run(tmp_path), {})
-    assert not Run(tmp_path).skipped.exists()
+    assert not Run(tmp_path).skipped_file.exists()
     write_skipped(Run(tmp_path), {"b.png": "cut short", "a.png": "not a picture"})
-    assert Run(tmp_path).skipped.read_text().splitlines() == [
+    assert Run(tmp_path).skipped_file.read_text().splitlines() == [
         "path,reason",
         "a.png,not a picture",
         "b.png,cut short",

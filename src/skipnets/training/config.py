@@ -19,6 +19,7 @@ T = TypeVar("T")
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+BlockExecution = Literal["plain", "linear", "linear-recompute"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -160,7 +161,7 @@ class TrainConfig:
     """Number format of the computation."""
     channels_last: bool | None = None
     """Keep pictures in memory channel by channel within a pixel, which is faster for most convolutions."""
-    block_execution: Literal["plain", "linear", "linear-recompute"] | None = None
+    block_execution: BlockExecution | None = None
     """How dense blocks run: plain, in linear memory, or in still less for more time. Equal numbers."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from skipnets.data.augmentation import find_augmentation
 from skipnets.data.decoding import UndecodablePicture, open_region
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import Pictures
@@ -20,7 +21,8 @@ from skipnets.models.densenet import DenseNet
 from skipnets.models.factory import create_model
 from skipnets.models.resnet import ResNet
 from skipnets.training.callbacks import seed_everything
-from skipnets.training.config import TrainConfig
+from skipnets.training.config import BlockExecution, TrainConfig
+from skipnets.training.recipes import with_recipe
 
 # Pictures up to this side are shown to the network as they are, by a stem that does not shrink them.
 SMALL = 64
@@ -46,25 +48,30 @@ class Prepared:
 
 
 def prepare(config: TrainConfig, pictures: Pictures, *, load_weights: bool = True) -> Prepared:
-    """Build the model and fill in what depends on the data or on the weights.
+    """Build the model and fill in what the configuration leaves to the recipe, the data or the weights.
 
     Args:
-        config: With its recipe filled in.
+        config: As the user gave it.
         pictures: The data set with its splits.
         load_weights: False where a checkpoint will replace them anyway.
     """
+    wanted_execution = config.block_execution
+    config = with_recipe(config)
     train = pictures.split("train")
     seed_everything(config.seed)
     natural = None if config.size is not None and config.model is not None else natural_size(train)
     small = max(_pair(config.size or natural or LARGE_SIZE)) <= SMALL
     name = config.model or (SMALL_MODEL if small and config.weights is None else LARGE_MODEL)
-    channels = config.channels or (3 if config.weights is not None else pictures.channels)
+    channels = config.channels or (3 if config.weights is not None else train.channels)
     if clash := sorted({"num_classes", "in_chans"} & set(config.model_options)):
         raise UserError(
             f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"
         )
     options = dict(config.model_options) | {"num_classes": len(pictures.classes), "in_chans": channels}
     model = create_model(name, weights=config.weights if load_weights else None, **options)
+
+    if config.batch_size == 1 and model.config.norm == "batch":
+        raise UserError(f"batch_size: 1 is too small for {name}; its batch norms need at least 2 pictures")
 
     published = getattr(model.weights_report, "input", None)
     size = config.size or (published.size if published else natural or natural_size(train))
@@ -86,11 +93,12 @@ def prepare(config: TrainConfig, pictures: Pictures, *, load_weights: bool = Tru
         std=std,
         interpolation=config.interpolation or (published.interpolation if published else "bilinear"),
     )
+    find_augmentation(config.augmentation or "none", preprocessing.size)
     resolved: dict[str, Any] = {
         **preprocessing.to_dict(),
         "model": name,
         "workers": min(os.cpu_count() or 1, 8) if config.workers is None else config.workers,
-        "block_execution": _set_block_execution(model, config.block_execution),
+        "block_execution": _set_block_execution(model, wanted_execution, config.block_execution),
         "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
     }
     return Prepared(config=dataclasses.replace(config, **resolved), model=model, preprocessing=preprocessing)
@@ -172,10 +180,14 @@ def _fit_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return (float(np.mean(values)),) * channels
 
 
-def _set_block_execution(model: DenseNet | ResNet, wanted: str | None) -> str:
-    """Choose how dense blocks run where the model offers a choice; returns what was chosen."""
-    choose = getattr(model, "set_block_execution", None)
-    if choose is None or wanted is None:
+def _set_block_execution(
+    model: DenseNet | ResNet, wanted: BlockExecution | None, default: BlockExecution | None
+) -> BlockExecution:
+    """Choose how dense blocks run, where the model has any; returns what was chosen."""
+    if not isinstance(model, DenseNet):
+        if wanted not in (None, "plain"):
+            raise UserError(f"block_execution: {model.config.name} has no dense blocks; leave {wanted!r} out")
         return "plain"
-    choose(wanted)
-    return wanted
+    chosen = wanted or default or "plain"
+    model.set_block_execution(chosen)
+    return chosen

@@ -62,6 +62,7 @@ class ClassificationTask(pl.LightningModule):
             ),
         }
         self.metrics = nn.ModuleList(self.validation_metrics.values())
+        self.train()
 
     @override
     def train(self, mode: bool = True) -> ClassificationTask:

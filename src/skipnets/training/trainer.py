@@ -17,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import rich
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -35,7 +36,6 @@ from skipnets.training.config import TrainConfig
 from skipnets.training.curves import draw_curves
 from skipnets.training.data import PicturesModule
 from skipnets.training.prepare import Prepared, class_weights, prepare
-from skipnets.training.recipes import with_recipe
 from skipnets.training.run import Row, Run, claim, reopen, write_config, write_environment
 from skipnets.training.task import ClassificationTask
 
@@ -66,14 +66,10 @@ def train(config: TrainConfig) -> Run:
         download=config.download,
     )
     _check_splits(pictures)
-    prepared = prepare(with_recipe(config), pictures)
+    prepared = prepare(config, pictures)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=pictures.classes, preprocessing=prepared.preprocessing)
-    if not _is_helper():
-        write_config(run, prepared.config)
-        write_environment(run, config.seed)
-        pictures.write_splits(run.splits)
-    return _train(run, prepared, pictures)
+    return _train(run, prepared, pictures, fresh=True)
 
 
 def resume(folder: str | Path) -> Run:
@@ -92,11 +88,18 @@ def resume(folder: str | Path) -> Run:
     config = run.config
     pictures = open_pictures(config.data, splits=run.splits, seed=config.seed, download=config.download)
     prepared = prepare(config, pictures, load_weights=not run.checkpoint.exists())
-    return _train(run, prepared, pictures)
+    return _train(run, prepared, pictures, fresh=False)
 
 
-def _train(run: Run, prepared: Prepared, pictures: Pictures) -> Run:
-    """Everything from the first epoch that is missing to the evaluation."""
+def _train(run: Run, prepared: Prepared, pictures: Pictures, *, fresh: bool) -> Run:
+    """Everything from the first epoch that is missing to the evaluation.
+
+    Args:
+        run: Where.
+        prepared: With what.
+        pictures: On what.
+        fresh: Whether the run folder is yet to be begun.
+    """
     config, model = prepared.config, prepared.model
     assert config.epochs is not None
     assert config.best_by is not None
@@ -120,6 +123,10 @@ def _train(run: Run, prepared: Prepared, pictures: Pictures) -> Run:
         if rich.get_console().is_terminal:
             callbacks.append(EpochBar())
         trainer = _trainer(run, config, callbacks)
+        if fresh and not _is_helper():
+            write_config(run, config)
+            write_environment(run, config.seed)
+            pictures.write_splits(run.splits)
         _fit(trainer, task, data, run)
     if trainer.global_rank == 0:
         _finish(run, config, pictures)
@@ -134,26 +141,31 @@ def _trainer(run: Run, config: TrainConfig, callbacks: list[Callback]) -> pl.Tra
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    return pl.Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        strategy=config.strategy,
-        precision=config.precision,
-        max_epochs=config.epochs,
-        accumulate_grad_batches=config.accumulate or 1,
-        gradient_clip_val=config.clip or None,
-        callbacks=[*callbacks, checkpoint],
-        logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
-        plugins=[AtomicCheckpoints()],
-        enable_progress_bar=any(isinstance(callback, EpochBar) for callback in callbacks),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        # Our loader deals the pictures out to the devices.
-        use_distributed_sampler=False,
-        # On the CPU nothing needs it, and it would fill every fresh tensor with NaN.
-        deterministic=None if on_cpu else "warn",
-        benchmark=False,
-    )
+    try:
+        return pl.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            strategy=config.strategy,
+            precision=config.precision,
+            max_epochs=config.epochs,
+            accumulate_grad_batches=config.accumulate or 1,
+            gradient_clip_val=config.clip or None,
+            callbacks=[*callbacks, checkpoint],
+            logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
+            plugins=[AtomicCheckpoints()],
+            enable_progress_bar=any(isinstance(callback, EpochBar) for callback in callbacks),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            # Our loader deals the pictures out to the devices.
+            use_distributed_sampler=False,
+            # On the CPU nothing needs it, and it would fill every fresh tensor with NaN.
+            deterministic=None if on_cpu else "warn",
+            benchmark=False,
+        )
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        options = ("accelerator", "devices", "strategy", "precision")
+        given = ", ".join(f"{name}={getattr(config, name)!r}" for name in options)
+        raise UserError(f"{given}: {' '.join(str(error).split())}") from None
 
 
 def _fit(trainer: pl.Trainer, task: ClassificationTask, data: PicturesModule, run: Run) -> None:

@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import skipnets
+from skipnets.data.sources import open_pictures
+from skipnets.errors import UserError
+from skipnets.runtimes.model_file import read_model_file
+from skipnets.training import Run, TrainConfig, TrainingInterrupted, read_config, resume, train, trainer
+from skipnets.training.config import config_to_yaml
+from skipnets.training.prepare import prepare
+from skipnets.training.task import ClassificationTask
+
+MakeConfig = Callable[..., TrainConfig]
+
+# Everything in a run that has a state or draws random numbers, at once.
+EVERYTHING = {
+    "augmentation": "trivial",
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "ema": 0.9,
+    "imbalance": "balanced-sampling",
+    "patience": 2,
+    "optimizer": "adamw",
+    "lr": 0.01,
+    "accumulate": 2,
+    "model_options": {"block_config": [2, 2], "growth_rate": 4, "drop_rate": 0.1, "drop_path_rate": 0.1},
+}
+
+
+def result(run: Run) -> dict[str, Any]:
+    """What a run came to, without what the clock or the place decides."""
+    timeless = {"seconds": 0.0, "validation_seconds": 0.0}
+    evaluation = json.loads(run.evaluation.read_text())
+    return {
+        "rows": [dataclasses.replace(row, **timeless) for row in run.rows],
+        "best": run.best_epoch,
+        "weights": {name: array.tobytes() for name, array in read_model_file(run.model).tensors().items()},
+        "accuracy": evaluation["accuracy"],
+        "predictions": sorted(path.name for path in run.folder.glob("predictions.*")),
+    }
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) -> None:
+    """Raise in the middle of the training step of that number."""
+    original = ClassificationTask.training_step
+    steps = iter(range(10**9))
+
+    def training_step(self: ClassificationTask, batch: Any, batch_idx: int) -> Any:
+        loss = original(self, batch, batch_idx)
+        if next(steps) == step:
+            raise error
+        return loss
+
+    monkeypatch.setattr(ClassificationTask, "training_step", training_step)
+
+
+def test_a_run_folder_holds_what_the_design_says(tiny: MakeConfig) -> None:
+    config = tiny(epochs=8, recipe="scratch")
+    run = train(config)
+    assert {path.name for path in run.folder.iterdir()} == {
+        "run.yaml",
+        "environment.json",
+        "splits.csv",
+        "model.safetensors",
+        "checkpoints",
+        "metrics.csv",
+        "tensorboard",
+        "curves.png",
+        "confusion.png",
+        "evaluation.json",
+        "predictions.parquet",
+    }
+    assert [path.name for path in run.checkpoint.parent.iterdir()] == ["last.ckpt"]
+    assert [row.epoch for row in run.rows] == list(range(1, 9))
+    assert all(row.seconds > 0 and row.validation_seconds > 0 for row in run.rows)
+    best = max(run.rows, key=lambda row: (row.val_accuracy, -row.val_loss))
+    assert run.best_epoch == best.epoch
+    assert best.val_accuracy > 0.9
+
+    classifier = skipnets.load(run.folder)
+    assert classifier.classes == ("0", "1", "2")
+    assert classifier.preprocessing.size == (8, 8)
+    assert classifier.preprocessing.channels == 1
+    about = classifier.provenance
+    assert about["pictures"] == {"train": 84, "val": 18, "test": 18}
+    assert about["scores"]["val_accuracy"] == best.val_accuracy
+    assert about["scores"]["test_accuracy"] == run.scores["accuracy"] > 0.8
+
+
+def test_the_resolved_configuration_repeats_the_run(tiny: MakeConfig, tmp_path: Path) -> None:
+    run = train(tiny(recipe="scratch"))
+    resolved = yaml.safe_load(run.config_file.read_text())
+    optional = {"weights", "splits"}
+    assert {field.name for field in dataclasses.fields(TrainConfig)} - set(resolved) == optional
+    again = train(read_config(run.config_file, out=tmp_path / "again"))
+    assert result(again) == result(run)
+    assert again.config == dataclasses.replace(run.config, out=again.folder)
+
+
+def test_another_seed_is_another_run(tiny: MakeConfig, tmp_path: Path) -> None:
+    first, second = (train(tiny(out=tmp_path / str(seed), seed=seed, epochs=1)) for seed in (0, 1))
+    assert result(first)["weights"] != result(second)["weights"]
+    assert first.splits.read_text() != second.splits.read_text()
+
+
+@pytest.mark.parametrize("step", [0, 9])
+def test_ctrl_c_and_resume_come_to_the_same_result(
+    tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    whole = train(tiny(out=tmp_path / "whole", epochs=4, **EVERYTHING))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, KeyboardInterrupt())
+        with pytest.raises(TrainingInterrupted) as interrupted:
+            train(tiny(epochs=4, **EVERYTHING))
+    run = Run(tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert f"skipnets train --resume {run.folder}" in str(interrupted.value)
+    if step:
+        assert str(interrupted.value).startswith(
+            f"interrupted in epoch 2; the best model so far (epoch 1) is {run.model};"
+        )
+        assert skipnets.load(run.folder).predict([np.zeros((8, 8), np.uint8)])[0].error is None
+    else:
+        assert str(interrupted.value).startswith("interrupted in epoch 1; start it again")
+    assert result(resume(run.folder)) == result(whole)
+    with pytest.raises(UserError, match="is complete"):
+        resume(run.folder)
+
+
+def test_workers_change_nothing_even_after_a_resume(
+    tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tiny(out=tmp_path / "whole", augmentation="trivial"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 8, KeyboardInterrupt())
+        with pytest.raises(TrainingInterrupted):
+            train(tiny(augmentation="trivial", workers=2))
+    assert result(resume(tmp_path / "run")) == result(whole)
+
+
+def test_a_killed_process_can_be_resumed(tiny: MakeConfig, tmp_path: Path) -> None:
+    config = tiny(**EVERYTHING)
+    whole = train(dataclasses.replace(config, out=tmp_path / "whole"))
+    (tmp_path / "config.yaml").write_text(config_to_yaml(config))
+    script = """
+import os, signal, sys
+from skipnets.training import read_config, train
+from skipnets.training.task import ClassificationTask
+original = ClassificationTask.validation_step
+def validation_step(self, batch, batch_idx):
+    if self.trainer.current_epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, batch, batch_idx)
+ClassificationTask.validation_step = validation_step
+train(read_config(sys.argv[1]))
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "config.yaml")],
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert len(Run(config.out).rows) == 1
+    assert result(resume(config.out)) == result(whole)
+
+
+def test_a_run_that_stopped_early_is_not_trained_further(
+    tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hopeless = {"lr": 1e-9, "patience": 1, "epochs": 9, "ema": 0.0}
+    with monkeypatch.context() as patch:
+        patch.setattr("skipnets.training.trainer._finish", _power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(tiny(**hopeless))
+    run = Run(tmp_path / "run")
+    assert len(run.rows) < 9
+    before = run.rows
+    assert resume(run.folder).rows == before
+    assert run.evaluation.exists()
+
+
+def _power_cut(*_: object) -> None:
+    raise RuntimeError("power cut")
+
+
+def test_test_pictures_are_read_at_the_end_only(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    finished: list[int] = []
+    open_file, finish = Image.open, trainer._finish
+
+    def watched_open(file: Any, *args: Any, **options: Any) -> Image.Image:
+        opened.append(str(file if isinstance(file, Path) else file.name))
+        return open_file(file, *args, **options)
+
+    def watched_finish(*args: Any) -> None:
+        finished.append(len(opened))
+        finish(*args)
+
+    monkeypatch.setattr(Image, "open", watched_open)
+    monkeypatch.setattr(trainer, "_finish", watched_finish)
+    config = tiny(epochs=2)
+    run = train(config)
+    split_of = {
+        str(Path(config.data) / line.split(",")[0]): line.split(",")[2]
+        for line in run.splits.read_text().splitlines()[1:]
+    }
+    (end,) = finished
+    before = [split_of[path] for path in opened[:end]]
+    after = [split_of[path] for path in opened[end:]]
+    assert set(before) == {"train", "val"}
+    assert set(after) == {"test"}
+    assert after.count("test") == 18
+
+
+def test_undecodable_pictures_are_named_and_counted(
+    tiny: MakeConfig, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    for split, numbers in {"train": range(20), "val": range(20, 30)}.items():
+        for digit in ("0", "1"):
+            (root / split / digit).mkdir(parents=True)
+            for number in numbers:
+                picture = (digits_folder / digit / f"{number:02d}.png").read_bytes()
+                (root / split / digit / f"{number:02d}.png").write_bytes(picture)
+    for broken in ("train/0/03.png", "val/1/21.png"):
+        (root / broken).write_bytes(b"no picture")
+    run = train(tiny(data=root, fractions=(0.8, 0.2, 0), epochs=1))
+    assert set(run.skipped) == {"train/0/03.png", "val/1/21.png"}
+    told = capsys.readouterr().err
+    assert "2 pictures could not be decoded and were left out: train/0/03.png, val/1/21.png" in told
+    assert "there are no test pictures" in told
+
+
+def test_one_line_an_epoch_on_standard_error(tiny: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny(epochs=2))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("epoch 1/2  train loss ")
+    assert lines[0].endswith(" s  best")
+
+
+def test_a_last_batch_of_one_does_not_break_batch_norm(tiny: MakeConfig) -> None:
+    """Of 84 pictures, batches of 83 leave one over. The last map is a single pixel."""
+    options = {"stem": "imagenet", "shortcut": "projection"}
+    config = tiny(batch_size=83, epochs=1, model="resnet20", model_options=options)
+    assert train(config).rows
+
+
+def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
+    with pytest.raises(
+        UserError, match=r"^lr: training diverged in epoch 1 .* with lr=1e\+30; a tenth of it"
+    ):
+        train(
+            tiny(
+                lr=1e30,
+                clip=0.0,
+                ema=0.0,
+                warmup=0.0,
+                epochs=1,
+                model_options={"norm": None},
+                model="resnet20",
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model": "densenet_bc40_k13"},
+            r'unknown model "densenet_bc40_k13"; did you mean densenet_bc40_k12',
+        ),
+        ({"model_options": {"growthrate": 3}}, r'no field "growthrate"; did you mean growth_rate'),
+        ({"model_options": {"num_classes": 3}}, r"^model_options: num_classes follows from the data"),
+        ({"augmentation": "trivail"}, r"augmentation='trivail'.*did you mean trivial"),
+        ({"size": 3, "model_options": {}}, r"the smallest that densenet_bc40_k12 takes is 4×4"),
+        ({"fractions": (0.8, 0, 0.2)}, r"^fractions: there are no pictures to choose the best epoch on"),
+        ({"fractions": (0.8, 0.1, 0.2)}, r"fractions"),
+        ({"batch_size": 1}, r"^batch_size: 1 is too small for densenet_bc40_k12; its batch norms need"),
+        ({"freeze": 9}, r"^freeze: 9 is too many; densenet_bc40_k12 has 3 stages"),
+        ({"mean": (0.1, 0.2, 0.3)}, r"mean=.*must have 1 values"),
+        ({"data": "digit"}, r"^digit: no such folder.*did you mean digits"),
+        ({"accelerator": "toaster"}, r"accelerator='toaster'"),
+        ({"devices": "many"}, r"devices='many'"),
+        ({"strategy": "dpp"}, r"strategy='dpp'"),
+        (
+            {"model": "resnet20", "model_options": {}, "block_execution": "linear"},
+            r"^block_execution: resnet20",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(
+    tiny: MakeConfig, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        train(tiny(**changes))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_folder_with_a_run_is_left_alone(tiny: MakeConfig) -> None:
+    run = train(tiny(epochs=1))
+    before = run.model.read_bytes()
+    with pytest.raises(UserError, match="already holds a run"):
+        train(tiny(epochs=1))
+    assert run.model.read_bytes() == before
+
+
+def test_frozen_stages_keep_weights_and_statistics(tiny: MakeConfig) -> None:
+    config = tiny(freeze=2, epochs=1, ema=0.0, block_execution="plain")
+    trained = read_model_file(train(config).model).tensors()
+    fresh = prepare(config, open_pictures(config.data)).model.state_dict()
+    same = {name for name, array in trained.items() if np.array_equal(array, fresh[name].numpy())}
+    frozen = {
+        name
+        for name in fresh
+        if name.startswith(("features.conv0", "features.denseblock1", "features.transition1"))
+    }
+    assert frozen <= same
+    assert not {name for name in same - frozen if "conv" in name}
+
+
+def test_the_best_epochs_averaged_weights_are_what_was_validated(tiny: MakeConfig) -> None:
+    """The saved model, evaluated through the public path, has the validation accuracy of its row."""
+    run = train(tiny(epochs=4, ema=0.8, fractions=(0.5, 0.4, 0.1)))
+    val = open_pictures(run.config.data, splits=run.splits).split("val")
+    predictions = skipnets.load(run.folder).predict([val.source(index) for index in range(len(val))])
+    right = sum(p.label == val.classes[label] for p, label in zip(predictions, val.labels, strict=True))
+    best = run.rows[run.best_epoch - 1]
+    assert right / len(val) == pytest.approx(best.val_accuracy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp"])
+def test_two_processes_count_every_picture_once(tiny: MakeConfig, tmp_path: Path, strategy: str) -> None:
+    config = tiny(devices=2, strategy=strategy, epochs=2, fractions=(0.7, 0.15, 0.15))
+    (tmp_path / "config.yaml").write_text(config_to_yaml(config))
+    script = "import sys\nfrom skipnets.training import read_config, train\n"
+    script += "if __name__ == '__main__':\n    print(len(train(read_config(sys.argv[1])).rows))\n"
+    (tmp_path / "main.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "main.py"), str(tmp_path / "config.yaml")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    run = Run(config.out)
+    assert [row.epoch for row in run.rows] == [1, 2]
+    # 18 validation pictures: an accuracy is a multiple of 1/18 only if each counted once.
+    for row in run.rows:
+        assert row.val_accuracy * 18 == pytest.approx(round(row.val_accuracy * 18), abs=1e-4)
+    assert run.scores["accuracy"] >= 0
