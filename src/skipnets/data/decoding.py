@@ -29,6 +29,10 @@ SUFFIXES = (".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 # a quarter of a gibibyte as RGB. Twice as large a picture Pillow itself refuses.
 MAX_PIXELS = 89_478_485
 
+# How much finer than its result a reduced JPEG is. With 1, crops are 4 % less sharp than from the whole
+# picture, with 2 the difference is below 1 % (Pillow's thumbnail() takes 2 as well).
+_REDUCING_GAP = 2
+
 # How a picture that was stored with an EXIF orientation is turned upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -77,9 +81,9 @@ def open_region(
     """Read only as much of a picture as a crop of it needs: for training, where speed beats sharpness.
 
     The crop is chosen from the header alone. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size (the
-    smallest that is not coarser than the result), which skips most of the inverse cosine transforms; other
-    formats are decoded whole. One resize takes the crop to its size. Pixels differ slightly from decoding
-    in full, so nothing but training uses this.
+    smallest that is still twice as fine as the result), which skips most of the inverse cosine transforms;
+    other formats are decoded whole. One resize takes the crop to its size. Pixels differ slightly from
+    decoding in full, so nothing but training uses this.
 
     Args:
         source: as for `open_picture`.
@@ -98,10 +102,10 @@ def open_region(
             image = _converted(_upright(image), channels)
         upright_size = image.size[::-1] if _orientation(image) >= 5 else image.size
         left, top, right, bottom = choose_box(*upright_size)
-        reduction = min((right - left) / width, (bottom - top) / height)
+        reduction = max(min((right - left) / width, (bottom - top) / height) / _REDUCING_GAP, 1)
         drafted = image.draft(
             "L" if channels == 1 else None,
-            (ceil(image.width / max(reduction, 1)), ceil(image.height / max(reduction, 1))),
+            (ceil(image.width / reduction), ceil(image.height / reduction)),
         )
         # The box that draft returns has fractional edges where the size is no multiple of the scale.
         scale = max(upright_size) / max(drafted[1]) if drafted else 1.0

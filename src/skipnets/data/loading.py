@@ -141,27 +141,28 @@ def evaluation_batches(
         except UndecodablePicture as error:
             return error
 
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
+    pool = ThreadPoolExecutor(max(workers, 1))
+    try:
         positions = iter(range(count))
-        # Two batches ahead: one is in use, one is being read.
+        # Two batches are in hand: one is used, one is read ahead.
         reading = deque(pool.submit(read, position) for position in islice(positions, 2 * batch_size))
         for start in range(0, count, batch_size):
-            read_ones: list[int] = []
+            pixels: list[NDArray[np.uint8]] = []
+            index: list[int] = []
             failures: Failures = []
-            pixels = np.empty((batch_size, *preprocessing.size, preprocessing.channels), dtype=np.uint8)
             for position in range(start, min(start + batch_size, count)):
                 result = reading.popleft().result()
                 reading.extend(pool.submit(read, following) for following in islice(positions, 1))
                 if isinstance(result, UndecodablePicture):
                     failures.append((position, str(result)))
                 else:
-                    pixels[len(read_ones)] = result
-                    read_ones.append(position)
-            yield (
-                np.array(read_ones, dtype=np.int64),
-                preprocessing.normalise(pixels[: len(read_ones)]),
-                failures,
-            )
+                    pixels.append(result)
+                    index.append(position)
+            shape = (len(pixels), *preprocessing.size, preprocessing.channels)
+            stacked = np.array(pixels, dtype=np.uint8).reshape(shape)
+            yield np.array(index, dtype=np.int64), preprocessing.normalise(stacked), failures
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class EpochSchedule:
@@ -292,7 +293,8 @@ class PictureLoader:
                 served += 1
                 yield pictures.permute(0, 3, 1, 2), labels[index], index
         if self.failures and not served:
-            raise UserError(f"no picture could be read; the first: {next(iter(self.failures.values()))}")
+            reason = next(iter(self.failures.values()))
+            raise UserError(f"too few pictures could be read to make one batch; for one, {reason}")
 
 
 class _Reader:
@@ -313,6 +315,7 @@ class _Reader:
 
     def hold(self, workers: int) -> None:
         """Decode all pictures now and keep them, (N, H, W, C)."""
+        import torch
         from torch.utils.data import DataLoader
 
         from skipnets.data.augmentation import Augmentation
@@ -326,6 +329,7 @@ class _Reader:
             batch_size=None,
             sampler=parts,
             num_workers=workers if self.pictures.images is None else 0,
+            generator=torch.Generator(),  # or it would draw from the global one
         ):
             held[index.numpy()] = pixels.numpy()
             self.held_failures.update(failures)

@@ -1,0 +1,129 @@
+"""The augmentation is torchvision's in distribution, although crops are chosen before decoding."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from torchvision import transforms
+from torchvision.transforms import v2
+
+from skipnets.data.augmentation import (
+    AUGMENTATIONS,
+    draw_box,
+    draw_mirrored,
+    find_augmentation,
+    shift_and_mirror,
+    trivial_augment,
+)
+from skipnets.data.decoding import open_region
+from skipnets.errors import UserError
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 400), (400, 500), (1000, 60), (32, 32)])
+def test_boxes_are_distributed_as_torchvisions(width, height):
+    ours = np.array([draw_box(width, height) for _ in range(1500)])
+    image = Image.new("L", (width, height))
+    theirs = np.array(
+        [
+            transforms.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3))  # top, left, h, w
+            for _ in range(1500)
+        ]
+    )
+    assert (ours >= 0).all()
+    assert (ours[:, 2] <= width).all()
+    assert (ours[:, 3] <= height).all()
+    figures = {
+        "left": (ours[:, 0], theirs[:, 1]),
+        "top": (ours[:, 1], theirs[:, 0]),
+        "width": (ours[:, 2] - ours[:, 0], theirs[:, 3]),
+        "height": (ours[:, 3] - ours[:, 1], theirs[:, 2]),
+    }
+    for name, (got, expected) in figures.items():
+        assert stats.ks_2samp(got, expected).pvalue > 0.001, name
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_shifts_and_mirrors_are_torchvisions_and_equally_likely(mirror):
+    picture = np.random.default_rng(0).integers(1, 256, (6, 6, 3), dtype=np.uint8)
+    padded = transforms.functional.pad(Image.fromarray(picture), 4)
+    possible = {}
+    for top in range(9):
+        for left in range(9):
+            for flip in (False, True)[: 1 + mirror]:
+                crop = transforms.functional.crop(padded, top, left, 6, 6)
+                crop = transforms.functional.hflip(crop) if flip else crop
+                possible[np.asarray(crop).tobytes()] = len(possible)
+    assert len(possible) == (162 if mirror else 81)
+    got = shift_and_mirror(np.repeat(picture[None], 162 * 30, axis=0), padding=4, mirror=mirror)
+    counts = np.bincount([possible[result.tobytes()] for result in got], minlength=len(possible))
+    assert stats.chisquare(counts).pvalue > 0.001
+
+
+def test_mirroring_alone():
+    picture = np.random.default_rng(0).integers(0, 256, (5, 4, 1), dtype=np.uint8)
+    got = shift_and_mirror(np.repeat(picture[None], 1000, axis=0), padding=0, mirror=True)
+    mirrored = [np.array_equal(result, picture[:, ::-1]) for result in got]
+    assert all(np.array_equal(r, picture) for r, m in zip(got, mirrored, strict=True) if not m)
+    assert stats.binomtest(sum(mirrored), 1000).pvalue > 0.001
+    assert stats.binomtest(sum(draw_mirrored(1000)), 1000).pvalue > 0.001
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_trivial_augment_is_torchvisions(channels):
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 12, 10, channels), dtype=np.uint8)
+    torch.manual_seed(3)
+    got = trivial_augment(pictures)
+    torch.manual_seed(3)
+    theirs = v2.TrivialAugmentWide()
+    for result, picture in zip(got, pictures, strict=True):
+        image = v2.functional.to_pil_image(torch.from_numpy(picture).permute(2, 0, 1))
+        expected = v2.functional.pil_to_tensor(theirs(image)).permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(result, expected)
+    assert len(np.unique(got)) > 100
+
+
+def test_pixels_of_reduced_decoding_are_distributed_as_torchvisions():
+    """Mean, contrast and sharpness of crops of a photograph-like JPEG, ours and RandomResizedCrop's."""
+    rng = np.random.default_rng(0)
+    frequency = np.hypot(np.fft.fftfreq(600)[:, None], np.fft.rfftfreq(800)[None]) + 1 / 800
+    waves = np.exp(2j * np.pi * rng.random((3, *frequency.shape))) / frequency  # 1/f, as photographs have
+    field = np.fft.irfft2(waves, s=(600, 800)).transpose(1, 2, 0)
+    pixels = (128 + 45 * field / field.std()).clip(0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    whole = Image.open(file)
+    crop = transforms.RandomResizedCrop(48)
+
+    def figures(picture: np.ndarray) -> tuple[float, float, float]:
+        values = picture.astype(float)
+        return values.mean(), values.std(), float(np.abs(np.diff(values, axis=1)).mean())
+
+    ours, theirs = [], []
+    for _ in range(400):
+        ours.append(
+            figures(
+                open_region(
+                    file.getvalue(), draw_box, size=(48, 48), channels=3, resample=Image.Resampling.BILINEAR
+                )
+            )
+        )
+        theirs.append(figures(np.asarray(crop(whole))))
+    ours_mean, theirs_mean = np.mean(ours, axis=0), np.mean(theirs, axis=0)
+    for got, expected in zip(np.transpose(ours), np.transpose(theirs), strict=True):
+        assert stats.ks_2samp(got, expected).pvalue > 0.001
+    assert ours_mean[0] == pytest.approx(theirs_mean[0], abs=2)
+    np.testing.assert_allclose(ours_mean[1:], theirs_mean[1:], rtol=0.02)
+
+
+def test_names():
+    assert list(AUGMENTATIONS) == ["none", "flip", "crop-flip", "resized-crop", "trivial"]
+    assert find_augmentation("trivial", (224, 224)).resized_crop
+    small = find_augmentation("trivial", (32, 32))
+    assert (small.resized_crop, small.padding, small.mirror, small.trivial) == (False, 4, True, True)
+    with pytest.raises(UserError, match=r"augmentation='flop': must be one of none, .*did you mean flip"):
+        find_augmentation("flop", (32, 32))

@@ -1,0 +1,169 @@
+"""The one preprocessing, held to torchvision's on PIL pictures."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import transforms
+
+from skipnets.data import Preprocessing
+from skipnets.errors import UserError
+
+
+def picture(width: int, height: int, channels: int = 3) -> Image.Image:
+    pixels = np.random.default_rng(width * 1000 + height).integers(
+        0, 256, (height, width, channels), np.uint8
+    )
+    return Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    size=st.integers(1, 48),
+    larger=st.integers(0, 12),
+    channels=st.sampled_from([1, 3]),
+    interpolation=st.sampled_from(["bilinear", "bicubic", "nearest", "lanczos"]),
+)
+def test_crop_equals_torchvision_bit_for_bit(width, height, size, larger, channels, interpolation):
+    preprocessing = Preprocessing(
+        size, fit="crop", crop_fraction=size / (size + larger), channels=channels, interpolation=interpolation
+    )
+    reference = transforms.Compose(
+        [
+            transforms.Resize(size + larger, transforms.InterpolationMode(interpolation)),
+            transforms.CenterCrop(size),
+            transforms.ToTensor(),
+            transforms.Normalize(preprocessing.mean, preprocessing.std),
+        ]
+    )
+    image = picture(width, height, channels)
+    np.testing.assert_array_equal(preprocessing(image), reference(image).numpy())
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (333, 1000), (224, 224), (231, 1001)])
+@pytest.mark.parametrize(("size", "resized"), [(224, 256), (224, 232), (224, 224)])
+def test_crop_equals_torchvision_at_imagenet_sizes(width, height, size, resized):
+    preprocessing = Preprocessing(size, fit="crop", crop_fraction=size / resized)
+    reference = transforms.Compose([transforms.Resize(resized), transforms.CenterCrop(size)])
+    image = picture(width, height)
+    np.testing.assert_array_equal(preprocessing.pixels(image), np.asarray(reference(image)))
+
+
+def test_batch_equals_one_by_one():
+    preprocessing = Preprocessing((20, 30), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    pictures = [picture(40, 30), picture(10, 50), picture(30, 20)]
+    batch = preprocessing.batch(pictures)
+    assert batch.shape == (3, 3, 20, 30)
+    assert batch.dtype == np.float32
+    assert batch.flags.c_contiguous
+    for one, several in zip(pictures, batch, strict=True):
+        np.testing.assert_array_equal(preprocessing(one), several)
+    assert preprocessing.batch([]).shape == (0, 3, 20, 30)
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 20), (20, 40), (7, 7), (100, 1)])
+def test_pad_shows_all_of_the_picture_on_the_mean_colour(width, height):
+    preprocessing = Preprocessing(32, mean=(0.2, 0.4, 0.6), std=(1, 1, 1))
+    got = preprocessing.pixels(Image.new("RGB", (width, height), "white"))
+    shown = (got == 255).all(2)
+    rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+    assert max(len(rows), len(columns)) == 32
+    scale = 32 / max(width, height)
+    assert len(rows) == pytest.approx(max(height * scale, 1), abs=0.5)
+    assert len(columns) == pytest.approx(max(width * scale, 1), abs=0.5)
+    assert abs(rows[0] - (31 - rows[-1])) <= 1
+    assert abs(columns[0] - (31 - columns[-1])) <= 1
+    assert (got[~shown] == [51, 102, 153]).all()
+    padding = preprocessing(got)[:, ~shown]
+    np.testing.assert_allclose(padding, np.zeros_like(padding), atol=0.002)
+
+
+def test_stretch_fills_the_input():
+    got = Preprocessing((8, 16), fit="stretch").pixels(picture(50, 50))
+    np.testing.assert_array_equal(got, np.asarray(picture(50, 50).resize((16, 8), Image.Resampling.BILINEAR)))
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+@pytest.mark.parametrize(("width", "height"), [(200, 120), (120, 200), (160, 160), (33, 240)])
+def test_geometry_tells_where_an_input_pixel_comes_from(fit, width, height):
+    preprocessing = Preprocessing((48, 64), fit=fit, crop_fraction=0.8 if fit == "crop" else 1)
+    # Each pixel's value is its own position; red says x, green says y.
+    ramp = np.zeros((height, width, 3), dtype=np.uint8)
+    ramp[..., 0] = np.arange(width)
+    ramp[..., 1] = np.arange(height)[:, None]
+    ramp[..., 2] = 255
+    got = preprocessing.pixels(ramp).astype(float)
+    left, top, right, bottom = preprocessing.geometry(width, height)
+    x = left + (np.arange(64) + 0.5) * (right - left) / 64 - 0.5
+    y = top + (np.arange(48) + 0.5) * (bottom - top) / 48 - 0.5
+    inside_x, inside_y = (x > 2) & (x < width - 3), (y > 2) & (y < height - 3)
+    assert inside_x.sum() >= 5
+    assert inside_y.sum() >= 5
+    seen = got[np.ix_(inside_y, inside_x)]
+    assert (seen[..., 2] == 255).all()
+    x_step, y_step = (right - left) / 64, (bottom - top) / 48
+    np.testing.assert_allclose(
+        seen[..., 0], np.broadcast_to(x[inside_x], seen.shape[:2]), atol=0.6 + x_step / 2
+    )
+    np.testing.assert_allclose(
+        seen[..., 1], np.broadcast_to(y[inside_y][:, None], seen.shape[:2]), atol=0.6 + y_step / 2
+    )
+    if fit == "stretch":
+        assert (left, top, right, bottom) == (0, 0, width, height)
+    if fit == "crop":
+        assert left >= 0
+        assert top >= 0
+    if fit == "pad":
+        assert left <= 0
+        assert top <= 0
+
+
+def test_grey_and_colour_pictures_become_the_channels_asked_for():
+    assert Preprocessing(8, channels=1)(picture(9, 9, 3)).shape == (1, 8, 8)
+    assert Preprocessing(8, channels=3)(picture(9, 9, 1)).shape == (3, 8, 8)
+
+
+def test_dict_round_trip_through_json():
+    preprocessing = Preprocessing(
+        (32, 48), fit="crop", crop_fraction=0.875, channels=1, mean=[0.3], std=[0.2]
+    )
+    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+
+
+def test_defaults_are_imagenet():
+    assert Preprocessing(224).mean == (0.485, 0.456, 0.406)
+    assert Preprocessing(224, channels=1).mean == pytest.approx([np.mean([0.485, 0.456, 0.406])])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": 0}, "size=0: must be a positive"),
+        ({"size": (32, 0)}, "size="),
+        ({"size": (32, 32, 3)}, "size="),
+        ({"fit": "padd"}, "fit='padd': must be one of pad, crop, stretch; did you mean pad"),
+        ({"crop_fraction": 0}, "crop_fraction=0: must be above 0 and at most 1"),
+        ({"crop_fraction": 1.1}, "crop_fraction=1.1"),
+        ({"channels": 4}, "channels=4: must be 1"),
+        ({"mean": (0.5,)}, "mean=.* must have 3 values"),
+        ({"std": (0.5, 0, 0.5)}, "std=.* must be positive"),
+        ({"interpolation": "cubic"}, "interpolation='cubic': must be one of .*did you mean bicubic"),
+        ({"sized": 3}, "no field 'sized'; did you mean size"),
+    ],
+)
+def test_impossible_values(fields, message):
+    with pytest.raises(UserError, match=message):
+        Preprocessing.from_dict({"size": 32, **fields})
+
+
+def test_elongated_pictures_do_not_exhaust_memory():
+    with pytest.raises(UserError, match="too elongated"):
+        Preprocessing(224, fit="crop").pixels(Image.new("L", (1, 60_000)))
+    assert Preprocessing(224).pixels(Image.new("L", (1, 60_000))).shape == (224, 224, 3)

@@ -1,0 +1,96 @@
+"""Splits are stratified, repeatable, and survive being written down."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skipnets.data.splits import check_fractions, cut, read_rows, read_splits, write_splits
+from skipnets.errors import UserError
+
+SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
+
+
+@given(
+    sizes=st.lists(st.integers(3, 90), min_size=1, max_size=5),
+    shares=st.sampled_from([(0.7, 0.15, 0.15), (0.1, 0.1, 0.8), (0.4, 0.3, 0.3), (0.98, 0.01, 0.01)]),
+    seed=st.integers(0, 2**32),
+)
+def test_every_class_is_shared_out_and_none_goes_without(sizes, shares, seed):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    splits = cut(labels, dict(zip(SHARES, shares, strict=True)), seed)
+    for label, size in enumerate(sizes):
+        counts = [np.count_nonzero(splits[labels == label] == name) for name in SHARES]
+        assert sum(counts) == size
+        assert min(counts) >= 1
+        # At most one picture from its share, but for those that minimum of one displaces.
+        displaced = sum(max(1 - size * share, 0) for share in shares)
+        assert all(
+            abs(count - size * share) <= 1 + displaced for count, share in zip(counts, shares, strict=True)
+        )
+
+
+def test_hundred_pictures_are_split_exactly():
+    splits = cut(np.repeat([0, 1], 100), SHARES, 0)
+    assert [(splits[:100] == name).sum() for name in SHARES] == [70, 15, 15]
+
+
+def test_the_seed_decides():
+    labels = np.repeat([0, 1, 2], 30)
+    np.testing.assert_array_equal(cut(labels, SHARES, 5), cut(labels, SHARES, 5))
+    assert (cut(labels, SHARES, 5) != cut(labels, SHARES, 6)).any()
+    # Another class changes nothing for those before it.
+    np.testing.assert_array_equal(cut(labels, SHARES, 5)[:60], cut(labels[:60], SHARES, 5))
+
+
+@pytest.mark.parametrize("fractions", [(1,), (0.5, 0.5), (0, 0.5, 0.5), (0.8, 0.3, -0.1), (0.5, 0.2, 0.2)])
+def test_impossible_fractions(fractions):
+    with pytest.raises(UserError, match=r"fractions=.*sum to 1"):
+        check_fractions(fractions)
+
+
+def test_write_and_read(tmp_path):
+    rows = [
+        ("a b/1,2.jpg", "a b", "train"),
+        ('größe/"x".png', 'größe, "so"', "val"),
+        ("c/\udcff.png", "c", "test"),
+    ]
+    write_splits(tmp_path / "splits.csv", rows)
+    assert read_splits(tmp_path / "splits.csv") == {name: (label, split) for name, label, split in rows}
+    assert [path.name for path in tmp_path.iterdir()] == ["splits.csv"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,label\na,b\n", "lacks the column split; the first line must be path,label,split"),
+        ("", "lacks the column path"),
+        ("path,label,split\na,b\n", "line 2: must be path,label,split"),
+        ("path,label,split\na,,train\n", "line 2: .*none of them empty"),
+        ("path,label,split\na,b,train,x\n", "line 2: must be"),
+        (
+            "path,label,split\na,b,train\nc,d,valid\n",
+            "line 3: split='valid': must be one of train, val, test",
+        ),
+        ("path,label,split\na,b,train\na,b,val\n", "line 3: a is listed twice"),
+        ('path,label,split\n"a,b,train\n', "not a CSV file"),
+    ],
+)
+def test_bad_files_name_the_line(tmp_path, content, message):
+    path = tmp_path / "splits.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_splits(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.csv: No such file"):
+        read_splits(tmp_path / "absent.csv")
+
+
+def test_split_column_may_be_missing_where_it_may(tmp_path):
+    path = tmp_path / "manifest.csv"
+    path.write_text("\ufefflabel,path,note\ncat,1.jpg,x\n", encoding="utf-8")
+    assert read_rows(path, need_split=False) == [("1.jpg", "cat", "")]
