@@ -6,10 +6,13 @@ opening a file never runs code that is in it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import pickle
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -123,17 +126,18 @@ def _from_torchvision(tag: str, model_name: str) -> Checkpoint:
             f"torchvision publishes no weights for {model_name}, so it has no {tag!r}: give a file"
         )
     published = torchvision.models.get_model_weights(model_name)
-    if tag != "imagenet" and tag not in published.__members__:
-        raise UserError(
-            f"{model_name} has no weights {tag!r}; it has imagenet, {', '.join(published.__members__)}"
-        )
+    tags = [weights.name for weights in published]
+    if tag not in ("imagenet", *tags):
+        raise UserError(f"{model_name} has no weights {tag!r}; it has imagenet, {', '.join(tags)}")
     weights = published.DEFAULT if tag == "imagenet" else published[tag]
     cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     try:
         # check_hash compares with the start of the SHA-256 that is part of the file's name.
-        tensors = weights.get_state_dict(
-            progress=True, check_hash=True, map_location="cpu", weights_only=True
-        )
+        # torch.hub announces downloads on standard output, which belongs to results.
+        with contextlib.redirect_stdout(sys.stderr):
+            tensors = weights.get_state_dict(
+                progress=True, check_hash=True, map_location="cpu", weights_only=True
+            )
     except OSError as error:
         raise UserError(
             f"{weights.url} could not be downloaded ({_one_line(error)}); "
@@ -291,7 +295,9 @@ def _read_pickle(path: Path) -> object:
                 f"{path} holds more than tensors ({refused[1] or refused[2]}), and unpickling that could run "
                 "code: save the state dict alone, or as .safetensors"
             ) from error
-        raise UserError(f"{path} is not a whole PyTorch checkpoint ({_one_line(error)})") from error
+        # An UnpicklingError explains at length how to read the file unsafely: nobody should.
+        why = "" if isinstance(error, pickle.UnpicklingError) else f" ({_one_line(error)})"
+        raise UserError(f"{path} is not a whole PyTorch checkpoint{why}") from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -157,9 +157,8 @@ def _layers(tensors: Mapping[str, Tensor]) -> list[Layer]:
 
 def _is_count(layers: Sequence[Layer]) -> bool:
     """Whether the names are one pattern with one number in it, such as `layer12`: that is an order, too."""
-    return {layer.pattern.count("#") for layer in layers} == {1} and len(
-        {layer.pattern for layer in layers}
-    ) == 1
+    patterns = {layer.pattern for layer in layers}
+    return len(patterns) == 1 and patterns.pop().count("#") == 1
 
 
 def _fits(target: Target, wanted: Layer, found: Layer) -> bool:

@@ -1,0 +1,176 @@
+"""What `load_weights` promises: whole or not at all, and it says what it did."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+
+import skipnets.models.weights
+from skipnets.errors import UserError
+from skipnets.models import create_model, list_models
+from skipnets.models.weights import LoadReport, load_weights
+
+TORCHVISION = [name for name in list_models() if name in torchvision.models.list_models(torchvision.models)]
+QUICK = ("densenet121", "resnet18")
+names = pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TORCHVISION]
+)
+
+
+def test_public_names():
+    assert skipnets.models.weights.__all__ == ["LoadReport", "PublishedInput", "load_weights"]
+
+
+def test_all_of_torchvisions_names_are_covered():
+    assert len(TORCHVISION) == 14
+
+
+@names
+def test_torchvisions_state_dict_loads_whole_and_answers_alike(name, write, assert_same):
+    theirs = torchvision.models.get_model(name, weights=None)
+    x = torch.randn(2, 3, 64, 64)
+    theirs(x)  # running statistics that keep a deep random network finite
+    theirs.eval()
+    ours = create_model(name, weights=write(theirs.state_dict())).eval()
+    assert_same(ours, theirs.state_dict())
+    assert ours.weights_report.layout == "named as in torchvision and timm"
+    assert ours.weights_report.changes == ours.weights_report.notes == ()
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+
+
+@names
+def test_timms_names_are_torchvisions(name):
+    with torch.device("meta"):
+        timms, ours = timm.create_model(name).state_dict(), create_model(name).state_dict()
+    assert {key: tensor.shape for key, tensor in timms.items()} == {
+        key: tensor.shape for key, tensor in ours.items()
+    }
+
+
+def test_the_published_resnet20_gets_all_pictures_right(shared_data):
+    model = create_model("resnet20", weights=shared_data / "weights" / "resnet20-12fca82f.th").eval()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    paths = sorted((shared_data / "cifar10-png-20").glob("*.png"))
+    pictures = torch.stack(
+        [torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1) / 255 for path in paths]
+    )
+    with torch.inference_mode():
+        predicted = model((pictures - mean) / std).argmax(1)
+    assert len(paths) == 20
+    assert predicted.tolist() == [int(path.stem.split("_")[-1]) for path in paths]
+    report = model.weights_report
+    assert report.layout == "matched by structure"
+    assert report.mapping["fc.weight"] == "module.linear.weight"
+    assert len(report.mapping) == 97
+    assert "fc.bias   ← module.linear.bias" in str(report)
+    assert "95 tensors by their own names, after 'module.'" in str(report)
+
+
+def test_report_is_the_same_object_and_survives_copies(make, stirred, write):
+    model = make()
+    source = write(stirred(make()))
+    report = load_weights(model, str(source))
+    assert isinstance(report, LoadReport)
+    assert pickle.loads(pickle.dumps(report)) == copy.deepcopy(report) == report
+    assert str(report).startswith(
+        f"{model.config.name} from {source}: {len(report.mapping)} tensors, named as in"
+    )
+
+
+def test_batch_counters_may_be_missing(make, stirred, write, assert_same):
+    tensors = stirred(make())
+    old = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+    assert len(old) < len(tensors)
+    model = make()
+    load_weights(model, write(old))
+    assert_same(model, {**model.state_dict(), **old})
+    assert {int(t) for name, t in model.state_dict().items() if name.endswith("num_batches_tracked")} == {0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_other_float_types_are_cast(dtype, suffix, make, stirred, write, assert_same):
+    tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in stirred(make()).items()}
+    model = make()
+    load_weights(model, write(tensors, f"weights.{suffix}"))
+    assert_same(model, {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()})
+
+
+def test_half_weights_are_adapted_in_full_precision(make, stirred, write):
+    tensors = {k: t.half() if t.is_floating_point() else t for k, t in stirred(make()).items()}
+    model = make(in_chans=1)
+    load_weights(model, write(tensors))
+    stem = next(iter(tensors))
+    assert torch.equal(model.state_dict()[stem], tensors[stem].float().sum(1, keepdim=True))
+
+
+def test_whole_numbers_are_no_weights(make, stirred, write, snapshot, assert_same):
+    tensors = stirred(make())
+    stem = next(iter(tensors))
+    tensors[stem] = tensors[stem].to(torch.int8)
+    model = make()
+    before = snapshot(model)
+    with pytest.raises(UserError, match=rf"not floating-point numbers: {stem} \(torch.int8\)"):
+        load_weights(model, write(tensors))
+    assert_same(model, before)
+
+
+def test_a_wrong_shape_names_the_tensor_and_touches_nothing(make, stirred, write, snapshot, assert_same):
+    tensors = stirred(make())
+    wrong = [name for name, tensor in tensors.items() if tensor.ndim == 4][-1]
+    shape = tuple(tensors[wrong].shape)
+    tensors[wrong] = torch.zeros(shape[0], shape[1] + 1, *shape[2:])
+    model = make()
+    before = snapshot(model)
+    with pytest.raises(UserError) as caught:
+        load_weights(model, write(tensors))
+    assert f"does not fit {model.config.name}: {wrong} is {(shape[0], shape[1] + 1, *shape[2:])}" in str(
+        caught.value
+    )
+    assert str(shape) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert_same(model, before)
+
+
+def test_missing_and_left_over_tensors_are_listed(make, stirred, write, snapshot, assert_same):
+    tensors = stirred(make())
+    missing = [name for name, tensor in tensors.items() if tensor.ndim == 4][2]
+    del tensors[missing]
+    tensors["auxiliary.weight"] = torch.zeros(3)
+    model = make()
+    before = snapshot(model)
+    with pytest.raises(UserError, match=f"missing: {missing}; left over: auxiliary.weight$"):
+        load_weights(model, write(tensors))
+    assert_same(model, before)
+
+
+def test_another_depth_lists_the_first_of_many(write):
+    with pytest.raises(UserError, match=r"missing: layer1.3.conv1.weight, .* and \d+ more$"):
+        create_model("resnet32", weights=write(create_model("resnet20").state_dict()))
+
+
+def test_a_body_without_head_is_not_enough(make, stirred, write):
+    model = make()
+    body = {k: t for k, t in stirred(make()).items() if not k.startswith(model.head_name)}
+    with pytest.raises(UserError, match=f"missing: {model.head_name}.weight, {model.head_name}.bias$"):
+        load_weights(model, write(body))
+
+
+def test_changes_are_logged(make, stirred, write, caplog):
+    source = write(stirred(make()))
+    with caplog.at_level(logging.WARNING, logger="skipnets"):
+        load_weights(make(), source)
+        assert caplog.messages == []
+        model = make(num_classes=3, in_chans=1)
+        report = load_weights(model, source)
+    assert caplog.messages == [f"{source}: {change}" for change in report.changes]
+    assert len(report.changes) == 2
