@@ -1,0 +1,372 @@
+"""Evaluate a classifier: which pictures, what it says about them, how good that is, and what to beware of.
+
+N pictures, K classes of the classifier.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.classifier import Classifier, softmax
+from skipnets.data.loading import evaluation_batches
+from skipnets.data.named import NAMED_SETS
+from skipnets.data.sources import Pictures, open_pictures
+from skipnets.data.splits import SPLITS, read_splits
+from skipnets.errors import UserError, missing_extra
+from skipnets.evaluation.confusion import draw_confusion, save_figure
+from skipnets.evaluation.tables import write_table
+from skipnets.files import atomic_path
+
+try:
+    from skipnets.evaluation.metrics import CALIBRATION_BINS, Metrics, measure
+except ModuleNotFoundError as error:
+    if error.name in ("torch", "torchmetrics"):
+        raise missing_extra("train") from error
+    raise
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """A classifier's answers to a set of pictures, and how good they are.
+
+    Attributes:
+        classifier: The classifier's name, and its file if it has one.
+        data: What was evaluated: a folder, a manifest, a named set.
+        split: "train", "val", "test" or "all".
+        classes: The classifier's K classes.
+        metrics: The figures.
+        names: N names of pictures, as splits.csv has them.
+        labels: (N,) right classes, positions in `classes`.
+        probabilities: (N, K) float32.
+        failures: Name → reason, of the pictures that could not be read; they are in no figure.
+        known: How many of the pictures the classifier's training used as "train", "val" and "test"; None if
+            there is no record of it.
+    """
+
+    classifier: str
+    data: str
+    split: str
+    classes: tuple[str, ...]
+    metrics: Metrics
+    names: list[str]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    failures: dict[str, str]
+    known: dict[str, int] | None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know beside the figures, a sentence each."""
+        found = []
+        count = len(self.names) + len(self.failures)
+        if self.known is not None and self.known["train"]:
+            found.append(
+                f"{self.known['train']:,} of the {count:,} pictures were trained on: "
+                "the figures say nothing about new pictures"
+            )
+        if self.known is not None and self.known["val"]:
+            found.append(
+                f"{self.known['val']:,} of the {count:,} pictures chose the best epoch: the figures flatter"
+            )
+        if self.failures:
+            found.append(
+                f"{len(self.failures):,} of the {count:,} pictures could not be read and are in no figure"
+            )
+        absent = [name for name, count in zip(self.classes, self.metrics.support, strict=True) if not count]
+        if absent:
+            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+            found.append(f"no pictures of {', '.join(absent[:5])}{more}: nothing is known about them")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values for JSON; what is undefined is None."""
+        metrics = self.metrics
+        return {
+            "classifier": self.classifier,
+            "data": self.data,
+            "split": self.split,
+            "pictures": len(self.names),
+            "accuracy": metrics.accuracy,
+            "accuracy_interval": list(metrics.accuracy_interval),
+            "balanced_accuracy": metrics.balanced_accuracy,
+            "top5": metrics.top5,
+            "nll": metrics.nll,
+            "ece": metrics.ece,
+            "ece_bins": CALIBRATION_BINS,
+            "macro_f1": metrics.macro_f1,
+            "macro_auroc": _or_none(metrics.macro_auroc),
+            "classes": [
+                {
+                    "name": name,
+                    "precision": _or_none(metrics.precision[index]),
+                    "recall": _or_none(metrics.recall[index]),
+                    "f1": _or_none(metrics.f1[index]),
+                    "auroc": _or_none(metrics.auroc[index]),
+                    "support": int(metrics.support[index]),
+                }
+                for index, name in enumerate(self.classes)
+            ],
+            "confusion": metrics.confusion.tolist(),
+            "failures": self.failures,
+            "known": self.known,
+            "warnings": self.warnings,
+        }
+
+    def save(self, folder: str | os.PathLike[str], *, table: Literal["parquet", "csv"] = "parquet") -> None:
+        """Write evaluation.json, confusion.png, and predictions.parquet or predictions.csv.
+
+        Args:
+            folder: Created if it is not there; files of these names are replaced.
+            table: The format of the predictions.
+
+        Raises:
+            UserError: If they cannot be written.
+        """
+        folder = Path(folder)
+        self.write_predictions(folder / f"predictions.{table}")
+        self.draw_confusion(folder / "confusion.png")
+        with atomic_path(folder / "evaluation.json") as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", "utf-8")
+
+    def write_predictions(self, path: str | os.PathLike[str]) -> None:
+        """Write every prediction: path, label, prediction, its probability, and "p:NAME" for each class.
+
+        Args:
+            path: Ends in .parquet, .csv or .jsonl.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        predicted = self.probabilities.argmax(1)
+        columns: dict[str, Any] = {
+            "path": self.names,
+            "label": [self.classes[index] for index in self.labels],
+            "prediction": [self.classes[index] for index in predicted],
+            "probability": self.probabilities.max(1),
+        }
+        for index, name in enumerate(self.classes):
+            columns[f"p:{name}"] = np.ascontiguousarray(self.probabilities[:, index])
+        write_table(path, columns)
+
+    def draw_confusion(self, path: str | os.PathLike[str]) -> None:
+        """Draw the confusion matrix; see `skipnets.evaluation.draw_confusion`."""
+        low, high = self.metrics.accuracy_interval
+        note = (
+            f"accuracy {self.metrics.accuracy:.1%} (95% interval {100 * low:.1f}–{high:.1%}), "
+            f"{len(self.names):,} pictures"
+        )
+        title = f"{self.data}, {self.split}" if self.split != "all" else self.data
+        save_figure(draw_confusion(self.metrics.confusion, self.classes, title=title, note=note), path)
+
+
+def evaluate(
+    classifier: Classifier,
+    data: Pictures | str | os.PathLike[str] | None = None,
+    *,
+    split: str = "test",
+    batch_size: int = 64,
+    workers: int = 2,
+    download: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> Evaluation:
+    """Measure how good a classifier is.
+
+    Classes are matched by name, so the data may have fewer than the classifier, in any order. Pictures that
+    cannot be read are listed and left out of the figures.
+
+    Args:
+        classifier: From `skipnets.load`.
+        data: A folder, a manifest, a named set, or opened pictures; None takes the data of the classifier's
+            own run. If it is the run's data, the run's splits hold; data without splits are all "test".
+        split: "train", "val", "test" or "all".
+        batch_size: Pictures that go through the network at once.
+        workers: Threads that read pictures.
+        download: Whether a named set may be fetched.
+        progress: Called with the pictures done and their total after every batch.
+
+    Raises:
+        UserError: If there are no such pictures, none can be read, or the data have classes that the
+            classifier does not know.
+
+    Example:
+        >>> evaluation = evaluate(skipnets.load("runs/cats"))
+        >>> evaluation.metrics.accuracy, evaluation.warnings
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, not {batch_size}")
+    record = _run_record(classifier)
+    if isinstance(data, Pictures):
+        pictures = data
+    elif data is None:
+        pictures = _open_runs_own(classifier, record, download)
+    else:
+        pictures = open_pictures(data, fractions=None, download=download)
+    runs_own = record is not None and record.is_of(pictures)
+    if record is not None and runs_own and not isinstance(data, Pictures):
+        pictures = record.splits_of(pictures)
+    chosen = pictures.split(split)
+    name = _name_of(data, pictures, record if runs_own else None)
+    if not len(chosen):
+        there = ", ".join(str(part) for part in np.unique(pictures.splits))
+        raise UserError(f'{name} has no pictures in the split "{split}", only in {there or "none"}')
+    labels = _labels_by_name(chosen, classifier.classes, name)
+
+    positions, logits, failures = _answers(
+        classifier, chosen, batch_size=batch_size, workers=workers, progress=progress
+    )
+    return Evaluation(
+        classifier=classifier.architecture["name"] if classifier.path is None else str(classifier.path),
+        data=name,
+        split=split,
+        classes=classifier.classes,
+        metrics=measure(logits, labels[positions]),
+        names=[chosen.names[position] for position in positions],
+        labels=labels[positions],
+        probabilities=softmax(logits).astype(np.float32),
+        failures=failures,
+        known=None if record is None else record.count(chosen, below_root=not runs_own),
+    )
+
+
+def _answers(
+    classifier: Classifier,
+    pictures: Pictures,
+    *,
+    batch_size: int,
+    workers: int,
+    progress: Callable[[int, int], object] | None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
+    """Positions (n,) of the pictures that could be read, their logits (n, K), and the others with reasons."""
+    read: list[NDArray[np.int64]] = []
+    logits: list[NDArray[np.float32]] = []
+    failures: dict[str, str] = {}
+    done = 0
+    for positions, batch, failed in evaluation_batches(
+        pictures, classifier.preprocessing, batch_size=batch_size, workers=workers
+    ):
+        if len(positions):
+            read.append(positions)
+            logits.append(classifier.logits(batch))
+        failures |= {pictures.names[position]: reason for position, reason in failed}
+        done += len(positions) + len(failed)
+        if progress is not None:
+            progress(done, len(pictures))
+    if not read:
+        first = next(iter(failures.values()))
+        raise UserError(f"none of the {done} pictures could be read; the first: {first}")
+    return np.concatenate(read), np.concatenate(logits), failures
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RunRecord:
+    """Which pictures a run used for what.
+
+    Attributes:
+        data: The DATA it was given; None if the model file does not say.
+        splits: Its splits.csv.
+        listed: Name → (class name, split).
+    """
+
+    data: str | None
+    splits: Path
+    listed: Mapping[str, tuple[str, str]]
+
+    def is_of(self, pictures: Pictures) -> bool:
+        """Whether these are the run's data: the same folder, or (if that has moved) most of its names."""
+        if pictures.root is not None and pictures.root.resolve() == self.root:
+            return True
+        labels = {
+            name: pictures.classes[label] for name, label in zip(pictures.names, pictures.labels, strict=True)
+        }
+        found = sum(labels.get(name) == label for name, (label, _) in self.listed.items())
+        return found > 0.9 * len(self.listed)
+
+    def splits_of(self, pictures: Pictures) -> Pictures:
+        """The pictures that the run knew, in its splits."""
+        known = pictures.select(np.flatnonzero([name in self.listed for name in pictures.names]))
+        return replace(known, splits=np.array([self.listed[name][1] for name in known.names], dtype="<U5"))
+
+    def count(self, pictures: Pictures, *, below_root: bool) -> dict[str, int]:
+        """How many of the pictures the run used as "train", "val" and "test".
+
+        Args:
+            pictures: Any.
+            below_root: Compare whole paths: the root is another one, but some may still be the run's.
+        """
+        names = pictures.names
+        if below_root and pictures.root is not None and self.root is not None:
+            root = self.root
+            prefix = f"{pictures.root.resolve().as_posix()}/"
+            names = [f"{prefix}{name}".removeprefix(f"{root.as_posix()}/") for name in names]
+        used = Counter(self.listed[name][1] for name in names if name in self.listed)
+        return {split: used[split] for split in SPLITS}
+
+    @property
+    def root(self) -> Path | None:
+        """The folder that the names are relative to; None for a named set."""
+        path = Path(self.data or "")
+        if self.data is None or self.data in NAMED_SETS or not path.exists():
+            return None
+        return (path if path.is_dir() else path.parent).resolve()
+
+
+def _run_record(classifier: Classifier) -> _RunRecord | None:
+    """What is written beside a classifier that lies in a run folder."""
+    if classifier.path is None:
+        return None
+    splits = classifier.path.with_name("splits.csv")
+    if not splits.is_file():
+        return None
+    data = classifier.provenance.get("data")
+    return _RunRecord(data=data if isinstance(data, str) else None, splits=splits, listed=read_splits(splits))
+
+
+def _open_runs_own(classifier: Classifier, record: _RunRecord | None, download: bool) -> Pictures:
+    if record is None or record.data is None:
+        raise UserError(
+            f"{classifier.path or 'this classifier'} is not in a run folder: name the data to evaluate it on"
+        )
+    try:
+        return open_pictures(record.data, splits=record.splits, download=download)
+    except UserError as error:
+        raise UserError(f"{error}; it was trained on these data: if they have moved, name them") from error
+
+
+def _name_of(
+    data: Pictures | str | os.PathLike[str] | None, pictures: Pictures, record: _RunRecord | None
+) -> str:
+    if data is not None and not isinstance(data, Pictures):
+        return os.fspath(data)
+    if record is not None and record.data is not None:
+        return record.data
+    return "pictures in memory" if pictures.root is None else str(pictures.root)
+
+
+def _labels_by_name(pictures: Pictures, classes: tuple[str, ...], name: str) -> NDArray[np.int64]:
+    """The pictures' labels as positions in the classifier's classes."""
+    position = {label: index for index, label in enumerate(classes)}
+    present = [pictures.classes[label] for label in np.unique(pictures.labels)]
+    if unknown := [label for label in present if label not in position]:
+        some = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        raise UserError(
+            f"{name} has classes that the classifier does not know: {some} "
+            f"(it knows {', '.join(classes[:5])}{', …' if len(classes) > 5 else ''})"
+        )
+    table = np.array([position.get(label, -1) for label in pictures.classes], dtype=np.int64)
+    return table[pictures.labels]
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,136 @@
+"""Figures from logits and labels. Undefined ones (a share of nothing) are NaN, never 0 or 1.
+
+N pictures, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+)
+
+__all__ = ["CALIBRATION_BINS", "Metrics", "measure", "wilson_interval"]
+
+CALIBRATION_BINS = 15
+_NORMAL_97_5 = NormalDist().inv_cdf(0.975)  # 95 % lie within ±
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Metrics:
+    """What `measure` finds.
+
+    Attributes:
+        accuracy: Share of pictures whose most probable class is the right one.
+        accuracy_interval: Its 95 % confidence interval (Wilson).
+        balanced_accuracy: Mean recall of the classes that occur.
+        top5: Share of pictures whose right class is among the five most probable; None up to 5 classes.
+        nll: Mean negative log-likelihood of the right class, in nats.
+        ece: Expected calibration error: the mean difference between confidence and accuracy over 15 bins of
+            equal width, weighted by their pictures (Guo et al. 2017, arXiv 1706.04599, equation 3).
+        macro_f1: Mean F1 of the classes that occur.
+        macro_auroc: Mean AUROC of the classes for which it is defined.
+        precision: (K,) share of the pictures called this class that are.
+        recall: (K,) share of this class's pictures that are called so.
+        f1: (K,) harmonic mean of the two.
+        auroc: (K,) probability that a picture of this class gets more of its probability than another.
+        support: (K,) pictures of this class.
+        confusion: (K, K) counts; rows are the true classes, columns the predicted ones.
+    """
+
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    balanced_accuracy: float
+    top5: float | None
+    nll: float
+    ece: float
+    macro_f1: float
+    macro_auroc: float
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+    auroc: NDArray[np.float64]
+    support: NDArray[np.int64]
+    confusion: NDArray[np.int64]
+
+
+def measure(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Metrics:
+    """Every figure of a classifier's answers.
+
+    Args:
+        logits: (N, K), N at least 1.
+        labels: (N,) the right classes.
+    """
+    classes = logits.shape[1]
+    scores, target = torch.from_numpy(logits).double(), torch.from_numpy(labels)
+    log_probabilities = scores.log_softmax(1)
+    probabilities = log_probabilities.exp()
+    confusion = multiclass_confusion_matrix(probabilities, target, classes).numpy()
+
+    top5 = None
+    if classes > 5:
+        top5 = float(multiclass_accuracy(probabilities, target, classes, "micro", top_k=5))
+    right, support, called = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    recall = _share(right, support)
+    f1 = _share(2 * right, support + called)
+    auroc = np.array([_auroc(probabilities[:, index], target == index) for index in range(classes)])
+    occurs = support > 0
+    return Metrics(
+        accuracy=float(right.sum() / len(labels)),
+        accuracy_interval=wilson_interval(int(right.sum()), len(labels)),
+        balanced_accuracy=float(recall[occurs].mean()),
+        top5=top5,
+        nll=float(-log_probabilities.gather(1, target[:, None]).mean()),
+        ece=_calibration_error(probabilities, target),
+        macro_f1=float(f1[occurs].mean()),
+        macro_auroc=float(np.nanmean(auroc)) if np.isfinite(auroc).any() else math.nan,
+        precision=_share(right, called),
+        recall=recall,
+        f1=f1,
+        auroc=auroc,
+        support=support,
+        confusion=confusion,
+    )
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share; unlike the normal one, it is right near 0 and 1.
+
+    Wilson 1927; Brown, Cai and DasGupta 2001 (Statistical Science 16(2), equation 4).
+    """
+    share, z2 = successes / trials, _NORMAL_97_5**2
+    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = _NORMAL_97_5 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    # At 0 and 1 the ends are exact; rounding may carry them past.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == trials else centre + half
+    return low, high
+
+
+def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+
+
+def _auroc(probabilities: torch.Tensor, is_class: torch.Tensor) -> float:
+    if is_class.all() or not is_class.any():
+        return math.nan
+    return float(binary_auroc(probabilities, is_class.long()))
+
+
+def _calibration_error(probabilities: torch.Tensor, target: torch.Tensor) -> float:
+    # torchmetrics computes in float32 and gives a confidence of exactly 1 a sixteenth bin of its own.
+    below_one = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)).double()
+    return float(
+        multiclass_calibration_error(
+            probabilities.clamp(max=below_one), target, probabilities.shape[1], n_bins=CALIBRATION_BINS
+        )
+    )

@@ -1,0 +1,95 @@
+"""Tables as files: Parquet, CSV or JSON lines, by the file's ending."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.errors import UserError, missing_extra
+from skipnets.files import atomic_path
+
+__all__ = ["check_table_path", "write_table"]
+
+Column = Sequence[str | float | int | None] | NDArray[Any]
+
+
+def check_table_path(path: str | os.PathLike[str]) -> None:
+    """Whether a table can be written there: asked before the work that fills it.
+
+    Raises:
+        UserError: If the ending is none that `write_table` knows, or its library is missing.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".parquet", ".csv", ".jsonl"):
+        raise UserError(f"{path}: a table must end in .parquet, .csv, .jsonl")
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise missing_extra("train")
+
+
+def write_table(path: str | os.PathLike[str], columns: Mapping[str, Column]) -> None:
+    """Write a table, whole or not at all.
+
+    Args:
+        path: Ends in .parquet, .csv or .jsonl.
+        columns: Name → values, all of one length.
+
+    Raises:
+        UserError: If it has another ending or cannot be written.
+    """
+    check_table_path(path)
+    writers = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
+    try:
+        with atomic_path(path) as temporary:
+            writers[Path(path).suffix.lower()](temporary, columns)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _write_parquet(path: Path, columns: Mapping[str, Column]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table({name: _valid_text(values) for name, values in columns.items()})
+    pyarrow.parquet.write_table(table, path, compression="zstd")
+
+
+def _write_csv(path: Path, columns: Mapping[str, Column]) -> None:
+    # File names need not be valid UTF-8; surrogateescape hands their bytes through.
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*map(_shortest, columns.values()), strict=True))
+
+
+def _write_jsonl(path: Path, columns: Mapping[str, Column]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in zip(*map(_listed, columns.values()), strict=True):
+            file.write(json.dumps(dict(zip(columns, row, strict=True))) + "\n")
+
+
+def _listed(values: Column) -> Sequence[Any]:
+    return values.tolist() if isinstance(values, np.ndarray) else values
+
+
+def _shortest(values: Column) -> Sequence[Any]:
+    """float32 as the shortest text that means it: 0.1, not 0.10000000149011612."""
+    is_float = isinstance(values, np.ndarray) and values.dtype.kind == "f"
+    return np.asarray(values).astype(str).tolist() if is_float else _listed(values)
+
+
+def _valid_text(values: Column) -> Column:
+    """Parquet's texts are UTF-8; a file name's other bytes appear as �."""
+    if isinstance(values, np.ndarray):
+        return values
+    return [
+        value.encode(errors="surrogateescape").decode(errors="replace") if isinstance(value, str) else value
+        for value in values
+    ]

@@ -1,0 +1,319 @@
+"""What is evaluated, under which names, and what a reader is told beside the figures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from skipnets.classifier import Classifier, load
+from skipnets.data import Pictures, Preprocessing, open_pictures
+from skipnets.errors import UserError
+from skipnets.evaluation import evaluate
+from skipnets.models.registry import config_to_dict, model_config
+
+COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+
+
+class ColourReader:
+    """A runtime that sees the mean colour: it is right on pure pictures. Order: green, red, blue."""
+
+    name = "by hand"
+    device = "cpu"
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return 4 * batch.mean((2, 3))[:, [1, 0, 2]]
+
+    def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+
+def reader(path: Path | None = None, data: object = None) -> Classifier:
+    return Classifier(
+        architecture=config_to_dict(model_config("resnet20", num_classes=3)),
+        classes=("green", "red", "blue"),
+        preprocessing=Preprocessing(size=4, mean=(0.5,) * 3, std=(0.5,) * 3),
+        provenance={} if data is None else {"data": data},
+        runtime=ColourReader(),
+        path=path,
+    )
+
+
+def paint(path: Path, colour: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 5), COLOURS[colour]).save(path)
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """Ten pictures a class; two of "red" are painted green."""
+    for colour in COLOURS:
+        for index in range(10):
+            shown = "green" if colour == "red" and index < 2 else colour
+            paint(tmp_path / "pets" / colour / f"{index}.png", shown)
+    return tmp_path / "pets"
+
+
+@pytest.fixture
+def run(pets: Path, tmp_path: Path) -> Classifier:
+    """A classifier in a run folder, trained on `pets`."""
+    open_pictures(pets, fractions=(0.5, 0.2, 0.3)).write_splits(tmp_path / "run" / "splits.csv")
+    return reader(tmp_path / "run" / "model.safetensors", str(pets))
+
+
+def memory(labels: list[int], classes: tuple[str, ...], names: list[str] | None = None) -> Pictures:
+    images = np.stack([np.full((5, 5, 3), COLOURS.get(classes[i], (9, 9, 9)), np.uint8) for i in labels])
+    return Pictures(
+        classes=classes,
+        names=names or [f"{index:03d}" for index in range(len(labels))],
+        labels=np.array(labels, np.int64),
+        splits=np.array(["test"] * len(labels)),
+        images=images,
+    )
+
+
+def test_a_folder_of_its_own(pets: Path) -> None:
+    evaluation = evaluate(reader(), pets)
+    assert len(evaluation.names) == 30
+    assert evaluation.metrics.accuracy == pytest.approx(28 / 30)
+    # Rows and columns in the classifier's order: green, red, blue.
+    assert evaluation.metrics.confusion.tolist() == [[10, 0, 0], [2, 8, 0], [0, 0, 10]]
+    assert evaluation.known is None
+    assert evaluation.warnings == []
+    wrong = evaluation.probabilities.argmax(1) != evaluation.labels
+    assert [evaluation.names[index] for index in np.flatnonzero(wrong)] == ["red/0.png", "red/1.png"]
+
+
+@pytest.mark.parametrize(
+    "order", [("blue", "green", "red"), ("red", "blue", "green"), ("green", "red", "blue")]
+)
+def test_classes_are_matched_by_name(order: tuple[str, ...]) -> None:
+    evaluation = evaluate(reader(), memory([0, 1, 2, 0], order))
+    assert evaluation.metrics.accuracy == 1
+    assert [evaluation.classes[index] for index in evaluation.labels] == [*order, order[0]]
+
+
+def test_fewer_classes_than_the_classifier_knows() -> None:
+    evaluation = evaluate(reader(), memory([0, 0, 1], ("blue", "red")))
+    assert evaluation.metrics.support.tolist() == [0, 1, 2]
+    assert evaluation.metrics.accuracy == 1
+    assert evaluation.warnings == ["no pictures of green: nothing is known about them"]
+    green = evaluation.to_dict()["classes"][0]
+    assert green == {
+        "name": "green",
+        "precision": None,
+        "recall": None,
+        "f1": None,
+        "auroc": None,
+        "support": 0,
+    }
+
+
+def test_more_classes_than_the_classifier_knows() -> None:
+    with pytest.raises(UserError, match=r"does not know: pink, white \(it knows green, red, blue\)"):
+        evaluate(reader(), memory([0, 1, 2], ("blue", "pink", "white")))
+    # A name alone, without pictures, does no harm.
+    assert evaluate(reader(), memory([0], ("blue", "pink"))).metrics.accuracy == 1
+
+
+def test_undecodable_pictures_are_listed_and_counted_out(pets: Path) -> None:
+    (pets / "red" / "0.png").write_bytes(b"broken")
+    (pets / "blue" / "9.png").write_bytes((pets / "blue" / "8.png").read_bytes()[:40])
+    evaluation = evaluate(reader(), pets, batch_size=7)
+    assert sorted(evaluation.failures) == ["blue/9.png", "red/0.png"]
+    assert len(evaluation.names) == 28
+    assert evaluation.metrics.support.tolist() == [10, 9, 9]
+    assert evaluation.metrics.accuracy == pytest.approx(27 / 28)
+    assert evaluation.warnings == ["2 of the 30 pictures could not be read and are in no figure"]
+    assert [evaluation.classes[label] for label in evaluation.labels] == [
+        n.split("/")[0] for n in evaluation.names
+    ]
+
+
+def test_nothing_can_be_read(tmp_path: Path) -> None:
+    for colour in COLOURS:
+        paint(tmp_path / colour / "a.png", colour)
+        (tmp_path / colour / "a.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"none of the 3 pictures could be read; the first: .*known format"):
+        evaluate(reader(), tmp_path)
+
+
+def test_the_runs_own_test_split_is_the_default(run: Classifier, pets: Path) -> None:
+    expected = open_pictures(pets, fractions=(0.5, 0.2, 0.3)).split("test").names
+    evaluation = evaluate(run)
+    assert evaluation.names == expected
+    assert evaluation.data == str(pets)
+    assert evaluation.known == {"train": 0, "val": 0, "test": 9}
+    assert evaluation.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("split", "known", "words"),
+    [
+        ("train", {"train": 15, "val": 0, "test": 0}, ["15 of the 15 pictures were trained on"]),
+        ("val", {"train": 0, "val": 6, "test": 0}, ["6 of the 6 pictures chose the best epoch"]),
+        ("all", {"train": 15, "val": 6, "test": 9}, ["15 of the 30 pictures were", "6 of the 30 pictures"]),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_pictures_that_were_trained_on(
+    run: Classifier, pets: Path, split: str, known: dict[str, int], words: list[str], named: bool
+) -> None:
+    evaluation = evaluate(run, pets if named else None, split=split)
+    assert evaluation.known == known
+    assert len(evaluation.warnings) == len(words)
+    for warning, start in zip(evaluation.warnings, words, strict=True):
+        assert warning.startswith(start)
+
+
+def test_the_runs_data_under_any_name(run: Classifier, pets: Path, tmp_path: Path) -> None:
+    expected = evaluate(run).names
+    # The same folder, named in another way; moved; and moved with a loss.
+    (tmp_path / "link").symlink_to(pets)
+    assert evaluate(run, tmp_path / "link").names == expected
+    shutil.move(pets, tmp_path / "elsewhere")
+    (tmp_path / "link").unlink()
+    moved = evaluate(run, tmp_path / "elsewhere")
+    assert moved.names == expected
+    assert moved.known == {"train": 0, "val": 0, "test": 9}
+    (tmp_path / "elsewhere" / expected[0]).unlink()
+    assert evaluate(run, tmp_path / "elsewhere").names == expected[1:]
+    with pytest.raises(UserError, match=r"no such folder.*if they have moved, name them"):
+        evaluate(run)
+
+
+def test_a_part_of_the_runs_data(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for colour in COLOURS:
+            for index in range(4):
+                paint(tmp_path / "data" / split / colour / f"{index}.png", colour)
+    open_pictures(tmp_path / "data").write_splits(tmp_path / "run" / "splits.csv")
+    classifier = reader(tmp_path / "run" / "model.safetensors", str(tmp_path / "data"))
+    assert evaluate(classifier, tmp_path / "data" / "test").known == {"train": 0, "val": 0, "test": 12}
+    known = evaluate(classifier, tmp_path / "data" / "train").known
+    assert known is not None
+    assert known["train"] + known["val"] == 12
+
+
+def test_new_pictures_are_not_taken_for_the_runs(run: Classifier, tmp_path: Path) -> None:
+    for colour in COLOURS:
+        for index in range(2):
+            paint(tmp_path / "new" / colour / f"{index}.png", colour)
+    evaluation = evaluate(run, tmp_path / "new")
+    assert len(evaluation.names) == 6
+    assert evaluation.known == {"train": 0, "val": 0, "test": 0}
+
+
+def test_a_named_set_of_the_run(tmp_path: Path) -> None:
+    digits = open_pictures("digits")
+    digits.write_splits(tmp_path / "splits.csv")
+    classifier = Classifier(
+        architecture=config_to_dict(model_config("resnet20", num_classes=10)),
+        classes=digits.classes,
+        preprocessing=Preprocessing(size=4),
+        provenance={"data": "digits"},
+        runtime=TenWay(),
+        path=tmp_path / "model.safetensors",
+    )
+    test = digits.split("test")
+    for data in (None, "digits", digits):
+        evaluation = evaluate(classifier, data)
+        assert (evaluation.names, evaluation.data) == (test.names, "digits")
+        assert evaluation.known == {"train": 0, "val": 0, "test": len(test)}
+    assert evaluation.metrics.top5 is not None
+
+
+class TenWay(ColourReader):
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return batch.reshape(len(batch), -1)[:, :10]
+
+
+def test_opened_pictures_keep_their_splits(run: Classifier, pets: Path) -> None:
+    other = open_pictures(pets, seed=7, fractions=(0.2, 0.2, 0.6))
+    evaluation = evaluate(run, other)
+    assert evaluation.names == other.split("test").names
+    assert evaluation.known is not None
+    assert evaluation.known["train"] > 0
+    assert evaluation.warnings
+
+
+@pytest.mark.parametrize("path", [None, Path("/nowhere/model.safetensors")])
+def test_no_data_and_no_run(path: Path | None) -> None:
+    with pytest.raises(UserError, match="not in a run folder: name the data"):
+        evaluate(reader(path, "pets"))
+
+
+def test_a_split_without_pictures(pets: Path) -> None:
+    with pytest.raises(UserError, match='pets has no pictures in the split "val", only in test'):
+        evaluate(reader(), pets, split="val")
+    with pytest.raises(UserError, match=r"split='tset'.*did you mean test"):
+        evaluate(reader(), pets, split="tset")
+    with pytest.raises(UserError, match="batch_size must be at least 1, not 0"):
+        evaluate(reader(), pets, batch_size=0)
+
+
+def test_progress_counts_every_picture(pets: Path) -> None:
+    (pets / "red" / "0.png").write_bytes(b"broken")
+    calls: list[tuple[int, int]] = []
+    evaluate(reader(), pets, batch_size=8, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(8, 30), (16, 30), (24, 30), (30, 30)]
+
+
+def test_batch_size_changes_nothing(pets: Path) -> None:
+    first, second = (evaluate(reader(), pets, batch_size=size) for size in (1, 64))
+    np.testing.assert_allclose(first.probabilities, second.probabilities, atol=1e-7)
+    assert first.names == second.names
+
+
+@pytest.mark.parametrize("table", ["parquet", "csv"])
+def test_what_is_saved(run: Classifier, tmp_path: Path, table: str) -> None:
+    evaluation = evaluate(run)
+    evaluation.save(tmp_path / "out", table=table)  # type: ignore[arg-type]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "evaluation.json", "confusion.png", f"predictions.{table}",
+    }  # fmt: skip
+    saved = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert saved == evaluation.to_dict()
+    assert saved["pictures"] == 9
+    assert saved["accuracy_interval"][0] < saved["accuracy"] <= saved["accuracy_interval"][1]
+    assert saved["ece_bins"] == 15
+    assert saved["classifier"].endswith("model.safetensors")
+    with Image.open(tmp_path / "out" / "confusion.png") as image:
+        image.verify()
+    if table == "parquet":
+        rows = pyarrow.parquet.read_table(tmp_path / "out" / "predictions.parquet")
+        assert rows.schema.names == [
+            "path",
+            "label",
+            "prediction",
+            "probability",
+            "p:green",
+            "p:red",
+            "p:blue",
+        ]
+        assert rows["path"].to_pylist() == evaluation.names
+        np.testing.assert_array_equal(rows["p:red"].to_numpy(), evaluation.probabilities[:, 1])
+        np.testing.assert_array_equal(rows["probability"].to_numpy(), evaluation.probabilities.max(1))
+
+
+def test_a_real_model_from_its_file(tmp_path: Path) -> None:
+    from skipnets.models.factory import create_model
+
+    model = create_model("densenet_bc40_k12", block_config=(1, 1), growth_rate=4, num_classes=3)
+    Classifier.from_model(model, classes=("green", "red", "blue"), preprocessing=Preprocessing(size=8)).save(
+        tmp_path / "model.safetensors"
+    )
+    pictures = memory([0, 1, 2, 2], ("blue", "green", "red"))
+    classifier = load(tmp_path / "model.safetensors")
+    evaluation = evaluate(classifier, pictures)
+    assert pictures.images is not None
+    said = classifier.predict(pictures.images)
+    assert [evaluation.classes[index] for index in evaluation.probabilities.argmax(1)] == [
+        p.label for p in said
+    ]
