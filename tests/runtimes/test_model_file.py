@@ -49,3 +49,9 @@ def test_a_file_cut_after_its_header_was_read(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_read(path: str) -> None:
     with pytest.raises(UserError, match="cannot be read|truncated or damaged|does not exist"):
         read_model_file(path)
+
+
+def test_others_may_read_the_file_if_the_umask_lets_them(tmp_path: Path) -> None:
+    write_model_file(tmp_path / "m.safetensors", {}, TENSORS)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

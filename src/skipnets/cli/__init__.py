@@ -6,6 +6,7 @@ that are listed, 2 wrong input. A command's module is imported when the command 
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import sys
@@ -23,13 +24,24 @@ COMMANDS = {
     "predict": "Tell what pictures show.",
 }
 
-app = cyclopts.App(
-    name="skipnets",
-    help="Image classifiers with skip connections: from pictures in folders to a checked model file.",
-    result_action="return_value",
-)
-for _name, _help in COMMANDS.items():
-    app.command(f"skipnets.cli.{_name}:{_name}", name=_name, help=_help)
+
+def make_app(called: str | None) -> cyclopts.App:
+    """The program, ready to run.
+
+    Args:
+        called: The command that will be run. It tells its own, longer help; of the others one line is shown,
+            without importing them.
+    """
+    app = cyclopts.App(
+        name="skipnets",
+        help="Image classifiers with skip connections: from pictures in folders to a checked model file.",
+        help_format="plaintext",
+        version=lambda: importlib.metadata.version("skipnets"),
+        result_action="return_value",
+    )
+    for name, line in COMMANDS.items():
+        app.command(f"skipnets.cli.{name}:{name}", name=name, help=None if name == called else line)
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,9 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
     _show_log()
     try:
-        status = app(arguments, exit_on_error=False, print_error=False)
+        status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
     except (cyclopts.CycloptsError, UserError) as error:
         _say(str(error))
         return 2

@@ -31,9 +31,10 @@ def evaluate(
 ) -> int:
     """Measure a classifier on labelled pictures that it has not seen.
 
-    Example: skipnets evaluate runs/cats
+    For example:
 
-    Example: skipnets evaluate runs/cats/model.safetensors new-photos --split all --output evaluation
+        skipnets evaluate runs/cats
+        skipnets evaluate runs/cats/model.safetensors new-photos --split all --output evaluation
 
     Args:
         model: A model file or a run folder.

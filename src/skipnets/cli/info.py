@@ -13,7 +13,9 @@ from skipnets.cli.output import print_json, print_table, properties_table
 def info(model: Path, /, *, json: bool = False) -> None:
     """Tell everything that a model file knows, without loading its weights.
 
-    Example: skipnets info runs/cats/model.safetensors
+    For example:
+
+        skipnets info runs/cats/model.safetensors
 
     Args:
         model: A model file or a run folder.

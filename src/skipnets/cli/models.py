@@ -13,7 +13,9 @@ from skipnets.models.tensors import parameter_count
 def models(pattern: str = "*", /, *, json: bool = False) -> None:
     """List the models that can be trained.
 
-    Example: skipnets models "densenet*"
+    For example:
+
+        skipnets models "densenet*"
 
     Args:
         pattern: Which names, with *, ? and […]. Quote it, or the shell may expand it.

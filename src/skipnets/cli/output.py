@@ -34,14 +34,16 @@ def properties_table(rows: dict[str, str], *, title: str | None = None) -> Table
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error that leaves nothing behind."""
+    """A bar on standard error, if that is a terminal; it leaves nothing behind."""
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 

@@ -6,8 +6,9 @@ import glob
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.table import Table
 
 from skipnets.classifier import Prediction, load
@@ -19,7 +20,7 @@ from skipnets.evaluation.tables import check_table_path, write_table
 
 def predict(
     model: Path,
-    paths: list[str],
+    paths: Annotated[list[str], Parameter(allow_leading_hyphen=True)],
     /,
     *,
     output: Path | None = None,
@@ -32,9 +33,10 @@ def predict(
 ) -> int:
     """Tell what pictures show.
 
-    Example: skipnets predict runs/cats a.jpg holiday/ "scans/*.png" --top-k 3
+    For example:
 
-    Example: find . -name "*.jpg" | skipnets predict runs/cats - --output labels.csv
+        skipnets predict runs/cats a.jpg holiday/ "scans/*.png" --top-k 3
+        find . -name "*.jpg" | skipnets predict runs/cats - --output labels.csv
 
     Args:
         model: A model file or a run folder.

@@ -44,13 +44,13 @@ def train(
 ) -> int:
     """Train a classifier, choose its best epoch on validation data, and evaluate that on the test split.
 
-    Example: skipnets train photos --model densenet121 --weights imagenet --out runs/photos
+    For example:
 
-    Example: skipnets train photos --model densenet121 --model-options.growth-rate 24 --out runs/narrow
-
-    Example: skipnets train --config runs/photos/run.yaml --out runs/again --seed 1
-
-    Example: skipnets train --resume runs/photos
+        skipnets train photos --weights imagenet --out runs/photos
+        skipnets train photos --model resnet50 --size 288 --out runs/larger
+        skipnets train photos --model-options.growth-rate 24 --out runs/narrow
+        skipnets train --config runs/photos/run.yaml --out runs/again --seed 1
+        skipnets train --resume runs/photos
 
     Args:
         options: Each is described below.

@@ -21,6 +21,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 BlockExecution = Literal["plain", "linear", "linear-recompute"]
 Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=8192)]
 
 
 def _text(value: object) -> object:
@@ -120,7 +121,7 @@ class TrainConfig:
     cutmix: NotNegative | None = None
     """Strength of CutMix; where MixUp is on as well, each batch gets one of the two."""
 
-    size: int | tuple[int, int] | None = None
+    size: Side | tuple[Side, Side] | None = None
     """Height and width the network sees, in pixels. Default: the pictures' own up to 64, otherwise 224."""
     fit: Literal["pad", "crop", "stretch"] | None = None
     """How a picture of another shape comes to that size. Default: pad, which cuts nothing off."""
