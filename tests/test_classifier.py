@@ -364,6 +364,13 @@ class TestPredict:
         rows = classifier.preprocess(inputs)
         np.testing.assert_array_equal(rows, np.stack([rows[0]] * len(inputs)))
 
+    def test_one_lazily_opened_picture_many_times(self, classifier: Classifier, tmp_path: Path) -> None:
+        Image.fromarray(picture(shape=(900, 900, 3))).save(tmp_path / "a.jpg")
+        expected = classifier.preprocess([tmp_path / "a.jpg"])
+        with Image.open(tmp_path / "a.jpg") as opened:
+            rows = classifier.preprocess([opened] * 6, workers=4)
+        np.testing.assert_array_equal(rows, np.repeat(expected, 6, axis=0))
+
     @pytest.mark.parametrize("shape", [(20, 24), (20, 24, 1), (20, 24, 4)])
     def test_arrays_of_other_channels(self, classifier: Classifier, shape: tuple[int, ...]) -> None:
         array = picture(shape=shape)
@@ -395,7 +402,7 @@ class TestPredict:
         assert "known format" in str(predictions[1].error)
         assert "no such file" in str(predictions[2].error)
         assert "uint8" in str(predictions[3].error)
-        assert "between 0 and 1" in str(predictions[4].error)
+        assert "uint8" in str(predictions[4].error)
         assert predictions[1] == Prediction(source=predictions[1].source, error=predictions[1].error)
 
     @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

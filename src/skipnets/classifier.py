@@ -7,23 +7,23 @@ N is the pictures of a batch; C, H and W their channels, height and width.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import itertools
 import math
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from skipnets.data.loading import Failures, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 from skipnets.models.registry import config_from_dict
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from skipnets.models.resnet import ResNet
 
     Picture = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 __all__ = ["Classifier", "Prediction", "describe", "load"]
 
@@ -255,38 +252,19 @@ class Classifier:
                 )
 
     def _batches(self, inputs: Iterable[Picture], batch_size: int, workers: int | None) -> Iterator[_Batch]:
-        """Read pictures in threads, a few batches ahead."""
+        """Read pictures in threads, two batches ahead."""
         if _is_one_picture(inputs):
             raise UserError("pictures are given as a list: put the one you have into [ ]")
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {batch_size}")
         if workers is not None and workers < 0:
             raise UserError(f"workers must be at least 0, not {workers}")
-        threads = min(os.cpu_count() or 1, 8) if workers is None else max(workers, 1)
-        rows = _read_ahead(self._read, enumerate(inputs), threads=threads, ahead=2 * batch_size)
-        return self._stacked(rows, batch_size)
-
-    def _stacked(
-        self, rows: Iterator[tuple[str, NDArray[np.uint8] | str]], batch_size: int
-    ) -> Iterator[_Batch]:
-        height, width = self.preprocessing.size
-        while batch := list(itertools.islice(rows, batch_size)):
-            good = [pixels for _, pixels in batch if not isinstance(pixels, str)]
-            stacked = np.array(good, np.uint8).reshape(len(good), height, width, self.preprocessing.channels)
-            yield _Batch(
-                pictures=[(source, row if isinstance(row, str) else None) for source, row in batch],
-                inputs=self.preprocessing.normalise(stacked),
-            )
-
-    def _read(self, numbered: tuple[int, Picture]) -> tuple[str, NDArray[np.uint8] | str]:
-        """One input → what to call it, and its (H, W, C) pixels or why there are none."""
-        index, picture = numbered
-        source = os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"[{index}]"
-        try:
-            readable = _array_from_tensor(picture) if _is_tensor(picture) else cast("Source", picture)
-            return source, self.preprocessing.pixels(readable)
-        except UserError as error:
-            return source, str(error)
+        threads = min(os.cpu_count() or 1, 8) if workers is None else workers
+        names: deque[str] = deque()
+        batches = evaluation_batches(
+            _named_sources(inputs, names), self.preprocessing, batch_size=batch_size, workers=threads
+        )
+        return (_named_batch(names, *batch) for batch in batches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,6 +390,26 @@ def _check_fit(architecture: Mapping[str, Any], classes: Sequence[str], preproce
         )
 
 
+def _named_sources(inputs: Iterable[Picture], names: deque[str]) -> Iterator[Source]:
+    """What is to be read of each input; on the way its name goes to `names`."""
+    for index, picture in enumerate(inputs):
+        names.append(os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"[{index}]")
+        if isinstance(picture, PIL.Image.Image):
+            # It may be in the list twice, and two threads must not decode it at once. A failure recurs there.
+            with contextlib.suppress(Exception):
+                picture.load()
+        yield _array_from_tensor(picture) if _is_tensor(picture) else cast("Source", picture)
+
+
+def _named_batch(
+    names: deque[str], read: NDArray[np.int64], inputs: NDArray[np.float32], failures: Failures
+) -> _Batch:
+    """A batch of `evaluation_batches` with the names, which it takes from the front of the queue."""
+    reasons = dict(failures)
+    order = sorted([*read.tolist(), *reasons])
+    return _Batch(pictures=[(names.popleft(), reasons.get(position)) for position in order], inputs=inputs)
+
+
 def _is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     """Whether this is a torch tensor. If torch was never imported, nothing can be one."""
     loaded = sys.modules.get("torch")
@@ -432,14 +430,9 @@ def _array_from_tensor(tensor: torch.Tensor) -> NDArray[Any]:
     array: NDArray[Any] = tensor.detach().cpu().numpy()
     if array.ndim == 3:
         array = array.transpose(1, 2, 0)
-    if array.dtype.kind != "f":
-        return array
-    if not (np.isfinite(array).all() and array.min(initial=0) >= 0 and array.max(initial=0) <= 1):
-        raise UserError(
-            f"tensor {tuple(tensor.shape)}: floats must lie between 0 and 1; "
-            "what is normalised already goes to logits()"
-        )
-    return np.rint(array * 255).astype(np.uint8)
+    # Floats beyond that, and NaN, stay as they are: the reader refuses them.
+    from_0_to_1 = array.dtype.kind == "f" and bool(((array >= 0) & (array <= 1)).all())
+    return np.rint(array * 255).astype(np.uint8) if from_0_to_1 else array
 
 
 def _all_read(batch: _Batch) -> NDArray[np.float32]:
@@ -447,24 +440,6 @@ def _all_read(batch: _Batch) -> NDArray[np.float32]:
         if error is not None:
             raise UserError(error if source in error else f"{source}: {error}")
     return batch.inputs
-
-
-def _read_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
-) -> Iterator[Result]:
-    """`map` in threads, in order, with at most `ahead` results waiting."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _plain(value: Any) -> Any:

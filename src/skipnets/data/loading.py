@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +94,6 @@ def validation_loader(
     *,
     batch_size: int,
     workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
     held_bytes: int = HELD_BYTES,
 ) -> PictureLoader:
     """Every picture once and in order, unchanged, to be looked at after every epoch; see `training_loader`.
@@ -104,16 +102,14 @@ def validation_loader(
     """
     from skipnets.data.augmentation import Augmentation
 
-    schedule = EpochSchedule(
-        len(pictures), None, batch_size=batch_size, seed=0, rank=rank, world_size=world_size
-    )
+    schedule = EpochSchedule(len(pictures), None, batch_size=batch_size)
     return PictureLoader(
         pictures, preprocessing, Augmentation(), schedule, workers=workers, held_bytes=held_bytes
     )
 
 
 def evaluation_batches(
-    sources: Pictures | Sequence[Source],
+    sources: Pictures | Iterable[Source],
     preprocessing: Preprocessing,
     *,
     batch_size: int = 64,
@@ -122,7 +118,7 @@ def evaluation_batches(
     """Model input from pictures, in order, read ahead by threads; needs no torch.
 
     Args:
-        sources: pictures, or what `open_picture` takes.
+        sources: pictures, or any number of what `open_picture` takes; two batches are taken at a time.
         preprocessing: how they become input.
         batch_size: pictures a batch, counting those that fail.
         workers: threads that read (Pillow decodes and resizes without Python's lock); at least one.
@@ -132,27 +128,31 @@ def evaluation_batches(
         failures of this batch as (position, reason). N is smaller than the batch where pictures fail, and
         may be 0.
     """
-    count = len(sources)
-    source = sources.source if isinstance(sources, Pictures) else sources.__getitem__
+    every = map(sources.source, range(len(sources))) if isinstance(sources, Pictures) else sources
+    numbered = enumerate(every)
+    reading: deque[tuple[int, Future[NDArray[np.uint8] | UndecodablePicture]]] = deque()
+    pool = ThreadPoolExecutor(max(workers, 1))
 
-    def read(position: int) -> NDArray[np.uint8] | UndecodablePicture:
+    def read(source: Source) -> NDArray[np.uint8] | UndecodablePicture:
         try:
-            return preprocessing.pixels(source(position))
+            return preprocessing.pixels(source)
         except UndecodablePicture as error:
             return error
 
-    pool = ThreadPoolExecutor(max(workers, 1))
+    def read_ahead(count: int) -> None:
+        reading.extend((position, pool.submit(read, source)) for position, source in islice(numbered, count))
+
     try:
-        positions = iter(range(count))
         # Two batches are in hand: one is used, one is read ahead.
-        reading = deque(pool.submit(read, position) for position in islice(positions, 2 * batch_size))
-        for start in range(0, count, batch_size):
+        read_ahead(2 * batch_size)
+        while reading:
             pixels: list[NDArray[np.uint8]] = []
             index: list[int] = []
             failures: Failures = []
-            for position in range(start, min(start + batch_size, count)):
-                result = reading.popleft().result()
-                reading.extend(pool.submit(read, following) for following in islice(positions, 1))
+            for _ in range(min(batch_size, len(reading))):
+                position, future = reading.popleft()
+                result = future.result()
+                read_ahead(1)
                 if isinstance(result, UndecodablePicture):
                     failures.append((position, str(result)))
                 else:
@@ -170,8 +170,8 @@ class EpochSchedule:
 
     Args:
         count: how many pictures there are.
-        order: draws an epoch's order for training: every process then gets equally many pictures, and a last
-            batch of one joins the one before it. None goes through all of them in order, as they come.
+        order: draws an epoch's order, for training: every process gets equally many pictures, and a last
+            batch of one joins the one before it. None takes all of them in order.
         batch_size: pictures a batch.
         seed: not negative.
         rank: of this process.
@@ -179,7 +179,14 @@ class EpochSchedule:
     """
 
     def __init__(
-        self, count: int, order: Order | None, *, batch_size: int, seed: int, rank: int, world_size: int
+        self,
+        count: int,
+        order: Order | None,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}: must be at least 1")
@@ -203,7 +210,7 @@ class EpochSchedule:
     def batches(self) -> list[NDArray[np.int64]]:
         """The positions of each batch's pictures."""
         if self.order is None:
-            share = np.arange(self.rank, self.count, self.world_size)
+            share = np.arange(self.count)
         else:
             order = self.order(np.random.default_rng((self.seed, self.epoch)))
             share = order[self.rank : len(order) - len(order) % self.world_size : self.world_size]

@@ -167,7 +167,8 @@ class Evaluation:
             f"accuracy {self.metrics.accuracy:.1%} (95% interval {100 * low:.1f}–{high:.1%}), "
             f"{len(self.names):,} pictures"
         )
-        title = f"{self.data}, {self.split}" if self.split != "all" else self.data
+        data = Path(self.data).name or self.data
+        title = data if self.split == "all" else f"{data}, {self.split}"
         save_figure(draw_confusion(self.metrics.confusion, self.classes, title=title, note=note), path)
 
 
