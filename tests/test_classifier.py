@@ -307,6 +307,7 @@ class TestConstruction:
             (("a", "b"), 16, 3, "2 classes for a network with 3 outputs"),
             (("a", "b", "a"), 16, 3, "twice: a"),
             ("abc", 16, 3, "list of names"),
+            ((), 16, 3, "list of names, at least one"),
             (("a", "b", ""), 16, 3, "list of names"),
             (CLASSES, 16, 1, "makes 1 channels, densenet_bc40_k12 takes in_chans=3"),
             (CLASSES, 1, 3, "1×1; the smallest that densenet_bc40_k12 takes is 2×2"),
@@ -504,6 +505,18 @@ class TestArrays:
         np.testing.assert_allclose(rows, [[1, 0], [0, 1], [1, np.exp(-50)]], rtol=1e-12)
 
 
+def test_real_pictures_with_real_weights(shared_data: Path, tmp_path: Path) -> None:
+    """A ResNet-20 from elsewhere gets all of twenty CIFAR-10 pictures right, from file to label."""
+    model = create_model("resnet20", weights=shared_data / "weights" / "resnet20-12fca82f.th")
+    Classifier.from_model(
+        model, classes=[str(digit) for digit in range(10)], preprocessing=Preprocessing(size=32)
+    ).save(tmp_path / "model.safetensors")
+    pictures = sorted((shared_data / "cifar10-png-20").glob("*.png"))
+    predictions = load(tmp_path).predict(pictures, top_k=2)
+    assert len(predictions) == 20
+    assert [prediction.label for prediction in predictions] == [path.stem[-1] for path in pictures]
+
+
 def test_reading_a_model_file_needs_no_torch(saved: Path) -> None:
     script = f"""
 import sys
@@ -511,6 +524,8 @@ import skipnets.runtimes, skipnets.classifier
 from skipnets import Classifier, Preprocessing, list_models, load
 assert skipnets.classifier.describe({str(saved)!r})["classes"] == ["ant", "bee", "cat"]
 list_models()
+from skipnets.evaluation import write_table
+write_table({str(saved.with_name("t.csv"))!r}, {{"path": ["a.png"]}})
 heavy = {{"torch", "torchvision", "matplotlib", "sklearn", "pyarrow", "pydantic"}} & set(sys.modules)
 assert not heavy, heavy
 """

@@ -370,8 +370,8 @@ def _about(file: ModelFile) -> dict[str, Any]:
 def _check_fit(architecture: Mapping[str, Any], classes: Sequence[str], preprocessing: Preprocessing) -> None:
     """Refuse names, sizes and channels that do not belong together."""
     config = config_from_dict(architecture)
-    if isinstance(classes, str) or not all(isinstance(name, str) and name for name in classes):
-        raise UserError("classes must be a list of names")
+    if isinstance(classes, str) or not classes or not all(isinstance(name, str) and name for name in classes):
+        raise UserError("classes must be a list of names, at least one")
     if len(set(classes)) != len(classes):
         twice = sorted({name for name in classes if list(classes).count(name) > 1})
         raise UserError(f"classes must differ from one another; twice: {', '.join(twice)}")

@@ -190,7 +190,8 @@ def evaluate(
     Args:
         classifier: From `skipnets.load`.
         data: A folder, a manifest, a named set, or opened pictures; None takes the data of the classifier's
-            own run. If it is the run's data, the run's splits hold; data without splits are all "test".
+            own run. If it is the run's data (the same folder, or nine tenths of its pictures by name), the
+            run's splits hold; other data without splits are all "test".
         split: "train", "val", "test" or "all".
         batch_size: Pictures that go through the network at once.
         workers: Threads that read pictures.
