@@ -38,7 +38,7 @@ def test_names_lead_home() -> None:
 
 def test_rooms_are_reached_without_importing_them() -> None:
     script = (
-        "import skipnets; skipnets.evaluation.evaluate; skipnets.models.list_models; skipnets.training.train"
+        "import skipnets; skipnets.evaluation.write_table; skipnets.models.list_models; skipnets.runtimes"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
