@@ -26,32 +26,27 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str)
     epochs = [row.epoch for row in rows]
     best = next(row for row in rows if row.epoch == best_epoch)
     figure = Figure(figsize=(10, 3.8), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=12)
     losses, accuracy, rate = figure.subplots(1, 3, width_ratios=(4, 4, 2.4))
 
-    losses.plot(epochs, [row.train_loss for row in rows], color=_TRAIN, label="training")
+    # The training loss has label smoothing and mixing in it, so it may lie above the other.
+    losses.plot(epochs, [row.train_loss for row in rows], color=_TRAIN, label="training (as minimised)")
     losses.plot(epochs, [row.val_loss for row in rows], color=_VALIDATION, label="validation")
-    losses.set_ylabel("loss")
+    losses.set_title("loss")
     losses.legend(frameon=False)
+    losses.set_ylim(bottom=0)
 
     accuracy.plot(epochs, [row.val_accuracy for row in rows], color=_VALIDATION)
     accuracy.plot(best.epoch, best.val_accuracy, "o", color=_VALIDATION)
-    accuracy.annotate(
-        f"{best.val_accuracy:.2%} in epoch {best.epoch}",
-        (best.epoch, best.val_accuracy),
-        xytext=(0, -14),
-        textcoords="offset points",
-        ha="right" if best.epoch > len(rows) / 2 else "left",
-        va="top",
-        fontsize=9,
-    )
-    accuracy.set_ylabel("validation accuracy")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
+    accuracy.set_title(f"validation accuracy ({best.val_accuracy:.2%} in epoch {best.epoch})")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
 
     rate.plot(epochs, [row.lr for row in rows], color=_MUTED)
-    rate.set_ylabel("learning rate at the epoch's end")
+    rate.set_title("learning rate")
+    rate.set_ylim(bottom=0)
 
     for axes in (losses, accuracy, rate):
+        axes.title.set_size(10)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.grid(color="#e5e7eb", linewidth=0.8)

@@ -91,7 +91,9 @@ class ClassificationTask(pl.LightningModule):
         if self.mix is not None:
             pictures, targets = self.mix(pictures, labels)
         loss: Tensor = self.loss(self(pictures), targets)
-        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log(
+            "train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True
+        )
         return loss
 
     @override
@@ -107,7 +109,7 @@ class ClassificationTask(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Divide the counts of all devices once."""
         for name, metric in self.validation_metrics.items():
-            self.log(name, metric.compute())
+            self.log(name, metric.compute(), sync_dist=True)
             metric.reset()
 
     @override

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skipnets.training import TrainConfig, train
+from skipnets.training.callbacks import Averaging, best_row, epoch_line, seed_everything
+from skipnets.training.run import Row
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def row(epoch: int, accuracy: float, loss: float, balanced: float = 0.5) -> Row:
+    return Row(
+        epoch=epoch,
+        lr=0.1,
+        train_loss=1.0,
+        val_loss=loss,
+        val_accuracy=accuracy,
+        val_balanced_accuracy=balanced,
+        seconds=12.34,
+        validation_seconds=1.0,
+    )
+
+
+def test_the_best_epoch_and_its_ties() -> None:
+    rows = [row(1, 0.8, 0.5, 0.9), row(2, 0.9, 0.6), row(3, 0.9, 0.4), row(4, 0.9, 0.4), row(5, 0.7, 0.1)]
+    assert best_row(rows, "accuracy") == rows[2]
+    assert best_row(rows, "balanced-accuracy") == rows[0]
+    assert best_row(rows, "loss") == rows[4]
+    assert best_row([], "loss") is None
+
+
+def test_an_epochs_line() -> None:
+    line = epoch_line(row(3, 0.5, 2.25), 120, improved=True)
+    assert line == "epoch   3/120  train loss 1.0000  val loss 2.2500  val accuracy 50.00%  12.3 s  best"
+
+
+def test_seeds_differ_by_epoch_and_device() -> None:
+    def draw(*position: int) -> tuple[float, float]:
+        seed_everything(3, *position)
+        return torch.rand(()).item(), float(np.random.rand())  # noqa: NPY002
+
+    assert draw(1, 0) == draw(1, 0)
+    assert len({draw(1, 0), draw(2, 0), draw(1, 1)}) == 3
+
+
+def test_averaged_weights_equal_their_closed_form(
+    tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After step n: average += (1 − min(decay, (1 + n) / (10 + n))) · (weights − average)."""
+    followed: list[torch.Tensor] = []
+    averages: list[torch.Tensor] = []
+    original = Averaging.on_train_batch_end
+
+    def on_train_batch_end(self: Averaging, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        followed.append(args[1].model.get_classifier().weight.detach().double().clone())
+        averages.append(self.model.get_classifier().weight.detach().double().clone())
+
+    monkeypatch.setattr(Averaging, "on_train_batch_end", on_train_batch_end)
+    train(tiny(ema=0.3, epochs=1))
+    expected = followed[0]
+    for step in range(1, len(followed)):
+        expected = expected + (1 - min(0.3, (1 + step) / (10 + step))) * (followed[step] - expected)
+    assert len(followed) == 6
+    torch.testing.assert_close(averages[-1], expected, rtol=1e-5, atol=1e-6)

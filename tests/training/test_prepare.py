@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.utils.class_weight import compute_class_weight
+
+import skipnets
+from skipnets.data.sources import Pictures, open_pictures
+from skipnets.errors import UserError
+from skipnets.training import TrainConfig
+from skipnets.training.prepare import channel_statistics, class_weights, natural_size, prepare
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def pictures_in_memory(count: int, size: tuple[int, ...], seed: int = 0) -> Pictures:
+    generator = np.random.default_rng(seed)
+    return Pictures(
+        classes=("a", "b"),
+        names=[str(index) for index in range(count)],
+        labels=np.arange(count) % 2,
+        splits=np.array(["train", "train", "train", "val", "test"] * count)[:count],
+        images=generator.integers(0, 200, (count, *size)).astype(np.uint8),
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((8, 8), ((8, 8), "densenet_bc40_k12", 1)),
+        ((32, 48, 3), ((32, 48), "densenet_bc40_k12", 3)),
+        ((65, 40), ((224, 224), "densenet121", 1)),
+    ],
+)
+def test_size_model_and_channels_follow_from_the_pictures(
+    size: tuple[int, ...], expected: tuple[tuple[int, int], str, int]
+) -> None:
+    prepared = prepare(TrainConfig(data="x", out=Path("y")), pictures_in_memory(10, size))
+    config = prepared.config
+    assert (config.size, config.model, config.channels) == expected
+    assert prepared.model.num_classes == 2
+    assert prepared.model.config.in_chans == config.channels
+    assert prepared.preprocessing.mean == config.mean
+
+
+def test_files_of_different_small_sizes_are_shown_at_the_largest(tmp_path: Path) -> None:
+    sizes = [(20, 30), (40, 10), (12, 12), (9, 9)]
+    for number, (height, width) in enumerate(sizes):
+        for label in ("a", "b"):
+            (tmp_path / label).mkdir(exist_ok=True)
+            Image.new("L", (width, height)).save(tmp_path / label / f"{number}.png")
+    everything = open_pictures(tmp_path, fractions=None)
+    assert natural_size(everything) == (40, 30)
+
+
+def test_statistics_are_those_of_the_pixels_of_the_training_split() -> None:
+    train = pictures_in_memory(50, (6, 7, 3)).split("train")
+    assert train.images is not None
+    values = train.images.astype(np.float64) / 255
+    mean, std = channel_statistics(train, (6, 7), 3)
+    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), atol=5e-5)
+    np.testing.assert_allclose(std, values.std((0, 1, 2)), atol=5e-5)
+
+
+def test_statistics_of_one_colour_stay_finite() -> None:
+    train = pictures_in_memory(10, (6, 6)).split("train")
+    assert train.images is not None
+    train.images[:] = 51
+    assert channel_statistics(train, 6, 1) == ((0.2,), (0.0039,))
+
+
+def test_class_weights_are_scikit_learns() -> None:
+    labels = np.array([0] * 5 + [1] * 3 + [2])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    np.testing.assert_allclose(class_weights(labels, 3), expected, rtol=1e-6)
+
+
+def test_an_absent_class_weighs_nothing() -> None:
+    assert class_weights(np.array([0, 0, 2]), 4).tolist() == [0.75, 0.0, 1.5, 0.0]
+
+
+def test_only_dense_blocks_have_an_execution(tiny: MakeConfig) -> None:
+    pictures = pictures_in_memory(10, (8, 8))
+    assert prepare(tiny(), pictures).config.block_execution == "linear"
+    assert prepare(tiny(block_execution="plain"), pictures).config.block_execution == "plain"
+    assert prepare(tiny(model="resnet20", model_options={}), pictures).config.block_execution == "plain"
+
+
+def test_the_best_epoch_is_chosen_by_balanced_accuracy_where_classes_are_unequal(tiny: MakeConfig) -> None:
+    pictures = pictures_in_memory(10, (8, 8))
+    assert prepare(tiny(), pictures).config.best_by == "accuracy"
+    assert prepare(tiny(imbalance="weighted-loss"), pictures).config.best_by == "balanced-accuracy"
+
+
+def test_finetuning_starts_from_a_checkpoint(tiny: MakeConfig, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    donor = skipnets.create_model("densenet_bc40_k12", block_config=(2, 2), growth_rate=4, num_classes=5)
+    save_file(donor.state_dict(), tmp_path / "donor.safetensors")
+    config = tiny(weights=tmp_path / "donor.safetensors")
+    prepared = prepare(config, pictures_in_memory(10, (8, 8, 3)))
+    assert prepared.config.recipe == "finetune"
+    assert prepared.config.channels == 3
+    ours, theirs = prepared.model.state_dict(), donor.state_dict()
+    assert [name for name in ours if not np.array_equal(ours[name], theirs[name])] == [
+        "classifier.weight",
+        "classifier.bias",
+    ]
+
+
+def test_a_data_set_without_readable_pictures_is_refused(tmp_path: Path, tiny: MakeConfig) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for number in range(5):
+            (tmp_path / label / f"{number}.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"^data: none of the \d+ training pictures looked at can be decoded"):
+        prepare(tiny(size=None), open_pictures(tmp_path))
