@@ -20,7 +20,7 @@ from rich.text import Text
 
 from skipnets.errors import UserError
 from skipnets.insight.source import Architecture, Source, architecture_of
-from skipnets.insight.trace import Layer, Shape, Trace, skeleton, trace
+from skipnets.insight.trace import SILENT, Layer, Shape, Trace, skeleton, trace
 
 MIB = 2**20
 
@@ -201,7 +201,7 @@ def summarise(
     config, shape = architecture.config, input_shape(architecture, input_size)
     model = skeleton(config)
     walked = trace(model, shape)
-    layers = tuple(layer for layer in walked.layers if layer.kind not in _SILENT)
+    layers = tuple(layer for layer in walked.layers if layer.kind not in SILENT)
     return Summary(
         name=config.name,
         input=shape,
@@ -232,10 +232,6 @@ def input_shape(architecture: Architecture, input_size: int | tuple[int, int] | 
     return architecture.config.in_chans, height, width
 
 
-# Modules that do nothing in evaluation and have no parameters would only lengthen the table.
-_SILENT = frozenset({"Dropout", "StochasticDepth", "Identity"})
-
-
 def _kept_linear(model: Any, shape: Shape, batch_size: int) -> int | None:
     walked = trace(model, shape, execution="linear")
     if not any(operation.kind == "dense block" for operation in walked.operations):
@@ -262,17 +258,9 @@ def _stages(walked: Trace, layers: Sequence[Layer]) -> tuple[Stage, ...]:
 
 
 def _connections(walked: Trace) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for layer in walked.layers:
-        if layer.kind == "DenseBlock":
-            depth = layer.depth + 1
-            inside = [
-                part
-                for part in walked.layers
-                if part.depth == depth and part.path.startswith(f"{layer.path}.")
-            ]
-            counts[layer.path] = len(inside) * (len(inside) + 1) // 2
-    return counts
+    blocks = [layer for layer in walked.layers if layer.kind == "DenseBlock"]
+    depths = {block.path: len(walked.inside(block)) for block in blocks}
+    return {path: depth * (depth + 1) // 2 for path, depth in depths.items()}
 
 
 def _shallow(record: Any) -> dict[str, Any]:
@@ -298,7 +286,7 @@ def _parameters(layer: Layer) -> str:
     return layer.formula or (f"{layer.parameters:,}" if layer.parameters else "")
 
 
-def _short(count: int) -> str:
+def short_count(count: int) -> str:
     """1,234,567 → 1.23 M: three figures are enough to compare by."""
     for power, letter in ((9, "G"), (6, "M"), (3, "k")):
         if count >= 10**power:
@@ -325,7 +313,7 @@ _COLUMNS: tuple[Column, ...] = (
     ("input", False, lambda layer: _shape(layer.input)),
     ("output", False, lambda layer: _shape(layer.output)),
     ("parameters", True, _parameters),
-    ("MACs", True, lambda layer: _short(layer.macs)),
+    ("MACs", True, lambda layer: short_count(layer.macs)),
     ("kept MiB", True, lambda layer: _mib(layer.kept)),
     ("field", True, lambda layer: _pixels(layer.receptive_field)),
 )

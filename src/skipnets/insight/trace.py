@@ -9,6 +9,8 @@ Shapes: C channels, H height, W width, of one picture; k growth rate.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +32,7 @@ Shape = tuple[int, ...]
 Execution = Literal["plain", "linear"]
 
 FLOAT_BYTES = 4
+SILENT = frozenset({"Dropout", "StochasticDepth", "Identity"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +147,18 @@ class Trace:
     values: list[Value] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
+
+    def inside(self, outer: Layer) -> list[Layer]:
+        """The parts of a layer, one level down, but for those that do nothing in evaluation."""
+        first = self._places[outer.path] + 1
+        parts = itertools.takewhile(
+            lambda layer: layer.depth > outer.depth, itertools.islice(self.layers, first, None)
+        )
+        return [part for part in parts if part.depth == outer.depth + 1 and part.kind not in SILENT]
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {layer.path: place for place, layer in enumerate(self.layers)}
 
     def kept_bytes(self, batch_size: int) -> int:
         """What autograd keeps between the forward and the backward pass of a batch, without weights."""

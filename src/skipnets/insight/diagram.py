@@ -1,0 +1,289 @@
+"""Drawings of networks: dense blocks with every connection, residual stages with every shortcut.
+
+Dense blocks are drawn after figure 1 of the DenseNet paper (arXiv 1608.06993), residual blocks after figure 3
+of the ResNet paper (arXiv 1512.03385). Lengths are inches on paper.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skipnets.errors import UserError, missing_extra
+from skipnets.files import atomic_path
+from skipnets.insight.source import Source, architecture_of
+from skipnets.insight.summary import input_shape, short_count
+from skipnets.insight.trace import Layer, Trace, skeleton, trace
+
+try:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from skipnets.insight import panels
+    from skipnets.insight.panels import DenseBlockPanel, Panel, ResidualBlock, ResidualPanel, Strip
+except ModuleNotFoundError as error:
+    raise missing_extra("train") from error
+
+FORMATS = (".svg", ".png", ".pdf")
+WIDTH = 9.6
+WIDTH_BESIDE = 7.6
+PIXELS_PER_INCH = 160
+_HEADER = 0.62
+_GAP = 0.06
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawing:
+    """One model's column.
+
+    Attributes:
+        title: The model's name.
+        subtitle: Its figures.
+        panels: From the input to the logits.
+        legend: What the legend has to explain.
+    """
+
+    title: str
+    subtitle: str
+    panels: tuple[Panel, ...]
+    legend: tuple[str, ...]
+
+
+def draw_diagram(
+    sources: Source | list[Source],
+    *,
+    output: str | os.PathLike[str],
+    block: int | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    **fields: Any,
+) -> Path:
+    """Draw networks, or one of their blocks, into a file.
+
+    Args:
+        sources: A registry name, a model file, a run folder, a configuration, a model or a classifier; or
+            several of them, which are drawn side by side, stages of equal map size at equal height.
+        output: An .svg, .png or .pdf file.
+        block: Which dense block or residual stage to draw alone, counted from 1; None draws all.
+        input_size: Height and width of the pictures; None takes each model's usual size.
+        fields: Of the configuration, to replace; for registry names alone.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: For an unknown model, block or format.
+    """
+    path = Path(output)
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"output: {path} must end in {', '.join(FORMATS)}")
+    several = sources if isinstance(sources, list) else [sources]
+    if not several:
+        raise UserError("there is no model to draw: name at least one")
+    drawings = [_drawing(source, block, input_size, fields) for source in several]
+    with mpl.rc_context({"font.family": "DejaVu Sans", "svg.hashsalt": "skipnets"}):
+        figure = _figure(drawings)
+        with atomic_path(path) as temporary:
+            no_date = {"Date": None} if path.suffix.lower() == ".svg" else {}
+            figure.savefig(temporary, dpi=PIXELS_PER_INCH, metadata=no_date)
+    return path
+
+
+def _drawing(
+    source: Source, block: int | None, input_size: int | tuple[int, int] | None, fields: dict[str, Any]
+) -> _Drawing:
+    architecture = architecture_of(source, **fields)
+    config = architecture.config
+    walked = trace(skeleton(config), input_shape(architecture, input_size))
+    all_panels = _panels(walked)
+    if block is not None:
+        blocks = [panel for panel in all_panels if not isinstance(panel, Strip)]
+        if not 1 <= block <= len(blocks):
+            raise UserError(f"block must be from 1 to {len(blocks)} for {config.name}, not {block}")
+        all_panels = [blocks[block - 1]]
+    top = [layer for layer in walked.layers if layer.depth == 1]
+    parameters, macs = sum(layer.parameters for layer in top), sum(layer.macs for layer in top)
+    shortcuts = {
+        residual.shortcut
+        for panel in all_panels
+        if isinstance(panel, ResidualPanel)
+        for residual in panel.blocks
+    }
+    return _Drawing(
+        title=config.name,
+        subtitle=f"{_depth(walked)} layers deep · {parameters:,} parameters · {short_count(macs)} MACs",
+        panels=tuple(all_panels),
+        legend=("dense",)
+        if config.family == "densenet"
+        else tuple(kind for kind in ("identity", "projection", "pad") if kind in shortcuts),
+    )
+
+
+def _figure(drawings: Sequence[_Drawing]) -> Figure:
+    width = WIDTH if len(drawings) == 1 else WIDTH_BESIDE
+    tops = _tops(drawings, width)
+    bottom = min(
+        top - panel.height(width)
+        for drawing, column in zip(drawings, tops, strict=True)
+        for panel, top in zip(drawing.panels, column, strict=True)
+    )
+    margin, gap = panels.MARGIN, 0.45
+    whole_width = len(drawings) * width + (len(drawings) - 1) * gap + 2 * margin
+    legend_height = 0.36
+    whole_height = _HEADER - bottom + legend_height + 2 * margin
+    figure = Figure(figsize=(whole_width, whole_height), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_xlim(-margin, whole_width - margin)
+    axes.set_ylim(bottom - legend_height - margin, _HEADER + margin)
+    for index, (drawing, column) in enumerate(zip(drawings, tops, strict=True)):
+        left = index * (width + gap)
+        panels.write(axes, left + 0.1, _HEADER - 0.12, drawing.title, size=15, bold=True)
+        panels.write(axes, left + 0.1, _HEADER - 0.38, drawing.subtitle, size=9, colour=panels.SOFT_INK)
+        for panel, top in zip(drawing.panels, column, strict=True):
+            panel.draw(axes, left, top, width)
+        panels.draw_legend(axes, left, bottom - legend_height + 0.1, drawing.legend)
+    return figure
+
+
+def _tops(drawings: Sequence[_Drawing], width: float) -> list[list[float]]:
+    """Where each panel begins; those of equal map size begin level with one another."""
+    columns: list[list[list[Panel]]] = [
+        [list(group) for _, group in itertools.groupby(drawing.panels, key=lambda panel: panel.map_size)]
+        for drawing in drawings
+    ]
+    sizes = sorted({group[0].map_size for column in columns for group in column}, reverse=True)
+    tops: list[list[float]] = [[] for _ in drawings]
+    level = 0.0
+    for size in sizes:
+        lowest = level
+        for own_tops, column in zip(tops, columns, strict=True):
+            top = level
+            for panel in (panel for group in column if group[0].map_size == size for panel in group):
+                own_tops.append(top)
+                top -= panel.height(width) + _GAP
+            lowest = min(lowest, top)
+        level = lowest
+    return tops
+
+
+def _depth(walked: Trace) -> int:
+    """Convolutions and linear layers on the way from the input to the logits, as the papers count them."""
+    return sum(
+        layer.kind in ("Conv2d", "Linear") and ".downsample." not in layer.path for layer in walked.layers
+    )
+
+
+def _panels(walked: Trace) -> list[Panel]:
+    """The stages of a network, in order; what lies between blocks is gathered into strips."""
+    largest = max(layer.output[1] for layer in walked.layers if layer.kind in ("DenseBlock", "Sequential"))
+    found: list[Panel] = []
+    loose: list[Layer] = []
+    _, height, width = picture = walked.values[0].shape
+    found.append(Strip(map_size=(height, width), title="input", text="a picture", result=_text(picture)))
+    for layer in (layer for layer in walked.layers if layer.depth == 1):
+        if layer.kind == "DenseBlock":
+            found += _strips(loose, "stem")
+            found.append(_dense_panel(walked, layer, largest))
+        elif layer.kind == "Sequential":
+            found += _strips(loose, "stem")
+            found.append(_residual_panel(walked, layer, largest))
+        elif layer.kind == "Transition":
+            found.append(_transition(walked, layer))
+            continue
+        else:
+            loose.append(layer)
+            continue
+        loose = []
+    found += _strips(loose, "head")
+    return found
+
+
+def _strips(layers: Sequence[Layer], title: str) -> list[Panel]:
+    if not layers:
+        return []
+    words = [word for word in map(_word, layers) if word]
+    first = next(layer for layer in layers if len(layer.input) == 3)
+    size = (layers[-1].output if title == "stem" else first.input)[1:]
+    return [
+        Strip(
+            map_size=(size[0], size[1]),
+            title=title,
+            text=" → ".join(words),
+            result=_text(layers[-1].output) + (" classes" if title == "head" else ""),
+        )
+    ]
+
+
+def _transition(walked: Trace, layer: Layer) -> Strip:
+    words = [word for word in map(_word, walked.inside(layer)) if word]
+    return Strip(
+        map_size=(layer.output[1], layer.output[2]),
+        title=layer.path.rsplit(".", 1)[-1].replace("transition", "transition "),
+        text=" → ".join(words),
+        result=f"{_text(layer.input)} → {_text(layer.output)}",
+    )
+
+
+def _dense_panel(walked: Trace, layer: Layer, largest: int) -> DenseBlockPanel:
+    return DenseBlockPanel(
+        map_size=(layer.output[1], layer.output[2]),
+        title=layer.path.rsplit(".", 1)[-1].replace("denseblock", "dense block "),
+        channels=(layer.input[0], *(inner.output[0] for inner in walked.inside(layer))),
+        largest_map=largest,
+    )
+
+
+def _residual_panel(walked: Trace, layer: Layer, largest: int) -> ResidualPanel:
+    blocks = []
+    for block in walked.inside(layer):
+        branch = [part for part in walked.inside(block) if part.kind == "Conv2d"]
+        stride = block.input[1] // block.output[1]
+        blocks.append(
+            ResidualBlock(shortcut=_shortcut(walked, block), branch=tuple(map(_tag, branch)), stride=stride)
+        )
+    return ResidualPanel(
+        map_size=(layer.output[1], layer.output[2]),
+        title=layer.path.replace("layer", "stage "),
+        channels=layer.output[0],
+        blocks=tuple(blocks),
+        largest_map=largest,
+    )
+
+
+def _shortcut(walked: Trace, block: Layer) -> panels.Shortcut:
+    for part in walked.inside(block):
+        if part.path.endswith(".downsample"):
+            return "pad" if part.kind == "PadShortcut" else "projection"
+    return "identity"
+
+
+def _word(layer: Layer) -> str:
+    kernel = f"{layer.kernel[0]}×{layer.kernel[1]} " if layer.kernel else ""
+    stride = f" /{layer.stride[0]}" if layer.stride and layer.stride[0] > 1 else ""
+    names = {
+        "Conv2d": f"{kernel}conv{stride}",
+        "BatchNorm2d": "norm",
+        "GroupNorm": "norm",
+        "ReLU": "ReLU",
+        "MaxPool2d": f"{kernel}max-pool{stride}",
+        "AvgPool2d": f"{kernel}avg-pool{stride}",
+        "GlobalAverage": "average",
+        "Linear": "linear",
+    }
+    return names.get(layer.kind, "")
+
+
+def _tag(convolution: Layer) -> str:
+    """A convolution in three words: "3×3 /2, 128"."""
+    assert convolution.kernel is not None
+    assert convolution.stride is not None
+    stride = f" /{convolution.stride[0]}" if convolution.stride[0] > 1 else ""
+    return f"{_text(convolution.kernel)}{stride}, {convolution.output[0]}"
+
+
+def _text(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
