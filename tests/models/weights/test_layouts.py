@@ -110,5 +110,6 @@ def test_a_checkpoint_that_holds_itself(write):
 def test_own_prefix_is_not_taken_for_a_wrapper(make_densenet, stirred, write, assert_same):
     body = {k: t for k, t in stirred(make_densenet()).items() if k.startswith("features.")}
     model = make_densenet(num_classes=0)
-    load_weights(model, write(body))
+    report = load_weights(model, write(body))
     assert_same(model, body)
+    assert report.layout == "named as in torchvision and timm"

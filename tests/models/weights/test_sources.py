@@ -145,9 +145,12 @@ def test_a_pickled_module_is_refused(tmp_path):
     refused(tmp_path / "weights.pth", r"holds more than tensors \(torch\.nn\..*Conv2d\)")
 
 
-def test_objects_in_an_npz_are_refused(tmp_path):
-    np.savez(tmp_path / "weights.npz", weight=np.array([Malicious], dtype=object))
+def test_objects_in_an_npz_are_refused_and_not_run(tmp_path, monkeypatch):
+    trap = tmp_path / "trap"
+    monkeypatch.setenv("SKIPNETS_TEST_TRAP", str(trap))
+    np.savez(tmp_path / "weights.npz", weight=np.array([Malicious()], dtype=object))
     refused(tmp_path / "weights.npz", "not a whole .npz file of number arrays")
+    assert not trap.exists()
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])

@@ -308,10 +308,3 @@ def test_channels_last_without_saying_so_is_refused(make, stirred, write, snapsh
     assert_refused(
         write(foreign, "weights.npz"), make(), "nothing fits .* left over: ", snapshot, assert_same
     )
-
-
-def test_a_thousand_layers():
-    with torch.device("meta"):
-        target = Target.of(create_model("resnet1202"))
-    found = match(target, {f"module.{name}": t for name, t in target.tensors.items()}, ordered=True)
-    assert len(found) == len(target.tensors)
