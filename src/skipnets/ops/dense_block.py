@@ -320,8 +320,8 @@ class _Backward(_Pass):
         weight1_gradient = torch.zeros_like(layer.weight1)
         for rows in self.chunks(*layer.weight1.shape[:2]):
             gradient = self.chunk_matrix("bottleneck gradient", rows, bottleneck.shape[1])
-            torch.addcmul(offset, bottleneck[rows], slope, out=gradient)
-            gradient.addcmul_(masked[rows], norm2.affine.scale)
+            line = self._line(bottleneck[rows], slope, offset, gradient)
+            torch.addcmul(line, masked[rows], norm2.affine.scale, out=gradient)
             self._pointwise(rows, gradient, source, norm1, layer.weight1, weight1_gradient)
         gamma1, beta1 = self._finish_norm1(norm1, layer.weight1, weight1_gradient)
         return [gamma1, beta1, weight1_gradient, gamma2, beta2, weight2_gradient]
@@ -403,5 +403,11 @@ class _Backward(_Pass):
 
     def _complete(self, rows: slice, columns: slice, slope: Tensor, offset: Tensor, out: Tensor) -> None:
         """The whole gradient of some features: what has accumulated, and the correction."""
-        torch.addcmul(offset, self.features[rows, columns], slope, out=out)
-        out += self.gradient[rows, columns]
+        line = self._line(self.features[rows, columns], slope, offset, out)
+        torch.add(line, self.gradient[rows, columns], out=out)
+
+    def _line(self, x: Tensor, slope: Tensor, offset: Tensor, out: Tensor) -> Tensor:
+        """x·slope + offset, the norm's correction: in `out` unless its type would round what cancels."""
+        if out.dtype != self.sum_dtype:
+            out = self.workspace.matrix("line", out.shape[0], out.shape[1], self.sum_dtype)
+        return torch.addcmul(offset, x, slope, out=out)

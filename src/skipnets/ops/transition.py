@@ -54,6 +54,8 @@ def transition(
 ) -> TransitionResult:
     """Run a transition in training mode; running statistics are left to the caller.
 
+    The result has x's memory format: what follows may draw random numbers in memory order.
+
     Args:
         x: (N, C, H, W), in any memory format; channels-last is read in place.
         parameters: Of norm and convolution.
@@ -86,7 +88,7 @@ class _TransitionFunction(torch.autograd.Function):
                 scratch = workspace.matrix("activated", rows.stop - rows.start, x.shape[1], x.dtype)
                 pooled = _pool(scale_shift_relu(source[rows], affine, scratch), shape)
                 torch.mm(pooled, matrix, out=target[_pooled_rows(rows, shape, pooled_shape)])
-        return out
+        return out if x.is_contiguous(memory_format=torch.channels_last) else out.contiguous()
 
     @staticmethod
     @differentiable_once
@@ -129,9 +131,9 @@ def _backward(
     gamma_gradient, beta_gradient, correction = norm.finish((weight_gradient * weight).sum((0, 2, 3)))
     slope, offset = correction.as_line(statistics.mean, shape.rows)
     for rows in chunks:
-        scratch = workspace.matrix("activated", rows.stop - rows.start, x.shape[1], x.dtype)
-        torch.addcmul(offset, source[rows], slope, out=scratch)
-        torch.addcmul(scratch, x_gradient[rows], norm.affine.scale, out=x_gradient[rows])
+        line = workspace.matrix("line", rows.stop - rows.start, x.shape[1], slope.dtype)
+        torch.addcmul(offset, source[rows], slope, out=line)
+        torch.addcmul(line, x_gradient[rows], norm.affine.scale, out=x_gradient[rows])
     return x_gradient_maps, gamma_gradient, beta_gradient, weight_gradient
 
 

@@ -1,0 +1,807 @@
+"""Linear execution must give the plain path's numbers, or step aside and say why."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from skipnets.errors import UserError
+from skipnets.models import create_model, list_models
+from skipnets.models.block_execution import LinearDenseBlock
+from skipnets.ops import chunks
+
+POLICIES = ("linear", "linear-recompute")
+CASES = {
+    "bottleneck": ("densenet_bc40_k12", {}, (3, 3, 12, 12)),
+    "no bottleneck": ("densenet40_k12", {}, (3, 3, 12, 12)),
+    "imagenet stem": ("densenet121", {"block_config": (2, 3, 2, 2)}, (2, 3, 64, 64)),
+    "odd maps": ("densenet_bc40_k12", {}, (2, 3, 13, 11)),
+    "odd maps, imagenet stem": ("densenet121", {"block_config": (2, 3, 2, 2)}, (2, 3, 75, 93)),
+    "batch of one": ("densenet_bc40_k12", {}, (1, 3, 12, 12)),
+    "one channel": ("densenet_bc40_k12", {"in_chans": 1}, (3, 1, 12, 12)),
+    "growth rate one": ("densenet_bc40_k12", {"growth_rate": 1}, (3, 3, 12, 12)),
+    "one-layer blocks": ("densenet40_k12", {"block_config": (1, 1, 1)}, (3, 3, 12, 12)),
+    "no compression": ("densenet_bc40_k12", {"compression": 1.0}, (3, 3, 12, 12)),
+    "narrow bottleneck": ("densenet_bc40_k12", {"bottleneck": 1}, (3, 3, 12, 12)),
+    "last map of one pixel": ("densenet_bc40_k12", {}, (4, 3, 4, 4)),
+}
+SMALL = {"block_config": (2, 3, 2), "growth_rate": 4}
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    """Several chunks even for small maps."""
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 20_000)
+
+
+def make_model(name="densenet_bc40_k12", **fields):
+    """A float64 model whose norms are not at their initial values."""
+    model = create_model(name, num_classes=7, **fields).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias, std=0.5)
+    return model
+
+
+def without_running_statistics(model):
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+    return model
+
+
+def copy_with(model, policy):
+    model = copy.deepcopy(model)
+    model.set_block_execution(policy)
+    return model
+
+
+def train_once(model, x, run=None):
+    """One forward and backward pass; everything that it shows or changes, by name."""
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    model.zero_grad()
+    output = (model if run is None else run)(x)
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    (output * weights).sum().backward()
+    return {"output": output.detach(), "input gradient": x.grad, **state(model)}
+
+
+def state(model):
+    """Copies of parameters, gradients and buffers."""
+    tensors = {f"buffer {name}": buffer.clone() for name, buffer in model.named_buffers()}
+    for name, parameter in model.named_parameters():
+        tensors[f"parameter {name}"] = parameter.detach().clone()
+        if parameter.grad is not None:
+            tensors[f"gradient {name}"] = parameter.grad.clone()
+    return tensors
+
+
+def assert_same(own, expected, relative=1e-9, absolute=1e-12):
+    assert own.keys() == expected.keys()
+    for name, wanted in expected.items():
+        assert own[name].dtype == wanted.dtype, name
+        error, scale = (own[name] - wanted).abs().max(), wanted.abs().max()
+        assert error <= relative * scale + absolute, f"{name}: off by {error:.3g} of {scale:.3g}"
+
+
+def assert_ran(model, policy):
+    assert set(model.block_execution_report().values()) == {policy}
+
+
+def stepped_aside(model):
+    """The reasons for which blocks or transitions ran plainly."""
+    report = model.block_execution_report()
+    return {path: text.removeprefix("plain: ") for path, text in report.items() if text.startswith("plain: ")}
+
+
+# --- The same numbers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("case", CASES)
+def test_equals_plain(case, policy):
+    name, fields, size = CASES[case]
+    model = make_model(name, **fields)
+    x = torch.randn(size, dtype=torch.float64)
+    linear = copy_with(model, policy)
+    assert_same(train_once(linear, x), train_once(model, x))
+    assert_ran(linear, policy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", list_models("densenet*"))
+def test_every_name_equals_plain(name, policy):
+    model = make_model(name)
+    side = 36 if model.config.stem == "imagenet" else 9
+    x = torch.randn(2, 3, side, side, dtype=torch.float64)
+    linear = copy_with(model, policy)
+    assert_same(train_once(linear, x), train_once(model, x))
+    assert_ran(linear, policy)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_several_optimiser_steps_over_several_micro_batches(policy):
+    model = make_model(**SMALL)
+    linear = copy_with(model, policy)
+    batches = torch.randn(6, 3, 3, 8, 8, dtype=torch.float64)
+    for trained in (model, linear):
+        optimiser = torch.optim.SGD(
+            trained.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4
+        )
+        for step in range(3):
+            optimiser.zero_grad()
+            for x in batches[2 * step : 2 * step + 2]:
+                trained(x).square().mean().backward()
+            optimiser.step()
+    assert_same(state(linear), state(model))
+    assert linear.features.denseblock1.denselayer1.norm1.num_batches_tracked == 6
+
+
+def test_a_hundred_steps_end_at_the_same_weights():
+    model = create_model("densenet_bc40_k12", num_classes=4, **SMALL).double()
+    linear = copy_with(model, "linear")
+    images = torch.randn(64, 3, 8, 8, dtype=torch.float64)
+    labels = torch.randint(0, 4, (64,))
+    for trained in (model, linear):
+        optimiser = torch.optim.SGD(trained.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+        for step in range(100):
+            rows = torch.arange(8) + 8 * (step % 8)
+            optimiser.zero_grad()
+            F.cross_entropy(trained(images[rows]), labels[rows]).backward()
+            optimiser.step()
+    for (name, own), expected in zip(linear.named_parameters(), model.parameters(), strict=True):
+        assert (own - expected).abs().max() <= 1e-6 * max(expected.abs().max(), 1), name
+    assert_ran(linear, "linear")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("gamma", [0.0, 1e-30, 1e-12, -1e-6, 2.0**-8 * 0.999])
+@pytest.mark.parametrize("name", ["densenet_bc40_k12", "densenet40_k12"])
+def test_small_gammas(gamma, policy, name):
+    model = make_model(name, **SMALL)
+    with torch.no_grad():
+        for module in model.features.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight[::3] = gamma
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    assert_same(train_once(copy_with(model, policy), x), train_once(model, x))
+
+
+def test_gammas_all_zero():
+    model = make_model(**SMALL)
+    with torch.no_grad():
+        for module in model.features.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.zero_()
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    assert_same(train_once(copy_with(model, "linear"), x), train_once(model, x))
+
+
+@pytest.mark.parametrize("changes", [{"momentum": None}, {"momentum": 0.7}, {"eps": 0.3}], ids=str)
+def test_norms_with_other_settings(changes):
+    model = make_model(**SMALL)
+    for module in model.features.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            vars(module).update(changes)
+    linear = copy_with(model, "linear")
+    for _ in range(3):
+        x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+        assert_same(train_once(linear, x), train_once(model, x))
+    assert_ran(linear, "linear")
+
+
+def test_norms_without_running_statistics():
+    model = without_running_statistics(make_model(**SMALL))
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    assert_same(train_once(linear, x), train_once(model, x))
+    assert_ran(linear, "linear")
+
+
+def test_input_in_any_memory_format():
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    x = torch.randn(4, 3, 9, 16, dtype=torch.float64)
+    for given in (
+        x.contiguous(memory_format=torch.channels_last),
+        x[:, :, :, ::2],
+        x.transpose(2, 3),
+        x[:1].expand(4, -1, -1, -1),
+    ):
+        assert_same(train_once(linear, given), train_once(model, given))
+    model.to(memory_format=torch.channels_last)
+    linear.to(memory_format=torch.channels_last)
+    assert_same(train_once(linear, x), train_once(model, x))
+
+
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        "features.conv0",
+        "features.denseblock1",
+        "features.denseblock2",
+        "features.transition1",
+        "norm",
+        "conv1",
+        "weight",
+    ],
+)
+def test_frozen_parameters(frozen):
+    model = make_model(**SMALL)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(frozen not in name)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    linear = copy_with(model, "linear")
+    assert_same(train_once(linear, x), train_once(model, x))
+    assert_ran(linear, "linear")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_forward_pass_in_train_mode_without_gradients(policy):
+    model = make_model(**SMALL)
+    linear = copy_with(model, policy)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x), model(x))
+    assert_same(state(linear), state(model))
+    assert_ran(linear, policy)
+
+
+def test_two_forward_passes_before_two_backward_passes():
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear-recompute")
+    first, second = torch.randn(2, 3, 3, 8, 8, dtype=torch.float64)
+    for trained in (model, linear):
+        losses = [trained(first).square().sum(), trained(second).exp().sum()]
+        for loss in losses:
+            loss.backward()
+    assert_same(state(linear), state(model))
+
+
+def test_backward_twice_through_a_retained_graph():
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    for trained in (model, linear):
+        loss = trained(x).square().sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+    assert_same(state(linear), state(model))
+
+
+def test_threads_do_not_disturb_one_another():
+    model = make_model(**SMALL)
+    x = torch.randn(4, 3, 3, 8, 8, dtype=torch.float64)
+    expected = [train_once(copy_with(model, "plain"), part) for part in x]
+    models = [copy_with(model, "linear-recompute") for _ in x]
+    results = {}
+
+    def work(index):
+        for _ in range(3):
+            results[index] = train_once(copy.deepcopy(models[index]), x[index])
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(len(x))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for index, wanted in enumerate(expected):
+        assert_same(results[index], wanted)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_inside_a_checkpoint(reentrant):
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+
+    def running(trained):
+        return lambda given: checkpoint(trained, given, use_reentrant=reentrant)
+
+    assert_same(train_once(linear, x, running(linear)), train_once(model, x, running(model)))
+
+
+def test_functional_call_with_other_parameters():
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    results = []
+    for trained in (model, linear):
+        tensors = {
+            name: (tensor.detach() * 1.1).requires_grad_() for name, tensor in trained.named_parameters()
+        }
+        torch.func.functional_call(trained, tensors, (x,)).square().sum().backward()
+        results.append({name: tensor.grad for name, tensor in tensors.items()})
+    assert_same(results[1], results[0])
+    assert_ran(linear, "linear")
+
+
+# --- Lower precision -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ["densenet_bc40_k12", "densenet40_k12"])
+def test_autocast_is_no_less_exact_than_plain(name, policy):
+    exact = create_model(name, num_classes=7, **SMALL).double()
+    x = torch.randn(16, 3, 12, 12)
+    wanted = train_once(copy.deepcopy(exact), x.double())
+
+    def errors(policy):
+        model = copy_with(exact, policy).float()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            own = train_once(model, x)
+        if policy != "plain":
+            assert_ran(model, policy)
+        return {
+            key: ((own[key].double() - tensor).norm() / tensor.norm()).item()
+            for key, tensor in wanted.items()
+            if key.startswith(("output", "gradient", "buffer")) and tensor.is_floating_point()
+        }
+
+    plain, linear = errors("plain"), errors(policy)
+    print(sorted(linear.items(), key=lambda i: -i[1])[:5], sorted(plain.items(), key=lambda i: -i[1])[:5])
+    assert sum(linear.values()) <= 1.1 * sum(plain.values())
+
+
+def test_autocast_around_the_forward_pass_alone():
+    model = copy_with(create_model("densenet_bc40_k12", **SMALL), "linear")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(torch.randn(4, 3, 8, 8))
+    output.float().sum().backward()
+    assert_ran(model, "linear")
+    assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_gradients_scale_with_the_loss():
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    for trained in (model, linear):
+        optimiser = torch.optim.SGD(trained.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        scaler.scale(trained(x).square().sum()).backward()
+        scaler.unscale_(optimiser)
+        scaler.step(optimiser)
+        scaler.update()
+    assert_same(state(linear), state(model))
+
+
+def test_an_overflowing_scale_is_noticed():
+    model = copy_with(create_model("densenet_bc40_k12", **SMALL), "linear")
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    scaler.scale(model(torch.randn(3, 3, 8, 8)).square().sum() * 100).backward()
+    before = state(model)["parameter features.conv0.weight"]
+    scaler.step(optimiser)
+    scaler.update()
+    assert torch.equal(model.features.conv0.weight, before)
+    assert scaler.get_scale() == 2.0**126
+
+
+# --- Several processes -----------------------------------------------------------------------------------------
+
+
+def test_two_distributed_processes(tmp_path):
+    script = Path(__file__).with_name("distributed_step.py")
+    command = [sys.executable, str(script), str(tmp_path / "store")]
+    workers = [
+        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for rank in range(2)
+    ]
+    for worker in workers:
+        output, _ = worker.communicate(timeout=300)
+        assert worker.returncode == 0, output
+
+
+# --- Clear errors ----------------------------------------------------------------------------------------------
+
+
+def test_differentiating_twice_is_refused():
+    model = copy_with(make_model(**SMALL), "linear")
+    loss = model(torch.randn(3, 3, 8, 8, dtype=torch.float64)).sum()
+    with pytest.raises(RuntimeError, match=r'differentiated twice .*set_block_execution\("plain"\)'):
+        torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("path", ["features.denseblock1", "features.transition1"])
+def test_writing_to_what_a_stage_made_is_pytorchs_own_error(path, policy):
+    model = copy_with(make_model(**SMALL), policy)
+    kept = []
+    model.get_submodule(path).register_forward_hook(lambda module, inputs, output: kept.append(output))
+    loss = model(torch.randn(3, 3, 8, 8, dtype=torch.float64)).sum()
+    with torch.no_grad():
+        kept[0].add_(1)
+    if path.endswith("transition1"):  # The next block has copied it: nothing is lost.
+        loss.backward()
+    else:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_writing_to_a_parameter_before_the_backward_pass_is_pytorchs_own_error():
+    model = copy_with(make_model(**SMALL), "linear")
+    loss = model(torch.randn(3, 3, 8, 8, dtype=torch.float64)).sum()
+    with torch.no_grad():
+        model.features.denseblock1.denselayer1.norm1.bias.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_one_value_a_channel_is_plains_own_error():
+    model = copy_with(create_model("densenet_bc40_k12", **SMALL), "linear")
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        model(torch.randn(1, 3, 4, 4))
+
+
+def test_an_unknown_policy_is_an_error_naming_the_known():
+    with pytest.raises(UserError, match=r'"liner"; did you mean linear.*plain, linear, linear-recompute'):
+        create_model("densenet_bc40_k12").set_block_execution("liner")
+
+
+# --- Seen from outside the block -------------------------------------------------------------------------------
+
+
+def test_gradients_of_intermediate_maps():
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    results = []
+    for trained in (model, linear):
+        output, maps = trained.forward_intermediates(x)
+        for intermediate in maps:
+            intermediate.retain_grad()
+        (output.sum() + sum(intermediate.square().sum() for intermediate in maps)).backward()
+        shown = {f"map {index}": tensor.detach() for index, tensor in enumerate(maps)}
+        shown |= {f"gradient of map {index}": tensor.grad for index, tensor in enumerate(maps)}
+        results.append(shown | state(trained))
+    assert_same(results[1], results[0])
+    assert_ran(linear, "linear")
+
+
+@pytest.mark.parametrize("path", ["features.denseblock2", "features.transition1"])
+def test_hooks_on_blocks_and_transitions_see_what_plain_shows(path):
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    results = []
+    for trained in (model, linear):
+        seen, module = {}, trained.get_submodule(path)
+        module.register_forward_pre_hook(
+            lambda _, inputs, seen=seen: seen.update(entering=inputs[0].detach())
+        )
+        module.register_forward_hook(lambda _m, _i, output, seen=seen: seen.update(leaving=output.detach()))
+        module.register_full_backward_hook(
+            lambda _, inner, outer, seen=seen: seen.update(inner=inner[0], outer=outer[0])
+        )
+        results.append(train_once(trained, x) | seen)
+    assert_same(results[1], results[0])
+    assert_ran(linear, "linear")
+
+
+def test_a_hook_may_change_a_blocks_output():
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    for trained in (model, linear):
+        trained.features.denseblock1.register_forward_hook(lambda module, inputs, output: output * 2 + 1)
+    assert_same(train_once(linear, x), train_once(model, x))
+    assert_ran(linear, "linear")
+
+
+def test_a_changed_output_without_gradients_has_its_statistics_taken_anew():
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    for trained in (model, linear):
+        trained.features.denseblock1.register_forward_hook(lambda module, inputs, output: output.mul_(3))
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x), model(x))
+    assert_same(state(linear), state(model))
+
+
+def test_copies_pickles_and_switching_back():
+    model = make_model(**SMALL)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    linear = copy_with(model, "linear-recompute")
+    assert list(linear.state_dict()) == list(model.state_dict())
+    stream = io.BytesIO(pickle.dumps(linear))
+    unpickled = pickle.load(stream)
+    expected = train_once(copy.deepcopy(model), x)
+    for variant in (
+        copy.deepcopy(linear),
+        unpickled,
+        copy_with(linear, "linear"),
+        copy_with(linear, "plain"),
+    ):
+        assert_same(train_once(variant, x), expected)
+    assert_ran(unpickled, "linear-recompute")
+    assert_ran(copy_with(linear, "plain"), "plain")
+    assert not any(isinstance(module, LinearDenseBlock) for module in copy_with(linear, "plain").modules())
+
+
+# --- Stepping aside --------------------------------------------------------------------------------------------
+
+
+def _parametrise(model):
+    nn.utils.parametrizations.weight_norm(model.features.denseblock1.denselayer1.conv1)
+
+
+def _wrap(model):
+    layer = model.features.denseblock1.denselayer1
+    layer.conv1 = nn.Sequential(layer.conv1)
+
+
+def _extend(model):
+    model.features.denseblock1.denselayer1.add_module("extra", nn.Identity())
+
+
+def _replace_norm(model):
+    model.features.denseblock1.denselayer1.norm1 = nn.InstanceNorm2d(8, affine=True).double()
+
+
+def _replace_activation(model):
+    model.features.denseblock1.denselayer2.relu2 = nn.LeakyReLU()
+
+
+def _freeze_norm(model):
+    model.features.denseblock1.denselayer2.norm2.eval()
+
+
+def _replace_forward(model):
+    convolution = model.features.denseblock1.denselayer1.conv2
+    convolution.forward = lambda x, plain=convolution.forward: plain(x) * 2
+
+
+def _dilate(model):
+    convolution = model.features.denseblock1.denselayer1.conv2
+    convolution.dilation, convolution.padding = (2, 2), (2, 2)
+
+
+def _without_affine(model):
+    model.features.denseblock1.denselayer2.norm1 = nn.BatchNorm2d(12, affine=False).double()
+
+
+def _synchronise(model):
+    model.features.denseblock1.denselayer1.norm1 = nn.SyncBatchNorm(8).double()
+
+
+ASIDE = {
+    "parametrised": (_parametrise, "denselayer1: its convolution is a ParametrizedConv2d, not a Conv2d"),
+    "wrapped": (_wrap, "denselayer1: its convolution is a Sequential, not a Conv2d"),
+    "extended": (_extend, "denselayer1: it has other modules than"),
+    "other norm": (_replace_norm, "denselayer1: its norm is an InstanceNorm2d, not a BatchNorm2d"),
+    "other activation": (_replace_activation, "denselayer2: its activation is not a ReLU"),
+    "norm in eval mode": (_freeze_norm, "denselayer2: a norm is in eval mode"),
+    "replaced forward": (_replace_forward, "a module's forward is replaced"),
+    "dilated": (_dilate, "denselayer1: a convolution has another padding than (1, 1)"),
+    "no scale and shift": (_without_affine, "denselayer2: a norm has no scale and shift"),
+    "forward hook": (
+        lambda model: model.features.denseblock1.denselayer1.norm2.register_forward_hook(lambda *_: None),
+        "hooks are registered on modules inside",
+    ),
+    "forward pre-hook": (
+        lambda model: model.features.denseblock1.denselayer1.register_forward_pre_hook(lambda *_: None),
+        "hooks are registered on modules inside",
+    ),
+    "backward hook": (
+        lambda model: model.features.denseblock1.denselayer1.conv1.register_full_backward_hook(
+            lambda *_: None
+        ),
+        "hooks are registered on modules inside",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ASIDE)
+def test_steps_aside_with_the_reason(case):
+    change, reason = ASIDE[case]
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    change(model)
+    torch.manual_seed(0)
+    change(linear)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    assert linear.block_execution_report()["features.denseblock1"].startswith(f"plain: {reason}")
+    assert_same(train_once(linear, x), train_once(model, x))
+    report = linear.block_execution_report()
+    assert report["features.denseblock1"].startswith(f"plain: {reason}")
+    assert report["features.denseblock2"] == report["features.transition1"] == "linear"
+
+
+def test_steps_aside_for_a_synchronised_norm():
+    model = make_model(**SMALL)
+    _synchronise(model)
+    model.set_block_execution("linear")
+    assert stepped_aside(model) == {
+        "features.denseblock1": "denselayer1: its norm is a SyncBatchNorm, not a BatchNorm2d"
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"drop_rate": 0.2}, "dropout"),
+        ({"drop_path_rate": 0.5}, "stochastic depth"),
+        ({"norm": "group"}, "its norm is a GroupNorm, not a BatchNorm2d"),
+        ({"norm": None}, "its norm is an Identity, not a BatchNorm2d"),
+    ],
+    ids=str,
+)
+def test_steps_aside_for_what_a_config_can_ask(fields, reason):
+    model = create_model("densenet_bc40_k12", **SMALL, **fields).double()
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    torch.manual_seed(1)
+    own = train_once(linear, x)
+    torch.manual_seed(1)
+    assert_same(own, train_once(model, x))
+    assert stepped_aside(linear)["features.denseblock3"].endswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda transition: setattr(transition, "pool", nn.MaxPool2d(2)),
+            "its pooling is not the average of 2×2",
+        ),
+        (lambda transition: setattr(transition, "relu", nn.GELU()), "its activation is not a ReLU"),
+        (
+            lambda transition: transition.append(nn.Identity()),
+            "it has other modules than norm, relu, conv and pool",
+        ),
+        (lambda transition: transition.norm.eval(), "a norm is in eval mode"),
+        (lambda transition: transition.conv.register_forward_hook(lambda *_: None), "hooks are registered"),
+    ],
+)
+def test_a_transition_steps_aside_alone(change, reason):
+    model = make_model(**SMALL)
+    change(model.features.transition1)
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    assert_same(train_once(linear, x), train_once(model, x))
+    aside = stepped_aside(linear)
+    assert list(aside) == ["features.transition1"]
+    assert aside["features.transition1"].startswith(reason)
+
+
+def test_steps_aside_in_eval_mode():
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear").eval()
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    assert torch.equal(linear(x), model.eval()(x))
+    assert set(stepped_aside(linear).values()) == {"eval mode"}
+
+
+def test_steps_aside_for_global_hooks():
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    calls = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: calls.append(type(module)))
+    try:
+        linear(torch.randn(3, 3, 8, 8, dtype=torch.float64))
+    finally:
+        handle.remove()
+    assert set(stepped_aside(linear).values()) == {"global module hooks are registered"}
+    assert calls.count(nn.ReLU) == 2 * 7 + 2 + 1
+
+
+def test_steps_aside_for_types_and_subclasses():
+    model = copy_with(create_model("densenet_bc40_k12", **SMALL), "linear").bfloat16()
+    model(torch.randn(3, 3, 8, 8, dtype=torch.bfloat16))
+    assert set(stepped_aside(model).values()) == {"parameters are not all of float32 or all of float64"}
+
+    class Marked(torch.Tensor):
+        pass
+
+    model = copy_with(make_model(**SMALL), "linear")
+    model(torch.randn(3, 3, 8, 8, dtype=torch.float64).as_subclass(Marked))
+    assert set(stepped_aside(model).values()) == {"a tensor subclass is in use"}
+
+
+def test_steps_aside_in_inference_mode():
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    with torch.inference_mode():
+        assert torch.equal(linear(x), model(x))
+    assert set(stepped_aside(linear).values()) == {"the input is sparse or an inference tensor"}
+
+
+def test_steps_aside_for_function_transforms():
+    model = without_running_statistics(make_model(**SMALL))
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    gradients = [torch.func.grad(lambda given, run=run: run(given).sum())(x) for run in (linear, model)]
+    torch.testing.assert_close(*gradients)
+    assert set(stepped_aside(linear).values()) == {"a function transform (torch.func) is active"}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script` is deprecated:FutureWarning"
+)  # PyTorch's own use of it
+def test_steps_aside_for_forward_mode():
+    model = without_running_statistics(make_model(**SMALL))
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    tangents = []
+    for run in (linear, model):
+        with torch.autograd.forward_ad.dual_level():
+            output = run(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+            tangents.append(torch.autograd.forward_ad.unpack_dual(output).tangent)
+    torch.testing.assert_close(*tangents)
+
+
+def test_steps_aside_for_a_compiler():
+    model = make_model(**SMALL)
+    linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    compiled = torch.compile(linear, backend="aot_eager", fullgraph=True)
+    assert_same(train_once(linear, x, compiled), train_once(model, x), relative=1e-8)
+
+
+def test_steps_aside_for_exporters_and_tracers():
+    linear = copy_with(make_model(**SMALL), "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    expected = copy_with(linear, "plain").eval()(x)
+    exported = torch.export.export(copy.deepcopy(linear).eval(), (x,)).module()
+    torch.testing.assert_close(exported(x), expected)
+    traced = torch.fx.symbolic_trace(copy.deepcopy(linear)).eval()
+    assert "features_denseblock1_denselayer1_conv1" in {node.name for node in traced.graph.nodes}
+    torch.testing.assert_close(traced(x), expected)
+
+
+# --- Memory ----------------------------------------------------------------------------------------------------
+
+
+def saved_bytes(model, x):
+    """Bytes that autograd keeps for the backward pass, each storage counted once; parameters do not count."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    sizes = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(x)
+    del output
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("policy", "lowest", "highest"),
+    [
+        ("plain", 1.4, 2.0),
+        ("linear", 0.8, 1.1),
+        ("linear-recompute", 0.8, 1.1),
+    ],
+)
+def test_memory_grows_in_proportion_to_the_depth(policy, lowest, highest):
+    layers = (6, 24)
+    x = torch.randn(2, 3, 16, 16)
+    sizes = []
+    for count in layers:
+        model = create_model("densenet_bc40_k12", block_config=(count,) * 3)
+        model.set_block_execution(policy)
+        sizes.append(saved_bytes(model, x))
+    slope = math.log(sizes[1] / sizes[0]) / math.log(layers[1] / layers[0])
+    assert lowest <= slope <= highest
