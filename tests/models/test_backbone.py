@@ -99,7 +99,7 @@ def test_a_new_head_keeps_device_dtype_and_mode(name: str) -> None:
         torch.bfloat16,
         False,
     )
-    assert model.num_classes == 3
+    assert model.num_classes == model.config.num_classes == 3
     model.reset_classifier(0)
     assert model(torch.randn(2, 3, 64, 64, dtype=torch.bfloat16)).shape == (2, model.num_features)
 

@@ -7,6 +7,7 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Generic, TypedDict, TypeVar
 
@@ -35,8 +36,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
     """An image classifier: stem and stages, global average pooling, and one linear layer.
 
     Attributes:
-        config: The configuration that built it.
-        num_classes: Outputs of the head.
+        config: The configuration that describes it.
         num_features: Channels of the last map.
         feature_info: The maps that `forward_intermediates` returns, finest first.
         weights_report: What `create_model(weights=…)` matched with what.
@@ -45,7 +45,6 @@ class Backbone(nn.Module, Generic[ConfigT]):
     head_name: ClassVar[str]
 
     config: ConfigT
-    num_classes: int
     num_features: int
     feature_info: list[FeatureInfo]
     head_drop: nn.Module
@@ -53,8 +52,12 @@ class Backbone(nn.Module, Generic[ConfigT]):
     def __init__(self, config: ConfigT) -> None:
         super().__init__()
         self.config = config
-        self.num_classes = config.num_classes
         self.weights_report: LoadReport | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the head."""
+        return self.config.num_classes
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
         """The modules between input and last map, in the order in which they run, with their paths."""
@@ -117,7 +120,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         weight = next(self.parameters())
         head = make_head(self.num_features, num_classes).to(weight.device, weight.dtype)
         setattr(self, self.head_name, head.train(self.training))
-        self.num_classes = num_classes
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
 
     def _feature_modules(self, indices: int | Sequence[int] | None) -> set[str]:
         available = [info["module"] for info in self.feature_info]
