@@ -1,0 +1,67 @@
+// A network ready to run: its plans, its memory, and the order in which threads and images meet.
+
+#pragma once
+
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "plan.h"
+
+namespace skipnets {
+
+/// What a step costs: one line of a printed plan.
+struct StepReport {
+    std::string name, algorithm;
+    int channels, height, width;  // of what it makes
+    double macs;                  // for one image
+    double bytes;                 // weights, input and output, for one image
+    double seconds;               // for one image
+};
+
+class Engine {
+public:
+    /// Throws std::invalid_argument for a network that is not sound.
+    Engine(Network network, const Kernels& kernels, int threads);
+
+    /// (count, C, H, W) pictures → (count, classes) logits, or (count, features). Any number of threads may call
+    /// this at once. Throws std::invalid_argument where the pictures are too small.
+    void run(const float* pictures, int count, int height, int width, bool want_logits, float* out);
+
+    /// The values named, for one picture: (C, H, W) each. For tests and for looking inside.
+    std::vector<std::vector<float>> values(const float* picture, int height, int width,
+                                           const std::vector<int>& wanted);
+    /// The size of a value's map for pictures of a size.
+    Map map_of(int value, int height, int width);
+
+    /// Runs `images` pictures of zeros at a time and measures every step: medians over `rounds`.
+    std::vector<StepReport> measure(int height, int width, int images, int rounds);
+
+    const Network& network() const { return network_; }
+    const Kernels& kernels() const { return kernels_; }
+    int threads() const { return threads_; }
+
+private:
+    // A plan with memory for its runs. Runs take what is free and give it back; more is made when several run.
+    struct Prepared {
+        std::unique_ptr<Plan> plan;
+        std::mutex mutex;
+        std::vector<std::unique_ptr<Workspace>> workspaces;
+        std::vector<std::unique_ptr<Scratch>> scratches;
+    };
+    class Lease;
+
+    std::shared_ptr<Prepared> prepare(const Occasion& occasion);
+
+    const Network network_;
+    const Kernels& kernels_;
+    const int threads_;
+    std::mutex mutex_;
+    WeightStore store_;
+    std::list<std::shared_ptr<Prepared>> prepared_;  // the last used first
+};
+
+}  // namespace skipnets

@@ -1,0 +1,296 @@
+// The kernels (see kernels.h), written over vectors of SKIPNETS_LANES floats with the compilers' vector extension.
+//
+// This file is compiled once for each instruction set, with the flags that CMakeLists.txt gives. Everything but
+// the table is in an anonymous namespace, and nothing from the standard library is called: an inline function
+// compiled here for AVX-512 could otherwise be the copy that the linker keeps for the whole program, also for
+// processors without AVX-512.
+
+#include "kernels.h"
+
+#include <cstring>
+
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
+namespace skipnets {
+namespace {
+
+using Size = std::ptrdiff_t;
+
+constexpr int L = SKIPNETS_LANES;
+typedef float Vector __attribute__((vector_size(4 * L)));
+typedef float UnalignedVector __attribute__((vector_size(4 * L), aligned(4), may_alias));
+
+inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
+inline void store(float* p, Vector x) { *reinterpret_cast<UnalignedVector*>(p) = x; }
+
+// Comparing so that NaN stays NaN: a picture with NaNs must not get a label that looks sound. Written as
+// intrinsics because compilers may not turn the portable form into one instruction (it differs at -0).
+inline Vector relu(Vector x) {
+#if SKIPNETS_LANES == 16
+    return _mm512_max_ps(Vector{}, x);
+#elif SKIPNETS_LANES == 8
+    return _mm256_max_ps(Vector{}, x);
+#else
+    return x < 0 ? Vector{} : x;
+#endif
+}
+
+inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+
+// ---- products ------------------------------------------------------------------------------------------------
+
+// One register tile: R·V sums stay in registers for the whole depth. Each step loads V vectors of weights, and for
+// each row broadcasts one float. On AVX-512, 14·2 sums, 2 weights and 1 broadcast fill 31 of the 32 registers,
+// and 28 multiply-adds hide both their own latency and 16 loads.
+template <int R, int V>
+void multiply(const float* __restrict rows, const float* __restrict panel, Size depth, const Rows& io) {
+    Vector sum[R][V];
+#pragma GCC unroll 32
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sum[r][v] = load(io.start[r] + io.start_offset + v * L);
+
+    const auto step = [&](Size k) __attribute__((always_inline)) {
+        Vector weights[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) weights[v] = load(panel + v * L);
+        // Eight steps ahead: the panel comes from the second-level cache.
+        __builtin_prefetch(panel + 8 * V * L);
+        if (V * L > 16) __builtin_prefetch(panel + 8 * V * L + 16);
+        panel += V * L;
+#pragma GCC unroll 32
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) sum[r][v] += rows[r * L + k] * weights[v];
+    };
+    for (; depth >= L; depth -= L, rows += R * L)
+#pragma GCC unroll 4
+        for (Size k = 0; k < L; ++k) step(k);
+    for (Size k = 0; k < depth; ++k) step(k);
+
+#pragma GCC unroll 32
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) {
+            if (io.added) sum[r][v] += load(io.added[r] + io.added_offset + v * L);
+            if (io.relu) sum[r][v] = relu(sum[r][v]);
+            store(io.out[r] + io.out_offset + v * L, sum[r][v]);
+        }
+}
+
+template <int V, int Most, int R = Most>
+constexpr void list_products(Multiply* list) {
+    list[R] = multiply<R, V>;
+    if constexpr (R > 1) list_products<V, Most, R - 1>(list);
+}
+
+// ---- packing -------------------------------------------------------------------------------------------------
+
+template <class Take>
+inline void pack_with(float* __restrict packed, int rows, Size vectors, Take take) {
+    for (Size i = 0; i < vectors; ++i)
+        for (int r = 0; r < rows; ++r) store(packed + (i * rows + r) * L, take(r, i));
+}
+
+void pack(float* packed, int rows, const float* const* source, Size offset, Size vectors) {
+    pack_with(packed, rows, vectors, [=](int r, Size i) { return load(source[r] + offset + i * L); });
+}
+
+void pack_activated(float* packed, int rows, const float* const* source, Size offset, Size vectors,
+                    const float* scale, const float* shift) {
+    for (Size i = 0; i < vectors; ++i, offset += L, packed += rows * L) {
+        const Vector s = load(scale + i * L), t = load(shift + i * L);
+        for (int r = 0; r < rows; ++r) store(packed + r * L, relu(load(source[r] + offset) * s + t));
+    }
+}
+
+void pack_pooled(float* packed, int rows, const float* const* source, Size offset, Size vectors, const float* scale,
+                 const float* shift, Size pixel, Size row) {
+    for (Size i = 0; i < vectors; ++i, offset += L, packed += rows * L) {
+        const Vector s = load(scale + i * L), t = load(shift + i * L);
+        for (int r = 0; r < rows; ++r) {
+            const float* p = source[r] + offset;
+            store(packed + r * L, (relu(load(p) * s + t) + relu(load(p + pixel) * s + t)) +
+                                      (relu(load(p + row) * s + t) + relu(load(p + row + pixel) * s + t)));
+        }
+    }
+}
+
+void pack_runs(float* packed, int rows, const float* const* source, const Size* offsets, int count, int length,
+               float* line) {
+    const Size vectors = (Size(count) * length + L - 1) / L;
+    for (int r = 0; r < rows; ++r) {
+        float* end = line;
+        for (int i = 0; i < count; ++i, end += length)
+            // Whole vectors: what is written too far is overwritten by the next run.
+            for (int k = 0; k < length; k += L) store(end + k, load(source[r] + offsets[i] + k));
+        for (Size i = 0; i < vectors; ++i) store(packed + (i * rows + r) * L, load(line + i * L));
+    }
+}
+
+// ---- Winograd ------------------------------------------------------------------------------------------------
+
+// One column (or row) of Bᵀd and of Aᵀm; the matrices are in winograd.h. Written out because half of the
+// multiplications are by ±1 and pairs of rows share their sums.
+inline void input_line(const Vector (&d)[4], Vector (&t)[4]) {
+    t[0] = d[0] - d[2];
+    t[1] = d[1] + d[2];
+    t[2] = d[2] - d[1];
+    t[3] = d[1] - d[3];
+}
+
+inline void input_line(const Vector (&d)[6], Vector (&t)[6]) {
+    const Vector even = d[4] - 4 * d[2], odd = d[3] - 4 * d[1];
+    const Vector even2 = d[4] - d[2], odd2 = 2 * (d[3] - d[1]);
+    t[0] = 4 * d[0] + (d[4] - 5 * d[2]);
+    t[1] = even + odd;
+    t[2] = even - odd;
+    t[3] = even2 + odd2;
+    t[4] = even2 - odd2;
+    t[5] = 4 * d[1] + (d[5] - 5 * d[3]);
+}
+
+inline void output_line(const Vector (&m)[4], Vector (&y)[2]) {
+    y[0] = m[0] + m[1] + m[2];
+    y[1] = m[1] - m[2] - m[3];
+}
+
+inline void output_line(const Vector (&m)[6], Vector (&y)[4]) {
+    const Vector sum = m[1] + m[2], difference = m[1] - m[2];
+    const Vector sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+    y[0] = m[0] + sum + sum2;
+    y[1] = difference + 2 * difference2;
+    y[2] = sum + 4 * sum2;
+    y[3] = m[5] + difference + 8 * difference2;
+}
+
+template <int M>
+void winograd_input(float* out, Size element, Size step, const float* const* rows, Size pixel, Size vectors) {
+    constexpr int T = M + 2;
+    for (Size i = 0; i < vectors; ++i) {
+        Vector half[T][T];  // [row of the result][column of the tile]
+#pragma GCC unroll 6
+        for (int column = 0; column < T; ++column) {
+            Vector d[T], t[T];
+#pragma GCC unroll 6
+            for (int row = 0; row < T; ++row) d[row] = load(rows[row] + column * pixel + i * L);
+            input_line(d, t);
+#pragma GCC unroll 6
+            for (int row = 0; row < T; ++row) half[row][column] = t[row];
+        }
+#pragma GCC unroll 6
+        for (int row = 0; row < T; ++row) {
+            Vector t[T];
+            input_line(half[row], t);
+#pragma GCC unroll 6
+            for (int column = 0; column < T; ++column) store(out + (row * T + column) * element + i * step, t[column]);
+        }
+    }
+}
+
+template <int M>
+void winograd_output(const float* in, Size element, Size vectors, float* const* out, Size pixel, int height, int width,
+                     const float* bias, const float* const* added, Size added_pixel, bool rectified) {
+    constexpr int T = M + 2;
+    for (Size i = 0; i < vectors * L; i += L) {
+        Vector half[M][T];
+#pragma GCC unroll 6
+        for (int column = 0; column < T; ++column) {
+            Vector m[T], y[M];
+#pragma GCC unroll 6
+            for (int row = 0; row < T; ++row) m[row] = load(in + (row * T + column) * element + i);
+            output_line(m, y);
+#pragma GCC unroll 4
+            for (int row = 0; row < M; ++row) half[row][column] = y[row];
+        }
+        const Vector b = load(bias + i);
+#pragma GCC unroll 4
+        for (int row = 0; row < M; ++row) {
+            if (row >= height) break;
+            Vector y[M];
+            output_line(half[row], y);
+#pragma GCC unroll 4
+            for (int column = 0; column < M; ++column) {
+                if (column >= width) break;
+                Vector x = y[column] + b;
+                if (added) x += load(added[row] + column * added_pixel + i);
+                store(out[row] + column * pixel + i, rectified ? relu(x) : x);
+            }
+        }
+    }
+}
+
+// ---- elementwise ---------------------------------------------------------------------------------------------
+
+void activate(float* out, const float* in, const float* scale, const float* shift, Size vectors) {
+    for (Size i = 0; i < vectors * L; i += L) store(out + i, relu(load(in + i) * load(scale + i) + load(shift + i)));
+}
+
+void largest(float* out, const float* const* in, int count, Size vectors) {
+    for (Size i = 0; i < vectors * L; i += L) {
+        Vector x = load(in[0] + i);
+        for (int j = 1; j < count; ++j) x = larger(x, load(in[j] + i));
+        store(out + i, x);
+    }
+}
+
+void mean(float* out, const float* const* in, int count, const float* scale, const float* shift, Size vectors) {
+    for (Size i = 0; i < vectors * L; i += L) {
+        Vector sum{};
+        if (scale) {
+            const Vector s = load(scale + i), t = load(shift + i);
+            for (int j = 0; j < count; ++j) sum += relu(load(in[j] + i) * s + t);
+        } else {
+            for (int j = 0; j < count; ++j) sum += load(in[j] + i);
+        }
+        store(out + i, sum / float(count));
+    }
+}
+
+float peak(long rounds) {
+    constexpr int N = 2 * SKIPNETS_ROWS_2;
+    Vector sum[N];
+    for (int i = 0; i < N; ++i) sum[i] = Vector{} + float(i);
+    Vector x = Vector{} + 0.5f, y = Vector{} + 0.25f;
+    for (long round = 0; round < rounds; ++round) {
+#pragma GCC unroll 32
+        for (int i = 0; i < N; ++i) sum[i] = sum[i] * x + y;
+    }
+    Vector total{};
+    for (int i = 0; i < N; ++i) total += sum[i];
+    float result = 0;
+    for (int i = 0; i < L; ++i) result += total[i];
+    return result;
+}
+
+constexpr Kernels make_table() {
+    Kernels table{};
+    table.name = SKIPNETS_ISA;
+    table.lanes = L;
+    table.rows[1] = SKIPNETS_ROWS_1;
+    table.rows[2] = SKIPNETS_ROWS_2;
+    list_products<1, SKIPNETS_ROWS_1>(table.multiply[1]);
+    list_products<2, SKIPNETS_ROWS_2>(table.multiply[2]);
+    table.pack = pack;
+    table.pack_activated = pack_activated;
+    table.pack_pooled = pack_pooled;
+    table.pack_runs = pack_runs;
+    table.winograd_input[0] = winograd_input<2>;
+    table.winograd_input[1] = winograd_input<4>;
+    table.winograd_output[0] = winograd_output<2>;
+    table.winograd_output[1] = winograd_output<4>;
+    table.activate = activate;
+    table.largest = largest;
+    table.mean = mean;
+    table.peak = peak;
+    return table;
+}
+
+}  // namespace
+
+extern const Kernels SKIPNETS_TABLE;
+const Kernels SKIPNETS_TABLE = make_table();
+
+}  // namespace skipnets

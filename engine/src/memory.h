@@ -1,0 +1,36 @@
+// Memory for weights and maps: zeroed, aligned to cache lines, in large blocks on huge pages where the system has
+// them. (Weights are walked through once a picture; with pages of 4 KiB every one of them costs a translation and
+// stops the hardware's prefetcher.)
+
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace skipnets {
+
+class Arena {
+public:
+    Arena() = default;
+    Arena(Arena&& other) noexcept { *this = static_cast<Arena&&>(other); }
+    Arena& operator=(Arena&& other) noexcept;
+    Arena(const Arena&) = delete;
+    Arena& operator=(const Arena&) = delete;
+    ~Arena();
+
+    /// `count` zeros, aligned to 64 bytes, with room behind them for reading one vector too far.
+    /// Throws std::bad_alloc.
+    float* floats(std::size_t count);
+
+    std::size_t bytes() const { return bytes_; }
+
+private:
+    struct Block {
+        void* memory;
+        std::size_t size, used;
+    };
+    std::vector<Block> blocks_;
+    std::size_t bytes_ = 0;
+};
+
+}  // namespace skipnets

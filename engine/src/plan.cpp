@@ -1,0 +1,279 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <tuple>
+
+#include "steps.h"
+
+namespace skipnets {
+namespace {
+
+// Images that a thread takes at once through a stretch together fill about this much, in floats: more would fall
+// out of its part of the shared cache between two steps.
+constexpr Size kGroupFloats = Size(1) << 20;
+
+int shrunk(int size, const Node& node) {
+    switch (node.kind) {
+        case Kind::kLargest: return (size - 1) / 2 + 1;
+        case Kind::kSubsample: return (size - 1) / node.stride + 1;
+        case Kind::kMean: return 1;
+        case Kind::kActivation: return size;
+        case Kind::kConvolution: break;
+    }
+    if (node.pooled) return size / 2;
+    return (size - 1) / node.stride + 1;  // the padding makes up for the kernel: see Network::check
+}
+
+Size round_up(Size a, Size b) { return (a + b - 1) / b * b; }
+
+/// Heights and widths, from the picture on.
+void size_maps(const Network& network, Plan& plan) {
+    plan.maps[0].height = plan.occasion.height;
+    plan.maps[0].width = plan.occasion.width;
+    for (const Node& node : network.nodes) {
+        const Map& in = plan.maps[node.input];
+        Map& out = plan.maps[node.output];
+        const int height = shrunk(in.height, node), width = shrunk(in.width, node);
+        if (height < 1 || width < 1)
+            throw std::invalid_argument("pictures of " + std::to_string(plan.occasion.height) + "×" +
+                                        std::to_string(plan.occasion.width) + " are too small for this network: " +
+                                        node.name + " would have nothing left");
+        if (out.height != 0 && (out.height != height || out.width != width))
+            throw std::invalid_argument(node.name + ": its map does not fit beside the others");
+        if (node.added >= 0 && (plan.maps[node.added].height != height || plan.maps[node.added].width != width))
+            throw std::invalid_argument(node.name + ": what is added has another size");
+        out.height = height;
+        out.width = width;
+    }
+}
+
+/// Cycles that a 3×3 convolution takes, roughly, on one thread: what the choice of its algorithm minimises.
+///
+/// Multiply-adds at one vector a cycle; a transform is about so many vector operations a tile and vector of
+/// channels as were counted in the compiled code; weights come from the shared cache or memory at 8 bytes a
+/// cycle, once for all images of a group. Register tiles with few rows wait for their weights: two vectors of
+/// weights are loaded for `rows` broadcasts.
+double cycles(const Node& node, const Map& out, int images, int m, const Kernels& kernels) {
+    const double lanes = kernels.lanes;
+    const double in_vectors = double((node.input_channels + kernels.lanes - 1) / kernels.lanes);
+    const double out_vectors = double((node.output_channels + kernels.lanes - 1) / kernels.lanes);
+    const int elements = m == 0 ? 9 : (m + 2) * (m + 2);
+    const double positions =
+        m == 0 ? double(out.pixels()) * images
+               : double((out.height + m - 1) / m) * ((out.width + m - 1) / m) * images;
+    const double product = positions * elements * node.input_channels * out_vectors;
+    const double few = positions < 8 ? 8 / positions : 1;
+    const double transforms =
+        m == 0 ? positions * 9 * in_vectors * 2.5
+               : positions * (in_vectors * (m == 2 ? 100 : 280) + out_vectors * (m == 2 ? 60 : 170));
+    const double weight_bytes = 4.0 * elements * node.input_channels * out_vectors * lanes;
+    return product * few + transforms + weight_bytes / 8;
+}
+
+Algorithm choose_algorithm(const Node& node, const Map& out, int images, const Kernels& kernels) {
+    if (node.kernel != 3 || node.stride != 1 || node.dilation != 1) return Algorithm::kDirect;
+    const double direct = cycles(node, out, images, 0, kernels);
+    const double two = cycles(node, out, images, 2, kernels), four = cycles(node, out, images, 4, kernels);
+    if (direct <= two && direct <= four) return Algorithm::kDirect;
+    return two <= four ? Algorithm::kWinograd2 : Algorithm::kWinograd4;
+}
+
+/// The border that every value needs, and the distances between its pixels, rows and images.
+void lay_out_maps(const Network& network, const Kernels& kernels, Plan& plan) {
+    std::vector<Size> pixel(plan.maps.size(), 1);
+    const auto need = [&](int value, Size channels) {
+        pixel[value] = std::max(pixel[value], round_up(channels, kernels.lanes));
+    };
+    for (const Step& step : plan.steps) {
+        const Node& node = *step.node;
+        if (node.input != 0) need(node.input, node.input_channel + round_up(node.input_channels, kernels.lanes));
+        need(node.output, node.output_channel + round_up(node.output_channels, kernels.lanes));
+        if (node.kind != Kind::kConvolution || node.kernel == 1) continue;
+        Map& in = plan.maps[node.input];
+        const Map& out = plan.maps[node.output];
+        const int before = node.padding;
+        int height, width;  // rows and columns that are read, the border above and on the left among them
+        if (step.weights->algorithm == Algorithm::kDirect) {
+            const int reach = node.dilation * (node.kernel - 1) + 1;
+            height = (out.height - 1) * node.stride + reach;
+            width = (out.width - 1) * node.stride + reach;
+        } else {
+            const int m = step.weights->algorithm == Algorithm::kWinograd2 ? 2 : 4;
+            height = (out.height + m - 1) / m * m + 2;
+            width = (out.width + m - 1) / m * m + 2;
+        }
+        in.border = std::max(in.border, before);
+        in.below = std::max(in.below, height - before - in.height);
+        in.behind = std::max(in.behind, width - before - in.width);
+    }
+    for (std::size_t value = 0; value < plan.maps.size(); ++value) {
+        Map& map = plan.maps[value];
+        map.channels = network.channels[value];
+        // An odd number of cache lines: at a power of two, neighbouring pixels would compete for the same few
+        // places in the first-level cache.
+        map.pixel = value == 0 ? map.channels : round_up(std::max<Size>(pixel[value], map.channels), 16);
+        if (value != 0 && map.pixel % 32 == 0) map.pixel += 16;
+        map.row = map.pixel * (map.border + map.width + map.behind);
+        map.image = map.row * (map.border + map.height + map.below);
+        if (map.image < 0 || map.image > (Size(1) << 36))
+            throw std::invalid_argument("pictures of " + std::to_string(plan.occasion.height) + "×" +
+                                        std::to_string(plan.occasion.width) + " are too large");
+    }
+}
+
+/// Splits the steps where the largest map still to be read becomes smaller, and gives every stretch its group.
+void group_steps(Plan& plan) {
+    const std::size_t count = plan.steps.size();
+    std::vector<Size> area(count);
+    for (std::size_t i = count; i-- > 0;) {
+        area[i] = plan.maps[plan.steps[i].node->input].pixels();
+        if (i + 1 < count) area[i] = std::max(area[i], area[i + 1]);
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+        if (i == 0 || area[i] < area[i - 1]) plan.stretches.push_back({i, i, 1});
+        plan.stretches.back().end = i + 1;
+    }
+    int group = 1;
+    for (Stretch& stretch : plan.stretches) {
+        Size floats = 1;
+        for (std::size_t i = stretch.begin; i < stretch.end; ++i) {
+            const Node& node = *plan.steps[i].node;
+            floats = std::max(floats, plan.maps[node.input].image + plan.maps[node.output].image);
+        }
+        while (group * 2 <= plan.occasion.images && group * 2 * floats <= kGroupFloats) group *= 2;
+        stretch.group = group;
+        for (std::size_t i = stretch.begin; i < stretch.end; ++i) {
+            const Node& node = *plan.steps[i].node;
+            for (int value : {node.input, node.output, node.added})
+                if (value >= 0) plan.maps[value].group = std::max(plan.maps[value].group, group);
+        }
+    }
+}
+
+/// Lets values share memory where the one is read for the last time before the other is first written. Only values
+/// laid out alike do, so that the zeros of their borders stay where they are.
+void share_memory(Plan& plan) {
+    const std::size_t count = plan.maps.size();
+    std::vector<std::size_t> first(count, plan.steps.size()), last(count, 0);
+    const auto use = [&](int value, std::size_t step) {
+        first[value] = std::min(first[value], step);
+        last[value] = std::max(last[value], step);
+    };
+    for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+        const Node& node = *plan.steps[i].node;
+        use(node.input, i);
+        use(node.output, i);
+        if (node.added >= 0) use(node.added, i);
+    }
+    using Layout = std::tuple<int, int, int, int, Size, Size, Size, int>;
+    std::map<Layout, std::vector<std::size_t>> free;  // slots of each layout
+    std::vector<Layout> layouts;
+    for (const Map& map : plan.maps)
+        layouts.emplace_back(map.height, map.width, map.border, map.channels, map.pixel, map.row, map.image, map.group);
+    plan.slots.assign(count, 0);
+    const auto new_slot = [&](std::size_t value) {
+        plan.slots[value] = plan.slot_sizes.size();
+        plan.slot_sizes.push_back(std::size_t(plan.maps[value].image) * plan.maps[value].group);
+    };
+    new_slot(0);
+    // Results are read after the last step, and a stretch may write to a value that a later one has yet to read for
+    // other images: only values inside one stretch are ever shared.
+    for (const Stretch& stretch : plan.stretches) {
+        free.clear();
+        for (std::size_t i = stretch.begin; i < stretch.end; ++i) {
+            const int out = plan.steps[i].node->output;
+            if (first[out] == i) {
+                auto& slots = free[layouts[out]];
+                if (plan.occasion.keep || slots.empty() || last[out] >= stretch.end) {
+                    new_slot(out);
+                } else {
+                    plan.slots[out] = slots.back();
+                    slots.pop_back();
+                }
+            }
+            for (std::size_t value = 1; value < count; ++value)
+                if (last[value] == i && first[value] >= stretch.begin && i + 1 < plan.steps.size())
+                    free[layouts[value]].push_back(plan.slots[value]);
+        }
+    }
+}
+
+}  // namespace
+
+bool Occasion::operator<(const Occasion& other) const {
+    return std::tie(height, width, images, keep) < std::tie(other.height, other.width, other.images, other.keep);
+}
+
+const ConvolutionWeights* WeightStore::get(std::size_t node, Algorithm algorithm) {
+    auto& entry = packed_[{node, algorithm}];
+    if (!entry) {
+        const Node& which = network_.nodes[node];
+        const bool adjacent = which.input == 0 && which.input_channels == network_.channels[0];
+        entry = std::make_unique<ConvolutionWeights>(
+            algorithm == Algorithm::kDirect
+                ? direct_weights(which, kernels_, adjacent, arena_)
+                : winograd_weights(which, kernels_, algorithm == Algorithm::kWinograd2 ? 2 : 4, arena_));
+    }
+    return entry.get();
+}
+
+std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, const Occasion& occasion,
+                                WeightStore& store) {
+    auto plan = std::make_unique<Plan>();
+    plan->occasion = occasion;
+    plan->maps.resize(network.channels.size());
+    size_maps(network, *plan);
+    for (std::size_t i = 0; i < network.nodes.size(); ++i) {
+        const Node& node = network.nodes[i];
+        Step step{&node};
+        if (node.kind == Kind::kConvolution) {
+            step.weights =
+                store.get(i, choose_algorithm(node, plan->maps[node.output], occasion.images, kernels));
+        } else if (!node.scale.empty()) {
+            const std::size_t padded = round_up(Size(node.scale.size()), kernels.lanes);
+            float* numbers = plan->arena.floats(2 * padded);
+            std::copy(node.scale.begin(), node.scale.end(), numbers);
+            std::copy(node.shift.begin(), node.shift.end(), numbers + padded);
+            step.scale = numbers;
+            step.shift = numbers + padded;
+        }
+        plan->steps.push_back(step);
+    }
+    lay_out_maps(network, kernels, *plan);
+    group_steps(*plan);
+    share_memory(*plan);
+    for (const Step& step : plan->steps) plan->scratch = std::max(plan->scratch, scratch_floats(kernels, step));
+    return plan;
+}
+
+Workspace::Workspace(const Plan& plan) {
+    std::vector<float*> slots;
+    for (std::size_t size : plan.slot_sizes) slots.push_back(arena.floats(size));
+    for (std::size_t slot : plan.slots) values.push_back(slots[slot]);
+}
+
+double macs(const Plan& plan, const Step& step) {
+    const Node& node = *step.node;
+    if (node.kind != Kind::kConvolution) return 0;
+    const double pixels = node.pooled ? double(plan.maps[node.input].pixels()) : double(plan.maps[node.output].pixels());
+    return pixels * node.kernel * node.kernel * node.input_channels * node.output_channels;
+}
+
+const char* algorithm_name(const Step& step) {
+    switch (step.node->kind) {
+        case Kind::kActivation: return "activate";
+        case Kind::kLargest: return "max-pool";
+        case Kind::kSubsample: return "subsample";
+        case Kind::kMean: return "mean";
+        case Kind::kConvolution: break;
+    }
+    switch (step.weights->algorithm) {
+        case Algorithm::kWinograd2: return "winograd F(2×2)";
+        case Algorithm::kWinograd4: return "winograd F(4×4)";
+        case Algorithm::kDirect: break;
+    }
+    return step.node->pooled ? "pool, product" : step.node->kernel == 1 ? "product" : "direct";
+}
+
+}  // namespace skipnets

@@ -1,0 +1,363 @@
+#include "steps.h"
+
+#include <algorithm>
+
+namespace skipnets {
+namespace {
+
+struct Range {
+    Size begin, end;
+};
+
+Range share(Size total, int parts, int part) { return {total * part / parts, total * (part + 1) / parts}; }
+
+Size ceil_div(Size a, Size b) { return (a + b - 1) / b; }
+
+// Tiles of rows packed and multiplied before the next block of the depth: they share its weights.
+constexpr int kTilesTogether = 8;
+
+/// What the members of a team compute of a convolution: positions (pixels or tiles) × panels.
+struct Share {
+    Range positions, panels;
+};
+
+/// Splits positions × panels over the team as a grid with the least time for its slowest member. More rows of the
+/// grid mean that more members read the same weights; more columns, that more pack the same pixels.
+Share split(const Team& team, int member, Size positions, Size panels, int rows, double product_cycles,
+            double pack_cycles, double weight_cycles) {
+    int best = team.size();
+    double least = 0;
+    for (int down = team.size(); down >= 1; --down) {
+        if (team.size() % down != 0) continue;
+        const int across = team.size() / down;
+        const double tiles = double(ceil_div(ceil_div(positions, down), rows));
+        const double time = tiles * (double(ceil_div(panels, across)) * product_cycles + pack_cycles) +
+                            double(ceil_div(panels, across)) * weight_cycles;
+        if (down == team.size() || time < least) {
+            least = time;
+            best = down;
+        }
+    }
+    const int across = team.size() / best;
+    return {share(positions, best, member / across), share(panels, across, member % across)};
+}
+
+/// The rows of a few register tiles: where each reads, writes and what it adds.
+struct Pointers {
+    static constexpr int kMost = kTilesTogether * kMostRows;
+    const float* source[kMost];
+    float* out[kMost];
+    const float* added[kMost];
+};
+
+// ---- products ------------------------------------------------------------------------------------------------
+
+void pack_rows(const Execution& run, const Step& step, const DepthBlock& block, const float* const* source, int rows,
+               float* packed, float* line) {
+    const Node& node = *step.node;
+    const ConvolutionWeights& weights = *step.weights;
+    const Kernels& kernels = run.kernels;
+    const Map& in = run.plan.maps[node.input];
+    const Size vectors = ceil_div(block.channels, kernels.lanes);
+    const auto tap_offset = [&](int tap) {
+        return (tap / node.kernel) * node.dilation * in.row + (tap % node.kernel) * node.dilation * in.pixel;
+    };
+    if (weights.in_runs) {
+        Size offsets[15 * 15];
+        const int runs = block.taps / weights.run_taps;
+        for (int i = 0; i < runs; ++i) offsets[i] = tap_offset(block.first_tap + i * weights.run_taps);
+        kernels.pack_runs(packed, rows, source, offsets, runs, weights.run_taps * block.channels, line);
+    } else if (node.pooled) {
+        kernels.pack_pooled(packed, rows, source, block.first_channel, vectors, weights.scale + block.first_channel,
+                            weights.shift + block.first_channel, in.pixel, in.row);
+    } else if (weights.scale) {
+        kernels.pack_activated(packed, rows, source, block.first_channel, vectors,
+                               weights.scale + block.first_channel, weights.shift + block.first_channel);
+    } else {
+        for (int tap = block.first_tap; tap < block.first_tap + block.taps; ++tap) {
+            kernels.pack(packed, rows, source, tap_offset(tap) + block.first_channel, vectors);
+            packed += vectors * rows * kernels.lanes;
+        }
+    }
+}
+
+/// A convolution as a product: rows of pixels, gathered and packed block by block, with panels of weights.
+void convolve(const Execution& run, const Step& step, int image, Range positions, Range panels) {
+    const Node& node = *step.node;
+    const ConvolutionWeights& weights = *step.weights;
+    const Kernels& kernels = run.kernels;
+    const Map &in = run.plan.maps[node.input], &out = run.plan.maps[node.output];
+    const float* in_base = run.value(node.input, image) + node.input_channel;
+    float* out_base = run.value(node.output, image) + node.output_channel;
+    const Map* added = node.added >= 0 ? &run.plan.maps[node.added] : nullptr;
+    const float* added_base = added ? run.value(node.added, image) : nullptr;
+    const int step_of_input = node.pooled ? 2 : node.stride;
+
+    Pointers at;
+    const float* bias[kMostRows];
+    std::fill(bias, bias + kMostRows, weights.bias);
+    const Size total = positions.end - positions.begin, tiles = ceil_div(total, weights.rows);
+    float* packed = run.scratch;
+    Walk walk(out, positions.begin);
+    for (Size first = 0; first < tiles; first += kTilesTogether) {
+        const Size last = std::min<Size>(first + kTilesTogether, tiles);
+        const Size begin = share(total, int(tiles), int(first)).begin;
+        const Size end = share(total, int(tiles), int(last - 1)).end;
+        for (Size i = 0; i < end - begin; ++i, walk.next(out)) {
+            at.source[i] = in_base + in.at(walk.number, walk.y * step_of_input - node.padding,
+                                           walk.x * step_of_input - node.padding);
+            at.out[i] = out_base + out.at(walk.number, walk.y, walk.x);
+            if (added) at.added[i] = added_base + added->at(walk.number, walk.y, walk.x);
+        }
+        for (const DepthBlock& block : weights.blocks) {
+            const bool is_first = &block == &weights.blocks.front(), is_last = &block == &weights.blocks.back();
+            for (Size tile = first; tile < last; ++tile) {
+                const Range range = share(total, int(tiles), int(tile));
+                const Size offset = range.begin - begin;
+                const int rows = int(range.end - range.begin);
+                float* line = packed + (block.depth + kernels.lanes) * rows;
+                pack_rows(run, step, block, at.source + offset, rows, packed, line);
+                Rows io{is_first ? bias : at.out + offset, 0, at.out + offset, 0,
+                        added && is_last ? at.added + offset : nullptr, 0, node.relu && is_last};
+                for (Size i = panels.begin; i < panels.end; ++i) {
+                    const Panel& panel = weights.panels[i];
+                    const Size channel = Size(panel.first) * kernels.lanes;
+                    io.start_offset = io.out_offset = io.added_offset = channel;
+                    kernels.multiply[panel.vectors][rows](
+                        packed, weights.weights + block.weights + channel * block.depth, block.depth, io);
+                }
+            }
+        }
+    }
+}
+
+void run_direct(const Execution& run, const Step& step, int image, int count) {
+    const ConvolutionWeights& weights = *step.weights;
+    const Map& out = run.plan.maps[step.node->output];
+    double depth = 0;
+    for (const DepthBlock& block : weights.blocks) depth += double(block.depth);
+    const int lanes = run.kernels.lanes, vectors = weights.panels.front().vectors;
+    const Share mine = split(run.team, run.member, out.pixels() * count, Size(weights.panels.size()), weights.rows,
+                             depth * weights.rows * vectors, depth / lanes * weights.rows * 3,
+                             depth * vectors * lanes * sizeof(float) / 8);
+    convolve(run, step, image, mine.positions, mine.panels);
+}
+
+// ---- Winograd ------------------------------------------------------------------------------------------------
+
+int winograd_size(const Step& step) { return step.weights->algorithm == Algorithm::kWinograd2 ? 2 : 4; }
+
+/// A 3×3 convolution of stride 1, a register tile's worth of Winograd tiles at a time: transform the inputs,
+/// multiply each of the (m+2)² elements, transform the outputs.
+void convolve_by_winograd(const Execution& run, const Step& step, int image, Range tiles, Range panels) {
+    const Node& node = *step.node;
+    const ConvolutionWeights& weights = *step.weights;
+    const Kernels& kernels = run.kernels;
+    const Map &in = run.plan.maps[node.input], &out = run.plan.maps[node.output];
+    const float* in_base = run.value(node.input, image) + node.input_channel;
+    float* out_base = run.value(node.output, image) + node.output_channel;
+    const Map* added = node.added >= 0 ? &run.plan.maps[node.added] : nullptr;
+    const float* added_base = added ? run.value(node.added, image) : nullptr;
+
+    const int m = winograd_size(step), side = m + 2, elements = side * side, which = m / 4;
+    const int lanes = kernels.lanes, depth = node.input_channels;
+    const Size vectors = ceil_div(depth, lanes);
+    const int across = (out.width + m - 1) / m;
+    const Size in_image = Size(across) * ((out.height + m - 1) / m);
+    float* transformed = run.scratch;  // [element][vector][row][L]
+    float* products = transformed + Size(elements) * vectors * weights.rows * lanes;  // [element][row][panel's width]
+    alignas(64) static const float kZeros[kWidestPanel * 16] = {};
+    const float* zeros[kMostRows];
+    std::fill(zeros, zeros + kMostRows, kZeros);
+
+    const Size total = tiles.end - tiles.begin, groups = ceil_div(total, weights.rows);
+    for (Size group = 0; group < groups; ++group) {
+        const Range range = share(total, int(groups), int(group));
+        const int rows = int(range.end - range.begin);
+        const Size element = vectors * rows * lanes;
+        for (int r = 0; r < rows; ++r) {
+            const Size tile = tiles.begin + range.begin + r, inside = tile % in_image;
+            const float* source[6];
+            for (int i = 0; i < side; ++i)
+                source[i] = in_base + in.at(tile / in_image, inside / across * m + i - 1, inside % across * m - 1);
+            kernels.winograd_input[which](transformed + r * lanes, element, Size(rows) * lanes, source, in.pixel,
+                                          vectors);
+        }
+        for (Size i = panels.begin; i < panels.end; ++i) {
+            const Panel& panel = weights.panels[i];
+            const Size width = Size(panel.vectors) * lanes, channel = Size(panel.first) * lanes;
+            const float* panel_weights = weights.weights + channel * elements * depth;
+            float* out_rows[kMostRows];
+            for (int r = 0; r < rows; ++r) out_rows[r] = products + r * width;
+            Rows io{zeros, 0, out_rows, 0, nullptr, 0, false};
+            for (int e = 0; e < elements; ++e) {
+                io.out_offset = e * rows * width;
+                kernels.multiply[panel.vectors][rows](transformed + e * element, panel_weights + e * width * depth,
+                                                      depth, io);
+            }
+            for (int r = 0; r < rows; ++r) {
+                const Size tile = tiles.begin + range.begin + r, inside = tile % in_image;
+                const Size y = inside / across * m, x = inside % across * m;
+                float* target[4];
+                const float* other[4];
+                for (int row = 0; row < m; ++row) {
+                    target[row] = out_base + out.at(tile / in_image, y + row, x) + channel;
+                    if (added) other[row] = added_base + added->at(tile / in_image, y + row, x) + channel;
+                }
+                kernels.winograd_output[which](products + r * width, Size(rows) * width, panel.vectors, target,
+                                               out.pixel, int(std::min<Size>(m, out.height - y)),
+                                               int(std::min<Size>(m, out.width - x)), weights.bias + channel,
+                                               added ? other : nullptr, added ? added->pixel : 0, node.relu);
+            }
+        }
+    }
+}
+
+void run_winograd(const Execution& run, const Step& step, int image, int count) {
+    const ConvolutionWeights& weights = *step.weights;
+    const Map& out = run.plan.maps[step.node->output];
+    const int m = winograd_size(step), elements = (m + 2) * (m + 2), lanes = run.kernels.lanes;
+    const double depth = step.node->input_channels, vectors = weights.panels.front().vectors;
+    const Size tiles = ceil_div(out.width, m) * ceil_div(out.height, m) * count;
+    const Share mine = split(run.team, run.member, tiles, Size(weights.panels.size()), weights.rows,
+                             (elements * depth + 100) * weights.rows * vectors,
+                             depth / lanes * weights.rows * (m == 2 ? 100 : 280),
+                             elements * depth * vectors * lanes * sizeof(float) / 8);
+    convolve_by_winograd(run, step, image, mine.positions, mine.panels);
+}
+
+// ---- elementwise ---------------------------------------------------------------------------------------------
+
+void run_activation(const Execution& run, const Step& step, int image, int count) {
+    const Map &in = run.plan.maps[step.node->input], &out = run.plan.maps[step.node->output];
+    const float* in_base = run.value(step.node->input, image);
+    float* out_base = run.value(step.node->output, image);
+    const Range mine = share(out.pixels() * count, run.team.size(), run.member);
+    const Size vectors = ceil_div(step.node->input_channels, run.kernels.lanes);
+    Walk walk(out, mine.begin);
+    for (Size i = mine.begin; i < mine.end; ++i, walk.next(out))
+        run.kernels.activate(out_base + out.at(walk.number, walk.y, walk.x), in_base + in.at(walk.number, walk.y, walk.x),
+                             step.scale, step.shift, vectors);
+}
+
+void run_largest(const Execution& run, const Step& step, int image, int count) {
+    const Map &in = run.plan.maps[step.node->input], &out = run.plan.maps[step.node->output];
+    const float* in_base = run.value(step.node->input, image);
+    float* out_base = run.value(step.node->output, image);
+    const Range mine = share(out.pixels() * count, run.team.size(), run.member);
+    const Size vectors = ceil_div(step.node->input_channels, run.kernels.lanes);
+    Walk walk(out, mine.begin);
+    for (Size i = mine.begin; i < mine.end; ++i, walk.next(out)) {
+        const float* seen[9];
+        int count_seen = 0;
+        for (Size y = 2 * walk.y - 1; y <= 2 * walk.y + 1; ++y)
+            for (Size x = 2 * walk.x - 1; x <= 2 * walk.x + 1; ++x)
+                if (y >= 0 && y < in.height && x >= 0 && x < in.width)
+                    seen[count_seen++] = in_base + in.at(walk.number, y, x);
+        run.kernels.largest(out_base + out.at(walk.number, walk.y, walk.x), seen, count_seen, vectors);
+    }
+}
+
+void run_subsample(const Execution& run, const Step& step, int image, int count) {
+    const Node& node = *step.node;
+    const Map &in = run.plan.maps[node.input], &out = run.plan.maps[node.output];
+    const float* in_base = run.value(node.input, image);
+    float* out_base = run.value(node.output, image);
+    const int before = (node.output_channels - node.input_channels) / 2;
+    const Range mine = share(out.pixels() * count, run.team.size(), run.member);
+    Walk walk(out, mine.begin);
+    for (Size i = mine.begin; i < mine.end; ++i, walk.next(out)) {
+        const float* from = in_base + in.at(walk.number, walk.y * node.stride, walk.x * node.stride);
+        float* to = out_base + out.at(walk.number, walk.y, walk.x);
+        // All of it, zeros too: another value may have used this memory.
+        std::fill(to, to + before, 0.0f);
+        std::copy(from, from + node.input_channels, to + before);
+        std::fill(to + before + node.input_channels, to + out.pixel, 0.0f);
+    }
+}
+
+void run_mean(const Execution& run, const Step& step, int image, int count) {
+    const Map &in = run.plan.maps[step.node->input], &out = run.plan.maps[step.node->output];
+    const float* in_base = run.value(step.node->input, image);
+    float* out_base = run.value(step.node->output, image);
+    const int lanes = run.kernels.lanes;
+    const Size vectors = ceil_div(step.node->input_channels, lanes);
+    const Range mine = share(vectors, run.team.size(), run.member);
+    if (mine.begin == mine.end) return;
+    // A row of the map at a time, and the mean of the rows' means: they all have the same number of pixels.
+    // Nothing is allocated in a run, so the pointers to a row's pixels go through an array of fixed size.
+    const Size offset = mine.begin * lanes, own = mine.end - mine.begin;
+    constexpr int kPointers = 256;
+    const float* pixels[kPointers];
+    for (int number = 0; number < count; ++number) {
+        float* result = out_base + out.at(number, 0, 0) + offset;
+        const Size total = in.pixels();
+        Walk walk(in, number * total);
+        float* part = run.scratch;
+        std::fill(result, result + own * lanes, 0.0f);
+        for (Size done = 0; done < total;) {
+            const int now = int(std::min<Size>(kPointers, total - done));
+            for (int i = 0; i < now; ++i, walk.next(in))
+                pixels[i] = in_base + in.at(walk.number, walk.y, walk.x) + offset;
+            run.kernels.mean(part, pixels, now, step.scale ? step.scale + offset : nullptr,
+                             step.shift ? step.shift + offset : nullptr, own);
+            const float weight = float(now) / float(total);
+            for (Size c = 0; c < own * lanes; ++c) result[c] += weight * part[c];
+            done += now;
+        }
+    }
+}
+
+}  // namespace
+
+std::size_t scratch_floats(const Kernels& kernels, const Step& step) {
+    const Node& node = *step.node;
+    const Size lanes = kernels.lanes;
+    if (node.kind == Kind::kMean) return std::size_t(ceil_div(node.input_channels, lanes) * lanes);
+    if (node.kind != Kind::kConvolution) return 0;
+    const ConvolutionWeights& weights = *step.weights;
+    if (weights.algorithm != Algorithm::kDirect) {
+        const int m = winograd_size(step), elements = (m + 2) * (m + 2);
+        return std::size_t(elements) * weights.rows * lanes * (ceil_div(node.input_channels, lanes) + kWidestPanel);
+    }
+    Size most = 0;
+    for (const DepthBlock& block : weights.blocks) most = std::max(most, block.depth);
+    return std::size_t((most + lanes) * weights.rows + most + 2 * lanes + weights.run_taps * node.input_channels);
+}
+
+void execute(const Execution& run, const Step& step, int image, int count) {
+    switch (step.node->kind) {
+        case Kind::kActivation: return run_activation(run, step, image, count);
+        case Kind::kLargest: return run_largest(run, step, image, count);
+        case Kind::kSubsample: return run_subsample(run, step, image, count);
+        case Kind::kMean: return run_mean(run, step, image, count);
+        case Kind::kConvolution: break;
+    }
+    if (step.weights->algorithm == Algorithm::kDirect) return run_direct(run, step, image, count);
+    run_winograd(run, step, image, count);
+}
+
+void take_pictures(const Execution& run, const float* pictures, int image, int count) {
+    const Map& map = run.plan.maps[0];
+    float* base = run.value(0, image);
+    const Range mine = share(Size(map.height) * count, run.team.size(), run.member);
+    for (Size i = mine.begin; i < mine.end; ++i) {
+        const Size number = i / map.height, y = i % map.height;
+        float* out = base + map.at(number, y, 0);
+        for (int c = 0; c < map.channels; ++c) {
+            const float* in = pictures + ((number * map.channels + c) * map.height + y) * map.width;
+            for (int x = 0; x < map.width; ++x) out[Size(x) * map.channels + c] = in[x];
+        }
+    }
+}
+
+void hand_out(const Execution& run, int value, float* out, int image, int count) {
+    const Map& map = run.plan.maps[value];
+    const float* base = run.value(value, image);
+    for (Size number = 0; number < count; ++number)
+        for (int c = 0; c < map.channels; ++c)
+            for (int y = 0; y < map.height; ++y)
+                for (int x = 0; x < map.width; ++x) *out++ = base[map.at(number, y, x) + c];
+}
+
+}  // namespace skipnets

@@ -1,0 +1,39 @@
+// How the steps of a plan are carried out by a team of threads.
+
+#pragma once
+
+#include "kernels.h"
+#include "plan.h"
+#include "threads.h"
+
+namespace skipnets {
+
+/// One thread's view of a run.
+struct Execution {
+    const Kernels& kernels;
+    const Plan& plan;
+    const Workspace& workspace;
+    float* scratch;
+    Team& team;
+    int member;
+
+    float* value(int number, int image) const {
+        const Map& map = plan.maps[number];
+        return workspace.values[number] + Size(image % map.group) * map.image;
+    }
+};
+
+/// Floats that a thread needs for itself in a step.
+std::size_t scratch_floats(const Kernels& kernels, const Step& step);
+
+/// The member's share of a step over `count` images from `image` on. All members must call it, and wait for one
+/// another before the next step.
+void execute(const Execution& run, const Step& step, int image, int count);
+
+/// Puts pictures (count, C, H, W) into value 0.
+void take_pictures(const Execution& run, const float* pictures, int image, int count);
+
+/// Copies a value's (C, H, W) for each image out of the workspace.
+void hand_out(const Execution& run, int value, float* out, int image, int count);
+
+}  // namespace skipnets

@@ -1,0 +1,164 @@
+#include "threads.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#ifndef _WIN32
+#include <unistd.h>
+#endif
+
+namespace skipnets {
+namespace {
+
+// A step takes tens of microseconds, so a partner is rarely late by more; a look with a pause is about 15 ns.
+constexpr int kLooksAtBarrier = 4000;
+// Between two calls of a busy service a worker stays awake (about 50 µs), then it sleeps.
+constexpr int kLooksForWork = 4000;
+
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+struct Job {
+    const std::function<void(Team&, int)>* work;
+    Team* team;
+    std::atomic<int> running;
+};
+
+class Worker {
+public:
+    void give(Job* job, int member) {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            member_ = member;
+            job_.store(job, std::memory_order_release);
+        }
+        wake_.notify_one();
+    }
+
+    template <class Done>
+    [[noreturn]] void loop(Done done) {
+        for (;;) {
+            Job* job = next();
+            (*job->work)(*job->team, member_);
+            job_.store(nullptr, std::memory_order_relaxed);
+            done(this);  // idle again before the caller goes on, so that its next call finds this worker
+            job->running.fetch_sub(1, std::memory_order_release);
+        }
+    }
+
+private:
+    Job* next() {
+        for (int look = 0; look < kLooksForWork; ++look) {
+            if (Job* job = job_.load(std::memory_order_acquire)) return job;
+            pause();
+        }
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [this] { return job_.load(std::memory_order_acquire) != nullptr; });
+        return job_.load(std::memory_order_acquire);
+    }
+
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::atomic<Job*> job_{nullptr};
+    int member_ = 0;
+};
+
+class Pool {
+public:
+    /// Up to `wanted` idle workers; new ones are started while there are fewer than `wanted` altogether.
+    std::vector<Worker*> take(int wanted) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        while (int(idle_.size()) < wanted && started_ < wanted && start()) {
+        }
+        const auto count = std::min<std::size_t>(wanted, idle_.size());
+        std::vector<Worker*> taken(idle_.end() - count, idle_.end());
+        idle_.resize(idle_.size() - count);
+        return taken;
+    }
+
+private:
+    bool start() {
+        auto* worker = new Worker;  // lives as long as the process, like its thread
+        try {
+            std::thread([this, worker] {
+                worker->loop([this](Worker* done) {
+                    std::lock_guard<std::mutex> lock(mutex_);
+                    idle_.push_back(done);
+                });
+            }).detach();
+        } catch (const std::system_error&) {  // the system has no thread to give: fewer will do
+            delete worker;
+            return false;
+        }
+        idle_.push_back(worker);
+        ++started_;
+        return true;
+    }
+
+    std::mutex mutex_;
+    std::vector<Worker*> idle_;
+    int started_ = 0;
+};
+
+// The pool is never destroyed: its threads may outlive main. After a fork the child has none of them, so it gets
+// a pool of its own.
+Pool& pool() {
+    static std::mutex mutex;
+    static Pool* current = nullptr;
+#ifdef _WIN32
+    const long process = 0;
+#else
+    const long process = getpid();
+#endif
+    static long owner = -1;
+    std::lock_guard<std::mutex> lock(mutex);
+    if (current == nullptr || owner != process) {
+        current = new Pool;
+        owner = process;
+    }
+    return *current;
+}
+
+}  // namespace
+
+void Team::wait() {
+    if (size_ == 1) return;
+    const unsigned generation = generation_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+        arrived_.store(0, std::memory_order_relaxed);
+        generation_.store(generation + 1, std::memory_order_release);
+        return;
+    }
+    for (int look = 0; generation_.load(std::memory_order_acquire) == generation; ++look) {
+        if (look < kLooksAtBarrier)
+            pause();
+        else
+            std::this_thread::yield();
+    }
+}
+
+void run_team(int wanted, const std::function<void(Team&, int)>& work) {
+    std::vector<Worker*> workers;
+    if (wanted > 1) workers = pool().take(wanted - 1);
+    Team team(int(workers.size()) + 1);
+    Job job{&work, &team, {int(workers.size())}};
+    for (std::size_t i = 0; i < workers.size(); ++i) workers[i]->give(&job, int(i) + 1);
+    work(team, 0);
+    for (int look = 0; job.running.load(std::memory_order_acquire) != 0; ++look) {
+        if (look < kLooksAtBarrier)
+            pause();
+        else
+            std::this_thread::yield();
+    }
+}
+
+}  // namespace skipnets
