@@ -114,7 +114,8 @@ def evaluation_batches(
     *,
     batch_size: int = 64,
     workers: int = 1,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], Failures]]:
+    normalise: bool = True,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[Any], Failures]]:
     """Model input from pictures, in order, read ahead by threads; needs no torch.
 
     Args:
@@ -122,6 +123,7 @@ def evaluation_batches(
         preprocessing: how they become input.
         batch_size: pictures a batch, counting those that fail.
         workers: threads that read (Pillow decodes and resizes without Python's lock); at least one.
+        normalise: False gives the pixels as they are, uint8, for a network that normalises by itself.
 
     Yields:
         The positions (N,) of the pictures that could be read, their input (N, C, H, W) float32, and the
@@ -160,7 +162,8 @@ def evaluation_batches(
                     index.append(position)
             shape = (len(pixels), *preprocessing.size, preprocessing.channels)
             stacked = np.array(pixels, dtype=np.uint8).reshape(shape)
-            yield np.array(index, dtype=np.int64), preprocessing.normalise(stacked), failures
+            inputs = preprocessing.normalise(stacked) if normalise else preprocessing.planes(stacked)
+            yield np.array(index, dtype=np.int64), inputs, failures
     finally:
         pool.shutdown(cancel_futures=True)
 

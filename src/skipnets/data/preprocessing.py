@@ -139,6 +139,10 @@ class Preprocessing:
             image = image.crop((left, top, left + width, top + height))
         return np.asarray(image).reshape(height, width, self.channels)
 
+    def planes(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(N, H, W, C) uint8 pixels → (N, C, H, W) uint8, for a network that normalises by itself."""
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, C) uint8 pixels → (N, C, H, W) float32 input."""
         inputs = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C")
