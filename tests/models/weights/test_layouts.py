@@ -29,6 +29,14 @@ def test_names_from_before_torchvision_0_3(make_densenet, stirred, write, assert
     assert "denselayer1.norm1.weight" in str(report)
 
 
+def test_two_spellings_of_one_name_are_refused(make_densenet, stirred, write):
+    tensors = stirred(make_densenet())
+    old = {name.replace("layer1.norm1", "layer1.norm.1"): tensor for name, tensor in tensors.items()}
+    twice = "features.denseblock2.denselayer1.norm1.weight"
+    with pytest.raises(UserError, match="left over: "):
+        load_weights(make_densenet(), write({**old, twice: tensors[twice]}))
+
+
 WRAPPED = {
     "state_dict": lambda tensors: {"state_dict": tensors, "epoch": 3, "best_acc": 0.5},
     "model": lambda tensors: {"model": tensors, "args": {"lr": 0.1}, "optimizer": {"state": {}}},

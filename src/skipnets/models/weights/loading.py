@@ -100,7 +100,8 @@ def _match(
         NoMatch: If neither way leads to a whole match.
     """
     renamings = {layout: {rename(name): name for name in tensors} for layout, rename in LAYOUTS.items()}
-    layout, mapping = max(renamings.items(), key=lambda item: len(item[1].keys() & target.tensors.keys()))
+    whole = [item for item in renamings.items() if len(item[1]) == len(tensors)]  # no two names made one
+    layout, mapping = max(whole, key=lambda item: len(item[1].keys() & target.tensors.keys()))
     missing = [
         name for name in target.tensors if name not in mapping and not name.endswith(".num_batches_tracked")
     ]
