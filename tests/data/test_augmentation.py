@@ -121,9 +121,11 @@ def test_pixels_of_reduced_decoding_are_distributed_as_torchvisions():
 
 
 def test_names():
-    assert list(AUGMENTATIONS) == ["none", "flip", "crop-flip", "resized-crop", "trivial"]
+    assert list(AUGMENTATIONS) == ["none", "flip", "crop", "crop-flip", "resized-crop", "trivial"]
     assert find_augmentation("trivial", (224, 224)).resized_crop
     small = find_augmentation("trivial", (32, 32))
     assert (small.resized_crop, small.padding, small.mirror, small.trivial) == (False, 4, True, True)
+    crops = [find_augmentation("crop", (side, side)) for side in (8, 28, 32, 224)]
+    assert [(crop.padding, crop.mirror) for crop in crops] == [(1, False), (3, False), (4, False), (4, False)]
     with pytest.raises(UserError, match=r"augmentation='flop': must be one of none, .*did you mean flip"):
         find_augmentation("flop", (32, 32))

@@ -41,6 +41,7 @@ class Augmentation:
 AUGMENTATIONS = {
     "none": Augmentation(),
     "flip": Augmentation(mirror=True),
+    "crop": Augmentation(padding=4),
     "crop-flip": Augmentation(padding=4, mirror=True),
     "resized-crop": Augmentation(resized_crop=True, mirror=True),
     "trivial": Augmentation(resized_crop=True, mirror=True, trivial=True),
@@ -54,6 +55,7 @@ def find_augmentation(name: str, size: tuple[int, int]) -> Augmentation:
     """The augmentation of that name for inputs of this (H, W).
 
     "trivial" takes a resized crop, but pads and crops where the input is at most 64 pixels high and wide.
+    Inputs below 32 pixels are padded by an eighth of their size, which at 32 is the papers' 4.
 
     Raises:
         UserError: there is no such augmentation.
@@ -63,8 +65,8 @@ def find_augmentation(name: str, size: tuple[int, int]) -> Augmentation:
         raise UserError(f"augmentation={name!r}: must be one of {', '.join(AUGMENTATIONS)}{near}")
     augmentation = AUGMENTATIONS[name]
     if name == "trivial" and max(size) <= SMALL:
-        return replace(augmentation, resized_crop=False, padding=4)
-    return augmentation
+        augmentation = replace(augmentation, resized_crop=False, padding=4)
+    return replace(augmentation, padding=min(augmentation.padding, max(max(size) // 8, 1)))
 
 
 def draw_box(width: int, height: int) -> Box:

@@ -115,7 +115,7 @@ class TrainConfig:
     """How many stages keep their weights and statistics, counted from the stem: 1 is the stem alone."""
 
     augmentation: str | None = None
-    """How training pictures are varied: none, flip, crop-flip, resized-crop or trivial."""
+    """How training pictures are varied: none, flip, crop, crop-flip, resized-crop or trivial."""
     mixup: NotNegative | None = None
     """Strength of MixUp (alpha of its beta distribution); 0 switches it off."""
     cutmix: NotNegative | None = None
