@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skipnets import classifier as classifier
     from skipnets import data as data
+    from skipnets import deploy as deploy
     from skipnets import evaluation as evaluation
     from skipnets import models as models
     from skipnets import runtimes as runtimes
@@ -37,7 +38,7 @@ _HOMES = {
     "list_models": "skipnets.models.registry",
     "load": "skipnets.classifier",
 }
-_ROOMS = ("classifier", "data", "evaluation", "models", "runtimes", "training")
+_ROOMS = ("classifier", "data", "deploy", "evaluation", "models", "runtimes", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,8 @@ COMMANDS = {
     "train": "Train a classifier on pictures in folders.",
     "evaluate": "Measure a classifier on labelled pictures.",
     "predict": "Tell what pictures show.",
+    "export": "Write a classifier as a checked graph for other runtimes.",
+    "benchmark": "Time a classifier in every runtime on this machine.",
 }
 
 

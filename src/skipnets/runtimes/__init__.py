@@ -9,7 +9,7 @@ N is the pictures of a batch; C, H and W their channels, height and width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,20 +30,23 @@ class Runtime(Protocol):
 
     Attributes:
         name: One of `RUNTIMES`, never "auto".
+        input_type: What a batch holds: "float32" that `Preprocessing` has normalised, or "uint8" pixels for a
+            graph that normalises by itself.
     """
 
     name: str
+    input_type: Literal["uint8", "float32"]
 
     @property
     def device(self) -> str:
         """Where it runs, for people: "cpu", "cuda:0", ..."""
         ...
 
-    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) → (N, classes)."""
         ...
 
-    def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) → (N, features): what the head sees, pooled."""
         ...
 
@@ -74,6 +77,11 @@ def open_runtime(
     if kind not in RUNTIMES:
         raise UserError(
             f'unknown runtime "{kind}"{near_matches(kind, RUNTIMES)}; there are {", ".join(RUNTIMES)}'
+        )
+    if kind in ("onnxruntime", "openvino"):
+        raise UserError(
+            f'runtime "{kind}" runs exports, not model files: first '
+            f"skipnets export MODEL --format {kind.removesuffix('runtime')}"
         )
     if kind not in ("auto", "torch"):
         raise UserError(f'runtime "{kind}" is not available yet in this version; take "torch"')

@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 
-__all__ = ["FORMAT_VERSION", "MODEL_FILE", "ModelFile", "read_model_file", "write_model_file"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MODEL_FILE",
+    "ModelFile",
+    "parse_metadata",
+    "read_model_file",
+    "write_model_file",
+]
 
 FORMAT_VERSION = 1
 MODEL_FILE = "model.safetensors"
@@ -86,7 +93,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
             f"{path} holds bare weights, not a classifier: load them with "
             "skipnets.create_model(name, weights=...) or train with them"
         )
-    return ModelFile(path=path, metadata=_parse(path, text), shapes=shapes)
+    return ModelFile(path=path, metadata=parse_metadata(path, text), shapes=shapes)
 
 
 def write_model_file(
@@ -137,7 +144,12 @@ def _diagnosis(path: Path) -> str:
     return f"not a model file: {MODEL_FILE} is what a training run writes"
 
 
-def _parse(path: Path, text: str) -> dict[str, Any]:
+def parse_metadata(path: Path, text: str) -> dict[str, Any]:
+    """The metadata that were found in a file, their version judged.
+
+    Raises:
+        UserError: If they are damaged or from a newer version.
+    """
     try:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,0 +1,88 @@
+"""`skipnets benchmark`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from skipnets.cli.output import print_table
+from skipnets.deploy.benchmark import SpeedTable
+from skipnets.errors import UserError
+
+
+def benchmark(
+    model: Path,
+    /,
+    *,
+    training: bool = False,
+    batches: list[int] | None = None,
+    seconds: float = 20.0,
+    compiled: bool = True,
+    int8: bool = True,
+    calibration: str | None = None,
+    json: Path | None = None,
+    threads: int | None = None,
+) -> None:
+    """Time a classifier in every runtime on this machine, beside torchvision's network of the same weights.
+
+    For example:
+
+        skipnets benchmark runs/cats
+        skipnets benchmark runs/cats/model.onnx --batches 1 8 --json speeds.json
+
+    Args:
+        model: A model file, a run folder, or an export, which is timed alone.
+        training: Time training steps instead of predictions.
+        batches: Numbers of pictures a call. Default: 1 and 16.
+        seconds: How long the timing of one batch size takes, at least.
+        compiled: Time torch.compile, too; it first takes a minute or two.
+        int8: Time 8-bit graphs, too.
+        calibration: Labelled pictures to quantise with. Default: generated ones, enough to time.
+        json: A file to write every figure to.
+        threads: CPU threads of every contender. Default: one a processor.
+    """
+    if training:
+        raise UserError("training: this version times predictions only")
+    from skipnets.deploy.benchmark import compare_speeds
+
+    table = compare_speeds(
+        model,
+        batches=batches or (1, 16),
+        seconds=seconds,
+        threads=threads,
+        compiled=compiled,
+        int8=int8,
+        calibration=calibration,
+    )
+    if json is not None:
+        table.save(json)
+    print_speeds(table)
+
+
+def print_speeds(table: SpeedTable) -> None:
+    """The lines of a speed table, fastest first, under what they were measured on."""
+    height, width = table.size
+    shown = Table(
+        title=(
+            f"{table.model}, pictures of {height}×{width}: {table.macs / 1e6:,.0f} million MACs\n"
+            f"{table.machine['processor']}, {table.machine['threads']} threads, "
+            f"{table.sgemm_macs / 1e9:,.0f} thousand million MACs/s in SGEMM"
+        ),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for heading in ("batch", "contender", "ms", "quartiles", "of the fastest outsider", "of the limit"):
+        shown.add_column(heading, justify="left" if heading == "contender" else "right")
+    for row in sorted(table.rows, key=lambda row: (row.batch, row.seconds)):
+        low, high = row.quartiles
+        shown.add_row(
+            str(row.batch),
+            row.contender,
+            f"{1000 * row.seconds:.1f}",
+            f"{1000 * low:.1f}–{1000 * high:.1f}",
+            "" if row.ratio is None else f"{row.ratio:.2f}",
+            f"{row.limit_share:.0%}",
+        )
+    print_table(shown)

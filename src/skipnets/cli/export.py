@@ -1,0 +1,85 @@
+"""`skipnets export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from skipnets.cli.output import print_json, print_table, properties_table
+from skipnets.errors import UserError
+
+
+def export(
+    model: Path,
+    /,
+    *,
+    format: Literal["onnx", "openvino", "pt2", "auto"] = "onnx",  # noqa: A002 - the option's name
+    output: Path | None = None,
+    input: Annotated[Literal["uint8", "float32"], Parameter(name="--input")] = "uint8",  # noqa: A002
+    check: str | None = None,
+    tolerance: float = 1e-4,
+    int8: bool = False,
+    calibration: str | None = None,
+    max_drop: float = 0.5,
+    json: bool = False,
+) -> None:
+    """Write a classifier as a graph for other runtimes, and check it before it is there.
+
+    For example:
+
+        skipnets export runs/cats --format openvino
+        skipnets export runs/cats --format auto --int8 --calibration photos --output deployed/cats
+
+    Args:
+        model: A model file or a run folder.
+        format: onnx, openvino, pt2 (torch.export), or auto, which times ONNX and OpenVINO on this machine and
+            takes the faster.
+        output: The file; for openvino a new folder; for auto a name without suffix. Default: beside the model
+            file.
+        input: What the graph takes: uint8 pixels, which it normalises itself, or float32 already
+            preprocessed.
+        check: Pictures to compare with PyTorch on: a folder, a manifest or a named set. Default: those of
+            --calibration, else the run's own validation pictures, else generated ones.
+        tolerance: The most that a probability may differ from PyTorch's (not with --int8).
+        int8: Quantise weights and activations to 8 bits.
+        calibration: Labelled pictures of the same classes, to quantise with and to measure what that costs.
+        max_drop: The most percentage points of accuracy that --int8 may cost.
+        json: Print the result as JSON.
+    """
+    from skipnets.deploy.export import export_model
+
+    if calibration is not None and not int8:
+        raise UserError("calibration: is for --int8; to check on these pictures, take --check")
+    result = export_model(
+        model,
+        output,
+        file_format=format,
+        input_type=input,
+        check=check,
+        tolerance=tolerance,
+        int8=int8,
+        calibration=calibration,
+        max_drop=max_drop,
+    )
+    if json:
+        print_json(result.to_dict())
+        return
+    compared = result.check
+    rows = {
+        "written": str(result.path),
+        "format": f"{result.file_format}, {'int8' if result.accuracy else 'fp32'}, takes {result.input_type}",
+        "checked on": f"{compared.count} pictures ({compared.pictures})",
+        "largest difference": f"{compared.largest_difference:.1e} of a probability, against PyTorch",
+        "same label": f"{compared.same_labels} of {compared.count}",
+    }
+    if result.accuracy is not None:
+        accuracy = result.accuracy
+        rows["accuracy"] = (
+            f"{accuracy.before:.2%} before, {accuracy.after:.2%} after int8, on {accuracy.count} pictures"
+            f"{' (some layers kept 32 bits)' if accuracy.accuracy_aware else ''}"
+        )
+    for name, seconds in (result.seconds or {}).items():
+        rows[f"{name}, one picture"] = f"{1000 * seconds:.1f} ms"
+    print_table(properties_table(rows))

@@ -1,0 +1,326 @@
+"""How fast a classifier answers in each runtime, beside what a user would otherwise take, in one run.
+
+Contenders take turns, so that whatever else the machine does hits all of them alike, and each turn begins
+with a call that is not timed: it waits out the threads of the one before. Outputs are compared before
+anything is timed.
+
+Shapes: N batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.errors import UserError
+from skipnets.files import atomic_path
+
+if TYPE_CHECKING:
+    from skipnets.classifier import Classifier
+
+__all__ = ["Speed", "SpeedTable", "Timing", "alternate", "compare_speeds"]
+
+LEAST_ROUNDS = 5
+Batch = NDArray[np.float32]
+Predict = Callable[[Batch], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds of every timed call."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return statistics.median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """A quarter of the calls were faster than the first, a quarter slower than the second."""
+        low, high = np.quantile(self.seconds, (0.25, 0.75))
+        return float(low), float(high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """One line of the table.
+
+    Attributes:
+        contender: What ran.
+        outsider: Whether it is what a user would take without this project.
+        precision: "fp32" or "int8".
+        batch: Pictures a call.
+        seconds: The median call.
+        quartiles: The spread.
+        rounds: How many calls were timed.
+        ratio: Of its time to that of the fastest 32-bit outsider at this batch; None if there is none.
+        limit_share: Of the time that the arithmetic alone takes at the rate of a large matrix product
+            (float32, same threads) in the median call; above 1 for int8, whose instructions do more at once.
+    """
+
+    contender: str
+    outsider: bool
+    precision: str
+    batch: int
+    seconds: float
+    quartiles: tuple[float, float]
+    rounds: int
+    ratio: float | None
+    limit_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedTable:
+    """All lines, and what they were measured on.
+
+    Attributes:
+        model: What was measured.
+        size: Height and width of the pictures.
+        macs: Multiply-accumulates of convolutions and linear layers, for one picture.
+        sgemm_macs: Multiply-accumulates a second in a large float32 matrix product, measured in the same run.
+        machine: Processor, threads, system and versions.
+        rows: In the order in which the contenders were made.
+    """
+
+    model: str
+    size: tuple[int, int]
+    macs: int
+    sgemm_macs: float
+    machine: dict[str, str]
+    rows: tuple[Speed, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return asdict(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as JSON.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        try:
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error}") from error
+
+    def time(self, contender: str, batch: int) -> float:
+        """Seconds of the median call.
+
+        Raises:
+            KeyError: This was not measured.
+        """
+        for row in self.rows:
+            if (row.contender, row.batch) == (contender, batch):
+                return row.seconds
+        raise KeyError((contender, batch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """Something that turns a preprocessed batch (N, C, H, W) into logits (N, K).
+
+    Attributes:
+        name: What the table calls it.
+        predict: Runs it.
+        outsider: Whether a user would have it without this project.
+        precision: "fp32" or "int8".
+    """
+
+    name: str
+    predict: Predict
+    outsider: bool = False
+    precision: str = "fp32"
+
+
+def alternate(
+    contenders: Mapping[str, Callable[[], object]], *, seconds: float = 10.0, rounds: int | None = None
+) -> dict[str, Timing]:
+    """Time each contender in turn, round after round.
+
+    Args:
+        contenders: By name.
+        seconds: How long all of it may take; at least `LEAST_ROUNDS` rounds are done.
+        rounds: How many rounds, whatever they take.
+    """
+    for run in contenders.values():
+        run()
+    timed: dict[str, list[float]] = {name: [] for name in contenders}
+    end = time.perf_counter() + seconds
+    done = 0
+    while done < (rounds or LEAST_ROUNDS) or (rounds is None and time.perf_counter() < end):
+        for name, run in contenders.items():
+            run()
+            start = time.perf_counter()
+            run()
+            timed[name].append(time.perf_counter() - start)
+        done += 1
+    return {name: Timing(seconds=tuple(values)) for name, values in timed.items()}
+
+
+def compare_speeds(
+    model: str | os.PathLike[str] | Classifier,
+    *,
+    batches: Sequence[int] = (1, 16),
+    seconds: float = 20.0,
+    threads: int | None = None,
+    compiled: bool = True,
+    int8: bool = True,
+    calibration: str | os.PathLike[str] | None = None,
+) -> SpeedTable:
+    """Time a classifier in every runtime there is, and torchvision's network of the same weights beside it.
+
+    An export is timed alone, in its own runtime.
+
+    Args:
+        model: A model file, a run folder, an export, or a classifier.
+        batches: Numbers of pictures a call.
+        seconds: How long the timing of one batch size takes, at least.
+        threads: CPU threads of every contender; None takes one a processor.
+        compiled: Time torch.compile, too, which first takes a minute or two.
+        int8: Time 8-bit graphs, too.
+        calibration: Labelled pictures for those; None takes generated ones, which is enough to time them but
+            not to keep them.
+
+    Raises:
+        UserError: For impossible wishes, or if two contenders do not compute the same.
+    """
+    from skipnets.classifier import Classifier, load
+    from skipnets.deploy.contenders import contenders_of, exported_contender, multiply_accumulates
+
+    if not batches or min(batches) < 1:
+        raise UserError(f"batch sizes must be 1 or more, not {list(batches)}")
+    threads = threads or os.cpu_count() or 1
+    classifier = model if isinstance(model, Classifier) else load(model, device="cpu", threads=threads)
+    if classifier.export is not None:
+        contenders = [exported_contender(classifier)]
+    else:
+        contenders = contenders_of(
+            classifier,
+            threads=threads,
+            compiled=compiled,
+            int8=int8,
+            calibration=calibration,
+        )
+    macs = multiply_accumulates(classifier.architecture, classifier.preprocessing.size)
+    rate = _sgemm_rate(threads)
+    rows = [
+        row
+        for batch in batches
+        for row in _measure(contenders, classifier, batch, seconds=seconds, limit=macs * batch / rate)
+    ]
+    return SpeedTable(
+        model=str(classifier.path or classifier.architecture["name"]),
+        size=classifier.preprocessing.size,
+        macs=macs,
+        sgemm_macs=rate,
+        machine=machine(threads),
+        rows=tuple(rows),
+    )
+
+
+def machine(threads: int) -> dict[str, str]:
+    """What the figures hold for."""
+    versions = {}
+    for library in ("torch", "torchvision", "onnxruntime", "openvino", "nncf", "skipnets"):
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            versions[library] = "not installed"
+    return {
+        "processor": _processor(),
+        "threads": str(threads),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _measure(
+    contenders: Sequence[Contender], classifier: Classifier, batch: int, *, seconds: float, limit: float
+) -> list[Speed]:
+    """The lines for one batch size."""
+    pictures = _pictures(classifier, batch)
+    _require_equal(contenders, pictures)
+    timings = alternate({each.name: partial(each.predict, pictures) for each in contenders}, seconds=seconds)
+    outsiders = [
+        timings[each.name].median for each in contenders if each.outsider and each.precision == "fp32"
+    ]
+    return [
+        Speed(
+            contender=each.name,
+            outsider=each.outsider,
+            precision=each.precision,
+            batch=batch,
+            seconds=timings[each.name].median,
+            quartiles=timings[each.name].quartiles,
+            rounds=len(timings[each.name].seconds),
+            ratio=timings[each.name].median / min(outsiders) if outsiders else None,
+            limit_share=limit / timings[each.name].median,
+        )
+        for each in contenders
+    ]
+
+
+def _pictures(classifier: Classifier, batch: int) -> NDArray[Any]:
+    height, width = classifier.preprocessing.size
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (batch, height, width, classifier.preprocessing.channels), dtype=np.uint8
+    )
+    return (
+        np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        if classifier.runtime.input_type == "uint8"
+        else classifier.preprocessing.normalise(pixels)
+    )
+
+
+def _require_equal(contenders: Sequence[Contender], pictures: NDArray[Any]) -> None:
+    """Nothing is timed that computes something else; 8-bit graphs may differ, but not be broken."""
+    reference = contenders[0].predict(pictures)
+    scale = float(np.abs(reference).max()) or 1.0
+    for each in contenders[1:]:
+        difference = float(np.abs(each.predict(pictures) - reference).max()) / scale
+        if not difference <= (1e-3 if each.precision == "fp32" else 1.0):
+            raise UserError(
+                f"{each.name} does not compute what {contenders[0].name} does: "
+                f"logits differ by {difference:.1e} of the largest; nothing was timed"
+            )
+
+
+def _sgemm_rate(threads: int) -> float:
+    """Multiply-accumulates a second in a float32 matrix product of 2048 × 2048, the best of ten."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        size = 2048
+        left, right = torch.rand(size, size), torch.rand(size, size)
+        timing = alternate({"sgemm": lambda: torch.mm(left, right)}, rounds=10)["sgemm"]
+        return size**3 / min(timing.seconds)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} logical)" if names else platform.machine()

@@ -1,0 +1,263 @@
+"""What `compare_speeds` lets compete: a classifier in every runtime, and torchvision's network beside it.
+
+Shapes: N batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from skipnets.classifier import Classifier
+from skipnets.data.sources import Pictures
+from skipnets.deploy.benchmark import Contender, Predict
+from skipnets.deploy.graph import needs_deploy, onnx_graph, openvino_graph, simplify, trace
+from skipnets.deploy.quantize import Quantisation, open_calibration, quantise
+from skipnets.models.factory import build_model
+from skipnets.models.registry import DenseNetConfig, ModelConfig, ResNetConfig, config_from_dict
+from skipnets.runtimes.exported import LOGITS, PICTURES
+
+__all__ = ["contenders_of", "exported_contender", "multiply_accumulates", "torchvision_network"]
+
+_GENERATED = 40
+
+
+def contenders_of(
+    classifier: Classifier,
+    *,
+    threads: int,
+    compiled: bool,
+    int8: bool,
+    calibration: str | os.PathLike[str] | None,
+) -> list[Contender]:
+    """Everything that can run a classifier's network on this machine's CPU.
+
+    Without a network of torchvision's that computes the same, the outsider is this one as it was trained.
+    """
+    torch.set_num_threads(threads)
+    model = copy.deepcopy(classifier.model).float().eval().requires_grad_(False)
+    outsider = torchvision_network(model.config, model.state_dict())
+    who = "torchvision" if outsider is not None else "as trained"
+    plain = model if outsider is None else outsider
+    size = classifier.preprocessing.size
+    found = [
+        Contender(name=f"{who}, eager", predict=_eager(plain, torch.contiguous_format), outsider=True),
+        Contender(
+            name=f"{who}, eager, channels_last", predict=_eager(plain, torch.channels_last), outsider=True
+        ),
+    ]
+    if compiled:
+        found.append(
+            Contender(
+                name=f"{who}, torch.compile",
+                predict=_eager(torch.compile(copy.deepcopy(plain)), torch.contiguous_format),
+                outsider=True,
+            )
+        )
+    rewritten = simplify(model, classifier.preprocessing, "float32")
+    found.append(Contender(name="skipnets, rewritten eager", predict=_eager(rewritten, torch.channels_last)))
+    pictures = None
+    if int8:
+        pictures = (
+            _noise(classifier) if calibration is None else open_calibration(calibration, classifier.classes)
+        )
+    for name, network, is_outsider in ((who, plain, True), ("skipnets", rewritten, False)):
+        if is_outsider:
+            graph = _plain_onnx(network, classifier)
+        else:
+            assert not isinstance(network, nn.Module) or hasattr(network, "stages")
+            graph = onnx_graph(trace(rewritten, size, "float32"))
+        found += [
+            Contender(
+                name=f"{name}, ONNX Runtime", predict=_onnxruntime(graph, threads), outsider=is_outsider
+            ),
+            Contender(
+                name=f"{name}, OpenVINO",
+                predict=_openvino(openvino_graph(graph), threads),
+                outsider=is_outsider,
+            ),
+        ]
+        if pictures is not None:
+            quantised, _ = quantise(
+                openvino_graph(graph),
+                "openvino",
+                Quantisation(pictures=pictures, max_drop=100.0),
+                classifier.preprocessing,
+                "float32",
+            )
+            found.append(
+                Contender(
+                    name=f"{name}, OpenVINO int8",
+                    predict=_openvino(quantised, threads),
+                    outsider=is_outsider,
+                    precision="int8",
+                )
+            )
+    return found
+
+
+def exported_contender(classifier: Classifier) -> Contender:
+    """An export in its own runtime."""
+    about = classifier.export or {}
+    return Contender(
+        name=f"{classifier.path}, {classifier.runtime.name}",
+        predict=classifier.runtime.logits,
+        precision="int8" if about.get("int8") else "fp32",
+    )
+
+
+def torchvision_network(config: ModelConfig, state: Mapping[str, torch.Tensor]) -> nn.Module | None:
+    """The network that torchvision has for a configuration, with these weights; None if it has none.
+
+    For CIFAR's stem, torchvision's DenseNet gets the 3×3 convolution in place of its own stem.
+    """
+    if config.norm != "batch" or config.num_classes == 0:
+        return None
+    network: Any
+    if isinstance(config, DenseNetConfig):
+        network = _torchvision_densenet(config)
+    else:
+        assert isinstance(config, ResNetConfig)
+        network = _torchvision_resnet(config)
+    if network is None:
+        return None
+    network.load_state_dict(state)
+    return network.eval().requires_grad_(False)
+
+
+def multiply_accumulates(architecture: Mapping[str, Any], size: tuple[int, int]) -> int:
+    """Of a network's convolutions and linear layers, for one picture."""
+    config = config_from_dict(architecture)
+    with torch.device("meta"):
+        model = build_model(config).eval()
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            model(torch.empty(1, config.in_chans, *size))
+    return counter.get_total_flops() // 2
+
+
+def _torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
+    from torchvision.models import DenseNet
+
+    if config.bottleneck is None or config.compression != 0.5:
+        return None
+    assert config.stem_channels is not None
+    network = DenseNet(
+        growth_rate=config.growth_rate,
+        block_config=config.block_config,
+        num_init_features=config.stem_channels,
+        bn_size=config.bottleneck,
+        num_classes=config.num_classes,
+    )
+    if config.stem == "cifar":
+        del network.features.norm0, network.features.relu0, network.features.pool0
+        network.features.conv0 = nn.Conv2d(config.in_chans, config.stem_channels, 3, padding=1, bias=False)
+    elif config.in_chans != 3:
+        network.features.conv0 = nn.Conv2d(
+            config.in_chans, config.stem_channels, 7, stride=2, padding=3, bias=False
+        )
+    return network
+
+
+def _torchvision_resnet(config: ResNetConfig) -> nn.Module | None:
+    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+    is_standard = (config.stem, config.shortcut, config.output_stride, config.width) == (
+        "imagenet", "projection", None, 64,
+    )  # fmt: skip
+    if not is_standard or len(config.block_config) != 4:
+        return None
+    network = ResNet(
+        BasicBlock if config.block == "basic" else Bottleneck,
+        list(config.block_config),
+        num_classes=config.num_classes,
+        groups=config.groups,
+        width_per_group=config.width_per_group,
+    )
+    if config.in_chans != 3:
+        network.conv1 = nn.Conv2d(config.in_chans, 64, 7, stride=2, padding=3, bias=False)
+    return network
+
+
+def _eager(network: Callable[..., Any], memory_format: torch.memory_format) -> Predict:
+    if isinstance(network, nn.Module) and memory_format == torch.channels_last:
+        network = copy.deepcopy(network).to(memory_format=torch.channels_last)
+
+    def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(batch).contiguous(memory_format=memory_format))
+        return np.asarray(logits.numpy())
+
+    return predict
+
+
+def _plain_onnx(network: nn.Module, classifier: Classifier) -> Any:
+    """What a user's own torch.onnx.export gives: the network as it is, any number of pictures."""
+    height, width = classifier.preprocessing.size
+    pictures = torch.zeros(2, classifier.preprocessing.channels, height, width)
+    with needs_deploy(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported: Any = torch.onnx.export(
+            network,
+            (pictures,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[PICTURES],
+            output_names=[LOGITS],
+            verbose=False,
+        )
+    return exported.model_proto
+
+
+def _onnxruntime(graph: Any, threads: int) -> Predict:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda batch: np.asarray(session.run([LOGITS], {PICTURES: batch})[0])
+
+
+def _openvino(graph: Any, threads: int) -> Predict:
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
+
+    def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        request.infer({PICTURES: batch}, share_inputs=True)
+        return np.array(request.get_tensor(LOGITS).data)
+
+    return predict
+
+
+def _noise(classifier: Classifier) -> Pictures:
+    """Labelled noise, to set the ranges of an 8-bit graph that is only timed."""
+    height, width = classifier.preprocessing.size
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (_GENERATED, height, width, 3), dtype=np.uint8)
+    if classifier.preprocessing.channels == 1:
+        images = images[..., 0]
+    return Pictures(
+        classes=classifier.classes,
+        names=[f"noise/{index}" for index in range(_GENERATED)],
+        labels=np.arange(_GENERATED) % len(classifier.classes),
+        splits=np.array(["train", "val"] * (_GENERATED // 2)),
+        images=images,
+    )

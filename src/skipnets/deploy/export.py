@@ -1,0 +1,411 @@
+"""From a classifier to a portable file that was checked against it before anyone gets to see it.
+
+Shapes: N batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.classifier import Classifier, load
+from skipnets.data.sources import Pictures, open_pictures
+from skipnets.deploy.benchmark import alternate
+from skipnets.deploy.graph import onnx_graph, openvino_graph, simplify, trace, write_graph
+from skipnets.deploy.quantize import Accuracy, Quantisation, open_calibration, quantise
+from skipnets.errors import UserError, near_matches
+from skipnets.evaluation.evaluating import open_own_pictures
+from skipnets.files import atomic_path
+from skipnets.runtimes.exported import ExportFormat, PictureType, export_format
+from skipnets.runtimes.model_file import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from skipnets.classifier import Picture
+
+__all__ = ["Check", "CheckFailedError", "Export", "export_model"]
+
+logger = logging.getLogger("skipnets")
+
+FORMATS = (*get_args(ExportFormat), "auto")
+CHECKED_PICTURES = 64
+TOLERANCE = 1e-4
+_SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": "_openvino", "pt2": ".pt2"}
+_AUTO: tuple[ExportFormat, ...] = ("onnx", "openvino")
+
+
+class CheckFailedError(UserError):
+    """An export does not compute what the classifier does; there is no file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """How an export compares with the classifier in PyTorch.
+
+    Attributes:
+        pictures: Which pictures, for people.
+        count: How many.
+        largest_difference: Of any probability of any picture.
+        same_labels: For how many pictures the most probable class is the same.
+    """
+
+    pictures: str
+    count: int
+    largest_difference: float
+    same_labels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A file that was written.
+
+    Attributes:
+        path: The file, or the folder of an OpenVINO graph.
+        file_format: "onnx", "openvino" or "pt2".
+        input_type: What the graph takes: "uint8" pixels or "float32" preprocessed pictures.
+        check: How it compares with PyTorch.
+        accuracy: Before and after quantisation; None without.
+        seconds: For one picture on this machine, of each candidate that `"auto"` measured.
+    """
+
+    path: Path
+    file_format: ExportFormat
+    input_type: PictureType
+    check: Check
+    accuracy: Accuracy | None = None
+    seconds: dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return {
+            "path": str(self.path),
+            "format": self.file_format,
+            "input": self.input_type,
+            "int8": self.accuracy is not None,
+            "check": asdict(self.check),
+            "accuracy": None if self.accuracy is None else asdict(self.accuracy),
+            "seconds": self.seconds,
+        }
+
+
+def export_model(
+    model: str | os.PathLike[str] | Classifier,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    file_format: Literal["onnx", "openvino", "pt2", "auto"] = "onnx",
+    input_type: PictureType = "uint8",
+    check: str | os.PathLike[str] | Pictures | None = None,
+    tolerance: float = TOLERANCE,
+    int8: bool = False,
+    calibration: str | os.PathLike[str] | Pictures | None = None,
+    max_drop: float = 0.5,
+) -> Export:
+    """Write a classifier as a graph that runs without this package, and check it before it is there.
+
+    The graph takes any number of pictures of any size that the architecture allows, and gives "logits" (N, K)
+    and "features" (N, num_features). It carries what `skipnets.load` needs to make a classifier of it.
+
+    Args:
+        model: A model file, a run folder, or a classifier that runs in torch.
+        output: The file, for OpenVINO a folder that is not there yet. None puts it beside the model file.
+            "auto" adds the suffix of the format that it chooses.
+        file_format: "onnx", "openvino", "pt2", or "auto": whichever of ONNX and OpenVINO is the fastest for
+            one picture on this machine.
+        input_type: "uint8" takes pixels (N, C, H, W) from 0 to 255 and normalises in the graph; "float32"
+            takes what `Preprocessing` makes.
+        check: Pictures to compare on: a folder, a manifest or a named set. None takes those of `calibration`,
+            else the validation split of the classifier's own run, else generated ones.
+        tolerance: The most that a probability may differ from PyTorch's; does not apply to int8.
+        int8: Quantise weights and activations to 8 bits.
+        calibration: Labelled pictures of the classifier's classes; its training split sets the ranges, its
+            validation split tells the accuracy.
+        max_drop: The most percentage points of accuracy that int8 may cost.
+
+    Raises:
+        CheckFailedError: The export computes something else; it is deleted.
+        UserError: For impossible wishes, or if accuracy drops too far.
+
+    Example:
+        >>> export_model("runs/cats", file_format="openvino").check.largest_difference
+    """
+    _check_options(file_format, input_type, int8=int8, calibration=calibration, max_drop=max_drop)
+    classifier = _source(model)
+    final = _output(classifier, output, file_format)
+    quantisation = None
+    if int8:
+        assert calibration is not None
+        pictures = open_calibration(calibration, classifier.classes)
+        quantisation = Quantisation(pictures=pictures, max_drop=max_drop)
+    exporter = _Exporter(
+        classifier=classifier,
+        input_type=input_type,
+        check=_check_pictures(classifier, calibration if check is None else check),
+        tolerance=tolerance,
+        quantisation=quantisation,
+    )
+    if file_format != "auto":
+        return exporter.write(final, file_format)
+    return _write_fastest(exporter, final)
+
+
+class _Exporter:
+    """Traces the network once and writes it in any format."""
+
+    def __init__(
+        self,
+        *,
+        classifier: Classifier,
+        input_type: PictureType,
+        check: _CheckPictures,
+        tolerance: float,
+        quantisation: Quantisation | None,
+    ) -> None:
+        self.classifier = classifier
+        self.input_type = input_type
+        self.check = check
+        self.tolerance = tolerance
+        self.quantisation = quantisation
+        model = simplify(classifier.model, classifier.preprocessing, input_type)
+        self.program = trace(model, classifier.preprocessing.size, input_type)
+        self._onnx: Any = None
+
+    def write(self, path: Path, file_format: ExportFormat, *, int8: bool | None = None) -> Export:
+        """Write, check, write down how that went, and only then give the file its name."""
+        graph, accuracy = self._graph(file_format), None
+        if self.quantisation is not None and int8 is not False:
+            graph, accuracy = quantise(
+                graph, file_format, self.quantisation, self.classifier.preprocessing, self.input_type
+            )
+        about: dict[str, Any] = {
+            "format": file_format,
+            "input": self.input_type,
+            "int8": accuracy is not None,
+            "parameters": sum(parameter.numel() for parameter in self.classifier.model.parameters()),
+        }
+        if accuracy is not None:
+            about["accuracy"] = asdict(accuracy)
+        with _into(path) as temporary:
+            write_graph(graph, file_format, temporary, self._metadata(about))
+            exported = load(temporary, device="cpu")
+            check = self.check.compare(self.classifier, exported)
+            if accuracy is None and not check.largest_difference <= self.tolerance:
+                raise CheckFailedError(
+                    f"{path} was not written: a probability differs by {check.largest_difference:.1e} from "
+                    f"PyTorch's on {check.pictures}; tolerance is {self.tolerance:.1e}"
+                )
+            del exported  # It may hold the file open, which is about to be replaced.
+            write_graph(graph, file_format, temporary, self._metadata({**about, "check": asdict(check)}))
+        return Export(
+            path=path, file_format=file_format, input_type=self.input_type, check=check, accuracy=accuracy
+        )
+
+    def _graph(self, file_format: ExportFormat) -> Any:
+        if file_format == "pt2":
+            return self.program
+        if self._onnx is None:
+            self._onnx = onnx_graph(self.program)
+        return self._onnx if file_format == "onnx" else openvino_graph(self._onnx)
+
+    def _metadata(self, about: dict[str, Any]) -> str:
+        classifier = self.classifier
+        metadata = {
+            "format_version": FORMAT_VERSION,
+            "skipnets_version": importlib.metadata.version("skipnets"),
+            "architecture": classifier.architecture,
+            "classes": list(classifier.classes),
+            "preprocessing": classifier.preprocessing.to_dict(),
+            "temperature": classifier.temperature,
+            "provenance": classifier.provenance,
+            "export": about,
+        }
+        return json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CheckPictures:
+    """Pictures to compare an export with PyTorch on."""
+
+    name: str
+    sources: Sequence[Picture]
+
+    def compare(self, classifier: Classifier, exported: Classifier) -> Check:
+        """Both classifiers' probabilities, in batches of several sizes."""
+        first, second = (
+            np.concatenate([each.probabilities(each.preprocess(part)) for part in self._batches()])
+            for each in (classifier, exported)
+        )
+        return Check(
+            pictures=self.name,
+            count=len(first),
+            largest_difference=float(np.abs(first - second).max()),
+            same_labels=int((first.argmax(1) == second.argmax(1)).sum()),
+        )
+
+    def _batches(self) -> list[Sequence[Picture]]:
+        """One picture alone, then eight at a time: the number of pictures must not matter."""
+        return [self.sources[:1], *(self.sources[i : i + 8] for i in range(1, len(self.sources), 8))]
+
+
+def _write_fastest(exporter: _Exporter, final: Path) -> Export:
+    """Write every candidate, time them on one picture, and keep the fastest."""
+    exporter_wishes = [False] if exporter.quantisation is None else [False, True]
+    final.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the final name, so that the chosen one is renamed and not copied.
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}.") as folder:
+        exports: dict[str, Export] = {}
+        for file_format in _AUTO:
+            for int8 in exporter_wishes:
+                name = f"{file_format}{' int8' if int8 else ''}"
+                path = Path(folder) / f"{name.replace(' ', '-')}{_SUFFIXES[file_format]}"
+                try:
+                    exports[name] = exporter.write(path, file_format, int8=int8)
+                except UserError as error:
+                    logger.info("%s is left out: %s", name, error)
+        if not exports:
+            raise UserError("no format could be exported")
+        seconds = _time_one_picture({name: export.path for name, export in exports.items()})
+        fastest = exports[min(seconds, key=lambda name: seconds[name])]
+        path = final.with_name(final.name + _SUFFIXES[fastest.file_format])
+        _refuse_a_taken_folder(path)
+        fastest.path.replace(path)
+    return replace(fastest, path=path, seconds=seconds)
+
+
+def _time_one_picture(paths: dict[str, Path]) -> dict[str, float]:
+    """Seconds for one picture with each export, medians of alternating runs."""
+    contenders: dict[str, Callable[[], object]] = {}
+    for name, path in paths.items():
+        classifier = load(path, device="cpu")
+        height, width = classifier.preprocessing.size
+        batch = np.zeros((1, classifier.preprocessing.channels, height, width), classifier.runtime.input_type)
+        contenders[name] = partial(classifier.logits, batch)
+    return {name: timing.median for name, timing in alternate(contenders, seconds=2.0).items()}
+
+
+def _check_options(
+    file_format: str, input_type: str, *, int8: bool, calibration: object, max_drop: float
+) -> None:
+    if file_format not in FORMATS:
+        raise UserError(
+            f'unknown format "{file_format}"{near_matches(file_format, FORMATS)}; '
+            f"there are {', '.join(FORMATS)}"
+        )
+    if input_type not in get_args(PictureType):
+        raise UserError(f'input must be {" or ".join(get_args(PictureType))}, not "{input_type}"')
+    if int8 and calibration is None:
+        raise UserError("int8 needs calibration pictures: --calibration DATA")
+    if int8 and file_format == "pt2":
+        raise UserError('int8 is for the formats "openvino" and "onnx", not "pt2"')
+    if not max_drop >= 0:
+        raise UserError(f"max_drop must be 0 or more percentage points, not {max_drop}")
+
+
+def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:
+    """The classifier to be exported, in torch on the CPU."""
+    if not isinstance(model, Classifier):
+        if export_format(model) is not None:
+            raise UserError(f"{model} is an export itself: export the model file that it was made from")
+        model = load(model, runtime="torch", device="cpu")
+    if model.export is not None:
+        raise UserError(f"{model.path} is an export itself: export the model file that it was made from")
+    if not model.classes:
+        raise UserError(f"{model.path or 'this classifier'} has no classes: there is nothing to predict")
+    return model
+
+
+def _output(classifier: Classifier, output: str | os.PathLike[str] | None, file_format: str) -> Path:
+    """The final name, without suffix for "auto"."""
+    suffix = {**_SUFFIXES, "auto": ""}[file_format]
+    if output is None:
+        if classifier.path is None:
+            raise UserError("output: a classifier that was never saved has no place of its own; name one")
+        return _free(classifier.path.with_name(classifier.path.stem + suffix))
+    path = Path(output)
+    wanted = export_format(path) if path.suffix else None
+    if file_format in ("onnx", "pt2") and path.suffix.lower() != suffix:
+        raise UserError(f'output: "{output}" must end in {suffix} for the format "{file_format}"')
+    if file_format in ("openvino", "auto") and wanted is not None:
+        raise UserError(
+            f'output: "{output}" must be {"a folder" if file_format == "openvino" else "without suffix"} '
+            f'for the format "{file_format}"'
+        )
+    return _free(path)
+
+
+def _free(path: Path) -> Path:
+    _refuse_a_taken_folder(path)
+    return path
+
+
+def _refuse_a_taken_folder(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"output: the folder {path} is there already; remove it or name another")
+
+
+def _into(path: Path) -> Any:
+    try:
+        return atomic_path(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def _check_pictures(classifier: Classifier, data: str | os.PathLike[str] | Pictures | None) -> _CheckPictures:
+    """Pictures that were given, else the classifier's own validation pictures, else generated ones."""
+    if data is not None:
+        pictures = data if isinstance(data, Pictures) else open_pictures(data, fractions=None)
+        name = "the given pictures" if isinstance(data, Pictures) else os.fspath(data)
+        return _sample(pictures, name)
+    try:
+        return _sample(open_own_pictures(classifier).split("val"), "the run's validation pictures")
+    except UserError:
+        return _CheckPictures(name="generated pictures", sources=_generated(24))
+
+
+def _sample(pictures: Pictures, name: str) -> _CheckPictures:
+    """Up to `CHECKED_PICTURES` that can be read, evenly spaced."""
+    if not len(pictures):
+        raise UserError(f"{name}: there are no pictures to check on")
+    step = max(len(pictures) / CHECKED_PICTURES, 1)
+    positions = (np.arange(min(len(pictures), CHECKED_PICTURES)) * step).astype(int)
+    sources = [pictures.source(int(position)) for position in positions]
+    return _CheckPictures(name=name, sources=_readable(sources, name))
+
+
+def _readable(sources: list[Any], name: str) -> list[Any]:
+    from skipnets.data.decoding import UndecodablePicture, open_picture
+
+    found = []
+    for source in sources:
+        try:
+            open_picture(source)
+        except UndecodablePicture:
+            continue
+        found.append(source)
+    if not found:
+        raise UserError(f"{name}: none of the pictures can be read")
+    return found
+
+
+def _generated(count: int) -> list[NDArray[np.uint8]]:
+    """Pictures of many shapes with large and small structure, the same every time."""
+    generator = np.random.default_rng(0)
+    pictures = []
+    for _ in range(count):
+        height, width = (int(side) for side in generator.integers(24, 400, 2))
+        y, x = np.mgrid[0:height, 0:width] / 50
+        waves = np.stack(
+            [np.sin(x * a + y * b + c) for a, b, c in generator.normal(size=(3, 3)) * (2, 2, 3)], axis=2
+        )
+        noise = generator.normal(size=waves.shape) * generator.uniform(0, 0.5)
+        pictures.append(np.clip(127.5 + 127.5 * (waves + noise), 0, 255).astype(np.uint8))
+    return pictures

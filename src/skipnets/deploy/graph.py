@@ -1,0 +1,172 @@
+"""From a network to a graph in a portable format, and from that to a file.
+
+Shapes: N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.deploy.rewrite import fold_norms, normalise_inside, pool_before_convolution
+from skipnets.errors import missing_extra
+from skipnets.models.densenet import DenseNet
+from skipnets.models.resnet import ResNet
+from skipnets.runtimes.exported import FEATURES, LOGITS, OPENVINO_GRAPH, PICTURES, ExportFormat, PictureType
+
+__all__ = ["Writer", "needs_deploy", "onnx_graph", "openvino_graph", "simplify", "trace", "write_graph"]
+
+Writer = Callable[[Path, str], None]
+
+
+class _Deployed(nn.Module):
+    """A network whose pooled features are an output beside the logits: they are computed anyway."""
+
+    def __init__(self, network: DenseNet | ResNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) → logits (N, classes) and features (N, num_features)."""
+        maps = pictures
+        for _, stage in self.network.stages():
+            maps = stage(maps)
+        features = self.network.forward_head(maps, pre_logits=True)
+        return self.network.get_classifier()(features), features
+
+
+def simplify(
+    model: DenseNet | ResNet, preprocessing: Preprocessing, input_type: PictureType
+) -> DenseNet | ResNet:
+    """The network as it is exported: with every exact rewrite that makes it faster."""
+    model = pool_before_convolution(fold_norms(copy.deepcopy(model).cpu().float()))
+    if input_type == "uint8":
+        model = normalise_inside(model, preprocessing.mean, preprocessing.std)
+    return model
+
+
+def trace(
+    model: DenseNet | ResNet, size: tuple[int, int], input_type: PictureType
+) -> torch.export.ExportedProgram:
+    """The graph of a network, for any number of pictures of any size that the architecture allows.
+
+    Args:
+        model: From `simplify`.
+        size: Height and width of the pictures that it will mostly get.
+        input_type: What it takes.
+    """
+    smallest = model.config.smallest_size
+    # Two pictures, not square, and no extent of 1 inside: torch.export takes equal sizes for a rule.
+    height, width = (max(side, 2 * smallest) for side in size)
+    shape = (2, model.config.in_chans, height, width + 1 if height == width else width)
+    dynamic = {
+        0: torch.export.Dim("batch", min=1),
+        2: torch.export.Dim("height", min=smallest),
+        3: torch.export.Dim("width", min=smallest),
+    }
+    # Without the patch, a map of one pixel is another graph to torch.export, and small sizes are refused.
+    settings: Any = importlib.import_module("torch.fx.experimental._config")
+    with settings.patch(backed_size_oblivious=True):
+        return torch.export.export(
+            _Deployed(model).eval(),
+            (torch.zeros(shape, dtype=getattr(torch, input_type)),),
+            dynamic_shapes=(dynamic,),
+            strict=False,
+        )
+
+
+def onnx_graph(program: torch.export.ExportedProgram) -> Any:
+    """The program as an `onnx.ModelProto`."""
+    with needs_deploy(), _quiet_exporter():
+        import onnx
+
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[PICTURES],
+            output_names=[LOGITS, FEATURES],
+            dynamic_axes=None,
+            external_data=False,
+            verbose=False,
+        )
+        assert exported is not None
+        graph = cast(Any, exported).model_proto
+        assert isinstance(graph, onnx.ModelProto)
+        _name_dimensions(graph)
+        return graph
+
+
+def openvino_graph(onnx_model: Any) -> Any:
+    """An `onnx.ModelProto` as an `openvino.Model`."""
+    with needs_deploy():
+        import openvino
+
+        return openvino.Core().read_model(onnx_model.SerializeToString(), b"")
+
+
+def write_graph(graph: Any, file_format: ExportFormat, path: Path, metadata: str) -> None:
+    """Write a graph with its metadata.
+
+    Args:
+        graph: An `onnx.ModelProto`, `openvino.Model` or `torch.export.ExportedProgram`.
+        file_format: Which of the three.
+        path: A file, or for OpenVINO a folder that is not there.
+        metadata: A text that the file will carry.
+    """
+    if file_format == "onnx":
+        import onnx
+
+        onnx.helper.set_model_props(graph, {"skipnets": metadata})
+        onnx.save(graph, path)
+    elif file_format == "openvino":
+        import openvino
+
+        path.mkdir(exist_ok=True)
+        graph.set_rt_info(metadata, ["skipnets", "metadata"])
+        openvino.save_model(graph, path / OPENVINO_GRAPH, compress_to_fp16=False)
+    else:
+        torch.export.save(graph, path, extra_files={"skipnets.json": metadata})
+
+
+@contextlib.contextmanager
+def needs_deploy() -> Iterator[None]:
+    """Turn a missing library of the extra "deploy" into the line that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("nncf", "onnx", "onnxscript", "openvino"):
+            raise missing_extra("deploy") from error
+        raise
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter talks about its own progress and its dependencies' future; neither concerns the user."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _name_dimensions(graph: Any) -> None:
+    """Call what is dynamic by its name, in place of the exporter's symbols."""
+    names = {}
+    for name, dimension in zip(
+        ("batch", "", "height", "width"), graph.graph.input[0].type.tensor_type.shape.dim, strict=True
+    ):
+        if name:
+            names[dimension.dim_param] = name
+    for value in (*graph.graph.input, *graph.graph.output):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param in names:
+                dimension.dim_param = names[dimension.dim_param]
+    del graph.graph.value_info[:]  # Shapes inside, in the old symbols; every runtime infers its own.

@@ -1,0 +1,277 @@
+"""8-bit weights and activations, by NNCF, with the accuracy before and after.
+
+Shapes: N batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.data.loading import evaluation_batches
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.data.sources import Pictures, open_pictures
+from skipnets.deploy.benchmark import alternate
+from skipnets.deploy.graph import needs_deploy
+from skipnets.errors import UserError
+from skipnets.runtimes.exported import LOGITS, PICTURES, ExportFormat, PictureType
+
+__all__ = ["Accuracy", "Quantisation", "open_calibration", "quantise"]
+
+logger = logging.getLogger("skipnets")
+
+CALIBRATION_PICTURES = 300
+Inputs = NDArray[Any]
+Predict = Callable[[Inputs], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """What quantisation costs.
+
+    Attributes:
+        before: Share of the validation pictures that the 32-bit graph gets right.
+        after: The same of the 8-bit graph.
+        count: How many pictures that were.
+        accuracy_aware: Whether layers were left in 32 bits to keep the accuracy.
+    """
+
+    before: float
+    after: float
+    count: int
+    accuracy_aware: bool
+
+    @property
+    def drop(self) -> float:
+        """In percentage points."""
+        return 100 * (self.before - self.after)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """How to quantise.
+
+    Args:
+        pictures: Labelled as the classifier's classes are ordered, with splits.
+        max_drop: The most percentage points of accuracy that it may cost.
+    """
+
+    pictures: Pictures
+    max_drop: float = 0.5
+
+
+def open_calibration(data: str | os.PathLike[str] | Pictures, classes: Sequence[str]) -> Pictures:
+    """Labelled pictures with splits, whose classes must be the classifier's.
+
+    Raises:
+        UserError: They are not, or a split has no pictures.
+    """
+    pictures = data if isinstance(data, Pictures) else open_pictures(data)
+    if set(pictures.classes) != set(classes):
+        wrong = sorted(set(pictures.classes) ^ set(classes))
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise UserError(
+            "calibration: the pictures' classes are not the classifier's: "
+            f"only one of the two has {', '.join(wrong[:5])}{more}"
+        )
+    position = np.array([classes.index(name) for name in pictures.classes])
+    pictures = Pictures(
+        classes=tuple(classes),
+        names=pictures.names,
+        labels=position[pictures.labels],
+        splits=pictures.splits,
+        root=pictures.root,
+        images=pictures.images,
+    )
+    for split in ("train", "val"):
+        if not len(pictures.split(split)):
+            raise UserError(f'calibration: there are no pictures in the split "{split}"')
+    return pictures
+
+
+def quantise(
+    graph: Any,
+    file_format: ExportFormat,
+    wishes: Quantisation,
+    preprocessing: Preprocessing,
+    input_type: PictureType,
+) -> tuple[Any, Accuracy]:
+    """Quantise a graph; where that costs too much accuracy, only as much of it as keeps it.
+
+    Args:
+        graph: An `openvino.Model` or an `onnx.ModelProto`.
+        file_format: Which of the two.
+        wishes: Pictures and limits.
+        preprocessing: How a picture becomes input.
+        input_type: What the graph takes.
+
+    Returns:
+        The 8-bit graph, of the same kind, and what it costs.
+
+    Raises:
+        UserError: If the accuracy drops further than allowed all the same, or an ONNX graph does not get
+            faster.
+    """
+    backend = _OPENVINO if file_format == "openvino" else _ONNX
+    data = _Data(wishes.pictures, preprocessing, input_type)
+    nncf = _import_nncf()
+    with _quiet():
+        before = data.accuracy(backend.predictor(graph))
+        calibration = nncf.Dataset(data.calibration(), lambda batch: {PICTURES: batch})
+        quantised = nncf.quantize(
+            graph,
+            calibration,
+            subset_size=CALIBRATION_PICTURES,
+            preset=nncf.QuantizationPreset.MIXED,
+            fast_bias_correction=True,
+        )
+        after = data.accuracy(backend.predictor(quantised))
+    aware = 100 * (before - after) > wishes.max_drop
+    if aware:
+        logger.info(
+            "int8 costs %.2f points of accuracy, more than %.2f: looking for layers that must keep 32 bits",
+            100 * (before - after),
+            wishes.max_drop,
+        )
+        with _quiet():
+            quantised = nncf.quantize_with_accuracy_control(
+                graph,
+                calibration_dataset=calibration,
+                validation_dataset=nncf.Dataset(list(data.validation()), lambda item: {PICTURES: item[0]}),
+                validation_fn=lambda compiled, items: (data.accuracy_of_compiled(compiled, items), None),
+                max_drop=wishes.max_drop / 100,
+                drop_type=nncf.DropType.ABSOLUTE,
+                subset_size=CALIBRATION_PICTURES,
+            )
+            after = data.accuracy(backend.predictor(quantised))
+    accuracy = Accuracy(before=before, after=after, count=data.count, accuracy_aware=aware)
+    if accuracy.drop > wishes.max_drop:
+        raise UserError(
+            f"int8 was not written: accuracy drops by {accuracy.drop:.2f} points "
+            f"({before:.2%} to {after:.2%}), more than max_drop={wishes.max_drop}"
+        )
+    if file_format == "onnx":
+        _require_gain(backend.predictor(graph), backend.predictor(quantised), next(iter(data.calibration())))
+    return quantised, accuracy
+
+
+class _Data:
+    """Calibration and validation pictures as a graph's input."""
+
+    def __init__(self, pictures: Pictures, preprocessing: Preprocessing, input_type: PictureType) -> None:
+        train = pictures.split("train")
+        chosen = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_PICTURES]
+        self._train, self._val = train.select(np.sort(chosen)), pictures.split("val")
+        self._preprocessing, self._input_type = preprocessing, input_type
+        self.count = 0
+
+    def calibration(self) -> list[Inputs]:
+        """Inputs of one picture each."""
+        batches = [batch for batch, _ in self._batches(self._train)]
+        return [batch[index : index + 1] for batch in batches for index in range(len(batch))]
+
+    def validation(self) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
+        """Batches with their labels."""
+        return self._batches(self._val)
+
+    def accuracy(self, predict: Predict) -> float:
+        """The share of the validation pictures that are predicted rightly."""
+        counts = [
+            (int((predict(batch).argmax(1) == labels).sum()), len(labels))
+            for batch, labels in self.validation()
+        ]
+        self.count = sum(count for _, count in counts)
+        if not self.count:
+            raise UserError("calibration: none of the validation pictures can be read")
+        return sum(right for right, _ in counts) / self.count
+
+    @staticmethod
+    def accuracy_of_compiled(compiled: Any, items: Iterable[tuple[Inputs, NDArray[np.int64]]]) -> float:
+        """The same, as NNCF asks for it."""
+        right, count = 0, 0
+        for batch, labels in items:
+            right += int((np.asarray(compiled({PICTURES: batch})[LOGITS]).argmax(1) == labels).sum())
+            count += len(labels)
+        return right / count
+
+    def _batches(self, pictures: Pictures) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
+        for positions, batch, _ in evaluation_batches(
+            pictures, self._preprocessing, batch_size=16, workers=2, normalise=self._input_type == "float32"
+        ):
+            if len(positions):
+                yield batch, pictures.labels[positions]
+
+
+@dataclass(frozen=True)
+class _Backend:
+    """How a graph of some kind is run.
+
+    Attributes:
+        predictor: From a graph to a function from a batch to logits.
+    """
+
+    predictor: Callable[[Any], Predict]
+
+
+def _run_openvino(graph: Any) -> Predict:
+    import openvino
+
+    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda batch: np.asarray(compiled({PICTURES: batch})[LOGITS])
+
+
+def _run_onnx(graph: Any) -> Predict:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda batch: np.asarray(session.run([LOGITS], {PICTURES: batch})[0])
+
+
+_OPENVINO, _ONNX = _Backend(_run_openvino), _Backend(_run_onnx)
+
+
+def _require_gain(before: Predict, after: Predict, batch: Inputs) -> None:
+    """Refuse an 8-bit graph that is no faster than the 32-bit one here."""
+    timings = alternate({"fp32": lambda: before(batch), "int8": lambda: after(batch)}, seconds=2.0)
+    fp32, int8 = timings["fp32"].median, timings["int8"].median
+    if int8 >= fp32:
+        raise UserError(
+            f"int8 was not written: in ONNX Runtime on this machine it takes {1000 * int8:.1f} ms a picture, "
+            f"32 bits take {1000 * fp32:.1f} ms; take --format openvino for int8"
+        )
+
+
+def _import_nncf() -> Any:
+    """NNCF with its telemetry off: it would report every use to a server."""
+    os.environ.setdefault("NNCF_CI", "1")
+    with needs_deploy(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import nncf
+    return nncf
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """NNCF prints progress and logs on its own; what matters is in the result."""
+    nncf_logger = logging.getLogger("nncf")
+    level = nncf_logger.level
+    nncf_logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        nncf_logger.setLevel(level)

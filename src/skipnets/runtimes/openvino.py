@@ -1,0 +1,86 @@
+"""Runs an exported network in OpenVINO. Needs no torch.
+
+N is the pictures of a batch; C, H and W their channels, height and width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from skipnets.errors import UserError
+from skipnets.runtimes.exported import FEATURES, LOGITS, OPENVINO_GRAPH, PICTURES, PictureType
+
+__all__ = ["METADATA_PATH", "OpenVINORuntime"]
+
+METADATA_PATH = ["skipnets", "metadata"]
+
+
+class OpenVINORuntime:
+    """A `skipnets.runtimes.Runtime` around a compiled OpenVINO graph.
+
+    Args:
+        compiled: Of a graph that `skipnets export` wrote.
+        device: OpenVINO's name for it.
+    """
+
+    name = "openvino"
+    input_type: PictureType = "float32"
+
+    def __init__(self, compiled: openvino.CompiledModel, device: str) -> None:
+        self.compiled = compiled
+        self.device = device.lower()
+        self._request = compiled.create_infer_request()
+
+    @classmethod
+    def open(
+        cls, path: Path, *, device: str = "auto", threads: int | None = None
+    ) -> tuple[OpenVINORuntime, str | None]:
+        """Open a folder; also gives the text of its metadata, if it has any.
+
+        Raises:
+            UserError: If it cannot be read, or there is no such device.
+        """
+        core = openvino.Core()
+        wanted = "CPU" if device == "auto" else device.upper()
+        if wanted not in core.available_devices:
+            raise UserError(
+                f'device "{device}" is not here: OpenVINO sees {", ".join(core.available_devices).lower()}'
+            )
+        # Without the first, OpenVINO computes in bfloat16 where the processor can, and the numbers change.
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            model = core.read_model(path / OPENVINO_GRAPH)
+            compiled = core.compile_model(model, wanted, settings)
+        except RuntimeError as error:
+            raise UserError(f"{path} is not a readable OpenVINO graph ({_last_line(error)})") from error
+        names = {name for output in compiled.outputs for name in output.names}
+        is_ours = len(compiled.inputs) == 1 and PICTURES in compiled.inputs[0].names and LOGITS in names
+        text = (
+            model.get_rt_info(METADATA_PATH).astype(str)
+            if is_ours and model.has_rt_info(METADATA_PATH)
+            else None
+        )
+        return cls(compiled, wanted), text
+
+    def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """(N, C, H, W) → (N, classes)."""
+        return self._run(LOGITS, batch)
+
+    def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """(N, C, H, W) → (N, features): the last feature maps, pooled."""
+        return self._run(FEATURES, batch)
+
+    def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:
+        self._request.infer({PICTURES: np.ascontiguousarray(batch)}, share_inputs=True)
+        return self._request.get_tensor(output).data.copy()
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
