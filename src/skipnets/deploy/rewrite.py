@@ -75,7 +75,9 @@ def scale_and_shift(model: Network) -> Network:
     for parent in list(rewritten.modules()):
         for name, norm in list(parent.named_children()):
             if isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, ScaleShift(*(values.float() for values in _scale_and_shift(norm))))
+                scale, shift = _scale_and_shift(norm)
+                dtype = norm.weight.dtype
+                setattr(parent, name, ScaleShift(scale.to(dtype), shift.to(dtype)))
     return rewritten
 
 
@@ -98,9 +100,10 @@ def normalise_inside(model: Network, mean: Sequence[float], std: Sequence[float]
     convolution = getattr(parent, name)
     factor = 1 / (255 * torch.tensor(std, dtype=torch.float64))
     centre = 255 * torch.tensor(mean, dtype=torch.float64)
+    weight_dtype = convolution.weight.dtype
     weight = convolution.weight.double() * factor[:, None, None]
     bias = None if convolution.bias is None else convolution.bias.double()
-    setattr(parent, name, CentredConvolution(centre.float(), _like(convolution, weight, bias)))
+    setattr(parent, name, CentredConvolution(centre.to(weight_dtype), _like(convolution, weight, bias)))
     return rewritten
 
 
