@@ -158,6 +158,7 @@ class TestSaveAndLoad:
             "parameters": sum(p.numel() for p in classifier.model.parameters()),
             "classes": list(CLASSES),
             "preprocessing": classifier.preprocessing.to_dict(),
+            "temperature": 1.0,
             "provenance": classifier.provenance,
         }
         assert "created" in classifier.provenance

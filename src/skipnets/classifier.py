@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from skipnets.data.loading import Failures, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
-from skipnets.models.registry import config_from_dict
+from skipnets.models.registry import config_from_dict, config_to_dict
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
-from skipnets.runtimes.model_file import FORMAT_VERSION, ModelFile, read_model_file, write_model_file
+from skipnets.runtimes.exported import export_format, open_exported
+from skipnets.runtimes.model_file import FORMAT_VERSION, read_model_file, write_model_file
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from skipnets.data.decoding import Source
     from skipnets.models.densenet import DenseNet
     from skipnets.models.resnet import ResNet
+    from skipnets.runtimes.torch import TorchRuntime
 
     Picture = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor
 
@@ -73,7 +75,9 @@ class Classifier:
         provenance: Where the weights come from, as plain values. Training writes `created` (ISO date), `data`
             (the DATA it was given), `recipe`, `epochs`, `scores`.
         runtime: What runs the network.
+        temperature: Divides the logits where they become probabilities; `skipnets calibrate` fits it.
         path: The file it was loaded from.
+        export: If that is an export, what it says about itself: format, input, int8, check.
 
     Raises:
         UserError: If these do not fit one another.
@@ -87,15 +91,20 @@ class Classifier:
         preprocessing: Preprocessing,
         provenance: Mapping[str, Any],
         runtime: Runtime,
+        temperature: float = 1.0,
         path: Path | None = None,
+        export: Mapping[str, Any] | None = None,
     ) -> None:
         _check_fit(architecture, classes, preprocessing)
+        _check_temperature(temperature)
         self.architecture = dict(architecture)
         self.classes = tuple(classes)
         self.preprocessing = preprocessing
         self.provenance = dict(provenance)
         self.runtime = runtime
+        self.temperature = float(temperature)
         self.path = path
+        self.export = None if export is None else dict(export)
 
     @classmethod
     def from_model(
@@ -114,10 +123,10 @@ class Classifier:
             preprocessing: How a picture becomes the model's input.
             provenance: As for `Classifier`; `created` is added if it is not there.
         """
-        from skipnets.runtimes.torch import TorchRuntime, architecture_of
+        from skipnets.runtimes.torch import TorchRuntime
 
         return cls(
-            architecture=architecture_of(model),
+            architecture=config_to_dict(model.config),
             classes=classes,
             preprocessing=preprocessing,
             provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
@@ -126,10 +135,12 @@ class Classifier:
 
     @property
     def model(self) -> DenseNet | ResNet:
-        """The torch module, in the runtime's own hands: changing it changes the classifier."""
-        from skipnets.runtimes.torch import TorchRuntime
+        """The torch module, in the runtime's own hands: changing it changes the classifier.
 
-        return cast(TorchRuntime, self.runtime).model
+        Raises:
+            UserError: If the classifier is an export, which is a graph and no module.
+        """
+        return self._torch_runtime().model
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file, whole or not at all.
@@ -141,16 +152,17 @@ class Classifier:
             UserError: If it cannot be written, weights are not finite, or the model was changed so that its
                 config no longer describes it.
         """
-        from skipnets.runtimes.torch import TorchRuntime
-
+        runtime = self._torch_runtime()
         metadata = {
             "skipnets_version": importlib.metadata.version("skipnets"),
             "architecture": self.architecture,
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
+            "temperature": self.temperature,
             "provenance": _plain(self.provenance),
         }
-        write_model_file(path, metadata, cast(TorchRuntime, self.runtime).tensors())
+        _check_temperature(self.temperature)
+        write_model_file(path, metadata, runtime.tensors())
 
     def predict(
         self,
@@ -187,22 +199,32 @@ class Classifier:
             raise UserError(f"top_k must be at least 1, not {top_k}")
         return self._predictions(self._batches(inputs, batch_size, workers), top_k)
 
-    def preprocess(self, inputs: Iterable[Picture], *, workers: int | None = None) -> NDArray[np.float32]:
-        """Pictures as the network's input, (N, C, H, W).
+    def preprocess(self, inputs: Iterable[Picture], *, workers: int | None = None) -> NDArray[Any]:
+        """Pictures as the network's input, (N, C, H, W): float32, or uint8 where the graph normalises.
 
         Raises:
             UserError: If one of them cannot be read.
         """
         batches = [_all_read(batch) for batch in self._batches(inputs, 64, workers)]
-        return np.concatenate(batches) if batches else self.preprocessing.batch([])
+        return np.concatenate(batches) if batches else self._no_pictures()
 
-    def logits(self, batch: NDArray[np.float32] | torch.Tensor) -> NDArray[np.float32]:
+    def logits(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
         """What the network says about a preprocessed batch: (N, C, H, W) → (N, classes).
 
         Raises:
-            UserError: If the batch has another shape.
+            UserError: If the batch has another shape, or is normalised where the graph normalises by itself.
         """
         return self.runtime.logits(self._checked(batch))
+
+    def probabilities(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float64]:
+        """How probable each class is, for a preprocessed batch: (N, C, H, W) → (N, classes).
+
+        The temperature is in them; it is not in the logits.
+
+        Raises:
+            UserError: As `logits`.
+        """
+        return softmax(self.logits(batch), self.temperature)
 
     def embed(
         self, inputs: Iterable[Picture], *, batch_size: int = 32, workers: int | None = None
@@ -220,8 +242,8 @@ class Classifier:
         ]
         if vectors:
             return np.concatenate(vectors)
-        height, width = self.preprocessing.size
-        return self.runtime.embed(np.zeros((1, self.preprocessing.channels, height, width), np.float32))[:0]
+        one = np.zeros((1, *self._no_pictures().shape[1:]), self.runtime.input_type)
+        return self.runtime.embed(one)[:0]
 
     def __repr__(self) -> str:
         return (
@@ -229,16 +251,35 @@ class Classifier:
             f"runtime={self.runtime.name!r}, device={self.runtime.device!r})"
         )
 
-    def _checked(self, batch: NDArray[np.float32] | torch.Tensor) -> NDArray[np.float32]:
+    def _torch_runtime(self) -> TorchRuntime:
+        if self.export is not None:
+            raise UserError(
+                f"{self.path} is an export, a graph and no module: take the model file that it was made from"
+            )
+        from skipnets.runtimes.torch import TorchRuntime
+
+        return cast(TorchRuntime, self.runtime)
+
+    def _no_pictures(self) -> NDArray[Any]:
+        height, width = self.preprocessing.size
+        return np.zeros((0, self.preprocessing.channels, height, width), self.runtime.input_type)
+
+    def _checked(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
         array = batch.detach().cpu().numpy() if _is_tensor(batch) else batch
         channels = self.preprocessing.channels
         if array.ndim != 4 or array.shape[1] != channels:
             raise UserError(f"a batch must be (N, {channels}, H, W), not {array.shape}")
-        return np.asarray(array, np.float32)
+        if self.runtime.input_type == "float32":
+            return np.asarray(array, np.float32)
+        if array.dtype != np.uint8:
+            raise UserError(
+                f"this network normalises by itself: a batch must be uint8 pixels, not {array.dtype}"
+            )
+        return np.asarray(array)
 
     def _predictions(self, batches: Iterator[_Batch], top_k: int) -> Iterator[Prediction]:
         for batch in batches:
-            rows = iter(softmax(self.runtime.logits(batch.inputs)) if len(batch.inputs) else ())
+            rows = iter(self.probabilities(batch.inputs) if len(batch.inputs) else ())
             row: NDArray[np.float64]
             for source, error in batch.pictures:
                 if error is not None:
@@ -262,7 +303,11 @@ class Classifier:
         threads = min(os.cpu_count() or 1, 8) if workers is None else workers
         names: deque[str] = deque()
         batches = evaluation_batches(
-            _named_sources(inputs, names), self.preprocessing, batch_size=batch_size, workers=threads
+            _named_sources(inputs, names),
+            self.preprocessing,
+            batch_size=batch_size,
+            workers=threads,
+            normalise=self.runtime.input_type == "float32",
         )
         return (_named_batch(names, *batch) for batch in batches)
 
@@ -277,7 +322,7 @@ class _Batch:
     """
 
     pictures: list[tuple[str, str | None]]
-    inputs: NDArray[np.float32]
+    inputs: NDArray[Any]
 
 
 def load(
@@ -286,7 +331,7 @@ def load(
     """Open a classifier.
 
     Args:
-        path: A model file or a run folder.
+        path: A model file, a run folder, or an export: a .onnx or .pt2 file or an OpenVINO folder.
         runtime: What runs it: "auto" or one of `skipnets.runtimes.RUNTIMES`.
         device: "auto" (the fastest there is), "cpu", "cuda", "cuda:1" or "mps".
         threads: How many CPU threads compute; None leaves it to the runtime.
@@ -295,8 +340,16 @@ def load(
         UserError: If there is no model file, it is truncated, damaged, from a newer version or of another
             kind, or cannot run here.
     """
+    if export_format(path) is not None:
+        opened = open_exported(path, runtime=runtime, device=device, threads=threads)
+        return Classifier(
+            **_about(opened.path, opened.metadata),
+            runtime=opened.runtime,
+            path=opened.path,
+            export=opened.metadata["export"],
+        )
     file = read_model_file(path)
-    about = _about(file)
+    about = _about(file.path, file.metadata)
     tensors = file.tensors()
     try:
         engine = open_runtime(
@@ -315,38 +368,50 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (how many were
-        learnt), classes, preprocessing, provenance.
+        learnt), classes, preprocessing, temperature, provenance.
 
     Raises:
         UserError: As `load`, as far as the header can tell.
     """
+    if export_format(path) is not None:
+        opened = open_exported(path)
+        export = opened.metadata["export"]
+        return {
+            **_description(opened.path, opened.metadata, export.get("parameters")),
+            "export": {key: value for key, value in export.items() if key != "parameters"},
+        }
     file = read_model_file(path)
-    about = _about(file)
+    return _description(file.path, file.metadata, file.parameters)
+
+
+def _description(path: Path, metadata: dict[str, Any], parameters: int) -> dict[str, Any]:
+    about = _about(path, metadata)
+    files = path.iterdir() if path.is_dir() else [path]
     return {
-        "path": str(file.path),
-        "bytes": file.path.stat().st_size,
+        "path": str(path),
+        "bytes": sum(file.stat().st_size for file in files),
         "format_version": FORMAT_VERSION,
-        "skipnets_version": file.metadata.get("skipnets_version"),
+        "skipnets_version": metadata.get("skipnets_version"),
         "architecture": dict(about["architecture"]),
-        "parameters": file.parameters,
+        "parameters": parameters,
         "classes": list(about["classes"]),
         "preprocessing": about["preprocessing"].to_dict(),
+        "temperature": about["temperature"],
         "provenance": about["provenance"],
     }
 
 
-def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
     """(N, classes) logits → probabilities, in float64 so that sure ones are not rounded to 1."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    powers = np.exp(shifted)
+    powers = np.exp(shifted / temperature)
     probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return probabilities
 
 
-def _about(file: ModelFile) -> dict[str, Any]:
+def _about(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """What the metadata say, judged: the arguments of `Classifier` but for the runtime."""
     try:
-        metadata = file.metadata
         for key, kind in (
             ("architecture", dict),
             ("classes", list),
@@ -357,14 +422,23 @@ def _about(file: ModelFile) -> dict[str, Any]:
                 raise UserError(f"{key} is missing or of the wrong type")
         preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
         _check_fit(metadata["architecture"], metadata["classes"], preprocessing)
+        temperature = metadata.get("temperature", 1.0)
+        _check_temperature(temperature)
     except (UserError, TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{file.path}: damaged metadata ({error})") from error
+        raise UserError(f"{path}: damaged metadata ({error})") from error
     return {
         "architecture": metadata["architecture"],
         "classes": tuple(metadata["classes"]),
         "preprocessing": preprocessing,
+        "temperature": float(temperature),
         "provenance": metadata["provenance"],
     }
+
+
+def _check_temperature(temperature: object) -> None:
+    is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+    if not (is_number and 0 < cast(float, temperature) < math.inf):
+        raise UserError(f"temperature must be a positive number, not {temperature!r}")
 
 
 def _check_fit(architecture: Mapping[str, Any], classes: Sequence[str], preprocessing: Preprocessing) -> None:
@@ -435,7 +509,7 @@ def _array_from_tensor(tensor: torch.Tensor) -> NDArray[Any]:
     return np.rint(array * 255).astype(np.uint8) if from_0_to_1 else array
 
 
-def _all_read(batch: _Batch) -> NDArray[np.float32]:
+def _all_read(batch: _Batch) -> NDArray[Any]:
     for source, error in batch.pictures:
         if error is not None:
             raise UserError(error if source in error else f"{source}: {error}")

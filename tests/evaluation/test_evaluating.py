@@ -25,6 +25,7 @@ class ColourReader:
     """A runtime that sees the mean colour: it is right on pure pictures. Order: green, red, blue."""
 
     name = "by hand"
+    input_type = "float32"
     device = "cpu"
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -34,6 +34,7 @@ def info(model: Path, /, *, json: bool = False) -> None:
         "architecture": _line(architecture),
         "classes": f"{len(about['classes'])}: {', '.join(about['classes'])}",
         "preprocessing": _line(about["preprocessing"]),
+        "temperature": _line(about["temperature"]),
         **{key: _line(value) for key, value in about["provenance"].items()},
     }
     print_table(properties_table(rows))

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,7 @@ except ModuleNotFoundError as error:
         raise missing_extra("train") from error
     raise
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "open_own_pictures"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,7 +50,8 @@ class Evaluation:
         metrics: The figures.
         names: N names of pictures, as splits.csv has them.
         labels: (N,) right classes, positions in `classes`.
-        probabilities: (N, K) float32.
+        logits: (N, K), not divided by the temperature.
+        temperature: The classifier's, which the figures are at.
         failures: Name → reason, of the pictures that could not be read; they are in no figure.
         known: How many of the pictures the classifier's training used as "train", "val" and "test"; None if
             there is no record of it.
@@ -62,9 +64,15 @@ class Evaluation:
     metrics: Metrics
     names: list[str]
     labels: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    temperature: float
     failures: dict[str, str]
     known: dict[str, int] | None
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(N, K)."""
+        return softmax(self.logits, self.temperature).astype(np.float32)
 
     @property
     def warnings(self) -> list[str]:
@@ -105,6 +113,7 @@ class Evaluation:
             "nll": metrics.nll,
             "ece": metrics.ece,
             "ece_bins": CALIBRATION_BINS,
+            "temperature": self.temperature,
             "macro_f1": metrics.macro_f1,
             "macro_auroc": _or_none(metrics.macro_auroc),
             "classes": [
@@ -209,15 +218,7 @@ def evaluate(
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}")
     record = _run_record(classifier)
-    if isinstance(data, Pictures):
-        pictures = data
-    elif data is None:
-        pictures = _open_runs_own(classifier, record, download)
-    else:
-        pictures = open_pictures(data, fractions=None, download=download)
-    runs_own = record is not None and record.is_of(pictures)
-    if record is not None and runs_own and not isinstance(data, Pictures):
-        pictures = record.splits_of(pictures)
+    pictures, runs_own = _find(classifier, record, data, download)
     chosen = pictures.split(split)
     name = _name_of(data, pictures, record if runs_own else None)
     if not len(chosen):
@@ -233,13 +234,41 @@ def evaluate(
         data=name,
         split=split,
         classes=classifier.classes,
-        metrics=measure(logits, labels[positions]),
+        metrics=measure(logits, labels[positions], temperature=classifier.temperature),
         names=[chosen.names[position] for position in positions],
         labels=labels[positions],
-        probabilities=softmax(logits).astype(np.float32),
+        logits=logits,
+        temperature=classifier.temperature,
         failures=failures,
         known=None if record is None else record.count(chosen, below_root=not runs_own),
     )
+
+
+def _find(
+    classifier: Classifier,
+    record: _RunRecord | None,
+    data: Pictures | str | os.PathLike[str] | None,
+    download: bool,
+) -> tuple[Pictures, bool]:
+    """The pictures in their splits, and whether they are those of the classifier's own run."""
+    if isinstance(data, Pictures):
+        pictures = data
+    elif data is None:
+        pictures = _open_runs_own(classifier, record, download)
+    else:
+        pictures = open_pictures(data, fractions=None, download=download)
+    runs_own = record is not None and record.is_of(pictures)
+    if record is not None and runs_own and not isinstance(data, Pictures):
+        pictures = record.splits_of(pictures)
+    return pictures, runs_own
+
+
+def splits_there(
+    classifier: Classifier, data: Pictures | str | os.PathLike[str] | None, *, download: bool = False
+) -> list[str]:
+    """The splits that `evaluate` would find in the data."""
+    pictures, _ = _find(classifier, _run_record(classifier), data, download)
+    return [str(split) for split in np.unique(pictures.splits)]
 
 
 def _answers(
@@ -256,7 +285,11 @@ def _answers(
     failures: dict[str, str] = {}
     done = 0
     for positions, batch, failed in evaluation_batches(
-        pictures, classifier.preprocessing, batch_size=batch_size, workers=workers
+        pictures,
+        classifier.preprocessing,
+        batch_size=batch_size,
+        workers=workers,
+        normalise=classifier.runtime.input_type == "float32",
     ):
         if len(positions):
             read.append(positions)
@@ -333,6 +366,15 @@ def _run_record(classifier: Classifier) -> _RunRecord | None:
         return None
     data = classifier.provenance.get("data")
     return _RunRecord(data=data if isinstance(data, str) else None, splits=splits, listed=read_splits(splits))
+
+
+def open_own_pictures(classifier: Classifier, *, download: bool = False) -> Pictures:
+    """The pictures of the run that a classifier lies in, with the splits that were drawn then.
+
+    Raises:
+        UserError: If it lies in no run folder, or the pictures are no longer there.
+    """
+    return _open_runs_own(classifier, _run_record(classifier), download)
 
 
 def _open_runs_own(classifier: Classifier, record: _RunRecord | None, download: bool) -> Pictures:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,15 +64,18 @@ class Metrics:
     confusion: NDArray[np.int64]
 
 
-def measure(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Metrics:
+def measure(
+    logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], *, temperature: float = 1.0
+) -> Metrics:
     """Every figure of a classifier's answers.
 
     Args:
         logits: (N, K), N at least 1.
         labels: (N,) the right classes.
+        temperature: Divides the logits.
     """
     classes = logits.shape[1]
-    scores, target = torch.from_numpy(logits).double(), torch.from_numpy(labels)
+    scores, target = torch.from_numpy(logits).double() / temperature, torch.from_numpy(labels)
     log_probabilities = scores.log_softmax(1)
     probabilities = log_probabilities.exp()
     confusion = multiclass_confusion_matrix(probabilities, target, classes).numpy()

@@ -1,0 +1,269 @@
+"""How far a classifier's probabilities can be believed, and the one number that mends most of it.
+
+Temperature scaling (Guo et al. 2017, arXiv 1706.04599) divides the logits by a temperature T before the
+softmax. It changes no answer, only how sure it sounds: T > 1 where a network is surer than it is right.
+
+N pictures, K classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.classifier import Classifier, softmax
+from skipnets.data.sources import Pictures
+from skipnets.errors import UserError, missing_extra
+
+try:
+    from scipy.optimize import brentq
+
+    from skipnets.evaluation.evaluating import Evaluation, evaluate, splits_there
+    from skipnets.evaluation.metrics import CALIBRATION_BINS, measure, wilson_interval
+except ModuleNotFoundError as error:
+    if error.name in ("scipy", "torch", "torchmetrics"):
+        raise missing_extra("train") from error
+    raise
+
+__all__ = ["Calibration", "NoTemperatureError", "Reliability", "calibrate", "fit_temperature", "reliability"]
+
+# Beyond, answers are all but certain or all but uniform, and the fit says only that there was nothing to fit.
+_COLDEST, _HOTTEST = 1e-2, 1e2
+FEW = 100
+
+
+class NoTemperatureError(UserError):
+    """These answers have no best temperature; whoever knows the data adds their name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A temperature, what it was fitted on, and what it does to the probabilities of those pictures.
+
+    Attributes:
+        temperature: Divides the logits.
+        data: A folder, a manifest, a named set.
+        split: Of these data.
+        pictures: How many were used.
+        nll_before: Mean negative log-likelihood at temperature 1, in nats.
+        nll_after: At this temperature.
+        ece_before: Expected calibration error at temperature 1.
+        ece_after: At this temperature.
+        created: ISO date.
+        warnings: What a reader must know beside the figures, a sentence each.
+        failures: Name → reason, of the pictures that could not be read.
+    """
+
+    temperature: float
+    data: str
+    split: str
+    pictures: int
+    nll_before: float
+    nll_after: float
+    ece_before: float
+    ece_after: float
+    created: str
+    warnings: tuple[str, ...]
+    failures: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reliability:
+    """What a reliability diagram shows: in bins of confidence, how often answers are right.
+
+    Attributes:
+        edges: (B + 1,) of the bins, from 0 to 1.
+        counts: (B,) answers in each bin.
+        confidence: (B,) their mean confidence; NaN for an empty bin.
+        accuracy: (B,) the share that is right; NaN for an empty bin.
+        intervals: (B, 2) 95 % confidence intervals of the accuracy (Wilson); NaN for an empty bin.
+    """
+
+    edges: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    intervals: NDArray[np.float64]
+
+    @property
+    def ece(self) -> float:
+        """The expected calibration error: the mean gap between confidence and accuracy, weighted by count."""
+        full = self.counts > 0
+        gaps = np.abs(self.confidence - self.accuracy)[full]
+        return float((gaps * self.counts[full]).sum() / self.counts.sum())
+
+
+def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
+    """The temperature with the lowest negative log-likelihood.
+
+    In β = 1/T that is convex: its slope, the mean of Σₖ pₖzₖ − z_y over the pictures, rises with β. So the
+    root is the minimum, wherever the search begins.
+
+    Args:
+        logits: (N, K), not yet divided by a temperature.
+        labels: (N,) the right classes.
+
+    Raises:
+        NoTemperatureError: There is no minimum, or it is beyond any sense: every answer is right (colder is
+            always better), or the answers know no more than chance (hotter is).
+    """
+    scores = logits.astype(np.float64)
+    right = scores[np.arange(len(labels)), labels]
+
+    def slope(beta: float) -> float:
+        return float(((softmax(scores, 1 / beta) * scores).sum(1) - right).mean())
+
+    if slope(1 / _COLDEST) <= 0:
+        raise NoTemperatureError(
+            f"the classifier is right on all {len(labels):,} pictures or as good as that, so no temperature "
+            "fits best: take more pictures, or harder ones"
+        )
+    if slope(1 / _HOTTEST) >= 0:
+        raise NoTemperatureError(
+            "the classifier's answers are no better than chance here, so no temperature fits: "
+            "are these the classes that it was trained on?"
+        )
+    return 1 / float(brentq(slope, 1 / _HOTTEST, 1 / _COLDEST, xtol=1e-12))
+
+
+def reliability(
+    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], *, bins: int = CALIBRATION_BINS
+) -> Reliability:
+    """Sort answers into bins of equal width by how sure they are.
+
+    Args:
+        probabilities: (N, K).
+        labels: (N,) the right classes.
+        bins: How many; `CALIBRATION_BINS` gives the ECE of `evaluate`.
+    """
+    confidence = probabilities.max(1).astype(np.float64)
+    right = probabilities.argmax(1) == labels
+    # As torchmetrics has them, bins are closed below and open above, but for the last.
+    edges = np.linspace(0, 1, bins + 1)
+    bin_of = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
+    counts = np.bincount(bin_of, minlength=bins)
+    hits = np.bincount(bin_of, right, minlength=bins)
+    empty = np.full(bins, np.nan)
+    return Reliability(
+        edges=edges,
+        counts=counts,
+        confidence=np.divide(
+            np.bincount(bin_of, confidence, minlength=bins), counts, out=empty.copy(), where=counts > 0
+        ),
+        accuracy=np.divide(hits, counts, out=empty.copy(), where=counts > 0),
+        intervals=np.array(
+            [
+                wilson_interval(int(hit), int(count)) if count else (np.nan, np.nan)
+                for hit, count in zip(hits, counts, strict=True)
+            ]
+        ),
+    )
+
+
+def calibrate(
+    classifier: Classifier,
+    data: Pictures | str | os.PathLike[str] | None = None,
+    *,
+    split: str | None = None,
+    batch_size: int = 64,
+    workers: int = 2,
+    download: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> Calibration:
+    """Fit a classifier's temperature on pictures that it was not trained on, and give it to the classifier.
+
+    From then on its probabilities are calibrated; `classifier.save(path)` keeps that. Its provenance gets an
+    entry "calibration".
+
+    Args:
+        classifier: From `skipnets.load`.
+        data: As for `evaluate`; None takes the data of the classifier's own run.
+        split: None takes "val", or all of the data if they are not split.
+        batch_size: Pictures that go through the network at once.
+        workers: Threads that read pictures.
+        download: Whether a named set may be fetched.
+        progress: Called with the pictures done and their total after every batch.
+
+    Raises:
+        UserError: If the pictures were trained on, no temperature fits, or as `evaluate`.
+    """
+    if split is None:
+        split = _held_out_split(classifier, data, download)
+    evaluation = evaluate(
+        classifier,
+        data,
+        split=split,
+        batch_size=batch_size,
+        workers=workers,
+        download=download,
+        progress=progress,
+    )
+    trained_on = (evaluation.known or {}).get("train", 0)
+    if trained_on or evaluation.split == "train":
+        raise UserError(
+            f"{evaluation.data}: {trained_on or len(evaluation.names):,} of these pictures were "
+            "trained on, and the classifier is surer of them than of others: "
+            "take the split val, or pictures it has not seen"
+        )
+    try:
+        temperature = fit_temperature(evaluation.logits, evaluation.labels)
+    except NoTemperatureError as error:
+        raise UserError(f"{evaluation.data} ({evaluation.split}): {error}") from error
+    before = measure(evaluation.logits, evaluation.labels)
+    after = measure(evaluation.logits, evaluation.labels, temperature=temperature)
+    calibration = Calibration(
+        temperature=temperature,
+        data=evaluation.data,
+        split=evaluation.split,
+        pictures=len(evaluation.names),
+        nll_before=before.nll,
+        nll_after=after.nll,
+        ece_before=before.ece,
+        ece_after=after.ece,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        warnings=tuple(_warnings(evaluation)),
+        failures=evaluation.failures,
+    )
+    classifier.temperature = temperature
+    record = calibration.to_dict()
+    del record["failures"]
+    classifier.provenance["calibration"] = record
+    return calibration
+
+
+def _held_out_split(
+    classifier: Classifier, data: Pictures | str | os.PathLike[str] | None, download: bool
+) -> str:
+    """The split "val", or "all" of data that are not split."""
+    if splits_there(classifier, data, download=download) != ["test"]:
+        return "val"
+    if data is not None and not isinstance(data, Pictures) and classifier.provenance.get("data") == str(data):
+        raise UserError(
+            f"{data}: the classifier was trained on these data, and no splits.csv beside it says on which "
+            "pictures: give its run folder, or pictures that it has not seen"
+        )
+    return "all"
+
+
+def _warnings(evaluation: Evaluation) -> list[str]:
+    found = []
+    if count := (evaluation.known or {}).get("test", 0):
+        found.append(
+            f"{count:,} of the pictures are the run's test pictures: "
+            "calibration figures on its test split will flatter from now on"
+        )
+    if evaluation.failures:
+        found.append(f"{len(evaluation.failures):,} pictures could not be read and were left out")
+    if len(evaluation.names) < FEW:
+        found.append(f"{len(evaluation.names):,} pictures are few: the temperature is uncertain")
+    return found

@@ -1,0 +1,241 @@
+"""The temperature is the best there is, fitted on pictures it may be, and in all probabilities after."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from skipnets.classifier import Classifier, describe, load, softmax
+from skipnets.data import Pictures, Preprocessing
+from skipnets.errors import UserError
+from skipnets.evaluation import evaluate
+from skipnets.evaluation.calibration import (
+    NoTemperatureError,
+    calibrate,
+    fit_temperature,
+    reliability,
+)
+from skipnets.evaluation.metrics import measure
+from skipnets.models import create_model
+from skipnets.models.registry import config_to_dict, model_config
+
+
+def answers(
+    seed: int, count: int, classes: int, scale: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Labels drawn from softmax(logits), then the logits multiplied: the temperature is about `scale`."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(count, classes))
+    probabilities = softmax(logits)
+    labels = np.array([rng.choice(classes, p=row) for row in probabilities], np.int64)
+    return (scale * logits).astype(np.float32), labels
+
+
+def nll(logits: NDArray[np.float32], labels: NDArray[np.int64], temperature: float) -> float:
+    return float(-log_softmax(logits / temperature, axis=1)[np.arange(len(labels)), labels].mean())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(30, 300), st.integers(2, 9), st.floats(0.2, 8))
+def test_the_temperature_is_what_scipy_and_a_grid_find(
+    seed: int, count: int, classes: int, scale: float
+) -> None:
+    logits, labels = answers(seed, count, classes, scale)
+    temperature = fit_temperature(logits, labels)
+    found = minimize_scalar(
+        lambda log_t: nll(logits, labels, np.exp(log_t)), bounds=(-4.6, 4.6), method="bounded"
+    )
+    assert temperature == pytest.approx(float(np.exp(found.x)), rel=1e-3)
+    best = nll(logits, labels, temperature)
+    assert all(best <= nll(logits, labels, other) + 1e-9 for other in np.geomspace(0.05, 50, 101))
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_it_undoes_a_known_factor(scale: float) -> None:
+    logits, labels = answers(0, 20_000, 5, scale)
+    assert fit_temperature(logits, labels) == pytest.approx(scale, rel=0.05)
+    assert measure(logits, labels, temperature=scale).ece < 0.015
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        ([[3, 0], [0, 3]], [0, 1], "right on all 2 pictures"),
+        ([[3, 0], [0, 3]], [1, 0], "no better than chance"),
+        ([[0, 0], [0, 0]], [1, 0], "right on all|chance"),
+    ],
+)
+def test_answers_without_a_best_temperature_are_refused(
+    logits: list[list[float]], labels: list[int], message: str
+) -> None:
+    with pytest.raises(NoTemperatureError, match=message):
+        fit_temperature(np.array(logits, np.float32), np.array(labels))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 200), st.integers(2, 9), st.floats(0.1, 20))
+def test_reliability_bins_give_the_error_that_evaluation_gives(
+    seed: int, count: int, classes: int, scale: float
+) -> None:
+    logits, labels = answers(seed, count, classes, scale)
+    bins = reliability(softmax(logits), labels)
+    assert bins.counts.sum() == count
+    assert bins.ece == pytest.approx(measure(logits, labels).ece, abs=1e-6)
+    full = bins.counts > 0
+    assert ((bins.edges[:-1] <= bins.confidence) & (bins.confidence <= bins.edges[1:]))[full].all()
+    assert ((bins.intervals[:, 0] <= bins.accuracy) & (bins.accuracy <= bins.intervals[:, 1]))[full].all()
+    assert np.isnan(bins.accuracy[~full]).all()
+
+
+def test_reliability_of_answers_counted_by_hand() -> None:
+    probabilities = np.array([[1.0, 0.0], [0.95, 0.05], [0.3, 0.7], [0.5, 0.5]])
+    bins = reliability(probabilities, np.array([0, 1, 1, 0]), bins=2)
+    assert bins.counts.tolist() == [0, 4]
+    assert bins.accuracy[1] == 0.75
+    assert bins.confidence[1] == pytest.approx((1 + 0.95 + 0.7 + 0.5) / 4)
+
+
+class OverconfidentReader:
+    """A runtime that reads the class off the first pixel, and is always sure."""
+
+    name = "by hand"
+    device = "cpu"
+    input_type = "float32"
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        said = np.rint(batch[:, 0, 0, 0] * 255).astype(int) // 40
+        return 12 * np.eye(3, dtype=np.float32)[said]
+
+    def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+
+def reader(**fields: object) -> Classifier:
+    settings = {
+        "architecture": config_to_dict(model_config("resnet20", num_classes=3, in_chans=1)),
+        "classes": ("a", "b", "c"),
+        "preprocessing": Preprocessing(size=4, channels=1, mean=(0,), std=(1,)),
+        "provenance": {},
+        "runtime": OverconfidentReader(),
+    }
+    return Classifier(**{**settings, **fields})
+
+
+def grey(count: int, *, wrong_every: int, splits: tuple[str, ...]) -> Pictures:
+    """Pictures whose grey tells the class, but for every nth one."""
+    labels = np.arange(count) % 3
+    shown = np.where(np.arange(count) % wrong_every == 0, (labels + 1) % 3, labels)
+    return Pictures(
+        classes=("a", "b", "c"),
+        names=[f"{index:04d}" for index in range(count)],
+        labels=labels,
+        splits=np.resize(splits, count),
+        images=np.broadcast_to((shown * 40 + 20)[:, None, None], (count, 4, 4)).astype(np.uint8),
+    )
+
+
+def test_a_classifier_is_calibrated_in_everything_it_says() -> None:
+    classifier = reader()
+    pictures = grey(300, wrong_every=5, splits=("val",))
+    calibration = calibrate(classifier, pictures)
+    # Right on 4 of 5 with one of two alternatives: the best probability of the answer is 0.8.
+    expected = 12 / np.log(0.8 / 0.1)
+    assert calibration.temperature == pytest.approx(expected)
+    assert classifier.temperature == calibration.temperature
+    assert (calibration.pictures, calibration.split) == (300, "val")
+    assert calibration.ece_before == pytest.approx(0.2, abs=1e-3)
+    assert calibration.ece_after == pytest.approx(0, abs=1e-5)
+    assert calibration.nll_after < calibration.nll_before
+    assert calibration.warnings == ()
+    record = json.loads(json.dumps(classifier.provenance["calibration"]))
+    assert record["temperature"] == calibration.temperature
+
+    one = pictures.images[1]
+    assert classifier.predict([one])[0].probability == pytest.approx(0.8)
+    batch = classifier.preprocess([one])
+    assert classifier.probabilities(batch).max() == pytest.approx(0.8)
+    assert classifier.logits(batch).max() == 12
+    evaluation = evaluate(classifier, pictures, split="val")
+    assert evaluation.metrics.nll == pytest.approx(calibration.nll_after)
+    assert evaluation.probabilities.max(1) == pytest.approx(0.8)
+    assert evaluation.to_dict()["temperature"] == calibration.temperature
+
+
+def test_calibrating_twice_changes_nothing() -> None:
+    classifier = reader()
+    pictures = grey(300, wrong_every=7, splits=("val",))
+    first = calibrate(classifier, pictures)
+    second = calibrate(classifier, pictures)
+    assert replace(second, created="") == replace(first, created="")
+
+
+def test_the_temperature_is_kept_in_the_model_file(tmp_path: Path) -> None:
+    model = create_model("resnet20", num_classes=2, in_chans=1)
+    classifier = Classifier.from_model(
+        model, classes=["a", "b"], preprocessing=Preprocessing(size=8, channels=1)
+    )
+    classifier.temperature = 1.7000000000000002
+    classifier.save(tmp_path / "m.safetensors")
+    assert load(tmp_path / "m.safetensors").temperature == 1.7000000000000002
+    assert describe(tmp_path / "m.safetensors")["temperature"] == 1.7000000000000002
+    classifier.temperature = 0.0
+    with pytest.raises(UserError, match="temperature must be a positive number, not 0"):
+        classifier.save(tmp_path / "m.safetensors")
+    assert load(tmp_path / "m.safetensors").temperature == 1.7000000000000002
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, "1"])
+def test_an_impossible_temperature_is_refused(value: object) -> None:
+    with pytest.raises(UserError, match="temperature must be a positive number"):
+        reader(temperature=value)
+
+
+def in_run(tmp_path: Path, pictures: Pictures) -> Classifier:
+    tmp_path.mkdir(exist_ok=True)
+    pictures.write_splits(tmp_path / "splits.csv")
+    return reader(path=tmp_path / "model.safetensors", provenance={"data": "somewhere"})
+
+
+def test_pictures_that_were_trained_on_are_refused(tmp_path: Path) -> None:
+    pictures = grey(300, wrong_every=5, splits=("train", "val", "test"))
+    classifier = in_run(tmp_path / "run", pictures)
+    assert calibrate(classifier, pictures).pictures == 100
+    with pytest.raises(UserError, match="100 of these pictures were trained on"):
+        calibrate(classifier, pictures, split="train")
+    with pytest.raises(UserError, match="100 of these pictures were trained on"):
+        calibrate(classifier, pictures, split="all")
+    with pytest.raises(UserError, match="300 of these pictures were trained on"):
+        calibrate(reader(), grey(300, wrong_every=5, splits=("train",)), split="train")
+
+
+def test_test_pictures_are_warned_about_and_so_are_few(tmp_path: Path) -> None:
+    pictures = grey(120, wrong_every=5, splits=("train", "test"))
+    calibration = calibrate(in_run(tmp_path / "run", pictures), pictures, split="test")
+    assert len(calibration.warnings) == 2
+    assert "60 of the pictures are the run's test pictures" in calibration.warnings[0]
+    assert "60 pictures are few" in calibration.warnings[1]
+
+
+def test_data_that_are_not_split_are_taken_whole_unless_they_may_have_been_trained_on(tmp_path: Path) -> None:
+    assert calibrate(reader(), grey(300, wrong_every=5, splits=("test",))).pictures == 300
+    with pytest.raises(UserError, match=r"digits: .* no splits\.csv beside it says on which"):
+        calibrate(
+            reader(provenance={"data": "digits"}),
+            "digits",
+        )
+    with pytest.raises(UserError, match='no pictures in the split "val"'):
+        calibrate(reader(), grey(300, wrong_every=5, splits=("train", "test")))
+
+
+def test_the_data_are_named_where_nothing_fits() -> None:
+    with pytest.raises(UserError, match=r"pictures in memory \(val\): the classifier is right on all 300"):
+        calibrate(reader(), grey(301, wrong_every=1000, splits=("val",)).select(np.arange(1, 301)))
