@@ -20,8 +20,8 @@ INTERFACE = 1
 class Engine:
     """A network planned for this processor.
 
-    Any number of Python threads may call it at once; the GIL is free while it computes. The environment variable
-    SKIPNETS_ENGINE_ISA forces one of `isas()`.
+    Any number of Python threads may call it at once; the GIL is free while it computes. The environment
+    variable SKIPNETS_ENGINE_ISA forces one of `isas()`.
 
     Args:
         architecture: What `skipnets.models.registry.config_to_dict` wrote.
@@ -70,7 +70,7 @@ class Engine:
         return self._run(batch, logits=False)
 
     def stages(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """The maps between the stages, (N, channels, h, w) each, by the name of the module that makes them."""
+        """The maps between the stages, (N, channels, h, w) each, by the module that makes them."""
         names = list(self._built.stages)
         try:
             maps = self._engine.values(

@@ -30,8 +30,8 @@ void run_stretch(const Execution& run, std::size_t number, const float* pictures
         } else {
             run_stretch(run, number - 1, pictures + done * picture_floats, image + done, now, watch);
         }
-        for (std::size_t i = stretch.begin; i < stretch.end; ++i) {
-            execute(run, run.plan.steps[i], image + done, now);
+        for (std::size_t i = stretch.begin, steps; i < stretch.end; i += steps) {
+            steps = execute(run, i, image + done, now);
             run.team.wait();
             if (watch) (*watch)(i);
         }

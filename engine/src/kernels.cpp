@@ -119,37 +119,59 @@ void pack_pooled(float* packed, int rows, const float* const* source, Size offse
 }
 
 void pack_runs(float* packed, int rows, const float* const* source, const Size* offsets, int count, int length,
-               float* line) {
-    const Size vectors = (Size(count) * length + L - 1) / L;
+               float* lines) {
+    const Size vectors = (Size(count) * length + L - 1) / L, stride = (vectors + 1) * L;
+    // All lines are written before the first is read: a load that spans two stores still under way would wait.
     for (int r = 0; r < rows; ++r) {
-        float* end = line;
+        float* end = lines + r * stride;
         for (int i = 0; i < count; ++i, end += length)
             // Whole vectors: what is written too far is overwritten by the next run.
             for (int k = 0; k < length; k += L) store(end + k, load(source[r] + offsets[i] + k));
-        for (Size i = 0; i < vectors; ++i) store(packed + (i * rows + r) * L, load(line + i * L));
     }
+    for (Size i = 0; i < vectors; ++i)
+        for (int r = 0; r < rows; ++r) store(packed + (i * rows + r) * L, load(lines + r * stride + i * L));
 }
 
 // ---- Winograd ------------------------------------------------------------------------------------------------
 
-// One column (or row) of Bᵀd and of Aᵀm; the matrices are in winograd.h. Written out because half of the
-// multiplications are by ±1 and pairs of rows share their sums.
-inline void input_line(const Vector (&d)[4], Vector (&t)[4]) {
-    t[0] = d[0] - d[2];
-    t[1] = d[1] + d[2];
-    t[2] = d[2] - d[1];
-    t[3] = d[1] - d[3];
-}
+// Bᵀd and Aᵀm of one column or row; the matrices are in winograd.h. Written out because half of the multiplications
+// are by ±1 and pairs of rows share their sums.
+//
+// The rows of Bᵀ come in pairs: those two of the result need the same inputs. The transform of a tile goes pair by
+// pair: both rows of Bᵀd for all columns stay in registers until they are multiplied by B, and nothing is spilled;
+// the price is that inputs are loaded for each pair that needs them, from the first-level cache.
+constexpr float kRoot = 0.70710678118654752440f;  // r in winograd.h
 
-inline void input_line(const Vector (&d)[6], Vector (&t)[6]) {
-    const Vector even = d[4] - 4 * d[2], odd = d[3] - 4 * d[1];
-    const Vector even2 = d[4] - d[2], odd2 = 2 * (d[3] - d[1]);
-    t[0] = 4 * d[0] + (d[4] - 5 * d[2]);
-    t[1] = even + odd;
-    t[2] = even - odd;
-    t[3] = even2 + odd2;
-    t[4] = even2 - odd2;
-    t[5] = 4 * d[1] + (d[5] - 5 * d[3]);
+template <int M>
+constexpr int kPairs = (M + 2) / 2;
+
+// The result's rows that a pair makes: 0 and the last, then 1 and 2, then 3 and 4.
+template <int M, int Pair>
+constexpr int kFirstRow = Pair == 0 ? 0 : 2 * Pair - 1;
+template <int M, int Pair>
+constexpr int kSecondRow = Pair == 0 ? M + 1 : 2 * Pair;
+
+// x(i) is input i of M + 2.
+template <int M, int Pair, class Input>
+inline void input_rows(Input x, Vector& first, Vector& second) {
+    if constexpr (M == 2 && Pair == 0) {
+        first = x(0) - x(2);
+        second = x(1) - x(3);
+    } else if constexpr (M == 2) {
+        first = x(1) + x(2);
+        second = x(2) - x(1);
+    } else if constexpr (Pair == 0) {
+        first = x(0) + (x(4) - 2.5f * x(2));
+        second = x(1) + (x(5) - 2.5f * x(3));
+    } else if constexpr (Pair == 1) {
+        const Vector even = x(4) - 2 * x(2), odd = x(3) - 2 * x(1);
+        first = even + kRoot * odd;
+        second = even - kRoot * odd;
+    } else {
+        const Vector even = x(4) - 0.5f * x(2), odd = 2 * x(3) - x(1);
+        first = even + kRoot * odd;
+        second = even - kRoot * odd;
+    }
 }
 
 inline void output_line(const Vector (&m)[4], Vector (&y)[2]) {
@@ -160,34 +182,38 @@ inline void output_line(const Vector (&m)[4], Vector (&y)[2]) {
 inline void output_line(const Vector (&m)[6], Vector (&y)[4]) {
     const Vector sum = m[1] + m[2], difference = m[1] - m[2];
     const Vector sum2 = m[3] + m[4], difference2 = m[3] - m[4];
-    y[0] = m[0] + sum + sum2;
-    y[1] = difference + 2 * difference2;
-    y[2] = sum + 4 * sum2;
-    y[3] = m[5] + difference + 8 * difference2;
+    y[0] = m[0] + (sum + sum2);
+    y[1] = kRoot * (difference + 2 * difference2);
+    y[2] = 0.5f * sum + 2 * sum2;
+    y[3] = m[5] + (0.5f * kRoot) * (difference + 8 * difference2);
+}
+
+// One row of Bᵀd times B.
+template <int M, int Pair = 0>
+inline void store_input_row(float* out, Size element, const Vector (&half)[M + 2]) {
+    Vector first, second;
+    input_rows<M, Pair>([&](int i) { return half[i]; }, first, second);
+    store(out + kFirstRow<M, Pair> * element, first);
+    store(out + kSecondRow<M, Pair> * element, second);
+    if constexpr (Pair + 1 < kPairs<M>) store_input_row<M, Pair + 1>(out, element, half);
+}
+
+template <int M, int Pair = 0>
+inline void transform_input(float* out, Size element, const float* const* rows, Size offset, Size pixel) {
+    constexpr int T = M + 2;
+    Vector first[T], second[T];
+#pragma GCC unroll 6
+    for (int column = 0; column < T; ++column)
+        input_rows<M, Pair>([&](int i) { return load(rows[i] + column * pixel + offset); }, first[column],
+                            second[column]);
+    store_input_row<M>(out + kFirstRow<M, Pair> * T * element, element, first);
+    store_input_row<M>(out + kSecondRow<M, Pair> * T * element, element, second);
+    if constexpr (Pair + 1 < kPairs<M>) transform_input<M, Pair + 1>(out, element, rows, offset, pixel);
 }
 
 template <int M>
 void winograd_input(float* out, Size element, Size step, const float* const* rows, Size pixel, Size vectors) {
-    constexpr int T = M + 2;
-    for (Size i = 0; i < vectors; ++i) {
-        Vector half[T][T];  // [row of the result][column of the tile]
-#pragma GCC unroll 6
-        for (int column = 0; column < T; ++column) {
-            Vector d[T], t[T];
-#pragma GCC unroll 6
-            for (int row = 0; row < T; ++row) d[row] = load(rows[row] + column * pixel + i * L);
-            input_line(d, t);
-#pragma GCC unroll 6
-            for (int row = 0; row < T; ++row) half[row][column] = t[row];
-        }
-#pragma GCC unroll 6
-        for (int row = 0; row < T; ++row) {
-            Vector t[T];
-            input_line(half[row], t);
-#pragma GCC unroll 6
-            for (int column = 0; column < T; ++column) store(out + (row * T + column) * element + i * step, t[column]);
-        }
-    }
+    for (Size i = 0; i < vectors; ++i) transform_input<M>(out + i * step, element, rows, i * L, pixel);
 }
 
 template <int M>

@@ -47,10 +47,10 @@ struct Kernels {
     void (*pack_pooled)(float* packed, int rows, const float* const* source, std::ptrdiff_t offset,
                         std::ptrdiff_t vectors, const float* scale, const float* shift, std::ptrdiff_t pixel,
                         std::ptrdiff_t row);
-    /// Row r is the concatenation of `count` runs of `length` floats at source[r] + offsets[i]. `line` has room
-    /// for one row and a vector more.
+    /// Row r is the concatenation of `count` runs of `length` floats at source[r] + offsets[i]. `lines` has room
+    /// for the rows, each rounded up to whole vectors and a vector more.
     void (*pack_runs)(float* packed, int rows, const float* const* source, const std::ptrdiff_t* offsets, int count,
-                      int length, float* line);
+                      int length, float* lines);
 
     // Winograd's transforms of one tile, F(m×m, 3×3) with m = 2 or 4: see winograd.h for the matrices.
     /// rows[i] + j·pixel is element (i, j) of the (m+2)×(m+2) input tile; element e of the result goes to

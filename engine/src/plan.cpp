@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <stdexcept>
 #include <tuple>
 
@@ -12,6 +13,9 @@ namespace {
 // Images that a thread takes at once through a stretch together fill about this much, in floats: more would fall
 // out of its part of the shared cache between two steps.
 constexpr Size kGroupFloats = Size(1) << 20;
+
+// Maps larger than this, in floats, pass through the second-level cache strip by strip.
+static Size kStripFloats = getenv("STRIP") ? atol(getenv("STRIP")) : Size(1) << 17;
 
 int shrunk(int size, const Node& node) {
     switch (node.kind) {
@@ -119,6 +123,28 @@ void lay_out_maps(const Network& network, const Kernels& kernels, Plan& plan) {
         if (map.image < 0 || map.image > (Size(1) << 36))
             throw std::invalid_argument("pictures of " + std::to_string(plan.occasion.height) + "×" +
                                         std::to_string(plan.occasion.width) + " are too large");
+    }
+}
+
+/// Finds 1×1 convolutions whose result only the Winograd convolution behind them reads, and which is so large that
+/// the two had better run strip by strip.
+void pair_steps(Plan& plan) {
+    const auto reads = [](const Node& node, int value) { return node.input == value || node.added == value; };
+    for (std::size_t i = 0; i + 1 < plan.steps.size(); ++i) {
+        const Node &node = *plan.steps[i].node, &next = *plan.steps[i + 1].node;
+        if (plan.occasion.keep || node.kind != Kind::kConvolution || node.kernel != 1 || node.pooled ||
+            node.output_channel != 0 || next.kind != Kind::kConvolution || next.input != node.output ||
+            next.added == node.output || next.input_channel != 0 ||
+            plan.steps[i + 1].weights->algorithm == Algorithm::kDirect)
+            continue;
+        // Whoever else reads the value must find it written anew before.
+        bool read_later = false;
+        for (std::size_t j = i + 2; j < plan.steps.size() && !read_later; ++j) {
+            read_later = reads(*plan.steps[j].node, node.output);
+            if (plan.steps[j].node->output == node.output) break;
+        }
+        const bool large = plan.maps[node.output].image > kStripFloats;
+        plan.steps[i].by_strips = large && !read_later;
     }
 }
 
@@ -243,7 +269,9 @@ std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, 
     lay_out_maps(network, kernels, *plan);
     group_steps(*plan);
     share_memory(*plan);
-    for (const Step& step : plan->steps) plan->scratch = std::max(plan->scratch, scratch_floats(kernels, step));
+    pair_steps(*plan);
+    for (std::size_t i = 0; i < plan->steps.size(); ++i)
+        plan->scratch = std::max(plan->scratch, scratch_floats(kernels, *plan, i));
     return plan;
 }
 

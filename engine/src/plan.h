@@ -35,6 +35,7 @@ struct Step {
     const Node* node;
     const ConvolutionWeights* weights = nullptr;  // of convolutions
     const float *scale = nullptr, *shift = nullptr;  // of activations and means, padded
+    bool by_strips = false;  // it may run strip by strip together with the next step, which alone reads it
 };
 
 /// Steps that run over the same number of images at a time. Later stretches have smaller maps, so they take more:

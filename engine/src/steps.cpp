@@ -16,6 +16,8 @@ Size ceil_div(Size a, Size b) { return (a + b - 1) / b; }
 // Tiles of rows packed and multiplied before the next block of the depth: they share its weights.
 constexpr int kTilesTogether = 8;
 
+alignas(64) const float kZeros[kWidestPanel * 16] = {};
+
 /// What the members of a team compute of a convolution: positions (pixels or tiles) × panels.
 struct Share {
     Range positions, panels;
@@ -50,10 +52,29 @@ struct Pointers {
     const float* added[kMost];
 };
 
+/// A value in memory: all of its images, or a ring of rows of one image, which a thread keeps for itself while it
+/// computes strip after strip. Rows outside of a ring's image are one row of zeros.
+struct Place {
+    Map map;
+    float* base;
+    int ring = 0;  // rows; 0 for a whole value
+    float* zeros = nullptr;
+
+    float* at(Size number, Size y, Size x) const {
+        if (ring == 0) return base + map.at(number, y, x);
+        if (y < 0 || y >= map.height) return zeros + (x + map.border) * map.pixel;
+        return base + (y % ring) * map.row + (x + map.border) * map.pixel;
+    }
+};
+
+Place place_of(const Execution& run, int value, int image, int channel) {
+    return {run.plan.maps[value], run.value(value, image) + channel};
+}
+
 // ---- products ------------------------------------------------------------------------------------------------
 
 void pack_rows(const Execution& run, const Step& step, const DepthBlock& block, const float* const* source, int rows,
-               float* packed, float* line) {
+               float* packed, float* lines) {
     const Node& node = *step.node;
     const ConvolutionWeights& weights = *step.weights;
     const Kernels& kernels = run.kernels;
@@ -66,7 +87,7 @@ void pack_rows(const Execution& run, const Step& step, const DepthBlock& block, 
         Size offsets[15 * 15];
         const int runs = block.taps / weights.run_taps;
         for (int i = 0; i < runs; ++i) offsets[i] = tap_offset(block.first_tap + i * weights.run_taps);
-        kernels.pack_runs(packed, rows, source, offsets, runs, weights.run_taps * block.channels, line);
+        kernels.pack_runs(packed, rows, source, offsets, runs, weights.run_taps * block.channels, lines);
     } else if (node.pooled) {
         kernels.pack_pooled(packed, rows, source, block.first_channel, vectors, weights.scale + block.first_channel,
                             weights.shift + block.first_channel, in.pixel, in.row);
@@ -82,32 +103,31 @@ void pack_rows(const Execution& run, const Step& step, const DepthBlock& block, 
 }
 
 /// A convolution as a product: rows of pixels, gathered and packed block by block, with panels of weights.
-void convolve(const Execution& run, const Step& step, int image, Range positions, Range panels) {
+void convolve(const Execution& run, const Step& step, int image, Range positions, Range panels, const Place& out,
+              float* scratch) {
     const Node& node = *step.node;
     const ConvolutionWeights& weights = *step.weights;
     const Kernels& kernels = run.kernels;
-    const Map &in = run.plan.maps[node.input], &out = run.plan.maps[node.output];
-    const float* in_base = run.value(node.input, image) + node.input_channel;
-    float* out_base = run.value(node.output, image) + node.output_channel;
-    const Map* added = node.added >= 0 ? &run.plan.maps[node.added] : nullptr;
-    const float* added_base = added ? run.value(node.added, image) : nullptr;
+    const Place in = place_of(run, node.input, image, node.input_channel);
+    const Place added = node.added >= 0 ? place_of(run, node.added, image, 0) : Place{};
     const int step_of_input = node.pooled ? 2 : node.stride;
 
     Pointers at;
-    const float* bias[kMostRows];
+    const float *bias[kMostRows], *zeros[kMostRows];
     std::fill(bias, bias + kMostRows, weights.bias);
+    std::fill(zeros, zeros + kMostRows, kZeros);
     const Size total = positions.end - positions.begin, tiles = ceil_div(total, weights.rows);
-    float* packed = run.scratch;
-    Walk walk(out, positions.begin);
+    float* packed = scratch;
+    Walk walk(out.map, positions.begin);
     for (Size first = 0; first < tiles; first += kTilesTogether) {
         const Size last = std::min<Size>(first + kTilesTogether, tiles);
         const Size begin = share(total, int(tiles), int(first)).begin;
         const Size end = share(total, int(tiles), int(last - 1)).end;
-        for (Size i = 0; i < end - begin; ++i, walk.next(out)) {
-            at.source[i] = in_base + in.at(walk.number, walk.y * step_of_input - node.padding,
-                                           walk.x * step_of_input - node.padding);
-            at.out[i] = out_base + out.at(walk.number, walk.y, walk.x);
-            if (added) at.added[i] = added_base + added->at(walk.number, walk.y, walk.x);
+        for (Size i = 0; i < end - begin; ++i, walk.next(out.map)) {
+            at.source[i] = in.at(walk.number, walk.y * step_of_input - node.padding,
+                                 walk.x * step_of_input - node.padding);
+            at.out[i] = out.at(walk.number, walk.y, walk.x);
+            if (added.base) at.added[i] = added.at(walk.number, walk.y, walk.x);
         }
         for (const DepthBlock& block : weights.blocks) {
             const bool is_first = &block == &weights.blocks.front(), is_last = &block == &weights.blocks.back();
@@ -115,14 +135,18 @@ void convolve(const Execution& run, const Step& step, int image, Range positions
                 const Range range = share(total, int(tiles), int(tile));
                 const Size offset = range.begin - begin;
                 const int rows = int(range.end - range.begin);
-                float* line = packed + (block.depth + kernels.lanes) * rows;
-                pack_rows(run, step, block, at.source + offset, rows, packed, line);
-                Rows io{is_first ? bias : at.out + offset, 0, at.out + offset, 0,
-                        added && is_last ? at.added + offset : nullptr, 0, node.relu && is_last};
+                float* lines = packed + (block.depth + kernels.lanes) * rows;
+                pack_rows(run, step, block, at.source + offset, rows, packed, lines);
+                // Each block is summed for itself and added to what was there: shorter sums round less.
+                const float* const* residual = added.base && is_last ? at.added + offset : nullptr;
+                Rows io{is_first ? bias : residual ? residual : zeros, 0, at.out + offset, 0,
+                        is_first ? residual : const_cast<const float* const*>(at.out + offset), 0, node.relu && is_last};
+                const bool from_zero = io.start == zeros;
                 for (Size i = panels.begin; i < panels.end; ++i) {
                     const Panel& panel = weights.panels[i];
                     const Size channel = Size(panel.first) * kernels.lanes;
-                    io.start_offset = io.out_offset = io.added_offset = channel;
+                    io.out_offset = io.added_offset = channel;
+                    io.start_offset = from_zero ? 0 : channel;
                     kernels.multiply[panel.vectors][rows](
                         packed, weights.weights + block.weights + channel * block.depth, block.depth, io);
                 }
@@ -140,47 +164,52 @@ void run_direct(const Execution& run, const Step& step, int image, int count) {
     const Share mine = split(run.team, run.member, out.pixels() * count, Size(weights.panels.size()), weights.rows,
                              depth * weights.rows * vectors, depth / lanes * weights.rows * 3,
                              depth * vectors * lanes * sizeof(float) / 8);
-    convolve(run, step, image, mine.positions, mine.panels);
+    convolve(run, step, image, mine.positions, mine.panels,
+             place_of(run, step.node->output, image, step.node->output_channel), run.scratch);
 }
 
 // ---- Winograd ------------------------------------------------------------------------------------------------
+
+// Between the elements of transformed tiles, in floats: without it the elements of one tile, which are written one
+// after another, would fall on the same few places of the first-level cache.
+constexpr Size kApart = 16;
 
 int winograd_size(const Step& step) { return step.weights->algorithm == Algorithm::kWinograd2 ? 2 : 4; }
 
 /// A 3×3 convolution of stride 1, a register tile's worth of Winograd tiles at a time: transform the inputs,
 /// multiply each of the (m+2)² elements, transform the outputs.
-void convolve_by_winograd(const Execution& run, const Step& step, int image, Range tiles, Range panels) {
+void convolve_by_winograd(const Execution& run, const Step& step, int image, Range tiles, Range panels,
+                          const Place& in, float* scratch) {
     const Node& node = *step.node;
     const ConvolutionWeights& weights = *step.weights;
     const Kernels& kernels = run.kernels;
-    const Map &in = run.plan.maps[node.input], &out = run.plan.maps[node.output];
-    const float* in_base = run.value(node.input, image) + node.input_channel;
-    float* out_base = run.value(node.output, image) + node.output_channel;
-    const Map* added = node.added >= 0 ? &run.plan.maps[node.added] : nullptr;
-    const float* added_base = added ? run.value(node.added, image) : nullptr;
+    const Place out = place_of(run, node.output, image, node.output_channel);
+    const Place added = node.added >= 0 ? place_of(run, node.added, image, 0) : Place{};
 
     const int m = winograd_size(step), side = m + 2, elements = side * side, which = m / 4;
     const int lanes = kernels.lanes, depth = node.input_channels;
     const Size vectors = ceil_div(depth, lanes);
-    const int across = (out.width + m - 1) / m;
-    const Size in_image = Size(across) * ((out.height + m - 1) / m);
-    float* transformed = run.scratch;  // [element][vector][row][L]
-    float* products = transformed + Size(elements) * vectors * weights.rows * lanes;  // [element][row][panel's width]
-    alignas(64) static const float kZeros[kWidestPanel * 16] = {};
+    const int across = (out.map.width + m - 1) / m;
+    const Size in_image = Size(across) * ((out.map.height + m - 1) / m);
+    float* transformed = scratch;  // [element][vector][row][L]
+    float* products = transformed + elements * (vectors * weights.rows * lanes + kApart);  // [element][row][width]
     const float* zeros[kMostRows];
     std::fill(zeros, zeros + kMostRows, kZeros);
 
+    struct {
+        Size number, y, x;
+    } corner[kMostRows];  // of the outputs of each tile
     const Size total = tiles.end - tiles.begin, groups = ceil_div(total, weights.rows);
     for (Size group = 0; group < groups; ++group) {
         const Range range = share(total, int(groups), int(group));
         const int rows = int(range.end - range.begin);
-        const Size element = vectors * rows * lanes;
+        const Size element = vectors * rows * lanes + kApart;
         for (int r = 0; r < rows; ++r) {
             const Size tile = tiles.begin + range.begin + r, inside = tile % in_image;
+            corner[r] = {tile / in_image, inside / across * m, inside % across * m};
             const float* source[6];
-            for (int i = 0; i < side; ++i)
-                source[i] = in_base + in.at(tile / in_image, inside / across * m + i - 1, inside % across * m - 1);
-            kernels.winograd_input[which](transformed + r * lanes, element, Size(rows) * lanes, source, in.pixel,
+            for (int i = 0; i < side; ++i) source[i] = in.at(corner[r].number, corner[r].y + i - 1, corner[r].x - 1);
+            kernels.winograd_input[which](transformed + r * lanes, element, Size(rows) * lanes, source, in.map.pixel,
                                           vectors);
         }
         for (Size i = panels.begin; i < panels.end; ++i) {
@@ -196,18 +225,17 @@ void convolve_by_winograd(const Execution& run, const Step& step, int image, Ran
                                                       depth, io);
             }
             for (int r = 0; r < rows; ++r) {
-                const Size tile = tiles.begin + range.begin + r, inside = tile % in_image;
-                const Size y = inside / across * m, x = inside % across * m;
+                const auto& [number, y, x] = corner[r];
                 float* target[4];
                 const float* other[4];
                 for (int row = 0; row < m; ++row) {
-                    target[row] = out_base + out.at(tile / in_image, y + row, x) + channel;
-                    if (added) other[row] = added_base + added->at(tile / in_image, y + row, x) + channel;
+                    target[row] = out.at(number, y + row, x) + channel;
+                    if (added.base) other[row] = added.at(number, y + row, x) + channel;
                 }
                 kernels.winograd_output[which](products + r * width, Size(rows) * width, panel.vectors, target,
-                                               out.pixel, int(std::min<Size>(m, out.height - y)),
-                                               int(std::min<Size>(m, out.width - x)), weights.bias + channel,
-                                               added ? other : nullptr, added ? added->pixel : 0, node.relu);
+                                               out.map.pixel, int(std::min<Size>(m, out.map.height - y)),
+                                               int(std::min<Size>(m, out.map.width - x)), weights.bias + channel,
+                                               added.base ? other : nullptr, added.map.pixel, node.relu);
             }
         }
     }
@@ -223,7 +251,61 @@ void run_winograd(const Execution& run, const Step& step, int image, int count) 
                              (elements * depth + 100) * weights.rows * vectors,
                              depth / lanes * weights.rows * (m == 2 ? 100 : 280),
                              elements * depth * vectors * lanes * sizeof(float) / 8);
-    convolve_by_winograd(run, step, image, mine.positions, mine.panels);
+    convolve_by_winograd(run, step, image, mine.positions, mine.panels,
+                         place_of(run, step.node->input, image, step.node->input_channel), run.scratch);
+}
+
+// ---- both, by strips -----------------------------------------------------------------------------------------
+
+/// Rows of Winograd tiles that fill about one register tile.
+int strip_rows(const ConvolutionWeights& weights, const Map& out, int m) {
+    const int across = (out.width + m - 1) / m;
+    return std::max(1, weights.rows / across);
+}
+
+/// A 1×1 convolution and the Winograd convolution that reads it, strip by strip: what the first writes is read by
+/// the second while it is still in the second-level cache, and takes memory for a few rows only. At the edge
+/// between two members both compute the rows that both need, so neither waits for the other.
+void run_strips(const Execution& run, const Step& first, const Step& second, int image, int count) {
+    const int m = winograd_size(second);
+    Place inner{run.plan.maps[first.node->output], run.scratch};
+    const Map& map = inner.map;
+    const int tile_rows = (map.height + m - 1) / m, across = (map.width + m - 1) / m;
+    const int strip = strip_rows(*second.weights, map, m);
+    inner.ring = strip * m + 2;
+    inner.zeros = inner.base + inner.ring * map.row;
+    float* scratch = inner.zeros + map.row;
+    std::fill(inner.zeros, inner.zeros + map.row, 0.0f);
+    for (int row = 0; row < inner.ring; ++row) {
+        float* begin = inner.base + row * map.row;
+        std::fill(begin, begin + map.border * map.pixel, 0.0f);
+        std::fill(begin + (map.border + map.width) * map.pixel, begin + map.row, 0.0f);
+    }
+
+    const Range own = share(tile_rows, run.team.size(), run.member);
+    const Range first_panels{0, Size(first.weights->panels.size())}, panels{0, Size(second.weights->panels.size())};
+    for (Size number = 0; number < count; ++number) {
+        const Size pixels = number * map.pixels(), tiles = number * tile_rows * across;
+        Size done = std::max<Size>(own.begin * m - 1, 0);
+        for (Size row = own.begin; row < own.end; row += strip) {
+            const Size end = std::min<Size>(row + strip, own.end);
+            const Size needed = std::min<Size>(end * m + 1, map.height);
+            convolve(run, first, image, {pixels + done * map.width, pixels + needed * map.width}, first_panels, inner,
+                     scratch);
+            done = needed;
+            convolve_by_winograd(run, second, image, {tiles + row * across, tiles + end * across}, panels, inner,
+                                 scratch);
+        }
+    }
+}
+
+/// Strips pay where the map between the two is too large for the second-level cache, and where the members' parts
+/// are equal and much higher than the two rows that each computes besides.
+bool by_strips(const Execution& run, const Step& step) {
+    if (!step.by_strips) return false;
+    const Map& map = run.plan.maps[step.node->output];
+    const int size = run.team.size();
+    return size == 1 || (map.height / 4 % size == 0 && map.height / size >= 24);
 }
 
 // ---- elementwise ---------------------------------------------------------------------------------------------
@@ -310,7 +392,8 @@ void run_mean(const Execution& run, const Step& step, int image, int count) {
 
 }  // namespace
 
-std::size_t scratch_floats(const Kernels& kernels, const Step& step) {
+std::size_t scratch_floats(const Kernels& kernels, const Plan& plan, std::size_t number) {
+    const Step& step = plan.steps[number];
     const Node& node = *step.node;
     const Size lanes = kernels.lanes;
     if (node.kind == Kind::kMean) return std::size_t(ceil_div(node.input_channels, lanes) * lanes);
@@ -318,23 +401,38 @@ std::size_t scratch_floats(const Kernels& kernels, const Step& step) {
     const ConvolutionWeights& weights = *step.weights;
     if (weights.algorithm != Algorithm::kDirect) {
         const int m = winograd_size(step), elements = (m + 2) * (m + 2);
-        return std::size_t(elements) * weights.rows * lanes * (ceil_div(node.input_channels, lanes) + kWidestPanel);
+        const Size width = weights.rows * lanes * (ceil_div(node.input_channels, lanes) + kWidestPanel);
+        return std::size_t(elements) * std::size_t(width + kApart);
     }
     Size most = 0;
     for (const DepthBlock& block : weights.blocks) most = std::max(most, block.depth);
-    return std::size_t((most + lanes) * weights.rows + most + 2 * lanes + weights.run_taps * node.input_channels);
+    const Size own = (most + lanes) * weights.rows + (weights.in_runs ? (most + 2 * lanes) * weights.rows : 0) + lanes;
+    if (!step.by_strips) return std::size_t(own);
+    const Step& next = plan.steps[number + 1];
+    const Map& map = plan.maps[node.output];
+    const int m = winograd_size(next);
+    const Size ring = (strip_rows(*next.weights, map, m) * m + 3) * map.row;
+    return std::size_t(ring) + std::max(std::size_t(own), scratch_floats(kernels, plan, number + 1));
 }
 
-void execute(const Execution& run, const Step& step, int image, int count) {
-    switch (step.node->kind) {
-        case Kind::kActivation: return run_activation(run, step, image, count);
-        case Kind::kLargest: return run_largest(run, step, image, count);
-        case Kind::kSubsample: return run_subsample(run, step, image, count);
-        case Kind::kMean: return run_mean(run, step, image, count);
-        case Kind::kConvolution: break;
+std::size_t execute(const Execution& run, std::size_t number, int image, int count) {
+    const Step& step = run.plan.steps[number];
+    if (by_strips(run, step)) {
+        run_strips(run, step, run.plan.steps[number + 1], image, count);
+        return 2;
     }
-    if (step.weights->algorithm == Algorithm::kDirect) return run_direct(run, step, image, count);
-    run_winograd(run, step, image, count);
+    switch (step.node->kind) {
+        case Kind::kActivation: run_activation(run, step, image, count); break;
+        case Kind::kLargest: run_largest(run, step, image, count); break;
+        case Kind::kSubsample: run_subsample(run, step, image, count); break;
+        case Kind::kMean: run_mean(run, step, image, count); break;
+        case Kind::kConvolution:
+            if (step.weights->algorithm == Algorithm::kDirect)
+                run_direct(run, step, image, count);
+            else
+                run_winograd(run, step, image, count);
+    }
+    return 1;
 }
 
 void take_pictures(const Execution& run, const float* pictures, int image, int count) {

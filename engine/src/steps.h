@@ -24,11 +24,11 @@ struct Execution {
 };
 
 /// Floats that a thread needs for itself in a step.
-std::size_t scratch_floats(const Kernels& kernels, const Step& step);
+std::size_t scratch_floats(const Kernels& kernels, const Plan& plan, std::size_t step);
 
 /// The member's share of a step over `count` images from `image` on. All members must call it, and wait for one
-/// another before the next step.
-void execute(const Execution& run, const Step& step, int image, int count);
+/// another before the next step. Returns how many steps that were: two where the next was done along with it.
+std::size_t execute(const Execution& run, std::size_t step, int image, int count);
 
 /// Puts pictures (count, C, H, W) into value 0.
 void take_pictures(const Execution& run, const float* pictures, int image, int count);
