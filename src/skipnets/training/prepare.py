@@ -136,15 +136,15 @@ def channel_statistics(
     count = 0
     for index in _sample(len(train), SAMPLE):
         try:
-            pixels = open_region(
+            image, _ = open_region(
                 train.source(index),
                 lambda width, height: (0, 0, width, height),
                 size=_pair(size),
                 channels=channels,
-                resample=Image.Resampling.BILINEAR,
             )
         except UndecodablePicture:
             continue
+        pixels = np.asarray(image.resize(_pair(size)[::-1], Image.Resampling.BILINEAR))
         values = pixels.reshape(-1, channels) / 255.0
         total += values.sum(0)
         squares += (values**2).sum(0)
