@@ -1,0 +1,57 @@
+"""`skipnets reuse`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from skipnets.classifier import load
+from skipnets.data.sources import open_pictures
+from skipnets.errors import UserError
+from skipnets.evaluation.evaluating import open_own_pictures
+from skipnets.insight.reuse import reuse as measure_reuse
+from skipnets.insight.reuse import save_reuse
+
+
+def reuse(
+    model: Path,
+    data: str | None = None,
+    /,
+    *,
+    output: Path,
+    pictures: int = 256,
+    download: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+) -> None:
+    """Draw which features a DenseNet's layers reuse, or what each residual branch of a ResNet adds.
+
+    For example:
+
+        skipnets reuse runs/cats --output reuse.png
+
+    Args:
+        model: A model file or a run folder.
+        data: For a ResNet: a folder of pictures, a manifest or a named set. Default: what it was trained on.
+        output: A .png, .svg or .pdf file; the numbers go beside it as .csv.
+        pictures: How many pictures to look at, at most.
+        download: Allow a named set to be fetched.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        threads: CPU threads that compute. Default: PyTorch's own choice.
+    """
+    if pictures < 1:
+        raise UserError(f"pictures must be at least 1, not {pictures}")
+    classifier = load(model, runtime="torch", device=device, threads=threads)
+    sources = None
+    if classifier.architecture["family"] == "resnet":
+        there = (
+            open_own_pictures(classifier, download=download)
+            if data is None
+            else open_pictures(data, fractions=None, download=download)
+        )
+        chosen = np.unique(np.linspace(0, len(there) - 1, min(pictures, len(there))).astype(int))
+        sources = [there.source(int(index)) for index in chosen]
+    drawing, table = save_reuse(measure_reuse(classifier, sources), output)
+    print(f"{drawing}, numbers in {table}", file=sys.stderr)  # noqa: T201

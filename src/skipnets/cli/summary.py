@@ -1,0 +1,85 @@
+"""`skipnets summary`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from skipnets.errors import UserError
+from skipnets.insight.memory import largest_batch
+from skipnets.insight.summary import summarise
+from skipnets.insight.trace import Execution
+
+
+def summary(
+    model: str,
+    /,
+    *,
+    input_size: int | None = None,
+    batch_size: str = "1",
+    memory: str | None = None,
+    execution: Execution = "plain",
+    depth: int = 1,
+    format: Literal["text", "markdown", "csv", "json"] = "text",  # noqa: A002
+    output: Path | None = None,
+    model_options: dict[str, Any] | None = None,
+) -> None:
+    """Show a network's layers, parameters with their formulas, compute and memory.
+
+    For example:
+
+        skipnets summary densenet121 --depth 3
+        skipnets summary runs/cats --input-size 320 --format markdown
+        skipnets summary densenet121 --batch-size fit --memory 16GiB --execution linear
+
+    Args:
+        model: A model's name, a model file or a run folder.
+        input_size: Height and width of the pictures. Default: what the model was trained with, or 224 (32 for
+            the CIFAR models).
+        batch_size: Pictures that memory is told for; fit finds the most that train in --memory.
+        memory: With --batch-size fit: what training on a CPU may take, such as 16GiB.
+        execution: How dense blocks run in training: plain or linear. For fit.
+        depth: 1 shows stages, 2 the layers or blocks inside, 3 what these are made of.
+        format: text, markdown, csv or json.
+        output: A file to write instead of printing.
+        model_options: Fields to change in a named model, such as --model-options.growth-rate 24.
+    """
+    fields = _plain(model_options or {})
+    size: dict[str, Any] = {"input_size": input_size, **fields}
+    if batch_size == "fit":
+        if memory is None:
+            raise UserError("batch-size fit needs --memory: how much training may take, such as 16GiB")
+        pictures = largest_batch(model, memory, execution=execution, **size)
+        print(f"largest batch that trains in {memory}: {pictures}", file=sys.stderr)  # noqa: T201
+    else:
+        pictures = _whole("batch-size", batch_size)
+    found = summarise(model, batch_size=pictures, **size)
+    if format == "text":
+        console = Console() if output is None else Console(file=output.open("w", encoding="utf-8"), width=200)
+        wide = console if console.is_terminal else Console(file=console.file, width=200)
+        wide.print(found.to_rich(depth))
+        return
+    text = {"markdown": found.to_markdown, "csv": found.to_csv, "json": found.to_json}[format](depth)
+    if output is None:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise UserError(f'{name} must be a whole number or fit, not "{text}"')
+    return int(text)
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Text from the command line as values: "12" → 12, "[2, 2]" → [2, 2]."""
+    import yaml
+
+    return {
+        name.replace("-", "_"): yaml.safe_load(value) if isinstance(value, str) else value
+        for name, value in options.items()
+    }

@@ -1,0 +1,59 @@
+"""Understanding a network: its summary, drawings, what it looks at, what it reuses.
+
+Names are loaded on first use, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skipnets.insight.attribution import Explanation, explain
+    from skipnets.insight.diagram import draw_diagram
+    from skipnets.insight.memory import TrainingMemory, largest_batch, training_memory
+    from skipnets.insight.overlay import contact_sheet, overlay
+    from skipnets.insight.reuse import DenseReuse, ResidualReuse, reuse, save_reuse
+    from skipnets.insight.summary import Summary, summarise
+
+__all__ = [
+    "DenseReuse",
+    "Explanation",
+    "ResidualReuse",
+    "Summary",
+    "TrainingMemory",
+    "contact_sheet",
+    "draw_diagram",
+    "explain",
+    "largest_batch",
+    "overlay",
+    "reuse",
+    "save_reuse",
+    "summarise",
+    "training_memory",
+]
+
+_HOME = {
+    "DenseReuse": "reuse",
+    "Explanation": "attribution",
+    "ResidualReuse": "reuse",
+    "Summary": "summary",
+    "TrainingMemory": "memory",
+    "contact_sheet": "overlay",
+    "draw_diagram": "diagram",
+    "explain": "attribution",
+    "largest_batch": "memory",
+    "overlay": "overlay",
+    "reuse": "reuse",
+    "save_reuse": "reuse",
+    "summarise": "summary",
+    "training_memory": "memory",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # the submodule `reuse` must not hide the function of that name
+    return value

@@ -1,0 +1,250 @@
+"""What in a picture speaks for a class: Grad-CAM, Integrated Gradients and occlusion, laid over the picture.
+
+Captum computes; what is done here is to say where each number belongs. A map of a late stage is a coarse grid
+whose values do not lie in the middle of the cells that seem to divide the picture (`skipnets.insight.trace`
+has their place), and the network's input is a resized part of the picture, or more than all of it. Both are
+undone in one interpolation, straight from the grid to the picture's own pixels.
+
+Shapes: C, H, W of the network's input; h, w of a map.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from skipnets.classifier import Classifier
+from skipnets.errors import UserError, missing_extra, near_matches
+from skipnets.insight.modes import evaluating
+from skipnets.insight.source import architecture_of
+from skipnets.insight.trace import Grid, skeleton, trace
+
+try:
+    from captum.attr import IntegratedGradients, LayerGradCam, Occlusion
+except ModuleNotFoundError as error:
+    raise missing_extra("explain") from error
+
+Method = Literal["gradcam", "integrated-gradients", "occlusion"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+# The deepest stage whose map has so many values along its shorter side knows what it sees and still where.
+FINE_ENOUGH = 12
+_INTEGRATION_STEPS = 32
+_PICTURES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Where one picture speaks for one class.
+
+    Attributes:
+        source: The path as it was given, or "[3]" for the fourth picture where that is not a path.
+        label: The class that is explained.
+        probability: What the network gives it.
+        method: One of `METHODS`.
+        stage: The module whose map it is; None where the map is of the input itself.
+        picture: As it is, upright, at its own resolution.
+        grid: (h, w) float32, as the method gives it: positive values speak for the class, negative against.
+        position: Where the grid's values lie in the network's input.
+        box: (left, top, right, bottom) of the input in the picture's pixels.
+        input_size: H and W.
+    """
+
+    source: str
+    label: str
+    probability: float
+    method: Method
+    stage: str | None
+    picture: Image.Image
+    grid: NDArray[np.float32]
+    position: Grid
+    box: tuple[float, float, float, float]
+    input_size: tuple[int, int]
+
+    def map(self) -> NDArray[np.float32]:
+        """The grid on the picture's own pixels, (height, width) float32; 0 where the network saw nothing."""
+        left, top, right, bottom = self.box
+        rows = _weights(
+            self.picture.height, top, bottom, self.input_size[0], self.grid.shape[0], self.position
+        )
+        columns = _weights(
+            self.picture.width, left, right, self.input_size[1], self.grid.shape[1], self.position
+        )
+        whole = rows @ self.grid @ columns.T
+        return whole.astype(np.float32, copy=False)
+
+
+def explain(
+    classifier: Classifier,
+    pictures: Sequence[Any],
+    *,
+    classes: Sequence[str] | None = None,
+    method: Method = "gradcam",
+    stage: str = "auto",
+) -> Iterator[list[Explanation]]:
+    """Ask for every picture what in it speaks for a class.
+
+    Args:
+        classifier: It must run in PyTorch.
+        pictures: Paths, PIL pictures or arrays.
+        classes: Their names; None takes for each picture the one that the network finds most probable.
+        method: "gradcam" (Selvaraju et al. 2017, arXiv 1610.02391): the maps of a stage, weighed by how much
+            the class depends on each. "integrated-gradients" (Sundararajan et al. 2017, arXiv 1703.01365):
+            gradients at the pixels, on the way from the mean colour to the picture. "occlusion" (Zeiler and
+            Fergus 2014, arXiv 1311.2901): what the class loses when a window slides over the picture.
+        stage: For "gradcam", one of `stage_names`; "auto" takes the deepest with at least `FINE_ENOUGH`
+            values along the shorter side of its map, or the finest.
+
+    Yields:
+        For each picture one explanation a class.
+
+    Raises:
+        UserError: If the class, method or stage is unknown, a picture cannot be read, or the map is a
+            single value.
+    """
+    if method not in METHODS:
+        raise UserError(f"method must be one of {', '.join(METHODS)}, not {method}")
+    for label in classes or ():
+        if label not in classifier.classes:
+            near = near_matches(label, classifier.classes)
+            raise UserError(
+                f'classes: the model knows no "{label}"{near}; it tells {_some(classifier.classes)}'
+            )
+    module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
+    return _explanations(classifier, pictures, classes, method, module_path, position)
+
+
+def stage_names(classifier: Classifier) -> list[str]:
+    """The stages that Grad-CAM can look at, finest first."""
+    return [info["module"] for info in classifier.model.feature_info]
+
+
+def _explanations(
+    classifier: Classifier,
+    pictures: Sequence[Any],
+    classes: Sequence[str] | None,
+    method: Method,
+    module_path: str | None,
+    position: Grid,
+) -> Iterator[list[Explanation]]:
+    model, preprocessing = classifier.model, classifier.preprocessing
+    for index, source in enumerate(pictures):
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else f"[{index}]"
+        picture = preprocessing.open(source)
+        batch = preprocessing.batch([picture])
+        probabilities = classifier.probabilities(batch)[0]
+        labels = classes or [classifier.classes[int(probabilities.argmax())]]
+        found = []
+        for label in labels:
+            target = classifier.classes.index(label)
+            with evaluating(model):
+                grid = _attribute(model, batch, target, method, module_path)
+            found.append(
+                Explanation(
+                    source=name,
+                    label=label,
+                    probability=float(probabilities[target]),
+                    method=method,
+                    stage=module_path,
+                    picture=picture,
+                    grid=grid,
+                    position=position,
+                    box=preprocessing.geometry(*picture.size),
+                    input_size=preprocessing.size,
+                )
+            )
+        yield found
+
+
+def _attribute(
+    model: nn.Module, batch: NDArray[np.float32], target: int, method: Method, module_path: str | None
+) -> NDArray[np.float32]:
+    """(1, C, H, W) → (h, w)."""
+    parameter = next(model.parameters())
+    x = torch.from_numpy(batch).to(parameter.device, parameter.dtype).requires_grad_()
+    if module_path is not None:
+        attribution = LayerGradCam(model, model.get_submodule(module_path)).attribute(x, target=target)
+    elif method == "integrated-gradients":
+        attribution = IntegratedGradients(model).attribute(
+            x, target=target, n_steps=_INTEGRATION_STEPS, internal_batch_size=_PICTURES_AT_ONCE
+        )
+    else:
+        _, channels, height, width = batch.shape
+        window = (channels, max(height // 8, 1), max(width // 8, 1))
+        strides = (channels, max(window[1] // 2, 1), max(window[2] // 2, 1))
+        with torch.no_grad():
+            attribution = Occlusion(model).attribute(
+                x,
+                target=target,
+                sliding_window_shapes=window,
+                strides=strides,
+                perturbations_per_eval=_PICTURES_AT_ONCE,
+            )
+    assert isinstance(attribution, Tensor)
+    # Occlusion credits every channel of a pixel with the same loss.
+    over_channels = attribution.mean(1) if method == "occlusion" else attribution.sum(1)
+    grid: NDArray[np.float32] = over_channels[0].detach().float().cpu().numpy()
+    return grid
+
+
+def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
+    """The module that a stage's name stands for, and where the values of its map lie."""
+    channels, size = classifier.preprocessing.channels, classifier.preprocessing.size
+    walked = trace(skeleton(architecture_of(classifier).config), (channels, *size))
+    names = stage_names(classifier)
+    if stage == "auto":
+        fine = [name for name in names if min(walked.outputs[name].shape[1:]) >= FINE_ENOUGH]
+        stage = fine[-1] if fine else names[0]
+    else:
+        known = {name.rsplit(".", 1)[-1]: name for name in names} | {name: name for name in names}
+        if stage not in known:
+            short = [name.rsplit(".", 1)[-1] for name in names]
+            raise UserError(f'stage "{stage}" must be auto or one of {", ".join(short)}')
+        stage = known[stage]
+    output = walked.outputs[stage]
+    if output.shape[1:] == (1, 1):
+        raise UserError(
+            f"stage {stage} makes a map of 1×1 of pictures of {size[0]}×{size[1]}, which tells no place: "
+            "take a finer one"
+        )
+    return stage, output.grid
+
+
+def _weights(
+    pixels: int, start: float, end: float, input_pixels: int, values: int, position: Grid
+) -> NDArray[np.float32]:
+    """(pixels, values): how much each value of the grid counts for each pixel of the picture, along one axis.
+
+    Args:
+        pixels: Of the picture.
+        start: Where the input begins in the picture.
+        end: Where it ends.
+        input_pixels: Of the input.
+        values: Of the grid.
+        position: Where these lie in the input.
+    """
+    scale = input_pixels / (end - start)
+    in_input = (np.arange(pixels) + 0.5 - start) * scale - 0.5
+    in_grid = np.clip((in_input - position.start) / position.step, 0, values - 1)
+    low = np.minimum(in_grid.astype(np.int64), max(values - 2, 0))
+    share = (in_grid - low).astype(np.float32)
+    weights = np.zeros((pixels, values), np.float32)
+    everywhere = np.arange(pixels)
+    weights[everywhere, low] = 1 - share
+    weights[everywhere, np.minimum(low + 1, values - 1)] += share
+    seen = (in_input > -0.5) & (in_input < input_pixels - 0.5)
+    weights[~seen] = 0
+    return weights
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more

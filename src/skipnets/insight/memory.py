@@ -1,0 +1,263 @@
+"""How much memory training takes, from the tape of a trace; nothing is run.
+
+A step of training is replayed on the tape: forward, every value lives until its last use or, if autograd
+keeps it, until the backward pass has used it; backward, gradients of values come and go. The highest level is
+the peak. Gradients of weights are counted from the beginning: they come while kept values go, but seldom fit
+into the gaps that these leave.
+
+Memory is in bytes unless a name says MiB; everything is float32.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skipnets.errors import UserError
+from skipnets.insight.source import Source, architecture_of
+from skipnets.insight.summary import input_shape
+from skipnets.insight.trace import Execution, Operation, Trace, skeleton, trace
+
+# What PyTorch's CPU kernels set up when they first run: threads, code made for the machine, their caches.
+RUNTIME_BYTES = 96 << 20
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingMemory:
+    """What a process that trains takes at its highest level.
+
+    Attributes:
+        program: The interpreter with its libraries, before there is a model.
+        weights: Parameters and running statistics.
+        gradients: Of the parameters.
+        optimizer: Numbers the optimiser remembers: one for each parameter with SGD's momentum.
+        step: At the peak of a step: kept values and gradients of values.
+    """
+
+    program: int
+    weights: int
+    gradients: int
+    optimizer: int
+    step: int
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return self.program + self.weights + self.gradients + self.optimizer + self.step
+
+
+def training_memory(
+    source: Source,
+    *,
+    batch_size: int,
+    input_size: int | tuple[int, int] | None = None,
+    execution: Execution = "plain",
+    remembered: int = 1,
+    program: int | None = None,
+    **fields: Any,
+) -> TrainingMemory:
+    """Tell how much memory training takes on a CPU.
+
+    Args:
+        source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
+        batch_size: Pictures a step.
+        input_size: Height and width of the pictures; None takes the model's usual size.
+        execution: How dense blocks run: "plain" or "linear".
+        remembered: Numbers that the optimiser remembers for each parameter: 0 for plain SGD, 1 with momentum,
+            2 for AdamW; one more where an average of the weights is kept.
+        program: Bytes of the process before there is a model; None takes what this process has now.
+        fields: Of the configuration, to replace; for registry names alone.
+
+    Raises:
+        UserError: For an unknown model or field, or impossible sizes.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, not {batch_size}")
+    plan = _Plan(source, input_size, execution, remembered, program, fields)
+    return plan.memory(batch_size)
+
+
+def largest_batch(
+    source: Source,
+    memory: str | int,
+    *,
+    input_size: int | tuple[int, int] | None = None,
+    execution: Execution = "plain",
+    remembered: int = 1,
+    program: int | None = None,
+    **fields: Any,
+) -> int:
+    """The most pictures a step that train in so much memory.
+
+    Args:
+        source: As for `training_memory`, and so are the further arguments.
+        memory: Bytes, or text such as "16GiB".
+        input_size: Height and width of the pictures.
+        execution: How dense blocks run.
+        remembered: Numbers that the optimiser remembers for each parameter.
+        program: Bytes of the process before there is a model.
+        fields: Of the configuration, to replace.
+
+    Raises:
+        UserError: If not even one picture fits.
+    """
+    available = parse_bytes(memory) if isinstance(memory, str) else memory
+    plan = _Plan(source, input_size, execution, remembered, program, fields)
+    if (least := plan.memory(1).peak) > available:
+        raise UserError(f"memory: training needs {least / 2**30:.2f} GiB for a single picture, not {memory}")
+    low, high = 1, 2
+    while plan.memory(high).peak <= available:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if plan.memory(middle).peak <= available else (low, middle)
+    return low
+
+
+def parse_bytes(text: str) -> int:
+    """Read an amount such as "16GiB": units are kB, MB, GB, TB and KiB, MiB, GiB, TiB.
+
+    Raises:
+        UserError: If it is no such amount.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
+    if match is None or match[2] not in _UNITS or float(match[1]) == 0:
+        raise UserError(f'memory must be an amount such as 16GiB or 800MB, not "{text}"')
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+class _Plan:
+    """What does not depend on the batch."""
+
+    def __init__(
+        self,
+        source: Source,
+        input_size: int | tuple[int, int] | None,
+        execution: Execution,
+        remembered: int,
+        program: int | None,
+        fields: dict[str, Any],
+    ) -> None:
+        architecture = architecture_of(source, **fields)
+        model = skeleton(architecture.config)
+        walked = trace(model, input_shape(architecture, input_size), execution=execution)
+        self._program = _resident() if program is None else program
+        self._weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+        self._gradients = sum(tensor.nbytes for tensor in model.parameters())
+        self._optimizer = remembered * self._gradients
+        self._walked = walked
+
+    def memory(self, batch_size: int) -> TrainingMemory:
+        """For a batch."""
+        return TrainingMemory(
+            program=self._program,
+            weights=self._weights,
+            gradients=self._gradients,
+            optimizer=self._optimizer,
+            step=RUNTIME_BYTES + _peak_of_step(self._walked, batch_size),
+        )
+
+
+def _resident() -> int:
+    """Memory of this process; what a program with PyTorch loaded takes where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        match = re.search(r"VmRSS:\s+(\d+) kB", status.read_text())
+        if match is not None:
+            return int(match[1]) << 10
+    return 512 << 20
+
+
+def _peak_of_step(walked: Trace, batch_size: int) -> int:
+    replay = _Replay(walked, batch_size)
+    for operation in walked.operations:
+        replay.forward(operation)
+    for operation in reversed(walked.operations):
+        replay.backward(operation)
+    return replay.peak
+
+
+class _Replay:
+    """A step of training as far as memory is concerned."""
+
+    def __init__(self, walked: Trace, batch_size: int) -> None:
+        self.peak = self._level = 0
+        self._values = [value.bytes * batch_size for value in walked.values]
+        self._batch_size = batch_size
+        self._uses = Counter(index for operation in walked.operations for index in operation.inputs)
+        self._keepers = Counter(index for operation in walked.operations for index in operation.keeps)
+        self._gradients: dict[int, int] = {}
+        self._made = {0}
+        self._take(self._values[0])
+
+    def forward(self, operation: Operation) -> None:
+        """Its output is made, and what else it keeps; values that nobody needs any more go."""
+        made = {operation.output, *operation.keeps} - self._made
+        self._made |= made
+        self._take(sum(self._values[index] for index in made) + self._besides(operation))
+        for index in operation.inputs:
+            self._uses[index] -= 1
+            if self._uses[index] == 0 and self._keepers[index] == 0:
+                self._level -= self._values[index]
+
+    def backward(self, operation: Operation) -> None:
+        """Gradients of its inputs are made; that of its output and what it kept go."""
+        out = self._gradients.pop(operation.output, self._values[operation.output])
+        if operation.kind in ("add", "concatenate"):
+            # Views of the output's gradient: nothing new but the sum where there is another one already.
+            for place, index in enumerate(operation.inputs):
+                shared = operation.kind == "add" and place > 0
+                self._accumulate(index, 0 if shared else self._values[index])
+            out = 0
+        else:
+            scratch = self._scratch(operation)
+            self._take(scratch)
+            for index in operation.inputs:
+                if index != 0:
+                    self._take(self._values[index])
+                    self._accumulate(index, self._values[index])
+            self._level -= scratch
+        self._level -= out
+        for index in operation.keeps:
+            self._keepers[index] -= 1
+            if self._keepers[index] == 0:
+                self._level -= self._values[index]
+        self._level -= self._besides(operation)
+
+    def _accumulate(self, index: int, new: int) -> None:
+        present = self._gradients.get(index)
+        if present is None:
+            self._gradients[index] = new
+        else:
+            self._level -= min(new, present)
+            self._gradients[index] = max(new, present)
+
+    def _besides(self, operation: Operation) -> int:
+        return operation.keeps_besides * self._batch_size + operation.keeps_once
+
+    def _scratch(self, operation: Operation) -> int:
+        """What an operation needs besides gradients while it runs backward."""
+        if operation.kind != "dense block":
+            return 0
+        widest = max(
+            (self._values[index] for index in operation.keeps if index != operation.output), default=0
+        )
+        return self._values[operation.output] + widest
+
+    def _take(self, amount: int) -> None:
+        self._level += amount
+        self.peak = max(self.peak, self._level)
