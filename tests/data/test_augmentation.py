@@ -17,6 +17,7 @@ from skipnets.data.augmentation import (
     draw_box,
     draw_mirrored,
     find_augmentation,
+    resized_crop,
     shift_and_mirror,
     trivial_augment,
 )
@@ -105,19 +106,34 @@ def test_pixels_of_reduced_decoding_are_distributed_as_torchvisions():
 
     ours, theirs = [], []
     for _ in range(400):
-        ours.append(
-            figures(
-                open_region(
-                    file.getvalue(), draw_box, size=(48, 48), channels=3, resample=Image.Resampling.BILINEAR
-                )
-            )
-        )
+        image, box = open_region(file.getvalue(), draw_box, size=(48, 48), channels=3)
+        ours.append(figures(resized_crop(image, box, size=(48, 48), interpolation="bilinear", mirror=False)))
         theirs.append(figures(np.asarray(crop(whole))))
     ours_mean, theirs_mean = np.mean(ours, axis=0), np.mean(theirs, axis=0)
     for got, expected in zip(np.transpose(ours), np.transpose(theirs), strict=True):
         assert stats.ks_2samp(got, expected).pvalue > 0.001
     assert ours_mean[0] == pytest.approx(theirs_mean[0], abs=2)
     np.testing.assert_allclose(ours_mean[1:], theirs_mean[1:], rtol=0.02)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_resized_crop_is_torchvisions(channels, interpolation, mirror):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, channels), dtype=np.uint8)
+    image = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
+    mode = transforms.InterpolationMode(interpolation)
+    expected = transforms.functional.resized_crop(
+        image, 7, 5, 30, 40, (16, 20), mode
+    )  # top, left, height, width
+    expected = transforms.functional.hflip(expected) if mirror else expected
+    got = resized_crop(image, (5, 7, 45, 37), size=(16, 20), interpolation=interpolation, mirror=mirror)
+    assert got.shape == (16, 20, channels)
+    difference = np.abs(got.astype(int) - np.asarray(expected).reshape(got.shape))
+    if interpolation == "nearest":  # the two round the source's position differently
+        assert np.isin(got, pixels).all()
+    else:
+        assert difference.max() <= 1
 
 
 def test_names():

@@ -81,6 +81,23 @@ def draw_mirrored(count: int) -> list[bool]:
     return mirrored
 
 
+def resized_crop(
+    image: Image.Image, box: Box, *, size: tuple[int, int], interpolation: str, mirror: bool
+) -> NDArray[np.uint8]:
+    """Cut a box out, to whole pixels, and resize it to (H, W): (H, W, C).
+
+    torchvision's antialiased resize of uint8 tensors gives Pillow's values (to one level) in half the time.
+    """
+    cut = image.crop([round(edge) for edge in box])  # type: ignore[arg-type]  # four of them
+    if interpolation == "lanczos":
+        pixels = v2.functional.pil_to_tensor(cut.resize(size[::-1], Image.Resampling.LANCZOS))
+    else:
+        mode = v2.InterpolationMode(interpolation)
+        pixels = v2.functional.resize(v2.functional.pil_to_tensor(cut), list(size), mode, antialias=True)
+    resized: NDArray[np.uint8] = (pixels.flip(-1) if mirror else pixels).permute(1, 2, 0).numpy()
+    return resized
+
+
 def shift_and_mirror(pictures: NDArray[np.uint8], *, padding: int, mirror: bool) -> NDArray[np.uint8]:
     """Padded RandomCrop, then RandomHorizontalFlip, each picture by its own draw: a new (N, H, W, C)."""
     count, height, width, _ = pictures.shape

@@ -70,51 +70,42 @@ def open_picture(source: Source, channels: int | None = None) -> Image.Image:
 
 
 def open_region(
-    source: Source,
-    choose_box: Callable[[int, int], Box],
-    *,
-    size: tuple[int, int],
-    channels: int,
-    resample: Image.Resampling,
-    mirror: bool = False,
-) -> NDArray[np.uint8]:
+    source: Source, choose_box: Callable[[int, int], Box], *, size: tuple[int, int], channels: int
+) -> tuple[Image.Image, Box]:
     """Read only as much of a picture as a crop of it needs: for training, where speed beats sharpness.
 
     The crop is chosen from the header alone. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size (the
     smallest that is still twice as fine as the result), which skips most of the inverse cosine transforms;
-    other formats are decoded whole. One resize takes the crop to its size. Pixels differ slightly from
-    decoding in full, so nothing but training uses this.
+    other formats are decoded whole. Pixels differ slightly from decoding in full, so nothing but training
+    uses this.
 
     Args:
         source: as for `open_picture`.
         choose_box: gets width and height of the upright picture, returns the box to cut out.
-        size: (H, W) of the result.
+        size: (H, W) that the box will be resized to.
         channels: 1 or 3.
-        resample: Pillow's filter for the resize.
-        mirror: swap left and right of the result.
 
     Returns:
-        (H, W, channels) uint8.
+        The picture, upright and perhaps reduced, and where in it the box lies.
     """
-    height, width = size
     with _opened(source) as image:
         if image.format not in ("JPEG", "MPO"):
             image = _converted(_upright(image), channels)
-        upright_size = image.size[::-1] if _orientation(image) >= 5 else image.size
-        left, top, right, bottom = choose_box(*upright_size)
-        reduction = max(min((right - left) / width, (bottom - top) / height) / _REDUCING_GAP, 1)
+        orientation = _orientation(image)
+        width, height = image.size[::-1] if orientation >= 5 else image.size
+        left, top, right, bottom = choose_box(width, height)
+        reduction = max(min((right - left) / size[1], (bottom - top) / size[0]) / _REDUCING_GAP, 1)
         drafted = image.draft(
             "L" if channels == 1 else None,
             (ceil(image.width / reduction), ceil(image.height / reduction)),
         )
         # The box that draft returns has fractional edges where the size is no multiple of the scale.
-        scale = max(upright_size) / max(drafted[1]) if drafted else 1.0
+        scale = max(width, height) / max(drafted[1]) if drafted else 1.0
         reduced = _converted(_upright(image), channels)
-        box = (left / scale, top / scale, right / scale, bottom / scale)
-        region = reduced.resize((width, height), resample, box=box)
-        if mirror:
-            region = region.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.asarray(region).reshape(height, width, channels)
+        # Then the last row and column are in part beyond the picture; turning may make them the first.
+        x = reduced.width - width / scale if orientation in (2, 3, 6, 7) else 0
+        y = reduced.height - height / scale if orientation in (3, 4, 7, 8) else 0
+        return reduced, (left / scale + x, top / scale + y, right / scale + x, bottom / scale + y)
 
 
 @contextmanager

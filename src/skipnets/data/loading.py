@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.data.decoding import Source, UndecodablePicture, open_region
-from skipnets.data.preprocessing import INTERPOLATIONS, Preprocessing
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import Pictures
 from skipnets.errors import UserError
 
@@ -371,22 +371,20 @@ class _Reader:
                 failures = [(int(position), missing[position]) for position in batch if position in missing]
                 batch = batch[~np.isin(batch, list(missing))]
             return self.held[batch], batch, failures
-        from skipnets.data.augmentation import draw_box, draw_mirrored
+        from skipnets.data.augmentation import draw_box, draw_mirrored, resized_crop
 
         size, channels = self.preprocessing.size, self.preprocessing.channels
-        resized_crop = self.augmentation.resized_crop
-        mirrored = (
-            draw_mirrored(len(batch)) if resized_crop and self.augmentation.mirror else [False] * len(batch)
-        )
+        crops = self.augmentation.resized_crop
+        mirrored = draw_mirrored(len(batch)) if crops and self.augmentation.mirror else [False] * len(batch)
         pixels = np.empty((len(batch), *size, channels), dtype=np.uint8)
         read: list[int] = []
         for position, mirror in zip(batch.tolist(), mirrored, strict=True):
             source = self.pictures.source(position)
             try:
-                if resized_crop:
-                    resample = INTERPOLATIONS[self.preprocessing.interpolation]
-                    pixels[len(read)] = open_region(
-                        source, draw_box, size=size, channels=channels, resample=resample, mirror=mirror
+                if crops:
+                    image, box = open_region(source, draw_box, size=size, channels=channels)
+                    pixels[len(read)] = resized_crop(
+                        image, box, size=size, interpolation=self.preprocessing.interpolation, mirror=mirror
                     )
                 else:
                     pixels[len(read)] = self.preprocessing.pixels(source)
