@@ -318,7 +318,9 @@ def _resnet(layers: _Layers, fields: _Fields) -> Built:
     width = fields.integer("width", 64)
     groups = fields.integer("groups", 1)
     per_group = fields.integer("width_per_group", 64)
-    output_stride = fields.optional("output_stride")
+    output_stride = _MOST_CHANNELS  # as good as none
+    if fields.optional("output_stride") is not None:
+        output_stride = fields.integer("output_stride", 32)
     stages: dict[str, Stage] = {}
 
     channels = width
@@ -344,7 +346,7 @@ def _resnet(layers: _Layers, fields: _Fields) -> Built:
     for stage, count in enumerate(fields.blocks()):
         stride = 1 if stage == 0 else 2
         first_dilation = dilation
-        if output_stride is not None and reduction * stride > output_stride:
+        if reduction * stride > output_stride:
             stride, dilation = 1, dilation * stride
         reduction *= stride
         inner = width * 2**stage if basic else width * 2**stage * per_group // 64 * groups

@@ -43,8 +43,16 @@ int add_value(Network& network, int channels) {
 void add_convolution(Network& network, const std::string& name, int input, int output, const Weight& weight,
                      const Numbers& bias, int input_channel, int output_channel, int stride, int dilation, bool relu,
                      bool pooled, int added, const std::optional<Numbers>& scale,
-                     const std::optional<Numbers>& shift) {
+                     const std::optional<Numbers>& shift, const std::string& algorithm) {
     Node node;
+    if (algorithm == "direct")
+        node.forced = Algorithm::kDirect;
+    else if (algorithm == "winograd2")
+        node.forced = Algorithm::kWinograd2;
+    else if (algorithm == "winograd4")
+        node.forced = Algorithm::kWinograd4;
+    else if (algorithm != "auto")
+        throw std::invalid_argument(name + ": unknown algorithm " + algorithm);
     node.name = name;
     node.input = input;
     node.output = output;
@@ -187,7 +195,8 @@ NB_MODULE(_engine, m) {
         .def("add_value", &add_value, "channels"_a)
         .def("add_convolution", &add_convolution, "name"_a, "input"_a, "output"_a, "weight"_a, "bias"_a, nb::kw_only(),
              "input_channel"_a = 0, "output_channel"_a = 0, "stride"_a = 1, "dilation"_a = 1, "relu"_a = false,
-             "pooled"_a = false, "added"_a = -1, "scale"_a = nb::none(), "shift"_a = nb::none())
+             "pooled"_a = false, "added"_a = -1, "scale"_a = nb::none(), "shift"_a = nb::none(),
+             "algorithm"_a = "auto")
         .def("add_activation",
              [](Network& n, const std::string& name, int input, int output, const Numbers& scale,
                 const Numbers& shift) { add_simple(n, Kind::kActivation, name, input, output, 1, scale, shift); },

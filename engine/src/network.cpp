@@ -30,6 +30,8 @@ void check_node(const Node& node, const std::vector<int>& channels, const std::v
         require(node.stride >= 1 && node.stride <= 16 && node.dilation >= 1 && node.dilation <= 4096 &&
                     node.padding == node.dilation * (node.kernel / 2),
                 who, "stride, dilation or padding out of range");
+        require(!node.forced || *node.forced == Algorithm::kDirect || node.suits_winograd(), who,
+                "only 3×3 convolutions of stride 1 can be forced to Winograd's algorithm");
         const std::uint64_t weights = std::uint64_t(node.output_channels) * std::uint64_t(node.input_channels) *
                                       std::uint64_t(node.kernel * node.kernel);
         require(node.weight.size() == weights, who, "weight of a wrong size");

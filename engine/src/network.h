@@ -4,6 +4,7 @@
 
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,8 @@ enum class Kind {
     kMean,         // over the whole map, of relu(scale · x + shift) where there is a scale
 };
 
+enum class Algorithm { kDirect, kWinograd2, kWinograd4 };
+
 struct Node {
     Kind kind = Kind::kConvolution;
     std::string name;
@@ -27,9 +30,12 @@ struct Node {
     bool relu = false;    // after the convolution
     bool pooled = false;  // the convolution reads means over 2×2 pixels (of what scale and shift leave)
     int added = -1;       // a value that is added before the ReLU, channel for channel
+    std::optional<Algorithm> forced;  // for tests; otherwise the plan chooses
     std::vector<float> weight;        // (output_channels, input_channels, kernel, kernel)
     std::vector<float> bias;          // (output_channels)
     std::vector<float> scale, shift;  // (input_channels) or empty: applied with a ReLU to the input
+
+    bool suits_winograd() const { return kernel == 3 && stride == 1 && dilation == 1; }
 };
 
 /// Value 0 is the picture.

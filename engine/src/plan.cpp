@@ -1,7 +1,6 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <stdexcept>
 #include <tuple>
 
@@ -15,7 +14,7 @@ namespace {
 constexpr Size kGroupFloats = Size(1) << 20;
 
 // Maps larger than this, in floats, pass through the second-level cache strip by strip.
-static Size kStripFloats = getenv("STRIP") ? atol(getenv("STRIP")) : Size(1) << 17;
+constexpr Size kStripFloats = Size(1) << 17;
 
 int shrunk(int size, const Node& node) {
     switch (node.kind) {
@@ -76,7 +75,8 @@ double cycles(const Node& node, const Map& out, int images, int m, const Kernels
 }
 
 Algorithm choose_algorithm(const Node& node, const Map& out, int images, const Kernels& kernels) {
-    if (node.kernel != 3 || node.stride != 1 || node.dilation != 1) return Algorithm::kDirect;
+    if (node.forced) return *node.forced;
+    if (!node.suits_winograd()) return Algorithm::kDirect;
     const double direct = cycles(node, out, images, 0, kernels);
     const double two = cycles(node, out, images, 2, kernels), four = cycles(node, out, images, 4, kernels);
     if (direct <= two && direct <= four) return Algorithm::kDirect;

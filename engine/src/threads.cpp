@@ -14,9 +14,10 @@
 namespace skipnets {
 namespace {
 
-// A step takes tens of microseconds, so a partner is rarely late by more; a look with a pause is about 15 ns.
-constexpr int kLooksAtBarrier = 4000;
-// Between two calls of a busy service a worker stays awake (about 50 µs), then it sleeps.
+// A look with a pause takes 15 to 40 ns. A step takes tens of microseconds, so a partner that is later than that has
+// probably lost its processor.
+constexpr int kLooksAtBarrier = 2000;
+// Between two calls of a busy service a worker stays awake for about 0.1 ms, then it sleeps.
 constexpr int kLooksForWork = 4000;
 
 inline void pause() {

@@ -26,8 +26,6 @@ struct DepthBlock {
     Size weights;  // where the block's weights begin
 };
 
-enum class Algorithm { kDirect, kWinograd2, kWinograd4 };
-
 struct ConvolutionWeights {
     Algorithm algorithm;
     int rows = 0;  // R of the register tiles

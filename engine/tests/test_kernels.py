@@ -1,0 +1,270 @@
+"""Every kernel against an obvious slow loop, over random shapes, on every instruction set of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from skipnets_engine import _engine
+
+# The fixture `isa` is the same for all examples of a test.
+examples = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+sides = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 11, 13, 17])
+channel_counts = st.sampled_from([1, 2, 3, 7, 8, 12, 16, 17, 31, 32, 33, 48, 64])
+images = st.integers(1, 3)
+threads = st.integers(1, 3)
+
+
+@dataclass
+class Case:
+    """Random pictures and numbers of one shape."""
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._random = np.random.default_rng(self.seed)
+
+    def numbers(self, *shape: int) -> NDArray[np.float32]:
+        return self._random.standard_normal(shape).astype(np.float32)
+
+
+def run(
+    network: _engine.Network, pictures: NDArray[np.float32], result: int, *, isa: str, threads: int
+) -> NDArray[np.float32]:
+    """A value of a network, for each picture."""
+    engine = _engine.Engine(network, isa, threads)
+    return np.asarray(engine.values(pictures, [result])[0])
+
+
+def finish(network: _engine.Network, value: int, channels: int) -> None:
+    """Give a network the features that it must have."""
+    features = network.add_value(channels)
+    network.add_mean("mean", value, features)
+    network.features = features
+
+
+def assert_close(mine: NDArray[np.float32], wanted: NDArray[np.float64], *, bound: float = 3e-6) -> None:
+    assert mine.shape == wanted.shape
+    scale = np.abs(wanted).max() + 1e-30
+    assert np.abs(mine - wanted).max() <= bound * scale
+
+
+def convolve(
+    *,
+    case: Case,
+    shape: tuple[int, int, int, int],
+    outputs: int,
+    kernel: int,
+    isa: str,
+    threads: int,
+    **options: object,
+) -> None:
+    """One convolution over a map that another one made, so that it has a border and padded channels."""
+    inputs = shape[1]
+    x = case.numbers(*shape)
+    identity = np.eye(inputs, dtype=np.float32)[:, :, None, None]
+    weight, bias = case.numbers(outputs, inputs, kernel, kernel), case.numbers(outputs)
+    network = _engine.Network()
+    picture, copied, result = (network.add_value(c) for c in (inputs, inputs, outputs))
+    network.add_convolution("copy", picture, copied, identity, np.zeros(inputs, np.float32))
+    network.add_convolution("convolution", copied, result, weight, bias, **options)
+    finish(network, result, outputs)
+    mine = run(network, x, result, isa=isa, threads=threads)
+    wanted = reference.convolution(
+        x.astype(float),
+        weight.astype(float),
+        bias.astype(float),
+        stride=int(str(options.get("stride", 1))),
+        dilation=int(str(options.get("dilation", 1))),
+    )
+    assert_close(mine, np.maximum(wanted, 0) if options.get("relu") else wanted)
+
+
+@examples
+@given(st.data())
+def test_direct_convolution(isa: str, data: st.DataObject) -> None:
+    convolve(
+        case=Case(),
+        shape=(data.draw(images), data.draw(channel_counts), data.draw(sides), data.draw(sides)),
+        outputs=data.draw(channel_counts),
+        kernel=data.draw(st.sampled_from([1, 3, 5, 7])),
+        isa=isa,
+        threads=data.draw(threads),
+        stride=data.draw(st.integers(1, 3)),
+        dilation=data.draw(st.integers(1, 2)),
+        relu=data.draw(st.booleans()),
+        algorithm="direct",
+    )
+
+
+@pytest.mark.parametrize("algorithm", ["winograd2", "winograd4"])
+@examples
+@given(st.data())
+def test_winograd_convolution(isa: str, algorithm: str, data: st.DataObject) -> None:
+    convolve(
+        case=Case(),
+        shape=(data.draw(images), data.draw(channel_counts), data.draw(sides), data.draw(sides)),
+        outputs=data.draw(channel_counts),
+        kernel=3,
+        isa=isa,
+        threads=data.draw(threads),
+        relu=data.draw(st.booleans()),
+        algorithm=algorithm,
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kernel"), [(289, 40, 1), (600, 33, 1), (300, 20, 3), (130, 70, 3), (7, 9, 15)]
+)
+def test_depths_of_several_blocks(isa: str, inputs: int, outputs: int, kernel: int) -> None:
+    convolve(
+        case=Case(),
+        shape=(2, inputs, 5, 6),
+        outputs=outputs,
+        kernel=kernel,
+        isa=isa,
+        threads=2,
+        algorithm="direct",
+    )
+
+
+@examples
+@given(st.data())
+def test_first_convolution_reads_the_picture_in_runs(isa: str, data: st.DataObject) -> None:
+    channels, outputs, kernel = (
+        data.draw(channel_counts),
+        data.draw(channel_counts),
+        data.draw(st.sampled_from([3, 7])),
+    )
+    stride, case = data.draw(st.integers(1, 2)), Case()
+    x = case.numbers(data.draw(images), channels, data.draw(sides), data.draw(sides))
+    weight, bias = case.numbers(outputs, channels, kernel, kernel), case.numbers(outputs)
+    network = _engine.Network()
+    picture, result = network.add_value(channels), network.add_value(outputs)
+    network.add_convolution("stem", picture, result, weight, bias, stride=stride)
+    finish(network, result, outputs)
+    mine = run(network, x, result, isa=isa, threads=data.draw(threads))
+    wanted = reference.convolution(x.astype(float), weight.astype(float), bias.astype(float), stride=stride)
+    assert_close(mine, wanted)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@examples
+@given(st.data())
+def test_activated_convolution(isa: str, pooled: bool, data: st.DataObject) -> None:
+    channels, outputs, case = data.draw(channel_counts), data.draw(channel_counts), Case()
+    smallest = 2 if pooled else 1
+    height, width = (max(data.draw(sides), smallest) for _ in range(2))
+    x = case.numbers(data.draw(images), channels, height, width)
+    weight, bias = case.numbers(outputs, channels, 1, 1), case.numbers(outputs)
+    scale, shift = case.numbers(channels), case.numbers(channels)
+    network = _engine.Network()
+    picture, copied, result = (network.add_value(c) for c in (channels, channels, outputs))
+    identity = np.eye(channels, dtype=np.float32)[:, :, None, None]
+    network.add_convolution("copy", picture, copied, identity, np.zeros(channels, np.float32))
+    network.add_convolution("conv", copied, result, weight, bias, scale=scale, shift=shift, pooled=pooled)
+    finish(network, result, outputs)
+    mine = run(network, x, result, isa=isa, threads=data.draw(threads))
+    activated = reference.activation(x.astype(float), scale.astype(float), shift.astype(float))
+    if pooled:
+        activated = reference.means_over_2x2(activated)
+    assert_close(mine, reference.convolution(activated, weight.astype(float), bias.astype(float)))
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4"])
+@pytest.mark.parametrize("depth", [20, 300])
+def test_what_is_added_comes_before_the_relu(isa: str, algorithm: str, depth: int) -> None:
+    case = Case()
+    x = case.numbers(2, depth, 6, 7)
+    weight, bias, other = case.numbers(18, depth, 3, 3), case.numbers(18), case.numbers(18, depth, 1, 1)
+    network = _engine.Network()
+    picture, shortcut, copied, result = (network.add_value(c) for c in (depth, 18, depth, 18))
+    network.add_convolution("shortcut", picture, shortcut, other, np.zeros(18, np.float32))
+    identity = np.eye(depth, dtype=np.float32)[:, :, None, None]
+    network.add_convolution("copy", picture, copied, identity, np.zeros(depth, np.float32))
+    network.add_convolution(
+        "conv", copied, result, weight, bias, added=shortcut, relu=True, algorithm=algorithm
+    )
+    finish(network, result, 18)
+    mine = run(network, x, result, isa=isa, threads=2)
+    x64 = x.astype(float)
+    wanted = reference.convolution(x64, weight.astype(float), bias.astype(float))
+    wanted += reference.convolution(x64, other.astype(float), np.zeros(18))
+    assert_close(mine, np.maximum(wanted, 0))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("algorithm", ["winograd2", "winograd4"])
+def test_strips_change_nothing(isa: str, algorithm: str, threads: int) -> None:
+    """A map so large that the two convolutions run strip by strip, against the same two apart."""
+    case, middle = Case(), 64
+    x = case.numbers(2, 8, 60, 61)
+    first, bias = case.numbers(middle, 8, 1, 1), case.numbers(middle)
+    second = case.numbers(12, middle, 3, 3)
+    network = _engine.Network()
+    picture, inner, result, features = (network.add_value(c) for c in (8, middle, 12, 12))
+    network.add_convolution("first", picture, inner, first, bias, relu=True)
+    network.add_convolution("second", inner, result, second, np.zeros(12, np.float32), algorithm=algorithm)
+    network.add_mean("mean", result, features)
+    network.features = features
+    engine = _engine.Engine(network, isa, threads)
+    apart = engine.values(x, [result])[0].mean(
+        axis=(2, 3), dtype=float
+    )  # looking inside keeps every map whole
+    mine = engine.run(x, False)
+    assert_close(np.asarray(mine), apart)
+
+
+@examples
+@given(st.data())
+def test_max_pooling_subsampling_and_mean(isa: str, data: st.DataObject) -> None:
+    channels, added, stride = (
+        data.draw(channel_counts),
+        data.draw(st.integers(0, 20)),
+        data.draw(st.integers(1, 3)),
+    )
+    x = Case().numbers(data.draw(images), channels, data.draw(sides), data.draw(sides))
+    scale, shift = Case(1).numbers(channels), Case(2).numbers(channels)
+    network = _engine.Network()
+    picture, copied, activated, largest, fewer, features = (
+        network.add_value(c) for c in (channels, channels, channels, channels, channels + added, channels)
+    )
+    identity = np.eye(channels, dtype=np.float32)[:, :, None, None]
+    network.add_convolution("copy", picture, copied, identity, np.zeros(channels, np.float32))
+    network.add_activation("activation", copied, activated, scale, shift)
+    network.add_max_pool("max", copied, largest)
+    network.add_subsample("fewer", copied, fewer, stride)
+    network.add_mean("mean", copied, features, scale, shift)
+    network.features = features
+    engine = _engine.Engine(network, isa, data.draw(threads))
+    found = engine.values(x, [activated, largest, fewer, features])
+    x64 = x.astype(float)
+    wanted = reference.activation(x64, scale.astype(float), shift.astype(float))
+    assert_close(found[0], wanted)
+    assert_close(found[1], reference.max_pool(x64))
+    padding = ((0, 0), (added // 2, added - added // 2), (0, 0), (0, 0))
+    assert_close(found[2], np.pad(x64[:, :, ::stride, ::stride], padding))
+    assert_close(found[3], wanted.mean(axis=(2, 3), keepdims=True))
+
+
+def test_a_nan_in_a_picture_reaches_the_features(isa: str) -> None:
+    x = Case().numbers(1, 16, 8, 8)
+    x[0, 3, 4, 4] = np.nan
+    network = _engine.Network()
+    picture, result, features = (network.add_value(c) for c in (16, 16, 16))
+    network.add_convolution(
+        "conv", picture, result, Case().numbers(16, 16, 3, 3), np.zeros(16, np.float32), relu=True
+    )
+    network.add_mean("mean", result, features)
+    network.features = features
+    assert np.isnan(_engine.Engine(network, isa, 1).run(x, False)).any()
