@@ -8,6 +8,7 @@ N is the pictures of a batch; C, H and W their channels, height and width.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from skipnets.errors import UserError, missing_extra, near_matches
 
 __all__ = ["RUNTIMES", "Runtime", "TensorsDoNotFitError", "open_runtime"]
+
+_LOG = logging.getLogger("skipnets")
 
 RUNTIMES = ("auto", "native", "onnxruntime", "openvino", "torch")
 
@@ -83,8 +86,18 @@ def open_runtime(
             f'runtime "{kind}" runs exports, not model files: first '
             f"skipnets export MODEL --format {kind.removesuffix('runtime')}"
         )
-    if kind not in ("auto", "torch"):
-        raise UserError(f'runtime "{kind}" is not available yet in this version; take "torch"')
+    if kind in ("auto", "native"):
+        from skipnets.runtimes import native
+
+        if kind == "native" or native.prefers_native(device):
+            try:
+                return native.NativeRuntime.from_tensors(
+                    architecture, tensors, device=device, threads=threads
+                )
+            except native.NotForTheEngineError as error:
+                if kind == "native":
+                    raise
+                _LOG.warning("running in PyTorch: %s", error)
     try:
         from skipnets.runtimes.torch import TorchRuntime
     except ModuleNotFoundError as error:

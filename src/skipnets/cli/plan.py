@@ -1,0 +1,72 @@
+"""`skipnets plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from skipnets.classifier import load
+from skipnets.cli.output import print_json, print_table
+from skipnets.errors import UserError
+from skipnets.runtimes.native import NativeRuntime
+
+_MEBI = 2**20
+
+
+def plan(
+    model: Path, /, *, batch: int = 1, rounds: int = 20, threads: int | None = None, json: bool = False
+) -> None:
+    """Show how the native engine runs a classifier, with the measured time of every step.
+
+    For example:
+
+        skipnets plan runs/cats
+
+    Args:
+        model: A model file or a run folder.
+        batch: Pictures at once: 1 is computed by all threads together, more are shared out.
+        rounds: Times are medians over so many runs.
+        threads: CPU threads. Default: one a processor.
+        json: Print it as JSON.
+    """
+    for name, value in (("batch", batch), ("rounds", rounds)):
+        if not 1 <= value <= 1024:
+            raise UserError(f"{name} must be from 1 to 1024, not {value}")
+    classifier = load(model, runtime="native", threads=threads)
+    assert isinstance(classifier.runtime, NativeRuntime)
+    report = classifier.runtime.plan(classifier.preprocessing.size, batch=batch, rounds=rounds)
+    if json:
+        print_json(report)
+        return
+    height, width = classifier.preprocessing.size
+    total = sum(step["seconds"] for step in report["steps"])
+    table = Table(
+        title=(
+            f"Pictures of {height}×{width}, {batch} at once: {total * 1e3:.2f} ms each "
+            f"with {report['threads']} threads of {report['isa']}\n"
+            f"A share of 1 is {report['peak_macs'] / 1e9:.0f} thousand million multiply-adds a second; "
+            "Winograd's algorithm, which needs fewer, can exceed it."
+        ),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for heading in ("step", "makes", "algorithm", "million MACs", "MiB", "ms", "share of peak"):
+        table.add_column(heading, justify="left" if heading in ("step", "makes", "algorithm") else "right")
+    for step in report["steps"]:
+        table.add_row(*_cells(step))
+    print_table(table)
+
+
+def _cells(step: dict[str, Any]) -> list[str]:
+    return [
+        step["name"],
+        "×".join(map(str, step["shape"])),
+        step["algorithm"],
+        f"{step['macs'] / 1e6:.2f}",
+        f"{step['bytes'] / _MEBI:.2f}",
+        f"{step['seconds'] * 1e3:.3f}",
+        f"{step['share_of_peak']:.2f}",
+    ]

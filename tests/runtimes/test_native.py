@@ -1,0 +1,198 @@
+"""The native engine against torch in float64, and what "auto" makes of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import skipnets
+from skipnets.errors import UserError
+from skipnets.models import create_model, list_models
+from skipnets.models.registry import REGISTRY, config_to_dict
+from skipnets.runtimes import TensorsDoNotFitError, open_runtime
+from skipnets.runtimes.native import NativeRuntime, NotForTheEngineError
+
+skipnets_engine = pytest.importorskip("skipnets_engine", reason="needs the native engine: make engine")
+
+SMALL = {"growth_rate": 4, "block_config": (2, 2), "num_classes": 5}
+
+
+def trained_on_noise(name: str, size: tuple[int, int], **fields: Any) -> Any:
+    """A model whose norms have seen something."""
+    model = create_model(name, **fields)
+    model.train()
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.randn(4, model.config.in_chans, *size))
+    return model.eval()
+
+
+def tensors_of(model: nn.Module) -> dict[str, Any]:
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def engine_of(model: Any, **options: Any) -> Any:
+    return skipnets_engine.Engine(config_to_dict(model.config), tensors_of(model), **options)
+
+
+def relative_error(mine: Any, wanted: torch.Tensor) -> float:
+    return float(np.linalg.norm(mine - wanted.numpy()) / np.linalg.norm(wanted.numpy()))
+
+
+def check_against_torch(name: str, size: tuple[int, int], *, count: int, **fields: Any) -> None:
+    """Logits, features and every stage, at most 1e-5 from float64, or twice as far as torch's float32.
+
+    (Deep residual networks with random weights magnify the rounding of a single product so much that torch
+    itself misses 1e-5.)
+    """
+    model = trained_on_noise(name, size, **fields)
+    batch = torch.randn(count, model.config.in_chans, *size)
+    exact = copy.deepcopy(model).double()
+    engine = engine_of(model, threads=2)
+    with torch.no_grad():
+        maps, stages = model.forward_intermediates(batch)
+        exact_maps, exact_stages = exact.forward_intermediates(batch.double())
+        found = engine.stages(batch.numpy())
+        compared = [
+            (found[info["module"]], single, double)
+            for info, single, double in zip(model.feature_info, stages, exact_stages, strict=True)
+        ]
+        for method, pre_logits in ((engine.embed, True), (engine.logits, False)):
+            single = model.forward_head(maps, pre_logits=pre_logits)
+            double = exact.forward_head(exact_maps, pre_logits=pre_logits)
+            compared.append((method(batch.numpy()), single, double))
+    assert set(found) == {info["module"] for info in model.feature_info}
+    for mine, single, double in compared:
+        assert relative_error(mine, double) <= max(1e-5, 2 * relative_error(single.numpy(), double))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "fields"),
+    [
+        ("densenet121", (64, 64), {"block_config": (2, 3, 3, 2)}),
+        ("densenet121", (65, 47), {**SMALL, "in_chans": 1}),
+        ("densenet121", (37, 41), {**SMALL, "growth_rate": 5, "bottleneck": 3, "compression": 0.37}),
+        ("densenet121", (33, 33), {**SMALL, "bottleneck": None}),
+        ("densenet121", (40, 40), {"block_config": (1,), "num_classes": 0}),
+        ("densenet40_k12", (32, 32), {"block_config": (3, 3, 3)}),
+        ("densenet_bc100_k12", (32, 32), {}),
+        ("densenet_bc40_k48", (17, 19), {"block_config": (2, 2, 2)}),
+        ("resnet20", (32, 32), {}),
+        ("resnet20", (31, 33), {"shortcut": "projection", "in_chans": 1}),
+        ("resnet18", (64, 64), {}),
+        ("resnet34", (45, 1), {"block_config": (1, 1, 1, 1), "num_classes": 3}),
+        ("resnet50", (64, 64), {"block_config": (2, 2, 2, 2)}),
+        ("resnet50", (40, 56), {"block_config": (1, 2, 2), "output_stride": 8}),
+        ("resnet50", (64, 64), {"block_config": (1, 1, 1), "shortcut": "pad", "width": 20}),
+        ("resnext50_32x4d", (48, 48), {"block_config": (1, 1, 1, 1)}),
+        ("resnext50_32x4d", (32, 32), {"block_config": (1, 1), "groups": 3, "width_per_group": 20}),
+        ("wide_resnet50_2", (48, 48), {"block_config": (1, 1, 1, 1)}),
+    ],
+)
+def test_agrees_with_torch(name: str, size: tuple[int, int], fields: dict[str, Any]) -> None:
+    # Two threads take a picture each and then the third together.
+    check_against_torch(name, size, count=3, **fields)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
+def test_every_registry_architecture_agrees_with_torch(name: str) -> None:
+    side = 96 if REGISTRY[name].stem == "imagenet" else 32
+    check_against_torch(name, (side, side), count=1)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier's file."""
+    torch.manual_seed(0)
+    model = trained_on_noise("densenet_bc40_k12", (32, 32), num_classes=3)
+    preprocessing = skipnets.Preprocessing(size=32)
+    path = tmp_path_factory.mktemp("native") / "model.safetensors"
+    skipnets.Classifier.from_model(model, classes=["a", "b", "c"], preprocessing=preprocessing).save(path)
+    return path
+
+
+def test_auto_takes_it_and_torch_agrees(saved: Path) -> None:
+    native, in_torch = skipnets.load(saved), skipnets.load(saved, runtime="torch", device="cpu")
+    assert (native.runtime.name, native.runtime.device) == ("native", "cpu")
+    batch = np.random.default_rng(0).standard_normal((7, 3, 32, 32)).astype(np.float32)
+    np.testing.assert_allclose(native.logits(batch), in_torch.logits(batch), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        native.runtime.embed(batch), in_torch.runtime.embed(batch), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_predicts_without_importing_torch(saved: Path) -> None:
+    program = (
+        "import sys, skipnets, numpy as np\n"
+        f"clf = skipnets.load({str(saved)!r})\n"
+        "picture = np.zeros((40, 30, 3), np.uint8)\n"
+        "assert clf.predict([picture])[0].label in 'abc'\n"
+        "assert clf.runtime.name == 'native'\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_unknown_architectures_fall_back_with_a_notice(caplog: pytest.LogCaptureFixture) -> None:
+    model = create_model("densenet_bc40_k12", norm="group", **SMALL)
+    given: dict[str, Any] = {
+        "architecture": config_to_dict(model.config),
+        "tensors": tensors_of(model),
+        "device": "cpu",
+    }
+    with pytest.raises(NotForTheEngineError, match=r"densenet_bc40_k12: .*batch norm only, not norm='group'"):
+        open_runtime("native", **given)
+    with caplog.at_level(logging.WARNING, logger="skipnets"):
+        assert open_runtime("auto", **given).name == "torch"
+    assert "running in PyTorch: densenet_bc40_k12" in caplog.text
+
+
+def test_another_interface_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skipnets_engine, "INTERFACE", 99)
+    model = create_model("densenet_bc40_k12", **SMALL)
+    given: dict[str, Any] = {
+        "architecture": config_to_dict(model.config),
+        "tensors": tensors_of(model),
+        "device": "cpu",
+    }
+    with pytest.raises(UserError, match=r"does not fit this skipnets \(interface 99, not 1\)"):
+        open_runtime("native", **given)
+    assert open_runtime("auto", **given).name == "torch"
+
+
+def test_bad_input_is_named() -> None:
+    model = trained_on_noise("densenet121", (64, 64), **SMALL)
+    architecture, tensors = config_to_dict(model.config), tensors_of(model)
+    with pytest.raises(UserError, match='"cuda" is not for runtime "native"'):
+        open_runtime("native", architecture=architecture, tensors=tensors, device="cuda")
+    runtime = NativeRuntime.from_tensors(architecture, tensors)
+    with pytest.raises(UserError, match="pictures of 3×3 are too small"):
+        runtime.logits(np.zeros((1, 3, 3, 3), np.float32))
+    del tensors["features.norm5.weight"]
+    for kind in ("native", "auto"):
+        with pytest.raises(TensorsDoNotFitError, match=r"missing: features\.norm5\.weight"):
+            open_runtime(kind, architecture=architecture, tensors=tensors, device="cpu")
+
+
+def test_the_plan_is_printed(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from skipnets.cli import main
+
+    assert main(["plan", str(saved), "--rounds", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "features.denseblock1.denselayer1.conv1" in printed
+    assert "share of peak" in printed
+    assert main(["plan", str(saved), "--json", "--batch", "3", "--rounds", "2"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"isa", "threads", "peak_macs", "steps"} == set(report)
+    assert main(["plan", str(saved), "--rounds", "0"]) == 2
