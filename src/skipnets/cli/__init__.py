@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "Measure a classifier on labelled pictures.",
     "predict": "Tell what pictures show.",
     "export": "Write a classifier as a checked graph for other runtimes.",
+    "plan": "Show how the native engine runs a classifier, step by step.",
     "benchmark": "Time a classifier in every runtime on this machine.",
 }
 
