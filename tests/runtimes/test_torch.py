@@ -10,8 +10,9 @@ import torch
 
 from skipnets.errors import UserError
 from skipnets.models.factory import create_model
+from skipnets.models.registry import config_to_dict
 from skipnets.runtimes import RUNTIMES, TensorsDoNotFitError, open_runtime
-from skipnets.runtimes.torch import TorchRuntime, architecture_of, pick_device
+from skipnets.runtimes.torch import TorchRuntime, pick_device
 
 
 def tiny(**fields: object) -> TorchRuntime:
@@ -21,7 +22,7 @@ def tiny(**fields: object) -> TorchRuntime:
 def test_open_runtime_computes_what_the_model_does() -> None:
     original = tiny()
     opened = open_runtime(
-        "auto", architecture=architecture_of(original.model), tensors=original.tensors(), device="cpu"
+        "auto", architecture=config_to_dict(original.model.config), tensors=original.tensors(), device="cpu"
     )
     batch = np.random.default_rng(0).normal(size=(2, 3, 9, 11)).astype(np.float32)
     np.testing.assert_array_equal(opened.logits(batch), original.logits(batch))
@@ -33,10 +34,9 @@ def test_threads_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     runtime = tiny()
+    architecture = config_to_dict(runtime.model.config)
     for threads in (None, 3):
-        open_runtime(
-            "torch", architecture=architecture_of(runtime.model), tensors=runtime.tensors(), threads=threads
-        )
+        open_runtime("torch", architecture=architecture, tensors=runtime.tensors(), threads=threads)
     assert asked == [3]
 
 
@@ -46,8 +46,8 @@ def test_threads_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
         ("tensorflow", None, 'unknown runtime "tensorflow"; there are auto, native'),
         ("onnx", None, 'unknown runtime "onnx"; did you mean onnxruntime'),
         ("native", None, 'runtime "native" is not available yet in this version'),
-        ("onnxruntime", None, 'runtime "onnxruntime" is not available yet in this version'),
-        ("openvino", None, 'runtime "openvino" is not available yet in this version'),
+        ("onnxruntime", None, 'runtime "onnxruntime" runs exports.*skipnets export MODEL --format onnx'),
+        ("openvino", None, 'runtime "openvino" runs exports.*skipnets export MODEL --format openvino'),
         ("torch", 0, "threads must be at least 1, not 0"),
     ],
 )
@@ -93,7 +93,7 @@ def test_tensors_of_another_model_are_refused() -> None:
     with_norms, without = tiny(), tiny(norm=None)
     tensors = {**without.tensors(), **with_norms.tensors()}
     with pytest.raises(TensorsDoNotFitError, match=r"left over: bn1\.weight, .* and \d+ more"):
-        open_runtime("torch", architecture=architecture_of(without.model), tensors=tensors)
+        open_runtime("torch", architecture=config_to_dict(without.model.config), tensors=tensors)
 
 
 def test_a_double_model_runs_on_float_batches() -> None:

@@ -6,9 +6,8 @@ N is the pictures of a batch; C, H and W their channels, height and width.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from skipnets.models.registry import config_from_dict, config_to_dict
 from skipnets.models.resnet import ResNet
 from skipnets.runtimes import TensorsDoNotFitError
 
-__all__ = ["TorchRuntime", "architecture_of", "check_tensors", "pick_device"]
+__all__ = ["TorchRuntime", "check_tensors", "pick_device"]
 
 
 class TorchRuntime:
@@ -33,6 +32,7 @@ class TorchRuntime:
     """
 
     name = "torch"
+    input_type: Literal["uint8", "float32"] = "float32"
 
     def __init__(self, model: DenseNet | ResNet) -> None:
         self.model = model
@@ -72,12 +72,12 @@ class TorchRuntime:
         """Where the model's parameters are."""
         return str(self._where())
 
-    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) → (N, classes)."""
         with _evaluating(self.model):
             return _to_numpy(self.model(self._to_tensor(batch)))
 
-    def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) → (N, features): the last feature maps, pooled."""
         with _evaluating(self.model):
             maps = self.model.forward_features(self._to_tensor(batch))
@@ -94,20 +94,15 @@ class TorchRuntime:
             name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous().numpy()
             for name, tensor in state.items()
         }
-        check_tensors(_skeleton(architecture_of(self.model), at_most=len(arrays)), arrays)
+        check_tensors(_skeleton(config_to_dict(self.model.config), at_most=len(arrays)), arrays)
         return arrays
 
     def _where(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _to_tensor(self, batch: NDArray[np.float32]) -> Tensor:
+    def _to_tensor(self, batch: NDArray[Any]) -> Tensor:
         parameter = next(self.model.parameters())
         return torch.from_numpy(np.ascontiguousarray(batch)).to(parameter.device, parameter.dtype)
-
-
-def architecture_of(model: DenseNet | ResNet) -> dict[str, Any]:
-    """A model's config as plain values, with the classes of the head that it has now."""
-    return config_to_dict(dataclasses.replace(model.config, num_classes=model.num_classes))
 
 
 def pick_device(name: str) -> torch.device:
