@@ -9,14 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skipnets.evaluation.calibration import Calibration, calibrate
     from skipnets.evaluation.confusion import draw_confusion
     from skipnets.evaluation.evaluating import Evaluation, evaluate
     from skipnets.evaluation.tables import write_table
 
-__all__ = ["Evaluation", "draw_confusion", "evaluate", "write_table"]
+__all__ = ["Calibration", "Evaluation", "calibrate", "draw_confusion", "evaluate", "write_table"]
 
 _HOME = {
+    "Calibration": "calibration",
     "Evaluation": "evaluating",
+    "calibrate": "calibration",
     "draw_confusion": "confusion",
     "evaluate": "evaluating",
     "write_table": "tables",

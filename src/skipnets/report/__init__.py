@@ -1,0 +1,23 @@
+"""What became of a run, to be looked at: its report, and how it compares with others.
+
+Names are loaded on first use, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skipnets.report.comparison import Comparison, compare
+    from skipnets.report.page import write_report
+
+__all__ = ["Comparison", "compare", "write_report"]
+
+_HOME = {"Comparison": "comparison", "compare": "comparison", "write_report": "page"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

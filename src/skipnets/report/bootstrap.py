@@ -1,0 +1,148 @@
+"""How much figures would vary with other test pictures: the bootstrap (Efron 1979), over weights.
+
+Drawing N of N pictures with replacement is giving each a weight, how often it was drawn. All resamples of a
+figure are then a few products of the (B, N) weights with what is known of each picture.
+
+N pictures, K classes, B resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.evaluation.metrics import CALIBRATION_BINS
+
+__all__ = ["FIGURES", "resample", "weighted_figures"]
+
+# Name → whether more is better.
+FIGURES = {
+    "accuracy": True,
+    "top5": True,
+    "balanced_accuracy": True,
+    "macro_f1": True,
+    "macro_auroc": True,
+    "nll": False,
+    "ece": False,
+}
+_AT_ONCE = 64
+# Ranking costs N × K × B steps; with more than these (half a minute), AUROC is not resampled.
+_MOST_RANKING = 4e9
+
+Floats = NDArray[np.float64]
+
+
+def resample(
+    probabilities: list[Floats], labels: NDArray[np.int64], *, resamples: int, seed: int
+) -> list[dict[str, Floats]]:
+    """Every figure of several classifiers on the same random draws of pictures.
+
+    Args:
+        probabilities: (N, K) of each classifier.
+        labels: (N,) the right classes.
+        resamples: B.
+        seed: Of the draws.
+
+    Returns:
+        For each classifier, name → (B,); without "top5" up to 5 classes, and without "macro_auroc" where
+        that would take too long.
+    """
+    ranked = probabilities[0].size * resamples <= _MOST_RANKING
+    answers = [_Answers(each, labels, ranked=ranked) for each in probabilities]
+    chunks: list[list[dict[str, Floats]]] = [[] for _ in answers]
+    for weights in _draws(len(labels), resamples, seed):
+        for found, answer in zip(chunks, answers, strict=True):
+            found.append(answer.figures(weights))
+    return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in chunks]
+
+
+def weighted_figures(probabilities: Floats, labels: NDArray[np.int64], weights: Floats) -> dict[str, Floats]:
+    """The figures of `measure` with weighted pictures, (B, N) → name → (B,)."""
+    return _Answers(probabilities, labels, ranked=True).figures(weights)
+
+
+def _draws(count: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """(b, N) weights, a few at a time."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, _AT_ONCE):
+        rows = min(_AT_ONCE, resamples - start)
+        drawn = rng.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+
+
+class _Answers:
+    """What is known of each picture, ready to be weighted."""
+
+    def __init__(self, probabilities: Floats, labels: NDArray[np.int64], *, ranked: bool) -> None:
+        count, classes = probabilities.shape
+        predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+        right = (predicted == labels).astype(np.float64)
+        of_label = probabilities[np.arange(count), labels]
+        bin_of = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+        each = [right, -np.log(np.maximum(of_label, np.finfo(np.float64).tiny))]
+        if classes > 5:
+            each.append((np.argsort(-probabilities, axis=1)[:, :5] == labels[:, None]).any(1).astype(float))
+        self.sums = np.stack(each, axis=1)
+        self.gaps = np.eye(CALIBRATION_BINS)[bin_of] * (confidence - right)[:, None]
+        self.label = np.eye(classes)[labels]
+        self.call = np.eye(classes)[predicted]
+        self.hit = self.label * right[:, None]
+        self.rankings = [
+            _Ranking(probabilities[:, index], labels == index) for index in range(classes if ranked else 0)
+        ]
+
+    def figures(self, weights: Floats) -> dict[str, Floats]:
+        """(B, N) weights → name → (B,)."""
+        total = weights.sum(1)
+        means = (weights @ self.sums) / total[:, None]
+        support, called, hits = weights @ self.label, weights @ self.call, weights @ self.hit
+        occurs = support > 0
+        found = {
+            "accuracy": means[:, 0],
+            "balanced_accuracy": _mean(hits / np.where(occurs, support, 1), occurs),
+            "macro_f1": _mean(2 * hits / np.maximum(support + called, 1e-300), occurs),
+            "nll": means[:, 1],
+            "ece": np.abs(weights @ self.gaps).sum(1) / total,
+        }
+        if means.shape[1] > 2:
+            found["top5"] = means[:, 2]
+        if self.rankings:
+            areas = np.stack([ranking.auroc(weights) for ranking in self.rankings], axis=1)
+            found["macro_auroc"] = _mean(np.nan_to_num(areas), np.isfinite(areas))
+        return found
+
+
+class _Ranking:
+    """The pictures in the order of one class's probability."""
+
+    def __init__(self, scores: Floats, is_class: NDArray[np.bool_]) -> None:
+        self.order = np.argsort(scores, kind="stable")
+        ordered = scores[self.order]
+        self.is_class = is_class[self.order]
+        # Where the pictures of equal probability begin and end.
+        of_class = ordered[self.is_class]
+        self.first = np.searchsorted(ordered, of_class, side="left")
+        self.last = np.searchsorted(ordered, of_class, side="right")
+
+    def auroc(self, weights: Floats) -> Floats:
+        """(B, N) weights → (B,): the share of (this class, another) pairs in order; ties count half."""
+        ordered = weights[:, self.order]
+        of_class = ordered[:, self.is_class]
+        others = np.zeros((len(weights), len(self.order) + 1))
+        np.cumsum(np.where(self.is_class, 0, ordered), axis=1, out=others[:, 1:])
+        below = (others[:, self.first] + others[:, self.last]) / 2
+        pairs = of_class.sum(1) * others[:, -1]
+        share: Any = np.divide(
+            (of_class * below).sum(1), pairs, out=np.full(len(weights), np.nan), where=pairs > 0
+        )
+        return share
+
+
+def _mean(values: Floats, where: NDArray[np.bool_]) -> Floats:
+    """(B, K) → (B,) means over the classes that count; NaN where none does."""
+    count = where.sum(1)
+    sums = np.where(where, values, 0).sum(1)
+    return np.divide(sums, count, out=np.full(len(values), np.nan), where=count > 0)

@@ -1,0 +1,255 @@
+"""Charts as SVG that stands in the page itself: its text is text, its colours follow light and dark.
+
+matplotlib draws them. Names of classes never go through it: legends are HTML.
+
+N pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
+
+from skipnets.evaluation.calibration import Reliability
+from skipnets.training.run import Row
+
+__all__ = ["Curves", "draw_curves", "draw_learning", "draw_rate", "draw_reliability", "one_class_curves"]
+
+# What stands in the SVG until the page's variables take its place. Any colours do, if each occurs once.
+_VARIABLES = {
+    "ink": "#010203",
+    "soft": "#040506",
+    "line": "#070809",
+    "surface": "#0a0b0c",
+    "c1": "#0d0e0f",
+    "c2": "#101112",
+    "c3": "#131415",
+    "c4": "#161718",
+    "c5": "#191a1b",
+}
+INK, SOFT, LINE, SURFACE, C1, C2 = (
+    _VARIABLES[name] for name in ("ink", "soft", "line", "surface", "c1", "c2")
+)
+SERIES = tuple(_VARIABLES[f"c{number}"] for number in range(1, 6))
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "path.simplify_threshold": 0.4,
+    "font.size": 10.5,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": SOFT,
+    "axes.linewidth": 1,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": LINE,
+    "grid.linewidth": 0.8,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "text.color": INK,
+}
+_POINTS = 400
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Curves:
+    """How well one class's probability ranks the pictures.
+
+    Attributes:
+        precision: At each recall.
+        recall: Falling.
+        average_precision: The area under precision over recall, as scikit-learn sums it.
+        false_positives: The share of the other classes' pictures above each threshold.
+        true_positives: The share of the class's own.
+    """
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    average_precision: float
+    false_positives: NDArray[np.float64]
+    true_positives: NDArray[np.float64]
+
+
+def one_class_curves(probability: NDArray[np.float64], is_class: NDArray[np.bool_]) -> Curves | None:
+    """The curves of one class, from its probability on each picture; None if it has no pictures, or all."""
+    if is_class.all() or not is_class.any():
+        return None
+    precision, recall, _ = precision_recall_curve(is_class, probability)
+    false_positives, true_positives, _ = roc_curve(is_class, probability)
+    return Curves(
+        precision=_thinned(precision),
+        recall=_thinned(recall),
+        average_precision=float(average_precision_score(is_class, probability)),
+        false_positives=_thinned(false_positives),
+        true_positives=_thinned(true_positives),
+    )
+
+
+def draw_learning(rows: Sequence[Row], best_epoch: int) -> tuple[str, str]:
+    """Losses, and validation accuracy, over the epochs."""
+    best = [row for row in rows if row.epoch == best_epoch]
+    epochs = [row.epoch for row in rows]
+
+    def losses(axes: Axes) -> None:
+        # The training loss has label smoothing and mixing in it, so it may lie above the other.
+        axes.plot(epochs, [row.train_loss for row in rows], color=C2, marker=_marker(rows), markersize=4)
+        axes.plot(epochs, [row.val_loss for row in rows], color=C1, marker=_marker(rows), markersize=4)
+        axes.set_ylim(bottom=0)
+        _epochs_below(axes)
+
+    def accuracy(axes: Axes) -> None:
+        axes.plot(epochs, [row.val_accuracy for row in rows], color=C1, marker=_marker(rows), markersize=4)
+        for row in best:
+            axes.plot(row.epoch, row.val_accuracy, "o", color=C1, markersize=8, markeredgecolor=SURFACE)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        axes.margins(y=0.08)
+        _epochs_below(axes)
+
+    return _chart("learning-loss", losses), _chart("learning-accuracy", accuracy)
+
+
+def draw_rate(rows: Sequence[Row]) -> str:
+    """The learning rate over the epochs."""
+
+    def rate(axes: Axes) -> None:
+        axes.plot([row.epoch for row in rows], [row.lr for row in rows], color=SOFT)
+        axes.set_ylim(bottom=0)
+        _epochs_below(axes)
+
+    return _chart("learning-rate", rate)
+
+
+def draw_reliability(bins: Reliability, key: str) -> str:
+    """Accuracy over confidence with its intervals, and below how many answers are that sure.
+
+    Args:
+        bins: From `skipnets.evaluation.calibration.reliability`.
+        key: Tells this chart from others on the page.
+    """
+    full = bins.counts > 0
+    confidence, accuracy = bins.confidence[full], bins.accuracy[full]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 5.2), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        upper.plot([0, 1], [0, 1], color=SOFT, linewidth=1.2, dashes=(4, 3))
+        upper.vlines(confidence, accuracy, confidence, color=C2, linewidth=5, alpha=0.45)
+        upper.vlines(confidence, *bins.intervals[full].T, color=C1, linewidth=1.4)
+        # A bin's dot grows with its pictures, so that a lone outlier does not look like a trend.
+        sizes = 16 + 90 * np.sqrt(bins.counts[full] / bins.counts.max())
+        upper.scatter(confidence, accuracy, s=sizes, color=C1, edgecolor=SURFACE, zorder=3)
+        upper.set(ylim=(-0.02, 1.02), ylabel="share that is right")
+        width = bins.edges[1] - bins.edges[0]
+        lower.bar(
+            bins.edges[:-1] + width / 2, bins.counts / bins.counts.sum(), width * 0.86, color=C1, alpha=0.6
+        )
+        lower.set(xlim=(0, 1), xlabel="how sure the answer is", ylabel="pictures")
+        lower.yaxis.set_major_locator(MaxNLocator(2))
+        for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        return _svg(figure, key)
+
+
+def draw_curves(
+    curves: Sequence[tuple[Curves, str | None]], key: str, *, small: bool = False
+) -> tuple[str, str]:
+    """Precision over recall, and the ROC, of several classes.
+
+    Args:
+        curves: Each with its colour, one of `SERIES`, or None to stay in the background.
+        key: Tells these charts from others on the page.
+        small: One of many.
+    """
+    # Those in the background first.
+    ordered = sorted(curves, key=lambda pair: pair[1] is not None)
+
+    def precision_recall(axes: Axes) -> None:
+        for each, colour in ordered:
+            axes.plot(each.recall, each.precision, drawstyle="steps-post", **_line(colour))
+        _unit_square(axes, "recall", "precision", small=small)
+
+    def roc(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, dashes=(4, 3))
+        for each, colour in ordered:
+            axes.plot(each.false_positives, each.true_positives, **_line(colour))
+        _unit_square(axes, "false alarms", "found", small=small)
+
+    size = (2.1, 2.0) if small else (5.2, 4.4)
+    return _chart(f"{key}-pr", precision_recall, size), _chart(f"{key}-roc", roc, size)
+
+
+def _chart(key: str, draw: Any, size: tuple[float, float] = (5.2, 3.3)) -> str:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        return _svg(figure, key)
+
+
+def _svg(figure: Figure, key: str) -> str:
+    """The figure as an SVG element that fills its box, without what a page must not have twice."""
+    figure.patch.set_visible(False)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": key}):
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1
+    )
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--font)", text)
+    for name, colour in _VARIABLES.items():
+        text = text.replace(colour, f"var(--{name})")
+    return re.sub(r">\s+<", "><", text).strip()
+
+
+def _line(colour: str | None) -> dict[str, Any]:
+    if colour is None:
+        return {"color": SOFT, "linewidth": 1, "alpha": 0.4}
+    return {"color": colour, "linewidth": 1.8}
+
+
+def _unit_square(axes: Axes, x: str, y: str, *, small: bool) -> None:
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    ticks = [0, 0.5, 1] if small else [0, 0.2, 0.4, 0.6, 0.8, 1]
+    axes.set_xticks(ticks)
+    axes.set_yticks(ticks)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+
+
+def _epochs_below(axes: Axes) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+
+
+def _marker(rows: Sequence[Row]) -> str:
+    """Points where there are few epochs; a run of one is no line."""
+    return "o" if len(rows) <= 12 else ""
+
+
+def _thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At most so many of a curve's points, evenly, with both ends."""
+    if len(values) <= _POINTS:
+        return values
+    return values[np.unique(np.linspace(0, len(values) - 1, _POINTS).round().astype(int))]

@@ -1,0 +1,322 @@
+"""Do two runs differ by more than the luck of the test pictures?
+
+Both answered the same pictures, so the tests are paired: the exact test of McNemar (1947) for accuracy, which
+looks only at the pictures on which exactly one of them is right; the bootstrap over pictures for the rest.
+
+N pictures, K classes, B resamples.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from skipnets.errors import UserError
+from skipnets.evaluation.metrics import wilson_interval
+from skipnets.report.bootstrap import FIGURES, resample, weighted_figures
+from skipnets.report.results import Results, read_results
+
+__all__ = ["Comparison", "Difference", "Figure", "compare", "holm", "mcnemar"]
+
+RESAMPLES = 2000
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure of every run.
+
+    Attributes:
+        name: One of `skipnets.report.bootstrap.FIGURES`.
+        values: Of each run.
+        intervals: 95 % confidence intervals (Wilson for accuracy, else the bootstrap's percentiles); None
+            where it was not resampled.
+    """
+
+    name: str
+    values: tuple[float, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One figure of a run against the same figure of the first.
+
+    Attributes:
+        run: Its name.
+        figure: One of `skipnets.report.bootstrap.FIGURES`.
+        difference: Run minus first run.
+        interval: Its 95 % confidence interval (percentiles of the paired bootstrap).
+        p: The probability of so large a difference, or a larger one, were there none. With several runs it is
+            Holm's, for all comparisons of this figure together.
+        test: "exact McNemar" or "paired bootstrap".
+        verdict: "better", "worse", or "within noise" (p is at least 0.05).
+        only_run_right: For accuracy, the pictures on which only the run is right.
+        only_first_right: Those on which only the first one is.
+    """
+
+    run: str
+    figure: str
+    difference: float
+    interval: tuple[float, float]
+    p: float
+    test: str
+    verdict: str
+    only_run_right: int | None = None
+    only_first_right: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+        runs: Their names, the first one being what the others are held against.
+        data: What they were evaluated on.
+        split: Of these data.
+        pictures: N.
+        figures: One row a figure.
+        differences: One row a run after the first and figure.
+        notes: What a reader must know beside the figures, a sentence each.
+    """
+
+    runs: tuple[str, ...]
+    data: str
+    split: str
+    pictures: int
+    figures: tuple[Figure, ...]
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return asdict(self)
+
+
+def compare(
+    folders: Sequence[str | os.PathLike[str]], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Comparison:
+    """Hold runs against the first of them.
+
+    Args:
+        folders: Two or more run folders, or folders that `skipnets evaluate --output` wrote.
+        resamples: B; a p-value of the bootstrap is at least 2 / (B + 1).
+        seed: Of the bootstrap.
+
+    Raises:
+        UserError: If there are fewer than two, one has no predictions, or they are not of the same pictures
+            and classes.
+    """
+    if len(folders) < 2:
+        raise UserError(f"runs: comparing takes two or more, not {len(folders)}")
+    if resamples < 1:
+        raise UserError(f"resamples must be at least 1, not {resamples}")
+    first, *others = [read_results(folder) for folder in folders]
+    every = [first, *(_aligned(first, other) for other in others)]
+    names = _names([results.folder for results in every])
+    labels = first.labels
+    probabilities = [results.probabilities for results in every]
+    values = [
+        {name: float(found[0]) for name, found in weighted_figures(each, labels, _once(labels)).items()}
+        for each in probabilities
+    ]
+    samples = resample(probabilities, labels, resamples=resamples, seed=seed)
+    figures = [name for name in FIGURES if name in values[0] and math.isfinite(values[0][name])]
+    differences = [
+        difference
+        for figure in figures
+        if figure in samples[0]
+        for difference in _against_first(figure, names, every, values, samples)
+    ]
+    return Comparison(
+        runs=tuple(names),
+        data=str(first.evaluation["data"]),
+        split=str(first.evaluation["split"]),
+        pictures=len(labels),
+        figures=tuple(
+            Figure(
+                name=figure,
+                values=tuple(each[figure] for each in values),
+                intervals=tuple(
+                    _interval(figure, results, sample) for results, sample in zip(every, samples, strict=True)
+                ),
+            )
+            for figure in figures
+        ),
+        differences=tuple(sorted(differences, key=lambda each: names.index(each.run))),
+        notes=tuple(_notes(every, names)),
+    )
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The exact two-sided p-value of McNemar's test.
+
+    Were both as good as one another, each picture on which only one is right would be a fair coin's throw.
+
+    Args:
+        only_first: Pictures on which only the first classifier is right.
+        only_second: Those on which only the second one is.
+    """
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several tests, raised so that they hold for all of them together (Holm 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def figure_interval(
+    figure: str, probabilities: NDArray[np.float64], labels: NDArray[np.int64], sample: dict[str, Any]
+) -> tuple[float, float] | None:
+    """A figure's 95 % interval: Wilson's for accuracy, else percentiles of its resamples."""
+    if figure == "accuracy":
+        return wilson_interval(int((probabilities.argmax(1) == labels).sum()), len(labels))
+    return _percentiles(sample[figure]) if figure in sample else None
+
+
+def _interval(figure: str, results: Results, sample: dict[str, Any]) -> tuple[float, float] | None:
+    return figure_interval(figure, results.probabilities, results.labels, sample)
+
+
+def _against_first(
+    figure: str,
+    names: Sequence[str],
+    every: Sequence[Results],
+    values: Sequence[dict[str, float]],
+    samples: Sequence[dict[str, NDArray[np.float64]]],
+) -> list[Difference]:
+    """The differences of one figure, with Holm's p-values."""
+    found = []
+    first_right = every[0].predicted == every[0].labels
+    for index in range(1, len(every)):
+        spread = samples[index][figure] - samples[0][figure]
+        difference = Difference(
+            run=names[index],
+            figure=figure,
+            difference=values[index][figure] - values[0][figure],
+            interval=_percentiles(spread),
+            p=_bootstrap_p(spread),
+            test="paired bootstrap",
+            verdict="",
+        )
+        if figure == "accuracy":
+            right = every[index].predicted == every[index].labels
+            only_run, only_first = int((right & ~first_right).sum()), int((first_right & ~right).sum())
+            difference = replace(
+                difference,
+                p=mcnemar(only_run, only_first),
+                test="exact McNemar",
+                only_run_right=only_run,
+                only_first_right=only_first,
+            )
+        found.append(difference)
+    adjusted = holm([difference.p for difference in found])
+    return [
+        replace(each, p=p, verdict=_verdict(figure, each.difference, p))
+        for each, p in zip(found, adjusted, strict=True)
+    ]
+
+
+def _verdict(figure: str, difference: float, p: float) -> str:
+    if p >= SIGNIFICANT:
+        return "within noise"
+    return "better" if (difference > 0) == FIGURES[figure] else "worse"
+
+
+def _bootstrap_p(spread: NDArray[np.float64]) -> float:
+    """Two-sided: twice the smaller share of resamples on either side of no difference, never quite 0."""
+    spread = spread[np.isfinite(spread)]
+    tail = min((spread <= 0).sum(), (spread >= 0).sum())
+    return min(1.0, 2 * (int(tail) + 1) / (len(spread) + 1))
+
+
+def _percentiles(sample: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.nanpercentile(sample, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _once(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.ones((1, len(labels)))
+
+
+def _aligned(first: Results, other: Results) -> Results:
+    """The other's answers in the first one's order of pictures and classes.
+
+    Raises:
+        UserError: If these are not the same.
+    """
+    pair = f"{first.folder} and {other.folder} cannot be compared"
+    if set(first.classes) != set(other.classes):
+        strange = sorted(set(first.classes) ^ set(other.classes))
+        raise UserError(f"{pair}: they tell different classes ({_some(strange)})")
+    if first.evaluation["split"] != other.evaluation["split"]:
+        raise UserError(
+            f"{pair}: they were evaluated on different splits "
+            f'("{first.evaluation["split"]}" and "{other.evaluation["split"]}")'
+        )
+    labels = [first.classes[label] for label in first.labels]
+    other_labels = [other.classes[label] for label in other.labels]
+    pictures = dict(zip(first.names, labels, strict=True))
+    position = {name: index for index, name in enumerate(other.names)}
+    strange = sorted(set(pictures) ^ set(position))
+    if strange:
+        raise UserError(
+            f"{pair}: their test pictures differ ({len(strange):,} are in one only: {_some(strange)}); "
+            "train on the same splits, or evaluate both on the same data: "
+            "skipnets evaluate RUN DATA --output FOLDER"
+        )
+    for name, label in zip(other.names, other_labels, strict=True):
+        if pictures[name] != label:
+            raise UserError(f'{pair}: {name} is "{pictures[name]}" in one and "{label}" in the other')
+    order = [position[name] for name in first.names]
+    columns = [other.classes.index(name) for name in first.classes]
+    return replace(
+        other,
+        classes=first.classes,
+        names=first.names,
+        labels=first.labels,
+        logits=other.logits[order][:, columns],
+    )
+
+
+def _notes(every: Sequence[Results], names: Sequence[str]) -> list[str]:
+    found = []
+    first = every[0].evaluation
+    for results, name in zip(every, names, strict=True):
+        evaluation = results.evaluation
+        if evaluation["data"] != first["data"]:
+            found.append(
+                f"{name} was evaluated on {evaluation['data']}, {names[0]} on {first['data']}; "
+                "names and labels of the pictures are the same"
+            )
+        found += [f"{name}: {warning}" for warning in evaluation.get("warnings", ())]
+    if len(every) > 2:
+        found.append(
+            f"p-values are Holm's, for {len(every) - 1} comparisons with {names[0]} at once in each figure"
+        )
+    return found
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' last names; their paths where these are not all different."""
+    short = [folder.resolve().name for folder in folders]
+    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,164 @@
+"""Which pictures the report shows, and those pictures as data that stand in the page.
+
+N pictures, K classes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from skipnets.classifier import Classifier
+from skipnets.data.preprocessing import UndecodablePicture
+from skipnets.data.sources import Pictures
+from skipnets.errors import UserError
+from skipnets.insight import Explanation, explain, overlay
+from skipnets.report.results import Results
+
+__all__ = ["Album", "Cell", "confusion_cells", "least_certain", "most_confident_mistakes"]
+
+THUMBNAIL = 112  # pixels, the longer side
+GALLERY = 12  # pictures of each kind with Grad-CAM
+WRONG_CELL, RIGHT_CELL = 12, 6  # pictures behind one cell of the confusion matrix
+ALL_CELLS = 600  # pictures behind all of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of the confusion matrix with pictures in it.
+
+    Attributes:
+        true: The right class.
+        called: The predicted one.
+        count: How many pictures.
+        shown: Positions of those that the page shows: of mistakes the surest, of right answers the least so.
+    """
+
+    true: int
+    called: int
+    count: int
+    shown: tuple[int, ...]
+
+
+def most_confident_mistakes(results: Results) -> list[int]:
+    """Positions of the wrong answers, the surest first."""
+    wrong = np.flatnonzero(results.predicted != results.labels)
+    return _in_order(wrong, -results.probabilities.max(1))[:GALLERY]
+
+
+def least_certain(results: Results) -> list[int]:
+    """Positions of the right answers, the least sure first."""
+    right = np.flatnonzero(results.predicted == results.labels)
+    return _in_order(right, results.probabilities.max(1))[:GALLERY]
+
+
+def confusion_cells(results: Results) -> list[Cell]:
+    """The cells of the confusion matrix that are not empty, mistakes first, the largest first.
+
+    Those that come after `ALL_CELLS` pictures show none.
+    """
+    confidence, classes = results.probabilities.max(1), len(results.classes)
+    cell_of = results.labels * classes + results.predicted
+    found, left = [], ALL_CELLS
+    numbers, counts = np.unique(cell_of, return_counts=True)
+    is_right = numbers // classes == numbers % classes
+    for index in np.lexsort((-counts, is_right)):
+        number, right = int(numbers[index]), bool(is_right[index])
+        members = _in_order(np.flatnonzero(cell_of == number), confidence if right else -confidence)
+        shown = members[: min(RIGHT_CELL if right else WRONG_CELL, left)]
+        left -= len(shown)
+        found.append(
+            Cell(
+                true=number // classes,
+                called=number % classes,
+                count=int(counts[index]),
+                shown=tuple(shown),
+            )
+        )
+    return found
+
+
+class Album:
+    """The test pictures, as thumbnails.
+
+    Args:
+        results: Which pictures, under which names.
+        pictures: Where these are found; None if they are no longer there.
+        classifier: To ask what it looked at.
+    """
+
+    def __init__(self, results: Results, pictures: Pictures | None, classifier: Classifier) -> None:
+        self._results = results
+        self._pictures = pictures
+        self._classifier = classifier
+        # Parquet holds valid texts; a file name's other bytes appear there as �.
+        names = [] if pictures is None else pictures.names
+        self._position = {_valid(name): index for index, name in enumerate(names)}
+        self.missing = sum(name not in self._position for name in results.names)
+
+    def thumbnail(self, index: int) -> str | None:
+        """A picture as a data URI; None if it is not there."""
+        picture = self._open(index)
+        return None if picture is None else _data_uri(_sized(picture)[0])
+
+    def explained(self, index: int, classes: Sequence[str]) -> tuple[str | None, list[str]]:
+        """A picture, and what in it speaks for each of these classes, as data URIs."""
+        picture = self._open(index)
+        if picture is None:
+            return None, []
+        try:
+            [explanations] = explain(self._classifier, [picture], classes=classes)
+        except UserError:  # a network whose every map is a single value
+            return _data_uri(_sized(picture)[0]), []
+        return _data_uri(_sized(picture)[0]), [
+            _data_uri(overlay(_enlarged(explanation))) for explanation in explanations
+        ]
+
+    def _open(self, index: int) -> Image.Image | None:
+        position = self._position.get(self._results.names[index])
+        if position is None or self._pictures is None:
+            return None
+        try:
+            return self._classifier.preprocessing.open(self._pictures.source(position))
+        except UndecodablePicture:
+            return None
+
+
+def _enlarged(explanation: Explanation) -> Explanation:
+    """The explanation for the picture at the thumbnail's size, so that small pictures get a smooth map."""
+    picture, scale_x, scale_y = _sized(explanation.picture)
+    left, top, right, bottom = explanation.box
+    box = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
+    return replace(explanation, picture=picture, box=box)
+
+
+def _sized(picture: Image.Image) -> tuple[Image.Image, float, float]:
+    """The picture at the thumbnail's size, and the scales; small ones keep their pixels visible."""
+    scale = THUMBNAIL / max(picture.size)
+    if scale > 1:
+        scale = max(round(scale), 1)
+    width, height = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
+    way = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    resized = picture if scale == 1 else picture.resize((width, height), way)
+    return resized, width / picture.width, height / picture.height
+
+
+def _data_uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _in_order(positions: NDArray[np.int64], key: NDArray[Any]) -> list[int]:
+    return [int(index) for index in positions[np.argsort(key[positions], kind="stable")]]
+
+
+def _valid(name: str) -> str:
+    return name.encode(errors="surrogateescape").decode(errors="replace")

@@ -1,0 +1,502 @@
+"""A run's report: one HTML file that needs nothing beside it.
+
+The page has no script, and its Content-Security-Policy forbids any and every request: what opens (pictures
+behind a cell) is the browser's own popover. Every text goes through Jinja's escaping.
+
+N pictures, K classes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skipnets.classifier import Classifier, describe, load, softmax
+from skipnets.data.sources import Pictures, open_pictures
+from skipnets.data.splits import SPLITS, read_splits
+from skipnets.errors import UserError, missing_extra
+from skipnets.files import atomic_path
+from skipnets.training.run import Run
+
+try:
+    import jinja2
+    from markupsafe import Markup
+
+    from skipnets.evaluation.calibration import FEW, NoTemperatureError, fit_temperature, reliability
+    from skipnets.evaluation.evaluating import evaluate, open_own_pictures
+    from skipnets.evaluation.metrics import Metrics, measure, wilson_interval
+    from skipnets.report import charts
+    from skipnets.report.bootstrap import resample
+    from skipnets.report.comparison import figure_interval
+    from skipnets.report.gallery import (
+        ALL_CELLS,
+        GALLERY,
+        RIGHT_CELL,
+        WRONG_CELL,
+        Album,
+        confusion_cells,
+        least_certain,
+        most_confident_mistakes,
+    )
+    from skipnets.report.results import Results, read_results
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.startswith("skipnets"):
+        raise
+    raise missing_extra("report") from error
+
+__all__ = ["write_report"]
+
+RESAMPLES = 1000
+_MATRIX_UP_TO = 30  # classes; beyond, the largest confusions are listed instead
+_CONFUSIONS = 60
+_SINGLE_CURVES = 24  # classes that get curves of their own
+_FAILURES = 200
+
+# Figure → title, whether it is written in per cent, what it is.
+_FIGURES = {
+    "accuracy": ("Accuracy", True, "share of pictures whose most probable class is right"),
+    "balanced_accuracy": ("Balanced accuracy", True, "mean recall of the classes"),
+    "macro_f1": ("Mean F1", False, "of precision and recall, over the classes"),
+    "macro_auroc": ("Mean AUROC", False, "chance that a picture of a class ranks above one of another"),
+    "nll": ("Negative log-likelihood", False, "in nats; lower is better"),
+    "ece": ("Calibration error", True, "mean gap between sureness and being right; lower is better"),
+}
+
+
+def write_report(
+    run: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int = 2,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> Path:
+    """Write a run's report.
+
+    Figures are those of the predictions in the run folder, at the model file's temperature. Where the
+    pictures have moved away, the report shows everything but them.
+
+    Args:
+        run: A run folder whose training is finished.
+        output: An HTML file; None takes `report.html` in the run folder.
+        device: Where the network runs for Grad-CAM.
+        threads: CPU threads that compute; None leaves it to PyTorch.
+        workers: Threads that read pictures.
+        progress: Called with what is being done, how far, and of how much.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: If the folder holds no finished run, or the file cannot be written.
+
+    Example:
+        >>> write_report("runs/cats")
+        PosixPath('runs/cats/report.html')
+    """
+    folder = Run(Path(run))
+    path = folder.folder / "report.html" if output is None else Path(output)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"output: {path} must end in .html")
+    page = _page(folder, device=device, threads=threads, workers=workers, progress=progress or _silent)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(page, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"output: {path} cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def _page(
+    run: Run,
+    *,
+    device: str,
+    threads: int | None,
+    workers: int,
+    progress: Callable[[str, int, int], object],
+) -> str:
+    for file in (run.folder, run.config_file, run.splits, run.model):
+        if not file.exists():
+            raise UserError(
+                f"{run.folder} is not a run folder (no {file.name}): give one that training wrote"
+            )
+    results = read_results(run.folder)
+    classifier = load(run.model, runtime="torch", device=device, threads=threads)
+    pictures, moved = _pictures(classifier, results)
+    album = Album(results, pictures, classifier)
+    metrics = measure(results.logits, results.labels, temperature=results.temperature)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("skipnets.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"share": _share, "number": _number}
+    return environment.get_template("page.html.jinja").render(
+        about=_about(run, results, album, moved),
+        figures=_figures(results, metrics),
+        classes=_classes(results, metrics),
+        learning=_learning(run),
+        confusion=_confusion(results, metrics, album, progress),
+        calibration=_calibration(classifier, results, pictures, workers, progress),
+        curves=_curves(results, metrics),
+        galleries=_galleries(results, album, progress),
+        balance=_balance(run, results),
+        failures=_failures(run, results),
+    )
+
+
+def _pictures(classifier: Classifier, results: Results) -> tuple[Pictures | None, str | None]:
+    """The pictures that were evaluated, or why they cannot be found."""
+    data = results.evaluation["data"]
+    try:
+        if data == classifier.provenance.get("data"):
+            return open_own_pictures(classifier), None
+        return open_pictures(data, fractions=None), None
+    except UserError as error:
+        return None, str(error)
+
+
+def _about(run: Run, results: Results, album: Album, moved: str | None) -> dict[str, Any]:
+    """What was trained on what, with which recipe, in which environment."""
+    model = describe(run.model)
+    config = run.config
+    environment = json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.is_file() else {}
+    preprocessing = model["preprocessing"]
+    height, width = preprocessing["size"]
+    counts = Counter(split for _, split in read_splits(run.splits).values())
+    rows = run.rows
+    libraries = environment.get("libraries", {})
+    machine = environment.get("gpus") or [environment.get("processor", "unknown")]
+    facts = {
+        "Data": f"{config.data}: " + ", ".join(f"{counts[split]:,} {split}" for split in SPLITS),
+        "Classes": f"{len(results.classes):,}",
+        "Model": f"{model['architecture']['name']}, {model['parameters']:,} parameters",
+        "Started from": config.weights or "random weights",
+        "Input": f"{height} × {width}, {'grey' if preprocessing['channels'] == 1 else 'RGB'}, "
+        f"{preprocessing['fit']}",
+        "Recipe": f"{config.recipe}: {config.optimizer}, rate {config.lr:g}, batch {config.batch_size}, "
+        f"augmentation {config.augmentation}",
+        "Epochs": f"{len(rows)} of {config.epochs}, the best on validation data being {run.best_epoch}",
+        "Training took": _duration(sum(row.seconds + row.validation_seconds for row in rows)),
+        "Machine": f"{machine[0]}, {environment.get('processors', '?')} processors",
+        "Software": ", ".join(
+            f"{name} {libraries[name]}" for name in ("skipnets", "torch", "torchvision") if name in libraries
+        )
+        + f", Python {environment.get('python', '?')}",
+        "Seed": str(config.seed),
+        "Model file": f"{run.model} ({model['bytes'] / 2**20:.1f} MiB)",
+    }
+    notes = list(results.evaluation.get("warnings", ()))
+    if run.skipped:
+        notes.append(f"{len(run.skipped):,} pictures could not be read in training and were left out")
+    if moved is not None:
+        notes.append(f"the pictures are not shown: {moved}")
+    elif album.missing:
+        notes.append(f"{album.missing:,} pictures are not shown: they are no longer where they were")
+    return {
+        "model": model["architecture"]["name"],
+        "data": results.evaluation["data"],
+        "split": results.evaluation["split"],
+        "pictures": len(results.names),
+        "created": model["provenance"].get("created"),
+        "written": datetime.now(UTC).isoformat(timespec="minutes"),
+        "version": importlib.metadata.version("skipnets"),
+        "run": str(run.folder),
+        "facts": facts,
+        "notes": notes,
+        "config": run.config_file.read_text(encoding="utf-8"),
+        "environment": json.dumps(environment, indent=2, ensure_ascii=False),
+    }
+
+
+def _figures(results: Results, metrics: Metrics) -> list[dict[str, Any]]:
+    [sample] = resample([results.probabilities], results.labels, resamples=RESAMPLES, seed=0)
+    found = []
+    for name, (title, per_cent, meaning) in _FIGURES.items():
+        value = getattr(metrics, name)
+        if not math.isfinite(value):
+            continue
+        interval = figure_interval(name, results.probabilities, results.labels, sample)
+        write = _share if per_cent else _number
+        found.append(
+            {
+                "title": title,
+                "meaning": meaning,
+                "value": write(value),
+                "interval": None if interval is None else f"{write(interval[0])} to {write(interval[1])}",
+            }
+        )
+    return found
+
+
+def _classes(results: Results, metrics: Metrics) -> list[dict[str, Any]]:
+    right = metrics.confusion.diagonal()
+    return [
+        {
+            "name": name,
+            "precision": metrics.precision[index],
+            "recall": metrics.recall[index],
+            "interval": wilson_interval(int(right[index]), int(metrics.support[index]))
+            if metrics.support[index]
+            else None,
+            "f1": metrics.f1[index],
+            "auroc": metrics.auroc[index],
+            "support": int(metrics.support[index]),
+        }
+        for index, name in enumerate(results.classes)
+    ]
+
+
+def _learning(run: Run) -> dict[str, Any] | None:
+    rows = run.rows
+    if not rows:
+        return None
+    loss, accuracy = charts.draw_learning(rows, run.best_epoch)
+    best = next((row for row in rows if row.epoch == run.best_epoch), rows[-1])
+    return {
+        "loss": Markup(loss),  # noqa: S704 - drawn here, from numbers alone
+        "accuracy": Markup(accuracy),  # noqa: S704
+        "rate": Markup(charts.draw_rate(rows)),  # noqa: S704
+        "best": best,
+        "epochs": len(rows),
+    }
+
+
+def _confusion(
+    results: Results, metrics: Metrics, album: Album, progress: Callable[[str, int, int], object]
+) -> dict[str, Any]:
+    """The matrix as rows of cells, or the largest confusions; and the pictures behind them."""
+    matrix, support = metrics.confusion, metrics.support
+    is_matrix = len(results.classes) <= _MATRIX_UP_TO
+    cells = confusion_cells(results)
+    if not is_matrix:
+        cells = [cell for cell in cells if cell.true != cell.called][:_CONFUSIONS]
+    opened = {}
+    for done, cell in enumerate(cells):
+        progress("pictures behind the confusion matrix", done, len(cells))
+        pictures = [_picture(results, index, album.thumbnail(index)) for index in cell.shown]
+        opened[cell.true, cell.called] = {
+            "id": f"cell-{cell.true}-{cell.called}",
+            "true": results.classes[cell.true],
+            "called": results.classes[cell.called],
+            "right": cell.true == cell.called,
+            "count": cell.count,
+            "share": float(cell.count / support[cell.true]),
+            "pictures": [picture for picture in pictures if picture["image"] is not None],
+        }
+    rows = []
+    for true, name in enumerate(results.classes if is_matrix else ()):
+        row = []
+        for called in range(len(results.classes)):
+            share = float(matrix[true, called] / support[true]) if support[true] else 0.0
+            strength = share if true == called else math.sqrt(share)
+            row.append(
+                {
+                    "count": int(matrix[true, called]),
+                    "right": true == called,
+                    # One picture among thousands must still differ from none.
+                    "strength": round(0.1 + 0.9 * strength, 3) if share else 0,
+                    "opens": opened.get((true, called)),
+                }
+            )
+        rows.append({"name": name, "recall": metrics.recall[true], "cells": row})
+    return {
+        "classes": results.classes,
+        "rows": rows,
+        "precision": metrics.precision,
+        "opened": list(opened.values()),
+        "wrong": int(matrix.sum() - matrix.diagonal().sum()),
+        "limits": {"wrong": WRONG_CELL, "right": RIGHT_CELL, "all": ALL_CELLS},
+    }
+
+
+def _calibration(
+    classifier: Classifier,
+    results: Results,
+    pictures: Pictures | None,
+    workers: int,
+    progress: Callable[[str, int, int], object],
+) -> dict[str, Any]:
+    """Reliability at temperature 1 and at the model's; if it has none, at one that is fitted now."""
+    stored = classifier.temperature != 1
+    record = classifier.provenance.get("calibration", {})
+    temperature, fitted_on, reason = classifier.temperature, None, None
+    if stored:
+        fitted_on = f"{record.get('pictures', '?')} pictures ({record.get('data')}, {record.get('split')})"
+    elif pictures is None or not len(pictures.split("val")):
+        reason = "there are no validation pictures to fit a temperature on"
+    else:
+        evaluation = evaluate(
+            classifier,
+            pictures,
+            split="val",
+            workers=workers,
+            progress=lambda done, total: progress("validation pictures, for the temperature", done, total),
+        )
+        try:
+            temperature = fit_temperature(evaluation.logits, evaluation.labels)
+            fitted_on = f"{len(evaluation.names):,} validation pictures"
+            if len(evaluation.names) < FEW:
+                fitted_on += ", which is few"
+        except NoTemperatureError as error:
+            reason = str(error)
+    diagrams = []
+    for title, at in (("Before", 1.0), ("After", temperature)):
+        if title == "After" and fitted_on is None:
+            continue
+        bins = reliability(softmax(results.logits, at), results.labels)
+        figures = measure(results.logits, results.labels, temperature=at)
+        diagrams.append(
+            {
+                "title": title,
+                "temperature": at,
+                "ece": figures.ece,
+                "nll": figures.nll,
+                "chart": Markup(charts.draw_reliability(bins, f"reliability-{title}")),  # noqa: S704
+            }
+        )
+    return {"diagrams": diagrams, "stored": stored, "fitted_on": fitted_on, "reason": reason}
+
+
+def _curves(results: Results, metrics: Metrics) -> dict[str, Any] | None:
+    """Precision-recall and ROC: all classes together, the hardest ones in colour, then one by one."""
+    found = {
+        index: curve
+        for index in range(len(results.classes))
+        if (curve := charts.one_class_curves(results.probabilities[:, index], results.labels == index))
+    }
+    if not found:
+        return None
+    hardest = sorted(found, key=lambda index: found[index].average_precision)
+    coloured = dict(zip(hardest, charts.SERIES, strict=False))
+    together = charts.draw_curves([(found[index], coloured.get(index)) for index in found], "curves")
+    single = []
+    for index in hardest[:_SINGLE_CURVES]:
+        pair = charts.draw_curves([(found[index], charts.SERIES[0])], f"curves-{index}", small=True)
+        single.append(
+            {
+                "name": results.classes[index],
+                "average_precision": found[index].average_precision,
+                "auroc": metrics.auroc[index],
+                "precision_recall": Markup(pair[0]),  # noqa: S704
+                "roc": Markup(pair[1]),  # noqa: S704
+            }
+        )
+    return {
+        "precision_recall": Markup(together[0]),  # noqa: S704
+        "roc": Markup(together[1]),  # noqa: S704
+        "legend": [
+            {
+                "name": results.classes[index],
+                "series": f"c{number}",
+                "average_precision": found[index].average_precision,
+                "auroc": metrics.auroc[index],
+            }
+            for number, index in enumerate(coloured, start=1)
+        ],
+        "others": len(found) - len(coloured),
+        "single": single,
+        "without": len(found) - len(single),
+    }
+
+
+def _galleries(
+    results: Results, album: Album, progress: Callable[[str, int, int], object]
+) -> list[dict[str, Any]]:
+    kinds = (
+        ("The surest mistakes", True, most_confident_mistakes(results)),
+        ("The least certain right answers", False, least_certain(results)),
+    )
+    total, done = sum(len(positions) for _, _, positions in kinds), 0
+    found = []
+    for title, wrong, positions in kinds:
+        pictures = []
+        for index in positions:
+            progress("Grad-CAM", done, total)
+            called, true = results.predicted[index], results.labels[index]
+            explained = [results.classes[called]] + ([results.classes[true]] if wrong else [])
+            image, overlays = album.explained(index, explained)
+            pictures.append(
+                {
+                    **_picture(results, index, image),
+                    "overlays": [
+                        {"image": overlay, "label": label}
+                        for overlay, label in zip(overlays, explained, strict=False)
+                    ],
+                }
+            )
+            done += 1
+        found.append({"title": title, "wrong": wrong, "pictures": pictures, "most": GALLERY})
+    return found
+
+
+def _picture(results: Results, index: int, image: str | None) -> dict[str, Any]:
+    called, true = int(results.predicted[index]), int(results.labels[index])
+    probabilities = results.probabilities[index]
+    return {
+        "name": results.names[index],
+        "image": image,
+        "called": results.classes[called],
+        "true": results.classes[true],
+        "probability": float(probabilities[called]),
+        "of_true": float(probabilities[true]),
+        "runner_up": results.classes[
+            int(np.argsort(-probabilities, kind="stable")[min(1, len(probabilities) - 1)])
+        ],
+    }
+
+
+def _balance(run: Run, results: Results) -> dict[str, Any]:
+    """How many pictures of each class every split has."""
+    counts = Counter(read_splits(run.splits).values())
+    labels = list(dict.fromkeys([*results.classes, *(label for label, _ in counts)]))
+    by_split = [[counts[label, split] for split in SPLITS] for label in labels]
+    sizes = [sum(each) for each in by_split]
+    return {
+        "rows": [
+            {"name": label, "counts": each, "all": size}
+            for label, each, size in zip(labels, by_split, sizes, strict=True)
+        ],
+        "most": max(sizes),
+        "splits": SPLITS,
+        "ratio": max(sizes) / min(sizes) if min(sizes) else None,
+    }
+
+
+def _failures(run: Run, results: Results) -> dict[str, Any]:
+    evaluated: Mapping[str, str] = results.evaluation.get("failures", {})
+    failures = {**run.skipped, **evaluated}
+    return {"shown": list(failures.items())[:_FAILURES], "count": len(failures)}
+
+
+def _share(value: float | None, digits: int = 1) -> str:
+    """A share in per cent; a dash where it is undefined."""
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _silent(*_: object) -> None:
+    pass

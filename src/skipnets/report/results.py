@@ -1,0 +1,112 @@
+"""What a run's classifier said about its test pictures, read back from the run folder.
+
+N pictures, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.classifier import describe, softmax
+from skipnets.errors import UserError, missing_extra
+
+try:
+    import pyarrow
+    import pyarrow.parquet
+except ModuleNotFoundError as error:
+    raise missing_extra("report") from error
+
+__all__ = ["Results", "read_results"]
+
+# The smallest float32 above zero: what a probability that was rounded to 0 is taken for.
+_LEAST = 2.0**-149
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Results:
+    """A classifier's answers to its test pictures.
+
+    Attributes:
+        folder: Where they were read.
+        evaluation: What evaluation.json says.
+        classes: K names.
+        names: N names of pictures, as splits.csv has them.
+        labels: (N,) the right classes.
+        logits: (N, K), not divided by a temperature, up to a number a picture, which no probability shows.
+        temperature: The model file's, which may have been calibrated since; else that of the evaluation.
+    """
+
+    folder: Path
+    evaluation: dict[str, Any]
+    classes: tuple[str, ...]
+    names: list[str]
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float64]
+    temperature: float
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """(N, K), at the temperature."""
+        return softmax(self.logits, self.temperature)
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """(N,) the most probable classes."""
+        return self.logits.argmax(1)
+
+
+def read_results(folder: str | os.PathLike[str]) -> Results:
+    """Read evaluation.json and predictions.parquet.
+
+    Args:
+        folder: A run folder, or one that `skipnets evaluate --output` wrote.
+
+    Raises:
+        UserError: If it holds none, or they are damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a run folder")
+    for name in ("evaluation.json", "predictions.parquet"):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} has no {name}: the run is not finished (skipnets train --resume {folder}), "
+                f"or had no test pictures (skipnets evaluate {folder} DATA --output {folder})"
+            )
+    try:
+        return _read(folder)
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{folder}: evaluation.json and predictions.parquet are damaged or do not belong together "
+            f"({' '.join(str(error).split())[:200]}); skipnets evaluate {folder} --output {folder} "
+            "writes them anew"
+        ) from error
+
+
+def _read(folder: Path) -> Results:
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    table = pyarrow.parquet.read_table(folder / "predictions.parquet")
+    classes = tuple(row["name"] for row in evaluation["classes"])
+    number = {name: index for index, name in enumerate(classes)}
+    probabilities = np.stack([table[f"p:{name}"].to_numpy() for name in classes], axis=1).astype(np.float64)
+    evaluated_at = float(evaluation.get("temperature", 1.0))
+    has_model = (folder / "model.safetensors").is_file()
+    return Results(
+        folder=folder,
+        evaluation=evaluation,
+        classes=classes,
+        names=table["path"].to_pylist(),
+        labels=np.array([number[label] for label in table["label"].to_pylist()], dtype=np.int64),
+        logits=np.log(np.maximum(probabilities, _LEAST)) * evaluated_at,
+        temperature=describe(folder)["temperature"] if has_model else evaluated_at,
+    )
