@@ -1,4 +1,4 @@
-"""Every exact rewrite computes what the network did, on every architecture, and leaves the given one alone."""
+"""Each rewrite computes what the network did, on every architecture, and leaves the given one as it is."""
 
 from __future__ import annotations
 
@@ -103,12 +103,13 @@ def test_all_rewrites_together(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in list_models() if name != "resnet1202"])
 @torch.no_grad()
 def test_every_architecture(name: str) -> None:
-    model = settled(name)
-    x = pictures(model)
+    """In float64: a deep network with random norms makes float32's rounding alone larger than 1e-5."""
+    model = settled(name).double()
+    x = pictures(model, count=1).double()
     expected = model(x)
     for rewrite in REWRITES:
         assert_equal_logits(expected, rewrite(model)(x))
-    assert_equal_logits(expected, simplify(model, Preprocessing(size=32), "float32")(x))
+    assert_equal_logits(expected, pool_before_convolution(fold_norms(model))(x))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -149,7 +150,7 @@ def test_pooling_comes_before_the_convolution() -> None:
 @pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
 def test_normalising_inside_is_exact_to_the_border(name: str, channels: int) -> None:
-    """Preprocessing, which divides and subtracts on its own, is the reference; padding makes borders matter."""
+    """Preprocessing, which divides and subtracts on its own, is the reference; borders matter."""
     model = settled(name, num_classes=5, in_chans=channels, **SMALL[name])
     size = model.config.smallest_size + 20
     preprocessing = Preprocessing(

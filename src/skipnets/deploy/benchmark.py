@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
+from skipnets.runtimes.exported import export_format
 
 if TYPE_CHECKING:
     from skipnets.classifier import Classifier
@@ -206,7 +207,11 @@ def compare_speeds(
     if not batches or min(batches) < 1:
         raise UserError(f"batch sizes must be 1 or more, not {list(batches)}")
     threads = threads or os.cpu_count() or 1
-    classifier = model if isinstance(model, Classifier) else load(model, device="cpu", threads=threads)
+    if isinstance(model, Classifier):
+        classifier = model
+    else:
+        runtime = "torch" if export_format(model) is None else "auto"
+        classifier = load(model, runtime=runtime, device="cpu", threads=threads)
     if classifier.export is not None:
         contenders = [exported_contender(classifier)]
     else:

@@ -6,6 +6,7 @@ Shapes: N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,11 +23,15 @@ from skipnets.data.sources import Pictures
 from skipnets.deploy.benchmark import Contender, Predict
 from skipnets.deploy.graph import needs_deploy, onnx_graph, openvino_graph, simplify, trace
 from skipnets.deploy.quantize import Quantisation, open_calibration, quantise
+from skipnets.errors import UserError
 from skipnets.models.factory import build_model
 from skipnets.models.registry import DenseNetConfig, ModelConfig, ResNetConfig, config_from_dict
+from skipnets.runtimes import open_runtime
 from skipnets.runtimes.exported import LOGITS, PICTURES
 
 __all__ = ["contenders_of", "exported_contender", "multiply_accumulates", "torchvision_network"]
+
+logger = logging.getLogger("skipnets")
 
 _GENERATED = 40
 
@@ -65,6 +70,7 @@ def contenders_of(
         )
     rewritten = simplify(model, classifier.preprocessing, "float32")
     found.append(Contender(name="skipnets, rewritten eager", predict=_eager(rewritten, torch.channels_last)))
+    found += _native(classifier, threads)
     pictures = None
     if int8:
         pictures = (
@@ -74,7 +80,6 @@ def contenders_of(
         if is_outsider:
             graph = _plain_onnx(network, classifier)
         else:
-            assert not isinstance(network, nn.Module) or hasattr(network, "stages")
             graph = onnx_graph(trace(rewritten, size, "float32"))
         found += [
             Contender(
@@ -103,6 +108,22 @@ def contenders_of(
                 )
             )
     return found
+
+
+def _native(classifier: Classifier, threads: int) -> list[Contender]:
+    """The project's own engine, where it is installed and can run this network."""
+    try:
+        runtime = open_runtime(
+            "native",
+            architecture=classifier.architecture,
+            tensors={name: value.numpy() for name, value in classifier.model.cpu().state_dict().items()},
+            device="cpu",
+            threads=threads,
+        )
+    except (UserError, ModuleNotFoundError) as error:
+        logger.info("the native engine is left out: %s", error)
+        return []
+    return [Contender(name="skipnets, native engine", predict=runtime.logits)]
 
 
 def exported_contender(classifier: Classifier) -> Contender:

@@ -5,12 +5,13 @@ Shapes: N batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ logger = logging.getLogger("skipnets")
 FORMATS = (*get_args(ExportFormat), "auto")
 CHECKED_PICTURES = 64
 TOLERANCE = 1e-4
+SECONDS_PER_CHOICE = 2.0
 _SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": "_openvino", "pt2": ".pt2"}
 _AUTO: tuple[ExportFormat, ...] = ("onnx", "openvino")
 
@@ -289,7 +291,7 @@ def _time_one_picture(paths: dict[str, Path]) -> dict[str, float]:
         height, width = classifier.preprocessing.size
         batch = np.zeros((1, classifier.preprocessing.channels, height, width), classifier.runtime.input_type)
         contenders[name] = partial(classifier.logits, batch)
-    return {name: timing.median for name, timing in alternate(contenders, seconds=2.0).items()}
+    return {name: timing.median for name, timing in alternate(contenders, seconds=SECONDS_PER_CHOICE).items()}
 
 
 def _check_options(
@@ -352,9 +354,11 @@ def _refuse_a_taken_folder(path: Path) -> None:
         raise UserError(f"output: the folder {path} is there already; remove it or name another")
 
 
-def _into(path: Path) -> Any:
+@contextlib.contextmanager
+def _into(path: Path) -> Iterator[Path]:
     try:
-        return atomic_path(path)
+        with atomic_path(path) as temporary:
+            yield temporary
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}") from error
 

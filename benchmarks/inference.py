@@ -1,0 +1,123 @@
+"""How fast networks answer: every runtime, beside torchvision's network of the same weights, in one run.
+
+    python benchmarks/inference.py
+    python benchmarks/inference.py --models densenet121 --batches 1 --json inference.json
+
+For each model it makes a classifier with random weights (speed does not depend on them; the norms have seen
+pictures, so that numbers stay of ordinary size), times what `skipnets benchmark` times, and judges:
+
+- fp32: our export takes at most 1.02 of the time of torchvision's own export in the same runtime
+  (densenet121 and resnet50, each batch size);
+- int8: densenet121 at batch 1 takes at most 0.45 of the time of the fastest fp32 outsider, and no more than
+  OpenVINO's int8 of torchvision's own export.
+
+Hardware, versions, rounds and spread are printed with the figures. Outputs are compared before anything is
+timed. The outsider of densenet_bc100_k12 is torchvision's DenseNet with CIFAR's stem put in. Exit status 1
+means that a bar was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from skipnets.classifier import Classifier
+from skipnets.cli.benchmark import print_speeds
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.deploy.benchmark import SpeedTable, compare_speeds
+from skipnets.models.factory import create_model
+
+MODELS = {"densenet121": 224, "densenet_bc100_k12": 32, "resnet50": 224}
+FP32_LIMIT, INT8_LIMIT = 1.02, 0.45
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One claim and what was measured."""
+
+    claim: str
+    ratio: float
+    limit: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the claim is true."""
+        return self.ratio <= self.limit
+
+
+def make_classifier(name: str, size: int) -> Classifier:
+    """Random weights, and norms whose statistics are those of random pictures."""
+    torch.manual_seed(0)
+    model = create_model(name)
+    with torch.no_grad():
+        model(torch.randn(8, 3, size, size))
+    return Classifier.from_model(
+        model.eval(),
+        classes=[f"class {index}" for index in range(model.num_classes)],
+        preprocessing=Preprocessing(size=size),
+    )
+
+
+def bars(name: str, table: SpeedTable, batches: list[int]) -> list[Bar]:
+    """What must hold of a table."""
+    found = []
+    if name in ("densenet121", "resnet50"):
+        for batch in batches:
+            for runtime in ("ONNX Runtime", "OpenVINO"):
+                ours, theirs = (table.time(f"{who}, {runtime}", batch) for who in ("skipnets", "torchvision"))
+                claim = f"{name}, batch {batch}, {runtime}: our export to torchvision's"
+                found.append(Bar(claim=claim, ratio=ours / theirs, limit=FP32_LIMIT))
+    if name == "densenet121" and 1 in batches:
+        ours = table.time("skipnets, OpenVINO int8", 1)
+        fastest = min(
+            row.seconds for row in table.rows if row.batch == 1 and row.outsider and row.precision == "fp32"
+        )
+        theirs = table.time("torchvision, OpenVINO int8", 1)
+        found += [
+            Bar(claim=f"{name} int8 to the fastest fp32 outsider", ratio=ours / fastest, limit=INT8_LIMIT),
+            Bar(claim=f"{name} int8 to torchvision's int8 in OpenVINO", ratio=ours / theirs, limit=1.0),
+        ]
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
+    parser.add_argument("--seconds", type=float, default=60.0, help="for the timing of one batch size")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--json", type=Path, default=None, help="write every figure to this file")
+    options = parser.parse_args()
+
+    tables, judged = [], []
+    for name in options.models:
+        table = compare_speeds(
+            make_classifier(name, MODELS[name]),
+            batches=options.batches,
+            seconds=options.seconds,
+            threads=options.threads,
+            compiled=not options.no_compile,
+        )
+        print_speeds(table)
+        tables.append(table.to_dict())
+        judged += bars(name, table, options.batches)
+    for bar in judged:
+        print(f"{'holds ' if bar.holds else 'MISSED'} {bar.ratio:.3f} (at most {bar.limit}) {bar.claim}")
+    if options.json is not None:
+        figures = {
+            "tables": tables,
+            "bars": [{**vars(bar), "holds": bar.holds} for bar in judged],
+        }
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(bar.holds for bar in judged) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
