@@ -2,17 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Tests run in one process a core, so each computes with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
 .PHONY: demo test test-all check format clean
 
-demo: .venv/installed-train
+demo: .venv/installed-train .venv/engine
 	rm -rf runs/demo
 	$(BIN)/skipnets train digits --recipe demo-digits --out runs/demo
 
-test: check
-	$(BIN)/python -m pytest -m "not slow"
+test: check .venv/engine
+	$(PYTEST) -m "not slow"
+	! test -s .venv/engine || (cd engine && $(PYTEST) -m "not slow")
 
-test-all: check
-	$(BIN)/python -m pytest
+test-all: check .venv/engine
+	$(PYTEST)
+	! test -s .venv/engine || (cd engine && $(PYTEST))
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check
@@ -24,12 +29,25 @@ format: .venv/installed-dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
 # One stamp a set of extras, renewed when pyproject.toml changes.
-.venv/installed-%: pyproject.toml
+.venv/installed-%: pyproject.toml | $(BIN)/python
 	@echo "Installing skipnets[$*] into .venv (PyTorch makes this a matter of minutes)"
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
 	touch $@
+
+# The native engine is optional for a person; continuous integration must have it. The stamp is empty without it.
+.venv/engine: $(wildcard engine/CMakeLists.txt engine/pyproject.toml engine/src/* engine/skipnets_engine/*.py) | $(BIN)/python
+	@if command -v c++ > /dev/null; then \
+		echo "Building the native engine"; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check ./engine && echo built > $@; \
+	elif [ "$$CI" = true ]; then \
+		echo "no C++ compiler (c++): the native engine cannot be built" >&2; exit 1; \
+	else \
+		echo "No C++ compiler (c++) was found: going on without the native engine"; : > $@; \
+	fi
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
