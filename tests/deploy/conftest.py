@@ -1,0 +1,86 @@
+"""A small trained classifier, its pictures, and its exports, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from skipnets.classifier import Classifier, load
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.data.sources import Pictures
+from skipnets.deploy.export import Export, export_model
+from skipnets.models.factory import create_model
+
+CLASSES = ("ant", "bee", "cat")
+FORMATS = ("onnx", "openvino", "pt2")
+
+
+def make_classifier(name: str = "densenet_bc40_k12", *, channels: int = 3, **fields: object) -> Classifier:
+    """A classifier whose norms have seen something."""
+    shape: dict[str, object] = {"block_config": (2, 1)}
+    if name.startswith("densenet"):
+        shape["growth_rate"] = 4
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=3, in_chans=channels, **(shape | fields))
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.randn(8, channels, 16, 16))
+    return Classifier.from_model(
+        model,
+        classes=CLASSES,
+        preprocessing=Preprocessing(size=(16, 20), channels=channels),
+        provenance={"data": "pets", "scores": {"accuracy": 0.9}},
+    )
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    """Opened from its file."""
+    path = tmp_path_factory.mktemp("run") / "model.safetensors"
+    make_classifier().save(path)
+    return load(path, runtime="torch", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def exports(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Export]:
+    """By format, from uint8 pixels."""
+    folder = tmp_path_factory.mktemp("exports")
+    suffixes = {"onnx": "m.onnx", "openvino": "m", "pt2": "m.pt2"}
+    return {
+        file_format: export_model(classifier, folder / suffixes[file_format], file_format=file_format)
+        for file_format in FORMATS
+    }
+
+
+def make_pictures(classifier: Classifier, count: int = 40, *, wrong: int = 0) -> Pictures:
+    """Pictures labelled as the classifier sees them, all but the last few, half train and half val."""
+    images = np.random.default_rng(1).integers(0, 256, (count, 16, 20, 3), dtype=np.uint8)
+    labels = classifier.logits(classifier.preprocess(list(images))).argmax(1).astype(np.int64)
+    if wrong:
+        labels[-wrong:] = (labels[-wrong:] + 1) % len(classifier.classes)
+    return Pictures(
+        classes=classifier.classes,
+        names=[f"{index:03}" for index in range(count)],
+        labels=labels,
+        splits=np.array(["train", "val"] * (count // 2)),
+        images=images,
+    )
+
+
+def some_picture(shape: tuple[int, ...] = (31, 23, 3), seed: int = 0) -> np.ndarray:
+    """A picture of odd sides."""
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_class_folders(root: Path, classes: tuple[str, ...]) -> Path:
+    """Ten tiny pictures a class."""
+    from PIL import Image
+
+    for label in classes:
+        (root / label).mkdir(parents=True)
+        for index in range(10):
+            Image.fromarray(some_picture((16, 20, 3), index)).save(root / label / f"{index}.png")
+    return root
