@@ -39,7 +39,7 @@ def explain(
             (NPY) at the picture's own resolution.
         classes: Which classes to explain. Default: for each picture the most probable one.
         method: gradcam, integrated-gradients or occlusion.
-        stage: Where Grad-CAM looks: auto, or a stage such as layer3 or transition2; late ones know more,
+        stage: Where Grad-CAM looks: auto, or a stage such as layer3 or denseblock3; late ones know more,
             early ones are finer.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.

@@ -124,7 +124,28 @@ def explain(
 
 def stage_names(classifier: Classifier) -> list[str]:
     """The stages that Grad-CAM can look at, finest first."""
-    return [info["module"] for info in classifier.model.feature_info]
+    return list(_stages(classifier))
+
+
+def _stages(classifier: Classifier) -> dict[str, str]:
+    """The module whose map stands for each stage, always behind a ReLU.
+
+    What a dense block gives is a concatenation of features of any sign and size. Grad-CAM weighs maps against
+    each other, so it takes them as their reader does: behind the norm and ReLU that follow.
+    """
+    stages = {}
+    blocks = 0
+    for info in classifier.model.feature_info:
+        path = info["module"]
+        name = path.rsplit(".", 1)[-1]
+        if name.startswith("denseblock"):
+            blocks += 1
+            stages[name] = f"features.transition{blocks}.relu"
+        elif name == "relu5":
+            stages[f"denseblock{blocks + 1}"] = path
+        else:
+            stages[name] = path
+    return stages
 
 
 def _explanations(
@@ -199,23 +220,21 @@ def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     """The module that a stage's name stands for, and where the values of its map lie."""
     channels, size = classifier.preprocessing.channels, classifier.preprocessing.size
     walked = trace(skeleton(architecture_of(classifier).config), (channels, *size))
-    names = stage_names(classifier)
+    stages = _stages(classifier)
     if stage == "auto":
-        fine = [name for name in names if min(walked.outputs[name].shape[1:]) >= FINE_ENOUGH]
-        stage = fine[-1] if fine else names[0]
-    else:
-        known = {name.rsplit(".", 1)[-1]: name for name in names} | {name: name for name in names}
-        if stage not in known:
-            short = [name.rsplit(".", 1)[-1] for name in names]
-            raise UserError(f'stage "{stage}" must be auto or one of {", ".join(short)}')
-        stage = known[stage]
-    output = walked.outputs[stage]
+        sizes = {name: min(walked.outputs[path].shape[1:]) for name, path in stages.items()}
+        fine = [name for name, values in sizes.items() if values >= FINE_ENOUGH]
+        stage = fine[-1] if fine else next(iter(stages))
+    if stage not in stages:
+        raise UserError(f'stage "{stage}" must be auto or one of {", ".join(stages)}')
+    path = stages[stage]
+    output = walked.outputs[path]
     if output.shape[1:] == (1, 1):
         raise UserError(
             f"stage {stage} makes a map of 1×1 of pictures of {size[0]}×{size[1]}, which tells no place: "
             "take a finer one"
         )
-    return stage, output.grid
+    return path, output.grid
 
 
 def _weights(

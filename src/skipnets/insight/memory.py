@@ -23,6 +23,8 @@ from skipnets.insight.trace import Execution, Operation, Trace, skeleton, trace
 
 # What PyTorch's CPU kernels set up when they first run: threads, code made for the machine, their caches.
 RUNTIME_BYTES = 96 << 20
+# Gaps that the C library's allocator leaves between tensors: 0 to 25 % were measured.
+SLACK = 1.1
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -168,7 +170,7 @@ class _Plan:
             weights=self._weights,
             gradients=self._gradients,
             optimizer=self._optimizer,
-            step=RUNTIME_BYTES + _peak_of_step(self._walked, batch_size),
+            step=RUNTIME_BYTES + int(SLACK * _peak_of_step(self._walked, batch_size)),
         )
 
 

@@ -1,0 +1,90 @@
+"""Memory of training: the accounting against processes that train."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from skipnets.errors import UserError
+from skipnets.insight import largest_batch, training_memory
+from skipnets.insight.memory import parse_bytes
+
+# Prints the bytes of the process before there is a model, and at its peak.
+TRAIN = """
+import re, sys, torch, torch.nn.functional as F
+from skipnets import create_model
+name, size, batch, execution = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+def memory(kind):
+    return int(re.search(kind + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+torch.set_num_threads(1)
+program = memory("VmRSS")
+model = create_model(name).to(memory_format=torch.channels_last)
+if execution != "plain":
+    model.set_block_execution(execution)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+x = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+for _ in range(3):
+    F.cross_entropy(model(x), torch.zeros(batch, dtype=torch.int64)).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print(program, memory("VmHWM"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("name", "size", "batch", "execution"),
+    [
+        ("densenet121", 224, 8, "plain"),
+        ("densenet121", 224, 16, "linear"),
+        ("densenet_bc100_k12", 32, 32, "plain"),
+        ("densenet_bc100_k12", 32, 64, "linear"),
+        ("resnet18", 224, 24, "plain"),
+        ("resnet50", 224, 8, "plain"),
+        ("resnet110", 32, 64, "plain"),
+    ],
+)
+def test_peak_is_within_15_percent_of_a_process(name: str, size: int, batch: int, execution: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, name, str(size), str(batch), execution],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    program, peak = map(int, done.stdout.split())
+    expected = training_memory(name, batch_size=batch, input_size=size, execution=execution, program=program)
+    assert expected.peak == pytest.approx(peak, rel=0.15)
+
+
+def test_the_largest_batch_fits_and_one_more_does_not() -> None:
+    options = {"input_size": 64, "program": 500 << 20}
+    batch = largest_batch("resnet18", "2GiB", **options)
+    assert training_memory("resnet18", batch_size=batch, **options).peak <= 2 << 30
+    assert training_memory("resnet18", batch_size=batch + 1, **options).peak > 2 << 30
+    assert largest_batch("densenet121", "8GiB", execution="linear") > 3 * largest_batch("densenet121", "8GiB")
+
+
+def test_optimisers_and_averages_count() -> None:
+    plain = training_memory("resnet18", batch_size=1, remembered=0)
+    adam = training_memory("resnet18", batch_size=1, remembered=2, program=plain.program)
+    assert adam.peak - plain.peak == 2 * 4 * 11_689_512
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("16GiB", 16 << 30), ("800MB", 800_000_000), ("1.5 gib", 3 << 29), ("1000", 1000), ("2k", 2000)],
+)
+def test_amounts(text: str, number: int) -> None:
+    assert parse_bytes(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "16 apples", "0MB", "-3GB"])
+def test_what_is_no_amount(text: str) -> None:
+    with pytest.raises(UserError, match="such as 16GiB"):
+        parse_bytes(text)
+
+
+def test_too_little_memory() -> None:
+    with pytest.raises(UserError, match=r"needs .* GiB for a single picture, not 100MB"):
+        largest_batch("densenet121", "100MB")

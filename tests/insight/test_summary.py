@@ -1,0 +1,120 @@
+"""The table: formulas, folding, formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from skipnets.classifier import Classifier
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.errors import UserError
+from skipnets.insight import summarise
+from skipnets.models import create_model, list_models
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "path", "formula"),
+    [
+        ("densenet121", {}, "features.denseblock1.denselayer1.conv2", "3×3×128×32 = 36,864"),
+        ("densenet121", {}, "features.norm0", "2×64 = 128"),
+        ("densenet121", {}, "classifier", "(1024 + 1)×1000 = 1,025,000"),
+        ("resnet18", {"norm": None}, "layer1.0.conv1", "(3×3×64 + 1)×64 = 36,928"),
+        ("resnext50_32x4d", {}, "layer1.0.conv2", "3×3×(128÷32)×128 = 4,608"),
+        ("resnet18", {}, "relu", ""),
+    ],
+)
+def test_formulas(name: str, fields: dict[str, object], path: str, formula: str) -> None:
+    layers = {layer.path: layer for layer in summarise(name, **fields).layers}
+    assert layers[path].formula == formula
+
+
+@pytest.mark.parametrize("name", [name for name in list_models() if name != "resnet1202"])
+def test_every_formula_gives_the_parameters(name: str) -> None:
+    for layer in summarise(name).layers:
+        if layer.formula:
+            arithmetic, result = layer.formula.split(" = ")
+            assert int(result.replace(",", "")) == layer.parameters
+            calculated = eval(arithmetic.replace("×", "*").replace("÷", "//"))
+            assert calculated == layer.parameters
+
+
+def test_stages_and_connections_of_densenet121() -> None:
+    summary = summarise("densenet121")
+    assert [(stage.path, stage.shape) for stage in summary.stages] == [
+        ("input", (3, 224, 224)),
+        ("features.conv0", (64, 112, 112)),
+        ("features.pool0", (64, 56, 56)),
+        ("features.denseblock1", (256, 56, 56)),
+        ("features.transition1", (128, 28, 28)),
+        ("features.denseblock2", (512, 28, 28)),
+        ("features.transition2", (256, 14, 14)),
+        ("features.denseblock3", (1024, 14, 14)),
+        ("features.transition3", (512, 7, 7)),
+        ("features.denseblock4", (1024, 7, 7)),
+        ("(pool)", (1024,)),
+        ("classifier", (1000,)),
+    ]
+    assert list(summary.totals.connections.values()) == [21, 78, 300, 136]
+    assert summary.totals.kept_bytes_linear is not None
+    assert summary.totals.kept_bytes_linear < summary.totals.kept_bytes / 4
+    assert summarise("resnet18").totals.kept_bytes_linear is None
+
+
+def test_folding() -> None:
+    summary = summarise("resnet18")
+    assert {layer.depth for layer in summary.rows(2)} == {1, 2}
+    shown = [layer for layer in summary.rows(1)]
+    assert sum(layer.parameters for layer in shown) == summary.totals.parameters
+    with pytest.raises(UserError, match="depth must be at least 1"):
+        summary.rows(0)
+
+
+def test_formats_tell_the_same() -> None:
+    summary = summarise("densenet_bc40_k12", batch_size=4)
+    rows = list(csv.DictReader(io.StringIO(summary.to_csv())))
+    assert [row["path"] for row in rows] == [layer.path for layer in summary.layers]
+    assert [int(row["macs"]) for row in rows] == [layer.macs for layer in summary.layers]
+    document = json.loads(summary.to_json(depth=1))
+    assert document["totals"]["parameters"] == 176_122
+    assert len(document["layers"]) == len(summary.rows(1))
+    markdown = summary.to_markdown(depth=1)
+    assert "| classifier | Linear |" in markdown
+    assert "**parameters**: 176,122" in markdown
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(summary.to_rich(depth=3))
+    text = console.export_text()
+    assert "(132 + 1)×10 = 1,330" in text
+    assert "for 4 pictures" in text
+
+
+def test_sources(tmp_path) -> None:
+    model = create_model("resnet20", num_classes=2, in_chans=1)
+    classifier = Classifier.from_model(
+        model, classes=["a", "b"], preprocessing=Preprocessing(size=(24, 40), channels=1)
+    )
+    path = tmp_path / "model.safetensors"
+    classifier.save(path)
+    expected = summarise("resnet20", num_classes=2, in_chans=1, input_size=(24, 40))
+    assert summarise(path) == summarise(classifier) == expected
+    assert summarise(model, input_size=(24, 40)) == expected
+    assert summarise("resnet20", input_size=64).input == (3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("densnet121", {}, "did you mean densenet121"),
+        ("nowhere/model.safetensors", {}, "neither a model's name"),
+        ("densenet121", {"input_size": 16}, "too small for densenet121"),
+        ("densenet121", {"input_size": 0}, "input_size must be at least 1"),
+        ("densenet121", {"batch_size": 0}, "batch_size must be at least 1"),
+        ("densenet121", {"grow_rate": 3}, 'no field "grow_rate"'),
+    ],
+)
+def test_wrong_input(source: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        summarise(source, **options)
