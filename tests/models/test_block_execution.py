@@ -337,25 +337,27 @@ def test_functional_call_with_other_parameters():
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("name", ["densenet_bc40_k12", "densenet40_k12"])
 def test_autocast_is_no_less_exact_than_plain(name, policy):
-    exact = create_model(name, num_classes=7, **SMALL).double()
-    x = torch.randn(16, 3, 12, 12)
-    wanted = train_once(copy.deepcopy(exact), x.double())
+    """Eight bits leave much noise in a gradient, so errors against float64 are summed over tensors and seeds."""
+    errors = dict.fromkeys(("plain", policy), 0.0)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        exact = create_model(name, num_classes=7, **SMALL).double()
+        x, labels = torch.randn(16, 3, 10, 10), torch.randint(0, 7, (16,))
 
-    def errors(policy):
-        model = copy_with(exact, policy).float()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            own = train_once(model, x)
-        if policy != "plain":
-            assert_ran(model, policy)
-        return {
-            key: ((own[key].double() - tensor).norm() / tensor.norm()).item()
-            for key, tensor in wanted.items()
-            if key.startswith(("output", "gradient", "buffer")) and tensor.is_floating_point()
-        }
+        def gradients(model, x, labels=labels):
+            F.cross_entropy(model(x).double(), labels).backward()
+            return [parameter.grad.double() for parameter in model.parameters()]
 
-    plain, linear = errors("plain"), errors(policy)
-    print(sorted(linear.items(), key=lambda i: -i[1])[:5], sorted(plain.items(), key=lambda i: -i[1])[:5])
-    assert sum(linear.values()) <= 1.1 * sum(plain.values())
+        expected = gradients(copy.deepcopy(exact), x.double())
+        for used in errors:
+            model = copy_with(exact, used).float()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                own = gradients(model, x)
+            assert_ran(model, used)
+            errors[used] += sum(
+                ((a - b).norm() / b.norm()).item() for a, b in zip(own, expected, strict=True)
+            )
+    assert errors[policy] <= 1.15 * errors["plain"]
 
 
 def test_autocast_around_the_forward_pass_alone():
