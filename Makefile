@@ -9,7 +9,8 @@ PYTEST := OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest --numprocesses aut
 
 demo: .venv/installed-train .venv/engine
 	rm -rf runs/demo
-	$(BIN)/skipnets train digits --recipe demo-digits --out runs/demo
+	$(BIN)/skipnets train digits --model densenet_bc40_k12 --model-options.block-config "[4, 4, 4]" \
+		--augmentation crop --epochs 20 --best-by loss --out runs/demo
 
 test: check .venv/engine
 	$(PYTEST) -m "not slow"
