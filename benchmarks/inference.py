@@ -8,6 +8,8 @@ pictures, so that numbers stay of ordinary size), times what `skipnets benchmark
 
 - fp32: our export takes at most 1.02 of the time of torchvision's own export in the same runtime
   (densenet121 and resnet50, each batch size);
+- the native engine, where it is installed: at most these shares of the fastest fp32 outsider, ONNX Runtime or
+  OpenVINO: densenet121 0.65 at batch 1 and 0.62 at larger ones, densenet_bc100_k12 0.60, resnet50 1.00 and 0.90;
 - int8: densenet121 at batch 1 takes at most 0.45 of the time of the fastest fp32 outsider, and no more than
   OpenVINO's int8 of torchvision's own export.
 
@@ -33,6 +35,9 @@ from skipnets.models.factory import create_model
 
 MODELS = {"densenet121": 224, "densenet_bc100_k12": 32, "resnet50": 224}
 FP32_LIMIT, INT8_LIMIT = 1.02, 0.45
+# Of the native engine, at batch 1 and at larger batches.
+NATIVE_LIMITS = {"densenet121": (0.65, 0.62), "densenet_bc100_k12": (0.60, 0.60), "resnet50": (1.00, 0.90)}
+NATIVE = "skipnets, native engine"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,8 @@ def bars(name: str, table: SpeedTable, batches: list[int]) -> list[Bar]:
                 ours, theirs = (table.time(f"{who}, {runtime}", batch) for who in ("skipnets", "torchvision"))
                 claim = f"{name}, batch {batch}, {runtime}: our export to torchvision's"
                 found.append(Bar(claim=claim, ratio=ours / theirs, limit=FP32_LIMIT))
+    for batch in batches:
+        found += native_bar(name, table, batch)
     if name == "densenet121" and 1 in batches:
         ours = table.time("skipnets, OpenVINO int8", 1)
         fastest = min(
@@ -82,6 +89,27 @@ def bars(name: str, table: SpeedTable, batches: list[int]) -> list[Bar]:
             Bar(claim=f"{name} int8 to torchvision's int8 in OpenVINO", ratio=ours / theirs, limit=1.0),
         ]
     return found
+
+
+def native_bar(name: str, table: SpeedTable, batch: int) -> list[Bar]:
+    """What must hold of the native engine, if it took part."""
+    rows = [row for row in table.rows if row.batch == batch]
+    if NATIVE not in [row.contender for row in rows]:
+        return []
+    outsiders = [
+        row.seconds
+        for row in rows
+        if row.outsider
+        and row.precision == "fp32"
+        and ("ONNX" in row.contender or "OpenVINO" in row.contender)
+    ]
+    return [
+        Bar(
+            claim=f"{name}, batch {batch}, native engine to the fastest of ONNX Runtime and OpenVINO",
+            ratio=table.time(NATIVE, batch) / min(outsiders),
+            limit=NATIVE_LIMITS[name][0 if batch == 1 else 1],
+        )
+    ]
 
 
 def main() -> int:
