@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests run in one process a core, so each computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all test-engine-sanitized check format clean
 
 demo: .venv/installed-train .venv/engine
 	rm -rf runs/demo
@@ -19,6 +19,12 @@ test: check .venv/engine
 test-all: check .venv/engine
 	$(PYTEST)
 	! test -s .venv/engine || (cd engine && $(PYTEST))
+
+# The engine's own tests under AddressSanitizer and UBSan, then its threads under ThreadSanitizer.
+test-engine-sanitized: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check nanobind
+	engine/tests/sanitized.sh $(CURDIR)/$(BIN)/python address,undefined libasan.so tests
+	engine/tests/sanitized.sh $(CURDIR)/$(BIN)/python thread libtsan.so tests/test_engine.py
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check
