@@ -19,6 +19,6 @@ def missing_extra(extra: str) -> UserError:
 
 
 def near_matches(wrong: str, known: Iterable[str]) -> str:
-    """"; did you mean a, b?" for the known names nearest to a wrong one, or "" where none is near."""
+    """Words to append: "; did you mean a, b?", or "" where no known name is near the wrong one."""
     near = difflib.get_close_matches(wrong, list(known), n=3, cutoff=0.5)
     return f"; did you mean {', '.join(near)}?" if near else ""
