@@ -8,8 +8,9 @@ pictures, so that numbers stay of ordinary size), times what `skipnets benchmark
 
 - fp32: our export takes at most 1.02 of the time of torchvision's own export in the same runtime
   (densenet121 and resnet50, each batch size);
-- the native engine, where it is installed: at most these shares of the fastest fp32 outsider, ONNX Runtime or
-  OpenVINO: densenet121 0.65 at batch 1 and 0.62 at larger ones, densenet_bc100_k12 0.60, resnet50 1.00 and 0.90;
+- the native engine, where it is installed: at most these shares of the fastest fp32 outsider, ONNX Runtime
+  or OpenVINO: densenet121 0.65 at batch 1 and 0.62 at larger ones, densenet_bc100_k12 0.60, resnet50 1.00
+  and 0.90;
 - int8: densenet121 at batch 1 takes at most 0.45 of the time of the fastest fp32 outsider, and no more than
   OpenVINO's int8 of torchvision's own export.
 

@@ -108,7 +108,7 @@ def stepped_aside(model):
     return {path: text.removeprefix("plain: ") for path, text in report.items() if text.startswith("plain: ")}
 
 
-# --- The same numbers ------------------------------------------------------------------------------------------
+# --- The same numbers -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -331,13 +331,13 @@ def test_functional_call_with_other_parameters():
     assert_ran(linear, "linear")
 
 
-# --- Lower precision -------------------------------------------------------------------------------------------
+# --- Lower precision ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("name", ["densenet_bc40_k12", "densenet40_k12"])
 def test_autocast_is_no_less_exact_than_plain(name, policy):
-    """Eight bits leave much noise in a gradient, so errors against float64 are summed over tensors and seeds."""
+    """Eight bits leave much noise in a gradient, so its errors are summed over tensors and seeds."""
     errors = dict.fromkeys(("plain", policy), 0.0)
     for seed in range(4):
         torch.manual_seed(seed)
@@ -395,7 +395,7 @@ def test_an_overflowing_scale_is_noticed():
     assert scaler.get_scale() == 2.0**126
 
 
-# --- Several processes -----------------------------------------------------------------------------------------
+# --- Several processes ----------------------------------------------------------------------------
 
 
 def test_two_distributed_processes(tmp_path):
@@ -410,7 +410,7 @@ def test_two_distributed_processes(tmp_path):
         assert worker.returncode == 0, output
 
 
-# --- Clear errors ----------------------------------------------------------------------------------------------
+# --- Clear errors ---------------------------------------------------------------------------------
 
 
 def test_differentiating_twice_is_refused():
@@ -456,7 +456,7 @@ def test_an_unknown_policy_is_an_error_naming_the_known():
         create_model("densenet_bc40_k12").set_block_execution("liner")
 
 
-# --- Seen from outside the block -------------------------------------------------------------------------------
+# --- Seen from outside the block ------------------------------------------------------------------
 
 
 def test_gradients_of_intermediate_maps():
@@ -537,7 +537,7 @@ def test_copies_pickles_and_switching_back():
     assert not any(isinstance(module, LinearDenseBlock) for module in copy_with(linear, "plain").modules())
 
 
-# --- Stepping aside --------------------------------------------------------------------------------------------
+# --- Stepping aside -------------------------------------------------------------------------------
 
 
 def _parametrise(model):
@@ -769,7 +769,7 @@ def test_steps_aside_for_exporters_and_tracers():
     torch.testing.assert_close(traced(x), expected)
 
 
-# --- Memory ----------------------------------------------------------------------------------------------------
+# --- Memory ---------------------------------------------------------------------------------------
 
 
 def saved_bytes(model, x):
