@@ -21,6 +21,7 @@ from skipnets.errors import UserError
 from skipnets.models import create_model, list_models
 from skipnets.models.block_execution import LinearDenseBlock
 from skipnets.ops import chunks
+from skipnets.training.benchmark import saved_bytes
 
 POLICIES = ("linear", "linear-recompute")
 CASES = {
@@ -36,6 +37,13 @@ CASES = {
     "no compression": ("densenet_bc40_k12", {"compression": 1.0}, (3, 3, 12, 12)),
     "narrow bottleneck": ("densenet_bc40_k12", {"bottleneck": 1}, (3, 3, 12, 12)),
     "last map of one pixel": ("densenet_bc40_k12", {}, (4, 3, 4, 4)),
+}
+# The stem's maps are the largest that are left; without it these bars are not reached.
+SAVED = {
+    ("densenet121", "linear"): 0.22,
+    ("densenet121", "linear-recompute"): 0.06,
+    ("densenet_bc100_k12", "linear"): 0.17,
+    ("densenet_bc100_k12", "linear-recompute"): 0.05,
 }
 SMALL = {"block_config": (2, 3, 2), "growth_rate": 4}
 
@@ -683,6 +691,43 @@ def test_a_transition_steps_aside_alone(change, reason):
     assert aside["features.transition1"].startswith(reason)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda features: setattr(features, "pool0", nn.AvgPool2d(3, 2, 1)),
+            "its pooling is not the maximum",
+        ),
+        (lambda features: setattr(features, "relu0", nn.GELU()), "its activation is not a ReLU"),
+        (lambda features: features.norm0.eval(), "a norm is in eval mode"),
+        (lambda features: features.relu0.register_forward_hook(lambda *_: None), "hooks are registered"),
+        (
+            lambda features: setattr(features.conv0, "stride", (1, 1)),
+            "a convolution has another stride than (2, 2)",
+        ),
+    ],
+)
+def test_a_stem_steps_aside_alone(change, reason):
+    model = make_model("densenet121", **SMALL)
+    linear = copy_with(model, "linear")
+    change(model.features)
+    change(linear.features)
+    x = torch.randn(2, 3, 40, 40, dtype=torch.float64)
+    assert_same(train_once(linear, x), train_once(model, x))
+    aside = stepped_aside(linear)
+    assert list(aside) == ["stem"]
+    assert aside["stem"].startswith(reason)
+
+
+def test_a_stem_under_autocast():
+    linear = copy_with(create_model("densenet121", **SMALL), "linear")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = linear(torch.randn(4, 3, 40, 40))
+    output.float().sum().backward()
+    assert_ran(linear, "linear")
+    assert linear.features.conv0.weight.grad.dtype == torch.float32
+
+
 def test_steps_aside_in_eval_mode():
     model = make_model(**SMALL)
     linear = copy_with(model, "linear").eval()
@@ -772,21 +817,14 @@ def test_steps_aside_for_exporters_and_tracers():
 # --- Memory ---------------------------------------------------------------------------------------
 
 
-def saved_bytes(model, x):
-    """Bytes that autograd keeps for the backward pass, each storage counted once; parameters do not count."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    sizes = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(x)
-    del output
-    return sum(sizes.values())
+@pytest.mark.parametrize(("name", "policy"), SAVED)
+def test_saved_bytes_against_plain(name, policy):
+    model = create_model(name).to(memory_format=torch.channels_last)
+    side = 224 if model.config.stem == "imagenet" else 32
+    x = torch.randn(1 if side == 224 else 2, 3, side, side).to(memory_format=torch.channels_last)
+    plain = saved_bytes(model, x)
+    model.set_block_execution(policy)
+    assert saved_bytes(model, x) <= SAVED[name, policy] * plain
 
 
 @pytest.mark.parametrize(

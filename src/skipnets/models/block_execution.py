@@ -1,4 +1,4 @@
-"""How the dense blocks and transitions of a DenseNet are executed in training, chosen from outside.
+"""How the dense blocks, transitions and stem of a DenseNet are executed in training, chosen from outside.
 
 `"plain"` runs them layer by layer, as `skipnets.models.densenet` defines them. `"linear"` runs each as one
 operation of `skipnets.ops` that keeps memory in proportion to the depth; `"linear-recompute"` keeps less
@@ -14,6 +14,7 @@ Shapes: N batch, C channels, H height, W width, k growth rate, L layers.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
@@ -21,13 +22,16 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from skipnets.errors import UserError, near_matches
-from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, Transition
-from skipnets.ops import guards
+from skipnets.models.backbone import check_input
+from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, DenseNet, Transition
+from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_running_statistics
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block
 from skipnets.ops.transition import TransitionParameters, transition
 
 BlockExecution = Literal["plain", "linear", "linear-recompute"]
+
+_STEM = ("conv0", "norm0", "relu0", "pool0")
 
 
 class _LayerParts(NamedTuple):
@@ -64,8 +68,11 @@ class _Execution(nn.Module):
     reason: str | None = None
 
     @property
-    def policy(self) -> BlockExecution:
-        """The policy that was asked for."""
+    def policy(self) -> str:
+        """What the report says of it: the policy, or "plain: " and the reason."""
+        reason = self.reason if self.has_run else self.against_structure()
+        if reason is not None:
+            return f"plain: {reason}"
         return "linear-recompute" if self.recompute else "linear"
 
     def against(self, features: Tensor) -> str | None:
@@ -170,6 +177,63 @@ class LinearTransition(_Execution, Transition):
         return super()._against_input(features)
 
 
+class LinearDenseNet(_Execution, DenseNet):
+    """A DenseNet whose ImageNet stem trains as one operation; its blocks are switched one by one.
+
+    `forward_intermediates`, which shows a map from within the stem, runs its layers.
+    """
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) pictures → the last map (N, num_features, h, w), after its norm and ReLU."""
+        if self.against(x) is not None:
+            return DenseNet.forward_features(self, x)
+        x = check_input(x, self.config.in_chans, self.config.smallest_size)
+        conv0, norm0 = self._stem()
+        parameters = stem.StemParameters(conv0.weight, norm0.weight, norm0.bias)
+        dtype = guards.computing_dtype(x.device, conv0.weight.dtype)
+        plan = stem.StemPlan(norm0.eps, keep_convolved=not self.recompute, dtype=dtype)
+        maps, statistics, rows = stem.stem(x, plan, parameters)
+        update_running_statistics(norm0, statistics, rows)
+        for _, stage in islice(self.stages(), len(_STEM), None):
+            maps = stage(maps)
+        return maps
+
+    def against_structure(self) -> str | None:
+        """Why the stem as it is now cannot be run as one operation, or None."""
+        if not self.training:
+            return "eval mode"
+        modules = dict(islice(self.features.named_children(), len(_STEM)))
+        if tuple(modules) != _STEM:
+            return f"it has other modules than {', '.join(_STEM)}"
+        pool = cast(nn.MaxPool2d, modules["pool0"])
+        if type(modules["relu0"]) is not nn.ReLU:
+            return "its activation is not a ReLU"
+        if type(pool) is not nn.MaxPool2d or _max_pooling(pool) != _max_pooling(nn.MaxPool2d(3, 2, 1)):
+            return "its pooling is not the maximum of 3×3 at stride 2"
+        return (
+            guards.against_hooks(modules.values())
+            or guards.against_norm(modules["norm0"])
+            or guards.against_convolution(modules["conv0"], size=stem.KERNEL, stride=stem.STRIDE)
+        )
+
+    def _against_input(self, features: Tensor) -> str | None:
+        if features.ndim != 4:
+            return "the input is not (N, C, H, W)"
+        parameters = [parameter for module in self._stem() for parameter in module.parameters()]
+        return guards.against_input(features, parameters, casts=True)
+
+    def _stem(self) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+        """Convolution and norm of the stem, which have been checked."""
+        return cast(nn.Conv2d, self.features.conv0), cast(nn.BatchNorm2d, self.features.norm0)
+
+
+_LINEAR: dict[type[nn.Module], type[nn.Module]] = {
+    DenseBlock: LinearDenseBlock,
+    Transition: LinearTransition,
+    DenseNet: LinearDenseNet,
+}
+
+
 def set_block_execution(model: nn.Module, policy: BlockExecution) -> None:
     """Choose how the model's dense blocks and transitions run in training.
 
@@ -181,10 +245,11 @@ def set_block_execution(model: nn.Module, policy: BlockExecution) -> None:
         near = near_matches(policy, policies)
         raise UserError(f'unknown block execution "{policy}"{near}; it is one of {", ".join(policies)}')
     for module in model.modules():
-        if type(module) in (DenseBlock, LinearDenseBlock):
-            module.__class__ = DenseBlock if policy == "plain" else LinearDenseBlock
-        elif type(module) in (Transition, LinearTransition):
-            module.__class__ = Transition if policy == "plain" else LinearTransition
+        if isinstance(module, DenseNet) and module.config.stem != "imagenet":
+            continue
+        for plain, linear in _LINEAR.items():
+            if type(module) in (plain, linear):
+                module.__class__ = plain if policy == "plain" else linear
         if isinstance(module, _Execution):
             module.recompute, module.has_run = policy == "linear-recompute", False
 
@@ -193,11 +258,12 @@ def execution_report(model: nn.Module) -> dict[str, str]:
     """How each dense block and transition ran last, or would run now: its policy, or "plain: " and why."""
     report = {}
     for path, module in model.named_modules():
-        if isinstance(module, _Execution):
-            reason = module.reason if module.has_run else module.against_structure()
-            report[path] = module.policy if reason is None else f"plain: {reason}"
-        elif isinstance(module, (DenseBlock, Transition)):
-            report[path] = "plain"
+        if isinstance(module, DenseNet):
+            path = f"{path}.stem".removeprefix(".")
+            if module.config.stem != "imagenet":
+                continue
+        if isinstance(module, tuple(_LINEAR)):
+            report[path] = module.policy if isinstance(module, _Execution) else "plain"
     return report
 
 
@@ -225,6 +291,10 @@ def _against_layer(layer: nn.Module) -> str | None:
 
 def _pooling(pool: nn.AvgPool2d) -> tuple[object, ...]:
     return pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.divisor_override
+
+
+def _max_pooling(pool: nn.MaxPool2d) -> tuple[object, ...]:
+    return pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices
 
 
 def _count(features: Tensor) -> int:

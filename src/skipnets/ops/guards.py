@@ -29,8 +29,14 @@ def against_tracing(x: object) -> str | None:
     return None
 
 
-def against_input(x: Tensor, parameters: Iterable[Tensor]) -> str | None:
-    """The operations treat ordinary tensors of one floating type, and autocast's lower one."""
+def against_input(x: Tensor, parameters: Iterable[Tensor], *, casts: bool = False) -> str | None:
+    """The operations treat ordinary tensors of one floating type, and autocast's lower one.
+
+    Args:
+        x: (N, C, H, W).
+        parameters: All that take part.
+        casts: Whether the operation begins with a convolution, which autocast gives an input of its own type.
+    """
     parameters = list(parameters)
     if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in (x, *parameters)):
         return "a tensor subclass is in use"
@@ -41,7 +47,7 @@ def against_input(x: Tensor, parameters: Iterable[Tensor]) -> str | None:
         return "input and parameters are on different devices"
     if x.layout != torch.strided or x.is_inference():
         return "the input is sparse or an inference tensor"
-    if x.dtype != computing_dtype(x.device, dtype):
+    if x.dtype != computing_dtype(x.device, dtype) and not (casts and x.dtype == dtype):
         return f"the input is {x.dtype}, not {computing_dtype(x.device, dtype)}"
     if x.shape[0] * x.shape[2] * x.shape[3] < 2:
         return "there is one value a channel: no batch statistics"
@@ -65,13 +71,13 @@ def against_norm(norm: nn.Module) -> str | None:
     return None
 
 
-def against_convolution(convolution: nn.Module, size: int) -> str | None:
-    """The convolution must be a plain one of this size, without bias, that keeps the map's extent."""
+def against_convolution(convolution: nn.Module, size: int, *, stride: int = 1) -> str | None:
+    """The convolution must be a plain one of this size and stride, padded by half its size, without bias."""
     if type(convolution) is not nn.Conv2d:
         return f"its convolution is {_article(type(convolution).__name__)}, not a Conv2d"
     wanted = {
         "kernel_size": (size, size),
-        "stride": (1, 1),
+        "stride": (stride, stride),
         "padding": (size // 2, size // 2),
         "dilation": (1, 1),
         "groups": 1,

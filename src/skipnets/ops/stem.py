@@ -1,0 +1,213 @@
+"""The stem of an ImageNet network as one differentiable operation that keeps one map, or only the pictures.
+
+The stem is a 7×7 convolution of stride 2, norm, ReLU and 3×3 max-pooling of stride 2 (Huang et al. 2017,
+arXiv 1608.06993, table 1). Its maps are the largest of the network: once dense blocks train in linear
+memory, what autograd keeps of the stem (the convolution's result, the ReLU's, and where each maximum was)
+is half of what is left. Here the convolution's result alone is kept, or, with `keep_convolved=False`, not
+even that; norm, ReLU and pooling are repeated in the backward pass. The norm's gradient is that of
+`skipnets.ops.batch_norm`; no convolution follows directly, so dγ is summed explicitly.
+
+Shapes: N pictures of C channels, K channels of the stem; H×W positions after the convolution, M = N·H·W rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skipnets.ops.autograd import differentiable_once, without_autocast
+from skipnets.ops.batch_norm import (
+    Affine,
+    NormGradient,
+    Statistics,
+    StatisticsCollector,
+    relu_backward,
+    scale_shift_relu,
+)
+from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps
+
+KERNEL, STRIDE, PADDING = 7, 2, 3
+POOL_KERNEL, POOL_STRIDE, POOL_PADDING = 3, 2, 1
+
+
+class StemParameters(NamedTuple):
+    """Weights of the convolution (K, C, 7, 7), γ and β of the norm (K,)."""
+
+    weight: Tensor
+    gamma: Tensor
+    beta: Tensor
+
+
+class StemResult(NamedTuple):
+    """The pooled maps, the statistics of the convolution's result (K,), and its rows M."""
+
+    maps: Tensor
+    statistics: Statistics
+    rows: int
+
+
+class StemPlan(NamedTuple):
+    """What is fixed about a stem's execution.
+
+    Args:
+        eps: The norm's ε.
+        keep_convolved: Keep the convolution's result for the backward pass instead of repeating it.
+        dtype: Of the maps and of what the convolution computes in.
+    """
+
+    eps: float
+    keep_convolved: bool
+    dtype: torch.dtype
+
+
+def stem(images: Tensor, plan: StemPlan, parameters: StemParameters) -> StemResult:
+    """Run the stem in training mode; running statistics are left to the caller.
+
+    Args:
+        images: (N, C, 2H or 2H−1, 2W or 2W−1), in any memory format.
+        plan: Fixed properties.
+        parameters: Of convolution and norm.
+    """
+    maps, mean, variance = _StemFunction.apply(images, plan, *parameters)
+    return StemResult(maps, Statistics(mean, variance), _convolved_shape(images).rows)
+
+
+class _StemFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, plan: StemPlan, weight: Tensor, gamma: Tensor, beta: Tensor
+    ) -> tuple[Tensor, ...]:
+        shape = _convolved_shape(images)
+        collector = StatisticsCollector()
+        with without_autocast(images.device):
+            convolved = _convolve(images, weight, shape, plan.dtype, collector)
+            statistics = collector.merged()
+            affine = Affine.of(statistics, gamma, beta, plan.eps)
+            pooled_shape = MapShape(shape.images, (shape.height + 1) // 2, (shape.width + 1) // 2)
+            out = empty_maps(pooled_shape, weight.shape[0], like=images, dtype=plan.dtype)
+            workspace = Workspace(images.device)
+            for rows in shape.chunks(convolved.shape[1], plan.dtype.itemsize):
+                activated = _activate(convolved, rows, affine, workspace)
+                out[_images(rows, shape)] = F.max_pool2d(
+                    as_maps(activated, shape), POOL_KERNEL, POOL_STRIDE, POOL_PADDING
+                )
+        ctx.plan = plan
+        kept = (convolved,) if plan.keep_convolved else ()
+        ctx.save_for_backward(images, *statistics, weight, gamma, beta, *kept)
+        ctx.mark_non_differentiable(*statistics)
+        return (out, *statistics)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        images, mean, variance, weight, gamma, beta, *kept = ctx.saved_tensors
+        statistics, parameters = Statistics(mean, variance), StemParameters(weight, gamma, beta)
+        with without_autocast(images.device):
+            shape = _convolved_shape(images)
+            convolved = kept[0] if kept else _convolve(images, weight, shape, ctx.plan.dtype)
+            convolved_gradient, gamma_gradient, beta_gradient = _norm_backward(
+                gradient, convolved, shape, statistics, parameters, ctx.plan.eps
+            )
+            image_gradient, weight_gradient = _convolution_backward(
+                convolved_gradient, shape, images, weight, ctx.needs_input_grad[0]
+            )
+        return image_gradient, None, weight_gradient, gamma_gradient, beta_gradient
+
+
+def _norm_backward(
+    gradient: Tensor,
+    convolved: Tensor,
+    shape: MapShape,
+    statistics: Statistics,
+    parameters: StemParameters,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Back through norm → ReLU → pooling: gradients of the convolution's result (M, K), of γ and of β."""
+    norm = NormGradient(statistics, parameters.gamma, parameters.beta, eps, explicit=slice(None))
+    result = torch.empty_like(convolved)
+    workspace = Workspace(convolved.device)
+    chunks = list(shape.chunks(convolved.shape[1], convolved.dtype.itemsize))
+    for rows in chunks:
+        activated = _activate(convolved, rows, norm.affine, workspace)
+        unpooled = _max_pool_backward(gradient[_images(rows, shape)], as_maps(activated, shape))
+        masked = relu_backward(as_matrix(unpooled), activated, out=result[rows])
+        norm.add(masked, convolved[rows])
+    gamma_gradient, beta_gradient, correction = norm.finish(torch.zeros_like(statistics.mean))
+    slope, offset = correction.as_line(statistics.mean, shape.rows)
+    for rows in chunks:
+        line = workspace.matrix("line", rows.stop - rows.start, convolved.shape[1], slope.dtype)
+        torch.addcmul(offset, convolved[rows], slope, out=line)
+        torch.addcmul(line, result[rows], norm.affine.scale, out=result[rows])
+    return result, gamma_gradient, beta_gradient
+
+
+def _convolution_backward(
+    gradient: Tensor, shape: MapShape, images: Tensor, weight: Tensor, needs_image_gradient: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients of the pictures, if wanted, and of the weights."""
+    image_gradient = torch.empty_like(images) if needs_image_gradient else None
+    weight_gradient = torch.zeros_like(weight)
+    for rows in shape.chunks(gradient.shape[1], gradient.dtype.itemsize):
+        some = _images(rows, shape)
+        of_images, of_weight, _ = torch.ops.aten.convolution_backward(
+            as_maps(gradient[rows], shape),
+            images[some].to(gradient.dtype),
+            weight.to(gradient.dtype),
+            bias_sizes=None,
+            stride=[STRIDE, STRIDE],
+            padding=[PADDING, PADDING],
+            dilation=[1, 1],
+            transposed=False,
+            output_padding=[0, 0],
+            groups=1,
+            output_mask=[needs_image_gradient, True, False],
+        )
+        weight_gradient += of_weight
+        if image_gradient is not None:
+            image_gradient[some] = of_images
+    return image_gradient, weight_gradient
+
+
+def _convolve(
+    images: Tensor,
+    weight: Tensor,
+    shape: MapShape,
+    dtype: torch.dtype,
+    collector: StatisticsCollector | None = None,
+) -> Tensor:
+    """The convolution's result as a matrix (M, K); its values are shown to `collector`."""
+    result = as_matrix(empty_maps(shape, weight.shape[0], like=images, dtype=dtype))
+    weight = weight.to(dtype)
+    for rows in shape.chunks(weight.shape[0], dtype.itemsize):
+        some = images[_images(rows, shape)].to(dtype)
+        result[rows] = as_matrix(F.conv2d(some, weight, stride=STRIDE, padding=PADDING))
+        if collector is not None:
+            collector.add(result[rows])
+    return result
+
+
+def _activate(convolved: Tensor, rows: slice, affine: Affine, workspace: Workspace) -> Tensor:
+    """relu(norm) of a chunk (m, K), in scratch."""
+    scratch = workspace.matrix("activated", rows.stop - rows.start, convolved.shape[1], convolved.dtype)
+    return scale_shift_relu(convolved[rows], affine, scratch)
+
+
+def _max_pool_backward(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient of max-pooling's input: each value goes to where its window's first maximum is."""
+    kernel, stride, padding = [POOL_KERNEL] * 2, [POOL_STRIDE] * 2, [POOL_PADDING] * 2
+    _, indices = F.max_pool2d_with_indices(x, kernel, stride, padding)
+    unpool = torch.ops.aten.max_pool2d_with_indices_backward
+    result: Tensor = unpool(gradient, x, kernel, stride, padding, [1, 1], False, indices)
+    return result
+
+
+def _convolved_shape(images: Tensor) -> MapShape:
+    return MapShape(images.shape[0], (images.shape[2] + 1) // STRIDE, (images.shape[3] + 1) // STRIDE)
+
+
+def _images(rows: slice, shape: MapShape) -> slice:
+    """The pictures that these rows belong to."""
+    return slice(rows.start // shape.area, rows.stop // shape.area)
