@@ -141,7 +141,7 @@ class _Layers:
             raise TensorsDoNotFitError(
                 f"tensor {name} has shape {array.shape}, the architecture needs {shape}"
             )
-        if array.dtype.kind != "f":
+        if array.dtype != np.float32:
             raise TensorsDoNotFitError(f"tensor {name} is {array.dtype}, it should be float32")
         if not np.isfinite(array).all():
             raise TensorsDoNotFitError(

@@ -137,6 +137,8 @@ class Classifier:
     def model(self) -> DenseNet | ResNet:
         """The torch module, in the runtime's own hands: changing it changes the classifier.
 
+        A classifier that the native engine runs is read again and runs in torch from here on.
+
         Raises:
             UserError: If the classifier is an export, which is a graph and no module.
         """
@@ -152,7 +154,10 @@ class Classifier:
             UserError: If it cannot be written, weights are not finite, or the model was changed so that its
                 config no longer describes it.
         """
-        runtime = self._torch_runtime()
+        if self.runtime.name == "native":
+            tensors = self._tensors_of_file()
+        else:
+            tensors = self._torch_runtime().tensors()
         metadata = {
             "skipnets_version": importlib.metadata.version("skipnets"),
             "architecture": self.architecture,
@@ -162,7 +167,7 @@ class Classifier:
             "provenance": _plain(self.provenance),
         }
         _check_temperature(self.temperature)
-        write_model_file(path, metadata, runtime.tensors())
+        write_model_file(path, metadata, tensors)
 
     def predict(
         self,
@@ -258,7 +263,14 @@ class Classifier:
             )
         from skipnets.runtimes.torch import TorchRuntime
 
+        if self.runtime.name == "native":
+            # Whoever asks for the module may change it, so from here on it is what runs.
+            self.runtime = TorchRuntime.from_tensors(self.architecture, self._tensors_of_file(), device="cpu")
         return cast(TorchRuntime, self.runtime)
+
+    def _tensors_of_file(self) -> dict[str, NDArray[Any]]:
+        assert self.path is not None  # only `load` makes a classifier that does not run in torch
+        return read_model_file(self.path).tensors()
 
     def _no_pictures(self) -> NDArray[Any]:
         height, width = self.preprocessing.size

@@ -22,7 +22,7 @@ def tiny(**fields: object) -> TorchRuntime:
 def test_open_runtime_computes_what_the_model_does() -> None:
     original = tiny()
     opened = open_runtime(
-        "auto", architecture=config_to_dict(original.model.config), tensors=original.tensors(), device="cpu"
+        "torch", architecture=config_to_dict(original.model.config), tensors=original.tensors(), device="cpu"
     )
     batch = np.random.default_rng(0).normal(size=(2, 3, 9, 11)).astype(np.float32)
     np.testing.assert_array_equal(opened.logits(batch), original.logits(batch))
@@ -45,7 +45,6 @@ def test_threads_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("tensorflow", None, 'unknown runtime "tensorflow"; there are auto, native'),
         ("onnx", None, 'unknown runtime "onnx"; did you mean onnxruntime'),
-        ("native", None, 'runtime "native" is not available yet in this version'),
         ("onnxruntime", None, 'runtime "onnxruntime" runs exports.*skipnets export MODEL --format onnx'),
         ("openvino", None, 'runtime "openvino" runs exports.*skipnets export MODEL --format openvino'),
         ("torch", 0, "threads must be at least 1, not 0"),
@@ -61,7 +60,7 @@ def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.delitem(sys.modules, "skipnets.runtimes.torch")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match=r'pip install "skipnets\[train\]"'):
-        open_runtime("auto", architecture={}, tensors={})
+        open_runtime("torch", architecture={}, tensors={})
 
 
 @pytest.mark.parametrize(
