@@ -8,6 +8,7 @@ N pictures.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +18,22 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
 from skipnets.evaluation.calibration import Reliability
 from skipnets.training.run import Row
 
-__all__ = ["Curves", "draw_curves", "draw_learning", "draw_rate", "draw_reliability", "one_class_curves"]
+__all__ = [
+    "Curves",
+    "draw_curves",
+    "draw_learning",
+    "draw_one_class",
+    "draw_rate",
+    "draw_reliability",
+    "one_class_curves",
+]
 
 # What stands in the SVG until the page's variables take its place. Any colours do, if each occurs once.
 _VARIABLES = {
@@ -110,7 +119,15 @@ def draw_learning(rows: Sequence[Row], best_epoch: int) -> tuple[str, str]:
         # The training loss has label smoothing and mixing in it, so it may lie above the other.
         axes.plot(epochs, [row.train_loss for row in rows], color=C2, marker=_marker(rows), markersize=4)
         axes.plot(epochs, [row.val_loss for row in rows], color=C1, marker=_marker(rows), markersize=4)
-        axes.set_ylim(bottom=0)
+        every = [loss for row in rows for loss in (row.train_loss, row.val_loss) if math.isfinite(loss)]
+        if every and min(every) > 0 and max(every) > 10 * float(np.median(every)):
+            # A wild start must not flatten the rest.
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_ylim(bottom=0)
         _epochs_below(axes)
 
     def accuracy(axes: Axes) -> None:
@@ -148,52 +165,56 @@ def draw_reliability(bins: Reliability, key: str) -> str:
         figure = Figure(figsize=(5.2, 5.2), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         upper.plot([0, 1], [0, 1], color=SOFT, linewidth=1.2, dashes=(4, 3))
-        upper.vlines(confidence, accuracy, confidence, color=C2, linewidth=5, alpha=0.45)
-        upper.vlines(confidence, *bins.intervals[full].T, color=C1, linewidth=1.4)
+        upper.vlines(confidence, *bins.intervals[full].T, color=C1, linewidth=7, alpha=0.28)
         # A bin's dot grows with its pictures, so that a lone outlier does not look like a trend.
         sizes = 16 + 90 * np.sqrt(bins.counts[full] / bins.counts.max())
-        upper.scatter(confidence, accuracy, s=sizes, color=C1, edgecolor=SURFACE, zorder=3)
+        upper.scatter(confidence, accuracy, s=sizes, color=C1, edgecolor=SURFACE, zorder=3, clip_on=False)
         upper.set(ylim=(-0.02, 1.02), ylabel="share that is right")
         width = bins.edges[1] - bins.edges[0]
         lower.bar(
             bins.edges[:-1] + width / 2, bins.counts / bins.counts.sum(), width * 0.86, color=C1, alpha=0.6
         )
         lower.set(xlim=(0, 1), xlabel="how sure the answer is", ylabel="pictures")
-        lower.yaxis.set_major_locator(MaxNLocator(2))
+        lower.yaxis.set_major_locator(MaxNLocator(2, prune="lower"))
         for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         return _svg(figure, key)
 
 
-def draw_curves(
-    curves: Sequence[tuple[Curves, str | None]], key: str, *, small: bool = False
-) -> tuple[str, str]:
+def draw_curves(curves: Sequence[tuple[Curves, str | None]], key: str) -> tuple[str, str]:
     """Precision over recall, and the ROC, of several classes.
 
     Args:
         curves: Each with its colour, one of `SERIES`, or None to stay in the background.
         key: Tells these charts from others on the page.
-        small: One of many.
     """
     # Those in the background first.
     ordered = sorted(curves, key=lambda pair: pair[1] is not None)
 
-    def precision_recall(axes: Axes) -> None:
-        for each, colour in ordered:
-            axes.plot(each.recall, each.precision, drawstyle="steps-post", **_line(colour))
-        _unit_square(axes, "recall", "precision", small=small)
-
-    def roc(axes: Axes) -> None:
-        axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, dashes=(4, 3))
-        for each, colour in ordered:
-            axes.plot(each.false_positives, each.true_positives, **_line(colour))
-        _unit_square(axes, "false alarms", "found", small=small)
-
-    size = (2.1, 2.0) if small else (5.2, 4.4)
-    return _chart(f"{key}-pr", precision_recall, size), _chart(f"{key}-roc", roc, size)
+    size = (5.2, 4.4)
+    return (
+        _chart(f"{key}-pr", lambda axes: _precision_recall(axes, ordered), size),
+        _chart(f"{key}-roc", lambda axes: _roc(axes, ordered), size),
+    )
 
 
-def _chart(key: str, draw: Any, size: tuple[float, float] = (5.2, 3.3)) -> str:
+def draw_one_class(curves: Curves, key: str) -> str:
+    """Both curves of one class side by side, small.
+
+    Args:
+        curves: From `one_class_curves`.
+        key: Tells this chart from others on the page.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.4, 2.1))
+        figure.subplots_adjust(left=0.13, right=0.985, bottom=0.22, top=0.97, wspace=0.42)
+        left, right = figure.subplots(1, 2)
+        _precision_recall(left, [(curves, C1)], small=True)
+        _roc(right, [(curves, C1)], small=True)
+        return _svg(figure, key)
+
+
+def _chart(key: str, draw: Any, size: tuple[float, float] = (4.3, 3.0)) -> str:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
@@ -211,7 +232,7 @@ def _svg(figure: Figure, key: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r'<g id="[^"]*"/>', "", re.sub(r'<g id="[^"]*">', "<g>", text))
     text = re.sub(
         r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1
     )
@@ -219,6 +240,21 @@ def _svg(figure: Figure, key: str) -> str:
     for name, colour in _VARIABLES.items():
         text = text.replace(colour, f"var(--{name})")
     return re.sub(r">\s+<", "><", text).strip()
+
+
+def _precision_recall(
+    axes: Axes, curves: Sequence[tuple[Curves, str | None]], *, small: bool = False
+) -> None:
+    for each, colour in curves:
+        axes.plot(each.recall, each.precision, drawstyle="steps-post", **_line(colour))
+    _unit_square(axes, "recall", "precision", small=small)
+
+
+def _roc(axes: Axes, curves: Sequence[tuple[Curves, str | None]], *, small: bool = False) -> None:
+    axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, dashes=(4, 3))
+    for each, colour in curves:
+        axes.plot(each.false_positives, each.true_positives, **_line(colour))
+    _unit_square(axes, "false alarms", "found", small=small)
 
 
 def _line(colour: str | None) -> dict[str, Any]:

@@ -58,16 +58,17 @@ __all__ = ["write_report"]
 RESAMPLES = 1000
 _MATRIX_UP_TO = 30  # classes; beyond, the largest confusions are listed instead
 _CONFUSIONS = 60
+_LISTED = 8  # of the largest confusions, beside the matrix
 _SINGLE_CURVES = 24  # classes that get curves of their own
 _FAILURES = 200
 
-# Figure → title, whether it is written in per cent, what it is.
+# Figure → title, whether it is written in per cent (None: as a number of four digits), what it is.
 _FIGURES = {
     "accuracy": ("Accuracy", True, "share of pictures whose most probable class is right"),
     "balanced_accuracy": ("Balanced accuracy", True, "mean recall of the classes"),
     "macro_f1": ("Mean F1", False, "of precision and recall, over the classes"),
-    "macro_auroc": ("Mean AUROC", False, "chance that a picture of a class ranks above one of another"),
-    "nll": ("Negative log-likelihood", False, "in nats; lower is better"),
+    "macro_auroc": ("Mean AUROC", None, "chance that a picture of a class ranks above one of another"),
+    "nll": ("NLL", False, "negative log-likelihood in nats; lower is better"),
     "ece": ("Calibration error", True, "mean gap between sureness and being right; lower is better"),
 }
 
@@ -142,7 +143,7 @@ def _page(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"share": _share, "number": _number}
+    environment.filters |= {"share": _share, "number": _number, "area": _area}
     return environment.get_template("page.html.jinja").render(
         about=_about(run, results, album, moved),
         figures=_figures(results, metrics),
@@ -207,9 +208,11 @@ def _about(run: Run, results: Results, album: Album, moved: str | None) -> dict[
         notes.append(f"{album.missing:,} pictures are not shown: they are no longer where they were")
     return {
         "model": model["architecture"]["name"],
+        "title": Path(results.evaluation["data"]).name or results.evaluation["data"],
         "data": results.evaluation["data"],
         "split": results.evaluation["split"],
         "pictures": len(results.names),
+        "unseen": (results.evaluation.get("known") or {"train": 1})["train"] == 0,
         "created": model["provenance"].get("created"),
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
         "version": importlib.metadata.version("skipnets"),
@@ -229,7 +232,7 @@ def _figures(results: Results, metrics: Metrics) -> list[dict[str, Any]]:
         if not math.isfinite(value):
             continue
         interval = figure_interval(name, results.probabilities, results.labels, sample)
-        write = _share if per_cent else _number
+        write = _share if per_cent else _number if per_cent is False else _area
         found.append(
             {
                 "title": title,
@@ -270,6 +273,7 @@ def _learning(run: Run) -> dict[str, Any] | None:
         "accuracy": Markup(accuracy),  # noqa: S704
         "rate": Markup(charts.draw_rate(rows)),  # noqa: S704
         "best": best,
+        "schedule": f"{run.config.schedule}, at most {max(row.lr for row in rows):.3g}",
         "epochs": len(rows),
     }
 
@@ -317,6 +321,8 @@ def _confusion(
         "rows": rows,
         "precision": metrics.precision,
         "opened": list(opened.values()),
+        "largest": [cell for cell in opened.values() if not cell["right"]][:_LISTED],
+        "short": max(map(len, results.classes)) <= 5,
         "wrong": int(matrix.sum() - matrix.diagonal().sum()),
         "limits": {"wrong": WRONG_CELL, "right": RIGHT_CELL, "all": ALL_CELLS},
     }
@@ -384,14 +390,13 @@ def _curves(results: Results, metrics: Metrics) -> dict[str, Any] | None:
     together = charts.draw_curves([(found[index], coloured.get(index)) for index in found], "curves")
     single = []
     for index in hardest[:_SINGLE_CURVES]:
-        pair = charts.draw_curves([(found[index], charts.SERIES[0])], f"curves-{index}", small=True)
+        chart = charts.draw_one_class(found[index], f"curves-{index}")
         single.append(
             {
                 "name": results.classes[index],
                 "average_precision": found[index].average_precision,
                 "auroc": metrics.auroc[index],
-                "precision_recall": Markup(pair[0]),  # noqa: S704
-                "roc": Markup(pair[1]),  # noqa: S704
+                "chart": Markup(chart),  # noqa: S704
             }
         )
     return {
@@ -483,11 +488,18 @@ def _failures(run: Run, results: Results) -> dict[str, Any]:
 
 def _share(value: float | None, digits: int = 1) -> str:
     """A share in per cent; a dash where it is undefined."""
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"
+    return (
+        "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+    )
 
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _area(value: float | None) -> str:
+    """An area under a curve: near 1 most of the time, so with a digit more."""
+    return _number(value, 4)
 
 
 def _duration(seconds: float) -> str:

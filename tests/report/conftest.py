@@ -1,0 +1,100 @@
+"""Run folders as training leaves them, made without training."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from skipnets.classifier import Classifier
+from skipnets.data import Preprocessing, open_pictures
+from skipnets.evaluation import evaluate
+from skipnets.models import create_model
+from skipnets.training.config import TrainConfig
+from skipnets.training.recipes import with_recipe
+from skipnets.training.run import Row, Run, write_config, write_environment, write_metrics, write_skipped
+
+# What a class and a file may be called by someone who means harm.
+HOSTILE_CLASSES = (
+    "<script>document.title='owned'<",
+    "\"><img src=x onerror=document.title='owned'>",
+    "{{ 7 * 7 }} $\\frac{1}{2}$ &amp; \u202egnp.exe",
+)
+HOSTILE_FILE = "a'\"><svg onload=document.title='owned'> #\n.png"
+
+
+def write_pictures(root: Path, classes: tuple[str, ...], each: int, names: tuple[str, ...] = ()) -> Path:
+    """Noisy pictures of 12×16, a shade a class."""
+    rng = np.random.default_rng(0)
+    for number, label in enumerate(classes):
+        folder = root / label
+        folder.mkdir(parents=True)
+        for index in range(each):
+            pixels = rng.integers(0, 120, (12, 16, 3)) + 120 * (number % 2)
+            name = names[index] if index < len(names) else f"{index:03}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name, "PNG")
+    return root
+
+
+def make_run(folder: Path, data: Path, *, seed: int = 0, name: str = "resnet20") -> Run:
+    """A run folder with a network of random weights."""
+    run = Run(folder)
+    pictures = open_pictures(data)
+    folder.mkdir(parents=True)
+    config = with_recipe(TrainConfig(data=str(data), out=folder, model=name, epochs=3, lr=0.1))
+    write_config(run, config)
+    write_environment(run, seed=0)
+    pictures.write_splits(run.splits)
+    write_metrics(run.metrics, [row(epoch) for epoch in (1, 2, 3)])
+    torch.manual_seed(seed)
+    classifier = Classifier.from_model(
+        create_model(name, num_classes=len(pictures.classes)),
+        classes=pictures.classes,
+        preprocessing=Preprocessing(size=16),
+        provenance={"data": str(data), "scores": {"epoch": 2}},
+    )
+    classifier.save(run.model)
+    evaluation = evaluate(classifier, pictures, split="test", workers=0)
+    evaluation.save(folder)
+    if evaluation.failures:
+        write_skipped(run, {"elsewhere/broken.png": "cut short"})
+    return run
+
+
+def row(epoch: int) -> Row:
+    return Row(
+        epoch=epoch,
+        lr=0.1,
+        train_loss=2.0 / epoch,
+        val_loss=3.0 / epoch,
+        val_accuracy=0.2 * epoch,
+        val_balanced_accuracy=0.2 * epoch,
+        seconds=50.0,
+        validation_seconds=1.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def hostile_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of ten pictures, named to break a page; some that cannot be read, one not in UTF-8."""
+    names = tuple(f"{index}{HOSTILE_FILE}" for index in range(10))
+    root = write_pictures(tmp_path_factory.mktemp("data") / "pets", HOSTILE_CLASSES, 10, names)
+    for label in HOSTILE_CLASSES:
+        for index in range(4):
+            (root / label / f"broken<b>{index}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    if sys.platform == "linux":
+        for name in names[:4]:
+            source = root / HOSTILE_CLASSES[0] / name
+            Path(os.fsdecode(os.fsencode(source)[:-4] + b"\xff.png")).write_bytes(source.read_bytes())
+    return root
+
+
+@pytest.fixture(scope="session")
+def hostile_run(hostile_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Not to be changed."""
+    return make_run(tmp_path_factory.mktemp("runs") / "hostile", hostile_data)

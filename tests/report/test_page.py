@@ -1,0 +1,287 @@
+"""The report says what is true, needs nothing beside it, and cannot be turned against its reader."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tests.report.conftest import HOSTILE_CLASSES, HOSTILE_FILE, make_run, write_pictures
+
+from skipnets.classifier import load
+from skipnets.errors import UserError
+from skipnets.evaluation.calibration import reliability
+from skipnets.report import write_report
+from skipnets.report.charts import draw_reliability, one_class_curves
+from skipnets.report.gallery import ALL_CELLS, RIGHT_CELL, WRONG_CELL, confusion_cells, least_certain
+from skipnets.report.gallery import most_confident_mistakes as mistakes
+from skipnets.report.results import Results, read_results
+from skipnets.training.run import Run
+
+REFERENCES = {"src", "href", "xlink:href", "srcset", "poster", "data", "action", "background", "formaction"}
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser finds in the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.texts: list[str] = []
+        self.style = ""
+        self._open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self._open = tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open == "style":
+            self.style += data
+            self._open = ""
+        else:
+            self.texts.append(data)
+
+    def values(self, *names: str) -> list[str]:
+        return [value for _, name, value in self.attributes if name in names]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.fixture(scope="module")
+def report(hostile_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(hostile_run.folder, tmp_path_factory.mktemp("report") / "r.html", workers=0)
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> Page:
+    return Page(report.read_text(encoding="utf-8"))
+
+
+def test_nothing_outside_is_asked_for(page: Page) -> None:
+    references = page.values(*REFERENCES)
+    assert references
+    assert all(value.startswith(("data:image/jpeg;base64,", "#")) for value in references)
+    assert not set(page.tags) & {
+        "script",
+        "link",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+        "video",
+        "audio",
+    }
+    css = page.style + " ".join(page.values("style"))
+    assert "@import" not in css
+    assert all(url.startswith("#") for url in re.findall(r"url\(['\"]?([^)]*)", css))
+    policy = next(v for tag, name, v in page.attributes if tag == "meta" and "default-src" in v)
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_hostile_names_are_text_and_nothing_else(page: Page) -> None:
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert "owned'<" not in " ".join(page.tags)
+    for label in HOSTILE_CLASSES:
+        assert label in page.texts
+    assert any(HOSTILE_FILE in value for value in page.values("title"))
+    assert "49 " not in page.text.split("What is taken for what")[0].split("Class by class")[1]
+
+
+def test_every_button_opens_something_and_ids_are_its_own(page: Page) -> None:
+    ids = page.values("id")
+    assert len(set(ids)) == len(ids)
+    assert set(page.values("popovertarget")) <= set(ids)
+    assert {value[1:] for value in page.values("href", "xlink:href") if value.startswith("#")} <= set(ids)
+
+
+def test_everything_is_there(page: Page, hostile_run: Run) -> None:
+    evaluation = json.loads(hostile_run.evaluation.read_text())
+    low, high = evaluation["accuracy_interval"]
+    for expected in (
+        f"{100 * evaluation['accuracy']:.1f}\N{NO-BREAK SPACE}%",
+        f"{100 * low:.1f}\N{NO-BREAK SPACE}% to {100 * high:.1f}\N{NO-BREAK SPACE}%",
+        f"{evaluation['nll']:.3f}",
+        "resnet20",
+        "scratch: sgd, rate 0.1",
+        "3 of 3, the best on validation data being 2",
+        "block_execution: linear",
+        '"processors":',
+        "Loss",
+        "Validation accuracy",
+        "temperature scaling",
+        "Precision over recall",
+        "ROC",
+        "Class balance",
+        "surest mistakes",
+        "elsewhere/broken.png",
+        "broken<b>",
+    ):
+        assert expected in " ".join(page.texts), expected
+    results = read_results(hostile_run.folder)
+    # Three learning charts, one or two reliability diagrams, two of curves, one for each class that occurs.
+    diagrams = sum(
+        "ter temperature scaling" in text or "fore temperature scaling" in text for text in page.texts
+    )
+    assert page.tags.count("svg") == 3 + diagrams + 2 + len(set(results.labels))
+    wrong, right = mistakes(results), least_certain(results)
+    behind = sum(len(cell.shown) for cell in confusion_cells(results))
+    assert page.tags.count("img") == 3 * len(wrong) + 2 * len(right) + behind
+
+
+def test_charts_take_their_colours_from_the_page(report: Path) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", report.read_text(), flags=re.DOTALL)
+    assert all(not re.search(r"#[0-9a-f]{6}\b", drawing) for drawing in drawings)
+    assert "var(--c1)" in drawings[0]
+    assert "<text" in drawings[0]
+    style = (Path(__file__).parents[2] / "src/skipnets/report/page.css").read_text()
+    used = set(re.findall(r"var\(--([a-z0-9-]+)\)", report.read_text())) - {"s", "low", "high", "at"}
+    for block in (style, style.split("prefers-color-scheme: dark")[1], style.split("@media print")[1]):
+        needed = used - ({"font"} if block is not style else set()) - {"on-deep"}
+        assert needed <= set(re.findall(r"--([a-z0-9-]+):", block))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_a_browser_runs_none_of_it(report: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [
+            *(
+                "chromium",
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                f"--user-data-dir={tmp_path / 'browser'}",
+            ),
+            *("--virtual-time-budget=4000", "--dump-dom", report.as_uri()),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "<title>resnet20 on pets</title>" in result.stdout
+    assert "<script" not in result.stdout
+
+
+def test_a_report_without_its_pictures_says_so(hostile_data: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(hostile_data, tmp_path / "pets")
+    run = make_run(tmp_path / "run", data)
+    shutil.rmtree(data)
+    page = Page(write_report(run.folder).read_text(encoding="utf-8"))
+    assert (run.folder / "report.html").is_file()
+    assert "the pictures are not shown" in page.text
+    assert "no validation pictures to fit a temperature on" in page.text
+    assert "img" not in page.tags
+
+
+def test_a_calibrated_run_shows_its_temperature(hostile_data: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", hostile_data)
+    classifier = load(run.model)
+    classifier.temperature = 2.5
+    classifier.provenance["calibration"] = {"pictures": 6, "data": "pets", "split": "val"}
+    classifier.save(run.model)
+    results = read_results(run.folder)
+    page = Page(write_report(run.folder, workers=0).read_text(encoding="utf-8"))
+    assert "fitted on 6 pictures (pets, val). It is in the model file" in page.text
+    assert "T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}2.50" in " ".join(page.texts)
+    ece = reliability(results.probabilities, results.labels).ece
+    assert f"{100 * ece:.1f}\N{NO-BREAK SPACE}%" in " ".join(page.texts)
+
+
+def test_many_classes_and_two_classes(tmp_path: Path) -> None:
+    many = write_pictures(tmp_path / "many", tuple(f"class {index:02}" for index in range(32)), 4)
+    page = Page(write_report(make_run(tmp_path / "run", many).folder, workers=0).read_text(encoding="utf-8"))
+    assert "only the largest confusions are listed" in page.text
+    assert "the 24 hardest" in page.text
+    assert page.values("popovertarget")
+    two = write_pictures(tmp_path / "two", ("no", "yes"), 8)
+    page = Page(write_report(make_run(tmp_path / "run2", two).folder, workers=0).read_text(encoding="utf-8"))
+    assert "Press a cell" in page.text
+    assert "not be read and are in no figure" not in page.text
+    assert "Every picture could be read." in page.text
+
+
+def results_of(count: int, classes: int) -> Results:
+    rng = np.random.default_rng(0)
+    return Results(
+        folder=Path(),
+        evaluation={},
+        classes=tuple(map(str, range(classes))),
+        names=[str(index) for index in range(count)],
+        labels=rng.integers(0, classes, count),
+        logits=rng.normal(size=(count, classes)),
+        temperature=1.0,
+    )
+
+
+def test_the_number_of_pictures_is_bounded() -> None:
+    results = results_of(20_000, 20)
+    cells = confusion_cells(results)
+    assert sum(cell.count for cell in cells) == 20_000
+    assert sum(len(cell.shown) for cell in cells) == ALL_CELLS
+    assert all(len(cell.shown) <= (RIGHT_CELL if cell.true == cell.called else WRONG_CELL) for cell in cells)
+    wrong = [cell for cell in cells if cell.true != cell.called]
+    assert cells[: len(wrong)] == wrong
+    assert [cell.count for cell in wrong] == sorted((cell.count for cell in wrong), reverse=True)
+
+
+def test_pictures_are_the_ones_they_are_said_to_be() -> None:
+    results = results_of(500, 3)
+    confidence = results.probabilities.max(1)
+    right = results.predicted == results.labels
+    assert set(mistakes(results)) == set(np.argsort(np.where(right, -1, confidence))[::-1][:12])
+    assert set(least_certain(results)) == set(np.argsort(np.where(right, confidence, 2))[:12])
+    for cell in confusion_cells(results):
+        inside = (results.labels == cell.true) & (results.predicted == cell.called)
+        assert cell.count == inside.sum()
+        ordered = sorted(confidence[inside], reverse=cell.true != cell.called)
+        assert [confidence[index] for index in cell.shown] == ordered[: len(cell.shown)]
+
+
+def test_curves_keep_their_ends_when_thinned() -> None:
+    rng = np.random.default_rng(0)
+    is_class = rng.random(5000) < 0.3
+    curves = one_class_curves(rng.random(5000) + 0.3 * is_class, is_class)
+    assert curves is not None
+    assert len(curves.recall) == 400
+    assert (curves.recall[0], curves.recall[-1]) == (1, 0)
+    assert (curves.false_positives[0], curves.false_positives[-1]) == (0, 1)
+    assert one_class_curves(np.ones(3), np.ones(3, bool)) is None
+
+
+def test_a_diagram_of_one_answer_can_be_drawn() -> None:
+    assert draw_reliability(reliability(np.array([[0.7, 0.3]]), np.array([0])), "one").startswith("<svg")
+
+
+def test_what_cannot_be_reported_on_is_refused(hostile_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"output: .*report\.pdf must end in \.html"):
+        write_report(hostile_run.folder, tmp_path / "report.pdf")
+    with pytest.raises(UserError, match=r"is not a run folder \(no run\.yaml\)"):
+        write_report(tmp_path)
+    folder = shutil.copytree(hostile_run.folder, tmp_path / "unfinished")
+    (folder / "evaluation.json").unlink()
+    with pytest.raises(UserError, match=r"has no evaluation\.json: the run is not finished"):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_report(hostile_run.folder, tmp_path / "file" / "r.html")
+
+
+def test_run_yaml_is_shown_as_it_is(page: Page, hostile_run: Run) -> None:
+    settings = yaml.safe_load(hostile_run.config_file.read_text())
+    assert settings["model"] == "resnet20"
+    assert hostile_run.config_file.read_text() in page.texts
