@@ -77,7 +77,9 @@ class Pt2Runtime:
 
     def _run(self, batch: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         with torch.inference_mode():
-            outputs: tuple[Tensor, Tensor] = self.module(torch.tensor(batch, device=self._device))
+            outputs: tuple[Tensor, Tensor] = self.module(
+                torch.tensor(np.ascontiguousarray(batch), device=self._device)
+            )
         logits, features = (output.float().cpu().numpy() for output in outputs)
         return logits, features
 

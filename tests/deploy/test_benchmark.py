@@ -1,0 +1,162 @@
+"""The speed table: fair turns, equal outputs before any timing, and figures that follow from the times."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from tests.deploy.conftest import make_classifier
+
+from skipnets.classifier import Classifier
+from skipnets.cli import main
+from skipnets.deploy import benchmark as room
+from skipnets.deploy.benchmark import Contender, Timing, alternate, compare_speeds
+from skipnets.deploy.contenders import multiply_accumulates, torchvision_network
+from skipnets.deploy.export import Export
+from skipnets.errors import UserError
+from skipnets.models.factory import create_model
+from skipnets.models.registry import config_to_dict
+
+
+def test_contenders_take_turns_and_begin_unmeasured() -> None:
+    calls: list[str] = []
+    timings = alternate({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
+    assert "".join(calls) == "ab" + "aabb" * 2
+    assert {name: len(timing.seconds) for name, timing in timings.items()} == {"a": 2, "b": 2}
+
+
+def test_there_are_always_some_rounds() -> None:
+    timings = alternate({"a": lambda: None}, seconds=0.0)
+    assert len(timings["a"].seconds) == room.LEAST_ROUNDS
+
+
+def test_median_and_quartiles() -> None:
+    timing = Timing(seconds=(5.0, 1.0, 2.0, 3.0, 4.0))
+    assert timing.median == 3.0
+    assert timing.quartiles == (2.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("densenet121", {}),
+        ("densenet121", {"in_chans": 1, "num_classes": 7, "growth_rate": 16}),
+        ("densenet_bc40_k12", {}),
+        ("densenet_bc40_k12", {"in_chans": 1}),
+        ("resnet18", {}),
+        ("resnet50", {"in_chans": 1}),
+        ("resnext50_32x4d", {}),
+        ("wide_resnet50_2", {}),
+    ],
+)
+@torch.no_grad()
+def test_the_outsider_is_torchvisions_and_computes_the_same(name: str, fields: dict[str, object]) -> None:
+    model = create_model(name, **fields).eval()
+    outsider = torchvision_network(model.config, model.state_dict())
+    assert isinstance(outsider, torchvision.models.DenseNet | torchvision.models.ResNet)
+    x = torch.randn(1, model.config.in_chans, 64, 64)
+    torch.testing.assert_close(outsider(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("densenet40_k12", {}),
+        ("resnet20", {}),
+        ("resnet18", {"norm": "group"}),
+        ("resnet18", {"output_stride": 8}),
+        ("resnet18", {"width": 32}),
+        ("densenet121", {"compression": 0.3}),
+        ("densenet121", {"num_classes": 0}),
+    ],
+)
+def test_where_torchvision_has_nothing(name: str, fields: dict[str, object]) -> None:
+    model = create_model(name, **fields)
+    assert torchvision_network(model.config, model.state_dict()) is None
+
+
+@pytest.mark.parametrize(("name", "expected"), [("densenet121", 2.83e9), ("resnet50", 4.09e9)])
+def test_multiply_accumulates(name: str, expected: float) -> None:
+    """torchvision's documentation gives these numbers as GFLOPS: 2.83 and 4.09."""
+    counted = multiply_accumulates(config_to_dict(create_model(name).config), (224, 224))
+    assert counted == pytest.approx(expected, rel=0.005)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LEAST_ROUNDS", 2)
+    monkeypatch.setattr(room, "_sgemm_rate", lambda threads: 1e9)
+
+
+@pytest.mark.usefixtures("quick")
+def test_every_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_classifier().save(tmp_path / "model.safetensors")
+    words = [
+        tmp_path,
+        "--batches",
+        2,
+        "--seconds",
+        0,
+        "--no-compiled",
+        "--threads",
+        1,
+        "--json",
+        tmp_path / "s.json",
+    ]
+    assert main(["benchmark", *map(str, words)]) == 0
+    table = json.loads((tmp_path / "s.json").read_text())
+    rows = {row["contender"]: row for row in table["rows"]}
+    assert set(rows) - {"skipnets, native engine"} == {
+        "torchvision, eager",
+        "torchvision, eager, channels_last",
+        "torchvision, ONNX Runtime",
+        "torchvision, OpenVINO",
+        "torchvision, OpenVINO int8",
+        "skipnets, rewritten eager",
+        "skipnets, ONNX Runtime",
+        "skipnets, OpenVINO",
+        "skipnets, OpenVINO int8",
+    }
+    outsiders = [row["seconds"] for row in rows.values() if row["outsider"] and row["precision"] == "fp32"]
+    for row in rows.values():
+        assert row["batch"] == 2
+        assert row["ratio"] == pytest.approx(row["seconds"] / min(outsiders))
+        assert row["limit_share"] == pytest.approx(2 * table["macs"] / 1e9 / row["seconds"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in rows)
+    assert "MACs" in shown
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_export_is_timed_alone(exports: dict[str, Export]) -> None:
+    table = compare_speeds(exports["onnx"].path, batches=[1, 3], seconds=0)
+    assert [(row.contender, row.batch, row.ratio) for row in table.rows] == [
+        (f"{exports['onnx'].path}, onnxruntime", batch, None) for batch in (1, 3)
+    ]
+    assert table.time(table.rows[0].contender, 3) == table.rows[1].seconds
+    with pytest.raises(KeyError):
+        table.time("nobody", 3)
+
+
+@pytest.mark.parametrize("wrong", [1e-2, np.nan])
+def test_nothing_is_timed_that_computes_something_else(wrong: float) -> None:
+    right = Contender(name="right", predict=lambda batch: np.ones((1, 2), np.float32))
+    other = Contender(name="other", predict=lambda batch: np.full((1, 2), 1 + wrong, np.float32))
+    with pytest.raises(UserError, match="other does not compute what right does"):
+        room._require_equal([right, other], np.zeros((1, 3, 4, 4)))
+
+
+def test_wrong_batches() -> None:
+    with pytest.raises(UserError, match=r"batch sizes must be 1 or more, not \[0\]"):
+        compare_speeds(make_classifier("resnet20"), batches=[0])
+
+
+def test_the_model_that_is_measured_stays_as_it_is() -> None:
+    classifier: Classifier = make_classifier("resnet20")
+    network = torchvision_network(classifier.model.config, classifier.model.state_dict())
+    assert network is None
+    assert all(parameter.requires_grad for parameter in classifier.model.parameters())

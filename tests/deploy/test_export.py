@@ -1,0 +1,349 @@
+"""Exports: three formats, checked before they are there, with everything in them that `load` needs."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tests.deploy.conftest import FORMATS, make_classifier, make_pictures, some_picture, write_class_folders
+
+import skipnets
+from skipnets.classifier import Classifier, describe, load
+from skipnets.deploy.export import CheckFailedError, Export, export_model
+from skipnets.errors import UserError
+from skipnets.evaluation import evaluate
+
+PICTURES = [some_picture((31, 23, 3)), some_picture((8, 90, 3), 1), some_picture((16, 20), 2)]
+MODULE = sys.modules["skipnets.deploy.export"]
+
+
+class TestWhatIsWritten:
+    @pytest.mark.parametrize("file_format", FORMATS)
+    def test_it_gives_what_torch_gives(
+        self, file_format: str, exports: dict[str, Export], classifier: Classifier
+    ) -> None:
+        exported = load(exports[file_format].path)
+        np.testing.assert_allclose(
+            exported.logits(exported.preprocess(PICTURES)),
+            classifier.logits(classifier.preprocess(PICTURES)),
+            atol=1e-5,
+        )
+        np.testing.assert_allclose(exported.embed(PICTURES), classifier.embed(PICTURES), atol=1e-5)
+        for first, second in zip(exported.predict(PICTURES, 3), classifier.predict(PICTURES, 3), strict=True):
+            assert [label for label, _ in first.ranking] == [label for label, _ in second.ranking]
+
+    @pytest.mark.parametrize("file_format", FORMATS)
+    def test_it_says_what_the_model_file_says(
+        self, file_format: str, exports: dict[str, Export], classifier: Classifier
+    ) -> None:
+        export = exports[file_format]
+        assert classifier.path is not None
+        about, expected = describe(export.path), describe(classifier.path)
+        for key in (
+            "architecture",
+            "classes",
+            "preprocessing",
+            "provenance",
+            "parameters",
+            "skipnets_version",
+        ):
+            assert about[key] == expected[key], key
+        assert about["path"] == str(export.path)
+        assert about["export"] == {
+            "format": file_format,
+            "input": "uint8",
+            "int8": False,
+            "check": {
+                "pictures": "generated pictures",
+                "count": 24,
+                "largest_difference": export.check.largest_difference,
+                "same_labels": 24,
+            },
+        }
+        assert 0 <= export.check.largest_difference < 1e-5
+        assert load(export.path).export == {**about["export"], "parameters": about["parameters"]}
+
+    @pytest.mark.parametrize("file_format", FORMATS)
+    @pytest.mark.parametrize("shape", [(1, 3, 2, 2), (3, 3, 33, 18), (5, 3, 7, 64)])
+    def test_any_number_of_pictures_of_any_size(
+        self, file_format: str, shape: tuple[int, ...], exports: dict[str, Export], classifier: Classifier
+    ) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        normalised = classifier.preprocessing.normalise(pixels.transpose(0, 2, 3, 1))
+        np.testing.assert_allclose(
+            load(exports[file_format].path).logits(pixels), classifier.logits(normalised), atol=1e-5
+        )
+
+    def test_onnx_names_are_for_people(self, exports: dict[str, Export]) -> None:
+        graph = onnx.load(exports["onnx"].path).graph
+        onnx.checker.check_model(exports["onnx"].path)
+        named = {
+            value.name: [each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim]
+            for value in (*graph.input, *graph.output)
+        }
+        assert named == {
+            "pictures": ["batch", 3, "height", "width"],
+            "logits": ["batch", 3],
+            "features": ["batch", 12],
+        }
+        assert not list(graph.value_info)
+
+    @pytest.mark.parametrize(("file_format", "channels"), [("openvino", 1), ("pt2", 3)])
+    def test_float_input(self, file_format: str, channels: int, tmp_path: Path) -> None:
+        classifier = make_classifier("resnet20", channels=channels)
+        output = tmp_path / ("m" if file_format == "openvino" else f"m.{file_format}")
+        export = export_model(classifier, output, file_format=file_format, input_type="float32")
+        exported = load(export.path)
+        batch = exported.preprocess(PICTURES)
+        assert batch.dtype == np.float32
+        np.testing.assert_array_equal(batch, classifier.preprocess(PICTURES))
+        np.testing.assert_allclose(exported.logits(batch), classifier.logits(batch), atol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("name", "fields"),
+        [
+            ("densenet121", {"block_config": (1, 1)}),
+            ("resnet18", {"norm": None, "width": 8, "output_stride": 4}),
+            pytest.param("densenet40_k12", {"norm": "group"}, marks=pytest.mark.slow),
+            pytest.param("resnet50", {"width": 8, "output_stride": 4}, marks=pytest.mark.slow),
+        ],
+    )
+    def test_other_architectures(self, name: str, fields: dict[str, object], tmp_path: Path) -> None:
+        export = export_model(make_classifier(name, **fields), tmp_path / "m.onnx")
+        assert export.check.largest_difference < 1e-5
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("file_format", FORMATS)
+    @pytest.mark.parametrize(
+        "name",
+        ["densenet121", "densenet_bc100_k12", "densenet40_k12", "resnet50", "resnext50_32x4d", "resnet56"],
+    )
+    def test_whole_architectures(self, name: str, file_format: str, tmp_path: Path) -> None:
+        model = skipnets.create_model(name, num_classes=3)
+        with torch.no_grad():
+            model(torch.randn(8, 3, 64, 64))
+        classifier = Classifier.from_model(
+            model, classes=("a", "b", "c"), preprocessing=skipnets.Preprocessing(size=64)
+        )
+        output = tmp_path / ("m" if file_format == "openvino" else f"m.{file_format}")
+        assert export_model(classifier, output, file_format=file_format).check.largest_difference < 1e-5
+
+    def test_evaluation_takes_an_export_as_it_takes_a_model_file(
+        self, exports: dict[str, Export], classifier: Classifier
+    ) -> None:
+        pictures = make_pictures(classifier, wrong=3)
+        expected = evaluate(classifier, pictures, split="all")
+        for export in exports.values():
+            found = evaluate(load(export.path), pictures, split="all")
+            assert found.metrics.accuracy == expected.metrics.accuracy == 37 / 40
+            np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+
+    def test_the_temperature_travels(self, tmp_path: Path) -> None:
+        classifier = make_classifier("resnet20")
+        classifier.temperature = 2.5
+        export_model(classifier, tmp_path / "m.pt2", file_format="pt2")
+        exported = load(tmp_path / "m.pt2")
+        np.testing.assert_allclose(
+            [each.probability for each in exported.predict(PICTURES)],
+            [each.probability for each in classifier.predict(PICTURES)],
+            atol=1e-6,
+        )
+
+
+class TestTheCheck:
+    def test_the_runs_own_validation_pictures(self, tmp_path: Path) -> None:
+        data = write_class_folders(tmp_path / "data", ("ant", "bee", "cat"))
+        classifier = make_classifier("resnet20")
+        classifier.provenance["data"] = str(data)
+        classifier.save(tmp_path / "run" / "model.safetensors")
+        pictures = skipnets.data.open_pictures(data)
+        pictures.write_splits(tmp_path / "run" / "splits.csv")
+        export = export_model(tmp_path / "run", file_format="pt2")
+        assert export.path == tmp_path / "run" / "model.pt2"
+        assert export.check.pictures == "the run's validation pictures"
+        assert export.check.count == len(pictures.split("val"))
+
+    def test_given_pictures_of_which_some_are_damaged(self, tmp_path: Path) -> None:
+        data = write_class_folders(tmp_path / "data", ("ant", "bee", "cat"))
+        (data / "ant" / "0.png").write_bytes(b"broken")
+        export = export_model(make_classifier("resnet20"), tmp_path / "m.pt2", file_format="pt2", check=data)
+        assert export.check.pictures == str(data)
+        assert export.check.count == 29
+
+    @pytest.mark.parametrize("file_format", ["openvino", "pt2"])
+    def test_what_computes_something_else_is_deleted(
+        self, file_format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        right = MODULE.simplify
+
+        def wrong(*arguments: object) -> object:
+            model = right(*arguments)
+            model.get_classifier().bias.data[0] += 0.1
+            return model
+
+        monkeypatch.setattr(MODULE, "simplify", wrong)
+        output = tmp_path / ("m" if file_format == "openvino" else f"m.{file_format}")
+        with pytest.raises(CheckFailedError, match=r"a probability differs by .* from PyTorch's") as caught:
+            export_model(make_classifier("resnet20"), output, file_format=file_format)
+        assert str(output) in str(caught.value)
+        assert not list(tmp_path.iterdir())
+
+    def test_what_is_not_a_number_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        right = MODULE.simplify
+
+        def wrong(*arguments: object) -> object:
+            model = right(*arguments)
+            model.get_classifier().bias.data[0] = float("nan")
+            return model
+
+        monkeypatch.setattr(MODULE, "simplify", wrong)
+        with pytest.raises(CheckFailedError):
+            export_model(make_classifier("resnet20"), tmp_path / "m.pt2", file_format="pt2")
+        assert not list(tmp_path.iterdir())
+
+    def test_tolerance(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckFailedError, match=r"tolerance is 0\.0e\+00"):
+            export_model(make_classifier(), tmp_path / "m.pt2", file_format="pt2", tolerance=0.0)
+
+    def test_the_model_that_is_exported_stays_as_it_is(self, tmp_path: Path) -> None:
+        classifier = make_classifier("resnet20")
+        classifier.model.train()
+        before = {name: value.clone() for name, value in classifier.model.state_dict().items()}
+        export_model(classifier, tmp_path / "m.pt2", file_format="pt2")
+        assert classifier.model.training
+        assert all(torch.equal(value, before[name]) for name, value in classifier.model.state_dict().items())
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import skipnets.deploy.export as room
+from tests.deploy.conftest import make_classifier
+
+def hang(self, *arguments):
+    print("checking", flush=True)
+    import time; time.sleep(60)
+
+room._CheckPictures.compare = hang
+room.export_model(make_classifier("resnet20"), sys.argv[1], file_format=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("file_format", ["openvino", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_killed_export_leaves_nothing_under_the_final_name(file_format: str, tmp_path: Path) -> None:
+    final = tmp_path / ("m" if file_format == "openvino" else "m.onnx")
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(final), file_format],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "checking\n"
+        assert len(list(tmp_path.iterdir())) == 1  # it was being written, under another name
+        process.send_signal(signal.SIGKILL)
+    assert not final.exists()
+
+
+class TestAuto:
+    def test_the_fastest_is_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            MODULE, "_time_one_picture", lambda paths: dict.fromkeys(paths, 2.0) | {"openvino": 1.0}
+        )
+        export = export_model(make_classifier("resnet20"), tmp_path / "m", file_format="auto")
+        assert export.path == tmp_path / "m_openvino"
+        assert export.seconds == {"onnx": 2.0, "openvino": 1.0}
+        assert load(export.path).runtime.name == "openvino"
+        assert list(tmp_path.iterdir()) == [export.path]
+
+    def test_it_is_measured(self, exports: dict[str, Export], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(MODULE, "SECONDS_PER_CHOICE", 0.0)
+        seconds = MODULE._time_one_picture({name: exports[name].path for name in ("onnx", "openvino")})
+        assert sorted(seconds) == ["onnx", "openvino"]
+        assert all(0 < value < 1 for value in seconds.values())
+
+
+class TestWrongInput:
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"file_format": "onxn"}, 'unknown format "onxn"; did you mean onnx'),
+            ({"file_format": "torchscript"}, "there are onnx, openvino, pt2, auto"),
+            ({"input_type": "float16"}, "input must be uint8 or float32"),
+            ({"int8": True}, "int8 needs calibration pictures"),
+            ({"int8": True, "calibration": "x", "file_format": "pt2"}, 'int8 is for the formats "openvino"'),
+            ({"max_drop": -1}, "max_drop must be 0 or more"),
+            ({"output": "m.pt2"}, r'"m\.pt2" must end in \.onnx'),
+            ({"output": "m.onnx", "file_format": "openvino"}, r'"m\.onnx" must be a folder'),
+            ({"output": "m.onnx", "file_format": "auto"}, r'"m\.onnx" must be without suffix'),
+            ({"check": "/nowhere"}, "/nowhere: no such folder"),
+            ({"int8": True, "calibration": "/nowhere"}, "/nowhere: no such folder"),
+        ],
+    )
+    def test_options(self, options: dict[str, object], words: str, classifier: Classifier) -> None:
+        with pytest.raises(UserError, match=words):
+            export_model(classifier, **options)
+
+    def test_an_export_of_an_export(self, exports: dict[str, Export]) -> None:
+        for export in exports.values():
+            with pytest.raises(UserError, match="is an export itself"):
+                export_model(export.path)
+        with pytest.raises(UserError, match="is an export itself"):
+            export_model(load(exports["onnx"].path))
+
+    def test_a_folder_that_is_taken(self, tmp_path: Path, classifier: Classifier) -> None:
+        (tmp_path / "m").mkdir()
+        with pytest.raises(UserError, match="is there already; remove it"):
+            export_model(classifier, tmp_path / "m", file_format="openvino")
+
+    def test_calibration_with_other_classes(self, tmp_path: Path, classifier: Classifier) -> None:
+        data = write_class_folders(tmp_path / "data", ("ant", "bee", "dog"))
+        with pytest.raises(UserError, match="only one of the two has cat, dog"):
+            export_model(classifier, tmp_path / "m.onnx", int8=True, calibration=data)
+
+    def test_a_classifier_that_was_never_saved_needs_an_output(self) -> None:
+        with pytest.raises(UserError, match="output: a classifier that was never saved"):
+            export_model(make_classifier("resnet20"))
+
+    @pytest.mark.parametrize("library", ["onnx", "openvino"])
+    def test_a_missing_extra(
+        self, library: str, tmp_path: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, library, None)
+        output = tmp_path / ("m.onnx" if library == "onnx" else "m")
+        with pytest.raises(UserError, match=r'pip install "skipnets\[deploy\]"'):
+            export_model(classifier, output, file_format=library)
+
+    def test_a_place_that_cannot_be_written(self, tmp_path: Path, classifier: Classifier) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(UserError, match=r"m\.pt2 cannot be written"):
+            export_model(classifier, tmp_path / "file" / "m.pt2", file_format="pt2")
+
+
+@pytest.mark.slow
+def test_real_jpegs_of_odd_sizes_and_the_twenty_pngs(shared_data: Path, tmp_path: Path) -> None:
+    """The published ResNet-20 gets all of the twenty right, in every runtime, with the same logits."""
+    labels = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    model = skipnets.create_model("resnet20", weights=shared_data / "weights" / "resnet20-12fca82f.th")
+    classifier = Classifier.from_model(model, classes=labels, preprocessing=skipnets.Preprocessing(size=32))
+    pngs = sorted((shared_data / "cifar10-png-20").glob("*.png"))
+    from PIL import Image
+
+    jpegs = []
+    for index, png in enumerate(pngs):
+        jpegs.append(tmp_path / f"{index}.jpg")
+        Image.open(png).convert("RGB").resize((17 + 13 * index, 301 - 11 * index)).save(jpegs[-1], quality=80)
+    expected = classifier.logits(classifier.preprocess([*pngs, *jpegs]))
+    for file_format in FORMATS:
+        output = tmp_path / ("m" if file_format == "openvino" else f"m.{file_format}")
+        exported = load(export_model(classifier, output, file_format=file_format).path)
+        logits = exported.logits(exported.preprocess([*pngs, *jpegs]))
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+        found = [prediction.label for prediction in exported.predict(pngs)]
+        assert found == [labels[int(png.stem.rpartition("_")[2])] for png in pngs]

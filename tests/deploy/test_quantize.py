@@ -1,0 +1,157 @@
+"""int8: what it costs is measured, what costs too much is refused, and nothing is reported to anyone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.deploy.conftest import make_classifier, make_pictures, some_picture
+
+from skipnets.classifier import Classifier, load
+from skipnets.deploy.benchmark import Timing
+from skipnets.deploy.export import export_model
+from skipnets.deploy.graph import onnx_graph, openvino_graph, simplify, trace
+from skipnets.deploy.quantize import Accuracy, Quantisation, open_calibration, quantise
+from skipnets.errors import UserError
+
+MODULE = sys.modules["skipnets.deploy.quantize"]
+
+
+@pytest.fixture(scope="module")
+def onnx_model(classifier: Classifier) -> object:
+    model = simplify(classifier.model, classifier.preprocessing, "uint8")
+    return onnx_graph(trace(model, classifier.preprocessing.size, "uint8"))
+
+
+def quantised(
+    classifier: Classifier, graph: object, file_format: str, **wishes: object
+) -> tuple[object, Accuracy]:
+    pictures = make_pictures(classifier, **({"wrong": wishes.pop("wrong")} if "wrong" in wishes else {}))
+    return quantise(
+        graph, file_format, Quantisation(pictures=pictures, **wishes), classifier.preprocessing, "uint8"
+    )
+
+
+def test_openvino(classifier: Classifier, tmp_path: Path) -> None:
+    pictures = make_pictures(classifier, wrong=4)
+    export = export_model(
+        classifier, tmp_path / "m", file_format="openvino", int8=True, calibration=pictures, max_drop=50
+    )
+    assert export.accuracy is not None
+    assert export.accuracy.before == 18 / 20  # two of the four wrong ones are in the validation split
+    assert export.accuracy.count == 20
+    exported = load(export.path)
+    assert exported.export is not None
+    assert exported.export["int8"] is True
+    assert exported.export["accuracy"]["after"] == export.accuracy.after
+    text = (export.path / "model.xml").read_text()
+    assert text.count('type="FakeQuantize"') >= 4
+    assert np.isfinite(exported.logits(exported.preprocess([some_picture()]))).all()
+    val = pictures.split("val")
+    predicted = exported.logits(exported.preprocess([val.source(index) for index in range(len(val))])).argmax(
+        1
+    )
+    assert float((predicted == val.labels).mean()) == export.accuracy.after
+
+
+def test_onnx_where_it_is_faster(
+    classifier: Classifier, onnx_model: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "alternate", timings(fp32=2.0, int8=1.0))
+    graph, accuracy = quantised(classifier, onnx_model, "onnx", max_drop=50)
+    kinds = {node.op_type for node in graph.graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    assert accuracy.before == 1.0
+
+
+def test_onnx_where_it_is_not(
+    classifier: Classifier, onnx_model: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "alternate", timings(fp32=1.0, int8=1.0))
+    with pytest.raises(
+        UserError, match=r"takes 1000\.0 ms a picture, 32 bits take 1000.0 ms; take --format openvino"
+    ):
+        quantised(classifier, onnx_model, "onnx", max_drop=50)
+
+
+def test_a_drop_turns_to_the_accuracy_aware_mode(
+    classifier: Classifier, onnx_model: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first int8 graph is made to look bad; the accuracy-aware one is judged as it is."""
+    answers = iter([1.0, 0.5])
+    right = MODULE._Data.accuracy
+
+    def accuracy(self: object, predict: object) -> float:
+        measured = right(self, predict)
+        return next(answers, measured)
+
+    monkeypatch.setattr(MODULE._Data, "accuracy", accuracy)
+    _, found = quantised(classifier, openvino_graph(onnx_model), "openvino", max_drop=10)
+    assert found.accuracy_aware
+    assert found.after >= 0.9
+
+
+def test_what_costs_too_much_all_the_same_is_refused(
+    classifier: Classifier, onnx_model: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([1.0, 0.5, 0.6])
+    monkeypatch.setattr(MODULE._Data, "accuracy", lambda self, predict: next(answers))
+    with pytest.raises(
+        UserError, match=r"drops by 40\.00 points \(100\.00% to 60\.00%\), more than max_drop=0\.5"
+    ):
+        quantised(classifier, openvino_graph(onnx_model), "openvino")
+
+
+def test_calibration_pictures_are_put_in_the_classifiers_order() -> None:
+    classifier = make_classifier("resnet20")
+    pictures = make_pictures(classifier)
+    shuffled = open_calibration(pictures, ("cat", "ant", "bee"))
+    for index in range(len(pictures)):
+        first = pictures.classes[pictures.labels[index]]
+        assert shuffled.classes[shuffled.labels[index]] == first
+
+
+def test_calibration_needs_both_splits() -> None:
+    pictures = make_pictures(make_classifier("resnet20"))
+    with pytest.raises(UserError, match='no pictures in the split "val"'):
+        open_calibration(pictures.split("train"), pictures.classes)
+
+
+def timings(**seconds: float) -> object:
+    def alternate(contenders: object, **_: object) -> dict[str, Timing]:
+        return {name: Timing(seconds=(value,)) for name, value in seconds.items()}
+
+    return alternate
+
+
+WATCHED = """
+import socket, sys
+opened = []
+def refuse(self, address, *rest):
+    opened.append(address)
+    raise OSError("no network")
+socket.socket.connect = refuse
+socket.getaddrinfo = lambda *rest, **named: opened.append(rest) or []
+from tests.deploy.conftest import make_classifier, make_pictures
+from skipnets.deploy.export import export_model
+classifier = make_classifier("resnet20")
+export_model(classifier, sys.argv[1], file_format="openvino", int8=True,
+             calibration=make_pictures(classifier), max_drop=100)
+import time; time.sleep(0.5)
+print("opened", opened)
+"""
+
+
+def test_no_telemetry(tmp_path: Path) -> None:
+    """OpenVINO's and NNCF's telemetry would open a connection from another thread."""
+    result = subprocess.run(
+        [sys.executable, "-c", WATCHED, str(tmp_path / "m")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == "opened []\n"
