@@ -22,6 +22,7 @@ Shapes: M values of each of C channels, as matrices (M, C).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,8 @@ from skipnets.ops.chunks import MapShape, as_matrix
 
 SMALL_GAMMA = 2.0**-8
 """Below this |γ|, dγ is summed explicitly: above it, the product formula loses at most 8 bits."""
+
+_FOLDS, _WIDE = 16, 1024
 
 Columns = Tensor | slice | None
 """Which channels of a norm: their numbers, all (a slice) or none."""
@@ -90,24 +93,32 @@ class StatisticsCollector:
     """
 
     def __init__(self) -> None:
-        self._chunks: list[Statistics] = []
+        self._parts: list[Statistics] = []
         self._counts: list[int] = []
 
     def add(self, values: Tensor) -> None:
-        """Take in the contiguous values (m, C) of a chunk."""
-        self._chunks.append(matrix_statistics(values))
-        self._counts.append(values.shape[0])
+        """Take in the contiguous values (m, C) of a chunk.
+
+        A narrow matrix is read as a wider one, several rows as one, because the library's kernel is three to
+        six times faster there; the parts are merged like chunks.
+        """
+        rows, columns = values.shape
+        folds = math.gcd(rows, _FOLDS) if columns * _FOLDS <= _WIDE else 1
+        part = matrix_statistics(values.view(rows // folds, folds * columns))
+        self._parts.append(Statistics(part.mean.view(folds, columns), part.variance.view(folds, columns)))
+        self._counts.append(rows // folds)
 
     def merged(self) -> Statistics:
         """The statistics of all values so far."""
-        if len(self._chunks) == 1:
-            return self._chunks[0]
-        means = torch.stack([chunk.mean for chunk in self._chunks])
-        variances = torch.stack([chunk.variance for chunk in self._chunks])
-        total = sum(self._counts)
+        means = torch.cat([part.mean for part in self._parts])
+        variances = torch.cat([part.variance for part in self._parts])
+        if len(means) == 1:
+            return Statistics(means[0], variances[0])
+        folds = [len(part.mean) for part in self._parts]
+        total = sum(count * fold for count, fold in zip(self._counts, folds, strict=True))
         # Filled on the device: building it from a list would make a GPU wait.
-        shares = means.new_full((len(self._counts), 1), self._counts[0] / total)
-        shares[-1].fill_(self._counts[-1] / total)
+        shares = means.new_full((len(means), 1), self._counts[0] / total)
+        shares[-folds[-1] :].fill_(self._counts[-1] / total)
         mean = (shares * means).sum(0)
         between = (means - mean).square_()
         return Statistics(mean, (variances.add_(between).mul_(shares)).sum(0))
