@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
 import os
 import signal
 import threading
-import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +32,7 @@ from skipnets.training.config import TrainConfig
 from skipnets.training.curves import draw_curves
 from skipnets.training.data import PicturesModule
 from skipnets.training.prepare import Prepared, class_weights, prepare
+from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.run import Row, Run, claim, reopen, write_config, write_environment
 from skipnets.training.task import ClassificationTask
 
@@ -114,12 +111,17 @@ def _train(run: Run, prepared: Prepared, pictures: Pictures, *, fresh: bool) -> 
     counts = {name: int((pictures.splits == name).sum()) for name in ("train", "val", "test")}
     save = functools.partial(_save_best, run, config, prepared.preprocessing, pictures.classes, counts)
     record = Record(run, best_by=config.best_by, epochs=config.epochs, average=average, save=save, say=_say)
-    callbacks: list[Callback] = [EpochSeeds(config.seed), record, LearningRateMonitor("epoch")]
+    callbacks: list[Callback] = [
+        QuietProcesses(),
+        EpochSeeds(config.seed),
+        record,
+        LearningRateMonitor("epoch"),
+    ]
     if average is not None:
         callbacks.insert(0, average)
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
-    with _quiet_lightning():
+    with quiet_lightning():
         if rich.get_console().is_terminal:
             callbacks.append(EpochBar())
         trainer = _trainer(run, config, callbacks)
@@ -279,35 +281,3 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """Save it."""
         with atomic_path(path) as temporary:
             torch.save(checkpoint, temporary)
-
-
-# What Lightning says to people who write training loops (each is intended here), or of its own code.
-_INTENDED = (
-    r"The .*dataloader.* does not have many workers",
-    r"The number of training batches .* is smaller than the logging interval",
-    r"Checkpoint directory .* exists and is not empty",
-    r"The dirpath has changed from",
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-    r"Found \d+ module\(s\) in eval mode at the start of training",
-)
-
-
-@contextlib.contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning without tips and reports; rich's console on standard error."""
-    console = rich.get_console()
-    before = console.__dict__
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        for message in _INTENDED:
-            warnings.filterwarnings("ignore", message=message)
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        rich.reconfigure(stderr=True)
-        try:
-            yield
-        finally:
-            console.__dict__ = before
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -1,0 +1,59 @@
+"""Lightning without what it tells people who write training loops."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import warnings
+from collections.abc import Iterator
+
+import pytorch_lightning as pl
+import rich
+from pytorch_lightning.callbacks import Callback
+from typing_extensions import override
+
+# Each of these is intended here, or is about Lightning's own code.
+_INTENDED = (
+    r"The .*dataloader.* does not have many workers",
+    r"The number of training batches .* is smaller than the logging interval",
+    r"Checkpoint directory .* exists and is not empty",
+    r"The dirpath has changed from",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"Found \d+ module\(s\) in eval mode at the start of training",
+)
+_LOGGERS = ("pytorch_lightning", "lightning", "lightning_fabric")
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """No tips and reports for a while; rich's console, which Lightning's bar uses, on standard error."""
+    console = rich.get_console()
+    before = console.__dict__
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        _hush()
+        rich.reconfigure(stderr=True)
+        try:
+            yield
+        finally:
+            console.__dict__ = before
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+class QuietProcesses(Callback):
+    """The same in processes that Lightning spawns: they begin with settings of their own."""
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if multiprocessing.parent_process() is not None:
+            _hush()
+
+
+def _hush() -> None:
+    for message in _INTENDED:
+        warnings.filterwarnings("ignore", message=message)
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
