@@ -50,13 +50,18 @@ def test_the_temperature_is_what_scipy_and_a_grid_find(
     seed: int, count: int, classes: int, scale: float
 ) -> None:
     logits, labels = answers(seed, count, classes, scale)
-    temperature = fit_temperature(logits, labels)
+    grid = np.geomspace(0.05, 50, 101)
+    try:
+        temperature = fit_temperature(logits, labels)
+    except NoTemperatureError:  # then the best of the grid is one of its ends, too
+        assert np.argmin([nll(logits, labels, other) for other in grid]) in (0, len(grid) - 1)
+        return
     found = minimize_scalar(
         lambda log_t: nll(logits, labels, np.exp(log_t)), bounds=(-4.6, 4.6), method="bounded"
     )
     assert temperature == pytest.approx(float(np.exp(found.x)), rel=1e-3)
     best = nll(logits, labels, temperature)
-    assert all(best <= nll(logits, labels, other) + 1e-9 for other in np.geomspace(0.05, 50, 101))
+    assert all(best <= nll(logits, labels, other) + 1e-9 for other in grid)
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
