@@ -67,7 +67,7 @@ def test_stages_and_connections_of_densenet121() -> None:
 def test_folding() -> None:
     summary = summarise("resnet18")
     assert {layer.depth for layer in summary.rows(2)} == {1, 2}
-    shown = [layer for layer in summary.rows(1)]
+    shown = summary.rows(1)
     assert sum(layer.parameters for layer in shown) == summary.totals.parameters
     with pytest.raises(UserError, match="depth must be at least 1"):
         summary.rows(0)
