@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Tests run in one process a core, so each computes with one thread.
-PYTEST := OMP_NUM_THREADS=1 $(CURDIR)/$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+PYTEST_OPTIONS := -m pytest --numprocesses auto --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
+# -P: the package that was built, not the sources in this folder, which lack the compiled part.
+PYTEST_ENGINE := cd engine && OMP_NUM_THREADS=1 ../$(BIN)/python -P $(PYTEST_OPTIONS)
 
 .PHONY: demo test test-all test-engine-sanitized check docs format clean
 
@@ -14,11 +17,11 @@ demo: .venv/installed-train .venv/engine
 
 test: check .venv/engine
 	$(PYTEST) -m "not slow"
-	! test -s .venv/engine || (cd engine && $(PYTEST) -m "not slow")
+	! test -s .venv/engine || ($(PYTEST_ENGINE) -m "not slow")
 
 test-all: check .venv/engine
 	$(PYTEST)
-	! test -s .venv/engine || (cd engine && $(PYTEST))
+	! test -s .venv/engine || ($(PYTEST_ENGINE))
 
 # The engine's own tests under AddressSanitizer and UBSan, then its threads under ThreadSanitizer.
 test-engine-sanitized: .venv/installed-dev
