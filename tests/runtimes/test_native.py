@@ -22,7 +22,9 @@ from skipnets.models.registry import REGISTRY, config_to_dict
 from skipnets.runtimes import TensorsDoNotFitError, open_runtime
 from skipnets.runtimes.native import NativeRuntime, NotForTheEngineError
 
-skipnets_engine = pytest.importorskip("skipnets_engine", reason="needs the native engine: make engine")
+skipnets_engine = pytest.importorskip(
+    "skipnets_engine", reason="needs the native engine: pip install ./engine"
+)
 
 SMALL = {"growth_rate": 4, "block_config": (2, 2), "num_classes": 5}
 
