@@ -26,7 +26,7 @@ from skipnets import create_model
 from skipnets.insight.diagram import draw_diagram
 
 DATA = Path(__file__).parents[1] / "data"
-ON_PAPER = ("dense-block", "side-by-side")
+ON_PAPER = ("dense-block", "dense-block-for-cifar", "residual-stage")
 
 # Where this colour stands, the page's own ink comes in: dark on light, light on dark.
 _INK = "#010203"
@@ -75,9 +75,14 @@ def dense_block() -> str:
     return _diagram("densenet121", block=1)
 
 
-def side_by_side() -> str:
-    """A ResNet and a DenseNet for CIFAR, stage by stage."""
-    return _diagram(["resnet20", "densenet_bc40_k12"])
+def residual_stage() -> str:
+    """The second stage of ResNet-20."""
+    return _diagram("resnet20", block=2)
+
+
+def dense_block_for_cifar() -> str:
+    """The second block of a DenseNet for pictures of the same size."""
+    return _diagram("densenet_bc40_k12", block=2)
 
 
 def channels() -> Figure:

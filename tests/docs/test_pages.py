@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -48,3 +49,12 @@ def test_code_that_fails_is_found() -> None:
         examples.rewritten("```python\n1 / 0\n```\n")
     with pytest.raises(RuntimeError, match="status 2"):
         examples.rewritten("```sh\nskipnets info nowhere\n```\n")
+
+
+def test_the_page_of_mistakes_shows_every_marked_part_of_its_tests() -> None:
+    """Asked for in the form of three lines: a formatter of Python takes the short one apart."""
+    tests = Path(__file__).with_name("test_mistakes.py").read_text(encoding="utf-8")
+    page = (DOCS / "guide" / "mistakes.md").read_text(encoding="utf-8")
+    marked = re.findall(r"\[start:([\w-]+)\]", tests)
+    assert marked
+    assert re.findall(r"^--8<--\ntests/docs/test_mistakes.py:([\w-]+)\n--8<--$", page, re.MULTILINE) == marked

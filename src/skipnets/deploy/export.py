@@ -137,7 +137,7 @@ def export_model(
         CheckFailedError: The export computes something else; it is deleted.
         UserError: For impossible wishes, or if accuracy drops too far.
 
-    Example:
+    Examples:
         >>> export_model("runs/cats", file_format="openvino").check.largest_difference
     """
     _check_options(file_format, input_type, int8=int8, calibration=calibration, max_drop=max_drop)

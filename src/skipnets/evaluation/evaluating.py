@@ -211,7 +211,7 @@ def evaluate(
         UserError: If there are no such pictures, none can be read, or the data have classes that the
             classifier does not know.
 
-    Example:
+    Examples:
         >>> evaluation = evaluate(skipnets.load("runs/cats"))
         >>> evaluation.metrics.accuracy, evaluation.warnings
     """

@@ -31,7 +31,7 @@ def create_model(name: str, *, weights: str | Path | None = None, **fields: Any)
     Raises:
         UserError: For an unknown name, field or source, an impossible value, or weights that do not fit.
 
-    Example:
+    Examples:
         >>> model = create_model("densenet121", num_classes=5, in_chans=1)
         >>> model.num_features
         1024

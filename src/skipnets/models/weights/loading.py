@@ -42,7 +42,7 @@ def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadRe
         UserError: If the source cannot be read, or anything in it or in the model finds no certain partner.
             The model is then untouched.
 
-    Example:
+    Examples:
         >>> report = load_weights(skipnets.create_model("resnet20"), "resnet20-12fca82f.th")
         >>> print(report)
         resnet20 from resnet20-12fca82f.th: 97 tensors, matched by structure
