@@ -169,7 +169,7 @@ def test_mutated_models_for_some_seconds() -> None:
                 case 2:
                     tensors[name] = tensors[name][..., :-1] if tensors[name].ndim else np.zeros(3, np.float32)
                 case 3:
-                    if tensors[name].dtype.kind == "f":
+                    if tensors[name].dtype.kind == "f" and tensors[name].size:
                         tensors[name].flat[0] = random.choice([np.nan, np.inf, -1e38, 1e-45, -1.0])
                 case 4:
                     with np.errstate(all="ignore"), warnings.catch_warnings():
