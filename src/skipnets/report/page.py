@@ -101,7 +101,7 @@ def write_report(
     Raises:
         UserError: If the folder holds no finished run, or the file cannot be written.
 
-    Example:
+    Examples:
         >>> write_report("runs/cats")
         PosixPath('runs/cats/report.html')
     """
