@@ -131,6 +131,7 @@ def test_the_inner_engine_checks_for_itself(arguments: dict[str, Any], message: 
         _engine.Engine(network, "", 1)
 
 
+@pytest.mark.slow
 def test_mutated_models_for_some_seconds() -> None:
     """Random damage to architecture and tensors: an answer or an EngineError, nothing else."""
     random = np.random.default_rng(0)
