@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from skipnets.classifier import load
+from skipnets.cli.output import print_failures
 from skipnets.data.sources import open_pictures
 from skipnets.errors import UserError
 from skipnets.evaluation.evaluating import open_own_pictures
-from skipnets.insight.reuse import reuse as measure_reuse
-from skipnets.insight.reuse import save_reuse
+from skipnets.insight.feature_reuse import ResidualReuse, save_reuse
+from skipnets.insight.feature_reuse import reuse as measure_reuse
 
 
 def reuse(
@@ -25,7 +26,7 @@ def reuse(
     download: bool = False,
     device: str = "auto",
     threads: int | None = None,
-) -> None:
+) -> int:
     """Draw which features a DenseNet's layers reuse, or what each residual branch of a ResNet adds.
 
     For example:
@@ -53,5 +54,10 @@ def reuse(
         )
         chosen = np.unique(np.linspace(0, len(there) - 1, min(pictures, len(there))).astype(int))
         sources = [there.source(int(index)) for index in chosen]
-    drawing, table = save_reuse(measure_reuse(classifier, sources), output)
+    found = measure_reuse(classifier, sources)
+    drawing, table = save_reuse(found, output)
     print(f"{drawing}, numbers in {table}", file=sys.stderr)  # noqa: T201
+    if sources is not None and isinstance(found, ResidualReuse) and found.failures:
+        print_failures(found.failures, of=len(sources))
+        return 1
+    return 0

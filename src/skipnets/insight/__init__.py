@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skipnets.insight.attribution import Explanation, explain
     from skipnets.insight.diagram import draw_diagram
+    from skipnets.insight.feature_reuse import DenseReuse, ResidualReuse, reuse, save_reuse
     from skipnets.insight.memory import TrainingMemory, largest_batch, training_memory
     from skipnets.insight.overlay import contact_sheet, overlay
-    from skipnets.insight.reuse import DenseReuse, ResidualReuse, reuse, save_reuse
     from skipnets.insight.summary import Summary, summarise
 
 __all__ = [
@@ -34,9 +34,9 @@ __all__ = [
 ]
 
 _HOME = {
-    "DenseReuse": "reuse",
+    "DenseReuse": "feature_reuse",
     "Explanation": "attribution",
-    "ResidualReuse": "reuse",
+    "ResidualReuse": "feature_reuse",
     "Summary": "summary",
     "TrainingMemory": "memory",
     "contact_sheet": "overlay",
@@ -44,8 +44,8 @@ _HOME = {
     "explain": "attribution",
     "largest_batch": "memory",
     "overlay": "overlay",
-    "reuse": "reuse",
-    "save_reuse": "reuse",
+    "reuse": "feature_reuse",
+    "save_reuse": "feature_reuse",
     "summarise": "summary",
     "training_memory": "memory",
 }
@@ -54,6 +54,4 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # the submodule `reuse` must not hide the function of that name
-    return value
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

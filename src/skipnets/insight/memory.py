@@ -11,6 +11,7 @@ Memory is in bytes unless a name says MiB; everything is float32.
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,13 +122,19 @@ def largest_batch(
     plan = _Plan(source, input_size, execution, remembered, program, fields)
     if (least := plan.memory(1).peak) > available:
         raise UserError(f"memory: training needs {least / 2**30:.2f} GiB for a single picture, not {memory}")
-    low, high = 1, 2
-    while plan.memory(high).peak <= available:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if plan.memory(middle).peak <= available else (low, middle)
-    return low
+    # The peak grows almost in proportion to the batch: a few straight guesses close in on the place.
+    slope = plan.memory(2).peak - least
+    fits, too_many = 1, sys.maxsize
+    guess = 1 + (available - least) // slope
+    while too_many - fits > 1:
+        guess = min(max(guess, fits + 1), too_many - 1)
+        left = available - plan.memory(guess).peak
+        if left >= 0:
+            fits = guess
+        else:
+            too_many = guess
+        guess += left // slope
+    return fits
 
 
 def parse_bytes(text: str) -> int:

@@ -191,7 +191,7 @@ def summarise(
     Raises:
         UserError: For an unknown model or field, or pictures that are too small.
 
-    Example:
+    Examples:
         >>> summarise("densenet121").totals.parameters
         7978856
     """

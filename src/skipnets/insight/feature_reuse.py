@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skipnets.classifier import Classifier
+from skipnets.data.preprocessing import UndecodablePicture
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
 from skipnets.insight.modes import evaluating
@@ -109,7 +110,11 @@ class DenseReuse:
         figure.colorbar(image, cax=bar, ticks=[0, 0.5, 1])
         bar.tick_params(labelsize=8, colors=_INK, length=2)
         bar.set_ylabel("weight per feature map,\nrelative to the column's largest", fontsize=7.5, color=_INK)
-        _title(figure, self.name, "which features each layer reads, by the weights it learnt")
+        _title(
+            figure,
+            self.name,
+            "which features each layer reads, by the weights it learnt; T: transition, C: classifier",
+        )
         return figure
 
 
@@ -138,11 +143,19 @@ class BranchShare:
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualReuse:
-    """What the blocks of a ResNet add to what passes by them."""
+    """What the blocks of a ResNet add to what passes by them.
+
+    Attributes:
+        name: The registry's name.
+        pictures: How many were measured.
+        blocks: In order.
+        failures: Pictures that could not be read, each with the reason.
+    """
 
     name: str
     pictures: int
     blocks: tuple[BranchShare, ...]
+    failures: dict[str, str]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row for each block."""
@@ -206,7 +219,7 @@ def reuse(classifier: Classifier, pictures: Sequence[Any] | None = None) -> Reus
         pictures: Paths, PIL pictures or arrays, which a ResNet needs; a DenseNet's weights are enough.
 
     Raises:
-        UserError: If a ResNet gets no pictures, or one cannot be read.
+        UserError: If a ResNet gets no pictures that can be read.
     """
     model = classifier.model
     if isinstance(model, DenseNet):
@@ -290,6 +303,7 @@ def _residual_blocks(classifier: Classifier, model: ResNet, pictures: Sequence[A
         if isinstance(module, BasicBlock | BottleneckBlock)
     }
     branch, shortcut = dict.fromkeys(blocks, 0.0), dict.fromkeys(blocks, 0.0)
+    failures: dict[str, str] = {}
 
     def watch(path: str, block: nn.Module) -> list[Any]:
         def add(sums: dict[str, float], x: Tensor) -> None:
@@ -308,14 +322,25 @@ def _residual_blocks(classifier: Classifier, model: ResNet, pictures: Sequence[A
     try:
         with evaluating(model), torch.no_grad():
             for start in range(0, len(pictures), _BATCH):
-                classifier.logits(classifier.preprocess(pictures[start : start + _BATCH]))
+                pixels = []
+                for index, picture in enumerate(pictures[start : start + _BATCH], start):
+                    try:
+                        pixels.append(classifier.preprocessing(picture))
+                    except UndecodablePicture as error:
+                        name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"[{index}]"
+                        failures[name] = str(error)
+                if pixels:
+                    classifier.logits(np.stack(pixels))
     finally:
         for handle in handles:
             handle.remove()
-    count = len(pictures)
+    count = len(pictures) - len(failures)
+    if count == 0:
+        raise UserError(f"none of the pictures can be read: {next(iter(failures.values()))}")
     return ResidualReuse(
         name=model.config.name,
         pictures=count,
+        failures=failures,
         blocks=tuple(
             BranchShare(
                 block=path,
@@ -336,7 +361,7 @@ def _shortcut(block: nn.Module) -> str:
 
 def _draw_block(axes: Axes, block: BlockReuse, number: int, *, first: bool) -> Any:
     relative = block.relative()
-    colours = mpl.colormaps["magma"].with_extremes(bad="#f3f5f8")
+    colours = mpl.colormaps["magma_r"].with_extremes(bad="white")
     image = axes.imshow(np.ma.masked_invalid(relative), cmap=colours, vmin=0, vmax=1, aspect="auto")
     sources, targets = relative.shape
     axes.add_patch(

@@ -1,0 +1,279 @@
+"""Attributions: where the numbers lie, what they are, and that they find the evidence."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from sklearn.datasets import load_sample_images
+
+from skipnets.classifier import Classifier
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.errors import UserError
+from skipnets.insight import Explanation, explain
+from skipnets.insight.attribution import METHODS, stage_names
+from skipnets.insight.trace import Grid
+from skipnets.models import create_model, list_models, model_config
+
+
+def _classifier(name: str, size: int | tuple[int, int] = 32, **fields: object) -> Classifier:
+    model = create_model(name, num_classes=3, **fields).eval()
+    return Classifier.from_model(model, classes=["a", "b", "c"], preprocessing=Preprocessing(size=size))
+
+
+def _picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+@pytest.mark.parametrize(("width", "height"), [(100, 60), (37, 81), (16, 16)])
+def test_map_puts_every_value_where_the_network_saw_it(fit: str, width: int, height: int) -> None:
+    """A grid whose values are their own places must give, at every pixel, that pixel's place in the input."""
+    preprocessing = Preprocessing(size=(32, 48), fit=fit)
+    position = Grid(step=4, start=-2.0)
+    x = position.start + position.step * np.arange(14, dtype=np.float32)
+    y = position.start + position.step * np.arange(10, dtype=np.float32)
+    box = left, top, right, bottom = preprocessing.geometry(width, height)
+    maps = [
+        _explanation(_picture(width, height), grid, position, box, preprocessing.size).map()
+        for grid in (np.tile(x, (10, 1)), np.tile(y[:, None], (1, 14)))
+    ]
+    in_x = (np.arange(width) + 0.5 - left) * 48 / (right - left) - 0.5
+    in_y = (np.arange(height) + 0.5 - top) * 32 / (bottom - top) - 0.5
+    seen = ((in_y > -0.5) & (in_y < 31.5))[:, None] & ((in_x > -0.5) & (in_x < 47.5))
+    assert seen.any()
+    assert seen.all() == (fit != "crop" or width * 32 == height * 48)
+    expected = np.where(seen, in_x, 0), np.where(seen, in_y[:, None], 0)
+    np.testing.assert_allclose(maps, np.broadcast_arrays(*expected), atol=1e-4)
+
+
+def _explanation(
+    picture: Image.Image,
+    grid: np.ndarray,
+    position: Grid,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+) -> Explanation:
+    return Explanation(
+        source="x.png", label="a", probability=1.0, method="gradcam", stage="layer1", picture=picture,
+        grid=grid, position=position, box=box, input_size=size,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "stage"), [("resnet20", "layer2"), ("densenet_bc40_k12", "denseblock3")])
+def test_gradcam_is_its_equation(name: str, stage: str) -> None:
+    """Selvaraju et al. 2017, equations 1 and 2, before the ReLU."""
+    classifier = _classifier(name)
+    found = next(explain(classifier, [_picture(40, 30)], classes=["b"], stage=stage))[0]
+    x = torch.from_numpy(classifier.preprocess([_picture(40, 30)])).requires_grad_()
+    maps: list[torch.Tensor] = []
+    hook = classifier.model.get_submodule(found.stage).register_forward_hook(
+        lambda _m, _i, out: maps.append(out)
+    )
+    logit = classifier.model(x)[0, 1]
+    hook.remove()
+    (gradient,) = torch.autograd.grad(logit, maps[0])
+    expected = (gradient.mean((2, 3), keepdim=True) * maps[0]).sum(1)[0].detach().numpy()
+    np.testing.assert_allclose(found.grid, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_occlusion_is_what_the_class_loses() -> None:
+    classifier = _classifier("resnet20", 16)
+    picture = _picture(16, 16)
+    found = next(explain(classifier, [picture], classes=["c"], method="occlusion"))[0]
+    batch = classifier.preprocess([picture])
+    whole = classifier.logits(batch)[0, 2]
+    # The top left corner pixel is covered by the first window alone: 2 by 2, at a stride of 1.
+    batch[0, :, :2, :2] = 0
+    assert found.grid[0, 0] == pytest.approx(whole - classifier.logits(batch)[0, 2], abs=1e-5)
+
+
+def test_integrated_gradients_add_up_to_the_logit() -> None:
+    """Completeness (Sundararajan et al. 2017, proposition 1), up to the steps of the sum."""
+    classifier = _classifier("resnet20", 16)
+    picture = _picture(16, 16)
+    found = next(explain(classifier, [picture], classes=["a"], method="integrated-gradients"))[0]
+    batch = classifier.preprocess([picture])
+    difference = classifier.logits(batch)[0, 0] - classifier.logits(0 * batch)[0, 0]
+    assert found.grid.sum() == pytest.approx(difference, rel=0.1, abs=0.02)
+
+
+BIG = {
+    name
+    for name in list_models()
+    if model_config(name).stem == "imagenet" or sum(model_config(name).block_config) > 60
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in BIG else ()) for name in list_models()]
+)
+def test_every_model_can_be_explained(name: str) -> None:
+    classifier = _classifier(name, 64 if model_config(name).stem == "imagenet" else 16)
+    before = [module.training for module in classifier.model.modules()]
+    (found,) = next(explain(classifier, [_picture(20, 30)]))
+    assert found.map().shape == (30, 20)
+    assert np.isfinite(found.grid).all()
+    assert np.ptp(found.grid) > 0
+    assert found.label in classifier.classes
+    assert [module.training for module in classifier.model.modules()] == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_several_pictures_and_classes(method: str) -> None:
+    classifier = _classifier("resnet20", 16)
+    classifier.model.train()
+    found = list(explain(classifier, [_picture(9, 12), _picture(30, 20)], classes=["a", "c"], method=method))
+    assert [[item.label for item in row] for row in found] == [["a", "c"]] * 2
+    assert [row[0].map().shape for row in found] == [(12, 9), (20, 30)]
+    assert found[0][0].source == "[0]"
+    assert classifier.model.training
+    assert not np.allclose(found[0][0].grid, found[0][1].grid)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": ["d"]}, 'the model knows no "d"; it tells a, b, c'),
+        ({"method": "guess"}, "method must be one of gradcam"),
+        ({"stage": "layer9"}, "must be auto or one of relu, layer1, layer2, layer3"),
+    ],
+)
+def test_wrong_input(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        explain(_classifier("resnet20"), [_picture(8, 8)], **options)
+
+
+def test_a_map_of_one_value_is_refused() -> None:
+    with pytest.raises(UserError, match=r"1×1 .* take a finer one"):
+        explain(_classifier("resnet18", 32), [_picture(8, 8)], stage="layer4")
+
+
+def test_a_file_that_is_no_picture(tmp_path) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_text("no picture")
+    with pytest.raises(UserError, match=r"x\.jpg"):
+        next(explain(_classifier("resnet20"), [path]))
+
+
+def test_stages_are_named_as_their_blocks() -> None:
+    assert stage_names(_classifier("densenet121", 64)) == [
+        "relu0", "denseblock1", "denseblock2", "denseblock3", "denseblock4",
+    ]  # fmt: skip
+    assert stage_names(_classifier("resnet20")) == ["relu", "layer1", "layer2", "layer3"]
+
+
+# The proof: pictures whose class is told by a glyph somewhere in a photograph, so that it is known where a
+# classifier that is right must have looked.
+
+SIZE = 96
+GLYPHS = ("circle", "cross", "ring", "triangle")
+NETWORKS = {
+    "resnet": ("resnet18", {"block_config": (2, 1), "width": 24}),
+    "densenet": ("densenet121", {"block_config": (3, 2), "growth_rate": 16}),
+}
+
+
+class Sample(NamedTuple):
+    picture: Image.Image
+    label: int
+    place: tuple[slice, slice]
+
+
+def _glyph(name: str, size: int) -> Image.Image:
+    """A mask, drawn four times as large for smooth edges."""
+    edge = 4 * size - 1
+    mask = Image.new("L", (edge + 1, edge + 1))
+    draw = ImageDraw.Draw(mask)
+    if name == "triangle":
+        draw.polygon(((edge // 2, 0), (edge, edge), (0, edge)), fill=255)
+    elif name == "cross":
+        draw.rectangle((edge * 3 // 8, 0, edge * 5 // 8, edge), fill=255)
+        draw.rectangle((0, edge * 3 // 8, edge, edge * 5 // 8), fill=255)
+    else:
+        draw.ellipse((0, 0, edge, edge), fill=255)
+        if name == "ring":
+            draw.ellipse((edge // 4, edge // 4, edge * 3 // 4, edge * 3 // 4), fill=0)
+    return mask.resize((size, size), Image.Resampling.BOX)
+
+
+def _sample(random: np.random.Generator, photographs: list[np.ndarray]) -> Sample:
+    """A glyph of any colour, about half as wide as the picture, anywhere in a piece of a photograph."""
+    photograph = photographs[random.integers(len(photographs))]
+    cut = int(random.integers(SIZE, 3 * SIZE))
+    y, x = (int(random.integers(0, extent - cut)) for extent in photograph.shape[:2])
+    picture = Image.fromarray(photograph[y : y + cut, x : x + cut]).resize((SIZE, SIZE))
+    if random.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    label, size = int(random.integers(len(GLYPHS))), int(random.integers(36, 52))
+    left, top = map(int, random.integers(0, SIZE - size, 2))
+    colour = tuple(map(int, random.integers(0, 256, 3)))
+    picture.paste(Image.new("RGB", (size, size), colour), (left, top), _glyph(GLYPHS[label], size))
+    return Sample(picture, label, (slice(top, top + size), slice(left, left + size)))
+
+
+def _train(family: str, samples: list[Sample], epochs: int) -> Classifier:
+    name, fields = NETWORKS[family]
+    model = create_model(name, num_classes=len(GLYPHS), **fields)
+    classifier = Classifier.from_model(model, classes=GLYPHS, preprocessing=Preprocessing(size=SIZE))
+    pictures = torch.from_numpy(classifier.preprocess([sample.picture for sample in samples]))
+    labels = torch.tensor([sample.label for sample in samples])
+    steps = epochs * (len(samples) // 32)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
+    for step in range(steps):
+        if step % (len(samples) // 32) == 0:
+            batches = torch.randperm(len(samples)).split(32)
+        chosen = batches[step % (len(samples) // 32)]
+        loss = F.cross_entropy(model(pictures[chosen]), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+    return classifier
+
+
+def _positive_maps(
+    classifier: Classifier, samples: list[Sample], method: str = "gradcam"
+) -> list[np.ndarray]:
+    maps = []
+    for sample in samples:
+        (found,) = next(explain(classifier, [sample.picture], classes=[GLYPHS[sample.label]], method=method))
+        maps.append(np.maximum(found.map(), 0))
+    return maps
+
+
+def _mass_inside(maps: list[np.ndarray], samples: list[Sample]) -> float:
+    inside = [
+        part[sample.place].sum() / max(part.sum(), 1e-9) for part, sample in zip(maps, samples, strict=True)
+    ]
+    return float(np.mean(inside))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", NETWORKS)
+def test_the_evidence_is_found_where_it_was_put(family: str) -> None:
+    random, photographs = np.random.default_rng(0), load_sample_images().images
+    training = [_sample(random, photographs) for _ in range(3000)]
+    testing = [_sample(random, photographs) for _ in range(200)]
+    classifier = _train(family, training, epochs=8)
+    answers = classifier.predict([sample.picture for sample in testing])
+    right = np.mean([GLYPHS[s.label] == answer.label for s, answer in zip(testing, answers, strict=True)])
+    assert right >= 0.95
+
+    maps = _positive_maps(classifier, testing)
+    inside = _mass_inside(maps, testing)
+    assert inside >= 0.8
+
+    head = classifier.model.get_classifier()
+    torch.nn.init.normal_(head.weight, std=float(head.weight.std()))
+    others = _positive_maps(classifier, testing)
+    alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(maps, others, strict=True) if b.any()]
+    assert np.mean(alike) < 0.6
+    assert _mass_inside(others, testing) < inside - 0.1
