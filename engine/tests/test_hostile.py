@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from typing import Any
 
@@ -131,10 +130,10 @@ def test_the_inner_engine_checks_for_itself(arguments: dict[str, Any], message: 
         _engine.Engine(network, "", 1)
 
 
-@pytest.mark.slow
-def test_mutated_models_for_some_seconds() -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_mutated_models(seed: int) -> None:
     """Random damage to architecture and tensors: an answer or an EngineError, nothing else."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     values = [
         0,
         1,
@@ -155,31 +154,30 @@ def test_mutated_models_for_some_seconds() -> None:
         "cifar",
         "pad",
     ]
-    deadline, refused, answered = time.monotonic() + 5, 0, 0
-    while time.monotonic() < deadline:
+    refused, answered = 0, 0
+    for _ in range(1000):
         architecture, tensors = (densenet, resnet)[int(random.integers(2))]()
         for _ in range(int(random.integers(1, 4))):
             name = str(random.choice(list(tensors)))
-            match int(random.integers(6)):
-                case 0:
-                    architecture[str(random.choice(list(architecture)))] = values[
-                        int(random.integers(len(values)))
-                    ]
-                case 1:
-                    del tensors[name]
-                case 2:
-                    tensors[name] = tensors[name][..., :-1] if tensors[name].ndim else np.zeros(3, np.float32)
-                case 3:
-                    if tensors[name].dtype.kind == "f" and tensors[name].size:
-                        tensors[name].flat[0] = random.choice([np.nan, np.inf, -1e38, 1e-45, -1.0])
-                case 4:
-                    with np.errstate(all="ignore"), warnings.catch_warnings():
-                        warnings.simplefilter("ignore", np.exceptions.ComplexWarning)  # cast from c8 before
-                        tensors[name] = tensors[name].astype(random.choice(["f8", "i4", "f2", "c8", "?"]))
-                case 5:
-                    tensors[f"{name}x"] = tensors.pop(name)
-            if not tensors:
-                break
+            with warnings.catch_warnings():  # of numpy, about the damage done here
+                warnings.simplefilter("ignore")
+                match int(random.integers(6)):
+                    case 0:
+                        field = str(random.choice(list(architecture)))
+                        architecture[field] = values[int(random.integers(len(values)))]
+                    case 1:
+                        del tensors[name]
+                    case 2:
+                        short = tensors[name][..., :-1] if tensors[name].ndim else np.zeros(3, np.float32)
+                        tensors[name] = short
+                    case 3:
+                        if tensors[name].dtype.kind == "f" and tensors[name].size:
+                            tensors[name].flat[0] = random.choice([np.nan, np.inf, -1e38, 1e-45, -1.0])
+                    case 4:
+                        kind = random.choice(["f8", "i4", "f2", "c8", "?"])
+                        tensors[name] = tensors[name].astype(kind)
+                    case 5:
+                        tensors[f"{name}x"] = tensors.pop(name)
         try:
             engine = Engine(architecture, tensors, threads=int(random.integers(1, 3)))
             result = engine.logits(np.ones((int(random.integers(1, 4)), 3, 16, 17), np.float32))
