@@ -1,0 +1,60 @@
+"""What the pages' code prints is what stands in the pages."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def load_examples() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("examples", DOCS / "examples.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+examples = load_examples()
+PAGES = [path for path in examples.PAGES if "```python" in path.read_text() or "```sh" in path.read_text()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(DOCS).as_posix())
+def test_code_prints_what_the_page_shows(page: Path) -> None:
+    shown = page.read_text(encoding="utf-8")
+    assert examples.comparable(examples.rewritten(shown)) == examples.comparable(shown)
+
+
+def test_a_wrong_output_is_found_and_a_number_given_for_example_is_not_compared() -> None:
+    page = '```python\nprint("three:", 1 + 2)\n```\n\n```text{}\n{}\n```\n'
+    for title, wrong, same in (
+        ("", "three: 4", False),
+        (' title="for example"', "three: 4", True),
+        (' title="for example"', "four: 4", False),
+    ):
+        shown = page.format(title, wrong)
+        again = examples.rewritten(shown)
+        assert "three: 3" in again
+        assert (examples.comparable(again) == examples.comparable(shown)) is same
+
+
+def test_code_that_fails_is_found() -> None:
+    with pytest.raises(ZeroDivisionError):
+        examples.rewritten("```python\n1 / 0\n```\n")
+    with pytest.raises(RuntimeError, match="status 2"):
+        examples.rewritten("```sh\nskipnets info nowhere\n```\n")
+
+
+def test_the_page_of_mistakes_shows_every_marked_part_of_its_tests() -> None:
+    """Asked for in the form of three lines: a formatter of Python takes the short one apart."""
+    tests = Path(__file__).with_name("test_mistakes.py").read_text(encoding="utf-8")
+    page = (DOCS / "guide" / "mistakes.md").read_text(encoding="utf-8")
+    marked = re.findall(r"\[start:([\w-]+)\]", tests)
+    assert marked
+    assert re.findall(r"^--8<--\ntests/docs/test_mistakes.py:([\w-]+)\n--8<--$", page, re.MULTILINE) == marked
