@@ -177,6 +177,37 @@ def test_a_hundred_steps_end_at_the_same_weights():
     assert_ran(linear, "linear")
 
 
+@pytest.mark.slow
+def test_float32_loss_curves_stay_within_plains_own_spread():
+    """Two layouts of the plain path differ by rounding alone; linear execution differs no more from it."""
+    images, labels = torch.randn(256, 3, 12, 12), torch.randint(0, 4, (256,))
+    last = torch.channels_last
+
+    def curve(seed, policy, layout):
+        torch.manual_seed(seed)
+        model = create_model("densenet_bc40_k12", num_classes=4, **SMALL).to(memory_format=layout)
+        model.set_block_execution(policy)
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        losses = []
+        for _ in range(150):
+            rows = torch.randint(0, len(images), (32,))
+            loss = F.cross_entropy(model(images[rows].to(memory_format=layout)), labels[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        return torch.tensor(losses)
+
+    own, between_layouts = [], []
+    for seed in range(5):
+        contiguous, other = (curve(seed, "plain", layout) for layout in (torch.contiguous_format, last))
+        between_layouts.append((contiguous - other).abs().mean())
+        own.append((curve(seed, "linear", last) - other).abs().mean())
+    assert max(between_layouts) > 0
+    assert torch.stack(own).mean() <= 1.5 * torch.stack(between_layouts).mean()
+    assert max(own) <= 2 * max(between_layouts)
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("gamma", [0.0, 1e-30, 1e-12, -1e-6, 2.0**-8 * 0.999])
 @pytest.mark.parametrize("name", ["densenet_bc40_k12", "densenet40_k12"])
