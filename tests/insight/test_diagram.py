@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from PIL import Image
@@ -69,7 +70,7 @@ def _sources() -> list[object]:
 def test_text_stays_on_the_paper_and_off_other_text(tmp_path, figures, sources) -> None:
     draw_diagram(sources, output=tmp_path / "a.png")
     figure = figures[0]
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     paper = figure.bbox
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in figure.axes[0].texts]
     for text, box in boxes:
@@ -102,7 +103,7 @@ def test_formats(tmp_path) -> None:
     [
         ("resnet20", "a.gif", {}, r"must end in \.svg, \.png, \.pdf"),
         ("resnet20", "a.svg", {"block": 4}, "block must be from 1 to 3 for resnet20, not 4"),
-        ("resnet21", "a.svg", {}, "did you mean resnet2"),
+        ("resnet21", "a.svg", {}, r"did you mean .*resnet20"),
         ([], "a.svg", {}, "name at least one"),
     ],
 )

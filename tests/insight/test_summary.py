@@ -108,7 +108,7 @@ def test_sources(tmp_path) -> None:
     ("source", "options", "message"),
     [
         ("densnet121", {}, "did you mean densenet121"),
-        ("nowhere/model.safetensors", {}, "neither a model's name"),
+        ("nowhere/model.safetensors", {}, "no model file or run folder and no model's name"),
         ("densenet121", {"input_size": 16}, "too small for densenet121"),
         ("densenet121", {"input_size": 0}, "input_size must be at least 1"),
         ("densenet121", {"batch_size": 0}, "batch_size must be at least 1"),

@@ -60,8 +60,8 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
     if not Path(source).exists():
         name = os.fspath(source)
         raise UserError(
-            f'"{name}" is neither a model\'s name{near_matches(name, REGISTRY)} (skipnets models lists all) '
-            "nor a model file or run folder"
+            f'"{name}" is no model file or run folder and no model\'s name{near_matches(name, REGISTRY)} '
+            "(skipnets models lists all)"
         )
     about = describe(source)
     height, width = about["preprocessing"]["size"]
