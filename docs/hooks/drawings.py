@@ -148,26 +148,19 @@ def accuracy() -> Figure:
     with _chart(height=4.6) as (figure, axes):
         for kind in dict.fromkeys(run["kind"] for run in runs):
             colour, marker = looks[kind]
-            cases: dict[str, list[dict[str, Any]]] = {}
-            for run in runs:
-                if run["kind"] == kind:
-                    cases.setdefault(run["label"], []).append(run)
-            points = sorted(
-                (of_case[0]["parameters"], 100 * float(np.mean([run["accuracy"] for run in of_case])), label)
-                for label, of_case in cases.items()
+            of_kind = sorted(
+                (run for run in runs if run["kind"] == kind), key=lambda run: int(run["parameters"])
             )
-            sizes, means, labels = zip(*points, strict=True)
+            sizes = [run["parameters"] for run in of_kind]
+            scores = [100 * run["accuracy"] for run in of_kind]
             line = "" if kind == "ResNet" else "-"
-            axes.plot(sizes, means, marker=marker, linestyle=line, color=colour, label=kind, markersize=7)
-            for of_case in cases.values():
-                singles = [100 * run["accuracy"] for run in of_case]
-                axes.plot(
-                    [of_case[0]["parameters"]] * len(singles), singles, color=colour, alpha=0.45, linewidth=4
-                )
-            for size, mean, label in zip(sizes, means, labels, strict=True):
-                axes.annotate(label, (size, mean), (7, -13), textcoords="offset points", fontsize=8.5)
+            axes.plot(sizes, scores, marker=marker, linestyle=line, color=colour, label=kind, markersize=7)
+            for run, size, score in zip(of_kind, sizes, scores, strict=True):
+                low, high = run["accuracy_interval"]
+                axes.plot([size, size], [100 * low, 100 * high], color=colour, alpha=0.4, linewidth=3)
+                axes.annotate(run["label"], (size, score), (7, -13), textcoords="offset points", fontsize=8.5)
         axes.set_xscale("log")
-        axes.set_xlim(right=5.2e5)
+        axes.set_xlim(right=6e5)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="parameters", ylabel="test accuracy in %")
