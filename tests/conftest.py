@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from skipnets.classifier import Classifier
+    from skipnets.deploy.export import Export
 
 
 @pytest.fixture(autouse=True)
@@ -20,3 +25,28 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported_classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    """A small classifier, opened from its file."""
+    from tests.deploy.conftest import make_classifier
+
+    from skipnets.classifier import load
+
+    path = tmp_path_factory.mktemp("run") / "model.safetensors"
+    make_classifier().save(path)
+    return load(path, runtime="torch", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def exports(exported_classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Export]:
+    """Its exports by format, from uint8 pixels."""
+    from skipnets.deploy.export import export_model
+
+    folder = tmp_path_factory.mktemp("exports")
+    names = {"onnx": "m.onnx", "openvino": "m", "pt2": "m.pt2"}
+    return {
+        file_format: export_model(exported_classifier, folder / name, file_format=file_format)
+        for file_format, name in names.items()
+    }

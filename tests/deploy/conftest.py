@@ -1,4 +1,4 @@
-"""A small trained classifier, its pictures, and its exports, made once."""
+"""A small classifier that has seen pictures, and pictures for it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from skipnets.classifier import Classifier, load
+from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import Pictures
-from skipnets.deploy.export import Export, export_model
 from skipnets.models.factory import create_model
 
 CLASSES = ("ant", "bee", "cat")
@@ -37,22 +36,9 @@ def make_classifier(name: str = "densenet_bc40_k12", *, channels: int = 3, **fie
 
 
 @pytest.fixture(scope="session")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
-    """Opened from its file."""
-    path = tmp_path_factory.mktemp("run") / "model.safetensors"
-    make_classifier().save(path)
-    return load(path, runtime="torch", device="cpu")
-
-
-@pytest.fixture(scope="session")
-def exports(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Export]:
-    """By format, from uint8 pixels."""
-    folder = tmp_path_factory.mktemp("exports")
-    suffixes = {"onnx": "m.onnx", "openvino": "m", "pt2": "m.pt2"}
-    return {
-        file_format: export_model(classifier, folder / suffixes[file_format], file_format=file_format)
-        for file_format in FORMATS
-    }
+def classifier(exported_classifier: Classifier) -> Classifier:
+    """The one that `exports` were made from, opened from its file."""
+    return exported_classifier
 
 
 def make_pictures(classifier: Classifier, count: int = 40, *, wrong: int = 0) -> Pictures:

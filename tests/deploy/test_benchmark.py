@@ -43,14 +43,14 @@ def test_median_and_quartiles() -> None:
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        ("densenet121", {}),
-        ("densenet121", {"in_chans": 1, "num_classes": 7, "growth_rate": 16}),
+        ("densenet121", {"block_config": (2, 1, 1, 1)}),
+        ("densenet121", {"block_config": (1, 2), "in_chans": 1, "num_classes": 7, "growth_rate": 16}),
         ("densenet_bc40_k12", {}),
         ("densenet_bc40_k12", {"in_chans": 1}),
-        ("resnet18", {}),
-        ("resnet50", {"in_chans": 1}),
-        ("resnext50_32x4d", {}),
-        ("wide_resnet50_2", {}),
+        ("resnet18", {"block_config": (1, 2, 1, 1)}),
+        ("resnet50", {"block_config": (1, 1, 1, 1), "in_chans": 1}),
+        ("resnext50_32x4d", {"block_config": (1, 1, 1, 1)}),
+        ("wide_resnet50_2", {"block_config": (1, 1, 1, 1)}),
     ],
 )
 @torch.no_grad()

@@ -13,8 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from tests.deploy.conftest import FORMATS, some_picture
-from tests.deploy.conftest import classifier as classifier
-from tests.deploy.conftest import exports as exports
 
 from skipnets.classifier import Classifier, describe, load
 from skipnets.deploy.export import Export
@@ -174,7 +172,7 @@ print([name for name in sys.modules if name.split(".")[0] in ("torch", "torchvis
 
 @pytest.mark.parametrize("file_format", ["onnx", "openvino"])
 def test_predicting_never_imports_torch(
-    file_format: str, exports: dict[str, Export], classifier: Classifier, tmp_path: Path
+    file_format: str, exports: dict[str, Export], exported_classifier: Classifier, tmp_path: Path
 ) -> None:
     Image.fromarray(some_picture()).save(tmp_path / "odd.jpg")
     result = subprocess.run(
@@ -186,7 +184,7 @@ def test_predicting_never_imports_torch(
     assert result.returncode == 0, result.stderr
     predicted, *rest = result.stdout.splitlines()
     assert rest == ["(1, 12)", file_format, "[]"]
-    expected = classifier.predict([tmp_path / "odd.jpg"], 3)[0].ranking
+    expected = exported_classifier.predict([tmp_path / "odd.jpg"], 3)[0].ranking
     assert predicted.split("\t")[1::2] == [label for label, _ in expected]
 
 
