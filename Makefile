@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Tests run in one process a core, so each computes with one thread.
-PYTEST_OPTIONS := -m pytest --numprocesses auto --dist loadfile
+# A process that crashes ends the run: the others would wait for it.
+PYTEST_OPTIONS := -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
 # -P: the package that was built, not the sources in this folder, which lack the compiled part.
 PYTEST_ENGINE := cd engine && OMP_NUM_THREADS=1 ../$(BIN)/python -P $(PYTEST_OPTIONS)

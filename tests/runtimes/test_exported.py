@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -191,3 +192,28 @@ def test_predicting_never_imports_torch(
 def test_describe_needs_no_weights_of_the_model_file(exports: dict[str, Export]) -> None:
     about = describe(exports["openvino"].path)
     assert about["bytes"] == sum(file.stat().st_size for file in exports["openvino"].path.iterdir())
+
+
+SIGNAL_AFTER_TWO = """
+import gc, os, signal, sys
+from skipnets.classifier import load
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+first = load(sys.argv[1])
+second = load(sys.argv[1])
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there is no SIGUSR1 to send here")
+def test_signals_are_handled_after_openvino(exports: dict[str, Export]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AFTER_TWO, exports["openvino"].path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (0, "handled\n"), result.stderr

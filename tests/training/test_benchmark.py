@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from skipnets.errors import UserError
 from skipnets.models import config_to_dict, create_model, model_config
 from skipnets.training import benchmark
-from skipnets.training.benchmark import StepCost, peak_memory, saved_bytes, training_costs
+from skipnets.training.benchmark import StepCost, saved_bytes, training_costs
 
 MEBIBYTE = 2**20
 
@@ -25,9 +27,16 @@ def test_saved_bytes_counts_what_autograd_keeps_once():
 
 
 def test_peak_memory_sees_what_is_gone_again():
-    with peak_memory(torch.device("cpu")) as peak:
-        torch.ones(50 * MEBIBYTE // 4)
-    assert 45 * MEBIBYTE < peak[0] < 80 * MEBIBYTE
+    # In a process of its own, as the benchmark does: elsewhere what others give back blurs the figure.
+    measure = """
+import torch
+from skipnets.training.benchmark import peak_memory
+with peak_memory(torch.device("cpu")) as peak:
+    torch.ones(50 * 2**20 // 4)
+print(peak[0])
+"""
+    done = subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True)
+    assert 45 * MEBIBYTE < int(done.stdout) < 80 * MEBIBYTE
 
 
 def test_the_largest_batch_lies_on_the_line_through_two_peaks(monkeypatch):

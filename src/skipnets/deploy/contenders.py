@@ -252,14 +252,14 @@ def _onnxruntime(graph: Any, threads: int) -> Predict:
 
 
 def _openvino(graph: Any, threads: int) -> Predict:
-    import openvino
+    from skipnets.runtimes.openvino import shared_core
 
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
     }
-    request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
+    request = shared_core().compile_model(graph, "CPU", settings).create_infer_request()
 
     def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         request.infer({PICTURES: batch}, share_inputs=True)

@@ -109,9 +109,9 @@ def onnx_graph(program: torch.export.ExportedProgram) -> Any:
 def openvino_graph(onnx_model: Any) -> Any:
     """An `onnx.ModelProto` as an `openvino.Model`."""
     with needs_deploy():
-        import openvino
+        from skipnets.runtimes.openvino import shared_core
 
-        return openvino.Core().read_model(onnx_model.SerializeToString(), b"")
+        return shared_core().read_model(onnx_model.SerializeToString(), b"")
 
 
 def write_graph(graph: Any, file_format: ExportFormat, path: Path, metadata: str) -> None:

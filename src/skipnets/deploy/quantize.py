@@ -223,9 +223,9 @@ class _Backend:
 
 
 def _run_openvino(graph: Any) -> Predict:
-    import openvino
+    from skipnets.runtimes.openvino import shared_core
 
-    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda batch: np.asarray(compiled({PICTURES: batch})[LOGITS])
 
 

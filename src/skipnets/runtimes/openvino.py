@@ -5,6 +5,7 @@ N is the pictures of a batch; C, H and W their channels, height and width.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,21 @@ from numpy.typing import NDArray
 from skipnets.errors import UserError
 from skipnets.runtimes.exported import FEATURES, LOGITS, OPENVINO_GRAPH, PICTURES, PictureType
 
-__all__ = ["METADATA_PATH", "OpenVINORuntime"]
+__all__ = ["METADATA_PATH", "OpenVINORuntime", "shared_core"]
 
 METADATA_PATH = ["skipnets", "metadata"]
+
+
+@cache
+def shared_core() -> openvino.Core:
+    """The one OpenVINO core of this process; it is never given back.
+
+    OpenVINO gives the thread that first compiles a graph another stack for signal handlers, and takes it away
+    with the core. Where two cores do not end in the reverse order of their beginning, the thread is left with
+    a stack that is no longer there, and the next signal (Ctrl-C, SIGTERM, the end of a worker) ends the
+    process with a segmentation fault. Seen with OpenVINO 2026.4.
+    """
+    return openvino.Core()
 
 
 class OpenVINORuntime:
@@ -45,7 +58,7 @@ class OpenVINORuntime:
         Raises:
             UserError: If it cannot be read, or there is no such device.
         """
-        core = openvino.Core()
+        core = shared_core()
         wanted = "CPU" if device == "auto" else device.upper()
         if wanted not in core.available_devices:
             raise UserError(
