@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from skipnets import evaluation as evaluation
     from skipnets import models as models
     from skipnets import runtimes as runtimes
+    from skipnets import serve as serve
     from skipnets import training as training
     from skipnets.classifier import Classifier, load
     from skipnets.data.preprocessing import Preprocessing
@@ -38,7 +39,7 @@ _HOMES = {
     "list_models": "skipnets.models.registry",
     "load": "skipnets.classifier",
 }
-_ROOMS = ("classifier", "data", "deploy", "evaluation", "models", "runtimes", "training")
+_ROOMS = ("classifier", "data", "deploy", "evaluation", "models", "runtimes", "serve", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -231,6 +231,16 @@ class Classifier:
         """
         return softmax(self.logits(batch), self.temperature)
 
+    def ranking(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[tuple[str, float], ...]:
+        """The most probable classes of one picture with their probabilities, best first.
+
+        Args:
+            probabilities: (classes,).
+            top_k: How many, at most all of them.
+        """
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        return tuple((self.classes[index], float(probabilities[index])) for index in best)
+
     def embed(
         self, inputs: Iterable[Picture], *, batch_size: int = 32, workers: int | None = None
     ) -> NDArray[np.float32]:
@@ -291,15 +301,13 @@ class Classifier:
 
     def _predictions(self, batches: Iterator[_Batch], top_k: int) -> Iterator[Prediction]:
         for batch in batches:
+            rows: Iterator[NDArray[np.float64]]
             rows = iter(self.probabilities(batch.inputs) if len(batch.inputs) else ())
-            row: NDArray[np.float64]
             for source, error in batch.pictures:
                 if error is not None:
                     yield Prediction(source=source, error=error)
                     continue
-                row = next(rows)
-                best = np.argsort(-row, kind="stable")[:top_k]
-                ranking = tuple((self.classes[index], float(row[index])) for index in best)
+                ranking = self.ranking(next(rows), top_k)
                 yield Prediction(
                     source=source, label=ranking[0][0], probability=ranking[0][1], ranking=ranking
                 )

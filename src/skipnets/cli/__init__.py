@@ -32,6 +32,7 @@ COMMANDS = {
     "export": "Write a classifier as a checked graph for other runtimes.",
     "plan": "Show how the native engine runs a classifier, step by step.",
     "benchmark": "Time a classifier in every runtime on this machine.",
+    "serve": "Answer over HTTP what pictures show, with a page for people.",
 }
 
 

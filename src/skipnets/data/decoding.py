@@ -49,7 +49,7 @@ class UndecodablePicture(UserError):  # noqa: N818 (it names the picture's state
     """One picture that cannot be read; the message names it and the reason."""
 
 
-def open_picture(source: Source, channels: int | None = None) -> Image.Image:
+def open_picture(source: Source, channels: int | None = None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read a picture as a person sees it: upright, 8 bits, grey or RGB.
 
     EXIF orientation is applied; transparency is laid on white; palettes and CMYK become RGB; an animation
@@ -60,12 +60,13 @@ def open_picture(source: Source, channels: int | None = None) -> Image.Image:
         source: a path, the bytes of a file, an open binary file, a PIL picture, or an array (H, W),
             (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or uint16.
         channels: 1 for grey (mode L), 3 for RGB, None for whichever of the two the picture has.
+        max_pixels: the most that is decoded, at most `MAX_PIXELS`; the header says how many there are.
 
     Raises:
         UndecodablePicture: the source is missing, damaged, of another format, without a fixed range of
-            values (32-bit), or larger than `MAX_PIXELS`.
+            values (32-bit), or larger than `max_pixels`.
     """
-    with _opened(source) as image:
+    with _opened(source, max_pixels) as image:
         return _converted(_upright(image), channels)
 
 
@@ -109,7 +110,7 @@ def open_region(
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[Image.Image]:
+def _opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """The picture, header read; any failure inside the block becomes one UndecodablePicture."""
     name = "picture"
     try:
@@ -124,12 +125,12 @@ def _opened(source: Source) -> Iterator[Image.Image]:
                 name = str(source)
             file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
+                if image.width * image.height > max_pixels:
                     raise Image.DecompressionBombError
                 yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UndecodablePicture(
-            f"{name}: larger than {MAX_PIXELS:,} pixels, the most that is read"
+            f"{name}: larger than {max_pixels:,} pixels, the most that is read"
         ) from error
     except FileNotFoundError as error:
         raise UndecodablePicture(f"{name}: no such file") from error

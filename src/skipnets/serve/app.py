@@ -1,0 +1,470 @@
+"""The routes, and what OpenAPI says about them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import python_multipart  # noqa: F401  # Starlette would miss it only when the first picture comes
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import ClientDisconnect
+
+from skipnets.classifier import Classifier, Prediction
+from skipnets.errors import UserError
+from skipnets.serve.examples import Example
+from skipnets.serve.guard import Guard
+from skipnets.serve.limits import Limits
+from skipnets.serve.service import BusyError, Service, Upload
+
+__all__ = ["create_app"]
+
+_FREE = frozenset({"/", "/healthz", "/readyz"})
+_COUNTED = _FREE | {"/metrics", "/openapi.json", "/v1/explain", "/v1/model", "/v1/predict"}
+_TOP_K = 100
+_NAME_LENGTH = 255
+
+
+class Ranked(BaseModel):
+    """A class and how probable it is."""
+
+    label: str
+    probability: float
+
+
+class Answer(BaseModel):
+    """What one picture shows."""
+
+    file: str = Field(description="As the client called it.")
+    label: str | None = Field(description="The most probable class; null if the picture could not be read.")
+    probability: float | None = Field(description="Of that class.")
+    ranking: list[Ranked] = Field(description="The most probable classes, best first.")
+    error: str | None = Field(description="Why the picture could not be read.")
+
+
+class Answers(BaseModel):
+    """What the pictures of a request show, in their order."""
+
+    predictions: list[Answer]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "predictions": [
+                        {
+                            "file": "a.jpg",
+                            "label": "cat",
+                            "probability": 0.91,
+                            "ranking": [
+                                {"label": "cat", "probability": 0.91},
+                                {"label": "dog", "probability": 0.08},
+                            ],
+                            "error": None,
+                        },
+                        {
+                            "file": "notes.txt",
+                            "label": None,
+                            "probability": None,
+                            "ranking": [],
+                            "error": "picture: not a picture in a known format (BMP, GIF, JPEG, …)",
+                        },
+                    ]
+                }
+            ]
+        }
+    )
+
+
+class Unreadable(Answers):
+    """None of the pictures could be read."""
+
+    detail: str
+
+
+class Bounds(BaseModel):
+    """What a request may hold."""
+
+    body_bytes: int
+    files: int
+    pixels: int = Field(description="Of one picture.")
+    seconds: float
+    top_k: int
+
+
+class RuntimeNames(BaseModel):
+    """What runs the network."""
+
+    name: str
+    device: str
+
+
+class ModelAnswer(BaseModel):
+    """What is served."""
+
+    name: str
+    classes: list[str]
+    preprocessing: dict[str, Any] = Field(description="How a picture becomes the network's input.")
+    architecture: dict[str, Any]
+    provenance: dict[str, Any] = Field(description="Where the weights come from.")
+    temperature: float
+    runtime: RuntimeNames
+    explains: bool = Field(description="Whether /v1/explain can answer.")
+    examples: list[str] = Field(description="Names of the pictures under /v1/examples/{index}.")
+    limits: Bounds
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "densenet121",
+                    "classes": ["cat", "dog"],
+                    "preprocessing": {"size": [224, 224], "fit": "pad", "channels": 3},
+                    "architecture": {"family": "densenet", "name": "densenet121"},
+                    "provenance": {"created": "2026-01-31", "data": "pets", "scores": {"accuracy": 0.97}},
+                    "temperature": 1.1,
+                    "runtime": {"name": "onnxruntime", "device": "cpu"},
+                    "explains": False,
+                    "examples": [],
+                    "limits": {
+                        "body_bytes": 33554432,
+                        "files": 32,
+                        "pixels": 50000000,
+                        "seconds": 30,
+                        "top_k": _TOP_K,
+                    },
+                }
+            ]
+        }
+    )
+
+
+class Status(BaseModel):
+    """How the server is."""
+
+    status: str
+
+
+class Failure(BaseModel):
+    """Why a request was refused, in one line."""
+
+    detail: str
+
+
+_Responses = dict[int | str, dict[str, Any]]
+
+
+def _refusals(*statuses: int) -> _Responses:
+    """Refusals as OpenAPI shows them."""
+    examples = {
+        400: "the form is damaged: Missing boundary in multipart.",
+        401: "a token is needed: Authorization: Bearer …",
+        404: "there are 8 examples",
+        408: "the request did not arrive within 30 s",
+        413: "the request holds more than 33,554,432 bytes, the most that is taken",
+        415: "pictures come as multipart/form-data, not as application/json",
+        422: "top_k: Input should be greater than or equal to 1",
+        501: "runtime onnxruntime tells no gradients",
+        503: "256 pictures are waiting, of 256 at most",
+        504: "no answer within 30 s",
+    }
+    return {
+        status: {"model": Failure, "content": {"application/json": {"example": {"detail": examples[status]}}}}
+        for status in statuses
+    }
+
+
+def _form(field: str, schema: dict[str, Any], **more: dict[str, Any]) -> dict[str, Any]:
+    """A multipart form for OpenAPI. The routes read it themselves, to limit it before it is there."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {"type": "object", "required": [field], "properties": {field: schema, **more}}
+                }
+            },
+        }
+    }
+
+
+_PICTURE = {"type": "string", "format": "binary"}
+
+
+def create_app(
+    classifier: Classifier | Callable[[], Classifier],
+    *,
+    limits: Limits | None = None,
+    token: str | None = None,
+    examples: Sequence[Example] = (),
+    batch_size: int = 32,
+    batch_delay: float = 0.005,
+    workers: int | None = None,
+) -> FastAPI:
+    """A classifier as an ASGI application; its service is `app.state.service`.
+
+    Args:
+        classifier: Or what loads it, for a server that answers `/healthz` in the meantime.
+        limits: What is refused; None takes the defaults.
+        token: What clients must send as `Authorization: Bearer …`; None asks for none.
+        examples: Pictures that the page offers.
+        batch_size: The most pictures that go through the network together.
+        batch_delay: The longest that a picture waits for others while the network is idle, in seconds.
+        workers: Threads that read pictures; None takes one a processor, at most 8.
+
+    Raises:
+        UserError: If a value is impossible.
+    """
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
+        raise UserError("token: must be printable ASCII without blanks around it, and not empty")
+    service = Service(
+        (lambda: classifier) if isinstance(classifier, Classifier) else classifier,
+        limits=limits or Limits(),
+        batch_size=batch_size,
+        batch_delay=batch_delay,
+        workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.opened():
+            yield
+
+    app = FastAPI(
+        title="skipnets",
+        summary="Tells what pictures show.",
+        version="1",
+        lifespan=lifespan,
+        # Their pages would fetch scripts from elsewhere; the description itself is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    page = (importlib.resources.files("skipnets.serve") / "page.html").read_text("utf-8")
+    app.add_middleware(
+        Guard,
+        service=service,
+        token=token,
+        free=_FREE,
+        counted=_COUNTED,
+        headers={
+            "Cache-Control": "no-store",
+            "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(BusyError, _busy)
+    _add_operations(app, service, page)
+    _add_interface(app, service, examples)
+    return app
+
+
+def _add_operations(app: FastAPI, service: Service, page: str) -> None:
+    """The page, and what watches over a server ask for."""
+    headers = {"Content-Security-Policy": _policy(page)}
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return Response(page, media_type="text/html; charset=utf-8", headers=headers)
+
+    @app.get("/healthz", summary="Whether the process lives", tags=["operation"])
+    async def healthz() -> Status:
+        return Status(status="ok")
+
+    @app.get(
+        "/readyz",
+        summary="Whether pictures are taken",
+        tags=["operation"],
+        responses={503: {"model": Status, "description": "Loading or draining."}},
+    )
+    async def readyz(response: Response) -> Status:
+        if service.state != "ready":
+            response.status_code = 503
+        return Status(status=service.state)
+
+    @app.get(
+        "/metrics",
+        summary="Counters for Prometheus",
+        tags=["operation"],
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}},
+    )
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) -> None:
+    """What a client asks about pictures."""
+    limits = service.limits
+    unreadable: _Responses = {
+        422: {"model": Unreadable | Failure, "description": "No picture could be read, or bad input."}
+    }
+    png: _Responses = {200: {"content": {"image/png": {}}, "description": "Coloured by Grad-CAM."}}
+    picture: _Responses = {200: {"content": {"image/jpeg": {}, "image/png": {}}}}
+
+    @app.get("/v1/model", summary="What is served", tags=["v1"], responses=_refusals(401, 503))
+    async def model() -> ModelAnswer:
+        classifier = service.classifier
+        return ModelAnswer(
+            name=str(classifier.architecture["name"]),
+            classes=list(classifier.classes),
+            preprocessing=classifier.preprocessing.to_dict(),
+            architecture=classifier.architecture,
+            provenance=classifier.provenance,
+            temperature=classifier.temperature,
+            runtime=RuntimeNames(name=classifier.runtime.name, device=classifier.runtime.device),
+            explains=service.explains,
+            examples=[example.name for example in examples],
+            limits=Bounds(
+                body_bytes=limits.body_bytes,
+                files=limits.files,
+                pixels=limits.pixels,
+                seconds=limits.seconds,
+                top_k=_TOP_K,
+            ),
+        )
+
+    @app.post(
+        "/v1/predict",
+        summary="What pictures show",
+        tags=["v1"],
+        response_model=Answers,
+        responses=unreadable | _refusals(400, 401, 408, 413, 415, 503, 504),
+        openapi_extra=_form("files", {"type": "array", "items": _PICTURE, "maxItems": limits.files}),
+    )
+    async def predict(
+        request: Request, top_k: Annotated[int, Query(ge=1, le=_TOP_K, examples=[3])] = 5
+    ) -> Response:
+        """Send each picture as a part `files`: `curl -F files=@a.jpg -F files=@b.png …/v1/predict`.
+
+        A picture that cannot be read has an `error`; the others are answered. The status is 422 only if none
+        could be read.
+        """
+        with service.admitted() as take:
+            async with _read_form(request, limits.files) as form:
+                uploads = _uploads(form)
+                take(len(uploads))
+                predictions = await service.predict(uploads, top_k)
+        answers: dict[str, Any] = {"predictions": [_answer(prediction) for prediction in predictions]}
+        if all(prediction.error is not None for prediction in predictions):
+            answers["detail"] = f"no picture could be read: {predictions[0].error}"
+        return JSONResponse(answers, 422 if "detail" in answers else 200)
+
+    @app.post(
+        "/v1/explain",
+        summary="Where the classifier looked",
+        tags=["v1"],
+        response_class=Response,
+        responses=png | _refusals(400, 401, 408, 413, 415, 422, 501, 503, 504),
+        openapi_extra=_form("file", _PICTURE, label={"type": "string", "examples": ["cat"]}),
+    )
+    async def explain(request: Request) -> Response:
+        """Send one picture, and the class in question as `label`: without it, it is the most probable one."""
+        if service.state == "ready" and not service.explains:
+            raise HTTPException(501, _no_explanations(service.classifier))
+        with service.admitted():
+            async with _read_form(request, 1) as form:
+                label = form.get("label")
+                try:
+                    shown = await service.explain(
+                        _uploads(form)[0], label if isinstance(label, str) and label else None
+                    )
+                except UserError as error:
+                    raise HTTPException(422, str(error)) from error
+        return Response(shown, media_type="image/png")
+
+    @app.get(
+        "/v1/examples/{index}",
+        summary="A picture to try",
+        tags=["v1"],
+        response_class=Response,
+        responses=picture | _refusals(401, 404),
+    )
+    async def example(index: int) -> Response:
+        if not 0 <= index < len(examples):
+            raise HTTPException(404, f"there are {len(examples)} examples")
+        return Response(examples[index].content, media_type=examples[index].media_type)
+
+
+@asynccontextmanager
+async def _read_form(request: Request, files: int) -> AsyncIterator[FormData]:
+    """The form of a request; its files, which larger than a mebibyte lie on the disk, go with the block."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise HTTPException(415, f"pictures come as multipart/form-data, not as {kind or 'a bare body'}")
+    try:
+        form = await request.form(max_files=files, max_fields=files, max_part_size=2**16)
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the client went away") from error
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+def _uploads(form: FormData) -> list[Upload]:
+    uploads = [
+        Upload((part.filename or "")[:_NAME_LENGTH], part.file)
+        for _, part in form.multi_items()
+        if isinstance(part, UploadFile)
+    ]
+    if not uploads:
+        raise HTTPException(422, "there is no picture: send each as a file, as in curl -F files=@picture.jpg")
+    return uploads
+
+
+def _answer(prediction: Prediction) -> dict[str, Any]:
+    """An `Answer`, which is not built for it: that takes longer than a small network."""
+    return {
+        "file": prediction.source,
+        "label": prediction.label,
+        "probability": prediction.probability,
+        "ranking": [{"label": label, "probability": share} for label, share in prediction.ranking],
+        "error": prediction.error,
+    }
+
+
+def _no_explanations(classifier: Classifier) -> str:
+    if classifier.export is not None or classifier.runtime.name != "torch":
+        return (
+            f"runtime {classifier.runtime.name} gives no gradients: "
+            "serve the model file with --runtime torch to see where it looks"
+        )
+    return 'this needs the extra "explain" on the server: pip install "skipnets[explain]"'
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+
+
+async def _busy(_: Request, error: Exception) -> Response:
+    assert isinstance(error, BusyError)
+    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": str(error.seconds)})
+
+
+def _policy(page: str) -> str:
+    """What the page may do: run its own script and style, show what it has, ask this server. Nothing else."""
+    script, style = (_digests(page, tag) for tag in ("script", "style"))
+    return (
+        f"default-src 'none'; script-src {script}; style-src {style}; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _digests(page: str, tag: str) -> str:
+    found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in found]
+    return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"

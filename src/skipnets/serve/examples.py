@@ -1,0 +1,75 @@
+"""Pictures that the page offers to whoever has none at hand."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from skipnets.data.decoding import Source, UndecodablePicture, open_picture
+from skipnets.data.sources import open_pictures, pictures_below
+from skipnets.errors import UserError
+
+__all__ = ["Example", "find_examples"]
+
+_LONGEST_SIDE = 640
+_LOSSLESS_SIDE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A picture, ready to be sent.
+
+    Attributes:
+        name: For people.
+        content: The file: smaller than the original, and without what else that carries, such as where it
+            was taken.
+        media_type: Of the file.
+    """
+
+    name: str
+    content: bytes
+    media_type: str
+
+
+def find_examples(data: str | Path, *, count: int = 8) -> list[Example]:
+    """Choose pictures of different kinds and hold them in memory.
+
+    Args:
+        data: A folder of pictures, in subfolders or not, a manifest, or a named set.
+        count: How many, at most.
+
+    Raises:
+        UserError: If there are none that can be read.
+    """
+    if Path(data).is_dir():
+        named: list[tuple[str, Source]] = [(path.stem, path) for path in pictures_below(Path(data))]
+    else:
+        pictures = open_pictures(str(data), fractions=None).split("test")
+        order = pictures.labels.argsort(kind="stable").tolist()
+        named = [(pictures.classes[pictures.labels[index]], pictures.source(index)) for index in order]
+    examples = []
+    # Neighbours are of one class: those that lie far apart show different things.
+    for place in range(min(count, len(named))):
+        name, source = named[place * len(named) // min(count, len(named))]
+        try:
+            examples.append(_example(name, open_picture(source)))
+        except UndecodablePicture:
+            continue
+    if not examples:
+        raise UserError(f"examples: {data} holds no pictures that can be read")
+    return examples
+
+
+def _example(name: str, picture: Image.Image) -> Example:
+    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    # Pixels alone: what else a file carries is nobody's business.
+    bare = Image.frombytes(picture.mode, picture.size, picture.tobytes())
+    file = io.BytesIO()
+    if max(picture.size) <= _LOSSLESS_SIDE:
+        bare.save(file, "PNG")
+        return Example(name=name, content=file.getvalue(), media_type="image/png")
+    bare.save(file, "JPEG", quality=90)
+    return Example(name=name, content=file.getvalue(), media_type="image/jpeg")

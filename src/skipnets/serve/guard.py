@@ -1,0 +1,176 @@
+"""What holds for every request, before and behind the routes: limits, the token, headers, counting.
+
+Plain ASGI: a request's body passes through here in pieces as it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from skipnets.serve.service import Service
+
+__all__ = ["Guard"]
+
+_LOG = logging.getLogger("skipnets")
+
+# A client that is still sending when the answer comes would see a broken connection, not the answer.
+_SECONDS_TO_DISCARD = 2.0
+
+
+class Guard:
+    """An ASGI middleware.
+
+    Args:
+        app: The routes.
+        service: Whose limits hold and whose metrics count.
+        token: What a client must show, except on `free` paths; None asks for none.
+        free: Paths that are open to everybody.
+        counted: Paths that metrics tell apart.
+        headers: Added to every answer, unless a route has set them.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        service: Service,
+        token: str | None,
+        free: frozenset[str],
+        counted: frozenset[str],
+        headers: Mapping[str, str],
+    ) -> None:
+        self._app = app
+        self._service = service
+        self._token = None if token is None else f"bearer {token}".encode()
+        self._free = free
+        self._counted = counted
+        self._headers = dict(headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection's request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        body = _Body(scope, receive, self._service.limits.body_bytes)
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+                if not timeout.expired():
+                    await body.discard()
+            await send(message)
+
+        self._service.running += 1
+        try:
+            async with asyncio.timeout(self._service.limits.seconds) as timeout:
+                if self._is_let_in(scope):
+                    await self._app(scope, body.receive, answer)
+                else:
+                    refusal = _refusal(401, "a token is needed: Authorization: Bearer …")
+                    refusal.headers["WWW-Authenticate"] = "Bearer"
+                    await refusal(scope, receive, answer)
+        except TimeoutError:
+            if not timeout.expired() or status:
+                raise
+            seconds = f"{self._service.limits.seconds:g} s"
+            late = (
+                _refusal(504, f"no answer within {seconds}")
+                if body.complete
+                else _refusal(408, f"the request did not arrive within {seconds}")
+            )
+            late.headers["Connection"] = "close"
+            await late(scope, receive, answer)
+        except Exception:
+            _LOG.exception("%s %s failed", scope["method"], scope["path"])
+            if not status:
+                await _refusal(500, "internal error; the server's log has more")(scope, receive, answer)
+        finally:
+            self._service.running -= 1
+            path = scope["path"] if scope["path"] in self._counted else "other"
+            self._service.metrics.requests.labels(path, str(status)).inc()
+            self._service.metrics.request_seconds.labels(path).observe(time.perf_counter() - start)
+
+    def _is_let_in(self, scope: Scope) -> bool:
+        if self._token is None or scope["path"] in self._free:
+            return True
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        scheme, _, token = given.partition(b" ")
+        # In constant time: how long a comparison takes must not tell how much of a guess was right.
+        return hmac.compare_digest(scheme.lower() + b" " + token, self._token)
+
+
+class _Body:
+    """A request's body on its way, counted.
+
+    Args:
+        scope: Of the request.
+        receive: Where the pieces come from.
+        limit: The most bytes.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
+        headers = Headers(scope=scope)
+        announced = headers.get("content-length", "0")
+        self.complete = announced == "0" and "transfer-encoding" not in headers
+        self._announced = int(announced) if announced.isdecimal() else 0
+        self._waits = headers.get("expect", "").lower() == "100-continue"
+        self._receive = receive
+        self._limit = limit
+        self._size = 0
+
+    async def receive(self) -> Message:
+        """The next piece.
+
+        Raises:
+            HTTPException: If there is more than the limit.
+        """
+        if self._announced > self._limit:
+            raise self._too_large()
+        # Once asked for, a body that was waiting for it comes.
+        self._waits = False
+        message = await self._next()
+        if self._size > self._limit:
+            raise self._too_large()
+        return message
+
+    async def discard(self) -> None:
+        """Take in, for a moment, what nobody has read, so that the client comes to read the answer."""
+        if self.complete or self._waits:
+            return
+        most = self._size + self._limit
+        try:
+            async with asyncio.timeout(_SECONDS_TO_DISCARD):
+                while not self.complete and self._size <= most:
+                    await self._next()
+        except TimeoutError:
+            pass
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        return message
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(
+            413, f"the request holds more than {self._limit:,} bytes, the most that is taken"
+        )
+
+
+def _refusal(status: int, detail: str) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status)

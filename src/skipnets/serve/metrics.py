@@ -1,0 +1,50 @@
+"""What a server counts, in Prometheus' form."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.exposition import generate_latest
+
+__all__ = ["Metrics"]
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_PICTURES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The counters of one server, in a registry of its own: a process may hold several."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "skipnets_requests", "Answered requests.", ["path", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "skipnets_request_seconds",
+            "From the head of a request to the end of its answer.",
+            ["path"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.pictures = Counter(
+            "skipnets_pictures", "Pictures, answered or unreadable.", ["outcome"], registry=registry
+        )
+        self.queue = Gauge(
+            "skipnets_queue_pictures", "Pictures that are being read, waiting or computed.", registry=registry
+        )
+        self.batch_pictures = Histogram(
+            "skipnets_batch_pictures",
+            "Pictures that went through the network together.",
+            buckets=_PICTURES,
+            registry=registry,
+        )
+        self.batch_seconds = Histogram(
+            "skipnets_batch_seconds", "The network, for a batch.", buckets=_SECONDS, registry=registry
+        )
+        self.ready = Gauge("skipnets_ready", "1 if the server takes pictures.", registry=registry)
+        self.model = Info("skipnets_model", "What is served.", registry=registry)
+
+    def text(self) -> bytes:
+        """All of them, as `prometheus_client.CONTENT_TYPE_LATEST`."""
+        return generate_latest(self._registry)

@@ -1,0 +1,258 @@
+"""A classifier at work for many at once: what is under way, who must wait, who is refused.
+
+Pictures are read by a pool of threads, the network runs in one thread (and in those of its runtime); the
+event loop does neither.
+
+N is the pictures of a batch; H, W and C their height, width and channels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from skipnets.classifier import Classifier, Prediction
+from skipnets.data.decoding import UndecodablePicture, open_picture
+from skipnets.errors import UserError
+from skipnets.serve.batching import Batcher
+from skipnets.serve.explaining import can_explain, explanation_png
+from skipnets.serve.limits import Limits
+from skipnets.serve.metrics import Metrics
+
+__all__ = ["BusyError", "Service", "Upload"]
+
+State = Literal["loading", "ready", "draining", "failed"]
+
+
+class BusyError(Exception):
+    """A request that is refused for now.
+
+    Args:
+        reason: One line.
+        seconds: After how long it is worth coming again.
+    """
+
+    def __init__(self, reason: str, seconds: int) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that a client sent.
+
+    Args:
+        name: As the client calls it; it is never used as a path.
+        file: Its bytes.
+    """
+
+    name: str
+    file: BinaryIO
+
+
+class Service:
+    """What the routes ask.
+
+    Args:
+        load: Gives the classifier; called once, in the network's thread.
+        limits: What is refused.
+        batch_size: The most pictures that go through the network together.
+        batch_delay: The longest that a picture waits for others, in seconds.
+        workers: Threads that read pictures.
+
+    Attributes:
+        state: Pictures are taken while it is "ready".
+        failure: Why loading failed, if it did.
+        running: Requests under way, of which `drained` speaks.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Classifier],
+        *,
+        limits: Limits,
+        batch_size: int,
+        batch_delay: float,
+        workers: int,
+    ) -> None:
+        if workers < 1:
+            raise UserError(f"workers must be at least 1, not {workers}")
+        self.limits = limits
+        self.metrics = Metrics()
+        self.state: State = "loading"
+        self.failure: Exception | None = None
+        self.running = 0
+        self._load = load
+        self._classifier: Classifier | None = None
+        self._explains = False
+        self._admitted = 0
+        self._seconds_a_picture = 0.05
+        self._readers = ThreadPoolExecutor(workers, thread_name_prefix="reader")
+        self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._batcher = Batcher(self._answer, self._network, batch_size=batch_size, delay=batch_delay)
+
+    @property
+    def classifier(self) -> Classifier:
+        """What is served.
+
+        Raises:
+            BusyError: If it is not loaded yet.
+        """
+        if self._classifier is None:
+            raise BusyError("the model is being loaded", 1)
+        return self._classifier
+
+    @property
+    def explains(self) -> bool:
+        """Whether the classifier can show where it looks."""
+        return self._explains
+
+    @property
+    def drained(self) -> bool:
+        """Whether no more pictures are taken and none are under way."""
+        return self.state == "draining" and self.running == 0
+
+    def drain(self) -> None:
+        """Take no more pictures; what is under way goes on."""
+        self._become("draining")
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Load the classifier and answer, as long as the block runs."""
+        tasks = [asyncio.create_task(self._open()), asyncio.create_task(self._batcher.run())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._readers.shutdown(wait=False, cancel_futures=True)
+            self._network.shutdown(wait=False, cancel_futures=True)
+
+    @contextlib.contextmanager
+    def admitted(self) -> Iterator[Callable[[int], None]]:
+        """A place in the queue for a request of as yet unknown size.
+
+        Yields:
+            What takes places for this many pictures in place of the one.
+
+        Raises:
+            BusyError: If there is no room, or pictures are not taken yet or any more. What is yielded may
+                raise it, too.
+        """
+        if self.state != "ready":
+            raise BusyError(f"the server is {self.state}", 1 if self.state == "loading" else 5)
+        places = 0
+
+        def take(count: int) -> None:
+            nonlocal places
+            if self._admitted + count - places > self.limits.queue:
+                seconds = math.ceil(self._admitted * self._seconds_a_picture)
+                raise BusyError(
+                    f"{self._admitted} pictures are waiting, of {self.limits.queue} at most",
+                    min(max(seconds, 1), 60),
+                )
+            self._admitted += count - places
+            places = count
+            self.metrics.queue.set(self._admitted)
+
+        take(1)
+        try:
+            yield take
+        finally:
+            self._admitted -= places
+            self.metrics.queue.set(self._admitted)
+
+    async def predict(self, uploads: Sequence[Upload], top_k: int) -> list[Prediction]:
+        """What each picture shows; one that cannot be read has an error and stops nothing."""
+        return await asyncio.gather(*[self._predict(upload, top_k) for upload in uploads])
+
+    async def explain(self, upload: Upload, label: str | None) -> bytes:
+        """A PNG of the picture, coloured where it speaks for a class; None takes the most probable one.
+
+        Only where the service `explains`.
+
+        Raises:
+            UserError: If the picture cannot be read or the class is unknown.
+        """
+        loop = asyncio.get_running_loop()
+        classifier = self.classifier
+        picture = await loop.run_in_executor(self._readers, self._open_picture, upload)
+        return await loop.run_in_executor(self._network, explanation_png, classifier, picture, label)
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._network, self._warm_up)
+        except Exception as error:
+            self.failure = error
+            self._become("failed")
+            return
+        if self.state == "loading":
+            self._become("ready")
+
+    def _warm_up(self) -> None:
+        """Load, and answer once, so that the first client need not wait for what runtimes do but once."""
+        classifier = self._load()
+        preprocessing = classifier.preprocessing
+        _probabilities(classifier, np.zeros((1, *preprocessing.size, preprocessing.channels), np.uint8))
+        self._explains = can_explain(classifier)
+        self._classifier = classifier
+        self.metrics.model.info(
+            {
+                "name": str(classifier.architecture["name"]),
+                "runtime": classifier.runtime.name,
+                "skipnets_version": importlib.metadata.version("skipnets"),
+            }
+        )
+
+    def _become(self, state: State) -> None:
+        self.state = state
+        self.metrics.ready.set(state == "ready")
+
+    async def _predict(self, upload: Upload, top_k: int) -> Prediction:
+        classifier = self.classifier
+        loop = asyncio.get_running_loop()
+        try:
+            pixels = await loop.run_in_executor(self._readers, self._pixels, upload)
+        except UndecodablePicture as error:
+            self.metrics.pictures.labels("unreadable").inc()
+            return Prediction(source=upload.name, error=str(error).removeprefix("picture: "))
+        ranking = classifier.ranking(await self._batcher.ask(pixels), top_k)
+        self.metrics.pictures.labels("answered").inc()
+        return Prediction(source=upload.name, label=ranking[0][0], probability=ranking[0][1], ranking=ranking)
+
+    def _open_picture(self, upload: Upload) -> Image.Image:
+        channels = self.classifier.preprocessing.channels
+        return open_picture(upload.file, channels, max_pixels=self.limits.pixels)
+
+    def _pixels(self, upload: Upload) -> NDArray[np.uint8]:
+        return self.classifier.preprocessing.pixels(self._open_picture(upload))
+
+    def _answer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """(N, H, W, C) → (N, classes), timed."""
+        start = time.perf_counter()
+        probabilities = _probabilities(self.classifier, pixels)
+        seconds = time.perf_counter() - start
+        self.metrics.batch_pictures.observe(len(pixels))
+        self.metrics.batch_seconds.observe(seconds)
+        self._seconds_a_picture += (seconds / len(pixels) - self._seconds_a_picture) / 8
+        return probabilities
+
+
+def _probabilities(classifier: Classifier, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(N, H, W, C) → (N, classes)."""
+    normalises = classifier.runtime.input_type == "uint8"
+    prepare = classifier.preprocessing.planes if normalises else classifier.preprocessing.normalise
+    return classifier.probabilities(prepare(pixels))
