@@ -97,7 +97,7 @@ def test_every_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     make_classifier().save(tmp_path / "model.safetensors")
     words = [
         tmp_path,
-        "--batches",
+        "--batch-size",
         2,
         "--seconds",
         0,

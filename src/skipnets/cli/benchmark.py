@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json as json_format
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.table import Table
 
-from skipnets.classifier import describe
 from skipnets.cli.output import print_table
 from skipnets.deploy.benchmark import SpeedTable
 from skipnets.files import atomic_path
-from skipnets.models.registry import config_from_dict
 
 
 def benchmark(
-    model: Path,
+    model: str,
     /,
     *,
     training: bool = False,
-    batches: list[int] | None = None,
+    batch_size: list[int] | None = None,
     seconds: float = 20.0,
     compiled: bool = True,
     int8: bool = True,
@@ -33,12 +32,15 @@ def benchmark(
     For example:
 
         skipnets benchmark runs/cats
-        skipnets benchmark runs/cats/model.onnx --batches 1 8 --json speeds.json
+        skipnets benchmark runs/cats/model.onnx --batch-size 1 8 --json speeds.json
+        skipnets benchmark densenet_bc100_k12 --training --batch-size 64
 
     Args:
-        model: A model file, a run folder, or an export, which is timed alone.
-        training: Time training steps instead of predictions.
-        batches: Numbers of pictures a call. Default: 1 and 16; 16 with --training.
+        model: A model file, a run folder, or an export, which is timed alone. With --training also a model's
+            name.
+        training: Measure training steps instead of predictions: time, memory, and the largest batch that
+            fits, for each way in which dense blocks can run.
+        batch_size: Pictures a call or step, or several such numbers. Default: 1 and 16; 16 with --training.
         seconds: How long the timing of one batch size takes, at least.
         compiled: Time torch.compile, too; it first takes a minute or two.
         int8: Time 8-bit graphs, too.
@@ -47,13 +49,13 @@ def benchmark(
         threads: CPU threads of every contender. Default: one a processor.
     """
     if training:
-        _training(model, batches or [16], json=json, threads=threads)
+        _training(model, batch_size or [16], json=json, threads=threads)
         return
     from skipnets.deploy.benchmark import compare_speeds
 
     table = compare_speeds(
-        model,
-        batches=batches or (1, 16),
+        Path(model),
+        batches=batch_size or (1, 16),
         seconds=seconds,
         threads=threads,
         compiled=compiled,
@@ -65,17 +67,18 @@ def benchmark(
     print_speeds(table)
 
 
-def _training(model: Path, batches: list[int], *, json: Path | None, threads: int | None) -> None:
+def _training(model: str, batches: list[int], *, json: Path | None, threads: int | None) -> None:
     """Time and memory of a training step, under every execution of dense blocks."""
+    from skipnets.insight.source import architecture_of
     from skipnets.training.benchmark import training_costs
 
-    about = describe(model)
-    config = config_from_dict(about["architecture"])
-    height, width = about["preprocessing"]["size"]
+    found = architecture_of(model)
     costs = [
         cost
         for batch in batches
-        for cost in training_costs(config, batch_size=batch, size=max(height, width), threads=threads)
+        for cost in training_costs(
+            found.config, batch_size=batch, size=max(found.input_size), threads=threads, report=_say
+        )
     ]
     if json is not None:
         with atomic_path(json) as temporary:
@@ -96,6 +99,11 @@ def _training(model: Path, batches: list[int], *, json: Path | None, threads: in
             "" if cost.largest_batch is None else str(cost.largest_batch),
         )
     print_table(shown)
+
+
+def _say(line: str) -> None:
+    """What is being measured."""
+    sys.stderr.write(f"{line}\n")
 
 
 def print_speeds(table: SpeedTable) -> None:

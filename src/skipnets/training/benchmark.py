@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,6 +58,7 @@ def training_costs(
     steps: int = 5,
     device: str = "cpu",
     threads: int | None = None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> list[StepCost]:
     """Measure a training step of a model under every block execution that it has.
 
@@ -68,6 +69,7 @@ def training_costs(
         steps: Measured steps; one more comes before them.
         device: Where to train.
         threads: Threads of PyTorch; None leaves the choice to it.
+        report: Is told what is measured next.
     """
     if batch_size < 2:
         raise UserError(f"batch_size={batch_size} is too small to train with batch norms: 2 is the least")
@@ -75,6 +77,7 @@ def training_costs(
     request = {"size": size, "device": device, "threads": threads, "model": config_to_dict(config)}
     costs = []
     for execution in executions:
+        report(f"training steps of {config.name}, batch of {batch_size}, {size}×{size}: {execution}")
         cost = _measure({**request, "execution": execution, "batch_size": batch_size, "steps": steps})
         half = _measure({**request, "execution": execution, "batch_size": batch_size // 2, "steps": 0})
         costs.append(StepCost(**{**asdict(cost), "largest_batch": _largest_batch(half, cost, device)}))
