@@ -26,7 +26,7 @@ def can_explain(classifier: Classifier) -> bool:
         return False
     try:
         import skipnets.insight.attribution
-        import skipnets.insight.overlay  # noqa: F401
+        import skipnets.insight.overlays  # noqa: F401
     except (UserError, ModuleNotFoundError):
         return False
     return True
