@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -41,6 +43,15 @@ def test_rooms_are_reached_without_importing_them() -> None:
         "import skipnets; skipnets.evaluation.write_table; skipnets.models.list_models; skipnets.runtimes"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_no_public_name_is_that_of_a_module_beside_it() -> None:
+    """`from skipnets.insight import overlay` would give a function or a module, as the case may be."""
+    for package in pkgutil.iter_modules(skipnets.__path__):
+        if package.ispkg:
+            room = importlib.import_module(f"skipnets.{package.name}")
+            modules = {module.name for module in pkgutil.iter_modules(room.__path__)}
+            assert not modules & set(getattr(room, "__all__", ())), package.name
 
 
 def test_unknown_names_are_attribute_errors() -> None:

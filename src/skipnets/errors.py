@@ -13,9 +13,13 @@ class UserError(ValueError):
     """
 
 
-def missing_extra(extra: str) -> UserError:
+class MissingExtraError(UserError):
+    """Libraries that a feature needs are not installed."""
+
+
+def missing_extra(extra: str) -> MissingExtraError:
     """The error for a feature whose libraries are not installed, with the command that brings them."""
-    return UserError(f'this needs the extra "{extra}": pip install "skipnets[{extra}]"')
+    return MissingExtraError(f'this needs the extra "{extra}": pip install "skipnets[{extra}]"')
 
 
 def near_matches(wrong: str, known: Iterable[str]) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from skipnets.errors import UserError
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -16,15 +18,30 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The temporary name keeps the suffix, for libraries that choose a format by it. The parent folder is
     created. A file replaces the one that is there; a folder may only take a free name.
+
+    Raises:
+        UserError: If the system does not let it be written.
     """
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(final, error) from error
     temporary = final.with_name(f".{final.stem}.{uuid.uuid4().hex[:8]}.tmp{final.suffix}")
     try:
         yield temporary
         temporary.replace(final)
+    except OSError as error:
+        # Other files that the block deals with are none of our business.
+        if error.filename is None or os.fsdecode(error.filename) != str(temporary):
+            raise
+        raise _refused(final, error) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _refused(final: Path, error: OSError) -> UserError:
+    return UserError(f"{final} cannot be written: {error.strerror}")

@@ -71,8 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (cyclopts.CycloptsError, UserError) as error:
         _say(str(error))
         return 2
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("skipnets"):
+    except ImportError as error:
+        # Where it is the command's own module that cannot be imported, cyclopts wraps the reason.
+        missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+        if not isinstance(missing, ModuleNotFoundError) or (missing.name or "skipnets").startswith(
+            "skipnets"
+        ):
             raise
         _say(str(missing_extra("train")))
         return 2

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from skipnets.classifier import load
 from skipnets.cli.output import progress_bar
+from skipnets.cli.paths import expand
 from skipnets.errors import UserError
 from skipnets.insight.attribution import Method
 from skipnets.insight.attribution import explain as explain_pictures
-from skipnets.insight.overlay import save_explanations
+from skipnets.insight.overlays import save_explanations
 
 
 def explain(
     model: Path,
-    pictures: list[Path],
+    pictures: Annotated[list[str], Parameter(allow_leading_hyphen=True)],
     /,
     *,
     output: Path,
@@ -34,7 +38,7 @@ def explain(
 
     Args:
         model: A model file or a run folder.
-        pictures: Files.
+        pictures: Files, folders of pictures, patterns, or - for paths on standard input, one a line.
         output: A .png file for the contact sheet; a folder of the same name gets every overlay (PNG) and map
             (NPY) at the picture's own resolution.
         classes: Which classes to explain. Default: for each picture the most probable one.
@@ -46,14 +50,13 @@ def explain(
     """
     if output.suffix.lower() != ".png":
         raise UserError(f"output: {output} must end in .png")
+    paths = [path for word in pictures for path in expand(word)]
+    if not paths:
+        raise UserError("pictures: standard input holds no paths")
     classifier = load(model, runtime="torch", device=device, threads=threads)
+    explanations = explain_pictures(classifier, paths, classes=classes, method=method, stage=stage)
     with progress_bar() as progress:
-        found = list(
-            progress.track(
-                explain_pictures(classifier, pictures, classes=classes, method=method, stage=stage),
-                total=len(pictures),
-                description="explaining",
-            )
+        sheet, folder = save_explanations(
+            progress.track(explanations, total=len(paths), description="explaining"), output
         )
-    sheet, folder = save_explanations(found, output)
-    print(f"{sheet}: {len(found)} pictures; overlays and maps in {folder}", file=sys.stderr)  # noqa: T201
+    print(f"{sheet}; overlays and maps in {folder}", file=sys.stderr)  # noqa: T201

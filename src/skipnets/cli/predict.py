@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from skipnets.classifier import Prediction, load
 from skipnets.cli.output import print_failures, print_table, progress_bar
-from skipnets.data.sources import pictures_below
+from skipnets.cli.paths import expand
 from skipnets.errors import UserError
 from skipnets.evaluation.tables import check_table_path, write_table
 
@@ -51,7 +50,7 @@ def predict(
     """
     if output is not None:
         check_table_path(output)
-    pictures = [picture for path in paths for picture in _expand(path)]
+    pictures = [picture for path in paths for picture in expand(path)]
     if not pictures:
         raise UserError("paths: standard input holds no paths")
     classifier = load(model, runtime=runtime, device=device, threads=threads)
@@ -66,23 +65,6 @@ def predict(
     if failures:
         print_failures(failures, of=len(rows))
     return 1 if failures else 0
-
-
-def _expand(path: str) -> list[str]:
-    """The pictures that one word of the command line stands for."""
-    if path == "-":
-        return [line for line in map(str.rstrip, sys.stdin) if line]
-    if Path(path).is_dir():
-        found = [str(picture) for picture in pictures_below(Path(path))]
-        if not found:
-            raise UserError(f"paths: {path} holds no pictures")
-        return found
-    if Path(path).exists():
-        return [path]
-    matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - absolute patterns work, too
-    if not matches:
-        raise UserError(f"paths: {path} is not there (nor does any file match it as a pattern)")
-    return [picture for match in matches for picture in _expand(match)]
 
 
 def _print(rows: Sequence[Prediction]) -> None:

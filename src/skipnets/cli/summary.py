@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +10,9 @@ from typing import Any, Literal
 from rich.console import Console
 
 from skipnets.errors import UserError
+from skipnets.files import atomic_path
 from skipnets.insight.memory import largest_batch
-from skipnets.insight.summary import summarise
+from skipnets.insight.summary import Summary, summarise
 from skipnets.insight.trace import Execution
 
 
@@ -57,16 +59,28 @@ def summary(
     else:
         pictures = _whole("batch-size", batch_size)
     found = summarise(model, batch_size=pictures, **size)
-    if format == "text":
-        console = Console() if output is None else Console(file=output.open("w", encoding="utf-8"), width=200)
-        wide = console if console.is_terminal else Console(file=console.file, width=200)
-        wide.print(found.to_rich(depth))
+    if format == "text" and output is None:
+        console = Console()
+        (console if console.is_terminal else Console(width=_WIDE)).print(found.to_rich(depth))
         return
-    text = {"markdown": found.to_markdown, "csv": found.to_csv, "json": found.to_json}[format](depth)
+    text = _as_text(found, depth) if format == "text" else _FORMATS[format](found, depth)
+    text = text if text.endswith("\n") else text + "\n"
     if output is None:
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
-    else:
-        output.write_text(text, encoding="utf-8")
+        sys.stdout.write(text)
+        return
+    with atomic_path(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+_WIDE = 200
+_FORMATS = {"markdown": Summary.to_markdown, "csv": Summary.to_csv, "json": Summary.to_json}
+
+
+def _as_text(found: Summary, depth: int) -> str:
+    """The tables without colours, as wide as they need to be."""
+    page = io.StringIO()
+    Console(file=page, width=_WIDE).print(found.to_rich(depth))
+    return "".join(f"{line.rstrip()}\n" for line in page.getvalue().splitlines())
 
 
 def _whole(name: str, text: str) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from skipnets.insight.diagram import draw_diagram
     from skipnets.insight.feature_reuse import DenseReuse, ResidualReuse, reuse, save_reuse
     from skipnets.insight.memory import TrainingMemory, largest_batch, training_memory
-    from skipnets.insight.overlay import contact_sheet, overlay
+    from skipnets.insight.overlays import contact_sheet, overlay
     from skipnets.insight.summary import Summary, summarise
 
 __all__ = [
@@ -39,11 +39,11 @@ _HOME = {
     "ResidualReuse": "feature_reuse",
     "Summary": "summary",
     "TrainingMemory": "memory",
-    "contact_sheet": "overlay",
+    "contact_sheet": "overlays",
     "draw_diagram": "diagram",
     "explain": "attribution",
     "largest_batch": "memory",
-    "overlay": "overlay",
+    "overlay": "overlays",
     "reuse": "feature_reuse",
     "save_reuse": "feature_reuse",
     "summarise": "summary",

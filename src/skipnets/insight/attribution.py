@@ -16,21 +16,23 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
 
 from skipnets.classifier import Classifier
 from skipnets.errors import UserError, missing_extra, near_matches
-from skipnets.insight.modes import evaluating
-from skipnets.insight.source import architecture_of
-from skipnets.insight.trace import Grid, skeleton, trace
 
-try:
+try:  # Before torch, which the same extra brings.
     from captum.attr import IntegratedGradients, LayerGradCam, Occlusion
 except ModuleNotFoundError as error:
     raise missing_extra("explain") from error
+
+import torch
+from torch import Tensor, nn
+
+from skipnets.insight.modes import evaluating
+from skipnets.insight.source import architecture_of
+from skipnets.insight.trace import Grid, skeleton, trace
 
 Method = Literal["gradcam", "integrated-gradients", "occlusion"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from skipnets.errors import MissingExtraError, missing_extra
+
 if TYPE_CHECKING:
     from skipnets.report.comparison import Comparison, compare
     from skipnets.report.page import write_report
@@ -20,4 +22,11 @@ _HOME = {"Comparison": "comparison", "compare": "comparison", "write_report": "p
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    except MissingExtraError as error:  # of a room below; this extra brings those, too
+        raise missing_extra("report") from error
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("skipnets"):
+            raise
+        raise missing_extra("report") from error

@@ -20,7 +20,7 @@ from skipnets.data.preprocessing import UndecodablePicture
 from skipnets.data.sources import Pictures
 from skipnets.errors import UserError
 from skipnets.insight.attribution import Explanation, explain
-from skipnets.insight.overlay import overlay
+from skipnets.insight.overlays import overlay
 from skipnets.report.results import Results
 
 __all__ = ["Album", "Cell", "confusion_cells", "least_certain", "most_confident_mistakes"]

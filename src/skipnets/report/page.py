@@ -18,40 +18,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from skipnets.classifier import Classifier, describe, load, softmax
 from skipnets.data.sources import Pictures, open_pictures
 from skipnets.data.splits import SPLITS, read_splits
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError
+from skipnets.evaluation.calibration import FEW, NoTemperatureError, fit_temperature, reliability
+from skipnets.evaluation.evaluating import evaluate, open_own_pictures
+from skipnets.evaluation.metrics import Metrics, measure, wilson_interval
 from skipnets.files import atomic_path
+from skipnets.report import charts
+from skipnets.report.bootstrap import resample
+from skipnets.report.comparison import figure_interval
+from skipnets.report.gallery import (
+    ALL_CELLS,
+    GALLERY,
+    RIGHT_CELL,
+    WRONG_CELL,
+    Album,
+    confusion_cells,
+    least_certain,
+    most_confident_mistakes,
+)
+from skipnets.report.results import Results, read_results
 from skipnets.training.run import Run
-
-try:
-    import jinja2
-    from markupsafe import Markup
-
-    from skipnets.evaluation.calibration import FEW, NoTemperatureError, fit_temperature, reliability
-    from skipnets.evaluation.evaluating import evaluate, open_own_pictures
-    from skipnets.evaluation.metrics import Metrics, measure, wilson_interval
-    from skipnets.report import charts
-    from skipnets.report.bootstrap import resample
-    from skipnets.report.comparison import figure_interval
-    from skipnets.report.gallery import (
-        ALL_CELLS,
-        GALLERY,
-        RIGHT_CELL,
-        WRONG_CELL,
-        Album,
-        confusion_cells,
-        least_certain,
-        most_confident_mistakes,
-    )
-    from skipnets.report.results import Results, read_results
-except ModuleNotFoundError as error:
-    if error.name is None or error.name.startswith("skipnets"):
-        raise
-    raise missing_extra("report") from error
 
 __all__ = ["write_report"]
 
@@ -110,11 +103,8 @@ def write_report(
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"output: {path} must end in .html")
     page = _page(folder, device=device, threads=threads, workers=workers, progress=progress or _silent)
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"output: {path} cannot be written: {error.strerror or error}") from error
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="replace")
     return path
 
 
@@ -126,7 +116,9 @@ def _page(
     workers: int,
     progress: Callable[[str, int, int], object],
 ) -> str:
-    for file in (run.folder, run.config_file, run.splits, run.model):
+    if not run.folder.is_dir():
+        raise UserError(f"{run.folder} is not a run folder: give one that training wrote")
+    for file in (run.config_file, run.splits, run.model):
         if not file.exists():
             raise UserError(
                 f"{run.folder} is not a run folder (no {file.name}): give one that training wrote"

@@ -13,16 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 from numpy.typing import NDArray
 
 from skipnets.classifier import describe, softmax
-from skipnets.errors import UserError, missing_extra
-
-try:
-    import pyarrow
-    import pyarrow.parquet
-except ModuleNotFoundError as error:
-    raise missing_extra("report") from error
+from skipnets.errors import UserError
 
 __all__ = ["Results", "read_results"]
 

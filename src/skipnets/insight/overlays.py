@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.insight.attribution import Explanation
 
@@ -33,48 +36,33 @@ def overlay(explanation: Explanation) -> Image.Image:
     return Image.fromarray(np.rint(255 * np.clip(mixed, 0, 1)).astype(np.uint8))
 
 
-def contact_sheet(explanations: Sequence[Sequence[Explanation]]) -> Image.Image:
-    """A row for each picture: the picture itself, then an overlay for each class that was explained."""
-    columns = 1 + max(len(row) for row in explanations)
-    # A single class leaves room for two pictures side by side.
-    groups = 2 if columns == 2 and len(explanations) > 3 else 1
-    lines = -(-len(explanations) // groups)
-    width = _GAP + groups * columns * (_CELL + _GAP) + (groups - 1) * _GAP
-    height = _GAP + lines * (_CELL + _TEXT + _GAP)
-    sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, row in enumerate(explanations):
-        line, group = divmod(index, groups)
-        top = _GAP + line * (_CELL + _TEXT + _GAP)
-        left = _GAP + group * (columns * (_CELL + _GAP) + _GAP)
-        cells = [(row[0].picture.convert("RGB"), Path(row[0].source).name, "")]
-        cells += [
-            (overlay(item), item.label, f"{item.probability:.1%} · {_METHOD_NAMES[item.method]}")
-            for item in row
-        ]
-        for picture, title, note in cells:
-            fitted = _fitted(picture)
-            sheet.paste(fitted, (left, top + _CELL - fitted.height))
-            draw.text((left, top + _CELL + 5), _cut(draw, title, 14), fill=_INK, font=_font(14))
-            draw.text((left, top + _CELL + 23), note, fill=_SOFT_INK, font=_font(12))
-            left += _CELL + _GAP
-    return sheet
+def contact_sheet(explanations: Iterable[Sequence[Explanation]]) -> Image.Image:
+    """The pictures, each with an overlay for every explained class, on a sheet about as wide as it is high.
+
+    Raises:
+        UserError: If there are none.
+    """
+    return _sheet([_cells(row) for row in explanations])
 
 
 def save_explanations(
-    explanations: Sequence[Sequence[Explanation]], output: str | os.PathLike[str]
+    explanations: Iterable[Sequence[Explanation]], output: str | os.PathLike[str]
 ) -> tuple[Path, Path]:
     """Write the contact sheet, and beside it a folder with each overlay (PNG) and each raw map (NPY).
 
     Args:
-        explanations: What `explain` gives.
+        explanations: What `explain` gives; each is written before the next is made.
         output: The sheet, a .png file; the folder has its name without the suffix.
 
     Returns:
         The sheet and the folder.
+
+    Raises:
+        UserError: If there are none, or a file cannot be written.
     """
     path = Path(output)
     folder = path.with_suffix("")
+    cells = []
     for index, row in enumerate(explanations, start=1):
         for item in row:
             stem = f"{index:03}-{_plain_name(Path(item.source).stem)}-{_plain_name(item.label)}"
@@ -82,9 +70,57 @@ def save_explanations(
                 np.save(temporary, item.map())
             with atomic_path(folder / f"{stem}.png") as temporary:
                 overlay(item).save(temporary)
+        cells.append(_cells(row))
     with atomic_path(path) as temporary:
-        contact_sheet(explanations).save(temporary)
+        _sheet(cells).save(temporary)
     return path, folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cell:
+    """One place on the sheet."""
+
+    picture: Image.Image
+    title: str
+    note: str
+
+
+def _cells(row: Sequence[Explanation]) -> list[_Cell]:
+    """A picture, then its overlays, as large as they will be on the sheet."""
+    first = row[0]
+    return [
+        _Cell(picture=_fitted(first.picture.convert("RGB")), title=Path(first.source).name, note=""),
+        *(
+            _Cell(
+                picture=_fitted(overlay(item)),
+                title=item.label,
+                note=f"{item.probability:.1%} · {_METHOD_NAMES[item.method]}",
+            )
+            for item in row
+        ),
+    ]
+
+
+def _sheet(rows: Sequence[Sequence[_Cell]]) -> Image.Image:
+    """Rows from left to right, then down: as many beside one another as make the sheet about square."""
+    if not rows:
+        raise UserError("there is no picture to explain: name at least one")
+    row_width = max(map(len, rows)) * (_CELL + _GAP)
+    row_height = _CELL + _TEXT + _GAP
+    groups = max(round(math.sqrt(len(rows) * row_height / row_width)), 1)
+    lines = -(-len(rows) // groups)
+    # A wider gap sets the groups apart.
+    sheet = Image.new("RGB", (groups * (row_width + _GAP), _GAP + lines * row_height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, row in enumerate(rows):
+        line, group = divmod(index, groups)
+        top, left = _GAP + line * row_height, _GAP + group * (row_width + _GAP)
+        for cell in row:
+            sheet.paste(cell.picture, (left, top + _CELL - cell.picture.height))
+            draw.text((left, top + _CELL + 5), _cut(draw, cell.title, 14), fill=_INK, font=_font(14))
+            draw.text((left, top + _CELL + 23), cell.note, fill=_SOFT_INK, font=_font(12))
+            left += _CELL + _GAP
+    return sheet
 
 
 _METHOD_NAMES = {
