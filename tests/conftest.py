@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import torch
+
+# How long one example takes says more about the machine's other work than about what is tested.
+hypothesis.settings.register_profile("skipnets", deadline=None)
+hypothesis.settings.load_profile("skipnets")
 
 if TYPE_CHECKING:
     from skipnets.classifier import Classifier

@@ -123,7 +123,7 @@ def test_the_deepest_models_take_under_a_second(name: str) -> None:
         trace(skeleton(model_config(name)), (3, 224, 224))
         return time.process_time() - start
 
-    assert min(seconds() for _ in range(3)) < 1
+    assert min(seconds() for _ in range(5)) < 1
 
 
 def test_wrong_pictures_are_refused() -> None:

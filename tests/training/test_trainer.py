@@ -186,7 +186,7 @@ def test_a_run_that_stopped_early_is_not_trained_further(
 ) -> None:
     hopeless = {"lr": 1e-9, "patience": 1, "epochs": 9, "ema": 0.0}
     with monkeypatch.context() as patch:
-        patch.setattr("skipnets.training.trainer._finish", _power_cut)
+        patch.setattr(trainer, "_finish", _power_cut)
         with pytest.raises(RuntimeError, match="power cut"):
             train(tiny(**hopeless))
     run = Run(tmp_path / "run")

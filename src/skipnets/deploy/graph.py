@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import importlib.util
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,9 +25,22 @@ from skipnets.models.densenet import DenseNet
 from skipnets.models.resnet import ResNet
 from skipnets.runtimes.exported import FEATURES, LOGITS, OPENVINO_GRAPH, PICTURES, ExportFormat, PictureType
 
-__all__ = ["Writer", "needs_deploy", "onnx_graph", "openvino_graph", "simplify", "trace", "write_graph"]
+__all__ = [
+    "needs_deploy",
+    "onnx_graph",
+    "openvino_graph",
+    "require_libraries",
+    "simplify",
+    "trace",
+    "write_graph",
+]
 
-Writer = Callable[[Path, str], None]
+_LIBRARIES = {
+    "onnx": ("onnx", "onnxscript"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "pt2": (),
+    "auto": ("onnx", "onnxscript"),
+}
 
 
 class _Deployed(nn.Module):
@@ -129,13 +143,25 @@ def write_graph(graph: Any, file_format: ExportFormat, path: Path, metadata: str
         onnx.helper.set_model_props(graph, {"skipnets": metadata})
         onnx.save(graph, path)
     elif file_format == "openvino":
-        import openvino
+        with needs_deploy():
+            import openvino
 
         path.mkdir(exist_ok=True)
         graph.set_rt_info(metadata, ["skipnets", "metadata"])
         openvino.save_model(graph, path / OPENVINO_GRAPH, compress_to_fp16=False)
     else:
         torch.export.save(graph, path, extra_files={"skipnets.json": metadata})
+
+
+def require_libraries(file_format: str, *, int8: bool) -> None:
+    """Say what is missing before anything is computed that would need it.
+
+    Raises:
+        UserError: A library of the extra "deploy" is not installed.
+    """
+    names = (*_LIBRARIES[file_format], *(("nncf",) if int8 else ()))
+    if any(importlib.util.find_spec(name) is None for name in names):
+        raise missing_extra("deploy")
 
 
 @contextlib.contextmanager
