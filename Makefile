@@ -11,10 +11,26 @@ PYTEST_ENGINE := cd engine && OMP_NUM_THREADS=1 ../$(BIN)/python -P $(PYTEST_OPT
 
 .PHONY: demo test test-all test-engine-sanitized check docs format clean
 
+# Scans of the demo's test split as files: what `predict` takes.
+define WRITE_TEST_SCANS
+import csv
+from skipnets.data import open_pictures
+digits = open_pictures("digits")
+with open("runs/demo/splits.csv", newline="") as file:
+    tested = [int(row["path"].split("/")[1]) for row in csv.DictReader(file) if row["split"] == "test"]
+for number in tested[:5]:
+    digits.open(number).save(f"runs/demo/scan-{number:04d}-shows-{digits.classes[digits.labels[number]]}.png")
+endef
+export WRITE_TEST_SCANS
+
 demo: .venv/installed-train .venv/engine
 	rm -rf runs/demo
 	$(BIN)/skipnets train digits --model densenet_bc40_k12 --model-options.block-config "[4, 4, 4]" \
 		--augmentation crop --epochs 20 --best-by loss --out runs/demo
+	@$(BIN)/python -c "$$WRITE_TEST_SCANS"
+	@if test -s .venv/engine; then echo "Five scans that training never saw, run by the native engine without PyTorch:"; \
+	else echo "Five scans that training never saw:"; fi
+	$(BIN)/skipnets predict runs/demo runs/demo/scan-*.png
 
 test: check docs .venv/engine
 	$(PYTEST) -m "not slow"
