@@ -317,3 +317,10 @@ def test_paths_need_not_be_utf8(tmp_path):
     path = Path(str(tmp_path) + "/\udcff.png")
     Image.fromarray(RGB).save(path)
     np.testing.assert_array_equal(np.asarray(open_picture(path)), RGB)
+
+
+def test_a_stricter_bound_is_judged_before_decoding() -> None:
+    whole = saved(Image.new("L", (20, 10)), "PNG")
+    assert open_picture(whole, max_pixels=200).size == (20, 10)
+    with pytest.raises(UndecodablePicture, match="larger than 199 pixels"):
+        open_picture(whole[:60], max_pixels=199)

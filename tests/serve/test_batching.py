@@ -39,10 +39,13 @@ def with_batcher(
     *,
     batch_size: int = 8,
     delay: float = 0.05,
+    under_way: int = 100,
 ) -> None:
     async def main() -> None:
         with ThreadPoolExecutor(1) as thread:
-            batcher = Batcher(network, thread, batch_size=batch_size, delay=delay)
+            batcher = Batcher(
+                network, thread, batch_size=batch_size, delay=delay, under_way=lambda: under_way
+            )
             running = asyncio.create_task(batcher.run())
             try:
                 await asyncio.wait_for(body(batcher), 10)
@@ -85,15 +88,17 @@ def test_a_picture_waits_for_others_but_not_long() -> None:
     assert network.batches == [[1, 2], [3]]
 
 
-def test_a_lone_picture_is_not_held_back_without_a_delay() -> None:
+@pytest.mark.parametrize(("delay", "under_way"), [(0, 9), (1, 2)])
+def test_nothing_is_held_back_without_a_delay_or_when_all_are_there(delay: float, under_way: int) -> None:
     network = Doubling()
 
     async def body(batcher: Batcher) -> None:
         before = asyncio.get_running_loop().time()
-        await batcher.ask(pixel(1))
+        assert await doubled(batcher, range(2)) == [0, 2]
         assert asyncio.get_running_loop().time() - before < 0.5
 
-    with_batcher(body, network, delay=0)
+    with_batcher(body, network, delay=delay, under_way=under_way)
+    assert network.batches == [[0, 1]]
 
 
 def test_what_comes_while_the_network_is_busy_makes_the_next_batch_at_once() -> None:
@@ -146,4 +151,4 @@ def test_a_failure_is_told_to_those_of_the_batch_and_the_next_one_is_answered() 
 @pytest.mark.parametrize(("batch_size", "delay"), [(0, 0.1), (1, -0.1), (1, 2.0)])
 def test_impossible_values_are_refused(batch_size: int, delay: float) -> None:
     with ThreadPoolExecutor(1) as thread, pytest.raises(UserError, match="batch"):
-        Batcher(Doubling(), thread, batch_size=batch_size, delay=delay)
+        Batcher(Doubling(), thread, batch_size=batch_size, delay=delay, under_way=lambda: 0)

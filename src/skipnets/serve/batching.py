@@ -45,9 +45,19 @@ class Batcher:
         thread: Where the network runs; a batch is computed at a time.
         batch_size: The most pictures of a batch.
         delay: The longest that a picture waits for others while the network has nothing to do, in seconds.
+        under_way: How many pictures there are in all, with those that are still being read: a picture does
+            not wait if there is no other.
     """
 
-    def __init__(self, network: Network, thread: Executor, *, batch_size: int, delay: float) -> None:
+    def __init__(
+        self,
+        network: Network,
+        thread: Executor,
+        *,
+        batch_size: int,
+        delay: float,
+        under_way: Callable[[], int],
+    ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {batch_size}")
         if not 0 <= delay <= 1:
@@ -56,6 +66,7 @@ class Batcher:
         self._thread = thread
         self._batch_size = batch_size
         self._delay = delay
+        self._under_way = under_way
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
 
     async def ask(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -81,6 +92,8 @@ class Batcher:
             try:
                 batch.append(self._queue.get_nowait())
             except asyncio.QueueEmpty:
+                if len(batch) >= self._under_way():
+                    break
                 try:
                     async with asyncio.timeout_at(until):
                         batch.append(await self._queue.get())

@@ -51,9 +51,10 @@ def find_examples(data: str | Path, *, count: int = 8) -> list[Example]:
         order = pictures.labels.argsort(kind="stable").tolist()
         named = [(pictures.classes[pictures.labels[index]], pictures.source(index)) for index in order]
     examples = []
-    # Neighbours are of one class: those that lie far apart show different things.
-    for place in range(min(count, len(named))):
-        name, source = named[place * len(named) // min(count, len(named))]
+    count = min(count, len(named))
+    # Neighbours are of one class: the middles of equal parts show different things.
+    for part in range(count):
+        name, source = named[(2 * part + 1) * len(named) // (2 * count)]
         try:
             examples.append(_example(name, open_picture(source)))
         except UndecodablePicture:

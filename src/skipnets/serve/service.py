@@ -100,7 +100,13 @@ class Service:
         self._seconds_a_picture = 0.05
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="reader")
         self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
-        self._batcher = Batcher(self._answer, self._network, batch_size=batch_size, delay=batch_delay)
+        self._batcher = Batcher(
+            self._answer,
+            self._network,
+            batch_size=batch_size,
+            delay=batch_delay,
+            under_way=lambda: self._admitted,
+        )
 
     @property
     def classifier(self) -> Classifier:

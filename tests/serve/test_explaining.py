@@ -1,0 +1,113 @@
+"""Where a classifier looked, as clients get it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.serve.conftest import ready, served, wait_until
+
+from skipnets.classifier import Classifier
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.insight import explain
+from skipnets.models.factory import create_model
+from skipnets.serve import create_app
+from skipnets.serve.explaining import _for_a_screen, can_explain
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier.from_model(
+        create_model("resnet20", num_classes=3, width=4).eval(),
+        classes=("ant", "bee", "cat"),
+        preprocessing=Preprocessing(size=32, fit="crop"),
+    )
+
+
+@pytest.fixture(scope="module")
+def client(classifier: Classifier) -> Iterator[httpx.Client]:
+    app = create_app(classifier)
+    with served(app) as asking:
+        wait_until(ready(app))
+        yield asking
+
+
+def picture(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)
+
+
+def as_file(image: Image.Image) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [((64, 48), (384, 288)), ((500, 400), (500, 400)), ((2048, 1000), (1024, 500))]
+)
+def test_a_picture_comes_back_coloured_in_a_size_for_screens(
+    client: httpx.Client, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    assert client.get("/v1/model").json()["explains"] is True
+    response = client.post("/v1/explain", files={"file": as_file(picture(*size))}, data={"label": "cat"})
+    assert response.headers["content-type"] == "image/png"
+    coloured = Image.open(io.BytesIO(response.content))
+    assert coloured.size == shown
+    assert np.ptp(np.asarray(coloured, int), axis=2).max() > 40
+
+
+def test_without_a_class_it_is_the_most_probable_one(client: httpx.Client, classifier: Classifier) -> None:
+    image = picture(64, 48)
+    [prediction] = classifier.predict([image])
+    answers = [
+        client.post("/v1/explain", files={"file": as_file(image)}, data=data).content
+        for data in ({}, {"label": prediction.label})
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_what_cannot_be_explained_is_refused_in_one_line(client: httpx.Client) -> None:
+    image = as_file(picture(40, 40)).getvalue()
+    for files, data, said in (
+        ({"file": image}, {"label": "dog"}, 'the model knows no "dog"'),
+        ({"file": b"no picture"}, {}, "not a picture in a known format"),
+        ([("file", image), ("file", image)], {}, "Too many files"),
+    ):
+        response = client.post("/v1/explain", files=files, data=data)
+        assert response.status_code in (400, 422)
+        assert said in response.json()["detail"]
+    assert client.post("/v1/explain", files={"file": image}).status_code == 200
+
+
+def test_the_map_keeps_its_place_on_a_smaller_picture(classifier: Classifier) -> None:
+    [[explanation]] = explain(classifier, [picture(2048, 1024)])
+    small = _for_a_screen(explanation)
+    assert small.picture.size == (1024, 512)
+    halved = explanation.map().reshape(512, 2, 1024, 2).mean((1, 3))
+    difference = np.abs(small.map() - halved)
+    # But for the pixels at the edge of what the network saw.
+    assert np.quantile(difference, 0.99) < 1e-3 * np.abs(halved).max()
+    moved = replace(small, box=explanation.box).map()
+    assert np.quantile(np.abs(moved - halved), 0.99) > 0.1 * np.abs(halved).max()
+
+
+def test_only_a_module_in_pytorch_can_explain(classifier: Classifier) -> None:
+    assert can_explain(classifier)
+    exported = Classifier(
+        architecture=classifier.architecture,
+        classes=classifier.classes,
+        preprocessing=classifier.preprocessing,
+        provenance={},
+        runtime=classifier.runtime,
+        export={"format": "pt2"},
+    )
+    assert not can_explain(exported)
