@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -21,6 +22,7 @@ from tests.serve.conftest import picture, wait_until
 from skipnets.cli import main
 from skipnets.errors import UserError
 from skipnets.serve import create_app, run_server
+from skipnets.serve.server import _bind
 
 # `skipnets serve`; at the end it tells which of the heavy libraries were loaded.
 COMMAND = """
@@ -180,6 +182,33 @@ def test_a_missing_extra_says_what_to_install(
     assert capsys.readouterr().err == (
         'skipnets: this needs the extra "serve": pip install "skipnets[serve]"\n'
     )
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with _bind("127.0.0.1", 0) as listening:
+
+        async def no_delay() -> int:
+            accepted = asyncio.get_running_loop().create_future()
+
+            async def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                made = writer.get_extra_info("socket")
+                accepted.set_result(made.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+                writer.close()
+
+            async with await asyncio.start_server(connected, sock=listening):
+                _, writer = await asyncio.open_connection(*listening.getsockname())
+                found = await accepted
+                writer.close()
+                await writer.wait_closed()
+                return int(found)
+
+        assert asyncio.run(no_delay()) == 1
+
+
+def test_the_package_costs_nothing_to_import() -> None:
+    code = "import sys, skipnets.serve as s; assert sorted(s.__all__) == s.__all__; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert not set(loaded.split()) & {"fastapi", "uvicorn", "pydantic", "numpy", "PIL", "torch"}
 
 
 def test_the_token_may_come_from_the_environment(colours_onnx: Path) -> None:
