@@ -11,15 +11,18 @@ from skipnets.errors import UserError
 from skipnets.insight import largest_batch, training_memory
 from skipnets.insight.memory import parse_bytes
 
-# Prints the bytes of the process before there is a model, and at its peak.
+# Prints the bytes of the process before there is a model, the batch, and the bytes at the peak. The batch is
+# the largest for so many bytes beside the program, unless it is given.
 TRAIN = """
 import re, sys, torch, torch.nn.functional as F
 from skipnets import create_model
-name, size, batch, execution = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+from skipnets.insight import largest_batch
+name, size, execution, batch, room = sys.argv[1], int(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:])
 def memory(kind):
     return int(re.search(kind + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
 torch.set_num_threads(1)
 program = memory("VmRSS")
+batch = batch or largest_batch(name, program + room, input_size=size, execution=execution, program=program)
 model = create_model(name).to(memory_format=torch.channels_last)
 if execution != "plain":
     model.set_block_execution(execution)
@@ -29,12 +32,41 @@ for _ in range(3):
     F.cross_entropy(model(x), torch.zeros(batch, dtype=torch.int64)).backward()
     optimizer.step()
     optimizer.zero_grad()
-print(program, memory("VmHWM"))
+print(program, batch, memory("VmHWM"))
 """
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def _trained(name: str, size: int, execution: str, *, batch: int = 0, room: int = 0) -> tuple[int, int, int]:
+    """The program's bytes, the batch, the peak's bytes."""
+    words = [name, str(size), execution, str(batch), str(room)]
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, *words], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    program, batch, peak = map(int, done.stdout.split())
+    return program, batch, peak
+
+
+@ON_LINUX
+@pytest.mark.parametrize(
+    ("name", "size", "execution"),
+    [
+        ("densenet_bc40_k12", 32, "plain"),
+        pytest.param("densenet_bc40_k12", 32, "linear", marks=pytest.mark.slow),
+        ("resnet20", 32, "plain"),
+        pytest.param("resnet18", 64, "plain", marks=pytest.mark.slow),
+        pytest.param("densenet121", 64, "plain", marks=pytest.mark.slow),
+    ],
+)
+def test_the_batch_that_fits_takes_the_memory_that_was_given(name: str, size: int, execution: str) -> None:
+    room = 512 << 20
+    program, batch, peak = _trained(name, size, execution, room=room)
+    assert batch > 20
+    assert peak == pytest.approx(program + room, rel=0.15)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@ON_LINUX
 @pytest.mark.parametrize(
     ("name", "size", "batch", "execution"),
     [
@@ -48,11 +80,7 @@ print(program, memory("VmHWM"))
     ],
 )
 def test_peak_is_within_15_percent_of_a_process(name: str, size: int, batch: int, execution: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN, name, str(size), str(batch), execution],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    program, peak = map(int, done.stdout.split())
+    program, _, peak = _trained(name, size, execution, batch=batch)
     expected = training_memory(name, batch_size=batch, input_size=size, execution=execution, program=program)
     assert expected.peak == pytest.approx(peak, rel=0.15)
 
