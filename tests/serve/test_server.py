@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import re
 import signal
@@ -17,10 +18,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 from tests.serve.conftest import picture, wait_until
 
+from skipnets.classifier import Classifier
 from skipnets.cli import main
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
+from skipnets.models.factory import create_model
 from skipnets.serve import create_app, run_server
 from skipnets.serve.server import _bind
 
@@ -85,6 +90,24 @@ def test_an_onnx_file_is_served_without_torch(colours_onnx: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (0, "heavy:\n", "")
+
+
+def test_a_model_file_is_served_by_the_engine_without_torch(tmp_path: Path) -> None:
+    pytest.importorskip("skipnets_engine", reason="needs the native engine: pip install ./engine")
+    network = create_model("resnet20", num_classes=3, width=4).eval()
+    made = Classifier.from_model(network, classes=("a", "b", "c"), preprocessing=Preprocessing(size=32))
+    made.save(tmp_path / "model.safetensors")
+    [expected] = made.predict([Image.open(io.BytesIO(picture("green")))])
+    with started(COMMAND, "serve", tmp_path, "--port", 0, "--runtime", "native") as process:
+        line, address = announced(process)
+        assert line.endswith("in native on cpu\n")
+        [answer] = httpx.post(f"{address}/v1/predict", files={"files": picture("green")}).json()[
+            "predictions"
+        ]
+        assert answer["label"] == expected.label
+        assert answer["probability"] == pytest.approx(expected.probability, abs=1e-5)
+        process.terminate()
+        assert process.communicate(timeout=20)[0] == "heavy:\n"
 
 
 def test_sigterm_lets_the_running_request_finish() -> None:
