@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
+from simplejpeg import decode_jpeg
 from torchvision import transforms
 from torchvision.transforms import v2
 
@@ -21,7 +22,7 @@ from skipnets.data.augmentation import (
     shift_and_mirror,
     trivial_augment,
 )
-from skipnets.data.decoding import open_region
+from skipnets.data.decoding import UndecodablePicture, open_region
 from skipnets.errors import UserError
 
 
@@ -106,7 +107,9 @@ def test_pixels_of_reduced_decoding_are_distributed_as_torchvisions():
 
     ours, theirs = [], []
     for _ in range(400):
-        image, box = open_region(file.getvalue(), draw_box, size=(48, 48), channels=3)
+        image, box = open_region(
+            file.getvalue(), draw_box, size=(48, 48), channels=3, decode_jpeg=decode_jpeg
+        )
         ours.append(figures(resized_crop(image, box, size=(48, 48), interpolation="bilinear", mirror=False)))
         theirs.append(figures(np.asarray(crop(whole))))
     ours_mean, theirs_mean = np.mean(ours, axis=0), np.mean(theirs, axis=0)
@@ -114,6 +117,60 @@ def test_pixels_of_reduced_decoding_are_distributed_as_torchvisions():
         assert stats.ks_2samp(got, expected).pvalue > 0.001
     assert ours_mean[0] == pytest.approx(theirs_mean[0], abs=2)
     np.testing.assert_allclose(ours_mean[1:], theirs_mean[1:], rtol=0.02)
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_is_decoded_as_it_is_has_pillows_pixels(subsampling, progressive):
+    pixels = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", subsampling=subsampling, progressive=progressive)
+    given = {"size": (40, 50), "channels": 3}
+    fast, box = open_region(file.getvalue(), lambda *_: (3, 4, 70, 60), decode_jpeg=decode_jpeg, **given)
+    slow, same = open_region(file.getvalue(), lambda *_: (3, 4, 70, 60), **given)
+    assert isinstance(fast, np.ndarray)
+    assert box == same
+    np.testing.assert_array_equal(fast, np.asarray(slow))
+    for interpolation in ("bilinear", "lanczos"):
+        how = {"size": (40, 50), "interpolation": interpolation, "mirror": True}
+        np.testing.assert_array_equal(resized_crop(fast, box, **how), resized_crop(slow, box, **how))
+
+
+@pytest.mark.parametrize("what", ["grey", "cmyk", "turned", "large", "png", "wanted grey"])
+def test_other_pictures_are_left_to_pillow(what):
+    mode = {"grey": "L", "cmyk": "CMYK"}.get(what, "RGB")
+    exif = Image.Exif()
+    exif[274] = 6 if what == "turned" else 1
+    side = 400 if what == "large" else 60
+    file = io.BytesIO()
+    Image.new(mode, (side, side)).save(file, "PNG" if what == "png" else "JPEG", exif=exif)
+    picture, _ = open_region(
+        file.getvalue(),
+        lambda width, height: (0, 0, width, height),
+        size=(50, 50),
+        channels=1 if what == "wanted grey" else 3,
+        decode_jpeg=decode_jpeg,
+    )
+    assert isinstance(picture, Image.Image)
+
+
+def test_what_the_fast_decoder_refuses_pillow_reads():
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)).save(file, "JPEG")
+    odd = file.getvalue()[:-2] + b"\x11\x22" + file.getvalue()[-2:]  # a stray byte before the last marker
+    with pytest.raises(ValueError, match="extraneous"):
+        decode_jpeg(odd)
+    picture, _ = open_region(odd, draw_box, size=(50, 50), channels=3, decode_jpeg=decode_jpeg)
+    assert isinstance(picture, Image.Image)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.99])
+def test_a_jpeg_cut_short_is_refused_by_name(keep, tmp_path):
+    path = tmp_path / "short.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(UndecodablePicture, match=r"short\.jpg"):
+        open_region(path, draw_box, size=(50, 50), channels=3, decode_jpeg=decode_jpeg)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

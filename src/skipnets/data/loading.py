@@ -371,6 +371,8 @@ class _Reader:
                 failures = [(int(position), missing[position]) for position in batch if position in missing]
                 batch = batch[~np.isin(batch, list(missing))]
             return self.held[batch], batch, failures
+        from simplejpeg import decode_jpeg
+
         from skipnets.data.augmentation import draw_box, draw_mirrored, resized_crop
 
         size, channels = self.preprocessing.size, self.preprocessing.channels
@@ -382,7 +384,9 @@ class _Reader:
             source = self.pictures.source(position)
             try:
                 if crops:
-                    image, box = open_region(source, draw_box, size=size, channels=channels)
+                    image, box = open_region(
+                        source, draw_box, size=size, channels=channels, decode_jpeg=decode_jpeg
+                    )
                     pixels[len(read)] = resized_crop(
                         image, box, size=size, interpolation=self.preprocessing.interpolation, mirror=mirror
                     )
