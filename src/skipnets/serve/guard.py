@@ -84,26 +84,27 @@ class Guard:
                     refusal = _refusal(401, "a token is needed: Authorization: Bearer …")
                     refusal.headers["WWW-Authenticate"] = "Bearer"
                     await refusal(scope, receive, answer)
-        except TimeoutError:
-            if not timeout.expired() or status:
-                raise
-            seconds = f"{self._service.limits.seconds:g} s"
-            late = (
-                _refusal(504, f"no answer within {seconds}")
-                if body.complete
-                else _refusal(408, f"the request did not arrive within {seconds}")
-            )
-            late.headers["Connection"] = "close"
-            await late(scope, receive, answer)
-        except Exception:
-            _LOG.exception("%s %s failed", scope["method"], scope["path"])
+        except Exception as error:
+            if isinstance(error, TimeoutError) and timeout.expired():
+                refusal = self._too_late(body)
+            else:
+                _LOG.exception("%s %s failed", scope["method"], scope["path"])
+                refusal = _refusal(500, "internal error; the server's log has more")
             if not status:
-                await _refusal(500, "internal error; the server's log has more")(scope, receive, answer)
+                await refusal(scope, receive, answer)
         finally:
             self._service.running -= 1
             path = scope["path"] if scope["path"] in self._counted else "other"
             self._service.metrics.requests.labels(path, str(status)).inc()
             self._service.metrics.request_seconds.labels(path).observe(time.perf_counter() - start)
+
+    def _too_late(self, body: _Body) -> JSONResponse:
+        seconds = f"{self._service.limits.seconds:g} s"
+        if body.complete:
+            return _refusal(504, f"no answer within {seconds}")
+        refusal = _refusal(408, f"the request did not arrive within {seconds}")
+        refusal.headers["Connection"] = "close"
+        return refusal
 
     def _is_let_in(self, scope: Scope) -> bool:
         if self._token is None or scope["path"] in self._free:
