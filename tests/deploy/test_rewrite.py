@@ -66,6 +66,10 @@ def assert_equal_logits(first: Tensor, second: Tensor) -> None:
     assert float((first - second).abs().max()) <= 1e-5 * scale
 
 
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected).norm() / expected.norm())
+
+
 def norms(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
@@ -100,16 +104,23 @@ def test_all_rewrites_together(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in list_models() if name != "resnet1202"])
+@pytest.mark.parametrize("name", list_models())
 @torch.no_grad()
 def test_every_architecture(name: str) -> None:
-    """In float64: a deep network with random norms makes float32's rounding alone larger than 1e-5."""
-    model = settled(name).double()
-    x = pictures(model, count=1).double()
-    expected = model(x)
+    """Within 1e-5 of float64, or twice as far as the network itself: depth magnifies its own rounding."""
+    model = settled(name)
+    preprocessing = Preprocessing(size=model.config.smallest_size + 9)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *preprocessing.size, 3), dtype=np.uint8)
+    planes, x = (torch.from_numpy(make(pixels)) for make in (preprocessing.planes, preprocessing.normalise))
+    exact = copy.deepcopy(model).double()
+    expected = exact(x.double())
+    allowed = max(1e-5, 2 * relative_error(model(x), expected))
     for rewrite in REWRITES:
-        assert_equal_logits(expected, rewrite(model)(x))
-    assert_equal_logits(expected, pool_before_convolution(fold_norms(model))(x))
+        assert relative_error(rewrite(model)(x), expected) <= allowed, rewrite.__name__
+        assert relative_error(rewrite(exact)(x.double()), expected) <= 1e-9, rewrite.__name__
+    inside = normalise_inside(model, preprocessing.mean, preprocessing.std)
+    assert relative_error(inside(planes), expected) <= allowed
+    assert relative_error(simplify(model, preprocessing, "uint8")(planes), expected) <= allowed
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -36,8 +36,29 @@ def info(model: Path, /, *, json: bool = False) -> None:
         "preprocessing": _line(about["preprocessing"]),
         "temperature": _line(about["temperature"]),
         **{key: _line(value) for key, value in about["provenance"].items()},
+        **_export(about.get("export")),
     }
     print_table(properties_table(rows))
+
+
+def _export(export: dict[str, Any] | None) -> dict[str, str]:
+    """What an export is and how it was checked; nothing for a model file."""
+    if export is None:
+        return {}
+    check = export["check"]
+    rows = {
+        "export": f"{export['format']}, {'int8' if export['int8'] else 'fp32'}, takes {export['input']}",
+        "checked on": (
+            f"{check['count']} pictures ({check['pictures']}): same label {check['same_labels']}, "
+            f"largest difference {check['largest_difference']:.1e} of a probability, against PyTorch"
+        ),
+    }
+    if (accuracy := export.get("accuracy")) is not None:
+        rows["accuracy"] = (
+            f"{accuracy['before']:.2%} before, {accuracy['after']:.2%} after int8, "
+            f"on {accuracy['count']} pictures"
+        )
+    return rows
 
 
 def _line(value: Any) -> str:

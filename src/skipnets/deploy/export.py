@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 from skipnets.classifier import Classifier, load
 from skipnets.data.sources import Pictures, open_pictures
 from skipnets.deploy.benchmark import alternate
-from skipnets.deploy.graph import onnx_graph, openvino_graph, simplify, trace, write_graph
+from skipnets.deploy.graph import (
+    onnx_graph,
+    openvino_graph,
+    require_libraries,
+    simplify,
+    trace,
+    write_graph,
+)
 from skipnets.deploy.quantize import Accuracy, Quantisation, open_calibration, quantise
 from skipnets.errors import UserError, near_matches
 from skipnets.evaluation.evaluating import open_own_pictures
@@ -143,6 +150,7 @@ def export_model(
     _check_options(file_format, input_type, int8=int8, calibration=calibration, max_drop=max_drop)
     classifier = _source(model)
     final = _output(classifier, output, file_format)
+    require_libraries(file_format, int8=int8)
     quantisation = None
     if int8:
         assert calibration is not None
@@ -261,26 +269,39 @@ class _CheckPictures:
 def _write_fastest(exporter: _Exporter, final: Path) -> Export:
     """Write every candidate, time them on one picture, and keep the fastest."""
     exporter_wishes = [False] if exporter.quantisation is None else [False, True]
-    final.parent.mkdir(parents=True, exist_ok=True)
     # Beside the final name, so that the chosen one is renamed and not copied.
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}.") as folder:
+    with _folder_beside(final) as folder:
         exports: dict[str, Export] = {}
+        reasons = []
         for file_format in _AUTO:
             for int8 in exporter_wishes:
                 name = f"{file_format}{' int8' if int8 else ''}"
-                path = Path(folder) / f"{name.replace(' ', '-')}{_SUFFIXES[file_format]}"
+                path = folder / f"{name.replace(' ', '-')}{_SUFFIXES[file_format]}"
                 try:
                     exports[name] = exporter.write(path, file_format, int8=int8)
                 except UserError as error:
                     logger.info("%s is left out: %s", name, error)
+                    reasons.append(f"{name}: {error}")
         if not exports:
-            raise UserError("no format could be exported")
+            raise UserError(f"no format could be exported ({'; '.join(reasons)})")
         seconds = _time_one_picture({name: export.path for name, export in exports.items()})
         fastest = exports[min(seconds, key=lambda name: seconds[name])]
         path = final.with_name(final.name + _SUFFIXES[fastest.file_format])
         _refuse_a_taken_folder(path)
         fastest.path.replace(path)
     return replace(fastest, path=path, seconds=seconds)
+
+
+@contextlib.contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A folder that is there for a while."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}") from error
+    with folder as name:
+        yield Path(name)
 
 
 def _time_one_picture(paths: dict[str, Path]) -> dict[str, float]:

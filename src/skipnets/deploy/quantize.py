@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,7 @@ def quantise(
                 graph,
                 calibration_dataset=calibration,
                 validation_dataset=nncf.Dataset(list(data.validation()), lambda item: {PICTURES: item[0]}),
-                validation_fn=lambda compiled, items: (data.accuracy_of_compiled(compiled, items), None),
+                validation_fn=partial(_validate, _remembering(backend.predictor_of_prepared)),
                 max_drop=wishes.max_drop / 100,
                 drop_type=nncf.DropType.ABSOLUTE,
                 subset_size=CALIBRATION_PICTURES,
@@ -194,15 +195,6 @@ class _Data:
             raise UserError("calibration: none of the validation pictures can be read")
         return sum(right for right, _ in counts) / self.count
 
-    @staticmethod
-    def accuracy_of_compiled(compiled: Any, items: Iterable[tuple[Inputs, NDArray[np.int64]]]) -> float:
-        """The same, as NNCF asks for it."""
-        right, count = 0, 0
-        for batch, labels in items:
-            right += int((np.asarray(compiled({PICTURES: batch})[LOGITS]).argmax(1) == labels).sum())
-            count += len(labels)
-        return right / count
-
     def _batches(self, pictures: Pictures) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
         for positions, batch, _ in evaluation_batches(
             pictures, self._preprocessing, batch_size=16, workers=2, normalise=self._input_type == "float32"
@@ -217,15 +209,20 @@ class _Backend:
 
     Attributes:
         predictor: From a graph to a function from a batch to logits.
+        predictor_of_prepared: The same from what NNCF makes of a graph while it looks for layers.
     """
 
     predictor: Callable[[Any], Predict]
+    predictor_of_prepared: Callable[[Any], Predict]
 
 
 def _run_openvino(graph: Any) -> Predict:
     from skipnets.runtimes.openvino import shared_core
 
-    compiled = shared_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return _run_compiled(shared_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}))
+
+
+def _run_compiled(compiled: Any) -> Predict:
     return lambda batch: np.asarray(compiled({PICTURES: batch})[LOGITS])
 
 
@@ -240,7 +237,30 @@ def _run_onnx(graph: Any) -> Predict:
     return lambda batch: np.asarray(session.run([LOGITS], {PICTURES: batch})[0])
 
 
-_OPENVINO, _ONNX = _Backend(_run_openvino), _Backend(_run_onnx)
+# NNCF compiles OpenVINO's graphs itself; ONNX graphs it hands over as they are.
+_OPENVINO, _ONNX = _Backend(_run_openvino, _run_compiled), _Backend(_run_onnx, _run_onnx)
+
+
+def _validate(
+    predictor: Callable[[Any], Predict], prepared: Any, items: Iterable[tuple[Inputs, NDArray[np.int64]]]
+) -> tuple[float, list[float]]:
+    """Accuracy over all batches and in each, as NNCF asks for it."""
+    predict = predictor(prepared)
+    counts = [(int((predict(batch).argmax(1) == labels).sum()), len(labels)) for batch, labels in items]
+    total = sum(right for right, _ in counts) / sum(count for _, count in counts)
+    return total, [right / count for right, count in counts]
+
+
+def _remembering(predictor: Callable[[Any], Predict]) -> Callable[[Any], Predict]:
+    """The same, made once as long as it is asked for the same graph: NNCF asks batch by batch."""
+    last: list[tuple[Any, Predict]] = []
+
+    def predictor_of(graph: Any) -> Predict:
+        if not last or last[0][0] is not graph:
+            last[:] = [(graph, predictor(graph))]
+        return last[0][1]
+
+    return predictor_of
 
 
 def _require_gain(before: Predict, after: Predict, batch: Inputs) -> None:
@@ -266,12 +286,15 @@ def _import_nncf() -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """NNCF prints progress and logs on its own; what matters is in the result."""
-    nncf_logger = logging.getLogger("nncf")
-    level = nncf_logger.level
-    nncf_logger.setLevel(logging.ERROR)
+    # The second is PyTorch's: it wonders about CUDA when NNCF imports it.
+    loggers = [logging.getLogger(name) for name in ("nncf", "torch.utils.cpp_extension")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        nncf_logger.setLevel(level)
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
