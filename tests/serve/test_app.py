@@ -198,16 +198,16 @@ def test_a_full_queue_says_when_to_come_again(serving: Serving, colours: Classif
 
 
 def test_a_request_takes_no_longer_than_it_may(serving: Serving, colours: Classifier) -> None:
-    client = serving(limits=Limits(seconds=0.3))
+    client = serving(limits=Limits(seconds=1.0))
     colours.runtime.held.clear()
-    assert "no answer within 0.3 s" in detail(client.post("/v1/predict", files=upload(picture("red"))), 504)
+    assert "no answer within 1 s" in detail(client.post("/v1/predict", files=upload(picture("red"))), 504)
     colours.runtime.held.set()
     assert client.post("/v1/predict", files=upload(picture("red"))).status_code == 200
     assert "skipnets_queue_pictures 0.0" in client.get("/metrics").text
 
 
 def test_an_upload_takes_no_longer_than_it_may(serving: Serving) -> None:
-    client = serving(limits=Limits(seconds=0.3))
+    client = serving(limits=Limits(seconds=1.0))
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as slow:
         slow.sendall(
             b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
@@ -215,7 +215,7 @@ def test_an_upload_takes_no_longer_than_it_may(serving: Serving) -> None:
         )
         answer = b"".join(iter(lambda: slow.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"did not arrive within 0.3 s" in answer
+    assert b"did not arrive within 1 s" in answer
 
 
 def test_a_client_that_goes_away_leaves_no_trace(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:

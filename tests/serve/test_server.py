@@ -38,7 +38,7 @@ print("heavy:", *sorted({"torch", "torchvision", "matplotlib", "scipy"} & set(sy
 sys.exit(status)
 """
 
-# A server whose network takes a second.
+# A server whose network takes its time.
 SLOW = """
 import logging, sys
 from tests.serve.conftest import make_colours
@@ -46,7 +46,7 @@ from skipnets.serve import create_app, run_server
 logging.getLogger("skipnets").addHandler(logging.StreamHandler())
 logging.getLogger("skipnets").setLevel(logging.INFO)
 colours = make_colours()
-colours.runtime.seconds = 1.0
+colours.runtime.seconds = 1.5
 run_server(create_app(colours), port=0)
 """
 
@@ -127,7 +127,7 @@ def test_sigterm_lets_the_running_request_finish() -> None:
 
 
 def test_a_second_signal_does_not_wait_for_what_is_queued() -> None:
-    one_by_one = SLOW.replace("1.0", "0.5").replace("create_app(colours", "create_app(colours, batch_size=1")
+    one_by_one = SLOW.replace("1.5", "0.5").replace("create_app(colours", "create_app(colours, batch_size=1")
     with started(one_by_one) as process:
         _, address = announced(process)
         with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=address, timeout=20) as client:
