@@ -198,6 +198,20 @@ def test_a_batch_that_failures_leave_one_of_is_left_out(damaged):
     assert [len(index) for _, _, index in validation_loader(three, PREPROCESSING, batch_size=2)] == [1]
 
 
+def test_processes_that_train_together_take_equally_many_steps(damaged):
+    """With batches of two, each of the two damaged pictures leaves a batch of one behind."""
+    for number in range(6):
+        for rank in (0, 1):
+            loader = training_loader(damaged, PREPROCESSING, batch_size=2, rank=rank, world_size=2)
+            seen = [tuple(index.tolist()) for _, _, index in epoch(loader, number)]
+            assert len(seen) == len(loader) == 10
+            assert {len(index) for index in seen} == {2}
+            assert len(set(seen)) == 10 - sum(
+                any(damaged.names[position] in ("a/04.png", "b/11.png") for position in batch)
+                for batch in loader.sampler.batches()
+            )
+
+
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_evaluation_batches(damaged, workers):
     batches = list(evaluation_batches(damaged, PREPROCESSING, batch_size=8, workers=workers))

@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -236,7 +236,8 @@ class PictureLoader:
     """Iterate over (pictures, labels, index): uint8 (N, C, H, W) stored channels last, and int64 (N,) twice.
 
     Pictures that cannot be decoded are left out of their batch, named in the log once, and kept in
-    `failures`. In training, a batch of which fewer than two remain is left out too.
+    `failures`. In training, a batch of which fewer than two remain is left out too; where several processes
+    train together another comes twice for it, because all must take equally many steps.
 
     Attributes:
         sampler: the schedule; call its `set_epoch` before each epoch. (Lightning does.)
@@ -292,17 +293,23 @@ class PictureLoader:
         import torch
 
         labels = torch.from_numpy(self.pictures.labels)
-        served = 0
+        served = owed = 0
         for pictures, index, failures in self._batches:
             for position, reason in failures:
                 name = self.pictures.names[position]
                 if name not in self.failures:
                     logger.warning("left out: %s", reason)
                     self.failures[name] = reason
-            if len(index) >= self.sampler.smallest:
-                served += 1
-                yield pictures.permute(0, 3, 1, 2), labels[index], index
-        if self.failures and not served:
+            if len(index) < self.sampler.smallest:
+                owed += self.sampler.world_size > 1
+                continue
+            batch = pictures.permute(0, 3, 1, 2), labels[index], index
+            served += 1
+            yield from repeat(batch, 1 + owed)
+            owed = 0
+        if served:
+            yield from repeat(batch, owed)
+        elif self.failures:
             reason = next(iter(self.failures.values()))
             raise UserError(f"too few pictures could be read to make one batch; for one, {reason}")
 
