@@ -26,7 +26,7 @@ from skipnets import create_model
 from skipnets.insight.diagram import draw_diagram
 
 DATA = Path(__file__).parents[1] / "data"
-ON_PAPER = ("dense-block", "dense-block-for-cifar", "residual-stage")
+ON_PAPER = ("dense-block", "dense-block-for-cifar", "residual-stage", "whole-network")
 
 # Where this colour stands, the page's own ink comes in: dark on light, light on dark.
 _INK = "#010203"
@@ -83,6 +83,11 @@ def residual_stage() -> str:
 def dense_block_for_cifar() -> str:
     """The second block of a DenseNet for pictures of the same size."""
     return _diagram("densenet_bc40_k12", block=2)
+
+
+def whole_network() -> str:
+    """A DenseNet for small pictures, from the input to the classes."""
+    return _diagram("densenet_bc40_k12")
 
 
 def channels() -> Figure:

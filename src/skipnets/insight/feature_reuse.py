@@ -172,7 +172,7 @@ class ResidualReuse:
         """A bar for each block."""
         count = len(self.blocks)
         figure = Figure(figsize=(min(max(6.4, 1.6 + 0.3 * count), 18), 3.6), facecolor="white")
-        axes = figure.add_axes((0.09 if count < 24 else 0.05, 0.2, 0.88, 0.56))
+        axes = figure.add_axes((0.09 if count < 24 else 0.05, 0.12, 0.88, 0.64))
         stages = [block.block.split(".", 1)[0] for block in self.blocks]
         names = list(dict.fromkeys(stages))
         colours = mpl.colormaps["plasma"](np.linspace(0, 0.82, len(names)))
@@ -201,9 +201,14 @@ class ResidualReuse:
         if any(block.shortcut != "identity" for block in self.blocks):
             patch = Patch(facecolor="#7d8794", edgecolor="white", hatch="////")
             axes.legend(
-                [patch], ["the shortcut changes the shape"], fontsize=8, frameon=False, loc="lower right",
+                [patch],
+                ["the shortcut changes the shape"],
+                fontsize=8,
+                frameon=False,
+                labelcolor=_INK,
+                loc="lower right",
                 bbox_to_anchor=(1, 1.0),
-            )  # fmt: skip
+            )
         _title(figure, self.name, f"how much each residual branch adds, over {self.pictures:,} pictures")
         return figure
 
