@@ -24,9 +24,12 @@ from skipnets.models.registry import config_to_dict
 
 def test_contenders_take_turns_and_begin_unmeasured() -> None:
     calls: list[str] = []
-    timings = alternate({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
-    assert "".join(calls) == "ab" + "aabb" * 2
-    assert {name: len(timing.seconds) for name, timing in timings.items()} == {"a": 2, "b": 2}
+    timings = alternate({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=8)
+    assert "".join(calls[:2]) == "ab"
+    rounds = ["".join(calls[i : i + 4]) for i in range(2, len(calls), 4)]
+    assert len(rounds) == 8
+    assert set(rounds) == {"aabb", "bbaa"}  # in another order, so that nobody always follows the same
+    assert {name: len(timing.seconds) for name, timing in timings.items()} == {"a": 8, "b": 8}
 
 
 def test_there_are_always_some_rounds() -> None:

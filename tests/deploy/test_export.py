@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -358,3 +359,39 @@ def test_real_jpegs_of_odd_sizes_and_the_twenty_pngs(shared_data: Path, tmp_path
         np.testing.assert_allclose(logits, expected, atol=1e-4)
         found = [prediction.label for prediction in exported.predict(pngs)]
         assert found == [labels[int(png.stem.rpartition("_")[2])] for png in pngs]
+
+
+@pytest.mark.slow
+def test_on_two_thousand_real_pictures_every_export_is_as_good(shared_data: Path, tmp_path: Path) -> None:
+    """The published ResNet-20: fp32 gives the same labels and accuracy as PyTorch, int8 nearly so."""
+    with tarfile.open(shared_data / "cifar10-jpeg.tar.gz") as archive:
+        for member in archive:
+            parts = Path(member.name).parts
+            if member.isfile() and parts[1] == "test" and int(Path(member.name).stem) < 200:
+                archive.extract(member, tmp_path, filter="data")
+    data = tmp_path / "cifar10-jpeg" / "test"
+    labels = sorted(folder.name for folder in data.iterdir())
+    model = skipnets.create_model("resnet20", weights=shared_data / "weights" / "resnet20-12fca82f.th")
+    Classifier.from_model(model, classes=labels, preprocessing=skipnets.Preprocessing(size=32)).save(
+        tmp_path / "model.safetensors"
+    )
+    expected = evaluate(load(tmp_path / "model.safetensors", runtime="torch"), data, split="all")
+    assert len(expected.names) == 2000
+    assert expected.metrics.accuracy > 0.8
+    for file_format in FORMATS:
+        export = export_model(tmp_path / "model.safetensors", file_format=file_format, check=data)
+        found = evaluate(load(export.path), data, split="all")
+        assert (found.logits.argmax(1) == expected.logits.argmax(1)).mean() >= 0.999
+        assert found.metrics.accuracy == pytest.approx(expected.metrics.accuracy, abs=0.001)
+    int8 = export_model(
+        tmp_path / "model.safetensors",
+        tmp_path / "int8",
+        file_format="openvino",
+        int8=True,
+        calibration=data,
+        max_drop=2.0,
+    )
+    assert int8.accuracy is not None
+    assert int8.accuracy.count == 300
+    found = evaluate(load(int8.path), data, split="all")
+    assert found.metrics.accuracy == pytest.approx(expected.metrics.accuracy, abs=0.02)

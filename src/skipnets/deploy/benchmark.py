@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -152,7 +153,9 @@ class Contender:
 def alternate(
     contenders: Mapping[str, Callable[[], object]], *, seconds: float = 10.0, rounds: int | None = None
 ) -> dict[str, Timing]:
-    """Time each contender in turn, round after round.
+    """Time each contender in turn, round after round, in another order each round.
+
+    The order changes because a turn is not quite free of the one before: threads still spin, caches are full.
 
     Args:
         contenders: By name.
@@ -162,10 +165,13 @@ def alternate(
     for run in contenders.values():
         run()
     timed: dict[str, list[float]] = {name: [] for name in contenders}
+    names, order = list(contenders), random.Random(0)  # noqa: S311 - nothing is secret about turns
     end = time.perf_counter() + seconds
     done = 0
     while done < (rounds or LEAST_ROUNDS) or (rounds is None and time.perf_counter() < end):
-        for name, run in contenders.items():
+        order.shuffle(names)
+        for name in names:
+            run = contenders[name]
             run()
             start = time.perf_counter()
             run()
