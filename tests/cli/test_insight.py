@@ -131,6 +131,12 @@ CASES = {
     "reuse of no pictures": (["reuse", "residual", "--pictures", 0, "--output", "r.png"], ["pictures", "0"]),
     "reuse of a name": (["reuse", "resnet18", "--output", "r.png"], ["resnet18", "does not exist"]),
     "reuse as a table": (["reuse", "run", "--output", "r.csv"], ["r.csv", ".png, .svg, .pdf"]),
+    "an explanation by an export": (
+        ["explain", "net.onnx", "photo.png", "--output", "a.png"],
+        ["net.onnx", "model file or run folder that it was made from"],
+    ),
+    "reuse in an export": (["reuse", "net.onnx", "--output", "r.png"], ["net.onnx", "that it was made from"]),
+    "calibration of an export": (["calibrate", "net.onnx"], ["net.onnx", "that it was made from"]),
     "a report of no run": (["report", "empty"], ["empty", "not a run folder"]),
     "a report of a name": (["report", "densenet121"], ["densenet121", "not a run folder"]),
     "a report that cannot be written": (["report", "run", "--output", "file/r.html"], ["cannot be written"]),
@@ -147,6 +153,7 @@ def test_one_clear_line(
     (tmp_path / "file").write_text("neither a picture nor a folder")
     (tmp_path / "run").symlink_to(runs["densenet"])
     (tmp_path / "residual").symlink_to(runs["resnet"])
+    (tmp_path / "net.onnx").write_text("never looked at")
     write_picture(tmp_path / "photo.png", 10)
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))

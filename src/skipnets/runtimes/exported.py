@@ -90,10 +90,13 @@ def open_exported(
     kind = export_format(path)
     assert kind is not None
     if runtime not in ("auto", _RUNTIMES[kind]):
-        raise UserError(
-            f'{path} runs in "{_RUNTIMES[kind]}" only, not in "{runtime}": for another runtime, '
-            "export the model file again: skipnets export MODEL --format onnx|openvino|pt2"
+        instead = (
+            "give the model file or run folder that it was made from"
+            if runtime == "torch"
+            else "for another runtime, export the model file again: "
+            "skipnets export MODEL --format onnx|openvino|pt2"
         )
+        raise UserError(f'{path} runs in "{_RUNTIMES[kind]}" only, not in "{runtime}": {instead}')
     if kind == "openvino" and path.suffix.lower() == ".xml":
         path = path.parent
     if not path.exists():
