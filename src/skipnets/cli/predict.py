@@ -56,7 +56,11 @@ def predict(
     classifier = load(model, runtime=runtime, device=device, threads=threads)
     predictions = classifier.predict_iter(pictures, top_k, batch_size=batch_size, workers=workers)
     with progress_bar() as progress:
-        rows = list(progress.track(predictions, total=len(pictures), description=f"predicting ({classifier.runtime.name})"))
+        rows = list(
+            progress.track(
+                predictions, total=len(pictures), description=f"predicting ({classifier.runtime.name})"
+            )
+        )
     if output is None:
         _print(rows)
     else:
