@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_images
+from torch import nn
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing
@@ -25,6 +26,16 @@ from skipnets.models import create_model, list_models, model_config
 def _classifier(name: str, size: int | tuple[int, int] = 32, **fields: object) -> Classifier:
     model = create_model(name, num_classes=3, **fields).eval()
     return Classifier.from_model(model, classes=["a", "b", "c"], preprocessing=Preprocessing(size=size))
+
+
+@torch.no_grad()
+def _settle(model: nn.Module, pictures: torch.Tensor) -> None:
+    """Take the norms' statistics from these pictures: without any, a deep ResNet overflows."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    model.train()(pictures)
+    model.eval()
 
 
 def _picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -116,7 +127,9 @@ BIG = {
     "name", [pytest.param(name, marks=pytest.mark.slow if name in BIG else ()) for name in list_models()]
 )
 def test_every_model_can_be_explained(name: str) -> None:
-    classifier = _classifier(name, 64 if model_config(name).stem == "imagenet" else 16)
+    size = 64 if model_config(name).stem == "imagenet" else 16
+    classifier = _classifier(name, size)
+    _settle(classifier.model, torch.randn(4, 3, size, size))
     before = [module.training for module in classifier.model.modules()]
     (found,) = next(explain(classifier, [_picture(20, 30)]))
     assert found.map().shape == (30, 20)
