@@ -125,7 +125,7 @@ def quantise(
     backend = _OPENVINO if file_format == "openvino" else _ONNX
     data = _Data(wishes.pictures, preprocessing, input_type)
     nncf = _import_nncf()
-    with _quiet():
+    with _quiet(), _signal_stack_kept():
         before = data.accuracy(backend.predictor(graph))
         calibration = nncf.Dataset(data.calibration(), lambda batch: {PICTURES: batch})
         quantised = nncf.quantize(
@@ -143,7 +143,7 @@ def quantise(
             100 * (before - after),
             wishes.max_drop,
         )
-        with _quiet():
+        with _quiet(), _signal_stack_kept():
             quantised = nncf.quantize_with_accuracy_control(
                 graph,
                 calibration_dataset=calibration,
@@ -281,6 +281,13 @@ def _import_nncf() -> Any:
         warnings.simplefilter("ignore")
         import nncf
     return nncf
+
+
+def _signal_stack_kept() -> contextlib.AbstractContextManager[None]:
+    """NNCF makes OpenVINO cores of its own and drops them in any order."""
+    with needs_deploy():
+        from skipnets.runtimes.openvino import keeping_signal_stack
+    return keeping_signal_stack()
 
 
 @contextlib.contextmanager

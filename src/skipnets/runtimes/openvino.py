@@ -5,6 +5,10 @@ N is the pictures of a batch; C, H and W their channels, height and width.
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from numpy.typing import NDArray
 from skipnets.errors import UserError
 from skipnets.runtimes.exported import FEATURES, LOGITS, OPENVINO_GRAPH, PICTURES, PictureType
 
-__all__ = ["METADATA_PATH", "OpenVINORuntime", "shared_core"]
+__all__ = ["METADATA_PATH", "OpenVINORuntime", "keeping_signal_stack", "shared_core"]
 
 METADATA_PATH = ["skipnets", "metadata"]
 
@@ -31,6 +35,29 @@ def shared_core() -> openvino.Core:
     process with a segmentation fault. Seen with OpenVINO 2026.4.
     """
     return openvino.Core()
+
+
+class _SignalStack(ctypes.Structure):
+    """Linux's stack_t."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def keeping_signal_stack() -> Iterator[None]:
+    """Leave this thread the stack for signal handlers that it has, whatever other cores do to it inside.
+
+    For libraries that make cores of their own; see `shared_core` for what these would leave behind.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    system, stack = ctypes.CDLL(None), _SignalStack()
+    system.sigaltstack(None, ctypes.byref(stack))
+    try:
+        yield
+    finally:
+        system.sigaltstack(ctypes.byref(stack), None)
 
 
 class OpenVINORuntime:
