@@ -35,10 +35,10 @@ def test_maps_and_matrix_are_two_views_of_the_same_values(size):
 
 def test_workspace_gives_the_same_memory_again_until_more_is_needed():
     workspace = Workspace(torch.device("cpu"))
-    first = workspace.matrix("a", 4, 5, torch.float32)
-    assert workspace.matrix("a", 2, 3, torch.float32).data_ptr() == first.data_ptr()
-    assert workspace.matrix("b", 2, 3, torch.float32).data_ptr() != first.data_ptr()
-    larger = workspace.matrix("a", 40, 5, torch.float64)
+    first = workspace.matrix("a", torch.Size([4, 5]), torch.float32)
+    assert workspace.matrix("a", torch.Size([2, 3]), torch.float32).data_ptr() == first.data_ptr()
+    assert workspace.matrix("b", torch.Size([2, 3]), torch.float32).data_ptr() != first.data_ptr()
+    larger = workspace.matrix("a", torch.Size([40, 5]), torch.float64)
     assert larger.shape == (40, 5)
     assert larger.dtype == torch.float64
     assert larger.is_contiguous()

@@ -1,6 +1,7 @@
-"""The two convolutions of a dense layer, on matrices of positions by channels.
+"""The convolutions of dense layers and transitions, on matrices of positions by channels.
 
-Shapes: n images of H×W in m = n·H·W rows, C input channels, K output channels.
+Shapes: n images of H×W in m = n·H·W rows, C input channels, K output channels; the kernel is s×s, 1 or 3, and
+    the padding (s − 1)/2. With s = 1 it is a matrix product.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from torch import Tensor
 from skipnets.ops.chunks import MapShape, as_maps, as_matrix
 
 
-def convolve_3x3(x: Tensor, weight: Tensor, shape: MapShape) -> Tensor:
-    """3×3 convolution with padding 1: (m, C) with weights (K, C, 3, 3) → (m, K)."""
+def convolve(x: Tensor, weight: Tensor, shape: MapShape) -> Tensor:
+    """Convolution: (m, C) with weights (K, C, s, s) → (m, K)."""
+    if _is_pointwise(weight):
+        return x @ weight.flatten(1).t()
     return as_matrix(F.conv2d(as_maps(x, shape), weight, padding=1))
 
 
-def convolve_3x3_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, shape: MapShape
-) -> tuple[Tensor, Tensor]:
-    """Gradients of `convolve_3x3`: (m, K) → those of x (m, C) and of the weights (K, C, 3, 3)."""
+def convolve_backward(gradient: Tensor, x: Tensor, weight: Tensor, shape: MapShape) -> tuple[Tensor, Tensor]:
+    """Gradients of `convolve`: (m, K) → those of x (m, C) and of the weights (K, C, s, s)."""
+    if _is_pointwise(weight):
+        return gradient @ weight.flatten(1), (gradient.t() @ x).view_as(weight)
     x_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
         as_maps(gradient, shape),
         as_maps(x, shape),
@@ -37,14 +40,5 @@ def convolve_3x3_backward(
     return as_matrix(x_gradient), weight_gradient
 
 
-def as_pointwise(weight: Tensor) -> Tensor:
-    """The weights of a 1×1 convolution (K, C, 1, 1) as a matrix (K, C)."""
-    return weight.view(weight.shape[0], weight.shape[1])
-
-
-def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add left @ right to `total`, in the type of `total`."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right
+def _is_pointwise(weight: Tensor) -> bool:
+    return weight.shape[2:] == (1, 1)

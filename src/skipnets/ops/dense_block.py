@@ -26,7 +26,7 @@ Shapes: N images, H×W positions, M = N·H·W rows, C₀ channels of the input, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,7 +46,10 @@ from skipnets.ops.batch_norm import (
     scale_shift_relu,
 )
 from skipnets.ops.chunks import MapShape, Workspace, as_matrix, empty_maps
-from skipnets.ops.convolution import add_product, as_pointwise, convolve_3x3, convolve_3x3_backward
+from skipnets.ops.convolution import convolve, convolve_backward
+
+Chunks = list[Tensor]
+"""A matrix cut between rows, all chunks but the last equally large."""
 
 
 class LayerParameters(NamedTuple):
@@ -135,51 +138,46 @@ class _DenseBlockFunction(torch.autograd.Function):
                 gradient,
                 Statistics(mean, variance),
                 Statistics(bottleneck_mean, bottleneck_variance),
+                input_channels=ctx.input_channels,
                 kept=rest[: ctx.kept],
                 layers=ctx.plan.layers(rest[ctx.kept :]),
             )
             parameter_gradients = run.run()
-            x_gradient = run.input_gradient(ctx.input_channels) if ctx.needs_input_grad[0] else None
+            x_gradient = run.input_gradient() if ctx.needs_input_grad[0] else None
         return (x_gradient, None, *parameter_gradients)
 
 
 class _Pass:
-    """What the forward and the backward pass of a block share."""
+    """What the forward and the backward pass of a block share.
 
-    def __init__(self, plan: DenseBlockPlan, maps: Tensor) -> None:
+    All layers are worked through in the same chunks of rows, of a size that suits the layer of mean width;
+    what a bottleneck makes is therefore kept as a list of chunks.
+    """
+
+    def __init__(self, plan: DenseBlockPlan, maps: Tensor, input_channels: int) -> None:
         self.plan = plan
         self.maps = maps
         self.shape = MapShape.of(maps)
         self.features = as_matrix(maps)
         self.dtype, self.sum_dtype = plan.dtype, accumulation_dtype(plan.dtype)
         self.workspace = Workspace(maps.device)
+        mean_width = (input_channels + maps.shape[1]) // 2
+        self.chunks = list(self.shape.chunks(mean_width, self.dtype.itemsize))
 
-    def chunk_matrix(self, name: str, rows: slice, columns: int) -> Tensor:
-        """Scratch for the rows of a chunk."""
-        return self.workspace.matrix(name, rows.stop - rows.start, columns, self.dtype)
+    def read(self, channels: int) -> Chunks:
+        """The first features."""
+        return [self.features[rows, :channels] for rows in self.chunks]
 
-    def activate(self, source: Tensor, rows: slice, affine: Affine) -> Tensor:
-        """relu(norm(source)) for the rows of a chunk, in scratch."""
-        return scale_shift_relu(source[rows], affine, self.chunk_matrix("activated", rows, source.shape[1]))
+    def activate(self, source: Tensor, affine: Affine) -> Tensor:
+        """relu(norm(source)) of a chunk (m, c), in scratch."""
+        scratch = self.workspace.matrix("activated", source.shape, self.dtype)
+        return scale_shift_relu(source, affine, scratch)
 
-    def chunks(self, *columns: int) -> list[slice]:
-        """Chunks of rows for matrices with these numbers of columns."""
-        return list(self.shape.chunks(max(columns), self.dtype.itemsize))
-
-    def fill_bottleneck(
-        self,
-        bottleneck: Tensor,
-        source: Tensor,
-        affine: Affine,
-        weight: Tensor,
-        collector: StatisticsCollector | None = None,
-    ) -> None:
-        """Norm → ReLU → 1×1 convolution: (M, c) features → (M, K), written into `bottleneck`."""
-        matrix = as_pointwise(weight).to(self.dtype).t()
-        for rows in self.chunks(*weight.shape[:2]):
-            torch.mm(self.activate(source, rows, affine), matrix, out=bottleneck[rows])
-            if collector is not None:
-                collector.add(bottleneck[rows])
+    def bottleneck(self, source: Chunks, affine: Affine, weight: Tensor) -> Iterator[Tensor]:
+        """Norm → ReLU → 1×1 convolution, chunk by chunk: (m, c) → (m, K)."""
+        weight = weight.to(self.dtype)
+        for chunk in source:
+            yield convolve(self.activate(chunk, affine), weight, self.shape)
 
 
 class _Forward(_Pass):
@@ -187,7 +185,7 @@ class _Forward(_Pass):
         shape = MapShape.of(x)
         growth_rate = (layers[0].weight1 if layers[0].weight2 is None else layers[0].weight2).shape[0]
         channels = x.shape[1] + len(layers) * growth_rate
-        super().__init__(plan, empty_maps(shape, channels, like=x, dtype=plan.dtype))
+        super().__init__(plan, empty_maps(shape, channels, like=x, dtype=plan.dtype), x.shape[1])
         self.layers = layers
         self.input_channels, self.growth_rate = x.shape[1], growth_rate
         self.mean = torch.empty(channels, dtype=self.sum_dtype, device=x.device)
@@ -200,7 +198,7 @@ class _Forward(_Pass):
         self._take_statistics_of_input()
         for index, layer in enumerate(self.layers):
             channels = self.input_channels + index * self.growth_rate
-            source = self.features[:, :channels]
+            source = self.read(channels)
             statistics = Statistics(self.mean, self.variance).first(channels)
             affine = Affine.of(statistics, layer.gamma1, layer.beta1, self.plan.eps1[index])
             weight = layer.weight1
@@ -219,32 +217,30 @@ class _Forward(_Pass):
 
     def _take_statistics_of_input(self) -> None:
         collector = StatisticsCollector()
-        for rows in self.chunks(self.input_channels):
-            collector.add(self.features[rows, : self.input_channels].contiguous())
+        for chunk in self.read(self.input_channels):
+            collector.add(chunk.contiguous())
         self._set_statistics(slice(0, self.input_channels), collector.merged())
 
     def _set_statistics(self, columns: slice, statistics: Statistics) -> None:
         self.mean[columns], self.variance[columns] = statistics
 
-    def _bottleneck(self, source: Tensor, affine: Affine, weight: Tensor) -> tuple[Tensor, Statistics]:
+    def _bottleneck(self, source: Chunks, affine: Affine, weight: Tensor) -> tuple[Chunks, Statistics]:
         """The 1×1 convolution's output (M, K), and its statistics."""
-        rows, width = self.shape.rows, weight.shape[0]
+        bottleneck, collector = [], StatisticsCollector()
+        for chunk in self.bottleneck(source, affine, weight):
+            collector.add(chunk)
+            bottleneck.append(chunk)
         if self.plan.keep_bottleneck:
-            bottleneck = source.new_empty(rows, width)
-            self.kept.append(bottleneck)
-        else:
-            bottleneck = self.workspace.matrix("bottleneck", rows, width, self.dtype)
-        collector = StatisticsCollector()
-        self.fill_bottleneck(bottleneck, source, affine, weight, collector)
+            self.kept += bottleneck
         self._bottleneck_statistics.append(collector.merged())
         return bottleneck, self._bottleneck_statistics[-1]
 
-    def _grow(self, source: Tensor, affine: Affine, weight: Tensor, columns: slice) -> None:
+    def _grow(self, source: Chunks, affine: Affine, weight: Tensor, columns: slice) -> None:
         """Norm → ReLU → 3×3 convolution: (M, C or K) → the layer's k columns, and their statistics."""
         weight = weight.to(self.dtype)
         collector = StatisticsCollector()
-        for rows in self.chunks(source.shape[1]):
-            grown = convolve_3x3(self.activate(source, rows, affine), weight, self.shape)
+        for rows, chunk in zip(self.chunks, source, strict=True):
+            grown = convolve(self.activate(chunk, affine), weight, self.shape)
             self.features[rows, columns] = grown
             collector.add(grown)
         self._set_statistics(columns, collector.merged())
@@ -259,12 +255,13 @@ class _Backward(_Pass):
         statistics: Statistics,
         bottleneck_statistics: Statistics,
         *,
+        input_channels: int,
         kept: list[Tensor],
         layers: list[LayerParameters],
     ) -> None:
-        super().__init__(plan, maps)
+        super().__init__(plan, maps, input_channels)
         self.statistics, self.bottleneck_statistics = statistics, bottleneck_statistics
-        self.kept, self.layers = kept, layers
+        self.input_channels, self.kept, self.layers = input_channels, kept, layers
         gradient_maps = empty_maps(self.shape, maps.shape[1], like=maps, dtype=self.sum_dtype)
         self.gradient = as_matrix(gradient_maps.copy_(gradient))
         # Sums over the layers of the two vectors of the correction, for every feature.
@@ -279,12 +276,12 @@ class _Backward(_Pass):
         by_layer = [self._layer(index) for index in reversed(range(len(self.layers)))]
         return [gradient for layer in reversed(by_layer) for gradient in layer]
 
-    def input_gradient(self, channels: int) -> Tensor:
+    def input_gradient(self) -> Tensor:
         """The gradient of the block's input (N, C₀, H, W), once those of all layers have arrived."""
-        maps = empty_maps(self.shape, channels, like=self.maps, dtype=self.dtype)
-        matrix, columns = as_matrix(maps), slice(0, channels)
+        maps = empty_maps(self.shape, self.input_channels, like=self.maps, dtype=self.dtype)
+        matrix, columns = as_matrix(maps), slice(0, self.input_channels)
         slope, offset = self._correction_line(columns)
-        for rows in self.chunks(channels):
+        for rows in self.chunks:
             self._complete(rows, columns, slope, offset, out=matrix[rows])
         return maps
 
@@ -293,9 +290,9 @@ class _Backward(_Pass):
         layer = self.layers[index]
         weight2 = layer.weight1 if layer.weight2 is None else layer.weight2
         growth_rate = weight2.shape[0]
-        channels = self.features.shape[1] - (len(self.layers) - index) * growth_rate
+        channels = self.input_channels + index * growth_rate
         produced = slice(channels, channels + growth_rate)
-        source = self.features[:, :channels]
+        source = self.read(channels)
         norm1 = NormGradient(
             self.statistics.first(channels),
             layer.gamma1,
@@ -303,8 +300,9 @@ class _Backward(_Pass):
             self.plan.eps1[index],
             self.explicit1[index],
         )
+        growth_gradient = self._produced_gradient(produced)
         if layer.gamma2 is None or layer.beta2 is None:
-            weight1_gradient = self._growth(source, norm1, layer.weight1, produced)
+            weight1_gradient = self._into_buffer(growth_gradient, source, norm1, layer.weight1)
             return [*self._finish_norm1(norm1, layer.weight1, weight1_gradient), weight1_gradient]
 
         bottleneck = self._bottleneck(index, source, norm1.affine)
@@ -312,80 +310,74 @@ class _Backward(_Pass):
         norm2 = NormGradient(
             statistics, layer.gamma2, layer.beta2, self.plan.eps2[index], self.explicit2[index]
         )
-        masked = self.workspace.matrix("masked gradient", self.shape.rows, bottleneck.shape[1], self.dtype)
-        weight2_gradient = self._growth(bottleneck, norm2, weight2, produced, into=masked)
+        weight2_gradient = torch.zeros_like(weight2)
+        masked = list(self._back(growth_gradient, bottleneck, norm2, weight2, weight2_gradient))
         gamma2, beta2, correction2 = norm2.finish((weight2_gradient * weight2).sum((0, 2, 3)))
-        slope, offset = correction2.as_line(statistics.mean, self.shape.rows)
-
-        weight1_gradient = torch.zeros_like(layer.weight1)
-        for rows in self.chunks(*layer.weight1.shape[:2]):
-            gradient = self.chunk_matrix("bottleneck gradient", rows, bottleneck.shape[1])
-            line = self._line(bottleneck[rows], slope, offset, gradient)
-            torch.addcmul(line, masked[rows], norm2.affine.scale, out=gradient)
-            self._pointwise(rows, gradient, source, norm1, layer.weight1, weight1_gradient)
+        line = correction2.as_line(statistics.mean, self.shape.rows)
+        bottleneck_gradient = self._behind_norm(masked, bottleneck, norm2.affine.scale, line)
+        weight1_gradient = self._into_buffer(bottleneck_gradient, source, norm1, layer.weight1)
         gamma1, beta1 = self._finish_norm1(norm1, layer.weight1, weight1_gradient)
         return [gamma1, beta1, weight1_gradient, gamma2, beta2, weight2_gradient]
 
-    def _bottleneck(self, index: int, source: Tensor, affine: Affine) -> Tensor:
+    def _bottleneck(self, index: int, source: Chunks, affine: Affine) -> Chunks:
         """The 1×1 convolution's output (M, K): kept, or made again."""
         if self.plan.keep_bottleneck:
-            return self.kept[index]
-        weight = self.layers[index].weight1
-        bottleneck = self.workspace.matrix("bottleneck", self.shape.rows, weight.shape[0], self.dtype)
-        self.fill_bottleneck(bottleneck, source, affine, weight)
-        return bottleneck
+            count = len(self.chunks)
+            return self.kept[index * count : (index + 1) * count]
+        return list(self.bottleneck(source, affine, self.layers[index].weight1))
 
-    def _growth(
-        self, source: Tensor, norm: NormGradient, weight: Tensor, produced: slice, into: Tensor | None = None
-    ) -> Tensor:
-        """Back through norm → ReLU → 3×3 convolution, from a layer's columns to the gradient behind its norm.
+    def _produced_gradient(self, columns: slice) -> Iterator[Tensor]:
+        """The whole gradient of a layer's columns (m, k), chunk by chunk, in scratch."""
+        slope, offset = self._correction_line(columns)
+        for rows in self.chunks:
+            shape = self.features[rows, columns].shape
+            gradient = self.workspace.matrix("growth gradient", shape, self.dtype)
+            self._complete(rows, columns, slope, offset, out=gradient)
+            yield gradient
 
-        Args:
-            source: What the norm reads (M, C).
-            norm: Takes up the sums of its gradient.
-            weight: Of the convolution (k, C, 3, 3).
-            produced: The layer's columns.
-            into: Where the gradient behind the norm goes; None adds it to the buffer, times the norm's scale.
-
-        Returns:
-            The gradient of the weights.
-        """
-        weight_gradient = torch.zeros_like(weight)
-        weight = weight.to(self.dtype)
-        slope, offset = self._correction_line(produced)
-        for rows in self.chunks(source.shape[1]):
-            gradient = self.chunk_matrix("growth gradient", rows, weight.shape[0])
-            self._complete(rows, produced, slope, offset, out=gradient)
-            activated = self.activate(source, rows, norm.affine)
-            gradient, chunk_weight_gradient = convolve_3x3_backward(gradient, activated, weight, self.shape)
-            weight_gradient += chunk_weight_gradient
-            masked = relu_backward(gradient, activated, out=gradient if into is None else into[rows])
-            norm.add(masked, source[rows])
-            if into is None:
-                self._accumulate(rows, masked, norm)
-        return weight_gradient
-
-    def _pointwise(
+    def _back(
         self,
-        rows: slice,
-        gradient: Tensor,
-        source: Tensor,
+        gradients: Iterable[Tensor],
+        source: Chunks,
         norm: NormGradient,
         weight: Tensor,
         weight_gradient: Tensor,
-    ) -> None:
-        """Back through norm → ReLU → 1×1 convolution, a chunk: (m, K) → the buffer and `weight_gradient`."""
-        activated = self.activate(source, rows, norm.affine)
-        add_product(as_pointwise(weight_gradient), gradient.t(), activated)
-        incoming = self.chunk_matrix("incoming", rows, source.shape[1])
-        torch.mm(gradient, as_pointwise(weight).to(self.dtype), out=incoming)
-        masked = relu_backward(incoming, activated, out=incoming)
-        norm.add(masked, source[rows])
-        self._accumulate(rows, masked, norm)
+    ) -> Iterator[Tensor]:
+        """Back through norm → ReLU → convolution, chunk by chunk: (m, k or K) → the gradient behind the norm.
 
-    def _accumulate(self, rows: slice, masked: Tensor, norm: NormGradient) -> None:
-        """Add γ_l s_l g_l of a chunk to the gradients of the features."""
-        self.gradient[rows, : masked.shape[1]].addcmul_(masked, norm.affine.scale)
+        Args:
+            gradients: Of the convolution's output.
+            source: What the norm reads (M, c).
+            norm: Takes up the sums of its gradient.
+            weight: Of the convolution.
+            weight_gradient: Its gradient is added to this.
+        """
+        weight = weight.to(self.dtype)
+        for gradient, chunk in zip(gradients, source, strict=True):
+            activated = self.activate(chunk, norm.affine)
+            incoming, chunk_weight_gradient = convolve_backward(gradient, activated, weight, self.shape)
+            weight_gradient += chunk_weight_gradient
+            masked = relu_backward(incoming, activated, out=incoming)
+            norm.add(masked, chunk)
+            yield masked
+
+    def _behind_norm(
+        self, masked: Chunks, x: Chunks, scale: Tensor, line: tuple[Tensor, Tensor]
+    ) -> Iterator[Tensor]:
+        """Back through the second norm itself, chunk by chunk: (m, K) → (m, K), in scratch."""
+        for gradient, chunk in zip(masked, x, strict=True):
+            out = self.workspace.matrix("bottleneck gradient", chunk.shape, self.dtype)
+            yield torch.addcmul(self._line(chunk, *line, out), gradient, scale, out=out)
+
+    def _into_buffer(
+        self, gradients: Iterable[Tensor], source: Chunks, norm: NormGradient, weight: Tensor
+    ) -> Tensor:
+        """`_back` for a layer's first norm, and γ_l s_l g_l added to the buffer; the weights' gradient."""
+        weight_gradient = torch.zeros_like(weight)
+        masked = self._back(gradients, source, norm, weight, weight_gradient)
+        for rows, chunk in zip(self.chunks, masked, strict=True):
+            self.gradient[rows, : chunk.shape[1]].addcmul_(chunk, norm.affine.scale)
+        return weight_gradient
 
     def _finish_norm1(
         self, norm: NormGradient, weight: Tensor, weight_gradient: Tensor
@@ -409,5 +401,5 @@ class _Backward(_Pass):
     def _line(self, x: Tensor, slope: Tensor, offset: Tensor, out: Tensor) -> Tensor:
         """x·slope + offset, the norm's correction: in `out` unless its type would round what cancels."""
         if out.dtype != self.sum_dtype:
-            out = self.workspace.matrix("line", out.shape[0], out.shape[1], self.sum_dtype)
+            out = self.workspace.matrix("line", out.shape, self.sum_dtype)
         return torch.addcmul(offset, x, slope, out=out)

@@ -138,7 +138,7 @@ def _norm_backward(
     gamma_gradient, beta_gradient, correction = norm.finish(torch.zeros_like(statistics.mean))
     slope, offset = correction.as_line(statistics.mean, shape.rows)
     for rows in chunks:
-        line = workspace.matrix("line", rows.stop - rows.start, convolved.shape[1], slope.dtype)
+        line = workspace.matrix("line", convolved[rows].shape, slope.dtype)
         torch.addcmul(offset, convolved[rows], slope, out=line)
         torch.addcmul(line, result[rows], norm.affine.scale, out=result[rows])
     return result, gamma_gradient, beta_gradient
@@ -191,7 +191,7 @@ def _convolve(
 
 def _activate(convolved: Tensor, rows: slice, affine: Affine, workspace: Workspace) -> Tensor:
     """relu(norm) of a chunk (m, K), in scratch."""
-    scratch = workspace.matrix("activated", rows.stop - rows.start, convolved.shape[1], convolved.dtype)
+    scratch = workspace.matrix("activated", convolved[rows].shape, convolved.dtype)
     return scale_shift_relu(convolved[rows], affine, scratch)
 
 

@@ -31,7 +31,7 @@ from skipnets.ops.batch_norm import (
     scale_shift_relu,
 )
 from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps
-from skipnets.ops.convolution import add_product, as_pointwise
+from skipnets.ops.convolution import convolve, convolve_backward
 
 
 class TransitionParameters(NamedTuple):
@@ -81,13 +81,14 @@ class _TransitionFunction(torch.autograd.Function):
         pooled_shape = MapShape(shape.images, shape.height // 2, shape.width // 2)
         out = empty_maps(pooled_shape, weight.shape[0], like=x, dtype=x.dtype)
         source, target = as_matrix(x), as_matrix(out)
-        matrix = as_pointwise(weight).to(x.dtype).t()
+        compute_weight = weight.to(x.dtype)
         workspace = Workspace(x.device)
         with without_autocast(x.device):
             for rows in shape.chunks(x.shape[1], x.dtype.itemsize):
-                scratch = workspace.matrix("activated", rows.stop - rows.start, x.shape[1], x.dtype)
+                scratch = workspace.matrix("activated", source[rows].shape, x.dtype)
                 pooled = _pool(scale_shift_relu(source[rows], affine, scratch), shape)
-                torch.mm(pooled, matrix, out=target[_pooled_rows(rows, shape, pooled_shape)])
+                out_rows = _pooled_rows(rows, shape, pooled_shape)
+                target[out_rows] = convolve(pooled, compute_weight, pooled_shape)
         return out if x.is_contiguous(memory_format=torch.channels_last) else out.contiguous()
 
     @staticmethod
@@ -113,25 +114,27 @@ def _backward(
     shape, pooled_shape = MapShape.of(x), MapShape.of(gradient)
     source, incoming = as_matrix(x), as_matrix(gradient)
     norm = NormGradient(statistics, gamma, beta, eps, explicit_columns([gamma], x.dtype)[0])
-    quarter = as_pointwise(weight).to(x.dtype) / 4
+    quarter = weight.to(x.dtype) / 4
     weight_gradient = torch.zeros_like(weight)
     x_gradient_maps = empty_maps(shape, x.shape[1], like=x, dtype=x.dtype)
     x_gradient = as_matrix(x_gradient_maps)
     workspace = Workspace(x.device)
     chunks = list(shape.chunks(x.shape[1], x.dtype.itemsize))
     for rows in chunks:
-        scratch = workspace.matrix("activated", rows.stop - rows.start, x.shape[1], x.dtype)
+        scratch = workspace.matrix("activated", source[rows].shape, x.dtype)
         activated = scale_shift_relu(source[rows], norm.affine, scratch)
         pooled_gradient = incoming[_pooled_rows(rows, shape, pooled_shape)]
-        add_product(as_pointwise(weight_gradient), pooled_gradient.t(), _pool(activated, shape))
-        _spread(pooled_gradient @ quarter, shape, out=x_gradient[rows])
+        pooled = _pool(activated, shape)
+        spread, chunk_weight_gradient = convolve_backward(pooled_gradient, pooled, quarter, pooled_shape)
+        weight_gradient += chunk_weight_gradient
+        _spread(spread, shape, out=x_gradient[rows])
         masked = relu_backward(x_gradient[rows], activated, out=x_gradient[rows])
         norm.add(masked, source[rows])
 
     gamma_gradient, beta_gradient, correction = norm.finish((weight_gradient * weight).sum((0, 2, 3)))
     slope, offset = correction.as_line(statistics.mean, shape.rows)
     for rows in chunks:
-        line = workspace.matrix("line", rows.stop - rows.start, x.shape[1], slope.dtype)
+        line = workspace.matrix("line", source[rows].shape, slope.dtype)
         torch.addcmul(offset, source[rows], slope, out=line)
         torch.addcmul(line, x_gradient[rows], norm.affine.scale, out=x_gradient[rows])
     return x_gradient_maps, gamma_gradient, beta_gradient, weight_gradient
