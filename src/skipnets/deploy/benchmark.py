@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Speed", "SpeedTable", "Timing", "alternate", "compare_speeds"]
 
 LEAST_ROUNDS = 5
+_PAUSE = 0.02  # seconds; runtimes let their threads spin for up to a few milliseconds after a call
 Batch = NDArray[np.float32]
 Predict = Callable[[Batch], NDArray[np.float32]]
 
@@ -155,7 +156,9 @@ def alternate(
 ) -> dict[str, Timing]:
     """Time each contender in turn, round after round, in another order each round.
 
-    The order changes because a turn is not quite free of the one before: threads still spin, caches are full.
+    A turn is a pause, one run to warm up and one that is timed. Without the pause the threads of the one
+    before would still spin and take the processor away, and what is quick would look slow; the order changes
+    because caches are full of the one before, too.
 
     Args:
         contenders: By name.
@@ -172,6 +175,7 @@ def alternate(
         order.shuffle(names)
         for name in names:
             run = contenders[name]
+            time.sleep(_PAUSE)
             run()
             start = time.perf_counter()
             run()

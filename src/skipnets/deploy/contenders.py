@@ -29,7 +29,15 @@ from skipnets.models.registry import DenseNetConfig, ModelConfig, ResNetConfig, 
 from skipnets.runtimes import open_runtime
 from skipnets.runtimes.exported import LOGITS, PICTURES
 
-__all__ = ["contenders_of", "exported_contender", "multiply_accumulates", "torchvision_network"]
+__all__ = [
+    "contenders_of",
+    "exported_contender",
+    "in_onnxruntime",
+    "in_openvino",
+    "in_pytorch",
+    "multiply_accumulates",
+    "torchvision_network",
+]
 
 logger = logging.getLogger("skipnets")
 
@@ -55,21 +63,23 @@ def contenders_of(
     plain = model if outsider is None else outsider
     size = classifier.preprocessing.size
     found = [
-        Contender(name=f"{who}, eager", predict=_eager(plain, torch.contiguous_format), outsider=True),
+        Contender(name=f"{who}, eager", predict=in_pytorch(plain, torch.contiguous_format), outsider=True),
         Contender(
-            name=f"{who}, eager, channels_last", predict=_eager(plain, torch.channels_last), outsider=True
+            name=f"{who}, eager, channels_last", predict=in_pytorch(plain, torch.channels_last), outsider=True
         ),
     ]
     if compiled:
         found.append(
             Contender(
                 name=f"{who}, torch.compile",
-                predict=_eager(torch.compile(copy.deepcopy(plain)), torch.contiguous_format),
+                predict=in_pytorch(torch.compile(copy.deepcopy(plain)), torch.contiguous_format),
                 outsider=True,
             )
         )
     rewritten = simplify(model, classifier.preprocessing, "float32")
-    found.append(Contender(name="skipnets, rewritten eager", predict=_eager(rewritten, torch.channels_last)))
+    found.append(
+        Contender(name="skipnets, rewritten eager", predict=in_pytorch(rewritten, torch.channels_last))
+    )
     found += _native(classifier, threads)
     pictures = None
     if int8:
@@ -83,11 +93,13 @@ def contenders_of(
             graph = onnx_graph(trace(rewritten, size, "float32"))
         found += [
             Contender(
-                name=f"{name}, ONNX Runtime", predict=_onnxruntime(graph, threads), outsider=is_outsider
+                name=f"{name}, ONNX Runtime",
+                predict=in_onnxruntime(graph, threads, size),
+                outsider=is_outsider,
             ),
             Contender(
                 name=f"{name}, OpenVINO",
-                predict=_openvino(openvino_graph(graph), threads),
+                predict=in_openvino(openvino_graph(graph), threads),
                 outsider=is_outsider,
             ),
         ]
@@ -102,7 +114,7 @@ def contenders_of(
             found.append(
                 Contender(
                     name=f"{name}, OpenVINO int8",
-                    predict=_openvino(quantised, threads),
+                    predict=in_openvino(quantised, threads),
                     outsider=is_outsider,
                     precision="int8",
                 )
@@ -209,7 +221,8 @@ def _torchvision_resnet(config: ResNetConfig) -> nn.Module | None:
     return network
 
 
-def _eager(network: Callable[..., Any], memory_format: torch.memory_format) -> Predict:
+def in_pytorch(network: Callable[..., Any], memory_format: torch.memory_format) -> Predict:
+    """Run a network eagerly."""
     if isinstance(network, nn.Module) and memory_format == torch.channels_last:
         network = copy.deepcopy(network).to(memory_format=torch.channels_last)
 
@@ -239,19 +252,23 @@ def _plain_onnx(network: nn.Module, classifier: Classifier) -> Any:
     return exported.model_proto
 
 
-def _onnxruntime(graph: Any, threads: int) -> Predict:
+def in_onnxruntime(graph: Any, threads: int, size: tuple[int, int]) -> Predict:
+    """Run an ONNX graph in ONNX Runtime with its usual settings, opened for one size as our runtime does."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    for name, extent in zip(("height", "width"), size, strict=True):
+        options.add_free_dimension_override_by_name(name, extent)
     session = onnxruntime.InferenceSession(
         graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return lambda batch: np.asarray(session.run([LOGITS], {PICTURES: batch})[0])
 
 
-def _openvino(graph: Any, threads: int) -> Predict:
+def in_openvino(graph: Any, threads: int) -> Predict:
+    """Run a graph in OpenVINO as for one caller who waits, in float32."""
     from skipnets.runtimes.openvino import shared_core
 
     settings = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -82,6 +82,21 @@ class Explanation:
         )
         whole = rows @ self.grid @ columns.T
         return whole.astype(np.float32, copy=False)
+
+    def resized(self, scale: float) -> Explanation:
+        """The same for the picture at another size: a small one is given room for a smooth map."""
+        picture = resized(self.picture, scale)
+        x, y = picture.width / self.picture.width, picture.height / self.picture.height
+        left, top, right, bottom = self.box
+        return replace(self, picture=picture, box=(left * x, top * y, right * x, bottom * y))
+
+
+def resized(picture: Image.Image, scale: float) -> Image.Image:
+    """A picture for people to look at: where it grows, its pixels stay sharp."""
+    if scale == 1:
+        return picture
+    size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
+    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
 def explain(

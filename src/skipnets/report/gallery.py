@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import UndecodablePicture
 from skipnets.data.sources import Pictures
 from skipnets.errors import UserError
-from skipnets.insight.attribution import Explanation, explain
+from skipnets.insight.attribution import explain, resized
 from skipnets.insight.overlays import overlay
 from skipnets.report.results import Results
 
@@ -107,20 +107,20 @@ class Album:
     def thumbnail(self, index: int) -> str | None:
         """A picture as a data URI; None if it is not there."""
         picture = self._open(index)
-        return None if picture is None else _data_uri(_sized(picture)[0])
+        return None if picture is None else _data_uri(resized(picture, _scale(picture)))
 
     def explained(self, index: int, classes: Sequence[str]) -> tuple[str | None, list[str]]:
         """A picture, and what in it speaks for each of these classes, as data URIs."""
         picture = self._open(index)
         if picture is None:
             return None, []
+        scale = _scale(picture)
+        shown = _data_uri(resized(picture, scale))
         try:
             [explanations] = explain(self._classifier, [picture], classes=classes)
         except UserError:  # a network whose every map is a single value
-            return _data_uri(_sized(picture)[0]), []
-        return _data_uri(_sized(picture)[0]), [
-            _data_uri(overlay(_enlarged(explanation))) for explanation in explanations
-        ]
+            return shown, []
+        return shown, [_data_uri(overlay(explanation.resized(scale))) for explanation in explanations]
 
     def _open(self, index: int) -> Image.Image | None:
         position = self._position.get(self._results.names[index])
@@ -132,23 +132,10 @@ class Album:
             return None
 
 
-def _enlarged(explanation: Explanation) -> Explanation:
-    """The explanation for the picture at the thumbnail's size, so that small pictures get a smooth map."""
-    picture, scale_x, scale_y = _sized(explanation.picture)
-    left, top, right, bottom = explanation.box
-    box = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
-    return replace(explanation, picture=picture, box=box)
-
-
-def _sized(picture: Image.Image) -> tuple[Image.Image, float, float]:
-    """The picture at the thumbnail's size, and the scales; small ones keep their pixels visible."""
+def _scale(picture: Image.Image) -> float:
+    """To the thumbnail's size; small pictures by whole steps, so that their pixels stay equally large."""
     scale = THUMBNAIL / max(picture.size)
-    if scale > 1:
-        scale = max(round(scale), 1)
-    width, height = max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
-    way = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-    resized = picture if scale == 1 else picture.resize((width, height), way)
-    return resized, width / picture.width, height / picture.height
+    return max(round(scale), 1) if scale > 1 else scale
 
 
 def _data_uri(picture: Image.Image) -> str:

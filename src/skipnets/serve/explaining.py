@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from skipnets.classifier import Classifier
 from skipnets.errors import UserError
-
-if TYPE_CHECKING:
-    from skipnets.insight import Explanation
 
 __all__ = ["can_explain", "explanation_png"]
 
@@ -46,25 +41,15 @@ def explanation_png(classifier: Classifier, picture: Image.Image, label: str | N
     from skipnets.insight import explain, overlay
 
     [[explanation]] = explain(classifier, [picture], classes=None if label is None else [label])
+    scale = _scale_for_a_screen(explanation.picture)
     file = io.BytesIO()
-    overlay(_for_a_screen(explanation)).save(file, "PNG", compress_level=1)
+    overlay(explanation.resized(scale)).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
-def _for_a_screen(explanation: Explanation) -> Explanation:
-    """The same of a picture that is large enough to show the map, and no larger than a screen."""
-    picture = explanation.picture
+def _scale_for_a_screen(picture: Image.Image) -> float:
+    """To a size that is large enough to show the map, and no larger than a screen."""
     longer = max(picture.size)
     if longer < _SMALLEST:
-        scale = float(-(-_SMALLEST // longer))  # by whole steps, so that pixels stay sharp
-    elif longer > _LARGEST:
-        scale = _LARGEST / longer
-    else:
-        return explanation
-    size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
-    resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    x, y = size[0] / picture.width, size[1] / picture.height
-    left, top, right, bottom = explanation.box
-    return replace(
-        explanation, picture=picture.resize(size, resampling), box=(left * x, top * y, right * x, bottom * y)
-    )
+        return -(-_SMALLEST // longer)  # by whole steps, so that pixels stay equally large
+    return min(_LARGEST / longer, 1)
