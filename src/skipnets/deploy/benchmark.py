@@ -57,6 +57,13 @@ class Timing:
         low, high = np.quantile(self.seconds, (0.25, 0.75))
         return float(low), float(high)
 
+    def ratio(self, other: Timing) -> float:
+        """This time to another's of the same rounds: the middle one of the rounds' own ratios.
+
+        What slows a whole round down is in both and cancels.
+        """
+        return statistics.median(own / base for own, base in zip(self.seconds, other.seconds, strict=True))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
@@ -69,8 +76,9 @@ class Speed:
         batch: Pictures a call.
         seconds: The median call.
         quartiles: The spread.
-        rounds: How many calls were timed.
-        ratio: Of its time to that of the fastest 32-bit outsider at this batch; None if there is none.
+        calls: Seconds of every call, one a round.
+        ratio: Of its time to that of the fastest 32-bit outsider at this batch (`Timing.ratio`); None if
+            there is none.
         limit_share: Of the time that the arithmetic alone takes at the rate of a large matrix product
             (float32, same threads) in the median call; above 1 for int8, whose instructions do more at once.
     """
@@ -81,7 +89,7 @@ class Speed:
     batch: int
     seconds: float
     quartiles: tuple[float, float]
-    rounds: int
+    calls: tuple[float, ...]
     ratio: float | None
     limit_share: float
 
@@ -122,16 +130,21 @@ class SpeedTable:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error}") from error
 
-    def time(self, contender: str, batch: int) -> float:
-        """Seconds of the median call.
-
-        Raises:
-            KeyError: This was not measured.
-        """
+    def _row(self, contender: str, batch: int) -> Speed:
         for row in self.rows:
             if (row.contender, row.batch) == (contender, batch):
-                return row.seconds
+                return row
         raise KeyError((contender, batch))
+
+    def ratio(self, contender: str, other: str, batch: int) -> float:
+        """Of one's time to another's, by `Timing.ratio`.
+
+        Raises:
+            KeyError: One was not measured.
+        """
+        return Timing(seconds=self._row(contender, batch).calls).ratio(
+            Timing(seconds=self._row(other, batch).calls)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,9 +286,8 @@ def _measure(
     pictures = _pictures(classifier, batch)
     _require_equal(contenders, pictures)
     timings = alternate({each.name: partial(each.predict, pictures) for each in contenders}, seconds=seconds)
-    outsiders = [
-        timings[each.name].median for each in contenders if each.outsider and each.precision == "fp32"
-    ]
+    outsiders = [timings[each.name] for each in contenders if each.outsider and each.precision == "fp32"]
+    fastest = min(outsiders, key=lambda timing: timing.median, default=None)
     return [
         Speed(
             contender=each.name,
@@ -284,8 +296,8 @@ def _measure(
             batch=batch,
             seconds=timings[each.name].median,
             quartiles=timings[each.name].quartiles,
-            rounds=len(timings[each.name].seconds),
-            ratio=timings[each.name].median / min(outsiders) if outsiders else None,
+            calls=timings[each.name].seconds,
+            ratio=None if fastest is None else timings[each.name].ratio(fastest),
             limit_share=limit / timings[each.name].median,
         )
         for each in contenders
