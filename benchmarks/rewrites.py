@@ -29,12 +29,7 @@ from skipnets.classifier import Classifier
 from skipnets.deploy.benchmark import Timing, alternate, machine
 from skipnets.deploy.contenders import in_onnxruntime, in_openvino, in_pytorch
 from skipnets.deploy.graph import onnx_graph, openvino_graph, trace
-from skipnets.deploy.rewrite import (
-    fold_norms,
-    normalise_inside,
-    pool_before_convolution,
-    scale_and_shift,
-)
+from skipnets.deploy.rewrite import fold_norms, normalise_inside, pool_before_convolution
 from skipnets.models.densenet import DenseNet
 from skipnets.models.resnet import ResNet
 
@@ -47,9 +42,7 @@ VARIANTS: dict[str, tuple[Rewrite, ...]] = {
     PLAIN: (),
     "norms folded": (fold_norms,),
     "pooled first": (pool_before_convolution,),
-    "norms as scale and shift": (scale_and_shift,),
     USED: (fold_norms, pool_before_convolution),
-    "all of these": (fold_norms, pool_before_convolution, scale_and_shift),
 }
 RESNET_VARIANTS = (PLAIN, "norms folded")
 

@@ -7,9 +7,9 @@ Compared are torchvision (contiguous, channels_last, and channels_last with memo
 torchvision under torch.compile (with --compile: it takes minutes to build), and this project's model run
 plainly, in linear memory, and in linear memory with recomputed bottlenecks. All start from the same
 weights, and before anything is timed their outputs, gradients and running statistics must agree in float64.
-The variants then alternate, step by step, after one step of warm-up; medians are compared, and the ratio is
-the median of the ratios within a round. A step is forward, loss, backward and SGD on the CPU, in float32,
-on random pictures.
+The variants then take turns, in another order each round, after one step of warm-up; medians are compared,
+and the ratio is the median of the ratios within a round. A step is forward, loss, backward and SGD on the
+CPU, in float32, on random pictures.
 
 Memory is measured for each variant in a process of its own: what autograd saves for the backward pass (each
 storage once, parameters and input left out; the linear operations keep nothing beside it) and the peak of
@@ -30,6 +30,7 @@ import functools
 import gc
 import json
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -148,8 +149,11 @@ def alternate(
     models = {name: make().train() for name, make in made.items()}
     optimizers = {name: torch.optim.SGD(model.parameters(), lr=1e-3) for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in made}
+    names, order = list(models), random.Random(0)
     for _ in range(rounds + 1):
-        for name, model in models.items():
+        order.shuffle(names)
+        for name in names:
+            model = models[name]
             gc.collect()
             start = now()
             torch.autograd.backward(F.cross_entropy(model(batch[0]), batch[1]))

@@ -8,7 +8,6 @@ N is the pictures of a batch; C, H and W their channels, height and width.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import math
 import os
 import sys
@@ -154,6 +153,8 @@ class Classifier:
             UserError: If it cannot be written, weights are not finite, or the model was changed so that its
                 config no longer describes it.
         """
+        import importlib.metadata  # here: it brings the parsers of e-mail along, which no prediction needs
+
         if self.runtime.name == "native":
             tensors = self._tensors_of_file()
         else:

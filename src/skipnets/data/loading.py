@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("skipnets")
 
 # An epoch's order: positions in the pictures, drawn with a generator that the seed and the epoch determine.
-Order = Callable[[np.random.Generator], NDArray[np.int64]]
+Order = Callable[["np.random.Generator"], NDArray[np.int64]]  # quoted: numpy.random takes time to load
 Failures = list[tuple[int, str]]
 
 HELD_BYTES = 2**30

@@ -36,6 +36,7 @@ __all__ = [
     "in_openvino",
     "in_pytorch",
     "multiply_accumulates",
+    "plain_onnx",
     "torchvision_network",
 ]
 
@@ -88,7 +89,7 @@ def contenders_of(
         )
     for name, network, is_outsider in ((who, plain, True), ("skipnets", rewritten, False)):
         if is_outsider:
-            graph = _plain_onnx(network, classifier)
+            graph = plain_onnx(network, classifier)
         else:
             graph = onnx_graph(trace(rewritten, size, "float32"))
         found += [
@@ -234,7 +235,7 @@ def in_pytorch(network: Callable[..., Any], memory_format: torch.memory_format) 
     return predict
 
 
-def _plain_onnx(network: nn.Module, classifier: Classifier) -> Any:
+def plain_onnx(network: nn.Module, classifier: Classifier) -> Any:
     """What a user's own torch.onnx.export gives: the network as it is, any number of pictures."""
     height, width = classifier.preprocessing.size
     pictures = torch.zeros(2, classifier.preprocessing.channels, height, width)

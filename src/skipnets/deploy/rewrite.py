@@ -2,7 +2,9 @@
 
 Each takes a network and returns a new one in eval mode that computes the same; the given one is untouched.
 Constants are computed in float64 and rounded once. Where a norm is not batch normalisation there is nothing
-to fold, and it stays.
+to fold, and it stays; so does a norm that no convolution precedes: as one multiplication and one addition a
+value it was slower than the norm in PyTorch, ONNX Runtime and OpenVINO (`benchmarks/rewrites.py` measures
+those that are here).
 
 Shapes: N batch, C channels, H height, W width. γ, β, μ, σ² are a batch norm's weight, bias, running mean and
 running variance: in eval mode y = γ (x − μ) / √(σ² + ε) + β, which is s·x + t with s = γ / √(σ² + ε) and
@@ -23,11 +25,9 @@ from skipnets.models.resnet import BasicBlock, BottleneckBlock, ResNet
 
 __all__ = [
     "CentredConvolution",
-    "ScaleShift",
     "fold_norms",
     "normalise_inside",
     "pool_before_convolution",
-    "scale_and_shift",
 ]
 
 Network = TypeVar("Network", bound=DenseNet | ResNet)
@@ -65,22 +65,6 @@ def pool_before_convolution(model: Network) -> Network:
     return rewritten
 
 
-def scale_and_shift(model: Network) -> Network:
-    """Make every batch norm that is left one multiplication and one addition per value: s·x + t.
-
-    After `fold_norms` these are the norms that come before an activation and a convolution: norm1 of the
-    dense layers, the transitions' and the last.
-    """
-    rewritten = _evaluated_copy(model)
-    for parent in list(rewritten.modules()):
-        for name, norm in list(parent.named_children()):
-            if isinstance(norm, nn.BatchNorm2d):
-                scale, shift = _scale_and_shift(norm)
-                dtype = norm.weight.dtype
-                setattr(parent, name, ScaleShift(scale.to(dtype), shift.to(dtype)))
-    return rewritten
-
-
 def normalise_inside(model: Network, mean: Sequence[float], std: Sequence[float]) -> Network:
     """Make a network of pixels 0–255 (uint8 or float) out of one that takes normalised pictures.
 
@@ -105,24 +89,6 @@ def normalise_inside(model: Network, mean: Sequence[float], std: Sequence[float]
     bias = None if convolution.bias is None else convolution.bias.double()
     setattr(parent, name, CentredConvolution(centre.to(weight_dtype), _like(convolution, weight, bias)))
     return rewritten
-
-
-class ScaleShift(nn.Module):
-    """y = scale·x + shift, per channel.
-
-    Args:
-        scale: (C,).
-        shift: (C,).
-    """
-
-    def __init__(self, scale: Tensor, shift: Tensor) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(scale[:, None, None], requires_grad=False)
-        self.shift = nn.Parameter(shift[:, None, None], requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, H, W)."""
-        return x * self.scale + self.shift
 
 
 class CentredConvolution(nn.Module):
