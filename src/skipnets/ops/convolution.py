@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skipnets.ops.chunks import MapShape, as_maps, as_matrix
+from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix
 
 
 def convolve(x: Tensor, weight: Tensor, shape: MapShape) -> Tensor:
@@ -20,11 +20,25 @@ def convolve(x: Tensor, weight: Tensor, shape: MapShape) -> Tensor:
     return as_matrix(F.conv2d(as_maps(x, shape), weight, padding=1))
 
 
-def convolve_backward(gradient: Tensor, x: Tensor, weight: Tensor, shape: MapShape) -> tuple[Tensor, Tensor]:
-    """Gradients of `convolve`: (m, K) → those of x (m, C) and of the weights (K, C, s, s)."""
+def convolve_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    shape: MapShape,
+    *,
+    weight_gradient: Tensor,
+    workspace: Workspace,
+) -> Tensor:
+    """The gradient of the input of `convolve`: (m, K) → (m, C).
+
+    That of the weights (K, C, s, s) is added to `weight_gradient`, in its type. The result of a 1×1
+    convolution is scratch, to be used before the next call.
+    """
     if _is_pointwise(weight):
-        return gradient @ weight.flatten(1), (gradient.t() @ x).view_as(weight)
-    x_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
+        _add_product(weight_gradient.flatten(1), gradient.t(), x)
+        scratch = workspace.matrix("gradient of a 1×1 convolution", x.shape, x.dtype)
+        return torch.mm(gradient, weight.flatten(1), out=scratch)
+    x_gradient, chunk_weight_gradient, _ = torch.ops.aten.convolution_backward(
         as_maps(gradient, shape),
         as_maps(x, shape),
         weight,
@@ -37,7 +51,16 @@ def convolve_backward(gradient: Tensor, x: Tensor, weight: Tensor, shape: MapSha
         groups=1,
         output_mask=[True, True, False],
     )
-    return as_matrix(x_gradient), weight_gradient
+    weight_gradient += chunk_weight_gradient
+    return as_matrix(x_gradient)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left @ right to a view, in the type of `total`."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _is_pointwise(weight: Tensor) -> bool:

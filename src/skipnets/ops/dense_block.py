@@ -355,8 +355,14 @@ class _Backward(_Pass):
         weight = weight.to(self.dtype)
         for gradient, chunk in zip(gradients, source, strict=True):
             activated = self.activate(chunk, norm.affine)
-            incoming, chunk_weight_gradient = convolve_backward(gradient, activated, weight, self.shape)
-            weight_gradient += chunk_weight_gradient
+            incoming = convolve_backward(
+                gradient,
+                activated,
+                weight,
+                self.shape,
+                weight_gradient=weight_gradient,
+                workspace=self.workspace,
+            )
             masked = relu_backward(incoming, activated, out=incoming)
             norm.add(masked, chunk)
             yield masked

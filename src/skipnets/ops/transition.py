@@ -125,8 +125,14 @@ def _backward(
         activated = scale_shift_relu(source[rows], norm.affine, scratch)
         pooled_gradient = incoming[_pooled_rows(rows, shape, pooled_shape)]
         pooled = _pool(activated, shape)
-        spread, chunk_weight_gradient = convolve_backward(pooled_gradient, pooled, quarter, pooled_shape)
-        weight_gradient += chunk_weight_gradient
+        spread = convolve_backward(
+            pooled_gradient,
+            pooled,
+            quarter,
+            pooled_shape,
+            weight_gradient=weight_gradient,
+            workspace=workspace,
+        )
         _spread(spread, shape, out=x_gradient[rows])
         masked = relu_backward(x_gradient[rows], activated, out=x_gradient[rows])
         norm.add(masked, source[rows])
