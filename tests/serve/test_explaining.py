@@ -18,7 +18,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.insight import explain
 from skipnets.models.factory import create_model
 from skipnets.serve import create_app
-from skipnets.serve.explaining import _for_a_screen, can_explain
+from skipnets.serve.explaining import _scale_for_a_screen, can_explain
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_what_cannot_be_explained_is_refused_in_one_line(client: httpx.Client) -
 
 def test_the_map_keeps_its_place_on_a_smaller_picture(classifier: Classifier) -> None:
     [[explanation]] = explain(classifier, [picture(2048, 1024)])
-    small = _for_a_screen(explanation)
+    small = explanation.resized(_scale_for_a_screen(explanation.picture))
     assert small.picture.size == (1024, 512)
     halved = explanation.map().reshape(512, 2, 1024, 2).mean((1, 3))
     difference = np.abs(small.map() - halved)
