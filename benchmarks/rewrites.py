@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -115,7 +114,7 @@ def show(name: str, batch: int, times: dict[str, Timing]) -> list[dict[str, Any]
     rows = []
     for what, timing in times.items():
         base = times[f"{what.split(':')[0]}: {PLAIN}"]
-        ratio = statistics.median(a / b for a, b in zip(timing.seconds, base.seconds, strict=True))
+        ratio = timing.ratio(base)
         print(f"{what:58}{1000 * timing.median:8.1f}{ratio:8.3f}")
         rows.append({"model": name, "batch": batch, "what": what, "seconds": timing.median, "ratio": ratio})
     return rows

@@ -41,7 +41,8 @@ def answers(
 
 
 def nll(logits: NDArray[np.float32], labels: NDArray[np.int64], temperature: float) -> float:
-    return float(-log_softmax(logits / temperature, axis=1)[np.arange(len(labels)), labels].mean())
+    scores = logits.astype(np.float64)  # float32 would round by a hundred times what is compared
+    return float(-log_softmax(scores / temperature, axis=1)[np.arange(len(labels)), labels].mean())
 
 
 @settings(max_examples=25, deadline=None)

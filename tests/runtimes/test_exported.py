@@ -19,6 +19,7 @@ from skipnets.classifier import Classifier, describe, load
 from skipnets.deploy.export import Export
 from skipnets.errors import UserError
 from skipnets.runtimes.exported import export_format
+from skipnets.runtimes.onnxruntime import OnnxRuntime, _picture_size, open_session
 
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch"}
 
@@ -217,6 +218,38 @@ def test_signals_are_handled_after_openvino(exports: dict[str, Export]) -> None:
         check=False,
     )
     assert (result.returncode, result.stdout) == (0, "handled\n"), result.stderr
+
+
+def test_onnx_is_opened_for_the_size_that_the_classifier_prepares(exports: dict[str, Export]) -> None:
+    classifier = load(exports["onnx"].path)
+    height, width = classifier.preprocessing.size
+    assert isinstance(classifier.runtime, OnnxRuntime)
+    for side in (height, height + 3):
+        batch = np.random.default_rng(side).integers(0, 256, (2, 3, side, side), dtype=np.uint8)
+        any_size = open_session(exports["onnx"].path)
+        assert any_size.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+        expected = any_size.run(["logits"], {"pictures": batch})[0]
+        np.testing.assert_allclose(classifier.runtime.logits(batch), expected, rtol=1e-4, atol=1e-4)
+    opened = open_session(exports["onnx"].path, size=(height, width))
+    assert opened.get_inputs()[0].shape == ["batch", 3, height, width]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        "no JSON",
+        "[]",
+        "{}",
+        '{"preprocessing": {"size": 32}}',
+        '{"preprocessing": {"size": [32]}}',
+        '{"preprocessing": {"size": ["32", "32"]}}',
+        '{"preprocessing": {"size": [0, 32]}}',
+        '{"preprocessing": {"size": [32, 1000000000000]}}',
+    ],
+)
+def test_a_picture_size_that_makes_no_sense_is_not_opened_for(metadata: str | None) -> None:
+    assert _picture_size(metadata) is None
 
 
 SIGNAL_AFTER_OTHERS = """

@@ -55,4 +55,7 @@ def print_failures(failures: Mapping[str, str], *, of: int) -> None:
         of: How many there were to be read.
     """
     sys.stderr.write(f"{len(failures)} of {of} pictures failed:\n")
-    sys.stderr.writelines(f"  {name}: {reason}\n" for name, reason in failures.items())
+    # Most reasons begin with the name already.
+    sys.stderr.writelines(
+        f"  {name}: {reason.removeprefix(f'{name}: ')}\n" for name, reason in failures.items()
+    )

@@ -254,36 +254,18 @@ def plain_onnx(network: nn.Module, classifier: Classifier) -> Any:
 
 
 def in_onnxruntime(graph: Any, threads: int, size: tuple[int, int]) -> Predict:
-    """Run an ONNX graph in ONNX Runtime with its usual settings, opened for one size as our runtime does."""
-    import onnxruntime
+    """Run an ONNX graph in ONNX Runtime, opened for one picture size as `skipnets.load` opens an export."""
+    from skipnets.runtimes.onnxruntime import open_session
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    for name, extent in zip(("height", "width"), size, strict=True):
-        options.add_free_dimension_override_by_name(name, extent)
-    session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(graph.SerializeToString(), threads=threads, size=size)
     return lambda batch: np.asarray(session.run([LOGITS], {PICTURES: batch})[0])
 
 
 def in_openvino(graph: Any, threads: int) -> Predict:
-    """Run a graph in OpenVINO as for one caller who waits, in float32."""
-    from skipnets.runtimes.openvino import shared_core
+    """Run a graph in OpenVINO, compiled as `skipnets.load` compiles an export."""
+    from skipnets.runtimes.openvino import OpenVINORuntime, compile_graph
 
-    settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-    }
-    request = shared_core().compile_model(graph, "CPU", settings).create_infer_request()
-
-    def predict(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        request.infer({PICTURES: batch}, share_inputs=True)
-        return np.array(request.get_tensor(LOGITS).data)
-
-    return predict
+    return OpenVINORuntime(compile_graph(graph, "CPU", threads), "CPU").logits
 
 
 def _noise(classifier: Classifier) -> Pictures:

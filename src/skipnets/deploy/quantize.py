@@ -227,13 +227,9 @@ def _run_compiled(compiled: Any) -> Predict:
 
 
 def _run_onnx(graph: Any) -> Predict:
-    import onnxruntime
+    from skipnets.runtimes.onnxruntime import open_session
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(graph.SerializeToString())
     return lambda batch: np.asarray(session.run([LOGITS], {PICTURES: batch})[0])
 
 

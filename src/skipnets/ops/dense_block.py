@@ -122,7 +122,7 @@ class _DenseBlockFunction(torch.autograd.Function):
         statistics = (run.mean, run.variance, *run.bottleneck_statistics())
         ctx.plan = plan
         ctx.kept = len(run.kept)
-        ctx.input_channels, ctx.input_dtype = x.shape[1], x.dtype
+        ctx.input_channels = x.shape[1]
         ctx.save_for_backward(run.maps, *statistics, *run.kept, *parameters)
         ctx.mark_non_differentiable(*statistics)
         return (run.maps, *statistics)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from skipnets.errors import UserError
 from skipnets.runtimes.exported import FEATURES, LOGITS, PICTURES, PictureType
 
-__all__ = ["METADATA_KEY", "OnnxRuntime"]
+__all__ = ["METADATA_KEY", "OnnxRuntime", "open_session"]
 
 METADATA_KEY = "skipnets"
 _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
@@ -42,15 +43,15 @@ class OnnxRuntime:
     input_type: PictureType = "float32"
 
     def __init__(self, path: Path, provider: str, threads: int | None) -> None:
-        self._path, self._provider, self._threads = path, provider, threads
-        unoptimised = self._session(None, optimised=False)  # quick: to read what the file says
+        self._open = partial(open_session, path, provider=provider, threads=threads)
+        unoptimised = self._open(optimised=False)  # quick: to read what the file says
         self.metadata: str | None = None
         if [given.name for given in unoptimised.get_inputs()] == [PICTURES] and LOGITS in [
             output.name for output in unoptimised.get_outputs()
         ]:
             self.metadata = unoptimised.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self._size = _picture_size(self.metadata)
-        self._of_size = self._session(self._size)
+        self._of_size = self._open(size=self._size)
         self._lock = threading.Lock()
         self._of_any_size: onnxruntime.InferenceSession | None = None
 
@@ -92,22 +93,37 @@ class OnnxRuntime:
     def _any_size(self) -> onnxruntime.InferenceSession:
         with self._lock:
             if self._of_any_size is None:
-                self._of_any_size = self._session(None)
+                self._of_any_size = self._open()
             return self._of_any_size
 
-    def _session(
-        self, size: tuple[int, int] | None, *, optimised: bool = True
-    ) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        if size is not None:
-            for name, extent in zip(("height", "width"), size, strict=True):
-                options.add_free_dimension_override_by_name(name, extent)
-        if not optimised:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return onnxruntime.InferenceSession(self._path, options, providers=[self._provider])
+
+def open_session(
+    graph: Path | bytes,
+    *,
+    provider: str = "CPUExecutionProvider",
+    threads: int | None = None,
+    size: tuple[int, int] | None = None,
+    optimised: bool = True,
+) -> onnxruntime.InferenceSession:
+    """A session that prints errors only.
+
+    Args:
+        graph: A file, or what is in it.
+        provider: ONNX Runtime's name for what computes.
+        threads: CPU threads; None leaves it to the library.
+        size: Height and width of all pictures; None where any may come.
+        optimised: Whether to simplify the graph first.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if size is not None:
+        for name, extent in zip(("height", "width"), size, strict=True):
+            options.add_free_dimension_override_by_name(name, extent)
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(graph, options, providers=[provider])
 
 
 def _picture_size(metadata: str | None) -> tuple[int, int] | None:

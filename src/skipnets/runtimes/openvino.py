@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from skipnets.errors import UserError
 from skipnets.runtimes.exported import FEATURES, LOGITS, OPENVINO_GRAPH, PICTURES, PictureType
 
-__all__ = ["METADATA_PATH", "OpenVINORuntime", "keeping_signal_stack", "shared_core"]
+__all__ = ["METADATA_PATH", "OpenVINORuntime", "compile_graph", "keeping_signal_stack", "shared_core"]
 
 METADATA_PATH = ["skipnets", "metadata"]
 
@@ -91,13 +91,9 @@ class OpenVINORuntime:
             raise UserError(
                 f'device "{device}" is not here: OpenVINO sees {", ".join(core.available_devices).lower()}'
             )
-        # Without the first, OpenVINO computes in bfloat16 where the processor can, and the numbers change.
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
         try:
             model = core.read_model(path / OPENVINO_GRAPH)
-            compiled = core.compile_model(model, wanted, settings)
+            compiled = compile_graph(model, wanted, threads)
         except RuntimeError as error:
             raise UserError(f"{path} is not a readable OpenVINO graph ({_last_line(error)})") from error
         names = {name for output in compiled.outputs for name in output.names}
@@ -120,6 +116,21 @@ class OpenVINORuntime:
     def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:
         self._request.infer({PICTURES: np.ascontiguousarray(batch)}, share_inputs=True)
         return self._request.get_tensor(output).data.copy()
+
+
+def compile_graph(graph: openvino.Model, device: str, threads: int | None) -> openvino.CompiledModel:
+    """A graph ready to answer one caller at a time, in float32.
+
+    Args:
+        graph: What OpenVINO read.
+        device: OpenVINO's name for it.
+        threads: CPU threads; None leaves it to the library.
+    """
+    # Without the first, OpenVINO computes in bfloat16 where the processor can, and the numbers change.
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    return shared_core().compile_model(graph, device, settings)
 
 
 def _last_line(error: Exception) -> str:
