@@ -16,8 +16,8 @@ storage once, parameters and input left out; the linear operations keep nothing 
 resident memory during the first forward and backward pass, above what was resident before.
 
 The arithmetic limit is the time that a step's convolutions alone would take: multiplications and additions
-over the rate at which the library's 3×3 convolution and matrix product, forward and backward, run on this
-machine at the size of each block's middle layer, one chunk at a time.
+over the rate at which the library's convolutions and matrix products, forward and backward, run on this
+machine, each at its own size, one chunk at a time.
 
 On a machine that others use too, wall-clock times of two threads say little: `--clock processor` uses one
 thread and counts the processor time that it got.
@@ -51,6 +51,7 @@ from skipnets.models.block_execution import BlockExecution
 from skipnets.models.densenet import Transition
 from skipnets.models.registry import DenseNetConfig
 from skipnets.ops import chunks
+from skipnets.ops.convolution import convolve, convolve_backward
 from skipnets.training.benchmark import measure_step, random_batch
 
 BASELINE = "torchvision channels_last"
@@ -222,10 +223,10 @@ def convolve_both_ways(module: nn.Conv2d, x: Tensor) -> None:
     """Forward, and the gradients of input and weights."""
     with torch.no_grad():
         if module.kernel_size == (1, 1):
-            matrix, weight = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]), module.weight.flatten(1)
-            out = matrix @ weight.t()
-            out @ weight
-            out.t() @ matrix
+            matrix, shape = chunks.as_matrix(x), chunks.MapShape.of(x)
+            out = convolve(matrix, module.weight, shape)
+            total = torch.zeros_like(module.weight)
+            convolve_backward(out, matrix, module.weight, shape, weight_gradient=total)
         else:
             out = module(x)
             torch.ops.aten.convolution_backward(

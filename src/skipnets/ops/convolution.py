@@ -10,34 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix
+from skipnets.ops.chunks import MapShape, as_maps, as_matrix
 
 
 def convolve(x: Tensor, weight: Tensor, shape: MapShape) -> Tensor:
     """Convolution: (m, C) with weights (K, C, s, s) → (m, K)."""
     if _is_pointwise(weight):
-        return x @ weight.flatten(1).t()
+        return _multiply(x, weight, shape)
     return as_matrix(F.conv2d(as_maps(x, shape), weight, padding=1))
 
 
 def convolve_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    shape: MapShape,
-    *,
-    weight_gradient: Tensor,
-    workspace: Workspace,
+    gradient: Tensor, x: Tensor, weight: Tensor, shape: MapShape, *, weight_gradient: Tensor
 ) -> Tensor:
     """The gradient of the input of `convolve`: (m, K) → (m, C).
 
-    That of the weights (K, C, s, s) is added to `weight_gradient`, in its type. The result of a 1×1
-    convolution is scratch, to be used before the next call.
+    That of the weights (K, C, s, s) is added to `weight_gradient`, in its type.
     """
     if _is_pointwise(weight):
         _add_product(weight_gradient.flatten(1), gradient.t(), x)
-        scratch = workspace.matrix("gradient of a 1×1 convolution", x.shape, x.dtype)
-        return torch.mm(gradient, weight.flatten(1), out=scratch)
+        return _multiply(gradient, weight.transpose(0, 1), shape)
     x_gradient, chunk_weight_gradient, _ = torch.ops.aten.convolution_backward(
         as_maps(gradient, shape),
         as_maps(x, shape),
@@ -53,6 +45,18 @@ def convolve_backward(
     )
     weight_gradient += chunk_weight_gradient
     return as_matrix(x_gradient)
+
+
+def _multiply(x: Tensor, weight: Tensor, shape: MapShape) -> Tensor:
+    """The matrix product with a 1×1 kernel: (m, C) with (K, C, 1, 1) → (m, K).
+
+    In float32 on a CPU the library's convolution is up to a quarter faster than its matrix product. It takes
+    each row of a map for an image: for fewer than 16 images, one thread gets a slow kernel.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        map_rows = MapShape(shape.images * shape.height, 1, shape.width)
+        return as_matrix(F.conv2d(as_maps(x, map_rows), weight))
+    return x @ weight.flatten(1).t()
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -356,12 +356,7 @@ class _Backward(_Pass):
         for gradient, chunk in zip(gradients, source, strict=True):
             activated = self.activate(chunk, norm.affine)
             incoming = convolve_backward(
-                gradient,
-                activated,
-                weight,
-                self.shape,
-                weight_gradient=weight_gradient,
-                workspace=self.workspace,
+                gradient, activated, weight, self.shape, weight_gradient=weight_gradient
             )
             masked = relu_backward(incoming, activated, out=incoming)
             norm.add(masked, chunk)

@@ -126,12 +126,7 @@ def _backward(
         pooled_gradient = incoming[_pooled_rows(rows, shape, pooled_shape)]
         pooled = _pool(activated, shape)
         spread = convolve_backward(
-            pooled_gradient,
-            pooled,
-            quarter,
-            pooled_shape,
-            weight_gradient=weight_gradient,
-            workspace=workspace,
+            pooled_gradient, pooled, quarter, pooled_shape, weight_gradient=weight_gradient
         )
         _spread(spread, shape, out=x_gradient[rows])
         masked = relu_backward(x_gradient[rows], activated, out=x_gradient[rows])

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from skipnets.ops.chunks import MapShape, as_maps
+from skipnets.ops.convolution import convolve, convolve_backward
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize(
+    "size",
+    [(2, 5, 7), (1, 1, 1), (3, 1, 4), (3, 4, 1), (20, 1, 1)],
+    ids=lambda size: "×".join(map(str, size)),
+)
+@pytest.mark.parametrize("channels", [(6, 4), (1, 1)], ids=["6→4", "1→1"])
+def test_equals_the_librarys_convolution_of_contiguous_maps(size, channels, kernel, dtype):
+    shape = MapShape(*size)
+    x = torch.randn(shape.rows, channels[0]).to(dtype)
+    gradient = torch.randn(shape.rows, channels[1]).to(dtype)
+    weight = torch.randn(channels[1], channels[0], kernel, kernel).to(dtype)
+
+    maps = as_maps(x, shape).double().contiguous().requires_grad_()
+    reference_weight = weight.double().requires_grad_()
+    expected = F.conv2d(maps, reference_weight, padding=kernel // 2)
+    torch.autograd.backward(expected, as_maps(gradient, shape).double())
+
+    weight_gradient = torch.ones_like(weight)
+    found = convolve(x, weight, shape)
+    x_gradient = convolve_backward(gradient, x, weight, shape, weight_gradient=weight_gradient)
+
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 5e-2}[dtype]
+    for own, reference in (
+        (as_maps(found, shape), expected.detach()),
+        (as_maps(x_gradient, shape), maps.grad),
+        (weight_gradient, reference_weight.grad + 1),
+    ):
+        scale = float(reference.abs().max()) + 1
+        assert float((own.double() - reference).abs().max()) <= tolerance * scale
+        assert own.dtype == dtype
