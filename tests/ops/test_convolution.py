@@ -22,8 +22,8 @@ def test_equals_the_librarys_convolution_of_contiguous_maps(size, channels, kern
     gradient = torch.randn(shape.rows, channels[1]).to(dtype)
     weight = torch.randn(channels[1], channels[0], kernel, kernel).to(dtype)
 
-    maps = as_maps(x, shape).double().contiguous().requires_grad_()
-    reference_weight = weight.double().requires_grad_()
+    maps = as_maps(x, shape).double().clone(memory_format=torch.contiguous_format).requires_grad_()
+    reference_weight = weight.double().clone().requires_grad_()
     expected = F.conv2d(maps, reference_weight, padding=kernel // 2)
     torch.autograd.backward(expected, as_maps(gradient, shape).double())
 
