@@ -51,8 +51,6 @@ def explain(
     if output.suffix.lower() != ".png":
         raise UserError(f"output: {output} must end in .png")
     paths = [path for word in pictures for path in expand(word)]
-    if not paths:
-        raise UserError("pictures: standard input holds no paths")
     classifier = load(model, runtime="torch", device=device, threads=threads)
     explanations = explain_pictures(classifier, paths, classes=classes, method=method, stage=stage)
     with progress_bar() as progress:

@@ -13,13 +13,12 @@ from rich.table import Table
 from skipnets.classifier import Prediction, load
 from skipnets.cli.output import print_failures, print_table, progress_bar
 from skipnets.cli.paths import expand
-from skipnets.errors import UserError
 from skipnets.evaluation.tables import check_table_path, write_table
 
 
 def predict(
     model: Path,
-    paths: Annotated[list[str], Parameter(allow_leading_hyphen=True)],
+    pictures: Annotated[list[str], Parameter(allow_leading_hyphen=True)],
     /,
     *,
     output: Path | None = None,
@@ -39,7 +38,7 @@ def predict(
 
     Args:
         model: A model file or a run folder.
-        paths: Pictures, folders of pictures, patterns, or - for paths on standard input, one a line.
+        pictures: Files, folders of pictures, patterns, or - for paths on standard input, one a line.
         output: A .csv, .jsonl or .parquet file to write instead of printing.
         top_k: How many classes to name for each picture.
         batch_size: Pictures that go through the network at once.
@@ -50,15 +49,13 @@ def predict(
     """
     if output is not None:
         check_table_path(output)
-    pictures = [picture for path in paths for picture in expand(path)]
-    if not pictures:
-        raise UserError("paths: standard input holds no paths")
+    paths = [path for word in pictures for path in expand(word)]
     classifier = load(model, runtime=runtime, device=device, threads=threads)
-    predictions = classifier.predict_iter(pictures, top_k, batch_size=batch_size, workers=workers)
+    predictions = classifier.predict_iter(paths, top_k, batch_size=batch_size, workers=workers)
     with progress_bar() as progress:
         rows = list(
             progress.track(
-                predictions, total=len(pictures), description=f"predicting ({classifier.runtime.name})"
+                predictions, total=len(paths), description=f"predicting ({classifier.runtime.name})"
             )
         )
     if output is None:

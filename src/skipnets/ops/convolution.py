@@ -1,7 +1,7 @@
 """The convolutions of dense layers and transitions, on matrices of positions by channels.
 
 Shapes: n images of H×W in m = n·H·W rows, C input channels, K output channels; the kernel is s×s, 1 or 3, and
-    the padding (s − 1)/2. With s = 1 it is a matrix product.
+    the padding (s − 1)/2.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from skipnets.ops.chunks import MapShape, as_maps, as_matrix
 
+_MANY_IMAGES = 16
+"""From here on the library takes its fast kernel for 1×1 convolutions on one thread, too."""
+
 
 def convolve(x: Tensor, weight: Tensor, shape: MapShape) -> Tensor:
     """Convolution: (m, C) with weights (K, C, s, s) → (m, K)."""
-    if _is_pointwise(weight):
-        return _multiply(x, weight, shape)
-    return as_matrix(F.conv2d(as_maps(x, shape), weight, padding=1))
+    extent = _extent(len(x), weight, shape)
+    return as_matrix(F.conv2d(as_maps(x, extent), weight, padding=weight.shape[-1] // 2))
 
 
 def convolve_backward(
@@ -27,16 +29,14 @@ def convolve_backward(
 
     That of the weights (K, C, s, s) is added to `weight_gradient`, in its type.
     """
-    if _is_pointwise(weight):
-        _add_product(weight_gradient.flatten(1), gradient.t(), x)
-        return _multiply(gradient, weight.transpose(0, 1), shape)
+    extent = _extent(len(x), weight, shape)
     x_gradient, chunk_weight_gradient, _ = torch.ops.aten.convolution_backward(
-        as_maps(gradient, shape),
-        as_maps(x, shape),
+        as_maps(gradient, extent),
+        as_maps(x, extent),
         weight,
         bias_sizes=None,
         stride=[1, 1],
-        padding=[1, 1],
+        padding=[weight.shape[-1] // 2] * 2,
         dilation=[1, 1],
         transposed=False,
         output_padding=[0, 0],
@@ -47,25 +47,13 @@ def convolve_backward(
     return as_matrix(x_gradient)
 
 
-def _multiply(x: Tensor, weight: Tensor, shape: MapShape) -> Tensor:
-    """The matrix product with a 1×1 kernel: (m, C) with (K, C, 1, 1) → (m, K).
+def _extent(rows: int, weight: Tensor, shape: MapShape) -> MapShape:
+    """The shape that the convolution takes its rows for.
 
-    In float32 on a CPU the library's convolution is up to a quarter faster than its matrix product. It takes
-    each row of a map for an image: for fewer than 16 images, one thread gets a slow kernel.
+    To a 1×1 kernel it does not matter which positions form an image: they are cut into at least 16 equal
+    columns. Up to a fifth faster on CPUs than a matrix product, in both directions.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32:
-        map_rows = MapShape(shape.images * shape.height, 1, shape.width)
-        return as_matrix(F.conv2d(as_maps(x, map_rows), weight))
-    return x @ weight.flatten(1).t()
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add left @ right to a view, in the type of `total`."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right
-
-
-def _is_pointwise(weight: Tensor) -> bool:
-    return weight.shape[2:] == (1, 1)
+    if weight.shape[2:] != (1, 1):
+        return shape
+    images = next(count for count in range(min(_MANY_IMAGES, rows), rows + 1) if rows % count == 0)
+    return MapShape(images, rows // images, 1)
