@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from skipnets.ops.memory import LARGE_BYTES, MEMORY
+
 CHUNK_BYTES = 4 << 20
 """Size of the widest matrix of a chunk, of a layer of mean width in a dense block; two or three of them are
 in use at once. Halving it fits the caches better and costs as much in calls."""
@@ -70,6 +72,10 @@ def as_maps(matrix: Tensor, shape: MapShape) -> Tensor:
 def empty_maps(shape: MapShape, channels: int, like: Tensor, dtype: torch.dtype) -> Tensor:
     """Uninitialised (N, C, H, W) maps in channels-last order on the device of `like`."""
     size = (shape.images, channels, shape.height, shape.width)
+    nbytes = shape.rows * channels * dtype.itemsize
+    if like.device.type == "cpu" and nbytes >= LARGE_BYTES:
+        strides = (shape.area * channels, 1, shape.width * channels, channels)
+        return torch.empty(0, dtype=dtype).set_(MEMORY.storage(nbytes), 0, size, strides)
     return torch.empty(size, dtype=dtype, device=like.device, memory_format=torch.channels_last)
 
 
