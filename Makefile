@@ -14,8 +14,8 @@ PYTEST_ENGINE := cd engine && OMP_NUM_THREADS=1 ../$(BIN)/python -P $(PYTEST_OPT
 # Scans of the demo's test split as files: what `predict` takes.
 define WRITE_TEST_SCANS
 import csv
-from skipnets.data import open_pictures
-digits = open_pictures("digits")
+from skipnets.data import open_dataset
+digits = open_dataset("digits")
 with open("runs/demo/splits.csv", newline="") as file:
     tested = [int(row["path"].split("/")[1]) for row in csv.DictReader(file) if row["split"] == "test"]
 for number in tested[:5]:

@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/accuracy_against_parameters.py --json docs/data/accuracy.json
 
 It shows what growth rate, bottleneck and compression do, on one processor core in less than ten minutes. It
-is no contest between the families: nothing was tuned for any model, and the task is small. Pictures are
-reduced to 14×14 pixels; 4,000 train, 1,000 others choose the best epoch, and the 10,000 test pictures are
-read once, after that. Every model is trained once a seed; the seed also draws the training pictures. The docs
+is no contest between the families: nothing was tuned for any model, and the task is small. Images are
+reduced to 14×14 pixels; 4,000 train, 1,000 others choose the best epoch, and the 10,000 test images are
+read once, after that. Every model is trained once a seed; the seed also draws the training images. The docs
 draw the result (docs/guide/growth.md). What the file holds already is not trained again.
 """
 
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skipnets.data import open_pictures
+from skipnets.data import open_dataset
 from skipnets.files import atomic_path
 from skipnets.models.registry import model_config
 from skipnets.models.tensors import parameter_count
@@ -95,17 +95,17 @@ CASES = [
 
 
 def write_subset(path: Path, seed: int) -> None:
-    """A splits.csv with some of the training pictures, as many of each class, and all test pictures."""
-    pictures = open_pictures(DATA, fractions=None)
-    splits = pictures.splits.copy()
+    """A splits.csv with some of the training images, as many of each class, and all test images."""
+    dataset = open_dataset(DATA, fractions=None)
+    splits = dataset.splits.copy()
     generator = np.random.default_rng(seed)
-    for label in range(len(pictures.classes)):
-        members: NDArray[np.int64] = np.flatnonzero((pictures.labels == label) & (splits == "train"))
+    for label in range(len(dataset.classes)):
+        members: NDArray[np.int64] = np.flatnonzero((dataset.labels == label) & (splits == "train"))
         members = generator.permutation(members)
-        per_class = [count // len(pictures.classes) for count in (TRAINING, VALIDATION)]
+        per_class = [count // len(dataset.classes) for count in (TRAINING, VALIDATION)]
         splits[members[per_class[0] : sum(per_class)]] = "val"
         splits[members[sum(per_class) :]] = ""
-    kept = pictures.select(np.flatnonzero(splits != ""))
+    kept = dataset.select(np.flatnonzero(splits != ""))
     dataclasses.replace(kept, splits=splits[splits != ""]).write_splits(path)
 
 

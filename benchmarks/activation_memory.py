@@ -3,7 +3,7 @@
     python benchmarks/activation_memory.py --json docs/data/activation-memory.json \
         --figure docs/assets/activation-memory.svg
 
-Counted is what autograd saves in a forward pass on pictures of 32×32: each storage once, parameters and
+Counted is what autograd saves in a forward pass on images of 32×32: each storage once, parameters and
 input left out. No clock is involved, so the figures repeat exactly. The slope is that of the least-squares
 line through the logarithms of depth and bytes: 1 is growth in proportion to the depth, 2 with its square.
 """
@@ -58,7 +58,7 @@ VARIANTS: dict[str, Callable[[DenseNetConfig], nn.Module]] = {
 
 
 def measure() -> dict[str, list[float]]:
-    """MiB a picture at each depth, for each variant."""
+    """MiB an image at each depth, for each variant."""
     images = torch.randn(IMAGES, 3, 32, 32).to(memory_format=torch.channels_last)
     sizes: dict[str, list[float]] = {}
     for name, make in VARIANTS.items():
@@ -79,7 +79,7 @@ def draw(sizes: dict[str, list[float]], path: Path) -> None:
     axes.set_xticks(DEPTHS, labels=[str(depth) for depth in DEPTHS])
     axes.minorticks_off()
     axes.set_xlabel("depth L")
-    axes.set_ylabel("saved for the backward pass, MiB a picture")
+    axes.set_ylabel("saved for the backward pass, MiB an image")
     axes.grid(True, which="major", alpha=0.3)
     axes.legend()
     figure.savefig(path)
@@ -97,7 +97,7 @@ def main() -> None:
     for name, values in sizes.items():
         print(f"{name:32}" + "".join(f"{value:8.2f}" for value in values) + f"{slope(values):8.2f}")
     if arguments.json:
-        data = {"unit": "MiB a picture", "depths": DEPTHS, "saved": sizes}
+        data = {"unit": "MiB an image", "depths": DEPTHS, "saved": sizes}
         data["slopes"] = {name: slope(values) for name, values in sizes.items()}
         arguments.json.write_text(json.dumps(data, indent=1) + "\n")
     if arguments.figure:

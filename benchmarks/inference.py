@@ -4,18 +4,18 @@
     python benchmarks/inference.py --models densenet121 --batches 1 --json inference.json
 
 For each model it makes a classifier with random weights (speed does not depend on them; the norms have seen
-pictures, so that numbers stay of ordinary size), times what `skipnets benchmark` times, and judges:
+images, so that numbers stay of ordinary size), times what `skipnets benchmark` times, and judges:
 
 - fp32: our export takes at most 1.02 of the time of torchvision's own export in the same runtime
   (densenet121 and resnet50, each batch size);
-- the native engine, where it is installed: at most these shares of the fastest fp32 outsider, ONNX Runtime
+- the native engine, where it is installed: at most these shares of the fastest fp32 baseline, ONNX Runtime
   or OpenVINO: densenet121 0.65 at batch 1 and 0.62 at larger ones, densenet_bc100_k12 0.60, resnet50 1.00
   and 0.90;
-- int8: densenet121 at batch 1 takes at most 0.45 of the time of the fastest fp32 outsider, and no more than
+- int8: densenet121 at batch 1 takes at most 0.45 of the time of the fastest fp32 baseline, and no more than
   OpenVINO's int8 of torchvision's own export.
 
 Hardware, versions, rounds and spread are printed with the figures. Outputs are compared before anything is
-timed. The outsider of densenet_bc100_k12 is torchvision's DenseNet with CIFAR's stem put in. Exit status 1
+timed. The baseline of densenet_bc100_k12 is torchvision's DenseNet with CIFAR's stem put in. Exit status 1
 means that a bar was missed.
 """
 
@@ -57,7 +57,7 @@ class Bar:
 
 
 def make_classifier(name: str, size: int) -> Classifier:
-    """Random weights, and norms whose statistics are those of random pictures."""
+    """Random weights, and norms whose statistics are those of random images."""
     torch.manual_seed(0)
     model = create_model(name)
     for module in model.modules():
@@ -86,11 +86,11 @@ def bars(name: str, table: SpeedTable, batches: list[int]) -> list[Bar]:
     has_int8 = any(row.precision == "int8" for row in table.rows)
     if name == "densenet121" and 1 in batches and has_int8:
         ours = "skipnets, OpenVINO int8"
-        [to_fastest] = [row.ratio for row in table.rows if (row.contender, row.batch) == (ours, 1)]
+        [to_fastest] = [row.ratio for row in table.rows if (row.candidate, row.batch) == (ours, 1)]
         assert to_fastest is not None  # torchvision takes part
         to_int8 = table.ratio(ours, "torchvision, OpenVINO int8", 1)
         found += [
-            Bar(claim=f"{name} int8 to the fastest fp32 outsider", ratio=to_fastest, limit=INT8_LIMIT),
+            Bar(claim=f"{name} int8 to the fastest fp32 baseline", ratio=to_fastest, limit=INT8_LIMIT),
             Bar(claim=f"{name} int8 to torchvision's int8 in OpenVINO", ratio=to_int8, limit=1.0),
         ]
     return found
@@ -102,16 +102,16 @@ def fastest_runtime(table: SpeedTable, batch: int) -> str:
         row
         for row in table.rows
         if row.batch == batch
-        and row.outsider
+        and row.baseline
         and row.precision == "fp32"
-        and row.contender.endswith((", ONNX Runtime", ", OpenVINO"))
+        and row.candidate.endswith((", ONNX Runtime", ", OpenVINO"))
     ]
-    return min(rows, key=lambda row: row.seconds).contender
+    return min(rows, key=lambda row: row.seconds).candidate
 
 
 def native_bar(name: str, table: SpeedTable, batch: int) -> list[Bar]:
     """What must hold of the native engine, if it took part."""
-    if NATIVE not in [row.contender for row in table.rows if row.batch == batch]:
+    if NATIVE not in [row.candidate for row in table.rows if row.batch == batch]:
         return []
     return [
         Bar(
@@ -127,9 +127,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument(
-        "--batches", nargs="+", type=int, help="default: 1 and 16; 64, too, for small pictures"
-    )
+    parser.add_argument("--batches", nargs="+", type=int, help="default: 1 and 16; 64, too, for small images")
     parser.add_argument("--seconds", type=float, default=60.0, help="for the timing of one batch size")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")

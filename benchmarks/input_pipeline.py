@@ -1,11 +1,11 @@
-"""Training input in pictures per second: this project's loader against torchvision's.
+"""Training input in images per second: this project's loader against torchvision's.
 
     python benchmarks/input_pipeline.py --cifar /path/to/cifar10/train --json input.json
 
 What a user would otherwise take is torchvision.datasets.ImageFolder with RandomResizedCrop(224), flip,
-ToTensor and Normalize (RandomCrop(32, padding=4) for pictures of CIFAR's size) in a DataLoader. Both
-deliver the same: normalised float32 batches of equal size, with as many worker processes, from the same
-files. Before anything is timed, one epoch of each is checked: every picture once, equal shapes, and pixels
+ToTensor and Normalize (RandomCrop(32, padding=4) for images of CIFAR's size) in a DataLoader. Both
+deliver the same: normalized float32 batches of equal size, with as many worker processes, from the same
+files. Before anything is timed, one epoch of each is checked: every image once, equal shapes, and pixels
 equal in distribution. Then epochs alternate; medians are compared. What is paid once (starting workers,
 decoding what is held in memory) is reported apart. Photographs are synthetic: 1/f noise, as in natural
 scenes, with edges, as JPEGs of quality 90 with halved chroma. Files come from the page cache. Targets: 2.5
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from skipnets.data import Preprocessing, open_pictures
+from skipnets.data import Preprocessing, open_dataset
 from skipnets.data.loading import training_loader
 from skipnets.models.factory import create_model
 
@@ -42,13 +42,13 @@ Epoch = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 def photograph(width: int, height: int, rng: np.random.Generator, *, blur: float) -> Image.Image:
-    """A picture with a photograph's spectrum (amplitude ~ 1/frequency) and some sharp edges.
+    """An image with a photograph's spectrum (amplitude ~ 1/frequency) and some sharp edges.
 
     Args:
         width: in pixels.
         height: in pixels.
         rng: draws it.
-        blur: standard deviation, in pixels, of what lens and colour filter blur; 0 for a reduced picture.
+        blur: standard deviation, in pixels, of what lens and color filter blur; 0 for a reduced image.
     """
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / max(
         width, height
@@ -65,8 +65,8 @@ def photograph(width: int, height: int, rng: np.random.Generator, *, blur: float
     for _ in range(12):
         x, y = rng.integers(0, width), rng.integers(0, height)
         reach = int(rng.integers(min(width, height) // 40, min(width, height) // 6))
-        colour = tuple(int(value) for value in rng.integers(0, 256, 3))
-        draw.ellipse((int(x), int(y), int(x) + reach, int(y) + reach), fill=colour)
+        color = tuple(int(value) for value in rng.integers(0, 256, 3))
+        draw.ellipse((int(x), int(y), int(x) + reach, int(y) + reach), fill=color)
     return image
 
 
@@ -87,7 +87,7 @@ def make_folder(root: Path, width: int, height: int, *, distinct: int, count: in
 def torchvision_epochs(root: Path, preprocessing: Preprocessing, *, batch_size: int, workers: int) -> Epoch:
     size = preprocessing.size[0]
     crop = transforms.RandomCrop(size, padding=4) if size == 32 else transforms.RandomResizedCrop(size)
-    pictures = datasets.ImageFolder(
+    images = datasets.ImageFolder(
         str(root),
         transforms.Compose(
             [
@@ -99,15 +99,15 @@ def torchvision_epochs(root: Path, preprocessing: Preprocessing, *, batch_size: 
         ),
     )
     loader: DataLoader[Any] = DataLoader(
-        pictures, batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        images, batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
     )
     return lambda: iter(loader)
 
 
 def skipnets_epochs(root: Path, preprocessing: Preprocessing, *, batch_size: int, workers: int) -> Epoch:
-    pictures = open_pictures(root, fractions=None)
+    dataset = open_dataset(root, fractions=None)
     augmentation = "crop-flip" if preprocessing.size[0] == 32 else "resized-crop"
-    loader = training_loader(pictures, preprocessing, augmentation, batch_size=batch_size, workers=workers)
+    loader = training_loader(dataset, preprocessing, augmentation, batch_size=batch_size, workers=workers)
     mean = torch.tensor(preprocessing.mean).view(-1, 1, 1)
     std = torch.tensor(preprocessing.std).view(-1, 1, 1)
     epoch = -1
@@ -116,10 +116,10 @@ def skipnets_epochs(root: Path, preprocessing: Preprocessing, *, batch_size: int
         nonlocal epoch
         epoch += 1
         loader.sampler.set_epoch(epoch)
-        for images, labels, _ in loader:
+        for dataset, labels, _ in loader:
             # As training does on its device: here on the CPU, so its time counts.
-            images = images.to(torch.float32, memory_format=torch.contiguous_format)
-            yield images.div_(255).sub_(mean).div_(std), labels
+            dataset = dataset.to(torch.float32, memory_format=torch.contiguous_format)
+            yield dataset.div_(255).sub_(mean).div_(std), labels
 
     return batches
 
@@ -137,7 +137,7 @@ def figures(epoch: Epoch) -> dict[str, Any]:
         detail += float(images.diff(dim=3).abs().mean((1, 2, 3)).sum())
     mean = total / count
     return {
-        "pictures": count,
+        "images": count,
         "labels": labels.tolist(),
         "shapes": shapes,
         "mean": mean.numpy(),
@@ -147,10 +147,10 @@ def figures(epoch: Epoch) -> dict[str, Any]:
 
 
 def check_equal(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Same pictures, shapes and classes; same pixels in distribution, as far as one epoch tells."""
-    for name in ("pictures", "labels", "shapes"):
+    """Same images, shapes and classes; same pixels in distribution, as far as one epoch tells."""
+    for name in ("images", "labels", "shapes"):
         assert ours[name] == theirs[name], (name, ours[name], theirs[name])
-    spread = 4 * 2**0.5 / ours["pictures"] ** 0.5  # four standard errors of a difference, at unit variance
+    spread = 4 * 2**0.5 / ours["images"] ** 0.5  # four standard errors of a difference, at unit variance
     np.testing.assert_allclose(ours["mean"], theirs["mean"], atol=max(spread, 0.02))
     np.testing.assert_allclose(ours["std"], theirs["std"], rtol=max(spread, 0.02))
     np.testing.assert_allclose(ours["detail"], theirs["detail"], rtol=max(spread, 0.02))
@@ -174,7 +174,7 @@ def compare(root: Path, size: int, *, batch_size: int, workers: int, repeats: in
         first[name] = time.perf_counter() - start
         checked[name] = figures(epochs[name])
     check_equal(checked["skipnets"], checked["torchvision"])
-    count = checked["skipnets"]["pictures"]
+    count = checked["skipnets"]["images"]
     rates: dict[str, list[float]] = {"torchvision": [], "skipnets": []}
     for _ in range(repeats):
         for name, measured in rates.items():
@@ -182,10 +182,10 @@ def compare(root: Path, size: int, *, batch_size: int, workers: int, repeats: in
     medians = {name: statistics.median(measured) for name, measured in rates.items()}
     sizes = [path.stat().st_size for path in root.rglob("*.jpg")]
     return {
-        "pictures": count,
+        "images": count,
         "mean_file_bytes": statistics.mean(sizes),
         "batch_size": batch_size,
-        "pictures_per_second": medians,
+        "images_per_second": medians,
         "range": {name: [min(measured), max(measured)] for name, measured in rates.items()},
         "ratio": medians["skipnets"] / medians["torchvision"],
         "seconds_to_first_batch": first,
@@ -194,7 +194,7 @@ def compare(root: Path, size: int, *, batch_size: int, workers: int, repeats: in
 
 
 def training_rate(repeats: int) -> float:
-    """Pictures per second that densenet_bc40_k12 trains on here, given its input for nothing."""
+    """Images per second that densenet_bc40_k12 trains on here, given its input for nothing."""
     model = create_model("densenet_bc40_k12", num_classes=10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     images, labels = torch.randn(64, 3, 32, 32), torch.randint(10, (64,))
@@ -268,7 +268,7 @@ def main() -> None:
             )
             report["cases"][name] = result
             cells = [
-                f"{result['pictures_per_second'][side]:.0f} ({low:.0f}–{high:.0f})"
+                f"{result['images_per_second'][side]:.0f} ({low:.0f}–{high:.0f})"
                 for side, (low, high) in result["range"].items()
             ]
             first = result["seconds_to_first_batch"]
@@ -280,9 +280,9 @@ def main() -> None:
             )
     if "small" in report["cases"]:
         report["training_rate"] = training_rate(options.repeats)
-        rate = report["cases"]["small"]["pictures_per_second"]["skipnets"]
+        rate = report["cases"]["small"]["images_per_second"]["skipnets"]
         print(
-            f"\ndensenet_bc40_k12 trains on {report['training_rate']:.0f} pictures/s here; "
+            f"\ndensenet_bc40_k12 trains on {report['training_rate']:.0f} images/s here; "
             f"its input arrives {rate / report['training_rate']:.0f} times as fast"
         )
     if options.json:

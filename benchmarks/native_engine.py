@@ -33,7 +33,7 @@ from PIL import Image
 from inference import make_classifier
 from skipnets.classifier import Classifier, load
 from skipnets.deploy.benchmark import machine
-from skipnets.deploy.contenders import plain_onnx, torchvision_network
+from skipnets.deploy.candidates import plain_onnx, torchvision_network
 from skipnets.deploy.graph import openvino_graph
 from skipnets.runtimes.native import NativeRuntime
 
@@ -44,7 +44,7 @@ IMPORTS = "import numpy, PIL.Image"
 ANSWER = """
 import sys
 import skipnets
-skipnets.load({model!r}, runtime="native").predict([{picture!r}])
+skipnets.load({model!r}, runtime="native").predict([{image!r}])
 assert not {{"torch", "torchvision"}} & set(sys.modules)
 """
 # Not ru_maxrss, which begins with the memory of the process that started this one.
@@ -72,10 +72,10 @@ def run(code: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
 
-def cold_start(model: Path, picture: Path) -> bool:
+def cold_start(model: Path, image: Path) -> bool:
     """Print both medians; whether the bar holds."""
     seconds: dict[str, list[float]] = {"imports": [], "answer": []}
-    answer = ANSWER.format(model=str(model), picture=str(picture))
+    answer = ANSWER.format(model=str(model), image=str(image))
     run(answer)
     for _ in range(5):
         for name, code in (("imports", IMPORTS), ("answer", answer)):
@@ -104,7 +104,7 @@ def shares(classifier: Classifier, batch: int) -> None:
     for step in report["steps"]:
         macs[_part(step["name"])] += step["macs"]
         seconds[_part(step["name"])] += step["seconds"]
-    print(f"\nbatch {batch}, {report['isa']}: ms a picture, and share of the peak,")
+    print(f"\nbatch {batch}, {report['isa']}: ms an image, and share of the peak,")
     print(f"{report['peak_macs'] / 1e9:.0f} thousand million multiply-adds a second (Winograd needs fewer)")
     for part, spent in seconds.items():
         print(f"{part:24}{1e3 * spent:8.2f}{macs[part] / spent / report['peak_macs']:8.2f}")
@@ -135,15 +135,15 @@ def main() -> int:
     about = machine(arguments.threads)
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     with tempfile.TemporaryDirectory() as folder:
-        model, graph, picture = (Path(folder) / name for name in ("model.safetensors", "g.xml", "p.jpg"))
+        model, graph, image = (Path(folder) / name for name in ("model.safetensors", "g.xml", "p.jpg"))
         classifier = make_classifier("densenet121", SIZE)
         classifier.save(model)
         network = torchvision_network(classifier.model.config, classifier.model.state_dict())
         assert network is not None
         openvino.save_model(openvino_graph(plain_onnx(network, classifier)), graph, compress_to_fp16=False)
         pixels = np.random.default_rng(0).integers(0, 256, (333, 500, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((500, 333)).save(picture)
-        holds = [cold_start(model, picture)]
+        Image.fromarray(pixels).resize((500, 333)).save(image)
+        holds = [cold_start(model, image)]
         holds += [peak_memory(model, graph, batch, arguments.threads) for batch in (1, 16)]
         native = load(model, runtime="native", threads=arguments.threads)
         for batch in (1, 16):

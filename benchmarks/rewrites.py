@@ -6,8 +6,8 @@
 The network as it was trained is timed against the same after each rewrite alone and after those that an
 export uses together, in turns within one run. In a column of its own: the ratio to the network as it was in
 the same runtime, as the median of the ratios within a round. Graphs that take pixels, 0–255, are compared
-with those that take normalised pictures, the normalisation in numpy counted. Weights are random (speed does
-not depend on them), with norms that have seen pictures.
+with those that take normalized images, the normalization in numpy counted. Weights are random (speed does
+not depend on them), with norms that have seen images.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from inference import make_classifier
 from skipnets.classifier import Classifier
 from skipnets.deploy.benchmark import Timing, alternate, machine
-from skipnets.deploy.contenders import in_onnxruntime, in_openvino, in_pytorch
+from skipnets.deploy.candidates import in_onnxruntime, in_openvino, in_pytorch
 from skipnets.deploy.graph import onnx_graph, openvino_graph, trace
-from skipnets.deploy.rewrite import fold_norms, normalise_inside, pool_before_convolution
+from skipnets.deploy.rewrite import fold_norms, normalize_inside, pool_before_convolution
 from skipnets.models.densenet import DenseNet
 from skipnets.models.resnet import ResNet
 
@@ -64,17 +64,17 @@ def runs(
     """What is timed, by runtime and variant."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (batch, SIZE, SIZE, 3), dtype=np.uint8)
-    normalise: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = classifier.preprocessing.normalise
-    pictures = normalise(pixels)
+    normalize: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = classifier.preprocessing.normalize
+    images = normalize(pixels)
     planar = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     found: dict[str, Callable[[], object]] = {}
     for name, network in variants(classifier).items():
-        found[f"PyTorch: {name}"] = partial(in_pytorch(network, torch.channels_last), pictures)
+        found[f"PyTorch: {name}"] = partial(in_pytorch(network, torch.channels_last), images)
         for runtime, opened in in_runtimes(graphs[name], threads):
-            found[f"{runtime}: {name}"] = partial(opened, pictures)
+            found[f"{runtime}: {name}"] = partial(opened, images)
             if name == rewritten(classifier):
-                found[f"{runtime}: {name}, and normalised in numpy"] = partial(
-                    lambda opened: opened(normalise(pixels)), opened
+                found[f"{runtime}: {name}, and normalized in numpy"] = partial(
+                    lambda opened: opened(normalize(pixels)), opened
                 )
     for runtime, opened in in_runtimes(graphs["pixels"], threads):
         found[f"{runtime}: the same from pixels"] = partial(opened, planar)
@@ -102,7 +102,7 @@ def export(classifier: Classifier) -> dict[str, Any]:
     for name, network in made.items():
         print(f"exporting {classifier.model.config.name}, {name}", flush=True)
         graphs[name] = onnx_graph(trace(network, (SIZE, SIZE), "float32"))
-    inside = normalise_inside(made[rewritten(classifier)], preprocessing.mean, preprocessing.std)
+    inside = normalize_inside(made[rewritten(classifier)], preprocessing.mean, preprocessing.std)
     graphs["pixels"] = onnx_graph(trace(inside, (SIZE, SIZE), "uint8"))
     return graphs
 
@@ -138,8 +138,8 @@ def main() -> None:
         classifier = make_classifier(name, SIZE)
         graphs = export(classifier)
         for batch in arguments.batches:
-            contenders = runs(classifier, batch, graphs, arguments.threads)
-            rows += show(name, batch, alternate(contenders, seconds=arguments.seconds))
+            candidates = runs(classifier, batch, graphs, arguments.threads)
+            rows += show(name, batch, alternate(candidates, seconds=arguments.seconds))
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
 

@@ -6,10 +6,10 @@
 What a user would otherwise take is one process that decodes and predicts files: `Classifier.predict_iter`
 with the same runtime, threads, batch size and number of decoding threads. Both answer the same JPEG
 photographs. It runs before and after the server, and the mean counts. The server is `skipnets serve` in a
-process of its own; its clients, each of which sends a picture, waits for the answer and sends the next, share
+process of its own; its clients, each of which sends an image, waits for the answer and sends the next, share
 another process (this one) on the same processors. Every answer is compared with that of `predict`: none may
-be lost, none may be another's. Reported are pictures per second and the time of a request at 1, 8 and 64
-clients. Target: at 64 clients at least 0.85 of the pictures per second without a server. Exit status 1 means
+be lost, none may be another's. Reported are images per second and the time of a request at 1, 8 and 64
+clients. Target: at 64 clients at least 0.85 of the images per second without a server. Exit status 1 means
 that it was missed.
 
 Without --model, it is densenet121 with random weights, exported to ONNX: speed does not depend on weights.
@@ -45,7 +45,7 @@ CLIENTS = (1, 8, 64)
 LIMIT = 0.85
 WARM_UP = 2.0  # seconds, of which nothing is counted
 TOP_K = 3
-# Sums in another order: a picture's neighbours in its batch change how a runtime computes.
+# Sums in another order: an image's neighbors in its batch change how a runtime computes.
 TOLERANCE = 1e-4
 
 
@@ -55,7 +55,7 @@ class Load:
 
     Attributes:
         clients: How many asked at once.
-        rate: Answered pictures per second.
+        rate: Answered images per second.
         p50: Half of the requests took at most this, in seconds.
         p99: All but a hundredth took at most this.
         answers: How many were compared.
@@ -69,7 +69,7 @@ class Load:
 
 
 def write_photographs(folder: Path, count: int) -> list[Path]:
-    """JPEGs of 500×375, as photographs compress: 1/f noise in colour, no two alike."""
+    """JPEGs of 500×375, as photographs compress: 1/f noise in color, no two alike."""
     rng = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(375)[:, None], np.fft.rfftfreq(500)[None]) + 1 / 500
     paths = []
@@ -86,7 +86,7 @@ def write_photographs(folder: Path, count: int) -> list[Path]:
 
 
 def export_densenet(folder: Path) -> Path:
-    """densenet121 as ONNX; its norms have seen pictures, so that numbers stay of ordinary size."""
+    """densenet121 as ONNX; its norms have seen images, so that numbers stay of ordinary size."""
     import torch
 
     from skipnets.classifier import Classifier
@@ -109,7 +109,7 @@ def export_densenet(folder: Path) -> Path:
 
 
 def rate_without_server(options: argparse.Namespace, model: Path, paths: list[Path]) -> float:
-    """Pictures per second of `predict_iter`, in a process of its own."""
+    """Images per second of `predict_iter`, in a process of its own."""
     words = [__file__, "--alone", str(model), "--seconds", str(options.seconds), *map(str, paths)]
     words += ["--batch-size", str(options.batch_size), "--workers", str(options.workers)]
     words += ["--threads", str(options.threads)] if options.threads else []
@@ -121,7 +121,7 @@ def predict_alone(options: argparse.Namespace) -> float:
     """What that process does."""
     classifier = load(options.alone, threads=options.threads)
     predictions = classifier.predict_iter(
-        itertools.cycle(options.pictures), TOP_K, batch_size=options.batch_size, workers=options.workers
+        itertools.cycle(options.images), TOP_K, batch_size=options.batch_size, workers=options.workers
     )
     start = time.perf_counter()
     taken = 0
@@ -164,15 +164,15 @@ def server(options: argparse.Namespace, model: Path) -> Iterator[int]:
 
 
 def request_of(path: Path) -> bytes:
-    """The whole request for one picture."""
+    """The whole request for one image."""
     head = (
-        f'--picture\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\n'
+        f'--image\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\n'
         "Content-Type: image/jpeg\r\n\r\n"
     )
-    body = head.encode() + path.read_bytes() + b"\r\n--picture--\r\n"
+    body = head.encode() + path.read_bytes() + b"\r\n--image--\r\n"
     return (
         f"POST /v1/predict?top_k={TOP_K} HTTP/1.1\r\nHost: localhost\r\n"
-        f"Content-Type: multipart/form-data; boundary=picture\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: multipart/form-data; boundary=image\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode() + body
 
 
@@ -187,7 +187,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reques
 
 
 def check(body: bytes, expected: Prediction) -> None:
-    """That this is the answer to that picture."""
+    """That this is the answer to that image."""
     [answer] = json.loads(body)["predictions"]
     assert answer["file"] == Path(expected.source).name
     given = {row["label"]: row["probability"] for row in answer["ranking"]}
@@ -239,7 +239,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pictures", nargs="*", type=Path, help="default: generated ones")
+    parser.add_argument("images", nargs="*", type=Path, help="default: generated ones")
     parser.add_argument("--model", type=Path, default=None, help="what `skipnets serve` takes")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each measurement")
     parser.add_argument("--clients", nargs="+", type=int, default=list(CLIENTS))
@@ -255,7 +255,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or export_densenet(Path(folder))
-        paths = options.pictures or write_photographs(Path(folder), 96)
+        paths = options.images or write_photographs(Path(folder), 96)
         requests = [request_of(path) for path in paths]
         classifier = load(model, threads=options.threads)
         expected = classifier.predict(paths, TOP_K + 1)
@@ -274,10 +274,10 @@ def main() -> int:
         alone.append(rate_without_server(options, model, paths))
 
     mean = statistics.mean(alone)
-    print(f"no server   {mean:6.1f} pictures/s ({alone[0]:.1f} before, {alone[1]:.1f} after)")
+    print(f"no server   {mean:6.1f} images/s ({alone[0]:.1f} before, {alone[1]:.1f} after)")
     for found in loads:
         print(
-            f"{found.clients:3} clients {found.rate:6.1f} pictures/s, {found.rate / mean:.3f} of it; "
+            f"{found.clients:3} clients {found.rate:6.1f} images/s, {found.rate / mean:.3f} of it; "
             f"p50 {1000 * found.p50:.0f} ms, p99 {1000 * found.p99:.0f} ms; "
             f"{found.answers} answers, all there and all right"
         )

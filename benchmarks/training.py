@@ -9,7 +9,7 @@ plainly, in linear memory, and in linear memory with recomputed bottlenecks. All
 weights, and before anything is timed their outputs, gradients and running statistics must agree in float64.
 The variants then take turns, in another order each round, after one step of warm-up; medians are compared,
 and the ratio is the median of the ratios within a round. A step is forward, loss, backward and SGD on the
-CPU, in float32, on random pictures.
+CPU, in float32, on random images.
 
 Memory is measured for each variant in a process of its own: what autograd saves for the backward pass (each
 storage once, parameters and input left out; the linear operations keep nothing beside it) and the peak of
@@ -121,7 +121,7 @@ def variants(config: DenseNetConfig, *, compile_too: bool) -> dict[str, Callable
 
 
 def check_equality(config: DenseNetConfig, made: dict[str, Callable[[], nn.Module]]) -> None:
-    """One float64 step of every variant on two small pictures must give the same numbers."""
+    """One float64 step of every variant on two small images must give the same numbers."""
     size = 64 if config.stem == "imagenet" else 16
     images, labels = random_batch(config, 2, size, "cpu")
     torch.manual_seed(0)

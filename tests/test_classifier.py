@@ -1,4 +1,4 @@
-"""The artefact: what is saved comes back, what is damaged is refused, what is given is classified."""
+"""The artifact: what is saved comes back, what is damaged is refused, what is given is classified."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def saved(classifier: Classifier, tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
 
 
-def picture(seed: int = 0, shape: tuple[int, ...] = (20, 24, 3)) -> NDArray[np.uint8]:
+def make_image(seed: int = 0, shape: tuple[int, ...] = (20, 24, 3)) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -328,8 +328,8 @@ class TestConstruction:
         model.features.norm0.eval() if hasattr(model.features, "norm0") else model.features.norm5.eval()
         modes = [module.training for module in model.modules()]
         buffers = {name: value.clone() for name, value in model.named_buffers()}
-        classifier.predict([picture()])
-        classifier.embed([picture()])
+        classifier.predict([make_image()])
+        classifier.embed([make_image()])
         assert [module.training for module in model.modules()] == modes
         assert any(modes)
         assert not all(modes)
@@ -338,12 +338,12 @@ class TestConstruction:
 
 class TestPredict:
     def test_is_the_softmax_of_the_network(self, classifier: Classifier) -> None:
-        given_pictures = [picture(seed) for seed in range(5)]
+        given_images = [make_image(seed) for seed in range(5)]
         with torch.inference_mode():
-            inputs = torch.from_numpy(classifier.preprocessing.batch(given_pictures))
+            inputs = torch.from_numpy(classifier.preprocessing.batch(given_images))
             expected = F.softmax(classifier.model.eval()(inputs).double(), 1).numpy()
         for row, prediction in zip(
-            expected, classifier.predict(given_pictures, top_k=3, batch_size=2), strict=True
+            expected, classifier.predict(given_images, top_k=3, batch_size=2), strict=True
         ):
             order = np.argsort(-row)
             assert [label for label, _ in prediction.ranking] == [CLASSES[index] for index in order]
@@ -352,7 +352,7 @@ class TestPredict:
             assert prediction.error is None
 
     def test_every_kind_of_input_says_the_same(self, classifier: Classifier, tmp_path: Path) -> None:
-        pixels = picture()
+        pixels = make_image()
         Image.fromarray(pixels).save(tmp_path / "a.png")
         tensor = torch.from_numpy(pixels).permute(2, 0, 1)
         inputs = [
@@ -367,8 +367,8 @@ class TestPredict:
         rows = classifier.preprocess(inputs)
         np.testing.assert_array_equal(rows, np.stack([rows[0]] * len(inputs)))
 
-    def test_one_lazily_opened_picture_many_times(self, classifier: Classifier, tmp_path: Path) -> None:
-        Image.fromarray(picture(shape=(900, 900, 3))).save(tmp_path / "a.jpg")
+    def test_one_lazily_opened_image_many_times(self, classifier: Classifier, tmp_path: Path) -> None:
+        Image.fromarray(make_image(shape=(900, 900, 3))).save(tmp_path / "a.jpg")
         expected = classifier.preprocess([tmp_path / "a.jpg"])
         with Image.open(tmp_path / "a.jpg") as opened:
             rows = classifier.preprocess([opened] * 6, workers=4)
@@ -376,31 +376,31 @@ class TestPredict:
 
     @pytest.mark.parametrize("shape", [(20, 24), (20, 24, 1), (20, 24, 4)])
     def test_arrays_of_other_channels(self, classifier: Classifier, shape: tuple[int, ...]) -> None:
-        array = picture(shape=shape)
+        array = make_image(shape=shape)
         chw = torch.from_numpy(array if array.ndim == 2 else array.transpose(2, 0, 1).copy())
         first, second = classifier.preprocess([array, chw])
         np.testing.assert_array_equal(first, second)
 
-    def test_stacked_arrays_are_lists_of_pictures(self, classifier: Classifier) -> None:
-        stack = np.stack([picture(seed) for seed in range(3)])
+    def test_stacked_arrays_are_lists_of_images(self, classifier: Classifier) -> None:
+        stack = np.stack([make_image(seed) for seed in range(3)])
         singly = [p.ranking for p in classifier.predict(list(stack))]
         assert [p.ranking for p in classifier.predict(stack)] == singly
         assert [p.ranking for p in classifier.predict(torch.from_numpy(stack).permute(0, 3, 1, 2))] == singly
 
     def test_failures_keep_their_place(self, classifier: Classifier, tmp_path: Path) -> None:
-        (tmp_path / "bad.png").write_bytes(b"no picture")
+        (tmp_path / "bad.png").write_bytes(b"no image")
         bad = [
             tmp_path / "bad.png",
             tmp_path / "none.png",
-            picture() / 255.0,
+            make_image() / 255.0,
             torch.full((3, 4, 4), 2.0),
             None,
         ]
-        inputs = [picture(0), *bad, picture(1)]
+        inputs = [make_image(0), *bad, make_image(1)]
         predictions = classifier.predict(inputs, batch_size=2)  # type: ignore[arg-type]
         assert [p.error is None for p in predictions] == [True, *[False] * 5, True]
-        assert predictions[0].ranking == classifier.predict([picture(0)])[0].ranking
-        assert predictions[6].ranking == classifier.predict([picture(1)])[0].ranking
+        assert predictions[0].ranking == classifier.predict([make_image(0)])[0].ranking
+        assert predictions[6].ranking == classifier.predict([make_image(1)])[0].ranking
         assert predictions[1].source == str(tmp_path / "bad.png")
         assert "known format" in str(predictions[1].error)
         assert "no such file" in str(predictions[2].error)
@@ -419,7 +419,8 @@ class TestPredict:
         self, classifier: Classifier, good: list[bool], batch_size: int, workers: int, top_k: int
     ) -> None:
         inputs = [
-            picture(i, (16, 16, 3)) if fine else np.zeros((2, 2, 2), np.uint8) for i, fine in enumerate(good)
+            make_image(i, (16, 16, 3)) if fine else np.zeros((2, 2, 2), np.uint8)
+            for i, fine in enumerate(good)
         ]
         predictions = classifier.predict(iter(inputs), top_k, batch_size=batch_size, workers=workers)
         assert [p.error is None for p in predictions] == good
@@ -434,21 +435,21 @@ class TestPredict:
     def test_long_inputs_are_read_as_they_are_needed(self, classifier: Classifier) -> None:
         read: list[int] = []
 
-        def pictures() -> object:
+        def images() -> object:
             for index in range(1000):
                 read.append(index)
-                yield picture(index, (16, 16, 3))
+                yield make_image(index, (16, 16, 3))
 
-        stream = classifier.predict_iter(pictures(), batch_size=4)  # type: ignore[arg-type]
+        stream = classifier.predict_iter(images(), batch_size=4)  # type: ignore[arg-type]
         assert read == []
         next(stream)
         assert len(read) <= 3 * 4 + 1
         stream.close()  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize(
-        "one", ["a.jpg", Path("a.jpg"), b"bytes", picture(), picture()[:, :, 0], torch.zeros(3, 8, 8)]
+        "one", ["a.jpg", Path("a.jpg"), b"bytes", make_image(), make_image()[:, :, 0], torch.zeros(3, 8, 8)]
     )
-    def test_one_picture_in_place_of_a_list(self, classifier: Classifier, one: object) -> None:
+    def test_one_image_in_place_of_a_list(self, classifier: Classifier, one: object) -> None:
         with pytest.raises(UserError, match="given as a list"):
             classifier.predict(one)  # type: ignore[arg-type]
 
@@ -464,7 +465,7 @@ class TestPredict:
         with pytest.raises(UserError, match=words):
             classifier.predict_iter([], **options)  # type: ignore[arg-type]
 
-    def test_no_pictures(self, classifier: Classifier) -> None:
+    def test_no_images(self, classifier: Classifier) -> None:
         assert classifier.predict([]) == []
         assert classifier.preprocess([]).shape == (0, 3, 16, 16)
         assert classifier.embed([]).shape == (0, classifier.model.num_features)
@@ -483,13 +484,13 @@ class TestArrays:
             classifier.logits(np.zeros(shape, np.float32))
 
     def test_preprocess_then_logits_is_predict(self, classifier: Classifier) -> None:
-        inputs = [picture(seed) for seed in range(70)]
+        inputs = [make_image(seed) for seed in range(70)]
         rows = softmax(classifier.logits(classifier.preprocess(inputs)))
         labels = [CLASSES[index] for index in rows.argmax(1)]
         assert [p.label for p in classifier.predict(inputs)] == labels
 
     def test_embed_is_what_the_head_sees(self, classifier: Classifier) -> None:
-        inputs = [picture(seed) for seed in range(5)]
+        inputs = [make_image(seed) for seed in range(5)]
         vectors = classifier.embed(inputs, batch_size=2)
         assert vectors.shape == (5, classifier.model.num_features)
         assert vectors.dtype == np.float32
@@ -500,23 +501,23 @@ class TestArrays:
     def test_arrays_have_no_place_for_failures(self, classifier: Classifier, tmp_path: Path) -> None:
         for function in (classifier.embed, classifier.preprocess):
             with pytest.raises(UserError, match=r"none\.png"):
-                function([picture(), tmp_path / "none.png"])
+                function([make_image(), tmp_path / "none.png"])
 
     def test_softmax_survives_large_logits(self) -> None:
         rows = softmax(np.array([[1e4, 0.0], [-1e4, 0.0], [50.0, 0.0]], np.float32))
         np.testing.assert_allclose(rows, [[1, 0], [0, 1], [1, np.exp(-50)]], rtol=1e-12)
 
 
-def test_real_pictures_with_real_weights(shared_data: Path, tmp_path: Path) -> None:
-    """A ResNet-20 from elsewhere gets all of twenty CIFAR-10 pictures right, from file to label."""
+def test_real_images_with_real_weights(shared_data: Path, tmp_path: Path) -> None:
+    """A ResNet-20 from elsewhere gets all of twenty CIFAR-10 images right, from file to label."""
     model = create_model("resnet20", weights=shared_data / "weights" / "resnet20-12fca82f.th")
     Classifier.from_model(
         model, classes=[str(digit) for digit in range(10)], preprocessing=Preprocessing(size=32)
     ).save(tmp_path / "model.safetensors")
-    pictures = sorted((shared_data / "cifar10-png-20").glob("*.png"))
-    predictions = load(tmp_path).predict(pictures, top_k=2)
+    images = sorted((shared_data / "cifar10-png-20").glob("*.png"))
+    predictions = load(tmp_path).predict(images, top_k=2)
     assert len(predictions) == 20
-    assert [prediction.label for prediction in predictions] == [path.stem[-1] for path in pictures]
+    assert [prediction.label for prediction in predictions] == [path.stem[-1] for path in images]
 
 
 def test_reading_a_model_file_needs_no_torch(saved: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.deploy.conftest import some_picture
+from tests.deploy.conftest import some_image
 
 from skipnets.classifier import Classifier
 from skipnets.deploy.export import Export
@@ -31,7 +31,7 @@ def test_an_onnx_file_is_predicted_from_without_torch(
     if "Failed to establish a new connection" in installed.stderr:
         pytest.skip("needs a package index")
     assert installed.returncode == 0, installed.stderr
-    Image.fromarray(some_picture()).save(tmp_path / "odd.jpg")
+    Image.fromarray(some_image()).save(tmp_path / "odd.jpg")
     predicted = subprocess.run(
         [programs / "skipnets", "predict", exports["onnx"].path, tmp_path / "odd.jpg", "--top-k", "3"],
         capture_output=True,

@@ -1,4 +1,4 @@
-// Says which class a picture shows: predict FOLDER HEIGHT WIDTH < pixels
+// Says which class an image shows: predict FOLDER HEIGHT WIDTH < pixels
 // FOLDER is what `skipnets export MODEL --format openvino` wrote; the pixels are height × width × 3 bytes of RGB.
 #include <openvino/openvino.hpp>
 
@@ -26,13 +26,13 @@ int main(int argc, char** argv) {
                                     ov::hint::inference_precision(ov::element::f32));
     auto request = model.create_infer_request();
 
-    // The graph takes planes: all red values, then all green, then all blue. It normalises by itself.
-    ov::Tensor pictures(ov::element::u8, {1, 3, height, width});
+    // The graph takes planes: all red values, then all green, then all blue. It normalizes by itself.
+    ov::Tensor images(ov::element::u8, {1, 3, height, width});
     for (std::size_t channel = 0; channel < 3; ++channel)
         for (std::size_t at = 0; at < height * width; ++at)
-            pictures.data<std::uint8_t>()[channel * height * width + at] = pixels[3 * at + channel];
+            images.data<std::uint8_t>()[channel * height * width + at] = pixels[3 * at + channel];
 
-    request.set_tensor("pictures", pictures);
+    request.set_tensor("images", images);
     request.infer();
     const ov::Tensor logits = request.get_tensor("logits");
     const float* first = logits.data<float>();

@@ -28,10 +28,10 @@ from skipnets.insight.diagram import draw_diagram
 DATA = Path(__file__).parents[1] / "data"
 ON_PAPER = ("dense-block", "dense-block-for-cifar", "residual-stage", "whole-network")
 
-# Where this colour stands, the page's own ink comes in: dark on light, light on dark.
+# Where this color stands, the page's own ink comes in: dark on light, light on dark.
 _INK = "#010203"
-# These are told from both grounds, and from one another with every kind of colour vision.
-BLUE, ORANGE, GREEN, GREY = "#2f86d0", "#d9661f", "#1f9d74", "#868e99"
+# These are told from both grounds, and from one another with every kind of color vision.
+BLUE, ORANGE, GREEN, GRAY = "#2f86d0", "#d9661f", "#1f9d74", "#868e99"
 
 
 @functools.cache
@@ -81,12 +81,12 @@ def residual_stage() -> str:
 
 
 def dense_block_for_cifar() -> str:
-    """The second block of a DenseNet for pictures of the same size."""
+    """The second block of a DenseNet for images of the same size."""
     return _diagram("densenet_bc40_k12", block=2)
 
 
 def whole_network() -> str:
-    """A DenseNet for small pictures, from the input to the classes."""
+    """A DenseNet for small images, from the input to the classes."""
     return _diagram("densenet_bc40_k12")
 
 
@@ -148,21 +148,21 @@ def accuracy() -> Figure:
         "DenseNet-BC": (BLUE, "o"),
         "DenseNet-B": (GREEN, "D"),
         "DenseNet": (ORANGE, "s"),
-        "ResNet": (GREY, "^"),
+        "ResNet": (GRAY, "^"),
     }
     with _chart(height=4.6) as (figure, axes):
         for kind in dict.fromkeys(run["kind"] for run in runs):
-            colour, marker = looks[kind]
+            color, marker = looks[kind]
             of_kind = sorted(
                 (run for run in runs if run["kind"] == kind), key=lambda run: int(run["parameters"])
             )
             sizes = [run["parameters"] for run in of_kind]
             scores = [100 * run["accuracy"] for run in of_kind]
             line = "" if kind == "ResNet" else "-"
-            axes.plot(sizes, scores, marker=marker, linestyle=line, color=colour, label=kind, markersize=7)
+            axes.plot(sizes, scores, marker=marker, linestyle=line, color=color, label=kind, markersize=7)
             for run, size, score in zip(of_kind, sizes, scores, strict=True):
                 low, high = run["accuracy_interval"]
-                axes.plot([size, size], [100 * low, 100 * high], color=colour, alpha=0.4, linewidth=3)
+                axes.plot([size, size], [100 * low, 100 * high], color=color, alpha=0.4, linewidth=3)
                 axes.annotate(run["label"], (size, score), (7, -13), textcoords="offset points", fontsize=8.5)
         axes.set_xscale("log")
         axes.set_xlim(right=6e5)
@@ -192,12 +192,12 @@ def spread() -> Figure:
     for module in dense.modules():
         if isinstance(module, DenseLayer):
             module.register_forward_hook(note("new"))
-    pictures = torch.randn(16, 3, 32, 32)
+    images = torch.randn(16, 3, 32, 32)
     with torch.no_grad():
-        residual(pictures)
-        dense(pictures)
+        residual(images)
+        dense(images)
     with _chart(height=3.4) as (figure, axes):
-        axes.plot(range(1, 55), sizes["sum"], color=GREY)
+        axes.plot(range(1, 55), sizes["sum"], color=GRAY)
         axes.plot(range(1, 55), sizes["new"], color=BLUE)
         axes.annotate(
             "ResNet-110: the sum after each block", (30, sizes["sum"][29]), (-10, 34), **_beside("center")
@@ -210,19 +210,17 @@ def spread() -> Figure:
 
 
 def selection() -> Figure:
-    """By how much a test score is too good if the test pictures chose the epoch."""
+    """By how much a test score is too good if the test images chose the epoch."""
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "docs"))
     from selection import simulate
 
     epochs = [1, 2, 5, 10, 20, 50, 100]
     with _chart(height=3.4) as (figure, axes):
-        for pictures, colour in ((200, ORANGE), (1000, BLUE), (5000, GREY)):
-            found = [
-                simulate(epochs=count, pictures=pictures, trials=240_000 // pictures) for count in epochs
-            ]
-            axes.plot(epochs, [100 * of.by_test for of in found], color=colour, marker="o", markersize=4)
+        for images, color in ((200, ORANGE), (1000, BLUE), (5000, GRAY)):
+            found = [simulate(epochs=count, images=images, trials=240_000 // images) for count in epochs]
+            axes.plot(epochs, [100 * of.by_test for of in found], color=color, marker="o", markersize=4)
             axes.annotate(
-                f"{pictures:,} test pictures", (100, 100 * found[-1].by_test), (-4, 6), **_beside("right")
+                f"{images:,} test images", (100, 100 * found[-1].by_test), (-4, 6), **_beside("right")
             )
         axes.axhline(0, color=_INK, linewidth=1, alpha=0.6)
         axes.set_xscale("log")

@@ -1,8 +1,8 @@
 """Draw every figure of the documentation while it is built, and set it into its page.
 
-A page asks for a figure as for a picture, `![What it shows.](figures/NAME.svg)`; NAME is a function of
+A page asks for a figure as for an image, `![What it shows.](figures/NAME.svg)`; NAME is a function of
 `drawings.py`. The drawing is put into the page itself, so that its ink follows the page's light or dark
-colours; the text becomes its caption.
+colors; the text becomes its caption.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-# mkdocs loads a hook by its path; its neighbours are imported like this.
+# mkdocs loads a hook by its path; its neighbors are imported like this.
 sys.path.insert(0, str(Path(__file__).parent))
 import drawings
 
-_PICTURE = re.compile(
+_IMAGE = re.compile(
     r'(?:<p>)?<img alt="(?P<alt>[^"]*)" src="[^"]*figures/(?P<name>[\w-]+)\.svg" ?/?>(?:</p>)?'
 )
 _ASKED = re.compile(r"\((?P<path>(?:[\w./-]*/)?figures/(?P<name>[\w-]+)\.svg)\)")
@@ -31,7 +31,7 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
     for page in list(files.documentation_pages()):
         for asked in _ASKED.finditer(page.content_string):
             if not hasattr(drawings, asked["name"].replace("-", "_")):
-                continue  # A picture that lies there; mkdocs says so if it does not.
+                continue  # An image that lies there; mkdocs says so if it does not.
             path = posixpath.normpath(posixpath.join(posixpath.dirname(page.src_uri), asked["path"]))
             if files.get_file_from_path(path) is None:
                 files.append(File.generated(config, path, content=drawings.svg(asked["name"])))
@@ -40,13 +40,13 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
 
 def on_page_content(content: str, **_: Any) -> str:
     """Put the drawings into the page."""
-    return _PICTURE.sub(_figure, content)
+    return _IMAGE.sub(_figure, content)
 
 
-def _figure(picture: re.Match[str]) -> str:
-    name, caption = picture["name"], picture["alt"]
+def _figure(image: re.Match[str]) -> str:
+    name, caption = image["name"], image["alt"]
     if not hasattr(drawings, name.replace("-", "_")):
-        return picture[0]
+        return image[0]
     kind = "on-paper" if name in drawings.ON_PAPER else "chart"
     drawing = drawings.svg(name)
     drawing = drawing[drawing.index("<svg") :]

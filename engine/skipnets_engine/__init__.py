@@ -3,7 +3,7 @@
     engine = Engine(architecture, tensors, threads=2)
     logits = engine.logits(batch)                      # (N, C, H, W) float32 → (N, classes)
 
-N is the pictures of a batch; C, H and W their channels, height and width.
+N is the images of a batch; C, H and W their channels, height and width.
 """
 
 from skipnets_engine._engine import __version__, isas, peak_macs

@@ -73,9 +73,7 @@ class Engine:
         """The maps between the stages, (N, channels, h, w) each, by the module that makes them."""
         names = list(self._built.stages)
         try:
-            maps = self._engine.values(
-                _as_pictures(batch), [self._built.stages[name].value for name in names]
-            )
+            maps = self._engine.values(_as_images(batch), [self._built.stages[name].value for name in names])
         except ValueError as error:
             raise EngineError(str(error)) from error
         return {name: self._built.stages[name].finish(found) for name, found in zip(names, maps, strict=True)}
@@ -84,8 +82,8 @@ class Engine:
         """Every step with its measured time.
 
         Args:
-            size: Height and width of the pictures.
-            images: 1 measures one picture computed by all threads; more, that many on each thread for itself.
+            size: Height and width of the images.
+            images: 1 measures one image computed by all threads; more, that many on each thread for itself.
             rounds: The time is the median over so many runs.
 
         Returns:
@@ -99,13 +97,13 @@ class Engine:
 
     def _run(self, batch: NDArray[np.float32], *, logits: bool) -> NDArray[np.float32]:
         try:
-            result: NDArray[np.float32] = self._engine.run(_as_pictures(batch), logits)
+            result: NDArray[np.float32] = self._engine.run(_as_images(batch), logits)
         except ValueError as error:
             raise EngineError(str(error)) from error
         return result
 
 
-def _as_pictures(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+def _as_images(batch: NDArray[np.float32]) -> NDArray[np.float32]:
     if batch.ndim != 4:
         raise EngineError(f"the input must be (N, C, H, W), not {batch.shape}")
     return np.ascontiguousarray(batch, dtype=np.float32)

@@ -125,7 +125,7 @@ class _Layers:
         self._tensors = tensors
         self._used: set[str] = set()
         self.network = _engine.Network()
-        self.picture = self.value(in_chans)
+        self.image = self.value(in_chans)
 
     def value(self, channels: int) -> int:
         if channels > _MOST_CHANNELS:
@@ -248,12 +248,12 @@ def _densenet(layers: _Layers, fields: _Fields) -> Built:
     if fields.choice("stem", ("imagenet", "cifar")) == "imagenet":
         maps = layers.value(channels)
         layers.convolution(
-            stem[0], layers.picture, maps, (*stem[1], 7), norm_after="features.norm0", stride=2, relu=True
+            stem[0], layers.image, maps, (*stem[1], 7), norm_after="features.norm0", stride=2, relu=True
         )
         network.add_max_pool("features.pool0", maps, concatenated)
         stages["features.relu0"] = Stage(maps, channels)
     else:
-        layers.convolution(stem[0], layers.picture, concatenated, (*stem[1], 3))
+        layers.convolution(stem[0], layers.image, concatenated, (*stem[1], 3))
         stages["features.conv0"] = Stage(concatenated, channels)
 
     for number, count in enumerate(blocks, start=1):
@@ -328,7 +328,7 @@ def _resnet(layers: _Layers, fields: _Fields) -> Built:
     imagenet = fields.choice("stem", ("imagenet", "cifar")) == "imagenet"
     layers.convolution(
         "conv1",
-        layers.picture,
+        layers.image,
         maps,
         (channels, fields.integer("in_chans", 3), 7 if imagenet else 3),
         norm_after="bn1",

@@ -16,21 +16,21 @@ constexpr int kMostImagesTogether = 16;
 // After each step, with its number in the plan; for measuring.
 using Watch = std::function<void(std::size_t step)>;
 
-/// Runs stretch `number` for some images, and before it, group by group, the stretches that it builds on.
-void run_stretch(const Execution& run, std::size_t number, const float* pictures, int image, int count,
+/// Runs segment `number` for some images, and before it, group by group, the segments that it builds on.
+void run_stretch(const Execution& run, std::size_t number, const float* input, int image, int count,
                  const Watch* watch) {
-    const Stretch& stretch = run.plan.stretches[number];
-    for (int done = 0; done < count; done += stretch.group) {
-        const int now = std::min(stretch.group, count - done);
-        const Map& picture = run.plan.maps[0];
-        const Size picture_floats = picture.pixels() * picture.channels;
+    const Segment& segment = run.plan.segments[number];
+    for (int done = 0; done < count; done += segment.group) {
+        const int now = std::min(segment.group, count - done);
+        const Map& input_map = run.plan.maps[0];
+        const Size image_floats = input_map.pixels() * input_map.channels;
         if (number == 0) {
-            take_pictures(run, pictures + done * picture_floats, image + done, now);
+            copy_in(run, input + done * image_floats, image + done, now);
             run.team.wait();
         } else {
-            run_stretch(run, number - 1, pictures + done * picture_floats, image + done, now, watch);
+            run_stretch(run, number - 1, input + done * image_floats, image + done, now, watch);
         }
-        for (std::size_t i = stretch.begin, steps; i < stretch.end; i += steps) {
+        for (std::size_t i = segment.begin, steps; i < segment.end; i += steps) {
             steps = execute(run, i, image + done, now);
             run.team.wait();
             if (watch) (*watch)(i);
@@ -38,15 +38,15 @@ void run_stretch(const Execution& run, std::size_t number, const float* pictures
     }
 }
 
-/// Runs a plan over pictures and hands out one of its values.
-void run_plan(const Execution& run, const float* pictures, int count, int value, float* out, const Watch* watch) {
-    const Map &picture = run.plan.maps[0], &result = run.plan.maps[value];
-    const Stretch& last = run.plan.stretches.back();
+/// Runs a plan over images and hands out one of its values.
+void run_plan(const Execution& run, const float* input, int count, int value, float* out, const Watch* watch) {
+    const Map &input_map = run.plan.maps[0], &result = run.plan.maps[value];
+    const Segment& last = run.plan.segments.back();
     for (int done = 0; done < count; done += last.group) {
         const int now = std::min(last.group, count - done);
-        run_stretch(run, run.plan.stretches.size() - 1, pictures + done * picture.pixels() * picture.channels, 0, now,
+        run_stretch(run, run.plan.segments.size() - 1, input + done * input_map.pixels() * input_map.channels, 0, now,
                     watch);
-        if (run.member == 0) hand_out(run, value, out + done * result.pixels() * result.channels, 0, now);
+        if (run.member == 0) copy_out(run, value, out + done * result.pixels() * result.channels, 0, now);
         run.team.wait();
     }
 }
@@ -108,15 +108,15 @@ Engine::Engine(Network network, const Kernels& kernels, int threads)
     if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must be from 1 to 1024");
 }
 
-std::shared_ptr<Engine::Prepared> Engine::prepare(const Occasion& occasion) {
+std::shared_ptr<Engine::Prepared> Engine::prepare(const PlanKey& key) {
     std::lock_guard<std::mutex> lock(mutex_);
     const auto same = [&](const std::shared_ptr<Prepared>& other) {
-        return !(other->plan->occasion < occasion) && !(occasion < other->plan->occasion);
+        return !(other->plan->key < key) && !(key < other->plan->key);
     };
     auto found = std::find_if(prepared_.begin(), prepared_.end(), same);
     if (found == prepared_.end()) {
         auto made = std::make_shared<Prepared>();
-        made->plan = make_plan(network_, kernels_, occasion, store_);
+        made->plan = make_plan(network_, kernels_, key, store_);
         if (prepared_.size() >= kMostPlans) prepared_.pop_back();
         found = prepared_.insert(prepared_.begin(), std::move(made));
     }
@@ -124,9 +124,9 @@ std::shared_ptr<Engine::Prepared> Engine::prepare(const Occasion& occasion) {
     return prepared_.front();
 }
 
-void Engine::run(const float* pictures, int count, int height, int width, bool want_logits, float* out) {
+void Engine::run(const float* input, int count, int height, int width, bool want_logits, float* out) {
     const int value = want_logits && network_.logits >= 0 ? network_.logits : network_.features;
-    const Size picture = Size(network_.channels[0]) * height * width, result = network_.channels[value];
+    const Size image_floats = Size(network_.channels[0]) * height * width, result = network_.channels[value];
     if (count < 1) return;
 
     // As many images as every thread can have of its own; what is left over they compute together, one by one.
@@ -145,15 +145,15 @@ void Engine::run(const float* pictures, int count, int height, int width, bool w
             Team alone(1);
             const Execution run = apart->execution(kernels_, member, alone, 0, member);
             const Size first = Size(member) * own;
-            run_plan(run, pictures + first * picture, own, value, out + first * result, nullptr);
+            run_plan(run, input + first * image_floats, own, value, out + first * result, nullptr);
         }
         if (shared == count) return;
         const Execution run = together->execution(kernels_, 0, team, member, member);
-        run_plan(run, pictures + shared * picture, count - shared, value, out + shared * result, nullptr);
+        run_plan(run, input + shared * image_floats, count - shared, value, out + shared * result, nullptr);
     });
 }
 
-std::vector<std::vector<float>> Engine::values(const float* picture, int height, int width,
+std::vector<std::vector<float>> Engine::values(const float* input, int height, int width,
                                                const std::vector<int>& wanted) {
     const Lease lease(prepare({height, width, 1, true}), 1, threads_);
     std::vector<std::vector<float>> result;
@@ -164,9 +164,9 @@ std::vector<std::vector<float>> Engine::values(const float* picture, int height,
     std::vector<float> unused(network_.channels[network_.features]);
     run_team(threads_, [&](Team& team, int member) {
         const Execution run = lease.execution(kernels_, 0, team, member, member);
-        run_plan(run, picture, 1, network_.features, unused.data(), nullptr);
+        run_plan(run, input, 1, network_.features, unused.data(), nullptr);
         if (member != 0) return;
-        for (std::size_t i = 0; i < wanted.size(); ++i) hand_out(run, wanted[i], result[i].data(), 0, 1);
+        for (std::size_t i = 0; i < wanted.size(); ++i) copy_out(run, wanted[i], result[i].data(), 0, 1);
     });
     return result;
 }
@@ -184,7 +184,7 @@ std::vector<StepReport> Engine::measure(int height, int width, int images, int r
     const Plan& plan = *prepared->plan;
     const bool alone = images > 1;  // as in run(): every thread its own images, or all threads one
     const Lease lease(prepared, alone ? threads_ : 1, threads_);
-    const std::vector<float> pictures(std::size_t(images) * network_.channels[0] * height * width);
+    const std::vector<float> input(std::size_t(images) * network_.channels[0] * height * width);
     std::vector<std::vector<float>> results(threads_, std::vector<float>(
                                                           std::size_t(images) * network_.channels[network_.features]));
 
@@ -201,7 +201,7 @@ std::vector<StepReport> Engine::measure(int height, int width, int images, int r
             Team one(1);
             const Execution run = alone ? lease.execution(kernels_, member, one, 0, member)
                                         : lease.execution(kernels_, 0, team, member, member);
-            run_plan(run, pictures.data(), images, network_.features, results[member].data(),
+            run_plan(run, input.data(), images, network_.features, results[member].data(),
                      member == 0 ? &watch : nullptr);
         });
 

@@ -27,17 +27,17 @@ public:
     /// Throws std::invalid_argument for a network that is not sound.
     Engine(Network network, const Kernels& kernels, int threads);
 
-    /// (count, C, H, W) pictures → (count, classes) logits, or (count, features). Any number of threads may call
-    /// this at once. Throws std::invalid_argument where the pictures are too small.
-    void run(const float* pictures, int count, int height, int width, bool want_logits, float* out);
+    /// (count, C, H, W) images → (count, classes) logits, or (count, features). Any number of threads may call
+    /// this at once. Throws std::invalid_argument where the images are too small.
+    void run(const float* input, int count, int height, int width, bool want_logits, float* out);
 
-    /// The values named, for one picture: (C, H, W) each. For tests and for looking inside.
-    std::vector<std::vector<float>> values(const float* picture, int height, int width,
+    /// The values named, for one image: (C, H, W) each. For tests and for looking inside.
+    std::vector<std::vector<float>> values(const float* input, int height, int width,
                                            const std::vector<int>& wanted);
-    /// The size of a value's map for pictures of a size.
+    /// The size of a value's map for images of a size.
     Map map_of(int value, int height, int width);
 
-    /// Runs `images` pictures of zeros at a time and measures every step: medians over `rounds`.
+    /// Runs `images` all-zero images at a time and measures every step: medians over `rounds`.
     std::vector<StepReport> measure(int height, int width, int images, int rounds);
 
     const Network& network() const { return network_; }
@@ -54,7 +54,7 @@ private:
     };
     class Lease;
 
-    std::shared_ptr<Prepared> prepare(const Occasion& occasion);
+    std::shared_ptr<Prepared> prepare(const PlanKey& key);
 
     const Network network_;
     const Kernels& kernels_;

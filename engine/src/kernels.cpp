@@ -25,7 +25,7 @@ typedef float UnalignedVector __attribute__((vector_size(4 * L), aligned(4), may
 inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
 inline void store(float* p, Vector x) { *reinterpret_cast<UnalignedVector*>(p) = x; }
 
-// Comparing so that NaN stays NaN: a picture with NaNs must not get a label that looks sound. Written as
+// Comparing so that NaN stays NaN: an image with NaNs must not get a label that looks sound. Written as
 // intrinsics because compilers may not turn the portable form into one instruction (it differs at -0).
 inline Vector relu(Vector x) {
 #if SKIPNETS_LANES == 16

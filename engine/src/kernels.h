@@ -3,7 +3,7 @@
 // Legend: L lanes of a vector; R rows (pixels or tiles) of a register tile; D depth of a product (channels × taps).
 //
 // A product multiplies R packed rows with one panel of weights:
-//   rows    [⌈D/L⌉][R][L]  every vector of a row lies beside the same vector of its neighbours, so that the
+//   rows    [⌈D/L⌉][R][L]  every vector of a row lies beside the same vector of its neighbors, so that the
 //                          multiplication walks through memory in one straight line and every address in its
 //                          inner loop is one register plus a constant;
 //   panel   [D][L·V]       V ∈ {1, 2} vectors of output channels.
@@ -43,7 +43,7 @@ struct Kernels {
     /// relu(scale · x + shift), what a dense layer does to everything before it.
     void (*pack_activated)(float* packed, int rows, const float* const* source, std::ptrdiff_t offset,
                            std::ptrdiff_t vectors, const float* scale, const float* shift);
-    /// The sum over 2×2 neighbours of the same (the quarter is in the weights).
+    /// The sum over 2×2 neighbors of the same (the quarter is in the weights).
     void (*pack_pooled)(float* packed, int rows, const float* const* source, std::ptrdiff_t offset,
                         std::ptrdiff_t vectors, const float* scale, const float* shift, std::ptrdiff_t pixel,
                         std::ptrdiff_t row);

@@ -17,7 +17,7 @@ struct Map {
     int height = 0, width = 0, channels = 0;
     int border = 0;              // pixels above and on the left
     int below = 0, behind = 0;   // pixels of zeros below and on the right, the border among them
-    Size pixel = 0, row = 0, image = 0;  // floats between neighbours
+    Size pixel = 0, row = 0, image = 0;  // floats between neighbors
     int group = 1;               // images that lie one after another
 
     Size pixels() const { return Size(height) * width; }

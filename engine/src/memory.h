@@ -1,5 +1,5 @@
 // Memory for weights and maps: zeroed, aligned to cache lines, in large blocks on huge pages where the system has
-// them. (Weights are walked through once a picture; with pages of 4 KiB every one of them costs a translation and
+// them. (Weights are walked through once an image; with pages of 4 KiB every one of them costs a translation and
 // stops the hardware's prefetcher.)
 
 #pragma once

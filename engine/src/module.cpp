@@ -20,7 +20,7 @@ namespace {
 
 using Numbers = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Weight = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
-using Pictures = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+using Input = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 
 std::vector<float> copy(const Numbers& numbers) { return {numbers.data(), numbers.data() + numbers.size()}; }
 
@@ -94,41 +94,41 @@ void add_simple(Network& network, Kind kind, const std::string& name, int input,
     network.nodes.push_back(std::move(node));
 }
 
-void check_pictures(const Engine& engine, const Pictures& pictures) {
+void check_input(const Engine& engine, const Input& input) {
     const auto channels = std::size_t(engine.network().channels[0]);
-    if (pictures.shape(1) != channels)
+    if (input.shape(1) != channels)
         throw std::invalid_argument("the input must have " + std::to_string(channels) + " channels, not " +
-                                    std::to_string(pictures.shape(1)));
-    small(pictures.shape(0), "batch");
-    if (small(pictures.shape(2), "height") < 1 || small(pictures.shape(3), "width") < 1)
-        throw std::invalid_argument("pictures must have at least one pixel");
+                                    std::to_string(input.shape(1)));
+    small(input.shape(0), "batch");
+    if (small(input.shape(2), "height") < 1 || small(input.shape(3), "width") < 1)
+        throw std::invalid_argument("images must have at least one pixel");
 }
 
-nb::object run(Engine& engine, const Pictures& pictures, bool want_logits) {
-    check_pictures(engine, pictures);
+nb::object run(Engine& engine, const Input& input, bool want_logits) {
+    check_input(engine, input);
     const Network& network = engine.network();
     const int value = want_logits && network.logits >= 0 ? network.logits : network.features;
-    const std::size_t count = pictures.shape(0), width = std::size_t(network.channels[value]);
+    const std::size_t count = input.shape(0), width = std::size_t(network.channels[value]);
     std::vector<float> out(count * width);
     {
         nb::gil_scoped_release release;
-        engine.run(pictures.data(), int(count), int(pictures.shape(2)), int(pictures.shape(3)), want_logits,
+        engine.run(input.data(), int(count), int(input.shape(2)), int(input.shape(3)), want_logits,
                    out.data());
     }
     return new_array(std::move(out), {count, width});
 }
 
-nb::list values(Engine& engine, const Pictures& pictures, const std::vector<int>& wanted) {
-    check_pictures(engine, pictures);
-    const std::size_t count = pictures.shape(0), floats = pictures.size() / (count ? count : 1);
-    const int height = int(pictures.shape(2)), width = int(pictures.shape(3));
+nb::list values(Engine& engine, const Input& input, const std::vector<int>& wanted) {
+    check_input(engine, input);
+    const std::size_t count = input.shape(0), floats = input.size() / (count ? count : 1);
+    const int height = int(input.shape(2)), width = int(input.shape(3));
     std::vector<std::vector<float>> out(wanted.size());
     std::vector<Map> maps;
     {
         nb::gil_scoped_release release;
         for (int value : wanted) maps.push_back(engine.map_of(value, height, width));
         for (std::size_t i = 0; i < count; ++i) {
-            const auto one = engine.values(pictures.data() + i * floats, height, width, wanted);
+            const auto one = engine.values(input.data() + i * floats, height, width, wanted);
             for (std::size_t j = 0; j < one.size(); ++j) out[j].insert(out[j].end(), one[j].begin(), one[j].end());
         }
     }
@@ -203,7 +203,7 @@ NB_MODULE(_engine, m) {
              "name"_a, "input"_a, "output"_a, "scale"_a, "shift"_a)
         .def("add_max_pool",
              [](Network& n, const std::string& name, int input, int output) {
-                 add_simple(n, Kind::kLargest, name, input, output, 2, {}, {});
+                 add_simple(n, Kind::kMaxPool, name, input, output, 2, {}, {});
              },
              "name"_a, "input"_a, "output"_a)
         .def("add_subsample",
@@ -226,8 +226,8 @@ NB_MODULE(_engine, m) {
                  new (self) Engine(network, choose_kernels(isa), threads);
              },
              "network"_a, "isa"_a, "threads"_a)
-        .def("run", &run, "pictures"_a, "logits"_a)
-        .def("values", &values, "pictures"_a, "wanted"_a)
+        .def("run", &run, "input"_a, "logits"_a)
+        .def("values", &values, "input"_a, "wanted"_a)
         .def("measure", &measure, "height"_a, "width"_a, "images"_a, "rounds"_a)
         .def_prop_ro("isa", [](const Engine& engine) { return std::string(engine.kernels().name); })
         .def_prop_ro("threads", &Engine::threads);

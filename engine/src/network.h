@@ -13,7 +13,7 @@ namespace skipnets {
 enum class Kind {
     kConvolution,
     kActivation,   // relu(scale · x + shift)
-    kLargest,      // 3×3 max-pooling of stride 2, padding 1
+    kMaxPool,      // 3×3 max-pooling of stride 2, padding 1
     kSubsample,    // every stride-th pixel; channels beyond the input's are 0
     kMean,         // over the whole map, of relu(scale · x + shift) where there is a scale
 };
@@ -38,7 +38,7 @@ struct Node {
     bool suits_winograd() const { return kernel == 3 && stride == 1 && dilation == 1; }
 };
 
-/// Value 0 is the picture.
+/// Value 0 is the image.
 struct Network {
     std::vector<int> channels;  // of every value
     std::vector<Node> nodes;    // in an order in which they can run

@@ -9,7 +9,7 @@
 namespace skipnets {
 namespace {
 
-// Images that a thread takes at once through a stretch together fill about this much, in floats: more would fall
+// Images that a thread takes at once through a segment together fill about this much, in floats: more would fall
 // out of its part of the shared cache between two steps.
 constexpr Size kGroupFloats = Size(1) << 20;
 
@@ -18,7 +18,7 @@ constexpr Size kStripFloats = Size(1) << 17;
 
 int shrunk(int size, const Node& node) {
     switch (node.kind) {
-        case Kind::kLargest: return (size - 1) / 2 + 1;
+        case Kind::kMaxPool: return (size - 1) / 2 + 1;
         case Kind::kSubsample: return (size - 1) / node.stride + 1;
         case Kind::kMean: return 1;
         case Kind::kActivation: return size;
@@ -30,17 +30,17 @@ int shrunk(int size, const Node& node) {
 
 Size round_up(Size a, Size b) { return (a + b - 1) / b * b; }
 
-/// Heights and widths, from the picture on.
+/// Heights and widths, from the image on.
 void size_maps(const Network& network, Plan& plan) {
-    plan.maps[0].height = plan.occasion.height;
-    plan.maps[0].width = plan.occasion.width;
+    plan.maps[0].height = plan.key.height;
+    plan.maps[0].width = plan.key.width;
     for (const Node& node : network.nodes) {
         const Map& in = plan.maps[node.input];
         Map& out = plan.maps[node.output];
         const int height = shrunk(in.height, node), width = shrunk(in.width, node);
         if (height < 1 || width < 1)
-            throw std::invalid_argument("pictures of " + std::to_string(plan.occasion.height) + "×" +
-                                        std::to_string(plan.occasion.width) + " are too small for this network: " +
+            throw std::invalid_argument("images of " + std::to_string(plan.key.height) + "×" +
+                                        std::to_string(plan.key.width) + " are too small for this network: " +
                                         node.name + " would have nothing left");
         if (out.height != 0 && (out.height != height || out.width != width))
             throw std::invalid_argument(node.name + ": its map does not fit beside the others");
@@ -51,7 +51,7 @@ void size_maps(const Network& network, Plan& plan) {
     }
 }
 
-/// Cycles that a 3×3 convolution takes, roughly, on one thread: what the choice of its algorithm minimises.
+/// Cycles that a 3×3 convolution takes, roughly, on one thread: what the choice of its algorithm minimizes.
 ///
 /// Multiply-adds at one vector a cycle; a transform is about so many vector operations a tile and vector of
 /// channels as were counted in the compiled code; weights come from the shared cache or memory at 8 bytes a
@@ -114,15 +114,15 @@ void lay_out_maps(const Network& network, const Kernels& kernels, Plan& plan) {
     for (std::size_t value = 0; value < plan.maps.size(); ++value) {
         Map& map = plan.maps[value];
         map.channels = network.channels[value];
-        // An odd number of cache lines: at a power of two, neighbouring pixels would compete for the same few
+        // An odd number of cache lines: at a power of two, neighboring pixels would compete for the same few
         // places in the first-level cache.
         map.pixel = value == 0 ? map.channels : round_up(std::max<Size>(pixel[value], map.channels), 16);
         if (value != 0 && map.pixel % 32 == 0) map.pixel += 16;
         map.row = map.pixel * (map.border + map.width + map.behind);
         map.image = map.row * (map.border + map.height + map.below);
         if (map.image < 0 || map.image > (Size(1) << 36))
-            throw std::invalid_argument("pictures of " + std::to_string(plan.occasion.height) + "×" +
-                                        std::to_string(plan.occasion.width) + " are too large");
+            throw std::invalid_argument("images of " + std::to_string(plan.key.height) + "×" +
+                                        std::to_string(plan.key.width) + " are too large");
     }
 }
 
@@ -132,7 +132,7 @@ void pair_steps(Plan& plan) {
     const auto reads = [](const Node& node, int value) { return node.input == value || node.added == value; };
     for (std::size_t i = 0; i + 1 < plan.steps.size(); ++i) {
         const Node &node = *plan.steps[i].node, &next = *plan.steps[i + 1].node;
-        if (plan.occasion.keep || node.kind != Kind::kConvolution || node.kernel != 1 || node.pooled ||
+        if (plan.key.keep || node.kind != Kind::kConvolution || node.kernel != 1 || node.pooled ||
             node.output_channel != 0 || next.kind != Kind::kConvolution || next.input != node.output ||
             next.added == node.output || next.input_channel != 0 ||
             plan.steps[i + 1].weights->algorithm == Algorithm::kDirect)
@@ -148,7 +148,7 @@ void pair_steps(Plan& plan) {
     }
 }
 
-/// Splits the steps where the largest map still to be read becomes smaller, and gives every stretch its group.
+/// Splits the steps where the largest map still to be read becomes smaller, and gives every segment its group.
 void group_steps(Plan& plan) {
     const std::size_t count = plan.steps.size();
     std::vector<Size> area(count);
@@ -157,19 +157,19 @@ void group_steps(Plan& plan) {
         if (i + 1 < count) area[i] = std::max(area[i], area[i + 1]);
     }
     for (std::size_t i = 0; i < count; ++i) {
-        if (i == 0 || area[i] < area[i - 1]) plan.stretches.push_back({i, i, 1});
-        plan.stretches.back().end = i + 1;
+        if (i == 0 || area[i] < area[i - 1]) plan.segments.push_back({i, i, 1});
+        plan.segments.back().end = i + 1;
     }
     int group = 1;
-    for (Stretch& stretch : plan.stretches) {
+    for (Segment& segment : plan.segments) {
         Size floats = 1;
-        for (std::size_t i = stretch.begin; i < stretch.end; ++i) {
+        for (std::size_t i = segment.begin; i < segment.end; ++i) {
             const Node& node = *plan.steps[i].node;
             floats = std::max(floats, plan.maps[node.input].image + plan.maps[node.output].image);
         }
-        while (group * 2 <= plan.occasion.images && group * 2 * floats <= kGroupFloats) group *= 2;
-        stretch.group = group;
-        for (std::size_t i = stretch.begin; i < stretch.end; ++i) {
+        while (group * 2 <= plan.key.images && group * 2 * floats <= kGroupFloats) group *= 2;
+        segment.group = group;
+        for (std::size_t i = segment.begin; i < segment.end; ++i) {
             const Node& node = *plan.steps[i].node;
             for (int value : {node.input, node.output, node.added})
                 if (value >= 0) plan.maps[value].group = std::max(plan.maps[value].group, group);
@@ -203,15 +203,15 @@ void share_memory(Plan& plan) {
         plan.slot_sizes.push_back(std::size_t(plan.maps[value].image) * plan.maps[value].group);
     };
     new_slot(0);
-    // Results are read after the last step, and a stretch may write to a value that a later one has yet to read for
-    // other images: only values inside one stretch are ever shared.
-    for (const Stretch& stretch : plan.stretches) {
+    // Results are read after the last step, and a segment may write to a value that a later one has yet to read for
+    // other images: only values inside one segment are ever shared.
+    for (const Segment& segment : plan.segments) {
         free.clear();
-        for (std::size_t i = stretch.begin; i < stretch.end; ++i) {
+        for (std::size_t i = segment.begin; i < segment.end; ++i) {
             const int out = plan.steps[i].node->output;
             if (first[out] == i) {
                 auto& slots = free[layouts[out]];
-                if (plan.occasion.keep || slots.empty() || last[out] >= stretch.end) {
+                if (plan.key.keep || slots.empty() || last[out] >= segment.end) {
                     new_slot(out);
                 } else {
                     plan.slots[out] = slots.back();
@@ -219,7 +219,7 @@ void share_memory(Plan& plan) {
                 }
             }
             for (std::size_t value = 1; value < count; ++value)
-                if (last[value] == i && first[value] >= stretch.begin && i + 1 < plan.steps.size())
+                if (last[value] == i && first[value] >= segment.begin && i + 1 < plan.steps.size())
                     free[layouts[value]].push_back(plan.slots[value]);
         }
     }
@@ -227,7 +227,7 @@ void share_memory(Plan& plan) {
 
 }  // namespace
 
-bool Occasion::operator<(const Occasion& other) const {
+bool PlanKey::operator<(const PlanKey& other) const {
     return std::tie(height, width, images, keep) < std::tie(other.height, other.width, other.images, other.keep);
 }
 
@@ -244,10 +244,10 @@ const ConvolutionWeights* WeightStore::get(std::size_t node, Algorithm algorithm
     return entry.get();
 }
 
-std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, const Occasion& occasion,
+std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, const PlanKey& key,
                                 WeightStore& store) {
     auto plan = std::make_unique<Plan>();
-    plan->occasion = occasion;
+    plan->key = key;
     plan->maps.resize(network.channels.size());
     size_maps(network, *plan);
     for (std::size_t i = 0; i < network.nodes.size(); ++i) {
@@ -255,7 +255,7 @@ std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, 
         Step step{&node};
         if (node.kind == Kind::kConvolution) {
             step.weights =
-                store.get(i, choose_algorithm(node, plan->maps[node.output], occasion.images, kernels));
+                store.get(i, choose_algorithm(node, plan->maps[node.output], key.images, kernels));
         } else if (!node.scale.empty()) {
             const std::size_t padded = round_up(Size(node.scale.size()), kernels.lanes);
             float* numbers = plan->arena.floats(2 * padded);
@@ -291,7 +291,7 @@ double macs(const Plan& plan, const Step& step) {
 const char* algorithm_name(const Step& step) {
     switch (step.node->kind) {
         case Kind::kActivation: return "activate";
-        case Kind::kLargest: return "max-pool";
+        case Kind::kMaxPool: return "max-pool";
         case Kind::kSubsample: return "subsample";
         case Kind::kMean: return "mean";
         case Kind::kConvolution: break;

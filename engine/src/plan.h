@@ -1,4 +1,4 @@
-// A network at one size of pictures: every node with the algorithm, the maps and the packed weights that it uses.
+// A network at one size of images: every node with the algorithm, the maps and the packed weights that it uses.
 
 #pragma once
 
@@ -38,35 +38,35 @@ struct Step {
     bool by_strips = false;  // it may run strip by strip together with the next step, which alone reads it
 };
 
-/// Steps that run over the same number of images at a time. Later stretches have smaller maps, so they take more:
+/// Steps that run over the same number of images at a time. Later segments have smaller maps, so they take more:
 /// their weights are then read once for several images.
-struct Stretch {
+struct Segment {
     std::size_t begin, end;  // steps
     int group;
 };
 
 /// What a plan is for.
-struct Occasion {
+struct PlanKey {
     int height, width;
     int images;  // at most so many for one team
     bool keep;   // every value keeps its own memory, so that all can be looked at afterwards
 
-    bool operator<(const Occasion& other) const;
+    bool operator<(const PlanKey& other) const;
 };
 
 struct Plan {
-    Occasion occasion;
+    PlanKey key;
     std::vector<Map> maps;              // of every value
     std::vector<std::size_t> slots;     // of every value: values that never live at the same time share one
     std::vector<std::size_t> slot_sizes;
     std::vector<Step> steps;
-    std::vector<Stretch> stretches;
+    std::vector<Segment> segments;
     Arena arena;                        // padded scales and shifts
     std::size_t scratch = 0;            // floats that each thread needs for itself
 };
 
-/// Throws std::invalid_argument where the pictures are too small for the network.
-std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, const Occasion& occasion,
+/// Throws std::invalid_argument where the images are too small for the network.
+std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, const PlanKey& key,
                                 WeightStore& store);
 
 /// Memory for the values of one run of a plan.

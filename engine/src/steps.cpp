@@ -322,7 +322,7 @@ void run_activation(const Execution& run, const Step& step, int image, int count
                              step.scale, step.shift, vectors);
 }
 
-void run_largest(const Execution& run, const Step& step, int image, int count) {
+void run_max_pool(const Execution& run, const Step& step, int image, int count) {
     const Map &in = run.plan.maps[step.node->input], &out = run.plan.maps[step.node->output];
     const float* in_base = run.value(step.node->input, image);
     float* out_base = run.value(step.node->output, image);
@@ -423,7 +423,7 @@ std::size_t execute(const Execution& run, std::size_t number, int image, int cou
     }
     switch (step.node->kind) {
         case Kind::kActivation: run_activation(run, step, image, count); break;
-        case Kind::kLargest: run_largest(run, step, image, count); break;
+        case Kind::kMaxPool: run_max_pool(run, step, image, count); break;
         case Kind::kSubsample: run_subsample(run, step, image, count); break;
         case Kind::kMean: run_mean(run, step, image, count); break;
         case Kind::kConvolution:
@@ -435,7 +435,7 @@ std::size_t execute(const Execution& run, std::size_t number, int image, int cou
     return 1;
 }
 
-void take_pictures(const Execution& run, const float* pictures, int image, int count) {
+void copy_in(const Execution& run, const float* input, int image, int count) {
     const Map& map = run.plan.maps[0];
     float* base = run.value(0, image);
     const Range mine = share(Size(map.height) * count, run.team.size(), run.member);
@@ -443,13 +443,13 @@ void take_pictures(const Execution& run, const float* pictures, int image, int c
         const Size number = i / map.height, y = i % map.height;
         float* out = base + map.at(number, y, 0);
         for (int c = 0; c < map.channels; ++c) {
-            const float* in = pictures + ((number * map.channels + c) * map.height + y) * map.width;
+            const float* in = input + ((number * map.channels + c) * map.height + y) * map.width;
             for (int x = 0; x < map.width; ++x) out[Size(x) * map.channels + c] = in[x];
         }
     }
 }
 
-void hand_out(const Execution& run, int value, float* out, int image, int count) {
+void copy_out(const Execution& run, int value, float* out, int image, int count) {
     const Map& map = run.plan.maps[value];
     const float* base = run.value(value, image);
     for (Size number = 0; number < count; ++number)

@@ -30,10 +30,10 @@ std::size_t scratch_floats(const Kernels& kernels, const Plan& plan, std::size_t
 /// another before the next step. Returns how many steps that were: two where the next was done along with it.
 std::size_t execute(const Execution& run, std::size_t step, int image, int count);
 
-/// Puts pictures (count, C, H, W) into value 0.
-void take_pictures(const Execution& run, const float* pictures, int image, int count);
+/// Puts images (count, C, H, W) into value 0.
+void copy_in(const Execution& run, const float* input, int image, int count);
 
 /// Copies a value's (C, H, W) for each image out of the workspace.
-void hand_out(const Execution& run, int value, float* out, int image, int count);
+void copy_out(const Execution& run, int value, float* out, int image, int count);
 
 }  // namespace skipnets

@@ -1,6 +1,6 @@
 """Obvious, slow versions of what the engine computes, in double precision.
 
-Shapes: N pictures, C channels, H height, W width, O output channels, K kernel size.
+Shapes: N images, C channels, H height, W width, O output channels, K kernel size.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from small_models import densenet, resnet
 MODELS = {"densenet": densenet, "resnet": resnet}
 
 
-def pictures(count: int, *, height: int = 33, width: int = 29) -> Any:
+def images(count: int, *, height: int = 33, width: int = 29) -> Any:
     return np.random.default_rng(count).standard_normal((count, 3, height, width)).astype(np.float32)
 
 
@@ -25,8 +25,8 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_threads_and_batches_change_no_picture(model: Any, threads: int, isa: str) -> None:
-    batch = pictures(11)
+def test_threads_and_batches_change_no_image(model: Any, threads: int, isa: str) -> None:
+    batch = images(11)
     alone = Engine(*model, threads=1, isa=isa)
     one_by_one = np.concatenate([alone.logits(batch[i : i + 1]) for i in range(len(batch))])
     together = Engine(*model, threads=threads, isa=isa).logits(batch)
@@ -35,14 +35,14 @@ def test_threads_and_batches_change_no_picture(model: Any, threads: int, isa: st
 
 
 def test_the_same_batch_gives_the_same_bits_on_any_team(model: Any) -> None:
-    batch = pictures(1)
+    batch = images(1)
     first = Engine(*model, threads=1).logits(batch)
     for threads in (2, 3, 8):
         assert (Engine(*model, threads=threads).logits(batch) == first).all()
 
 
 def test_instruction_sets_agree(model: Any) -> None:
-    results = [Engine(*model, threads=1, isa=isa).logits(pictures(2)) for isa in isas()]
+    results = [Engine(*model, threads=1, isa=isa).logits(images(2)) for isa in isas()]
     for result in results[1:]:
         np.testing.assert_allclose(result, results[0], rtol=2e-5, atol=2e-5)
 
@@ -51,35 +51,35 @@ def test_logits_are_the_head_over_the_features(model: Any) -> None:
     architecture, tensors = model
     head = "classifier" if architecture["family"] == "densenet" else "fc"
     engine = Engine(architecture, tensors)
-    features = engine.embed(pictures(3)).astype(float)
+    features = engine.embed(images(3)).astype(float)
     wanted = features @ tensors[f"{head}.weight"].T.astype(float) + tensors[f"{head}.bias"]
-    np.testing.assert_allclose(engine.logits(pictures(3)), wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(engine.logits(images(3)), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_without_classes_the_features_come_out(model: Any) -> None:
     architecture, tensors = model
     without = {name: tensor for name, tensor in tensors.items() if not name.startswith(("classifier", "fc"))}
     engine = Engine({**architecture, "num_classes": 0}, without)
-    assert (engine.logits(pictures(2)) == engine.embed(pictures(2))).all()
+    assert (engine.logits(images(2)) == engine.embed(images(2))).all()
 
 
 def test_sizes_take_turns(model: Any) -> None:
     """More sizes than plans are kept, back and forth."""
     engine = Engine(*model, threads=2)
     sizes = [(16 + i, 40 - i) for i in range(12)]
-    first = [engine.logits(pictures(2, height=h, width=w)) for h, w in sizes]
+    first = [engine.logits(images(2, height=h, width=w)) for h, w in sizes]
     for (height, width), wanted in zip(sizes, first, strict=True):
-        assert (engine.logits(pictures(2, height=height, width=width)) == wanted).all()
+        assert (engine.logits(images(2, height=height, width=width)) == wanted).all()
 
 
 def test_an_empty_batch(model: Any) -> None:
-    assert Engine(*model).logits(pictures(0)).shape == (0, 4)
+    assert Engine(*model).logits(images(0)).shape == (0, 4)
 
 
 def test_many_callers_and_models_at_once() -> None:
     """Models that share the workers, each called by several threads, with batches of several sizes."""
     engines = [Engine(*MODELS[name](seed), threads=3) for name in MODELS for seed in (0, 1)]
-    batches = [pictures(count, height=20 + count) for count in (1, 2, 5)]
+    batches = [images(count, height=20 + count) for count in (1, 2, 5)]
     wanted = {
         (i, j): engine.logits(batch) for i, engine in enumerate(engines) for j, batch in enumerate(batches)
     }
@@ -104,10 +104,10 @@ def test_after_a_fork_the_child_has_its_own_workers() -> None:
     if "fork" not in multiprocessing.get_all_start_methods():
         pytest.skip("this system cannot fork")
     engine = Engine(*densenet(), threads=2)
-    wanted = engine.logits(pictures(1))
+    wanted = engine.logits(images(1))
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    child = context.Process(target=_logits_in_child, args=(queue, engine, pictures(1)))
+    child = context.Process(target=_logits_in_child, args=(queue, engine, images(1)))
     child.start()
     assert (queue.get(timeout=60) == wanted).all()
     child.join()

@@ -78,7 +78,7 @@ def test_weights_that_overflow_with_their_norm() -> None:
         ((3, 8, 8), r"must be \(N, C, H, W\)"),
         ((1, 4, 8, 8), "must have 3 channels, not 4"),
         ((1, 3, 0, 8), "at least one pixel"),
-        ((1, 3, 1, 9), "pictures of 1×9 are too small"),
+        ((1, 3, 1, 9), "images of 1×9 are too small"),
     ],
 )
 def test_batches_that_do_not_fit(shape: tuple[int, ...], message: str) -> None:

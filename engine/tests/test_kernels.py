@@ -27,7 +27,7 @@ threads = st.integers(1, 3)
 
 @dataclass
 class Case:
-    """Random pictures and numbers of one shape."""
+    """Random images and numbers of one shape."""
 
     seed: int = 0
 
@@ -39,11 +39,11 @@ class Case:
 
 
 def run(
-    network: _engine.Network, pictures: NDArray[np.float32], result: int, *, isa: str, threads: int
+    network: _engine.Network, images: NDArray[np.float32], result: int, *, isa: str, threads: int
 ) -> NDArray[np.float32]:
-    """A value of a network, for each picture."""
+    """A value of a network, for each image."""
     engine = _engine.Engine(network, isa, threads)
-    return np.asarray(engine.values(pictures, [result])[0])
+    return np.asarray(engine.values(images, [result])[0])
 
 
 def finish(network: _engine.Network, value: int, channels: int) -> None:
@@ -75,8 +75,8 @@ def convolve(
     identity = np.eye(inputs, dtype=np.float32)[:, :, None, None]
     weight, bias = case.numbers(outputs, inputs, kernel, kernel), case.numbers(outputs)
     network = _engine.Network()
-    picture, copied, result = (network.add_value(c) for c in (inputs, inputs, outputs))
-    network.add_convolution("copy", picture, copied, identity, np.zeros(inputs, np.float32))
+    image, copied, result = (network.add_value(c) for c in (inputs, inputs, outputs))
+    network.add_convolution("copy", image, copied, identity, np.zeros(inputs, np.float32))
     network.add_convolution("convolution", copied, result, weight, bias, **options)
     finish(network, result, outputs)
     mine = run(network, x, result, isa=isa, threads=threads)
@@ -140,7 +140,7 @@ def test_depths_of_several_blocks(isa: str, inputs: int, outputs: int, kernel: i
 
 @examples
 @given(st.data())
-def test_first_convolution_reads_the_picture_in_runs(isa: str, data: st.DataObject) -> None:
+def test_first_convolution_reads_the_image_in_runs(isa: str, data: st.DataObject) -> None:
     channels, outputs, kernel = (
         data.draw(channel_counts),
         data.draw(channel_counts),
@@ -150,8 +150,8 @@ def test_first_convolution_reads_the_picture_in_runs(isa: str, data: st.DataObje
     x = case.numbers(data.draw(images), channels, data.draw(sides), data.draw(sides))
     weight, bias = case.numbers(outputs, channels, kernel, kernel), case.numbers(outputs)
     network = _engine.Network()
-    picture, result = network.add_value(channels), network.add_value(outputs)
-    network.add_convolution("stem", picture, result, weight, bias, stride=stride)
+    image, result = network.add_value(channels), network.add_value(outputs)
+    network.add_convolution("stem", image, result, weight, bias, stride=stride)
     finish(network, result, outputs)
     mine = run(network, x, result, isa=isa, threads=data.draw(threads))
     wanted = reference.convolution(x.astype(float), weight.astype(float), bias.astype(float), stride=stride)
@@ -169,9 +169,9 @@ def test_activated_convolution(isa: str, pooled: bool, data: st.DataObject) -> N
     weight, bias = case.numbers(outputs, channels, 1, 1), case.numbers(outputs)
     scale, shift = case.numbers(channels), case.numbers(channels)
     network = _engine.Network()
-    picture, copied, result = (network.add_value(c) for c in (channels, channels, outputs))
+    image, copied, result = (network.add_value(c) for c in (channels, channels, outputs))
     identity = np.eye(channels, dtype=np.float32)[:, :, None, None]
-    network.add_convolution("copy", picture, copied, identity, np.zeros(channels, np.float32))
+    network.add_convolution("copy", image, copied, identity, np.zeros(channels, np.float32))
     network.add_convolution("conv", copied, result, weight, bias, scale=scale, shift=shift, pooled=pooled)
     finish(network, result, outputs)
     mine = run(network, x, result, isa=isa, threads=data.draw(threads))
@@ -188,10 +188,10 @@ def test_what_is_added_comes_before_the_relu(isa: str, algorithm: str, depth: in
     x = case.numbers(2, depth, 6, 7)
     weight, bias, other = case.numbers(18, depth, 3, 3), case.numbers(18), case.numbers(18, depth, 1, 1)
     network = _engine.Network()
-    picture, shortcut, copied, result = (network.add_value(c) for c in (depth, 18, depth, 18))
-    network.add_convolution("shortcut", picture, shortcut, other, np.zeros(18, np.float32))
+    image, shortcut, copied, result = (network.add_value(c) for c in (depth, 18, depth, 18))
+    network.add_convolution("shortcut", image, shortcut, other, np.zeros(18, np.float32))
     identity = np.eye(depth, dtype=np.float32)[:, :, None, None]
-    network.add_convolution("copy", picture, copied, identity, np.zeros(depth, np.float32))
+    network.add_convolution("copy", image, copied, identity, np.zeros(depth, np.float32))
     network.add_convolution(
         "conv", copied, result, weight, bias, added=shortcut, relu=True, algorithm=algorithm
     )
@@ -212,8 +212,8 @@ def test_strips_change_nothing(isa: str, algorithm: str, threads: int) -> None:
     first, bias = case.numbers(middle, 8, 1, 1), case.numbers(middle)
     second = case.numbers(12, middle, 3, 3)
     network = _engine.Network()
-    picture, inner, result, features = (network.add_value(c) for c in (8, middle, 12, 12))
-    network.add_convolution("first", picture, inner, first, bias, relu=True)
+    image, inner, result, features = (network.add_value(c) for c in (8, middle, 12, 12))
+    network.add_convolution("first", image, inner, first, bias, relu=True)
     network.add_convolution("second", inner, result, second, np.zeros(12, np.float32), algorithm=algorithm)
     network.add_mean("mean", result, features)
     network.features = features
@@ -236,11 +236,11 @@ def test_max_pooling_subsampling_and_mean(isa: str, data: st.DataObject) -> None
     x = Case().numbers(data.draw(images), channels, data.draw(sides), data.draw(sides))
     scale, shift = Case(1).numbers(channels), Case(2).numbers(channels)
     network = _engine.Network()
-    picture, copied, activated, largest, fewer, features = (
+    image, copied, activated, largest, fewer, features = (
         network.add_value(c) for c in (channels, channels, channels, channels, channels + added, channels)
     )
     identity = np.eye(channels, dtype=np.float32)[:, :, None, None]
-    network.add_convolution("copy", picture, copied, identity, np.zeros(channels, np.float32))
+    network.add_convolution("copy", image, copied, identity, np.zeros(channels, np.float32))
     network.add_activation("activation", copied, activated, scale, shift)
     network.add_max_pool("max", copied, largest)
     network.add_subsample("fewer", copied, fewer, stride)
@@ -257,13 +257,13 @@ def test_max_pooling_subsampling_and_mean(isa: str, data: st.DataObject) -> None
     assert_close(found[3], wanted.mean(axis=(2, 3), keepdims=True))
 
 
-def test_a_nan_in_a_picture_reaches_the_features(isa: str) -> None:
+def test_a_nan_in_an_image_reaches_the_features(isa: str) -> None:
     x = Case().numbers(1, 16, 8, 8)
     x[0, 3, 4, 4] = np.nan
     network = _engine.Network()
-    picture, result, features = (network.add_value(c) for c in (16, 16, 16))
+    image, result, features = (network.add_value(c) for c in (16, 16, 16))
     network.add_convolution(
-        "conv", picture, result, Case().numbers(16, 16, 3, 3), np.zeros(16, np.float32), relu=True
+        "conv", image, result, Case().numbers(16, 16, 3, 3), np.zeros(16, np.float32), relu=True
     )
     network.add_mean("mean", result, features)
     network.features = features

@@ -39,7 +39,7 @@ _HOMES = {
     "list_models": "skipnets.models.registry",
     "load": "skipnets.classifier",
 }
-_ROOMS = ("classifier", "data", "deploy", "evaluation", "models", "runtimes", "serve", "training")
+_PACKAGES = ("classifier", "data", "deploy", "evaluation", "models", "runtimes", "serve", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -47,7 +47,7 @@ def __getattr__(name: str) -> Any:
         value: Any = importlib.import_module("importlib.metadata").version("skipnets")
     elif name in _HOMES:
         value = getattr(_import(_HOMES[name]), name)
-    elif name in _ROOMS:
+    elif name in _PACKAGES:
         return _import(f"skipnets.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -56,7 +56,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ROOMS})
+    return sorted({*globals(), *__all__, *_PACKAGES})
 
 
 def _import(module: str) -> Any:

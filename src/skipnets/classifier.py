@@ -1,8 +1,8 @@
-"""The artefact: a network with its class names, its preprocessing and where it came from, as one file.
+"""The artifact: a network with its class names, its preprocessing and where it came from, as one file.
 
 Needs no torch: what runs the network is one of `skipnets.runtimes`.
 
-N is the pictures of a batch; C, H and W their channels, height and width.
+N is the images of a batch; C, H and W their channels, height and width.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
     from skipnets.models.resnet import ResNet
     from skipnets.runtimes.torch import TorchRuntime
 
-    Picture = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor
+    Image = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor
 
 __all__ = ["Classifier", "Prediction", "describe", "load"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a classifier says about one picture.
+    """What a classifier says about one image.
 
     Attributes:
         source: The path as it was given, or "[3]" for the fourth input where that is not a path.
-        label: The most probable class; None if the picture failed.
+        label: The most probable class; None if the image failed.
         probability: Of that class.
         ranking: The most probable classes with their probabilities, best first.
-        error: Why the picture failed; None if it did not.
+        error: Why the image failed; None if it did not.
     """
 
     source: str
@@ -63,14 +63,14 @@ class Prediction:
 
 
 class Classifier:
-    """Tells what pictures show.
+    """Tells what images show.
 
     Usually made by `skipnets.load` or `Classifier.from_model`.
 
     Args:
         architecture: What `skipnets.models.registry.config_to_dict` gives.
         classes: Their names, in the order of the logits.
-        preprocessing: How a picture becomes the network's input.
+        preprocessing: How an image becomes the network's input.
         provenance: Where the weights come from, as plain values. Training writes `created` (ISO date), `data`
             (the DATA it was given), `recipe`, `epochs`, `scores`.
         runtime: What runs the network.
@@ -119,7 +119,7 @@ class Classifier:
         Args:
             model: From `skipnets.create_model`.
             classes: Their names, in the order of the logits.
-            preprocessing: How a picture becomes the model's input.
+            preprocessing: How an image becomes the model's input.
             provenance: As for `Classifier`; `created` is added if it is not there.
         """
         from skipnets.runtimes.torch import TorchRuntime
@@ -172,53 +172,53 @@ class Classifier:
 
     def predict(
         self,
-        inputs: Iterable[Picture],
+        inputs: Iterable[Image],
         top_k: int = 1,
         *,
         batch_size: int = 32,
         workers: int | None = None,
     ) -> list[Prediction]:
-        """What each picture shows, in the order of the inputs.
+        """What each image shows, in the order of the inputs.
 
         Args:
-            inputs: Any mixture of paths, PIL pictures, arrays ((H, W) or (H, W, C), uint8 or uint16) and
+            inputs: Any mixture of paths, PIL images, arrays ((H, W) or (H, W, C), uint8 or uint16) and
                 torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1).
             top_k: How many classes a ranking holds, at most all of them.
-            batch_size: Pictures that go through the network at once.
-            workers: Threads that read pictures; None takes one a processor, at most 8.
+            batch_size: Images that go through the network at once.
+            workers: Threads that read images; None takes one a processor, at most 8.
 
         Returns:
-            One prediction an input. A picture that cannot be read has an `error` and stops nothing.
+            One prediction an input. An image that cannot be read has an `error` and stops nothing.
         """
         return list(self.predict_iter(inputs, top_k, batch_size=batch_size, workers=workers))
 
     def predict_iter(
         self,
-        inputs: Iterable[Picture],
+        inputs: Iterable[Image],
         top_k: int = 1,
         *,
         batch_size: int = 32,
         workers: int | None = None,
     ) -> Iterator[Prediction]:
-        """`predict`, one at a time: holds a few batches of pictures however long the input is."""
+        """`predict`, one at a time: holds a few batches of images however long the input is."""
         if top_k < 1:
             raise UserError(f"top_k must be at least 1, not {top_k}")
         return self._predictions(self._batches(inputs, batch_size, workers), top_k)
 
-    def preprocess(self, inputs: Iterable[Picture], *, workers: int | None = None) -> NDArray[Any]:
-        """Pictures as the network's input, (N, C, H, W): float32, or uint8 where the graph normalises.
+    def preprocess(self, inputs: Iterable[Image], *, workers: int | None = None) -> NDArray[Any]:
+        """Images as the network's input, (N, C, H, W): float32, or uint8 where the graph normalizes.
 
         Raises:
             UserError: If one of them cannot be read.
         """
         batches = [_all_read(batch) for batch in self._batches(inputs, 64, workers)]
-        return np.concatenate(batches) if batches else self._no_pictures()
+        return np.concatenate(batches) if batches else self._no_images()
 
     def logits(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
         """What the network says about a preprocessed batch: (N, C, H, W) → (N, classes).
 
         Raises:
-            UserError: If the batch has another shape, or is normalised where the graph normalises by itself.
+            UserError: If the batch has another shape, or is normalized where the graph normalizes by itself.
         """
         return self.runtime.logits(self._checked(batch))
 
@@ -233,7 +233,7 @@ class Classifier:
         return softmax(self.logits(batch), self.temperature)
 
     def ranking(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[tuple[str, float], ...]:
-        """The most probable classes of one picture with their probabilities, best first.
+        """The most probable classes of one image with their probabilities, best first.
 
         Args:
             probabilities: (classes,).
@@ -243,22 +243,22 @@ class Classifier:
         return tuple((self.classes[index], float(probabilities[index])) for index in best)
 
     def embed(
-        self, inputs: Iterable[Picture], *, batch_size: int = 32, workers: int | None = None
+        self, inputs: Iterable[Image], *, batch_size: int = 32, workers: int | None = None
     ) -> NDArray[np.float32]:
-        """A vector a picture, such that similar pictures have near vectors: the pooled maps before the head.
+        """A vector an image, such that similar images have near vectors: the pooled maps before the head.
 
         Returns:
             (N, features).
 
         Raises:
-            UserError: If a picture cannot be read.
+            UserError: If an image cannot be read.
         """
         vectors = [
             self.runtime.embed(_all_read(batch)) for batch in self._batches(inputs, batch_size, workers)
         ]
         if vectors:
             return np.concatenate(vectors)
-        one = np.zeros((1, *self._no_pictures().shape[1:]), self.runtime.input_type)
+        one = np.zeros((1, *self._no_images().shape[1:]), self.runtime.input_type)
         return self.runtime.embed(one)[:0]
 
     def __repr__(self) -> str:
@@ -283,7 +283,7 @@ class Classifier:
         assert self.path is not None  # only `load` makes a classifier that does not run in torch
         return read_model_file(self.path).tensors()
 
-    def _no_pictures(self) -> NDArray[Any]:
+    def _no_images(self) -> NDArray[Any]:
         height, width = self.preprocessing.size
         return np.zeros((0, self.preprocessing.channels, height, width), self.runtime.input_type)
 
@@ -296,7 +296,7 @@ class Classifier:
             return np.asarray(array, np.float32)
         if array.dtype != np.uint8:
             raise UserError(
-                f"this network normalises by itself: a batch must be uint8 pixels, not {array.dtype}"
+                f"this network normalizes by itself: a batch must be uint8 pixels, not {array.dtype}"
             )
         return np.asarray(array)
 
@@ -304,7 +304,7 @@ class Classifier:
         for batch in batches:
             rows: Iterator[NDArray[np.float64]]
             rows = iter(self.probabilities(batch.inputs) if len(batch.inputs) else ())
-            for source, error in batch.pictures:
+            for source, error in batch.images:
                 if error is not None:
                     yield Prediction(source=source, error=error)
                     continue
@@ -313,10 +313,10 @@ class Classifier:
                     source=source, label=ranking[0][0], probability=ranking[0][1], ranking=ranking
                 )
 
-    def _batches(self, inputs: Iterable[Picture], batch_size: int, workers: int | None) -> Iterator[_Batch]:
-        """Read pictures in threads, two batches ahead."""
-        if _is_one_picture(inputs):
-            raise UserError("pictures are given as a list: put the one you have into [ ]")
+    def _batches(self, inputs: Iterable[Image], batch_size: int, workers: int | None) -> Iterator[_Batch]:
+        """Read images in threads, two batches ahead."""
+        if _is_one_image(inputs):
+            raise UserError("images are given as a list: put the one you have into [ ]")
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, not {batch_size}")
         if workers is not None and workers < 0:
@@ -328,21 +328,21 @@ class Classifier:
             self.preprocessing,
             batch_size=batch_size,
             workers=threads,
-            normalise=self.runtime.input_type == "float32",
+            normalize=self.runtime.input_type == "float32",
         )
         return (_named_batch(names, *batch) for batch in batches)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
-    """Pictures that were read together.
+    """Images that were read together.
 
     Attributes:
-        pictures: Source and error of each input, in order.
+        images: Source and error of each input, in order.
         inputs: (n, C, H, W) for the n that have no error.
     """
 
-    pictures: list[tuple[str, str | None]]
+    images: list[tuple[str, str | None]]
     inputs: NDArray[Any]
 
 
@@ -389,7 +389,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (how many were
-        learnt), classes, preprocessing, temperature, provenance.
+        learned), classes, preprocessing, temperature, provenance.
 
     Raises:
         UserError: As `load`, as far as the header can tell.
@@ -480,20 +480,20 @@ def _check_fit(architecture: Mapping[str, Any], classes: Sequence[str], preproce
     if min(preprocessing.size) < config.smallest_size:
         height, width = preprocessing.size
         raise UserError(
-            f"preprocessing makes pictures of {height}×{width}; "
+            f"preprocessing makes images of {height}×{width}; "
             f"the smallest that {config.name} takes is {config.smallest_size}×{config.smallest_size}"
         )
 
 
-def _named_sources(inputs: Iterable[Picture], names: deque[str]) -> Iterator[Source]:
+def _named_sources(inputs: Iterable[Image], names: deque[str]) -> Iterator[Source]:
     """What is to be read of each input; on the way its name goes to `names`."""
-    for index, picture in enumerate(inputs):
-        names.append(os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"[{index}]")
-        if isinstance(picture, PIL.Image.Image):
+    for index, image in enumerate(inputs):
+        names.append(os.fspath(image) if isinstance(image, str | os.PathLike) else f"[{index}]")
+        if isinstance(image, PIL.Image.Image):
             # It may be in the list twice, and two threads must not decode it at once. A failure recurs there.
             with contextlib.suppress(Exception):
-                picture.load()
-        yield _array_from_tensor(picture) if _is_tensor(picture) else cast("Source", picture)
+                image.load()
+        yield _array_from_tensor(image) if _is_tensor(image) else cast("Source", image)
 
 
 def _named_batch(
@@ -502,7 +502,7 @@ def _named_batch(
     """A batch of `evaluation_batches` with the names, which it takes from the front of the queue."""
     reasons = dict(failures)
     order = sorted([*read.tolist(), *reasons])
-    return _Batch(pictures=[(names.popleft(), reasons.get(position)) for position in order], inputs=inputs)
+    return _Batch(images=[(names.popleft(), reasons.get(position)) for position in order], inputs=inputs)
 
 
 def _is_tensor(value: object) -> TypeGuard[torch.Tensor]:
@@ -511,8 +511,8 @@ def _is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     return loaded is not None and isinstance(value, loaded.Tensor)
 
 
-def _is_one_picture(inputs: object) -> bool:
-    """Whether a picture was given in place of a list of them."""
+def _is_one_image(inputs: object) -> bool:
+    """Whether an image was given in place of a list of them."""
     if isinstance(inputs, np.ndarray):
         return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[2] in (1, 3, 4))
     if _is_tensor(inputs):
@@ -531,7 +531,7 @@ def _array_from_tensor(tensor: torch.Tensor) -> NDArray[Any]:
 
 
 def _all_read(batch: _Batch) -> NDArray[Any]:
-    for source, error in batch.pictures:
+    for source, error in batch.images:
         if error is not None:
             raise UserError(error if source in error else f"{source}: {error}")
     return batch.inputs

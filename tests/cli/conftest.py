@@ -1,4 +1,4 @@
-"""A trained run and pictures for the commands to work on."""
+"""A trained run and images for the commands to work on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return call
 
 
-def write_picture(path: Path, brightness: int, seed: int = 0) -> None:
+def write_image(path: Path, brightness: int, seed: int = 0) -> None:
     """A noisy 16×16 PNG about that bright."""
     noise = np.random.default_rng(seed).integers(0, 60, (16, 16, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,11 +42,11 @@ def write_picture(path: Path, brightness: int, seed: int = 0) -> None:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty dark and twenty bright pictures in two folders."""
+    """Twenty dark and twenty bright images in two folders."""
     root = tmp_path_factory.mktemp("photos")
     for index in range(20):
-        write_picture(root / "dark" / f"{index:02}.png", 10, index)
-        write_picture(root / "bright side" / f"{index:02}.png", 180, 100 + index)
+        write_image(root / "dark" / f"{index:02}.png", 10, index)
+        write_image(root / "bright side" / f"{index:02}.png", 180, 100 + index)
     return root
 
 

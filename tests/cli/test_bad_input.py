@@ -7,18 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import QUICK, Result, write_picture
+from tests.cli.conftest import QUICK, Result, write_image
 
 
 @pytest.fixture
 def place(tmp_path: Path, photos: Path, trained: Path) -> Path:
     """A folder with everything that can be wrong."""
     (tmp_path / "empty").mkdir()
-    write_picture(tmp_path / "one-class/only/a.png", 10)
-    write_picture(tmp_path / "one-class/only/b.png", 10)
+    write_image(tmp_path / "one-class/only/a.png", 10)
+    write_image(tmp_path / "one-class/only/b.png", 10)
     for index in range(9):
-        write_picture(tmp_path / "few/many" / f"{index}.png", 10)
-    write_picture(tmp_path / "few/one/a.png", 10)
+        write_image(tmp_path / "few/many" / f"{index}.png", 10)
+    write_image(tmp_path / "few/one/a.png", 10)
     (tmp_path / "text.safetensors").write_text("not a model")
     model = (trained / "model.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(model[: len(model) // 2])
@@ -43,7 +43,7 @@ CASES = {
     ),
     "an unknown command": (["trian"], ["trian", "train"]),
     "an unknown option": (["train", "photos", "--outt", "out"], ["--outt", "--out"]),
-    "an empty folder": (["train", "empty", "--out", "out"], ["empty", "holds no pictures"]),
+    "an empty folder": (["train", "empty", "--out", "out"], ["empty", "holds no images"]),
     "one class": (["train", "one-class", "--out", "out"], ["one-class", "only", "one class"]),
     "a class too small to split": (["train", "few", "--out", "out"], ["few", '"one"', "at least 3"]),
     "missing data": (["train", "nowhere", "--out", "out"], ["nowhere", "no such folder"]),
@@ -53,8 +53,8 @@ CASES = {
         ["predict", "none.safetensors", "photos"],
         ["none.safetensors", "does not exist"],
     ),
-    "a missing picture": (["predict", "run", "none.jpg"], ["none.jpg", "is not there"]),
-    "a folder without pictures": (["predict", "run", "empty"], ["empty", "holds no pictures"]),
+    "a missing image": (["predict", "run", "none.jpg"], ["none.jpg", "is not there"]),
+    "a folder without images": (["predict", "run", "empty"], ["empty", "holds no images"]),
     "not a model": (["info", "text.safetensors"], ["text.safetensors"]),
     "a truncated model file": (["predict", "cut.safetensors", "photos"], ["cut.safetensors", "truncated"]),
     "a model file of five bytes": (["evaluate", "stub.safetensors", "photos"], ["stub.safetensors"]),
@@ -64,7 +64,7 @@ CASES = {
     ),
     "a missing checkpoint": (["train", "photos", "--out", "out", "--weights", "no.pth"], ["no.pth"]),
     "a wrong channel count": (["train", "photos", "--out", "out", "--channels", 2], ["channels", "2"]),
-    "a picture size below the smallest": (
+    "an image size below the smallest": (
         ["train", "photos", "--out", "out", "--model", "densenet121", "--size", 16],
         ["16", "29"],
     ),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from tests.cli.conftest import QUICK, write_picture
+from tests.cli.conftest import QUICK, write_image
 
 import skipnets
 from skipnets.cli import COMMANDS
@@ -124,7 +124,7 @@ def test_evaluation_is_training_s_own_and_prints_json(trained: Path, tmp_path: P
     assert result.status == 0
     assert json.loads(result.out) == json.loads((trained / "evaluation.json").read_text())
     assert json.loads((tmp_path / "e/evaluation.json").read_text()) == json.loads(result.out)
-    assert len((tmp_path / "p.csv").read_text().splitlines()) - 1 == json.loads(result.out)["pictures"]
+    assert len((tmp_path / "p.csv").read_text().splitlines()) - 1 == json.loads(result.out)["images"]
     assert "were trained on" in run("evaluate", trained, "--split", "train").out
 
 
@@ -161,22 +161,22 @@ def test_folders_patterns_and_standard_input_are_expanded(
     assert predicted("-", photos / "bright side/05.png") == [*dark[:3], str(photos / "bright side/05.png")]
 
 
-def test_a_picture_that_fails_is_listed_and_stops_nothing(
+def test_an_image_that_fails_is_listed_and_stops_nothing(
     trained: Path, photos: Path, tmp_path: Path, run
 ) -> None:
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 not an image")
     result = run("predict", trained, tmp_path / "broken.jpg", photos / "dark/00.png")
     assert result.status == 1
     assert result.out.splitlines()[0].split("\t") == [str(tmp_path / "broken.jpg"), "failed"]
     assert result.out.splitlines()[1].startswith(f"{photos / 'dark/00.png'}\t")
-    assert "1 of 2 pictures failed" in result.err
+    assert "1 of 2 images failed" in result.err
     assert "broken.jpg" in result.err
 
 
-def test_a_broken_picture_does_not_stop_training_or_evaluation(tmp_path: Path, run) -> None:
+def test_a_broken_image_does_not_stop_training_or_evaluation(tmp_path: Path, run) -> None:
     for index in range(12):
-        write_picture(tmp_path / "data/a" / f"{index}.png", 10, index)
-        write_picture(tmp_path / "data/b" / f"{index}.png", 180, index)
+        write_image(tmp_path / "data/a" / f"{index}.png", 10, index)
+        write_image(tmp_path / "data/b" / f"{index}.png", 180, index)
     for index in range(12, 24):
         (tmp_path / "data/a" / f"{index}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     result = run("train", tmp_path / "data", "--out", tmp_path / "run", *QUICK)
@@ -185,7 +185,7 @@ def test_a_broken_picture_does_not_stop_training_or_evaluation(tmp_path: Path, r
     assert (tmp_path / "run/model.safetensors").exists()
     again = run("evaluate", tmp_path / "run")
     assert again.status == 1
-    assert "pictures failed" in again.err
+    assert "images failed" in again.err
 
 
 def test_python_m_runs_the_same_program() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Result, write_picture
+from tests.cli.conftest import Result, write_image
 from tests.deploy.conftest import FORMATS, write_class_folders
 
 from skipnets.classifier import Classifier, load
@@ -24,7 +24,7 @@ def place(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A folder with a model file, its exports, pictures, and things that are wrong; to be in."""
+    """A folder with a model file, its exports, images, and things that are wrong; to be in."""
     assert exported_classifier.path is not None
     (tmp_path / "run").symlink_to(exported_classifier.path.parent)
     for file_format, name in NAMES.items():
@@ -32,7 +32,7 @@ def place(
     write_class_folders(tmp_path / "photos", exported_classifier.classes)
     for label in ("cat", "dog"):
         for index in range(4):
-            write_picture(tmp_path / "pets" / label / f"{index}.png", 10, index)
+            write_image(tmp_path / "pets" / label / f"{index}.png", 10, index)
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("")
     monkeypatch.chdir(tmp_path)
@@ -43,7 +43,7 @@ def place(
 def test_what_was_compared_is_printed(run: Callable[..., Result]) -> None:
     words = ["export", "run", "--format", "pt2", "--output", "new.pt2", "--check", "photos"]
     shown = run(*words).out
-    for expected in ("new.pt2", "pt2, fp32, takes uint8", "30 pictures (photos)", "30 of 30"):
+    for expected in ("new.pt2", "pt2, fp32, takes uint8", "30 images (photos)", "30 of 30"):
         assert expected in shown
     told = json.loads(run(*words, "--json").out)
     assert told["check"]["count"] == told["check"]["same_labels"] == 30
@@ -58,7 +58,7 @@ def test_the_same_commands_give_the_same(file_format: str, run: Callable[..., Re
         evaluated.append(json.loads(run("evaluate", *words, "--split", "all", "--json").out))
         predicted.append(run("predict", *words).out.split())
     assert evaluated[1]["accuracy"] == evaluated[0]["accuracy"]
-    assert evaluated[1]["pictures"] == evaluated[0]["pictures"] == 30
+    assert evaluated[1]["images"] == evaluated[0]["images"] == 30
     assert evaluated[1]["nll"] == pytest.approx(evaluated[0]["nll"], rel=1e-5)
     assert len(predicted[0]) == 3 * 30
     assert predicted[1][0::3] == predicted[0][0::3]
@@ -67,7 +67,7 @@ def test_the_same_commands_give_the_same(file_format: str, run: Callable[..., Re
     assert probabilities[1] == pytest.approx(probabilities[0], abs=1.1e-4)
     about = run("info", NAMES[file_format]).out
     assert f"{file_format}, fp32, takes uint8" in about
-    assert "24 pictures (generated pictures): same label 24, largest difference" in about
+    assert "24 images (generated images): same label 24, largest difference" in about
 
 
 @pytest.mark.slow
@@ -87,8 +87,8 @@ def test_int8(run: Callable[..., Result]) -> None:
 WRONG = {
     "an unknown format": (["export", "run", "--format", "onxn"], ["onxn", "onnx"]),
     "an export of an export": (["export", "m.onnx"], ["m.onnx", "is an export itself"]),
-    "int8 without pictures": (["export", "run", "--int8"], ["--calibration DATA"]),
-    "pictures without int8": (["export", "run", "--calibration", "photos"], ["--int8", "--check"]),
+    "int8 without images": (["export", "run", "--int8"], ["--calibration DATA"]),
+    "images without int8": (["export", "run", "--calibration", "photos"], ["--int8", "--check"]),
     "calibration with other classes": (
         ["export", "run", "--output", "new.onnx", "--int8", "--calibration", "pets"],
         ["only one of the two has", "ant, bee, dog"],

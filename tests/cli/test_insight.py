@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.cli.conftest import QUICK, Result, write_picture
+from tests.cli.conftest import QUICK, Result, write_image
 
 from skipnets.cli import main
 
@@ -52,9 +52,9 @@ def test_a_summary_follows_its_options(run) -> None:
     assert found["input"] == [3, 64, 64]
     assert found["stages"][1]["shape"] == [48, 32, 32]
     result = run("summary", "resnet18", "--batch-size", "fit", "--memory", "16GiB")
-    pictures = int(result.err.rsplit(" ", 1)[1])
-    assert pictures > 100
-    assert f"for {pictures} pictures" in result.out
+    images = int(result.err.rsplit(" ", 1)[1])
+    assert images > 100
+    assert f"for {images} images" in result.out
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -67,7 +67,7 @@ def test_a_diagram_is_drawn(family: str, runs: dict[str, Path], tmp_path: Path, 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["gradcam", "integrated-gradients", "occlusion"])
-def test_pictures_are_explained(
+def test_images_are_explained(
     family: str, method: str, runs: dict[str, Path], photos: Path, tmp_path: Path, run
 ) -> None:
     words = (photos / "dark/00.png", photos / "bright side/0[12].png", "--method", method)
@@ -93,7 +93,7 @@ def test_reuse_is_drawn_with_its_numbers(family: str, runs: dict[str, Path], tmp
 
 CASES = {
     "no such model": (["summary", "densnet121"], ["densnet121", "did you mean densenet121"]),
-    "too small pictures": (["summary", "densenet121", "--input-size", 8], ["8×8", "29×29"]),
+    "too small images": (["summary", "densenet121", "--input-size", 8], ["8×8", "29×29"]),
     "fit without memory": (["summary", "resnet18", "--batch-size", "fit"], ["--memory", "16GiB"]),
     "memory that is none": (
         ["summary", "resnet18", "--batch-size", "fit", "--memory", "much"],
@@ -114,8 +114,8 @@ CASES = {
     ),
     "no such block": (["diagram", "resnet18", "--block", 5, "--output", "a.svg"], ["from 1 to 4", "5"]),
     "a sheet of another kind": (["explain", "run", "photo.png", "--output", "a.jpg"], ["a.jpg", ".png"]),
-    "what is no picture": (["explain", "run", "file", "--output", "a.png"], ["file", "not a picture"]),
-    "a missing picture": (["explain", "run", "none.png", "--output", "a.png"], ["none.png", "is not there"]),
+    "what is no image": (["explain", "run", "file", "--output", "a.png"], ["file", "not an image"]),
+    "a missing image": (["explain", "run", "none.png", "--output", "a.png"], ["none.png", "is not there"]),
     "no such class": (
         ["explain", "run", "photo.png", "--classes", "drak", "--output", "a.png"],
         ["drak", "did you mean dark"],
@@ -124,11 +124,11 @@ CASES = {
         ["explain", "run", "photo.png", "--stage", "layer9", "--output", "a.png"],
         ["layer9", "denseblock1"],
     ),
-    "a folder without pictures for a ResNet": (
+    "a folder without images for a ResNet": (
         ["reuse", "residual", "empty", "--output", "r.png"],
         ["empty"],
     ),
-    "reuse of no pictures": (["reuse", "residual", "--pictures", 0, "--output", "r.png"], ["pictures", "0"]),
+    "reuse of no images": (["reuse", "residual", "--images", 0, "--output", "r.png"], ["images", "0"]),
     "reuse of a name": (["reuse", "resnet18", "--output", "r.png"], ["resnet18", "does not exist"]),
     "reuse as a table": (["reuse", "run", "--output", "r.csv"], ["r.csv", ".png, .svg, .pdf"]),
     "an explanation by an export": (
@@ -150,11 +150,11 @@ def test_one_clear_line(
     case: str, runs: dict[str, Path], tmp_path: Path, run: Callable[..., Result], monkeypatch
 ) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("neither a picture nor a folder")
+    (tmp_path / "file").write_text("neither an image nor a folder")
     (tmp_path / "run").symlink_to(runs["densenet"])
     (tmp_path / "residual").symlink_to(runs["resnet"])
     (tmp_path / "net.onnx").write_text("never looked at")
-    write_picture(tmp_path / "photo.png", 10)
+    write_image(tmp_path / "photo.png", 10)
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     words, expected = CASES[case]

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import QUICK, write_picture
+from tests.cli.conftest import QUICK, write_image
 
 import skipnets
 from skipnets.cli import main
@@ -15,11 +15,11 @@ from skipnets.cli import main
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dark and bright pictures, of which a third are in the wrong folder."""
+    """Dark and bright images, of which a third are in the wrong folder."""
     root = tmp_path_factory.mktemp("noisy")
     for index in range(60):
         is_dark = bool(index % 2) != (index % 3 == 0)
-        write_picture(root / ("a" if index % 2 else "b") / f"{index}.png", 10 if is_dark else 180, index)
+        write_image(root / ("a" if index % 2 else "b") / f"{index}.png", 10 if is_dark else 180, index)
     return root
 
 
@@ -76,11 +76,11 @@ def test_a_temperature_is_stored_and_used_by_every_later_command(
     assert after["nll"] == pytest.approx(calibration["nll_after"])
     assert after["nll"] <= before["nll"]
     assert after["accuracy"] == before["accuracy"]
-    picture = noisy / "a/1.png"
+    image = noisy / "a/1.png"
     expected = skipnets.load(unsure)
     expected.temperature = temperature
-    line = run("predict", folder, picture).out.split("\t")
-    assert float(line[2]) == pytest.approx(expected.predict([picture])[0].probability, abs=1e-4)
+    line = run("predict", folder, image).out.split("\t")
+    assert float(line[2]) == pytest.approx(expected.predict([image])[0].probability, abs=1e-4)
     compared = json.loads(run("compare", unsure, folder, "--json", "--resamples", 20).out)
     assert compared["differences"][0]["difference"] == 0
     # The weights are as they were.
@@ -91,7 +91,7 @@ def test_a_temperature_is_stored_and_used_by_every_later_command(
     assert "are few" in text
 
 
-def test_training_pictures_are_refused_and_the_file_left_alone(unsure: Path, run) -> None:
+def test_training_images_are_refused_and_the_file_left_alone(unsure: Path, run) -> None:
     before = (unsure / "model.safetensors").read_bytes()
     result = run("calibrate", unsure, "--split", "train")
     assert result.status == 2

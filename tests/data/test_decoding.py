@@ -1,4 +1,4 @@
-"""Every kind of picture comes out as a person sees it; the expected values are worked out by hand."""
+"""Every kind of image comes out as a person sees it; the expected values are worked out by hand."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skipnets.data.decoding import MAX_PIXELS, UndecodablePicture, open_picture, open_region
+from skipnets.data.decoding import MAX_PIXELS, ImageDecodeError, open_image, open_region
 from skipnets.errors import UserError
 
 
-def png(pixels: np.ndarray, colour_type: int, size: tuple[int, int] | None = None) -> bytes:
+def png(pixels: np.ndarray, color_type: int, size: tuple[int, int] | None = None) -> bytes:
     """A 16-bit PNG written after the specification, independently of Pillow."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -26,7 +26,7 @@ def png(pixels: np.ndarray, colour_type: int, size: tuple[int, int] | None = Non
 
     width, height = size or (pixels.shape[1], pixels.shape[0])
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
@@ -42,12 +42,12 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def as_array(data: bytes, channels: int | None = None) -> np.ndarray:
-    return np.asarray(open_picture(data, channels))
+    return np.asarray(open_image(data, channels))
 
 
 RANDOM = np.random.default_rng(0)
 RGB = RANDOM.integers(0, 256, (5, 7, 3), dtype=np.uint8)
-GREY = RANDOM.integers(0, 256, (5, 7), dtype=np.uint8)
+GRAY = RANDOM.integers(0, 256, (5, 7), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_lossless_formats(kind, options):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF"])
-def test_grey_stays_grey_and_fills_three_channels(kind):
-    data = saved(Image.fromarray(GREY), kind)
-    np.testing.assert_array_equal(as_array(data, 1), GREY)
-    np.testing.assert_array_equal(as_array(data, 3), np.stack([GREY] * 3, axis=2))
+def test_gray_stays_gray_and_fills_three_channels(kind):
+    data = saved(Image.fromarray(GRAY), kind)
+    np.testing.assert_array_equal(as_array(data, 1), GRAY)
+    np.testing.assert_array_equal(as_array(data, 3), np.stack([GRAY] * 3, axis=2))
 
 
 def test_jpeg_is_near():
@@ -71,7 +71,7 @@ def test_jpeg_is_near():
     )
 
 
-def test_colour_becomes_grey_by_luma():
+def test_color_becomes_gray_by_luma():
     got = as_array(saved(Image.fromarray(RGB), "PNG"), 1)
     np.testing.assert_allclose(got, RGB @ [0.299, 0.587, 0.114], atol=1)
 
@@ -89,7 +89,7 @@ def test_transparency_is_laid_on_white(kind):
     np.testing.assert_allclose(got, RGB * (alpha / 255) + 255 * (1 - alpha / 255), atol=1)
 
 
-def test_grey_with_alpha():
+def test_gray_with_alpha():
     image = Image.merge("LA", [Image.new("L", (2, 1), 100), Image.fromarray(np.array([[0, 255]], np.uint8))])
     np.testing.assert_array_equal(as_array(saved(image, "PNG"), 1), [[255, 100]])
 
@@ -103,7 +103,7 @@ def test_palette_with_transparency(transparency):
     assert got.tolist() == [[[10, 20, 30], [255, 255, 255], [70, 80, 90]]]
 
 
-def test_colour_key_transparency():
+def test_color_key_transparency():
     image = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8))
     assert as_array(saved(image, "PNG", transparency=(1, 2, 3))).tolist() == [[[255, 255, 255], [4, 5, 6]]]
 
@@ -118,7 +118,7 @@ def test_cmyk(kind, options, error):
 
 
 def test_animation_gives_its_first_frame():
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert as_array(data, 3)[0, 0].tolist() == [255, 0, 0]
 
@@ -127,15 +127,15 @@ WIDE = RANDOM.integers(0, 65536, (6, 5), dtype=np.uint16)
 
 
 @pytest.mark.parametrize("data", [png(WIDE, 0), saved(Image.fromarray(WIDE), "TIFF")], ids=["png", "tiff"])
-def test_sixteen_bit_grey_is_divided_by_257(data):
+def test_sixteen_bit_gray_is_divided_by_257(data):
     np.testing.assert_array_equal(as_array(data, 1), np.rint(WIDE / 257))
     assert as_array(data, 3).shape == (6, 5, 3)
 
 
-def test_sixteen_bit_colour_is_within_a_level():
-    colour = RANDOM.integers(0, 65536, (6, 5, 3), dtype=np.uint16)
-    assert np.abs(as_array(png(colour, 2)) - colour / 257).max() < 1
-    exact = colour // 257 * 257
+def test_sixteen_bit_color_is_within_a_level():
+    color = RANDOM.integers(0, 65536, (6, 5, 3), dtype=np.uint16)
+    assert np.abs(as_array(png(color, 2)) - color / 257).max() < 1
+    exact = color // 257 * 257
     np.testing.assert_array_equal(as_array(png(exact, 2)), exact // 257)
 
 
@@ -155,16 +155,16 @@ STORED = {
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_exif_orientation(kind, orientation):
-    # Blocks of 16, so that a JPEG keeps their colours.
+    # Blocks of 16, so that a JPEG keeps their colors.
     seen = RGB.repeat(16, axis=0).repeat(16, axis=1)
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](seen)))
     exif = Image.Exif()
     exif[274] = orientation
     options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(kind, {})
     data = saved(stored, kind, exif=exif, **options)
-    image = open_picture(data)
+    image = open_image(data)
     assert np.abs(np.asarray(image, dtype=int) - seen).max() <= (6 if kind == "JPEG" else 0)
-    again = open_picture(image)
+    again = open_image(image)
     np.testing.assert_array_equal(np.asarray(again), np.asarray(image))  # it is not turned twice
     whole, box = open_region(
         data, lambda width, height: (0, 0, width, height), size=seen.shape[:2], channels=3
@@ -180,7 +180,7 @@ def test_damaged_exif_does_not_matter():
         np.testing.assert_array_equal(as_array(data), RGB)
 
 
-@pytest.mark.parametrize("source", ["path", "string", "file", "bytes", "picture"])
+@pytest.mark.parametrize("source", ["path", "string", "file", "bytes", "image"])
 def test_sources(source, tmp_path):
     path = tmp_path / "größe 1.png"
     Image.fromarray(RGB).save(path)
@@ -189,32 +189,32 @@ def test_sources(source, tmp_path):
         "string": lambda: str(path),
         "file": lambda: io.BytesIO(path.read_bytes()),
         "bytes": path.read_bytes,
-        "picture": lambda: Image.open(path),
+        "image": lambda: Image.open(path),
     }[source]()
-    np.testing.assert_array_equal(np.asarray(open_picture(given)), RGB)
+    np.testing.assert_array_equal(np.asarray(open_image(given)), RGB)
 
 
 @pytest.mark.parametrize(
     ("array", "expected"),
     [
-        (GREY, GREY),
-        (GREY[:, :, None], GREY),
+        (GRAY, GRAY),
+        (GRAY[:, :, None], GRAY),
         (RGB, RGB),
         (WIDE, np.rint(WIDE / 257)),
         (np.concatenate([RGB, np.zeros_like(RGB[:, :, :1])], axis=2), np.full_like(RGB, 255)),
     ],
 )
 def test_arrays(array, expected):
-    np.testing.assert_array_equal(np.asarray(open_picture(array)), expected)
+    np.testing.assert_array_equal(np.asarray(open_image(array)), expected)
 
 
 @pytest.mark.parametrize(
     ("array", "message"),
     [(RGB / 255, "uint8"), (RGB[None], r"\(H, W, 3\)"), (RGB[:, :, :2], r"\(H, W, 3\)"), (RGB[:0], "empty")],
 )
-def test_arrays_that_are_no_pictures(array, message):
-    with pytest.raises(UndecodablePicture, match=message):
-        open_picture(array)
+def test_arrays_that_are_no_images(array, message):
+    with pytest.raises(ImageDecodeError, match=message):
+        open_image(array)
 
 
 def damaged(kind: str) -> bytes:
@@ -222,7 +222,7 @@ def damaged(kind: str) -> bytes:
     return {
         "truncated": jpeg[: len(jpeg) // 2],
         "empty": b"",
-        "text": b"not a picture\nat all",
+        "text": b"not an image\nat all",
         "floats": saved(Image.fromarray(RGB[:, :, 0].astype(np.float32)), "TIFF"),
         "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
         "huge": png(WIDE, 0, size=(60_000, 60_000)),
@@ -234,10 +234,10 @@ def damaged(kind: str) -> bytes:
     ("kind", "message"),
     [
         ("truncated", "truncated"),
-        ("empty", "not a picture in a known format"),
-        ("text", "not a picture in a known format"),
+        ("empty", "not an image in a known format"),
+        ("text", "not an image in a known format"),
         ("floats", "32-bit pixels have no fixed range"),
-        ("postscript", "not a picture in a known format"),
+        ("postscript", "not an image in a known format"),
         ("huge", "larger than 89,478,485 pixels"),
         ("large", "larger than 89,478,485 pixels"),
     ],
@@ -245,26 +245,26 @@ def damaged(kind: str) -> bytes:
 def test_damage_is_one_line_that_names_the_file(kind, message, tmp_path):
     path = tmp_path / "x.jpg"
     path.write_bytes(damaged(kind))
-    with pytest.raises(UndecodablePicture, match=message) as caught:
-        open_picture(path)
+    with pytest.raises(ImageDecodeError, match=message) as caught:
+        open_image(path)
     assert isinstance(caught.value, UserError)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")
-def test_large_pictures_are_refused_where_warnings_are_not_errors():
-    with pytest.raises(UndecodablePicture, match="larger than"):
-        open_picture(damaged("large"))
+def test_large_images_are_refused_where_warnings_are_not_errors():
+    with pytest.raises(ImageDecodeError, match="larger than"):
+        open_image(damaged("large"))
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(UndecodablePicture, match="no such file"):
-        open_picture(tmp_path / "absent.png")
+    with pytest.raises(ImageDecodeError, match="no such file"):
+        open_image(tmp_path / "absent.png")
 
 
 def natural(width: int, height: int) -> Image.Image:
-    """A picture with detail at every scale."""
+    """An image with detail at every scale."""
     layers = [
         Image.fromarray(
             RANDOM.integers(0, 256, (height // step + 1, width // step + 1, 3), dtype=np.uint8)
@@ -290,7 +290,7 @@ def test_region_is_near_cropping_the_whole(channels, orientation, box):
 
     image, region = open_region(data, choose, size=(60, 80), channels=channels)
     got = np.asarray(image.resize((80, 60), Image.Resampling.BILINEAR, box=region), dtype=float)
-    whole = open_picture(data, channels).crop(box).resize((80, 60), Image.Resampling.BILINEAR)
+    whole = open_image(data, channels).crop(box).resize((80, 60), Image.Resampling.BILINEAR)
     assert sizes == [(803, 601)]
     assert image.mode == ("L" if channels == 1 else "RGB")
     # A shift by half a pixel would cost several levels here.
@@ -316,11 +316,11 @@ def test_region_decodes_at_the_scale_that_it_needs(box, decoded):
 def test_paths_need_not_be_utf8(tmp_path):
     path = Path(str(tmp_path) + "/\udcff.png")
     Image.fromarray(RGB).save(path)
-    np.testing.assert_array_equal(np.asarray(open_picture(path)), RGB)
+    np.testing.assert_array_equal(np.asarray(open_image(path)), RGB)
 
 
 def test_a_stricter_bound_is_judged_before_decoding() -> None:
     whole = saved(Image.new("L", (20, 10)), "PNG")
-    assert open_picture(whole, max_pixels=200).size == (20, 10)
-    with pytest.raises(UndecodablePicture, match="larger than 199 pixels"):
-        open_picture(whole[:60], max_pixels=199)
+    assert open_image(whole, max_pixels=200).size == (20, 10)
+    with pytest.raises(ImageDecodeError, match="larger than 199 pixels"):
+        open_image(whole[:60], max_pixels=199)

@@ -1,4 +1,4 @@
-"""Batches: the same whatever the number of workers, every picture once, failures named."""
+"""Batches: the same whatever the number of workers, every image once, failures named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from skipnets.data import Pictures, Preprocessing, open_pictures
+from skipnets.data import ImageDataset, Preprocessing, open_dataset
 from skipnets.data.loading import balanced, evaluation_batches, training_loader, validation_loader
 from skipnets.errors import UserError
 
@@ -19,8 +19,8 @@ PREPROCESSING = Preprocessing(16)
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """41 pictures of two classes."""
-    root = tmp_path_factory.mktemp("pictures")
+    """41 images of two classes."""
+    root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for number in range(41):
         path = root / "ab"[number % 2] / f"{number:02d}.png"
@@ -30,20 +30,20 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def pictures(root) -> Pictures:
-    return open_pictures(root, fractions=None)
+def dataset(root) -> ImageDataset:
+    return open_dataset(root, fractions=None)
 
 
 @pytest.fixture
-def damaged(root, tmp_path) -> Pictures:
-    """The same, in which two files are not pictures."""
-    pictures = open_pictures(root, fractions=None)
-    for name in pictures.names:
+def damaged(root, tmp_path) -> ImageDataset:
+    """The same, in which two files are not images."""
+    dataset = open_dataset(root, fractions=None)
+    for name in dataset.names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((root / name).read_bytes())
     for name in ("a/04.png", "b/11.png"):
         (tmp_path / name).write_bytes(b"nothing")
-    return open_pictures(tmp_path, fractions=None)
+    return open_dataset(tmp_path, fractions=None)
 
 
 def epoch(loader, number):
@@ -63,10 +63,10 @@ def equal(one, other):
     ("augmentation", "held_bytes"),
     [("none", 2**30), ("crop-flip", 2**30), ("crop-flip", 0), ("resized-crop", 0), ("trivial", 2**30)],
 )
-def test_same_batches_whatever_the_number_of_workers(pictures, augmentation, held_bytes):
+def test_same_batches_whatever_the_number_of_workers(dataset, augmentation, held_bytes):
     def loader(workers, seed=7):
         return training_loader(
-            pictures,
+            dataset,
             PREPROCESSING,
             augmentation,
             batch_size=8,
@@ -86,17 +86,17 @@ def test_same_batches_whatever_the_number_of_workers(pictures, augmentation, hel
     assert not equal(first, epoch(loader(0, seed=8), 0))
 
 
-def test_held_and_read_pictures_are_varied_alike(pictures):
+def test_held_and_read_images_are_varied_alike(dataset):
     held, read = (
-        training_loader(pictures, PREPROCESSING, "crop-flip", batch_size=8, held_bytes=size)
+        training_loader(dataset, PREPROCESSING, "crop-flip", batch_size=8, held_bytes=size)
         for size in (2**30, 0)
     )
     assert equal(epoch(held, 3), epoch(read, 3))
 
 
 @pytest.mark.parametrize("augmentation", ["none", "flip", "crop-flip", "resized-crop", "trivial"])
-def test_an_epoch_shows_every_picture_once(pictures, augmentation):
-    loader = training_loader(pictures, PREPROCESSING, augmentation, batch_size=8)
+def test_an_epoch_shows_every_image_once(dataset, augmentation):
+    loader = training_loader(dataset, PREPROCESSING, augmentation, batch_size=8)
     batches = epoch(loader, 0)
     assert len(loader) == len(batches) == 5
     index = torch.cat([index for _, _, index in batches])
@@ -106,39 +106,39 @@ def test_an_epoch_shows_every_picture_once(pictures, augmentation):
         assert images.shape == (len(index), 3, 16, 16)
         assert images.dtype == torch.uint8
         assert labels.dtype == torch.int64
-        assert labels.tolist() == pictures.labels[index.numpy()].tolist()
+        assert labels.tolist() == dataset.labels[index.numpy()].tolist()
 
 
 @pytest.mark.parametrize(
     ("batch_size", "sizes"), [(8, [8, 8, 8, 8, 9]), (40, [41]), (41, [41]), (50, [41]), (13, [13, 13, 13, 2])]
 )
-def test_no_last_batch_of_one(pictures, batch_size, sizes):
-    loader = training_loader(pictures, PREPROCESSING, batch_size=batch_size)
+def test_no_last_batch_of_one(dataset, batch_size, sizes):
+    loader = training_loader(dataset, PREPROCESSING, batch_size=batch_size)
     assert [len(index) for _, _, index in loader] == sizes
     assert len(loader) == len(sizes)
 
 
-def test_batches_of_one_for_who_asks_for_them(pictures):
-    assert len(list(training_loader(pictures, PREPROCESSING, batch_size=1))) == 41
+def test_batches_of_one_for_who_asks_for_them(dataset):
+    assert len(list(training_loader(dataset, PREPROCESSING, batch_size=1))) == 41
 
 
-def test_pixels_without_augmentation_are_the_preprocessings(pictures):
-    for images, _, index in training_loader(pictures, PREPROCESSING, batch_size=8):
-        expected = np.stack([PREPROCESSING.pixels(pictures.source(i)) for i in index.tolist()])
+def test_pixels_without_augmentation_are_the_preprocessings(dataset):
+    for images, _, index in training_loader(dataset, PREPROCESSING, batch_size=8):
+        expected = np.stack([PREPROCESSING.pixels(dataset.source(i)) for i in index.tolist()])
         np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), expected)
 
 
-def test_the_global_generator_is_left_alone(pictures):
+def test_the_global_generator_is_left_alone(dataset):
     for augmentation in ("crop-flip", "resized-crop", "trivial"):
         before = torch.get_rng_state()
-        list(training_loader(pictures, PREPROCESSING, augmentation, batch_size=8))
+        list(training_loader(dataset, PREPROCESSING, augmentation, batch_size=8))
         assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("held_bytes", [2**30, 0])
-def test_processes_share_an_epoch_equally(pictures, held_bytes):
+def test_processes_share_an_epoch_equally(dataset, held_bytes):
     parts = [
-        training_loader(pictures, PREPROCESSING, batch_size=8, rank=rank, world_size=2, held_bytes=held_bytes)
+        training_loader(dataset, PREPROCESSING, batch_size=8, rank=rank, world_size=2, held_bytes=held_bytes)
         for rank in range(2)
     ]
     seen = [torch.cat([index for _, _, index in epoch(part, 4)]).tolist() for part in parts]
@@ -147,15 +147,15 @@ def test_processes_share_an_epoch_equally(pictures, held_bytes):
     assert len(parts[0]) == len(parts[1])
 
 
-def test_validation_goes_through_everything_in_order(pictures):
-    loader = validation_loader(pictures, PREPROCESSING, batch_size=8)
+def test_validation_goes_through_everything_in_order(dataset):
+    loader = validation_loader(dataset, PREPROCESSING, batch_size=8)
     for _ in range(2):
         batches = list(loader)
         assert torch.cat([index for _, _, index in batches]).tolist() == list(range(41))
     assert len(batches[-1][2]) == 1
-    expected = PREPROCESSING.batch([pictures.source(i) for i in range(41)])
-    pixels = torch.cat([images for images, _, _ in batches]).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_array_equal(PREPROCESSING.normalise(pixels), expected)
+    expected = PREPROCESSING.batch([dataset.source(i) for i in range(41)])
+    pixels = torch.cat([dataset for dataset, _, _ in batches]).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(PREPROCESSING.normalize(pixels), expected)
 
 
 def test_balanced_order_shows_classes_equally_often():
@@ -167,15 +167,15 @@ def test_balanced_order_shows_classes_equally_often():
     assert counts.max() < 390
 
 
-def test_balanced_loader(pictures):
-    rare = pictures.select(np.flatnonzero((pictures.labels == 0) | (np.arange(41) > 38)))
+def test_balanced_loader(dataset):
+    rare = dataset.select(np.flatnonzero((dataset.labels == 0) | (np.arange(41) > 38)))
     loader = training_loader(rare, PREPROCESSING, batch_size=8, sampler=balanced(rare.labels), seed=1)
     labels = torch.cat([labels for number in range(20) for _, labels, _ in epoch(loader, number)])
     assert labels.float().mean() == pytest.approx(0.5, abs=0.08)
 
 
 @pytest.mark.parametrize(("held_bytes", "workers"), [(2**30, 0), (2**30, 2), (0, 0), (0, 2)])
-def test_undecodable_pictures_are_left_out_named_and_counted(damaged, held_bytes, workers, caplog):
+def test_undecodable_images_are_left_out_named_and_counted(damaged, held_bytes, workers, caplog):
     loader = training_loader(
         damaged, PREPROCESSING, "crop-flip", batch_size=8, held_bytes=held_bytes, workers=workers
     )
@@ -184,7 +184,7 @@ def test_undecodable_pictures_are_left_out_named_and_counted(damaged, held_bytes
             index = torch.cat([index for _, _, index in epoch(loader, number)])
             assert len(set(index.tolist())) == len(index) == 39
     assert sorted(loader.failures) == ["a/04.png", "b/11.png"]
-    assert "not a picture in a known format" in loader.failures["a/04.png"]
+    assert "not an image in a known format" in loader.failures["a/04.png"]
     assert [str(damaged.root / name) in caplog.text for name in loader.failures] == [True, True]
     assert len(caplog.records) == 2
 
@@ -192,14 +192,14 @@ def test_undecodable_pictures_are_left_out_named_and_counted(damaged, held_bytes
 def test_a_batch_that_failures_leave_one_of_is_left_out(damaged):
     three = damaged.select(np.array([damaged.names.index(n) for n in ("a/04.png", "b/11.png", "a/00.png")]))
     with pytest.raises(
-        UserError, match=r"too few pictures could be read to make one batch; for one, .*\.png: not a"
+        UserError, match=r"too few images could be read to make one batch; for one, .*\.png: not a"
     ):
         list(training_loader(three, PREPROCESSING, batch_size=3))
     assert [len(index) for _, _, index in validation_loader(three, PREPROCESSING, batch_size=2)] == [1]
 
 
 def test_processes_that_train_together_take_equally_many_steps(damaged):
-    """With batches of two, each of the two damaged pictures leaves a batch of one behind."""
+    """With batches of two, each of the two damaged images leaves a batch of one behind."""
     for number in range(6):
         for rank in (0, 1):
             loader = training_loader(damaged, PREPROCESSING, batch_size=2, rank=rank, world_size=2)
@@ -225,7 +225,7 @@ def test_evaluation_batches(damaged, workers):
     np.testing.assert_array_equal(inputs, PREPROCESSING.batch([damaged.source(i) for i in index]))
 
 
-def test_evaluation_of_anything_that_is_a_picture(damaged):
+def test_evaluation_of_anything_that_is_an_image(damaged):
     sources = [
         damaged.root / "a/00.png",
         damaged.open(1),
@@ -243,19 +243,19 @@ def test_evaluation_of_anything_that_is_a_picture(damaged):
     assert inputs.shape == (0, 3, 16, 16)
 
 
-def test_evaluation_may_be_left_early(pictures):
-    batches = evaluation_batches(pictures, PREPROCESSING, batch_size=4, workers=2)
+def test_evaluation_may_be_left_early(dataset):
+    batches = evaluation_batches(dataset, PREPROCESSING, batch_size=4, workers=2)
     assert next(batches)[0].tolist() == [0, 1, 2, 3]
     batches.close()
 
 
-def test_pictures_in_memory():
-    pictures = open_pictures("digits").split("val")
+def test_images_in_memory():
+    dataset = open_dataset("digits").split("val")
     preprocessing = Preprocessing(8, channels=1)
-    images, labels, index = next(iter(training_loader(pictures, preprocessing, batch_size=64)))
-    np.testing.assert_array_equal(images[:, 0].numpy(), pictures.images[index.numpy()])
-    np.testing.assert_array_equal(labels.numpy(), pictures.labels[index.numpy()])
-    cropped = next(iter(training_loader(pictures, preprocessing, "resized-crop", batch_size=64)))[0]
+    images, labels, index = next(iter(training_loader(dataset, preprocessing, batch_size=64)))
+    np.testing.assert_array_equal(images[:, 0].numpy(), dataset.images[index.numpy()])
+    np.testing.assert_array_equal(labels.numpy(), dataset.labels[index.numpy()])
+    cropped = next(iter(training_loader(dataset, preprocessing, "resized-crop", batch_size=64)))[0]
     assert cropped.shape == (64, 1, 8, 8)
 
 
@@ -267,18 +267,18 @@ def test_pictures_in_memory():
         ({"augmentation": "x"}, "augmentation='x': must be one of"),
     ],
 )
-def test_impossible_options(pictures, options, message):
+def test_impossible_options(dataset, options, message):
     with pytest.raises(UserError, match=message):
-        training_loader(pictures, PREPROCESSING, **{"batch_size": 8, **options})
+        training_loader(dataset, PREPROCESSING, **{"batch_size": 8, **options})
 
 
-def test_an_empty_split(pictures):
-    with pytest.raises(UserError, match="no pictures"):
-        training_loader(pictures.split("val"), PREPROCESSING, batch_size=8)
+def test_an_empty_split(dataset):
+    with pytest.raises(UserError, match="no images"):
+        training_loader(dataset.split("val"), PREPROCESSING, batch_size=8)
 
 
 @pytest.mark.slow
-def test_real_pictures(shared_data):
+def test_real_images(shared_data):
     folder = shared_data / "cifar10-png-20"
     sources = sorted(folder.iterdir())
     ((index, inputs, failures),) = evaluation_batches(sources, Preprocessing(32), workers=2)

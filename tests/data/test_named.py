@@ -15,7 +15,7 @@ import scipy.io
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from skipnets.data import named, open_pictures
+from skipnets.data import named, open_dataset
 from skipnets.errors import UserError
 
 
@@ -55,13 +55,13 @@ def write_idx(folder, *, zipped):
 
 
 def test_digits():
-    pictures = open_pictures("digits")
-    assert len(pictures) == 1797
-    assert pictures.channels == 1
-    assert pictures.names[:2] == ["digits/00000", "digits/00001"]
-    np.testing.assert_array_equal(pictures.images, np.rint(load_digits().images * 15.9375))
-    np.testing.assert_array_equal(pictures.labels, load_digits().target)
-    assert [round(len(pictures.split(split)) / 1797, 2) for split in ("train", "val", "test")] == [
+    dataset = open_dataset("digits")
+    assert len(dataset) == 1797
+    assert dataset.channels == 1
+    assert dataset.names[:2] == ["digits/00000", "digits/00001"]
+    np.testing.assert_array_equal(dataset.images, np.rint(load_digits().images * 15.9375))
+    np.testing.assert_array_equal(dataset.labels, load_digits().target)
+    assert [round(len(dataset.split(split)) / 1797, 2) for split in ("train", "val", "test")] == [
         0.7,
         0.15,
         0.15,
@@ -73,24 +73,24 @@ def test_digits():
 def test_idx_files(home, name, folder, zipped, monkeypatch):
     monkeypatch.setattr(named, "DEBIAN_FASHION_MNIST", home / "absent")
     arrays = write_idx(home / folder / "raw", zipped=zipped)
-    pictures = open_pictures(name)
-    assert len(pictures.split("test")) == 12
-    assert len(pictures.split("train")) + len(pictures.split("val")) == 40
-    np.testing.assert_array_equal(pictures.images, np.concatenate([arrays["train"][0], arrays["t10k"][0]]))
-    np.testing.assert_array_equal(pictures.labels, np.concatenate([arrays["train"][1], arrays["t10k"][1]]))
-    np.testing.assert_array_equal(np.asarray(pictures.open(41)), arrays["t10k"][0][1])
-    assert pictures.names[41] == f"{name}/test/00001"
+    dataset = open_dataset(name)
+    assert len(dataset.split("test")) == 12
+    assert len(dataset.split("train")) + len(dataset.split("val")) == 40
+    np.testing.assert_array_equal(dataset.images, np.concatenate([arrays["train"][0], arrays["t10k"][0]]))
+    np.testing.assert_array_equal(dataset.labels, np.concatenate([arrays["train"][1], arrays["t10k"][1]]))
+    np.testing.assert_array_equal(np.asarray(dataset.open(41)), arrays["t10k"][0][1])
+    assert dataset.names[41] == f"{name}/test/00001"
 
 
 def test_debian_package():
     if not named.DEBIAN_FASHION_MNIST.is_dir():
         pytest.skip("needs Debian's package dataset-fashion-mnist")
-    pictures = open_pictures("fashion-mnist")
-    assert len(pictures) == 70_000
-    assert len(pictures.split("test")) == 10_000
-    assert pictures.classes[9] == "Ankle boot"
-    assert np.bincount(pictures.labels).tolist() == [7000] * 10
-    assert pictures.labels[0] == 9  # the first picture is a boot
+    dataset = open_dataset("fashion-mnist")
+    assert len(dataset) == 70_000
+    assert len(dataset.split("test")) == 10_000
+    assert dataset.classes[9] == "Ankle boot"
+    assert np.bincount(dataset.labels).tolist() == [7000] * 10
+    assert dataset.labels[0] == 9  # the first image is a boot
 
 
 def test_damaged_idx_file(home):
@@ -98,7 +98,7 @@ def test_damaged_idx_file(home):
     path = home / "MNIST/raw/train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz: not a whole IDX file"):
-        open_pictures("mnist")
+        open_dataset("mnist")
 
 
 def write_cifar(home, monkeypatch, name, archive):
@@ -136,11 +136,11 @@ def write_cifar(home, monkeypatch, name, archive):
 @pytest.mark.parametrize(("name", "torchvision_name"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
 def test_cifar(home, monkeypatch, name, torchvision_name, archive):
     expected = write_cifar(home, monkeypatch, torchvision_name, archive)
-    pictures = open_pictures(name)
-    np.testing.assert_array_equal(pictures.images, expected)
-    assert pictures.classes == tuple(f"class {n}" for n in range(10))
-    assert len(pictures.split("test")) == 20
-    assert pictures.channels == 3
+    dataset = open_dataset(name)
+    np.testing.assert_array_equal(dataset.images, expected)
+    assert dataset.classes == tuple(f"class {n}" for n in range(10))
+    assert len(dataset.split("test")) == 20
+    assert dataset.channels == 3
 
 
 def test_svhn(home, monkeypatch):
@@ -153,10 +153,10 @@ def test_svhn(home, monkeypatch):
         url, file, _ = datasets.SVHN.split_list[split]
         expected[split] = [url, file, hashlib.md5(path.read_bytes()).hexdigest()]
     monkeypatch.setattr(datasets.SVHN, "split_list", expected)
-    pictures = open_pictures("svhn")
-    assert pictures.images.shape == (60, 32, 32, 3)
-    np.testing.assert_array_equal(pictures.images[59], data[..., 29])
-    assert pictures.labels[9] == 0  # the file says 10 for the digit 0
+    dataset = open_dataset("svhn")
+    assert dataset.images.shape == (60, 32, 32, 3)
+    np.testing.assert_array_equal(dataset.images[59], data[..., 29])
+    assert dataset.labels[9] == 0  # the file says 10 for the digit 0
 
 
 FILES = {
@@ -174,7 +174,7 @@ def test_absent_sets_say_which_file_goes_where(home, name, download, monkeypatch
     monkeypatch.setattr(named, "DEBIAN_FASHION_MNIST", home / "absent")
     files, folder = FILES[name]
     with pytest.raises(UserError) as caught:
-        open_pictures(name, download=download)
+        open_dataset(name, download=download)
     message = str(caught.value)
     assert f"put {files}" in message
     assert f" into {(home / folder) if folder else home}, or allow the download" in message
@@ -188,4 +188,4 @@ def test_another_file_under_the_name_is_refused(home):
     with pytest.raises(
         UserError, match=r"cifar10 could not be read \(.*corrupted.*put cifar-10-python.tar.gz"
     ):
-        open_pictures("cifar10")
+        open_dataset("cifar10")

@@ -1,4 +1,4 @@
-"""The one preprocessing, held to torchvision's on PIL pictures."""
+"""The one preprocessing, held to torchvision's on PIL images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from skipnets.data import Preprocessing
 from skipnets.errors import UserError
 
 
-def picture(width: int, height: int, channels: int = 3) -> Image.Image:
+def make_image(width: int, height: int, channels: int = 3) -> Image.Image:
     pixels = np.random.default_rng(width * 1000 + height).integers(
         0, 256, (height, width, channels), np.uint8
     )
@@ -43,7 +43,7 @@ def test_crop_equals_torchvision_bit_for_bit(width, height, size, larger, channe
             transforms.Normalize(preprocessing.mean, preprocessing.std),
         ]
     )
-    image = picture(width, height, channels)
+    image = make_image(width, height, channels)
     np.testing.assert_array_equal(preprocessing(image), reference(image).numpy())
 
 
@@ -52,24 +52,24 @@ def test_crop_equals_torchvision_bit_for_bit(width, height, size, larger, channe
 def test_crop_equals_torchvision_at_imagenet_sizes(width, height, size, resized):
     preprocessing = Preprocessing(size, fit="crop", crop_fraction=size / resized)
     reference = transforms.Compose([transforms.Resize(resized), transforms.CenterCrop(size)])
-    image = picture(width, height)
+    image = make_image(width, height)
     np.testing.assert_array_equal(preprocessing.pixels(image), np.asarray(reference(image)))
 
 
 def test_batch_equals_one_by_one():
     preprocessing = Preprocessing((20, 30), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    pictures = [picture(40, 30), picture(10, 50), picture(30, 20)]
-    batch = preprocessing.batch(pictures)
+    images = [make_image(40, 30), make_image(10, 50), make_image(30, 20)]
+    batch = preprocessing.batch(images)
     assert batch.shape == (3, 3, 20, 30)
     assert batch.dtype == np.float32
     assert batch.flags.c_contiguous
-    for one, several in zip(pictures, batch, strict=True):
+    for one, several in zip(images, batch, strict=True):
         np.testing.assert_array_equal(preprocessing(one), several)
     assert preprocessing.batch([]).shape == (0, 3, 20, 30)
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 20), (20, 40), (7, 7), (100, 1)])
-def test_pad_shows_all_of_the_picture_on_the_mean_colour(width, height):
+def test_pad_shows_all_of_the_image_on_the_mean_color(width, height):
     preprocessing = Preprocessing(32, mean=(0.2, 0.4, 0.6), std=(1, 1, 1))
     got = preprocessing.pixels(Image.new("RGB", (width, height), "white"))
     shown = (got == 255).all(2)
@@ -86,8 +86,10 @@ def test_pad_shows_all_of_the_picture_on_the_mean_colour(width, height):
 
 
 def test_stretch_fills_the_input():
-    got = Preprocessing((8, 16), fit="stretch").pixels(picture(50, 50))
-    np.testing.assert_array_equal(got, np.asarray(picture(50, 50).resize((16, 8), Image.Resampling.BILINEAR)))
+    got = Preprocessing((8, 16), fit="stretch").pixels(make_image(50, 50))
+    np.testing.assert_array_equal(
+        got, np.asarray(make_image(50, 50).resize((16, 8), Image.Resampling.BILINEAR))
+    )
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
@@ -125,9 +127,9 @@ def test_geometry_tells_where_an_input_pixel_comes_from(fit, width, height):
         assert top <= 0
 
 
-def test_grey_and_colour_pictures_become_the_channels_asked_for():
-    assert Preprocessing(8, channels=1)(picture(9, 9, 3)).shape == (1, 8, 8)
-    assert Preprocessing(8, channels=3)(picture(9, 9, 1)).shape == (3, 8, 8)
+def test_gray_and_color_images_become_the_channels_asked_for():
+    assert Preprocessing(8, channels=1)(make_image(9, 9, 3)).shape == (1, 8, 8)
+    assert Preprocessing(8, channels=3)(make_image(9, 9, 1)).shape == (3, 8, 8)
 
 
 def test_dict_round_trip_through_json():
@@ -163,7 +165,7 @@ def test_impossible_values(fields, message):
         Preprocessing.from_dict({"size": 32, **fields})
 
 
-def test_elongated_pictures_do_not_exhaust_memory():
+def test_elongated_images_do_not_exhaust_memory():
     with pytest.raises(UserError, match="too elongated"):
         Preprocessing(224, fit="crop").pixels(Image.new("L", (1, 60_000)))
     assert Preprocessing(224).pixels(Image.new("L", (1, 60_000))).shape == (224, 224, 3)

@@ -25,14 +25,14 @@ def test_every_class_is_shared_out_and_none_goes_without(sizes, shares, seed):
         counts = [np.count_nonzero(splits[labels == label] == name) for name in SHARES]
         assert sum(counts) == size
         assert min(counts) >= 1
-        # At most one picture from its share, but for those that minimum of one displaces.
+        # At most one image from its share, but for those that minimum of one displaces.
         displaced = sum(max(1 - size * share, 0) for share in shares)
         assert all(
             abs(count - size * share) <= 1 + displaced for count, share in zip(counts, shares, strict=True)
         )
 
 
-def test_hundred_pictures_are_split_exactly():
+def test_hundred_images_are_split_exactly():
     splits = cut(np.repeat([0, 1], 100), SHARES, 0)
     assert [(splits[:100] == name).sum() for name in SHARES] == [70, 15, 15]
 

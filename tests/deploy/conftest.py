@@ -1,4 +1,4 @@
-"""A small classifier that has seen pictures, and pictures for it."""
+"""A small classifier that has seen images, and images for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import Pictures
+from skipnets.data.sources import ImageDataset
 from skipnets.models.factory import create_model
 
 CLASSES = ("ant", "bee", "cat")
@@ -41,13 +41,13 @@ def classifier(exported_classifier: Classifier) -> Classifier:
     return exported_classifier
 
 
-def make_pictures(classifier: Classifier, count: int = 40, *, wrong: int = 0) -> Pictures:
-    """Pictures labelled as the classifier sees them, all but the last few, half train and half val."""
+def make_images(classifier: Classifier, count: int = 40, *, wrong: int = 0) -> ImageDataset:
+    """Images labeled as the classifier sees them, all but the last few, half train and half val."""
     images = np.random.default_rng(1).integers(0, 256, (count, 16, 20, 3), dtype=np.uint8)
     labels = classifier.logits(classifier.preprocess(list(images))).argmax(1).astype(np.int64)
     if wrong:
         labels[-wrong:] = (labels[-wrong:] + 1) % len(classifier.classes)
-    return Pictures(
+    return ImageDataset(
         classes=classifier.classes,
         names=[f"{index:03}" for index in range(count)],
         labels=labels,
@@ -56,17 +56,17 @@ def make_pictures(classifier: Classifier, count: int = 40, *, wrong: int = 0) ->
     )
 
 
-def some_picture(shape: tuple[int, ...] = (31, 23, 3), seed: int = 0) -> np.ndarray:
-    """A picture of odd sides."""
+def some_image(shape: tuple[int, ...] = (31, 23, 3), seed: int = 0) -> np.ndarray:
+    """An image of odd sides."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def write_class_folders(root: Path, classes: tuple[str, ...]) -> Path:
-    """Ten tiny pictures a class."""
+    """Ten tiny images a class."""
     from PIL import Image
 
     for label in classes:
         (root / label).mkdir(parents=True)
         for index in range(10):
-            Image.fromarray(some_picture((16, 20, 3), index)).save(root / label / f"{index}.png")
+            Image.fromarray(some_image((16, 20, 3), index)).save(root / label / f"{index}.png")
     return root

@@ -14,15 +14,15 @@ from tests.deploy.conftest import make_classifier
 from skipnets.classifier import Classifier
 from skipnets.cli import main
 from skipnets.deploy import benchmark as room
-from skipnets.deploy.benchmark import Contender, Timing, alternate, compare_speeds
-from skipnets.deploy.contenders import multiply_accumulates, torchvision_network
+from skipnets.deploy.benchmark import Candidate, Timing, alternate, compare_speeds
+from skipnets.deploy.candidates import multiply_accumulates, torchvision_network
 from skipnets.deploy.export import Export
 from skipnets.errors import UserError
 from skipnets.models.factory import create_model
 from skipnets.models.registry import config_to_dict
 
 
-def test_contenders_take_turns_and_begin_unmeasured() -> None:
+def test_candidates_take_turns_and_begin_unmeasured() -> None:
     calls: list[str] = []
     timings = alternate({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=8)
     assert "".join(calls[:2]) == "ab"
@@ -57,12 +57,12 @@ def test_median_and_quartiles() -> None:
     ],
 )
 @torch.no_grad()
-def test_the_outsider_is_torchvisions_and_computes_the_same(name: str, fields: dict[str, object]) -> None:
+def test_the_baseline_is_torchvisions_and_computes_the_same(name: str, fields: dict[str, object]) -> None:
     model = create_model(name, **fields).eval()
-    outsider = torchvision_network(model.config, model.state_dict())
-    assert isinstance(outsider, torchvision.models.DenseNet | torchvision.models.ResNet)
+    baseline = torchvision_network(model.config, model.state_dict())
+    assert isinstance(baseline, torchvision.models.DenseNet | torchvision.models.ResNet)
     x = torch.randn(1, model.config.in_chans, 64, 64)
-    torch.testing.assert_close(outsider(x), model(x))
+    torch.testing.assert_close(baseline(x), model(x))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_every_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_candidate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_classifier().save(tmp_path / "model.safetensors")
     words = [
         tmp_path,
@@ -112,7 +112,7 @@ def test_every_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     ]
     assert main(["benchmark", *map(str, words)]) == 0
     table = json.loads((tmp_path / "s.json").read_text())
-    rows = {row["contender"]: row for row in table["rows"]}
+    rows = {row["candidate"]: row for row in table["rows"]}
     assert set(rows) - {"skipnets, native engine"} == {
         "torchvision, eager",
         "torchvision, eager, channels_last",
@@ -124,8 +124,8 @@ def test_every_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         "skipnets, OpenVINO",
         "skipnets, OpenVINO int8",
     }
-    outsiders = [row for row in rows.values() if row["outsider"] and row["precision"] == "fp32"]
-    fastest = np.array(min(outsiders, key=lambda row: row["seconds"])["calls"])
+    baselines = [row for row in rows.values() if row["baseline"] and row["precision"] == "fp32"]
+    fastest = np.array(min(baselines, key=lambda row: row["seconds"])["calls"])
     for row in rows.values():
         assert row["batch"] == 2
         assert row["seconds"] == pytest.approx(np.median(row["calls"]))
@@ -139,10 +139,10 @@ def test_every_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.usefixtures("quick")
 def test_an_export_is_timed_alone(exports: dict[str, Export]) -> None:
     table = compare_speeds(exports["onnx"].path, batches=[1, 3], seconds=0)
-    assert [(row.contender, row.batch, row.ratio) for row in table.rows] == [
+    assert [(row.candidate, row.batch, row.ratio) for row in table.rows] == [
         (f"{exports['onnx'].path}, onnxruntime", batch, None) for batch in (1, 3)
     ]
-    name = table.rows[0].contender
+    name = table.rows[0].candidate
     assert table.ratio(name, name, 3) == 1
     with pytest.raises(KeyError):
         table.ratio(name, "nobody", 3)
@@ -156,8 +156,8 @@ def test_what_slows_a_whole_round_down_cancels_in_ratios() -> None:
 
 @pytest.mark.parametrize("wrong", [1e-2, np.nan])
 def test_nothing_is_timed_that_computes_something_else(wrong: float) -> None:
-    right = Contender(name="right", predict=lambda batch: np.ones((1, 2), np.float32))
-    other = Contender(name="other", predict=lambda batch: np.full((1, 2), 1 + wrong, np.float32))
+    right = Candidate(name="right", predict=lambda batch: np.ones((1, 2), np.float32))
+    other = Candidate(name="other", predict=lambda batch: np.full((1, 2), 1 + wrong, np.float32))
     with pytest.raises(UserError, match="other does not compute what right does"):
         room._require_equal([right, other], np.zeros((1, 3, 4, 4)))
 

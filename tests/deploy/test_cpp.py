@@ -8,7 +8,7 @@ from pathlib import Path
 
 import openvino
 import pytest
-from tests.deploy.conftest import some_picture
+from tests.deploy.conftest import some_image
 
 from skipnets.classifier import load
 from skipnets.deploy.export import Export
@@ -37,7 +37,7 @@ def test_the_guides_program(exports: dict[str, Export], tmp_path: Path) -> None:
     subprocess.run([compiler, *words, f"-Wl,-rpath,{home / 'libs'}"], check=True)
     exported = load(exports["openvino"].path)
     for seed in range(5):
-        pixels = exported.preprocessing.pixels(some_picture(seed=seed))
+        pixels = exported.preprocessing.pixels(some_image(seed=seed))
         result = subprocess.run(
             [tmp_path / "predict", exports["openvino"].path, *map(str, pixels.shape[:2])],
             input=pixels.tobytes(),

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tests.deploy.conftest import FORMATS, make_classifier, make_pictures, some_picture, write_class_folders
+from tests.deploy.conftest import FORMATS, make_classifier, make_images, some_image, write_class_folders
 
 import skipnets
 from skipnets.classifier import Classifier, describe, load
@@ -20,7 +20,7 @@ from skipnets.deploy.export import CheckFailedError, Export, export_model
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
 
-PICTURES = [some_picture((31, 23, 3)), some_picture((8, 90, 3), 1), some_picture((16, 20), 2)]
+IMAGES = [some_image((31, 23, 3)), some_image((8, 90, 3), 1), some_image((16, 20), 2)]
 MODULE = sys.modules["skipnets.deploy.export"]
 
 
@@ -31,12 +31,12 @@ class TestWhatIsWritten:
     ) -> None:
         exported = load(exports[file_format].path)
         np.testing.assert_allclose(
-            exported.logits(exported.preprocess(PICTURES)),
-            classifier.logits(classifier.preprocess(PICTURES)),
+            exported.logits(exported.preprocess(IMAGES)),
+            classifier.logits(classifier.preprocess(IMAGES)),
             atol=1e-5,
         )
-        np.testing.assert_allclose(exported.embed(PICTURES), classifier.embed(PICTURES), atol=1e-5)
-        for first, second in zip(exported.predict(PICTURES, 3), classifier.predict(PICTURES, 3), strict=True):
+        np.testing.assert_allclose(exported.embed(IMAGES), classifier.embed(IMAGES), atol=1e-5)
+        for first, second in zip(exported.predict(IMAGES, 3), classifier.predict(IMAGES, 3), strict=True):
             assert [label for label, _ in first.ranking] == [label for label, _ in second.ranking]
 
     @pytest.mark.parametrize("file_format", FORMATS)
@@ -61,7 +61,7 @@ class TestWhatIsWritten:
             "input": "uint8",
             "int8": False,
             "check": {
-                "pictures": "generated pictures",
+                "images": "generated images",
                 "count": 24,
                 "largest_difference": export.check.largest_difference,
                 "same_labels": 24,
@@ -72,13 +72,13 @@ class TestWhatIsWritten:
 
     @pytest.mark.parametrize("file_format", FORMATS)
     @pytest.mark.parametrize("shape", [(1, 3, 2, 2), (3, 3, 33, 18), (5, 3, 7, 64)])
-    def test_any_number_of_pictures_of_any_size(
+    def test_any_number_of_images_of_any_size(
         self, file_format: str, shape: tuple[int, ...], exports: dict[str, Export], classifier: Classifier
     ) -> None:
         pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        normalised = classifier.preprocessing.normalise(pixels.transpose(0, 2, 3, 1))
+        normalized = classifier.preprocessing.normalize(pixels.transpose(0, 2, 3, 1))
         np.testing.assert_allclose(
-            load(exports[file_format].path).logits(pixels), classifier.logits(normalised), atol=1e-5
+            load(exports[file_format].path).logits(pixels), classifier.logits(normalized), atol=1e-5
         )
 
     def test_onnx_names_are_for_people(self, exports: dict[str, Export]) -> None:
@@ -89,7 +89,7 @@ class TestWhatIsWritten:
             for value in (*graph.input, *graph.output)
         }
         assert named == {
-            "pictures": ["batch", 3, "height", "width"],
+            "images": ["batch", 3, "height", "width"],
             "logits": ["batch", 3],
             "features": ["batch", 12],
         }
@@ -101,9 +101,9 @@ class TestWhatIsWritten:
         output = tmp_path / ("m" if file_format == "openvino" else f"m.{file_format}")
         export = export_model(classifier, output, file_format=file_format, input_type="float32")
         exported = load(export.path)
-        batch = exported.preprocess(PICTURES)
+        batch = exported.preprocess(IMAGES)
         assert batch.dtype == np.float32
-        np.testing.assert_array_equal(batch, classifier.preprocess(PICTURES))
+        np.testing.assert_array_equal(batch, classifier.preprocess(IMAGES))
         np.testing.assert_allclose(exported.logits(batch), classifier.logits(batch), atol=1e-5)
 
     @pytest.mark.parametrize(
@@ -138,10 +138,10 @@ class TestWhatIsWritten:
     def test_evaluation_takes_an_export_as_it_takes_a_model_file(
         self, exports: dict[str, Export], classifier: Classifier
     ) -> None:
-        pictures = make_pictures(classifier, wrong=3)
-        expected = evaluate(classifier, pictures, split="all")
+        images = make_images(classifier, wrong=3)
+        expected = evaluate(classifier, images, split="all")
         for export in exports.values():
-            found = evaluate(load(export.path), pictures, split="all")
+            found = evaluate(load(export.path), images, split="all")
             assert found.metrics.accuracy == expected.metrics.accuracy == 37 / 40
             np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
 
@@ -151,30 +151,30 @@ class TestWhatIsWritten:
         export_model(classifier, tmp_path / "m.pt2", file_format="pt2")
         exported = load(tmp_path / "m.pt2")
         np.testing.assert_allclose(
-            [each.probability for each in exported.predict(PICTURES)],
-            [each.probability for each in classifier.predict(PICTURES)],
+            [each.probability for each in exported.predict(IMAGES)],
+            [each.probability for each in classifier.predict(IMAGES)],
             atol=1e-6,
         )
 
 
 class TestTheCheck:
-    def test_the_runs_own_validation_pictures(self, tmp_path: Path) -> None:
+    def test_the_runs_own_validation_images(self, tmp_path: Path) -> None:
         data = write_class_folders(tmp_path / "data", ("ant", "bee", "cat"))
         classifier = make_classifier("resnet20")
         classifier.provenance["data"] = str(data)
         classifier.save(tmp_path / "run" / "model.safetensors")
-        pictures = skipnets.data.open_pictures(data)
-        pictures.write_splits(tmp_path / "run" / "splits.csv")
+        dataset = skipnets.data.open_dataset(data)
+        dataset.write_splits(tmp_path / "run" / "splits.csv")
         export = export_model(tmp_path / "run", file_format="pt2")
         assert export.path == tmp_path / "run" / "model.pt2"
-        assert export.check.pictures == "the run's validation pictures"
-        assert export.check.count == len(pictures.split("val"))
+        assert export.check.images == "the run's validation images"
+        assert export.check.count == len(dataset.split("val"))
 
-    def test_given_pictures_of_which_some_are_damaged(self, tmp_path: Path) -> None:
+    def test_given_images_of_which_some_are_damaged(self, tmp_path: Path) -> None:
         data = write_class_folders(tmp_path / "data", ("ant", "bee", "cat"))
         (data / "ant" / "0.png").write_bytes(b"broken")
         export = export_model(make_classifier("resnet20"), tmp_path / "m.pt2", file_format="pt2", check=data)
-        assert export.check.pictures == str(data)
+        assert export.check.images == str(data)
         assert export.check.count == 29
 
     @pytest.mark.parametrize("file_format", ["openvino", "pt2"])
@@ -231,7 +231,7 @@ def hang(self, *arguments):
     print("checking", flush=True)
     import time; time.sleep(60)
 
-room._CheckPictures.compare = hang
+room._CheckImages.compare = hang
 room.trace = lambda *arguments: None  # what takes time, and is not what gets killed
 room.onnx_graph = lambda program: onnx.load(sys.argv[3])
 room.export_model(make_classifier(), sys.argv[1], file_format=sys.argv[2])
@@ -259,7 +259,7 @@ def test_a_killed_export_leaves_nothing_under_the_final_name(
 class TestAuto:
     def test_the_fastest_is_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            MODULE, "_time_one_picture", lambda paths: dict.fromkeys(paths, 2.0) | {"openvino": 1.0}
+            MODULE, "_time_one_image", lambda paths: dict.fromkeys(paths, 2.0) | {"openvino": 1.0}
         )
         export = export_model(make_classifier("resnet20"), tmp_path / "m", file_format="auto")
         assert export.path == tmp_path / "m_openvino"
@@ -276,7 +276,7 @@ class TestAuto:
 
     def test_it_is_measured(self, exports: dict[str, Export], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(MODULE, "SECONDS_PER_CHOICE", 0.0)
-        seconds = MODULE._time_one_picture({name: exports[name].path for name in ("onnx", "openvino")})
+        seconds = MODULE._time_one_image({name: exports[name].path for name in ("onnx", "openvino")})
         assert sorted(seconds) == ["onnx", "openvino"]
         assert all(0 < value < 1 for value in seconds.values())
 
@@ -288,7 +288,7 @@ class TestWrongInput:
             ({"file_format": "onxn"}, 'unknown format "onxn"; did you mean onnx'),
             ({"file_format": "torchscript"}, "there are onnx, openvino, pt2, auto"),
             ({"input_type": "float16"}, "input must be uint8 or float32"),
-            ({"int8": True}, "int8 needs calibration pictures"),
+            ({"int8": True}, "int8 needs calibration images"),
             ({"int8": True, "calibration": "x", "file_format": "pt2"}, 'int8 is for the formats "openvino"'),
             ({"max_drop": -1}, "max_drop must be 0 or more"),
             ({"output": "m.pt2"}, r'"m\.pt2" must end in \.onnx'),
@@ -362,7 +362,7 @@ def test_real_jpegs_of_odd_sizes_and_the_twenty_pngs(shared_data: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_on_two_thousand_real_pictures_every_export_is_as_good(shared_data: Path, tmp_path: Path) -> None:
+def test_on_two_thousand_real_images_every_export_is_as_good(shared_data: Path, tmp_path: Path) -> None:
     """The published ResNet-20: fp32 gives the same labels and accuracy as PyTorch, int8 nearly so."""
     with tarfile.open(shared_data / "cifar10-jpeg.tar.gz") as archive:
         for member in archive:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.deploy.conftest import make_classifier, make_pictures, some_picture
+from tests.deploy.conftest import make_classifier, make_images, some_image
 
 from skipnets.classifier import Classifier, load
 from skipnets.deploy.benchmark import Timing
 from skipnets.deploy.export import export_model
 from skipnets.deploy.graph import onnx_graph, openvino_graph, simplify, trace
-from skipnets.deploy.quantize import Accuracy, Quantisation, open_calibration, quantise
+from skipnets.deploy.quantize import Accuracy, Quantization, open_calibration, quantize
 from skipnets.errors import UserError
 
 MODULE = sys.modules["skipnets.deploy.quantize"]
@@ -27,12 +27,12 @@ def onnx_model(classifier: Classifier) -> object:
     return onnx_graph(trace(model, classifier.preprocessing.size, "uint8"))
 
 
-def quantised(
-    classifier: Classifier, graph: object, file_format: str, **wishes: object
+def quantized(
+    classifier: Classifier, graph: object, file_format: str, **options: object
 ) -> tuple[object, Accuracy]:
-    pictures = make_pictures(classifier, **({"wrong": wishes.pop("wrong")} if "wrong" in wishes else {}))
-    return quantise(
-        graph, file_format, Quantisation(pictures=pictures, **wishes), classifier.preprocessing, "uint8"
+    dataset = make_images(classifier, **({"wrong": options.pop("wrong")} if "wrong" in options else {}))
+    return quantize(
+        graph, file_format, Quantization(dataset=dataset, **options), classifier.preprocessing, "uint8"
     )
 
 
@@ -51,9 +51,9 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 def test_openvino(classifier: Classifier, connections: list[object], tmp_path: Path) -> None:
-    pictures = make_pictures(classifier, wrong=4)
+    dataset = make_images(classifier, wrong=4)
     export = export_model(
-        classifier, tmp_path / "m", file_format="openvino", int8=True, calibration=pictures, max_drop=50
+        classifier, tmp_path / "m", file_format="openvino", int8=True, calibration=dataset, max_drop=50
     )
     assert export.accuracy is not None
     assert export.accuracy.before == 18 / 20  # two of the four wrong ones are in the validation split
@@ -64,8 +64,8 @@ def test_openvino(classifier: Classifier, connections: list[object], tmp_path: P
     assert exported.export["accuracy"]["after"] == export.accuracy.after
     text = (export.path / "model.xml").read_text()
     assert text.count('type="FakeQuantize"') >= 4
-    assert np.isfinite(exported.logits(exported.preprocess([some_picture()]))).all()
-    val = pictures.split("val")
+    assert np.isfinite(exported.logits(exported.preprocess([some_image()]))).all()
+    val = dataset.split("val")
     predicted = exported.logits(exported.preprocess([val.source(index) for index in range(len(val))])).argmax(
         1
     )
@@ -77,7 +77,7 @@ def test_onnx_where_it_is_faster(
     classifier: Classifier, onnx_model: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MODULE, "alternate", timings(fp32=2.0, int8=1.0))
-    graph, accuracy = quantised(classifier, onnx_model, "onnx", max_drop=50)
+    graph, accuracy = quantized(classifier, onnx_model, "onnx", max_drop=50)
     kinds = {node.op_type for node in graph.graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     assert accuracy.before == 1.0
@@ -88,9 +88,9 @@ def test_onnx_where_it_is_not(
 ) -> None:
     monkeypatch.setattr(MODULE, "alternate", timings(fp32=1.0, int8=1.0))
     with pytest.raises(
-        UserError, match=r"takes 1000\.0 ms a picture, 32 bits take 1000.0 ms; take --format openvino"
+        UserError, match=r"takes 1000\.0 ms an image, 32 bits take 1000.0 ms; take --format openvino"
     ):
-        quantised(classifier, onnx_model, "onnx", max_drop=50)
+        quantized(classifier, onnx_model, "onnx", max_drop=50)
 
 
 @pytest.mark.parametrize("file_format", ["openvino", "onnx"])
@@ -108,7 +108,7 @@ def test_a_drop_turns_to_the_accuracy_aware_mode(
     monkeypatch.setattr(MODULE._Data, "accuracy", accuracy)
     monkeypatch.setattr(MODULE, "alternate", timings(fp32=2.0, int8=1.0))
     graph = onnx_model if file_format == "onnx" else openvino_graph(onnx_model)
-    _, found = quantised(classifier, graph, file_format, max_drop=10)
+    _, found = quantized(classifier, graph, file_format, max_drop=10)
     assert found.accuracy_aware
     assert found.after >= 0.9
 
@@ -121,26 +121,26 @@ def test_what_costs_too_much_all_the_same_is_refused(
     with pytest.raises(
         UserError, match=r"drops by 40\.00 points \(100\.00% to 60\.00%\), more than max_drop=0\.5"
     ):
-        quantised(classifier, openvino_graph(onnx_model), "openvino")
+        quantized(classifier, openvino_graph(onnx_model), "openvino")
 
 
-def test_calibration_pictures_are_put_in_the_classifiers_order() -> None:
+def test_calibration_images_are_put_in_the_classifiers_order() -> None:
     classifier = make_classifier("resnet20")
-    pictures = make_pictures(classifier)
-    shuffled = open_calibration(pictures, ("cat", "ant", "bee"))
-    for index in range(len(pictures)):
-        first = pictures.classes[pictures.labels[index]]
+    dataset = make_images(classifier)
+    shuffled = open_calibration(dataset, ("cat", "ant", "bee"))
+    for index in range(len(dataset)):
+        first = dataset.classes[dataset.labels[index]]
         assert shuffled.classes[shuffled.labels[index]] == first
 
 
 def test_calibration_needs_both_splits() -> None:
-    pictures = make_pictures(make_classifier("resnet20"))
-    with pytest.raises(UserError, match='no pictures in the split "val"'):
-        open_calibration(pictures.split("train"), pictures.classes)
+    dataset = make_images(make_classifier("resnet20"))
+    with pytest.raises(UserError, match='no images in the split "val"'):
+        open_calibration(dataset.split("train"), dataset.classes)
 
 
 def timings(**seconds: float) -> object:
-    def alternate(contenders: object, **_: object) -> dict[str, Timing]:
+    def alternate(candidates: object, **_: object) -> dict[str, Timing]:
         return {name: Timing(seconds=(value,)) for name, value in seconds.items()}
 
     return alternate
@@ -154,11 +154,11 @@ def refuse(self, address, *rest):
     raise OSError("no network")
 socket.socket.connect = refuse
 socket.getaddrinfo = lambda *rest, **named: opened.append(rest) or []
-from tests.deploy.conftest import make_classifier, make_pictures
+from tests.deploy.conftest import make_classifier, make_images
 from skipnets.deploy.export import export_model
 classifier = make_classifier("resnet20")
 export_model(classifier, sys.argv[1], file_format="openvino", int8=True,
-             calibration=make_pictures(classifier), max_drop=100)
+             calibration=make_images(classifier), max_drop=100)
 import time; time.sleep(0.5)
 print("opened", opened)
 """

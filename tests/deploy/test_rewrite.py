@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy.graph import simplify
 from skipnets.deploy.rewrite import (
-    CentredConvolution,
+    CenterdConvolution,
     fold_norms,
-    normalise_inside,
+    normalize_inside,
     pool_before_convolution,
 )
 from skipnets.models.densenet import DenseNet
@@ -52,7 +52,7 @@ def settled(name: str, **fields: object) -> Model:
     return model.eval()
 
 
-def pictures(model: Model, count: int = 2) -> Tensor:
+def images(model: Model, count: int = 2) -> Tensor:
     """Not square, and of odd sides: poolings and strides round."""
     size = max(model.config.smallest_size, 24) + 9
     return torch.randn(count, model.config.in_chans, size, size + 4)
@@ -77,7 +77,7 @@ def norms(model: nn.Module) -> list[nn.Module]:
 @torch.no_grad()
 def test_a_rewrite_computes_the_same(name: str, rewrite: Callable[[Model], Model]) -> None:
     model = settled(name, num_classes=5, **SMALL[name])
-    x = pictures(model)
+    x = images(model)
     assert_equal_logits(model(x), rewrite(model)(x))
 
 
@@ -86,7 +86,7 @@ def test_a_rewrite_computes_the_same(name: str, rewrite: Callable[[Model], Model
 @torch.no_grad()
 def test_other_norms_and_none(name: str, norm: str | None) -> None:
     model = settled(name, num_classes=5, norm=norm, **SMALL[name])
-    x = pictures(model)
+    x = images(model)
     for rewrite in REWRITES:
         assert_equal_logits(model(x), rewrite(model)(x))
 
@@ -95,7 +95,7 @@ def test_other_norms_and_none(name: str, norm: str | None) -> None:
 @torch.no_grad()
 def test_all_rewrites_together(name: str) -> None:
     model = settled(name, num_classes=5, **SMALL[name]).double()
-    x = pictures(model).double()
+    x = images(model).double()
     together = pool_before_convolution(fold_norms(model))
     torch.testing.assert_close(together(x), model(x), rtol=1e-10, atol=1e-10)
 
@@ -108,14 +108,14 @@ def test_every_architecture(name: str) -> None:
     model = settled(name)
     preprocessing = Preprocessing(size=max(model.config.smallest_size, 16) + 9)
     pixels = np.random.default_rng(0).integers(0, 256, (1, *preprocessing.size, 3), dtype=np.uint8)
-    planes, x = (torch.from_numpy(make(pixels)) for make in (preprocessing.planes, preprocessing.normalise))
+    planes, x = (torch.from_numpy(make(pixels)) for make in (preprocessing.planes, preprocessing.normalize))
     exact = copy.deepcopy(model).double()
     expected = exact(x.double())
     allowed = max(1e-5, 2 * relative_error(model(x), expected))
     for rewrite in REWRITES:
         assert relative_error(rewrite(model)(x), expected) <= allowed, rewrite.__name__
         assert relative_error(rewrite(exact)(x.double()), expected) <= 1e-9, rewrite.__name__
-    inside = normalise_inside(model, preprocessing.mean, preprocessing.std)
+    inside = normalize_inside(model, preprocessing.mean, preprocessing.std)
     assert relative_error(inside(planes), expected) <= allowed
     assert relative_error(simplify(model, preprocessing, "uint8")(planes), expected) <= allowed
 
@@ -124,7 +124,7 @@ def test_every_architecture(name: str) -> None:
 def test_the_given_model_is_untouched(name: str) -> None:
     model = settled(name, **SMALL[name]).train()
     before = copy.deepcopy(model)
-    for rewrite in [*REWRITES, lambda given: normalise_inside(given, (0.5,) * 3, (0.2,) * 3)]:
+    for rewrite in [*REWRITES, lambda given: normalize_inside(given, (0.5,) * 3, (0.2,) * 3)]:
         rewritten = rewrite(model)
         assert not rewritten.training
         own = {parameter.data_ptr() for parameter in model.parameters()}
@@ -156,7 +156,7 @@ def test_pooling_comes_before_the_convolution() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
-def test_normalising_inside_is_exact_to_the_border(name: str, channels: int) -> None:
+def test_normalizing_inside_is_exact_to_the_border(name: str, channels: int) -> None:
     """Preprocessing, which divides and subtracts on its own, is the reference; borders matter."""
     model = settled(name, num_classes=5, in_chans=channels, **SMALL[name])
     size = model.config.smallest_size + 20
@@ -167,9 +167,9 @@ def test_normalising_inside_is_exact_to_the_border(name: str, channels: int) -> 
         std=(0.2, 0.5, 0.3)[:channels],
     )
     pixels = np.random.default_rng(0).integers(0, 256, (3, size, size + 3, channels), dtype=np.uint8)
-    pixels[0] = 0  # black: without centred padding, its border would be the first to differ
-    inside = normalise_inside(model, preprocessing.mean, preprocessing.std)
-    expected = model(torch.from_numpy(preprocessing.normalise(pixels)))
+    pixels[0] = 0  # black: without centerd padding, its border would be the first to differ
+    inside = normalize_inside(model, preprocessing.mean, preprocessing.std)
+    expected = model(torch.from_numpy(preprocessing.normalize(pixels)))
     planes = torch.from_numpy(preprocessing.planes(pixels))
     assert planes.dtype == torch.uint8
     assert_equal_logits(expected, inside(planes))
@@ -177,12 +177,12 @@ def test_normalising_inside_is_exact_to_the_border(name: str, channels: int) -> 
 
 
 @torch.no_grad()
-def test_centred_padding_alone() -> None:
-    """One convolution by hand: the mean colour gives what zeros give, all the way to the corner."""
+def test_centerd_padding_alone() -> None:
+    """One convolution by hand: the mean color gives what zeros give, all the way to the corner."""
     convolution = nn.Conv2d(2, 3, 3, padding=1)
-    centred = CentredConvolution(torch.tensor([30.0, 200.0]), convolution)
+    centerd = CenterdConvolution(torch.tensor([30.0, 200.0]), convolution)
     flat = torch.tensor([30, 200], dtype=torch.uint8)[None, :, None, None].expand(1, 2, 5, 5)
-    torch.testing.assert_close(centred(flat), convolution(torch.zeros(1, 2, 5, 5)))
+    torch.testing.assert_close(centerd(flat), convolution(torch.zeros(1, 2, 5, 5)))
 
 
 @pytest.mark.parametrize("input_type", ["uint8", "float32"])

@@ -181,8 +181,8 @@ def test_a_transition_without_its_relu() -> None:
     check_convolutions_see_no_negative_values(right, x)
     for name in ("densenet_bc40_k12", "densenet40_k12"):
         model = create_model(name, block_config=[2, 2, 2])
-        pictures = torch.randn(2, 3, 32, 32)
-        check_convolutions_see_no_negative_values(model, pictures, but="features.conv0")
+        images = torch.randn(2, 3, 32, 32)
+        check_convolutions_see_no_negative_values(model, images, but="features.conv0")
 
 
 def test_without_its_relu_a_transition_is_linear() -> None:
@@ -310,38 +310,38 @@ def test_an_independent_network_agrees() -> None:
 
 
 # --8<-- [start:selection-check]
-def test_the_best_of_many_epochs_flatters_on_the_pictures_that_chose_it() -> None:
-    found = simulate(epochs=50, pictures=1000, trials=150)  # every epoch is right with probability 0.9
-    assert found.by_test > 0.012  # chosen on test pictures: 1.2 points too high and more
-    assert abs(found.by_validation) < 3 * found.errors[1]  # chosen on validation pictures: right
+def test_the_best_of_many_epochs_flatters_on_the_images_that_chose_it() -> None:
+    found = simulate(epochs=50, images=1000, trials=150)  # every epoch is right with probability 0.9
+    assert found.by_test > 0.012  # chosen on test images: 1.2 points too high and more
+    assert abs(found.by_validation) < 3 * found.errors[1]  # chosen on validation images: right
 
 
 # --8<-- [end:selection-check]
 def test_the_gain_from_luck_follows_its_closed_form() -> None:
     """K equal epochs' scores scatter by σ = √(E[p(1−p)]/n); the best lies up by K normal draws' maximum."""
     generator = np.random.default_rng(1)
-    epochs, pictures = 20, 2000
+    epochs, images = 20, 2000
     shared = generator.standard_normal(200_000)
-    # P(right | how hard the picture is), with the simulation's accuracy of 0.9 and likeness of 0.7
+    # P(right | how hard the image is), with the simulation's accuracy of 0.9 and likeness of 0.7
     right = torch.special.ndtr(torch.from_numpy((1.2815516 - 0.7**0.5 * shared) / 0.3**0.5)).numpy()
-    scatter = math.sqrt(float((right * (1 - right)).mean()) / pictures)
+    scatter = math.sqrt(float((right * (1 - right)).mean()) / images)
     maximum = float(generator.standard_normal((20_000, epochs)).max(1).mean())
-    found = simulate(epochs=epochs, pictures=pictures, trials=200)
+    found = simulate(epochs=epochs, images=images, trials=200)
     assert found.by_test == pytest.approx(scatter * maximum, abs=4 * found.errors[0])
 
 
 def write_manifest(
-    folder: Path, pictures: NDArray[np.uint8], labels: NDArray[np.int64], order: list[int]
+    folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], order: list[int]
 ) -> Path:
-    """A manifest of 60 pictures, 20 a split; the test labels are dealt out in the order given."""
-    path = folder / "pictures.csv"
+    """A manifest of 60 images, 20 a split; the test labels are dealt out in the order given."""
+    path = folder / "images.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split"])
-        for index, picture in enumerate(pictures):
+        for index, image in enumerate(images):
             split = ("train", "val", "test")[index // 20]
             label = labels[40 + order[index - 40]] if split == "test" else labels[index]
-            Image.fromarray(picture).save(folder / f"{index}.png")
+            Image.fromarray(image).save(folder / f"{index}.png")
             writer.writerow([f"{index}.png", f"class{label}", split])
     return path
 
@@ -350,13 +350,13 @@ def test_our_training_is_blind_to_the_test_split(tmp_path: Path) -> None:
     """Other test labels, the same model: the test split has no say in the choice of the epoch."""
     generator = np.random.default_rng(0)
     labels = generator.permutation(np.arange(60) % 2)
-    pictures = (generator.integers(0, 120, (60, 8, 8)) + 60 * labels[:, None, None]).astype(np.uint8)
+    images = (generator.integers(0, 120, (60, 8, 8)) + 60 * labels[:, None, None]).astype(np.uint8)
     weights, scores = [], []
     for name, order in (("first", list(range(20))), ("second", generator.permutation(20).tolist())):
         folder = tmp_path / name
         folder.mkdir()
         config = TrainConfig(
-            data=str(write_manifest(folder, pictures, labels, order)),
+            data=str(write_manifest(folder, images, labels, order)),
             out=folder / "run",
             model="densenet_bc40_k12",
             model_options={"growth_rate": 2, "block_config": [1, 1]},

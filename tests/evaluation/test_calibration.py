@@ -1,4 +1,4 @@
-"""The temperature is the best there is, fitted on pictures it may be, and in all probabilities after."""
+"""The temperature is the best there is, fitted on images it may be, and in all probabilities after."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from skipnets.classifier import Classifier, describe, load, softmax
-from skipnets.data import Pictures, Preprocessing
+from skipnets.data import ImageDataset, Preprocessing
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
 from skipnets.evaluation.calibration import (
@@ -75,7 +75,7 @@ def test_it_undoes_a_known_factor(scale: float) -> None:
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        ([[3, 0], [0, 3]], [0, 1], "right on all 2 pictures"),
+        ([[3, 0], [0, 3]], [0, 1], "right on all 2 images"),
         ([[3, 0], [0, 3]], [1, 0], "no better than chance"),
         ([[0, 0], [0, 0]], [1, 0], "right on all|chance"),
     ],
@@ -136,11 +136,11 @@ def reader(**fields: object) -> Classifier:
     return Classifier(**{**settings, **fields})
 
 
-def grey(count: int, *, wrong_every: int, splits: tuple[str, ...]) -> Pictures:
-    """Pictures whose grey tells the class, but for every nth one."""
+def gray(count: int, *, wrong_every: int, splits: tuple[str, ...]) -> ImageDataset:
+    """Images whose gray tells the class, but for every nth one."""
     labels = np.arange(count) % 3
     shown = np.where(np.arange(count) % wrong_every == 0, (labels + 1) % 3, labels)
-    return Pictures(
+    return ImageDataset(
         classes=("a", "b", "c"),
         names=[f"{index:04d}" for index in range(count)],
         labels=labels,
@@ -151,13 +151,13 @@ def grey(count: int, *, wrong_every: int, splits: tuple[str, ...]) -> Pictures:
 
 def test_a_classifier_is_calibrated_in_everything_it_says() -> None:
     classifier = reader()
-    pictures = grey(300, wrong_every=5, splits=("val",))
-    calibration = calibrate(classifier, pictures)
+    dataset = gray(300, wrong_every=5, splits=("val",))
+    calibration = calibrate(classifier, dataset)
     # Right on 4 of 5 with one of two alternatives: the best probability of the answer is 0.8.
     expected = 12 / np.log(0.8 / 0.1)
     assert calibration.temperature == pytest.approx(expected)
     assert classifier.temperature == calibration.temperature
-    assert (calibration.pictures, calibration.split) == (300, "val")
+    assert (calibration.images, calibration.split) == (300, "val")
     assert calibration.ece_before == pytest.approx(0.2, abs=1e-3)
     assert calibration.ece_after == pytest.approx(0, abs=1e-5)
     assert calibration.nll_after < calibration.nll_before
@@ -165,12 +165,12 @@ def test_a_classifier_is_calibrated_in_everything_it_says() -> None:
     record = json.loads(json.dumps(classifier.provenance["calibration"]))
     assert record["temperature"] == calibration.temperature
 
-    one = pictures.images[1]
+    one = dataset.images[1]
     assert classifier.predict([one])[0].probability == pytest.approx(0.8)
     batch = classifier.preprocess([one])
     assert classifier.probabilities(batch).max() == pytest.approx(0.8)
     assert classifier.logits(batch).max() == 12
-    evaluation = evaluate(classifier, pictures, split="val")
+    evaluation = evaluate(classifier, dataset, split="val")
     assert evaluation.metrics.nll == pytest.approx(calibration.nll_after)
     assert evaluation.probabilities.max(1) == pytest.approx(0.8)
     assert evaluation.to_dict()["temperature"] == calibration.temperature
@@ -178,9 +178,9 @@ def test_a_classifier_is_calibrated_in_everything_it_says() -> None:
 
 def test_calibrating_twice_changes_nothing() -> None:
     classifier = reader()
-    pictures = grey(300, wrong_every=7, splits=("val",))
-    first = calibrate(classifier, pictures)
-    second = calibrate(classifier, pictures)
+    images = gray(300, wrong_every=7, splits=("val",))
+    first = calibrate(classifier, images)
+    second = calibrate(classifier, images)
     assert replace(second, created="") == replace(first, created="")
 
 
@@ -205,43 +205,43 @@ def test_an_impossible_temperature_is_refused(value: object) -> None:
         reader(temperature=value)
 
 
-def in_run(tmp_path: Path, pictures: Pictures) -> Classifier:
+def in_run(tmp_path: Path, dataset: ImageDataset) -> Classifier:
     tmp_path.mkdir(exist_ok=True)
-    pictures.write_splits(tmp_path / "splits.csv")
+    dataset.write_splits(tmp_path / "splits.csv")
     return reader(path=tmp_path / "model.safetensors", provenance={"data": "somewhere"})
 
 
-def test_pictures_that_were_trained_on_are_refused(tmp_path: Path) -> None:
-    pictures = grey(300, wrong_every=5, splits=("train", "val", "test"))
-    classifier = in_run(tmp_path / "run", pictures)
-    assert calibrate(classifier, pictures).pictures == 100
-    with pytest.raises(UserError, match="100 of these pictures were trained on"):
-        calibrate(classifier, pictures, split="train")
-    with pytest.raises(UserError, match="100 of these pictures were trained on"):
-        calibrate(classifier, pictures, split="all")
-    with pytest.raises(UserError, match="300 of these pictures were trained on"):
-        calibrate(reader(), grey(300, wrong_every=5, splits=("train",)), split="train")
+def test_images_that_were_trained_on_are_refused(tmp_path: Path) -> None:
+    images = gray(300, wrong_every=5, splits=("train", "val", "test"))
+    classifier = in_run(tmp_path / "run", images)
+    assert calibrate(classifier, images).images == 100
+    with pytest.raises(UserError, match="100 of these images were trained on"):
+        calibrate(classifier, images, split="train")
+    with pytest.raises(UserError, match="100 of these images were trained on"):
+        calibrate(classifier, images, split="all")
+    with pytest.raises(UserError, match="300 of these images were trained on"):
+        calibrate(reader(), gray(300, wrong_every=5, splits=("train",)), split="train")
 
 
-def test_test_pictures_are_warned_about_and_so_are_few(tmp_path: Path) -> None:
-    pictures = grey(120, wrong_every=5, splits=("train", "test"))
-    calibration = calibrate(in_run(tmp_path / "run", pictures), pictures, split="test")
+def test_test_images_are_warned_about_and_so_are_few(tmp_path: Path) -> None:
+    images = gray(120, wrong_every=5, splits=("train", "test"))
+    calibration = calibrate(in_run(tmp_path / "run", images), images, split="test")
     assert len(calibration.warnings) == 2
-    assert "60 of the pictures are the run's test pictures" in calibration.warnings[0]
-    assert "60 pictures are few" in calibration.warnings[1]
+    assert "60 of the images are the run's test images" in calibration.warnings[0]
+    assert "60 images are few" in calibration.warnings[1]
 
 
 def test_data_that_are_not_split_are_taken_whole_unless_they_may_have_been_trained_on(tmp_path: Path) -> None:
-    assert calibrate(reader(), grey(300, wrong_every=5, splits=("test",))).pictures == 300
+    assert calibrate(reader(), gray(300, wrong_every=5, splits=("test",))).images == 300
     with pytest.raises(UserError, match=r"digits: .* no splits\.csv beside it says on which"):
         calibrate(
             reader(provenance={"data": "digits"}),
             "digits",
         )
-    with pytest.raises(UserError, match='no pictures in the split "val"'):
-        calibrate(reader(), grey(300, wrong_every=5, splits=("train", "test")))
+    with pytest.raises(UserError, match='no images in the split "val"'):
+        calibrate(reader(), gray(300, wrong_every=5, splits=("train", "test")))
 
 
 def test_the_data_are_named_where_nothing_fits() -> None:
-    with pytest.raises(UserError, match=r"pictures in memory \(val\): the classifier is right on all 300"):
-        calibrate(reader(), grey(301, wrong_every=1000, splits=("val",)).select(np.arange(1, 301)))
+    with pytest.raises(UserError, match=r"images in memory \(val\): the classifier is right on all 300"):
+        calibrate(reader(), gray(301, wrong_every=1000, splits=("val",)).select(np.arange(1, 301)))

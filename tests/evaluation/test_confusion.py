@@ -1,4 +1,4 @@
-"""The picture of the confusion matrix: what it says, and that it can be drawn at any size."""
+"""The image of the confusion matrix: what it says, and that it can be drawn at any size."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def test_it_says_what_the_matrix_holds() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ant", "$bee$", "c" * 23 + "…"]
 
 
-def test_colours_tell_right_from_wrong_and_some_from_none() -> None:
+def test_colors_tell_right_from_wrong_and_some_from_none() -> None:
     confusion = np.array([[9999, 1, 0], [50, 50, 0], [0, 0, 0]])
     (image,) = draw_confusion(confusion, ["a", "b", "c"]).axes[0].images
-    colours = np.asarray(image.get_array())
-    red, blue = colours[..., 0], colours[..., 2]
+    colors = np.asarray(image.get_array())
+    red, blue = colors[..., 0], colors[..., 2]
     assert (blue[[0, 1], [0, 1]] > red[[0, 1], [0, 1]]).all()
     assert (red[[0, 1], [1, 0]] > blue[[0, 1], [1, 0]]).all()
     assert red[0, 0] < red[1, 1]  # deeper with a larger share
-    assert (colours[0, 2] == 1).all()  # none: white
-    assert colours[0, 1].min() < 0.95  # one among ten thousand: not white
-    assert (colours[2] == colours[2, 0]).all()  # no pictures of this class: one grey
-    assert 0.8 < colours[2, 0, 0] < 1
+    assert (colors[0, 2] == 1).all()  # none: white
+    assert colors[0, 1].min() < 0.95  # one among ten thousand: not white
+    assert (colors[2] == colors[2, 0]).all()  # no images of this class: one gray
+    assert 0.8 < colors[2, 0, 0] < 1
 
 
 @pytest.mark.parametrize("classes", [2, 40, 160])

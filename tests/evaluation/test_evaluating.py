@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier, load
-from skipnets.data import Pictures, Preprocessing, open_pictures
+from skipnets.data import ImageDataset, Preprocessing, open_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
 from skipnets.models.registry import config_to_dict, model_config
 
-COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 
-class ColourReader:
-    """A runtime that sees the mean colour: it is right on pure pictures. Order: green, red, blue."""
+class ColorReader:
+    """A runtime that sees the mean color: it is right on pure images. Order: green, red, blue."""
 
     name = "by hand"
     input_type = "float32"
@@ -41,36 +41,36 @@ def reader(path: Path | None = None, data: object = None) -> Classifier:
         classes=("green", "red", "blue"),
         preprocessing=Preprocessing(size=4, mean=(0.5,) * 3, std=(0.5,) * 3),
         provenance={} if data is None else {"data": data},
-        runtime=ColourReader(),
+        runtime=ColorReader(),
         path=path,
     )
 
 
-def paint(path: Path, colour: str) -> None:
+def paint(path: Path, color: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (6, 5), COLOURS[colour]).save(path)
+    Image.new("RGB", (6, 5), COLORS[color]).save(path)
 
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """Ten pictures a class; two of "red" are painted green."""
-    for colour in COLOURS:
+    """Ten images a class; two of "red" are painted green."""
+    for color in COLORS:
         for index in range(10):
-            shown = "green" if colour == "red" and index < 2 else colour
-            paint(tmp_path / "pets" / colour / f"{index}.png", shown)
+            shown = "green" if color == "red" and index < 2 else color
+            paint(tmp_path / "pets" / color / f"{index}.png", shown)
     return tmp_path / "pets"
 
 
 @pytest.fixture
 def run(pets: Path, tmp_path: Path) -> Classifier:
     """A classifier in a run folder, trained on `pets`."""
-    open_pictures(pets, fractions=(0.5, 0.2, 0.3)).write_splits(tmp_path / "run" / "splits.csv")
+    open_dataset(pets, fractions=(0.5, 0.2, 0.3)).write_splits(tmp_path / "run" / "splits.csv")
     return reader(tmp_path / "run" / "model.safetensors", str(pets))
 
 
-def memory(labels: list[int], classes: tuple[str, ...], names: list[str] | None = None) -> Pictures:
-    images = np.stack([np.full((5, 5, 3), COLOURS.get(classes[i], (9, 9, 9)), np.uint8) for i in labels])
-    return Pictures(
+def memory(labels: list[int], classes: tuple[str, ...], names: list[str] | None = None) -> ImageDataset:
+    images = np.stack([np.full((5, 5, 3), COLORS.get(classes[i], (9, 9, 9)), np.uint8) for i in labels])
+    return ImageDataset(
         classes=classes,
         names=names or [f"{index:03d}" for index in range(len(labels))],
         labels=np.array(labels, np.int64),
@@ -104,7 +104,7 @@ def test_fewer_classes_than_the_classifier_knows() -> None:
     evaluation = evaluate(reader(), memory([0, 0, 1], ("blue", "red")))
     assert evaluation.metrics.support.tolist() == [0, 1, 2]
     assert evaluation.metrics.accuracy == 1
-    assert evaluation.warnings == ["no pictures of green: nothing is known about them"]
+    assert evaluation.warnings == ["no images of green: nothing is known about them"]
     green = evaluation.to_dict()["classes"][0]
     assert green == {
         "name": "green",
@@ -119,11 +119,11 @@ def test_fewer_classes_than_the_classifier_knows() -> None:
 def test_more_classes_than_the_classifier_knows() -> None:
     with pytest.raises(UserError, match=r"does not know: pink, white \(it knows green, red, blue\)"):
         evaluate(reader(), memory([0, 1, 2], ("blue", "pink", "white")))
-    # A name alone, without pictures, does no harm.
+    # A name alone, without images, does no harm.
     assert evaluate(reader(), memory([0], ("blue", "pink"))).metrics.accuracy == 1
 
 
-def test_undecodable_pictures_are_listed_and_counted_out(pets: Path) -> None:
+def test_undecodable_images_are_listed_and_counted_out(pets: Path) -> None:
     (pets / "red" / "0.png").write_bytes(b"broken")
     (pets / "blue" / "9.png").write_bytes((pets / "blue" / "8.png").read_bytes()[:40])
     evaluation = evaluate(reader(), pets, batch_size=7)
@@ -131,22 +131,22 @@ def test_undecodable_pictures_are_listed_and_counted_out(pets: Path) -> None:
     assert len(evaluation.names) == 28
     assert evaluation.metrics.support.tolist() == [10, 9, 9]
     assert evaluation.metrics.accuracy == pytest.approx(27 / 28)
-    assert evaluation.warnings == ["2 of the 30 pictures could not be read and are in no figure"]
+    assert evaluation.warnings == ["2 of the 30 images could not be read and are in no figure"]
     assert [evaluation.classes[label] for label in evaluation.labels] == [
         n.split("/")[0] for n in evaluation.names
     ]
 
 
 def test_nothing_can_be_read(tmp_path: Path) -> None:
-    for colour in COLOURS:
-        paint(tmp_path / colour / "a.png", colour)
-        (tmp_path / colour / "a.png").write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"none of the 3 pictures could be read; the first: .*known format"):
+    for color in COLORS:
+        paint(tmp_path / color / "a.png", color)
+        (tmp_path / color / "a.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"none of the 3 images could be read; the first: .*known format"):
         evaluate(reader(), tmp_path)
 
 
 def test_the_runs_own_test_split_is_the_default(run: Classifier, pets: Path) -> None:
-    expected = open_pictures(pets, fractions=(0.5, 0.2, 0.3)).split("test").names
+    expected = open_dataset(pets, fractions=(0.5, 0.2, 0.3)).split("test").names
     evaluation = evaluate(run)
     assert evaluation.names == expected
     assert evaluation.data == str(pets)
@@ -157,13 +157,13 @@ def test_the_runs_own_test_split_is_the_default(run: Classifier, pets: Path) -> 
 @pytest.mark.parametrize(
     ("split", "known", "words"),
     [
-        ("train", {"train": 15, "val": 0, "test": 0}, ["15 of the 15 pictures were trained on"]),
-        ("val", {"train": 0, "val": 6, "test": 0}, ["6 of the 6 pictures chose the best epoch"]),
-        ("all", {"train": 15, "val": 6, "test": 9}, ["15 of the 30 pictures were", "6 of the 30 pictures"]),
+        ("train", {"train": 15, "val": 0, "test": 0}, ["15 of the 15 images were trained on"]),
+        ("val", {"train": 0, "val": 6, "test": 0}, ["6 of the 6 images chose the best epoch"]),
+        ("all", {"train": 15, "val": 6, "test": 9}, ["15 of the 30 images were", "6 of the 30 images"]),
     ],
 )
 @pytest.mark.parametrize("named", [True, False])
-def test_pictures_that_were_trained_on(
+def test_images_that_were_trained_on(
     run: Classifier, pets: Path, split: str, known: dict[str, int], words: list[str], named: bool
 ) -> None:
     evaluation = evaluate(run, pets if named else None, split=split)
@@ -191,10 +191,10 @@ def test_the_runs_data_under_any_name(run: Classifier, pets: Path, tmp_path: Pat
 
 def test_a_part_of_the_runs_data(tmp_path: Path) -> None:
     for split in ("train", "test"):
-        for colour in COLOURS:
+        for color in COLORS:
             for index in range(4):
-                paint(tmp_path / "data" / split / colour / f"{index}.png", colour)
-    open_pictures(tmp_path / "data").write_splits(tmp_path / "run" / "splits.csv")
+                paint(tmp_path / "data" / split / color / f"{index}.png", color)
+    open_dataset(tmp_path / "data").write_splits(tmp_path / "run" / "splits.csv")
     classifier = reader(tmp_path / "run" / "model.safetensors", str(tmp_path / "data"))
     assert evaluate(classifier, tmp_path / "data" / "test").known == {"train": 0, "val": 0, "test": 12}
     known = evaluate(classifier, tmp_path / "data" / "train").known
@@ -202,17 +202,17 @@ def test_a_part_of_the_runs_data(tmp_path: Path) -> None:
     assert known["train"] + known["val"] == 12
 
 
-def test_new_pictures_are_not_taken_for_the_runs(run: Classifier, tmp_path: Path) -> None:
-    for colour in COLOURS:
+def test_new_images_are_not_taken_for_the_runs(run: Classifier, tmp_path: Path) -> None:
+    for color in COLORS:
         for index in range(2):
-            paint(tmp_path / "new" / colour / f"{index}.png", colour)
+            paint(tmp_path / "new" / color / f"{index}.png", color)
     evaluation = evaluate(run, tmp_path / "new")
     assert len(evaluation.names) == 6
     assert evaluation.known == {"train": 0, "val": 0, "test": 0}
 
 
 def test_a_named_set_of_the_run(tmp_path: Path) -> None:
-    digits = open_pictures("digits")
+    digits = open_dataset("digits")
     digits.write_splits(tmp_path / "splits.csv")
     classifier = Classifier(
         architecture=config_to_dict(model_config("resnet20", num_classes=10)),
@@ -230,13 +230,13 @@ def test_a_named_set_of_the_run(tmp_path: Path) -> None:
     assert evaluation.metrics.top5 is not None
 
 
-class TenWay(ColourReader):
+class TenWay(ColorReader):
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         return batch.reshape(len(batch), -1)[:, :10]
 
 
-def test_opened_pictures_keep_their_splits(run: Classifier, pets: Path) -> None:
-    other = open_pictures(pets, seed=7, fractions=(0.2, 0.2, 0.6))
+def test_opened_images_keep_their_splits(run: Classifier, pets: Path) -> None:
+    other = open_dataset(pets, seed=7, fractions=(0.2, 0.2, 0.6))
     evaluation = evaluate(run, other)
     assert evaluation.names == other.split("test").names
     assert evaluation.known is not None
@@ -250,8 +250,8 @@ def test_no_data_and_no_run(path: Path | None) -> None:
         evaluate(reader(path, "pets"))
 
 
-def test_a_split_without_pictures(pets: Path) -> None:
-    with pytest.raises(UserError, match='pets has no pictures in the split "val", only in test'):
+def test_a_split_without_images(pets: Path) -> None:
+    with pytest.raises(UserError, match='pets has no images in the split "val", only in test'):
         evaluate(reader(), pets, split="val")
     with pytest.raises(UserError, match=r"split='tset'.*did you mean test"):
         evaluate(reader(), pets, split="tset")
@@ -259,7 +259,7 @@ def test_a_split_without_pictures(pets: Path) -> None:
         evaluate(reader(), pets, batch_size=0)
 
 
-def test_progress_counts_every_picture(pets: Path) -> None:
+def test_progress_counts_every_image(pets: Path) -> None:
     (pets / "red" / "0.png").write_bytes(b"broken")
     calls: list[tuple[int, int]] = []
     evaluate(reader(), pets, batch_size=8, progress=lambda done, total: calls.append((done, total)))
@@ -281,7 +281,7 @@ def test_what_is_saved(run: Classifier, tmp_path: Path, table: str) -> None:
     }  # fmt: skip
     saved = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert saved == evaluation.to_dict()
-    assert saved["pictures"] == 9
+    assert saved["images"] == 9
     assert saved["accuracy_interval"][0] < saved["accuracy"] <= saved["accuracy_interval"][1]
     assert saved["ece_bins"] == 15
     assert saved["classifier"].endswith("model.safetensors")
@@ -310,11 +310,11 @@ def test_a_real_model_from_its_file(tmp_path: Path) -> None:
     Classifier.from_model(model, classes=("green", "red", "blue"), preprocessing=Preprocessing(size=8)).save(
         tmp_path / "model.safetensors"
     )
-    pictures = memory([0, 1, 2, 2], ("blue", "green", "red"))
+    dataset = memory([0, 1, 2, 2], ("blue", "green", "red"))
     classifier = load(tmp_path / "model.safetensors")
-    evaluation = evaluate(classifier, pictures)
-    assert pictures.images is not None
-    said = classifier.predict(pictures.images)
+    evaluation = evaluate(classifier, dataset)
+    assert dataset.images is not None
+    said = classifier.predict(dataset.images)
     assert [evaluation.classes[index] for index in evaluation.probabilities.argmax(1)] == [
         p.label for p in said
     ]

@@ -29,16 +29,16 @@ def _classifier(name: str, size: int | tuple[int, int] = 32, **fields: object) -
 
 
 @torch.no_grad()
-def _settle(model: nn.Module, pictures: torch.Tensor) -> None:
-    """Take the norms' statistics from these pictures: without any, a deep ResNet overflows."""
+def _settle(model: nn.Module, images: torch.Tensor) -> None:
+    """Take the norms' statistics from these images: without any, a deep ResNet overflows."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None
-    model.train()(pictures)
+    model.train()(images)
     model.eval()
 
 
-def _picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def _image(width: int, height: int, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -53,7 +53,7 @@ def test_map_puts_every_value_where_the_network_saw_it(fit: str, width: int, hei
     y = position.start + position.step * np.arange(10, dtype=np.float32)
     box = left, top, right, bottom = preprocessing.geometry(width, height)
     maps = [
-        _explanation(_picture(width, height), grid, position, box, preprocessing.size).map()
+        _explanation(_image(width, height), grid, position, box, preprocessing.size).map()
         for grid in (np.tile(x, (10, 1)), np.tile(y[:, None], (1, 14)))
     ]
     in_x = (np.arange(width) + 0.5 - left) * 48 / (right - left) - 0.5
@@ -66,14 +66,14 @@ def test_map_puts_every_value_where_the_network_saw_it(fit: str, width: int, hei
 
 
 def _explanation(
-    picture: Image.Image,
+    image: Image.Image,
     grid: np.ndarray,
     position: Grid,
     box: tuple[float, float, float, float],
     size: tuple[int, int],
 ) -> Explanation:
     return Explanation(
-        source="x.png", label="a", probability=1.0, method="gradcam", stage="layer1", picture=picture,
+        source="x.png", label="a", probability=1.0, method="gradcam", stage="layer1", image=image,
         grid=grid, position=position, box=box, input_size=size,
     )  # fmt: skip
 
@@ -82,8 +82,8 @@ def _explanation(
 def test_gradcam_is_its_equation(name: str, stage: str) -> None:
     """Selvaraju et al. 2017, equations 1 and 2, before the ReLU."""
     classifier = _classifier(name)
-    found = next(explain(classifier, [_picture(40, 30)], classes=["b"], stage=stage))[0]
-    x = torch.from_numpy(classifier.preprocess([_picture(40, 30)])).requires_grad_()
+    found = next(explain(classifier, [_image(40, 30)], classes=["b"], stage=stage))[0]
+    x = torch.from_numpy(classifier.preprocess([_image(40, 30)])).requires_grad_()
     maps: list[torch.Tensor] = []
     hook = classifier.model.get_submodule(found.stage).register_forward_hook(
         lambda _m, _i, out: maps.append(out)
@@ -97,9 +97,9 @@ def test_gradcam_is_its_equation(name: str, stage: str) -> None:
 
 def test_occlusion_is_what_the_class_loses() -> None:
     classifier = _classifier("resnet20", 16)
-    picture = _picture(16, 16)
-    found = next(explain(classifier, [picture], classes=["c"], method="occlusion"))[0]
-    batch = classifier.preprocess([picture])
+    image = _image(16, 16)
+    found = next(explain(classifier, [image], classes=["c"], method="occlusion"))[0]
+    batch = classifier.preprocess([image])
     whole = classifier.logits(batch)[0, 2]
     # The top left corner pixel is covered by the first window alone: 2 by 2, at a stride of 1.
     batch[0, :, :2, :2] = 0
@@ -109,9 +109,9 @@ def test_occlusion_is_what_the_class_loses() -> None:
 def test_integrated_gradients_add_up_to_the_logit() -> None:
     """Completeness (Sundararajan et al. 2017, proposition 1), up to the steps of the sum."""
     classifier = _classifier("resnet20", 16)
-    picture = _picture(16, 16)
-    found = next(explain(classifier, [picture], classes=["a"], method="integrated-gradients"))[0]
-    batch = classifier.preprocess([picture])
+    image = _image(16, 16)
+    found = next(explain(classifier, [image], classes=["a"], method="integrated-gradients"))[0]
+    batch = classifier.preprocess([image])
     difference = classifier.logits(batch)[0, 0] - classifier.logits(0 * batch)[0, 0]
     assert found.grid.sum() == pytest.approx(difference, rel=0.1, abs=0.02)
 
@@ -131,7 +131,7 @@ def test_every_model_can_be_explained(name: str) -> None:
     classifier = _classifier(name, size)
     _settle(classifier.model, torch.randn(4, 3, size, size))
     before = [module.training for module in classifier.model.modules()]
-    (found,) = next(explain(classifier, [_picture(20, 30)]))
+    (found,) = next(explain(classifier, [_image(20, 30)]))
     assert found.map().shape == (30, 20)
     assert np.isfinite(found.grid).all()
     assert np.ptp(found.grid) > 0
@@ -140,10 +140,10 @@ def test_every_model_can_be_explained(name: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_several_pictures_and_classes(method: str) -> None:
+def test_several_images_and_classes(method: str) -> None:
     classifier = _classifier("resnet20", 16)
     classifier.model.train()
-    found = list(explain(classifier, [_picture(9, 12), _picture(30, 20)], classes=["a", "c"], method=method))
+    found = list(explain(classifier, [_image(9, 12), _image(30, 20)], classes=["a", "c"], method=method))
     assert [[item.label for item in row] for row in found] == [["a", "c"]] * 2
     assert [row[0].map().shape for row in found] == [(12, 9), (20, 30)]
     assert found[0][0].source == "[0]"
@@ -161,17 +161,17 @@ def test_several_pictures_and_classes(method: str) -> None:
 )
 def test_wrong_input(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        explain(_classifier("resnet20"), [_picture(8, 8)], **options)
+        explain(_classifier("resnet20"), [_image(8, 8)], **options)
 
 
 def test_a_map_of_one_value_is_refused() -> None:
     with pytest.raises(UserError, match=r"1×1 .* take a finer one"):
-        explain(_classifier("resnet18", 32), [_picture(8, 8)], stage="layer4")
+        explain(_classifier("resnet18", 32), [_image(8, 8)], stage="layer4")
 
 
-def test_a_file_that_is_no_picture(tmp_path) -> None:
+def test_a_file_that_is_no_image(tmp_path) -> None:
     path = tmp_path / "x.jpg"
-    path.write_text("no picture")
+    path.write_text("no image")
     with pytest.raises(UserError, match=r"x\.jpg"):
         next(explain(_classifier("resnet20"), [path]))
 
@@ -185,7 +185,7 @@ def test_stages_are_named_as_their_blocks() -> None:
 
 # The proof: photographs with a glyph somewhere in them that tells the class, or with none, so that it is
 # known where a classifier that is right must have looked. Without the class of photographs alone, what lies
-# beside the glyph could speak for any class, and nothing would be learnt against it.
+# beside the glyph could speak for any class, and nothing would be learned against it.
 
 SIZE = 96
 GLYPHS = ("circle", "cross", "ring", "triangle")
@@ -197,9 +197,9 @@ NETWORKS = {
 
 
 class Sample(NamedTuple):
-    """A picture; (left, top, right, bottom) of its glyph."""
+    """An image; (left, top, right, bottom) of its glyph."""
 
-    picture: Image.Image
+    image: Image.Image
     label: str
     place: tuple[int, int, int, int]
 
@@ -222,25 +222,25 @@ def _glyph(name: str, size: int) -> Image.Image:
 
 
 def _sample(random: np.random.Generator, photographs: list[np.ndarray]) -> Sample:
-    """A piece of a photograph; in seven of ten a glyph a fifth as large, anywhere, of a colour that shows."""
+    """A piece of a photograph; in seven of ten a glyph a fifth as large, anywhere, of a color that shows."""
     photograph = photographs[random.integers(len(photographs))]
     cut = int(random.integers(SIZE, 3 * SIZE))
     y, x = (int(random.integers(0, extent - cut)) for extent in photograph.shape[:2])
-    picture = Image.fromarray(photograph[y : y + cut, x : x + cut]).resize((SIZE, SIZE))
+    image = Image.fromarray(photograph[y : y + cut, x : x + cut]).resize((SIZE, SIZE))
     if random.random() < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     size = int(random.integers(36, 52))
     left, top = map(int, random.integers(0, SIZE - size, 2))
     place = (left, top, left + size, top + size)
     if random.random() < 0.3:
-        return Sample(picture, "nothing", place)
+        return Sample(image, "nothing", place)
     label = GLYPHS[random.integers(len(GLYPHS))]
-    below = np.asarray(picture.crop(place)).mean((0, 1))
-    colour = random.integers(0, 256, 3)
-    while np.abs(colour - below).mean() < 60:
-        colour = random.integers(0, 256, 3)
-    picture.paste(Image.new("RGB", (size, size), tuple(map(int, colour))), place, _glyph(label, size))
-    return Sample(picture, label, place)
+    below = np.asarray(image.crop(place)).mean((0, 1))
+    color = random.integers(0, 256, 3)
+    while np.abs(color - below).mean() < 60:
+        color = random.integers(0, 256, 3)
+    image.paste(Image.new("RGB", (size, size), tuple(map(int, color))), place, _glyph(label, size))
+    return Sample(image, label, place)
 
 
 def _train(family: str, samples: list[Sample], epochs: int) -> Classifier:
@@ -248,7 +248,7 @@ def _train(family: str, samples: list[Sample], epochs: int) -> Classifier:
     name, fields = NETWORKS[family]
     model = create_model(name, num_classes=len(CLASSES), **fields)
     classifier = Classifier.from_model(model, classes=CLASSES, preprocessing=Preprocessing(size=SIZE))
-    pictures = torch.from_numpy(classifier.preprocess([sample.picture for sample in samples]))
+    images = torch.from_numpy(classifier.preprocess([sample.image for sample in samples]))
     labels = torch.tensor([CLASSES.index(sample.label) for sample in samples])
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
     an_epoch = len(samples) // 32
@@ -256,7 +256,7 @@ def _train(family: str, samples: list[Sample], epochs: int) -> Classifier:
     model.train()
     for _ in range(epochs):
         for chosen in torch.randperm(len(samples)).split(32)[:an_epoch]:
-            loss = F.cross_entropy(model(pictures[chosen]), labels[chosen])
+            loss = F.cross_entropy(model(images[chosen]), labels[chosen])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -266,7 +266,7 @@ def _train(family: str, samples: list[Sample], epochs: int) -> Classifier:
 
 
 def _explained(classifier: Classifier, samples: list[Sample]) -> list[Explanation]:
-    return [next(explain(classifier, [each.picture], classes=[each.label]))[0] for each in samples]
+    return [next(explain(classifier, [each.image], classes=[each.label]))[0] for each in samples]
 
 
 def _mass_inside(explanation: Explanation, sample: Sample, around: int) -> float:
@@ -285,7 +285,7 @@ def test_the_evidence_is_found_where_it_was_put(family: str, tmp_path: Path) -> 
     training = [_sample(random, photographs) for _ in range(3000)]
     testing = [_sample(random, photographs) for _ in range(250)]
     classifier = _train(family, training, epochs=10)
-    answers = classifier.predict([sample.picture for sample in testing])
+    answers = classifier.predict([sample.image for sample in testing])
     right = np.mean([s.label == answer.label for s, answer in zip(testing, answers, strict=True)])
     assert right >= 0.95
 
@@ -294,7 +294,7 @@ def test_the_evidence_is_found_where_it_was_put(family: str, tmp_path: Path) -> 
     assert found[0].position.step == 8
     contact_sheet([[replace(each, source=each.label)] for each in found[:6]]).save(tmp_path / f"{family}.png")
     # With a value every 8 pixels, a map can place an edge no better than to half of that. The square takes a
-    # fifth of the picture, with 4 pixels around it less than a third.
+    # fifth of the image, with 4 pixels around it less than a third.
     inside = [_mass_inside(each, sample, around=4) for each, sample in zip(found, shown, strict=True)]
     assert np.mean(inside) >= 0.8
 

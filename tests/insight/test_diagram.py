@@ -1,4 +1,4 @@
-"""Drawings: every connection is there once, in its colour, and nothing runs over the edge."""
+"""Drawings: every connection is there once, in its color, and nothing runs over the edge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from skipnets.errors import UserError
 from skipnets.insight import diagram, draw_diagram
-from skipnets.insight.panels import SHORTCUT_COLOURS, source_colours
+from skipnets.insight.panels import SHORTCUT_COLORS, source_colors
 
 
 @pytest.fixture
@@ -29,18 +29,16 @@ def _arcs(figure: Figure) -> list[PathCollection]:
 
 
 @pytest.mark.parametrize("layers", [1, 6, 24])
-def test_a_block_of_l_layers_has_every_arc_in_the_colour_of_its_source(
-    tmp_path, figures, layers: int
-) -> None:
+def test_a_block_of_l_layers_has_every_arc_in_the_color_of_its_source(tmp_path, figures, layers: int) -> None:
     draw_diagram("densenet_bc40_k12", output=tmp_path / "a.svg", block_config=(layers,))
     (arcs,) = _arcs(figures[0])
     assert len(arcs.get_paths()) == layers * (layers + 1) // 2
     ends = {(path.vertices[0][0], path.vertices[-1][0]) for path in arcs.get_paths()}
     assert len(ends) == layers * (layers + 1) // 2
     starts = sorted({start for start, _ in ends})
-    colours = source_colours(layers)
-    for path, colour in zip(arcs.get_paths(), arcs.get_edgecolor(), strict=True):
-        assert tuple(colour) == pytest.approx(colours[starts.index(path.vertices[0][0])])
+    colors = source_colors(layers)
+    for path, color in zip(arcs.get_paths(), arcs.get_edgecolor(), strict=True):
+        assert tuple(color) == pytest.approx(colors[starts.index(path.vertices[0][0])])
 
 
 @pytest.mark.parametrize(
@@ -55,8 +53,8 @@ def test_shortcuts_are_told_apart(tmp_path, figures, name: str, shortcuts: dict[
     draw_diagram(name, output=tmp_path / "a.svg")
     lines = [(item.get_edgecolor()[0], item.get_linestyle()[0]) for item in _arcs(figures[0])]
     for kind, count in shortcuts.items():
-        colour = diagram.mpl.colors.to_rgba(SHORTCUT_COLOURS[kind])
-        own = [style for edge, style in lines if tuple(edge) == pytest.approx(colour)]
+        color = diagram.mpl.colors.to_rgba(SHORTCUT_COLORS[kind])
+        own = [style for edge, style in lines if tuple(edge) == pytest.approx(color)]
         assert len(own) == count
         assert all((style[1] is None) == (kind == "identity") for style in own)
     assert len(lines) == sum(shortcuts.values())
@@ -90,8 +88,8 @@ def test_formats(tmp_path) -> None:
     for suffix in (".svg", ".png", ".pdf"):
         draw_diagram("resnet20", output=tmp_path / f"a{suffix}", block=1)
     assert ET.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.width > 1000
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width > 1000
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
     again = tmp_path / "b.svg"
     draw_diagram("resnet20", output=again, block=1)

@@ -93,7 +93,7 @@ def test_the_largest_batch_fits_and_one_more_does_not() -> None:
     assert largest_batch("densenet121", "8GiB", execution="linear") > 3 * largest_batch("densenet121", "8GiB")
 
 
-def test_optimisers_and_averages_count() -> None:
+def test_optimizers_and_averages_count() -> None:
     plain = training_memory("resnet18", batch_size=1, remembered=0)
     adam = training_memory("resnet18", batch_size=1, remembered=2, program=plain.program)
     assert adam.peak - plain.peak == 2 * 4 * 11_689_512
@@ -114,5 +114,5 @@ def test_what_is_no_amount(text: str) -> None:
 
 
 def test_too_little_memory() -> None:
-    with pytest.raises(UserError, match=r"needs .* GiB for a single picture, not 100MB"):
+    with pytest.raises(UserError, match=r"needs .* GiB for a single image, not 100MB"):
         largest_batch("densenet121", "100MB")

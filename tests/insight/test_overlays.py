@@ -1,4 +1,4 @@
-"""Overlays and contact sheets: where pictures land, and what the files hold."""
+"""Overlays and contact sheets: where images land, and what the files hold."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from skipnets.insight.trace import Grid
 
 
 def _explanation(source: str = "a.png", label: str = "cat", size: tuple[int, int] = (60, 40)) -> Explanation:
-    """Everything that speaks for the class lies in the top left quarter of a black picture."""
+    """Everything that speaks for the class lies in the top left quarter of a black image."""
     grid = np.zeros((8, 8), np.float32)
     grid[:4, :4] = 1
     grid[6:, 6:] = -5
     return Explanation(
         source=source, label=label, probability=0.5, method="gradcam", stage="layer1",
-        picture=Image.new("RGB", size), grid=grid, position=Grid(step=4, start=1.5), box=(0, 0, *size),
+        image=Image.new("RGB", size), grid=grid, position=Grid(step=4, start=1.5), box=(0, 0, *size),
         input_size=(32, 32),
     )  # fmt: skip
 
 
-def test_an_overlay_has_the_picture_s_size_and_its_colour_where_the_map_is_positive() -> None:
+def test_an_overlay_has_the_image_s_size_and_its_color_where_the_map_is_positive() -> None:
     pixels = np.asarray(overlay(_explanation()), np.int64)
     assert pixels.shape == (40, 60, 3)
-    coloured = np.ptp(pixels, axis=2) > 40
-    assert coloured[:18, :27].all()
-    assert not coloured[24:].any()
-    assert not coloured[:, 36:].any()
+    colored = np.ptp(pixels, axis=2) > 40
+    assert colored[:18, :27].all()
+    assert not colored[24:].any()
+    assert not colored[:, 36:].any()
 
 
-def test_a_map_without_anything_positive_leaves_the_picture_grey() -> None:
+def test_a_map_without_anything_positive_leaves_the_image_gray() -> None:
     explanation = _explanation()
     explanation.grid[:] = -1
     assert np.ptp(np.asarray(overlay(explanation)), axis=2).max() == 0
 
 
-@pytest.mark.parametrize(("pictures", "classes"), [(1, 1), (2, 3), (7, 1), (40, 1), (40, 2)])
-def test_a_sheet_shows_every_picture_and_is_about_square(pictures: int, classes: int) -> None:
+@pytest.mark.parametrize(("images", "classes"), [(1, 1), (2, 3), (7, 1), (40, 1), (40, 2)])
+def test_a_sheet_shows_every_image_and_is_about_square(images: int, classes: int) -> None:
     size = (256, 256)  # a cell's, so that nothing is scaled
-    rows = [[_explanation(label=str(number), size=size) for number in range(classes)]] * pictures
+    rows = [[_explanation(label=str(number), size=size) for number in range(classes)]] * images
     sheet = contact_sheet(rows)
     drawn = np.asarray(overlay(rows[0][0]))
     pixels = np.asarray(sheet)
@@ -56,12 +56,12 @@ def test_a_sheet_shows_every_picture_and_is_about_square(pictures: int, classes:
         for x in range(pixels.shape[1] - 256)
         if (pixels[y, x : x + 256] == drawn[0]).all()
     )
-    assert found == pictures * classes
-    if pictures >= 7:
+    assert found == images * classes
+    if images >= 7:
         assert 0.5 < sheet.width / sheet.height < 2
 
 
-def test_files_are_written_picture_by_picture_under_names_that_are_safe(tmp_path: Path) -> None:
+def test_files_are_written_image_by_image_under_names_that_are_safe(tmp_path: Path) -> None:
     names = ["../../etc/passwd.png", "b/c d.png", "[3]"]
     written = []
 
@@ -79,13 +79,13 @@ def test_files_are_written_picture_by_picture_under_names_that_are_safe(tmp_path
     ]  # fmt: skip
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == {sheet, *folder.iterdir()}
     np.testing.assert_array_equal(np.load(folder / "001-passwd-2.npy"), _explanation().map())
-    with Image.open(folder / "001-passwd-2.png") as picture:
-        assert picture.size == (60, 40)
+    with Image.open(folder / "001-passwd-2.png") as image:
+        assert image.size == (60, 40)
 
 
-def test_no_pictures_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no picture to explain"):
+def test_no_images_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no image to explain"):
         contact_sheet([])
-    with pytest.raises(UserError, match="no picture to explain"):
+    with pytest.raises(UserError, match="no image to explain"):
         save_explanations(iter(()), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ def _classifier(name: str, **fields: object) -> Classifier:
     return Classifier.from_model(model, classes=["a", "b", "c"], preprocessing=Preprocessing(size=16))
 
 
-def _pictures(count: int) -> list[np.ndarray]:
+def _images(count: int) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8))
 
 
@@ -55,14 +55,14 @@ def test_shares_of_branches_are_those_of_hand_made_blocks() -> None:
     classifier = _classifier("resnet20", block_config=(2, 1, 1))
     model = classifier.model
     nn.init.zeros_(model.layer1[0].bn2.weight)
-    found = reuse(classifier, _pictures(5))
+    found = reuse(classifier, _images(5))
     assert isinstance(found, ResidualReuse)
     assert [(block.block, block.shortcut) for block in found.blocks] == [
         ("layer1.0", "identity"), ("layer1.1", "identity"), ("layer2.0", "pad"), ("layer3.0", "pad"),
     ]  # fmt: skip
     assert found.blocks[0].share == 0
     with torch.no_grad():
-        x = model.relu(model.bn1(model.conv1(torch.from_numpy(classifier.preprocess(_pictures(5))))))
+        x = model.relu(model.bn1(model.conv1(torch.from_numpy(classifier.preprocess(_images(5))))))
         x = model.layer1[0](x)
         block = model.layer1[1]
         branch = block.bn2(block.conv2(block.relu1(block.bn1(block.conv1(x)))))
@@ -73,7 +73,7 @@ def test_shares_of_branches_are_those_of_hand_made_blocks() -> None:
 
 @pytest.mark.parametrize("name", ["densenet_bc40_k12", "resnet20"])
 def test_files(tmp_path, name: str) -> None:
-    found = reuse(_classifier(name), _pictures(3))
+    found = reuse(_classifier(name), _images(3))
     drawing, table = save_reuse(found, tmp_path / "reuse.png")
     assert drawing.stat().st_size > 10_000
     with table.open(newline="") as file:
@@ -87,17 +87,17 @@ def test_what_cannot_be_read_is_passed_over_and_named(tmp_path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_text("nothing")
     classifier = _classifier("resnet20")
-    found = reuse(classifier, [*_pictures(2), broken])
+    found = reuse(classifier, [*_images(2), broken])
     assert isinstance(found, ResidualReuse)
-    assert found.pictures == 2
+    assert found.images == 2
     assert list(found.failures) == [str(broken)]
-    assert found.blocks == reuse(classifier, _pictures(2)).blocks
-    with pytest.raises(UserError, match="none of the pictures can be read"):
+    assert found.blocks == reuse(classifier, _images(2)).blocks
+    with pytest.raises(UserError, match="none of the images can be read"):
         reuse(classifier, [broken])
 
 
 def test_wrong_input(tmp_path) -> None:
-    with pytest.raises(UserError, match="resnet20 is a ResNet, whose branches are measured on pictures"):
+    with pytest.raises(UserError, match="resnet20 is a ResNet, whose branches are measured on images"):
         reuse(_classifier("resnet20"))
     with pytest.raises(UserError, match="must end in"):
         save_reuse(reuse(_classifier("densenet_bc40_k12")), tmp_path / "a.txt")

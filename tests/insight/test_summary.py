@@ -12,7 +12,7 @@ from rich.console import Console
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
-from skipnets.insight import summarise
+from skipnets.insight import summarize
 from skipnets.models import create_model, list_models
 
 
@@ -28,13 +28,13 @@ from skipnets.models import create_model, list_models
     ],
 )
 def test_formulas(name: str, fields: dict[str, object], path: str, formula: str) -> None:
-    layers = {layer.path: layer for layer in summarise(name, **fields).layers}
+    layers = {layer.path: layer for layer in summarize(name, **fields).layers}
     assert layers[path].formula == formula
 
 
 @pytest.mark.parametrize("name", [name for name in list_models() if name != "resnet1202"])
 def test_every_formula_gives_the_parameters(name: str) -> None:
-    for layer in summarise(name).layers:
+    for layer in summarize(name).layers:
         if layer.formula:
             arithmetic, result = layer.formula.split(" = ")
             assert int(result.replace(",", "")) == layer.parameters
@@ -43,7 +43,7 @@ def test_every_formula_gives_the_parameters(name: str) -> None:
 
 
 def test_stages_and_connections_of_densenet121() -> None:
-    summary = summarise("densenet121")
+    summary = summarize("densenet121")
     assert [(stage.path, stage.shape) for stage in summary.stages] == [
         ("input", (3, 224, 224)),
         ("features.conv0", (64, 112, 112)),
@@ -61,11 +61,11 @@ def test_stages_and_connections_of_densenet121() -> None:
     assert list(summary.totals.connections.values()) == [21, 78, 300, 136]
     assert summary.totals.kept_bytes_linear is not None
     assert summary.totals.kept_bytes_linear < summary.totals.kept_bytes / 4
-    assert summarise("resnet18").totals.kept_bytes_linear is None
+    assert summarize("resnet18").totals.kept_bytes_linear is None
 
 
 def test_folding() -> None:
-    summary = summarise("resnet18")
+    summary = summarize("resnet18")
     assert {layer.depth for layer in summary.rows(2)} == {1, 2}
     shown = summary.rows(1)
     assert sum(layer.parameters for layer in shown) == summary.totals.parameters
@@ -74,7 +74,7 @@ def test_folding() -> None:
 
 
 def test_formats_tell_the_same() -> None:
-    summary = summarise("densenet_bc40_k12", batch_size=4)
+    summary = summarize("densenet_bc40_k12", batch_size=4)
     rows = list(csv.DictReader(io.StringIO(summary.to_csv())))
     assert [row["path"] for row in rows] == [layer.path for layer in summary.layers]
     assert [int(row["macs"]) for row in rows] == [layer.macs for layer in summary.layers]
@@ -88,7 +88,7 @@ def test_formats_tell_the_same() -> None:
     console.print(summary.to_rich(depth=3))
     text = console.export_text()
     assert "(132 + 1)×10 = 1,330" in text
-    assert "for 4 pictures" in text
+    assert "for 4 images" in text
 
 
 def test_sources(tmp_path) -> None:
@@ -98,10 +98,10 @@ def test_sources(tmp_path) -> None:
     )
     path = tmp_path / "model.safetensors"
     classifier.save(path)
-    expected = summarise("resnet20", num_classes=2, in_chans=1, input_size=(24, 40))
-    assert summarise(path) == summarise(classifier) == expected
-    assert summarise(model, input_size=(24, 40)) == expected
-    assert summarise("resnet20", input_size=64).input == (3, 64, 64)
+    expected = summarize("resnet20", num_classes=2, in_chans=1, input_size=(24, 40))
+    assert summarize(path) == summarize(classifier) == expected
+    assert summarize(model, input_size=(24, 40)) == expected
+    assert summarize("resnet20", input_size=64).input == (3, 64, 64)
 
 
 @pytest.mark.parametrize(
@@ -117,4 +117,4 @@ def test_sources(tmp_path) -> None:
 )
 def test_wrong_input(source: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        summarise(source, **options)
+        summarize(source, **options)

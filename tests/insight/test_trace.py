@@ -78,7 +78,7 @@ def test_kept_memory_in_linear_execution(name: str) -> None:
 
 
 def _saved(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Bytes that a forward pass of two pictures leaves for the backward pass, besides the model itself."""
+    """Bytes that a forward pass of two images leaves for the backward pass, besides the model itself."""
     own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     storages: dict[int, torch.UntypedStorage] = {}
 
@@ -126,7 +126,7 @@ def test_the_deepest_models_take_under_a_second(name: str) -> None:
     assert min(seconds() for _ in range(5)) < 1
 
 
-def test_wrong_pictures_are_refused() -> None:
+def test_wrong_images_are_refused() -> None:
     model = skeleton(model_config("densenet121"))
     with pytest.raises(UserError, match="channels"):
         trace(model, (1, 224, 224))

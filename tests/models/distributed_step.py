@@ -17,14 +17,14 @@ from skipnets.models import create_model
 
 def train(model: torch.nn.Module, batches: torch.Tensor) -> dict[str, torch.Tensor]:
     parallel = DistributedDataParallel(model)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for step, x in enumerate(batches):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         if step % 2:
             with parallel.no_sync():
                 parallel(x.flip(0)).square().mean().backward()
         parallel(x).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 

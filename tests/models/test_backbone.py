@@ -111,8 +111,8 @@ def test_one_call_builds_what_tutorials_vary() -> None:
     assert plain(torch.randn(1, 3, 64, 64)).shape == (1, 1024)
     tiny = create_model("densenet121", block_config=[6, 12, 24, 16], stem="cifar", num_classes=200)
     assert tiny.forward_features(torch.randn(1, 3, 64, 64)).shape[2:] == (8, 8)
-    grey = create_model("densenet_bc40_k12", in_chans=1)
-    assert grey(torch.randn(2, 1, 32, 32)).shape == (2, 10)
+    gray = create_model("densenet_bc40_k12", in_chans=1)
+    assert gray(torch.randn(2, 1, 32, 32)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", None])

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from skipnets.errors import UserError
 from skipnets.models import create_model, list_models
-from skipnets.models.block_execution import LinearDenseBlock
+from skipnets.models.block_execution import MemoryEfficientDenseBlock
 from skipnets.ops import chunks
 from skipnets.training.benchmark import saved_bytes
 
@@ -144,19 +144,19 @@ def test_every_name_equals_plain(name, policy):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_several_optimiser_steps_over_several_micro_batches(policy):
+def test_several_optimizer_steps_over_several_micro_batches(policy):
     model = make_model(**SMALL)
     linear = copy_with(model, policy)
     batches = torch.randn(6, 3, 3, 8, 8, dtype=torch.float64)
     for trained in (model, linear):
-        optimiser = torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             trained.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4
         )
         for step in range(3):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             for x in batches[2 * step : 2 * step + 2]:
                 trained(x).square().mean().backward()
-            optimiser.step()
+            optimizer.step()
     assert_same(state(linear), state(model))
     assert linear.features.denseblock1.denselayer1.norm1.num_batches_tracked == 6
 
@@ -167,12 +167,12 @@ def test_a_hundred_steps_end_at_the_same_weights():
     images = torch.randn(64, 3, 8, 8, dtype=torch.float64)
     labels = torch.randint(0, 4, (64,))
     for trained in (model, linear):
-        optimiser = torch.optim.SGD(trained.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.05, momentum=0.9, nesterov=True)
         for step in range(100):
             rows = torch.arange(8) + 8 * (step % 8)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(trained(images[rows]), labels[rows]).backward()
-            optimiser.step()
+            optimizer.step()
     for (name, own), expected in zip(linear.named_parameters(), model.parameters(), strict=True):
         assert (own - expected).abs().max() <= 1e-6 * max(expected.abs().max(), 1), name
     assert_ran(linear, "linear")
@@ -188,14 +188,14 @@ def test_float32_loss_curves_stay_within_plains_own_spread():
         torch.manual_seed(seed)
         model = create_model("densenet_bc40_k12", num_classes=4, **SMALL).to(memory_format=layout)
         model.set_block_execution(policy)
-        optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         losses = []
         for _ in range(150):
             rows = torch.randint(0, len(images), (32,))
             loss = F.cross_entropy(model(images[rows].to(memory_format=layout)), labels[rows])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             losses.append(loss.item())
         return torch.tensor(losses)
 
@@ -414,22 +414,22 @@ def test_gradients_scale_with_the_loss():
     linear = copy_with(model, "linear")
     x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
     for trained in (model, linear):
-        optimiser = torch.optim.SGD(trained.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
         scaler.scale(trained(x).square().sum()).backward()
-        scaler.unscale_(optimiser)
-        scaler.step(optimiser)
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
         scaler.update()
     assert_same(state(linear), state(model))
 
 
 def test_an_overflowing_scale_is_noticed():
     model = copy_with(create_model("densenet_bc40_k12", **SMALL), "linear")
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     scaler.scale(model(torch.randn(3, 3, 8, 8)).square().sum() * 100).backward()
     before = state(model)["parameter features.conv0.weight"]
-    scaler.step(optimiser)
+    scaler.step(optimizer)
     scaler.update()
     assert torch.equal(model.features.conv0.weight, before)
     assert scaler.get_scale() == 2.0**126
@@ -574,13 +574,15 @@ def test_copies_pickles_and_switching_back():
         assert_same(train_once(variant, x), expected)
     assert_ran(unpickled, "linear-recompute")
     assert_ran(copy_with(linear, "plain"), "plain")
-    assert not any(isinstance(module, LinearDenseBlock) for module in copy_with(linear, "plain").modules())
+    assert not any(
+        isinstance(module, MemoryEfficientDenseBlock) for module in copy_with(linear, "plain").modules()
+    )
 
 
 # --- Stepping aside -------------------------------------------------------------------------------
 
 
-def _parametrise(model):
+def _parametrize(model):
     nn.utils.parametrizations.weight_norm(model.features.denseblock1.denselayer1.conv1)
 
 
@@ -619,12 +621,12 @@ def _without_affine(model):
     model.features.denseblock1.denselayer2.norm1 = nn.BatchNorm2d(12, affine=False).double()
 
 
-def _synchronise(model):
+def _synchronize(model):
     model.features.denseblock1.denselayer1.norm1 = nn.SyncBatchNorm(8).double()
 
 
 ASIDE = {
-    "parametrised": (_parametrise, "denselayer1: its convolution is a ParametrizedConv2d, not a Conv2d"),
+    "parametrized": (_parametrize, "denselayer1: its convolution is a ParametrizedConv2d, not a Conv2d"),
     "wrapped": (_wrap, "denselayer1: its convolution is a Sequential, not a Conv2d"),
     "extended": (_extend, "denselayer1: it has other modules than"),
     "other norm": (_replace_norm, "denselayer1: its norm is an InstanceNorm2d, not a BatchNorm2d"),
@@ -666,9 +668,9 @@ def test_steps_aside_with_the_reason(case):
     assert report["features.denseblock2"] == report["features.transition1"] == "linear"
 
 
-def test_steps_aside_for_a_synchronised_norm():
+def test_steps_aside_for_a_synchronized_norm():
     model = make_model(**SMALL)
-    _synchronise(model)
+    _synchronize(model)
     model.set_block_execution("linear")
     assert stepped_aside(model) == {
         "features.denseblock1": "denselayer1: its norm is a SyncBatchNorm, not a BatchNorm2d"

@@ -161,26 +161,26 @@ def test_parameters_of_any_densenet_follow_the_closed_form(
     def convolution(into: int, out: int, kernel: int) -> int:
         return into * out * kernel**2 + (out if norm is None else 0)
 
-    def normalisation(channels: int) -> int:
+    def normalization(channels: int) -> int:
         return 0 if norm is None else 2 * channels
 
     channels = 16 if bottleneck is None else 2 * growth_rate
     expected = convolution(in_chans, channels, 7 if stem == "imagenet" else 3)
-    expected += normalisation(channels) if stem == "imagenet" else 0
+    expected += normalization(channels) if stem == "imagenet" else 0
     for number, layers in enumerate(blocks):
         for _ in range(layers):
             if bottleneck is None:
-                expected += normalisation(channels) + convolution(channels, growth_rate, 3)
+                expected += normalization(channels) + convolution(channels, growth_rate, 3)
             else:
                 width = bottleneck * growth_rate
-                expected += normalisation(channels) + convolution(channels, width, 1)
-                expected += normalisation(width) + convolution(width, growth_rate, 3)
+                expected += normalization(channels) + convolution(channels, width, 1)
+                expected += normalization(width) + convolution(width, growth_rate, 3)
             channels += growth_rate
         if number < len(blocks) - 1:
             kept = max(int(channels * compression), 1)
-            expected += normalisation(channels) + convolution(channels, kept, 1)
+            expected += normalization(channels) + convolution(channels, kept, 1)
             channels = kept
-    expected += normalisation(channels) + (channels + 1) * 3
+    expected += normalization(channels) + (channels + 1) * 3
     assert sum(parameter.numel() for parameter in model.parameters()) == expected
 
 

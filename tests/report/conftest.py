@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from skipnets.classifier import Classifier
-from skipnets.data import Preprocessing, open_pictures
+from skipnets.data import Preprocessing, open_dataset
 from skipnets.evaluation import evaluate
 from skipnets.models import create_model
 from skipnets.training.config import TrainConfig
@@ -28,8 +28,8 @@ HOSTILE_CLASSES = (
 HOSTILE_FILE = "a'\"><svg onload=document.title='owned'> #\n.png"
 
 
-def write_pictures(root: Path, classes: tuple[str, ...], each: int, names: tuple[str, ...] = ()) -> Path:
-    """Noisy pictures of 12×16, a shade a class."""
+def write_images(root: Path, classes: tuple[str, ...], each: int, names: tuple[str, ...] = ()) -> Path:
+    """Noisy images of 12×16, a shade a class."""
     rng = np.random.default_rng(0)
     for number, label in enumerate(classes):
         folder = root / label
@@ -44,22 +44,22 @@ def write_pictures(root: Path, classes: tuple[str, ...], each: int, names: tuple
 def make_run(folder: Path, data: Path, *, seed: int = 0, name: str = "resnet20") -> Run:
     """A run folder with a network of random weights."""
     run = Run(folder)
-    pictures = open_pictures(data)
+    dataset = open_dataset(data)
     folder.mkdir(parents=True)
     config = with_recipe(TrainConfig(data=str(data), out=folder, model=name, epochs=3, lr=0.1))
     write_config(run, config)
     write_environment(run, seed=0)
-    pictures.write_splits(run.splits)
+    dataset.write_splits(run.splits)
     write_metrics(run.metrics, [row(epoch) for epoch in (1, 2, 3)])
     torch.manual_seed(seed)
     classifier = Classifier.from_model(
-        create_model(name, num_classes=len(pictures.classes)),
-        classes=pictures.classes,
+        create_model(name, num_classes=len(dataset.classes)),
+        classes=dataset.classes,
         preprocessing=Preprocessing(size=16),
         provenance={"data": str(data), "scores": {"epoch": 2}},
     )
     classifier.save(run.model)
-    evaluation = evaluate(classifier, pictures, split="test", workers=0)
+    evaluation = evaluate(classifier, dataset, split="test", workers=0)
     evaluation.save(folder)
     if evaluation.failures:
         write_skipped(run, {"elsewhere/broken.png": "cut short"})
@@ -81,9 +81,9 @@ def row(epoch: int) -> Row:
 
 @pytest.fixture(scope="session")
 def hostile_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of ten pictures, named to break a page; some that cannot be read, one not in UTF-8."""
+    """Three classes of ten images, named to break a page; some that cannot be read, one not in UTF-8."""
     names = tuple(f"{index}{HOSTILE_FILE}" for index in range(10))
-    root = write_pictures(tmp_path_factory.mktemp("data") / "pets", HOSTILE_CLASSES, 10, names)
+    root = write_images(tmp_path_factory.mktemp("data") / "pets", HOSTILE_CLASSES, 10, names)
     for label in HOSTILE_CLASSES:
         for index in range(4):
             (root / label / f"broken<b>{index}.png").write_bytes(b"\x89PNG\r\n\x1a\n")

@@ -25,7 +25,7 @@ def answers(
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 80), st.integers(2, 8), st.booleans())
-def test_with_every_picture_once_they_are_evaluation_s(
+def test_with_every_image_once_they_are_evaluation_s(
     seed: int, count: int, classes: int, coarse: bool
 ) -> None:
     logits, labels = answers(seed, count, classes, coarse=coarse)

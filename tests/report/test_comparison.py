@@ -34,7 +34,7 @@ def write(
     data: str = "pets",
     temperature: float = 1.0,
 ) -> Path:
-    """What `skipnets evaluate --output` writes, but for the picture of the confusion matrix."""
+    """What `skipnets evaluate --output` writes, but for the image of the confusion matrix."""
     logits = logits.astype(np.float32)
     evaluation = Evaluation(
         classifier="c",
@@ -85,7 +85,7 @@ def test_a_better_run_is_told_from_an_equal_one(tmp_path: Path) -> None:
     ]
     comparison = compare(folders, resamples=400)
     assert comparison.runs == ("first", "good", "equal")
-    assert (comparison.data, comparison.split, comparison.pictures) == ("pets", "test", 300)
+    assert (comparison.data, comparison.split, comparison.images) == ("pets", "test", 300)
     verdicts = {(each.run, each.figure): each for each in comparison.differences}
     for figure in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "nll"):
         better = verdicts["good", figure]
@@ -163,7 +163,7 @@ def test_false_alarms_are_as_rare_as_promised(tmp_path: Path) -> None:
     assert 1 <= alarms["nll"] <= 8
 
 
-def test_order_of_pictures_and_classes_does_not_matter(tmp_path: Path) -> None:
+def test_order_of_images_and_classes_does_not_matter(tmp_path: Path) -> None:
     logits, labels = answers(0, 80, 1.0)
     other, _ = answers(1, 80, 1.5, labels)
     a, b = write(tmp_path / "a", logits, labels), write(tmp_path / "b", other, labels)
@@ -186,7 +186,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     logits, labels = answers(0, 30, 1.0)
     a = write(tmp_path / "a", logits, labels)
     cases = {
-        "their test pictures differ (1 are in one only: 00029.png)": write(
+        "their test images differ (1 are in one only: 00029.png)": write(
             tmp_path / "fewer", logits[:29], labels[:29]
         ),
         'they were evaluated on different splits ("test" and "val")': write(
@@ -210,7 +210,7 @@ def test_other_data_of_the_same_names_are_noted(tmp_path: Path) -> None:
     logits, labels = answers(0, 30, 1.0)
     a, b = write(tmp_path / "a", logits, labels), write(tmp_path / "b", logits, labels, data="moved/pets")
     assert compare([a, b], resamples=10).notes == (
-        "b was evaluated on moved/pets, a on pets; names and labels of the pictures are the same",
+        "b was evaluated on moved/pets, a on pets; names and labels of the images are the same",
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from tests.report.conftest import HOSTILE_CLASSES, HOSTILE_FILE, make_run, write_pictures
+from tests.report.conftest import HOSTILE_CLASSES, HOSTILE_FILE, make_run, write_images
 
 from skipnets.classifier import load
 from skipnets.errors import UserError
@@ -140,7 +140,7 @@ def test_everything_is_there(page: Page, hostile_run: Run) -> None:
     assert page.tags.count("img") == 3 * len(wrong) + 2 * len(right) + behind
 
 
-def test_charts_take_their_colours_from_the_page(report: Path) -> None:
+def test_charts_take_their_colors_from_the_page(report: Path) -> None:
     drawings = re.findall(r"<svg.*?</svg>", report.read_text(), flags=re.DOTALL)
     assert all(not re.search(r"#[0-9a-f]{6}\b", drawing) for drawing in drawings)
     assert "var(--c1)" in drawings[0]
@@ -175,14 +175,14 @@ def test_a_browser_runs_none_of_it(report: Path, tmp_path: Path) -> None:
     assert "<script" not in result.stdout
 
 
-def test_a_report_without_its_pictures_says_so(hostile_data: Path, tmp_path: Path) -> None:
+def test_a_report_without_its_images_says_so(hostile_data: Path, tmp_path: Path) -> None:
     data = shutil.copytree(hostile_data, tmp_path / "pets")
     run = make_run(tmp_path / "run", data)
     shutil.rmtree(data)
     page = Page(write_report(run.folder).read_text(encoding="utf-8"))
     assert (run.folder / "report.html").is_file()
-    assert "the pictures are not shown" in page.text
-    assert "no validation pictures to fit a temperature on" in page.text
+    assert "the images are not shown" in page.text
+    assert "no validation images to fit a temperature on" in page.text
     assert "img" not in page.tags
 
 
@@ -190,27 +190,27 @@ def test_a_calibrated_run_shows_its_temperature(hostile_data: Path, tmp_path: Pa
     run = make_run(tmp_path / "run", hostile_data)
     classifier = load(run.model)
     classifier.temperature = 2.5
-    classifier.provenance["calibration"] = {"pictures": 6, "data": "pets", "split": "val"}
+    classifier.provenance["calibration"] = {"images": 6, "data": "pets", "split": "val"}
     classifier.save(run.model)
     results = read_results(run.folder)
     page = Page(write_report(run.folder, workers=0).read_text(encoding="utf-8"))
-    assert "fitted on 6 pictures (pets, val). It is in the model file" in page.text
+    assert "fitted on 6 images (pets, val). It is in the model file" in page.text
     assert "T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}2.50" in " ".join(page.texts)
     ece = reliability(results.probabilities, results.labels).ece
     assert f"{100 * ece:.1f}\N{NO-BREAK SPACE}%" in " ".join(page.texts)
 
 
 def test_many_classes_and_two_classes(tmp_path: Path) -> None:
-    many = write_pictures(tmp_path / "many", tuple(f"class {index:02}" for index in range(32)), 4)
+    many = write_images(tmp_path / "many", tuple(f"class {index:02}" for index in range(32)), 4)
     page = Page(write_report(make_run(tmp_path / "run", many).folder, workers=0).read_text(encoding="utf-8"))
     assert "only the largest confusions are listed" in page.text
     assert "the 24 hardest" in page.text
     assert page.values("popovertarget")
-    two = write_pictures(tmp_path / "two", ("no", "yes"), 8)
+    two = write_images(tmp_path / "two", ("no", "yes"), 8)
     page = Page(write_report(make_run(tmp_path / "run2", two).folder, workers=0).read_text(encoding="utf-8"))
     assert "Press a cell" in page.text
     assert "not be read and are in no figure" not in page.text
-    assert "Every picture could be read." in page.text
+    assert "Every image could be read." in page.text
 
 
 def results_of(count: int, classes: int) -> Results:
@@ -226,7 +226,7 @@ def results_of(count: int, classes: int) -> Results:
     )
 
 
-def test_the_number_of_pictures_is_bounded() -> None:
+def test_the_number_of_images_is_bounded() -> None:
     results = results_of(20_000, 20)
     cells = confusion_cells(results)
     assert sum(cell.count for cell in cells) == 20_000
@@ -237,7 +237,7 @@ def test_the_number_of_pictures_is_bounded() -> None:
     assert [cell.count for cell in wrong] == sorted((cell.count for cell in wrong), reverse=True)
 
 
-def test_pictures_are_the_ones_they_are_said_to_be() -> None:
+def test_images_are_the_ones_they_are_said_to_be() -> None:
     results = results_of(500, 3)
     confidence = results.probabilities.max(1)
     right = results.predicted == results.labels

@@ -13,13 +13,13 @@ import openvino
 import pytest
 import torch
 from PIL import Image
-from tests.deploy.conftest import FORMATS, some_picture
+from tests.deploy.conftest import FORMATS, some_image
 
 from skipnets.classifier import Classifier, describe, load
 from skipnets.deploy.export import Export
 from skipnets.errors import UserError
 from skipnets.runtimes.exported import export_format
-from skipnets.runtimes.onnxruntime import OnnxRuntime, _picture_size, open_session
+from skipnets.runtimes.onnxruntime import OnnxRuntime, _image_size, open_session
 
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch"}
 
@@ -114,16 +114,16 @@ def test_metadata_from_a_newer_version(exports: dict[str, Export], tmp_path: Pat
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_a_graph_that_normalises_takes_pixels_only(file_format: str, exports: dict[str, Export]) -> None:
+def test_a_graph_that_normalizes_takes_pixels_only(file_format: str, exports: dict[str, Export]) -> None:
     opened = load(exports[file_format].path)
-    batch = opened.preprocess([some_picture()])
+    batch = opened.preprocess([some_image()])
     assert batch.dtype == np.uint8
     assert batch.shape == (1, 3, 16, 20)
     assert opened.preprocess([]).shape == (0, 3, 16, 20)
     assert opened.embed([]).shape == (0, 12)
     np.testing.assert_array_equal(opened.logits(torch.from_numpy(batch)), opened.logits(batch))
     np.testing.assert_array_equal(opened.logits(batch[:, :, ::-1]), opened.logits(batch[:, :, ::-1].copy()))
-    with pytest.raises(UserError, match="normalises by itself: a batch must be uint8 pixels, not float32"):
+    with pytest.raises(UserError, match="normalizes by itself: a batch must be uint8 pixels, not float32"):
         opened.logits(batch.astype(np.float32))
 
 
@@ -176,7 +176,7 @@ print([name for name in sys.modules if name.split(".")[0] in ("torch", "torchvis
 def test_predicting_never_imports_torch(
     file_format: str, exports: dict[str, Export], exported_classifier: Classifier, tmp_path: Path
 ) -> None:
-    Image.fromarray(some_picture()).save(tmp_path / "odd.jpg")
+    Image.fromarray(some_image()).save(tmp_path / "odd.jpg")
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, exports[file_format].path, tmp_path / "odd.jpg"],
         capture_output=True,
@@ -228,7 +228,7 @@ def test_onnx_is_opened_for_the_size_that_the_classifier_prepares(exports: dict[
         batch = np.random.default_rng(side).integers(0, 256, (2, 3, side, side), dtype=np.uint8)
         any_size = open_session(exports["onnx"].path)
         assert any_size.get_inputs()[0].shape == ["batch", 3, "height", "width"]
-        expected = any_size.run(["logits"], {"pictures": batch})[0]
+        expected = any_size.run(["logits"], {"images": batch})[0]
         np.testing.assert_allclose(classifier.runtime.logits(batch), expected, rtol=1e-4, atol=1e-4)
     opened = open_session(exports["onnx"].path, size=(height, width))
     assert opened.get_inputs()[0].shape == ["batch", 3, height, width]
@@ -248,8 +248,8 @@ def test_onnx_is_opened_for_the_size_that_the_classifier_prepares(exports: dict[
         '{"preprocessing": {"size": [32, 1000000000000]}}',
     ],
 )
-def test_a_picture_size_that_makes_no_sense_is_not_opened_for(metadata: str | None) -> None:
-    assert _picture_size(metadata) is None
+def test_an_image_size_that_makes_no_sense_is_not_opened_for(metadata: str | None) -> None:
+    assert _image_size(metadata) is None
 
 
 SIGNAL_AFTER_OTHERS = """

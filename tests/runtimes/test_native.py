@@ -102,7 +102,7 @@ def check_against_torch(name: str, size: tuple[int, int], *, count: int, **field
     ],
 )
 def test_agrees_with_torch(name: str, size: tuple[int, int], fields: dict[str, Any]) -> None:
-    # Two threads take a picture each and then the third together.
+    # Two threads take an image each and then the third together.
     check_against_torch(name, size, count=3, **fields)
 
 
@@ -138,8 +138,8 @@ def test_predicts_without_importing_torch(saved: Path) -> None:
     program = (
         "import sys, skipnets, numpy as np\n"
         f"clf = skipnets.load({str(saved)!r})\n"
-        "picture = np.zeros((40, 30, 3), np.uint8)\n"
-        "assert clf.predict([picture])[0].label in 'abc'\n"
+        "image = np.zeros((40, 30, 3), np.uint8)\n"
+        "assert clf.predict([image])[0].label in 'abc'\n"
         "assert clf.runtime.name == 'native'\n"
         "assert 'torch' not in sys.modules"
     )
@@ -179,7 +179,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(UserError, match='"cuda" is not for runtime "native"'):
         open_runtime("native", architecture=architecture, tensors=tensors, device="cuda")
     runtime = NativeRuntime.from_tensors(architecture, tensors)
-    with pytest.raises(UserError, match="pictures of 3×3 are too small"):
+    with pytest.raises(UserError, match="images of 3×3 are too small"):
         runtime.logits(np.zeros((1, 3, 3, 3), np.float32))
     del tensors["features.norm5.weight"]
     for kind in ("native", "auto"):

@@ -1,4 +1,4 @@
-"""A classifier of colours whose network is three means, and servers of it on the loopback."""
+"""A classifier of colors whose network is three means, and servers of it on the loopback."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from skipnets.models.registry import config_to_dict, model_config
 from skipnets.serve import create_app, run_server
 
 CLASSES = ("red", "green", "blue")
-COLOURS = {"red": (220, 30, 20), "green": (10, 200, 40), "blue": (20, 40, 210)}
+COLORS = {"red": (220, 30, 20), "green": (10, 200, 40), "blue": (20, 40, 210)}
 
 
 class Means:
-    """A runtime that says how red, green and blue a picture is.
+    """A runtime that says how red, green and blue an image is.
 
     Attributes:
-        batches: How many pictures each call had.
+        batches: How many images each call had.
         held: While this is clear, the network is busy.
         failure: Raised instead of an answer.
     """
@@ -59,25 +59,25 @@ class Means:
         raise NotImplementedError
 
 
-def make_colours() -> Classifier:
+def make_colors() -> Classifier:
     return Classifier(
         architecture=config_to_dict(model_config("resnet20", num_classes=3)),
         classes=CLASSES,
         preprocessing=Preprocessing(size=16),
-        provenance={"data": "colours"},
+        provenance={"data": "colors"},
         runtime=Means(),
     )
 
 
 @pytest.fixture
-def colours() -> Classifier:
-    return make_colours()
+def colors() -> Classifier:
+    return make_colors()
 
 
-def picture(colour: str | tuple[int, int, int], size: tuple[int, int] = (20, 18)) -> bytes:
-    """A PNG of one colour."""
+def make_image(color: str | tuple[int, int, int], size: tuple[int, int] = (20, 18)) -> bytes:
+    """A PNG of one color."""
     file = io.BytesIO()
-    Image.new("RGB", size, COLOURS[colour] if isinstance(colour, str) else colour).save(file, "PNG")
+    Image.new("RGB", size, COLORS[color] if isinstance(color, str) else color).save(file, "PNG")
     return file.getvalue()
 
 
@@ -121,36 +121,36 @@ def _status(client: httpx.Client) -> int | None:
 
 
 @pytest.fixture
-def serving(colours: Classifier) -> Iterator[Callable[..., httpx.Client]]:
-    """Start a server of the colours with these options of `create_app`."""
+def serving(colors: Classifier) -> Iterator[Callable[..., httpx.Client]]:
+    """Start a server of the colors with these options of `create_app`."""
     with contextlib.ExitStack() as stack:
 
         def start(**options: Any) -> httpx.Client:
-            app = create_app(colours, **options)
+            app = create_app(colors, **options)
             client = stack.enter_context(served(app))
             wait_until(ready(app))
             return client
 
         yield start
-        colours.runtime.held.set()  # type: ignore[attr-defined]
+        colors.runtime.held.set()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
-def colours_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def colors_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network as an export."""
     import onnx
     from onnx import TensorProto, helper
 
-    path = tmp_path_factory.mktemp("colours") / "model.onnx"
+    path = tmp_path_factory.mktemp("colors") / "model.onnx"
     graph = helper.make_graph(
         [
-            helper.make_node("Cast", ["pictures"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
             helper.make_node("ReduceMean", ["floats", "axes"], ["means"], keepdims=0),
             helper.make_node("Div", ["means", "sixteen"], ["logits"]),
             helper.make_node("Identity", ["means"], ["features"]),
         ],
-        "colours",
-        [helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["N", 3, "H", "W"])],
+        "colors",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 3, "H", "W"])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in ("logits", "features")],
         [
             helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3]),
@@ -158,13 +158,13 @@ def colours_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    colours = make_colours()
+    colors = make_colors()
     about = {
         "format_version": 1,
-        "architecture": colours.architecture,
-        "classes": list(colours.classes),
-        "preprocessing": colours.preprocessing.to_dict(),
-        "provenance": colours.provenance,
+        "architecture": colors.architecture,
+        "classes": list(colors.classes),
+        "preprocessing": colors.preprocessing.to_dict(),
+        "provenance": colors.provenance,
         "export": {"input": "uint8"},
     }
     helper.set_model_props(model, {"skipnets": json.dumps(about)})

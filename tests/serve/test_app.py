@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from PIL import Image
-from tests.serve.conftest import CLASSES, make_colours, picture, ready, served, wait_until
+from tests.serve.conftest import CLASSES, make_colors, make_image, ready, served, wait_until
 
 from skipnets.classifier import Classifier
 from skipnets.errors import UserError
@@ -39,11 +39,11 @@ def detail(response: httpx.Response, status: int) -> str:
     return text
 
 
-def test_one_picture_is_answered_as_predict_answers(serving: Serving, colours: Classifier) -> None:
-    response = serving().post("/v1/predict", files=upload(picture("green")), params={"top_k": 2})
+def test_one_image_is_answered_as_predict_answers(serving: Serving, colors: Classifier) -> None:
+    response = serving().post("/v1/predict", files=upload(make_image("green")), params={"top_k": 2})
     assert response.status_code == 200
     [answer] = response.json()["predictions"]
-    [expected] = colours.predict([Image.open(io.BytesIO(picture("green")))], top_k=2)
+    [expected] = colors.predict([Image.open(io.BytesIO(make_image("green")))], top_k=2)
     assert answer == {
         "file": "0.png",
         "label": expected.label,
@@ -55,36 +55,36 @@ def test_one_picture_is_answered_as_predict_answers(serving: Serving, colours: C
     assert len(answer["ranking"]) == 2
 
 
-def test_many_pictures_are_answered_in_their_order(serving: Serving) -> None:
+def test_many_images_are_answered_in_their_order(serving: Serving) -> None:
     order = [*CLASSES, *reversed(CLASSES)]
-    response = serving().post("/v1/predict", files=upload(*map(picture, order)))
+    response = serving().post("/v1/predict", files=upload(*map(make_image, order)))
     assert [answer["label"] for answer in response.json()["predictions"]] == order
 
 
 def test_undecodable_files_do_not_stop_the_others(serving: Serving) -> None:
     client = serving()
-    cut_short = picture("red", (64, 64))[:60]
-    response = client.post("/v1/predict", files=upload(b"no picture", picture("blue"), cut_short, b""))
+    cut_short = make_image("red", (64, 64))[:60]
+    response = client.post("/v1/predict", files=upload(b"no image", make_image("blue"), cut_short, b""))
     assert response.status_code == 200
     first, second, third, fourth = response.json()["predictions"]
     assert second["label"] == "blue"
-    assert "not a picture in a known format" in first["error"]
+    assert "not an image in a known format" in first["error"]
     for failed in (first, third, fourth):
         assert failed["error"]
         assert (failed["label"], failed["probability"], failed["ranking"]) == (None, None, [])
-    response = client.post("/v1/predict", files=upload(b"no picture", b"nor this"))
-    assert "no picture could be read" in detail(response, 422)
+    response = client.post("/v1/predict", files=upload(b"no image", b"nor this"))
+    assert "no image could be read" in detail(response, 422)
     assert len(response.json()["predictions"]) == 2
 
 
 def test_top_k_is_bounded(serving: Serving) -> None:
     client = serving()
     for top_k in ("0", "101", "x", "-1"):
-        response = client.post("/v1/predict", files=upload(picture("red")), params={"top_k": top_k})
+        response = client.post("/v1/predict", files=upload(make_image("red")), params={"top_k": top_k})
         assert detail(response, 422).startswith("top_k: ")
 
 
-def test_what_is_no_form_of_pictures_is_refused(serving: Serving) -> None:
+def test_what_is_no_form_of_images_is_refused(serving: Serving) -> None:
     client = serving()
     assert "application/json" in detail(client.post("/v1/predict", json={"a": 1}), 415)
     assert "a bare body" in detail(client.post("/v1/predict", content=b"x"), 415)
@@ -103,7 +103,7 @@ def test_damaged_forms_are_refused_and_never_an_internal_error(serving: Serving)
     client = serving()
     rng = random.Random(0)
     head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-    whole = head + picture("red") + b"\r\n" + head + picture("blue") + b"\r\n--b--\r\n"
+    whole = head + make_image("red") + b"\r\n" + head + make_image("blue") + b"\r\n--b--\r\n"
     statuses = set()
     for _ in range(150):
         body = bytearray(whole)
@@ -119,14 +119,14 @@ def test_damaged_forms_are_refused_and_never_an_internal_error(serving: Serving)
 
 def test_no_path_and_no_url_is_read_for_a_client(serving: Serving, tmp_path) -> None:
     path = tmp_path / "red.png"
-    path.write_bytes(picture("red"))
+    path.write_bytes(make_image("red"))
     client = serving()
     for text in (str(path), path.as_uri(), "http://127.0.0.1:9/red.png"):
         response = client.post("/v1/predict", files=[("files", (None, text))])
-        assert "there is no picture" in detail(response, 422)
+        assert "there is no image" in detail(response, 422)
         response = client.post("/v1/predict", files=[("files", (text, b"nothing"))])
-        assert "not a picture" in detail(response, 422)
-        response = client.post("/v1/predict", files=[("files", (text, picture("blue")))])
+        assert "not an image" in detail(response, 422)
+        response = client.post("/v1/predict", files=[("files", (text, make_image("blue")))])
         [answer] = response.json()["predictions"]
         assert (answer["file"], answer["label"]) == (text, "blue")
 
@@ -140,13 +140,13 @@ def test_a_request_is_limited_in_bytes_announced_or_not(serving: Serving) -> Non
     pieces = iter([head, *[b"x" * 10_000] * 6])
     assert "50,000 bytes" in detail(client.post("/v1/predict", content=pieces, headers=form), 413)
     # The connection is still good, and others are still answered.
-    assert client.post("/v1/predict", files=upload(picture("red"))).status_code == 200
+    assert client.post("/v1/predict", files=upload(make_image("red"))).status_code == 200
 
 
 def test_the_number_of_files_is_limited(serving: Serving) -> None:
     client = serving(limits=Limits(files=2))
-    assert "2" in detail(client.post("/v1/predict", files=upload(*[picture("red")] * 3)), 400)
-    assert client.post("/v1/predict", files=upload(*[picture("red")] * 2)).status_code == 200
+    assert "2" in detail(client.post("/v1/predict", files=upload(*[make_image("red")] * 3)), 400)
+    assert client.post("/v1/predict", files=upload(*[make_image("red")] * 2)).status_code == 200
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -167,7 +167,7 @@ def test_pixels_are_counted_before_anything_is_decoded(
     load = Image.Image.load
     monkeypatch.setattr(Image.Image, "load", lambda self: (decoded.append(self.size), load(self))[1])
     client = serving(limits=Limits(pixels=1000))
-    files = upload(bomb(60_000, 60_000), bomb(40, 26), picture("blue", (40, 25)))
+    files = upload(bomb(60_000, 60_000), bomb(40, 26), make_image("blue", (40, 25)))
     huge, larger, fits = client.post("/v1/predict", files=files).json()["predictions"]
     for refused in (huge, larger):
         assert refused["error"] == "larger than 1,000 pixels, the most that is read"
@@ -176,16 +176,16 @@ def test_pixels_are_counted_before_anything_is_decoded(
     assert max(width * height for width, height in decoded) <= 1000
 
 
-def test_a_full_queue_says_when_to_come_again(serving: Serving, colours: Classifier) -> None:
+def test_a_full_queue_says_when_to_come_again(serving: Serving, colors: Classifier) -> None:
     client = serving(limits=Limits(queue=3, files=3))
-    runtime = colours.runtime
+    runtime = colors.runtime
     runtime.held.clear()
     with ThreadPoolExecutor(2) as pool:
-        two = pool.submit(client.post, "/v1/predict", files=upload(*[picture("red")] * 2))
-        one = pool.submit(client.post, "/v1/predict", files=upload(picture("blue")))
-        wait_until(lambda: "skipnets_queue_pictures 3.0" in client.get("/metrics").text)
-        refused = client.post("/v1/predict", files=upload(picture("red")))
-        assert "3 pictures are waiting, of 3 at most" in detail(refused, 503)
+        two = pool.submit(client.post, "/v1/predict", files=upload(*[make_image("red")] * 2))
+        one = pool.submit(client.post, "/v1/predict", files=upload(make_image("blue")))
+        wait_until(lambda: "skipnets_queue_images 3.0" in client.get("/metrics").text)
+        refused = client.post("/v1/predict", files=upload(make_image("red")))
+        assert "3 images are waiting, of 3 at most" in detail(refused, 503)
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         # The event loop is free while the network is busy.
         before = time.monotonic()
@@ -193,17 +193,17 @@ def test_a_full_queue_says_when_to_come_again(serving: Serving, colours: Classif
         assert time.monotonic() - before < 1
         runtime.held.set()
         assert two.result().status_code == one.result().status_code == 200
-    assert client.post("/v1/predict", files=upload(*[picture("red")] * 3)).status_code == 200
-    assert "skipnets_queue_pictures 0.0" in client.get("/metrics").text
+    assert client.post("/v1/predict", files=upload(*[make_image("red")] * 3)).status_code == 200
+    assert "skipnets_queue_images 0.0" in client.get("/metrics").text
 
 
-def test_a_request_takes_no_longer_than_it_may(serving: Serving, colours: Classifier) -> None:
+def test_a_request_takes_no_longer_than_it_may(serving: Serving, colors: Classifier) -> None:
     client = serving(limits=Limits(seconds=1.0))
-    colours.runtime.held.clear()
-    assert "no answer within 1 s" in detail(client.post("/v1/predict", files=upload(picture("red"))), 504)
-    colours.runtime.held.set()
-    assert client.post("/v1/predict", files=upload(picture("red"))).status_code == 200
-    assert "skipnets_queue_pictures 0.0" in client.get("/metrics").text
+    colors.runtime.held.clear()
+    assert "no answer within 1 s" in detail(client.post("/v1/predict", files=upload(make_image("red"))), 504)
+    colors.runtime.held.set()
+    assert client.post("/v1/predict", files=upload(make_image("red"))).status_code == 200
+    assert "skipnets_queue_images 0.0" in client.get("/metrics").text
 
 
 def test_an_upload_takes_no_longer_than_it_may(serving: Serving) -> None:
@@ -226,7 +226,7 @@ def test_a_client_that_goes_away_leaves_no_trace(serving: Serving, caplog: pytes
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         )
     wait_until(lambda: 'path="/v1/predict",status="400"' in client.get("/metrics").text)
-    assert "skipnets_queue_pictures 0.0" in client.get("/metrics").text
+    assert "skipnets_queue_images 0.0" in client.get("/metrics").text
     assert "Traceback" not in caplog.text
 
 
@@ -245,32 +245,32 @@ def test_the_token_is_asked_for_and_compared_in_constant_time(
         assert response.headers["www-authenticate"] == "Bearer"
     for wrong in ("Bearer open sesame", "open Sesame", "Bearer open Sesame2", "Basic open Sesame", "Bearer"):
         headers = {"authorization": wrong}
-        response = client.post("/v1/predict", files=upload(picture("red")), headers=headers)
+        response = client.post("/v1/predict", files=upload(make_image("red")), headers=headers)
         assert response.status_code == 401
         assert compared[-1][1] == b"bearer open Sesame"
     for right in ("Bearer open Sesame", "bearer open Sesame"):
         headers = {"authorization": right}
-        response = client.post("/v1/predict", files=upload(picture("red")), headers=headers)
+        response = client.post("/v1/predict", files=upload(make_image("red")), headers=headers)
         assert response.status_code == 200
 
 
 @pytest.mark.parametrize("token", ["", " a", "a\n", "ä"])
-def test_a_token_that_no_client_could_send_is_refused(token: str, colours: Classifier) -> None:
+def test_a_token_that_no_client_could_send_is_refused(token: str, colors: Classifier) -> None:
     with pytest.raises(UserError, match="token"):
-        create_app(colours, token=token)
+        create_app(colors, token=token)
 
 
 def test_an_answer_holds_no_traceback(
-    serving: Serving, colours: Classifier, caplog: pytest.LogCaptureFixture
+    serving: Serving, colors: Classifier, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = serving()
     for failure in (RuntimeError("secret in /home/somebody"), TimeoutError("of somebody else")):
-        colours.runtime.failure = failure
-        response = client.post("/v1/predict", files=upload(picture("red")))
+        colors.runtime.failure = failure
+        response = client.post("/v1/predict", files=upload(make_image("red")))
         assert detail(response, 500) == "internal error; the server's log has more"
         assert str(failure) in caplog.text
-    colours.runtime.failure = None
-    assert client.post("/v1/predict", files=upload(picture("red"))).status_code == 200
+    colors.runtime.failure = None
+    assert client.post("/v1/predict", files=upload(make_image("red"))).status_code == 200
 
 
 def test_it_is_alive_before_it_is_ready_and_ready_until_it_drains() -> None:
@@ -278,14 +278,14 @@ def test_it_is_alive_before_it_is_ready_and_ready_until_it_drains() -> None:
 
     def load() -> Classifier:
         assert go_on.wait(20)
-        return make_colours()
+        return make_colors()
 
     app = create_app(load)
     with served(app) as client:
         assert client.get("/healthz").json() == {"status": "ok"}
         assert client.get("/readyz").json() == {"status": "loading"}
         assert client.get("/readyz").status_code == 503
-        for refused in (client.get("/v1/model"), client.post("/v1/predict", files=upload(picture("red")))):
+        for refused in (client.get("/v1/model"), client.post("/v1/predict", files=upload(make_image("red")))):
             assert "load" in detail(refused, 503)
             assert refused.headers["retry-after"]
         go_on.set()
@@ -294,44 +294,44 @@ def test_it_is_alive_before_it_is_ready_and_ready_until_it_drains() -> None:
         assert "skipnets_ready 1.0" in client.get("/metrics").text
         app.state.service.classifier.runtime.held.clear()
         with ThreadPoolExecutor(1) as pool:
-            under_way = pool.submit(client.post, "/v1/predict", files=upload(picture("red")))
-            wait_until(lambda: "skipnets_queue_pictures 1.0" in client.get("/metrics").text)
+            under_way = pool.submit(client.post, "/v1/predict", files=upload(make_image("red")))
+            wait_until(lambda: "skipnets_queue_images 1.0" in client.get("/metrics").text)
             app.state.service.drain()
             time.sleep(0.3)
             assert client.get("/readyz").json() == {"status": "draining"}
             assert client.get("/readyz").status_code == 503
-            assert "draining" in detail(client.post("/v1/predict", files=upload(picture("red"))), 503)
+            assert "draining" in detail(client.post("/v1/predict", files=upload(make_image("red"))), 503)
             app.state.service.classifier.runtime.held.set()
             assert under_way.result().status_code == 200
 
 
-def test_nobody_s_answer_is_lost_or_another_s(serving: Serving, colours: Classifier) -> None:
+def test_nobody_s_answer_is_lost_or_another_s(serving: Serving, colors: Classifier) -> None:
     client = serving(batch_size=8)
     shades = [(value, 255 - value, 40) for value in range(0, 250, 5)]
-    colours.runtime.seconds = 0.005
+    colors.runtime.seconds = 0.005
 
     def ask(shade: tuple[int, int, int]) -> float:
-        response = client.post("/v1/predict", files=upload(picture(shade)))
+        response = client.post("/v1/predict", files=upload(make_image(shade)))
         ranking = response.json()["predictions"][0]["ranking"]
         return next(row["probability"] for row in ranking if row["label"] == "red")
 
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(ask, shades))
-    pictures = [Image.new("RGB", (20, 18), shade) for shade in shades]
-    expected = [dict(row.ranking)["red"] for row in colours.predict(pictures, top_k=3)]
+    images = [Image.new("RGB", (20, 18), shade) for shade in shades]
+    expected = [dict(row.ranking)["red"] for row in colors.predict(images, top_k=3)]
     assert answers == pytest.approx(expected, abs=1e-12)
-    batches = colours.runtime.batches[1:]  # the first was the warm-up's
+    batches = colors.runtime.batches[1:]  # the first was the warm-up's
     served_ones = batches[: batches.index(32)] if 32 in batches else batches
     assert max(served_ones) > 1
     assert max(served_ones) <= 8
 
 
-def test_the_model_is_described(serving: Serving, colours: Classifier) -> None:
+def test_the_model_is_described(serving: Serving, colors: Classifier) -> None:
     about = serving(limits=Limits(files=7)).get("/v1/model").json()
     assert about["name"] == "resnet20"
     assert about["classes"] == list(CLASSES)
-    assert about["preprocessing"] == colours.preprocessing.to_dict()
-    assert about["provenance"] == {"data": "colours"}
+    assert about["preprocessing"] == colors.preprocessing.to_dict()
+    assert about["provenance"] == {"data": "colors"}
     assert about["runtime"] == {"name": "onnxruntime", "device": "cpu"}
     assert about["limits"]["files"] == 7
     assert about["explains"] is False
@@ -340,18 +340,18 @@ def test_the_model_is_described(serving: Serving, colours: Classifier) -> None:
 def test_metrics_count_what_happened_and_each_server_its_own(serving: Serving) -> None:
     client = serving()
     for _ in range(2):
-        client.post("/v1/predict", files=upload(picture("red"), b"no picture"))
+        client.post("/v1/predict", files=upload(make_image("red"), b"no image"))
     client.get("/v1/nothing?x=1")
     response = client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=")
     lines = response.text.splitlines()
     assert 'skipnets_requests_total{path="/v1/predict",status="200"} 2.0' in lines
     assert 'skipnets_requests_total{path="other",status="404"} 1.0' in lines
-    assert 'skipnets_pictures_total{outcome="answered"} 2.0' in lines
-    assert 'skipnets_pictures_total{outcome="unreadable"} 2.0' in lines
-    assert "skipnets_batch_pictures_sum 2.0" in lines
+    assert 'skipnets_images_total{outcome="answered"} 2.0' in lines
+    assert 'skipnets_images_total{outcome="unreadable"} 2.0' in lines
+    assert "skipnets_batch_images_sum 2.0" in lines
     assert any(line.startswith('skipnets_model_info{name="resnet20",runtime="onnxruntime"') for line in lines)
-    with served(create_app(make_colours())) as other:
+    with served(create_app(make_colors())) as other:
         assert "v1/predict" not in other.get("/metrics").text
 
 
@@ -389,7 +389,7 @@ def test_every_answer_forbids_what_a_browser_need_not_do(serving: Serving) -> No
 
 
 def test_examples_are_shown_by_their_number_alone(serving: Serving) -> None:
-    example = Example(name="one", content=picture("red"), media_type="image/png")
+    example = Example(name="one", content=make_image("red"), media_type="image/png")
     client = serving(examples=[example])
     assert client.get("/v1/model").json()["examples"] == ["one"]
     response = client.get("/v1/examples/0")

@@ -1,4 +1,4 @@
-"""Pictures that come together are computed together, and everybody gets the own answer."""
+"""Images that come together are computed together, and everybody gets the own answer."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_what_comes_together_is_computed_together_up_to_a_batch() -> None:
     assert network.batches == [list(range(8)), list(range(8, 16)), list(range(16, 20))]
 
 
-def test_a_picture_waits_for_others_but_not_long() -> None:
+def test_an_image_waits_for_others_but_not_long() -> None:
     network = Doubling()
 
     async def body(batcher: Batcher) -> None:

@@ -12,7 +12,7 @@ from skipnets.errors import UserError
 from skipnets.serve import find_examples
 
 
-def test_pictures_of_a_folder_are_spread_over_it_and_made_small(tmp_path: Path) -> None:
+def test_images_of_a_folder_are_spread_over_it_and_made_small(tmp_path: Path) -> None:
     for label in ("ant", "bee", "cat"):
         (tmp_path / label).mkdir()
         for index in range(10):
@@ -21,7 +21,7 @@ def test_pictures_of_a_folder_are_spread_over_it_and_made_small(tmp_path: Path) 
     exif[0x010E] = "taken at home"
     exif[0x0112] = 6  # stored lying on its side
     Image.new("RGB", (3000, 1500)).save(tmp_path / "cat" / "large.jpg", exif=exif)
-    (tmp_path / "cat" / "zebra.png").write_bytes(b"no picture")
+    (tmp_path / "cat" / "zebra.png").write_bytes(b"no image")
     found = find_examples(tmp_path, count=32)
     assert len(found) == 31
     [large] = [example for example in found if example.name == "large"]
@@ -41,7 +41,7 @@ def test_a_named_set_shows_its_classes() -> None:
 
 
 def test_where_there_are_none_it_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no pictures that can be read"):
+    with pytest.raises(UserError, match="holds no images that can be read"):
         find_examples(tmp_path)
     with pytest.raises(UserError, match="nowhere"):
         find_examples("nowhere")

@@ -39,7 +39,7 @@ def client(classifier: Classifier) -> Iterator[httpx.Client]:
         yield asking
 
 
-def picture(width: int, height: int) -> Image.Image:
+def make_image(width: int, height: int) -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)
 
@@ -54,19 +54,19 @@ def as_file(image: Image.Image) -> io.BytesIO:
 @pytest.mark.parametrize(
     ("size", "shown"), [((64, 48), (384, 288)), ((500, 400), (500, 400)), ((2048, 1000), (1024, 500))]
 )
-def test_a_picture_comes_back_coloured_in_a_size_for_screens(
+def test_an_image_comes_back_colored_in_a_size_for_screens(
     client: httpx.Client, size: tuple[int, int], shown: tuple[int, int]
 ) -> None:
     assert client.get("/v1/model").json()["explains"] is True
-    response = client.post("/v1/explain", files={"file": as_file(picture(*size))}, data={"label": "cat"})
+    response = client.post("/v1/explain", files={"file": as_file(make_image(*size))}, data={"label": "cat"})
     assert response.headers["content-type"] == "image/png"
-    coloured = Image.open(io.BytesIO(response.content))
-    assert coloured.size == shown
-    assert np.ptp(np.asarray(coloured, int), axis=2).max() > 40
+    colored = Image.open(io.BytesIO(response.content))
+    assert colored.size == shown
+    assert np.ptp(np.asarray(colored, int), axis=2).max() > 40
 
 
 def test_without_a_class_it_is_the_most_probable_one(client: httpx.Client, classifier: Classifier) -> None:
-    image = picture(64, 48)
+    image = make_image(64, 48)
     [prediction] = classifier.predict([image])
     answers = [
         client.post("/v1/explain", files={"file": as_file(image)}, data=data).content
@@ -76,10 +76,10 @@ def test_without_a_class_it_is_the_most_probable_one(client: httpx.Client, class
 
 
 def test_what_cannot_be_explained_is_refused_in_one_line(client: httpx.Client) -> None:
-    image = as_file(picture(40, 40)).getvalue()
+    image = as_file(make_image(40, 40)).getvalue()
     for files, data, said in (
         ({"file": image}, {"label": "dog"}, 'the model knows no "dog"'),
-        ({"file": b"no picture"}, {}, "not a picture in a known format"),
+        ({"file": b"no image"}, {}, "not an image in a known format"),
         ([("file", image), ("file", image)], {}, "Too many files"),
     ):
         response = client.post("/v1/explain", files=files, data=data)
@@ -88,10 +88,10 @@ def test_what_cannot_be_explained_is_refused_in_one_line(client: httpx.Client) -
     assert client.post("/v1/explain", files={"file": image}).status_code == 200
 
 
-def test_the_map_keeps_its_place_on_a_smaller_picture(classifier: Classifier) -> None:
-    [[explanation]] = explain(classifier, [picture(2048, 1024)])
-    small = explanation.resized(_scale_for_a_screen(explanation.picture))
-    assert small.picture.size == (1024, 512)
+def test_the_map_keeps_its_place_on_a_smaller_image(classifier: Classifier) -> None:
+    [[explanation]] = explain(classifier, [make_image(2048, 1024)])
+    small = explanation.resized(_scale_for_a_screen(explanation.image))
+    assert small.image.size == (1024, 512)
     halved = explanation.map().reshape(512, 2, 1024, 2).mean((1, 3))
     difference = np.abs(small.map() - halved)
     # But for the pixels at the edge of what the network saw.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.serve.conftest import make_colours, picture, ready, served, wait_until
+from tests.serve.conftest import make_colors, make_image, ready, served, wait_until
 
 from skipnets.classifier import Classifier, load
 from skipnets.data.preprocessing import Preprocessing
@@ -63,7 +63,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 
 @pytest.fixture(scope="module")
 def address(classifier: Classifier) -> Iterator[str]:
-    examples = [Example(name="first", content=picture("blue"), media_type="image/png")]
+    examples = [Example(name="first", content=make_image("blue"), media_type="image/png")]
     app = create_app(classifier, examples=examples, limits=Limits(body_bytes=300_000))
     with served(app) as client:
         wait_until(ready(app))
@@ -128,14 +128,14 @@ def transfer(page: Any, name: str, content: bytes) -> Any:
     )
 
 
-def test_a_picture_is_chosen_pasted_dropped_or_taken_from_the_examples(
+def test_an_image_is_chosen_pasted_dropped_or_taken_from_the_examples(
     browser: Any, address: str, classifier: Classifier
 ) -> None:
     with Visit(browser, address) as page:
         page.get_by_text("Knows 3 classes").wait_for()
         assert page.locator("#chips li").all_inner_texts() == list(classifier.classes)
 
-        page.set_input_files("#files", [chosen("one.png", noise(1)), chosen("notes.txt", b"no picture")])
+        page.set_input_files("#files", [chosen("one.png", noise(1)), chosen("notes.txt", b"no image")])
         page.locator("#ranking li").first.wait_for()
         assert page.inner_text("#verdict") == label_of(classifier, noise(1))
         [prediction] = classifier.predict([Image.open(io.BytesIO(noise(1)))], top_k=3)
@@ -146,7 +146,7 @@ def test_a_picture_is_chosen_pasted_dropped_or_taken_from_the_examples(
         assert page.inner_text("#hearing").startswith(f"one.png: {prediction.label}, ")
 
         page.get_by_role("button", name="notes.txt").click()
-        page.get_by_role("alert").get_by_text("could not be read: not a picture").wait_for()
+        page.get_by_role("alert").get_by_text("could not be read: not an image").wait_for()
         assert page.inner_text("#verdict") == "No answer"
 
         for number, (name, way) in enumerate((("pasted.png", "paste"), ("dropped.png", "drop")), start=2):
@@ -164,14 +164,14 @@ def test_a_picture_is_chosen_pasted_dropped_or_taken_from_the_examples(
         page.get_by_role("button", name="Example 1: first").press("Enter")
         page.locator("#name").get_by_text("first").wait_for()
         page.get_by_text("Answered in").wait_for()
-        assert page.inner_text("#verdict") == label_of(classifier, picture("blue"))
+        assert page.inner_text("#verdict") == label_of(classifier, make_image("blue"))
         assert page.locator("#seen .thumb").count() == 5
 
         page.set_input_files("#files", [chosen("large.png", bytes(400_000))])
         page.get_by_role("alert").get_by_text("the server takes up to 0.3 MB").wait_for()
 
 
-def test_the_picture_is_coloured_where_it_speaks_for_a_class(browser: Any, address: str) -> None:
+def test_the_image_is_colored_where_it_speaks_for_a_class(browser: Any, address: str) -> None:
     with Visit(browser, address) as page:
         page.set_input_files("#files", [chosen("one.png", noise(1))])
         look = page.get_by_role("button", name="Where it looked")
@@ -234,7 +234,7 @@ def test_it_fits_a_phone(browser: Any, address: str, scheme: str) -> None:
 
 
 def test_it_asks_for_the_token_and_waits_for_the_model(browser: Any) -> None:
-    app = create_app(make_colours(), token="Sesame")
+    app = create_app(make_colors(), token="Sesame")
     with served(app) as client:
         wait_until(ready(app))
         with Visit(browser, str(client.base_url)) as page:
@@ -243,7 +243,7 @@ def test_it_asks_for_the_token_and_waits_for_the_model(browser: Any) -> None:
                 page.get_by_role("textbox", name="Token").fill(token)
                 page.keyboard.press("Enter")
             page.get_by_text("Knows 3 classes").wait_for()
-            page.set_input_files("#files", [chosen("green.png", picture("green"))])
+            page.set_input_files("#files", [chosen("green.png", make_image("green"))])
             page.locator("#verdict").get_by_text("green").wait_for()
             assert page.locator("#look").is_hidden()
             assert page.locator("#ranking button").count() == 0

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from tests.serve.conftest import picture, wait_until
+from tests.serve.conftest import make_image, wait_until
 
 from skipnets.classifier import Classifier
 from skipnets.cli import main
@@ -41,13 +41,13 @@ sys.exit(status)
 # A server whose network takes its time.
 SLOW = """
 import logging, sys
-from tests.serve.conftest import make_colours
+from tests.serve.conftest import make_colors
 from skipnets.serve import create_app, run_server
 logging.getLogger("skipnets").addHandler(logging.StreamHandler())
 logging.getLogger("skipnets").setLevel(logging.INFO)
-colours = make_colours()
-colours.runtime.seconds = 1.5
-run_server(create_app(colours), port=0)
+colors = make_colors()
+colors.runtime.seconds = 1.5
+run_server(create_app(colors), port=0)
 """
 
 
@@ -78,14 +78,14 @@ def announced(process: subprocess.Popen[str]) -> tuple[str, str]:
     return line, found[0]
 
 
-def test_an_onnx_file_is_served_without_torch(colours_onnx: Path) -> None:
-    with started(COMMAND, "serve", colours_onnx, "--port", 0, "--threads", 1) as process:
+def test_an_onnx_file_is_served_without_torch(colors_onnx: Path) -> None:
+    with started(COMMAND, "serve", colors_onnx, "--port", 0, "--threads", 1) as process:
         line, address = announced(process)
         assert line == f"{address}: serving resnet20 (3 classes) in onnxruntime on cpu\n"
-        answer = httpx.post(f"{address}/v1/predict", files={"files": picture("green")}).json()
+        answer = httpx.post(f"{address}/v1/predict", files={"files": make_image("green")}).json()
         assert answer["predictions"][0]["label"] == "green"
         assert httpx.get(address).status_code == 200
-        explanation = httpx.post(f"{address}/v1/explain", files={"file": picture("green")})
+        explanation = httpx.post(f"{address}/v1/explain", files={"file": make_image("green")})
         assert explanation.status_code == 501
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
@@ -97,11 +97,11 @@ def test_a_model_file_is_served_by_the_engine_without_torch(tmp_path: Path) -> N
     network = create_model("resnet20", num_classes=3, width=4).eval()
     made = Classifier.from_model(network, classes=("a", "b", "c"), preprocessing=Preprocessing(size=32))
     made.save(tmp_path / "model.safetensors")
-    [expected] = made.predict([Image.open(io.BytesIO(picture("green")))])
+    [expected] = made.predict([Image.open(io.BytesIO(make_image("green")))])
     with started(COMMAND, "serve", tmp_path, "--port", 0, "--runtime", "native") as process:
         line, address = announced(process)
         assert line.endswith("in native on cpu\n")
-        [answer] = httpx.post(f"{address}/v1/predict", files={"files": picture("green")}).json()[
+        [answer] = httpx.post(f"{address}/v1/predict", files={"files": make_image("green")}).json()[
             "predictions"
         ]
         assert answer["label"] == expected.label
@@ -114,11 +114,11 @@ def test_sigterm_lets_the_running_request_finish() -> None:
     with started(SLOW) as process:
         _, address = announced(process)
         with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=address, timeout=20) as client:
-            under_way = pool.submit(client.post, "/v1/predict", files={"files": picture("blue")})
-            wait_until(lambda: "skipnets_queue_pictures 1.0" in client.get("/metrics").text)
+            under_way = pool.submit(client.post, "/v1/predict", files={"files": make_image("blue")})
+            wait_until(lambda: "skipnets_queue_images 1.0" in client.get("/metrics").text)
             process.send_signal(signal.SIGTERM)
             wait_until(lambda: client.get("/readyz").json() == {"status": "draining"})
-            assert client.post("/v1/predict", files={"files": picture("red")}).status_code == 503
+            assert client.post("/v1/predict", files={"files": make_image("red")}).status_code == 503
             answer = under_way.result()
         assert answer.json()["predictions"][0]["label"] == "blue"
         assert process.wait(20) == 0
@@ -127,13 +127,13 @@ def test_sigterm_lets_the_running_request_finish() -> None:
 
 
 def test_a_second_signal_does_not_wait_for_what_is_queued() -> None:
-    one_by_one = SLOW.replace("1.5", "0.5").replace("create_app(colours", "create_app(colours, batch_size=1")
+    one_by_one = SLOW.replace("1.5", "0.5").replace("create_app(colors", "create_app(colors, batch_size=1")
     with started(one_by_one) as process:
         _, address = announced(process)
         with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=address, timeout=20) as client:
-            files = [("files", picture("blue"))] * 16
+            files = [("files", make_image("blue"))] * 16
             under_way = pool.submit(client.post, "/v1/predict", files=files)
-            wait_until(lambda: "skipnets_queue_pictures 16.0" in client.get("/metrics").text)
+            wait_until(lambda: "skipnets_queue_images 16.0" in client.get("/metrics").text)
             for _ in range(2):
                 process.send_signal(signal.SIGTERM)
                 time.sleep(0.2)
@@ -142,11 +142,11 @@ def test_a_second_signal_does_not_wait_for_what_is_queued() -> None:
 
 
 def test_a_port_in_use_is_one_line_and_status_2(
-    colours_onnx: Path, capsys: pytest.CaptureFixture[str]
+    colors_onnx: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert main(["serve", str(colours_onnx), "--port", str(port)]) == 2
+        assert main(["serve", str(colors_onnx), "--port", str(port)]) == 2
     assert capsys.readouterr().err == (
         f"skipnets: port {port} on 127.0.0.1 is in use: "
         "take another with --port, or --port 0 for a free one\n"
@@ -170,9 +170,9 @@ def test_a_port_in_use_is_one_line_and_status_2(
     ],
 )
 def test_wrong_options_are_one_line_and_status_2(
-    words: list[str], said: str, colours_onnx: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], said: str, colors_onnx: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["serve", str(colours_onnx), *words]) == 2
+    assert main(["serve", str(colors_onnx), *words]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert said in line
 
@@ -195,13 +195,13 @@ def test_what_goes_wrong_in_loading_ends_the_server() -> None:
 
 @pytest.mark.parametrize("library", ["fastapi", "uvicorn", "prometheus_client", "python_multipart"])
 def test_a_missing_extra_says_what_to_install(
-    library: str, colours_onnx: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    library: str, colors_onnx: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in list(sys.modules):
         if module.startswith("skipnets.serve."):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, library, None)
-    assert main(["serve", str(colours_onnx)]) == 2
+    assert main(["serve", str(colors_onnx)]) == 2
     assert capsys.readouterr().err == (
         'skipnets: this needs the extra "serve": pip install "skipnets[serve]"\n'
     )
@@ -234,8 +234,8 @@ def test_the_package_costs_nothing_to_import() -> None:
     assert not set(loaded.split()) & {"fastapi", "uvicorn", "pydantic", "numpy", "PIL", "torch"}
 
 
-def test_the_token_may_come_from_the_environment(colours_onnx: Path) -> None:
-    with started(COMMAND, "serve", colours_onnx, "--port", 0, SKIPNETS_TOKEN="Sesame") as process:
+def test_the_token_may_come_from_the_environment(colors_onnx: Path) -> None:
+    with started(COMMAND, "serve", colors_onnx, "--port", 0, SKIPNETS_TOKEN="Sesame") as process:
         _, address = announced(process)
         assert httpx.get(f"{address}/v1/model").status_code == 401
         assert httpx.get(f"{address}/v1/model", headers={"authorization": "Bearer Sesame"}).status_code == 200

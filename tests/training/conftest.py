@@ -20,8 +20,8 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for digit in range(3):
         (root / str(digit)).mkdir(parents=True)
         for number, pixels in enumerate(images[labels == digit][:40]):
-            picture = Image.fromarray((pixels.reshape(8, 8) * 255 / 16).astype(np.uint8))
-            picture.save(root / str(digit) / f"{number:02d}.png")
+            image = Image.fromarray((pixels.reshape(8, 8) * 255 / 16).astype(np.uint8))
+            image.save(root / str(digit) / f"{number:02d}.png")
     return root
 
 

@@ -68,7 +68,7 @@ def test_norms_and_biases_are_spared_from_weight_decay() -> None:
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_optimisers_do_what_torch_does_in_its_plain_form(name: Literal["sgd", "adamw"], fused: bool) -> None:
+def test_optimizers_do_what_torch_does_in_its_plain_form(name: Literal["sgd", "adamw"], fused: bool) -> None:
     def step(optimizer: torch.optim.Optimizer, weight: torch.Tensor) -> torch.Tensor:
         for factor in (1.0, -2.0, 0.5):
             weight.grad = weight.detach() * factor

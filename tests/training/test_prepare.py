@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
 import skipnets
-from skipnets.data.sources import Pictures, open_pictures
+from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError
 from skipnets.training import TrainConfig
 from skipnets.training.prepare import channel_statistics, class_weights, natural_size, prepare
@@ -17,9 +17,9 @@ from skipnets.training.prepare import channel_statistics, class_weights, natural
 MakeConfig = Callable[..., TrainConfig]
 
 
-def pictures_in_memory(count: int, size: tuple[int, ...], seed: int = 0) -> Pictures:
+def images_in_memory(count: int, size: tuple[int, ...], seed: int = 0) -> ImageDataset:
     generator = np.random.default_rng(seed)
-    return Pictures(
+    return ImageDataset(
         classes=("a", "b"),
         names=[str(index) for index in range(count)],
         labels=np.arange(count) % 2,
@@ -36,10 +36,10 @@ def pictures_in_memory(count: int, size: tuple[int, ...], seed: int = 0) -> Pict
         ((65, 40), ((224, 224), "densenet121", 1)),
     ],
 )
-def test_size_model_and_channels_follow_from_the_pictures(
+def test_size_model_and_channels_follow_from_the_images(
     size: tuple[int, ...], expected: tuple[tuple[int, int], str, int]
 ) -> None:
-    prepared = prepare(TrainConfig(data="x", out=Path("y")), pictures_in_memory(10, size))
+    prepared = prepare(TrainConfig(data="x", out=Path("y")), images_in_memory(10, size))
     config = prepared.config
     assert (config.size, config.model, config.channels) == expected
     assert prepared.model.num_classes == 2
@@ -53,12 +53,12 @@ def test_files_of_different_small_sizes_are_shown_at_the_largest(tmp_path: Path)
         for label in ("a", "b"):
             (tmp_path / label).mkdir(exist_ok=True)
             Image.new("L", (width, height)).save(tmp_path / label / f"{number}.png")
-    everything = open_pictures(tmp_path, fractions=None)
+    everything = open_dataset(tmp_path, fractions=None)
     assert natural_size(everything) == (40, 30)
 
 
 def test_statistics_are_those_of_the_pixels_of_the_training_split() -> None:
-    train = pictures_in_memory(50, (6, 7, 3)).split("train")
+    train = images_in_memory(50, (6, 7, 3)).split("train")
     assert train.images is not None
     values = train.images.astype(np.float64) / 255
     mean, std = channel_statistics(train, (6, 7), 3)
@@ -66,8 +66,8 @@ def test_statistics_are_those_of_the_pixels_of_the_training_split() -> None:
     np.testing.assert_allclose(std, values.std((0, 1, 2)), atol=5e-5)
 
 
-def test_statistics_of_one_colour_stay_finite() -> None:
-    train = pictures_in_memory(10, (6, 6)).split("train")
+def test_statistics_of_one_color_stay_finite() -> None:
+    train = images_in_memory(10, (6, 6)).split("train")
     assert train.images is not None
     train.images[:] = 51
     assert channel_statistics(train, 6, 1) == ((0.2,), (0.0039,))
@@ -84,16 +84,16 @@ def test_an_absent_class_weighs_nothing() -> None:
 
 
 def test_only_dense_blocks_have_an_execution(tiny: MakeConfig) -> None:
-    pictures = pictures_in_memory(10, (8, 8))
-    assert prepare(tiny(), pictures).config.block_execution == "linear"
-    assert prepare(tiny(block_execution="plain"), pictures).config.block_execution == "plain"
-    assert prepare(tiny(model="resnet20", model_options={}), pictures).config.block_execution == "plain"
+    images = images_in_memory(10, (8, 8))
+    assert prepare(tiny(), images).config.block_execution == "linear"
+    assert prepare(tiny(block_execution="plain"), images).config.block_execution == "plain"
+    assert prepare(tiny(model="resnet20", model_options={}), images).config.block_execution == "plain"
 
 
 def test_the_best_epoch_is_chosen_by_balanced_accuracy_where_classes_are_unequal(tiny: MakeConfig) -> None:
-    pictures = pictures_in_memory(10, (8, 8))
-    assert prepare(tiny(), pictures).config.best_by == "accuracy"
-    assert prepare(tiny(imbalance="weighted-loss"), pictures).config.best_by == "balanced-accuracy"
+    images = images_in_memory(10, (8, 8))
+    assert prepare(tiny(), images).config.best_by == "accuracy"
+    assert prepare(tiny(imbalance="weighted-loss"), images).config.best_by == "balanced-accuracy"
 
 
 def test_finetuning_starts_from_a_checkpoint(tiny: MakeConfig, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_finetuning_starts_from_a_checkpoint(tiny: MakeConfig, tmp_path: Path) -
     donor = skipnets.create_model("densenet_bc40_k12", block_config=(2, 2), growth_rate=4, num_classes=5)
     save_file(donor.state_dict(), tmp_path / "donor.safetensors")
     config = tiny(weights=tmp_path / "donor.safetensors")
-    prepared = prepare(config, pictures_in_memory(10, (8, 8, 3)))
+    prepared = prepare(config, images_in_memory(10, (8, 8, 3)))
     assert prepared.config.recipe == "finetune"
     assert prepared.config.channels == 3
     ours, theirs = prepared.model.state_dict(), donor.state_dict()
@@ -112,10 +112,10 @@ def test_finetuning_starts_from_a_checkpoint(tiny: MakeConfig, tmp_path: Path) -
     ]
 
 
-def test_a_data_set_without_readable_pictures_is_refused(tmp_path: Path, tiny: MakeConfig) -> None:
+def test_a_data_set_without_readable_images_is_refused(tmp_path: Path, tiny: MakeConfig) -> None:
     for label in ("a", "b"):
         (tmp_path / label).mkdir()
         for number in range(5):
             (tmp_path / label / f"{number}.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"^data: none of the \d+ training pictures looked at can be decoded"):
-        prepare(tiny(size=None), open_pictures(tmp_path))
+    with pytest.raises(UserError, match=r"^data: none of the \d+ training images looked at can be decoded"):
+        prepare(tiny(size=None), open_dataset(tmp_path))

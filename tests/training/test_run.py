@@ -74,13 +74,13 @@ def test_the_environment_tells_versions_hardware_and_seed(tmp_path: Path) -> Non
     assert told["processor"]
 
 
-def test_skipped_pictures_are_listed_only_where_there_are_any(tmp_path: Path) -> None:
+def test_skipped_images_are_listed_only_where_there_are_any(tmp_path: Path) -> None:
     write_skipped(Run(tmp_path), {})
     assert not Run(tmp_path).skipped_file.exists()
-    write_skipped(Run(tmp_path), {"b.png": "cut short", "a.png": "not a picture"})
+    write_skipped(Run(tmp_path), {"b.png": "cut short", "a.png": "not an image"})
     assert Run(tmp_path).skipped_file.read_text().splitlines() == [
         "path,reason",
-        "a.png,not a picture",
+        "a.png,not an image",
         "b.png,cut short",
     ]
 

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 import skipnets
-from skipnets.data.sources import open_pictures
+from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
 from skipnets.runtimes.model_file import read_model_file
 from skipnets.training import Run, TrainConfig, TrainingInterrupted, read_config, resume, train, trainer
@@ -97,7 +97,7 @@ def test_a_run_folder_holds_what_the_design_says(tiny: MakeConfig) -> None:
     assert classifier.preprocessing.size == (8, 8)
     assert classifier.preprocessing.channels == 1
     about = classifier.provenance
-    assert about["pictures"] == {"train": 84, "val": 18, "test": 18}
+    assert about["images"] == {"train": 84, "val": 18, "test": 18}
     assert about["scores"]["val_accuracy"] == best.val_accuracy
     assert about["scores"]["test_accuracy"] == run.scores["accuracy"] > 0.8
 
@@ -200,7 +200,7 @@ def _power_cut(*_: object) -> None:
     raise RuntimeError("power cut")
 
 
-def test_test_pictures_are_read_at_the_end_only(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_test_images_are_read_at_the_end_only(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     finished: list[int] = []
     open_file, finish = Image.open, trainer._finish
@@ -229,7 +229,7 @@ def test_test_pictures_are_read_at_the_end_only(tiny: MakeConfig, monkeypatch: p
     assert after.count("test") == 18
 
 
-def test_undecodable_pictures_are_named_and_counted(
+def test_undecodable_images_are_named_and_counted(
     tiny: MakeConfig, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "data"
@@ -237,15 +237,15 @@ def test_undecodable_pictures_are_named_and_counted(
         for digit in ("0", "1"):
             (root / split / digit).mkdir(parents=True)
             for number in numbers:
-                picture = (digits_folder / digit / f"{number:02d}.png").read_bytes()
-                (root / split / digit / f"{number:02d}.png").write_bytes(picture)
+                image = (digits_folder / digit / f"{number:02d}.png").read_bytes()
+                (root / split / digit / f"{number:02d}.png").write_bytes(image)
     for broken in ("train/0/03.png", "val/1/21.png"):
-        (root / broken).write_bytes(b"no picture")
+        (root / broken).write_bytes(b"no image")
     run = train(tiny(data=root, fractions=(0.8, 0.2, 0), epochs=1))
     assert set(run.skipped) == {"train/0/03.png", "val/1/21.png"}
     told = capsys.readouterr().err
-    assert "2 pictures could not be decoded and were left out: train/0/03.png, val/1/21.png" in told
-    assert "there are no test pictures" in told
+    assert "2 images could not be decoded and were left out: train/0/03.png, val/1/21.png" in told
+    assert "there are no test images" in told
 
 
 def test_one_line_an_epoch_on_standard_error(tiny: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +259,7 @@ def test_one_line_an_epoch_on_standard_error(tiny: MakeConfig, capsys: pytest.Ca
 
 
 def test_a_last_batch_of_one_does_not_break_batch_norm(tiny: MakeConfig) -> None:
-    """Of 84 pictures, batches of 83 leave one over. The last map is a single pixel."""
+    """Of 84 images, batches of 83 leave one over. The last map is a single pixel."""
     options = {"stem": "imagenet", "shortcut": "projection"}
     config = tiny(batch_size=83, epochs=1, model="resnet20", model_options=options)
     assert train(config).rows
@@ -293,7 +293,7 @@ def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
         ({"model_options": {"num_classes": 3}}, r"^model_options: num_classes follows from the data"),
         ({"augmentation": "trivail"}, r"augmentation='trivail'.*did you mean trivial"),
         ({"size": 3, "model_options": {}}, r"the smallest that densenet_bc40_k12 takes is 4×4"),
-        ({"fractions": (0.8, 0, 0.2)}, r"^fractions: there are no pictures to choose the best epoch on"),
+        ({"fractions": (0.8, 0, 0.2)}, r"^fractions: there are no images to choose the best epoch on"),
         ({"fractions": (0.8, 0.1, 0.2)}, r"fractions"),
         ({"batch_size": 1}, r"^batch_size: 1 is too small for densenet_bc40_k12; its batch norms need"),
         ({"freeze": 9}, r"^freeze: 9 is too many; densenet_bc40_k12 has 3 stages"),
@@ -328,7 +328,7 @@ def test_an_output_folder_with_a_run_is_left_alone(tiny: MakeConfig) -> None:
 def test_frozen_stages_keep_weights_and_statistics(tiny: MakeConfig) -> None:
     config = tiny(freeze=2, epochs=1, ema=0.0, block_execution="plain")
     trained = read_model_file(train(config).model).tensors()
-    fresh = prepare(config, open_pictures(config.data)).model.state_dict()
+    fresh = prepare(config, open_dataset(config.data)).model.state_dict()
     same = {name for name, array in trained.items() if np.array_equal(array, fresh[name].numpy())}
     frozen = {
         name
@@ -342,7 +342,7 @@ def test_frozen_stages_keep_weights_and_statistics(tiny: MakeConfig) -> None:
 def test_the_best_epochs_averaged_weights_are_what_was_validated(tiny: MakeConfig) -> None:
     """The saved model, evaluated through the public path, has the validation accuracy of its row."""
     run = train(tiny(epochs=4, ema=0.8, fractions=(0.5, 0.4, 0.1)))
-    val = open_pictures(run.config.data, splits=run.splits).split("val")
+    val = open_dataset(run.config.data, splits=run.splits).split("val")
     predictions = skipnets.load(run.folder).predict([val.source(index) for index in range(len(val))])
     right = sum(p.label == val.classes[label] for p, label in zip(predictions, val.labels, strict=True))
     best = run.rows[run.best_epoch - 1]
@@ -351,7 +351,7 @@ def test_the_best_epochs_averaged_weights_are_what_was_validated(tiny: MakeConfi
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp"])
-def test_two_processes_count_every_picture_once(tiny: MakeConfig, tmp_path: Path, strategy: str) -> None:
+def test_two_processes_count_every_image_once(tiny: MakeConfig, tmp_path: Path, strategy: str) -> None:
     config = tiny(devices=2, strategy=strategy, epochs=2, fractions=(0.7, 0.175, 0.125))
     (tmp_path / "config.yaml").write_text(config_to_yaml(config))
     script = "import sys\nfrom skipnets.training import read_config, train\n"
@@ -367,7 +367,7 @@ def test_two_processes_count_every_picture_once(tiny: MakeConfig, tmp_path: Path
     assert done.returncode == 0, done.stderr.decode()
     run = Run(config.out)
     assert [row.epoch for row in run.rows] == [1, 2]
-    # 21 validation pictures, 11 and 10: an accuracy is a multiple of 1/21 only if each counted once.
+    # 21 validation images, 11 and 10: an accuracy is a multiple of 1/21 only if each counted once.
     for row in run.rows:
         assert row.val_accuracy * 21 == pytest.approx(round(row.val_accuracy * 21), abs=1e-4)
     assert run.scores["accuracy"] >= 0

@@ -19,12 +19,12 @@ from skipnets.errors import UserError, missing_extra
 COMMANDS = {
     "models": "List the models that can be trained.",
     "info": "Tell everything that a model file knows.",
-    "train": "Train a classifier on pictures in folders.",
-    "evaluate": "Measure a classifier on labelled pictures.",
-    "predict": "Tell what pictures show.",
+    "train": "Train a classifier on images in folders.",
+    "evaluate": "Measure a classifier on labeled images.",
+    "predict": "Tell what images show.",
     "summary": "Show a network's layers, parameters with their formulas, compute and memory.",
     "diagram": "Draw networks, with every dense connection and every shortcut.",
-    "explain": "Show what in a picture speaks for a class.",
+    "explain": "Show what in an image speaks for a class.",
     "reuse": "Draw which features a network's layers reuse.",
     "calibrate": "Make a classifier as sure as it is right.",
     "report": "Show where a run's classifier fails, as one HTML file.",
@@ -32,7 +32,7 @@ COMMANDS = {
     "export": "Write a classifier as a checked graph for other runtimes.",
     "plan": "Show how the native engine runs a classifier, step by step.",
     "benchmark": "Time a classifier in every runtime on this machine.",
-    "serve": "Answer over HTTP what pictures show, with a page for people.",
+    "serve": "Answer over HTTP what images show, with a page for people.",
 }
 
 
@@ -45,7 +45,7 @@ def make_app(called: str | None) -> cyclopts.App:
     """
     app = cyclopts.App(
         name="skipnets",
-        help="Image classifiers with skip connections: from pictures in folders to a checked model file.",
+        help="Image classifiers with skip connections: from images in folders to a checked model file.",
         help_format="plaintext",
         version=lambda: importlib.metadata.version("skipnets"),
         result_action="return_value",
@@ -95,7 +95,7 @@ def _say(message: str) -> None:
 
 
 def _show_log() -> None:
-    """What the library has to say (a head made anew, a picture skipped) goes to standard error."""
+    """What the library has to say (a head made anew, an image skipped) goes to standard error."""
     logger = logging.getLogger("skipnets")
     logger.handlers = [logging.StreamHandler(sys.stderr)]
     logger.setLevel(logging.INFO)

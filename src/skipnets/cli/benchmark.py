@@ -40,13 +40,13 @@ def benchmark(
             name.
         training: Measure training steps instead of predictions: time, memory, and the largest batch that
             fits, for each way in which dense blocks can run.
-        batch_size: Pictures a call or step, or several such numbers. Default: 1 and 16; 16 with --training.
+        batch_size: Images a call or step, or several such numbers. Default: 1 and 16; 16 with --training.
         seconds: How long the timing of one batch size takes, at least.
         compiled: Time torch.compile, too; it first takes a minute or two.
         int8: Time 8-bit graphs, too.
-        calibration: Labelled pictures to quantise with. Default: generated ones, enough to time.
+        calibration: Labeled images to quantize with. Default: generated ones, enough to time.
         json: A file to write every figure to.
-        threads: CPU threads of every contender. Default: one a processor.
+        threads: CPU threads of every candidate. Default: one a processor.
     """
     if training:
         _training(model, batch_size or [16], json=json, threads=threads)
@@ -111,7 +111,7 @@ def print_speeds(table: SpeedTable) -> None:
     height, width = table.size
     shown = Table(
         title=(
-            f"{table.model}, pictures of {height}×{width}: {table.macs / 1e6:,.0f} million MACs\n"
+            f"{table.model}, images of {height}×{width}: {table.macs / 1e6:,.0f} million MACs\n"
             f"{table.machine['processor']}, {table.machine['threads']} threads, "
             f"{table.sgemm_macs / 1e9:,.0f} thousand million MACs/s in SGEMM"
         ),
@@ -119,13 +119,13 @@ def print_speeds(table: SpeedTable) -> None:
         box=None,
         pad_edge=False,
     )
-    for heading in ("batch", "contender", "ms", "quartiles", "of the fastest outsider", "of the limit"):
-        shown.add_column(heading, justify="left" if heading == "contender" else "right")
+    for heading in ("batch", "candidate", "ms", "quartiles", "of the fastest baseline", "of the limit"):
+        shown.add_column(heading, justify="left" if heading == "candidate" else "right")
     for row in sorted(table.rows, key=lambda row: (row.batch, row.seconds)):
         low, high = row.quartiles
         shown.add_row(
             str(row.batch),
-            row.contender,
+            row.candidate,
             f"{1000 * row.seconds:.1f}",
             f"{1000 * low:.1f}–{1000 * high:.1f}",
             "" if row.ratio is None else f"{row.ratio:.2f}",

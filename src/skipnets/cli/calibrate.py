@@ -34,15 +34,15 @@ def calibrate(
 
     Args:
         model: A model file or a run folder.
-        data: A folder of pictures, a manifest or a named set, not the training or the test pictures. Default:
+        data: A folder of images, a manifest or a named set, not the training or the test images. Default:
             what the model was trained on, with the splits that were drawn then.
         split: train, val, test or all. Default: val, or all of data that are not split.
         json: Print temperature and figures as JSON.
-        batch_size: Pictures that go through the network at once.
+        batch_size: Images that go through the network at once.
         download: Allow a named set to be fetched.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
-        workers: Threads that read pictures.
+        workers: Threads that read images.
     """
     from skipnets.evaluation import calibrate as calibrate_classifier
 
@@ -68,7 +68,7 @@ def calibrate(
     else:
         rows = {
             "temperature": f"{calibration.temperature:.4f}, now in {classifier.path}",
-            "fitted on": f"{calibration.pictures:,} pictures ({calibration.data}, {calibration.split})",
+            "fitted on": f"{calibration.images:,} images ({calibration.data}, {calibration.split})",
             "negative log-likelihood": f"{calibration.nll_before:.4f} → {calibration.nll_after:.4f}",
             "calibration error (ECE)": f"{calibration.ece_before:.2%} → {calibration.ece_after:.2%}",
         }
@@ -76,5 +76,5 @@ def calibrate(
         for warning in calibration.warnings:
             print_table(properties_table({"note": warning}))
     if calibration.failures:
-        print_failures(calibration.failures, of=calibration.pictures + len(calibration.failures))
+        print_failures(calibration.failures, of=calibration.images + len(calibration.failures))
     return 1 if calibration.failures else 0

@@ -25,7 +25,7 @@ _AS_PER_CENT = ("accuracy", "top5", "balanced_accuracy", "ece")
 
 
 def compare(runs: list[Path], /, *, json: bool = False, resamples: int = 2000, seed: int = 0) -> None:
-    """Tell whether runs differ by more than noise, on the test pictures that they share.
+    """Tell whether runs differ by more than noise, on the test images that they share.
 
     Every run is held against the first: accuracy by McNemar's exact test, the rest by a paired bootstrap.
     Probabilities are at the temperature of each model file.
@@ -36,7 +36,7 @@ def compare(runs: list[Path], /, *, json: bool = False, resamples: int = 2000, s
         skipnets compare runs/baseline runs/larger runs/longer --json
 
     Args:
-        runs: Run folders, or folders that `skipnets evaluate --output` wrote; the same test pictures in all.
+        runs: Run folders, or folders that `skipnets evaluate --output` wrote; the same test images in all.
         json: Print figures and tests as JSON.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
@@ -53,7 +53,7 @@ def compare(runs: list[Path], /, *, json: bool = False, resamples: int = 2000, s
 def _print(comparison: Comparison) -> None:
     print_table(
         properties_table(
-            {"pictures": f"{comparison.pictures:,} ({comparison.data}, {comparison.split}), the same for all"}
+            {"images": f"{comparison.images:,} ({comparison.data}, {comparison.split}), the same for all"}
         )
     )
     table = _table("figure", *comparison.runs)
@@ -78,7 +78,7 @@ def _print(comparison: Comparison) -> None:
                 verdict = each.verdict
                 if each.only_run_right is not None:
                     verdict += (
-                        f"  (right alone on {each.only_run_right:,} and {each.only_first_right:,} pictures)"
+                        f"  (right alone on {each.only_run_right:,} and {each.only_first_right:,} images)"
                     )
                 table.add_row(_TITLES[each.figure], difference, f"{low} to {high}", f"{each.p:.3g}", verdict)
         print_table(table)

@@ -29,7 +29,7 @@ def evaluate(
     threads: int | None = None,
     workers: int = 2,
 ) -> int:
-    """Measure a classifier on labelled pictures that it has not seen.
+    """Measure a classifier on labeled images that it has not seen.
 
     For example:
 
@@ -38,18 +38,18 @@ def evaluate(
 
     Args:
         model: A model file or a run folder.
-        data: A folder of pictures, a manifest or a named set. Default: what the model was trained on, with
+        data: A folder of images, a manifest or a named set. Default: what the model was trained on, with
             the splits that were drawn then.
         split: train, val, test or all. Data that are not split are all test.
         json: Print every figure as JSON.
         output: A folder to write evaluation.json, confusion.png and predictions.parquet to.
         predictions: A .parquet, .csv or .jsonl file to write every prediction to.
-        batch_size: Pictures that go through the network at once.
+        batch_size: Images that go through the network at once.
         download: Allow a named set to be fetched.
         runtime: What runs the network; auto takes the fastest that can.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
-        workers: Threads that read pictures.
+        workers: Threads that read images.
     """
     from skipnets.evaluation import evaluate as evaluate_classifier
 
@@ -85,7 +85,7 @@ def print_figures(figures: Mapping[str, Any]) -> None:
     """The figures of `Evaluation.to_dict()` as two tables, with what to beware of below."""
     low, high = figures["accuracy_interval"]
     rows = {
-        "pictures": f"{figures['pictures']:,} ({figures['data']}, {figures['split']})",
+        "images": f"{figures['images']:,} ({figures['data']}, {figures['split']})",
         "accuracy": f"{figures['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%})",
         "balanced accuracy": f"{figures['balanced_accuracy']:.2%}",
         "top-5 accuracy": "" if figures["top5"] is None else f"{figures['top5']:.2%}",
@@ -96,7 +96,7 @@ def print_figures(figures: Mapping[str, Any]) -> None:
     print_table(properties_table({name: value for name, value in rows.items() if value}))
     classes = Table(box=None, pad_edge=False)
     classes.add_column("class", overflow="fold")
-    for heading in ("precision", "recall", "F1", "AUROC", "pictures"):
+    for heading in ("precision", "recall", "F1", "AUROC", "images"):
         classes.add_column(heading, justify="right")
     for row in figures["classes"]:
         shares = [_share(row[key], digits=3) for key in ("precision", "recall", "f1", "auroc")]

@@ -13,13 +13,13 @@ from skipnets.cli.output import progress_bar
 from skipnets.cli.paths import expand
 from skipnets.errors import UserError
 from skipnets.insight.attribution import Method
-from skipnets.insight.attribution import explain as explain_pictures
+from skipnets.insight.attribution import explain as explain_images
 from skipnets.insight.overlays import save_explanations
 
 
 def explain(
     model: Path,
-    pictures: Annotated[list[str], Parameter(allow_leading_hyphen=True)],
+    images: Annotated[list[str], Parameter(allow_leading_hyphen=True)],
     /,
     *,
     output: Path,
@@ -29,7 +29,7 @@ def explain(
     device: str = "auto",
     threads: int | None = None,
 ) -> None:
-    """Show what in a picture speaks for a class.
+    """Show what in an image speaks for a class.
 
     For example:
 
@@ -38,10 +38,10 @@ def explain(
 
     Args:
         model: A model file or a run folder.
-        pictures: Files, folders of pictures, patterns, or - for paths on standard input, one a line.
+        images: Files, folders of images, patterns, or - for paths on standard input, one a line.
         output: A .png file for the contact sheet; a folder of the same name gets every overlay (PNG) and map
-            (NPY) at the picture's own resolution.
-        classes: Which classes to explain. Default: for each picture the most probable one.
+            (NPY) at the image's own resolution.
+        classes: Which classes to explain. Default: for each image the most probable one.
         method: gradcam, integrated-gradients or occlusion.
         stage: Where Grad-CAM looks: auto, or a stage such as layer3 or denseblock3; late ones know more,
             early ones are finer.
@@ -50,9 +50,9 @@ def explain(
     """
     if output.suffix.lower() != ".png":
         raise UserError(f"output: {output} must end in .png")
-    paths = [path for word in pictures for path in expand(word)]
+    paths = [path for word in images for path in expand(word)]
     classifier = load(model, runtime="torch", device=device, threads=threads)
-    explanations = explain_pictures(classifier, paths, classes=classes, method=method, stage=stage)
+    explanations = explain_images(classifier, paths, classes=classes, method=method, stage=stage)
     with progress_bar() as progress:
         sheet, folder = save_explanations(
             progress.track(explanations, total=len(paths), description="explaining"), output

@@ -38,20 +38,20 @@ def export(
             takes the faster.
         output: The file; for openvino a new folder; for auto a name without suffix. Default: beside the model
             file.
-        input: What the graph takes: uint8 pixels, which it normalises itself, or float32 already
+        input: What the graph takes: uint8 pixels, which it normalizes itself, or float32 already
             preprocessed.
-        check: Pictures to compare with PyTorch on: a folder, a manifest or a named set. Default: those of
-            --calibration, else the run's own validation pictures, else generated ones.
+        check: Images to compare with PyTorch on: a folder, a manifest or a named set. Default: those of
+            --calibration, else the run's own validation images, else generated ones.
         tolerance: The most that a probability may differ from PyTorch's (not with --int8).
-        int8: Quantise weights and activations to 8 bits.
-        calibration: Labelled pictures of the same classes, to quantise with and to measure what that costs.
+        int8: Quantize weights and activations to 8 bits.
+        calibration: Labeled images of the same classes, to quantize with and to measure what that costs.
         max_drop: The most percentage points of accuracy that --int8 may cost.
         json: Print the result as JSON.
     """
     from skipnets.deploy.export import export_model
 
     if calibration is not None and not int8:
-        raise UserError("calibration: is for --int8; to check on these pictures, take --check")
+        raise UserError("calibration: is for --int8; to check on these images, take --check")
     result = export_model(
         model,
         output,
@@ -70,16 +70,16 @@ def export(
     rows = {
         "written": str(result.path),
         "format": f"{result.file_format}, {'int8' if result.accuracy else 'fp32'}, takes {result.input_type}",
-        "checked on": f"{compared.count} pictures ({compared.pictures})",
+        "checked on": f"{compared.count} images ({compared.images})",
         "largest difference": f"{compared.largest_difference:.1e} of a probability, against PyTorch",
         "same label": f"{compared.same_labels} of {compared.count}",
     }
     if result.accuracy is not None:
         accuracy = result.accuracy
         rows["accuracy"] = (
-            f"{accuracy.before:.2%} before, {accuracy.after:.2%} after int8, on {accuracy.count} pictures"
+            f"{accuracy.before:.2%} before, {accuracy.after:.2%} after int8, on {accuracy.count} images"
             f"{' (some layers kept 32 bits)' if accuracy.accuracy_aware else ''}"
         )
     for name, seconds in (result.seconds or {}).items():
-        rows[f"{name}, one picture"] = f"{1000 * seconds:.1f} ms"
+        rows[f"{name}, one image"] = f"{1000 * seconds:.1f} ms"
     print_table(properties_table(rows))

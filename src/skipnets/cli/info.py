@@ -49,14 +49,14 @@ def _export(export: dict[str, Any] | None) -> dict[str, str]:
     rows = {
         "export": f"{export['format']}, {'int8' if export['int8'] else 'fp32'}, takes {export['input']}",
         "checked on": (
-            f"{check['count']} pictures ({check['pictures']}): same label {check['same_labels']}, "
+            f"{check['count']} images ({check['images']}): same label {check['same_labels']}, "
             f"largest difference {check['largest_difference']:.1e} of a probability, against PyTorch"
         ),
     }
     if (accuracy := export.get("accuracy")) is not None:
         rows["accuracy"] = (
             f"{accuracy['before']:.2%} before, {accuracy['after']:.2%} after int8, "
-            f"on {accuracy['count']} pictures"
+            f"on {accuracy['count']} images"
         )
     return rows
 

@@ -54,7 +54,7 @@ def print_failures(failures: Mapping[str, str], *, of: int) -> None:
         failures: What it is called → the reason.
         of: How many there were to be read.
     """
-    sys.stderr.write(f"{len(failures)} of {of} pictures failed:\n")
+    sys.stderr.write(f"{len(failures)} of {of} images failed:\n")
     # Most reasons begin with the name already.
     sys.stderr.writelines(
         f"  {name}: {reason.removeprefix(f'{name}: ')}\n" for name, reason in failures.items()

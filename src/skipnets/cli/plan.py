@@ -26,7 +26,7 @@ def plan(
 
     Args:
         model: A model file or a run folder.
-        batch: Pictures at once: 1 is computed by all threads together, more are shared out.
+        batch: Images at once: 1 is computed by all threads together, more are shared out.
         rounds: Times are medians over so many runs.
         threads: CPU threads. Default: one a processor.
         json: Print it as JSON.
@@ -44,7 +44,7 @@ def plan(
     total = sum(step["seconds"] for step in report["steps"])
     table = Table(
         title=(
-            f"Pictures of {height}×{width}, {batch} at once: {total * 1e3:.2f} ms each "
+            f"Images of {height}×{width}, {batch} at once: {total * 1e3:.2f} ms each "
             f"with {report['threads']} threads of {report['isa']}\n"
             f"A share of 1 is {report['peak_macs'] / 1e9:.0f} thousand million multiply-adds a second; "
             "Winograd's algorithm, which needs fewer, can exceed it."

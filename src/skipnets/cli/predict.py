@@ -18,7 +18,7 @@ from skipnets.evaluation.tables import check_table_path, write_table
 
 def predict(
     model: Path,
-    pictures: Annotated[list[str], Parameter(allow_leading_hyphen=True)],
+    images: Annotated[list[str], Parameter(allow_leading_hyphen=True)],
     /,
     *,
     output: Path | None = None,
@@ -29,7 +29,7 @@ def predict(
     threads: int | None = None,
     workers: int | None = None,
 ) -> int:
-    """Tell what pictures show.
+    """Tell what images show.
 
     For example:
 
@@ -38,18 +38,18 @@ def predict(
 
     Args:
         model: A model file or a run folder.
-        pictures: Files, folders of pictures, patterns, or - for paths on standard input, one a line.
+        images: Files, folders of images, patterns, or - for paths on standard input, one a line.
         output: A .csv, .jsonl or .parquet file to write instead of printing.
-        top_k: How many classes to name for each picture.
-        batch_size: Pictures that go through the network at once.
+        top_k: How many classes to name for each image.
+        batch_size: Images that go through the network at once.
         runtime: What runs the network; auto takes the fastest that can.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
-        workers: Threads that read pictures. Default: one a processor, at most 8.
+        workers: Threads that read images. Default: one a processor, at most 8.
     """
     if output is not None:
         check_table_path(output)
-    paths = [path for word in pictures for path in expand(word)]
+    paths = [path for word in images for path in expand(word)]
     classifier = load(model, runtime=runtime, device=device, threads=threads)
     predictions = classifier.predict_iter(paths, top_k, batch_size=batch_size, workers=workers)
     with progress_bar() as progress:
@@ -76,7 +76,7 @@ def _print(rows: Sequence[Prediction]) -> None:
             sys.stdout.write("\t".join([row.source, *(ranking or ["failed"])]) + "\n")
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column("picture", overflow="fold")
+    table.add_column("image", overflow="fold")
     table.add_column("shows")
     table.add_column("probability", justify="right")
     if any(len(row.ranking) > 1 for row in rows):
@@ -88,7 +88,7 @@ def _print(rows: Sequence[Prediction]) -> None:
 
 
 def _columns(rows: Sequence[Prediction], top_k: int) -> dict[str, list[Any]]:
-    """One row a picture: path, label, probability, then label_2, probability_2 …, and error."""
+    """One row an image: path, label, probability, then label_2, probability_2 …, and error."""
     columns: dict[str, list[Any]] = {"path": [row.source for row in rows]}
     for rank in range(top_k):
         suffix = f"_{rank + 1}" if rank else ""

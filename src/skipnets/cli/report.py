@@ -17,7 +17,7 @@ def report(
     threads: int | None = None,
     workers: int = 2,
 ) -> None:
-    """Show where a run's classifier fails: figures, curves, confusions and pictures in one HTML file.
+    """Show where a run's classifier fails: figures, curves, confusions and images in one HTML file.
 
     The file needs nothing beside it and opens no connection; mail it, print it, open it from the disk.
 
@@ -31,7 +31,7 @@ def report(
         output: An .html file. Default: report.html in the run folder.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.
-        workers: Threads that read pictures.
+        workers: Threads that read images.
     """
     from skipnets.report import write_report
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from skipnets.classifier import load
 from skipnets.cli.output import print_failures
-from skipnets.data.sources import open_pictures
+from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
-from skipnets.evaluation.evaluating import open_own_pictures
+from skipnets.evaluation.evaluating import open_own_images
 from skipnets.insight.feature_reuse import ResidualReuse, save_reuse
 from skipnets.insight.feature_reuse import reuse as measure_reuse
 
@@ -22,7 +22,7 @@ def reuse(
     /,
     *,
     output: Path,
-    pictures: int = 256,
+    images: int = 256,
     download: bool = False,
     device: str = "auto",
     threads: int | None = None,
@@ -35,24 +35,24 @@ def reuse(
 
     Args:
         model: A model file or a run folder.
-        data: For a ResNet: a folder of pictures, a manifest or a named set. Default: what it was trained on.
+        data: For a ResNet: a folder of images, a manifest or a named set. Default: what it was trained on.
         output: A .png, .svg or .pdf file; the numbers go beside it as .csv.
-        pictures: How many pictures to look at, at most.
+        images: How many images to look at, at most.
         download: Allow a named set to be fetched.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.
     """
-    if pictures < 1:
-        raise UserError(f"pictures must be at least 1, not {pictures}")
+    if images < 1:
+        raise UserError(f"images must be at least 1, not {images}")
     classifier = load(model, runtime="torch", device=device, threads=threads)
     sources = None
     if classifier.architecture["family"] == "resnet":
         there = (
-            open_own_pictures(classifier, download=download)
+            open_own_images(classifier, download=download)
             if data is None
-            else open_pictures(data, fractions=None, download=download)
+            else open_dataset(data, fractions=None, download=download)
         )
-        chosen = np.unique(np.linspace(0, len(there) - 1, min(pictures, len(there))).astype(int))
+        chosen = np.unique(np.linspace(0, len(there) - 1, min(images, len(there))).astype(int))
         sources = [there.source(int(index)) for index in chosen]
     found = measure_reuse(classifier, sources)
     drawing, table = save_reuse(found, output)

@@ -31,7 +31,7 @@ def serve(
     threads: int | None = None,
     workers: int | None = None,
 ) -> None:
-    """Answer over HTTP what pictures show, with a page for people.
+    """Answer over HTTP what images show, with a page for people.
 
     For example:
 
@@ -46,20 +46,20 @@ def serve(
         model: A model file, an export or a run folder.
         host: The address to listen at. 0.0.0.0 lets other machines in.
         port: 0 takes a free one.
-        examples: Pictures that the page offers: a folder, a manifest or a named set.
+        examples: Images that the page offers: a folder, a manifest or a named set.
         token: What clients must send (Authorization: Bearer TOKEN). Better in the environment: every user of
             the machine can read a command line.
-        batch_size: The most pictures that go through the network together.
-        batch_delay: Seconds that a picture waits, at most, for others to join it.
+        batch_size: The most images that go through the network together.
+        batch_delay: Seconds that an image waits, at most, for others to join it.
         max_megabytes: The most that a request may hold.
-        max_files: The most pictures in a request.
-        max_megapixels: The most in a picture, judged before it is decoded.
-        queue: The most pictures under way; requests beyond that are told to come again.
+        max_files: The most images in a request.
+        max_megapixels: The most in an image, judged before it is decoded.
+        queue: The most images under way; requests beyond that are told to come again.
         timeout: Seconds that a request may take, its upload included.
         runtime: What runs the network; auto takes the fastest that can. torch can show where it looks.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
-        workers: Threads that read pictures. Default: one a processor, at most 8.
+        workers: Threads that read images. Default: one a processor, at most 8.
     """
     from skipnets.serve import Limits, create_app, find_examples, run_server
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.insight.memory import largest_batch
-from skipnets.insight.summary import Summary, summarise
+from skipnets.insight.summary import Summary, summarize
 from skipnets.insight.trace import Execution
 
 
@@ -39,9 +39,9 @@ def summary(
 
     Args:
         model: A model's name, a model file or a run folder.
-        input_size: Height and width of the pictures. Default: what the model was trained with, or 224 (32 for
+        input_size: Height and width of the images. Default: what the model was trained with, or 224 (32 for
             the CIFAR models).
-        batch_size: Pictures that memory is told for; fit finds the most that train in --memory.
+        batch_size: Images that memory is told for; fit finds the most that train in --memory.
         memory: With --batch-size fit: what training on a CPU may take, such as 16GiB.
         execution: How dense blocks run in training: plain or linear. For fit.
         depth: 1 shows stages, 2 the layers or blocks inside, 3 what these are made of.
@@ -54,11 +54,11 @@ def summary(
     if batch_size == "fit":
         if memory is None:
             raise UserError("batch-size fit needs --memory: how much training may take, such as 16GiB")
-        pictures = largest_batch(model, memory, execution=execution, **size)
-        print(f"largest batch that trains in {memory}: {pictures}", file=sys.stderr)  # noqa: T201
+        images = largest_batch(model, memory, execution=execution, **size)
+        print(f"largest batch that trains in {memory}: {images}", file=sys.stderr)  # noqa: T201
     else:
-        pictures = _whole("batch-size", batch_size)
-    found = summarise(model, batch_size=pictures, **size)
+        images = _whole("batch-size", batch_size)
+    found = summarize(model, batch_size=images, **size)
     if format == "text" and output is None:
         console = Console()
         (console if console.is_terminal else Console(width=_WIDE)).print(found.to_rich(depth))
@@ -77,7 +77,7 @@ _FORMATS = {"markdown": Summary.to_markdown, "csv": Summary.to_csv, "json": Summ
 
 
 def _as_text(found: Summary, depth: int) -> str:
-    """The tables without colours, as wide as they need to be."""
+    """The tables without colors, as wide as they need to be."""
     page = io.StringIO()
     Console(file=page, width=_WIDE).print(found.to_rich(depth))
     return "".join(f"{line.rstrip()}\n" for line in page.getvalue().splitlines())

@@ -54,7 +54,7 @@ def train(
 
     Args:
         options: Each is described below.
-        data: A folder of pictures (root/<class>/… or root/{train,val,test}/<class>/…), a manifest (a CSV file
+        data: A folder of images (root/<class>/… or root/{train,val,test}/<class>/…), a manifest (a CSV file
             with the columns path, label and perhaps split) or a named set such as digits or cifar10.
         config: A YAML file of these options, such as the run.yaml of an earlier run; options that are given
             here go before it.

@@ -1,4 +1,4 @@
-"""Pictures, their labels and splits, and the way from a file to a batch.
+"""ImageDataset, their labels and splits, and the way from a file to a batch.
 
 Names are loaded on first use, so that importing this package costs nothing.
 """
@@ -9,22 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skipnets.data.decoding import UndecodablePicture, open_picture
+    from skipnets.data.decoding import ImageDecodeError, open_image
     from skipnets.data.preprocessing import Preprocessing
-    from skipnets.data.sources import Pictures, open_pictures
+    from skipnets.data.sources import ImageDataset, open_dataset
 
-_HOME = {
-    "Pictures": "sources",
+_MODULES = {
+    "ImageDataset": "sources",
     "Preprocessing": "preprocessing",
-    "UndecodablePicture": "decoding",
-    "open_picture": "decoding",
-    "open_pictures": "sources",
+    "ImageDecodeError": "decoding",
+    "open_image": "decoding",
+    "open_dataset": "sources",
 }
 
-__all__ = ["Pictures", "Preprocessing", "UndecodablePicture", "open_picture", "open_pictures"]
+__all__ = ["ImageDataset", "ImageDecodeError", "Preprocessing", "open_dataset", "open_image"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,6 +1,6 @@
-"""How training pictures are varied, drawn by torchvision.transforms.v2 from PyTorch's global generator.
+"""How training images are varied, drawn by torchvision.transforms.v2 from PyTorch's global generator.
 
-N batch, H height, W width, C channels; pictures are uint8, channels last.
+N batch, H height, W width, C channels; images are uint8, channels last.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torchvision.transforms import v2
 from skipnets.data.decoding import Box
 from skipnets.errors import UserError, near_matches
 
-# Up to this side, a picture is shifted rather than enlarged from a part of it: so do the CIFAR papers.
+# Up to this side, an image is shifted rather than enlarged from a part of it: so do the CIFAR papers.
 SMALL = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What happens to a training picture, in the order of the fields.
+    """What happens to a training image, in the order of the fields.
 
     Args:
         resized_crop: A box of 8 to 100 % of the area and 3:4 to 4:3 is resized to the input (torchvision's
-            RandomResizedCrop); otherwise the whole picture is taken as `Preprocessing` does.
+            RandomResizedCrop); otherwise the whole image is taken as `Preprocessing` does.
         padding: Black pixels added at every edge before a crop of the former size (RandomCrop); 0 for none.
-        mirror: Left and right are swapped in half of the pictures (RandomHorizontalFlip).
-        trivial: One random change of geometry or colour, of random strength (TrivialAugmentWide).
+        mirror: Left and right are swapped in half of the images (RandomHorizontalFlip).
+        trivial: One random change of geometry or color, of random strength (TrivialAugmentWide).
     """
 
     resized_crop: bool = False
@@ -70,34 +70,34 @@ def find_augmentation(name: str, size: tuple[int, int]) -> Augmentation:
 
 
 def draw_box(width: int, height: int) -> Box:
-    """RandomResizedCrop's choice in a picture of this size: (left, top, right, bottom)."""
+    """RandomResizedCrop's choice in an image of this size: (left, top, right, bottom)."""
     box = _resized_crop.make_params([torch.empty((1, height, width), device="meta")])
     return (box["left"], box["top"], box["left"] + box["width"], box["top"] + box["height"])
 
 
 def draw_mirrored(count: int) -> list[bool]:
-    """Which of so many pictures are mirrored: each with probability 1/2."""
+    """Which of so many images are mirrored: each with probability 1/2."""
     mirrored: list[bool] = (torch.rand(count) < 0.5).tolist()
     return mirrored
 
 
 def resized_crop(
-    picture: Image.Image | NDArray[np.uint8],
+    image: Image.Image | NDArray[np.uint8],
     box: Box,
     *,
     size: tuple[int, int],
     interpolation: str,
     mirror: bool,
 ) -> NDArray[np.uint8]:
-    """Cut a box out of a picture (or (H, W, C) pixels), to whole pixels, and resize it to (H, W): (H, W, C).
+    """Cut a box out of an image (or (H, W, C) pixels), to whole pixels, and resize it to (H, W): (H, W, C).
 
     torchvision's antialiased resize of uint8 tensors gives Pillow's values (to one level) in half the time.
     """
     left, top, right, bottom = (round(edge) for edge in box)
-    if isinstance(picture, Image.Image):
-        cut = np.array(picture.crop((left, top, right, bottom)))
+    if isinstance(image, Image.Image):
+        cut = np.array(image.crop((left, top, right, bottom)))
     else:
-        cut = np.ascontiguousarray(picture[top:bottom, left:right])
+        cut = np.ascontiguousarray(image[top:bottom, left:right])
     if interpolation == "lanczos":
         pixels = v2.functional.pil_to_tensor(
             Image.fromarray(cut).resize(size[::-1], Image.Resampling.LANCZOS)
@@ -110,26 +110,26 @@ def resized_crop(
     return resized
 
 
-def shift_and_mirror(pictures: NDArray[np.uint8], *, padding: int, mirror: bool) -> NDArray[np.uint8]:
-    """Padded RandomCrop, then RandomHorizontalFlip, each picture by its own draw: a new (N, H, W, C)."""
-    count, height, width, _ = pictures.shape
-    padded = np.pad(pictures, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+def shift_and_mirror(images: NDArray[np.uint8], *, padding: int, mirror: bool) -> NDArray[np.uint8]:
+    """Padded RandomCrop, then RandomHorizontalFlip, each image by its own draw: a new (N, H, W, C)."""
+    count, height, width, _ = images.shape
+    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     offsets = torch.randint(2 * padding + 1, (count, 2)).tolist()
     mirrored = draw_mirrored(count) if mirror else [False] * count
-    shifted = np.empty_like(pictures)
+    shifted = np.empty_like(images)
     for result, canvas, (top, left), flip in zip(shifted, padded, offsets, mirrored, strict=True):
         window = canvas[top : top + height, left : left + width]
         result[...] = window[:, ::-1] if flip else window
     return shifted
 
 
-def trivial_augment(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """TrivialAugmentWide, each picture by its own draw: a new (N, H, W, C).
+def trivial_augment(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """TrivialAugmentWide, each image by its own draw: a new (N, H, W, C).
 
-    On PIL pictures, where torchvision's operators are faster than on tensors.
+    On PIL images, where torchvision's operators are faster than on tensors.
     """
-    changed = np.empty_like(pictures)
-    for result, picture in zip(changed, pictures, strict=True):
-        image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
-        result[...] = np.asarray(_trivial_augment(image)).reshape(picture.shape)
+    changed = np.empty_like(images)
+    for result, image in zip(changed, images, strict=True):
+        pil_image = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        result[...] = np.asarray(_trivial_augment(pil_image)).reshape(image.shape)
     return changed

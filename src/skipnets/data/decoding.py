@@ -1,4 +1,4 @@
-"""From a file, bytes or an array to an upright 8-bit picture, whatever it was saved as.
+"""From a file, bytes or an array to an upright 8-bit image, whatever it was saved as.
 
 Everything here is Pillow and numpy. Sizes are in pixels; boxes are (left, top, right, bottom).
 """
@@ -27,15 +27,15 @@ JPEGDecoder = Callable[[bytes], NDArray[np.uint8]]
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
-# A few hundred bytes can declare a picture that fills all memory. This is where Pillow begins to warn:
-# a quarter of a gibibyte as RGB. Twice as large a picture Pillow itself refuses.
+# A few hundred bytes can declare an image that fills all memory. This is where Pillow begins to warn:
+# a quarter of a gibibyte as RGB. Twice as large an image Pillow itself refuses.
 MAX_PIXELS = 89_478_485
 
 # How much finer than its result a reduced JPEG is. With 1, crops are 4 % less sharp than from the whole
-# picture, with 2 the difference is below 1 % (Pillow's thumbnail() takes 2 as well).
+# image, with 2 the difference is below 1 % (Pillow's thumbnail() takes 2 as well).
 _REDUCING_GAP = 2
 
-# How a picture that was stored with an EXIF orientation is turned upright.
+# How an image that was stored with an EXIF orientation is turned upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,25 +47,25 @@ _UPRIGHT = {
 }
 
 
-class UndecodablePicture(UserError):  # noqa: N818 (it names the picture's state)
-    """One picture that cannot be read; the message names it and the reason."""
+class ImageDecodeError(UserError):
+    """One image that cannot be read; the message names it and the reason."""
 
 
-def open_picture(source: Source, channels: int | None = None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a picture as a person sees it: upright, 8 bits, grey or RGB.
+def open_image(source: Source, channels: int | None = None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read an image as a person sees it: upright, 8 bits, gray or RGB.
 
     EXIF orientation is applied; transparency is laid on white; palettes and CMYK become RGB; an animation
-    gives its first frame. 16 bits are divided by 257 and rounded (in colour, Pillow's decoders keep the
-    upper byte instead, which is less than one grey level away).
+    gives its first frame. 16 bits are divided by 257 and rounded (in color, Pillow's decoders keep the
+    upper byte instead, which is less than one gray level away).
 
     Args:
-        source: a path, the bytes of a file, an open binary file, a PIL picture, or an array (H, W),
+        source: a path, the bytes of a file, an open binary file, a PIL image, or an array (H, W),
             (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or uint16.
-        channels: 1 for grey (mode L), 3 for RGB, None for whichever of the two the picture has.
+        channels: 1 for gray (mode L), 3 for RGB, None for whichever of the two the image has.
         max_pixels: the most that is decoded, at most `MAX_PIXELS`; the header says how many there are.
 
     Raises:
-        UndecodablePicture: the source is missing, damaged, of another format, without a fixed range of
+        ImageDecodeError: the source is missing, damaged, of another format, without a fixed range of
             values (32-bit), or larger than `max_pixels`.
     """
     with _opened(source, max_pixels) as image:
@@ -97,7 +97,7 @@ def open_region(
     channels: int,
     decode_jpeg: JPEGDecoder | None = None,
 ) -> tuple[Image.Image | NDArray[np.uint8], Box]:
-    """Read only as much of a picture as a crop of it needs: for training, where speed beats sharpness.
+    """Read only as much of an image as a crop of it needs: for training, where speed beats sharpness.
 
     The crop is chosen from the header alone. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size (the
     smallest that is still twice as fine as the result), which skips most of the inverse cosine transforms;
@@ -105,15 +105,15 @@ def open_region(
     uses this.
 
     Args:
-        source: as for `open_picture`.
-        choose_box: gets width and height of the upright picture, returns the box to cut out.
+        source: as for `open_image`.
+        choose_box: gets width and height of the upright image, returns the box to cut out.
         size: (H, W) that the box will be resized to.
         channels: 1 or 3.
         decode_jpeg: A faster decoder than Pillow's for JPEGs that are needed as they are: upright, whole, in
             RGB. What it refuses with a ValueError, Pillow gets.
 
     Returns:
-        The picture, upright and perhaps reduced, and where in it the box lies. What `decode_jpeg` gave comes
+        The image, upright and perhaps reduced, and where in it the box lies. What `decode_jpeg` gave comes
         as an array (H, W, 3).
     """
     with _opened(source) as image:
@@ -137,7 +137,7 @@ def open_region(
         # The box that draft returns has fractional edges where the size is no multiple of the scale.
         scale = max(width, height) / max(drafted[1]) if drafted else 1.0
         reduced = _converted(_upright(image), channels)
-        # Then the last row and column are in part beyond the picture; turning may make them the first.
+        # Then the last row and column are in part beyond the image; turning may make them the first.
         x = reduced.width - width / scale if orientation in (2, 3, 6, 7) else 0
         y = reduced.height - height / scale if orientation in (3, 4, 7, 8) else 0
         return reduced, (left / scale + x, top / scale + y, right / scale + x, bottom / scale + y)
@@ -145,14 +145,14 @@ def open_region(
 
 @contextmanager
 def _opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """The picture, header read; any failure inside the block becomes one UndecodablePicture."""
-    name = "picture"
+    """The image, header read; any failure inside the block becomes one ImageDecodeError."""
+    name = "image"
     try:
         if isinstance(source, np.ndarray):
             name = f"array {source.shape} {source.dtype}"
             yield _from_array(source)
         elif isinstance(source, Image.Image):
-            name = str(getattr(source, "filename", "") or f"picture {source.size} {source.mode}")
+            name = str(getattr(source, "filename", "") or f"image {source.size} {source.mode}")
             yield source
         else:
             if isinstance(source, str | os.PathLike):
@@ -163,15 +163,13 @@ def _opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Imag
                     raise Image.DecompressionBombError
                 yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UndecodablePicture(
-            f"{name}: larger than {max_pixels:,} pixels, the most that is read"
-        ) from error
+        raise ImageDecodeError(f"{name}: larger than {max_pixels:,} pixels, the most that is read") from error
     except FileNotFoundError as error:
-        raise UndecodablePicture(f"{name}: no such file") from error
+        raise ImageDecodeError(f"{name}: no such file") from error
     except UnidentifiedImageError as error:
-        raise UndecodablePicture(f"{name}: not a picture in a known format ({', '.join(FORMATS)})") from error
+        raise ImageDecodeError(f"{name}: not an image in a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # damaged files make decoders raise nearly anything
-        raise UndecodablePicture(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise ImageDecodeError(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
@@ -212,7 +210,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _converted(image: Image.Image, channels: int | None) -> Image.Image:
-    """An upright picture in mode L or RGB."""
+    """An upright image in mode L or RGB."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     elif image.mode in ("I", "F"):
@@ -224,10 +222,10 @@ def _converted(image: Image.Image, channels: int | None) -> Image.Image:
     return image if image.mode == mode else image.convert("RGB").convert(mode)
 
 
-def is_grey(path: Path) -> bool:
-    """Whether a picture's header says that it has no colour; False where it cannot be read."""
+def is_gray(path: Path) -> bool:
+    """Whether an image's header says that it has no color; False where it cannot be read."""
     try:
         with _opened(path) as image:
             return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
-    except UndecodablePicture:
+    except ImageDecodeError:
         return False

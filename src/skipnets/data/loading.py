@@ -1,7 +1,7 @@
-"""Batches of pictures for training and evaluation, made so that reading is never what the model waits for.
+"""Batches of images for training and evaluation, made so that reading is never what the model waits for.
 
-Small training sets are decoded once and held as uint8; larger pictures are read by worker processes, which
-hand uint8 batches on. Normalising is left to the device that trains. PyTorch is imported only where training
+Small training sets are decoded once and held as uint8; larger images are read by worker processes, which
+hand uint8 batches on. Normalizing is left to the device that trains. PyTorch is imported only where training
 input is asked for: `evaluation_batches` runs without it.
 
 N batch, C channels, H height, W width.
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.data.decoding import Source, UndecodablePicture, open_region
+from skipnets.data.decoding import ImageDecodeError, Source, open_region
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import Pictures
+from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("skipnets")
 
-# An epoch's order: positions in the pictures, drawn with a generator that the seed and the epoch determine.
+# An epoch's order: positions in the images, drawn with a generator that the seed and the epoch determine.
 Order = Callable[["np.random.Generator"], NDArray[np.int64]]  # quoted: numpy.random takes time to load
 Failures = list[tuple[int, str]]
 
@@ -39,14 +39,14 @@ HELD_BYTES = 2**30
 
 
 def balanced(labels: NDArray[np.int64]) -> Order:
-    """An epoch's order that shows every class equally often: as many draws as pictures, with replacement."""
+    """An epoch's order that shows every class equally often: as many draws as images, with replacement."""
     share = 1 / np.bincount(labels)[labels]
     share /= share.sum()
     return lambda generator: generator.choice(len(labels), size=len(labels), p=share)
 
 
 def training_loader(
-    pictures: Pictures,
+    dataset: ImageDataset,
     preprocessing: Preprocessing,
     augmentation: str = "none",
     *,
@@ -57,88 +57,88 @@ def training_loader(
     rank: int = 0,
     world_size: int = 1,
     held_bytes: int = HELD_BYTES,
-) -> PictureLoader:
+) -> ImageLoader:
     """Shuffled, augmented batches, the same for the same seed and epoch whatever the number of workers.
 
-    A last batch of one picture joins the batch before it: BatchNorm cannot learn from one.
+    A last batch of one image joins the batch before it: BatchNorm cannot learn from one.
 
     Args:
-        pictures: what to train on.
+        dataset: what to train on.
         preprocessing: size, channels, interpolation, and the fit of what is not cropped at random.
         augmentation: a name of `skipnets.data.augmentation.AUGMENTATIONS`.
-        batch_size: pictures a step (and process).
+        batch_size: images a step (and process).
         workers: processes that read. A set that is held in memory is read by them once, and batches
-            are then cut in this process unless each picture is changed one by one ("trivial").
+            are then cut in this process unless each image is changed one by one ("trivial").
         seed: of order and augmentation.
-        sampler: draws an epoch's order; None for every picture once. See `balanced`.
+        sampler: draws an epoch's order; None for every image once. See `balanced`.
         rank: which of the processes that train together this is.
         world_size: how many these are; each gets another, equally long part of the epoch.
-        held_bytes: the most memory that decoded pictures may take.
+        held_bytes: the most memory that decoded images may take.
 
     Raises:
         UserError: the augmentation is unknown, or there is nothing to train on.
     """
     from skipnets.data.augmentation import find_augmentation
 
-    order = sampler or (lambda generator: generator.permutation(len(pictures)))
+    order = sampler or (lambda generator: generator.permutation(len(dataset)))
     schedule = EpochSchedule(
-        len(pictures), order, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+        len(dataset), order, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
     )
     found = find_augmentation(augmentation, preprocessing.size)
-    return PictureLoader(pictures, preprocessing, found, schedule, workers=workers, held_bytes=held_bytes)
+    return ImageLoader(dataset, preprocessing, found, schedule, workers=workers, held_bytes=held_bytes)
 
 
 def validation_loader(
-    pictures: Pictures,
+    dataset: ImageDataset,
     preprocessing: Preprocessing,
     *,
     batch_size: int,
     workers: int = 0,
     held_bytes: int = HELD_BYTES,
-) -> PictureLoader:
-    """Every picture once and in order, unchanged, to be looked at after every epoch; see `training_loader`.
+) -> ImageLoader:
+    """Every image once and in order, unchanged, to be looked at after every epoch; see `training_loader`.
 
     Pixels are exactly those of `Preprocessing`.
     """
     from skipnets.data.augmentation import Augmentation
 
-    schedule = EpochSchedule(len(pictures), None, batch_size=batch_size)
-    return PictureLoader(
-        pictures, preprocessing, Augmentation(), schedule, workers=workers, held_bytes=held_bytes
+    schedule = EpochSchedule(len(dataset), None, batch_size=batch_size)
+    return ImageLoader(
+        dataset, preprocessing, Augmentation(), schedule, workers=workers, held_bytes=held_bytes
     )
 
 
 def evaluation_batches(
-    sources: Pictures | Iterable[Source],
+    sources: ImageDataset | Iterable[Source],
     preprocessing: Preprocessing,
     *,
     batch_size: int = 64,
     workers: int = 1,
-    normalise: bool = True,
+    normalize: bool = True,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any], Failures]]:
-    """Model input from pictures, in order, read ahead by threads; needs no torch.
+    """Model input from images, in order, read ahead by threads; needs no torch.
 
     Args:
-        sources: pictures, or any number of what `open_picture` takes; two batches are taken at a time.
+        sources: images, or any number of what `open_image` takes; two batches are taken at a time.
         preprocessing: how they become input.
-        batch_size: pictures a batch, counting those that fail.
+        batch_size: images a batch, counting those that fail.
         workers: threads that read (Pillow decodes and resizes without Python's lock); at least one.
-        normalise: False gives the pixels as they are, uint8, for a network that normalises by itself.
+        normalize: False gives the pixels as they are, uint8, for a network that normalizes by itself.
 
     Yields:
-        The positions (N,) of the pictures that could be read, their input (N, C, H, W) float32, and the
-        failures of this batch as (position, reason). N is smaller than the batch where pictures fail, and
+        The positions (N,) of the images that could be read, their input (N, C, H, W) float32, and the
+        failures of this batch as (position, reason). N is smaller than the batch where images fail, and
         may be 0.
     """
-    every = map(sources.source, range(len(sources))) if isinstance(sources, Pictures) else sources
+    every = map(sources.source, range(len(sources))) if isinstance(sources, ImageDataset) else sources
     numbered = enumerate(every)
-    reading: deque[tuple[int, Future[NDArray[np.uint8] | UndecodablePicture]]] = deque()
+    reading: deque[tuple[int, Future[NDArray[np.uint8] | ImageDecodeError]]] = deque()
     pool = ThreadPoolExecutor(max(workers, 1))
 
-    def read(source: Source) -> NDArray[np.uint8] | UndecodablePicture:
+    def read(source: Source) -> NDArray[np.uint8] | ImageDecodeError:
         try:
             return preprocessing.pixels(source)
-        except UndecodablePicture as error:
+        except ImageDecodeError as error:
             return error
 
     def read_ahead(count: int) -> None:
@@ -155,27 +155,27 @@ def evaluation_batches(
                 position, future = reading.popleft()
                 result = future.result()
                 read_ahead(1)
-                if isinstance(result, UndecodablePicture):
+                if isinstance(result, ImageDecodeError):
                     failures.append((position, str(result)))
                 else:
                     pixels.append(result)
                     index.append(position)
             shape = (len(pixels), *preprocessing.size, preprocessing.channels)
             stacked = np.array(pixels, dtype=np.uint8).reshape(shape)
-            inputs = preprocessing.normalise(stacked) if normalise else preprocessing.planes(stacked)
+            inputs = preprocessing.normalize(stacked) if normalize else preprocessing.planes(stacked)
             yield np.array(index, dtype=np.int64), inputs, failures
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 class EpochSchedule:
-    """Which pictures make up which batch of an epoch; nothing but seed, epoch and rank decides it.
+    """Which images make up which batch of an epoch; nothing but seed, epoch and rank decides it.
 
     Args:
-        count: how many pictures there are.
-        order: draws an epoch's order, for training: every process gets equally many pictures, and a last
+        count: how many images there are.
+        order: draws an epoch's order, for training: every process gets equally many images, and a last
             batch of one joins the one before it. None takes all of them in order.
-        batch_size: pictures a batch.
+        batch_size: images a batch.
         seed: not negative.
         rank: of this process.
         world_size: number of processes that share an epoch.
@@ -203,7 +203,7 @@ class EpochSchedule:
 
     @property
     def smallest(self) -> int:
-        """How many pictures make a batch worth handing on: BatchNorm cannot learn from one."""
+        """How many images make a batch worth handing on: BatchNorm cannot learn from one."""
         return 1 if self.order is None else min(2, self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
@@ -211,7 +211,7 @@ class EpochSchedule:
         self.epoch = epoch
 
     def batches(self) -> list[NDArray[np.int64]]:
-        """The positions of each batch's pictures."""
+        """The positions of each batch's images."""
         if self.order is None:
             share = np.arange(self.count)
         else:
@@ -226,22 +226,22 @@ class EpochSchedule:
         return len(self.batches())
 
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Per batch, the seed of its augmentation and the positions of its pictures."""
+        """Per batch, the seed of its augmentation and the positions of its images."""
         for number, batch in enumerate(self.batches()):
             sequence = np.random.SeedSequence((self.seed, self.epoch, self.rank, number))
             yield int(sequence.generate_state(1, np.uint64)[0]), batch
 
 
-class PictureLoader:
-    """Iterate over (pictures, labels, index): uint8 (N, C, H, W) stored channels last, and int64 (N,) twice.
+class ImageLoader:
+    """Iterate over (images, labels, index): uint8 (N, C, H, W) stored channels last, and int64 (N,) twice.
 
-    Pictures that cannot be decoded are left out of their batch, named in the log once, and kept in
+    Images that cannot be decoded are left out of their batch, named in the log once, and kept in
     `failures`. In training, a batch of which fewer than two remain is left out too; where several processes
     train together another comes twice for it, because all must take equally many steps.
 
     Attributes:
         sampler: the schedule; call its `set_epoch` before each epoch. (Lightning does.)
-        failures: name → reason for every picture that could not be read so far.
+        failures: name → reason for every image that could not be read so far.
     """
 
     # Lightning looks for one wherever there is a sampler.
@@ -249,7 +249,7 @@ class PictureLoader:
 
     def __init__(
         self,
-        pictures: Pictures,
+        dataset: ImageDataset,
         preprocessing: Preprocessing,
         augmentation: Augmentation,
         schedule: EpochSchedule,
@@ -260,18 +260,18 @@ class PictureLoader:
         import torch
         from torch.utils.data import DataLoader
 
-        if len(pictures) == 0:
-            raise UserError("there are no pictures to iterate over in this split")
+        if len(dataset) == 0:
+            raise UserError("there are no images to iterate over in this split")
         if workers < 0:
             raise UserError(f"workers={workers}: must not be negative")
-        self.pictures = pictures
+        self.dataset = dataset
         self.sampler = schedule
         self.failures: dict[str, str] = {}
-        reader = _Reader(pictures, preprocessing, augmentation)
+        reader = _Reader(dataset, preprocessing, augmentation)
         height, width = preprocessing.size
         if (
             not augmentation.resized_crop
-            and len(pictures) * height * width * preprocessing.channels <= held_bytes
+            and len(dataset) * height * width * preprocessing.channels <= held_bytes
         ):
             reader.hold(workers)
             workers = workers if augmentation.trivial else 0
@@ -292,18 +292,18 @@ class PictureLoader:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         import torch
 
-        labels = torch.from_numpy(self.pictures.labels)
+        labels = torch.from_numpy(self.dataset.labels)
         served = owed = 0
-        for pictures, index, failures in self._batches:
+        for images, index, failures in self._batches:
             for position, reason in failures:
-                name = self.pictures.names[position]
+                name = self.dataset.names[position]
                 if name not in self.failures:
                     logger.warning("left out: %s", reason)
                     self.failures[name] = reason
             if len(index) < self.sampler.smallest:
                 owed += self.sampler.world_size > 1
                 continue
-            batch = pictures.permute(0, 3, 1, 2), labels[index], index
+            batch = images.permute(0, 3, 1, 2), labels[index], index
             served += 1
             yield from repeat(batch, 1 + owed)
             owed = 0
@@ -311,41 +311,43 @@ class PictureLoader:
             yield from repeat(batch, owed)
         elif self.failures:
             reason = next(iter(self.failures.values()))
-            raise UserError(f"too few pictures could be read to make one batch; for one, {reason}")
+            raise UserError(f"too few images could be read to make one batch; for one, {reason}")
 
 
 class _Reader:
     """From a batch's seed and positions to its pixels; it runs in the workers.
 
     Args:
-        pictures: where they come from.
+        images: where they come from.
         preprocessing: how they are fitted to their size.
         augmentation: how they are varied.
     """
 
-    def __init__(self, pictures: Pictures, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
-        self.pictures = pictures
+    def __init__(
+        self, dataset: ImageDataset, preprocessing: Preprocessing, augmentation: Augmentation
+    ) -> None:
+        self.dataset = dataset
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.held: NDArray[np.uint8] | None = None
         self.held_failures: dict[int, str] = {}
 
     def hold(self, workers: int) -> None:
-        """Decode all pictures now and keep them, (N, H, W, C)."""
+        """Decode all images now and keep them, (N, H, W, C)."""
         import torch
         from torch.utils.data import DataLoader
 
         from skipnets.data.augmentation import Augmentation
 
-        plain = _Reader(self.pictures, self.preprocessing, Augmentation())
-        count = len(self.pictures)
+        plain = _Reader(self.dataset, self.preprocessing, Augmentation())
+        count = len(self.dataset)
         parts = [(0, np.arange(start, min(start + 256, count))) for start in range(0, count, 256)]
         held = np.empty((count, *self.preprocessing.size, self.preprocessing.channels), dtype=np.uint8)
         for pixels, index, failures in DataLoader(
             plain,  # type: ignore[arg-type]  # any object with __getitem__ will do
             batch_size=None,
             sampler=parts,
-            num_workers=workers if self.pictures.images is None else 0,
+            num_workers=workers if self.dataset.images is None else 0,
             generator=torch.Generator(),  # or it would draw from the global one
         ):
             held[index.numpy()] = pixels.numpy()
@@ -370,7 +372,7 @@ class _Reader:
         return torch.from_numpy(pixels), torch.from_numpy(index), failures
 
     def _read(self, batch: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64], Failures]:
-        """The pixels (N, H, W, C) of the pictures that can be read, their positions (N,), and the others."""
+        """The pixels (N, H, W, C) of the images that can be read, their positions (N,), and the others."""
         failures: Failures = []
         if self.held is not None:
             if self.held_failures:
@@ -388,7 +390,7 @@ class _Reader:
         pixels = np.empty((len(batch), *size, channels), dtype=np.uint8)
         read: list[int] = []
         for position, mirror in zip(batch.tolist(), mirrored, strict=True):
-            source = self.pictures.source(position)
+            source = self.dataset.source(position)
             try:
                 if crops:
                     image, box = open_region(
@@ -399,7 +401,7 @@ class _Reader:
                     )
                 else:
                     pixels[len(read)] = self.preprocessing.pixels(source)
-            except UndecodablePicture as error:
+            except ImageDecodeError as error:
                 failures.append((position, str(error)))
             else:
                 read.append(position)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError, missing_extra
 
-# split → ((N, H, W) or (N, H, W, C) uint8 pictures, (N,) int64 labels); split "" where the set has none.
+# split → ((N, H, W) or (N, H, W, C) uint8 images, (N,) int64 labels); split "" where the set has none.
 Parts = dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -36,7 +36,7 @@ def data_folder() -> Path:
 
 
 def read_named(name: str, *, download: bool) -> tuple[tuple[str, ...], Parts]:
-    """The classes and the pictures of a named set.
+    """The classes and the images of a named set.
 
     Raises:
         UserError: its files are not there (the message says which and where), damaged, or could not be
@@ -51,7 +51,7 @@ def _digits() -> tuple[tuple[str, ...], Parts]:
     except ImportError as error:
         raise missing_extra("train") from error
     digits = load_digits()
-    # Sixteen grey levels, in which 16 is white.
+    # Sixteen gray levels, in which 16 is white.
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     return _DIGITS, {"": (pixels, digits.target.astype(np.int64))}
 
@@ -77,8 +77,8 @@ def _idx_parts(name: str, torchvision_name: str, elsewhere: list[Path], download
             dataset(data_folder(), download=True)
         folder = home
     return {
-        split: (_read_idx(folder / images), _read_idx(folder / labels).astype(np.int64))
-        for split, (images, labels) in _IDX_FILES.items()
+        split: (_read_idx(folder / dataset), _read_idx(folder / labels).astype(np.int64))
+        for split, (dataset, labels) in _IDX_FILES.items()
     }
 
 

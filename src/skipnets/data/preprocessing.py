@@ -1,4 +1,4 @@
-"""The one way from a picture to a model's input: in validation, evaluation, prediction and serving.
+"""The one way from an image to a model's input: in validation, evaluation, prediction and serving.
 
 Pillow and numpy only, so that predicting needs no torch. N batch, C channels, H height, W width.
 """
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.data.decoding import MAX_PIXELS, Box, Source, UndecodablePicture, open_picture
+from skipnets.data.decoding import MAX_PIXELS, Box, ImageDecodeError, Source, open_image
 from skipnets.errors import UserError, near_matches
 
-__all__ = ["FITS", "INTERPOLATIONS", "Preprocessing", "UndecodablePicture"]
+__all__ = ["FITS", "INTERPOLATIONS", "ImageDecodeError", "Preprocessing"]
 
 FITS = ("pad", "crop", "stretch")
 INTERPOLATIONS = {
@@ -26,25 +26,25 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-# ImageNet's statistics, which published weights expect; for grey, the means over the three channels.
+# ImageNet's statistics, which published weights expect; for gray, the means over the three channels.
 _MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
 _STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes a model's input. It travels inside the model file.
+    """How an image becomes a model's input. It travels inside the model file.
 
     With `fit="crop"` the result equals, bit for bit, torchvision's Resize, CenterCrop, ToTensor and
-    Normalize on a PIL picture.
+    Normalize on a PIL image.
 
     Args:
         size: height and width of the input in pixels; one number for a square.
-        fit: what happens to a picture of another shape. "pad": all of it is seen, centred on the mean
-            colour. "crop": the middle is seen. "stretch": all of it is seen, distorted.
-        crop_fraction: for "crop", which share of the resized picture's shorter side is kept, in (0, 1]:
+        fit: what happens to an image of another shape. "pad": all of it is seen, centerd on the mean
+            color. "crop": the middle is seen. "stretch": all of it is seen, distorted.
+        crop_fraction: for "crop", which share of the resized image's shorter side is kept, in (0, 1]:
             224/256 = 0.875 in torchvision's ImageNet evaluation.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (gray) or 3 (RGB).
         mean: per channel, in units where white is 1; ImageNet's by default.
         std: per channel, as `mean`.
         interpolation: "bilinear", "bicubic", "nearest" or "lanczos"; all but "nearest" are antialiased.
@@ -78,7 +78,7 @@ class Preprocessing:
         if not 0 < crop_fraction <= 1:
             raise UserError(f"crop_fraction={crop_fraction}: must be above 0 and at most 1")
         if channels not in (1, 3):
-            raise UserError(f"channels={channels}: must be 1 (grey) or 3 (RGB)")
+            raise UserError(f"channels={channels}: must be 1 (gray) or 3 (RGB)")
         if interpolation not in INTERPOLATIONS:
             raise UserError(
                 f"interpolation={interpolation!r}: must be one of {', '.join(INTERPOLATIONS)}"
@@ -99,19 +99,19 @@ class Preprocessing:
             object.__setattr__(self, name, value)
 
     def open(self, source: Source) -> Image.Image:
-        """Read a picture upright and with this preprocessing's channels (see `open_picture`).
+        """Read an image upright and with this preprocessing's channels (see `open_image`).
 
         Raises:
-            UndecodablePicture: it cannot be read.
+            ImageDecodeError: it cannot be read.
         """
-        return open_picture(source, self.channels)
+        return open_image(source, self.channels)
 
     def geometry(self, width: int, height: int) -> Box:
-        """Which box of a width × height picture the input shows: to lay a map of the input over the picture.
+        """Which box of a width × height image the input shows: to lay a map of the input over the image.
 
         Returns:
-            (left, top, right, bottom) in the picture's pixels, the input's outer edges. With "pad" it
-            reaches beyond the picture where the input shows padding.
+            (left, top, right, bottom) in the image's pixels, the input's outer edges. With "pad" it
+            reaches beyond the image where the input shows padding.
         """
         resized_width, resized_height, left, top = self._layout(width, height)
         x_scale, y_scale = width / resized_width, height / resized_height
@@ -122,17 +122,17 @@ class Preprocessing:
             (top + self.size[0]) * y_scale,
         )
 
-    def pixels(self, picture: Source) -> NDArray[np.uint8]:
-        """The picture at the input's size, before normalisation: (H, W, C) uint8."""
-        image = self.open(picture)
+    def pixels(self, image: Source) -> NDArray[np.uint8]:
+        """The image at the input's size, before normalization: (H, W, C) uint8."""
+        image = self.open(image)
         height, width = self.size
         resized_width, resized_height, left, top = self._layout(*image.size)
         if resized_width * resized_height > MAX_PIXELS:
-            raise UndecodablePicture(f"picture {image.size}: too elongated to be cut to {width}x{height}")
+            raise ImageDecodeError(f"image {image.size}: too elongated to be cut to {width}x{height}")
         if image.size != (resized_width, resized_height):
             image = image.resize((resized_width, resized_height), INTERPOLATIONS[self.interpolation])
         if left < 0 or top < 0:
-            canvas = Image.new(image.mode, (width, height), self._padding_colour())
+            canvas = Image.new(image.mode, (width, height), self._padding_color())
             canvas.paste(image, (-left, -top))
             image = canvas
         elif image.size != (width, height):
@@ -140,10 +140,10 @@ class Preprocessing:
         return np.asarray(image).reshape(height, width, self.channels)
 
     def planes(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(N, H, W, C) uint8 pixels → (N, C, H, W) uint8, for a network that normalises by itself."""
+        """(N, H, W, C) uint8 pixels → (N, C, H, W) uint8, for a network that normalizes by itself."""
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
-    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, C) uint8 pixels → (N, C, H, W) float32 input."""
         inputs = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C")
         inputs /= np.float32(255)
@@ -151,16 +151,16 @@ class Preprocessing:
         inputs /= np.asarray(self.std, dtype=np.float32)[:, None, None]
         return inputs
 
-    def __call__(self, picture: Source) -> NDArray[np.float32]:
-        """One picture → (C, H, W) float32 input."""
-        return self.normalise(self.pixels(picture)[None])[0]
+    def __call__(self, image: Source) -> NDArray[np.float32]:
+        """One image → (C, H, W) float32 input."""
+        return self.normalize(self.pixels(image)[None])[0]
 
-    def batch(self, pictures: Sequence[Source]) -> NDArray[np.float32]:
-        """N pictures → (N, C, H, W) float32 input."""
-        pixels = np.empty((len(pictures), *self.size, self.channels), dtype=np.uint8)
-        for row, picture in zip(pixels, pictures, strict=True):
-            row[...] = self.pixels(picture)
-        return self.normalise(pixels)
+    def batch(self, images: Sequence[Source]) -> NDArray[np.float32]:
+        """N images → (N, C, H, W) float32 input."""
+        pixels = np.empty((len(images), *self.size, self.channels), dtype=np.uint8)
+        for row, image in zip(pixels, images, strict=True):
+            row[...] = self.pixels(image)
+        return self.normalize(pixels)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
@@ -209,9 +209,9 @@ class Preprocessing:
             (resized_height - input_height) // 2,
         )
 
-    def _padding_colour(self) -> int | tuple[int, ...]:
-        colour = tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
-        return colour[0] if self.channels == 1 else colour
+    def _padding_color(self) -> int | tuple[int, ...]:
+        color = tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
+        return color[0] if self.channels == 1 else color
 
 
 def _height_width(size: int | Sequence[int]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Which pictures train, which choose the best epoch (val), which judge (test): seeded and stratified."""
+"""Which images train, which choose the best epoch (val), which judge (test): seeded and stratified."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def check_fractions(fractions: Sequence[float]) -> dict[str, float]:
 
 
 def cut(labels: NDArray[np.int64], shares: Mapping[str, float], seed: int) -> NDArray[np.str_]:
-    """Deal every class's pictures out to splits, each split getting its share and at least one.
+    """Deal every class's images out to splits, each split getting its share and at least one.
 
     The draw of a class depends on nothing but the seed, its label and its size.
 
     Args:
-        labels: (N,) class of each picture; every class that occurs does so at least `len(shares)` times.
-        shares: split → its share; normalised here.
+        labels: (N,) class of each image; every class that occurs does so at least `len(shares)` times.
+        shares: split → its share; normalized here.
         seed: not negative.
 
     Returns:
-        (N,) the split of each picture.
+        (N,) the split of each image.
     """
     names = list(shares)
     wanted = np.array([shares[name] for name in names]) / sum(shares.values())
@@ -58,7 +58,7 @@ def cut(labels: NDArray[np.int64], shares: Mapping[str, float], seed: int) -> ND
 
 
 def write_splits(path: str | os.PathLike[str], rows: Sequence[tuple[str, str, str]]) -> None:
-    """Write (path, label, split) rows as CSV, for `read_splits` and `open_pictures(splits=...)`."""
+    """Write (path, label, split) rows as CSV, for `read_splits` and `open_dataset(splits=...)`."""
     with (
         atomic_path(path) as temporary,
         # File names need not be valid UTF-8; surrogateescape hands their bytes through.

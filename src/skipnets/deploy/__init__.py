@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Export", "SpeedTable", "compare_speeds", "export_model"]
 
-_HOME = {
+_MODULES = {
     "Export": "export",
     "SpeedTable": "benchmark",
     "compare_speeds": "benchmark",
@@ -23,6 +23,6 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,6 +1,6 @@
 """How fast a classifier answers in each runtime, beside what a user would otherwise take, in one run.
 
-Contenders take turns, so that whatever else the machine does hits all of them alike, and each turn begins
+Candidates take turns, so that whatever else the machine does hits all of them alike, and each turn begins
 with a call that is not timed: it waits out the threads of the one before. Outputs are compared before
 anything is timed.
 
@@ -70,21 +70,21 @@ class Speed:
     """One line of the table.
 
     Attributes:
-        contender: What ran.
-        outsider: Whether it is what a user would take without this project.
+        candidate: What ran.
+        baseline: Whether it is what a user would take without this project.
         precision: "fp32" or "int8".
-        batch: Pictures a call.
+        batch: Images a call.
         seconds: The median call.
         quartiles: The spread.
         calls: Seconds of every call, one a round.
-        ratio: Of its time to that of the fastest 32-bit outsider at this batch (`Timing.ratio`); None if
+        ratio: Of its time to that of the fastest 32-bit baseline at this batch (`Timing.ratio`); None if
             there is none.
         limit_share: Of the time that the arithmetic alone takes at the rate of a large matrix product
             (float32, same threads) in the median call; above 1 for int8, whose instructions do more at once.
     """
 
-    contender: str
-    outsider: bool
+    candidate: str
+    baseline: bool
     precision: str
     batch: int
     seconds: float
@@ -100,11 +100,11 @@ class SpeedTable:
 
     Attributes:
         model: What was measured.
-        size: Height and width of the pictures.
-        macs: Multiply-accumulates of convolutions and linear layers, for one picture.
+        size: Height and width of the images.
+        macs: Multiply-accumulates of convolutions and linear layers, for one image.
         sgemm_macs: Multiply-accumulates a second in a large float32 matrix product, measured in the same run.
         machine: Processor, threads, system and versions.
-        rows: In the order in which the contenders were made.
+        rows: In the order in which the candidates were made.
     """
 
     model: str
@@ -130,64 +130,64 @@ class SpeedTable:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error}") from error
 
-    def _row(self, contender: str, batch: int) -> Speed:
+    def _row(self, candidate: str, batch: int) -> Speed:
         for row in self.rows:
-            if (row.contender, row.batch) == (contender, batch):
+            if (row.candidate, row.batch) == (candidate, batch):
                 return row
-        raise KeyError((contender, batch))
+        raise KeyError((candidate, batch))
 
-    def ratio(self, contender: str, other: str, batch: int) -> float:
+    def ratio(self, candidate: str, other: str, batch: int) -> float:
         """Of one's time to another's, by `Timing.ratio`.
 
         Raises:
             KeyError: One was not measured.
         """
-        return Timing(seconds=self._row(contender, batch).calls).ratio(
+        return Timing(seconds=self._row(candidate, batch).calls).ratio(
             Timing(seconds=self._row(other, batch).calls)
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
+class Candidate:
     """Something that turns a preprocessed batch (N, C, H, W) into logits (N, K).
 
     Attributes:
         name: What the table calls it.
         predict: Runs it.
-        outsider: Whether a user would have it without this project.
+        baseline: Whether a user would have it without this project.
         precision: "fp32" or "int8".
     """
 
     name: str
     predict: Predict
-    outsider: bool = False
+    baseline: bool = False
     precision: str = "fp32"
 
 
 def alternate(
-    contenders: Mapping[str, Callable[[], object]], *, seconds: float = 10.0, rounds: int | None = None
+    candidates: Mapping[str, Callable[[], object]], *, seconds: float = 10.0, rounds: int | None = None
 ) -> dict[str, Timing]:
-    """Time each contender in turn, round after round, in another order each round.
+    """Time each candidate in turn, round after round, in another order each round.
 
     A turn is a pause, one run to warm up and one that is timed. Without the pause the threads of the one
     before would still spin and take the processor away, and what is quick would look slow; the order changes
     because caches are full of the one before, too.
 
     Args:
-        contenders: By name.
+        candidates: By name.
         seconds: How long all of it may take; at least `LEAST_ROUNDS` rounds are done.
         rounds: How many rounds, whatever they take.
     """
-    for run in contenders.values():
+    for run in candidates.values():
         run()
-    timed: dict[str, list[float]] = {name: [] for name in contenders}
-    names, order = list(contenders), random.Random(0)  # noqa: S311 - nothing is secret about turns
+    timed: dict[str, list[float]] = {name: [] for name in candidates}
+    names, order = list(candidates), random.Random(0)  # noqa: S311 - nothing is secret about turns
     end = time.perf_counter() + seconds
     done = 0
     while done < (rounds or LEAST_ROUNDS) or (rounds is None and time.perf_counter() < end):
         order.shuffle(names)
         for name in names:
-            run = contenders[name]
+            run = candidates[name]
             time.sleep(_PAUSE)
             run()
             start = time.perf_counter()
@@ -213,19 +213,19 @@ def compare_speeds(
 
     Args:
         model: A model file, a run folder, an export, or a classifier.
-        batches: Numbers of pictures a call.
+        batches: Numbers of images a call.
         seconds: How long the timing of one batch size takes, at least.
-        threads: CPU threads of every contender; None takes one a processor.
+        threads: CPU threads of every candidate; None takes one a processor.
         compiled: Time torch.compile, too, which first takes a minute or two.
         int8: Time 8-bit graphs, too.
-        calibration: Labelled pictures for those; None takes generated ones, which is enough to time them but
+        calibration: Labeled images for those; None takes generated ones, which is enough to time them but
             not to keep them.
 
     Raises:
-        UserError: For impossible wishes, or if two contenders do not compute the same.
+        UserError: For impossible options, or if two candidates do not compute the same.
     """
     from skipnets.classifier import Classifier, load
-    from skipnets.deploy.contenders import contenders_of, exported_contender, multiply_accumulates
+    from skipnets.deploy.candidates import candidates_for, exported_candidate, multiply_accumulates
 
     if not batches or min(batches) < 1:
         raise UserError(f"batch sizes must be 1 or more, not {list(batches)}")
@@ -236,9 +236,9 @@ def compare_speeds(
         runtime = "torch" if export_format(model) is None else "auto"
         classifier = load(model, runtime=runtime, device="cpu", threads=threads)
     if classifier.export is not None:
-        contenders = [exported_contender(classifier)]
+        candidates = [exported_candidate(classifier)]
     else:
-        contenders = contenders_of(
+        candidates = candidates_for(
             classifier,
             threads=threads,
             compiled=compiled,
@@ -250,7 +250,7 @@ def compare_speeds(
     rows = [
         row
         for batch in batches
-        for row in _measure(contenders, classifier, batch, seconds=seconds, limit=macs * batch / rate)
+        for row in _measure(candidates, classifier, batch, seconds=seconds, limit=macs * batch / rate)
     ]
     return SpeedTable(
         model=str(classifier.path or classifier.architecture["name"]),
@@ -280,18 +280,18 @@ def machine(threads: int) -> dict[str, str]:
 
 
 def _measure(
-    contenders: Sequence[Contender], classifier: Classifier, batch: int, *, seconds: float, limit: float
+    candidates: Sequence[Candidate], classifier: Classifier, batch: int, *, seconds: float, limit: float
 ) -> list[Speed]:
     """The lines for one batch size."""
-    pictures = _pictures(classifier, batch)
-    _require_equal(contenders, pictures)
-    timings = alternate({each.name: partial(each.predict, pictures) for each in contenders}, seconds=seconds)
-    outsiders = [timings[each.name] for each in contenders if each.outsider and each.precision == "fp32"]
-    fastest = min(outsiders, key=lambda timing: timing.median, default=None)
+    images = _images(classifier, batch)
+    _require_equal(candidates, images)
+    timings = alternate({each.name: partial(each.predict, images) for each in candidates}, seconds=seconds)
+    baselines = [timings[each.name] for each in candidates if each.baseline and each.precision == "fp32"]
+    fastest = min(baselines, key=lambda timing: timing.median, default=None)
     return [
         Speed(
-            contender=each.name,
-            outsider=each.outsider,
+            candidate=each.name,
+            baseline=each.baseline,
             precision=each.precision,
             batch=batch,
             seconds=timings[each.name].median,
@@ -300,11 +300,11 @@ def _measure(
             ratio=None if fastest is None else timings[each.name].ratio(fastest),
             limit_share=limit / timings[each.name].median,
         )
-        for each in contenders
+        for each in candidates
     ]
 
 
-def _pictures(classifier: Classifier, batch: int) -> NDArray[Any]:
+def _images(classifier: Classifier, batch: int) -> NDArray[Any]:
     height, width = classifier.preprocessing.size
     pixels = np.random.default_rng(0).integers(
         0, 256, (batch, height, width, classifier.preprocessing.channels), dtype=np.uint8
@@ -312,19 +312,19 @@ def _pictures(classifier: Classifier, batch: int) -> NDArray[Any]:
     return (
         np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
         if classifier.runtime.input_type == "uint8"
-        else classifier.preprocessing.normalise(pixels)
+        else classifier.preprocessing.normalize(pixels)
     )
 
 
-def _require_equal(contenders: Sequence[Contender], pictures: NDArray[Any]) -> None:
+def _require_equal(candidates: Sequence[Candidate], images: NDArray[Any]) -> None:
     """Nothing is timed that computes something else; 8-bit graphs may differ, but not be broken."""
-    reference = contenders[0].predict(pictures)
+    reference = candidates[0].predict(images)
     scale = float(np.abs(reference).max()) or 1.0
-    for each in contenders[1:]:
-        difference = float(np.abs(each.predict(pictures) - reference).max()) / scale
+    for each in candidates[1:]:
+        difference = float(np.abs(each.predict(images) - reference).max()) / scale
         if not difference <= (1e-3 if each.precision == "fp32" else 1.0):
             raise UserError(
-                f"{each.name} does not compute what {contenders[0].name} does: "
+                f"{each.name} does not compute what {candidates[0].name} does: "
                 f"logits differ by {difference:.1e} of the largest; nothing was timed"
             )
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier, load
-from skipnets.data.sources import Pictures, open_pictures
+from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.deploy.benchmark import alternate
 from skipnets.deploy.graph import (
     onnx_graph,
@@ -31,22 +31,22 @@ from skipnets.deploy.graph import (
     trace,
     write_graph,
 )
-from skipnets.deploy.quantize import Accuracy, Quantisation, open_calibration, quantise
+from skipnets.deploy.quantize import Accuracy, Quantization, open_calibration, quantize
 from skipnets.errors import UserError, near_matches
-from skipnets.evaluation.evaluating import open_own_pictures
+from skipnets.evaluation.evaluating import open_own_images
 from skipnets.files import atomic_path
-from skipnets.runtimes.exported import ExportFormat, PictureType, export_format
+from skipnets.runtimes.exported import ExportFormat, InputType, export_format
 from skipnets.runtimes.model_file import FORMAT_VERSION
 
 if TYPE_CHECKING:
-    from skipnets.classifier import Picture
+    from skipnets.classifier import Image
 
 __all__ = ["Check", "CheckFailedError", "Export", "export_model"]
 
 logger = logging.getLogger("skipnets")
 
 FORMATS = (*get_args(ExportFormat), "auto")
-CHECKED_PICTURES = 64
+CHECKED_IMAGES = 64
 TOLERANCE = 1e-4
 SECONDS_PER_CHOICE = 2.0
 _SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": "_openvino", "pt2": ".pt2"}
@@ -62,13 +62,13 @@ class Check:
     """How an export compares with the classifier in PyTorch.
 
     Attributes:
-        pictures: Which pictures, for people.
+        images: Which images, for people.
         count: How many.
-        largest_difference: Of any probability of any picture.
-        same_labels: For how many pictures the most probable class is the same.
+        largest_difference: Of any probability of any image.
+        same_labels: For how many images the most probable class is the same.
     """
 
-    pictures: str
+    images: str
     count: int
     largest_difference: float
     same_labels: int
@@ -81,15 +81,15 @@ class Export:
     Attributes:
         path: The file, or the folder of an OpenVINO graph.
         file_format: "onnx", "openvino" or "pt2".
-        input_type: What the graph takes: "uint8" pixels or "float32" preprocessed pictures.
+        input_type: What the graph takes: "uint8" pixels or "float32" preprocessed images.
         check: How it compares with PyTorch.
-        accuracy: Before and after quantisation; None without.
-        seconds: For one picture on this machine, of each candidate that `"auto"` measured.
+        accuracy: Before and after quantization; None without.
+        seconds: For one image on this machine, of each candidate that `"auto"` measured.
     """
 
     path: Path
     file_format: ExportFormat
-    input_type: PictureType
+    input_type: InputType
     check: Check
     accuracy: Accuracy | None = None
     seconds: dict[str, float] | None = None
@@ -112,16 +112,16 @@ def export_model(
     output: str | os.PathLike[str] | None = None,
     *,
     file_format: Literal["onnx", "openvino", "pt2", "auto"] = "onnx",
-    input_type: PictureType = "uint8",
-    check: str | os.PathLike[str] | Pictures | None = None,
+    input_type: InputType = "uint8",
+    check: str | os.PathLike[str] | ImageDataset | None = None,
     tolerance: float = TOLERANCE,
     int8: bool = False,
-    calibration: str | os.PathLike[str] | Pictures | None = None,
+    calibration: str | os.PathLike[str] | ImageDataset | None = None,
     max_drop: float = 0.5,
 ) -> Export:
     """Write a classifier as a graph that runs without this package, and check it before it is there.
 
-    The graph takes any number of pictures of any size that the architecture allows, and gives "logits" (N, K)
+    The graph takes any number of images of any size that the architecture allows, and gives "logits" (N, K)
     and "features" (N, num_features). It carries what `skipnets.load` needs to make a classifier of it.
 
     Args:
@@ -129,20 +129,20 @@ def export_model(
         output: The file, for OpenVINO a folder that is not there yet. None puts it beside the model file.
             "auto" adds the suffix of the format that it chooses.
         file_format: "onnx", "openvino", "pt2", or "auto": whichever of ONNX and OpenVINO is the fastest for
-            one picture on this machine.
-        input_type: "uint8" takes pixels (N, C, H, W) from 0 to 255 and normalises in the graph; "float32"
+            one image on this machine.
+        input_type: "uint8" takes pixels (N, C, H, W) from 0 to 255 and normalizes in the graph; "float32"
             takes what `Preprocessing` makes.
-        check: Pictures to compare on: a folder, a manifest or a named set. None takes those of `calibration`,
+        check: Images to compare on: a folder, a manifest or a named set. None takes those of `calibration`,
             else the validation split of the classifier's own run, else generated ones.
         tolerance: The most that a probability may differ from PyTorch's; does not apply to int8.
-        int8: Quantise weights and activations to 8 bits.
-        calibration: Labelled pictures of the classifier's classes; its training split sets the ranges, its
+        int8: Quantize weights and activations to 8 bits.
+        calibration: Labeled images of the classifier's classes; its training split sets the ranges, its
             validation split tells the accuracy.
         max_drop: The most percentage points of accuracy that int8 may cost.
 
     Raises:
         CheckFailedError: The export computes something else; it is deleted.
-        UserError: For impossible wishes, or if accuracy drops too far.
+        UserError: For impossible options, or if accuracy drops too far.
 
     Examples:
         >>> export_model("runs/cats", file_format="openvino").check.largest_difference
@@ -151,17 +151,17 @@ def export_model(
     classifier = _source(model)
     final = _output(classifier, output, file_format)
     require_libraries(file_format, int8=int8)
-    quantisation = None
+    quantization = None
     if int8:
         assert calibration is not None
-        pictures = open_calibration(calibration, classifier.classes)
-        quantisation = Quantisation(pictures=pictures, max_drop=max_drop)
+        dataset = open_calibration(calibration, classifier.classes)
+        quantization = Quantization(dataset=dataset, max_drop=max_drop)
     exporter = _Exporter(
         classifier=classifier,
         input_type=input_type,
-        check=_check_pictures(classifier, calibration if check is None else check),
+        check=_check_images(classifier, calibration if check is None else check),
         tolerance=tolerance,
-        quantisation=quantisation,
+        quantization=quantization,
     )
     if file_format != "auto":
         return exporter.write(final, file_format)
@@ -175,16 +175,16 @@ class _Exporter:
         self,
         *,
         classifier: Classifier,
-        input_type: PictureType,
-        check: _CheckPictures,
+        input_type: InputType,
+        check: _CheckImages,
         tolerance: float,
-        quantisation: Quantisation | None,
+        quantization: Quantization | None,
     ) -> None:
         self.classifier = classifier
         self.input_type = input_type
         self.check = check
         self.tolerance = tolerance
-        self.quantisation = quantisation
+        self.quantization = quantization
         model = simplify(classifier.model, classifier.preprocessing, input_type)
         self.program = trace(model, classifier.preprocessing.size, input_type)
         self._onnx: Any = None
@@ -192,9 +192,9 @@ class _Exporter:
     def write(self, path: Path, file_format: ExportFormat, *, int8: bool | None = None) -> Export:
         """Write, check, write down how that went, and only then give the file its name."""
         graph, accuracy = self._graph(file_format), None
-        if self.quantisation is not None and int8 is not False:
-            graph, accuracy = quantise(
-                graph, file_format, self.quantisation, self.classifier.preprocessing, self.input_type
+        if self.quantization is not None and int8 is not False:
+            graph, accuracy = quantize(
+                graph, file_format, self.quantization, self.classifier.preprocessing, self.input_type
             )
         about: dict[str, Any] = {
             "format": file_format,
@@ -211,7 +211,7 @@ class _Exporter:
             if accuracy is None and not check.largest_difference <= self.tolerance:
                 raise CheckFailedError(
                     f"{path} was not written: a probability differs by {check.largest_difference:.1e} from "
-                    f"PyTorch's on {check.pictures}; tolerance is {self.tolerance:.1e}"
+                    f"PyTorch's on {check.images}; tolerance is {self.tolerance:.1e}"
                 )
             del exported  # It may hold the file open, which is about to be replaced.
             write_graph(graph, file_format, temporary, self._metadata({**about, "check": asdict(check)}))
@@ -242,11 +242,11 @@ class _Exporter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CheckPictures:
-    """Pictures to compare an export with PyTorch on."""
+class _CheckImages:
+    """Images to compare an export with PyTorch on."""
 
     name: str
-    sources: Sequence[Picture]
+    sources: Sequence[Image]
 
     def compare(self, classifier: Classifier, exported: Classifier) -> Check:
         """Both classifiers' probabilities, in batches of several sizes."""
@@ -255,26 +255,26 @@ class _CheckPictures:
             for each in (classifier, exported)
         )
         return Check(
-            pictures=self.name,
+            images=self.name,
             count=len(first),
             largest_difference=float(np.abs(first - second).max()),
             same_labels=int((first.argmax(1) == second.argmax(1)).sum()),
         )
 
-    def _batches(self) -> list[Sequence[Picture]]:
-        """One picture alone, then eight at a time: the number of pictures must not matter."""
+    def _batches(self) -> list[Sequence[Image]]:
+        """One image alone, then eight at a time: the number of images must not matter."""
         return [self.sources[:1], *(self.sources[i : i + 8] for i in range(1, len(self.sources), 8))]
 
 
 def _write_fastest(exporter: _Exporter, final: Path) -> Export:
-    """Write every candidate, time them on one picture, and keep the fastest."""
-    exporter_wishes = [False] if exporter.quantisation is None else [False, True]
+    """Write every candidate, time them on one image, and keep the fastest."""
+    exporter_options = [False] if exporter.quantization is None else [False, True]
     # Beside the final name, so that the chosen one is renamed and not copied.
     with _folder_beside(final) as folder:
         exports: dict[str, Export] = {}
         reasons = []
         for file_format in _AUTO:
-            for int8 in exporter_wishes:
+            for int8 in exporter_options:
                 name = f"{file_format}{' int8' if int8 else ''}"
                 path = folder / f"{name.replace(' ', '-')}{_SUFFIXES[file_format]}"
                 try:
@@ -284,7 +284,7 @@ def _write_fastest(exporter: _Exporter, final: Path) -> Export:
                     reasons.append(f"{name}: {error}")
         if not exports:
             raise UserError(f"no format could be exported ({'; '.join(reasons)})")
-        seconds = _time_one_picture({name: export.path for name, export in exports.items()})
+        seconds = _time_one_image({name: export.path for name, export in exports.items()})
         fastest = exports[min(seconds, key=lambda name: seconds[name])]
         path = final.with_name(final.name + _SUFFIXES[fastest.file_format])
         _refuse_a_taken_folder(path)
@@ -304,15 +304,15 @@ def _folder_beside(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _time_one_picture(paths: dict[str, Path]) -> dict[str, float]:
-    """Seconds for one picture with each export, medians of alternating runs."""
-    contenders: dict[str, Callable[[], object]] = {}
+def _time_one_image(paths: dict[str, Path]) -> dict[str, float]:
+    """Seconds for one image with each export, medians of alternating runs."""
+    candidates: dict[str, Callable[[], object]] = {}
     for name, path in paths.items():
         classifier = load(path, device="cpu")
         height, width = classifier.preprocessing.size
         batch = np.zeros((1, classifier.preprocessing.channels, height, width), classifier.runtime.input_type)
-        contenders[name] = partial(classifier.logits, batch)
-    return {name: timing.median for name, timing in alternate(contenders, seconds=SECONDS_PER_CHOICE).items()}
+        candidates[name] = partial(classifier.logits, batch)
+    return {name: timing.median for name, timing in alternate(candidates, seconds=SECONDS_PER_CHOICE).items()}
 
 
 def _check_options(
@@ -323,10 +323,10 @@ def _check_options(
             f'unknown format "{file_format}"{near_matches(file_format, FORMATS)}; '
             f"there are {', '.join(FORMATS)}"
         )
-    if input_type not in get_args(PictureType):
-        raise UserError(f'input must be {" or ".join(get_args(PictureType))}, not "{input_type}"')
+    if input_type not in get_args(InputType):
+        raise UserError(f'input must be {" or ".join(get_args(InputType))}, not "{input_type}"')
     if int8 and calibration is None:
-        raise UserError("int8 needs calibration pictures: --calibration DATA")
+        raise UserError("int8 needs calibration images: --calibration DATA")
     if int8 and file_format == "pt2":
         raise UserError('int8 is for the formats "openvino" and "onnx", not "pt2"')
     if not max_drop >= 0:
@@ -384,47 +384,47 @@ def _into(path: Path) -> Iterator[Path]:
         raise UserError(f"{path} cannot be written: {error}") from error
 
 
-def _check_pictures(classifier: Classifier, data: str | os.PathLike[str] | Pictures | None) -> _CheckPictures:
-    """Pictures that were given, else the classifier's own validation pictures, else generated ones."""
+def _check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDataset | None) -> _CheckImages:
+    """Images that were given, else the classifier's own validation images, else generated ones."""
     if data is not None:
-        pictures = data if isinstance(data, Pictures) else open_pictures(data, fractions=None)
-        name = "the given pictures" if isinstance(data, Pictures) else os.fspath(data)
-        return _sample(pictures, name)
+        dataset = data if isinstance(data, ImageDataset) else open_dataset(data, fractions=None)
+        name = "the given images" if isinstance(data, ImageDataset) else os.fspath(data)
+        return _sample(dataset, name)
     try:
-        return _sample(open_own_pictures(classifier).split("val"), "the run's validation pictures")
+        return _sample(open_own_images(classifier).split("val"), "the run's validation images")
     except UserError:
-        return _CheckPictures(name="generated pictures", sources=_generated(24))
+        return _CheckImages(name="generated images", sources=_generated(24))
 
 
-def _sample(pictures: Pictures, name: str) -> _CheckPictures:
-    """Up to `CHECKED_PICTURES` that can be read, evenly spaced."""
-    if not len(pictures):
-        raise UserError(f"{name}: there are no pictures to check on")
-    step = max(len(pictures) / CHECKED_PICTURES, 1)
-    positions = (np.arange(min(len(pictures), CHECKED_PICTURES)) * step).astype(int)
-    sources = [pictures.source(int(position)) for position in positions]
-    return _CheckPictures(name=name, sources=_readable(sources, name))
+def _sample(dataset: ImageDataset, name: str) -> _CheckImages:
+    """Up to `CHECKED_IMAGES` that can be read, evenly spaced."""
+    if not len(dataset):
+        raise UserError(f"{name}: there are no images to check on")
+    step = max(len(dataset) / CHECKED_IMAGES, 1)
+    positions = (np.arange(min(len(dataset), CHECKED_IMAGES)) * step).astype(int)
+    sources = [dataset.source(int(position)) for position in positions]
+    return _CheckImages(name=name, sources=_readable(sources, name))
 
 
 def _readable(sources: list[Any], name: str) -> list[Any]:
-    from skipnets.data.decoding import UndecodablePicture, open_picture
+    from skipnets.data.decoding import ImageDecodeError, open_image
 
     found = []
     for source in sources:
         try:
-            open_picture(source)
-        except UndecodablePicture:
+            open_image(source)
+        except ImageDecodeError:
             continue
         found.append(source)
     if not found:
-        raise UserError(f"{name}: none of the pictures can be read")
+        raise UserError(f"{name}: none of the images can be read")
     return found
 
 
 def _generated(count: int) -> list[NDArray[np.uint8]]:
-    """Pictures of many shapes with large and small structure, the same every time."""
+    """Images of many shapes with large and small structure, the same every time."""
     generator = np.random.default_rng(0)
-    pictures = []
+    images = []
     for _ in range(count):
         height, width = (int(side) for side in generator.integers(24, 400, 2))
         y, x = np.mgrid[0:height, 0:width] / 50
@@ -432,5 +432,5 @@ def _generated(count: int) -> list[NDArray[np.uint8]]:
             [np.sin(x * a + y * b + c) for a, b, c in generator.normal(size=(3, 3)) * (2, 2, 3)], axis=2
         )
         noise = generator.normal(size=waves.shape) * generator.uniform(0, 0.5)
-        pictures.append(np.clip(127.5 + 127.5 * (waves + noise), 0, 255).astype(np.uint8))
-    return pictures
+        images.append(np.clip(127.5 + 127.5 * (waves + noise), 0, 255).astype(np.uint8))
+    return images

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.deploy.rewrite import fold_norms, normalise_inside, pool_before_convolution
+from skipnets.deploy.rewrite import fold_norms, normalize_inside, pool_before_convolution
 from skipnets.errors import missing_extra
 from skipnets.models.densenet import DenseNet
 from skipnets.models.resnet import ResNet
-from skipnets.runtimes.exported import FEATURES, LOGITS, OPENVINO_GRAPH, PICTURES, ExportFormat, PictureType
+from skipnets.runtimes.exported import FEATURES, IMAGES, LOGITS, OPENVINO_GRAPH, ExportFormat, InputType
 
 __all__ = [
     "needs_deploy",
@@ -50,9 +50,9 @@ class _Deployed(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) → logits (N, classes) and features (N, num_features)."""
-        maps = pictures
+        maps = images
         for _, stage in self.network.stages():
             maps = stage(maps)
         features = self.network.forward_head(maps, pre_logits=True)
@@ -60,27 +60,27 @@ class _Deployed(nn.Module):
 
 
 def simplify(
-    model: DenseNet | ResNet, preprocessing: Preprocessing, input_type: PictureType
+    model: DenseNet | ResNet, preprocessing: Preprocessing, input_type: InputType
 ) -> DenseNet | ResNet:
     """The network as it is exported: with every exact rewrite that makes it faster."""
     model = pool_before_convolution(fold_norms(copy.deepcopy(model).cpu().float()))
     if input_type == "uint8":
-        model = normalise_inside(model, preprocessing.mean, preprocessing.std)
+        model = normalize_inside(model, preprocessing.mean, preprocessing.std)
     return model
 
 
 def trace(
-    model: DenseNet | ResNet, size: tuple[int, int], input_type: PictureType
+    model: DenseNet | ResNet, size: tuple[int, int], input_type: InputType
 ) -> torch.export.ExportedProgram:
-    """The graph of a network, for any number of pictures of any size that the architecture allows.
+    """The graph of a network, for any number of images of any size that the architecture allows.
 
     Args:
         model: From `simplify`.
-        size: Height and width of the pictures that it will mostly get.
+        size: Height and width of the images that it will mostly get.
         input_type: What it takes.
     """
     smallest = model.config.smallest_size
-    # Two pictures, not square, and no extent of 1 inside: torch.export takes equal sizes for a rule.
+    # Two images, not square, and no extent of 1 inside: torch.export takes equal sizes for a rule.
     height, width = (max(side, 2 * smallest) for side in size)
     shape = (2, model.config.in_chans, height, width + 1 if height == width else width)
     dynamic = {
@@ -107,7 +107,7 @@ def onnx_graph(program: torch.export.ExportedProgram) -> Any:
         exported = torch.onnx.export(
             program,
             dynamo=True,
-            input_names=[PICTURES],
+            input_names=[IMAGES],
             output_names=[LOGITS, FEATURES],
             dynamic_axes=None,
             external_data=False,

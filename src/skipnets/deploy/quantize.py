@@ -20,29 +20,29 @@ from numpy.typing import NDArray
 
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import Pictures, open_pictures
+from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.deploy.benchmark import alternate
 from skipnets.deploy.graph import needs_deploy
 from skipnets.errors import UserError
-from skipnets.runtimes.exported import LOGITS, PICTURES, ExportFormat, PictureType
+from skipnets.runtimes.exported import IMAGES, LOGITS, ExportFormat, InputType
 
-__all__ = ["Accuracy", "Quantisation", "open_calibration", "quantise"]
+__all__ = ["Accuracy", "Quantization", "open_calibration", "quantize"]
 
 logger = logging.getLogger("skipnets")
 
-CALIBRATION_PICTURES = 300
+CALIBRATION_IMAGES = 300
 Inputs = NDArray[Any]
 Predict = Callable[[Inputs], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """What quantisation costs.
+    """What quantization costs.
 
     Attributes:
-        before: Share of the validation pictures that the 32-bit graph gets right.
+        before: Share of the validation images that the 32-bit graph gets right.
         after: The same of the 8-bit graph.
-        count: How many pictures that were.
+        count: How many images that were.
         accuracy_aware: Whether layers were left in 32 bits to keep the accuracy.
     """
 
@@ -58,61 +58,61 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantisation:
-    """How to quantise.
+class Quantization:
+    """How to quantize.
 
     Args:
-        pictures: Labelled as the classifier's classes are ordered, with splits.
+        dataset: Labeled as the classifier's classes are ordered, with splits.
         max_drop: The most percentage points of accuracy that it may cost.
     """
 
-    pictures: Pictures
+    dataset: ImageDataset
     max_drop: float = 0.5
 
 
-def open_calibration(data: str | os.PathLike[str] | Pictures, classes: Sequence[str]) -> Pictures:
-    """Labelled pictures with splits, whose classes must be the classifier's.
+def open_calibration(data: str | os.PathLike[str] | ImageDataset, classes: Sequence[str]) -> ImageDataset:
+    """Labeled images with splits, whose classes must be the classifier's.
 
     Raises:
-        UserError: They are not, or a split has no pictures.
+        UserError: They are not, or a split has no images.
     """
-    pictures = data if isinstance(data, Pictures) else open_pictures(data)
-    if set(pictures.classes) != set(classes):
-        wrong = sorted(set(pictures.classes) ^ set(classes))
+    dataset = data if isinstance(data, ImageDataset) else open_dataset(data)
+    if set(dataset.classes) != set(classes):
+        wrong = sorted(set(dataset.classes) ^ set(classes))
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise UserError(
-            "calibration: the pictures' classes are not the classifier's: "
+            "calibration: the images' classes are not the classifier's: "
             f"only one of the two has {', '.join(wrong[:5])}{more}"
         )
-    position = np.array([classes.index(name) for name in pictures.classes])
-    pictures = Pictures(
+    position = np.array([classes.index(name) for name in dataset.classes])
+    dataset = ImageDataset(
         classes=tuple(classes),
-        names=pictures.names,
-        labels=position[pictures.labels],
-        splits=pictures.splits,
-        root=pictures.root,
-        images=pictures.images,
+        names=dataset.names,
+        labels=position[dataset.labels],
+        splits=dataset.splits,
+        root=dataset.root,
+        images=dataset.images,
     )
     for split in ("train", "val"):
-        if not len(pictures.split(split)):
-            raise UserError(f'calibration: there are no pictures in the split "{split}"')
-    return pictures
+        if not len(dataset.split(split)):
+            raise UserError(f'calibration: there are no images in the split "{split}"')
+    return dataset
 
 
-def quantise(
+def quantize(
     graph: Any,
     file_format: ExportFormat,
-    wishes: Quantisation,
+    options: Quantization,
     preprocessing: Preprocessing,
-    input_type: PictureType,
+    input_type: InputType,
 ) -> tuple[Any, Accuracy]:
-    """Quantise a graph; where that costs too much accuracy, only as much of it as keeps it.
+    """Quantize a graph; where that costs too much accuracy, only as much of it as keeps it.
 
     Args:
         graph: An `openvino.Model` or an `onnx.ModelProto`.
         file_format: Which of the two.
-        wishes: Pictures and limits.
-        preprocessing: How a picture becomes input.
+        options: Dataset and limits.
+        preprocessing: How an image becomes input.
         input_type: What the graph takes.
 
     Returns:
@@ -123,60 +123,60 @@ def quantise(
             faster.
     """
     backend = _OPENVINO if file_format == "openvino" else _ONNX
-    data = _Data(wishes.pictures, preprocessing, input_type)
+    data = _Data(options.dataset, preprocessing, input_type)
     nncf = _import_nncf()
     with _quiet(), _signal_stack_kept():
         before = data.accuracy(backend.predictor(graph))
-        calibration = nncf.Dataset(data.calibration(), lambda batch: {PICTURES: batch})
-        quantised = nncf.quantize(
+        calibration = nncf.Dataset(data.calibration(), lambda batch: {IMAGES: batch})
+        quantized = nncf.quantize(
             graph,
             calibration,
-            subset_size=CALIBRATION_PICTURES,
+            subset_size=CALIBRATION_IMAGES,
             preset=nncf.QuantizationPreset.MIXED,
             fast_bias_correction=True,
         )
-        after = data.accuracy(backend.predictor(quantised))
-    aware = 100 * (before - after) > wishes.max_drop
+        after = data.accuracy(backend.predictor(quantized))
+    aware = 100 * (before - after) > options.max_drop
     if aware:
         logger.info(
             "int8 costs %.2f points of accuracy, more than %.2f: looking for layers that must keep 32 bits",
             100 * (before - after),
-            wishes.max_drop,
+            options.max_drop,
         )
         with _quiet(), _signal_stack_kept():
-            quantised = nncf.quantize_with_accuracy_control(
+            quantized = nncf.quantize_with_accuracy_control(
                 graph,
                 calibration_dataset=calibration,
-                validation_dataset=nncf.Dataset(list(data.validation()), lambda item: {PICTURES: item[0]}),
+                validation_dataset=nncf.Dataset(list(data.validation()), lambda item: {IMAGES: item[0]}),
                 validation_fn=partial(_validate, _remembering(backend.predictor_of_prepared)),
-                max_drop=wishes.max_drop / 100,
+                max_drop=options.max_drop / 100,
                 drop_type=nncf.DropType.ABSOLUTE,
-                subset_size=CALIBRATION_PICTURES,
+                subset_size=CALIBRATION_IMAGES,
             )
-            after = data.accuracy(backend.predictor(quantised))
+            after = data.accuracy(backend.predictor(quantized))
     accuracy = Accuracy(before=before, after=after, count=data.count, accuracy_aware=aware)
-    if accuracy.drop > wishes.max_drop:
+    if accuracy.drop > options.max_drop:
         raise UserError(
             f"int8 was not written: accuracy drops by {accuracy.drop:.2f} points "
-            f"({before:.2%} to {after:.2%}), more than max_drop={wishes.max_drop}"
+            f"({before:.2%} to {after:.2%}), more than max_drop={options.max_drop}"
         )
     if file_format == "onnx":
-        _require_gain(backend.predictor(graph), backend.predictor(quantised), next(iter(data.calibration())))
-    return quantised, accuracy
+        _require_gain(backend.predictor(graph), backend.predictor(quantized), next(iter(data.calibration())))
+    return quantized, accuracy
 
 
 class _Data:
-    """Calibration and validation pictures as a graph's input."""
+    """Calibration and validation images as a graph's input."""
 
-    def __init__(self, pictures: Pictures, preprocessing: Preprocessing, input_type: PictureType) -> None:
-        train = pictures.split("train")
-        chosen = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_PICTURES]
-        self._train, self._val = train.select(np.sort(chosen)), pictures.split("val")
+    def __init__(self, dataset: ImageDataset, preprocessing: Preprocessing, input_type: InputType) -> None:
+        train = dataset.split("train")
+        chosen = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES]
+        self._train, self._val = train.select(np.sort(chosen)), dataset.split("val")
         self._preprocessing, self._input_type = preprocessing, input_type
         self.count = 0
 
     def calibration(self) -> list[Inputs]:
-        """Inputs of one picture each."""
+        """Inputs of one image each."""
         batches = [batch for batch, _ in self._batches(self._train)]
         return [batch[index : index + 1] for batch in batches for index in range(len(batch))]
 
@@ -185,22 +185,22 @@ class _Data:
         return self._batches(self._val)
 
     def accuracy(self, predict: Predict) -> float:
-        """The share of the validation pictures that are predicted rightly."""
+        """The share of the validation images that are predicted rightly."""
         counts = [
             (int((predict(batch).argmax(1) == labels).sum()), len(labels))
             for batch, labels in self.validation()
         ]
         self.count = sum(count for _, count in counts)
         if not self.count:
-            raise UserError("calibration: none of the validation pictures can be read")
+            raise UserError("calibration: none of the validation images can be read")
         return sum(right for right, _ in counts) / self.count
 
-    def _batches(self, pictures: Pictures) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
+    def _batches(self, dataset: ImageDataset) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
         for positions, batch, _ in evaluation_batches(
-            pictures, self._preprocessing, batch_size=16, workers=2, normalise=self._input_type == "float32"
+            dataset, self._preprocessing, batch_size=16, workers=2, normalize=self._input_type == "float32"
         ):
             if len(positions):
-                yield batch, pictures.labels[positions]
+                yield batch, dataset.labels[positions]
 
 
 @dataclass(frozen=True)
@@ -223,14 +223,14 @@ def _run_openvino(graph: Any) -> Predict:
 
 
 def _run_compiled(compiled: Any) -> Predict:
-    return lambda batch: np.asarray(compiled({PICTURES: batch})[LOGITS])
+    return lambda batch: np.asarray(compiled({IMAGES: batch})[LOGITS])
 
 
 def _run_onnx(graph: Any) -> Predict:
     from skipnets.runtimes.onnxruntime import open_session
 
     session = open_session(graph.SerializeToString())
-    return lambda batch: np.asarray(session.run([LOGITS], {PICTURES: batch})[0])
+    return lambda batch: np.asarray(session.run([LOGITS], {IMAGES: batch})[0])
 
 
 # NNCF compiles OpenVINO's graphs itself; ONNX graphs it hands over as they are.
@@ -265,7 +265,7 @@ def _require_gain(before: Predict, after: Predict, batch: Inputs) -> None:
     fp32, int8 = timings["fp32"].median, timings["int8"].median
     if int8 >= fp32:
         raise UserError(
-            f"int8 was not written: in ONNX Runtime on this machine it takes {1000 * int8:.1f} ms a picture, "
+            f"int8 was not written: in ONNX Runtime on this machine it takes {1000 * int8:.1f} ms an image, "
             f"32 bits take {1000 * fp32:.1f} ms; take --format openvino for int8"
         )
 

@@ -1,7 +1,7 @@
 """The same function of the input in fewer steps: exact rewrites of a trained network, for eval mode.
 
 Each takes a network and returns a new one in eval mode that computes the same; the given one is untouched.
-Constants are computed in float64 and rounded once. Where a norm is not batch normalisation there is nothing
+Constants are computed in float64 and rounded once. Where a norm is not batch normalization there is nothing
 to fold, and it stays; so does a norm that no convolution precedes: as one multiplication and one addition a
 value it was slower than the norm in PyTorch, ONNX Runtime and OpenVINO (`benchmarks/rewrites.py` measures
 those that are here).
@@ -24,9 +24,9 @@ from skipnets.models.densenet import DenseLayer, DenseNet, Transition
 from skipnets.models.resnet import BasicBlock, BottleneckBlock, ResNet
 
 __all__ = [
-    "CentredConvolution",
+    "CenterdConvolution",
     "fold_norms",
-    "normalise_inside",
+    "normalize_inside",
     "pool_before_convolution",
 ]
 
@@ -65,17 +65,17 @@ def pool_before_convolution(model: Network) -> Network:
     return rewritten
 
 
-def normalise_inside(model: Network, mean: Sequence[float], std: Sequence[float]) -> Network:
-    """Make a network of pixels 0–255 (uint8 or float) out of one that takes normalised pictures.
+def normalize_inside(model: Network, mean: Sequence[float], std: Sequence[float]) -> Network:
+    """Make a network of pixels 0–255 (uint8 or float) out of one that takes normalized images.
 
-    A network's input is x = (p/255 − mean) / std. With centred pixels c = p − 255·mean that is
+    A network's input is x = (p/255 − mean) / std. With centerd pixels c = p − 255·mean that is
     x = c/(255·std), a factor per input channel, which goes into the first convolution:
     W∗x = (W/(255·std))∗c. The centring cannot follow it into a bias: the convolution's zero padding means
     x = 0 beyond the border, which is c = 0, but not p = 0. So it stays, as one subtraction, and borders are
     exact.
 
     Args:
-        model: Takes (N, C, H, W) pictures normalised with mean and std.
+        model: Takes (N, C, H, W) images normalized with mean and std.
         mean: Per channel, in units where white is 1.
         std: Per channel, as `mean`.
     """
@@ -83,30 +83,30 @@ def normalise_inside(model: Network, mean: Sequence[float], std: Sequence[float]
     parent, name = (rewritten.features, "conv0") if isinstance(rewritten, DenseNet) else (rewritten, "conv1")
     convolution = getattr(parent, name)
     factor = 1 / (255 * torch.tensor(std, dtype=torch.float64))
-    centre = 255 * torch.tensor(mean, dtype=torch.float64)
+    center = 255 * torch.tensor(mean, dtype=torch.float64)
     weight_dtype = convolution.weight.dtype
     weight = convolution.weight.double() * factor[:, None, None]
     bias = None if convolution.bias is None else convolution.bias.double()
-    setattr(parent, name, CentredConvolution(centre.to(weight_dtype), _like(convolution, weight, bias)))
+    setattr(parent, name, CenterdConvolution(center.to(weight_dtype), _like(convolution, weight, bias)))
     return rewritten
 
 
-class CentredConvolution(nn.Module):
-    """A convolution of pixels from which the mean colour is taken first.
+class CenterdConvolution(nn.Module):
+    """A convolution of pixels from which the mean color is taken first.
 
     Args:
-        centre: (C,), from 0 to 255.
-        convolution: Takes centred pixels; its padding is the mean colour.
+        center: (C,), from 0 to 255.
+        convolution: Takes centerd pixels; its padding is the mean color.
     """
 
-    def __init__(self, centre: Tensor, convolution: nn.Conv2d) -> None:
+    def __init__(self, center: Tensor, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.centre = nn.Parameter(centre[:, None, None], requires_grad=False)
+        self.center = nn.Parameter(center[:, None, None], requires_grad=False)
         self.convolution = convolution
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) pixels 0–255, uint8 or float → (N, out_channels, …)."""
-        return self.convolution(pixels.to(self.centre.dtype) - self.centre)
+        return self.convolution(pixels.to(self.center.dtype) - self.center)
 
 
 def _evaluated_copy(model: Network) -> Network:

@@ -1,4 +1,4 @@
-"""How good a classifier is on pictures it has not seen, in figures that can be trusted.
+"""How good a classifier is on images it has not seen, in figures that can be trusted.
 
 Names are loaded on first use, so that importing this package costs nothing.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Calibration", "Evaluation", "calibrate", "draw_confusion", "evaluate", "write_table"]
 
-_HOME = {
+_MODULES = {
     "Calibration": "calibration",
     "Evaluation": "evaluating",
     "calibrate": "calibration",
@@ -27,6 +27,6 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

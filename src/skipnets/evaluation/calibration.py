@@ -3,7 +3,7 @@
 Temperature scaling (Guo et al. 2017, arXiv 1706.04599) divides the logits by a temperature T before the
 softmax. It changes no answer, only how sure it sounds: T > 1 where a network is surer than it is right.
 
-N pictures, K classes.
+N images, K classes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier, softmax
-from skipnets.data.sources import Pictures
+from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, missing_extra
 
 try:
@@ -44,26 +44,26 @@ class NoTemperatureError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A temperature, what it was fitted on, and what it does to the probabilities of those pictures.
+    """A temperature, what it was fitted on, and what it does to the probabilities of those images.
 
     Attributes:
         temperature: Divides the logits.
         data: A folder, a manifest, a named set.
         split: Of these data.
-        pictures: How many were used.
+        images: How many were used.
         nll_before: Mean negative log-likelihood at temperature 1, in nats.
         nll_after: At this temperature.
         ece_before: Expected calibration error at temperature 1.
         ece_after: At this temperature.
         created: ISO date.
         warnings: What a reader must know beside the figures, a sentence each.
-        failures: Name → reason, of the pictures that could not be read.
+        failures: Name → reason, of the images that could not be read.
     """
 
     temperature: float
     data: str
     split: str
-    pictures: int
+    images: int
     nll_before: float
     nll_after: float
     ece_before: float
@@ -106,7 +106,7 @@ class Reliability:
 def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
     """The temperature with the lowest negative log-likelihood.
 
-    In β = 1/T that is convex: its slope, the mean of Σₖ pₖzₖ − z_y over the pictures, rises with β. So the
+    In β = 1/T that is convex: its slope, the mean of Σₖ pₖzₖ − z_y over the images, rises with β. So the
     root is the minimum, wherever the search begins.
 
     Args:
@@ -125,8 +125,8 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
 
     if slope(1 / _COLDEST) <= 0:
         raise NoTemperatureError(
-            f"the classifier is right on all {len(labels):,} pictures or as good as that, so no temperature "
-            "fits best: take more pictures, or harder ones"
+            f"the classifier is right on all {len(labels):,} images or as good as that, so no temperature "
+            "fits best: take more images, or harder ones"
         )
     if slope(1 / _HOTTEST) >= 0:
         raise NoTemperatureError(
@@ -172,7 +172,7 @@ def reliability(
 
 def calibrate(
     classifier: Classifier,
-    data: Pictures | str | os.PathLike[str] | None = None,
+    data: ImageDataset | str | os.PathLike[str] | None = None,
     *,
     split: str | None = None,
     batch_size: int = 64,
@@ -180,7 +180,7 @@ def calibrate(
     download: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Calibration:
-    """Fit a classifier's temperature on pictures that it was not trained on, and give it to the classifier.
+    """Fit a classifier's temperature on images that it was not trained on, and give it to the classifier.
 
     From then on its probabilities are calibrated; `classifier.save(path)` keeps that. Its provenance gets an
     entry "calibration".
@@ -189,13 +189,13 @@ def calibrate(
         classifier: From `skipnets.load`.
         data: As for `evaluate`; None takes the data of the classifier's own run.
         split: None takes "val", or all of the data if they are not split.
-        batch_size: Pictures that go through the network at once.
-        workers: Threads that read pictures.
+        batch_size: Images that go through the network at once.
+        workers: Threads that read images.
         download: Whether a named set may be fetched.
-        progress: Called with the pictures done and their total after every batch.
+        progress: Called with the images done and their total after every batch.
 
     Raises:
-        UserError: If the pictures were trained on, no temperature fits, or as `evaluate`.
+        UserError: If the images were trained on, no temperature fits, or as `evaluate`.
     """
     if split is None:
         split = _held_out_split(classifier, data, download)
@@ -211,9 +211,9 @@ def calibrate(
     trained_on = (evaluation.known or {}).get("train", 0)
     if trained_on or evaluation.split == "train":
         raise UserError(
-            f"{evaluation.data}: {trained_on or len(evaluation.names):,} of these pictures were "
+            f"{evaluation.data}: {trained_on or len(evaluation.names):,} of these images were "
             "trained on, and the classifier is surer of them than of others: "
-            "take the split val, or pictures it has not seen"
+            "take the split val, or images it has not seen"
         )
     try:
         temperature = fit_temperature(evaluation.logits, evaluation.labels)
@@ -225,7 +225,7 @@ def calibrate(
         temperature=temperature,
         data=evaluation.data,
         split=evaluation.split,
-        pictures=len(evaluation.names),
+        images=len(evaluation.names),
         nll_before=before.nll,
         nll_after=after.nll,
         ece_before=before.ece,
@@ -242,15 +242,19 @@ def calibrate(
 
 
 def _held_out_split(
-    classifier: Classifier, data: Pictures | str | os.PathLike[str] | None, download: bool
+    classifier: Classifier, data: ImageDataset | str | os.PathLike[str] | None, download: bool
 ) -> str:
     """The split "val", or "all" of data that are not split."""
     if splits_there(classifier, data, download=download) != ["test"]:
         return "val"
-    if data is not None and not isinstance(data, Pictures) and classifier.provenance.get("data") == str(data):
+    if (
+        data is not None
+        and not isinstance(data, ImageDataset)
+        and classifier.provenance.get("data") == str(data)
+    ):
         raise UserError(
             f"{data}: the classifier was trained on these data, and no splits.csv beside it says on which "
-            "pictures: give its run folder, or pictures that it has not seen"
+            "images: give its run folder, or images that it has not seen"
         )
     return "all"
 
@@ -259,11 +263,11 @@ def _warnings(evaluation: Evaluation) -> list[str]:
     found = []
     if count := (evaluation.known or {}).get("test", 0):
         found.append(
-            f"{count:,} of the pictures are the run's test pictures: "
+            f"{count:,} of the images are the run's test images: "
             "calibration figures on its test split will flatter from now on"
         )
     if evaluation.failures:
-        found.append(f"{len(evaluation.failures):,} pictures could not be read and were left out")
+        found.append(f"{len(evaluation.failures):,} images could not be read and were left out")
     if len(evaluation.names) < FEW:
-        found.append(f"{len(evaluation.names):,} pictures are few: the temperature is uncertain")
+        found.append(f"{len(evaluation.names):,} images are few: the temperature is uncertain")
     return found

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture. K classes."""
+"""The confusion matrix as an image. K classes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["draw_confusion", "save_figure"]
 
 _RIGHT = np.array([0.04, 0.38, 0.66])
-_WRONG = np.array([0.80, 0.30, 0.02])  # orange: told from blue with every kind of colour vision
-_NO_PICTURES = np.array([0.93, 0.94, 0.95])
+_WRONG = np.array([0.80, 0.30, 0.02])  # orange: told from blue with every kind of color vision
+_NO_IMAGES = np.array([0.93, 0.94, 0.95])
 _INK, _MUTED, _LINES = "#1f2933", "#6b7280", "#d8dce1"
 _COUNTED_UP_TO = 30  # classes; beyond, counts would be too small to read
 _NAMED_UP_TO = 150
@@ -32,7 +32,7 @@ def draw_confusion(
 ) -> Figure:
     """Draw a confusion matrix: right answers blue, wrong ones orange, the deeper the larger their share.
 
-    The share is of the row (of the pictures that are this class); for wrong answers its square root is shown,
+    The share is of the row (of the images that are this class); for wrong answers its square root is shown,
     so that a few per cent can be seen. Up to 30 classes, cells hold their counts, and recall and precision
     stand at the edges.
 
@@ -59,7 +59,7 @@ def draw_confusion(
     font = min(max(cell * 0.5, 4.5), 10.5)
     figure = Figure(figsize=(side, side), dpi=150, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))  # labels lie outside: `save_figure` makes room for them
-    axes.imshow(_colours(confusion), interpolation="nearest", aspect="auto")
+    axes.imshow(_colors(confusion), interpolation="nearest", aspect="auto")
     _name_classes(axes, classes, font, cell)
     if count <= _COUNTED_UP_TO:
         _write_counts(axes, confusion, font, cell)
@@ -75,16 +75,16 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(temporary, bbox_inches="tight", pad_inches=0.2)
 
 
-def _colours(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(K, K) counts → (K, K, 3) colours."""
+def _colors(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(K, K) counts → (K, K, 3) colors."""
     support = confusion.sum(1, keepdims=True)
     shares = confusion / np.maximum(support, 1)
     right = np.eye(len(confusion), dtype=bool)
     strength = np.where(right, shares, np.sqrt(shares))
-    # One picture among thousands must still differ from none.
+    # One image among thousands must still differ from none.
     strength = np.where(confusion > 0, 0.1 + 0.9 * strength, 0)[..., None]
-    colours = 1 - strength * (1 - np.where(right[..., None], _RIGHT, _WRONG))
-    return np.where(support[..., None] > 0, colours, _NO_PICTURES)
+    colors = 1 - strength * (1 - np.where(right[..., None], _RIGHT, _WRONG))
+    return np.where(support[..., None] > 0, colors, _NO_IMAGES)
 
 
 def _name_classes(axes: Axes, classes: Sequence[str], font: float, cell: float) -> None:

@@ -1,6 +1,6 @@
-"""Evaluate a classifier: which pictures, what it says about them, how good that is, and what to beware of.
+"""Evaluate a classifier: which images, what it says about them, how good that is, and what to beware of.
 
-N pictures, K classes of the classifier.
+N images, K classes of the classifier.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from skipnets.classifier import Classifier, softmax
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.named import NAMED_SETS
-from skipnets.data.sources import Pictures, open_pictures
+from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
 from skipnets.errors import UserError, missing_extra
 from skipnets.evaluation.confusion import draw_confusion, save_figure
@@ -35,12 +35,12 @@ except ModuleNotFoundError as error:
         raise missing_extra("train") from error
     raise
 
-__all__ = ["Evaluation", "evaluate", "open_own_pictures"]
+__all__ = ["Evaluation", "evaluate", "open_own_images"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """A classifier's answers to a set of pictures, and how good they are.
+    """A classifier's answers to a set of images, and how good they are.
 
     Attributes:
         classifier: The classifier's name, and its file if it has one.
@@ -48,12 +48,12 @@ class Evaluation:
         split: "train", "val", "test" or "all".
         classes: The classifier's K classes.
         metrics: The figures.
-        names: N names of pictures, as splits.csv has them.
+        names: N names of images, as splits.csv has them.
         labels: (N,) right classes, positions in `classes`.
         logits: (N, K), not divided by the temperature.
         temperature: The classifier's, which the figures are at.
-        failures: Name → reason, of the pictures that could not be read; they are in no figure.
-        known: How many of the pictures the classifier's training used as "train", "val" and "test"; None if
+        failures: Name → reason, of the images that could not be read; they are in no figure.
+        known: How many of the images the classifier's training used as "train", "val" and "test"; None if
             there is no record of it.
     """
 
@@ -81,21 +81,21 @@ class Evaluation:
         count = len(self.names) + len(self.failures)
         if self.known is not None and self.known["train"]:
             found.append(
-                f"{self.known['train']:,} of the {count:,} pictures were trained on: "
-                "the figures say nothing about new pictures"
+                f"{self.known['train']:,} of the {count:,} images were trained on: "
+                "the figures say nothing about new images"
             )
         if self.known is not None and self.known["val"]:
             found.append(
-                f"{self.known['val']:,} of the {count:,} pictures chose the best epoch: the figures flatter"
+                f"{self.known['val']:,} of the {count:,} images chose the best epoch: the figures flatter"
             )
         if self.failures:
             found.append(
-                f"{len(self.failures):,} of the {count:,} pictures could not be read and are in no figure"
+                f"{len(self.failures):,} of the {count:,} images could not be read and are in no figure"
             )
         absent = [name for name, count in zip(self.classes, self.metrics.support, strict=True) if not count]
         if absent:
             more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-            found.append(f"no pictures of {', '.join(absent[:5])}{more}: nothing is known about them")
+            found.append(f"no images of {', '.join(absent[:5])}{more}: nothing is known about them")
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Evaluation:
             "classifier": self.classifier,
             "data": self.data,
             "split": self.split,
-            "pictures": len(self.names),
+            "images": len(self.names),
             "accuracy": metrics.accuracy,
             "accuracy_interval": list(metrics.accuracy_interval),
             "balanced_accuracy": metrics.balanced_accuracy,
@@ -174,7 +174,7 @@ class Evaluation:
         low, high = self.metrics.accuracy_interval
         note = (
             f"accuracy {self.metrics.accuracy:.1%} (95% interval {100 * low:.1f}–{high:.1%}), "
-            f"{len(self.names):,} pictures"
+            f"{len(self.names):,} images"
         )
         data = Path(self.data).name or self.data
         title = data if self.split == "all" else f"{data}, {self.split}"
@@ -183,7 +183,7 @@ class Evaluation:
 
 def evaluate(
     classifier: Classifier,
-    data: Pictures | str | os.PathLike[str] | None = None,
+    data: ImageDataset | str | os.PathLike[str] | None = None,
     *,
     split: str = "test",
     batch_size: int = 64,
@@ -193,22 +193,22 @@ def evaluate(
 ) -> Evaluation:
     """Measure how good a classifier is.
 
-    Classes are matched by name, so the data may have fewer than the classifier, in any order. Pictures that
+    Classes are matched by name, so the data may have fewer than the classifier, in any order. Images that
     cannot be read are listed and left out of the figures.
 
     Args:
         classifier: From `skipnets.load`.
-        data: A folder, a manifest, a named set, or opened pictures; None takes the data of the classifier's
-            own run. If it is the run's data (the same folder, or nine tenths of its pictures by name), the
+        data: A folder, a manifest, a named set, or opened images; None takes the data of the classifier's
+            own run. If it is the run's data (the same folder, or nine tenths of its images by name), the
             run's splits hold; other data without splits are all "test".
         split: "train", "val", "test" or "all".
-        batch_size: Pictures that go through the network at once.
-        workers: Threads that read pictures.
+        batch_size: Images that go through the network at once.
+        workers: Threads that read images.
         download: Whether a named set may be fetched.
-        progress: Called with the pictures done and their total after every batch.
+        progress: Called with the images done and their total after every batch.
 
     Raises:
-        UserError: If there are no such pictures, none can be read, or the data have classes that the
+        UserError: If there are no such images, none can be read, or the data have classes that the
             classifier does not know.
 
     Examples:
@@ -218,12 +218,12 @@ def evaluate(
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}")
     record = _run_record(classifier)
-    pictures, runs_own = _find(classifier, record, data, download)
-    chosen = pictures.split(split)
-    name = _name_of(data, pictures, record if runs_own else None)
+    dataset, runs_own = _find(classifier, record, data, download)
+    chosen = dataset.split(split)
+    name = _name_of(data, dataset, record if runs_own else None)
     if not len(chosen):
-        there = ", ".join(str(part) for part in np.unique(pictures.splits))
-        raise UserError(f'{name} has no pictures in the split "{split}", only in {there or "none"}')
+        there = ", ".join(str(part) for part in np.unique(dataset.splits))
+        raise UserError(f'{name} has no images in the split "{split}", only in {there or "none"}')
     labels = _labels_by_name(chosen, classifier.classes, name)
 
     positions, logits, failures = _answers(
@@ -247,66 +247,66 @@ def evaluate(
 def _find(
     classifier: Classifier,
     record: _RunRecord | None,
-    data: Pictures | str | os.PathLike[str] | None,
+    data: ImageDataset | str | os.PathLike[str] | None,
     download: bool,
-) -> tuple[Pictures, bool]:
-    """The pictures in their splits, and whether they are those of the classifier's own run."""
-    if isinstance(data, Pictures):
-        pictures = data
+) -> tuple[ImageDataset, bool]:
+    """The images in their splits, and whether they are those of the classifier's own run."""
+    if isinstance(data, ImageDataset):
+        dataset = data
     elif data is None:
-        pictures = _open_runs_own(classifier, record, download)
+        dataset = _open_runs_own(classifier, record, download)
     else:
-        pictures = open_pictures(data, fractions=None, download=download)
-    runs_own = record is not None and record.is_of(pictures)
-    if record is not None and runs_own and not isinstance(data, Pictures):
-        pictures = record.splits_of(pictures)
-    return pictures, runs_own
+        dataset = open_dataset(data, fractions=None, download=download)
+    runs_own = record is not None and record.is_of(dataset)
+    if record is not None and runs_own and not isinstance(data, ImageDataset):
+        dataset = record.splits_of(dataset)
+    return dataset, runs_own
 
 
 def splits_there(
-    classifier: Classifier, data: Pictures | str | os.PathLike[str] | None, *, download: bool = False
+    classifier: Classifier, data: ImageDataset | str | os.PathLike[str] | None, *, download: bool = False
 ) -> list[str]:
     """The splits that `evaluate` would find in the data."""
-    pictures, _ = _find(classifier, _run_record(classifier), data, download)
-    return [str(split) for split in np.unique(pictures.splits)]
+    dataset, _ = _find(classifier, _run_record(classifier), data, download)
+    return [str(split) for split in np.unique(dataset.splits)]
 
 
 def _answers(
     classifier: Classifier,
-    pictures: Pictures,
+    dataset: ImageDataset,
     *,
     batch_size: int,
     workers: int,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
-    """Positions (n,) of the pictures that could be read, their logits (n, K), and the others with reasons."""
+    """Positions (n,) of the images that could be read, their logits (n, K), and the others with reasons."""
     read: list[NDArray[np.int64]] = []
     logits: list[NDArray[np.float32]] = []
     failures: dict[str, str] = {}
     done = 0
     for positions, batch, failed in evaluation_batches(
-        pictures,
+        dataset,
         classifier.preprocessing,
         batch_size=batch_size,
         workers=workers,
-        normalise=classifier.runtime.input_type == "float32",
+        normalize=classifier.runtime.input_type == "float32",
     ):
         if len(positions):
             read.append(positions)
             logits.append(classifier.logits(batch))
-        failures |= {pictures.names[position]: reason for position, reason in failed}
+        failures |= {dataset.names[position]: reason for position, reason in failed}
         done += len(positions) + len(failed)
         if progress is not None:
-            progress(done, len(pictures))
+            progress(done, len(dataset))
     if not read:
         first = next(iter(failures.values()))
-        raise UserError(f"none of the {done} pictures could be read; the first: {first}")
+        raise UserError(f"none of the {done} images could be read; the first: {first}")
     return np.concatenate(read), np.concatenate(logits), failures
 
 
 @dataclass(frozen=True, kw_only=True)
 class _RunRecord:
-    """Which pictures a run used for what.
+    """Which images a run used for what.
 
     Attributes:
         data: The DATA it was given; None if the model file does not say.
@@ -318,32 +318,32 @@ class _RunRecord:
     splits: Path
     listed: Mapping[str, tuple[str, str]]
 
-    def is_of(self, pictures: Pictures) -> bool:
+    def is_of(self, dataset: ImageDataset) -> bool:
         """Whether these are the run's data: the same folder, or (if that has moved) most of its names."""
-        if pictures.root is not None and pictures.root.resolve() == self.root:
+        if dataset.root is not None and dataset.root.resolve() == self.root:
             return True
         labels = {
-            name: pictures.classes[label] for name, label in zip(pictures.names, pictures.labels, strict=True)
+            name: dataset.classes[label] for name, label in zip(dataset.names, dataset.labels, strict=True)
         }
         found = sum(labels.get(name) == label for name, (label, _) in self.listed.items())
         return found > 0.9 * len(self.listed)
 
-    def splits_of(self, pictures: Pictures) -> Pictures:
-        """The pictures that the run knew, in its splits."""
-        known = pictures.select(np.flatnonzero([name in self.listed for name in pictures.names]))
+    def splits_of(self, dataset: ImageDataset) -> ImageDataset:
+        """The images that the run knew, in its splits."""
+        known = dataset.select(np.flatnonzero([name in self.listed for name in dataset.names]))
         return replace(known, splits=np.array([self.listed[name][1] for name in known.names], dtype="<U5"))
 
-    def count(self, pictures: Pictures, *, below_root: bool) -> dict[str, int]:
-        """How many of the pictures the run used as "train", "val" and "test".
+    def count(self, dataset: ImageDataset, *, below_root: bool) -> dict[str, int]:
+        """How many of the images the run used as "train", "val" and "test".
 
         Args:
-            pictures: Any.
+            dataset: Any.
             below_root: Compare whole paths: the root is another one, but some may still be the run's.
         """
-        names = pictures.names
-        if below_root and pictures.root is not None and self.root is not None:
+        names = dataset.names
+        if below_root and dataset.root is not None and self.root is not None:
             root = self.root
-            prefix = f"{pictures.root.resolve().as_posix()}/"
+            prefix = f"{dataset.root.resolve().as_posix()}/"
             names = [f"{prefix}{name}".removeprefix(f"{root.as_posix()}/") for name in names]
         used = Counter(self.listed[name][1] for name in names if name in self.listed)
         return {split: used[split] for split in SPLITS}
@@ -368,48 +368,48 @@ def _run_record(classifier: Classifier) -> _RunRecord | None:
     return _RunRecord(data=data if isinstance(data, str) else None, splits=splits, listed=read_splits(splits))
 
 
-def open_own_pictures(classifier: Classifier, *, download: bool = False) -> Pictures:
-    """The pictures of the run that a classifier lies in, with the splits that were drawn then.
+def open_own_images(classifier: Classifier, *, download: bool = False) -> ImageDataset:
+    """The images of the run that a classifier lies in, with the splits that were drawn then.
 
     Raises:
-        UserError: If it lies in no run folder, or the pictures are no longer there.
+        UserError: If it lies in no run folder, or the images are no longer there.
     """
     return _open_runs_own(classifier, _run_record(classifier), download)
 
 
-def _open_runs_own(classifier: Classifier, record: _RunRecord | None, download: bool) -> Pictures:
+def _open_runs_own(classifier: Classifier, record: _RunRecord | None, download: bool) -> ImageDataset:
     if record is None or record.data is None:
         raise UserError(
             f"{classifier.path or 'this classifier'} is not in a run folder: name the data to evaluate it on"
         )
     try:
-        return open_pictures(record.data, splits=record.splits, download=download)
+        return open_dataset(record.data, splits=record.splits, download=download)
     except UserError as error:
         raise UserError(f"{error}; it was trained on these data: if they have moved, name them") from error
 
 
 def _name_of(
-    data: Pictures | str | os.PathLike[str] | None, pictures: Pictures, record: _RunRecord | None
+    data: ImageDataset | str | os.PathLike[str] | None, dataset: ImageDataset, record: _RunRecord | None
 ) -> str:
-    if data is not None and not isinstance(data, Pictures):
+    if data is not None and not isinstance(data, ImageDataset):
         return os.fspath(data)
     if record is not None and record.data is not None:
         return record.data
-    return "pictures in memory" if pictures.root is None else str(pictures.root)
+    return "images in memory" if dataset.root is None else str(dataset.root)
 
 
-def _labels_by_name(pictures: Pictures, classes: tuple[str, ...], name: str) -> NDArray[np.int64]:
-    """The pictures' labels as positions in the classifier's classes."""
+def _labels_by_name(dataset: ImageDataset, classes: tuple[str, ...], name: str) -> NDArray[np.int64]:
+    """The images' labels as positions in the classifier's classes."""
     position = {label: index for index, label in enumerate(classes)}
-    present = [pictures.classes[label] for label in np.unique(pictures.labels)]
+    present = [dataset.classes[label] for label in np.unique(dataset.labels)]
     if unknown := [label for label in present if label not in position]:
         some = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise UserError(
             f"{name} has classes that the classifier does not know: {some} "
             f"(it knows {', '.join(classes[:5])}{', …' if len(classes) > 5 else ''})"
         )
-    table = np.array([position.get(label, -1) for label in pictures.classes], dtype=np.int64)
-    return table[pictures.labels]
+    table = np.array([position.get(label, -1) for label in dataset.classes], dtype=np.int64)
+    return table[dataset.labels]
 
 
 def _or_none(value: float) -> float | None:

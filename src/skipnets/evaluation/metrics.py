@@ -1,6 +1,6 @@
 """Figures from logits and labels. Undefined ones (a share of nothing) are NaN, never 0 or 1.
 
-N pictures, K classes.
+N images, K classes.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ class Metrics:
     """What `measure` finds.
 
     Attributes:
-        accuracy: Share of pictures whose most probable class is the right one.
+        accuracy: Share of images whose most probable class is the right one.
         accuracy_interval: Its 95 % confidence interval (Wilson).
         balanced_accuracy: Mean recall of the classes that occur.
-        top5: Share of pictures whose right class is among the five most probable; None up to 5 classes.
+        top5: Share of images whose right class is among the five most probable; None up to 5 classes.
         nll: Mean negative log-likelihood of the right class, in nats.
         ece: Expected calibration error: the mean difference between confidence and accuracy over 15 bins of
-            equal width, weighted by their pictures (Guo et al. 2017, arXiv 1706.04599, equation 3).
+            equal width, weighted by their images (Guo et al. 2017, arXiv 1706.04599, equation 3).
         macro_f1: Mean F1 of the classes that occur.
         macro_auroc: Mean AUROC of the classes for which it is defined.
-        precision: (K,) share of the pictures called this class that are.
-        recall: (K,) share of this class's pictures that are called so.
+        precision: (K,) share of the images called this class that are.
+        recall: (K,) share of this class's images that are called so.
         f1: (K,) harmonic mean of the two.
-        auroc: (K,) probability that a picture of this class gets more of its probability than another.
-        support: (K,) pictures of this class.
+        auroc: (K,) probability that an image of this class gets more of its probability than another.
+        support: (K,) images of this class.
         confusion: (K, K) counts; rows are the true classes, columns the predicted ones.
     """
 
@@ -112,11 +112,11 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     Wilson 1927; Brown, Cai and DasGupta 2001 (Statistical Science 16(2), equation 4).
     """
     share, z2 = successes / trials, _NORMAL_97_5**2
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    center = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _NORMAL_97_5 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
     # At 0 and 1 the ends are exact; rounding may carry them past.
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == trials else centre + half
+    low = 0.0 if successes == 0 else center - half
+    high = 1.0 if successes == trials else center + half
     return low, high
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skipnets.insight.feature_reuse import DenseReuse, ResidualReuse, reuse, save_reuse
     from skipnets.insight.memory import TrainingMemory, largest_batch, training_memory
     from skipnets.insight.overlays import contact_sheet, overlay
-    from skipnets.insight.summary import Summary, summarise
+    from skipnets.insight.summary import Summary, summarize
 
 __all__ = [
     "DenseReuse",
@@ -29,11 +29,11 @@ __all__ = [
     "overlay",
     "reuse",
     "save_reuse",
-    "summarise",
+    "summarize",
     "training_memory",
 ]
 
-_HOME = {
+_MODULES = {
     "DenseReuse": "feature_reuse",
     "Explanation": "attribution",
     "ResidualReuse": "feature_reuse",
@@ -46,12 +46,12 @@ _HOME = {
     "overlay": "overlays",
     "reuse": "feature_reuse",
     "save_reuse": "feature_reuse",
-    "summarise": "summary",
+    "summarize": "summary",
     "training_memory": "memory",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

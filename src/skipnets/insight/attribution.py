@@ -1,9 +1,9 @@
-"""What in a picture speaks for a class: Grad-CAM, Integrated Gradients and occlusion, laid over the picture.
+"""What in an image speaks for a class: Grad-CAM, Integrated Gradients and occlusion, laid over the image.
 
 Captum computes; what is done here is to say where each number belongs. A map of a late stage is a coarse grid
-whose values do not lie in the middle of the cells that seem to divide the picture (`skipnets.insight.trace`
-has their place), and the network's input is a resized part of the picture, or more than all of it. Both are
-undone in one interpolation, straight from the grid to the picture's own pixels.
+whose values do not lie in the middle of the cells that seem to divide the image (`skipnets.insight.trace`
+has their place), and the network's input is a resized part of the image, or more than all of it. Both are
+undone in one interpolation, straight from the grid to the image's own pixels.
 
 Shapes: C, H, W of the network's input; h, w of a map.
 """
@@ -40,23 +40,23 @@ METHODS: tuple[Method, ...] = get_args(Method)
 # The deepest stage whose map has so many values along its shorter side knows what it sees and still where.
 FINE_ENOUGH = 12
 _INTEGRATION_STEPS = 32
-_PICTURES_AT_ONCE = 16
+_IMAGES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Where one picture speaks for one class.
+    """Where one image speaks for one class.
 
     Attributes:
-        source: The path as it was given, or "[3]" for the fourth picture where that is not a path.
+        source: The path as it was given, or "[3]" for the fourth image where that is not a path.
         label: The class that is explained.
         probability: What the network gives it.
         method: One of `METHODS`.
         stage: The module whose map it is; None where the map is of the input itself.
-        picture: As it is, upright, at its own resolution.
+        image: As it is, upright, at its own resolution.
         grid: (h, w) float32, as the method gives it: positive values speak for the class, negative against.
         position: Where the grid's values lie in the network's input.
-        box: (left, top, right, bottom) of the input in the picture's pixels.
+        box: (left, top, right, bottom) of the input in the image's pixels.
         input_size: H and W.
     """
 
@@ -65,66 +65,64 @@ class Explanation:
     probability: float
     method: Method
     stage: str | None
-    picture: Image.Image
+    image: Image.Image
     grid: NDArray[np.float32]
     position: Grid
     box: tuple[float, float, float, float]
     input_size: tuple[int, int]
 
     def map(self) -> NDArray[np.float32]:
-        """The grid on the picture's own pixels, (height, width) float32; 0 where the network saw nothing."""
+        """The grid on the image's own pixels, (height, width) float32; 0 where the network saw nothing."""
         left, top, right, bottom = self.box
-        rows = _weights(
-            self.picture.height, top, bottom, self.input_size[0], self.grid.shape[0], self.position
-        )
+        rows = _weights(self.image.height, top, bottom, self.input_size[0], self.grid.shape[0], self.position)
         columns = _weights(
-            self.picture.width, left, right, self.input_size[1], self.grid.shape[1], self.position
+            self.image.width, left, right, self.input_size[1], self.grid.shape[1], self.position
         )
         whole = rows @ self.grid @ columns.T
         return whole.astype(np.float32, copy=False)
 
     def resized(self, scale: float) -> Explanation:
-        """The same for the picture at another size: a small one is given room for a smooth map."""
-        picture = resized(self.picture, scale)
-        x, y = picture.width / self.picture.width, picture.height / self.picture.height
+        """The same for the image at another size: a small one is given room for a smooth map."""
+        image = resized(self.image, scale)
+        x, y = image.width / self.image.width, image.height / self.image.height
         left, top, right, bottom = self.box
-        return replace(self, picture=picture, box=(left * x, top * y, right * x, bottom * y))
+        return replace(self, image=image, box=(left * x, top * y, right * x, bottom * y))
 
 
-def resized(picture: Image.Image, scale: float) -> Image.Image:
-    """A picture for people to look at: where it grows, its pixels stay sharp."""
+def resized(image: Image.Image, scale: float) -> Image.Image:
+    """An image for people to look at: where it grows, its pixels stay sharp."""
     if scale == 1:
-        return picture
-    size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
-    return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+        return image
+    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
 def explain(
     classifier: Classifier,
-    pictures: Sequence[Any],
+    images: Sequence[Any],
     *,
     classes: Sequence[str] | None = None,
     method: Method = "gradcam",
     stage: str = "auto",
 ) -> Iterator[list[Explanation]]:
-    """Ask for every picture what in it speaks for a class.
+    """Ask for every image what in it speaks for a class.
 
     Args:
         classifier: It must run in PyTorch.
-        pictures: Paths, PIL pictures or arrays.
-        classes: Their names; None takes for each picture the one that the network finds most probable.
+        images: Paths, PIL images or arrays.
+        classes: Their names; None takes for each image the one that the network finds most probable.
         method: "gradcam" (Selvaraju et al. 2017, arXiv 1610.02391): the maps of a stage, weighed by how much
             the class depends on each. "integrated-gradients" (Sundararajan et al. 2017, arXiv 1703.01365):
-            gradients at the pixels, on the way from the mean colour to the picture. "occlusion" (Zeiler and
-            Fergus 2014, arXiv 1311.2901): what the class loses when a window slides over the picture.
+            gradients at the pixels, on the way from the mean color to the image. "occlusion" (Zeiler and
+            Fergus 2014, arXiv 1311.2901): what the class loses when a window slides over the image.
         stage: For "gradcam", one of `stage_names`; "auto" takes the deepest with at least `FINE_ENOUGH`
             values along the shorter side of its map, or the finest.
 
     Yields:
-        For each picture one explanation a class.
+        For each image one explanation a class.
 
     Raises:
-        UserError: If the class, method or stage is unknown, a picture cannot be read, or the map is a
+        UserError: If the class, method or stage is unknown, an image cannot be read, or the map is a
             single value.
     """
     if method not in METHODS:
@@ -136,7 +134,7 @@ def explain(
                 f'classes: the model knows no "{label}"{near}; it tells {_some(classifier.classes)}'
             )
     module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
-    return _explanations(classifier, pictures, classes, method, module_path, position)
+    return _explanations(classifier, images, classes, method, module_path, position)
 
 
 def stage_names(classifier: Classifier) -> list[str]:
@@ -167,17 +165,17 @@ def _stages(classifier: Classifier) -> dict[str, str]:
 
 def _explanations(
     classifier: Classifier,
-    pictures: Sequence[Any],
+    images: Sequence[Any],
     classes: Sequence[str] | None,
     method: Method,
     module_path: str | None,
     position: Grid,
 ) -> Iterator[list[Explanation]]:
     model, preprocessing = classifier.model, classifier.preprocessing
-    for index, source in enumerate(pictures):
+    for index, source in enumerate(images):
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else f"[{index}]"
-        picture = preprocessing.open(source)
-        batch = preprocessing.batch([picture])
+        image = preprocessing.open(source)
+        batch = preprocessing.batch([image])
         probabilities = classifier.probabilities(batch)[0]
         labels = classes or [classifier.classes[int(probabilities.argmax())]]
         found = []
@@ -192,10 +190,10 @@ def _explanations(
                     probability=float(probabilities[target]),
                     method=method,
                     stage=module_path,
-                    picture=picture,
+                    image=image,
                     grid=grid,
                     position=position,
-                    box=preprocessing.geometry(*picture.size),
+                    box=preprocessing.geometry(*image.size),
                     input_size=preprocessing.size,
                 )
             )
@@ -212,7 +210,7 @@ def _attribute(
         attribution = LayerGradCam(model, model.get_submodule(module_path)).attribute(x, target=target)
     elif method == "integrated-gradients":
         attribution = IntegratedGradients(model).attribute(
-            x, target=target, n_steps=_INTEGRATION_STEPS, internal_batch_size=_PICTURES_AT_ONCE
+            x, target=target, n_steps=_INTEGRATION_STEPS, internal_batch_size=_IMAGES_AT_ONCE
         )
     else:
         _, channels, height, width = batch.shape
@@ -224,7 +222,7 @@ def _attribute(
                 target=target,
                 sliding_window_shapes=window,
                 strides=strides,
-                perturbations_per_eval=_PICTURES_AT_ONCE,
+                perturbations_per_eval=_IMAGES_AT_ONCE,
             )
     assert isinstance(attribution, Tensor)
     # Occlusion credits every channel of a pixel with the same loss.
@@ -248,7 +246,7 @@ def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     output = walked.outputs[path]
     if output.shape[1:] == (1, 1):
         raise UserError(
-            f"stage {stage} makes a map of 1×1 of pictures of {size[0]}×{size[1]}, which tells no place: "
+            f"stage {stage} makes a map of 1×1 of images of {size[0]}×{size[1]}, which tells no place: "
             "take a finer one"
         )
     return path, output.grid
@@ -257,11 +255,11 @@ def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
 def _weights(
     pixels: int, start: float, end: float, input_pixels: int, values: int, position: Grid
 ) -> NDArray[np.float32]:
-    """(pixels, values): how much each value of the grid counts for each pixel of the picture, along one axis.
+    """(pixels, values): how much each value of the grid counts for each pixel of the image, along one axis.
 
     Args:
-        pixels: Of the picture.
-        start: Where the input begins in the picture.
+        pixels: Of the image.
+        start: Where the input begins in the image.
         end: Where it ends.
         input_pixels: Of the input.
         values: Of the grid.

@@ -68,7 +68,7 @@ def draw_diagram(
             several of them, which are drawn side by side, stages of equal map size at equal height.
         output: An .svg, .png or .pdf file.
         block: Which dense block or residual stage to draw alone, counted from 1; None draws all.
-        input_size: Height and width of the pictures; None takes each model's usual size.
+        input_size: Height and width of the images; None takes each model's usual size.
         fields: Of the configuration, to replace; for registry names alone.
 
     Returns:
@@ -142,7 +142,7 @@ def _figure(drawings: Sequence[_Drawing]) -> Figure:
     for index, (drawing, column) in enumerate(zip(drawings, tops, strict=True)):
         left = index * (width + gap)
         panels.write(axes, left + 0.1, _HEADER - 0.12, drawing.title, size=15, bold=True)
-        panels.write(axes, left + 0.1, _HEADER - 0.38, drawing.subtitle, size=9, colour=panels.SOFT_INK)
+        panels.write(axes, left + 0.1, _HEADER - 0.38, drawing.subtitle, size=9, color=panels.SOFT_INK)
         for panel, top in zip(drawing.panels, column, strict=True):
             panel.draw(axes, left, top, width)
         panels.draw_legend(axes, left, bottom - legend_height + 0.1, drawing.legend)
@@ -182,8 +182,8 @@ def _panels(walked: Trace) -> list[Panel]:
     largest = max(layer.output[1] for layer in walked.layers if layer.kind in ("DenseBlock", "Sequential"))
     found: list[Panel] = []
     loose: list[Layer] = []
-    _, height, width = picture = walked.values[0].shape
-    found.append(Strip(map_size=(height, width), title="input", text="a picture", result=_text(picture)))
+    _, height, width = image = walked.values[0].shape
+    found.append(Strip(map_size=(height, width), title="input", text="an image", result=_text(image)))
     for layer in (layer for layer in walked.layers if layer.depth == 1):
         if layer.kind == "DenseBlock":
             found += _strips(loose, "stem")

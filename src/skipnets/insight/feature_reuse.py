@@ -1,7 +1,7 @@
 """What a trained network makes of its shortcuts: the features dense layers read, what residual branches add.
 
 For a DenseNet this is figure 5 of its paper (arXiv 1608.06993): the weights tell. For a ResNet the weights do
-not, so pictures go through it.
+not, so images go through it.
 
 Letters: C₀ channels of a dense block's input, k growth rate, L layers of the block.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skipnets.classifier import Classifier
-from skipnets.data.preprocessing import UndecodablePicture
+from skipnets.data.preprocessing import ImageDecodeError
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
 from skipnets.insight.modes import evaluating
@@ -113,7 +113,7 @@ class DenseReuse:
         _title(
             figure,
             self.name,
-            "which features each layer reads, by the weights it learnt; T: transition, C: classifier",
+            "which features each layer reads, by the weights it learned; T: transition, C: classifier",
         )
         return figure
 
@@ -125,7 +125,7 @@ class BranchShare:
     Attributes:
         block: Its path in the model.
         shortcut: "identity", "projection" or "pad".
-        branch: Mean absolute value of what the branch adds, over pictures, channels and positions.
+        branch: Mean absolute value of what the branch adds, over images, channels and positions.
         shortcut_size: The same of what the shortcut brings.
     """
 
@@ -147,13 +147,13 @@ class ResidualReuse:
 
     Attributes:
         name: The registry's name.
-        pictures: How many were measured.
+        images: How many were measured.
         blocks: In order.
-        failures: Pictures that could not be read, each with the reason.
+        failures: Images that could not be read, each with the reason.
     """
 
     name: str
-    pictures: int
+    images: int
     blocks: tuple[BranchShare, ...]
     failures: dict[str, str]
 
@@ -175,15 +175,15 @@ class ResidualReuse:
         axes = figure.add_axes((0.09 if count < 24 else 0.05, 0.12, 0.88, 0.64))
         stages = [block.block.split(".", 1)[0] for block in self.blocks]
         names = list(dict.fromkeys(stages))
-        colours = mpl.colormaps["plasma"](np.linspace(0, 0.82, len(names)))
+        colors = mpl.colormaps["plasma"](np.linspace(0, 0.82, len(names)))
         for place, block in enumerate(self.blocks):
-            colour = colours[names.index(stages[place])]
+            color = colors[names.index(stages[place])]
             plain = block.shortcut == "identity"
             axes.bar(
                 place,
                 block.share,
                 width=0.78,
-                color=colour,
+                color=color,
                 edgecolor="white",
                 linewidth=0.0 if plain else 0.4,
                 hatch=None if plain else "////",
@@ -209,31 +209,29 @@ class ResidualReuse:
                 loc="lower right",
                 bbox_to_anchor=(1, 1.0),
             )
-        _title(figure, self.name, f"how much each residual branch adds, over {self.pictures:,} pictures")
+        _title(figure, self.name, f"how much each residual branch adds, over {self.images:,} images")
         return figure
 
 
 Reuse = DenseReuse | ResidualReuse
 
 
-def reuse(classifier: Classifier, pictures: Sequence[Any] | None = None) -> Reuse:
+def reuse(classifier: Classifier, images: Sequence[Any] | None = None) -> Reuse:
     """Measure how a trained network uses its connections.
 
     Args:
         classifier: It must run in PyTorch.
-        pictures: Paths, PIL pictures or arrays, which a ResNet needs; a DenseNet's weights are enough.
+        images: Paths, PIL images or arrays, which a ResNet needs; a DenseNet's weights are enough.
 
     Raises:
-        UserError: If a ResNet gets no pictures that can be read.
+        UserError: If a ResNet gets no images that can be read.
     """
     model = classifier.model
     if isinstance(model, DenseNet):
         return DenseReuse(name=model.config.name, blocks=tuple(_dense_blocks(model)))
-    if not pictures:
-        raise UserError(
-            f"{model.config.name} is a ResNet, whose branches are measured on pictures: name some"
-        )
-    return _residual_blocks(classifier, model, pictures)
+    if not images:
+        raise UserError(f"{model.config.name} is a ResNet, whose branches are measured on images: name some")
+    return _residual_blocks(classifier, model, images)
 
 
 def save_reuse(found: Reuse, output: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -301,7 +299,7 @@ def _weight(module: nn.Module) -> Tensor:
     return module.weight.detach()
 
 
-def _residual_blocks(classifier: Classifier, model: ResNet, pictures: Sequence[Any]) -> ResidualReuse:
+def _residual_blocks(classifier: Classifier, model: ResNet, images: Sequence[Any]) -> ResidualReuse:
     blocks = {
         path: module
         for path, module in model.named_modules()
@@ -326,25 +324,25 @@ def _residual_blocks(classifier: Classifier, model: ResNet, pictures: Sequence[A
     handles = [handle for path, block in blocks.items() for handle in watch(path, block)]
     try:
         with evaluating(model), torch.no_grad():
-            for start in range(0, len(pictures), _BATCH):
+            for start in range(0, len(images), _BATCH):
                 pixels = []
-                for index, picture in enumerate(pictures[start : start + _BATCH], start):
+                for index, image in enumerate(images[start : start + _BATCH], start):
                     try:
-                        pixels.append(classifier.preprocessing(picture))
-                    except UndecodablePicture as error:
-                        name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"[{index}]"
+                        pixels.append(classifier.preprocessing(image))
+                    except ImageDecodeError as error:
+                        name = os.fspath(image) if isinstance(image, str | os.PathLike) else f"[{index}]"
                         failures[name] = str(error)
                 if pixels:
                     classifier.logits(np.stack(pixels))
     finally:
         for handle in handles:
             handle.remove()
-    count = len(pictures) - len(failures)
+    count = len(images) - len(failures)
     if count == 0:
-        raise UserError(f"none of the pictures can be read: {next(iter(failures.values()))}")
+        raise UserError(f"none of the images can be read: {next(iter(failures.values()))}")
     return ResidualReuse(
         name=model.config.name,
-        pictures=count,
+        images=count,
         failures=failures,
         blocks=tuple(
             BranchShare(
@@ -366,8 +364,8 @@ def _shortcut(block: nn.Module) -> str:
 
 def _draw_block(axes: Axes, block: BlockReuse, number: int, *, first: bool) -> Any:
     relative = block.relative()
-    colours = mpl.colormaps["magma_r"].with_extremes(bad="white")
-    image = axes.imshow(np.ma.masked_invalid(relative), cmap=colours, vmin=0, vmax=1, aspect="auto")
+    colors = mpl.colormaps["magma_r"].with_extremes(bad="white")
+    image = axes.imshow(np.ma.masked_invalid(relative), cmap=colors, vmin=0, vmax=1, aspect="auto")
     sources, targets = relative.shape
     axes.add_patch(
         Rectangle((targets - 1.5, -0.5), 1, sources, fill=False, ec="#0072b2", lw=1.6, clip_on=False)

@@ -47,7 +47,7 @@ class TrainingMemory:
         program: The interpreter with its libraries, before there is a model.
         weights: Parameters and running statistics.
         gradients: Of the parameters.
-        optimizer: Numbers the optimiser remembers: one for each parameter with SGD's momentum.
+        optimizer: Numbers the optimizer remembers: one for each parameter with SGD's momentum.
         step: At the peak of a step: kept values and gradients of values.
     """
 
@@ -77,10 +77,10 @@ def training_memory(
 
     Args:
         source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
-        batch_size: Pictures a step.
-        input_size: Height and width of the pictures; None takes the model's usual size.
+        batch_size: Images a step.
+        input_size: Height and width of the images; None takes the model's usual size.
         execution: How dense blocks run: "plain" or "linear".
-        remembered: Numbers that the optimiser remembers for each parameter: 0 for plain SGD, 1 with momentum,
+        remembered: Numbers that the optimizer remembers for each parameter: 0 for plain SGD, 1 with momentum,
             2 for AdamW; one more where an average of the weights is kept.
         program: Bytes of the process before there is a model; None takes what this process has now.
         fields: Of the configuration, to replace; for registry names alone.
@@ -104,24 +104,24 @@ def largest_batch(
     program: int | None = None,
     **fields: Any,
 ) -> int:
-    """The most pictures a step that train in so much memory.
+    """The most images a step that train in so much memory.
 
     Args:
         source: As for `training_memory`, and so are the further arguments.
         memory: Bytes, or text such as "16GiB".
-        input_size: Height and width of the pictures.
+        input_size: Height and width of the images.
         execution: How dense blocks run.
-        remembered: Numbers that the optimiser remembers for each parameter.
+        remembered: Numbers that the optimizer remembers for each parameter.
         program: Bytes of the process before there is a model.
         fields: Of the configuration, to replace.
 
     Raises:
-        UserError: If not even one picture fits.
+        UserError: If not even one image fits.
     """
     available = parse_bytes(memory) if isinstance(memory, str) else memory
     plan = _Plan(source, input_size, execution, remembered, program, fields)
     if (least := plan.memory(1).peak) > available:
-        raise UserError(f"memory: training needs {least / 2**30:.2f} GiB for a single picture, not {memory}")
+        raise UserError(f"memory: training needs {least / 2**30:.2f} GiB for a single image, not {memory}")
     # The peak grows almost in proportion to the batch: a few straight guesses close in on the place.
     slope = plan.memory(2).peak - least
     fits, too_many = 1, sys.maxsize

@@ -1,4 +1,4 @@
-"""Explanations as pictures: a map laid over its picture, and many of them on one sheet."""
+"""Explanations as images: a map laid over its image, and many of them on one sheet."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _GAP = 14
 
 
 def overlay(explanation: Explanation) -> Image.Image:
-    """The picture at its own resolution, faded and grey, coloured where it speaks for the class."""
+    """The image at its own resolution, faded and gray, colored where it speaks for the class."""
     strength = _shown(explanation.map())
-    grey = np.asarray(explanation.picture.convert("L"), np.float32)[..., None] / 255
-    faded = 0.25 + 0.75 * grey
+    gray = np.asarray(explanation.image.convert("L"), np.float32)[..., None] / 255
+    faded = 0.25 + 0.75 * gray
     # Plasma without its darkest part, which would look like shadow.
-    colours = mpl.colormaps["plasma"](0.12 + 0.86 * strength)[..., :3].astype(np.float32)
+    colors = mpl.colormaps["plasma"](0.12 + 0.86 * strength)[..., :3].astype(np.float32)
     alpha = (0.85 * strength**0.7)[..., None]
-    mixed = faded * (1 - alpha) + colours * alpha * (0.45 + 0.55 * grey)
+    mixed = faded * (1 - alpha) + colors * alpha * (0.45 + 0.55 * gray)
     return Image.fromarray(np.rint(255 * np.clip(mixed, 0, 1)).astype(np.uint8))
 
 
 def contact_sheet(explanations: Iterable[Sequence[Explanation]]) -> Image.Image:
-    """The pictures, each with an overlay for every explained class, on a sheet about as wide as it is high.
+    """The images, each with an overlay for every explained class, on a sheet about as wide as it is high.
 
     Raises:
         UserError: If there are none.
@@ -80,19 +80,19 @@ def save_explanations(
 class _Cell:
     """One place on the sheet."""
 
-    picture: Image.Image
+    image: Image.Image
     title: str
     note: str
 
 
 def _cells(row: Sequence[Explanation]) -> list[_Cell]:
-    """A picture, then its overlays, as large as they will be on the sheet."""
+    """An image, then its overlays, as large as they will be on the sheet."""
     first = row[0]
     return [
-        _Cell(picture=_fitted(first.picture.convert("RGB")), title=Path(first.source).name, note=""),
+        _Cell(image=_fitted(first.image.convert("RGB")), title=Path(first.source).name, note=""),
         *(
             _Cell(
-                picture=_fitted(overlay(item)),
+                image=_fitted(overlay(item)),
                 title=item.label,
                 note=f"{item.probability:.1%} · {_METHOD_NAMES[item.method]}",
             )
@@ -104,7 +104,7 @@ def _cells(row: Sequence[Explanation]) -> list[_Cell]:
 def _sheet(rows: Sequence[Sequence[_Cell]]) -> Image.Image:
     """Rows from left to right, then down: as many beside one another as make the sheet about square."""
     if not rows:
-        raise UserError("there is no picture to explain: name at least one")
+        raise UserError("there is no image to explain: name at least one")
     row_width = max(map(len, rows)) * (_CELL + _GAP)
     row_height = _CELL + _TEXT + _GAP
     groups = max(round(math.sqrt(len(rows) * row_height / row_width)), 1)
@@ -116,7 +116,7 @@ def _sheet(rows: Sequence[Sequence[_Cell]]) -> Image.Image:
         line, group = divmod(index, groups)
         top, left = _GAP + line * row_height, _GAP + group * (row_width + _GAP)
         for cell in row:
-            sheet.paste(cell.picture, (left, top + _CELL - cell.picture.height))
+            sheet.paste(cell.image, (left, top + _CELL - cell.image.height))
             draw.text((left, top + _CELL + 5), _cut(draw, cell.title, 14), fill=_INK, font=_font(14))
             draw.text((left, top + _CELL + 23), cell.note, fill=_SOFT_INK, font=_font(12))
             left += _CELL + _GAP
@@ -138,11 +138,11 @@ def _shown(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return shown
 
 
-def _fitted(picture: Image.Image) -> Image.Image:
-    """Into a cell: small pictures are enlarged by whole steps, so that their pixels stay sharp."""
-    scale = _CELL / max(picture.size)
-    size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
-    return picture.resize(size, Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.LANCZOS)
+def _fitted(image: Image.Image) -> Image.Image:
+    """Into a cell: small images are enlarged by whole steps, so that their pixels stay sharp."""
+    scale = _CELL / max(image.size)
+    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+    return image.resize(size, Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.LANCZOS)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

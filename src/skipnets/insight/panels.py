@@ -1,9 +1,9 @@
 """The pieces of a diagram: one panel for each stage of a network, drawn with matplotlib.
 
-All lengths are inches on paper; y points up and a panel hangs down from its top. Colours are those of
-perceptually even maps and of Okabe and Ito (2008), which colour-blind people can tell apart.
+All lengths are inches on paper; y points up and a panel hangs down from its top. Colors are those of
+perceptually even maps and of Okabe and Ito (2008), which color-blind people can tell apart.
 
-Letters: L layers of a dense block, k growth rate, d distance between neighbouring layers.
+Letters: L layers of a dense block, k growth rate, d distance between neighboring layers.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ INK = "#22272e"
 SOFT_INK = "#5b6470"
 HAIRLINE = "#c9ced6"
 PALE = "#eef1f5"
-INPUT_COLOUR = "#7d8794"
-SHORTCUT_COLOURS = {"identity": "#0072b2", "projection": "#d55e00", "pad": "#009e73"}
+INPUT_COLOR = "#7d8794"
+SHORTCUT_COLORS = {"identity": "#0072b2", "projection": "#d55e00", "pad": "#009e73"}
 
 LABELS_WIDTH = 1.75
 MARGIN = 0.15
@@ -78,7 +78,7 @@ class Strip:
         )
         axes.add_patch(box)
         _write(axes, left + 0.1, middle, self.title, size=8.5, bold=True)
-        _write(axes, left + LABELS_WIDTH, middle, self.text, size=8.5, colour=SOFT_INK)
+        _write(axes, left + LABELS_WIDTH, middle, self.text, size=8.5, color=SOFT_INK)
         _write(axes, left + width - 0.1, middle, self.result, size=8.5, align="right")
 
 
@@ -113,13 +113,13 @@ class DenseBlockPanel:
         d = self._distance(width)
         start = left + LABELS_WIDTH + d / 2
         xs = [start + index * d for index in range(self.layers + 2)]
-        colours = source_colours(self.layers)
+        colors = source_colors(self.layers)
         size = self._node_size(width)
         nodes_top = top - 0.12 - self._arc_height(width)
-        self._arcs(axes, xs, nodes_top, width, colours)
-        for index, (x, colour) in enumerate(zip(xs[:-1], colours, strict=False)):
-            self._node(axes, x, nodes_top, size, index, colour)
-        self._stacks(axes, xs, nodes_top - size - 0.1, d, colours)
+        self._arcs(axes, xs, nodes_top, width, colors)
+        for index, (x, color) in enumerate(zip(xs[:-1], colors, strict=False)):
+            self._node(axes, x, nodes_top, size, index, color)
+        self._stacks(axes, xs, nodes_top - size - 0.1, d, colors)
 
     def _distance(self, width: float) -> float:
         """Between layers; the block's input and its output take a place each."""
@@ -144,10 +144,10 @@ class DenseBlockPanel:
             f"maps of {height}×{width}",
         )
         for index, line in enumerate(lines):
-            _write(axes, left + 0.1, top - 0.4 - 0.165 * index, line, size=8, colour=SOFT_INK)
+            _write(axes, left + 0.1, top - 0.4 - 0.165 * index, line, size=8, color=SOFT_INK)
         _map_square(axes, left + 0.1, top - 0.9, height, self.largest_map)
 
-    def _arcs(self, axes: Axes, xs: Sequence[float], y: float, width: float, colours: Sequence[RGBA]) -> None:
+    def _arcs(self, axes: Axes, xs: Sequence[float], y: float, width: float, colors: Sequence[RGBA]) -> None:
         """The L(L+1)/2 connections: from every source 0 … L−1 to every later layer."""
         tallest, longest = self._arc_height(width), max(self.layers, 1)
         paths, edges = [], []
@@ -160,19 +160,19 @@ class DenseBlockPanel:
                 lean = 0.12 * (b - a)
                 points = [(a, y), (a + lean, y + rise), (b - lean, y + rise), (b, y)]
                 paths.append(Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]))
-                edges.append(colours[source])
+                edges.append(colors[source])
         thickness = min(1.5, max(0.35, 9 / self.layers))
         axes.add_collection(
             PathCollection(paths, facecolors="none", edgecolors=edges, linewidths=thickness, zorder=2)
         )
 
-    def _node(self, axes: Axes, x: float, top: float, size: float, index: int, colour: RGBA) -> None:
+    def _node(self, axes: Axes, x: float, top: float, size: float, index: int, color: RGBA) -> None:
         box = FancyBboxPatch(
             (x - size / 2, top - size),
             size,
             size,
             boxstyle=f"round,pad=0,rounding_size={size * 0.22}",
-            fc=colour,
+            fc=color,
             ec="white",
             lw=0.5,
             zorder=3,
@@ -180,12 +180,12 @@ class DenseBlockPanel:
         axes.add_patch(box)
         if size >= 0.13:
             label, points = ("in", 6.5) if index == 0 else (str(index), min(8.0, size * 34))
-            red, green, blue, _ = colour
+            red, green, blue, _ = color
             ink = INK if 0.3 * red + 0.59 * green + 0.11 * blue > 0.62 else "white"
             if size >= 0.2 or index > 0:
-                _write(axes, x, top - size / 2, label, size=points, colour=ink, align="center", bold=True)
+                _write(axes, x, top - size / 2, label, size=points, color=ink, align="center", bold=True)
 
-    def _stacks(self, axes: Axes, xs: Sequence[float], top: float, d: float, colours: Sequence[RGBA]) -> None:
+    def _stacks(self, axes: Axes, xs: Sequence[float], top: float, d: float, colors: Sequence[RGBA]) -> None:
         """Below each layer the channels it receives, below the last place those that leave the block."""
         total = sum(self.channels)
         scale, bar = self._stack_height() / total, min(0.7 * d, 0.42)
@@ -197,22 +197,20 @@ class DenseBlockPanel:
             if layer == 0:
                 continue
             y = top
-            for channels, colour in zip(self.channels[:layer], colours, strict=False):
+            for channels, color in zip(self.channels[:layer], colors, strict=False):
                 low = y - channels * scale
                 polygons.append([(x - bar / 2, y), (x + bar / 2, y), (x + bar / 2, low), (x - bar / 2, low)])
-                faces.append(colour)
+                faces.append(color)
                 y = low
             received = sum(self.channels[:layer])
             last = layer == self.layers + 1
             if last or ((layer - 1) % every == 0 and (self.layers + 1 - layer) >= every):
-                _write(axes, x, y - 0.085, f"{received}", size=7.5, align="center", bold=last, colour=INK)
+                _write(axes, x, y - 0.085, f"{received}", size=7.5, align="center", bold=last, color=INK)
         axes.add_collection(
             PolyCollection(polygons, facecolors=faces, edgecolors="white", linewidths=gap, zorder=2)
         )
-        _write(
-            axes, xs[1] - bar / 2 - 0.07, top - 0.08, "channels in", size=7, colour=SOFT_INK, align="right"
-        )
-        _write(axes, xs[-1], top + 0.1, "out", size=7, colour=SOFT_INK, align="center")
+        _write(axes, xs[1] - bar / 2 - 0.07, top - 0.08, "channels in", size=7, color=SOFT_INK, align="right")
+        _write(axes, xs[-1], top + 0.1, "out", size=7, color=SOFT_INK, align="center")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,16 +292,16 @@ class ResidualPanel:
         if self._distance(panel_width) < _WIDE:
             lines += [" → ".join(text.split(",")[0] for text in self.blocks[-1].branch)]
         for index, line in enumerate(lines):
-            _write(axes, left + 0.1, top - 0.4 - 0.165 * index, line, size=8, colour=SOFT_INK)
+            _write(axes, left + 0.1, top - 0.4 - 0.165 * index, line, size=8, color=SOFT_INK)
         _map_square(axes, left + 0.1, top - 0.4 - 0.165 * len(lines), height, self.largest_map)
 
     def _block(self, axes: Axes, x: float, y: float, d: float, width: float, block: ResidualBlock) -> None:
-        colour = SHORTCUT_COLOURS[block.shortcut]
+        color = SHORTCUT_COLORS[block.shortcut]
         plus, radius = x + 0.9 * d, min(0.075, 0.11 * d)
         low, high = x + 0.12 * d, x + 0.77 * d
         box_height, rise = self._box_height(width), self._arc_height(width) + self._box_height(width) / 2
-        _line(axes, [x, low], [y, y], colour=INK, width=0.9, zorder=1)
-        _line(axes, [high, x + d], [y, y], colour=INK, width=0.9, zorder=1)
+        _line(axes, [x, low], [y, y], color=INK, width=0.9, zorder=1)
+        _line(axes, [high, x + d], [y, y], color=INK, width=0.9, zorder=1)
         box = FancyBboxPatch(
             (low, y - box_height / 2),
             high - low,
@@ -328,24 +326,24 @@ class ResidualPanel:
         style = {"identity": "solid", "projection": (0, (4, 1.4)), "pad": (0, (1.2, 1.2))}[block.shortcut]
         axes.add_collection(
             PathCollection(
-                [path], facecolors="none", edgecolors=colour, linewidths=1.6, linestyles=[style], zorder=2
+                [path], facecolors="none", edgecolors=color, linewidths=1.6, linestyles=[style], zorder=2
             )
         )
         axes.add_patch(Circle((start, y), 0.022, fc=INK, ec="none", zorder=3))
         if d >= _WIDE and block.shortcut == "projection":
             stride = f" /{block.stride}" if block.stride > 1 else ""
             middle = (start + end) / 2
-            _write(axes, middle, y + rise + 0.085, f"1×1{stride}", size=7.5, colour=colour, align="center")
+            _write(axes, middle, y + rise + 0.085, f"1×1{stride}", size=7.5, color=color, align="center")
         axes.add_patch(Circle((plus, y), radius, fc="white", ec=INK, lw=0.8, zorder=3))
         for dx, dy in ((radius * 0.6, 0), (0, radius * 0.6)):
-            _line(axes, [plus - dx, plus + dx], [y - dy, y + dy], colour=INK, width=0.8, zorder=4)
+            _line(axes, [plus - dx, plus + dx], [y - dy, y + dy], color=INK, width=0.8, zorder=4)
 
 
-def source_colours(layers: int) -> list[RGBA]:
-    """A colour for the input of a dense block and for each of its layers, from early to late."""
-    colours = mpl.colormaps["plasma"]
+def source_colors(layers: int) -> list[RGBA]:
+    """A color for the input of a dense block and for each of its layers, from early to late."""
+    colors = mpl.colormaps["plasma"]
     steps = [0.86 * index / max(layers - 1, 1) for index in range(layers)]
-    return [mpl.colors.to_rgba(INPUT_COLOUR), *(colours(step) for step in steps)]
+    return [mpl.colors.to_rgba(INPUT_COLOR), *(colors(step) for step in steps)]
 
 
 def draw_legend(axes: Axes, left: float, y: float, kinds: Sequence[str]) -> None:
@@ -353,14 +351,14 @@ def draw_legend(axes: Axes, left: float, y: float, kinds: Sequence[str]) -> None
     x = left + 0.1
     for kind in kinds:
         if kind == "dense":
-            for index, colour in enumerate(source_colours(6)):
-                axes.add_patch(Rectangle((x + 0.09 * index, y - 0.05), 0.08, 0.1, fc=colour, ec="none"))
-            text, x = "colour: where the features come from (grey: the block's input)", x + 0.72
+            for index, color in enumerate(source_colors(6)):
+                axes.add_patch(Rectangle((x + 0.09 * index, y - 0.05), 0.08, 0.1, fc=color, ec="none"))
+            text, x = "color: where the features come from (gray: the block's input)", x + 0.72
         else:
             style = {"identity": "solid", "projection": (0, (4, 1.4)), "pad": (0, (1.2, 1.2))}[kind]
-            _line(axes, [x, x + 0.4], [y, y], colour=SHORTCUT_COLOURS[kind], width=1.6, linestyle=style)
+            _line(axes, [x, x + 0.4], [y, y], color=SHORTCUT_COLORS[kind], width=1.6, linestyle=style)
             text, x = _SHORTCUT_NAMES[kind], x + 0.48
-        _write(axes, x, y, text, size=8, colour=SOFT_INK)
+        _write(axes, x, y, text, size=8, color=SOFT_INK)
         x += 0.062 * len(text) + 0.3
 
 
@@ -378,18 +376,16 @@ def _write(
     text: str,
     *,
     size: float,
-    colour: str = INK,
+    color: str = INK,
     align: Literal["left", "center", "right"] = "left",
     bold: bool = False,
 ) -> None:
     weight = "bold" if bold else "normal"
-    axes.text(
-        x, y, text, fontsize=size, color=colour, ha=align, va="center_baseline", weight=weight, zorder=5
-    )
+    axes.text(x, y, text, fontsize=size, color=color, ha=align, va="center_baseline", weight=weight, zorder=5)
 
 
-def _line(axes: Axes, xs: list[float], ys: list[float], *, colour: str, width: float, **style: Any) -> None:
-    axes.add_line(Line2D(xs, ys, color=colour, lw=width, **style))
+def _line(axes: Axes, xs: list[float], ys: list[float], *, color: str, width: float, **style: Any) -> None:
+    axes.add_line(Line2D(xs, ys, color=color, lw=width, **style))
 
 
 write = _write
@@ -405,5 +401,5 @@ def _map_square(axes: Axes, left: float, top: float, map_height: int, largest: i
     axes.add_patch(Rectangle((left, top - side), side, side, fc="white", ec=HAIRLINE, lw=1.0))
     for step in (1, 2, 3):
         offset = side * step / 4
-        _line(axes, [left + offset] * 2, [top - side, top], colour=HAIRLINE, width=0.4)
-        _line(axes, [left, left + side], [top - offset] * 2, colour=HAIRLINE, width=0.4)
+        _line(axes, [left + offset] * 2, [top - side, top], color=HAIRLINE, width=0.4)
+        _line(axes, [left, left + side], [top - offset] * 2, color=HAIRLINE, width=0.4)

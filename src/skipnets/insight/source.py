@@ -29,7 +29,7 @@ class Architecture:
 
     Attributes:
         config: Its configuration.
-        input_size: Height and width of the pictures it is meant for.
+        input_size: Height and width of the images it is meant for.
     """
 
     config: DenseNetConfig | ResNetConfig
@@ -69,6 +69,6 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
 
 
 def _with_usual_size(config: DenseNetConfig | ResNetConfig) -> Architecture:
-    """Pictures of 224×224 behind an ImageNet stem, of 32×32 behind a CIFAR stem."""
+    """Images of 224×224 behind an ImageNet stem, of 32×32 behind a CIFAR stem."""
     size = 224 if config.stem == "imagenet" else 32
     return Architecture(config=config, input_size=(size, size))

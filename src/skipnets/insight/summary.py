@@ -1,6 +1,6 @@
 """A network as a table: shapes, parameters with their formulas, compute, memory, receptive fields.
 
-Shapes: C channels, H height, W width, of one picture; L layers of a dense block.
+Shapes: C channels, H height, W width, of one image; L layers of a dense block.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Stage:
     """One step in how the maps change.
 
     Attributes:
-        path: What makes the map; "input" for the picture itself.
+        path: What makes the map; "input" for the image itself.
         shape: (C, H, W), or (C,) after the global pooling.
-        step: Pixels of the input between neighbouring values; None after the global pooling.
+        step: Pixels of the input between neighboring values; None after the global pooling.
         receptive_field: Pixels across that one value depends on; None for all.
     """
 
@@ -47,8 +47,8 @@ class Totals:
     """What a network costs.
 
     Attributes:
-        parameters: Learnt numbers.
-        macs: Multiply-accumulates of convolutions and linear layers for one picture.
+        parameters: Learned numbers.
+        macs: Multiply-accumulates of convolutions and linear layers for one image.
         weight_bytes: Of parameters and running statistics.
         kept_bytes: That autograd keeps for the backward pass of a whole batch, executed layer by layer.
         kept_bytes_linear: The same when dense blocks run in linear memory; None where that does not apply.
@@ -69,9 +69,9 @@ class Summary:
 
     Attributes:
         name: The registry's name.
-        input: (C, H, W) of a picture.
-        batch_size: Pictures that `Totals.kept_bytes` is for.
-        layers: Every module that does something, each before its parts; `Layer.kept` is of one picture.
+        input: (C, H, W) of an image.
+        batch_size: Images that `Totals.kept_bytes` is for.
+        layers: Every module that does something, each before its parts; `Layer.kept` is of one image.
         stages: How the maps change from the input to the logits.
         totals: Of the whole network.
     """
@@ -90,7 +90,7 @@ class Summary:
         return [layer for layer in self.layers if depth is None or layer.depth <= depth]
 
     def to_rich(self, depth: int | None = None) -> RenderableType:
-        """For `rich.print`: three tables, coloured on a terminal."""
+        """For `rich.print`: three tables, colored on a terminal."""
         layers = Table(title=self._headline(), title_justify="left", box=None, pad_edge=False)
         for heading, right, _ in _COLUMNS:
             layers.add_column(heading, justify="right" if right else "left", no_wrap=True)
@@ -155,19 +155,19 @@ class Summary:
         return json.dumps(self.to_dict(depth), indent=2, ensure_ascii=False)
 
     def _headline(self) -> str:
-        return f"{self.name}, pictures of {_shape(self.input)}"
+        return f"{self.name}, images of {_shape(self.input)}"
 
     def _total_lines(self) -> list[tuple[str, str]]:
-        totals, pictures = self.totals, "a picture" if self.batch_size == 1 else f"{self.batch_size} pictures"
+        totals, images = self.totals, "an image" if self.batch_size == 1 else f"{self.batch_size} images"
         lines = [
             ("parameters", f"{totals.parameters:,}"),
-            ("MACs", f"{totals.macs:,} a picture"),
+            ("MACs", f"{totals.macs:,} an image"),
             ("weights", f"{totals.weight_bytes / MIB:,.1f} MiB"),
-            ("kept for the backward pass", f"{totals.kept_bytes / MIB:,.1f} MiB for {pictures}"),
+            ("kept for the backward pass", f"{totals.kept_bytes / MIB:,.1f} MiB for {images}"),
         ]
         if totals.kept_bytes_linear is not None:
             lines.append(
-                ("the same in linear memory", f"{totals.kept_bytes_linear / MIB:,.1f} MiB for {pictures}")
+                ("the same in linear memory", f"{totals.kept_bytes_linear / MIB:,.1f} MiB for {images}")
             )
         if totals.connections:
             each = " + ".join(f"{count:,}" for count in totals.connections.values())
@@ -176,23 +176,23 @@ class Summary:
         return lines
 
 
-def summarise(
+def summarize(
     source: Source, *, input_size: int | tuple[int, int] | None = None, batch_size: int = 1, **fields: Any
 ) -> Summary:
-    """Work out what a network does to a picture, layer by layer; nothing is computed and no weights are read.
+    """Work out what a network does to an image, layer by layer; nothing is computed and no weights are read.
 
     Args:
         source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
-        input_size: Height and width of the pictures, or one number for both. None takes what the model was
+        input_size: Height and width of the images, or one number for both. None takes what the model was
             trained with, or 224 behind an ImageNet stem and 32 behind a CIFAR stem.
-        batch_size: Pictures that the memory totals are for.
+        batch_size: Images that the memory totals are for.
         fields: Of the configuration, to replace, for example `in_chans=1`; for registry names alone.
 
     Raises:
-        UserError: For an unknown model or field, or pictures that are too small.
+        UserError: For an unknown model or field, or images that are too small.
 
     Examples:
-        >>> summarise("densenet121").totals.parameters
+        >>> summarize("densenet121").totals.parameters
         7978856
     """
     if batch_size < 1:
@@ -222,7 +222,7 @@ def summarise(
 
 
 def input_shape(architecture: Architecture, input_size: int | tuple[int, int] | None) -> Shape:
-    """(C, H, W) of the pictures: of the size that was asked for, or of the usual one."""
+    """(C, H, W) of the images: of the size that was asked for, or of the usual one."""
     if input_size is None:
         height, width = architecture.input_size
     else:
@@ -240,8 +240,8 @@ def _kept_linear(model: Any, shape: Shape, batch_size: int) -> int | None:
 
 
 def _stages(walked: Trace, layers: Sequence[Layer]) -> tuple[Stage, ...]:
-    picture = walked.values[0]
-    stages = [Stage(path="input", shape=picture.shape, step=1, receptive_field=1)]
+    image = walked.values[0]
+    stages = [Stage(path="input", shape=image.shape, step=1, receptive_field=1)]
     for layer in layers:
         if layer.depth != 1 or layer.output == stages[-1].shape:
             continue

@@ -1,10 +1,10 @@
-"""What every layer of a network does to the shape of a picture, worked out without computing anything.
+"""What every layer of a network does to the shape of an image, worked out without computing anything.
 
 The walk knows the few kinds of modules that the models are made of and goes from the input to the logits, so
 its time depends on the number of layers alone. Besides shapes it records a tape: which values there are,
 which operation makes which, and which ones autograd keeps for the backward pass.
 
-Shapes: C channels, H height, W width, of one picture; k growth rate.
+Shapes: C channels, H height, W width, of one image; k growth rate.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Grid:
     """Where the values of a map lie in the input, along height and width alike, in the input's pixels.
 
     Attributes:
-        step: Between neighbouring values: the product of all strides before.
-        start: The centre of the first value's receptive field, where the first pixel's centre is 0. A strided
+        step: Between neighboring values: the product of all strides before.
+        start: The center of the first value's receptive field, where the first pixel's center is 0. A strided
             convolution with "same" padding leaves it at 0, so its values lie towards the top left of the
-            cells into which they seem to divide the picture.
+            cells into which they seem to divide the image.
         receptive_field: How many pixels across can influence one value; None for all of them.
     """
 
@@ -61,7 +61,7 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """A tensor that exists while one picture goes through: its shape without the batch, and its grid."""
+    """A tensor that exists while one image goes through: its shape without the batch, and its grid."""
 
     index: int
     shape: Shape
@@ -69,7 +69,7 @@ class Value:
 
     @property
     def bytes(self) -> int:
-        """Of one picture, in float32."""
+        """Of one image, in float32."""
         return math.prod(self.shape) * FLOAT_BYTES
 
 
@@ -84,7 +84,7 @@ class Operation:
         inputs: Indices of values.
         output: Index of a value.
         keeps: Those of these that autograd keeps for the backward pass.
-        keeps_besides: Further bytes a picture that it keeps: indices of maxima, masks.
+        keeps_besides: Further bytes an image that it keeps: indices of maxima, masks.
         keeps_once: Further bytes whatever the batch: batch statistics.
     """
 
@@ -99,7 +99,7 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A module of the network with what it does to one picture.
+    """A module of the network with what it does to one image.
 
     Attributes:
         path: As in `model.named_modules()`; in parentheses what is no module.
@@ -110,10 +110,10 @@ class Layer:
         stride: Of the window.
         input: Shape of what goes in: (C, H, W) or (C,).
         output: Shape of what comes out.
-        parameters: Learnt numbers.
+        parameters: Learned numbers.
         formula: The arithmetic that gives `parameters`; "" where there are none, or where the parts say it.
         macs: Multiply-accumulates of convolutions and linear layers; additions of a bias do not count.
-        kept: Bytes a picture that it makes autograd keep for the backward pass and no layer before it did.
+        kept: Bytes an image that it makes autograd keep for the backward pass and no layer before it did.
         receptive_field: Pixels of the input, across, that one value of the output depends on; None for all.
     """
 
@@ -163,14 +163,14 @@ class Trace:
     def kept_bytes(self, batch_size: int) -> int:
         """What autograd keeps between the forward and the backward pass of a batch, without weights."""
         kept = {index for operation in self.operations for index in operation.keeps}
-        a_picture = sum(self.values[index].bytes for index in kept)
-        a_picture += sum(operation.keeps_besides for operation in self.operations)
-        return batch_size * a_picture + sum(operation.keeps_once for operation in self.operations)
+        a_image = sum(self.values[index].bytes for index in kept)
+        a_image += sum(operation.keeps_besides for operation in self.operations)
+        return batch_size * a_image + sum(operation.keeps_once for operation in self.operations)
 
 
 def skeleton(config: DenseNetConfig | ResNetConfig) -> DenseNet | ResNet:
     """The model on the meta device: all of its modules and shapes, none of its numbers, and no memory."""
-    with torch.device("meta"), _WithoutInitialisation():
+    with torch.device("meta"), _WithoutInitialization():
         return build_model(config)
 
 
@@ -179,17 +179,17 @@ def trace(model: DenseNet | ResNet, input_shape: Shape, *, execution: Execution 
 
     Args:
         model: On any device; its numbers are not looked at.
-        input_shape: (C, H, W) of a picture.
+        input_shape: (C, H, W) of an image.
         execution: How dense blocks and transitions run: "plain", module by module, or "linear", each as the
             one operation of `skipnets.ops` wherever that applies.
 
     Raises:
-        UserError: If the model does not take pictures of this shape.
+        UserError: If the model does not take images of this shape.
     """
     channels, height, width = input_shape
     config = model.config
     if channels != config.in_chans:
-        raise UserError(f"{config.name} takes pictures of {config.in_chans} channels, not {channels}")
+        raise UserError(f"{config.name} takes images of {config.in_chans} channels, not {channels}")
     if min(height, width) < config.smallest_size:
         raise UserError(
             f"input size {height}×{width} is too small for {config.name}: "
@@ -205,7 +205,7 @@ def trace(model: DenseNet | ResNet, input_shape: Shape, *, execution: Execution 
     return walk.trace
 
 
-class _WithoutInitialisation(TorchFunctionMode):
+class _WithoutInitialization(TorchFunctionMode):
     """Spares drawing numbers that have no memory anyway: two thirds of the time that deep models take."""
 
     _DRAWING = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_})
@@ -424,7 +424,7 @@ class _Walk:
     def _norm(self, path: str, module: nn.BatchNorm2d | nn.GroupNorm, x: Value) -> tuple[Value, _Counts]:
         y = self.value(x.shape, x.grid)
         of_batch = isinstance(module, nn.BatchNorm2d)
-        # Mean and inverse deviation: of each channel in the batch, or of each group in each picture.
+        # Mean and inverse deviation: of each channel in the batch, or of each group in each image.
         statistics = (
             2 * FLOAT_BYTES * (x.shape[0] if isinstance(module, nn.BatchNorm2d) else module.num_groups)
         )
@@ -451,7 +451,7 @@ class _Walk:
     def _drop(self, path: str, module: nn.Dropout | StochasticDepth, x: Value) -> Value:
         if module.p == 0:
             return x
-        # What the output is multiplied by: a number for every value, or one for every picture.
+        # What the output is multiplied by: a number for every value, or one for every image.
         mask = x.bytes if isinstance(module, nn.Dropout) else FLOAT_BYTES
         return self.operation(path, "other", (x,), self.value(x.shape, x.grid), keeps_besides=mask)
 

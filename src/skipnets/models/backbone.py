@@ -64,7 +64,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         raise NotImplementedError
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) pictures → the last map (N, num_features, h, w), after its norm and ReLU."""
+        """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""
         x = check_input(x, self.config.in_chans, self.config.smallest_size)
         for _, stage in self.stages():
             x = stage(x)
@@ -77,7 +77,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         return x if pre_logits else self.get_classifier()(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) pictures → logits (N, num_classes)."""
+        """(N, C, H, W) images → logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
@@ -91,7 +91,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         """The maps that `feature_info` lists, besides the last one.
 
         Args:
-            x: (N, C, H, W) pictures.
+            x: (N, C, H, W) images.
             indices: Positions in `feature_info`; an int takes that many of the last, None takes all.
             stop_early: Do not compute what lies behind the last wanted map.
             intermediates_only: Leave out the last map.
@@ -143,7 +143,7 @@ def check_input(x: Tensor, channels: int, smallest_size: int) -> Tensor:
         raise UserError(f"the input must be (N, {channels}, H, W), not {tuple(x.shape)}")
     if x.shape[2] < smallest_size or x.shape[3] < smallest_size:
         raise UserError(
-            f"pictures of {x.shape[2]}×{x.shape[3]} are too small for this network: "
+            f"images of {x.shape[2]}×{x.shape[3]} are too small for this network: "
             f"the smallest size that works is {smallest_size}×{smallest_size}"
         )
     return x
@@ -167,7 +167,7 @@ def make_head(num_features: int, num_classes: int) -> nn.Module:
     return head
 
 
-def initialise_convolutions(model: nn.Module) -> None:
+def initialize_convolutions(model: nn.Module) -> None:
     """Draw every convolution from N(0, 2 / (kernel area × output channels)).
 
     He et al. 2015 (arXiv 1502.01852, equation 14), the form for the backward pass ("fan-out"): what the

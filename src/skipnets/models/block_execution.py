@@ -70,7 +70,7 @@ class _Execution(nn.Module):
     @property
     def policy(self) -> str:
         """What the report says of it: the policy, or "plain: " and the reason."""
-        reason = self.reason if self.has_run else self.against_structure()
+        reason = self.reason if self.has_run else self.unsupported_structure()
         if reason is not None:
             return f"plain: {reason}"
         return "linear-recompute" if self.recompute else "linear"
@@ -81,19 +81,21 @@ class _Execution(nn.Module):
             return "the model is being compiled"
         self.has_run = True
         self.reason = (
-            guards.against_tracing(features) or self.against_structure() or self._against_input(features)
+            guards.unsupported_tracing(features)
+            or self.unsupported_structure()
+            or self._unsupported_input(features)
         )
         return self.reason
 
-    def against_structure(self) -> str | None:
+    def unsupported_structure(self) -> str | None:
         """Why the module as it is now cannot be run as one operation, or None."""
         raise NotImplementedError
 
-    def _against_input(self, features: Tensor) -> str | None:
-        return guards.against_input(features, self.parameters())
+    def _unsupported_input(self, features: Tensor) -> str | None:
+        return guards.unsupported_input(features, self.parameters())
 
 
-class LinearDenseBlock(_Execution, DenseBlock):
+class MemoryEfficientDenseBlock(_Execution, DenseBlock):
     """A dense block that trains as one operation."""
 
     def forward(self, features: Tensor) -> Tensor:
@@ -116,22 +118,22 @@ class LinearDenseBlock(_Execution, DenseBlock):
             update_running_statistics(layer.norm1, result.statistics.first(layer.norm1.num_features), count)
             if layer.norm2 is not None:
                 update_running_statistics(layer.norm2, result.bottleneck_statistics.row(index), count)
-        _hand_on(result.features, result.statistics)
+        _attach_statistics(result.features, result.statistics)
         return result.features
 
-    def against_structure(self) -> str | None:
+    def unsupported_structure(self) -> str | None:
         """Why the block as it is now cannot be run as one operation, or None."""
         if not self.training:
             return "eval mode"
         if len(self) == 0:
             return "it has no layers"
-        if reason := guards.against_hooks(module for module in self.modules() if module is not self):
+        if reason := guards.unsupported_hooks(module for module in self.modules() if module is not self):
             return reason
         kind = type(self[0])
         for name, layer in self.named_children():
             if type(layer) is not kind or kind not in (DenseLayer, BasicDenseLayer):
                 return f"{name} is a {type(layer).__name__}, not one of the block's own layers"
-            if reason := _against_layer(layer):
+            if reason := _unsupported_layer(layer):
                 return f"{name}: {reason}"
         parts = [_LayerParts.of(layer) for layer in self]
         first, growth_rate = parts[0].norm1.num_features, parts[0].growth_convolution.out_channels
@@ -142,7 +144,7 @@ class LinearDenseBlock(_Execution, DenseBlock):
         return None
 
 
-class LinearTransition(_Execution, Transition):
+class MemoryEfficientTransition(_Execution, Transition):
     """A transition that trains as one operation."""
 
     def forward(self, features: Tensor) -> Tensor:
@@ -151,11 +153,11 @@ class LinearTransition(_Execution, Transition):
             return cast(Tensor, Transition.forward(self, features))  # type: ignore[no-untyped-call]
         norm = cast(nn.BatchNorm2d, self.norm)
         parameters = TransitionParameters(norm.weight, norm.bias, self.conv.weight)
-        result = transition(features, parameters, norm.eps, statistics=_handed_on(features))
+        result = transition(features, parameters, norm.eps, statistics=_attached_statistics(features))
         update_running_statistics(norm, result.statistics, _count(features))
         return result.maps
 
-    def against_structure(self) -> str | None:
+    def unsupported_structure(self) -> str | None:
         """Why the transition as it is now cannot be run as one operation, or None."""
         if not self.training:
             return "eval mode"
@@ -166,15 +168,15 @@ class LinearTransition(_Execution, Transition):
         if type(self.pool) is not nn.AvgPool2d or _pooling(self.pool) != _pooling(nn.AvgPool2d(2)):
             return "its pooling is not the average of 2×2"
         return (
-            guards.against_hooks(self.children())
-            or guards.against_norm(self.norm)
-            or guards.against_convolution(self.conv, size=1)
+            guards.unsupported_hooks(self.children())
+            or guards.unsupported_norm(self.norm)
+            or guards.unsupported_convolution(self.conv, size=1)
         )
 
-    def _against_input(self, features: Tensor) -> str | None:
+    def _unsupported_input(self, features: Tensor) -> str | None:
         if features.shape[2] < 2 or features.shape[3] < 2:
             return "the map is too small to pool"
-        return super()._against_input(features)
+        return super()._unsupported_input(features)
 
 
 class LinearDenseNet(_Execution, DenseNet):
@@ -184,7 +186,7 @@ class LinearDenseNet(_Execution, DenseNet):
     """
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) pictures → the last map (N, num_features, h, w), after its norm and ReLU."""
+        """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""
         if self.against(x) is not None:
             return DenseNet.forward_features(self, x)
         x = check_input(x, self.config.in_chans, self.config.smallest_size)
@@ -198,7 +200,7 @@ class LinearDenseNet(_Execution, DenseNet):
             maps = stage(maps)
         return maps
 
-    def against_structure(self) -> str | None:
+    def unsupported_structure(self) -> str | None:
         """Why the stem as it is now cannot be run as one operation, or None."""
         if not self.training:
             return "eval mode"
@@ -211,16 +213,16 @@ class LinearDenseNet(_Execution, DenseNet):
         if type(pool) is not nn.MaxPool2d or _max_pooling(pool) != _max_pooling(nn.MaxPool2d(3, 2, 1)):
             return "its pooling is not the maximum of 3×3 at stride 2"
         return (
-            guards.against_hooks(modules.values())
-            or guards.against_norm(modules["norm0"])
-            or guards.against_convolution(modules["conv0"], size=stem.KERNEL, stride=stem.STRIDE)
+            guards.unsupported_hooks(modules.values())
+            or guards.unsupported_norm(modules["norm0"])
+            or guards.unsupported_convolution(modules["conv0"], size=stem.KERNEL, stride=stem.STRIDE)
         )
 
-    def _against_input(self, features: Tensor) -> str | None:
+    def _unsupported_input(self, features: Tensor) -> str | None:
         if features.ndim != 4:
             return "the input is not (N, C, H, W)"
         parameters = [parameter for module in self._stem() for parameter in module.parameters()]
-        return guards.against_input(features, parameters, casts=True)
+        return guards.unsupported_input(features, parameters, casts=True)
 
     def _stem(self) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
         """Convolution and norm of the stem, which have been checked."""
@@ -228,8 +230,8 @@ class LinearDenseNet(_Execution, DenseNet):
 
 
 _LINEAR: dict[type[nn.Module], type[nn.Module]] = {
-    DenseBlock: LinearDenseBlock,
-    Transition: LinearTransition,
+    DenseBlock: MemoryEfficientDenseBlock,
+    Transition: MemoryEfficientTransition,
     DenseNet: LinearDenseNet,
 }
 
@@ -267,7 +269,7 @@ def execution_report(model: nn.Module) -> dict[str, str]:
     return report
 
 
-def _against_layer(layer: nn.Module) -> str | None:
+def _unsupported_layer(layer: nn.Module) -> str | None:
     """Why a dense layer cannot be part of the operation, or None."""
     bottleneck = isinstance(layer, DenseLayer)
     names = ["norm1", "relu1", "conv1", *(["norm2", "relu2", "conv2"] if bottleneck else [])]
@@ -281,11 +283,11 @@ def _against_layer(layer: nn.Module) -> str | None:
     if type(drop_path) is not StochasticDepth or drop_path.p > 0:
         return "stochastic depth"
     parts = _LayerParts.of(layer)
-    reason = guards.against_norm(parts.norm1)
-    reason = reason or guards.against_convolution(parts.conv1, size=1 if bottleneck else 3)
+    reason = guards.unsupported_norm(parts.norm1)
+    reason = reason or guards.unsupported_convolution(parts.conv1, size=1 if bottleneck else 3)
     if parts.norm2 is not None and parts.conv2 is not None:
-        reason = reason or guards.against_norm(parts.norm2)
-        reason = reason or guards.against_convolution(parts.conv2, size=3)
+        reason = reason or guards.unsupported_norm(parts.norm2)
+        reason = reason or guards.unsupported_convolution(parts.conv2, size=3)
     return reason
 
 
@@ -302,7 +304,7 @@ def _count(features: Tensor) -> int:
     return features.shape[0] * features.shape[2] * features.shape[3]
 
 
-def _hand_on(features: Tensor, statistics: Statistics) -> None:
+def _attach_statistics(features: Tensor, statistics: Statistics) -> None:
     """Let the statistics travel with the tensor that they describe.
 
     As an attribute they live as long as it does, belong to no other thread, and are lost, not wrong, when a
@@ -311,7 +313,7 @@ def _hand_on(features: Tensor, statistics: Statistics) -> None:
     features.block_statistics = (features._version, statistics)  # type: ignore[attr-defined]
 
 
-def _handed_on(features: Tensor) -> Statistics | None:
+def _attached_statistics(features: Tensor) -> Statistics | None:
     """The statistics that came with a tensor, unless it has changed since."""
     version, statistics = getattr(features, "block_statistics", (None, None))
     return statistics if version == features._version else None

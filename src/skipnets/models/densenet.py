@@ -20,7 +20,7 @@ from skipnets.models.backbone import (
     Backbone,
     FeatureInfo,
     drop_path_rates,
-    initialise_convolutions,
+    initialize_convolutions,
     make_head,
     make_norm,
 )
@@ -147,7 +147,7 @@ class DenseNet(Backbone[DenseNetConfig]):
         self.num_features = channels
         self.head_drop = nn.Dropout(config.head_drop_rate)
         self.classifier = make_head(channels, config.num_classes)
-        initialise_convolutions(self)
+        initialize_convolutions(self)
 
     def set_block_execution(self, policy: BlockExecution) -> None:
         """Choose how dense blocks and transitions run in training: memory and speed change, numbers do not.

@@ -11,12 +11,12 @@ from skipnets.models.resnet import ResNet
 
 
 def build_model(config: DenseNetConfig | ResNetConfig) -> DenseNet | ResNet:
-    """The freshly initialised model that a configuration describes, in train mode."""
+    """The freshly initialized model that a configuration describes, in train mode."""
     return DenseNet(config) if isinstance(config, DenseNetConfig) else ResNet(config)
 
 
 def create_model(name: str, *, weights: str | Path | None = None, **fields: Any) -> DenseNet | ResNet:
-    """A model by its registry name, freshly initialised or with weights from elsewhere.
+    """A model by its registry name, freshly initialized or with weights from elsewhere.
 
     Args:
         name: A name that `skipnets.list_models()` knows, for example `"densenet121"`.

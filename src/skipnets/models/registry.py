@@ -44,7 +44,7 @@ class ModelConfig:
         block_config: Layers (DenseNet) or residual blocks (ResNet) of each stage.
         stem: `"imagenet"` is a 7×7 convolution of stride 2, norm, ReLU and 3×3 max-pooling of stride 2 (the
             maps shrink four times); `"cifar"` is one 3×3 convolution (they keep their size).
-        in_chans: Channels of the input: 3 for colour, 1 for grey.
+        in_chans: Channels of the input: 3 for color, 1 for gray.
         num_classes: Outputs of the head; 0 leaves the head out, so the model returns pooled features.
         drop_rate: Dropout in every dense layer, or before the last convolution of every residual block.
         head_drop_rate: Dropout before the last linear layer.

@@ -20,7 +20,7 @@ from skipnets.models.backbone import (
     Backbone,
     FeatureInfo,
     drop_path_rates,
-    initialise_convolutions,
+    initialize_convolutions,
     make_head,
     make_norm,
 )
@@ -155,7 +155,7 @@ class ResNet(Backbone[ResNetConfig]):
         self.num_features = channels
         self.head_drop = nn.Dropout(config.head_drop_rate)
         self.fc = make_head(channels, config.num_classes)
-        initialise_convolutions(self)
+        initialize_convolutions(self)
         if config.zero_init_last:
             for module in self.modules():
                 if isinstance(module, BasicBlock | BottleneckBlock):

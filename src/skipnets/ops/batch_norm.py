@@ -1,6 +1,6 @@
-"""Batch normalisation taken apart: statistics, scale and shift, and the gradient, each made when needed.
+"""Batch normalization taken apart: statistics, scale and shift, and the gradient, each made when needed.
 
-Batch normalisation of a channel x (Ioffe and Szegedy 2015, arXiv 1502.03167, algorithm 1) is
+Batch normalization of a channel x (Ioffe and Szegedy 2015, arXiv 1502.03167, algorithm 1) is
 
     y = γ x̂ + β,   x̂ = (x − μ) s,   s = (v + ε)^-½,
 
@@ -207,8 +207,8 @@ class NormGradient:
         self._beta_gradient += gradient.sum(0, dtype=self._mean.dtype)
         if self._explicit_sum is not None:
             columns = self._explicit
-            centred = x[:, columns] - self._mean[columns]
-            self._explicit_sum[columns] += (gradient[:, columns] * centred).sum(0, dtype=self._mean.dtype)
+            centerd = x[:, columns] - self._mean[columns]
+            self._explicit_sum[columns] += (gradient[:, columns] * centerd).sum(0, dtype=self._mean.dtype)
 
     def finish(self, weight_product: Tensor) -> ParameterGradients:
         """Close the sums.

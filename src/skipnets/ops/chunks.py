@@ -70,7 +70,7 @@ def as_maps(matrix: Tensor, shape: MapShape) -> Tensor:
 
 
 def empty_maps(shape: MapShape, channels: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Uninitialised (N, C, H, W) maps in channels-last order on the device of `like`."""
+    """Uninitialized (N, C, H, W) maps in channels-last order on the device of `like`."""
     size = (shape.images, channels, shape.height, shape.width)
     nbytes = shape.rows * channels * dtype.itemsize
     if like.device.type == "cpu" and nbytes >= LARGE_BYTES:

@@ -1,7 +1,7 @@
 """A whole dense block as one differentiable operation, in memory proportional to its depth.
 
 Layer l of a dense block (Huang et al. 2017, arXiv 1608.06993, equation 2) sees all features before it,
-x_l = H_l([x_0, …, x_{l−1}]). Executed layer by layer it copies, normalises and rectifies all of them and
+x_l = H_l([x_0, …, x_{l−1}]). Executed layer by layer it copies, normalizes and rectifies all of them and
 autograd keeps each result: memory and traffic grow with the square of the depth. Pleiss et al. (2017, arXiv
 1707.06990) share the storage of those results and recompute them. Here
 

@@ -16,7 +16,7 @@ _HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_bac
 _GLOBAL_HOOK_TABLES = tuple(f"_global{table}" for table in _HOOK_TABLES)
 
 
-def against_tracing(x: object) -> str | None:
+def unsupported_tracing(x: object) -> str | None:
     """Compilers, exporters and tracers want the modules themselves, and so do function transforms."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return "the model is being compiled or traced"
@@ -29,7 +29,7 @@ def against_tracing(x: object) -> str | None:
     return None
 
 
-def against_input(x: Tensor, parameters: Iterable[Tensor], *, casts: bool = False) -> str | None:
+def unsupported_input(x: Tensor, parameters: Iterable[Tensor], *, casts: bool = False) -> str | None:
     """The operations treat ordinary tensors of one floating type, and autocast's lower one.
 
     Args:
@@ -60,7 +60,7 @@ def computing_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return torch.get_autocast_dtype(device.type) if autocast and dtype == torch.float32 else dtype
 
 
-def against_norm(norm: nn.Module) -> str | None:
+def unsupported_norm(norm: nn.Module) -> str | None:
     """The norm must be a batch norm that takes the batch's statistics."""
     if type(norm) is not nn.BatchNorm2d:
         return f"its norm is {_article(type(norm).__name__)}, not a BatchNorm2d"
@@ -71,7 +71,7 @@ def against_norm(norm: nn.Module) -> str | None:
     return None
 
 
-def against_convolution(convolution: nn.Module, size: int, *, stride: int = 1) -> str | None:
+def unsupported_convolution(convolution: nn.Module, size: int, *, stride: int = 1) -> str | None:
     """The convolution must be a plain one of this size and stride, padded by half its size, without bias."""
     if type(convolution) is not nn.Conv2d:
         return f"its convolution is {_article(type(convolution).__name__)}, not a Conv2d"
@@ -90,7 +90,7 @@ def against_convolution(convolution: nn.Module, size: int, *, stride: int = 1) -
     return None
 
 
-def against_hooks(modules: Iterable[nn.Module]) -> str | None:
+def unsupported_hooks(modules: Iterable[nn.Module]) -> str | None:
     """Hooks on a module that is not run would not be called; nor would a replaced `forward`."""
     if any(getattr(module_internals, table, None) for table in _GLOBAL_HOOK_TABLES):
         return "global module hooks are registered"

@@ -1,4 +1,4 @@
-"""The stem of an ImageNet network as one differentiable operation that keeps one map, or only the pictures.
+"""The stem of an ImageNet network as one differentiable operation that keeps one map, or only the images.
 
 The stem is a 7×7 convolution of stride 2, norm, ReLU and 3×3 max-pooling of stride 2 (Huang et al. 2017,
 arXiv 1608.06993, table 1). Its maps are the largest of the network: once dense blocks train in linear
@@ -7,7 +7,7 @@ is half of what is left. Here the convolution's result alone is kept, or, with `
 even that; norm, ReLU and pooling are repeated in the backward pass. The norm's gradient is that of
 `skipnets.ops.batch_norm`; no convolution follows directly, so dγ is summed explicitly.
 
-Shapes: N pictures of C channels, K channels of the stem; H×W positions after the convolution, M = N·H·W rows.
+Shapes: N images of C channels, K channels of the stem; H×W positions after the convolution, M = N·H·W rows.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _norm_backward(
 def _convolution_backward(
     gradient: Tensor, shape: MapShape, images: Tensor, weight: Tensor, needs_image_gradient: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients of the pictures, if wanted, and of the weights."""
+    """Gradients of the images, if wanted, and of the weights."""
     image_gradient = torch.empty_like(images) if needs_image_gradient else None
     weight_gradient = torch.zeros_like(weight)
     for rows in shape.chunks(gradient.shape[1], gradient.dtype.itemsize):
@@ -209,5 +209,5 @@ def _convolved_shape(images: Tensor) -> MapShape:
 
 
 def _images(rows: slice, shape: MapShape) -> slice:
-    """The pictures that these rows belong to."""
+    """The images that these rows belong to."""
     return slice(rows.start // shape.area, rows.stop // shape.area)

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare", "write_report"]
 
-_HOME = {"Comparison": "comparison", "compare": "comparison", "write_report": "page"}
+_MODULES = {"Comparison": "comparison", "compare": "comparison", "write_report": "page"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     except MissingExtraError as error:  # of a room below; this extra brings those, too
         raise missing_extra("report") from error
     except ModuleNotFoundError as error:

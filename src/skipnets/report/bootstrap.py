@@ -1,9 +1,9 @@
-"""How much figures would vary with other test pictures: the bootstrap (Efron 1979), over weights.
+"""How much figures would vary with other test images: the bootstrap (Efron 1979), over weights.
 
-Drawing N of N pictures with replacement is giving each a weight, how often it was drawn. All resamples of a
-figure are then a few products of the (B, N) weights with what is known of each picture.
+Drawing N of N images with replacement is giving each a weight, how often it was drawn. All resamples of a
+figure are then a few products of the (B, N) weights with what is known of each image.
 
-N pictures, K classes, B resamples.
+N images, K classes, B resamples.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 def resample(
     probabilities: list[Floats], labels: NDArray[np.int64], *, resamples: int, seed: int
 ) -> list[dict[str, Floats]]:
-    """Every figure of several classifiers on the same random draws of pictures.
+    """Every figure of several classifiers on the same random draws of images.
 
     Args:
         probabilities: (N, K) of each classifier.
@@ -60,7 +60,7 @@ def resample(
 
 
 def weighted_figures(probabilities: Floats, labels: NDArray[np.int64], weights: Floats) -> dict[str, Floats]:
-    """The figures of `measure` with weighted pictures, (B, N) → name → (B,)."""
+    """The figures of `measure` with weighted images, (B, N) → name → (B,)."""
     return _Answers(probabilities, labels, ranked=True).figures(weights)
 
 
@@ -74,7 +74,7 @@ def _draws(count: int, resamples: int, seed: int) -> Iterator[Floats]:
 
 
 class _Answers:
-    """What is known of each picture, ready to be weighted."""
+    """What is known of each image, ready to be weighted."""
 
     def __init__(self, probabilities: Floats, labels: NDArray[np.int64], *, ranked: bool) -> None:
         count, classes = probabilities.shape
@@ -116,13 +116,13 @@ class _Answers:
 
 
 class _Ranking:
-    """The pictures in the order of one class's probability."""
+    """The images in the order of one class's probability."""
 
     def __init__(self, scores: Floats, is_class: NDArray[np.bool_]) -> None:
         self.order = np.argsort(scores, kind="stable")
         ordered = scores[self.order]
         self.is_class = is_class[self.order]
-        # Where the pictures of equal probability begin and end.
+        # Where the images of equal probability begin and end.
         of_class = ordered[self.is_class]
         self.first = np.searchsorted(ordered, of_class, side="left")
         self.last = np.searchsorted(ordered, of_class, side="right")

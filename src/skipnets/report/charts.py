@@ -1,8 +1,8 @@
-"""Charts as SVG that stands in the page itself: its text is text, its colours follow light and dark.
+"""Charts as SVG that stands in the page itself: its text is text, its colors follow light and dark.
 
 matplotlib draws them. Names of classes never go through it: legends are HTML.
 
-N pictures.
+N images.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
     "one_class_curves",
 ]
 
-# What stands in the SVG until the page's variables take its place. Any colours do, if each occurs once.
+# What stands in the SVG until the page's variables take its place. Any colors do, if each occurs once.
 _VARIABLES = {
     "ink": "#010203",
     "soft": "#040506",
@@ -78,13 +78,13 @@ _POINTS = 400
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Curves:
-    """How well one class's probability ranks the pictures.
+    """How well one class's probability ranks the images.
 
     Attributes:
         precision: At each recall.
         recall: Falling.
         average_precision: The area under precision over recall, as scikit-learn sums it.
-        false_positives: The share of the other classes' pictures above each threshold.
+        false_positives: The share of the other classes' images above each threshold.
         true_positives: The share of the class's own.
     """
 
@@ -96,7 +96,7 @@ class Curves:
 
 
 def one_class_curves(probability: NDArray[np.float64], is_class: NDArray[np.bool_]) -> Curves | None:
-    """The curves of one class, from its probability on each picture; None if it has no pictures, or all."""
+    """The curves of one class, from its probability on each image; None if it has no images, or all."""
     if is_class.all() or not is_class.any():
         return None
     precision, recall, _ = precision_recall_curve(is_class, probability)
@@ -166,7 +166,7 @@ def draw_reliability(bins: Reliability, key: str) -> str:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         upper.plot([0, 1], [0, 1], color=SOFT, linewidth=1.2, dashes=(4, 3))
         upper.vlines(confidence, *bins.intervals[full].T, color=C1, linewidth=7, alpha=0.28)
-        # A bin's dot grows with its pictures, so that a lone outlier does not look like a trend.
+        # A bin's dot grows with its images, so that a lone outlier does not look like a trend.
         sizes = 16 + 90 * np.sqrt(bins.counts[full] / bins.counts.max())
         upper.scatter(confidence, accuracy, s=sizes, color=C1, edgecolor=SURFACE, zorder=3, clip_on=False)
         upper.set(ylim=(-0.02, 1.02), ylabel="share that is right")
@@ -174,7 +174,7 @@ def draw_reliability(bins: Reliability, key: str) -> str:
         lower.bar(
             bins.edges[:-1] + width / 2, bins.counts / bins.counts.sum(), width * 0.86, color=C1, alpha=0.6
         )
-        lower.set(xlim=(0, 1), xlabel="how sure the answer is", ylabel="pictures")
+        lower.set(xlim=(0, 1), xlabel="how sure the answer is", ylabel="images")
         lower.yaxis.set_major_locator(MaxNLocator(2, prune="lower"))
         for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -185,7 +185,7 @@ def draw_curves(curves: Sequence[tuple[Curves, str | None]], key: str) -> tuple[
     """Precision over recall, and the ROC, of several classes.
 
     Args:
-        curves: Each with its colour, one of `SERIES`, or None to stay in the background.
+        curves: Each with its color, one of `SERIES`, or None to stay in the background.
         key: Tells these charts from others on the page.
     """
     # Those in the background first.
@@ -237,30 +237,30 @@ def _svg(figure: Figure, key: str) -> str:
         r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1
     )
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--font)", text)
-    for name, colour in _VARIABLES.items():
-        text = text.replace(colour, f"var(--{name})")
+    for name, color in _VARIABLES.items():
+        text = text.replace(color, f"var(--{name})")
     return re.sub(r">\s+<", "><", text).strip()
 
 
 def _precision_recall(
     axes: Axes, curves: Sequence[tuple[Curves, str | None]], *, small: bool = False
 ) -> None:
-    for each, colour in curves:
-        axes.plot(each.recall, each.precision, drawstyle="steps-post", **_line(colour))
+    for each, color in curves:
+        axes.plot(each.recall, each.precision, drawstyle="steps-post", **_line(color))
     _unit_square(axes, "recall", "precision", small=small)
 
 
 def _roc(axes: Axes, curves: Sequence[tuple[Curves, str | None]], *, small: bool = False) -> None:
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, dashes=(4, 3))
-    for each, colour in curves:
-        axes.plot(each.false_positives, each.true_positives, **_line(colour))
+    for each, color in curves:
+        axes.plot(each.false_positives, each.true_positives, **_line(color))
     _unit_square(axes, "false alarms", "found", small=small)
 
 
-def _line(colour: str | None) -> dict[str, Any]:
-    if colour is None:
+def _line(color: str | None) -> dict[str, Any]:
+    if color is None:
         return {"color": SOFT, "linewidth": 1, "alpha": 0.4}
-    return {"color": colour, "linewidth": 1.8}
+    return {"color": color, "linewidth": 1.8}
 
 
 def _unit_square(axes: Axes, x: str, y: str, *, small: bool) -> None:

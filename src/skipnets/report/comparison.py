@@ -1,9 +1,9 @@
-"""Do two runs differ by more than the luck of the test pictures?
+"""Do two runs differ by more than the luck of the test images?
 
-Both answered the same pictures, so the tests are paired: the exact test of McNemar (1947) for accuracy, which
-looks only at the pictures on which exactly one of them is right; the bootstrap over pictures for the rest.
+Both answered the same images, so the tests are paired: the exact test of McNemar (1947) for accuracy, which
+looks only at the images on which exactly one of them is right; the bootstrap over images for the rest.
 
-N pictures, K classes, B resamples.
+N images, K classes, B resamples.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Difference:
             Holm's, for all comparisons of this figure together.
         test: "exact McNemar" or "paired bootstrap".
         verdict: "better", "worse", or "within noise" (p is at least 0.05).
-        only_run_right: For accuracy, the pictures on which only the run is right.
+        only_run_right: For accuracy, the images on which only the run is right.
         only_first_right: Those on which only the first one is.
     """
 
@@ -82,7 +82,7 @@ class Comparison:
         runs: Their names, the first one being what the others are held against.
         data: What they were evaluated on.
         split: Of these data.
-        pictures: N.
+        images: N.
         figures: One row a figure.
         differences: One row a run after the first and figure.
         notes: What a reader must know beside the figures, a sentence each.
@@ -91,7 +91,7 @@ class Comparison:
     runs: tuple[str, ...]
     data: str
     split: str
-    pictures: int
+    images: int
     figures: tuple[Figure, ...]
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
@@ -112,7 +112,7 @@ def compare(
         seed: Of the bootstrap.
 
     Raises:
-        UserError: If there are fewer than two, one has no predictions, or they are not of the same pictures
+        UserError: If there are fewer than two, one has no predictions, or they are not of the same images
             and classes.
     """
     if len(folders) < 2:
@@ -140,7 +140,7 @@ def compare(
         runs=tuple(names),
         data=str(first.evaluation["data"]),
         split=str(first.evaluation["split"]),
-        pictures=len(labels),
+        images=len(labels),
         figures=tuple(
             Figure(
                 name=figure,
@@ -159,10 +159,10 @@ def compare(
 def mcnemar(only_first: int, only_second: int) -> float:
     """The exact two-sided p-value of McNemar's test.
 
-    Were both as good as one another, each picture on which only one is right would be a fair coin's throw.
+    Were both as good as one another, each image on which only one is right would be a fair coin's throw.
 
     Args:
-        only_first: Pictures on which only the first classifier is right.
+        only_first: Images on which only the first classifier is right.
         only_second: Those on which only the second one is.
     """
     if only_first + only_second == 0:
@@ -255,7 +255,7 @@ def _once(labels: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _aligned(first: Results, other: Results) -> Results:
-    """The other's answers in the first one's order of pictures and classes.
+    """The other's answers in the first one's order of images and classes.
 
     Raises:
         UserError: If these are not the same.
@@ -271,18 +271,18 @@ def _aligned(first: Results, other: Results) -> Results:
         )
     labels = [first.classes[label] for label in first.labels]
     other_labels = [other.classes[label] for label in other.labels]
-    pictures = dict(zip(first.names, labels, strict=True))
+    images = dict(zip(first.names, labels, strict=True))
     position = {name: index for index, name in enumerate(other.names)}
-    strange = sorted(set(pictures) ^ set(position))
+    strange = sorted(set(images) ^ set(position))
     if strange:
         raise UserError(
-            f"{pair}: their test pictures differ ({len(strange):,} are in one only: {_some(strange)}); "
+            f"{pair}: their test images differ ({len(strange):,} are in one only: {_some(strange)}); "
             "train on the same splits, or evaluate both on the same data: "
             "skipnets evaluate RUN DATA --output FOLDER"
         )
     for name, label in zip(other.names, other_labels, strict=True):
-        if pictures[name] != label:
-            raise UserError(f'{pair}: {name} is "{pictures[name]}" in one and "{label}" in the other')
+        if images[name] != label:
+            raise UserError(f'{pair}: {name} is "{images[name]}" in one and "{label}" in the other')
     order = [position[name] for name in first.names]
     columns = [other.classes.index(name) for name in first.classes]
     return replace(
@@ -302,7 +302,7 @@ def _notes(every: Sequence[Results], names: Sequence[str]) -> list[str]:
         if evaluation["data"] != first["data"]:
             found.append(
                 f"{name} was evaluated on {evaluation['data']}, {names[0]} on {first['data']}; "
-                "names and labels of the pictures are the same"
+                "names and labels of the images are the same"
             )
         found += [f"{name}: {warning}" for warning in evaluation.get("warnings", ())]
     if len(every) > 2:

@@ -1,6 +1,6 @@
-"""Which pictures the report shows, and those pictures as data that stand in the page.
+"""Which images the report shows, and those images as data that stand in the page.
 
-N pictures, K classes.
+N images, K classes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier
-from skipnets.data.preprocessing import UndecodablePicture
-from skipnets.data.sources import Pictures
+from skipnets.data.preprocessing import ImageDecodeError
+from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.insight.attribution import explain, resized
 from skipnets.insight.overlays import overlay
@@ -26,19 +26,19 @@ from skipnets.report.results import Results
 __all__ = ["Album", "Cell", "confusion_cells", "least_certain", "most_confident_mistakes"]
 
 THUMBNAIL = 112  # pixels, the longer side
-GALLERY = 12  # pictures of each kind with Grad-CAM
-WRONG_CELL, RIGHT_CELL = 12, 6  # pictures behind one cell of the confusion matrix
-ALL_CELLS = 600  # pictures behind all of them
+GALLERY = 12  # images of each kind with Grad-CAM
+WRONG_CELL, RIGHT_CELL = 12, 6  # images behind one cell of the confusion matrix
+ALL_CELLS = 600  # images behind all of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One cell of the confusion matrix with pictures in it.
+    """One cell of the confusion matrix with images in it.
 
     Attributes:
         true: The right class.
         called: The predicted one.
-        count: How many pictures.
+        count: How many images.
         shown: Positions of those that the page shows: of mistakes the surest, of right answers the least so.
     """
 
@@ -63,7 +63,7 @@ def least_certain(results: Results) -> list[int]:
 def confusion_cells(results: Results) -> list[Cell]:
     """The cells of the confusion matrix that are not empty, mistakes first, the largest first.
 
-    Those that come after `ALL_CELLS` pictures show none.
+    Those that come after `ALL_CELLS` images show none.
     """
     confidence, classes = results.probabilities.max(1), len(results.classes)
     cell_of = results.labels * classes + results.predicted
@@ -87,60 +87,60 @@ def confusion_cells(results: Results) -> list[Cell]:
 
 
 class Album:
-    """The test pictures, as thumbnails.
+    """The test images, as thumbnails.
 
     Args:
-        results: Which pictures, under which names.
-        pictures: Where these are found; None if they are no longer there.
+        results: Which images, under which names.
+        images: Where these are found; None if they are no longer there.
         classifier: To ask what it looked at.
     """
 
-    def __init__(self, results: Results, pictures: Pictures | None, classifier: Classifier) -> None:
+    def __init__(self, results: Results, dataset: ImageDataset | None, classifier: Classifier) -> None:
         self._results = results
-        self._pictures = pictures
+        self._dataset = dataset
         self._classifier = classifier
         # Parquet holds valid texts; a file name's other bytes appear there as �.
-        names = [] if pictures is None else pictures.names
+        names = [] if dataset is None else dataset.names
         self._position = {_valid(name): index for index, name in enumerate(names)}
         self.missing = sum(name not in self._position for name in results.names)
 
     def thumbnail(self, index: int) -> str | None:
-        """A picture as a data URI; None if it is not there."""
-        picture = self._open(index)
-        return None if picture is None else _data_uri(resized(picture, _scale(picture)))
+        """An image as a data URI; None if it is not there."""
+        image = self._open(index)
+        return None if image is None else _data_uri(resized(image, _scale(image)))
 
     def explained(self, index: int, classes: Sequence[str]) -> tuple[str | None, list[str]]:
-        """A picture, and what in it speaks for each of these classes, as data URIs."""
-        picture = self._open(index)
-        if picture is None:
+        """An image, and what in it speaks for each of these classes, as data URIs."""
+        image = self._open(index)
+        if image is None:
             return None, []
-        scale = _scale(picture)
-        shown = _data_uri(resized(picture, scale))
+        scale = _scale(image)
+        shown = _data_uri(resized(image, scale))
         try:
-            [explanations] = explain(self._classifier, [picture], classes=classes)
+            [explanations] = explain(self._classifier, [image], classes=classes)
         except UserError:  # a network whose every map is a single value
             return shown, []
         return shown, [_data_uri(overlay(explanation.resized(scale))) for explanation in explanations]
 
     def _open(self, index: int) -> Image.Image | None:
         position = self._position.get(self._results.names[index])
-        if position is None or self._pictures is None:
+        if position is None or self._dataset is None:
             return None
         try:
-            return self._classifier.preprocessing.open(self._pictures.source(position))
-        except UndecodablePicture:
+            return self._classifier.preprocessing.open(self._dataset.source(position))
+        except ImageDecodeError:
             return None
 
 
-def _scale(picture: Image.Image) -> float:
-    """To the thumbnail's size; small pictures by whole steps, so that their pixels stay equally large."""
-    scale = THUMBNAIL / max(picture.size)
+def _scale(image: Image.Image) -> float:
+    """To the thumbnail's size; small images by whole steps, so that their pixels stay equally large."""
+    scale = THUMBNAIL / max(image.size)
     return max(round(scale), 1) if scale > 1 else scale
 
 
-def _data_uri(picture: Image.Image) -> str:
+def _data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=82, optimize=True)
+    image.save(buffer, "JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -1,9 +1,9 @@
 """A run's report: one HTML file that needs nothing beside it.
 
-The page has no script, and its Content-Security-Policy forbids any and every request: what opens (pictures
+The page has no script, and its Content-Security-Policy forbids any and every request: what opens (images
 behind a cell) is the browser's own popover. Every text goes through Jinja's escaping.
 
-N pictures, K classes.
+N images, K classes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import numpy as np
 from markupsafe import Markup
 
 from skipnets.classifier import Classifier, describe, load, softmax
-from skipnets.data.sources import Pictures, open_pictures
+from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
 from skipnets.errors import UserError
 from skipnets.evaluation.calibration import FEW, NoTemperatureError, fit_temperature, reliability
-from skipnets.evaluation.evaluating import evaluate, open_own_pictures
+from skipnets.evaluation.evaluating import evaluate, open_own_images
 from skipnets.evaluation.metrics import Metrics, measure, wilson_interval
 from skipnets.files import atomic_path
 from skipnets.report import charts
@@ -57,10 +57,10 @@ _FAILURES = 200
 
 # Figure → title, whether it is written in per cent (None: as a number of four digits), what it is.
 _FIGURES = {
-    "accuracy": ("Accuracy", True, "share of pictures whose most probable class is right"),
+    "accuracy": ("Accuracy", True, "share of images whose most probable class is right"),
     "balanced_accuracy": ("Balanced accuracy", True, "mean recall of the classes"),
     "macro_f1": ("Mean F1", False, "of precision and recall, over the classes"),
-    "macro_auroc": ("Mean AUROC", None, "chance that a picture of a class ranks above one of another"),
+    "macro_auroc": ("Mean AUROC", None, "chance that an image of a class ranks above one of another"),
     "nll": ("NLL", False, "negative log-likelihood in nats; lower is better"),
     "ece": ("Calibration error", True, "mean gap between sureness and being right; lower is better"),
 }
@@ -78,14 +78,14 @@ def write_report(
     """Write a run's report.
 
     Figures are those of the predictions in the run folder, at the model file's temperature. Where the
-    pictures have moved away, the report shows everything but them.
+    images have moved away, the report shows everything but them.
 
     Args:
         run: A run folder whose training is finished.
         output: An HTML file; None takes `report.html` in the run folder.
         device: Where the network runs for Grad-CAM.
         threads: CPU threads that compute; None leaves it to PyTorch.
-        workers: Threads that read pictures.
+        workers: Threads that read images.
         progress: Called with what is being done, how far, and of how much.
 
     Returns:
@@ -125,8 +125,8 @@ def _page(
             )
     results = read_results(run.folder)
     classifier = load(run.model, runtime="torch", device=device, threads=threads)
-    pictures, moved = _pictures(classifier, results)
-    album = Album(results, pictures, classifier)
+    images, moved = _images(classifier, results)
+    album = Album(results, images, classifier)
     metrics = measure(results.logits, results.labels, temperature=results.temperature)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("skipnets.report", "."),
@@ -142,7 +142,7 @@ def _page(
         classes=_classes(results, metrics),
         learning=_learning(run),
         confusion=_confusion(results, metrics, album, progress),
-        calibration=_calibration(classifier, results, pictures, workers, progress),
+        calibration=_calibration(classifier, results, images, workers, progress),
         curves=_curves(results, metrics),
         galleries=_galleries(results, album, progress),
         balance=_balance(run, results),
@@ -150,13 +150,13 @@ def _page(
     )
 
 
-def _pictures(classifier: Classifier, results: Results) -> tuple[Pictures | None, str | None]:
-    """The pictures that were evaluated, or why they cannot be found."""
+def _images(classifier: Classifier, results: Results) -> tuple[ImageDataset | None, str | None]:
+    """The images that were evaluated, or why they cannot be found."""
     data = results.evaluation["data"]
     try:
         if data == classifier.provenance.get("data"):
-            return open_own_pictures(classifier), None
-        return open_pictures(data, fractions=None), None
+            return open_own_images(classifier), None
+        return open_dataset(data, fractions=None), None
     except UserError as error:
         return None, str(error)
 
@@ -177,7 +177,7 @@ def _about(run: Run, results: Results, album: Album, moved: str | None) -> dict[
         "Classes": f"{len(results.classes):,}",
         "Model": f"{model['architecture']['name']}, {model['parameters']:,} parameters",
         "Started from": config.weights or "random weights",
-        "Input": f"{height} × {width}, {'grey' if preprocessing['channels'] == 1 else 'RGB'}, "
+        "Input": f"{height} × {width}, {'gray' if preprocessing['channels'] == 1 else 'RGB'}, "
         f"{preprocessing['fit']}",
         "Recipe": f"{config.recipe}: {config.optimizer}, rate {config.lr:g}, batch {config.batch_size}, "
         f"augmentation {config.augmentation}",
@@ -193,17 +193,17 @@ def _about(run: Run, results: Results, album: Album, moved: str | None) -> dict[
     }
     notes = list(results.evaluation.get("warnings", ()))
     if run.skipped:
-        notes.append(f"{len(run.skipped):,} pictures could not be read in training and were left out")
+        notes.append(f"{len(run.skipped):,} images could not be read in training and were left out")
     if moved is not None:
-        notes.append(f"the pictures are not shown: {moved}")
+        notes.append(f"the images are not shown: {moved}")
     elif album.missing:
-        notes.append(f"{album.missing:,} pictures are not shown: they are no longer where they were")
+        notes.append(f"{album.missing:,} images are not shown: they are no longer where they were")
     return {
         "model": model["architecture"]["name"],
         "title": Path(results.evaluation["data"]).name or results.evaluation["data"],
         "data": results.evaluation["data"],
         "split": results.evaluation["split"],
-        "pictures": len(results.names),
+        "images": len(results.names),
         "unseen": (results.evaluation.get("known") or {"train": 1})["train"] == 0,
         "created": model["provenance"].get("created"),
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
@@ -273,7 +273,7 @@ def _learning(run: Run) -> dict[str, Any] | None:
 def _confusion(
     results: Results, metrics: Metrics, album: Album, progress: Callable[[str, int, int], object]
 ) -> dict[str, Any]:
-    """The matrix as rows of cells, or the largest confusions; and the pictures behind them."""
+    """The matrix as rows of cells, or the largest confusions; and the images behind them."""
     matrix, support = metrics.confusion, metrics.support
     is_matrix = len(results.classes) <= _MATRIX_UP_TO
     cells = confusion_cells(results)
@@ -281,8 +281,8 @@ def _confusion(
         cells = [cell for cell in cells if cell.true != cell.called][:_CONFUSIONS]
     opened = {}
     for done, cell in enumerate(cells):
-        progress("pictures behind the confusion matrix", done, len(cells))
-        pictures = [_picture(results, index, album.thumbnail(index)) for index in cell.shown]
+        progress("images behind the confusion matrix", done, len(cells))
+        images = [_image(results, index, album.thumbnail(index)) for index in cell.shown]
         opened[cell.true, cell.called] = {
             "id": f"cell-{cell.true}-{cell.called}",
             "true": results.classes[cell.true],
@@ -290,7 +290,7 @@ def _confusion(
             "right": cell.true == cell.called,
             "count": cell.count,
             "share": float(cell.count / support[cell.true]),
-            "pictures": [picture for picture in pictures if picture["image"] is not None],
+            "images": [image for image in images if image["image"] is not None],
         }
     rows = []
     for true, name in enumerate(results.classes if is_matrix else ()):
@@ -302,7 +302,7 @@ def _confusion(
                 {
                     "count": int(matrix[true, called]),
                     "right": true == called,
-                    # One picture among thousands must still differ from none.
+                    # One image among thousands must still differ from none.
                     "strength": round(0.1 + 0.9 * strength, 3) if share else 0,
                     "opens": opened.get((true, called)),
                 }
@@ -323,7 +323,7 @@ def _confusion(
 def _calibration(
     classifier: Classifier,
     results: Results,
-    pictures: Pictures | None,
+    dataset: ImageDataset | None,
     workers: int,
     progress: Callable[[str, int, int], object],
 ) -> dict[str, Any]:
@@ -332,20 +332,20 @@ def _calibration(
     record = classifier.provenance.get("calibration", {})
     temperature, fitted_on, reason = classifier.temperature, None, None
     if stored:
-        fitted_on = f"{record.get('pictures', '?')} pictures ({record.get('data')}, {record.get('split')})"
-    elif pictures is None or not len(pictures.split("val")):
-        reason = "there are no validation pictures to fit a temperature on"
+        fitted_on = f"{record.get('images', '?')} images ({record.get('data')}, {record.get('split')})"
+    elif dataset is None or not len(dataset.split("val")):
+        reason = "there are no validation images to fit a temperature on"
     else:
         evaluation = evaluate(
             classifier,
-            pictures,
+            dataset,
             split="val",
             workers=workers,
-            progress=lambda done, total: progress("validation pictures, for the temperature", done, total),
+            progress=lambda done, total: progress("validation images, for the temperature", done, total),
         )
         try:
             temperature = fit_temperature(evaluation.logits, evaluation.labels)
-            fitted_on = f"{len(evaluation.names):,} validation pictures"
+            fitted_on = f"{len(evaluation.names):,} validation images"
             if len(evaluation.names) < FEW:
                 fitted_on += ", which is few"
         except NoTemperatureError as error:
@@ -369,7 +369,7 @@ def _calibration(
 
 
 def _curves(results: Results, metrics: Metrics) -> dict[str, Any] | None:
-    """Precision-recall and ROC: all classes together, the hardest ones in colour, then one by one."""
+    """Precision-recall and ROC: all classes together, the hardest ones in color, then one by one."""
     found = {
         index: curve
         for index in range(len(results.classes))
@@ -378,8 +378,8 @@ def _curves(results: Results, metrics: Metrics) -> dict[str, Any] | None:
     if not found:
         return None
     hardest = sorted(found, key=lambda index: found[index].average_precision)
-    coloured = dict(zip(hardest, charts.SERIES, strict=False))
-    together = charts.draw_curves([(found[index], coloured.get(index)) for index in found], "curves")
+    colored = dict(zip(hardest, charts.SERIES, strict=False))
+    together = charts.draw_curves([(found[index], colored.get(index)) for index in found], "curves")
     single = []
     for index in hardest[:_SINGLE_CURVES]:
         chart = charts.draw_one_class(found[index], f"curves-{index}")
@@ -401,9 +401,9 @@ def _curves(results: Results, metrics: Metrics) -> dict[str, Any] | None:
                 "average_precision": found[index].average_precision,
                 "auroc": metrics.auroc[index],
             }
-            for number, index in enumerate(coloured, start=1)
+            for number, index in enumerate(colored, start=1)
         ],
-        "others": len(found) - len(coloured),
+        "others": len(found) - len(colored),
         "single": single,
         "without": len(found) - len(single),
     }
@@ -419,15 +419,15 @@ def _galleries(
     total, done = sum(len(positions) for _, _, positions in kinds), 0
     found = []
     for title, wrong, positions in kinds:
-        pictures = []
+        images = []
         for index in positions:
             progress("Grad-CAM", done, total)
             called, true = results.predicted[index], results.labels[index]
             explained = [results.classes[called]] + ([results.classes[true]] if wrong else [])
             image, overlays = album.explained(index, explained)
-            pictures.append(
+            images.append(
                 {
-                    **_picture(results, index, image),
+                    **_image(results, index, image),
                     "overlays": [
                         {"image": overlay, "label": label}
                         for overlay, label in zip(overlays, explained, strict=False)
@@ -435,11 +435,11 @@ def _galleries(
                 }
             )
             done += 1
-        found.append({"title": title, "wrong": wrong, "pictures": pictures, "most": GALLERY})
+        found.append({"title": title, "wrong": wrong, "images": images, "most": GALLERY})
     return found
 
 
-def _picture(results: Results, index: int, image: str | None) -> dict[str, Any]:
+def _image(results: Results, index: int, image: str | None) -> dict[str, Any]:
     called, true = int(results.predicted[index]), int(results.labels[index])
     probabilities = results.probabilities[index]
     return {
@@ -456,7 +456,7 @@ def _picture(results: Results, index: int, image: str | None) -> dict[str, Any]:
 
 
 def _balance(run: Run, results: Results) -> dict[str, Any]:
-    """How many pictures of each class every split has."""
+    """How many images of each class every split has."""
     counts = Counter(read_splits(run.splits).values())
     labels = list(dict.fromkeys([*results.classes, *(label for label, _ in counts)]))
     by_split = [[counts[label, split] for split in SPLITS] for label in labels]

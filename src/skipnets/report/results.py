@@ -1,6 +1,6 @@
-"""What a run's classifier said about its test pictures, read back from the run folder.
+"""What a run's classifier said about its test images, read back from the run folder.
 
-N pictures, K classes.
+N images, K classes.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _LEAST = 2.0**-149
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Results:
-    """A classifier's answers to its test pictures.
+    """A classifier's answers to its test images.
 
     Attributes:
         folder: Where they were read.
         evaluation: What evaluation.json says.
         classes: K names.
-        names: N names of pictures, as splits.csv has them.
+        names: N names of images, as splits.csv has them.
         labels: (N,) the right classes.
-        logits: (N, K), not divided by a temperature, up to a number a picture, which no probability shows.
+        logits: (N, K), not divided by a temperature, up to a number an image, which no probability shows.
         temperature: The model file's, which may have been calibrated since; else that of the evaluation.
     """
 
@@ -75,7 +75,7 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
         if not (folder / name).is_file():
             raise UserError(
                 f"{folder} has no {name}: the run is not finished (skipnets train --resume {folder}), "
-                f"or had no test pictures (skipnets evaluate {folder} DATA --output {folder})"
+                f"or had no test images (skipnets evaluate {folder} DATA --output {folder})"
             )
     try:
         return _read(folder)

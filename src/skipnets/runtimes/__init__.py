@@ -1,9 +1,9 @@
 """Ways to run a classifier's network: one module each, behind one small protocol.
 
 A runtime gets an architecture and its tensors and turns batches into logits. It knows nothing of class names,
-pictures or files. Nothing here imports a runtime's library before that runtime is asked for.
+images or files. Nothing here imports a runtime's library before that runtime is asked for.
 
-N is the pictures of a batch; C, H and W their channels, height and width.
+N is the images of a batch; C, H and W their channels, height and width.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Runtime(Protocol):
 
     Attributes:
         name: One of `RUNTIMES`, never "auto".
-        input_type: What a batch holds: "float32" that `Preprocessing` has normalised, or "uint8" pixels for a
-            graph that normalises by itself.
+        input_type: What a batch holds: "float32" that `Preprocessing` has normalized, or "uint8" pixels for a
+            graph that normalizes by itself.
     """
 
     name: str

@@ -3,7 +3,7 @@
 The metadata are one JSON text, the same as in a model file with one more key: "export", which says what the
 graph takes and how it was checked. Only form is judged here. Needs no torch unless a .pt2 is opened.
 
-N is the pictures of a batch; C, H and W their channels, height and width.
+N is the images of a batch; C, H and W their channels, height and width.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FEATURES",
+    "IMAGES",
     "LOGITS",
     "OPENVINO_GRAPH",
-    "PICTURES",
     "ExportFormat",
     "Exported",
-    "PictureType",
+    "InputType",
     "export_format",
     "open_exported",
 ]
 
 ExportFormat = Literal["onnx", "openvino", "pt2"]
-PictureType = Literal["uint8", "float32"]
+InputType = Literal["uint8", "float32"]
 
 # The names of a graph's input and outputs.
-PICTURES, LOGITS, FEATURES = "pictures", "logits", "features"
+IMAGES, LOGITS, FEATURES = "images", "logits", "features"
 OPENVINO_GRAPH = "model.xml"
 
 _RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch"}
@@ -110,9 +110,9 @@ def open_exported(
         )
     metadata = parse_metadata(path, text)
     takes = metadata.get("export", {}).get("input") if isinstance(metadata.get("export"), dict) else None
-    if takes not in get_args(PictureType):
+    if takes not in get_args(InputType):
         raise UserError(f"{path}: damaged metadata (export.input is {takes!r})")
-    opened.input_type = cast(PictureType, takes)
+    opened.input_type = cast(InputType, takes)
     return Exported(path=path, metadata=metadata, runtime=opened)
 
 

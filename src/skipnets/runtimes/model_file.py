@@ -52,7 +52,7 @@ class ModelFile:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were learnt; the running statistics of norms are not among them."""
+        """How many numbers were learned; the running statistics of norms are not among them."""
         return sum(
             math.prod(shape)
             for name, shape in self.shapes.items()

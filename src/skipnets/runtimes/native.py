@@ -1,6 +1,6 @@
 """Runs a network in the native engine, the package skipnets-engine. Needs no torch.
 
-N is the pictures of a batch; C, H and W their channels, height and width.
+N is the images of a batch; C, H and W their channels, height and width.
 """
 
 from __future__ import annotations
@@ -88,22 +88,22 @@ class NativeRuntime:
         return self._asked(self.engine.embed, batch)
 
     def plan(self, size: tuple[int, int], *, batch: int = 1, rounds: int = 20) -> dict[str, Any]:
-        """How the engine runs pictures of a size, measured.
+        """How the engine runs images of a size, measured.
 
         Args:
             size: Height and width.
-            batch: Pictures at once: 1 is computed by all threads together, more are shared out.
+            batch: Images at once: 1 is computed by all threads together, more are shared out.
             rounds: Times are medians over so many runs.
 
         Returns:
             `isa`, `threads`, `peak_macs` (multiply-adds a second that all threads could do) and `steps`, each
-            with name, algorithm, shape, macs, bytes, seconds (for one picture) and share_of_peak.
+            with name, algorithm, shape, macs, bytes, seconds (for one image) and share_of_peak.
         """
         threads = self.engine.threads
         peak = _import_engine().peak_macs(self.engine.isa) * threads
         steps = self.engine.plan(size, images=-(-batch // threads) if batch > 1 else 1, rounds=rounds)
         for step in steps:
-            if batch > 1:  # each thread computes its own pictures meanwhile
+            if batch > 1:  # each thread computes its own images meanwhile
                 step["seconds"] /= min(threads, batch)
             step["share_of_peak"] = step["macs"] / max(step["seconds"], 1e-9) / peak
         return {"isa": self.engine.isa, "threads": threads, "peak_macs": peak, "steps": steps}

@@ -1,6 +1,6 @@
 """Runs an exported network in ONNX Runtime. Needs no torch.
 
-N is the pictures of a batch; C, H and W their channels, height and width.
+N is the images of a batch; C, H and W their channels, height and width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from skipnets.errors import UserError
-from skipnets.runtimes.exported import FEATURES, LOGITS, PICTURES, PictureType
+from skipnets.runtimes.exported import FEATURES, IMAGES, LOGITS, InputType
 
 __all__ = ["METADATA_KEY", "OnnxRuntime", "open_session"]
 
@@ -29,8 +29,8 @@ _LARGEST = 1 << 16
 class OnnxRuntime:
     """A `skipnets.runtimes.Runtime` around ONNX Runtime.
 
-    A graph is free in its picture size, but opened for one: ONNX Runtime reuses buffers, and adds residual
-    branches in place, only where it knows the sizes (4 to 8 % of a ResNet-50's time on CPUs). Pictures of
+    A graph is free in its image size, but opened for one: ONNX Runtime reuses buffers, and adds residual
+    branches in place, only where it knows the sizes (4 to 8 % of a ResNet-50's time on CPUs). Images of
     another size go through a second session.
 
     Args:
@@ -40,17 +40,17 @@ class OnnxRuntime:
     """
 
     name = "onnxruntime"
-    input_type: PictureType = "float32"
+    input_type: InputType = "float32"
 
     def __init__(self, path: Path, provider: str, threads: int | None) -> None:
         self._open = partial(open_session, path, provider=provider, threads=threads)
-        unoptimised = self._open(optimised=False)  # quick: to read what the file says
+        unoptimized = self._open(optimized=False)  # quick: to read what the file says
         self.metadata: str | None = None
-        if [given.name for given in unoptimised.get_inputs()] == [PICTURES] and LOGITS in [
-            output.name for output in unoptimised.get_outputs()
+        if [given.name for given in unoptimized.get_inputs()] == [IMAGES] and LOGITS in [
+            output.name for output in unoptimized.get_outputs()
         ]:
-            self.metadata = unoptimised.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        self._size = _picture_size(self.metadata)
+            self.metadata = unoptimized.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        self._size = _image_size(self.metadata)
         self._of_size = self._open(size=self._size)
         self._lock = threading.Lock()
         self._of_any_size: onnxruntime.InferenceSession | None = None
@@ -87,7 +87,7 @@ class OnnxRuntime:
 
     def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:
         session = self._of_size if batch.shape[2:] == self._size else self._any_size()
-        result: NDArray[np.float32] = session.run([output], {PICTURES: np.ascontiguousarray(batch)})[0]
+        result: NDArray[np.float32] = session.run([output], {IMAGES: np.ascontiguousarray(batch)})[0]
         return result
 
     def _any_size(self) -> onnxruntime.InferenceSession:
@@ -103,7 +103,7 @@ def open_session(
     provider: str = "CPUExecutionProvider",
     threads: int | None = None,
     size: tuple[int, int] | None = None,
-    optimised: bool = True,
+    optimized: bool = True,
 ) -> onnxruntime.InferenceSession:
     """A session that prints errors only.
 
@@ -111,8 +111,8 @@ def open_session(
         graph: A file, or what is in it.
         provider: ONNX Runtime's name for what computes.
         threads: CPU threads; None leaves it to the library.
-        size: Height and width of all pictures; None where any may come.
-        optimised: Whether to simplify the graph first.
+        size: Height and width of all images; None where any may come.
+        optimized: Whether to simplify the graph first.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
@@ -121,13 +121,13 @@ def open_session(
     if size is not None:
         for name, extent in zip(("height", "width"), size, strict=True):
             options.add_free_dimension_override_by_name(name, extent)
-    if not optimised:
+    if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(graph, options, providers=[provider])
 
 
-def _picture_size(metadata: str | None) -> tuple[int, int] | None:
-    """Height and width of the pictures that a classifier prepares; None if damaged metadata do not tell."""
+def _image_size(metadata: str | None) -> tuple[int, int] | None:
+    """Height and width of the images that a classifier prepares; None if damaged metadata do not tell."""
     try:
         height, width = json.loads(metadata or "")["preprocessing"]["size"]
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -1,6 +1,6 @@
 """Runs an exported network in OpenVINO. Needs no torch.
 
-N is the pictures of a batch; C, H and W their channels, height and width.
+N is the images of a batch; C, H and W their channels, height and width.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import openvino
 from numpy.typing import NDArray
 
 from skipnets.errors import UserError
-from skipnets.runtimes.exported import FEATURES, LOGITS, OPENVINO_GRAPH, PICTURES, PictureType
+from skipnets.runtimes.exported import FEATURES, IMAGES, LOGITS, OPENVINO_GRAPH, InputType
 
 __all__ = ["METADATA_PATH", "OpenVINORuntime", "compile_graph", "keeping_signal_stack", "shared_core"]
 
@@ -69,7 +69,7 @@ class OpenVINORuntime:
     """
 
     name = "openvino"
-    input_type: PictureType = "float32"
+    input_type: InputType = "float32"
 
     def __init__(self, compiled: openvino.CompiledModel, device: str) -> None:
         self.compiled = compiled
@@ -97,7 +97,7 @@ class OpenVINORuntime:
         except RuntimeError as error:
             raise UserError(f"{path} is not a readable OpenVINO graph ({_last_line(error)})") from error
         names = {name for output in compiled.outputs for name in output.names}
-        is_ours = len(compiled.inputs) == 1 and PICTURES in compiled.inputs[0].names and LOGITS in names
+        is_ours = len(compiled.inputs) == 1 and IMAGES in compiled.inputs[0].names and LOGITS in names
         text = (
             model.get_rt_info(METADATA_PATH).astype(str)
             if is_ours and model.has_rt_info(METADATA_PATH)
@@ -114,7 +114,7 @@ class OpenVINORuntime:
         return self._run(FEATURES, batch)
 
     def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:
-        self._request.infer({PICTURES: np.ascontiguousarray(batch)}, share_inputs=True)
+        self._request.infer({IMAGES: np.ascontiguousarray(batch)}, share_inputs=True)
         return self._request.get_tensor(output).data.copy()
 
 

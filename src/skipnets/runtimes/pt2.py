@@ -1,6 +1,6 @@
 """Runs a network that torch.export wrote.
 
-N is the pictures of a batch; C, H and W their channels, height and width.
+N is the images of a batch; C, H and W their channels, height and width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from skipnets.errors import UserError
-from skipnets.runtimes.exported import PictureType
+from skipnets.runtimes.exported import InputType
 from skipnets.runtimes.torch import pick_device
 
 __all__ = ["METADATA_FILE", "Pt2Runtime"]
@@ -33,7 +33,7 @@ class Pt2Runtime:
     """
 
     name = "torch"
-    input_type: PictureType = "float32"
+    input_type: InputType = "float32"
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
         self.module = module

@@ -1,6 +1,6 @@
 """Runs a network in PyTorch.
 
-N is the pictures of a batch; C, H and W their channels, height and width.
+N is the images of a batch; C, H and W their channels, height and width.
 """
 
 from __future__ import annotations

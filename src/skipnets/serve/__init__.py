@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Example", "Limits", "create_app", "find_examples", "run_server"]
 
-_HOME = {
+_MODULES = {
     "Example": "examples",
     "Limits": "limits",
     "create_app": "app",
@@ -29,10 +29,10 @@ _LIBRARIES = ("fastapi", "prometheus_client", "python_multipart", "starlette", "
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     except ModuleNotFoundError as error:
         if error.name in _LIBRARIES:
             raise missing_extra("serve") from error

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-import python_multipart  # noqa: F401  # Starlette would miss it only when the first picture comes
+import python_multipart  # noqa: F401  # Starlette would miss it only when the first image comes
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -43,17 +43,17 @@ class Ranked(BaseModel):
 
 
 class Answer(BaseModel):
-    """What one picture shows."""
+    """What one image shows."""
 
     file: str = Field(description="As the client called it.")
-    label: str | None = Field(description="The most probable class; null if the picture could not be read.")
+    label: str | None = Field(description="The most probable class; null if the image could not be read.")
     probability: float | None = Field(description="Of that class.")
     ranking: list[Ranked] = Field(description="The most probable classes, best first.")
-    error: str | None = Field(description="Why the picture could not be read.")
+    error: str | None = Field(description="Why the image could not be read.")
 
 
 class Answers(BaseModel):
-    """What the pictures of a request show, in their order."""
+    """What the images of a request show, in their order."""
 
     predictions: list[Answer]
     model_config = ConfigDict(
@@ -76,7 +76,7 @@ class Answers(BaseModel):
                             "label": None,
                             "probability": None,
                             "ranking": [],
-                            "error": "picture: not a picture in a known format (BMP, GIF, JPEG, …)",
+                            "error": "image: not an image in a known format (BMP, GIF, JPEG, …)",
                         },
                     ]
                 }
@@ -86,7 +86,7 @@ class Answers(BaseModel):
 
 
 class Unreadable(Answers):
-    """None of the pictures could be read."""
+    """None of the images could be read."""
 
     detail: str
 
@@ -96,7 +96,7 @@ class Bounds(BaseModel):
 
     body_bytes: int
     files: int
-    pixels: int = Field(description="Of one picture.")
+    pixels: int = Field(description="Of one image.")
     seconds: float
     top_k: int
 
@@ -113,13 +113,13 @@ class ModelAnswer(BaseModel):
 
     name: str
     classes: list[str]
-    preprocessing: dict[str, Any] = Field(description="How a picture becomes the network's input.")
+    preprocessing: dict[str, Any] = Field(description="How an image becomes the network's input.")
     architecture: dict[str, Any]
     provenance: dict[str, Any] = Field(description="Where the weights come from.")
     temperature: float
     runtime: RuntimeNames
     explains: bool = Field(description="Whether /v1/explain can answer.")
-    examples: list[str] = Field(description="Names of the pictures under /v1/examples/{index}.")
+    examples: list[str] = Field(description="Names of the images under /v1/examples/{index}.")
     limits: Bounds
     model_config = ConfigDict(
         json_schema_extra={
@@ -170,10 +170,10 @@ def _refusals(*statuses: int) -> _Responses:
         404: "there are 8 examples",
         408: "the request did not arrive within 30 s",
         413: "the request holds more than 33,554,432 bytes, the most that is taken",
-        415: "pictures come as multipart/form-data, not as application/json",
+        415: "images come as multipart/form-data, not as application/json",
         422: "top_k: Input should be greater than or equal to 1",
         501: "runtime onnxruntime tells no gradients",
-        503: "256 pictures are waiting, of 256 at most",
+        503: "256 images are waiting, of 256 at most",
         504: "no answer within 30 s",
     }
     return {
@@ -196,7 +196,7 @@ def _form(field: str, schema: dict[str, Any], **more: dict[str, Any]) -> dict[st
     }
 
 
-_PICTURE = {"type": "string", "format": "binary"}
+_IMAGE = {"type": "string", "format": "binary"}
 
 
 def create_app(
@@ -215,10 +215,10 @@ def create_app(
         classifier: Or what loads it, for a server that answers `/healthz` in the meantime.
         limits: What is refused; None takes the defaults.
         token: What clients must send as `Authorization: Bearer …`; None asks for none.
-        examples: Pictures that the page offers.
-        batch_size: The most pictures that go through the network together.
-        batch_delay: The longest that a picture waits for others while the network is idle, in seconds.
-        workers: Threads that read pictures; None takes one a processor, at most 8.
+        examples: Images that the page offers.
+        batch_size: The most images that go through the network together.
+        batch_delay: The longest that an image waits for others while the network is idle, in seconds.
+        workers: Threads that read images; None takes one a processor, at most 8.
 
     Raises:
         UserError: If a value is impossible.
@@ -240,7 +240,7 @@ def create_app(
 
     app = FastAPI(
         title="skipnets",
-        summary="Tells what pictures show.",
+        summary="Tells what images show.",
         version="1",
         lifespan=lifespan,
         # Their pages would fetch scripts from elsewhere; the description itself is at /openapi.json.
@@ -284,7 +284,7 @@ def _add_operations(app: FastAPI, service: Service, page: str) -> None:
 
     @app.get(
         "/readyz",
-        summary="Whether pictures are taken",
+        summary="Whether images are taken",
         tags=["operation"],
         responses={503: {"model": Status, "description": "Loading or draining."}},
     )
@@ -305,13 +305,13 @@ def _add_operations(app: FastAPI, service: Service, page: str) -> None:
 
 
 def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) -> None:
-    """What a client asks about pictures."""
+    """What a client asks about images."""
     limits = service.limits
     unreadable: _Responses = {
-        422: {"model": Unreadable | Failure, "description": "No picture could be read, or bad input."}
+        422: {"model": Unreadable | Failure, "description": "No image could be read, or bad input."}
     }
-    png: _Responses = {200: {"content": {"image/png": {}}, "description": "Coloured by Grad-CAM."}}
-    picture: _Responses = {200: {"content": {"image/jpeg": {}, "image/png": {}}}}
+    png: _Responses = {200: {"content": {"image/png": {}}, "description": "Colored by Grad-CAM."}}
+    image: _Responses = {200: {"content": {"image/jpeg": {}, "image/png": {}}}}
 
     @app.get("/v1/model", summary="What is served", tags=["v1"], responses=_refusals(401, 503))
     async def model() -> ModelAnswer:
@@ -337,18 +337,18 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
 
     @app.post(
         "/v1/predict",
-        summary="What pictures show",
+        summary="What images show",
         tags=["v1"],
         response_model=Answers,
         responses=unreadable | _refusals(400, 401, 408, 413, 415, 503, 504),
-        openapi_extra=_form("files", {"type": "array", "items": _PICTURE, "maxItems": limits.files}),
+        openapi_extra=_form("files", {"type": "array", "items": _IMAGE, "maxItems": limits.files}),
     )
     async def predict(
         request: Request, top_k: Annotated[int, Query(ge=1, le=_TOP_K, examples=[3])] = 5
     ) -> Response:
-        """Send each picture as a part `files`: `curl -F files=@a.jpg -F files=@b.png …/v1/predict`.
+        """Send each image as a part `files`: `curl -F files=@a.jpg -F files=@b.png …/v1/predict`.
 
-        A picture that cannot be read has an `error`; the others are answered. The status is 422 only if none
+        An image that cannot be read has an `error`; the others are answered. The status is 422 only if none
         could be read.
         """
         with service.admitted() as take:
@@ -358,7 +358,7 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
                 predictions = await service.predict(uploads, top_k)
         answers: dict[str, Any] = {"predictions": [_answer(prediction) for prediction in predictions]}
         if all(prediction.error is not None for prediction in predictions):
-            answers["detail"] = f"no picture could be read: {predictions[0].error}"
+            answers["detail"] = f"no image could be read: {predictions[0].error}"
         return JSONResponse(answers, 422 if "detail" in answers else 200)
 
     @app.post(
@@ -367,10 +367,10 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
         tags=["v1"],
         response_class=Response,
         responses=png | _refusals(400, 401, 408, 413, 415, 422, 501, 503, 504),
-        openapi_extra=_form("file", _PICTURE, label={"type": "string", "examples": ["cat"]}),
+        openapi_extra=_form("file", _IMAGE, label={"type": "string", "examples": ["cat"]}),
     )
     async def explain(request: Request) -> Response:
-        """Send one picture, and the class in question as `label`: without it, it is the most probable one."""
+        """Send one image, and the class in question as `label`: without it, it is the most probable one."""
         if service.state == "ready" and not service.explains:
             raise HTTPException(501, _no_explanations(service.classifier))
         with service.admitted():
@@ -386,10 +386,10 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
 
     @app.get(
         "/v1/examples/{index}",
-        summary="A picture to try",
+        summary="An image to try",
         tags=["v1"],
         response_class=Response,
-        responses=picture | _refusals(401, 404),
+        responses=image | _refusals(401, 404),
     )
     async def example(index: int) -> Response:
         if not 0 <= index < len(examples):
@@ -402,7 +402,7 @@ async def _read_form(request: Request, files: int) -> AsyncIterator[FormData]:
     """The form of a request; its files, which larger than a mebibyte lie on the disk, go with the block."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
-        raise HTTPException(415, f"pictures come as multipart/form-data, not as {kind or 'a bare body'}")
+        raise HTTPException(415, f"images come as multipart/form-data, not as {kind or 'a bare body'}")
     try:
         form = await request.form(max_files=files, max_fields=files, max_part_size=2**16)
     except ClientDisconnect as error:
@@ -420,7 +420,7 @@ def _uploads(form: FormData) -> list[Upload]:
         if isinstance(part, UploadFile)
     ]
     if not uploads:
-        raise HTTPException(422, "there is no picture: send each as a file, as in curl -F files=@picture.jpg")
+        raise HTTPException(422, "there is no image: send each as a file, as in curl -F files=@image.jpg")
     return uploads
 
 

@@ -1,6 +1,6 @@
-"""Pictures of many requests go through the network together.
+"""Images of many requests go through the network together.
 
-N is the pictures of a batch; H, W and C their height, width and channels.
+N is the images of a batch; H, W and C their height, width and channels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Network = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A picture that waits for its answer.
+    """An image that waits for its answer.
 
     Args:
         pixels: (H, W, C).
@@ -36,16 +36,16 @@ class _Waiting:
 
 
 class Batcher:
-    """Collects pictures into batches; one batch is computed while the next one gathers.
+    """Collects images into batches; one batch is computed while the next one gathers.
 
     Only the network runs elsewhere, so nothing here needs a lock.
 
     Args:
         network: (N, H, W, C) pixels → (N, classes) probabilities.
         thread: Where the network runs; a batch is computed at a time.
-        batch_size: The most pictures of a batch.
-        delay: The longest that a picture waits for others while the network has nothing to do, in seconds.
-        under_way: How many pictures there are in all, with those that are still being read: a picture does
+        batch_size: The most images of a batch.
+        delay: The longest that an image waits for others while the network has nothing to do, in seconds.
+        under_way: How many images there are in all, with those that are still being read: an image does
             not wait if there is no other.
     """
 
@@ -77,7 +77,7 @@ class Batcher:
         return await waiting.answer
 
     async def run(self) -> None:
-        """Answer until cancelled."""
+        """Answer until canceled."""
         while True:
             # Whoever gave up while waiting is passed over.
             batch = [waiting for waiting in await self._gather() if not waiting.answer.done()]
@@ -85,7 +85,7 @@ class Batcher:
                 await self._answer(batch)
 
     async def _gather(self) -> list[_Waiting]:
-        """At least one picture, and what comes within the delay."""
+        """At least one image, and what comes within the delay."""
         batch = [await self._queue.get()]
         until = batch[0].since + self._delay
         while len(batch) < self._batch_size:

@@ -1,4 +1,4 @@
-"""Pictures that the page offers to whoever has none at hand."""
+"""Images that the page offers to whoever has none at hand."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from skipnets.data.decoding import Source, UndecodablePicture, open_picture
-from skipnets.data.sources import open_pictures, pictures_below
+from skipnets.data.decoding import ImageDecodeError, Source, open_image
+from skipnets.data.sources import images_below, open_dataset
 from skipnets.errors import UserError
 
 __all__ = ["Example", "find_examples"]
@@ -20,7 +20,7 @@ _LOSSLESS_SIDE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A picture, ready to be sent.
+    """An image, ready to be sent.
 
     Attributes:
         name: For people.
@@ -35,41 +35,41 @@ class Example:
 
 
 def find_examples(data: str | Path, *, count: int = 8) -> list[Example]:
-    """Choose pictures of different kinds and hold them in memory.
+    """Choose images of different kinds and hold them in memory.
 
     Args:
-        data: A folder of pictures, in subfolders or not, a manifest, or a named set.
+        data: A folder of images, in subfolders or not, a manifest, or a named set.
         count: How many, at most.
 
     Raises:
         UserError: If there are none that can be read.
     """
     if Path(data).is_dir():
-        named: list[tuple[str, Source]] = [(path.stem, path) for path in pictures_below(Path(data))]
+        named: list[tuple[str, Source]] = [(path.stem, path) for path in images_below(Path(data))]
     else:
-        pictures = open_pictures(str(data), fractions=None).split("test")
-        order = pictures.labels.argsort(kind="stable").tolist()
-        named = [(pictures.classes[pictures.labels[index]], pictures.source(index)) for index in order]
+        dataset = open_dataset(str(data), fractions=None).split("test")
+        order = dataset.labels.argsort(kind="stable").tolist()
+        named = [(dataset.classes[dataset.labels[index]], dataset.source(index)) for index in order]
     examples = []
     count = min(count, len(named))
-    # Neighbours are of one class: the middles of equal parts show different things.
+    # Neighbors are of one class: the middles of equal parts show different things.
     for part in range(count):
         name, source = named[(2 * part + 1) * len(named) // (2 * count)]
         try:
-            examples.append(_example(name, open_picture(source)))
-        except UndecodablePicture:
+            examples.append(_example(name, open_image(source)))
+        except ImageDecodeError:
             continue
     if not examples:
-        raise UserError(f"examples: {data} holds no pictures that can be read")
+        raise UserError(f"examples: {data} holds no images that can be read")
     return examples
 
 
-def _example(name: str, picture: Image.Image) -> Example:
-    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+def _example(name: str, image: Image.Image) -> Example:
+    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     # Pixels alone: what else a file carries is nobody's business.
-    bare = Image.frombytes(picture.mode, picture.size, picture.tobytes())
+    bare = Image.frombytes(image.mode, image.size, image.tobytes())
     file = io.BytesIO()
-    if max(picture.size) <= _LOSSLESS_SIDE:
+    if max(image.size) <= _LOSSLESS_SIDE:
         bare.save(file, "PNG")
         return Example(name=name, content=file.getvalue(), media_type="image/png")
     bare.save(file, "JPEG", quality=90)

@@ -11,7 +11,7 @@ from skipnets.errors import UserError
 
 __all__ = ["can_explain", "explanation_png"]
 
-# Of a picture's longer side: smaller ones would show the map in blocks, larger ones only take time.
+# Of an image's longer side: smaller ones would show the map in blocks, larger ones only take time.
 _SMALLEST, _LARGEST = 384, 1024
 
 
@@ -27,12 +27,12 @@ def can_explain(classifier: Classifier) -> bool:
     return True
 
 
-def explanation_png(classifier: Classifier, picture: Image.Image, label: str | None) -> bytes:
-    """Grad-CAM laid over a picture.
+def explanation_png(classifier: Classifier, image: Image.Image, label: str | None) -> bytes:
+    """Grad-CAM laid over an image.
 
     Args:
         classifier: For which `can_explain` holds.
-        picture: Upright, with the network's channels.
+        image: Upright, with the network's channels.
         label: What to explain; None takes the most probable class.
 
     Raises:
@@ -40,16 +40,16 @@ def explanation_png(classifier: Classifier, picture: Image.Image, label: str | N
     """
     from skipnets.insight import explain, overlay
 
-    [[explanation]] = explain(classifier, [picture], classes=None if label is None else [label])
-    scale = _scale_for_a_screen(explanation.picture)
+    [[explanation]] = explain(classifier, [image], classes=None if label is None else [label])
+    scale = _scale_for_a_screen(explanation.image)
     file = io.BytesIO()
     overlay(explanation.resized(scale)).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
-def _scale_for_a_screen(picture: Image.Image) -> float:
+def _scale_for_a_screen(image: Image.Image) -> float:
     """To a size that is large enough to show the map, and no larger than a screen."""
-    longer = max(picture.size)
+    longer = max(image.size)
     if longer < _SMALLEST:
         return -(-_SMALLEST // longer)  # by whole steps, so that pixels stay equally large
     return min(_LARGEST / longer, 1)

@@ -78,7 +78,7 @@ class Guard:
         self._service.running += 1
         try:
             async with asyncio.timeout(self._service.limits.seconds) as timeout:
-                if self._is_let_in(scope):
+                if self._is_authorized(scope):
                     await self._app(scope, body.receive, answer)
                 else:
                     refusal = _refusal(401, "a token is needed: Authorization: Bearer …")
@@ -106,7 +106,7 @@ class Guard:
         refusal.headers["Connection"] = "close"
         return refusal
 
-    def _is_let_in(self, scope: Scope) -> bool:
+    def _is_authorized(self, scope: Scope) -> bool:
         if self._token is None or scope["path"] in self._free:
             return True
         given = dict(scope["headers"]).get(b"authorization", b"")

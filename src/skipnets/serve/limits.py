@@ -16,9 +16,9 @@ class Limits:
 
     Args:
         body_bytes: The most that a request may hold.
-        files: The most pictures in a request.
-        pixels: The most in a picture. It is judged by the header, before anything is decoded.
-        queue: The most pictures that are being read, waiting or computed. A request beyond that is refused
+        files: The most images in a request.
+        pixels: The most in an image. It is judged by the header, before anything is decoded.
+        queue: The most images that are being read, waiting or computed. A request beyond that is refused
             (503) and told when to come again.
         seconds: The longest that a request may take, its upload included.
 
@@ -41,5 +41,5 @@ class Limits:
             raise UserError(f"limits: pixels must be at most {MAX_PIXELS:,}, not {self.pixels:,}")
         if self.files > self.queue:
             raise UserError(
-                f"limits: a queue of {self.queue} pictures never has room for a request of {self.files}"
+                f"limits: a queue of {self.queue} images never has room for a request of {self.files}"
             )

@@ -8,7 +8,7 @@ from prometheus_client.exposition import generate_latest
 __all__ = ["Metrics"]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_PICTURES = (1, 2, 4, 8, 16, 32, 64, 128)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
@@ -27,22 +27,22 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.pictures = Counter(
-            "skipnets_pictures", "Pictures, answered or unreadable.", ["outcome"], registry=registry
+        self.images = Counter(
+            "skipnets_images", "ImageDataset, answered or unreadable.", ["outcome"], registry=registry
         )
         self.queue = Gauge(
-            "skipnets_queue_pictures", "Pictures that are being read, waiting or computed.", registry=registry
+            "skipnets_queue_images", "Images that are being read, waiting or computed.", registry=registry
         )
-        self.batch_pictures = Histogram(
-            "skipnets_batch_pictures",
-            "Pictures that went through the network together.",
-            buckets=_PICTURES,
+        self.batch_images = Histogram(
+            "skipnets_batch_images",
+            "Images that went through the network together.",
+            buckets=_IMAGES,
             registry=registry,
         )
         self.batch_seconds = Histogram(
             "skipnets_batch_seconds", "The network, for a batch.", buckets=_SECONDS, registry=registry
         )
-        self.ready = Gauge("skipnets_ready", "1 if the server takes pictures.", registry=registry)
+        self.ready = Gauge("skipnets_ready", "1 if the server takes images.", registry=registry)
         self.model = Info("skipnets_model", "What is served.", registry=registry)
 
     def text(self) -> bytes:

@@ -1,9 +1,9 @@
 """A classifier at work for many at once: what is under way, who must wait, who is refused.
 
-Pictures are read by a pool of threads, the network runs in one thread (and in those of its runtime); the
+Images are read by a pool of threads, the network runs in one thread (and in those of its runtime); the
 event loop does neither.
 
-N is the pictures of a batch; H, W and C their height, width and channels.
+N is the images of a batch; H, W and C their height, width and channels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier, Prediction
-from skipnets.data.decoding import UndecodablePicture, open_picture
+from skipnets.data.decoding import ImageDecodeError, open_image
 from skipnets.errors import UserError
 from skipnets.serve.batching import Batcher
 from skipnets.serve.explaining import can_explain, explanation_png
@@ -67,12 +67,12 @@ class Service:
     Args:
         load: Gives the classifier; called once, in the network's thread.
         limits: What is refused.
-        batch_size: The most pictures that go through the network together.
-        batch_delay: The longest that a picture waits for others, in seconds.
-        workers: Threads that read pictures.
+        batch_size: The most images that go through the network together.
+        batch_delay: The longest that an image waits for others, in seconds.
+        workers: Threads that read images.
 
     Attributes:
-        state: Pictures are taken while it is "ready".
+        state: Images are taken while it is "ready".
         failure: Why loading failed, if it did.
         running: Requests under way, of which `drained` speaks.
     """
@@ -97,7 +97,7 @@ class Service:
         self._classifier: Classifier | None = None
         self._explains = False
         self._admitted = 0
-        self._seconds_a_picture = 0.05
+        self._seconds_an_image = 0.05
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="reader")
         self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._batcher = Batcher(
@@ -126,11 +126,11 @@ class Service:
 
     @property
     def drained(self) -> bool:
-        """Whether no more pictures are taken and none are under way."""
+        """Whether no more images are taken and none are under way."""
         return self.state == "draining" and self.running == 0
 
     def drain(self) -> None:
-        """Take no more pictures; what is under way goes on."""
+        """Take no more images; what is under way goes on."""
         self._become("draining")
 
     @contextlib.asynccontextmanager
@@ -151,10 +151,10 @@ class Service:
         """A place in the queue for a request of as yet unknown size.
 
         Yields:
-            What takes places for this many pictures in place of the one.
+            What takes places for this many images in place of the one.
 
         Raises:
-            BusyError: If there is no room, or pictures are not taken yet or any more. What is yielded may
+            BusyError: If there is no room, or images are not taken yet or any more. What is yielded may
                 raise it, too.
         """
         if self.state != "ready":
@@ -164,9 +164,9 @@ class Service:
         def take(count: int) -> None:
             nonlocal places
             if self._admitted + count - places > self.limits.queue:
-                seconds = math.ceil(self._admitted * self._seconds_a_picture)
+                seconds = math.ceil(self._admitted * self._seconds_an_image)
                 raise BusyError(
-                    f"{self._admitted} pictures are waiting, of {self.limits.queue} at most",
+                    f"{self._admitted} images are waiting, of {self.limits.queue} at most",
                     min(max(seconds, 1), 60),
                 )
             self._admitted += count - places
@@ -181,21 +181,21 @@ class Service:
             self.metrics.queue.set(self._admitted)
 
     async def predict(self, uploads: Sequence[Upload], top_k: int) -> list[Prediction]:
-        """What each picture shows; one that cannot be read has an error and stops nothing."""
+        """What each image shows; one that cannot be read has an error and stops nothing."""
         return await asyncio.gather(*[self._predict(upload, top_k) for upload in uploads])
 
     async def explain(self, upload: Upload, label: str | None) -> bytes:
-        """A PNG of the picture, coloured where it speaks for a class; None takes the most probable one.
+        """A PNG of the image, colored where it speaks for a class; None takes the most probable one.
 
         Only where the service `explains`.
 
         Raises:
-            UserError: If the picture cannot be read or the class is unknown.
+            UserError: If the image cannot be read or the class is unknown.
         """
         loop = asyncio.get_running_loop()
         classifier = self.classifier
-        picture = await loop.run_in_executor(self._readers, self._open_picture, upload)
-        return await loop.run_in_executor(self._network, explanation_png, classifier, picture, label)
+        image = await loop.run_in_executor(self._readers, self._open_image, upload)
+        return await loop.run_in_executor(self._network, explanation_png, classifier, image, label)
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
@@ -232,33 +232,33 @@ class Service:
         loop = asyncio.get_running_loop()
         try:
             pixels = await loop.run_in_executor(self._readers, self._pixels, upload)
-        except UndecodablePicture as error:
-            self.metrics.pictures.labels("unreadable").inc()
-            return Prediction(source=upload.name, error=str(error).removeprefix("picture: "))
+        except ImageDecodeError as error:
+            self.metrics.images.labels("unreadable").inc()
+            return Prediction(source=upload.name, error=str(error).removeprefix("image: "))
         ranking = classifier.ranking(await self._batcher.ask(pixels), top_k)
-        self.metrics.pictures.labels("answered").inc()
+        self.metrics.images.labels("answered").inc()
         return Prediction(source=upload.name, label=ranking[0][0], probability=ranking[0][1], ranking=ranking)
 
-    def _open_picture(self, upload: Upload) -> Image.Image:
+    def _open_image(self, upload: Upload) -> Image.Image:
         channels = self.classifier.preprocessing.channels
-        return open_picture(upload.file, channels, max_pixels=self.limits.pixels)
+        return open_image(upload.file, channels, max_pixels=self.limits.pixels)
 
     def _pixels(self, upload: Upload) -> NDArray[np.uint8]:
-        return self.classifier.preprocessing.pixels(self._open_picture(upload))
+        return self.classifier.preprocessing.pixels(self._open_image(upload))
 
     def _answer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         """(N, H, W, C) → (N, classes), timed."""
         start = time.perf_counter()
         probabilities = _probabilities(self.classifier, pixels)
         seconds = time.perf_counter() - start
-        self.metrics.batch_pictures.observe(len(pixels))
+        self.metrics.batch_images.observe(len(pixels))
         self.metrics.batch_seconds.observe(seconds)
-        self._seconds_a_picture += (seconds / len(pixels) - self._seconds_a_picture) / 8
+        self._seconds_an_image += (seconds / len(pixels) - self._seconds_an_image) / 8
         return probabilities
 
 
 def _probabilities(classifier: Classifier, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(N, H, W, C) → (N, classes)."""
-    normalises = classifier.runtime.input_type == "uint8"
-    prepare = classifier.preprocessing.planes if normalises else classifier.preprocessing.normalise
+    normalizes = classifier.runtime.input_type == "uint8"
+    prepare = classifier.preprocessing.planes if normalizes else classifier.preprocessing.normalize
     return classifier.probabilities(prepare(pixels))

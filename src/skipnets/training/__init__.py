@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skipnets.training.run import Run
     from skipnets.training.trainer import TrainingInterrupted, resume, train
 
-_HOME = {
+_MODULES = {
     "RECIPES": "recipes",
     "Run": "run",
     "TrainConfig": "config",
@@ -28,6 +28,6 @@ __all__ = ["RECIPES", "Run", "TrainConfig", "TrainingInterrupted", "read_config"
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,7 +1,7 @@
 """What a training step costs on this machine: time, memory and the largest batch, for each block execution.
 
 Every measurement runs in a process of its own, because what one leaves behind in the allocator would change
-the next one's peak. Bytes are bytes; times are in seconds; a step is forward, loss, backward and optimiser.
+the next one's peak. Bytes are bytes; times are in seconds; a step is forward, loss, backward and optimizer.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class StepCost:
 
     Args:
         execution: How dense blocks ran.
-        batch_size: Pictures a step.
+        batch_size: Images a step.
         seconds: Median over the measured steps.
         slowest: The slowest of these.
         saved_bytes: What autograd holds between forward and backward pass, parameters and input left out.
         peak_bytes: The most memory that a step needed above model and data.
-        largest_batch: How many pictures a step would fit into the memory that is free now.
+        largest_batch: How many images a step would fit into the memory that is free now.
     """
 
     execution: str
@@ -64,8 +64,8 @@ def training_costs(
 
     Args:
         config: The model.
-        batch_size: Pictures a step.
-        size: Height and width of the pictures, in pixels.
+        batch_size: Images a step.
+        size: Height and width of the images, in pixels.
         steps: Measured steps; one more comes before them.
         device: Where to train.
         threads: Threads of PyTorch; None leaves the choice to it.
@@ -86,10 +86,10 @@ def training_costs(
 
 def _largest_batch(smaller: StepCost, larger: StepCost, device: str) -> int:
     """The batch whose peak fills the free memory, on the line through two measured peaks."""
-    pictures = larger.batch_size - smaller.batch_size
-    per_picture = max(larger.peak_bytes - smaller.peak_bytes, 1) / pictures
-    fixed = max(larger.peak_bytes - per_picture * larger.batch_size, 0)
-    return max(int((free_memory(torch.device(device)) - fixed) / per_picture), 0)
+    images = larger.batch_size - smaller.batch_size
+    per_image = max(larger.peak_bytes - smaller.peak_bytes, 1) / images
+    fixed = max(larger.peak_bytes - per_image * larger.batch_size, 0)
+    return max(int((free_memory(torch.device(device)) - fixed) / per_image), 0)
 
 
 def _measure(request: dict[str, Any]) -> StepCost:

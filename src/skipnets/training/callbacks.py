@@ -17,7 +17,7 @@ from typing_extensions import override
 from skipnets.errors import UserError
 from skipnets.models.densenet import DenseNet
 from skipnets.models.resnet import ResNet
-from skipnets.training.data import PicturesModule
+from skipnets.training.data import ImageDataModule
 from skipnets.training.optimization import average_towards
 from skipnets.training.run import Row, Run, write_metrics, write_skipped
 from skipnets.training.task import ClassificationTask
@@ -176,7 +176,7 @@ class Record(Callback):
             validation_seconds=self._validation_seconds,
         )
         data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, PicturesModule)
+        assert isinstance(data, ImageDataModule)
         failures = gather_failures(trainer, data.failures)
         best = best_row(self.rows, self.best_by)
         self.rows.append(row)
@@ -218,7 +218,7 @@ class EpochBar(RichProgressBar):
 
 
 def gather_failures(trainer: pl.Trainer, failures: dict[str, str]) -> dict[str, str]:
-    """The undecodable pictures of all processes."""
+    """The undecodable images of all processes."""
     if trainer.world_size == 1:
         return failures
     parts: list[dict[str, str]] = [{} for _ in range(trainer.world_size)]

@@ -38,7 +38,7 @@ def _plain_values(value: object) -> object:
     }
 
 
-def _complains_in_one_line(checked: type[T]) -> type[T]:
+def _reports_errors_in_one_line(checked: type[T]) -> type[T]:
     """Make a pydantic dataclass raise UserError, which names the first wrong field, for ValidationError."""
     check = checked.__init__
 
@@ -53,7 +53,7 @@ def _complains_in_one_line(checked: type[T]) -> type[T]:
     return checked
 
 
-@_complains_in_one_line
+@_reports_errors_in_one_line
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class TrainConfig:
     """What to train, on what, how, and where the run folder goes.
@@ -63,7 +63,7 @@ class TrainConfig:
     """
 
     data: Annotated[str, BeforeValidator(_text)]
-    """A folder of pictures, a manifest (CSV: path,label[,split]) or a named set such as digits or cifar10."""
+    """A folder of images, a manifest (CSV: path,label[,split]) or a named set such as digits or cifar10."""
     out: Path
     """The run folder to write; it must not hold anything yet."""
 
@@ -79,9 +79,9 @@ class TrainConfig:
     recipe: Literal["scratch", "finetune", "paper-cifar", "paper-imagenet"] | None = None
     """The source of every value left open here. Default: finetune with weights, scratch without."""
     epochs: Count | None = None
-    """How often training sees every picture."""
+    """How often training sees every image."""
     batch_size: Count | None = None
-    """Pictures per step and device."""
+    """Images per step and device."""
     accumulate: Count | None = None
     """Batches whose gradients are added up before the weights change."""
 
@@ -115,26 +115,26 @@ class TrainConfig:
     """How many stages keep their weights and statistics, counted from the stem: 1 is the stem alone."""
 
     augmentation: str | None = None
-    """How training pictures are varied: none, flip, crop, crop-flip, resized-crop or trivial."""
+    """How training images are varied: none, flip, crop, crop-flip, resized-crop or trivial."""
     mixup: NotNegative | None = None
     """Strength of MixUp (alpha of its beta distribution); 0 switches it off."""
     cutmix: NotNegative | None = None
     """Strength of CutMix; where MixUp is on as well, each batch gets one of the two."""
 
     size: Side | tuple[Side, Side] | None = None
-    """Height and width the network sees, in pixels. Default: the pictures' own up to 64, otherwise 224."""
+    """Height and width the network sees, in pixels. Default: the images' own up to 64, otherwise 224."""
     fit: Literal["pad", "crop", "stretch"] | None = None
-    """How a picture of another shape comes to that size. Default: pad, which cuts nothing off."""
+    """How an image of another shape comes to that size. Default: pad, which cuts nothing off."""
     crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """With crop: the part of the shorter side that is seen."""
     channels: Literal[1, 3] | None = None
-    """1 for grey, 3 for colour. Default: what the pictures are, or what the weights expect."""
+    """1 for gray, 3 for color. Default: what the images are, or what the weights expect."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel, in 0..1. Default: the weights' published one, or the training split's."""
     std: tuple[Rate, ...] | None = None
     """Standard deviation of each channel, in 0..1; its default is found like the mean's."""
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] | None = None
-    """How pixels are computed when a picture is resized. Default: the weights' published one, or bilinear."""
+    """How pixels are computed when an image is resized. Default: the weights' published one, or bilinear."""
 
     fractions: tuple[NotNegative, NotNegative, NotNegative] = (0.7, 0.15, 0.15)
     """Sizes of the training, validation and test splits where the data does not come split."""
@@ -151,7 +151,7 @@ class TrainConfig:
     """Starts every random number of the run: same seed and machine, same result."""
 
     workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that read pictures. Default: one a core, none for sets held in memory."""
+    """Processes that read images. Default: one a core, none for sets held in memory."""
     accelerator: str = "auto"
     """What to train on, in Lightning's words: auto, cpu, gpu, mps."""
     devices: int | str = 1
@@ -161,7 +161,7 @@ class TrainConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     """Number format of the computation."""
     channels_last: bool | None = None
-    """Keep pictures in memory channel by channel within a pixel, which is faster for most convolutions."""
+    """Keep images in memory channel by channel within a pixel, which is faster for most convolutions."""
     block_execution: BlockExecution | None = None
     """How dense blocks run: plain, in linear memory, or in still less for more time. Equal numbers."""
 

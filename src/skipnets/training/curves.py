@@ -1,4 +1,4 @@
-"""The course of a training as a picture."""
+"""The course of a training as an image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str)
     losses, accuracy, rate = figure.subplots(1, 3, width_ratios=(4, 4, 2.4))
 
     # The training loss has label smoothing and mixing in it, so it may lie above the other.
-    losses.plot(epochs, [row.train_loss for row in rows], color=_TRAIN, label="training (as minimised)")
+    losses.plot(epochs, [row.train_loss for row in rows], color=_TRAIN, label="training (as minimized)")
     losses.plot(epochs, [row.val_loss for row in rows], color=_VALIDATION, label="validation")
     losses.set_title("loss")
     losses.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""The pictures of a run, as Lightning wants to be handed them."""
+"""The images of a run, as Lightning wants to be handed them."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import numpy as np
 import pytorch_lightning as pl
 from typing_extensions import override
 
-from skipnets.data.loading import PictureLoader, balanced, training_loader, validation_loader
+from skipnets.data.loading import ImageLoader, balanced, training_loader, validation_loader
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import Pictures
+from skipnets.data.sources import ImageDataset
 from skipnets.training.config import TrainConfig
 
 
-class PicturesModule(pl.LightningDataModule):
-    """Batches of training and validation pictures. Nothing here knows of test pictures.
+class ImageDataModule(pl.LightningDataModule):
+    """Batches of training and validation images. Nothing here knows of test images.
 
     Args:
         train: What to learn from.
         val: What to choose the best epoch on.
-        preprocessing: Of the validation pictures; training shares its size, channels and normalisation.
+        preprocessing: Of the validation images; training shares its size, channels and normalization.
         config: Resolved.
     """
 
     def __init__(
-        self, train: Pictures, val: Pictures, preprocessing: Preprocessing, config: TrainConfig
+        self, train: ImageDataset, val: ImageDataset, preprocessing: Preprocessing, config: TrainConfig
     ) -> None:
         super().__init__()
         self.train = train
         self.val = val
         self.preprocessing = preprocessing
         self.config = config
-        self._loaders: list[PictureLoader] = []
+        self._loaders: list[ImageLoader] = []
 
     @property
     def failures(self) -> dict[str, str]:
-        """Name → reason of every picture that this process could not decode so far."""
+        """Name → reason of every image that this process could not decode so far."""
         return {name: reason for loader in self._loaders for name, reason in loader.failures.items()}
 
     @override
-    def train_dataloader(self) -> PictureLoader:
+    def train_dataloader(self) -> ImageLoader:
         """This process's share of an epoch, in the order that seed and epoch determine."""
         config, trainer = self.config, self._trainer()
         return self._keep(
@@ -56,8 +56,8 @@ class PicturesModule(pl.LightningDataModule):
         )
 
     @override
-    def val_dataloader(self) -> PictureLoader:
-        """This process's share of the validation split: over all processes, every picture once."""
+    def val_dataloader(self) -> ImageLoader:
+        """This process's share of the validation split: over all processes, every image once."""
         config, trainer = self.config, self._trainer()
         share = np.arange(trainer.global_rank, len(self.val), trainer.world_size)
         return self._keep(
@@ -73,6 +73,6 @@ class PicturesModule(pl.LightningDataModule):
         assert self.trainer is not None
         return self.trainer
 
-    def _keep(self, loader: PictureLoader) -> PictureLoader:
+    def _keep(self, loader: ImageLoader) -> ImageLoader:
         self._loaders.append(loader)
         return loader

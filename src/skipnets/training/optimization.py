@@ -1,4 +1,4 @@
-"""The optimiser and the course of its rate, built from plain numbers. Rates are per step."""
+"""The optimizer and the course of its rate, built from plain numbers. Rates are per step."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def make_schedule(
     Args:
         optimizer: Its groups hold the highest rate.
         name: What comes after the warm-up.
-        steps_per_epoch: Optimiser steps.
+        steps_per_epoch: Optimizer steps.
         epochs: Length of the training.
         warmup: Length of the warm-up, in epochs; it is part of the training.
         milestones: Fractions of the training; each falls on the nearest start of an epoch.

@@ -1,4 +1,4 @@
-"""From a configuration and the pictures to everything that a run starts with."""
+"""From a configuration and the images to everything that a run starts with."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.data.augmentation import find_augmentation
-from skipnets.data.decoding import UndecodablePicture, open_region
+from skipnets.data.decoding import ImageDecodeError, open_region
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import Pictures
+from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.models.densenet import DenseNet
 from skipnets.models.factory import create_model
@@ -24,11 +24,11 @@ from skipnets.training.callbacks import seed_everything
 from skipnets.training.config import BlockExecution, TrainConfig
 from skipnets.training.recipes import with_recipe
 
-# Pictures up to this side are shown to the network as they are, by a stem that does not shrink them.
+# Images up to this side are shown to the network as they are, by a stem that does not shrink them.
 SMALL = 64
 LARGE_SIZE = 224
 SMALL_MODEL, LARGE_MODEL = "densenet_bc40_k12", "densenet121"
-# How many pictures tell size, mean and standard deviation.
+# How many images tell size, mean and standard deviation.
 SAMPLE = 512
 
 
@@ -47,17 +47,17 @@ class Prepared:
     preprocessing: Preprocessing
 
 
-def prepare(config: TrainConfig, pictures: Pictures, *, load_weights: bool = True) -> Prepared:
+def prepare(config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = True) -> Prepared:
     """Build the model and fill in what the configuration leaves to the recipe, the data or the weights.
 
     Args:
         config: As the user gave it.
-        pictures: The data set with its splits.
+        dataset: The data set with its splits.
         load_weights: False where a checkpoint will replace them anyway.
     """
     wanted_execution = config.block_execution
     config = with_recipe(config)
-    train = pictures.split("train")
+    train = dataset.split("train")
     seed_everything(config.seed)
     natural = None if config.size is not None and config.model is not None else natural_size(train)
     small = max(_pair(config.size or natural or LARGE_SIZE)) <= SMALL
@@ -67,11 +67,11 @@ def prepare(config: TrainConfig, pictures: Pictures, *, load_weights: bool = Tru
         raise UserError(
             f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"
         )
-    options = dict(config.model_options) | {"num_classes": len(pictures.classes), "in_chans": channels}
+    options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
     model = create_model(name, weights=config.weights if load_weights else None, **options)
 
     if config.batch_size == 1 and model.config.norm == "batch":
-        raise UserError(f"batch_size: 1 is too small for {name}; its batch norms need at least 2 pictures")
+        raise UserError(f"batch_size: 1 is too small for {name}; its batch norms need at least 2 images")
 
     published = getattr(model.weights_report, "input", None)
     size = config.size or (published.size if published else natural or natural_size(train))
@@ -104,8 +104,8 @@ def prepare(config: TrainConfig, pictures: Pictures, *, load_weights: bool = Tru
     return Prepared(config=dataclasses.replace(config, **resolved), model=model, preprocessing=preprocessing)
 
 
-def natural_size(train: Pictures) -> tuple[int, int] | int:
-    """The size to show pictures at: their own where they are small, otherwise 224.
+def natural_size(train: ImageDataset) -> tuple[int, int] | int:
+    """The size to show images at: their own where they are small, otherwise 224.
 
     Small ones of different sizes are shown at the largest height and width among them.
     """
@@ -116,20 +116,20 @@ def natural_size(train: Pictures) -> tuple[int, int] | int:
         for index in _sample(len(train), 64):
             try:
                 sizes.append(train.open(index).size)
-            except UndecodablePicture:
+            except ImageDecodeError:
                 continue
         if not sizes:
-            raise UserError(f"data: none of the {len(train)} training pictures looked at can be decoded")
+            raise UserError(f"data: none of the {len(train)} training images looked at can be decoded")
         width, height = (max(side) for side in zip(*sizes, strict=True))
     return (int(height), int(width)) if max(height, width) <= SMALL else LARGE_SIZE
 
 
 def channel_statistics(
-    train: Pictures, size: int | tuple[int, int], channels: int
+    train: ImageDataset, size: int | tuple[int, int], channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over training pictures, in 0..1.
+    """Mean and standard deviation of each channel over training images, in 0..1.
 
-    Up to 512 pictures, evenly spread over the split; what fills the edges around a picture does not count.
+    Up to 512 images, evenly spread over the split; what fills the edges around an image does not count.
     """
     total = np.zeros(channels)
     squares = np.zeros(channels)
@@ -142,7 +142,7 @@ def channel_statistics(
                 size=_pair(size),
                 channels=channels,
             )
-        except UndecodablePicture:
+        except ImageDecodeError:
             continue
         pixels = np.asarray(image.resize(_pair(size)[::-1], Image.Resampling.BILINEAR))
         values = pixels.reshape(-1, channels) / 255.0
@@ -150,15 +150,15 @@ def channel_statistics(
         squares += (values**2).sum(0)
         count += len(values)
     if count == 0:
-        raise UserError(f"data: none of the {len(train)} training pictures looked at can be decoded")
+        raise UserError(f"data: none of the {len(train)} training images looked at can be decoded")
     mean = total / count
-    # Pictures of one colour have no spread; 1/255 keeps them finite.
+    # Images of one color have no spread; 1/255 keeps them finite.
     std = np.sqrt(np.maximum(squares / count - mean**2, 0)).clip(1 / 255)
     return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)
 
 
 def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """(classes,) 1/frequency, scaled to a mean weight of 1 a picture; 0 for an absent class."""
+    """(classes,) 1/frequency, scaled to a mean weight of 1 an image; 0 for an absent class."""
     counts = np.bincount(labels, minlength=classes)
     weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     return np.where(counts > 0, weights, 0).astype(np.float32)

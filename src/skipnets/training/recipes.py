@@ -41,7 +41,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Huang et al. 2017, section 4.2 (the CIFAR runs; "+" is the augmentation of He et al. 2016).
     "paper-cifar": _PAPER
     | {"epochs": 300, "batch_size": 64, "milestones": (0.5, 0.75), "augmentation": "crop-flip"},
-    # Huang et al. 2017, section 4.2 (the ImageNet runs, ÷10 at epochs 30 and 60), tested on a centre crop.
+    # Huang et al. 2017, section 4.2 (the ImageNet runs, ÷10 at epochs 30 and 60), tested on a center crop.
     "paper-imagenet": _PAPER
     | {
         "epochs": 90,

@@ -28,7 +28,7 @@ class Row:
     Attributes:
         epoch: Counted from 1.
         lr: The highest rate of any parameter group after the epoch's last step.
-        train_loss: Mean over the epoch, of what is minimised: with label smoothing, class weights, mixing.
+        train_loss: Mean over the epoch, of what is minimized: with label smoothing, class weights, mixing.
         val_loss: Mean negative log-likelihood on the validation split, plain.
         val_accuracy: On the validation split.
         val_balanced_accuracy: Mean recall of the classes on the validation split.
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def splits(self) -> Path:
-        """Which picture was in which split."""
+        """Which image was in which split."""
         return self.folder / "splits.csv"
 
     @property
@@ -92,17 +92,17 @@ class Run:
 
     @property
     def curves(self) -> Path:
-        """The metrics as a picture."""
+        """The metrics as an image."""
         return self.folder / "curves.png"
 
     @property
     def skipped_file(self) -> Path:
-        """The pictures that could not be decoded in training or validation; absent where there are none."""
+        """The images that could not be decoded in training or validation; absent where there are none."""
         return self.folder / "skipped.csv"
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Name → reason of those pictures."""
+        """Name → reason of those images."""
         if not self.skipped_file.exists():
             return {}
         with self.skipped_file.open(newline="", encoding="utf-8") as file:
@@ -110,7 +110,7 @@ class Run:
 
     @property
     def evaluation(self) -> Path:
-        """The figures on the test split; absent before the end, and where there are no test pictures."""
+        """The figures on the test split; absent before the end, and where there are no test images."""
         return self.folder / "evaluation.json"
 
     @property
@@ -232,7 +232,7 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 def write_skipped(run: Run, skipped: Mapping[str, str]) -> None:
-    """Write `skipped.csv`: the pictures that could not be decoded and why."""
+    """Write `skipped.csv`: the images that could not be decoded and why."""
     if not skipped:
         return
     with (

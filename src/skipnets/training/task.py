@@ -1,4 +1,4 @@
-"""What Lightning's Trainer drives: one step of training, one of validation, the optimiser.
+"""What Lightning's Trainer drives: one step of training, one of validation, the optimizer.
 
 Shapes: N batch, C channels, H height, W width, K classes.
 """
@@ -23,12 +23,12 @@ from skipnets.models.resnet import ResNet
 from skipnets.training.config import TrainConfig
 from skipnets.training.optimization import make_optimizer, make_schedule, parameter_groups
 
-# Pictures (N, C, H, W) uint8; labels (N,); positions in the split (N,).
+# Images (N, C, H, W) uint8; labels (N,); positions in the split (N,).
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class ClassificationTask(pl.LightningModule):
-    """Trains a model on (pictures, labels) and measures it on validation pictures.
+    """Trains a model on (images, labels) and measures it on validation images.
 
     Args:
         model: The network, with K outputs.
@@ -73,24 +73,24 @@ class ClassificationTask(pl.LightningModule):
         return self
 
     @override
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(N, C, H, W) normalised pictures → logits (N, K)."""
-        logits: Tensor = self.model(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) normalized images → logits (N, K)."""
+        logits: Tensor = self.model(images)
         return logits
 
-    def normalise(self, pictures: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """(N, C, H, W) uint8 → float, on the device that trains: a quarter of the bytes travel there."""
-        normal = pictures.to(self.mean.dtype, memory_format=self.layout)
+        normal = images.to(self.mean.dtype, memory_format=self.layout)
         return normal.div_(255).sub_(self.mean).div_(self.std)
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch, with mixed pictures where the recipe mixes."""
+        """The loss of one batch, with mixed images where the recipe mixes."""
         pixels, labels, _ = batch
-        pictures, targets = self.normalise(pixels), labels
+        images, targets = self.normalize(pixels), labels
         if self.mix is not None:
-            pictures, targets = self.mix(pictures, labels)
-        loss: Tensor = self.loss(self(pictures), targets)
+            images, targets = self.mix(images, labels)
+        loss: Tensor = self.loss(self(images), targets)
         self.log(
             "train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True
         )
@@ -98,9 +98,9 @@ class ClassificationTask(pl.LightningModule):
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one batch of validation pictures; its loss has neither smoothing nor weights."""
+        """Count one batch of validation images; its loss has neither smoothing nor weights."""
         pixels, labels, _ = batch
-        logits = self(self.normalise(pixels)).float()
+        logits = self(self.normalize(pixels)).float()
         self.validation_metrics["val_loss"].update(F.cross_entropy(logits, labels), len(labels))
         self.validation_metrics["val_accuracy"].update(logits, labels)
         self.validation_metrics["val_balanced_accuracy"].update(logits, labels)
@@ -114,7 +114,7 @@ class ClassificationTask(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> Any:
-        """The recipe's optimiser and schedule; the rate changes with every step."""
+        """The recipe's optimizer and schedule; the rate changes with every step."""
         config = self.config
         assert config.epochs is not None
         assert config.optimizer is not None

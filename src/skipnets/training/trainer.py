@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from skipnets.classifier import Classifier, load
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import Pictures, open_pictures
+from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
 from skipnets.files import atomic_path
@@ -30,7 +30,7 @@ from skipnets.models.resnet import ResNet
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
 from skipnets.training.config import TrainConfig
 from skipnets.training.curves import draw_curves
-from skipnets.training.data import PicturesModule
+from skipnets.training.data import ImageDataModule
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.run import Row, Run, claim, reopen, write_config, write_environment
@@ -55,18 +55,18 @@ def train(config: TrainConfig) -> Run:
         TrainingInterrupted: Ctrl-C.
     """
     run = Run(config.out) if _is_helper() else claim(config.out)
-    pictures = open_pictures(
+    dataset = open_dataset(
         config.data,
         seed=config.seed,
         fractions=config.fractions,
         splits=config.splits,
         download=config.download,
     )
-    _check_splits(pictures)
-    prepared = prepare(config, pictures)
+    _check_splits(dataset)
+    prepared = prepare(config, dataset)
     # Refuses a size that is too small for the model, before anything is written.
-    Classifier.from_model(prepared.model, classes=pictures.classes, preprocessing=prepared.preprocessing)
-    return _train(run, prepared, pictures, fresh=True)
+    Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
+    return _train(run, prepared, dataset, fresh=True)
 
 
 def resume(folder: str | Path) -> Run:
@@ -83,33 +83,33 @@ def resume(folder: str | Path) -> Run:
     """
     run = reopen(Path(folder)) if not _is_helper() else Run(Path(folder))
     config = run.config
-    pictures = open_pictures(config.data, splits=run.splits, seed=config.seed, download=config.download)
-    prepared = prepare(config, pictures, load_weights=not run.checkpoint.exists())
-    return _train(run, prepared, pictures, fresh=False)
+    dataset = open_dataset(config.data, splits=run.splits, seed=config.seed, download=config.download)
+    prepared = prepare(config, dataset, load_weights=not run.checkpoint.exists())
+    return _train(run, prepared, dataset, fresh=False)
 
 
-def _train(run: Run, prepared: Prepared, pictures: Pictures, *, fresh: bool) -> Run:
+def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) -> Run:
     """Everything from the first epoch that is missing to the evaluation.
 
     Args:
         run: Where.
         prepared: With what.
-        pictures: On what.
+        dataset: On what.
         fresh: Whether the run folder is yet to be begun.
     """
     config, model = prepared.config, prepared.model
     assert config.epochs is not None
     assert config.best_by is not None
-    train_pictures = pictures.split("train")
+    train_images = dataset.split("train")
     weights = None
     if config.imbalance == "weighted-loss":
-        weights = torch.from_numpy(class_weights(train_pictures.labels, len(pictures.classes)))
+        weights = torch.from_numpy(class_weights(train_images.labels, len(dataset.classes)))
     task = ClassificationTask(model, config, weights)
-    data = PicturesModule(train_pictures, pictures.split("val"), prepared.preprocessing, config)
+    data = ImageDataModule(train_images, dataset.split("val"), prepared.preprocessing, config)
 
     average = Averaging(config.ema) if config.ema else None
-    counts = {name: int((pictures.splits == name).sum()) for name in ("train", "val", "test")}
-    save = functools.partial(_save_best, run, config, prepared.preprocessing, pictures.classes, counts)
+    counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
+    save = functools.partial(_save_best, run, config, prepared.preprocessing, dataset.classes, counts)
     record = Record(run, best_by=config.best_by, epochs=config.epochs, average=average, save=save, say=_say)
     callbacks: list[Callback] = [
         QuietProcesses(),
@@ -128,10 +128,10 @@ def _train(run: Run, prepared: Prepared, pictures: Pictures, *, fresh: bool) -> 
         if fresh and not _is_helper():
             write_config(run, config)
             write_environment(run, config.seed)
-            pictures.write_splits(run.splits)
+            dataset.write_splits(run.splits)
         _fit(trainer, task, data, run)
     if trainer.global_rank == 0:
-        _finish(run, config, pictures)
+        _finish(run, config, dataset)
     return run
 
 
@@ -158,7 +158,7 @@ def _trainer(run: Run, config: TrainConfig, callbacks: list[Callback]) -> pl.Tra
             enable_progress_bar=any(isinstance(callback, EpochBar) for callback in callbacks),
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            # Our loader deals the pictures out to the devices.
+            # Our loader deals the images out to the devices.
             use_distributed_sampler=False,
             # On the CPU nothing needs it, and it would fill every fresh tensor with NaN.
             deterministic=None if on_cpu else "warn",
@@ -170,7 +170,7 @@ def _trainer(run: Run, config: TrainConfig, callbacks: list[Callback]) -> pl.Tra
         raise UserError(f"{given}: {' '.join(str(error).split())}") from None
 
 
-def _fit(trainer: pl.Trainer, task: ClassificationTask, data: PicturesModule, run: Run) -> None:
+def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, run: Run) -> None:
     """Let Lightning train; Ctrl-C becomes TrainingInterrupted, and is Python's own again afterwards."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if in_main_thread else None
@@ -201,19 +201,17 @@ def _how_to_go_on(run: Run) -> str:
     )
 
 
-def _finish(run: Run, config: TrainConfig, pictures: Pictures) -> None:
+def _finish(run: Run, config: TrainConfig, dataset: ImageDataset) -> None:
     """Draw the curves, read the test split for the first and only time, record its scores."""
     if skipped := run.skipped:
         some = ", ".join(list(skipped)[:5]) + (", …" if len(skipped) > 5 else "")
-        _say(
-            f"{len(skipped)} pictures could not be decoded and were left out: {some}; see {run.skipped_file}"
-        )
+        _say(f"{len(skipped)} images could not be decoded and were left out: {some}; see {run.skipped_file}")
     draw_curves(run.rows, run.best_epoch, run.curves, title=f"{config.model} on {config.data}")
-    if not len(pictures.split("test")):
-        _say("there are no test pictures: the model is not evaluated")
+    if not len(dataset.split("test")):
+        _say("there are no test images: the model is not evaluated")
         return
     classifier = load(run.model, device="cpu" if config.accelerator == "cpu" else "auto")
-    evaluation = evaluate(classifier, pictures, split="test", batch_size=config.batch_size or 64)
+    evaluation = evaluate(classifier, dataset, split="test", batch_size=config.batch_size or 64)
     scores = classifier.provenance["scores"] | {"test_accuracy": evaluation.to_dict()["accuracy"]}
     classifier.provenance["scores"] = scores
     classifier.save(run.model)
@@ -233,7 +231,7 @@ def _save_best(
     provenance = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": config.data,
-        "pictures": counts,
+        "images": counts,
         "weights": config.weights,
         "recipe": config.recipe,
         "epochs": config.epochs,
@@ -251,10 +249,10 @@ def _save_best(
     classifier.save(run.model)
 
 
-def _check_splits(pictures: Pictures) -> None:
+def _check_splits(dataset: ImageDataset) -> None:
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
-        if not len(pictures.split(name)):
-            raise UserError(f"fractions: there are no pictures to {purpose} (the split {name} is empty)")
+        if not len(dataset.split(name)):
+            raise UserError(f"fractions: there are no images to {purpose} (the split {name} is empty)")
 
 
 def _is_helper() -> bool:

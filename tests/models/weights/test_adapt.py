@@ -18,7 +18,7 @@ def test_other_classes_keep_the_body_and_renew_the_head(make, stirred, write, as
     head = (f"{model.head_name}.weight", f"{model.head_name}.bias")
     report = load_weights(model, write(tensors))
     assert report.changes == (
-        f"head re-initialised: {model.head_name} is for 5 classes in the source and 8 in the model",
+        f"head re-initialized: {model.head_name} is for 5 classes in the source and 8 in the model",
     )
     assert report.changes[0] in str(report)
     assert set(report.mapping) == set(tensors) - set(head)
@@ -71,17 +71,17 @@ def test_channels_are_adapted_as_timm_does(channels):
     torch.testing.assert_close(adapt_channels(weight, channels), adapt_input_conv(channels, weight))
 
 
-def test_a_grey_picture_answers_as_its_colour_copy():
-    weight, grey = torch.randn(4, 3, 3, 3), torch.randn(2, 1, 8, 8)
+def test_a_gray_image_answers_as_its_color_copy():
+    weight, gray = torch.randn(4, 3, 3, 3), torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(
-        torch.conv2d(grey, adapt_channels(weight, 1)), torch.conv2d(grey.expand(2, 3, 8, 8), weight)
+        torch.conv2d(gray, adapt_channels(weight, 1)), torch.conv2d(gray.expand(2, 3, 8, 8), weight)
     )
 
 
-def test_colour_from_grey_answers_alike_on_grey():
-    weight, grey = torch.randn(4, 1, 3, 3), torch.randn(2, 1, 8, 8)
+def test_color_from_gray_answers_alike_on_gray():
+    weight, gray = torch.randn(4, 1, 3, 3), torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(
-        torch.conv2d(grey.expand(2, 3, 8, 8), adapt_channels(weight, 3)), torch.conv2d(grey, weight)
+        torch.conv2d(gray.expand(2, 3, 8, 8), adapt_channels(weight, 3)), torch.conv2d(gray, weight)
     )
 
 

@@ -56,15 +56,15 @@ def test_timms_names_are_torchvisions(name):
     }
 
 
-def test_the_published_resnet20_gets_all_pictures_right(shared_data):
+def test_the_published_resnet20_gets_all_images_right(shared_data):
     model = create_model("resnet20", weights=shared_data / "weights" / "resnet20-12fca82f.th").eval()
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     paths = sorted((shared_data / "cifar10-png-20").glob("*.png"))
-    pictures = torch.stack(
+    images = torch.stack(
         [torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1) / 255 for path in paths]
     )
     with torch.inference_mode():
-        predicted = model((pictures - mean) / std).argmax(1)
+        predicted = model((images - mean) / std).argmax(1)
     assert len(paths) == 20
     assert predicted.tolist() == [int(path.stem.split("_")[-1]) for path in paths]
     report = model.weights_report

@@ -300,7 +300,7 @@ def test_a_torchvision_tag_from_the_cache(tag, stirred, assert_same):
     assert report.input == PublishedInput(
         size=(224, 224), resize_size=256, interpolation="bilinear", **IMAGENET
     )
-    assert "input: shorter side 256, centre 224×224, bilinear, mean (0.485, 0.456, 0.406)" in str(report)
+    assert "input: shorter side 256, center 224×224, bilinear, mean (0.485, 0.456, 0.406)" in str(report)
 
 
 def test_the_tag_imagenet_is_torchvisions_default():
@@ -342,7 +342,7 @@ def test_tags_that_do_not_exist():
     refused("imagenet", "torchvision publishes no weights for densenet264", "densenet264")
 
 
-def test_grey_models_get_grey_numbers(stirred):
+def test_gray_models_get_gray_numbers(stirred):
     path = cache("IMAGENET1K_V1")
     path.parent.mkdir(parents=True)
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)

@@ -56,7 +56,7 @@ def renew_head(target: Target, values: dict[str, Tensor]) -> str | None:
     fresh = make_head(features, target.num_classes).state_dict()
     values[weight], values[bias] = fresh["weight"], fresh["bias"]
     return (
-        f"head re-initialised: {target.head} is for {classes} classes in the source "
+        f"head re-initialized: {target.head} is for {classes} classes in the source "
         f"and {target.num_classes} in the model"
     )
 

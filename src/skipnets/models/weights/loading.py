@@ -26,7 +26,7 @@ def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadRe
 
     Names that are known (torchvision's, also as before 0.3, and timm's, in whatever wrapper) are matched by
     name, anything else by structure; `skipnets.models.weights.structure` says what is accepted. A head for
-    another number of classes is re-initialised and a first convolution for other channels adapted; the report
+    another number of classes is re-initialized and a first convolution for other channels adapted; the report
     and a logged warning say so. Floating-point types are cast to the model's.
 
     Args:
@@ -36,7 +36,7 @@ def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadRe
             a folder that holds a model.safetensors and perhaps timm's config.json.
 
     Returns:
-        What was matched with what, and how the source says that pictures are to be prepared.
+        What was matched with what, and how the source says that images are to be prepared.
 
     Raises:
         UserError: If the source cannot be read, or anything in it or in the model finds no certain partner.

@@ -15,11 +15,11 @@ class LoadReport:
         source: Where the weights came from.
         model: The model's registry name.
         layout: How the names were understood.
-        mapping: Names in the model to names in the source, in the model's order. Re-initialised tensors are
+        mapping: Names in the model to names in the source, in the model's order. Re-initialized tensors are
             not in it.
         changes: Where the source and the model differ and what was done about it (head, first convolution).
         notes: What else is worth knowing, for example which of several state dicts was taken.
-        input: How the source says that pictures are to be prepared, fitted to the model's input channels;
+        input: How the source says that images are to be prepared, fitted to the model's input channels;
             None where it does not say.
         prefix: What all names in the source begin with, such as "module.".
     """

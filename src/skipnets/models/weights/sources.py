@@ -37,11 +37,11 @@ FORMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedInput:
-    """How whoever published the weights prepared pictures.
+    """How whoever published the weights prepared images.
 
     Args:
         size: Height and width of the network's input, in pixels.
-        resize_size: The shorter side, in pixels, to which pictures are resized before the centre of `size`
+        resize_size: The shorter side, in pixels, to which images are resized before the center of `size`
             is cut out; None where they are not cropped.
         mean: One number a channel, subtracted from values in 0..1.
         std: One number a channel, divided by.
@@ -55,7 +55,7 @@ class PublishedInput:
     interpolation: str
 
     def __str__(self) -> str:
-        resized = "" if self.resize_size is None else f"shorter side {self.resize_size}, centre "
+        resized = "" if self.resize_size is None else f"shorter side {self.resize_size}, center "
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         return (
             f"input: {resized}{self.size[0]}×{self.size[1]}, {self.interpolation}, mean ({mean}), std ({std})"
@@ -82,7 +82,7 @@ class Checkpoint:
         source: The source, as a person would name it.
         tensors: By the source's own names.
         ordered: Whether the order of `tensors` says anything, or only their names' spelling.
-        input: How pictures are to be prepared, where the source says it.
+        input: How images are to be prepared, where the source says it.
         notes: What was chosen on the way.
     """
 
@@ -183,7 +183,7 @@ def _from_hub(source: str, model_name: str) -> Checkpoint:
 
 
 def _from_folder(source: str, weights: Path, config_path: Path | None, model_name: str) -> Checkpoint:
-    """Read the layout of timm's repositories: config.json says how pictures are prepared."""
+    """Read the layout of timm's repositories: config.json says how images are prepared."""
     checkpoint = replace(_from_file(weights), source=source)
     if config_path is None:
         return checkpoint

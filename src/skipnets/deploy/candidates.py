@@ -19,19 +19,19 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from skipnets.classifier import Classifier
-from skipnets.data.sources import Pictures
-from skipnets.deploy.benchmark import Contender, Predict
+from skipnets.data.sources import ImageDataset
+from skipnets.deploy.benchmark import Candidate, Predict
 from skipnets.deploy.graph import needs_deploy, onnx_graph, openvino_graph, simplify, trace
-from skipnets.deploy.quantize import Quantisation, open_calibration, quantise
+from skipnets.deploy.quantize import Quantization, open_calibration, quantize
 from skipnets.errors import UserError
 from skipnets.models.factory import build_model
 from skipnets.models.registry import DenseNetConfig, ModelConfig, ResNetConfig, config_from_dict
 from skipnets.runtimes import open_runtime
-from skipnets.runtimes.exported import LOGITS, PICTURES
+from skipnets.runtimes.exported import IMAGES, LOGITS
 
 __all__ = [
-    "contenders_of",
-    "exported_contender",
+    "candidates_for",
+    "exported_candidate",
     "in_onnxruntime",
     "in_openvino",
     "in_pytorch",
@@ -45,85 +45,85 @@ logger = logging.getLogger("skipnets")
 _GENERATED = 40
 
 
-def contenders_of(
+def candidates_for(
     classifier: Classifier,
     *,
     threads: int,
     compiled: bool,
     int8: bool,
     calibration: str | os.PathLike[str] | None,
-) -> list[Contender]:
+) -> list[Candidate]:
     """Everything that can run a classifier's network on this machine's CPU.
 
-    Without a network of torchvision's that computes the same, the outsider is this one as it was trained.
+    Without a network of torchvision's that computes the same, the baseline is this one as it was trained.
     """
     torch.set_num_threads(threads)
     model = copy.deepcopy(classifier.model).float().eval().requires_grad_(False)
-    outsider = torchvision_network(model.config, model.state_dict())
-    who = "torchvision" if outsider is not None else "as trained"
-    plain = model if outsider is None else outsider
+    baseline = torchvision_network(model.config, model.state_dict())
+    who = "torchvision" if baseline is not None else "as trained"
+    plain = model if baseline is None else baseline
     size = classifier.preprocessing.size
     found = [
-        Contender(name=f"{who}, eager", predict=in_pytorch(plain, torch.contiguous_format), outsider=True),
-        Contender(
-            name=f"{who}, eager, channels_last", predict=in_pytorch(plain, torch.channels_last), outsider=True
+        Candidate(name=f"{who}, eager", predict=in_pytorch(plain, torch.contiguous_format), baseline=True),
+        Candidate(
+            name=f"{who}, eager, channels_last", predict=in_pytorch(plain, torch.channels_last), baseline=True
         ),
     ]
     if compiled:
         found.append(
-            Contender(
+            Candidate(
                 name=f"{who}, torch.compile",
                 predict=in_pytorch(torch.compile(copy.deepcopy(plain)), torch.contiguous_format),
-                outsider=True,
+                baseline=True,
             )
         )
     rewritten = simplify(model, classifier.preprocessing, "float32")
     found.append(
-        Contender(name="skipnets, rewritten eager", predict=in_pytorch(rewritten, torch.channels_last))
+        Candidate(name="skipnets, rewritten eager", predict=in_pytorch(rewritten, torch.channels_last))
     )
     found += _native(classifier, threads)
-    pictures = None
+    images = None
     if int8:
-        pictures = (
+        images = (
             _noise(classifier) if calibration is None else open_calibration(calibration, classifier.classes)
         )
-    for name, network, is_outsider in ((who, plain, True), ("skipnets", rewritten, False)):
-        if is_outsider:
+    for name, network, is_baseline in ((who, plain, True), ("skipnets", rewritten, False)):
+        if is_baseline:
             graph = plain_onnx(network, classifier)
         else:
             graph = onnx_graph(trace(rewritten, size, "float32"))
         found += [
-            Contender(
+            Candidate(
                 name=f"{name}, ONNX Runtime",
                 predict=in_onnxruntime(graph, threads, size),
-                outsider=is_outsider,
+                baseline=is_baseline,
             ),
-            Contender(
+            Candidate(
                 name=f"{name}, OpenVINO",
                 predict=in_openvino(openvino_graph(graph), threads),
-                outsider=is_outsider,
+                baseline=is_baseline,
             ),
         ]
-        if pictures is not None:
-            quantised, _ = quantise(
+        if images is not None:
+            quantized, _ = quantize(
                 openvino_graph(graph),
                 "openvino",
-                Quantisation(pictures=pictures, max_drop=100.0),
+                Quantization(dataset=images, max_drop=100.0),
                 classifier.preprocessing,
                 "float32",
             )
             found.append(
-                Contender(
+                Candidate(
                     name=f"{name}, OpenVINO int8",
-                    predict=in_openvino(quantised, threads),
-                    outsider=is_outsider,
+                    predict=in_openvino(quantized, threads),
+                    baseline=is_baseline,
                     precision="int8",
                 )
             )
     return found
 
 
-def _native(classifier: Classifier, threads: int) -> list[Contender]:
+def _native(classifier: Classifier, threads: int) -> list[Candidate]:
     """The project's own engine, where it is installed and can run this network."""
     try:
         runtime = open_runtime(
@@ -136,13 +136,13 @@ def _native(classifier: Classifier, threads: int) -> list[Contender]:
     except (UserError, ModuleNotFoundError) as error:
         logger.info("the native engine is left out: %s", error)
         return []
-    return [Contender(name="skipnets, native engine", predict=runtime.logits)]
+    return [Candidate(name="skipnets, native engine", predict=runtime.logits)]
 
 
-def exported_contender(classifier: Classifier) -> Contender:
+def exported_candidate(classifier: Classifier) -> Candidate:
     """An export in its own runtime."""
     about = classifier.export or {}
-    return Contender(
+    return Candidate(
         name=f"{classifier.path}, {classifier.runtime.name}",
         predict=classifier.runtime.logits,
         precision="int8" if about.get("int8") else "fp32",
@@ -169,7 +169,7 @@ def torchvision_network(config: ModelConfig, state: Mapping[str, torch.Tensor]) 
 
 
 def multiply_accumulates(architecture: Mapping[str, Any], size: tuple[int, int]) -> int:
-    """Of a network's convolutions and linear layers, for one picture."""
+    """Of a network's convolutions and linear layers, for one image."""
     config = config_from_dict(architecture)
     with torch.device("meta"):
         model = build_model(config).eval()
@@ -236,17 +236,17 @@ def in_pytorch(network: Callable[..., Any], memory_format: torch.memory_format) 
 
 
 def plain_onnx(network: nn.Module, classifier: Classifier) -> Any:
-    """What a user's own torch.onnx.export gives: the network as it is, any number of pictures."""
+    """What a user's own torch.onnx.export gives: the network as it is, any number of images."""
     height, width = classifier.preprocessing.size
-    pictures = torch.zeros(2, classifier.preprocessing.channels, height, width)
+    images = torch.zeros(2, classifier.preprocessing.channels, height, width)
     with needs_deploy(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported: Any = torch.onnx.export(
             network,
-            (pictures,),
+            (images,),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=[PICTURES],
+            input_names=[IMAGES],
             output_names=[LOGITS],
             verbose=False,
         )
@@ -254,11 +254,11 @@ def plain_onnx(network: nn.Module, classifier: Classifier) -> Any:
 
 
 def in_onnxruntime(graph: Any, threads: int, size: tuple[int, int]) -> Predict:
-    """Run an ONNX graph in ONNX Runtime, opened for one picture size as `skipnets.load` opens an export."""
+    """Run an ONNX graph in ONNX Runtime, opened for one image size as `skipnets.load` opens an export."""
     from skipnets.runtimes.onnxruntime import open_session
 
     session = open_session(graph.SerializeToString(), threads=threads, size=size)
-    return lambda batch: np.asarray(session.run([LOGITS], {PICTURES: batch})[0])
+    return lambda batch: np.asarray(session.run([LOGITS], {IMAGES: batch})[0])
 
 
 def in_openvino(graph: Any, threads: int) -> Predict:
@@ -268,14 +268,14 @@ def in_openvino(graph: Any, threads: int) -> Predict:
     return OpenVINORuntime(compile_graph(graph, "CPU", threads), "CPU").logits
 
 
-def _noise(classifier: Classifier) -> Pictures:
-    """Labelled noise, to set the ranges of an 8-bit graph that is only timed."""
+def _noise(classifier: Classifier) -> ImageDataset:
+    """Labeled noise, to set the ranges of an 8-bit graph that is only timed."""
     height, width = classifier.preprocessing.size
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (_GENERATED, height, width, 3), dtype=np.uint8)
     if classifier.preprocessing.channels == 1:
         images = images[..., 0]
-    return Pictures(
+    return ImageDataset(
         classes=classifier.classes,
         names=[f"noise/{index}" for index in range(_GENERATED)],
         labels=np.arange(_GENERATED) % len(classifier.classes),

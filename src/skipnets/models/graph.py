@@ -1,0 +1,412 @@
+"""A network as named operations over values, derived from its configuration alone. Nothing here needs torch.
+
+This is the one description of an architecture besides the torch module: tensor names, summary, memory,
+diagrams, rewrites, attribution targets and the native engine read it, and tests hold the two equal. An
+operation's `name` is the path of the torch module that computes it; its tensors are the state dict's entries
+below that path. Operations are listed in the order in which they run, which is also the state dict's.
+
+Shapes: N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A tensor between operations: (N, channels, H, W), or (N, channels) where `spatial` is false."""
+
+    channels: int
+    spatial: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One step of the network.
+
+    Attributes:
+        name: Path of the module that computes it; an operation without a module of its own (a concatenation,
+            an addition) has the path of the module whose `forward` contains it.
+        inputs: Indices of the values that it reads.
+        output: Index of the value that it makes.
+    """
+
+    kind: ClassVar[str]
+
+    name: str
+    inputs: tuple[int, ...]
+    output: int
+
+    def tensors(self) -> dict[str, Shape]:
+        """Names and shapes of its tensors in the state dict, in its order."""
+        return {}
+
+    def output_size(self, size: int) -> int:
+        """Height (or width) of the output for an input of this height (or width)."""
+        return size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window(Operation):
+    """An operation that slides a square window over a map."""
+
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+    def output_size(self, size: int) -> int:
+        """⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1."""
+        return (size + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution(Window):
+    """`nn.Conv2d` with a square kernel."""
+
+    kind: ClassVar[str] = "convolution"
+
+    in_channels: int
+    out_channels: int
+    groups: int = 1
+    bias: bool = False
+
+    def tensors(self) -> dict[str, Shape]:
+        """Weight (out, in / groups, kernel, kernel), and the bias where there is one."""
+        shape = (self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel)
+        return {f"{self.name}.weight": shape} | (
+            {f"{self.name}.bias": (self.out_channels,)} if self.bias else {}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm(Operation):
+    """`nn.BatchNorm2d` ("batch") or `nn.GroupNorm` ("group", with its number of groups)."""
+
+    kind: ClassVar[str] = "norm"
+
+    norm: Literal["batch", "group"]
+    channels: int
+    groups: int = 1
+    eps: float = 1e-5
+
+    def tensors(self) -> dict[str, Shape]:
+        """Weight and bias; a batch norm's running statistics."""
+        names = ["weight", "bias", *(["running_mean", "running_var"] if self.norm == "batch" else [])]
+        shapes: dict[str, Shape] = {f"{self.name}.{name}": (self.channels,) for name in names}
+        return shapes | ({f"{self.name}.num_batches_tracked": ()} if self.norm == "batch" else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation(Operation):
+    """A function of each value on its own."""
+
+    kind: ClassVar[str] = "activation"
+
+    function: Literal["relu"] = "relu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Window):
+    """`nn.MaxPool2d` or `nn.AvgPool2d`; a window of 1 with a stride picks every stride-th pixel."""
+
+    kind: ClassVar[str] = "pool"
+
+    mode: Literal["max", "average"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pad(Operation):
+    """Channels of zeros before and after the input's."""
+
+    kind: ClassVar[str] = "pad"
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concatenate(Operation):
+    """The inputs' channels one after the other."""
+
+    kind: ClassVar[str] = "concatenate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Operation):
+    """The sum of two maps of one shape."""
+
+    kind: ClassVar[str] = "add"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropout(Operation):
+    """Training only: `nn.Dropout` ("value"), or stochastic depth, which drops whole images ("row")."""
+
+    kind: ClassVar[str] = "dropout"
+
+    rate: float
+    mode: Literal["value", "row"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean(Operation):
+    """Global average pooling: (N, C, H, W) → (N, C)."""
+
+    kind: ClassVar[str] = "mean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Operation):
+    """`nn.Linear` with a bias."""
+
+    kind: ClassVar[str] = "linear"
+
+    in_features: int
+    out_features: int
+
+    def tensors(self) -> dict[str, Shape]:
+        """Weight (out, in) and bias (out,)."""
+        return {
+            f"{self.name}.weight": (self.out_features, self.in_features),
+            f"{self.name}.bias": (self.out_features,),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """A module that consists of several operations.
+
+    Attributes:
+        path: The module's path.
+        kind: What it is, in the field's words: "dense block", "dense layer", "transition", "stage",
+            "residual block", "shortcut", "stem".
+        start: Index of its first operation.
+        stop: Index behind its last.
+    """
+
+    path: str
+    kind: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A network: its operations in the order in which they run, and where things are.
+
+    Attributes:
+        name: The configuration's.
+        values: Value 0 is the input, (N, in_chans, H, W).
+        operations: In the order in which they run.
+        scopes: Modules of several operations, outer ones before those inside them.
+        stages: Path of every module between the input and the last map → the value that it gives, in order.
+        features: The pooled features, (N, num_features).
+        logits: The head's output; equal to `features` where there is no head.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    operations: tuple[Operation, ...]
+    scopes: tuple[Scope, ...]
+    stages: Mapping[str, int]
+    features: int
+    logits: int
+
+    def tensors(self) -> dict[str, Shape]:
+        """Names and shapes of the state dict, in its order."""
+        return {name: shape for operation in self.operations for name, shape in operation.tensors().items()}
+
+    def parameter_count(self) -> int:
+        """How many numbers training learns: running statistics do not count."""
+        buffers = ("running_mean", "running_var", "num_batches_tracked")
+        return sum(math.prod(shape) for name, shape in self.tensors().items() if not name.endswith(buffers))
+
+    def shapes(self, height: int, width: int) -> list[Shape]:
+        """The shape of every value for one image of this size: (C, H, W), or (C,)."""
+        shapes: list[Shape] = [()] * len(self.values)
+        shapes[0] = (self.values[0].channels, height, width)
+        for operation in self.operations:
+            value, (_, *size) = self.values[operation.output], shapes[operation.inputs[0]]
+            spatial = tuple(operation.output_size(side) for side in size) if value.spatial else ()
+            shapes[operation.output] = (value.channels, *spatial)
+        return shapes
+
+
+@dataclass(kw_only=True)
+class GraphBuilder:
+    """Lists operations one after the other; every method returns the index of the value that it makes.
+
+    Args:
+        name: Of the network.
+        in_chans: Channels of the input, value 0.
+    """
+
+    name: str
+    in_chans: int
+    _values: list[Value] = field(default_factory=list)
+    _operations: list[Operation] = field(default_factory=list)
+    _scopes: list[Scope] = field(default_factory=list)
+    _stages: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._values.append(Value(channels=self.in_chans))
+
+    def channels(self, value: int) -> int:
+        """Channels of a value."""
+        return self._values[value].channels
+
+    @contextmanager
+    def scope(self, path: str, kind: str) -> Iterator[None]:
+        """Operations that are listed inside belong to one module."""
+        place, start = len(self._scopes), len(self._operations)
+        yield
+        self._scopes.insert(place, Scope(path=path, kind=kind, start=start, stop=len(self._operations)))
+
+    def stage(self, path: str, value: int) -> int:
+        """Note that the stage at `path` gives this value."""
+        self._stages[path] = value
+        return value
+
+    def convolution(
+        self,
+        name: str,
+        x: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> int:
+        """A convolution; without `padding` it keeps the map's size at stride 1."""
+        return self._add(
+            Convolution(
+                name=name,
+                inputs=(x,),
+                output=self._value(out_channels),
+                in_channels=self.channels(x),
+                out_channels=out_channels,
+                kernel=kernel,
+                stride=stride,
+                padding=dilation * (kernel - 1) // 2 if padding is None else padding,
+                dilation=dilation,
+                groups=groups,
+                bias=bias,
+            )
+        )
+
+    def norm(self, name: str, x: int, norm: Literal["batch", "group"] | None) -> int:
+        """A norm; None leaves it out."""
+        if norm is None:
+            return x
+        channels = self.channels(x)
+        groups = next(groups for groups in range(32, 0, -1) if channels % groups == 0)
+        return self._add(
+            Norm(
+                name=name,
+                inputs=(x,),
+                output=self._value(channels),
+                norm=norm,
+                channels=channels,
+                groups=groups if norm == "group" else 1,
+            )
+        )
+
+    def relu(self, name: str, x: int) -> int:
+        """A ReLU."""
+        return self._add(Activation(name=name, inputs=(x,), output=self._value(self.channels(x))))
+
+    def pool(
+        self,
+        name: str,
+        x: int,
+        mode: Literal["max", "average"],
+        kernel: int,
+        *,
+        stride: int,
+        padding: int = 0,
+    ) -> int:
+        """A pooling window."""
+        return self._add(
+            Pool(
+                name=name,
+                inputs=(x,),
+                output=self._value(self.channels(x)),
+                mode=mode,
+                kernel=kernel,
+                stride=stride,
+                padding=padding,
+            )
+        )
+
+    def pad(self, name: str, x: int, before: int, after: int) -> int:
+        """Channels of zeros around those of `x`."""
+        output = self._value(before + self.channels(x) + after)
+        return self._add(Pad(name=name, inputs=(x,), output=output, before=before, after=after))
+
+    def concatenate(self, name: str, *values: int) -> int:
+        """The channels of several values, one after the other."""
+        output = self._value(sum(map(self.channels, values)))
+        return self._add(Concatenate(name=name, inputs=values, output=output))
+
+    def add(self, name: str, x: int, y: int) -> int:
+        """The sum of two values."""
+        return self._add(Add(name=name, inputs=(x, y), output=self._value(self.channels(x))))
+
+    def dropout(self, name: str, x: int, rate: float, mode: Literal["value", "row"] = "value") -> int:
+        """Dropout or stochastic depth; a rate of 0 leaves it out."""
+        if rate == 0:
+            return x
+        output = self._value(self.channels(x), spatial=self._values[x].spatial)
+        return self._add(Dropout(name=name, inputs=(x,), output=output, rate=rate, mode=mode))
+
+    def finish(self, x: int, *, head: str, num_classes: int, drop_rate: float) -> Graph:
+        """Global average pooling and the linear head on the last map; then the graph is complete.
+
+        Args:
+            x: The last map.
+            head: Name of the linear layer.
+            num_classes: Outputs of the head; 0 leaves it out.
+            drop_rate: Of the dropout before it.
+        """
+        output = self._value(self.channels(x), spatial=False)
+        features = self._add(Mean(name="global_pool", inputs=(x,), output=output))
+        logits = features
+        if num_classes:
+            dropped = self.dropout("head_drop", features, drop_rate)
+            logits = self._add(
+                Linear(
+                    name=head,
+                    inputs=(dropped,),
+                    output=self._value(num_classes, spatial=False),
+                    in_features=self.channels(x),
+                    out_features=num_classes,
+                )
+            )
+        return Graph(
+            name=self.name,
+            values=tuple(self._values),
+            operations=tuple(self._operations),
+            scopes=tuple(self._scopes),
+            stages=dict(self._stages),
+            features=features,
+            logits=logits,
+        )
+
+    def _value(self, channels: int, *, spatial: bool = True) -> int:
+        self._values.append(Value(channels=channels, spatial=spatial))
+        return len(self._values) - 1
+
+    def _add(self, operation: Operation) -> int:
+        self._operations.append(operation)
+        return operation.output

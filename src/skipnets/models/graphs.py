@@ -1,0 +1,156 @@
+"""The graphs of DenseNets and ResNets, from their configurations. Nothing here needs torch.
+
+Shapes: C channels, k growth rate.
+"""
+
+from __future__ import annotations
+
+from skipnets.models.graph import Graph, GraphBuilder
+from skipnets.models.registry import DenseNetConfig, ResNetConfig
+
+__all__ = ["densenet_graph", "resnet_graph"]
+
+
+def drop_path_rates(config: DenseNetConfig | ResNetConfig) -> list[float]:
+    """Stochastic depth of every layer or block, in order: 0 at the first, `drop_path_rate` at the last."""
+    count = sum(config.block_config)
+    return [config.drop_path_rate * index / max(count - 1, 1) for index in range(count)]
+
+
+def densenet_graph(config: DenseNetConfig) -> Graph:
+    """Stem, dense blocks with transitions between them, a last norm and ReLU, and the head."""
+    assert config.stem_channels is not None
+    build, norm, bias = (
+        GraphBuilder(name=config.name, in_chans=config.in_chans),
+        config.norm,
+        config.norm is None,
+    )
+    rates = iter(drop_path_rates(config))
+    if config.stem == "imagenet":
+        x = build.convolution("features.conv0", 0, config.stem_channels, 7, stride=2, bias=bias)
+        build.stage("features.conv0", x)
+        x = build.stage("features.norm0", build.norm("features.norm0", x, norm))
+        x = build.stage("features.relu0", build.relu("features.relu0", x))
+        x = build.stage("features.pool0", build.pool("features.pool0", x, "max", 3, stride=2, padding=1))
+    else:
+        x = build.stage(
+            "features.conv0", build.convolution("features.conv0", 0, config.stem_channels, 3, bias=bias)
+        )
+    for number, layers in enumerate(config.block_config, start=1):
+        block = f"features.denseblock{number}"
+        with build.scope(block, "dense block"):
+            for layer in range(1, layers + 1):
+                new = _dense_layer(build, config, f"{block}.denselayer{layer}", x, next(rates))
+                x = build.concatenate(block, x, new)
+        build.stage(block, x)
+        if number < len(config.block_config):
+            path = f"features.transition{number}"
+            with build.scope(path, "transition"):
+                x = build.relu(f"{path}.relu", build.norm(f"{path}.norm", x, norm))
+                x = build.convolution(f"{path}.conv", x, config.compressed(build.channels(x)), 1, bias=bias)
+                x = build.pool(f"{path}.pool", x, "average", 2, stride=2)
+            build.stage(path, x)
+    x = build.stage("features.norm5", build.norm("features.norm5", x, norm))
+    x = build.stage("features.relu5", build.relu("features.relu5", x))
+    return build.finish(x, head="classifier", num_classes=config.num_classes, drop_rate=config.head_drop_rate)
+
+
+def _dense_layer(
+    build: GraphBuilder, config: DenseNetConfig, path: str, x: int, drop_path_rate: float
+) -> int:
+    """A norm, ReLU and convolution once (3×3) or twice (1×1 to the bottleneck, then 3×3): k new maps."""
+    bias = config.norm is None
+    with build.scope(path, "dense layer"):
+        x = build.relu(f"{path}.relu1", build.norm(f"{path}.norm1", x, config.norm))
+        if config.bottleneck is None:
+            x = build.convolution(f"{path}.conv1", x, config.growth_rate, 3, bias=bias)
+        else:
+            width = config.bottleneck * config.growth_rate
+            x = build.convolution(f"{path}.conv1", x, width, 1, bias=bias)
+            x = build.relu(f"{path}.relu2", build.norm(f"{path}.norm2", x, config.norm))
+            x = build.convolution(f"{path}.conv2", x, config.growth_rate, 3, bias=bias)
+        x = build.dropout(f"{path}.dropout", x, config.drop_rate)
+        return build.dropout(f"{path}.drop_path", x, drop_path_rate, "row")
+
+
+def resnet_graph(config: ResNetConfig) -> Graph:
+    """Stem, stages of residual blocks, and the head."""
+    build, bias = GraphBuilder(name=config.name, in_chans=config.in_chans), config.norm is None
+    rates = iter(drop_path_rates(config))
+    kernel, stride = (7, 2) if config.stem == "imagenet" else (3, 1)
+    x = build.stage("conv1", build.convolution("conv1", 0, config.width, kernel, stride=stride, bias=bias))
+    x = build.stage("bn1", build.norm("bn1", x, config.norm))
+    x = build.stage("relu", build.relu("relu", x))
+    if config.stem == "imagenet":
+        x = build.stage("maxpool", build.pool("maxpool", x, "max", 3, stride=2, padding=1))
+    for stage, blocks in enumerate(config.block_config):
+        path = f"layer{stage + 1}"
+        with build.scope(path, "stage"):
+            for block in range(blocks):
+                x = _residual_block(build, config, stage, block, x, next(rates))
+        build.stage(path, x)
+    return build.finish(x, head="fc", num_classes=config.num_classes, drop_rate=config.head_drop_rate)
+
+
+def _residual_block(
+    build: GraphBuilder, config: ResNetConfig, stage: int, block: int, x: int, drop_path_rate: float
+) -> int:
+    """A branch of two 3×3 convolutions, or of 1×1, 3×3 and 1×1, added to its shortcut."""
+    path, bias = f"layer{stage + 1}.{block}", config.norm is None
+    width, out = config.branch_width(stage), config.out_channels(stage)
+    stride = config.stride(stage) if block == 0 else 1
+    dilation = config.dilation(stage)
+    first_dilation = config.dilation(stage - 1) if block == 0 and stage > 0 else dilation
+    basic = config.block == "basic"
+    with build.scope(path, "residual block"):
+        if basic:
+            y = build.convolution(
+                f"{path}.conv1", x, width, 3, stride=stride, dilation=first_dilation, bias=bias
+            )
+            y = build.relu(f"{path}.relu1", build.norm(f"{path}.bn1", y, config.norm))
+            y = build.dropout(f"{path}.dropout", y, config.drop_rate)
+            y = build.norm(
+                f"{path}.bn2",
+                build.convolution(f"{path}.conv2", y, out, 3, dilation=dilation, bias=bias),
+                config.norm,
+            )
+        else:
+            y = build.relu(
+                f"{path}.relu1",
+                build.norm(
+                    f"{path}.bn1", build.convolution(f"{path}.conv1", x, width, 1, bias=bias), config.norm
+                ),
+            )
+            y = build.convolution(
+                f"{path}.conv2",
+                y,
+                width,
+                3,
+                stride=stride,
+                dilation=first_dilation,
+                groups=config.groups,
+                bias=bias,
+            )
+            y = build.relu(f"{path}.relu2", build.norm(f"{path}.bn2", y, config.norm))
+            y = build.dropout(f"{path}.dropout", y, config.drop_rate)
+            y = build.norm(
+                f"{path}.bn3", build.convolution(f"{path}.conv3", y, out, 1, bias=bias), config.norm
+            )
+        y = build.dropout(f"{path}.drop_path", y, drop_path_rate, "row")
+        shortcut = (
+            _shortcut(build, config, f"{path}.downsample", x, out, stride)
+            if config.changes_shape(stage, block)
+            else x
+        )
+        return build.relu(f"{path}.relu{2 if basic else 3}", build.add(path, shortcut, y))
+
+
+def _shortcut(build: GraphBuilder, config: ResNetConfig, path: str, x: int, out: int, stride: int) -> int:
+    """The paper's option B, a 1×1 convolution with norm, or option A, every S-th pixel and zeros."""
+    with build.scope(path, "shortcut"):
+        if config.shortcut == "pad":
+            added = out - build.channels(x)
+            x = build.pool(path, x, "average", 1, stride=stride)
+            return build.pad(path, x, added // 2, added - added // 2)
+        x = build.convolution(f"{path}.0", x, out, 1, stride=stride, bias=config.norm is None)
+        return build.norm(f"{path}.1", x, config.norm)
