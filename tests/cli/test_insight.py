@@ -16,6 +16,7 @@ from PIL import Image
 from tests.cli.conftest import QUICK, Result, write_image
 
 from skipnets.cli import main
+from skipnets.errors import missing_extra
 
 FAMILIES = ("densenet", "resnet")
 RESNET = ["--model", "resnet20", "--model-options.block-config", "[1,1]", "--model-options.width", 8]
@@ -196,4 +197,4 @@ def test_a_missing_extra_is_named(command: str, library: str, extra: str, runs: 
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f'skipnets: this needs the extra "{extra}": pip install "skipnets[{extra}]"\n'
+    assert done.stderr == f"skipnets: {missing_extra(extra)}\n"

@@ -329,7 +329,7 @@ class TestWrongInput:
     ) -> None:
         monkeypatch.setitem(sys.modules, library, None)
         output = tmp_path / ("m.onnx" if library == "onnx" else "m")
-        with pytest.raises(UserError, match=r'pip install "skipnets\[deploy\]"'):
+        with pytest.raises(UserError, match='this needs the extra "deploy": pip install'):
             export_model(classifier, output, file_format=library)
 
     def test_a_place_that_cannot_be_written(self, tmp_path: Path, classifier: Classifier) -> None:

@@ -24,7 +24,7 @@ from tests.serve.conftest import make_image, wait_until
 from skipnets.classifier import Classifier
 from skipnets.cli import main
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.errors import UserError
+from skipnets.errors import UserError, missing_extra
 from skipnets.models.factory import create_model
 from skipnets.serve import create_app, run_server
 from skipnets.serve.server import _bind
@@ -202,9 +202,7 @@ def test_a_missing_extra_says_what_to_install(
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, library, None)
     assert main(["serve", str(colors_onnx)]) == 2
-    assert capsys.readouterr().err == (
-        'skipnets: this needs the extra "serve": pip install "skipnets[serve]"\n'
-    )
+    assert capsys.readouterr().err == f"skipnets: {missing_extra('serve')}\n"
 
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:

@@ -6,15 +6,17 @@ that are listed, 2 wrong input. A command's module is imported when the command 
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import cyclopts
 
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, needs_extra
+
+__all__ = ["COMMANDS", "main", "make_app"]
 
 COMMANDS = {
     "models": "List the models that can be trained.",
@@ -47,12 +49,18 @@ def make_app(called: str | None) -> cyclopts.App:
         name="skipnets",
         help="Image classifiers with skip connections: from images in folders to a checked model file.",
         help_format="plaintext",
-        version=lambda: importlib.metadata.version("skipnets"),
+        version=_version,
         result_action="return_value",
     )
     for name, line in COMMANDS.items():
         app.command(f"skipnets.cli.{name}:{name}", name=name, help=None if name == called else line)
     return app
+
+
+def _version() -> str:
+    from skipnets.version import __version__
+
+    return __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,18 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     _show_log()
     try:
-        status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
+        with needs_extra(), _imports_unwrapped():
+            status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
     except (cyclopts.CycloptsError, UserError) as error:
         _say(str(error))
-        return 2
-    except ImportError as error:
-        # Where it is the command's own module that cannot be imported, cyclopts wraps the reason.
-        missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
-        if not isinstance(missing, ModuleNotFoundError) or (missing.name or "skipnets").startswith(
-            "skipnets"
-        ):
-            raise
-        _say(str(missing_extra("train")))
         return 2
     except KeyboardInterrupt as interruption:
         _say(str(interruption) or "interrupted")
@@ -87,6 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status if isinstance(status, int) else 0
+
+
+@contextmanager
+def _imports_unwrapped() -> Iterator[None]:
+    """Where a command's own module cannot be imported, cyclopts wraps the reason: take it out again."""
+    try:
+        yield
+    except ImportError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError | UserError):
+            raise error.__cause__ from None
+        raise
 
 
 def _say(message: str) -> None:

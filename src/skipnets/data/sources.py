@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,6 +74,10 @@ class ImageDataset:
             return self.images[index]
         assert self.root is not None
         return self.root / self.names[index]
+
+    def sources(self) -> Iterator[tuple[str, Path | NDArray[np.uint8]]]:
+        """The name and the source of each image."""
+        return zip(self.names, map(self.source, range(len(self))), strict=True)
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in mode L or RGB.

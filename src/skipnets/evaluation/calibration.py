@@ -19,17 +19,13 @@ from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier, softmax
 from skipnets.data.sources import ImageDataset
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, needs_extra
 
-try:
+with needs_extra("train"):
     from scipy.optimize import brentq
 
     from skipnets.evaluation.evaluating import Evaluation, evaluate, splits_there
     from skipnets.evaluation.metrics import CALIBRATION_BINS, measure, wilson_interval
-except ModuleNotFoundError as error:
-    if error.name in ("scipy", "torch", "torchmetrics"):
-        raise missing_extra("train") from error
-    raise
 
 __all__ = ["Calibration", "NoTemperatureError", "Reliability", "calibrate", "fit_temperature", "reliability"]
 

@@ -13,20 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, needs_extra
 from skipnets.files import atomic_path
 from skipnets.insight.source import Source, architecture_of
 from skipnets.insight.summary import input_shape, short_count
 from skipnets.insight.trace import Layer, Trace, skeleton, trace
 
-try:
+with needs_extra("train"):
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     from skipnets.insight import panels
     from skipnets.insight.panels import DenseBlockPanel, Panel, ResidualBlock, ResidualPanel, Strip
-except ModuleNotFoundError as error:
-    raise missing_extra("train") from error
 
 FORMATS = (".svg", ".png", ".pdf")
 WIDTH = 9.6

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from skipnets.models.registry import (
-    DenseNetConfig,
-    ResNetConfig,
-    config_from_dict,
-    config_to_dict,
-    list_models,
-    model_config,
-)
+from skipnets.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from skipnets.models.densenet import DenseNet
     from skipnets.models.factory import build_model, create_model
+    from skipnets.models.registry import (
+        DenseNetConfig,
+        ResNetConfig,
+        config_from_dict,
+        config_to_dict,
+        list_models,
+        model_config,
+    )
     from skipnets.models.resnet import ResNet
 
 __all__ = [
@@ -31,12 +32,19 @@ __all__ = [
     "model_config",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """What needs torch is imported when it is first asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from skipnets.models import densenet, factory, resnet
-
-    homes = {"DenseNet": densenet, "ResNet": resnet, "build_model": factory, "create_model": factory}
-    return getattr(homes[name], name)
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "DenseNet": "densenet",
+        "DenseNetConfig": "registry",
+        "ResNet": "resnet",
+        "ResNetConfig": "registry",
+        "build_model": "factory",
+        "config_from_dict": "registry",
+        "config_to_dict": "registry",
+        "create_model": "factory",
+        "list_models": "registry",
+        "model_config": "registry",
+    },
+    extra="train",
+)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from skipnets.errors import UserError
+from skipnets.errors import UserError, listed
 from skipnets.evaluation.metrics import wilson_interval
 from skipnets.report.bootstrap import FIGURES, resample, weighted_figures
 from skipnets.report.results import Results, read_results
@@ -263,7 +263,7 @@ def _aligned(first: Results, other: Results) -> Results:
     pair = f"{first.folder} and {other.folder} cannot be compared"
     if set(first.classes) != set(other.classes):
         strange = sorted(set(first.classes) ^ set(other.classes))
-        raise UserError(f"{pair}: they tell different classes ({_some(strange)})")
+        raise UserError(f"{pair}: they tell different classes ({listed(strange, 3)})")
     if first.evaluation["split"] != other.evaluation["split"]:
         raise UserError(
             f"{pair}: they were evaluated on different splits "
@@ -276,7 +276,7 @@ def _aligned(first: Results, other: Results) -> Results:
     strange = sorted(set(images) ^ set(position))
     if strange:
         raise UserError(
-            f"{pair}: their test images differ ({len(strange):,} are in one only: {_some(strange)}); "
+            f"{pair}: their test images differ ({len(strange):,} are in one only: {listed(strange, 3)}); "
             "train on the same splits, or evaluate both on the same data: "
             "skipnets evaluate RUN DATA --output FOLDER"
         )
@@ -316,7 +316,3 @@ def _names(folders: Sequence[Path]) -> list[str]:
     """The folders' last names; their paths where these are not all different."""
     short = [folder.resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError
 from skipnets.models.registry import config_from_dict, config_to_dict
-from skipnets.runtimes import TensorsDoNotFitError
+from skipnets.runtimes.runtime import TensorsDoNotFitError
 
 __all__ = ["NativeRuntime", "NotForTheEngineError", "prefers_native"]
 
