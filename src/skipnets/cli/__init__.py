@@ -28,7 +28,7 @@ COMMANDS = {
     "diagram": "Draw networks, with every dense connection and every shortcut.",
     "explain": "Show what in an image speaks for a class.",
     "reuse": "Draw which features a network's layers reuse.",
-    "calibrate": "Make a classifier as sure as it is right.",
+    "calibrate": "Calibrate a classifier's probabilities by a temperature.",
     "report": "Show where a run's classifier fails, as one HTML file.",
     "compare": "Tell whether runs differ by more than noise.",
     "export": "Write a classifier as a checked graph for other runtimes.",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
-from skipnets.cli.output import print_json, print_table
+from skipnets.cli.output import print_json, print_tables
 from skipnets.errors import UserError, near_matches
 from skipnets.models.registry import REGISTRY, DenseNetConfig, ResNetConfig, config_to_dict, list_models
 from skipnets.models.tensors import parameter_count
+from skipnets.tables import make_table
 
 
 def models(pattern: str = "*", /, *, json: bool = False) -> None:
@@ -32,16 +31,22 @@ def models(pattern: str = "*", /, *, json: bool = False) -> None:
             }
         )
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "parameters", "blocks", "made of", "stem", "classes"):
-        numeric = heading in ("parameters", "classes")
-        table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
-    for name in names:
-        config = REGISTRY[name]
-        blocks = "-".join(map(str, config.block_config))
-        parameters = f"{parameter_count(config):,}"
-        table.add_row(name, parameters, blocks, _made_of(config), config.stem, str(config.num_classes))
-    print_table(table)
+    headings = ("name", "parameters", "blocks", "made of", "stem", "classes")
+    table = make_table(
+        {name: "right" if name in ("parameters", "classes") else "left" for name in headings},
+        (
+            (
+                name,
+                f"{parameter_count(REGISTRY[name]):,}",
+                "-".join(map(str, REGISTRY[name].block_config)),
+                _made_of(REGISTRY[name]),
+                REGISTRY[name].stem,
+                str(REGISTRY[name].num_classes),
+            )
+            for name in names
+        ),
+    )
+    print_tables([table])
 
 
 def _made_of(config: DenseNetConfig | ResNetConfig) -> str:

@@ -25,8 +25,11 @@ from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.machine import library_versions, processor
 from skipnets.runtimes.exported import export_format
+from skipnets.tables import Display, make_table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from skipnets.classifier import Classifier
 
 __all__ = ["Speed", "SpeedTable", "compare_speeds"]
@@ -62,7 +65,7 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedTable:
+class SpeedTable(Display):
     """All lines, and what they were measured on.
 
     Attributes:
@@ -94,6 +97,31 @@ class SpeedTable:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
 
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show: the fastest first, under what they were measured on."""
+        height, width = self.size
+        headings = ("batch", "candidate", "ms", "quartiles", "of the fastest baseline", "of the limit")
+        table = make_table(
+            {name: "left" if name == "candidate" else "right" for name in headings},
+            (
+                [
+                    str(row.batch),
+                    row.candidate,
+                    f"{1000 * row.seconds:.1f}",
+                    f"{1000 * row.quartiles[0]:.1f}–{1000 * row.quartiles[1]:.1f}",
+                    "" if row.ratio is None else f"{row.ratio:.2f}",
+                    f"{row.limit_share:.0%}",
+                ]
+                for row in sorted(self.rows, key=lambda row: (row.batch, row.seconds))
+            ),
+            title=(
+                f"{self.model}, images of {height}×{width}: {self.macs / 1e6:,.0f} million MACs\n"
+                f"{self.machine['processor']}, {self.machine['threads']} threads, "
+                f"{self.sgemm_macs / 1e9:,.0f} thousand million MACs/s in SGEMM"
+            ),
+        )
+        return [table]
+
     def _row(self, candidate: str, batch: int) -> Speed:
         for row in self.rows:
             if (row.candidate, row.batch) == (candidate, batch):
@@ -114,7 +142,7 @@ class SpeedTable:
 def compare_speeds(
     model: str | os.PathLike[str] | Classifier,
     *,
-    batches: Sequence[int] = (1, 16),
+    batch_sizes: Sequence[int] = (1, 16),
     seconds: float = 20.0,
     threads: int | None = None,
     compiled: bool = True,
@@ -127,7 +155,7 @@ def compare_speeds(
 
     Args:
         model: A model file, a run folder, an export, or a classifier.
-        batches: Numbers of images a call.
+        batch_sizes: Images a call, one number or several.
         seconds: How long the timing of one batch size takes, at least.
         threads: CPU threads of every candidate; None takes one a processor.
         compiled: Time torch.compile, too, which first takes a minute or two.
@@ -141,8 +169,8 @@ def compare_speeds(
     from skipnets.classifier import Classifier, load
     from skipnets.deploy.candidates import candidates_for, exported_candidate, multiply_accumulates
 
-    if not batches or min(batches) < 1:
-        raise UserError(f"batch sizes must be 1 or more, not {list(batches)}")
+    if not batch_sizes or min(batch_sizes) < 1:
+        raise UserError(f"batch_size={list(batch_sizes)}: must be at least 1")
     threads = threads or os.cpu_count() or 1
     if isinstance(model, Classifier):
         classifier = model
@@ -163,7 +191,7 @@ def compare_speeds(
     rate = _sgemm_rate(threads)
     rows = [
         row
-        for batch in batches
+        for batch in batch_sizes
         for row in _measure(candidates, classifier, batch, seconds=seconds, limit=macs * batch / rate)
     ]
     return SpeedTable(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +26,22 @@ from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
 from skipnets.errors import UserError, listed, needs_extra
 from skipnets.evaluation.confusion import draw_confusion, save_figure
+from skipnets.evaluation.display import metric_tables
 from skipnets.evaluation.tables import write_table
 from skipnets.files import atomic_path
+from skipnets.tables import Display
 
 with needs_extra("train"):
     from skipnets.evaluation.metrics import CALIBRATION_BINS, Metrics, measure
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["Evaluation", "evaluate", "open_own_images"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
+class Evaluation(Display):
     """A classifier's answers to a set of images, and how good they are.
 
     Attributes:
@@ -128,6 +133,10 @@ class Evaluation:
             "known": self.known,
             "warnings": self.warnings,
         }
+
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show."""
+        return metric_tables(self.to_dict())
 
     def save(self, folder: str | os.PathLike[str], *, table: Literal["parquet", "csv"] = "parquet") -> None:
         """Write evaluation.json, confusion.png, and predictions.parquet or predictions.csv.

@@ -21,6 +21,7 @@ from rich.text import Text
 from skipnets.errors import UserError
 from skipnets.insight.source import Architecture, Source, architecture_of
 from skipnets.insight.trace import SILENT, Layer, Shape, Trace, skeleton, trace
+from skipnets.tables import Display
 
 MIB = 2**20
 
@@ -64,7 +65,7 @@ class Totals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(Display):
     """A network's layers, stages and totals, to print or to compute with.
 
     Attributes:
@@ -110,6 +111,10 @@ class Summary:
         for name, value in self._total_lines():
             totals.add_row(name, Text(value))
         return Group(layers, stages, totals)
+
+    def tables(self) -> list[RenderableType]:
+        """What `print` and a notebook show: stages; `to_rich` can show what is inside them."""
+        return [self.to_rich(1)]
 
     def to_markdown(self, depth: int | None = None) -> str:
         """Three tables for a README or a paper's appendix."""

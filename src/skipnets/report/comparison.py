@@ -12,8 +12,9 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,27 @@ from skipnets.errors import UserError, listed
 from skipnets.evaluation.metrics import wilson_interval
 from skipnets.report.bootstrap import FIGURES, resample, weighted_figures
 from skipnets.report.results import Results, read_results
+from skipnets.tables import Display, make_table, properties_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["Comparison", "Difference", "Figure", "compare", "holm", "mcnemar"]
 
 RESAMPLES = 2000
 SIGNIFICANT = 0.05
+
+
+_TITLES = {
+    "accuracy": "accuracy",
+    "top5": "top-5 accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "mean F1",
+    "macro_auroc": "mean AUROC",
+    "nll": "negative log-likelihood",
+    "ece": "calibration error (ECE)",
+}
+_AS_PER_CENT = ("accuracy", "top5", "balanced_accuracy", "ece")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +92,7 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Display):
     """Runs side by side.
 
     Attributes:
@@ -99,6 +116,48 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
         return asdict(self)
+
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show."""
+        return [
+            properties_table({"images": f"{self.images:,} ({self.data}, {self.split}), the same for all"}),
+            make_table(
+                {"metric": "left", **dict.fromkeys(self.runs, "right")},
+                (
+                    [
+                        _TITLES[each.name],
+                        *map(partial(_with_interval, each.name), each.values, each.intervals),
+                    ]
+                    for each in self.figures
+                ),
+            ),
+            *(self._differences(run) for run in self.runs[1:]),
+            *(properties_table({"note": note}) for note in self.notes),
+        ]
+
+    def _differences(self, run: str) -> Table:
+        """One run against the first."""
+        rows = []
+        for each in self.differences:
+            if each.run == run:
+                low, high = (_written(each.figure, end, sign=True) for end in each.interval)
+                verdict = each.verdict
+                if each.only_run_right is not None:
+                    verdict += (
+                        f"  (right alone on {each.only_run_right:,} and {each.only_first_right:,} images)"
+                    )
+                difference = _written(each.figure, each.difference, sign=True)
+                rows.append([_TITLES[each.figure], difference, f"{low} to {high}", f"{each.p:.3g}", verdict])
+        return make_table(
+            {
+                f"{run} against {self.runs[0]}": "left",
+                "difference": "right",
+                "95 % interval": "right",
+                "p": "right",
+                "": "left",
+            },
+            rows,
+        )
 
 
 def compare(
@@ -316,3 +375,14 @@ def _names(folders: Sequence[Path]) -> list[str]:
     """The folders' last names; their paths where these are not all different."""
     short = [folder.resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+
+
+def _with_interval(name: str, value: float, interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return _written(name, value)
+    return f"{_written(name, value)}  ({_written(name, interval[0])} to {_written(name, interval[1])})"
+
+
+def _written(name: str, value: float, *, sign: bool = False) -> str:
+    plus = "+" if sign else ""
+    return f"{value:{plus}.2%}" if name in _AS_PER_CENT else f"{value:{plus}.4f}"
