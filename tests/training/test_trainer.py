@@ -38,7 +38,7 @@ EVERYTHING = {
     "optimizer": "adamw",
     "lr": 0.01,
     "accumulate": 2,
-    "model_options": {"block_config": [2, 2], "growth_rate": 4, "drop_rate": 0.1, "drop_path_rate": 0.1},
+    "model_options": {"block_config": [2, 2], "growth_rate": 4, "proj_drop_rate": 0.1, "drop_path_rate": 0.1},
 }
 
 

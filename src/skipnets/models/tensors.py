@@ -51,7 +51,7 @@ def _densenet(config: DenseNetConfig) -> Shapes:
             yield from _convolution(f"features.transition{block}.conv", channels, compressed, 1, norm)
             channels = compressed
     yield from _norm("features.norm5", channels, norm)
-    yield from _head("classifier", channels, config.num_classes)
+    yield from _head("classifier", config.pooled(channels), config.num_classes)
 
 
 def _resnet(config: ResNetConfig) -> Shapes:
@@ -73,7 +73,7 @@ def _resnet(config: ResNetConfig) -> Shapes:
                 yield from _convolution(f"{path}.downsample.0", channels, out, 1, norm)
                 yield from _norm(f"{path}.downsample.1", out, norm)
             channels = out
-    yield from _head("fc", channels, config.num_classes)
+    yield from _head("fc", config.pooled(channels), config.num_classes)
 
 
 def _convolution(path: str, into: int, out: int, kernel: int, norm: Norm) -> Shapes:
