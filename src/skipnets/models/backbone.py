@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.errors import UserError
-from skipnets.models.registry import DenseNetConfig, ModelConfig, Norm, ResNetConfig
+from skipnets.models.registry import ModelConfig, Norm
 
 if TYPE_CHECKING:
+    from skipnets.models.graph import BlockExecution
     from skipnets.models.weights import LoadReport
 
-ConfigT = TypeVar("ConfigT", DenseNetConfig, ResNetConfig)
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 
 class FeatureInfo(TypedDict):
@@ -62,6 +63,17 @@ class Backbone(nn.Module, Generic[ConfigT]):
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
         """The modules between input and last map, in the order in which they run, with their paths."""
         raise NotImplementedError
+
+    def set_block_execution(self, policy: BlockExecution) -> None:
+        """Choose how blocks run in training. Families without dense blocks run plainly only.
+
+        Raises:
+            UserError: For any other policy.
+        """
+        if policy != "plain":
+            raise UserError(
+                f'block_execution="{policy}": must be plain, {self.config.name} has no dense blocks'
+            )
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""

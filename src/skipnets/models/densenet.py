@@ -27,7 +27,7 @@ from skipnets.models.backbone import (
 from skipnets.models.registry import DenseNetConfig, Norm, Stem
 
 if TYPE_CHECKING:
-    from skipnets.models.block_execution import BlockExecution
+    from skipnets.models.graph import BlockExecution
 
 
 class BasicDenseLayer(nn.Module):

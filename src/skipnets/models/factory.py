@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from skipnets.models.densenet import DenseNet
-from skipnets.models.registry import DenseNetConfig, ResNetConfig, model_config
-from skipnets.models.resnet import ResNet
+from skipnets.models.backbone import Backbone
+from skipnets.models.family import family_of
+from skipnets.models.registry import ModelConfig, model_config
 
 
-def build_model(config: DenseNetConfig | ResNetConfig) -> DenseNet | ResNet:
+def build_model(config: ModelConfig) -> Backbone[Any]:
     """The freshly initialized model that a configuration describes, in train mode."""
-    return DenseNet(config) if isinstance(config, DenseNetConfig) else ResNet(config)
+    return family_of(config).module()(config)
 
 
-def create_model(name: str, *, weights: str | Path | None = None, **fields: Any) -> DenseNet | ResNet:
+def create_model(name: str, *, weights: str | Path | None = None, **fields: Any) -> Backbone[Any]:
     """A model by its registry name, freshly initialized or with weights from elsewhere.
 
     Args:

@@ -1,4 +1,4 @@
-"""What is told from a configuration alone is what the built model has."""
+"""The graph of a configuration, against the torch module that is built of it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipnets.models import DenseNetConfig, ResNetConfig, build_model, list_models, model_config
-from skipnets.models.tensors import parameter_count, tensor_shapes
+from skipnets.models import (
+    DenseNetConfig,
+    ResNetConfig,
+    build_model,
+    list_models,
+    model_config,
+    network_graph,
+)
 
 
 def assert_equal_to_the_built_model(config: DenseNetConfig | ResNetConfig) -> None:
     with torch.device("meta"):
         model = build_model(config)
     built = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
-    assert list(tensor_shapes(config).items()) == built
-    assert parameter_count(config) == sum(parameter.numel() for parameter in model.parameters())
+    graph = network_graph(config)
+    assert list(graph.tensors().items()) == built
+    assert graph.parameter_count() == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("name", list_models())
