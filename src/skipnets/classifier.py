@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from skipnets.data.decoding import Source
-    from skipnets.models.densenet import DenseNet
-    from skipnets.models.resnet import ResNet
+    from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
 
     Image = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor
@@ -108,7 +107,7 @@ class Classifier:
     @classmethod
     def from_model(
         cls,
-        model: DenseNet | ResNet,
+        model: Backbone[Any],
         *,
         classes: Sequence[str],
         preprocessing: Preprocessing,
@@ -133,7 +132,7 @@ class Classifier:
         )
 
     @property
-    def model(self) -> DenseNet | ResNet:
+    def model(self) -> Backbone[Any]:
         """The torch module, in the runtime's own hands: changing it changes the classifier.
 
         A classifier that the native engine runs is read again and runs in torch from here on.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +9,12 @@ from typing import Any
 
 from skipnets.classifier import Classifier, describe
 from skipnets.errors import UserError, near_matches
-from skipnets.models.densenet import DenseNet
-from skipnets.models.registry import (
-    REGISTRY,
-    DenseNetConfig,
-    ResNetConfig,
-    config_from_dict,
-    model_config,
-)
-from skipnets.models.resnet import ResNet
+from skipnets.models.backbone import Backbone
+from skipnets.models.family import network_graph
+from skipnets.models.graph import Graph
+from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
 
-Source = str | os.PathLike[str] | DenseNetConfig | ResNetConfig | DenseNet | ResNet | Classifier
+Source = str | os.PathLike[str] | ModelConfig | Backbone[Any] | Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +26,7 @@ class Architecture:
         input_size: Height and width of the images it is meant for.
     """
 
-    config: DenseNetConfig | ResNetConfig
+    config: ModelConfig
     input_size: tuple[int, int]
 
 
@@ -50,10 +44,10 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
         return _with_usual_size(model_config(source, **fields))
     if fields:
         raise UserError(f"{', '.join(fields)}: can be changed for a model's name only, not for {source}")
-    if isinstance(source, DenseNetConfig | ResNetConfig):
+    if isinstance(source, ModelConfig):
         return _with_usual_size(source)
-    if isinstance(source, DenseNet | ResNet):
-        return _with_usual_size(dataclasses.replace(source.config, num_classes=source.num_classes))
+    if isinstance(source, Backbone):
+        return _with_usual_size(source.config)
     if isinstance(source, Classifier):
         config = config_from_dict(source.architecture)
         return Architecture(config=config, input_size=source.preprocessing.size)
@@ -68,7 +62,5 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
     return Architecture(config=config_from_dict(about["architecture"]), input_size=(height, width))
 
 
-def _with_usual_size(config: DenseNetConfig | ResNetConfig) -> Architecture:
-    """Images of 224×224 behind an ImageNet stem, of 32×32 behind a CIFAR stem."""
-    size = 224 if config.stem == "imagenet" else 32
-    return Architecture(config=config, input_size=(size, size))
+def _with_usual_size(config: ModelConfig) -> Architecture:
+    return Architecture(config=config, input_size=(config.usual_size, config.usual_size))

@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.errors import UserError
-from skipnets.models.registry import DenseNetConfig, ModelConfig, Norm, Pooling, ResNetConfig
+from skipnets.models.registry import ModelConfig, Norm, Pooling
 
 if TYPE_CHECKING:
+    from skipnets.models.graph import BlockExecution
     from skipnets.models.weights import LoadReport
 
-ConfigT = TypeVar("ConfigT", DenseNetConfig, ResNetConfig)
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 
 class FeatureMapInfo(TypedDict):
@@ -124,6 +125,17 @@ class Backbone(nn.Module, Generic[ConfigT]):
         """The modules between input and last map, in the order in which they run, with their paths."""
         raise NotImplementedError
 
+    def set_block_execution(self, policy: BlockExecution) -> None:
+        """Choose how blocks run in training. Families without dense blocks run plainly only.
+
+        Raises:
+            UserError: For any other policy.
+        """
+        if policy != "plain":
+            raise UserError(
+                f'block_execution="{policy}": must be plain, {self.config.name} has no dense blocks'
+            )
+
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""
         x = check_input(x, self.config.in_chans, self.config.smallest_size)
@@ -200,15 +212,8 @@ class Backbone(nn.Module, Generic[ConfigT]):
         self.get_classifier().to(weight.device, weight.dtype).train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Save memory by computing layers again in the backward pass, where a model knows how to.
-
-        Raises:
-            UserError: If it does not.
-        """
-        if enable:
-            raise UserError(
-                f"set_grad_checkpointing(True): {self.config.name} has no such policy, DenseNets do"
-            )
+        """The same as `set_block_execution("linear-recompute")`, or `"plain"`, under timm's name."""
+        self.set_block_execution("linear-recompute" if enable else "plain")
 
     def prune_intermediate_layers(
         self,

@@ -26,7 +26,7 @@ from skipnets.models.backbone import (
 from skipnets.models.registry import DenseNetConfig, Norm, Stem
 
 if TYPE_CHECKING:
-    from skipnets.models.block_execution import BlockExecution
+    from skipnets.models.graph import BlockExecution
 
 
 class BasicDenseLayer(nn.Module):
@@ -169,10 +169,6 @@ class DenseNet(Backbone[DenseNetConfig]):
         from skipnets.models.block_execution import execution_report
 
         return execution_report(self)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """The same as `set_block_execution("linear-recompute")`, or `"plain"`, under timm's name."""
-        self.set_block_execution("linear-recompute" if enable else "plain")
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of parameter names, grouped by depth for `timm.optim`'s layer-wise learning rates.

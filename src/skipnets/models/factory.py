@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from skipnets.errors import UserError
-from skipnets.models.densenet import DenseNet
+from skipnets.models.backbone import Backbone
+from skipnets.models.family import family_of
 from skipnets.models.features import FeatureListNet
-from skipnets.models.registry import DenseNetConfig, ResNetConfig, model_config
-from skipnets.models.resnet import ResNet
+from skipnets.models.registry import ModelConfig, model_config
 
 
-def build_model(config: DenseNetConfig | ResNetConfig) -> DenseNet | ResNet:
+def build_model(config: ModelConfig) -> Backbone[Any]:
     """The freshly initialized model that a configuration describes, in train mode."""
-    return DenseNet(config) if isinstance(config, DenseNetConfig) else ResNet(config)
+    return family_of(config).module()(config)
 
 
 @overload
@@ -26,7 +26,7 @@ def create_model(
     weights: str | Path | None = None,
     features_only: Literal[False] = False,
     **fields: Any,
-) -> DenseNet | ResNet: ...
+) -> Backbone[Any]: ...
 @overload
 def create_model(
     model_name: str,
@@ -45,7 +45,7 @@ def create_model(
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
     **fields: Any,
-) -> DenseNet | ResNet | FeatureListNet:
+) -> Backbone[Any] | FeatureListNet:
     """A model by its registry name, freshly initialized or with weights from elsewhere.
 
     Args:

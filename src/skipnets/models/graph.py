@@ -10,15 +10,20 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from skipnets.models.registry import Pooling
 
 Shape = tuple[int, ...]
+BlockExecution = Literal["plain", "linear", "linear-recompute"]
+"""How blocks run in training: operation by operation, or each as one operation in memory proportional to its
+depth, which may repeat its 1×1 convolutions in the backward pass instead of keeping their outputs."""
+BLOCK_EXECUTIONS: tuple[BlockExecution, ...] = get_args(BlockExecution)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +201,8 @@ class Scope:
     """A module that consists of several operations.
 
     Attributes:
-        path: The module's path.
+        path: The module's path. Only a "stem" is no module: it stands for the operations that some execution
+            runs as one.
         kind: What it is, in the field's words: "dense block", "dense layer", "transition", "stage",
             "residual block", "shortcut", "stem".
         start: Index of its first operation.
@@ -220,7 +226,7 @@ class Graph:
         scopes: Modules of several operations, outer ones before those inside them.
         stages: Path of every module between the input and the last map → the value that it gives, in order.
         features: The pooled features, (N, head_hidden_size).
-        logits: The head's output; equal to `features` where there is no head.
+        logits: The head's output; without a head the pooled features, behind their dropout.
     """
 
     name: str
@@ -234,6 +240,35 @@ class Graph:
     def tensors(self) -> dict[str, Shape]:
         """Names and shapes of the state dict, in its order."""
         return {name: shape for operation in self.operations for name, shape in operation.tensors().items()}
+
+    @property
+    def first_convolution(self) -> Convolution:
+        """The one that reads the input."""
+        return next(operation for operation in self.operations if isinstance(operation, Convolution))
+
+    @functools.cached_property
+    def _readers(self) -> dict[int, list[Operation]]:
+        readers: dict[int, list[Operation]] = {}
+        for operation in self.operations:
+            for index in operation.inputs:
+                readers.setdefault(index, []).append(operation)
+        return readers
+
+    def readers(self, value: int) -> list[Operation]:
+        """The operations that read a value."""
+        return self._readers.get(value, [])
+
+    @functools.cached_property
+    def _producers(self) -> dict[int, Operation]:
+        return {operation.output: operation for operation in self.operations}
+
+    def producer(self, value: int) -> Operation | None:
+        """The operation that makes a value; None for the input."""
+        return self._producers.get(value)
+
+    def inside(self, scope: Scope) -> tuple[Operation, ...]:
+        """The operations of a scope."""
+        return self.operations[scope.start : scope.stop]
 
     def parameter_count(self) -> int:
         """How many numbers training learns: running statistics do not count."""
@@ -392,9 +427,8 @@ class GraphBuilder:
             drop_rate: Of the dropout before it.
         """
         features = self._global_pool(x, global_pool)
-        logits = features
+        logits = dropped = self.dropout("head_drop", features, drop_rate)
         if num_classes:
-            dropped = self.dropout("head_drop", features, drop_rate)
             logits = self._add(
                 Linear(
                     name=head,

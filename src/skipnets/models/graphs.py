@@ -6,12 +6,12 @@ Shapes: C channels, k growth rate.
 from __future__ import annotations
 
 from skipnets.models.graph import Graph, GraphBuilder
-from skipnets.models.registry import DenseNetConfig, ResNetConfig
+from skipnets.models.registry import DenseNetConfig, ModelConfig, ResNetConfig
 
 __all__ = ["densenet_graph", "resnet_graph"]
 
 
-def drop_path_rates(config: DenseNetConfig | ResNetConfig) -> list[float]:
+def drop_path_rates(config: ModelConfig) -> list[float]:
     """Stochastic depth of every layer or block, in order: 0 at the first, `drop_path_rate` at the last."""
     count = sum(config.block_config)
     return [config.drop_path_rate * index / max(count - 1, 1) for index in range(count)]
@@ -20,18 +20,16 @@ def drop_path_rates(config: DenseNetConfig | ResNetConfig) -> list[float]:
 def densenet_graph(config: DenseNetConfig) -> Graph:
     """Stem, dense blocks with transitions between them, a last norm and ReLU, and the head."""
     assert config.stem_channels is not None
-    build, norm, bias = (
-        GraphBuilder(name=config.name, in_chans=config.in_chans),
-        config.norm,
-        config.norm is None,
-    )
+    build = GraphBuilder(name=config.name, in_chans=config.in_chans)
+    norm, bias = config.norm, config.norm is None
     rates = iter(drop_path_rates(config))
     if config.stem == "imagenet":
-        x = build.convolution("features.conv0", 0, config.stem_channels, 7, stride=2, bias=bias)
-        build.stage("features.conv0", x)
-        x = build.stage("features.norm0", build.norm("features.norm0", x, norm))
-        x = build.stage("features.relu0", build.relu("features.relu0", x))
-        x = build.stage("features.pool0", build.pool("features.pool0", x, "max", 3, stride=2, padding=1))
+        with build.scope("stem", "stem"):
+            x = build.convolution("features.conv0", 0, config.stem_channels, 7, stride=2, bias=bias)
+            build.stage("features.conv0", x)
+            x = build.stage("features.norm0", build.norm("features.norm0", x, norm))
+            x = build.stage("features.relu0", build.relu("features.relu0", x))
+            x = build.stage("features.pool0", build.pool("features.pool0", x, "max", 3, stride=2, padding=1))
     else:
         x = build.stage(
             "features.conv0", build.convolution("features.conv0", 0, config.stem_channels, 3, bias=bias)

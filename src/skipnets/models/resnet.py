@@ -54,10 +54,10 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.drop_path(self.bn2(self.conv2(self.dropout(y))))
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu1(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(self.dropout(x)))
-        return self.relu2(shortcut + self.drop_path(x))
+        return self.relu2(shortcut + y)
 
 
 class BottleneckBlock(nn.Module):
@@ -93,11 +93,11 @@ class BottleneckBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.relu2(self.bn2(self.conv2(y)))
+        y = self.drop_path(self.bn3(self.conv3(self.dropout(y))))
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu1(self.bn1(self.conv1(x)))
-        x = self.relu2(self.bn2(self.conv2(x)))
-        x = self.bn3(self.conv3(self.dropout(x)))
-        return self.relu3(shortcut + self.drop_path(x))
+        return self.relu3(shortcut + y)
 
 
 class PadShortcut(nn.Module):

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from skipnets.errors import UserError, near_matches
+from skipnets.models.graph import BlockExecution
 from skipnets.models.registry import rename_version_1_fields
 
 T = TypeVar("T")
@@ -20,7 +21,6 @@ T = TypeVar("T")
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-BlockExecution = Literal["plain", "linear", "linear-recompute"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
