@@ -84,3 +84,4 @@ def test_words() -> None:
         "third",
     )
     assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert one_line(ValueError("x" * 1000)) == "x" * 199 + "…"

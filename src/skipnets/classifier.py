@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from skipnets.inputs import Images
-    from skipnets.models.densenet import DenseNet
-    from skipnets.models.resnet import ResNet
+    from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
 
 __all__ = ["Classifier", "Prediction", "describe", "load", "softmax"]
@@ -110,7 +109,7 @@ class Classifier(Display):
     @classmethod
     def from_model(
         cls,
-        model: DenseNet | ResNet,
+        model: Backbone[Any],
         *,
         classes: Sequence[str],
         preprocessing: Preprocessing,
@@ -135,7 +134,7 @@ class Classifier(Display):
         )
 
     @property
-    def model(self) -> DenseNet | ResNet:
+    def model(self) -> Backbone[Any]:
         """The torch module, in the runtime's own hands: changing it changes the classifier.
 
         A classifier that the native engine runs is read again and runs in torch from here on.

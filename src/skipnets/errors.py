@@ -28,6 +28,8 @@ EXTRAS = {
     "deploy": ("nncf", "onnx", "onnxscript", "openvino"),
     "explain": (*_TRAIN, "captum"),
     "report": (*_TRAIN, "captum", "jinja2", "markupsafe"),
+    "heic": ("pillow_heif",),
+    "science": ("tifffile",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
 }
 """Extra → the modules that it installs, as in pyproject.toml."""
@@ -119,7 +121,9 @@ def one_line(error: BaseException, line: int | None = None) -> str:
         error: Its type's name stands for an empty message.
         line: Which line of the message, as an index; None joins all of them.
     """
+    most = 200  # characters; some messages span pages
     lines = [" ".join(part.split()) for part in str(error).splitlines() if part.strip()]
     if not lines:
         return type(error).__name__
-    return " ".join(lines) if line is None else lines[line]
+    text = " ".join(lines) if line is None else lines[line]
+    return text if len(text) <= most else f"{text[: most - 1]}…"

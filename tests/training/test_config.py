@@ -18,13 +18,13 @@ def config(**fields: object) -> TrainConfig:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"lr": -0.1}, "lr: -0.1 is wrong; it should be greater than 0"),
-        ({"lr": float("nan")}, "lr: nan is wrong; it should be a finite number"),
-        ({"epochs": 0}, "epochs: 0 is wrong; it should be greater than or equal to 1"),
-        ({"momentum": 1.0}, "momentum: 1.0 is wrong; it should be less than 1"),
-        ({"recipe": "paper"}, "recipe: 'paper' is wrong; it should be 'scratch', 'finetune'"),
-        ({"milestones": (0.5, 1.5)}, "milestones: 1.5 is wrong; it should be less than 1"),
-        ({"channels": 4}, "channels: 4 is wrong; it should be 1 or 3"),
+        ({"lr": -0.1}, "lr=-0.1: must be greater than 0"),
+        ({"lr": float("nan")}, "lr=nan: must be a finite number"),
+        ({"epochs": 0}, "epochs=0: must be greater than or equal to 1"),
+        ({"momentum": 1.0}, "momentum=1.0: must be less than 1"),
+        ({"recipe": "paper"}, "recipe='paper': must be 'scratch', 'finetune'"),
+        ({"milestones": (0.5, 1.5)}, "milestones=1.5: must be less than 1"),
+        ({"channels": 4}, "channels=4: must be 1 or 3"),
         ({"batchsize": 4}, "batchsize: no such option; did you mean batch_size"),
     ],
 )
@@ -40,6 +40,23 @@ def test_a_missing_option_is_named() -> None:
         TrainConfig(data="digits")  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("written", ["none", "null", "None", None])
+def test_none_has_several_spellings(written: str | None, tmp_path: Path) -> None:
+    assert config(weights=written, epochs=written).weights is None
+    assert config(model_options={"norm": written}).model_options == {"norm": None}
+    path = tmp_path / "run.yaml"
+    path.write_text(f"data: digits\nout: x\nweights: {written or 'null'}\nlr: {written or 'null'}\n")
+    assert (read_config(path).weights, read_config(path).lr) == (None, None)
+    assert config(augmentation="none", imbalance="none").augmentation == "none"
+
+
+def test_milestones_are_not_forgotten() -> None:
+    """A schedule without them would be a constant rate."""
+    with pytest.raises(UserError, match=r"^milestones: must be given for schedule=milestones"):
+        with_recipe(config(schedule="milestones"))
+    assert with_recipe(config(schedule="milestones", milestones=(0.5,))).milestones == (0.5,)
+
+
 def test_yaml_and_back_is_the_same(tmp_path: Path) -> None:
     written = with_recipe(
         config(model_options={"block_config": [2, 2]}, size=(8, 9), mean=(0.5,), splits=Path("a.csv"))
@@ -48,8 +65,32 @@ def test_yaml_and_back_is_the_same(tmp_path: Path) -> None:
     path.write_text(config_to_yaml(written))
     assert read_config(path) == written
     assert list(yaml.safe_load(path.read_text())) == [
-        name for name in FIELDS if name in config_to_dict(written)
+        "format_version",
+        *(name for name in FIELDS if name in config_to_dict(written)),
     ]
+
+
+def test_a_run_of_version_0_1_keeps_its_dropouts(tmp_path: Path) -> None:
+    """Its `drop_rate` was the layers', and nothing but the run folder tells its run.yaml's version."""
+    path = tmp_path / "run.yaml"
+    path.write_text("data: digits\nout: x\nmodel_options: {drop_rate: 0.1, head_drop_rate: 0.3, width: 4}\n")
+    present = {"proj_drop_rate": 0.1, "drop_rate": 0.3, "width": 4}
+    with pytest.raises(
+        UserError, match=r"model_options.drop_rate=0.1: .*add format_version: 2, or 1 for the"
+    ):
+        read_config(path)
+    (tmp_path / "splits.csv").touch()
+    assert read_config(path).model_options == present
+    again = tmp_path / "again.yaml"
+    again.write_text("format_version: 1\n" + path.read_text())
+    assert read_config(again).model_options == present
+    path.write_text(config_to_yaml(read_config(path)))
+    assert read_config(path).model_options == present
+    again.write_text("data: digits\nout: x\nformat_version: 2\nmodel_options: {drop_rate: 0.1}\n")
+    assert read_config(again).model_options == {"drop_rate": 0.1}
+    again.write_text("data: digits\nout: x\nformat_version: 3\n")
+    with pytest.raises(UserError, match=r"format_version=3: must be 1 or 2"):
+        read_config(again)
 
 
 def test_changes_take_precedence_over_the_file(tmp_path: Path) -> None:
@@ -63,7 +104,7 @@ def test_changes_take_precedence_over_the_file(tmp_path: Path) -> None:
     [
         ("data: digits\nout: x\nlearning_rate: 1\n", r"run.yaml: learning_rate: no such option"),
         ("data: digits\nout: x\nlabel_smoothin: 0.1\n", r"no such option; did you mean label_smoothing"),
-        ("data: digits\nout: x\nlr: fast\n", r"run.yaml: lr: 'fast' is wrong"),
+        ("data: digits\nout: x\nlr: fast\n", r"run.yaml: lr='fast': must be a valid number"),
         ("- data\n", r"run.yaml: must be a mapping"),
         ("data: [\n", r"run.yaml: not YAML"),
     ],
@@ -132,7 +173,7 @@ def test_the_papers_recipes_say_what_the_papers_say() -> None:
 def test_the_recipe_follows_from_the_weights() -> None:
     assert with_recipe(config()).recipe == "scratch"
     assert with_recipe(config(weights="imagenet")).recipe == "finetune"
-    with pytest.raises(UserError, match=r"^weights: the recipe finetune needs pretrained ones"):
+    with pytest.raises(UserError, match=r"^weights: must be given for recipe=finetune"):
         with_recipe(config(recipe="finetune"))
 
 

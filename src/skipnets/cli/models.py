@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from skipnets.cli.output import print_json, print_tables
 from skipnets.errors import UserError, near_matches
-from skipnets.models.registry import REGISTRY, DenseNetConfig, ResNetConfig, config_to_dict, list_models
-from skipnets.models.tensors import parameter_count
+from skipnets.models.family import network_graph
+from skipnets.models.registry import REGISTRY, config_to_dict, list_models
 from skipnets.tables import make_table
 
 
@@ -25,10 +25,7 @@ def models(pattern: str = "*", /, *, json: bool = False) -> None:
         raise UserError(f'no model matches "{pattern}"{near_matches(pattern, REGISTRY)}')
     if json:
         print_json(
-            {
-                name: {**config_to_dict(REGISTRY[name]), "parameters": parameter_count(REGISTRY[name])}
-                for name in names
-            }
+            {name: {**config_to_dict(REGISTRY[name]), "parameters": _parameters(name)} for name in names}
         )
         return
     headings = ("name", "parameters", "blocks", "made of", "stem", "classes")
@@ -37,9 +34,9 @@ def models(pattern: str = "*", /, *, json: bool = False) -> None:
         (
             (
                 name,
-                f"{parameter_count(REGISTRY[name]):,}",
+                f"{_parameters(name):,}",
                 "-".join(map(str, REGISTRY[name].block_config)),
-                _made_of(REGISTRY[name]),
+                REGISTRY[name].description,
                 REGISTRY[name].stem,
                 str(REGISTRY[name].num_classes),
             )
@@ -49,13 +46,5 @@ def models(pattern: str = "*", /, *, json: bool = False) -> None:
     print_tables([table])
 
 
-def _made_of(config: DenseNetConfig | ResNetConfig) -> str:
-    if isinstance(config, DenseNetConfig):
-        bottleneck = "no bottleneck" if config.bottleneck is None else f"bottleneck {config.bottleneck}k"
-        return f"dense layers, k={config.growth_rate}, {bottleneck}, compression {config.compression:g}"
-    shape = f"{config.block} blocks, width {config.width}"
-    if config.groups > 1:
-        return f"{shape}, {config.groups} groups of {config.width_per_group}"
-    if config.width_per_group != 64:
-        return f"{shape}, {config.width_per_group // 64} times wider inside"
-    return shape
+def _parameters(name: str) -> int:
+    return network_graph(REGISTRY[name]).parameter_count()

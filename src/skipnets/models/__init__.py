@@ -1,14 +1,16 @@
-"""DenseNets and ResNets, their registry, and weights from elsewhere."""
+"""DenseNet, ResNet and further families: registry, graphs, modules, and weights from elsewhere."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from skipnets.lazy import lazy_exports
+from skipnets.models import family as _family  # noqa: F401 - registers the families of this package
 
 if TYPE_CHECKING:
     from skipnets.models.densenet import DenseNet
     from skipnets.models.factory import build_model, create_model
+    from skipnets.models.family import Family, network_graph, register_family
     from skipnets.models.registry import (
         DenseNetConfig,
         ResNetConfig,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DenseNet",
     "DenseNetConfig",
+    "Family",
     "ResNet",
     "ResNetConfig",
     "build_model",
@@ -30,6 +33,8 @@ __all__ = [
     "create_model",
     "list_models",
     "model_config",
+    "network_graph",
+    "register_family",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -37,6 +42,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "DenseNet": "densenet",
         "DenseNetConfig": "registry",
+        "Family": "family",
         "ResNet": "resnet",
         "ResNetConfig": "registry",
         "build_model": "factory",
@@ -45,6 +51,8 @@ __getattr__, __dir__ = lazy_exports(
         "create_model": "factory",
         "list_models": "registry",
         "model_config": "registry",
+        "network_graph": "family",
+        "register_family": "family",
     },
     extra="train",
 )

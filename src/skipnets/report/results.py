@@ -82,7 +82,7 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
         raise UserError(
             f"{folder}: {run_folder.EVALUATION} or {run_folder.PREDICTIONS} is damaged, or they do not fit "
-            f"({one_line(error)[:200]}); skipnets evaluate {folder} --output {folder} "
+            f"({one_line(error)}); skipnets evaluate {folder} --output {folder} "
             "writes them anew"
         ) from error
 

@@ -15,9 +15,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from skipnets.errors import UserError, near_matches, needs_extra
-from skipnets.runtimes.runtime import InputType, Runtime, TensorsDoNotFitError
+from skipnets.runtimes.runtime import Runtime, TensorsDoNotFitError
 
-__all__ = ["RUNTIMES", "InputType", "Runtime", "TensorsDoNotFitError", "open_runtime"]
+__all__ = ["RUNTIMES", "Runtime", "TensorsDoNotFitError", "open_runtime"]
 
 _LOG = logging.getLogger("skipnets")
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from skipnets import run_folder
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
+from skipnets.models.registry import rename_version_1_fields
 
 __all__ = [
     "FORMAT_VERSION",
@@ -30,7 +31,7 @@ __all__ = [
     "write_model_file",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEY = "skipnets"
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -143,7 +144,7 @@ def _diagnosis(path: Path) -> str:
 
 
 def parse_metadata(path: Path, text: str) -> dict[str, Any]:
-    """The metadata that were found in a file, their version judged.
+    """The metadata that were found in a file, in the form of this version.
 
     Raises:
         UserError: If they are damaged or from a newer version.
@@ -161,11 +162,19 @@ def parse_metadata(path: Path, text: str) -> dict[str, Any]:
             'pip install --upgrade "skipnets"'
         )
     assert isinstance(metadata, dict)
-    return _renamed(metadata) if version == 1 else metadata
+    return _from_version_1(metadata) if version == 1 else metadata
+
+
+def _from_version_1(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What version 0.1 wrote, in the words of this version."""
+    metadata = _renamed(metadata)
+    if isinstance(metadata.get("architecture"), dict):
+        metadata["architecture"] = rename_version_1_fields(metadata["architecture"])
+    return metadata
 
 
 def _renamed(value: Any) -> Any:
-    """Metadata of version 0.1, which said "pictures" for images."""
+    """Images were called "pictures"."""
     if not isinstance(value, dict):
         return value
     return {"images" if key == "pictures" else key: _renamed(inner) for key, inner in value.items()}

@@ -26,11 +26,10 @@ from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError, listed, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import atomic_path
-from skipnets.models.densenet import DenseNet
-from skipnets.models.resnet import ResNet
+from skipnets.models.backbone import Backbone
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
 from skipnets.training.config import ResolvedConfig, TrainConfig
-from skipnets.training.curves import draw_curves
+from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
@@ -207,7 +206,8 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
             f"{len(skipped)} images could not be decoded and were left out: {listed(skipped)}; "
             f"see {run.skipped_file}"
         )
-    draw_curves(run.rows, run.best_epoch, run.curves, title=f"{config.model} on {config.data}")
+    title = f"{config.model} on {config.data}"
+    draw_curves(run.rows, run.best_epoch, run.curves, title=title, note=loss_note(config))
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
         return
@@ -225,7 +225,7 @@ def _save_best(
     preprocessing: Preprocessing,
     classes: tuple[str, ...],
     counts: dict[str, int],
-    model: DenseNet | ResNet,
+    model: Backbone[Any],
     row: Row,
 ) -> None:
     """Write the model file, with where its weights come from."""

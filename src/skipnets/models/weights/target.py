@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +10,6 @@ from torch import Tensor, nn
 
 from skipnets.models.backbone import Backbone
 
-_LISTED = 8
-
 
 class NoMatch(Exception):  # noqa: N818 - an answer, which the caller turns into an error for the user
     """Why a source's tensors cannot become a model's, in words for the user."""
@@ -20,13 +17,6 @@ class NoMatch(Exception):  # noqa: N818 - an answer, which the caller turns into
 
 class Ambiguous(NoMatch):
     """Several pairings are possible, and nothing says which is right."""
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names for a one-line message; of many, the first."""
-    names = list(names)
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
 
 
 @dataclass(frozen=True, kw_only=True)
