@@ -21,7 +21,7 @@ from tests.report.conftest import HOSTILE_CLASSES, HOSTILE_FILE, make_run, write
 
 from skipnets.classifier import load
 from skipnets.errors import UserError
-from skipnets.evaluation.calibration import reliability
+from skipnets.evaluation.reliability import reliability
 from skipnets.report import write_report
 from skipnets.report.charts import draw_reliability, one_class_curves
 from skipnets.report.gallery import ALL_CELLS, RIGHT_CELL, WRONG_CELL, confusion_cells, least_certain

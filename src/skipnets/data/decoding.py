@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from skipnets.errors import UserError, install_command, one_line
 
@@ -62,17 +62,6 @@ MAX_PIXELS = 89_478_485
 # How much finer than its result a reduced JPEG is. With 1, crops are 4 % less sharp than from the whole
 # image, with 2 the difference is below 1 % (Pillow's thumbnail() takes 2 as well).
 _REDUCING_GAP = 2
-
-# How an image that was stored with an EXIF orientation is turned upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class ImageDecodeError(UserError):
@@ -287,13 +276,10 @@ def _orientation(image: Image.Image) -> int:
 def _upright(image: Image.Image) -> Image.Image:
     # First, because PNG may hold its EXIF block behind the pixels, and Pillow turns TIFF by itself in load().
     image.load()
-    turn = _UPRIGHT.get(_orientation(image))
-    if turn is None:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
         return image
-    upright = image.transpose(turn)
-    # The copy still carries the EXIF block; whoever opened it again would turn it twice.
-    upright.info = {key: value for key, value in image.info.items() if key == "transparency"}
-    return upright
 
 
 def _converted(image: Image.Image, channels: int | None) -> Image.Image:

@@ -32,7 +32,8 @@ from skipnets.files import atomic_path
 from skipnets.tables import Display
 
 with needs_extra("train"):
-    from skipnets.evaluation.metrics import CALIBRATION_BINS, Metrics, measure
+    from skipnets.evaluation.metrics import Metrics, measure
+    from skipnets.evaluation.reliability import CALIBRATION_BINS
 
 if TYPE_CHECKING:
     from rich.table import Table
