@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -78,8 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with needs_extra(), _imports_unwrapped():
             status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
-    except (cyclopts.CycloptsError, UserError) as error:
+    except cyclopts.CycloptsError as error:
         _say(str(error))
+        return 2
+    except UserError as error:
+        _say(_as_typed(str(error), words[0] if words else None))
         return 2
     except KeyboardInterrupt as interruption:
         _say(str(interruption) or "interrupted")
@@ -99,6 +103,21 @@ def _imports_unwrapped() -> Iterator[None]:
         if isinstance(error.__cause__, ModuleNotFoundError | UserError):
             raise error.__cause__ from None
         raise
+
+
+def _as_typed(message: str, command: str | None) -> str:
+    """A library's error with the option as it is typed: "--batch-size=0: must be at least 1"."""
+    match = re.match(r"([a-z]\w*)(=|: )", message)
+    if match is None or command not in COMMANDS:
+        return message
+    option = f"--{match[1].replace('_', '-')}"
+    arguments = make_app(command)[command].assemble_argument_collection()
+    if option not in {name for argument in arguments for name in argument.names}:
+        return message
+    rest = message[match.end() :]
+    if match[2] == "=":
+        return f"{option}={rest}"
+    return f"{option} {rest}" if rest.startswith("must") else f"{option}: {rest}"
 
 
 def _say(message: str) -> None:

@@ -264,7 +264,7 @@ def _check_options(
     if input_type not in get_args(InputType):
         raise UserError(f"input={input_type}: must be {' or '.join(get_args(InputType))}")
     if int8 and calibration is None:
-        raise UserError("int8 needs calibration images: --calibration DATA")
+        raise UserError("calibration: must be given for int8, labeled images of the same classes")
     if int8 and file_format == "pt2":
         raise UserError('int8 is for the formats "openvino" and "onnx", not "pt2"')
     if not max_drop >= 0:

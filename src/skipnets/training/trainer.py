@@ -162,7 +162,7 @@ def _trainer(run: Run, config: ResolvedConfig, callbacks: list[Callback]) -> pl.
             deterministic=None if on_cpu else "warn",
             benchmark=False,
         )
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         options = ("accelerator", "devices", "strategy", "precision")
         given = ", ".join(f"{name}={getattr(config, name)!r}" for name in options)
         raise UserError(f"{given}: {one_line(error)}") from None
