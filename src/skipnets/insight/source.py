@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ Source = str | os.PathLike[str] | ModelConfig | Backbone[Any] | Classifier
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What a network is, without its numbers.
+    """What a network is, without its weights.
 
     Attributes:
         config: Its configuration.
@@ -28,6 +29,28 @@ class Architecture:
 
     config: ModelConfig
     input_size: tuple[int, int]
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """Its operations."""
+        return network_graph(self.config)
+
+    def image_size(self, wanted: int | tuple[int, int] | None) -> tuple[int, int]:
+        """Height and width of the images: those that were asked for, or the usual ones.
+
+        Raises:
+            UserError: If images of this size are too small for the network.
+        """
+        height, width = (wanted, wanted) if isinstance(wanted, int) else wanted or self.input_size
+        if min(height, width) < 1:
+            raise UserError(f"input_size={height}×{width}: must be at least 1")
+        smallest = self.config.smallest_size
+        if min(height, width) < smallest:
+            raise UserError(
+                f"input_size={height}×{width}: too small for {self.config.name}, "
+                f"the smallest that works is {smallest}×{smallest}"
+            )
+        return height, width
 
 
 def architecture_of(source: Source, **fields: Any) -> Architecture:

@@ -55,6 +55,14 @@ class Operation:
         """Names and shapes of its tensors in the state dict, in its order."""
         return {}
 
+    def parameter_count(self) -> int:
+        """How many numbers training learns: running statistics do not count."""
+        return sum(
+            math.prod(shape)
+            for name, shape in self.tensors().items()
+            if name.rpartition(".")[2] in ("weight", "bias")
+        )
+
     def output_size(self, size: int) -> int:
         """Height (or width) of the output for an input of this height (or width)."""
         return size
@@ -272,8 +280,7 @@ class Graph:
 
     def parameter_count(self) -> int:
         """How many numbers training learns: running statistics do not count."""
-        buffers = ("running_mean", "running_var", "num_batches_tracked")
-        return sum(math.prod(shape) for name, shape in self.tensors().items() if not name.endswith(buffers))
+        return sum(operation.parameter_count() for operation in self.operations)
 
     def shapes(self, height: int, width: int) -> list[Shape]:
         """The shape of every value for one image of this size: (C, H, W), or (C,)."""
