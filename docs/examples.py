@@ -33,7 +33,7 @@ _BLOCK = re.compile(
 
 def rewritten(page: str) -> str:
     """The page's text with what its blocks print now."""
-    names: dict[str, Any] = {"__name__": "page"}
+    names: dict[str, Any] = {"__name__": "__main__"}
 
     def run(block: re.Match[str]) -> str:
         code = block["code"]
