@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 import torch
+from tests.helpers.classifiers import make_classifier
 
 # How long one example takes says more about the machine's other work than about what is tested.
 hypothesis.settings.register_profile("skipnets", deadline=None)
@@ -35,8 +36,6 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def exported_classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     """A small classifier, opened from its file."""
-    from tests.deploy.conftest import make_classifier
-
     from skipnets.classifier import load
 
     path = tmp_path_factory.mktemp("run") / "model.safetensors"

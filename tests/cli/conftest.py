@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pytest
-from PIL import Image
+from tests.helpers.commands import QUICK, Result, write_image
 
 from skipnets.cli import main
-
-
-class Result(NamedTuple):
-    """What a command gave: its exit status and what it wrote."""
-
-    status: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -33,13 +23,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return call
 
 
-def write_image(path: Path, brightness: int, seed: int = 0) -> None:
-    """A noisy 16×16 PNG about that bright."""
-    noise = np.random.default_rng(seed).integers(0, 60, (16, 16, 3))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((brightness + noise).astype(np.uint8)).save(path)
-
-
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty dark and twenty bright images in two folders."""
@@ -48,17 +31,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_image(root / "dark" / f"{index:02}.png", 10, index)
         write_image(root / "bright side" / f"{index:02}.png", 180, 100 + index)
     return root
-
-
-TINY = [
-    "--model",
-    "densenet_bc40_k12",
-    "--model-options.block-config",
-    "[1,1]",
-    "--model-options.growth-rate",
-    4,
-]
-QUICK = [*TINY, "--epochs", 4, "--batch-size", 8, "--ema", 0, "--workers", 0, "--augmentation", "flip"]
 
 
 @pytest.fixture(scope="session")

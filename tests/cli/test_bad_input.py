@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import QUICK, Result, write_image
+from tests.helpers.commands import QUICK, Result, write_image
 
 
 @pytest.fixture

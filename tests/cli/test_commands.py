@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from tests.cli.conftest import QUICK, write_image
+from tests.helpers.commands import QUICK, write_image
 
 import skipnets
 from skipnets.cli import COMMANDS

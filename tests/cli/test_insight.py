@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.cli.conftest import QUICK, Result, write_image
+from tests.helpers.commands import QUICK, Result, write_image
 
 from skipnets.cli import main
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import QUICK, write_image
+from tests.helpers.commands import QUICK, write_image
 
 import skipnets
 from skipnets.cli import main

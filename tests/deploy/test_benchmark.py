@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from tests.deploy.conftest import make_classifier
+from tests.helpers.classifiers import make_classifier
 
 from skipnets.classifier import Classifier
 from skipnets.cli import main

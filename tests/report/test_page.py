@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from tests.report.conftest import HOSTILE_CLASSES, HOSTILE_FILE, make_run, write_images
+from tests.helpers.runs import HOSTILE_CLASSES, HOSTILE_FILE, make_run, write_images
 
 from skipnets.classifier import load
 from skipnets.errors import UserError

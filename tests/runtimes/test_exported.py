@@ -13,7 +13,7 @@ import openvino
 import pytest
 import torch
 from PIL import Image
-from tests.deploy.conftest import FORMATS, some_image
+from tests.helpers.classifiers import FORMATS, some_image
 
 from skipnets.classifier import Classifier, describe, load
 from skipnets.deploy.export import Export

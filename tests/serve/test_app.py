@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from PIL import Image
-from tests.serve.conftest import CLASSES, make_colors, make_image, ready, served, wait_until
+from tests.helpers.serving import CLASSES, make_colors, make_image, ready, served, wait_until
 
 from skipnets.classifier import Classifier
 from skipnets.errors import UserError

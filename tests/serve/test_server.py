@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from tests.serve.conftest import make_image, wait_until
+from tests.helpers.serving import make_image, wait_until
 
 from skipnets.classifier import Classifier
 from skipnets.cli import main
@@ -41,7 +41,7 @@ sys.exit(status)
 # A server whose network takes its time.
 SLOW = """
 import logging, sys
-from tests.serve.conftest import make_colors
+from tests.helpers.serving import make_colors
 from skipnets.serve import create_app, run_server
 logging.getLogger("skipnets").addHandler(logging.StreamHandler())
 logging.getLogger("skipnets").setLevel(logging.INFO)
