@@ -39,3 +39,33 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "light"
     assert main([str(word) for word in ["train", photos, "--out", out, *QUICK]]) == 0
     return out
+
+
+RESNET = ["--model", "resnet20", "--model-options.block-config", "[1,1]", "--model-options.width", 8]
+
+
+@pytest.fixture(scope="session")
+def runs(trained: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of each family. Not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "residual"
+    options = [*RESNET, *QUICK[QUICK.index("--epochs") :]]
+    assert main([str(word) for word in ["train", photos, "--out", out, *options]]) == 0
+    return {"densenet": trained, "resnet": out}
+
+
+@pytest.fixture(scope="session")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dark and bright images, of which a third are in the wrong folder."""
+    root = tmp_path_factory.mktemp("noisy")
+    for index in range(60):
+        is_dark = bool(index % 2) != (index % 3 == 0)
+        write_image(root / ("a" if index % 2 else "b") / f"{index}.png", 10 if is_dark else 180, index)
+    return root
+
+
+@pytest.fixture(scope="session")
+def unsure(noisy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on those. Not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "unsure"
+    assert main([str(word) for word in ["train", noisy, "--out", out, *QUICK]]) == 0
+    return out

@@ -35,7 +35,7 @@ class Means:
     """
 
     name = "onnxruntime"
-    input_type: Literal["uint8"] = "uint8"
+    input_type: Literal["uint8", "float32"] = "uint8"
     device = "cpu"
 
     def __init__(self) -> None:
