@@ -96,7 +96,7 @@ def test_an_answer_holds_no_traceback(
     for failure in (RuntimeError("secret in /home/somebody"), TimeoutError("of somebody else")):
         colors.runtime.failure = failure
         response = client.post("/v1/predict", files=upload(make_image("red")))
-        assert detail(response, 500) == "internal error; the server's log has more"
+        assert detail(response, 500) == "internal error; see the server's log"
         assert str(failure) in caplog.text
     colors.runtime.failure = None
     assert client.post("/v1/predict", files=upload(make_image("red"))).status_code == 200
