@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from skipnets.evaluation.evaluating import Evaluation
 from skipnets.evaluation.metrics import measure
+from skipnets.report.results import Results
 
 CLASSES = ("a", "b", "c")
 
@@ -52,3 +53,17 @@ def make_answers(
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count) if labels is None else labels
     return rng.normal(size=(count, 3)) + strength * np.eye(3)[labels], labels
+
+
+def results_of(count: int, classes: int) -> Results:
+    """Random answers to so many images."""
+    rng = np.random.default_rng(0)
+    return Results(
+        folder=Path(),
+        evaluation={},
+        classes=tuple(map(str, range(classes))),
+        names=[str(index) for index in range(count)],
+        labels=rng.integers(0, classes, count),
+        logits=rng.normal(size=(count, classes)),
+        temperature=1.0,
+    )

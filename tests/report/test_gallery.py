@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
+from tests.helpers.results import results_of
 
 from skipnets.report.gallery import ALL_CELLS, RIGHT_CELL, WRONG_CELL, confusion_cells, least_certain
 from skipnets.report.gallery import most_confident_mistakes as mistakes
-from skipnets.report.results import Results
-
-
-def results_of(count: int, classes: int) -> Results:
-    rng = np.random.default_rng(0)
-    return Results(
-        folder=Path(),
-        evaluation={},
-        classes=tuple(map(str, range(classes))),
-        names=[str(index) for index in range(count)],
-        labels=rng.integers(0, classes, count),
-        logits=rng.normal(size=(count, classes)),
-        temperature=1.0,
-    )
 
 
 def test_the_number_of_images_is_bounded() -> None:

@@ -17,6 +17,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 from tests.helpers.browser import chromium
+from tests.helpers.results import results_of
 from tests.helpers.runs import HOSTILE_CLASSES, HOSTILE_FILE, make_run, write_images
 
 from skipnets.classifier import load
