@@ -37,9 +37,9 @@ VARIANTS = [
     ("densenet_bc40_k12", {"block_config": (2, 3)}),
     ("densenet40_k12", {"block_config": (2, 1), "norm": "group"}),
     ("densenet121", {"block_config": (2, 1, 2), "norm": None, "in_chans": 1}),
-    ("densenet121", {"block_config": (1, 2), "drop_rate": 0.2, "drop_path_rate": 0.3, "head_drop_rate": 0.1}),
+    ("densenet121", {"block_config": (1, 2), "proj_drop_rate": 0.2, "drop_path_rate": 0.3, "drop_rate": 0.1}),
     ("resnet20", {"block_config": (1, 2, 1)}),
-    ("resnet18", {"block_config": (1, 2), "width": 8, "drop_rate": 0.2, "drop_path_rate": 0.3}),
+    ("resnet18", {"block_config": (1, 2), "width": 8, "proj_drop_rate": 0.2, "drop_path_rate": 0.3}),
     ("resnet50", {"block_config": (1, 2, 1), "width": 16, "output_stride": 8}),
     ("resnext50_32x4d", {"block_config": (1, 1), "num_classes": 0}),
 ]

@@ -160,7 +160,7 @@ def colors_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     colors = make_colors()
     about = {
-        "format_version": 1,
+        "format_version": 2,
         "architecture": colors.architecture,
         "classes": list(colors.classes),
         "preprocessing": colors.preprocessing.to_dict(),

@@ -267,7 +267,7 @@ def test_an_answer_holds_no_traceback(
     for failure in (RuntimeError("secret in /home/somebody"), TimeoutError("of somebody else")):
         colors.runtime.failure = failure
         response = client.post("/v1/predict", files=upload(make_image("red")))
-        assert detail(response, 500) == "internal error; the server's log has more"
+        assert detail(response, 500) == "internal error; see the server's log"
         assert str(failure) in caplog.text
     colors.runtime.failure = None
     assert client.post("/v1/predict", files=upload(make_image("red"))).status_code == 200
@@ -402,5 +402,5 @@ def test_examples_are_shown_by_their_number_alone(serving: Serving) -> None:
     "limits", [{"files": 0}, {"seconds": -1}, {"pixels": 10**9}, {"files": 300}, {"queue": 3}]
 )
 def test_impossible_limits_are_refused(limits: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="limits: "):
+    with pytest.raises(UserError, match=r"=\S+: must be "):
         Limits(**limits)

@@ -148,21 +148,20 @@ def test_a_port_in_use_is_one_line_and_status_2(
         port = taken.getsockname()[1]
         assert main(["serve", str(colors_onnx), "--port", str(port)]) == 2
     assert capsys.readouterr().err == (
-        f"skipnets: port {port} on 127.0.0.1 is in use: "
-        "take another with --port, or --port 0 for a free one\n"
+        f"skipnets: port={port}: in use on 127.0.0.1; choose another, or 0 for a free one\n"
     )
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--port", "70000"], "port must be from 0 to 65535, not 70000"),
-        (["--host", "256.0.0.1"], "host: 256.0.0.1 is no address of this machine"),
-        (["--host", "203.0.113.7"], "host: 203.0.113.7 is no address of this machine"),
-        (["--batch-size", "0"], "batch_size must be at least 1, not 0"),
-        (["--workers", "0"], "workers must be at least 1, not 0"),
-        (["--max-files", "0"], "limits: files must be above 0, not 0"),
-        (["--max-megapixels", "100"], "limits: pixels must be at most 89,478,485"),
+        (["--port", "70000"], "port=70000: must be from 0 to 65535"),
+        (["--host", "256.0.0.1"], "host=256.0.0.1: not an address of this machine"),
+        (["--host", "203.0.113.7"], "host=203.0.113.7: not an address of this machine"),
+        (["--batch-size", "0"], "batch_size=0: must be at least 1"),
+        (["--workers", "0"], "workers=0: must be at least 1"),
+        (["--max-files", "0"], "files=0: must be above 0"),
+        (["--max-megapixels", "100"], "pixels=100,000,000: must be at most 89,478,485"),
         (["--examples", "nowhere"], "nowhere"),
         (["--token", ""], "token: must be printable ASCII"),
         (["--port", "0", "--threads", "0"], "threads must be at least 1, not 0"),

@@ -48,8 +48,32 @@ def test_yaml_and_back_is_the_same(tmp_path: Path) -> None:
     path.write_text(config_to_yaml(written))
     assert read_config(path) == written
     assert list(yaml.safe_load(path.read_text())) == [
-        name for name in FIELDS if name in config_to_dict(written)
+        "format_version",
+        *(name for name in FIELDS if name in config_to_dict(written)),
     ]
+
+
+def test_a_run_of_version_0_1_keeps_its_dropouts(tmp_path: Path) -> None:
+    """Its `drop_rate` was the layers', and nothing but the run folder tells its run.yaml's version."""
+    path = tmp_path / "run.yaml"
+    path.write_text("data: digits\nout: x\nmodel_options: {drop_rate: 0.1, head_drop_rate: 0.3, width: 4}\n")
+    present = {"proj_drop_rate": 0.1, "drop_rate": 0.3, "width": 4}
+    with pytest.raises(
+        UserError, match=r"model_options.drop_rate=0.1: .*add format_version: 2, or 1 for the"
+    ):
+        read_config(path)
+    (tmp_path / "splits.csv").touch()
+    assert read_config(path).model_options == present
+    again = tmp_path / "again.yaml"
+    again.write_text("format_version: 1\n" + path.read_text())
+    assert read_config(again).model_options == present
+    path.write_text(config_to_yaml(read_config(path)))
+    assert read_config(path).model_options == present
+    again.write_text("data: digits\nout: x\nformat_version: 2\nmodel_options: {drop_rate: 0.1}\n")
+    assert read_config(again).model_options == {"drop_rate": 0.1}
+    again.write_text("data: digits\nout: x\nformat_version: 3\n")
+    with pytest.raises(UserError, match=r"format_version=3: must be 1 or 2"):
+        read_config(again)
 
 
 def test_changes_take_precedence_over_the_file(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ EVERYTHING = {
     "optimizer": "adamw",
     "lr": 0.01,
     "accumulate": 2,
-    "model_options": {"block_config": [2, 2], "growth_rate": 4, "drop_rate": 0.1, "drop_path_rate": 0.1},
+    "model_options": {"block_config": [2, 2], "growth_rate": 4, "proj_drop_rate": 0.1, "drop_path_rate": 0.1},
 }
 
 
@@ -296,7 +296,7 @@ def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
         ({"fractions": (0.8, 0, 0.2)}, r"^fractions: there are no images to choose the best epoch on"),
         ({"fractions": (0.8, 0.1, 0.2)}, r"fractions"),
         ({"batch_size": 1}, r"^batch_size: 1 is too small for densenet_bc40_k12; its batch norms need"),
-        ({"freeze": 9}, r"^freeze: 9 is too many; densenet_bc40_k12 has 3 stages"),
+        ({"freeze": 9}, r"^freeze=9: must be at most 3, the stages of densenet_bc40_k12"),
         ({"mean": (0.1, 0.2, 0.3)}, r"mean=.*must have 1 values"),
         ({"data": "digit"}, r"^digit: no such folder.*did you mean digits"),
         ({"accelerator": "toaster"}, r"accelerator='toaster'"),
