@@ -71,12 +71,24 @@ def test_other_missing_modules_are_defects() -> None:
         __import__("skipnets.nowhere")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [("densenet112", "densenet121"), ("resnet81", "resnet18"), ("DenseNet121", "densenet121")],
+)
+def test_the_nearest_name_comes_first(wrong: str, named: str) -> None:
+    known = ("densenet121", "densenet169", "resnet18")
+    assert near_matches(wrong, known).startswith(f"; did you mean {named}")
+
+
+def test_nothing_is_suggested_where_nothing_is_near() -> None:
+    assert near_matches("alexnet-owt", ["vgg16"]) == ""
+    assert near_matches("x", []) == ""
+
+
 def test_words() -> None:
     assert listed("abc") == "a, b, c"
     assert listed("abcdefgh") == "a, b, c, d, e and 3 more"
     assert listed("abcd", 3) == "a, b, c and 1 more"
-    assert near_matches("resnet19", ["resnet18", "vgg"]) == "; did you mean resnet18?"
-    assert near_matches("xyz", ["resnet18"]) == ""
     error = RuntimeError("  first\n\n second  line\nthird ")
     assert (one_line(error), one_line(error, 0), one_line(error, -1)) == (
         "first second line third",
