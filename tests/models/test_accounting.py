@@ -47,6 +47,13 @@ def test_parameters_and_macs_agree_with_torchinfo_and_the_flop_counter(name: str
     assert 2 * sum(macs(graph, size, size)) == counter.get_total_flops()
 
 
+@pytest.mark.parametrize(("name", "expected"), [("densenet121", 2.83e9), ("resnet50", 4.09e9)])
+def test_macs_are_the_published_ones(name: str, expected: float) -> None:
+    """torchvision's documentation gives these numbers as GFLOPS: 2.83 and 4.09."""
+    counted = sum(macs(network_graph(model_config(name)), 224, 224))
+    assert counted == pytest.approx(expected, rel=0.005)
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "execution"),
     [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from skipnets.models import (
     DenseNetConfig,
@@ -15,24 +18,75 @@ from skipnets.models import (
     model_config,
     network_graph,
 )
+from skipnets.models.registry import ModelConfig
+
+ALL = [pytest.param(name, marks=pytest.mark.slow if name == "resnet1202" else ()) for name in list_models()]
 
 
-def assert_equal_to_the_built_model(config: DenseNetConfig | ResNetConfig) -> None:
+def assert_equal_to_the_built_model(config: ModelConfig) -> None:
+    """Names, shapes and order of tensors, of modules that run, and of what they give."""
+    graph = network_graph(config)
     with torch.device("meta"):
         model = build_model(config)
     built = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
-    graph = network_graph(config)
     assert list(graph.tensors().items()) == built
     assert graph.parameter_count() == sum(parameter.numel() for parameter in model.parameters())
+    assert list(graph.stages) == [path for path, _ in model.stages()]
+    assert graph.values[graph.features].channels == model.num_features
+
+    height, width = config.smallest_size + 12, config.smallest_size + 17
+    ran = _run(model, (config.in_chans, height, width))
+    shapes = graph.shapes(height, width)
+    paths = dict(model.named_modules())
+    told = [(operation.name, shapes[operation.output]) for operation in graph.operations]
+    # A concatenation or addition has the name of the module that contains it, which is no leaf.
+    told = [(path, shape) for path, shape in told if path in paths and not _parts(paths[path])]
+    last = [
+        entry
+        for entry, following in zip(told, [*told[1:], ("", ())], strict=True)
+        if entry[0] != following[0]
+    ]
+    assert last == [entry for entry in ran if not _parts(paths[entry[0]]) and _computes(paths[entry[0]])]
+    outputs = dict(ran)
+    for scope in graph.scopes:
+        if scope.kind != "stem":
+            assert shapes[graph.operations[scope.stop - 1].output] == outputs[scope.path]
+    for path, value in graph.stages.items():
+        assert shapes[value] == outputs[path]
+    assert shapes[graph.logits] == outputs[""]
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_shapes_are_the_state_dict_s(name: str) -> None:
+def _run(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    """Path and output shape of every module, in the order in which they end."""
+    ran: list[tuple[str, tuple[int, ...]]] = []
+
+    def note(path: str) -> Any:
+        return lambda _module, _inputs, output: ran.append((path, tuple(output.shape[1:])))
+
+    for path, module in model.named_modules():
+        module.register_forward_hook(note(path))
+    with torch.device("meta"), torch.no_grad():
+        model.eval()(torch.empty(2, *shape))  # Group norm refuses one value a group.
+    return ran
+
+
+def _parts(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None
+
+
+def _computes(module: nn.Module) -> bool:
+    """Not an identity, nor dropout or stochastic depth of rate 0."""
+    return not isinstance(module, nn.Identity) and getattr(module, "p", 1) > 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_graph_of_every_model(name: str) -> None:
     assert_equal_to_the_built_model(model_config(name))
 
 
 norms = st.sampled_from(["batch", "group", None])
 stems = st.sampled_from(["imagenet", "cifar"])
+rates = st.sampled_from([0.0, 0.3])
 stages = st.lists(st.integers(1, 3), min_size=1, max_size=4)
 
 
@@ -45,8 +99,11 @@ stages = st.lists(st.integers(1, 3), min_size=1, max_size=4)
     norm=norms,
     in_chans=st.integers(1, 4),
     num_classes=st.integers(0, 3),
+    drop_rate=rates,
+    head_drop_rate=rates,
+    drop_path_rate=rates,
 )
-def test_shapes_of_any_densenet(**fields) -> None:
+def test_the_graph_of_any_densenet(**fields) -> None:
     assert_equal_to_the_built_model(DenseNetConfig(name="any", **fields))
 
 
@@ -61,8 +118,11 @@ def test_shapes_of_any_densenet(**fields) -> None:
     norm=norms,
     in_chans=st.integers(1, 4),
     num_classes=st.integers(0, 3),
+    drop_rate=rates,
+    head_drop_rate=rates,
+    drop_path_rate=rates,
 )
-def test_shapes_of_any_resnet(groups_and_width, **fields) -> None:
+def test_the_graph_of_any_resnet(groups_and_width, **fields) -> None:
     if fields["block"] == "bottleneck":
         fields["groups"], fields["width_per_group"] = groups_and_width
     if fields["stem"] == "cifar" and len(fields["block_config"]) < 3:

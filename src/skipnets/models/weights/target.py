@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from skipnets.models.backbone import Backbone
+from skipnets.models.family import network_graph
 
 _LISTED = 8
 
@@ -48,10 +49,9 @@ class Target:
     @classmethod
     def of(cls, model: Backbone[Any]) -> Target:
         """Look at a model."""
-        stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
         return cls(
             tensors=dict(model.state_dict()),
-            stem=f"{stem}.weight",
+            stem=f"{network_graph(model.config).first_convolution.name}.weight",
             head=model.head_name,
             num_classes=model.num_classes,
         )
