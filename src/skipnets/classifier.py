@@ -28,7 +28,7 @@ from skipnets.errors import UserError
 from skipnets.models.registry import config_from_dict, config_to_dict
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
 from skipnets.runtimes.exported import export_format, open_exported
-from skipnets.runtimes.model_file import FORMAT_VERSION, read_model_file, write_model_file
+from skipnets.runtimes.model_file import read_model_file, write_model_file
 
 if TYPE_CHECKING:
     import torch
@@ -410,7 +410,7 @@ def _description(path: Path, metadata: dict[str, Any], parameters: int) -> dict[
     return {
         "path": str(path),
         "bytes": sum(file.stat().st_size for file in files),
-        "format_version": FORMAT_VERSION,
+        "format_version": metadata["format_version"],
         "skipnets_version": metadata.get("skipnets_version"),
         "architecture": dict(about["architecture"]),
         "parameters": parameters,

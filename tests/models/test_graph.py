@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from skipnets.models import (
     model_config,
     network_graph,
 )
-from skipnets.models.registry import ModelConfig
+from skipnets.models.registry import ModelConfig, Pooling
 
 ALL = [pytest.param(name, marks=pytest.mark.slow if name == "resnet1202" else ()) for name in list_models()]
 
@@ -84,6 +84,17 @@ def test_the_graph_of_every_model(name: str) -> None:
     assert_equal_to_the_built_model(model_config(name))
 
 
+@pytest.mark.parametrize("global_pool", get_args(Pooling))
+@pytest.mark.parametrize("name", ["densenet_bc40_k12", "resnet20"])
+def test_every_pooling_has_its_shapes(name: str, global_pool: Pooling) -> None:
+    config = model_config(name, global_pool=global_pool, num_classes=5 if global_pool else 0)
+    assert_equal_to_the_built_model(config)
+    graph, model = network_graph(config), build_model(config).eval()
+    with torch.no_grad():
+        features = model.forward_head(model.forward_features(torch.randn(1, 3, 32, 32)), pre_logits=True)
+    assert graph.shapes(32, 32)[graph.features] == features.shape[1:]
+
+
 norms = st.sampled_from(["batch", "group", None])
 stems = st.sampled_from(["imagenet", "cifar"])
 rates = st.sampled_from([0.0, 0.3])
@@ -100,7 +111,7 @@ stages = st.lists(st.integers(1, 3), min_size=1, max_size=4)
     in_chans=st.integers(1, 4),
     num_classes=st.integers(0, 3),
     drop_rate=rates,
-    head_drop_rate=rates,
+    proj_drop_rate=rates,
     drop_path_rate=rates,
 )
 def test_the_graph_of_any_densenet(**fields) -> None:
@@ -119,7 +130,7 @@ def test_the_graph_of_any_densenet(**fields) -> None:
     in_chans=st.integers(1, 4),
     num_classes=st.integers(0, 3),
     drop_rate=rates,
-    head_drop_rate=rates,
+    proj_drop_rate=rates,
     drop_path_rate=rates,
 )
 def test_the_graph_of_any_resnet(groups_and_width, **fields) -> None:

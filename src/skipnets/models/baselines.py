@@ -15,7 +15,7 @@ __all__ = ["torchvision_densenet", "torchvision_resnet"]
 
 def torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
     """Build torchvision's DenseNet of a configuration; for CIFAR's stem, with the 3×3 convolution instead."""
-    if config.norm != "batch" or not config.num_classes:
+    if config.norm != "batch" or config.global_pool != "avg" or not config.num_classes:
         return None
     if config.bottleneck is None or config.compression != 0.5:
         return None
@@ -39,7 +39,7 @@ def torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
 
 def torchvision_resnet(config: ResNetConfig) -> nn.Module | None:
     """Build torchvision's ResNet of a configuration."""
-    if config.norm != "batch" or not config.num_classes:
+    if config.norm != "batch" or config.global_pool != "avg" or not config.num_classes:
         return None
     is_standard = (config.stem, config.shortcut, config.output_stride, config.width) == (
         "imagenet", "projection", None, 64,

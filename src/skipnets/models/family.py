@@ -84,7 +84,7 @@ def family_of(config: ModelConfig) -> Family:
         UserError: If it is not registered.
     """
     if config.family not in _FAMILIES:
-        raise UserError(f"unknown model family {config.family!r}; known are {', '.join(_FAMILIES)}")
+        raise UserError(f"family={config.family!r}: this version knows {', '.join(_FAMILIES)}")
     return _FAMILIES[config.family]
 
 

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
+from skipnets.models.registry import Pooling
+
 Shape = tuple[int, ...]
 BlockExecution = Literal["plain", "linear", "linear-recompute"]
 """How blocks run in training: operation by operation, or each as one operation in memory proportional to its
@@ -177,6 +179,15 @@ class Mean(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GlobalPool(Operation):
+    """Other global pooling: (N, C, H, W) → (N, C), or (N, 2C) for "catavgmax"."""
+
+    kind: ClassVar[str] = "global pool"
+
+    mode: Literal["max", "avgmax", "catavgmax"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Linear(Operation):
     """`nn.Linear` with a bias."""
 
@@ -222,7 +233,7 @@ class Graph:
         operations: In the order in which they run.
         scopes: Modules of several operations, outer ones before those inside them.
         stages: Path of every module between the input and the last map → the value that it gives, in order.
-        features: The pooled features, (N, num_features).
+        features: The pooled features, (N, head_hidden_size).
         logits: The head's output; without a head the pooled features, behind their dropout.
     """
 
@@ -412,17 +423,17 @@ class GraphBuilder:
         output = self._value(self.channels(x), spatial=self._values[x].spatial)
         return self._add(Dropout(name=name, inputs=(x,), output=output, rate=rate, mode=mode))
 
-    def finish(self, x: int, *, head: str, num_classes: int, drop_rate: float) -> Graph:
-        """Global average pooling and the linear head on the last map; then the graph is complete.
+    def finish(self, x: int, *, head: str, global_pool: Pooling, num_classes: int, drop_rate: float) -> Graph:
+        """Global pooling and the linear head on the last map; then the graph is complete.
 
         Args:
             x: The last map.
             head: Name of the linear layer.
+            global_pool: How the map is pooled; "" leaves it as it is.
             num_classes: Outputs of the head; 0 leaves it out.
             drop_rate: Of the dropout before it.
         """
-        output = self._value(self.channels(x), spatial=False)
-        features = self._add(Mean(name="global_pool", inputs=(x,), output=output))
+        features = self._global_pool(x, global_pool)
         logits = dropped = self.dropout("head_drop", features, drop_rate)
         if num_classes:
             logits = self._add(
@@ -430,7 +441,7 @@ class GraphBuilder:
                     name=head,
                     inputs=(dropped,),
                     output=self._value(num_classes, spatial=False),
-                    in_features=self.channels(x),
+                    in_features=self.channels(features),
                     out_features=num_classes,
                 )
             )
@@ -443,6 +454,14 @@ class GraphBuilder:
             features=features,
             logits=logits,
         )
+
+    def _global_pool(self, x: int, mode: Pooling) -> int:
+        if mode == "":
+            return x
+        output = self._value(self.channels(x) * (2 if mode == "catavgmax" else 1), spatial=False)
+        if mode == "avg":
+            return self._add(Mean(name="global_pool", inputs=(x,), output=output))
+        return self._add(GlobalPool(name="global_pool", inputs=(x,), output=output, mode=mode))
 
     def _value(self, channels: int, *, spatial: bool = True) -> int:
         self._values.append(Value(channels=channels, spatial=spatial))

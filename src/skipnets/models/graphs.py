@@ -50,7 +50,13 @@ def densenet_graph(config: DenseNetConfig) -> Graph:
             build.stage(path, x)
     x = build.stage("features.norm5", build.norm("features.norm5", x, norm))
     x = build.stage("features.relu5", build.relu("features.relu5", x))
-    return build.finish(x, head="classifier", num_classes=config.num_classes, drop_rate=config.head_drop_rate)
+    return build.finish(
+        x,
+        head="classifier",
+        global_pool=config.global_pool,
+        num_classes=config.num_classes,
+        drop_rate=config.drop_rate,
+    )
 
 
 def _dense_layer(
@@ -67,7 +73,7 @@ def _dense_layer(
             x = build.convolution(f"{path}.conv1", x, width, 1, bias=bias)
             x = build.relu(f"{path}.relu2", build.norm(f"{path}.norm2", x, config.norm))
             x = build.convolution(f"{path}.conv2", x, config.growth_rate, 3, bias=bias)
-        x = build.dropout(f"{path}.dropout", x, config.drop_rate)
+        x = build.dropout(f"{path}.dropout", x, config.proj_drop_rate)
         return build.dropout(f"{path}.drop_path", x, drop_path_rate, "row")
 
 
@@ -87,7 +93,13 @@ def resnet_graph(config: ResNetConfig) -> Graph:
             for block in range(blocks):
                 x = _residual_block(build, config, stage, block, x, next(rates))
         build.stage(path, x)
-    return build.finish(x, head="fc", num_classes=config.num_classes, drop_rate=config.head_drop_rate)
+    return build.finish(
+        x,
+        head="fc",
+        global_pool=config.global_pool,
+        num_classes=config.num_classes,
+        drop_rate=config.drop_rate,
+    )
 
 
 def _residual_block(
@@ -106,7 +118,7 @@ def _residual_block(
                 f"{path}.conv1", x, width, 3, stride=stride, dilation=first_dilation, bias=bias
             )
             y = build.relu(f"{path}.relu1", build.norm(f"{path}.bn1", y, config.norm))
-            y = build.dropout(f"{path}.dropout", y, config.drop_rate)
+            y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
             y = build.norm(
                 f"{path}.bn2",
                 build.convolution(f"{path}.conv2", y, out, 3, dilation=dilation, bias=bias),
@@ -130,7 +142,7 @@ def _residual_block(
                 bias=bias,
             )
             y = build.relu(f"{path}.relu2", build.norm(f"{path}.bn2", y, config.norm))
-            y = build.dropout(f"{path}.dropout", y, config.drop_rate)
+            y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
             y = build.norm(
                 f"{path}.bn3", build.convolution(f"{path}.conv3", y, out, 1, bias=bias), config.norm
             )

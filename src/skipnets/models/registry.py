@@ -13,27 +13,28 @@ import dataclasses
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from skipnets.errors import UserError, near_matches
 
 Stem = Literal["imagenet", "cifar"]
+Pooling = Literal["avg", "max", "avgmax", "catavgmax", ""]
 Norm = Literal["batch", "group"] | None
 
 
 def _require_int(field: str, value: object, lowest: int, highest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-        raise UserError(f"{field} must be a whole number from {lowest} to {highest}, not {value!r}")
+        raise UserError(f"{field}={value!r}: must be a whole number from {lowest} to {highest}")
 
 
 def _require_number(field: str, value: object, holds: Callable[[float], bool], wanted: str) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not holds(value):
-        raise UserError(f"{field} must be {wanted}, not {value!r}")
+        raise UserError(f"{field}={value!r}: must be {wanted}")
 
 
 def _require_choice(field: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
-        raise UserError(f"{field} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+        raise UserError(f"{field}={value!r}: must be one of {', '.join(map(repr, choices))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,10 @@ class ModelConfig:
             maps shrink four times); `"cifar"` is one 3×3 convolution (they keep their size).
         in_chans: Channels of the input: 3 for color, 1 for gray.
         num_classes: Outputs of the head; 0 leaves the head out, so the model returns pooled features.
-        drop_rate: Dropout in every dense layer, or before the last convolution of every residual block.
-        head_drop_rate: Dropout before the last linear layer.
+        global_pool: Pooling of the last map: `"avg"`, `"max"`, `"avgmax"` (the mean of both), `"catavgmax"`
+            (both, concatenated), or `""` for none, which needs `num_classes=0`.
+        drop_rate: Dropout before the last linear layer.
+        proj_drop_rate: Dropout in every dense layer, or before the last convolution of every residual block.
         drop_path_rate: Stochastic depth (Huang et al. 2016, arXiv 1603.09382): the probability that the last
             layer's branch is dropped, falling linearly to 0 at the first.
         norm: `"batch"`, `"group"` (32 groups, or the largest number below that divides the channels), or
@@ -62,14 +65,15 @@ class ModelConfig:
     stem: Stem = "imagenet"
     in_chans: int = 3
     num_classes: int = 1000
+    global_pool: Pooling = "avg"
     drop_rate: float = 0.0
-    head_drop_rate: float = 0.0
+    proj_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     norm: Norm = "batch"
 
     def __post_init__(self) -> None:
         if not isinstance(self.block_config, (tuple, list)) or not 1 <= len(self.block_config) <= 8:
-            raise UserError(f"block_config must list the layers of 1 to 8 stages, not {self.block_config!r}")
+            raise UserError(f"block_config={self.block_config!r}: must list the layers of 1 to 8 stages")
         object.__setattr__(self, "block_config", tuple(self.block_config))
         for layers in self.block_config:
             _require_int("block_config", layers, 1, 1024)
@@ -77,8 +81,15 @@ class ModelConfig:
         _require_choice("norm", self.norm, ("batch", "group", None))
         _require_int("in_chans", self.in_chans, 1, 4096)
         _require_int("num_classes", self.num_classes, 0, 1_000_000)
-        for rate in ("drop_rate", "head_drop_rate", "drop_path_rate"):
+        _require_choice("global_pool", self.global_pool, get_args(Pooling))
+        if self.global_pool == "" and self.num_classes:
+            raise UserError(f'global_pool="": needs num_classes=0, not {self.num_classes}')
+        for rate in ("drop_rate", "proj_drop_rate", "drop_path_rate"):
             _require_number(rate, getattr(self, rate), lambda value: 0 <= value < 1, "at least 0 and below 1")
+
+    def pooled(self, channels: int) -> int:
+        """Features that pooling gives for the channels of the last map."""
+        return channels * (2 if self.global_pool == "catavgmax" else 1)
 
     @property
     def smallest_size(self) -> int:
@@ -188,15 +199,18 @@ class ResNetConfig(ModelConfig):
         _require_int("groups", self.groups, 1, 4096)
         _require_int("width_per_group", self.width_per_group, 1, 4096)
         if not isinstance(self.zero_init_last, bool):
-            raise UserError(f"zero_init_last must be true or false, not {self.zero_init_last!r}")
+            raise UserError(f"zero_init_last={self.zero_init_last!r}: must be true or false")
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
-            raise UserError('groups and width_per_group apply to block="bottleneck" only')
+            raise UserError(
+                f"groups={self.groups}, width_per_group={self.width_per_group}: "
+                'apply to block="bottleneck" only'
+            )
         if self.branch_width(0) < 1:
             raise UserError(
-                f"width={self.width} and width_per_group={self.width_per_group} leave no channel in a branch"
+                f"width={self.width}, width_per_group={self.width_per_group}: leave no channel in a branch"
             )
         if self.zero_init_last and self.norm is None:
-            raise UserError("zero_init_last needs norms: there is none to start at 0 with norm=None")
+            raise UserError("zero_init_last=True: needs norms, and norm=None leaves none to start at 0")
         if self.output_stride is not None:
             stem_stride = 4 if self.stem == "imagenet" else 1
             possible = tuple(stem_stride * 2**stage for stage in range(len(self.block_config)))
@@ -319,6 +333,11 @@ RESNETS: tuple[ResNetConfig, ...] = (
 # Filled by `register_models`: the rows by name, and each family's configuration class.
 REGISTRY: dict[str, ModelConfig] = {}
 _CONFIG_CLASSES: dict[str, type[ModelConfig]] = {}
+# torchvision publishes weights for all ImageNet models but the two largest of the DenseNet authors.
+_PUBLISHED = {row.name for row in (*DENSENETS, *RESNETS) if row.stem == "imagenet"} - {
+    "densenet264",
+    "densenet264_k48",
+}
 
 
 def register_models(config_class: type[ModelConfig], rows: Iterable[ModelConfig]) -> None:
@@ -334,13 +353,18 @@ def register_models(config_class: type[ModelConfig], rows: Iterable[ModelConfig]
     REGISTRY.update({row.name: row for row in rows})
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names of the models that match a shell pattern, in the registry's order.
 
     Args:
         pattern: With `*`, `?` and `[…]`, for example `"densenet*"`.
+        pretrained: Only those that `weights="imagenet"` has weights for.
     """
-    return [name for name in REGISTRY if fnmatch.fnmatchcase(name, pattern)]
+    return [
+        name
+        for name in REGISTRY
+        if fnmatch.fnmatchcase(name, pattern) and (name in _PUBLISHED or not pretrained)
+    ]
 
 
 def model_config(name: str, **fields: Any) -> ModelConfig:
@@ -383,12 +407,21 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     fields = dict(values)
     family = fields.pop("family", None)
     if not isinstance(family, str) or family not in _CONFIG_CLASSES:
-        raise UserError(f"unknown model family {family!r}; this version knows {', '.join(_CONFIG_CLASSES)}")
+        raise UserError(f"family={family!r}: this version knows {', '.join(_CONFIG_CLASSES)}")
     known = {field.name for field in dataclasses.fields(_CONFIG_CLASSES[family])}
     if wrong := sorted(set(fields) - known):
         raise UserError(f"unknown fields of a {family}: {', '.join(wrong)}")
     if missing := sorted({"name", "block_config"} - set(fields)):
         raise UserError(f"missing fields of a {family}: {', '.join(missing)}")
     if not isinstance(fields["name"], str):
-        raise UserError(f"name must be a text, not {fields['name']!r}")
+        raise UserError(f"name={fields['name']!r}: must be a string")
     return _CONFIG_CLASSES[family](**fields)
+
+
+def rename_version_1_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's fields under their present names, from a file that version 0.1 wrote.
+
+    There `drop_rate` was the layers' dropout and `head_drop_rate` the head's.
+    """
+    names = {"drop_rate": "proj_drop_rate", "head_drop_rate": "drop_rate"}
+    return {names.get(field, field): value for field, value in fields.items()}

@@ -28,7 +28,7 @@ from skipnets.files import atomic_path
 from skipnets.models.backbone import Backbone
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
 from skipnets.training.config import TrainConfig
-from skipnets.training.curves import draw_curves
+from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
@@ -205,7 +205,8 @@ def _finish(run: Run, config: TrainConfig, dataset: ImageDataset) -> None:
     if skipped := run.skipped:
         some = ", ".join(list(skipped)[:5]) + (", …" if len(skipped) > 5 else "")
         _say(f"{len(skipped)} images could not be decoded and were left out: {some}; see {run.skipped_file}")
-    draw_curves(run.rows, run.best_epoch, run.curves, title=f"{config.model} on {config.data}")
+    title = f"{config.model} on {config.data}"
+    draw_curves(run.rows, run.best_epoch, run.curves, title=title, note=loss_note(config))
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
         return
