@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tests.deploy.conftest import FORMATS, make_classifier, make_images, some_image, write_class_folders
+from tests.helpers.classifiers import FORMATS, make_classifier, make_images, some_image, write_class_folders
 
 import skipnets
 from skipnets.classifier import Classifier, describe, load
@@ -232,7 +232,7 @@ KILLED = """
 import sys
 import onnx
 import skipnets.deploy.export as room
-from tests.deploy.conftest import make_classifier
+from tests.helpers.classifiers import make_classifier
 
 def hang(self, *arguments):
     print("checking", flush=True)

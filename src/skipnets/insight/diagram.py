@@ -67,7 +67,7 @@ def draw_diagram(
 
     Args:
         sources: A registry name, a model file, a run folder, a configuration, a model or a classifier; or
-            several of them, which are drawn side by side, stages of equal map size at equal height.
+            several of them, which are drawn side by side, stages of equal map size at the same height.
         output: An .svg, .png or .pdf file.
         block: Which dense block or residual stage to draw alone, counted from 1; None draws all.
         input_size: Height and width of the images; None takes each model's usual size.
@@ -153,23 +153,27 @@ def _figure(drawings: Sequence[_Drawing]) -> Figure:
 
 
 def _tops(drawings: Sequence[_Drawing], width: float) -> list[list[float]]:
-    """Where each panel begins; those of equal map size begin level with one another."""
+    """Where each panel begins; groups of a map size that several models have begin at the same height."""
     columns: list[list[list[Panel]]] = [
         [list(group) for _, group in itertools.groupby(drawing.panels, key=lambda panel: panel.map_size)]
         for drawing in drawings
     ]
     sizes = sorted({group[0].map_size for column in columns for group in column}, reverse=True)
     tops: list[list[float]] = [[] for _ in drawings]
-    level = 0.0
+    levels = [0.0] * len(columns)
     for size in sizes:
-        lowest = level
-        for own_tops, column in zip(tops, columns, strict=True):
+        found = {
+            number: [panel for group in column if group[0].map_size == size for panel in group]
+            for number, column in enumerate(columns)
+            if any(group[0].map_size == size for group in column)
+        }
+        level = min(levels[number] for number in found)
+        for number, group in found.items():
             top = level
-            for panel in (panel for group in column if group[0].map_size == size for panel in group):
-                own_tops.append(top)
+            for panel in group:
+                tops[number].append(top)
                 top -= panel.height(width) + _GAP
-            lowest = min(lowest, top)
-        level = lowest
+            levels[number] = top
     return tops
 
 

@@ -9,6 +9,7 @@ Letters: C₀ channels of a dense block's input, k growth rate, L layers of the 
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,10 @@ class DenseReuse:
         columns = [len(block.targets) for block in self.blocks]
         rows = max(len(block.sources) for block in self.blocks)
         cell = min(max(_CELL, 7.2 / sum(columns)), 0.3)
-        gap, left, bottom, top = 0.42, 0.75, 0.55, 0.85
+        gap, left, bottom, top = 0.42, 0.75, 0.55, 1.05
+        # Sources are often read about equally: colors over the whole range from 0 to 1 would hide the rest.
+        lowest = min(float(np.nanmin(block.relative())) for block in self.blocks)
+        lowest = min(math.floor(10 * lowest) / 10, 0.9)
         width = left + cell * sum(columns) + gap * (len(columns) - 1) + 0.95
         height = bottom + cell * rows + top
         figure = Figure(figsize=(width, height), facecolor="white")
@@ -103,19 +107,22 @@ class DenseReuse:
             extent = (cell * len(block.targets) / width, cell * len(block.sources) / height)
             y = (height - top) / height - extent[1]
             axes = figure.add_axes((x / width, y, *extent))
-            image = _draw_block(axes, block, number, first=number == 1, final=number == len(self.blocks))
+            last = number == len(self.blocks)
+            image = _draw_block(axes, block, number, lowest=lowest, first=number == 1, final=last)
             x += cell * len(block.targets) + gap
         bar = figure.add_axes(
             ((x - gap + 0.22) / width, (height - top - 1.6) / height, 0.12 / width, 1.6 / height)
         )
         assert image is not None
-        figure.colorbar(image, cax=bar, ticks=[0, 0.5, 1])
+        figure.colorbar(image, cax=bar, ticks=[lowest, (lowest + 1) / 2, 1], format="%.2g")
         bar.tick_params(labelsize=8, colors=_INK, length=2)
-        bar.set_ylabel("weight per feature map,\nrelative to the column's largest", fontsize=7.5, color=_INK)
+        bar.set_ylabel("mean |weight|, relative to\nthe column's largest", fontsize=7.5, color=_INK)
         _title(
             figure,
             self.name,
-            "which features each layer reads, by the weights it learned; T: transition, C: classifier",
+            "how strongly each layer's weights read the features of earlier layers\n"
+            f"T: transition, C: classifier; colors start at {lowest:.1f}"
+            + (", as all sources are read about equally" if lowest >= 0.5 else ""),
         )
         return figure
 
@@ -199,21 +206,25 @@ class ResidualReuse:
         )
         axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=9, color=_INK)
         axes.tick_params(length=0)
-        axes.set_ylabel("share of the branch", fontsize=9, color=_INK)
+        axes.set_ylabel("share of the residual branch", fontsize=9, color=_INK)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         if any(block.shortcut != "identity" for block in self.blocks):
             patch = Patch(facecolor="#7d8794", edgecolor="white", hatch="////")
             axes.legend(
                 [patch],
-                ["the shortcut changes the shape"],
+                ["projection or padded shortcut"],
                 fontsize=8,
                 frameon=False,
                 labelcolor=_INK,
                 loc="lower right",
                 bbox_to_anchor=(1, 1.0),
             )
-        _title(figure, self.name, f"how much each residual branch adds, over {self.images:,} images")
+        _title(
+            figure,
+            self.name,
+            f"mean magnitude of each branch, relative to branch plus shortcut; {self.images:,} images",
+        )
         return figure
 
 
@@ -404,10 +415,12 @@ def _residual_blocks(
     )
 
 
-def _draw_block(axes: Axes, block: BlockReuse, number: int, *, first: bool, final: bool) -> Any:
+def _draw_block(
+    axes: Axes, block: BlockReuse, number: int, *, lowest: float, first: bool, final: bool
+) -> Any:
     relative = block.relative()
     colors = mpl.colormaps["magma_r"].with_extremes(bad="white")
-    image = axes.imshow(np.ma.masked_invalid(relative), cmap=colors, vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(np.ma.masked_invalid(relative), cmap=colors, vmin=lowest, vmax=1, aspect="auto")
     sources, targets = relative.shape
     axes.add_patch(
         Rectangle((targets - 1.5, -0.5), 1, sources, fill=False, ec="#0072b2", lw=1.6, clip_on=False)
@@ -423,13 +436,15 @@ def _draw_block(axes: Axes, block: BlockReuse, number: int, *, first: bool, fina
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_title(f"dense block {number}", fontsize=9, color=_INK, pad=5)
-    axes.set_xlabel("layer that reads", fontsize=8, color=_INK)
+    axes.set_xlabel("target layer", fontsize=8, color=_INK)
     if first:
-        axes.set_ylabel("features of layer", fontsize=8, color=_INK)
+        axes.set_ylabel("source layer", fontsize=8, color=_INK)
     return image
 
 
 def _title(figure: Figure, name: str, subtitle: str) -> None:
     height = figure.get_figheight()
     figure.text(0.15 / figure.get_figwidth(), 1 - 0.24 / height, name, fontsize=12, weight="bold", color=_INK)
-    figure.text(0.15 / figure.get_figwidth(), 1 - 0.45 / height, subtitle, fontsize=8.5, color="#5b6470")
+    figure.text(
+        0.15 / figure.get_figwidth(), 1 - 0.36 / height, subtitle, fontsize=8.5, color="#5b6470", va="top"
+    )
