@@ -185,6 +185,7 @@ class GlobalPool(Operation):
     kind: ClassVar[str] = "global pool"
 
     mode: Literal["max", "avgmax", "catavgmax"]
+    channels: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -461,7 +462,9 @@ class GraphBuilder:
         output = self._value(self.channels(x) * (2 if mode == "catavgmax" else 1), spatial=False)
         if mode == "avg":
             return self._add(Mean(name="global_pool", inputs=(x,), output=output))
-        return self._add(GlobalPool(name="global_pool", inputs=(x,), output=output, mode=mode))
+        return self._add(
+            GlobalPool(name="global_pool", inputs=(x,), output=output, mode=mode, channels=self.channels(x))
+        )
 
     def _value(self, channels: int, *, spatial: bool = True) -> int:
         self._values.append(Value(channels=channels, spatial=spatial))
