@@ -97,8 +97,10 @@ def check_graph(graph: Graph) -> None:
         _check_operation(where, operation, [values[value] for value in inputs], values[output])
     for name in ("features", "logits"):
         value = getattr(graph, name, None)
-        if not _is_index(value, values) or not written[value] or values[value].spatial:
-            raise InvalidGraphError(f"{name}={value!r}: must be a value without height and width")
+        if not _is_index(value, values) or not written[value]:
+            raise InvalidGraphError(f"{name}={value!r}: must be a value that is written")
+        if values[value].spatial:
+            raise UnknownArchitectureError(f"the native engine needs pooled {name}, value {value} is a map")
     stages = getattr(graph, "stages", None)
     if not isinstance(stages, Mapping) or not all(isinstance(path, str) for path in stages):
         raise InvalidGraphError("stages must map paths to values")
