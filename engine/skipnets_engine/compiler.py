@@ -13,17 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets_engine import _engine
-from skipnets_engine.fusion import (
-    Concatenate,
-    Convolve,
-    Elementwise,
-    Fusion,
-    Mean,
-    Pool,
-    Step,
-    Subsample,
-    View,
-)
+from skipnets_engine.fusion import Concatenate, Convolve, Elementwise, Fusion, Mean, Pool, Step, Subsample, View
 from skipnets_engine.graph import Graph, check_graph
 from skipnets_engine.layout import Layout, Place, schedule
 from skipnets_engine.tensors import Affine, Array, Tensors, single
