@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from tests.helpers.graphs import assert_equal_to_the_built_model
 
 from skipnets.models import (
     DenseNetConfig,
@@ -18,65 +18,9 @@ from skipnets.models import (
     model_config,
     network_graph,
 )
-from skipnets.models.registry import ModelConfig, Pooling
+from skipnets.models.registry import Pooling
 
 ALL = [pytest.param(name, marks=pytest.mark.slow if name == "resnet1202" else ()) for name in list_models()]
-
-
-def assert_equal_to_the_built_model(config: ModelConfig) -> None:
-    """Names, shapes and order of tensors, of modules that run, and of what they give."""
-    graph = network_graph(config)
-    with torch.device("meta"):
-        model = build_model(config)
-    built = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
-    assert list(graph.tensors().items()) == built
-    assert graph.parameter_count() == sum(parameter.numel() for parameter in model.parameters())
-    assert list(graph.stages) == [path for path, _ in model.stages()]
-    assert graph.values[graph.features].channels == model.num_features
-
-    height, width = config.smallest_size + 12, config.smallest_size + 17
-    ran = _run(model, (config.in_chans, height, width))
-    shapes = graph.shapes(height, width)
-    paths = dict(model.named_modules())
-    told = [(operation.name, shapes[operation.output]) for operation in graph.operations]
-    # A concatenation or addition has the name of the module that contains it, which is no leaf.
-    told = [(path, shape) for path, shape in told if path in paths and not _parts(paths[path])]
-    last = [
-        entry
-        for entry, following in zip(told, [*told[1:], ("", ())], strict=True)
-        if entry[0] != following[0]
-    ]
-    assert last == [entry for entry in ran if not _parts(paths[entry[0]]) and _computes(paths[entry[0]])]
-    outputs = dict(ran)
-    for scope in graph.scopes:
-        if scope.kind != "stem":
-            assert shapes[graph.operations[scope.stop - 1].output] == outputs[scope.path]
-    for path, value in graph.stages.items():
-        assert shapes[value] == outputs[path]
-    assert shapes[graph.logits] == outputs[""]
-
-
-def _run(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
-    """Path and output shape of every module, in the order in which they end."""
-    ran: list[tuple[str, tuple[int, ...]]] = []
-
-    def note(path: str) -> Any:
-        return lambda _module, _inputs, output: ran.append((path, tuple(output.shape[1:])))
-
-    for path, module in model.named_modules():
-        module.register_forward_hook(note(path))
-    with torch.device("meta"), torch.no_grad():
-        model.eval()(torch.empty(2, *shape))  # Group norm refuses one value a group.
-    return ran
-
-
-def _parts(module: nn.Module) -> bool:
-    return next(module.children(), None) is not None
-
-
-def _computes(module: nn.Module) -> bool:
-    """Not an identity, nor dropout or stochastic depth of rate 0."""
-    return not isinstance(module, nn.Identity) and getattr(module, "p", 1) > 0
 
 
 @pytest.mark.parametrize("name", ALL)
