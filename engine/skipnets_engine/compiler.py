@@ -1,6 +1,6 @@
 """Compiles a graph and its tensors into the engine's network, and refuses what does not fit.
 
-Shapes: N batch, C channels, O output channels, I input channels, K kernel size, h, w height and width of a map.
+Shapes: N batch, O output channels, I input channels, K kernel size, h height, w width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets_engine import _engine
-from skipnets_engine.fusion import Concatenate, Convolve, Elementwise, Fusion, Mean, Pool, Step, Subsample, View
+from skipnets_engine.fusion import (
+    Concatenate,
+    Convolve,
+    Elementwise,
+    Fusion,
+    Mean,
+    Pool,
+    Step,
+    Subsample,
+    View,
+)
 from skipnets_engine.graph import Graph, check_graph
 from skipnets_engine.layout import Layout, Place, schedule
 from skipnets_engine.tensors import Affine, Array, Tensors, single

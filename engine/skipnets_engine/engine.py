@@ -75,15 +75,14 @@ class Engine:
     def stages(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """The values of the graph's stages, (N, channels, h, w) each, by their paths.
 
-        A stage whose value is never computed is left out: a convolution's output whose norm was folded into its
-        weights, for instance.
+        Values that are never computed are left out: the output of a convolution into whose weights a norm was
+        folded, for instance.
         """
         stages = self._stages.values()
         with _engine_errors():
             values = self._engine.values(_as_images(batch), [stage.place.number for stage in stages])
         return {
-            path: stage.finish(found)
-            for path, stage, found in zip(self._stages, stages, values, strict=True)
+            path: stage.finish(found) for path, stage, found in zip(self._stages, stages, values, strict=True)
         }
 
     def plan(self, size: tuple[int, int], *, images: int = 1, rounds: int = 20) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
 """Turns a checked graph into steps, several operations in one where that saves a walk over a map.
 
-Behind a convolution, a norm goes into its weights, and an addition and a ReLU are done as it writes. A norm and a
-ReLU in front of 1×1 convolutions or a mean are done as those read, so that the map between is never written. A 1×1
-convolution in front of 2×2 average pooling reads the means instead: a quarter of the work and the same result.
-Everything else is a step of its own. All arithmetic is in double precision.
+A norm behind a convolution is folded into its weights; an addition and a ReLU behind it are done as it
+writes. A norm and a ReLU in front of 1×1 convolutions or a mean are done as those read, and the map between
+is never written. A 1×1 convolution in front of 2×2 average pooling reads means instead: a quarter of the
+work and the same result. Everything else is a step of its own. All arithmetic is in double precision.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Step:
         output: The value that it writes.
         added: A value that is added to the result.
         relu: Whether a ReLU ends it.
-        affine: Of the result before that for `Elementwise`; with a ReLU, of what is read for `Convolve` and `Mean`.
+        affine: Norms: of an `Elementwise` before `added`; of what a `Convolve` or `Mean` reads, with a ReLU
+            behind them.
     """
 
     name: str
@@ -92,15 +93,15 @@ class Mean(Step):
 
 @dataclass(kw_only=True, eq=False)
 class Concatenate(Step):
-    """Nothing to compute: the layout decides where its inputs are written."""
+    """Nothing to compute: its inputs are written side by side."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A value that no step writes, told from one that is there.
+    """A value that no step writes, as a function of one that is written.
 
     Attributes:
-        value: The value that is there.
+        value: The value that is written.
         affine: What is done to it.
         relu: Whether a ReLU follows.
     """
@@ -116,7 +117,7 @@ class Fusion:
     Attributes:
         aliases: For every value, the value that it equals: dropout does nothing here.
         steps: By the value that they write.
-        views: Values that were fused away but can be told from others.
+        views: Values that no step writes but that follow from others.
         results: Features and logits, without aliases.
     """
 
@@ -225,16 +226,19 @@ class Fusion:
             self.views[step.output] = View(step.inputs[0], step.affine, step.relu)
 
     def _only_reader(self, value: int) -> Any:
-        """The operation that alone reads a value, once; None where there is no such or the value is a result."""
+        """The operation that alone reads a value, once; None if there is none or the value is a result."""
         readers = self._readers[value]
         return readers[0] if len(readers) == 1 and value not in self.results else None
 
     def _can_pool_first(self, step: Convolve, pool: Any) -> bool:
-        """Whether the means over 2×2 pixels may be taken before a convolution, of what is activated at reading."""
+        """Whether a convolution may read means over 2×2 pixels, of what it activates at reading."""
         halves = (pool.mode, pool.kernel, pool.stride, pool.padding) == ("average", 2, 2, 0)
         plain = (step.kernel, step.stride, step.groups, step.added) == (1, 1, 1, None) and not step.pooled
-        return halves and plain and self._only_reader(step.inputs[0]) is not None and self._activates(
-            step.inputs[0]
+        return (
+            halves
+            and plain
+            and self._only_reader(step.inputs[0]) is not None
+            and self._activates(step.inputs[0])
         )
 
     def _activates(self, value: int) -> bool:

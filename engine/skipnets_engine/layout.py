@@ -1,9 +1,9 @@
 """The order of a network's steps and where their values lie.
 
-Concatenated values lie side by side in one buffer, each written where it is read, so that a dense block copies
-nothing. The engine stores whole vectors of channels, which may overwrite the beginning of the range behind: the
-ranges of a buffer must be written in their order. What cannot be, or lies in another buffer already, or is computed
-from the same buffer, is copied when everything is there; copies overwrite nothing else.
+Concatenated values lie side by side in one buffer, each written where it is read: a dense block copies
+nothing. The engine stores whole vectors of channels, which may overwrite the beginning of the range behind,
+so the ranges of a buffer must be written in their order. What cannot be, or lies in another buffer already,
+or is computed from the same buffer, is copied when all of it is there; copies overwrite nothing else.
 
 A turn is a step's place in the order.
 """
@@ -37,7 +37,7 @@ class Copy:
 
 @dataclass
 class _Buffer:
-    """Channels that several values share, with the turns at which ranges of them are written, in their order."""
+    """Channels that several values share, with the turns at which ranges of them are written."""
 
     channels: int = 0
     _starts: list[int] = field(default_factory=list)
@@ -107,7 +107,9 @@ class Layout:
         self.channels = [graph.values[0].channels, *(buffer.channels for buffer in self._buffers)]
         self.places = {value: Place(place.number + 1, place.channel) for value, place in self.places.items()}
         for copies in self.copies.values():
-            copies[:] = [Copy(copy.value, Place(copy.place.number + 1, copy.place.channel)) for copy in copies]
+            copies[:] = [
+                Copy(copy.value, Place(copy.place.number + 1, copy.place.channel)) for copy in copies
+            ]
         self.places[0] = Place(0)
         self._place_others(_sizes(graph), kept | results)
 
@@ -136,7 +138,7 @@ class Layout:
         buffer.channels = max(buffer.channels, channel)
 
     def _common_place(self, step: Step) -> Place | None:
-        """Where a concatenation's inputs, or the first of them, lie side by side already, with room for the rest."""
+        """Where a concatenation's first inputs lie side by side already, if the rest can follow them."""
         first = self.places.get(step.inputs[0])
         if first is None or self._is_read_into(step.output, first.number):
             return None
@@ -150,7 +152,7 @@ class Layout:
         return first
 
     def _write_into(self, value: int, place: Place) -> bool:
-        """Has a value written straight into a buffer, unless its step or one that reads it would do harm there."""
+        """Whether a value can be written straight into a buffer; if so, the buffer notes it."""
         if value == 0 or value in self.places or self._is_read_into(value, place.number):
             return False
         step, turn = self._order[self._turns[value]], self._turns[value]
@@ -180,7 +182,9 @@ class Layout:
 
         (The engine itself lets values share memory, but only those with as many channels.)
         """
-        last = {value: max(self._turns[step.output] for step in steps) for value, steps in self._readers.items()}
+        last = {
+            value: max(self._turns[step.output] for step in steps) for value, steps in self._readers.items()
+        }
         free: dict[int, list[tuple[int, int]]] = {}  # by size: the turns of the last readers, and the numbers
         for turn, step in enumerate(self._order):
             value, channels = step.output, self._values[step.output].channels

@@ -48,7 +48,9 @@ class RandomGraph:
 
     def __init__(self, data: st.DataObject) -> None:
         self.draw = data.draw
-        self.build = Build(in_channels=self.draw(st.sampled_from([1, 3, 16])), seed=self.draw(st.integers(0, 9)))
+        self.build = Build(
+            in_channels=self.draw(st.sampled_from([1, 3, 16])), seed=self.draw(st.integers(0, 9))
+        )
         self.size = self.draw(st.sampled_from([(9, 12), (16, 16), (23, 7)]))
         self.sizes: dict[int, tuple[int, int]] = {0: self.size}  # of maps
         for _ in range(self.draw(st.integers(1, 14))):
@@ -79,8 +81,8 @@ class RandomGraph:
     def add_operation(self) -> None:
         build, x = self.build, self.pick()
         size, channels = self.sizes[x], self.build.channels(x)
-        kinds = "conv1 conv conv norm norm-relu norm-relu relu max average halve pad concatenate concatenate add add"
-        match self.draw(st.sampled_from([*kinds.split(), "subsample", "dropout", "grouped"])):
+        kinds = "conv1 conv conv grouped norm norm-relu norm-relu relu max average halve pad subsample drop"
+        match self.draw(st.sampled_from([*kinds.split(), *["concatenate", "add"] * 2])):
             case "conv1":
                 y = build.convolution(x, self.channels(), 1, bias=self.draw(st.booleans()))
             case "conv":
@@ -194,7 +196,12 @@ def test_an_activation_that_two_kinds_read_is_computed_once() -> None:
     [
         (lambda b, x, y: b.concatenate(x, y), 0),
         (lambda b, x, y: b.concatenate(b.concatenate(x, y), b.convolution(0, 5, 1)), 0),
-        (lambda b, x, y: b.concatenate(x, y, b.concatenate(b.convolution(0, 5, 1), b.convolution(0, 3, 1))), 0),
+        (
+            lambda b, x, y: b.concatenate(
+                x, y, b.concatenate(b.convolution(0, 5, 1), b.convolution(0, 3, 1))
+            ),
+            0,
+        ),
         (lambda b, x, y: b.concatenate(b.concatenate(x, y), b.relu(b.norm(b.convolution(0, 5, 1)))), 0),
         # Wanted in two buffers:
         (lambda b, x, y: b.add(b.concatenate(x, y), b.concatenate(x, b.convolution(0, 7, 1))), 1),
