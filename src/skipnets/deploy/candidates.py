@@ -1,4 +1,4 @@
-"""What `compare_speeds` lets compete: a classifier in every runtime, and torchvision's network beside it.
+"""What `compare_speeds` measures: a classifier in every runtime, and torchvision's network as the baseline.
 
 Shapes: N batch, C channels, H height, W width, K classes.
 """

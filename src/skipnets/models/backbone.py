@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.errors import UserError
+from skipnets.models.graph import norm_groups
 from skipnets.models.registry import ModelConfig, Norm, Pooling
 
 if TYPE_CHECKING:
@@ -298,7 +299,7 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "group":
-        return nn.GroupNorm(next(groups for groups in range(32, 0, -1) if channels % groups == 0), channels)
+        return nn.GroupNorm(norm_groups(channels), channels)
     return nn.Identity()
 
 
@@ -323,9 +324,3 @@ def initialize_convolutions(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def drop_path_rates(config: ModelConfig) -> list[float]:
-    """The rate of every layer, in order: 0 at the first, `config.drop_path_rate` at the last."""
-    last = max(sum(config.block_config) - 1, 1)
-    return [config.drop_path_rate * index / last for index in range(sum(config.block_config))]
