@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
@@ -83,3 +85,15 @@ def test_the_graph_of_any_resnet(groups_and_width, **fields) -> None:
     if fields["stem"] == "cifar" and len(fields["block_config"]) < 3:
         fields["output_stride"] = None
     assert_equal_to_the_built_model(ResNetConfig(name="any", **fields))
+
+
+def test_graphs_need_no_torch() -> None:
+    code = """
+import sys
+from skipnets.models import model_config, network_graph
+from skipnets.models.accounting import kept_bytes, macs
+graph = network_graph(model_config("densenet121"))
+assert kept_bytes(graph, 224, 224, 1, "linear") and macs(graph, 224, 224)
+assert not {"torch", "torchvision"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""What a model wants to be given, and the answer that a source cannot give it."""
+"""The tensors that a model needs, and the error for a source that does not have them."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def listed(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a model wants to be given.
+    """The tensors that a model needs.
 
     Args:
         tensors: The model's state dict.
         stem: The name of the first convolution's weight (O, C, height, width).
-        head: Where the linear layer of the head stands, or would stand in a model with 0 classes.
+        head: Path of the linear layer of the head, which a model of 0 classes lacks.
         num_classes: 0 for a model without a head.
     """
 
@@ -48,7 +48,7 @@ class Target:
 
     @classmethod
     def of(cls, model: Backbone[Any]) -> Target:
-        """Look at a model."""
+        """The target for a model."""
         return cls(
             tensors=dict(model.state_dict()),
             stem=f"{network_graph(model.config).first_convolution.name}.weight",
