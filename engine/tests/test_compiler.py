@@ -65,8 +65,9 @@ class RandomGraph:
         if self.draw(st.booleans()):
             hidden = self.build.relu(self.build.linear(mean, 7, name="hidden"))
             self.build.graph.logits = self.build.linear(hidden, 3)
-        if self.draw(st.booleans()):
-            for value in self.sizes:
+        often = self.draw(st.sampled_from([0, 1, 3]))
+        for value in self.sizes:
+            if self.draw(st.integers(0, 3)) < often:
                 self.build.stage(f"value {value}", value)
 
     def pick(self, size: tuple[int, int] | None = None, channels: int | None = None) -> int:
@@ -248,6 +249,19 @@ def test_operations_that_no_result_needs_are_left_out() -> None:
     network = build.finish(build.stage("stem", x))
     assert [name for name, _ in steps_of(network)] == ["stem", "mean", "head"]
     assert set(Engine(*network).stages(images_for(build))) == {"stem"}
+
+
+def test_stages_outlive_later_activations() -> None:
+    """A norm that no step writes is told from an activation whose memory would otherwise be used again."""
+    build = Build()
+    x = build.convolution(0, 16, 3)
+    activated = build.relu(build.norm(x))
+    normed = build.stage("norm", build.norm(activated))
+    x = build.add(x, build.convolution(activated, 16, 3))
+    x = build.add(x, build.convolution(build.relu(normed), 16, 3))
+    for _ in range(2):
+        x = build.add(x, build.convolution(build.relu(build.norm(x)), 16, 3))
+    check(build.finish(x), images_for(build))
 
 
 def test_stages() -> None:
