@@ -1,4 +1,4 @@
-"""What a model wants to be given, and the answer that a source cannot give it."""
+"""The tensors that a model expects, and the errors of a source that does not have them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from skipnets.models.backbone import Backbone
 _LISTED = 8
 
 
-class NoMatch(Exception):  # noqa: N818 - an answer, which the caller turns into an error for the user
-    """Why a source's tensors cannot become a model's, in words for the user."""
+class NoMatchError(Exception):
+    """A source's tensors cannot be matched with a model's; `load_weights` makes a UserError of it."""
 
 
-class Ambiguous(NoMatch):
-    """Several pairings are possible, and nothing says which is right."""
+class AmbiguousMatchError(NoMatchError):
+    """Several matches are possible."""
 
 
 def listed(names: Iterable[str]) -> str:
@@ -31,7 +31,7 @@ def listed(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a model wants to be given.
+    """The tensors that a model expects.
 
     Args:
         tensors: The model's state dict.
@@ -47,7 +47,7 @@ class Target:
 
     @classmethod
     def of(cls, model: Backbone[Any]) -> Target:
-        """Look at a model."""
+        """Of a model."""
         stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
         return cls(
             tensors=dict(model.state_dict()),
