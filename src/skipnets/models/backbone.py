@@ -99,7 +99,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """How images are prepared and where the first and last layer are, as timm describes it.
+        """Preprocessing and names of the first and last layer, in timm's form.
 
         The values are those of the weights that were loaded, or else the usual ones of ImageNet. With them
         `timm.data.resolve_model_data_config(model)` works.
@@ -122,7 +122,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         return self.pretrained_cfg
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
-        """The modules between input and last map, in the order in which they run, with their paths."""
+        """The modules from the input to the last map with their paths, in the order in which they run."""
         raise NotImplementedError
 
     def set_block_execution(self, policy: BlockExecution) -> None:
@@ -170,7 +170,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
             x: (N, C, H, W) images.
             indices: Positions in `feature_info`; an int takes that many of the last, None takes all.
             norm: Has no effect, as in timm's DenseNet and ResNet: the last map is normalized anyway.
-            stop_early: Do not compute what lies behind the last wanted map.
+            stop_early: Do not run the layers after the last wanted map.
             output_fmt: Layout of the maps, `"NCHW"`.
             intermediates_only: Leave out the last map.
 
@@ -194,7 +194,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         return maps if intermediates_only else (x, maps)
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer that makes the logits."""
+        """The linear layer that gives the logits; the identity for 0 classes."""
         head: nn.Module = getattr(self, self.head_name)
         return head
 
@@ -262,7 +262,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         return sorted(positions)
 
     def _add_head(self, num_features: int) -> None:
-        """Give a model that has its stages a pooling, a dropout and a linear layer."""
+        """Add pooling, dropout and linear layer, once the stages are there."""
         self.num_features = num_features
         self.global_pool = GlobalPool(self.config.global_pool)
         self.head_drop = nn.Dropout(self.config.drop_rate)
@@ -326,6 +326,6 @@ def initialize_convolutions(model: nn.Module) -> None:
 
 
 def drop_path_rates(config: ModelConfig) -> list[float]:
-    """The rate of every layer, in order: 0 at the first, `config.drop_path_rate` at the last."""
+    """The stochastic depth rate of every layer, from 0 at the first to `config.drop_path_rate` at the last."""
     last = max(sum(config.block_config) - 1, 1)
     return [config.drop_path_rate * index / last for index in range(sum(config.block_config))]
