@@ -326,6 +326,6 @@ def initialize_convolutions(model: nn.Module) -> None:
 
 
 def drop_path_rates(config: ModelConfig) -> list[float]:
-    """The stochastic depth rate of every layer, from 0 at the first to `config.drop_path_rate` at the last."""
+    """Stochastic depth rates of all layers, from 0 at the first to `config.drop_path_rate` at the last."""
     last = max(sum(config.block_config) - 1, 1)
     return [config.drop_path_rate * index / last for index in range(sum(config.block_config))]
