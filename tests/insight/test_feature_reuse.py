@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_passed_over_and_named(tmp_path) -> None:
     assert found.images == 2
     assert list(found.failures) == [str(broken)]
     assert found.blocks == reuse(classifier, _images(2)).blocks
-    with pytest.raises(UserError, match="none of the images can be read"):
+    with pytest.raises(UserError, match="images: none can be read"):
         reuse(classifier, [broken])
 
 

@@ -400,7 +400,7 @@ def _residual_blocks(
             handle.remove()
     count = len(images) - len(failures)
     if count == 0:
-        raise UserError(f"none of the images can be read: {next(iter(failures.values()))}")
+        raise UserError(f"images: none can be read: {next(iter(failures.values()))}")
     return ResidualReuse(
         name=model.config.name,
         images=count,

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.errors import UserError
+from skipnets.models.graph import norm_groups
+from skipnets.models.family import network_graph
 from skipnets.models.registry import ModelConfig, Norm, Pooling
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
             "architecture": self.config.name,
             **images.to_timm(),
             "num_classes": self.num_classes,
-            "first_conv": next(path for path, part in self.named_modules() if isinstance(part, nn.Conv2d)),
+            "first_conv": network_graph(self.config).first_convolution.name,
             "classifier": self.head_name,
         }
 
@@ -298,7 +300,7 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "group":
-        return nn.GroupNorm(next(groups for groups in range(32, 0, -1) if channels % groups == 0), channels)
+        return nn.GroupNorm(norm_groups(channels), channels)
     return nn.Identity()
 
 
@@ -323,9 +325,3 @@ def initialize_convolutions(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def drop_path_rates(config: ModelConfig) -> list[float]:
-    """Stochastic depth rates of all layers, from 0 at the first to `config.drop_path_rate` at the last."""
-    last = max(sum(config.block_config) - 1, 1)
-    return [config.drop_path_rate * index / last for index in range(sum(config.block_config))]

@@ -19,7 +19,6 @@ from torchvision.ops import StochasticDepth
 from skipnets.models.backbone import (
     Backbone,
     FeatureMapInfo,
-    drop_path_rates,
     initialize_convolutions,
     make_norm,
 )
@@ -123,7 +122,7 @@ class DenseNet(Backbone[DenseNetConfig]):
         else:
             self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=1, module="features.conv0")]
 
-        path_rates = iter(drop_path_rates(config))
+        path_rates = iter(config.drop_path_rates())
         for number, layers in enumerate(config.block_config, start=1):
             block = DenseBlock()
             for layer in range(1, layers + 1):

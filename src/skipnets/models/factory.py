@@ -60,7 +60,7 @@ def create_model(
             growth_rate=24`.
 
     Returns:
-        The model, in train mode. With `weights`, `model.weights_report` lists which tensors were matched.
+        The model, in train mode. With `weights`, `model.weights_report` says which tensor came from where.
 
     Raises:
         UserError: For an unknown name, field or source, an impossible value, or weights that do not fit.

@@ -96,6 +96,11 @@ class ModelConfig:
         """The smallest height and width, in pixels, that leave at least one value in the last map."""
         raise NotImplementedError
 
+    def drop_path_rates(self) -> list[float]:
+        """Stochastic depth of each layer or block, in order: 0 at the first, `drop_path_rate` at the last."""
+        count = sum(self.block_config)
+        return [self.drop_path_rate * index / max(count - 1, 1) for index in range(count)]
+
     @property
     def usual_size(self) -> int:
         """Height and width of the images that such a network is usually trained on."""

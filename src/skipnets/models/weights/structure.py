@@ -51,7 +51,7 @@ class Layer:
 
     Args:
         name: What their names share.
-        kind: From the weight's number of axes.
+        kind: By the weight's number of axes.
         names: Full names by role ("weight", "running_mean", …).
         shapes: Shapes by role.
     """
