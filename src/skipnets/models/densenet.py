@@ -79,7 +79,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Sequential):
-    """L dense layers at one map size; what goes in comes out first, then k maps of each layer in turn."""
+    """L dense layers at one map size; the output is the input followed by the k maps of each layer."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C + L·k, H, W)."""

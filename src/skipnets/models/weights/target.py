@@ -15,12 +15,12 @@ from skipnets.models.family import network_graph
 _LISTED = 8
 
 
-class NoMatch(Exception):  # noqa: N818 - an answer, which the caller turns into an error for the user
-    """Why a source's tensors cannot become a model's, in words for the user."""
+class NoMatchError(Exception):
+    """A source's tensors cannot be matched with a model's; `load_weights` makes a UserError of it."""
 
 
-class Ambiguous(NoMatch):
-    """Several pairings are possible, and nothing says which is right."""
+class AmbiguousMatchError(NoMatchError):
+    """Several matches are possible."""
 
 
 def listed(names: Iterable[str]) -> str:
