@@ -89,9 +89,12 @@ class RandomGraph:
             case "conv1":
                 y = build.convolution(x, self.channels(), 1, bias=self.draw(st.booleans()))
             case "conv":
-                dilation = self.draw(st.integers(1, 2))
-                options = {"dilation": dilation, "padding": dilation, "stride": self.draw(st.integers(1, 2))}
-                y = build.convolution(x, self.channels(), 3, **options)
+                kernel, dilation = self.draw(st.sampled_from([2, 3, 3, 3, 5])), self.draw(st.integers(1, 2))
+                reach = dilation * (kernel - 1)
+                least = max(reach + 2 - min(size), 0) // 2  # so that something is left
+                padding = self.draw(st.sampled_from([max(reach // 2, least), least, reach]))
+                options = {"dilation": dilation, "padding": padding, "stride": self.draw(st.integers(1, 2))}
+                y = build.convolution(x, self.channels(), kernel, **options)
             case "grouped":
                 groups = self.draw(st.sampled_from([g for g in (1, 2, 3, 4, 16) if channels % g == 0]))
                 outputs = groups * self.draw(st.integers(1, 9))
@@ -122,27 +125,22 @@ class RandomGraph:
                     y = build.convolution(x, 4, 1)
             case "add":
                 y = build.add(x, self.pick(size, channels))
-                y, x = (build.add(x, y), x) if self.draw(st.booleans()) else (y, x)
+                if self.draw(st.booleans()):
+                    y = build.add(x, y)
             case _:
                 y = build.dropout(x)
-        self.sizes[y] = self.sizes_after(x, y)
+        operation = build.graph.operations[-1]  # those before it in its case keep the size
+        if operation.output == y and hasattr(operation, "kernel"):
+            lost = operation.dilation * (operation.kernel - 1) - 2 * operation.padding
+            height, width = ((side - lost - 1) // operation.stride + 1 for side in size)
+            size = height, width
+        self.sizes[y] = size
 
     def channels(self) -> int:
         return self.draw(st.sampled_from([1, 3, 4, 16, 17, 33]))
 
-    def sizes_after(self, x: int, y: int) -> tuple[int, int]:
-        operation = next(o for o in reversed(self.build.graph.operations) if o.output == y)
-        if not hasattr(operation, "kernel"):
-            return self.sizes[operation.inputs[0]] if operation.inputs[0] in self.sizes else self.sizes[x]
-        reach = operation.dilation * (operation.kernel - 1)
-        height, width = (
-            (side + 2 * operation.padding - reach - 1) // operation.stride + 1
-            for side in self.sizes[operation.inputs[0]]
-        )
-        return height, width
 
-
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.data())
 def test_random_graphs(data: st.DataObject) -> None:
     drawn = RandomGraph(data)
