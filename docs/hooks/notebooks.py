@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
         files.remove(file)
         files.append(File.generated(config, str(Path(file.src_uri).with_suffix(".md")), content=page))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Links to a notebook lead to its page."""
+    return re.sub(r"(\([\w./-]+)\.ipynb\)", r"\1.md)", markdown)
 
 
 def _cell(cell: Any) -> str:
