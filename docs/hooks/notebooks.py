@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from jupyter_client.manager import AsyncKernelManager
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
@@ -20,8 +20,8 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
         notebook = nbformat.read(file.abs_src_path, as_version=4)
         os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # its advice would be on every build
         # Sockets in files rather than on TCP ports, which anybody on the machine could read.
-        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
-        NotebookClient(notebook, km=kernel, timeout=300).execute()
+        sockets = Config(KernelManager={"transport": "ipc"})
+        NotebookClient(notebook, config=sockets, kernel_name="python3", timeout=300).execute()
         page = "\n\n".join(map(_cell, notebook.cells))
         files.remove(file)
         files.append(File.generated(config, str(Path(file.src_uri).with_suffix(".md")), content=page))
