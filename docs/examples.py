@@ -47,7 +47,7 @@ _BLOCK = re.compile(
 
 def rewritten(page: str) -> str:
     """The page's text with what its blocks print now."""
-    names: dict[str, Any] = {"__name__": "page"}
+    names: dict[str, Any] = {"__name__": "__main__"}
     page = _INCLUDED.sub(_with_file, page)
     if _COMMANDS in page:
         from commands import reference

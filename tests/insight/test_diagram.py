@@ -117,7 +117,7 @@ def test_formats(tmp_path) -> None:
     ("sources", "output", "options", "message"),
     [
         ("resnet20", "a.gif", {}, r"must end in \.svg, \.png, \.pdf"),
-        ("resnet20", "a.svg", {"block": 4}, "block must be from 1 to 3 for resnet20, not 4"),
+        ("resnet20", "a.svg", {"block": 4}, "block=4: must be from 1 to 3 for resnet20"),
         ("resnet21", "a.svg", {}, r"did you mean .*resnet20"),
         ([], "a.svg", {}, "name at least one"),
     ],

@@ -12,7 +12,7 @@ from PIL import Image
 from skipnets.errors import UserError
 from skipnets.insight import Explanation, contact_sheet, overlay
 from skipnets.insight.overlays import _short_names, save_explanations
-from skipnets.insight.trace import Grid
+from skipnets.models.accounting import Grid
 
 
 def _explanation(source: str = "a.png", label: str = "cat", size: tuple[int, int] = (60, 40)) -> Explanation:

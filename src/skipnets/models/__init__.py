@@ -1,9 +1,10 @@
-"""DenseNets and ResNets, their registry, and weights from elsewhere."""
+"""DenseNet, ResNet and further families: registry, graphs, modules, and weights from elsewhere."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from skipnets.models.family import Family, network_graph, register_family
 from skipnets.models.registry import (
     DenseNetConfig,
     ResNetConfig,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DenseNet",
     "DenseNetConfig",
+    "Family",
     "ResNet",
     "ResNetConfig",
     "build_model",
@@ -29,6 +31,8 @@ __all__ = [
     "create_model",
     "list_models",
     "model_config",
+    "network_graph",
+    "register_family",
 ]
 
 

@@ -15,7 +15,7 @@ Shapes: N batch, C channels, H height, W width, k growth rate, L layers.
 from __future__ import annotations
 
 from itertools import islice
-from typing import Literal, NamedTuple, cast, get_args
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,11 @@ from torchvision.ops import StochasticDepth
 from skipnets.errors import UserError, near_matches
 from skipnets.models.backbone import check_input
 from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, DenseNet, Transition
+from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution
 from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_running_statistics
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block
 from skipnets.ops.transition import TransitionParameters, transition
-
-BlockExecution = Literal["plain", "linear", "linear-recompute"]
 
 _STEM = ("conv0", "norm0", "relu0", "pool0")
 
@@ -242,10 +241,11 @@ def set_block_execution(model: nn.Module, policy: BlockExecution) -> None:
     Raises:
         UserError: For an unknown policy.
     """
-    policies = get_args(BlockExecution)
-    if policy not in policies:
-        near = near_matches(policy, policies)
-        raise UserError(f'unknown block execution "{policy}"{near}; it is one of {", ".join(policies)}')
+    if policy not in BLOCK_EXECUTIONS:
+        near = near_matches(policy, BLOCK_EXECUTIONS)
+        raise UserError(
+            f'unknown block execution "{policy}"{near}; it is one of {", ".join(BLOCK_EXECUTIONS)}'
+        )
     for module in model.modules():
         if isinstance(module, DenseNet) and module.config.stem != "imagenet":
             continue

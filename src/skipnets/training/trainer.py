@@ -25,8 +25,7 @@ from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
 from skipnets.files import atomic_path
-from skipnets.models.densenet import DenseNet
-from skipnets.models.resnet import ResNet
+from skipnets.models.backbone import Backbone
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
 from skipnets.training.config import TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
@@ -225,7 +224,7 @@ def _save_best(
     preprocessing: Preprocessing,
     classes: tuple[str, ...],
     counts: dict[str, int],
-    model: DenseNet | ResNet,
+    model: Backbone[Any],
     row: Row,
 ) -> None:
     """Write the model file, with where its weights come from."""

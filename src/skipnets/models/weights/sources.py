@@ -73,6 +73,29 @@ class PublishedInput:
             return self
         return replace(self, mean=fitted(self.mean), std=fitted(self.std))
 
+    def to_timm(self) -> dict[str, Any]:
+        """The same in the words of timm's `pretrained_cfg`."""
+        return {
+            "input_size": (len(self.mean), *self.size),
+            "fixed_input_size": False,
+            "interpolation": self.interpolation,
+            "crop_pct": min(self.size) / (self.resize_size or min(self.size)),
+            "crop_mode": "center",
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+
+_IMAGENET = PublishedInput(
+    size=(224, 224),
+    resize_size=256,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    interpolation="bilinear",
+)
+# Where nobody says otherwise, by stem.
+USUAL_INPUT = {"imagenet": _IMAGENET, "cifar": replace(_IMAGENET, size=(32, 32), resize_size=None)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:

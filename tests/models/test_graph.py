@@ -1,27 +1,48 @@
-"""What is told from a configuration alone is what the built model has."""
+"""The graph of a configuration, against the torch module that is built of it."""
 
 from __future__ import annotations
+
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipnets.models import DenseNetConfig, ResNetConfig, build_model, list_models, model_config
-from skipnets.models.tensors import parameter_count, tensor_shapes
+from skipnets.models import (
+    DenseNetConfig,
+    ResNetConfig,
+    build_model,
+    list_models,
+    model_config,
+    network_graph,
+)
+from skipnets.models.registry import Pooling
 
 
 def assert_equal_to_the_built_model(config: DenseNetConfig | ResNetConfig) -> None:
     with torch.device("meta"):
         model = build_model(config)
     built = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
-    assert list(tensor_shapes(config).items()) == built
-    assert parameter_count(config) == sum(parameter.numel() for parameter in model.parameters())
+    graph = network_graph(config)
+    assert list(graph.tensors().items()) == built
+    assert graph.parameter_count() == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_shapes_are_the_state_dict_s(name: str) -> None:
     assert_equal_to_the_built_model(model_config(name))
+
+
+@pytest.mark.parametrize("global_pool", get_args(Pooling))
+@pytest.mark.parametrize("name", ["densenet_bc40_k12", "resnet20"])
+def test_every_pooling_has_its_shapes(name: str, global_pool: Pooling) -> None:
+    config = model_config(name, global_pool=global_pool, num_classes=5 if global_pool else 0)
+    assert_equal_to_the_built_model(config)
+    graph, model = network_graph(config), build_model(config).eval()
+    with torch.no_grad():
+        features = model.forward_head(model.forward_features(torch.randn(1, 3, 32, 32)), pre_logits=True)
+    assert graph.shapes(32, 32)[graph.features] == features.shape[1:]
 
 
 norms = st.sampled_from(["batch", "group", None])
