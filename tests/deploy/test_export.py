@@ -39,6 +39,13 @@ class TestWhatIsWritten:
         for first, second in zip(exported.predict(IMAGES, 3), classifier.predict(IMAGES, 3), strict=True):
             assert [label for label, _ in first.ranking] == [label for label, _ in second.ranking]
 
+    @pytest.mark.parametrize(("pooling", "features"), [("max", 12), ("avgmax", 12), ("catavgmax", 24)])
+    def test_every_pooling_is_exported(self, pooling: str, features: int, tmp_path: Path) -> None:
+        classifier = make_classifier(global_pool=pooling)
+        exported = load(export_model(classifier, output=tmp_path / "a.onnx").path)
+        np.testing.assert_allclose(exported.embed(IMAGES), classifier.embed(IMAGES), atol=1e-5)
+        assert exported.embed(IMAGES).shape == (len(IMAGES), features)
+
     @pytest.mark.parametrize("file_format", FORMATS)
     def test_it_says_what_the_model_file_says(
         self, file_format: str, exports: dict[str, Export], classifier: Classifier

@@ -187,6 +187,8 @@ def _opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Imag
             if isinstance(source, str | os.PathLike | Page):
                 name = str(source)
             with _open_file(source) as image:
+                if isinstance(source, Page):
+                    _turn_to(image, source.number)
                 if image.width * image.height > max_pixels:
                     raise Image.DecompressionBombError
                 yield image
@@ -205,19 +207,20 @@ def _open_file(source: str | os.PathLike[str] | bytes | BinaryIO | Page) -> Imag
     file: Any = source.path if isinstance(source, Page) else source
     file = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
-        image: Image.Image = Image.open(file, formats=FORMATS)
+        return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         if not _is_heif(file):
             raise
         if not can_read_heif():
             raise ValueError(f"a HEIC image; to read it: {HEIF_REMEDY}") from None
-        image = Image.open(file, formats=("HEIF",))
-    if isinstance(source, Page):
-        try:
-            image.seek(source.number)
-        except EOFError:
-            raise ValueError("there is no such page") from None
-    return image
+        return Image.open(file, formats=("HEIF",))
+
+
+def _turn_to(image: Image.Image, page: int) -> None:
+    try:
+        image.seek(page)
+    except EOFError:
+        raise ValueError("there is no such page") from None
 
 
 def _is_heif(file: str | os.PathLike[str] | BinaryIO) -> bool:

@@ -362,17 +362,17 @@ def _resolve(
             found = candidates[0] if len(candidates) == 1 else None
         if found is None:
             absent.append(original)
-        resolved.append(found and _below(root, found))
+        resolved.append(found and relative_name(root, found))
     if absent and missing != "skip":
         raise MissingFilesError(manifest, absent, of=len(written), root=root)
     if absent:
         listing.passed_over["listed files that are not there"] += len(absent)
-        listing.warnings.append(f"{counted(len(absent), 'listed file')} are not there: {listed(absent)}")
+        listing.warnings.append(f"{counted(len(absent), 'listed file')} not there: {listed(absent)}")
     return resolved
 
 
-def _below(root: Path, name: str) -> str:
-    """The name relative to the root in its shortest form, if it lies there."""
+def relative_name(root: Path, name: str) -> str:
+    """A path in its shortest form: relative to the root if it lies there, else absolute."""
     inside = os.path.relpath(root / name, root)
     return Path(os.path.abspath(root / name) if inside.startswith("..") else inside).as_posix()  # noqa: PTH100
 
@@ -450,4 +450,11 @@ def find_metadata(folder: Path) -> Path | None:
     return None
 
 
-__all__ = ["MANIFEST_SUFFIXES", "Columns", "MissingFilesError", "find_listed", "find_metadata"]
+__all__ = [
+    "MANIFEST_SUFFIXES",
+    "Columns",
+    "MissingFilesError",
+    "find_listed",
+    "find_metadata",
+    "relative_name",
+]

@@ -19,7 +19,7 @@ from skipnets.data.decoding import PAGED_SUFFIXES, Page, count_pages, is_gray, o
 from skipnets.data.labels import check_group_names, check_labels
 from skipnets.data.layout import find_images, images_below
 from skipnets.data.listing import Entry, Listing, counted, listed, natural_key, passed_over_line
-from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find_metadata
+from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find_metadata, relative_name
 from skipnets.data.named import NAMED_SETS, read_named
 from skipnets.data.options import DataOptions
 from skipnets.data.splits import SPLITS, SplitRow, check_fractions, cut, cut_groups, read_splits, write_splits
@@ -356,11 +356,14 @@ def _warn_of_absent_classes(dataset: ImageDataset, splits: NDArray[np.str_]) -> 
 
 def _repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missing: str) -> ImageDataset:
     rows = read_splits(path)
+    root = dataset.root
     known = {name: index for index, name in enumerate(dataset.names)}
     split_of: dict[int, str] = {}
     gone = []
     for name, (label, split) in rows.items():
         index = known.get(name)
+        if index is None and root is not None:  # version 0.1 kept paths as a manifest writes them
+            index = known.get(relative_name(root, name))
         if index is None:
             gone.append(name)
         elif dataset.classes[dataset.labels[index]] != label:
