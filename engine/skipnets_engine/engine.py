@@ -90,11 +90,11 @@ class Engine:
 
         Args:
             size: Height and width of the images.
-            images: 1 measures one image computed by all threads; more, that many on each thread for itself.
+            images: 1 measures one image computed by all threads together; more, so many on each thread alone.
             rounds: The time is the median over so many runs.
 
         Returns:
-            A line a step: name, algorithm, shape (of what it makes), macs, bytes and seconds (for one image).
+            For each step: name, algorithm, shape (of its output), macs, bytes and seconds (for one image).
         """
         with _engine_errors():
             lines: list[dict[str, Any]] = self._engine.measure(*size, images, rounds)

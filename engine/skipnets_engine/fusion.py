@@ -98,17 +98,17 @@ class Concatenate(Step):
 
 @dataclass(frozen=True)
 class View:
-    """A value that no step writes, as a function of one that is written.
+    """A value as a function of one that a step writes.
 
     Attributes:
         value: The value that is written.
-        affine: What is done to it.
+        affine: What norms do to it.
         relu: Whether a ReLU follows.
     """
 
     value: int
-    affine: Affine
-    relu: bool
+    affine: Affine | None = None
+    relu: bool = False
 
 
 class Fusion:
@@ -117,7 +117,6 @@ class Fusion:
     Attributes:
         aliases: For every value, the value that it equals: dropout does nothing here.
         steps: By the value that they write.
-        views: Values that no step writes but that follow from others.
         results: Features and logits, without aliases.
     """
 
@@ -135,7 +134,7 @@ class Fusion:
                     self._readers[value].append(operation)
         self.results = {self.aliases[graph.features], self.aliases[graph.logits]}
         self.steps: dict[int, Step] = {}
-        self.views: dict[int, View] = {}
+        self._views: dict[int, View] = {}  # of values that no step writes
         self._fused: set[int] = set()  # outputs of operations that an earlier step has taken in
         for operation in graph.operations:
             if operation.kind != "dropout" and operation.output not in self._fused:
@@ -143,6 +142,11 @@ class Fusion:
                 self._extend(step)
                 self.steps[step.output] = step
         self._activate_at_reading()
+
+    def view(self, value: int) -> View:
+        """A value as a function of one that a step writes; of itself where no other will do."""
+        value = self.aliases[value]
+        return self._views.get(value, View(value))
 
     def _inputs(self, operation: Any) -> tuple[int, ...]:
         return tuple(self.aliases[value] for value in operation.inputs)
@@ -223,7 +227,7 @@ class Fusion:
 
     def _add_view(self, step: Step) -> None:
         if isinstance(step, Elementwise) and step.affine is not None and step.added is None:
-            self.views[step.output] = View(step.inputs[0], step.affine, step.relu)
+            self._views[step.output] = View(step.inputs[0], step.affine, step.relu)
 
     def _only_reader(self, value: int) -> Any:
         """The operation that alone reads a value, once; None if there is none or the value is a result."""
@@ -259,7 +263,7 @@ class Fusion:
             if all(_can_activate(step) and step.added != value for step in who):
                 activation = self.steps.pop(value)
                 affine = activation.affine or Affine.identity(self._values[value].channels)
-                self.views[value] = View(activation.inputs[0], affine, relu=True)
+                self._views[value] = View(activation.inputs[0], affine, relu=True)
                 for step in who:
                     step.inputs, step.affine = activation.inputs, affine
 

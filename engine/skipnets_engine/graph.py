@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeGuard
 from skipnets_engine.errors import InvalidGraphError, UnknownArchitectureError
 
 _MAX_CHANNELS = 1 << 20
-_MAX_OPERATIONS = 100_000
+_MAX_OPERATIONS = 20_000  # of values too; the deepest networks known have a quarter of it
 # What the kernels are written for.
 _MAX_KERNEL = 15
 _MAX_STRIDE = 16

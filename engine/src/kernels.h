@@ -40,7 +40,7 @@ struct Kernels {
 
     // Packing: R rows from source[r] + offset, `vectors` vectors each, into the layout above.
     void (*pack)(float* packed, int rows, const float* const* source, std::ptrdiff_t offset, std::ptrdiff_t vectors);
-    /// relu(scale · x + shift), what a dense layer does to everything before it.
+    /// relu(scale · x + shift): a batch norm and a ReLU in front of the convolution.
     void (*pack_activated)(float* packed, int rows, const float* const* source, std::ptrdiff_t offset,
                            std::ptrdiff_t vectors, const float* scale, const float* shift);
     /// The sum over 2×2 neighbors of the same (the quarter is in the weights).
