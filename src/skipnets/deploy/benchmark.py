@@ -24,6 +24,9 @@ from skipnets.deploy.timing import Candidate, Timing, alternate
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.machine import library_versions, processor
+from skipnets.models.accounting import macs
+from skipnets.models.family import network_graph
+from skipnets.models.registry import config_from_dict
 from skipnets.runtimes.exported import export_format
 from skipnets.tables import Display, make_table
 
@@ -167,7 +170,7 @@ def compare_speeds(
         UserError: For impossible options, or if two candidates do not compute the same.
     """
     from skipnets.classifier import Classifier, load
-    from skipnets.deploy.candidates import candidates_for, exported_candidate, multiply_accumulates
+    from skipnets.deploy.candidates import candidates_for, exported_candidate
 
     if not batch_sizes or min(batch_sizes) < 1:
         raise UserError(f"batch_size={list(batch_sizes)}: must be at least 1")
@@ -187,17 +190,18 @@ def compare_speeds(
             int8=int8,
             calibration=calibration,
         )
-    macs = multiply_accumulates(classifier.architecture, classifier.preprocessing.size)
+    graph = network_graph(config_from_dict(classifier.architecture))
+    total_macs = sum(macs(graph, *classifier.preprocessing.size))
     rate = _sgemm_rate(threads)
     rows = [
         row
         for batch in batch_sizes
-        for row in _measure(candidates, classifier, batch, seconds=seconds, limit=macs * batch / rate)
+        for row in _measure(candidates, classifier, batch, seconds=seconds, limit=total_macs * batch / rate)
     ]
     return SpeedTable(
         model=str(classifier.path or classifier.architecture["name"]),
         size=classifier.preprocessing.size,
-        macs=macs,
+        macs=total_macs,
         sgemm_macs=rate,
         machine=machine(threads),
         rows=tuple(rows),
@@ -205,7 +209,7 @@ def compare_speeds(
 
 
 def machine(threads: int) -> dict[str, str]:
-    """What the figures hold for."""
+    """The hardware and software that a measurement was made with."""
     return {
         "processor": f"{processor()} ({os.cpu_count()} logical)",
         "threads": str(threads),

@@ -8,11 +8,14 @@ from skipnets.lazy import lazy_exports
 from skipnets.models import family as _family  # noqa: F401 - registers the families of this package
 
 if TYPE_CHECKING:
+    from skipnets.models.backbone import Backbone
     from skipnets.models.densenet import DenseNet
     from skipnets.models.factory import build_model, create_model
     from skipnets.models.family import Family, network_graph, register_family
+    from skipnets.models.graph import Graph, GraphBuilder
     from skipnets.models.registry import (
         DenseNetConfig,
+        ModelConfig,
         ResNetConfig,
         config_from_dict,
         config_to_dict,
@@ -22,9 +25,13 @@ if TYPE_CHECKING:
     from skipnets.models.resnet import ResNet
 
 __all__ = [
+    "Backbone",
     "DenseNet",
     "DenseNetConfig",
     "Family",
+    "Graph",
+    "GraphBuilder",
+    "ModelConfig",
     "ResNet",
     "ResNetConfig",
     "build_model",
@@ -40,9 +47,13 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "Backbone": "backbone",
         "DenseNet": "densenet",
         "DenseNetConfig": "registry",
         "Family": "family",
+        "Graph": "graph",
+        "GraphBuilder": "graph",
+        "ModelConfig": "registry",
         "ResNet": "resnet",
         "ResNetConfig": "registry",
         "build_model": "factory",
