@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,6 +101,10 @@ class ImageDataset:
             return self.images[index]
         path = self.file(index)
         return path if self.pages is None else Page(path, int(self.pages[index]))
+
+    def sources(self) -> Iterator[tuple[str, Path | Page | NDArray[np.uint8]]]:
+        """The name and the source of each image."""
+        return zip(self.names, map(self.source, range(len(self))), strict=True)
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in mode L or RGB.
