@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
+from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress, progress_bar
 from skipnets.tables import properties_table
 
 
