@@ -41,7 +41,7 @@ def summary(
         model: A model's name, a model file or a run folder.
         input_size: Height and width of the images. Default: what the model was trained with, or 224 (32 for
             the CIFAR models).
-        batch_size: Images that memory is told for; fit finds the most that train in --memory.
+        batch_size: Images that memory is computed for; fit finds the most that train in --memory.
         memory: With --batch-size fit: what training on a CPU may take, such as 16GiB.
         execution: How dense blocks run in training: plain, linear or linear-recompute. For fit.
         depth: 1 shows stages, 2 the layers or blocks inside, 3 what these are made of.

@@ -38,7 +38,7 @@ from skipnets.models.graph import Activation, Graph, Norm
 Method = Literal["gradcam", "integrated-gradients", "occlusion"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-# The deepest stage with a map of this many values on its shorter side tells what is seen, and still where.
+# Values on the shorter side of a stage's map that still locate what the stage responds to.
 FINE_ENOUGH = 12
 _INTEGRATION_STEPS = 32
 _IMAGES_AT_ONCE = 16
@@ -83,7 +83,7 @@ class Explanation:
         return whole.astype(np.float32, copy=False)
 
     def resized(self, scale: float) -> Explanation:
-        """The same for the image at another size: a small one is given room for a smooth map."""
+        """The same for the image at another size: small images are enlarged for a smooth map."""
         image = resized(self.image, scale)
         x, y = image.width / self.image.width, image.height / self.image.height
         left, top, right, bottom = self.box
@@ -131,9 +131,7 @@ def explain(
     for label in classes or ():
         if label not in classifier.classes:
             near = near_matches(label, classifier.classes)
-            raise UserError(
-                f'classes: the model knows no "{label}"{near}; it tells {_some(classifier.classes)}'
-            )
+            raise UserError(f'classes="{label}": must be among {_some(classifier.classes)}{near}')
     module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
     return _explanations(classifier, images, classes, method, module_path, position)
 
@@ -258,7 +256,7 @@ def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     path, value = stages[stage]
     if shapes[value][1:] == (1, 1):
         raise UserError(
-            f"stage={stage}: makes a map of 1×1 of images of {size[0]}×{size[1]}, which tells no place: "
+            f"stage={stage}: makes a map of 1×1 of images of {size[0]}×{size[1]}, which locates nothing: "
             "take a finer one"
         )
     return path, grids(graph)[value]

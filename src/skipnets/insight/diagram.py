@@ -84,7 +84,7 @@ def draw_diagram(
         raise UserError(f"output: {path} must end in {', '.join(FORMATS)}")
     several = sources if isinstance(sources, list) else [sources]
     if not several:
-        raise UserError("there is no model to draw: name at least one")
+        raise UserError("sources: must name at least one")
     drawings = [_drawing(source, block, input_size, fields) for source in several]
     with mpl.rc_context({"font.family": "DejaVu Sans", "svg.hashsalt": "skipnets"}):
         figure = _figure(drawings)

@@ -316,6 +316,8 @@ def _dense_blocks(model: Backbone[Any], graph: Graph) -> Iterator[BlockReuse]:
         for column, (_, reader) in enumerate(readers):
             weight = _weight(model.get_submodule(reader.name))
             per_map = weight.double().abs().transpose(0, 1).flatten(1).sum(1).cpu().numpy()
+            if isinstance(reader, Linear):  # With "catavgmax" it reads each map twice.
+                per_map = per_map.reshape(-1, edges[-1]).sum(0)
             for row in range(min(column + 1, len(own) + 1)):
                 strength[row, column] = per_map[edges[row] : edges[row + 1]].mean()
         yield BlockReuse(
@@ -398,7 +400,7 @@ def _residual_blocks(
             handle.remove()
     count = len(images) - len(failures)
     if count == 0:
-        raise UserError(f"none of the images can be read: {next(iter(failures.values()))}")
+        raise UserError(f"images: none can be read: {next(iter(failures.values()))}")
     return ResidualReuse(
         name=model.config.name,
         images=count,

@@ -22,7 +22,7 @@ from skipnets.errors import UserError
 from skipnets.insight.layers import Layer, layers
 from skipnets.insight.source import Source, architecture_of
 from skipnets.models.accounting import FLOAT_BYTES, kept_bytes, steps
-from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution, Graph, Shape
+from skipnets.models.graph import BlockExecution, Graph, Shape
 
 MIB = 2**20
 
@@ -213,7 +213,7 @@ def summarize(
             weight_bytes=weight_bytes(graph),
             kept_bytes={
                 execution: kept_bytes(graph, *size, batch_size, execution)
-                for execution in BLOCK_EXECUTIONS
+                for execution in _KEPT
                 if execution == "plain" or len(steps(graph, *size, execution)) < len(graph.operations)
             },
             connections=_connections(graph),
