@@ -36,7 +36,7 @@ def test_folders_without_predictions_say_what_to_do(tmp_path: Path) -> None:
     logits, labels = make_answers(0, 30, 1.0)
     folder = write_results(tmp_path / "a", logits, labels)
     (folder / "evaluation.json").write_text("{")
-    with pytest.raises(UserError, match=r"are damaged .* skipnets evaluate .* writes them anew"):
+    with pytest.raises(UserError, match=r"is damaged, .* skipnets evaluate .* writes them anew"):
         read_results(folder)
     write_results(folder, logits, labels)
     table = pyarrow.parquet.read_table(folder / "predictions.parquet")
