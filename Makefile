@@ -51,7 +51,7 @@ test-lowest: .venv/installed-dev
 	.venv/lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv/lowest.txt \
 		. pytest pytest-timeout hypothesis
 	.venv/lowest/bin/python -m pytest --noconftest -m "not slow" $(CORE_TESTS)
-	$(BIN)/python -m pytest -m slow tests/test_installation.py
+	$(BIN)/python -m pytest tests/test_installation.py -k lowest
 
 coverage: .venv/installed-dev .venv/engine
 	$(PYTEST) -m "not slow" --cov --cov-report term --cov-report html:site-coverage

@@ -12,7 +12,7 @@ from skipnets.errors import UserError
 from skipnets.models import create_model
 from skipnets.models.family import FAMILIES, family_of, network_graph, register_family, stage_groups
 from skipnets.models.graph import Convolution, Linear
-from skipnets.models.graphs import densenet_graph, drop_path_rates, resnet_graph
+from skipnets.models.graphs import densenet_graph, resnet_graph
 from skipnets.models.registry import REGISTRY, list_models, model_config
 
 
@@ -35,7 +35,7 @@ def test_a_network_is_as_deep_as_its_name_says(name: str) -> None:
 @pytest.mark.parametrize("name", ["densenet_bc40_k12", "resnet20"])
 def test_stochastic_depth_grows_evenly(name: str) -> None:
     config = model_config(name, drop_path_rate=0.4)
-    rates = drop_path_rates(config)
+    rates = config.drop_path_rates()
     assert rates[0] == 0
     assert rates[-1] == pytest.approx(0.4)
     steps = [after - before for before, after in itertools.pairwise(rates)]
