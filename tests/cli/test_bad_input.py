@@ -59,7 +59,7 @@ CASES = {
         ["predict", "none.safetensors", "photos"],
         ["none.safetensors", "does not exist"],
     ),
-    "a missing image": (["predict", "run", "none.jpg"], ["none.jpg", "is not there"]),
+    "a missing image": (["predict", "run", "none.jpg"], ["none.jpg", "does not exist"]),
     "a folder without images": (["predict", "run", "empty"], ["empty", "holds no images"]),
     "not a model": (["info", "text.safetensors"], ["text.safetensors"]),
     "a truncated model file": (["predict", "cut.safetensors", "photos"], ["cut.safetensors", "truncated"]),
@@ -134,7 +134,7 @@ CASES = {
     "what is no image": (["explain", "run", "file", "--output", "a.png"], ["file", "not an image"]),
     "a missing image to explain": (
         ["explain", "run", "none.png", "--output", "a.png"],
-        ["none.png", "is not there"],
+        ["none.png", "does not exist"],
     ),
     "no such class": (
         ["explain", "run", "photo.png", "--classes", "drak", "--output", "a.png"],

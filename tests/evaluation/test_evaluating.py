@@ -1,4 +1,4 @@
-"""What is evaluated, under which names, and what a reader is told beside the figures."""
+"""Evaluation: which images are used, under which names, and the caveats that are reported."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_fewer_classes_than_the_classifier_knows() -> None:
     evaluation = evaluate(reader(), memory([0, 0, 1], ("blue", "red")))
     assert evaluation.metrics.support.tolist() == [0, 1, 2]
     assert evaluation.metrics.accuracy == 1
-    assert evaluation.warnings == ["no images of green: nothing is known about them"]
+    assert evaluation.warnings == ["no images of green: their metrics are undefined"]
     green = evaluation.to_dict()["classes"][0]
     assert green == {
         "name": "green",
@@ -131,7 +131,7 @@ def test_undecodable_images_are_listed_and_counted_out(pets: Path) -> None:
     assert len(evaluation.names) == 28
     assert evaluation.metrics.support.tolist() == [10, 9, 9]
     assert evaluation.metrics.accuracy == pytest.approx(27 / 28)
-    assert evaluation.warnings == ["2 of the 30 images could not be read and are in no figure"]
+    assert evaluation.warnings == ["2 of the 30 images could not be read and are not counted"]
     assert [evaluation.classes[label] for label in evaluation.labels] == [
         n.split("/")[0] for n in evaluation.names
     ]

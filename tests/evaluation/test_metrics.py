@@ -47,7 +47,7 @@ cases = st.tuples(
 
 @settings(max_examples=60, deadline=None)
 @given(case=cases)
-def test_figures_are_scikit_learns(case: tuple[int, int, int, int, float]) -> None:
+def test_metrics_equal_scikit_learns(case: tuple[int, int, int, int, float]) -> None:
     seed, count, classes, present, scale = case
     logits, labels = answers(seed, count, classes, min(present, classes), scale)
     metrics = measure(logits, labels)

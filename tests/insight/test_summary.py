@@ -109,7 +109,7 @@ def test_sources(tmp_path) -> None:
     ("source", "options", "message"),
     [
         ("densnet121", {}, "did you mean densenet121"),
-        ("nowhere/model.safetensors", {}, "no model file or run folder and no model's name"),
+        ("nowhere/model.safetensors", {}, "not a model file, run folder or model name"),
         ("densenet121", {"input_size": 16}, "too small for densenet121"),
         ("densenet121", {"input_size": 0}, "input_size=0×0: must be at least 1"),
         ("densenet121", {"batch_size": 0}, "batch_size=0: must be at least 1"),

@@ -21,7 +21,7 @@ from skipnets.training.run import (
 
 
 def row(epoch: int, **changes: float) -> Row:
-    figures = {
+    metrics = {
         "lr": 0.1 / epoch,
         "train_loss": 2 / epoch,
         "val_loss": 2.2 / epoch,
@@ -30,7 +30,7 @@ def row(epoch: int, **changes: float) -> Row:
         "seconds": 1.5,
         "validation_seconds": 0.25,
     }
-    return Row(epoch=epoch, **(figures | changes))
+    return Row(epoch=epoch, **(metrics | changes))
 
 
 def test_an_output_folder_that_holds_something_is_refused(tmp_path: Path) -> None:

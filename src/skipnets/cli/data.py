@@ -23,7 +23,7 @@ def data(
     json: bool = False,
     download: bool = False,
 ) -> int:
-    """Show what a dataset holds and how it would be read and split, without training.
+    """Show what a dataset contains and how it would be read and split, without training.
 
     For example:
 
@@ -34,10 +34,10 @@ def data(
     Args:
         path: A folder of images, a manifest (.csv, .tsv, .txt, .jsonl, .parquet) or a named set.
         options: Each is described below.
-        fractions: Sizes of the training, validation and test splits where the data does not come split.
-        seed: Of drawing the splits.
-        json: Print it as JSON.
-        download: Allow a named set to be fetched.
+        fractions: Fractions of the training, validation and test splits, for data without splits.
+        seed: Seed of the splits.
+        json: Print the result as JSON.
+        download: Allow downloading a named set.
     """
     found = survey(
         find_dataset(path, seed=seed, fractions=fractions, download=download, options=options), path

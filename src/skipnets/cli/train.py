@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     TrainOptions = dict[str, Any]
 else:
-    # TrainConfig's fields as options that may each be absent: then a file or the recipe gives the value.
+    # TrainConfig's fields as optional options; the config file or the recipe fills in the others.
     _HELP = {
         field.arg_name: field.description for field in docstring_parser.parse_from_object(TrainConfig).params
     }
@@ -41,7 +41,7 @@ def train(
     config: Path | None = None,
     resume: Path | None = None,
 ) -> int:
-    """Train a classifier, choose its best epoch on validation data, and evaluate that on the test split.
+    """Train a classifier, keep its best epoch on validation data, and evaluate it on the test split.
 
     For example:
 
@@ -55,16 +55,16 @@ def train(
         options: Each is described below.
         data: A folder of images (root/<class>/… or root/{train,val,test}/<class>/…), a manifest (a CSV file
             with the columns path, label and perhaps split) or a named set such as digits or cifar10.
-        config: A YAML file of these options, such as the run.yaml of an earlier run; options that are given
-            here go before it.
-        resume: An interrupted run's folder, to go on with.
+        config: A YAML file of these options, such as the run.yaml of an earlier run; options on the command
+            line override it.
+        resume: Folder of an interrupted run to resume.
     """
     given = dict(options or {})
     if data is not None:
         given["data"] = data
     if resume is not None:
         if given or config is not None:
-            raise UserError("--resume goes on with a run as it was started: give no other options")
+            raise UserError("resume: must be the only option, as a run is resumed with its own options")
         from skipnets.training import resume as resume_run
 
         return _finish(lambda: resume_run(resume))
@@ -76,7 +76,7 @@ def train(
 
 
 def _finish(start: Callable[[], Run]) -> int:
-    """Train, and show what came of it."""
+    """Train, and print the result."""
     run = start()
     print_tables(run.tables())
     return 1 if run.scores.get("failures") or run.skipped else 0

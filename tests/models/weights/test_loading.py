@@ -133,7 +133,7 @@ def test_a_wrong_shape_names_the_tensor_and_touches_nothing(make, stirred, write
     before = snapshot(model)
     with pytest.raises(UserError) as caught:
         load_weights(model, write(tensors))
-    assert f"does not fit {model.config.name}: {wrong} is {(shape[0], shape[1] + 1, *shape[2:])}" in str(
+    assert f"does not match {model.config.name}: {wrong} is {(shape[0], shape[1] + 1, *shape[2:])}" in str(
         caught.value
     )
     assert str(shape) in str(caught.value)
@@ -148,7 +148,7 @@ def test_missing_and_left_over_tensors_are_listed(make, stirred, write, snapshot
     tensors["auxiliary.weight"] = torch.zeros(3)
     model = make()
     before = snapshot(model)
-    with pytest.raises(UserError, match=f"missing: {missing}; left over: auxiliary.weight$"):
+    with pytest.raises(UserError, match=f"missing: {missing}; unexpected: auxiliary.weight$"):
         load_weights(model, write(tensors))
     assert_same(model, before)
 

@@ -132,7 +132,7 @@ def test_shuffled_layers_are_matched_rightly_or_not_at_all(family, data):
 
 def test_left_over_tensors_are_listed(make, stirred, write, snapshot, assert_same):
     foreign = numbered(stirred(make())) | {"extra.weight": torch.zeros(3, 3, 5, 5)}
-    assert_refused(write(foreign), make(), r"left over: extra.weight \(3, 3, 5, 5\)$", snapshot, assert_same)
+    assert_refused(write(foreign), make(), r"unexpected: extra.weight \(3, 3, 5, 5\)$", snapshot, assert_same)
 
 
 def test_what_nothing_fits_is_listed(make, stirred, write, snapshot, assert_same):
@@ -140,7 +140,7 @@ def test_what_nothing_fits_is_listed(make, stirred, write, snapshot, assert_same
     del foreign["op0.weight"]
     model = make()
     stem = next(iter(model.state_dict()))
-    words = rf"nothing fits {re.escape(stem)} \(\d+, 3, \d, \d\)$"
+    words = rf"nothing matches {re.escape(stem)} \(\d+, 3, \d, \d\)$"
     assert_refused(write(foreign), model, words, snapshot, assert_same)
 
 
@@ -178,7 +178,7 @@ def test_a_sorted_source_is_matched_only_where_shapes_are_unique(
         ): tensor
         for name, tensor in tensors.items()
     }
-    words = "ambiguous: the source is sorted by name, and nothing but another order tells apart"
+    words = "ambiguous: the source is sorted by name, and only another order distinguishes"
     assert_refused(write(foreign, "weights.safetensors"), make_resnet20(), words, snapshot, assert_same)
     assert_refused(write(dict(sorted(foreign.items()))), make_resnet20(), words, snapshot, assert_same)
     model = make_resnet20()
@@ -306,5 +306,5 @@ def test_keras_kernels_are_turned(make, stirred, write, assert_same):
 def test_channels_last_without_saying_so_is_refused(make, stirred, write, snapshot, assert_same):
     foreign = {name.replace("kernel", "weight"): t for name, t in keras_names(stirred(make())).items()}
     assert_refused(
-        write(foreign, "weights.npz"), make(), "nothing fits .* left over: ", snapshot, assert_same
+        write(foreign, "weights.npz"), make(), "nothing matches .* unexpected: ", snapshot, assert_same
     )
