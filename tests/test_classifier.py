@@ -149,7 +149,7 @@ class TestSaveAndLoad:
         with pytest.raises(UserError, match=r"missing: classifier\.weight"):
             classifier.save(tmp_path / "m.safetensors")
 
-    def test_describe_tells_everything(self, classifier: Classifier, saved: Path) -> None:
+    def test_describe_returns_all_metadata(self, classifier: Classifier, saved: Path) -> None:
         assert describe(saved.parent) == {
             "path": str(saved),
             "bytes": saved.stat().st_size,
@@ -186,7 +186,7 @@ class TestRefusedFiles:
         saved.write_bytes(saved.read_bytes()[:keep])
         self.refused(saved, "truncated or damaged")
 
-    def test_longer_than_it_says(self, saved: Path) -> None:
+    def test_a_file_longer_than_its_header_says(self, saved: Path) -> None:
         saved.write_bytes(saved.read_bytes() + b"\0")
         self.refused(saved, "truncated or damaged")
 
@@ -361,7 +361,9 @@ class TestPredict:
             assert (prediction.label, prediction.probability) == prediction.ranking[0]
             assert prediction.error is None
 
-    def test_every_kind_of_input_says_the_same(self, classifier: Classifier, tmp_path: Path) -> None:
+    def test_every_kind_of_input_gives_the_same_prediction(
+        self, classifier: Classifier, tmp_path: Path
+    ) -> None:
         pixels = make_image()
         Image.fromarray(pixels).save(tmp_path / "a.png")
         tensor = torch.from_numpy(pixels).permute(2, 0, 1)

@@ -14,7 +14,7 @@ from skipnets.errors import UserError
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it if the block succeeds and removed if it does not.
+    """A temporary path next to `path`, renamed to it if the block succeeds and removed if it does not.
 
     The temporary name keeps the suffix, for libraries that choose a format by it. The parent folder is
     created. An existing file is replaced; an existing folder is not.

@@ -80,7 +80,7 @@ def test_it_undoes_a_known_factor(scale: float) -> None:
         ([[0, 0], [0, 0]], [1, 0], "hardly makes a mistake|chance"),
     ],
 )
-def test_answers_without_a_best_temperature_are_refused(
+def test_predictions_without_a_best_temperature_are_refused(
     logits: list[list[float]], labels: list[int], message: str
 ) -> None:
     with pytest.raises(NoTemperatureError, match=message):
@@ -102,7 +102,7 @@ def test_reliability_bins_give_the_error_that_evaluation_gives(
     assert np.isnan(bins.accuracy[~full]).all()
 
 
-def test_reliability_of_answers_counted_by_hand() -> None:
+def test_reliability_of_predictions_counted_by_hand() -> None:
     probabilities = np.array([[1.0, 0.0], [0.95, 0.05], [0.3, 0.7], [0.5, 0.5]])
     bins = reliability(probabilities, np.array([0, 1, 1, 0]), bins=2)
     assert bins.counts.tolist() == [1, 3]  # bins are closed above
@@ -138,7 +138,7 @@ def reader(**fields: object) -> Classifier:
 
 
 def gray(count: int, *, wrong_every: int, splits: tuple[str, ...]) -> ImageDataset:
-    """Images whose gray tells the class, but for every nth one."""
+    """Images whose gray level is the class, except for every nth one."""
     labels = np.arange(count) % 3
     shown = np.where(np.arange(count) % wrong_every == 0, (labels + 1) % 3, labels)
     return ImageDataset(
@@ -150,7 +150,7 @@ def gray(count: int, *, wrong_every: int, splits: tuple[str, ...]) -> ImageDatas
     )
 
 
-def test_a_classifier_is_calibrated_in_everything_it_says() -> None:
+def test_calibration_affects_all_probabilities_of_a_classifier() -> None:
     classifier = reader()
     dataset = gray(300, wrong_every=5, splits=("val",))
     calibration = calibrate(classifier, dataset)
@@ -232,7 +232,7 @@ def test_test_images_are_warned_about_and_so_are_few(tmp_path: Path) -> None:
     assert "60 images are few" in calibration.warnings[1]
 
 
-def test_data_that_are_not_split_are_taken_whole_unless_they_may_have_been_trained_on(tmp_path: Path) -> None:
+def test_data_without_splits_are_used_whole_unless_they_may_have_been_trained_on(tmp_path: Path) -> None:
     assert calibrate(reader(), gray(300, wrong_every=5, splits=("test",))).images == 300
     with pytest.raises(UserError, match=r"digits: .* no splits\.csv beside it says which"):
         calibrate(

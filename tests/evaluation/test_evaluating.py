@@ -117,7 +117,7 @@ def test_fewer_classes_than_the_classifier_knows() -> None:
 
 
 def test_more_classes_than_the_classifier_knows() -> None:
-    with pytest.raises(UserError, match=r"does not know: pink, white \(it knows green, red, blue\)"):
+    with pytest.raises(UserError, match=r"does not have: pink, white \(its classes: green, red, blue\)"):
         evaluate(reader(), memory([0, 1, 2], ("blue", "pink", "white")))
     # A name alone, without images, does no harm.
     assert evaluate(reader(), memory([0], ("blue", "pink"))).metrics.accuracy == 1
@@ -202,7 +202,7 @@ def test_a_part_of_the_runs_data(tmp_path: Path) -> None:
     assert known["train"] + known["val"] == 12
 
 
-def test_new_images_are_not_taken_for_the_runs(run: Classifier, tmp_path: Path) -> None:
+def test_new_images_are_not_counted_as_the_runs_own(run: Classifier, tmp_path: Path) -> None:
     for color in COLORS:
         for index in range(2):
             paint(tmp_path / "new" / color / f"{index}.png", color)

@@ -74,7 +74,7 @@ def test_folding() -> None:
         summary.rows(0)
 
 
-def test_formats_tell_the_same() -> None:
+def test_formats_hold_the_same_values() -> None:
     summary = summarize("densenet_bc40_k12", batch_size=4)
     rows = list(csv.DictReader(io.StringIO(summary.to_csv())))
     assert [row["path"] for row in rows] == [layer.path for layer in summary.layers]

@@ -164,7 +164,7 @@ def test_intermediates_are_equal(name: str, indices: Any) -> None:
         torch.testing.assert_close(actual, expected)
 
 
-def test_wrong_intermediates_say_what_there_is() -> None:
+def test_wrong_indices_list_the_valid_ones() -> None:
     model = create_model("resnet18", width=8)
     for indices in (0, 6, [5], [-6], []):
         with pytest.raises(UserError, match=r"^indices=.*: must be from 0 to 4, the maps of resnet18$"):

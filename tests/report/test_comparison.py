@@ -31,7 +31,7 @@ def test_holm_s_own_steps() -> None:
     assert holm([0.2]) == [0.2]
 
 
-def test_a_better_run_is_told_from_an_equal_one(tmp_path: Path) -> None:
+def test_a_better_run_is_distinguished_from_an_equal_one(tmp_path: Path) -> None:
     logits, labels = make_predictions(0, 300, 1.0)
     good, _ = make_predictions(1, 300, 3.0, labels)
     equal, _ = make_predictions(2, 300, 1.0, labels)

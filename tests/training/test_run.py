@@ -64,7 +64,7 @@ def test_metrics_and_back_are_the_same(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "none.csv") == []
 
 
-def test_the_environment_tells_versions_hardware_and_seed(tmp_path: Path) -> None:
+def test_the_environment_records_versions_hardware_and_seed(tmp_path: Path) -> None:
     write_environment(Run(tmp_path), seed=7)
     told = json.loads(Run(tmp_path).environment.read_text())
     assert told["seed"] == 7

@@ -216,7 +216,7 @@ def evaluate(
 
     Raises:
         UserError: If there are no such images, none can be read, or the data have classes that the
-            classifier does not know.
+            classifier does not have.
 
     Examples:
         >>> evaluation = evaluate(skipnets.load("runs/cats"))
@@ -411,8 +411,8 @@ def _labels_by_name(dataset: ImageDataset, classes: tuple[str, ...], name: str) 
     present = [dataset.classes[label] for label in np.unique(dataset.labels)]
     if unknown := [label for label in present if label not in position]:
         raise UserError(
-            f"{name} has classes that the classifier does not know: {listed(unknown)} "
-            f"(it knows {listed(classes)})"
+            f"{name} has classes that the classifier does not have: {listed(unknown)} "
+            f"(its classes: {listed(classes)})"
         )
     table = np.array([position.get(label, -1) for label in dataset.classes], dtype=np.int64)
     return table[dataset.labels]

@@ -256,7 +256,7 @@ def needs_images(classifier: Classifier) -> bool:
 
 
 def save_reuse(found: Reuse, output: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write the plot, and the data behind it as a CSV file next to it.
+    """Write the plot, and its data as a CSV file next to it.
 
     Args:
         found: Result of `reuse`.

@@ -236,13 +236,13 @@ class Backbone(nn.Module, Generic[ConfigT]):
         kept = self.feature_indices(indices)
         last = self.feature_info[kept[-1]]
         paths = [path for path, _ in self.stages()]
-        behind = paths[paths.index(last["module"]) + 1 :]
-        for path in behind:
+        unused = paths[paths.index(last["module"]) + 1 :]
+        for path in unused:
             parent, _, name = path.rpartition(".")
             delattr(self.get_submodule(parent), name)
-        if behind:
+        if unused:
             self.num_features, self.feature_info = last["num_chs"], self.feature_info[: kept[-1] + 1]
-        if behind or prune_head:
+        if unused or prune_head:
             self.reset_classifier(0, "")
         return kept
 

@@ -27,8 +27,8 @@ __all__ = ["Cell", "Thumbnails", "confusion_cells", "least_confident_correct", "
 
 THUMBNAIL = 112  # pixels, the longer side
 GALLERY = 12  # images in each gallery with Grad-CAM
-WRONG_CELL, RIGHT_CELL = 12, 6  # images behind one cell of the confusion matrix
-ALL_CELLS = 600  # images behind all of them
+WRONG_CELL, RIGHT_CELL = 12, 6  # images of one cell of the confusion matrix
+ALL_CELLS = 600  # images of all cells
 
 
 @dataclass(frozen=True, kw_only=True)

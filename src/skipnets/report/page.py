@@ -56,7 +56,7 @@ __all__ = ["write_report"]
 RESAMPLES = 1000
 _MATRIX_UP_TO = 30  # classes; beyond, the largest confusions are listed instead
 _CONFUSIONS = 60
-_LISTED = 8  # of the largest confusions, beside the matrix
+_LISTED = 8  # largest confusions next to the matrix
 _SINGLE_CURVES = 24  # classes with curves of their own
 _FAILURES = 200
 
@@ -296,7 +296,7 @@ def _confusion(
         cells = [cell for cell in cells if cell.true != cell.predicted][:_CONFUSIONS]
     opened = {}
     for done, cell in enumerate(cells):
-        progress("images behind the confusion matrix", done, len(cells))
+        progress("images of the confusion matrix", done, len(cells))
         images = [_image(results, index, thumbnails.thumbnail(index)) for index in cell.shown]
         opened[cell.true, cell.predicted] = {
             "id": f"cell-{cell.true}-{cell.predicted}",

@@ -1,4 +1,4 @@
-"""Inference runtimes for a classifier's network: one module each, behind one small protocol.
+"""Inference runtimes for a classifier's network: one module each, with a common protocol.
 
 A runtime turns batches into logits. It does not know class names, images or files. A runtime's library is
 imported only when that runtime is requested.

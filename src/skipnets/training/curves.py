@@ -112,10 +112,10 @@ def loss_note(config: TrainConfig) -> str:
             config.model_options.get(name) for name in ("drop_rate", "proj_drop_rate", "drop_path_rate")
         ),
     }
-    found = [reason for reason, applies in reasons.items() if applies]
-    if not found:
+    applicable = [reason for reason, applies in reasons.items() if applies]
+    if not applicable:
         return ""
-    listed = " and ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+    listed = " and ".join(filter(None, [", ".join(applicable[:-1]), applicable[-1]]))
     return (
         f"The training loss includes {listed}; the validation loss does not. So it is normal for the "
         "training loss to be above the validation loss."

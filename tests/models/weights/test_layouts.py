@@ -103,7 +103,7 @@ def test_an_empty_average_does_not_count(make, stirred, write, assert_same):
         (torch.ones(2), "only Tensor"),
     ],
 )
-def test_no_state_dict_says_what_there_is(value, holds, write):
+def test_a_missing_state_dict_lists_the_contents(value, holds, write):
     with pytest.raises(UserError, match=holds):
         create_model("resnet20", weights=write(value))
 
@@ -115,7 +115,7 @@ def test_a_checkpoint_that_holds_itself(write):
         create_model("resnet20", weights=write(endless))
 
 
-def test_own_prefix_is_not_taken_for_a_wrapper(make_densenet, stirred, write, assert_same):
+def test_own_prefix_is_not_removed_as_a_wrapper(make_densenet, stirred, write, assert_same):
     body = {k: t for k, t in stirred(make_densenet()).items() if k.startswith("features.")}
     model = make_densenet(num_classes=0)
     report = load_weights(model, write(body))
