@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,7 +46,7 @@ def content_of(dataset: ImageDataset, index: int) -> Content:
     return Content(len(data), f"{digest}#{page + 1}" if page else digest)
 
 
-def repeated(known: list[Content]) -> Iterator[list[int]]:
+def repeated(known: Sequence[Content]) -> Iterator[list[int]]:
     """The positions of images with equal content, for each content that occurs more than once."""
     positions: dict[Content, list[int]] = {}
     for position, content in enumerate(known):
