@@ -117,7 +117,7 @@ def write_pairs(root, count: int) -> None:
 
 def test_copies_are_kept_together(tmp_path):
     write_pairs(tmp_path, 12)
-    dataset = find_dataset(tmp_path, options=DataOptions(duplicates="keep-together"))
+    dataset = find_dataset(tmp_path, duplicates="keep-together")
     assert len(dataset.copies) == 24
     split_of = dict(zip(dataset.names, dataset.splits, strict=True))
     assert all(split_of[name] == split_of[name.replace(".png", ".jpg")] for name in split_of)
@@ -131,7 +131,7 @@ def test_copies_are_kept_together(tmp_path):
 
 def test_copies_are_dropped(tmp_path):
     write_pairs(tmp_path, 6)
-    dataset = find_dataset(tmp_path, options=DataOptions(duplicates="drop"))
+    dataset = find_dataset(tmp_path, duplicates="drop")
     assert len(dataset) == 12
     assert dataset.listing.passed_over == {"copies of other images": 12}
     assert dataset.copies == []
@@ -141,10 +141,9 @@ def test_leaks_between_given_splits_are_named(tmp_path):
     for split in ("train", "test"):
         write_pairs(tmp_path / split, 2)
     scene(50).save(tmp_path / "train" / "a" / "more.png")
-    options = DataOptions(duplicates="keep-together")
-    dataset = find_dataset(tmp_path, fractions=None, options=options)
+    dataset = find_dataset(tmp_path, fractions=None, duplicates="keep-together")
     assert any("images of train and test are copies of one another" in w for w in dataset.listing.warnings)
-    dropped = find_dataset(tmp_path, fractions=None, options=DataOptions(duplicates="drop"))
+    dropped = find_dataset(tmp_path, fractions=None, duplicates="drop")
     assert dropped.names == [
         "test/a/0.jpg",
         "test/a/1.jpg",
@@ -157,7 +156,7 @@ def test_leaks_between_given_splits_are_named(tmp_path):
 def test_copies_with_different_labels_are_named(tmp_path):
     write_pairs(tmp_path, 4)
     scene(0).save(tmp_path / "b" / "zero.png")
-    dataset = find_dataset(tmp_path, options=DataOptions(duplicates="keep-together"))
+    dataset = find_dataset(tmp_path, duplicates="keep-together")
     expected = "1 pair of copies with different labels, such as a/0.png and b/zero.png"
     assert expected in dataset.listing.warnings
 
@@ -168,13 +167,13 @@ def test_a_class_of_copies_is_too_small(tmp_path):
     for number in range(5):
         scene(7).save(tmp_path / "c" / f"{number}.png")
     with pytest.raises(UserError, match=r'class "c" has 1 images .*copies of one another counted once'):
-        find_dataset(tmp_path, options=DataOptions(duplicates="keep-together"))
+        find_dataset(tmp_path, duplicates="keep-together")
 
 
 def test_groups_and_copies_stay_together(tmp_path):
     write_pairs(tmp_path, 12)  # a/0.png … a/11.png are grouped by their first digit
-    options = DataOptions(duplicates="keep-together", group_pattern=r"/\d")
-    dataset = find_dataset(tmp_path, options=options)
+    options = DataOptions(group_pattern=r"/\d")
+    dataset = find_dataset(tmp_path, duplicates="keep-together", options=options)
     split_of = dict(zip(dataset.names, dataset.splits, strict=True))
     for name, group in zip(dataset.names, dataset.groups, strict=True):
         assert {

@@ -60,7 +60,13 @@ def listed(names: Iterable[str], most: int = 5) -> str:
 
 def passed_over_line(passed_over: Counter[str], most: int = 8) -> str:
     """Such as "37 .heic (pip install …), 3 .txt, folder __MACOSX"."""
-    return listed((f"{count:,} {reason}" for reason, count in passed_over.most_common()), most)
+
+    def line(reason: str, count: int) -> str:
+        if not reason.startswith("folder "):
+            return f"{count:,} {reason}"
+        return reason if count == 1 else f"{count:,} folders {reason.removeprefix('folder ')}"
+
+    return listed((line(reason, count) for reason, count in passed_over.most_common()), most)
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

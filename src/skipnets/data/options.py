@@ -12,7 +12,6 @@ from skipnets.errors import UserError, near_matches
 Layout = Literal["auto", "classes", "splits"]
 ClassOrder = Literal["alphabetical", "natural"]
 Missing = Literal["error", "skip"]
-Duplicates = Literal["keep-together", "drop", "ignore"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +32,6 @@ class DataOptions:
         page: Which page of a TIFF file or frame of an animation is the image, from 1; "all" makes an image
             of each. Default: the first.
         missing: "skip" goes on without files that a manifest or splits.csv lists and that are not there.
-        duplicates: Copies of an image: "keep-together" puts them into one split, where splits are drawn;
-            "drop" keeps one of them; "ignore" does not look for them.
 
     Raises:
         UserError: A value is impossible.
@@ -51,11 +48,10 @@ class DataOptions:
     group_pattern: str | None = None
     page: int | Literal["all"] | None = None
     missing: Missing = "error"
-    duplicates: Duplicates = "ignore"
 
     def __post_init__(self) -> None:
         choices = {
-            "layout": Layout, "class_order": ClassOrder, "missing": Missing, "duplicates": Duplicates,
+            "layout": Layout, "class_order": ClassOrder, "missing": Missing,
         }  # fmt: skip
         for name, choice in choices.items():
             values = get_args(choice)

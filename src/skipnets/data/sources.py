@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from skipnets.errors import UserError, near_matches
 __all__ = ["ImageDataset", "images_below", "open_dataset"]
 
 logger = logging.getLogger("skipnets")
+
+Duplicates = Literal["keep-together", "drop", "ignore"]
 
 _ARCHIVES = (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip")
 # What follows a file's name where each of its pages is an image of its own.
@@ -151,6 +154,7 @@ def open_dataset(
     fractions: Sequence[float] | None = (0.7, 0.15, 0.15),
     splits: str | os.PathLike[str] | None = None,
     download: bool = False,
+    duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
 ) -> ImageDataset:
     """Find the images of a dataset and which of them train, validate and test.
@@ -170,13 +174,23 @@ def open_dataset(
         splits: a CSV file written by an earlier run, whose splits are repeated; images that it does not
             list are left out.
         download: whether a named set may be fetched from the network.
+        duplicates: copies of an image: "keep-together" names them and, where splits are drawn, puts them into
+            one; "drop" names them and keeps one of them; "ignore" does not look for them.
         options: how the data is read where that does not show by itself.
 
     Raises:
         UserError: there is no such data, or not enough of it, or it can be read in two ways.
     """
     return _log(
-        find_dataset(data, seed=seed, fractions=fractions, splits=splits, download=download, options=options)
+        find_dataset(
+            data,
+            seed=seed,
+            fractions=fractions,
+            splits=splits,
+            download=download,
+            duplicates=duplicates,
+            options=options,
+        )
     )
 
 
@@ -187,6 +201,7 @@ def find_dataset(
     fractions: Sequence[float] | None = (0.7, 0.15, 0.15),
     splits: str | os.PathLike[str] | None = None,
     download: bool = False,
+    duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
 ) -> ImageDataset:
     """`open_dataset` for those who show `ImageDataset.listing` themselves: it logs nothing."""
@@ -195,8 +210,10 @@ def find_dataset(
     options = options or DataOptions()
     shares = None if fractions is None else check_fractions(fractions)
     dataset = _find(data, options, download=download)
-    if splits is None and options.duplicates != "ignore":
-        dataset = _find_copies(dataset, options)
+    if duplicates not in get_args(Duplicates):
+        raise UserError(f"duplicates={duplicates!r}: must be one of {', '.join(get_args(Duplicates))}")
+    if splits is None and duplicates != "ignore":
+        dataset = _find_copies(dataset, drop=duplicates == "drop")
     if splits is not None:
         return _repeat_splits(dataset, splits, missing=options.missing)
     if shares is None:
@@ -316,12 +333,12 @@ def _log(dataset: ImageDataset) -> ImageDataset:
     return dataset
 
 
-def _find_copies(dataset: ImageDataset, options: DataOptions) -> ImageDataset:
+def _find_copies(dataset: ImageDataset, *, drop: bool) -> ImageDataset:
     """The dataset with its copies known, or without them."""
     known = contents(dataset)
     dataset = replace(dataset, contents=known, copies=find_copies(dataset, known))
     dataset.listing.warnings += _copy_warnings(dataset)
-    if options.duplicates != "drop" or not dataset.copies:
+    if not drop or not dataset.copies:
         return dataset
     # Test images stay as they are published; what the model learns from can do without.
     rank = {"test": 0, "val": 1, "train": 2, "": 3}
