@@ -17,7 +17,7 @@ constexpr int kMostImagesTogether = 16;
 using Watch = std::function<void(std::size_t step)>;
 
 /// Runs segment `number` for some images, and before it, group by group, the segments that it builds on.
-void run_stretch(const Execution& run, std::size_t number, const float* input, int image, int count,
+void run_segment(const Execution& run, std::size_t number, const float* input, int image, int count,
                  const Watch* watch) {
     const Segment& segment = run.plan.segments[number];
     for (int done = 0; done < count; done += segment.group) {
@@ -28,7 +28,7 @@ void run_stretch(const Execution& run, std::size_t number, const float* input, i
             copy_in(run, input + done * image_floats, image + done, now);
             run.team.wait();
         } else {
-            run_stretch(run, number - 1, input + done * image_floats, image + done, now, watch);
+            run_segment(run, number - 1, input + done * image_floats, image + done, now, watch);
         }
         for (std::size_t i = segment.begin, steps; i < segment.end; i += steps) {
             steps = execute(run, i, image + done, now);
@@ -38,13 +38,13 @@ void run_stretch(const Execution& run, std::size_t number, const float* input, i
     }
 }
 
-/// Runs a plan over images and hands out one of its values.
+/// Runs a plan over images and copies out one of its values.
 void run_plan(const Execution& run, const float* input, int count, int value, float* out, const Watch* watch) {
     const Map &input_map = run.plan.maps[0], &result = run.plan.maps[value];
     const Segment& last = run.plan.segments.back();
     for (int done = 0; done < count; done += last.group) {
         const int now = std::min(last.group, count - done);
-        run_stretch(run, run.plan.segments.size() - 1, input + done * input_map.pixels() * input_map.channels, 0, now,
+        run_segment(run, run.plan.segments.size() - 1, input + done * input_map.pixels() * input_map.channels, 0, now,
                     watch);
         if (run.member == 0) copy_out(run, value, out + done * result.pixels() * result.channels, 0, now);
         run.team.wait();
@@ -174,6 +174,12 @@ std::vector<std::vector<float>> Engine::values(const float* input, int height, i
 Map Engine::map_of(int value, int height, int width) {
     if (value < 0 || value >= int(network_.channels.size())) throw std::invalid_argument("no such value");
     return prepare({height, width, 1, true})->plan->maps[value];
+}
+
+std::size_t Engine::value_bytes(int height, int width, int images) {
+    std::size_t floats = 0;
+    for (std::size_t size : prepare({height, width, images, false})->plan->slot_sizes) floats += size;
+    return floats * sizeof(float);
 }
 
 std::vector<StepReport> Engine::measure(int height, int width, int images, int rounds) {

@@ -40,6 +40,9 @@ public:
     /// Runs `images` all-zero images at a time and measures every step: medians over `rounds`.
     std::vector<StepReport> measure(int height, int width, int images, int rounds);
 
+    /// Bytes of the values of one run over at most `images` images at a time.
+    std::size_t value_bytes(int height, int width, int images);
+
     const Network& network() const { return network_; }
     const Kernels& kernels() const { return kernels_; }
     int threads() const { return threads_; }

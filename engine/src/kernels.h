@@ -65,12 +65,15 @@ struct Kernels {
     WinogradInput winograd_input[2];    // [0]: m = 2, [1]: m = 4
     WinogradOutput winograd_output[2];
 
-    // Elementwise, over `vectors` vectors of one pixel.
-    void (*activate)(float* out, const float* in, const float* scale, const float* shift, std::ptrdiff_t vectors);
+    // Over `vectors` vectors of one pixel.
+    /// scale · x + shift, then + added, then ReLU; null pointers leave their part out.
+    void (*elementwise)(float* out, const float* in, const float* scale, const float* shift, const float* added,
+                        bool relu, std::ptrdiff_t vectors);
     void (*largest)(float* out, const float* const* in, int count, std::ptrdiff_t vectors);
-    /// Mean over `count` pixels at in[0], in[1], …, of relu(scale · x + shift) or, without a scale, of x.
-    void (*mean)(float* out, const float* const* in, int count, const float* scale, const float* shift,
-                 std::ptrdiff_t vectors);
+    /// The sum over `count` pixels at in[0], in[1], …, of relu(scale · x + shift) or, without a scale, of x, divided
+    /// by `divisor`.
+    void (*mean)(float* out, const float* const* in, int count, float divisor, const float* scale,
+                 const float* shift, std::ptrdiff_t vectors);
 
     /// Fused multiply-adds in registers alone, `rounds` times rows[2]·2 of them: what the processor could do.
     float (*peak)(long rounds);

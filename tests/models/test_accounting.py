@@ -1,4 +1,4 @@
-"""What the graph says of compute and memory, against the flop counter, torchinfo and autograd's own account."""
+"""Compute and memory from the graph, against the flop counter, torchinfo and what autograd saves."""
 
 from __future__ import annotations
 

@@ -16,17 +16,17 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
-from tests.browser import chromium
-from tests.report.conftest import HOSTILE_CLASSES, HOSTILE_FILE, make_run, write_images
+from tests.helpers.browser import chromium
+from tests.helpers.results import results_of
+from tests.helpers.runs import HOSTILE_CLASSES, HOSTILE_FILE, make_run, write_images
 
 from skipnets.classifier import load
 from skipnets.errors import UserError
 from skipnets.evaluation.calibration import reliability
 from skipnets.report import write_report
-from skipnets.report.charts import draw_reliability, one_class_curves
-from skipnets.report.gallery import ALL_CELLS, RIGHT_CELL, WRONG_CELL, confusion_cells, least_certain
+from skipnets.report.gallery import confusion_cells, least_certain
 from skipnets.report.gallery import most_confident_mistakes as mistakes
-from skipnets.report.results import Results, read_results
+from skipnets.report.results import read_results
 from skipnets.training.run import Run
 
 REFERENCES = {"src", "href", "xlink:href", "srcset", "poster", "data", "action", "background", "formaction"}
@@ -298,58 +298,6 @@ def test_many_classes_and_two_classes(tmp_path: Path) -> None:
     assert "Click a cell" in page.text
     assert "not be read and are not in any metric" not in page.text
     assert "Every image could be read." in page.text
-
-
-def results_of(count: int, classes: int) -> Results:
-    rng = np.random.default_rng(0)
-    return Results(
-        folder=Path(),
-        evaluation={},
-        classes=tuple(map(str, range(classes))),
-        names=[str(index) for index in range(count)],
-        labels=rng.integers(0, classes, count),
-        logits=rng.normal(size=(count, classes)),
-        temperature=1.0,
-    )
-
-
-def test_the_number_of_images_is_bounded() -> None:
-    results = results_of(20_000, 20)
-    cells = confusion_cells(results)
-    assert sum(cell.count for cell in cells) == 20_000
-    assert sum(len(cell.shown) for cell in cells) == ALL_CELLS
-    assert all(len(cell.shown) <= (RIGHT_CELL if cell.true == cell.called else WRONG_CELL) for cell in cells)
-    wrong = [cell for cell in cells if cell.true != cell.called]
-    assert cells[: len(wrong)] == wrong
-    assert [cell.count for cell in wrong] == sorted((cell.count for cell in wrong), reverse=True)
-
-
-def test_images_are_the_ones_they_are_said_to_be() -> None:
-    results = results_of(500, 3)
-    confidence = results.probabilities.max(1)
-    right = results.predicted == results.labels
-    assert set(mistakes(results)) == set(np.argsort(np.where(right, -1, confidence))[::-1][:12])
-    assert set(least_certain(results)) == set(np.argsort(np.where(right, confidence, 2))[:12])
-    for cell in confusion_cells(results):
-        inside = (results.labels == cell.true) & (results.predicted == cell.called)
-        assert cell.count == inside.sum()
-        ordered = sorted(confidence[inside], reverse=cell.true != cell.called)
-        assert [confidence[index] for index in cell.shown] == ordered[: len(cell.shown)]
-
-
-def test_curves_keep_their_ends_when_thinned() -> None:
-    rng = np.random.default_rng(0)
-    is_class = rng.random(5000) < 0.3
-    curves = one_class_curves(rng.random(5000) + 0.3 * is_class, is_class)
-    assert curves is not None
-    assert len(curves.recall) == 400
-    assert (curves.recall[0], curves.recall[-1]) == (1, 0)
-    assert (curves.false_positives[0], curves.false_positives[-1]) == (0, 1)
-    assert one_class_curves(np.ones(3), np.ones(3, bool)) is None
-
-
-def test_a_diagram_of_one_answer_can_be_drawn() -> None:
-    assert draw_reliability(reliability(np.array([[0.7, 0.3]]), np.array([0])), "one").startswith("<svg")
 
 
 def test_what_cannot_be_reported_on_is_refused(hostile_run: Run, tmp_path: Path) -> None:

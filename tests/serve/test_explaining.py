@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.serve.conftest import ready, served, wait_until
+from tests.helpers.serving import ready, served, wait_until
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing

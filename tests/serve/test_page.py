@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.browser import chromium
-from tests.serve.conftest import make_colors, make_image, ready, served, wait_until
+from tests.helpers.browser import chromium
+from tests.helpers.serving import make_colors, make_image, ready, served, wait_until
 
 from skipnets.classifier import Classifier, load
 from skipnets.data.preprocessing import Preprocessing

@@ -22,10 +22,10 @@ from skipnets.errors import UserError
 from skipnets.runtimes.model_file import read_model_file
 from skipnets.training import Run, TrainConfig, TrainingInterrupted, read_config, resume, train, trainer
 from skipnets.training.config import config_to_yaml
-from skipnets.training.prepare import prepare
 from skipnets.training.task import ClassificationTask
 
 MakeConfig = Callable[..., TrainConfig]
+
 
 # Everything in a run that has a state or draws random numbers, at once.
 EVERYTHING = {
@@ -323,20 +323,6 @@ def test_an_output_folder_with_a_run_is_left_alone(tiny: MakeConfig) -> None:
     with pytest.raises(UserError, match="already holds a run"):
         train(tiny(epochs=1))
     assert run.model.read_bytes() == before
-
-
-def test_frozen_stages_keep_weights_and_statistics(tiny: MakeConfig) -> None:
-    config = tiny(freeze=2, epochs=1, ema=0.0, block_execution="plain")
-    trained = read_model_file(train(config).model).tensors()
-    fresh = prepare(config, open_dataset(config.data)).model.state_dict()
-    same = {name for name, array in trained.items() if np.array_equal(array, fresh[name].numpy())}
-    frozen = {
-        name
-        for name in fresh
-        if name.startswith(("features.conv0", "features.denseblock1", "features.transition1"))
-    }
-    assert frozen <= same
-    assert not {name for name in same - frozen if "conv" in name}
 
 
 def test_the_best_epochs_averaged_weights_are_what_was_validated(tiny: MakeConfig) -> None:

@@ -52,8 +52,8 @@ class Totals:
         parameters: How many numbers training learns.
         macs: Multiply-accumulates of convolutions and linear layers for one image.
         weight_bytes: Of parameters and running statistics.
-        kept_bytes: What is kept for the backward pass of a whole batch under each block execution, "plain" and
-            those under which blocks run as one operation.
+        kept_bytes: What is kept for the backward pass of a whole batch under each block execution: "plain",
+            and those under which blocks run as one operation.
         connections: Of each dense block: its L layers have L(L+1)/2 direct connections.
     """
 

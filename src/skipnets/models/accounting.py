@@ -1,4 +1,4 @@
-"""What a network costs, from its graph: where values lie in the input, arithmetic, memory for the backward pass.
+"""What a network costs, from its graph: receptive fields, arithmetic, memory kept for the backward pass.
 
 Memory is counted for float32 and in bytes. A training step is a list of steps: an operation each, or under
 another execution than "plain" a whole stem, dense block or transition, which `skipnets.ops` runs as one.
@@ -108,7 +108,7 @@ class Step:
         inputs: Indices of the values that it reads.
         output: Index of the value that it makes.
         keeps: Values that it keeps for the backward pass.
-        keeps_besides: Further bytes an image that it keeps: places of maxima, masks, a group norm's statistics.
+        keeps_besides: Further bytes an image that it keeps: places of maxima, masks, group statistics.
         keeps_once: Further bytes that it keeps whatever the batch: a batch norm's statistics.
         scratch: Bytes an image that its backward pass needs besides gradients of values.
     """
@@ -208,9 +208,9 @@ def _scope_step(
     # Convolutions whose output a norm reads: the stem's, and the bottlenecks of dense layers.
     inner = [
         operation.output
-        for operation, following in zip(operations, operations[1:], strict=False)
-        if isinstance(operation, Convolution) and isinstance(following, Norm)
-        if following.inputs == (operation.output,)
+        for operation in operations
+        if isinstance(operation, Convolution)
+        if any(isinstance(reader, Norm) for reader in graph.readers(operation.output))
     ]
     channels = sum(graph.values[index].channels for index in inner)
     keeps, scratch = (() if recompute else tuple(inner)), 0

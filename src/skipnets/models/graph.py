@@ -156,7 +156,7 @@ class Concatenate(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Add(Operation):
-    """The sum of two maps of one shape."""
+    """The sum of two maps of one shape; in a residual block, of the shortcut and the branch."""
 
     kind: ClassVar[str] = "add"
 

@@ -100,7 +100,8 @@ class ClassificationTask(pl.LightningModule):
         """Count one batch of validation images; its loss has neither smoothing nor weights."""
         pixels, labels, _ = batch
         logits = self(self.normalize(pixels)).float()
-        self.validation_metrics["val_loss"].update(F.cross_entropy(logits, labels), len(labels))
+        # One loss an image: without its check for NaN, MeanMetric ignores the weights of batches.
+        self.validation_metrics["val_loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         self.validation_metrics["val_accuracy"].update(logits, labels)
         self.validation_metrics["val_balanced_accuracy"].update(logits, labels)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Result, write_image
-from tests.deploy.conftest import FORMATS, write_class_folders
+from tests.helpers.classifiers import FORMATS, write_class_folders
+from tests.helpers.commands import Result, write_image
 
 from skipnets.classifier import Classifier, load
 from skipnets.deploy.export import Export

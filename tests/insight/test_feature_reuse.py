@@ -50,6 +50,18 @@ def test_weights_that_read_one_source_are_seen_as_such(name: str) -> None:
     assert np.isnan(last.strength[2, 0])
 
 
+def test_colors_span_the_values_that_there_are() -> None:
+    found = reuse(_classifier("densenet_bc40_k12", block_config=(2, 2, 2)))
+    lowest = min(np.nanmin(block.relative()) for block in found.blocks)
+    assert lowest > 0.6  # random weights read all sources about equally
+    figure = found.draw()
+    (image,) = figure.axes[0].images
+    low, high = image.get_clim()
+    assert high == 1
+    assert 0 <= lowest - low < 0.1
+    assert f"colors start at {low:.1f}, as all sources are read about equally" in figure.texts[1].get_text()
+
+
 def test_shares_of_branches_are_those_of_hand_made_blocks() -> None:
     """A last norm of 0 leaves nothing of a branch; the shares of the others follow from their own outputs."""
     classifier = _classifier("resnet20", block_config=(2, 1, 1))
@@ -97,7 +109,7 @@ def test_what_cannot_be_read_is_passed_over_and_named(tmp_path) -> None:
 
 
 def test_wrong_input(tmp_path) -> None:
-    with pytest.raises(UserError, match="resnet20 is a ResNet, whose branches are measured on images"):
+    with pytest.raises(UserError, match="images: must name some, the branches of resnet20"):
         reuse(_classifier("resnet20"))
     with pytest.raises(UserError, match="must end in"):
         save_reuse(reuse(_classifier("densenet_bc40_k12")), tmp_path / "a.txt")

@@ -1,13 +1,13 @@
 """The figures of the documentation, one function each: their numbers come from the library or from docs/data.
 
-`python docs/hooks/drawings.py FOLDER` writes them all, to look at.
+`python docs/drawings.py` writes them into docs/guide/figures.
 """
 
 from __future__ import annotations
 
-import functools
 import io
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,25 +25,31 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from skipnets import create_model
 from skipnets.insight.diagram import draw_diagram
 
-DATA = Path(__file__).parents[1] / "data"
-ON_PAPER = ("dense-block", "dense-block-for-cifar", "residual-stage", "whole-network")
+DOCS = Path(__file__).parent
+FIGURES = DOCS / "guide" / "figures"
+NAMES = (
+    "dense-block", "dense-block-for-cifar", "residual-stage", "whole-network",
+    "channels", "layer-cost", "accuracy", "spread", "selection",
+)  # fmt: skip
 
-# Where this color stands, the page's own ink comes in: dark on light, light on dark.
+# It becomes `currentColor`: the text color of the site where a figure stands in a page, and that of _STYLE
+# where it is an image of its own, as in the repository.
 _INK = "#010203"
+_STYLE = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
 # These are told from both grounds, and from one another with every kind of color vision.
 BLUE, ORANGE, GREEN, GRAY = "#2f86d0", "#d9661f", "#1f9d74", "#868e99"
 
 
-@functools.cache
 def svg(name: str) -> str:
     """The figure of this name, `dense-block` for `dense_block()`, as SVG."""
     drawn: Figure | str = globals()[name.replace("-", "_")]()
     if isinstance(drawn, str):
         return drawn
     text = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name}):
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         drawn.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    return text.getvalue().replace(_INK, "currentColor")
+    found = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
+    return re.sub(r"(<svg [^>]*>)", rf"\1{_STYLE}", found.replace(_INK, "currentColor"), count=1)
 
 
 @contextmanager
@@ -143,7 +149,7 @@ def layer_cost() -> Figure:
 
 def accuracy() -> Figure:
     """Test accuracy against parameters, from docs/data/accuracy.json."""
-    runs = json.loads((DATA / "accuracy.json").read_text(encoding="utf-8"))["runs"]
+    runs = json.loads((DOCS / "data" / "accuracy.json").read_text(encoding="utf-8"))["runs"]
     looks = {
         "DenseNet-BC": (BLUE, "o"),
         "DenseNet-B": (GREEN, "D"),
@@ -211,7 +217,7 @@ def spread() -> Figure:
 
 def selection() -> Figure:
     """By how much a test score is too good if the test images chose the epoch."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "docs"))
+    sys.path.insert(0, str(DOCS.parent / "tests" / "docs"))
     from selection import simulate
 
     epochs = [1, 2, 5, 10, 20, 50, 100]
@@ -240,5 +246,6 @@ def _diagram(models: Any, **options: Any) -> str:
 
 
 if __name__ == "__main__":
-    for figure_name in (*ON_PAPER, "channels", "layer-cost", "accuracy", "spread", "selection"):
-        Path(sys.argv[1], f"{figure_name}.svg").write_text(svg(figure_name), encoding="utf-8")
+    FIGURES.mkdir(exist_ok=True)
+    for figure_name in NAMES:
+        (FIGURES / f"{figure_name}.svg").write_text(svg(figure_name), encoding="utf-8")
