@@ -140,7 +140,7 @@ class ImageDataset:
                     self.labels,
                     self.splits.tolist(),
                     groups,
-                    self.contents or contents(self),
+                    contents(self),
                     strict=True,
                 )
             ],
