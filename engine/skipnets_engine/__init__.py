@@ -8,7 +8,12 @@ Shapes: N batch, C channels, H height, W width.
 
 from skipnets_engine._engine import __version__, isas, peak_macs
 from skipnets_engine.engine import INTERFACE, Engine
-from skipnets_engine.errors import EngineError, InvalidGraphError, TensorsDoNotFitError, UnknownArchitectureError
+from skipnets_engine.errors import (
+    EngineError,
+    InvalidGraphError,
+    TensorsDoNotFitError,
+    UnknownArchitectureError,
+)
 
 __all__ = [
     "INTERFACE",

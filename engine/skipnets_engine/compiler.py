@@ -1,6 +1,6 @@
 """Compiles a graph and its tensors into the engine's network, and refuses what does not fit.
 
-Shapes: N batch, C channels, O output channels, I input channels, K kernel size, h, w height and width of a map.
+Shapes: N batch, O output channels, I input channels, K kernel size, h height, w width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets_engine import _engine
-from skipnets_engine.fusion import Concatenate, Convolve, Elementwise, Fusion, Mean, Pool, Step, Subsample, View
+from skipnets_engine.fusion import (
+    Concatenate,
+    Convolve,
+    Elementwise,
+    Fusion,
+    Mean,
+    Pool,
+    Step,
+    Subsample,
+)
 from skipnets_engine.graph import Graph, check_graph
 from skipnets_engine.layout import Layout, Place, schedule
 from skipnets_engine.tensors import Affine, Array, Tensors, single
@@ -44,8 +53,9 @@ class Stage:
         maps = maps[:, self.place.channel : self.place.channel + self.channels]
         if self.affine is None:
             return maps
-        result = maps * self.affine.scale[:, None, None] + self.affine.shift[:, None, None]
-        return (np.maximum(result, 0) if self.relu else result).astype(np.float32)
+        with np.errstate(all="ignore"):  # what is too large becomes infinite, as in the network
+            result = maps * self.affine.scale[:, None, None] + self.affine.shift[:, None, None]
+            return (np.maximum(result, 0) if self.relu else result).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -73,8 +83,8 @@ def compile_graph(graph: Graph, tensors: Mapping[str, NDArray[Any]]) -> Compiled
     fusion = Fusion(graph, checked)
     features, logits = (fusion.aliases[value] for value in (graph.features, graph.logits))
     order = schedule(fusion.steps, (logits, features))
-    stages = {path: fusion.aliases[value] for path, value in graph.stages.items()}
-    layout = Layout(graph, order, kept=set(stages.values()), results=fusion.results)
+    views = {path: fusion.view(value) for path, value in graph.stages.items()}
+    layout = Layout(graph, order, fusion.results | {view.value for view in views.values()})
     emit = _Emitter(graph, layout, checked)
     emit.network.features = emit.result(features)
     if logits != features:
@@ -84,21 +94,12 @@ def compile_graph(graph: Graph, tensors: Mapping[str, NDArray[Any]]) -> Compiled
     for step in order:
         emit.step(step)
     emit.copy_results()
-    return Compiled(emit.network, _stages(graph, stages, layout, fusion.views))
-
-
-def _stages(
-    graph: Graph, stages: Mapping[str, int], layout: Layout, views: Mapping[int, View]
-) -> dict[str, Stage]:
-    found = {}
-    for path, value in stages.items():
-        channels = graph.values[value].channels
-        if value in layout.places:
-            found[path] = Stage(layout.places[value], channels)
-        elif value in views and views[value].value in layout.places:
-            view = views[value]
-            found[path] = Stage(layout.places[view.value], channels, view.affine, view.relu)
-    return found
+    stages = {
+        path: Stage(layout.places[view.value], graph.values[view.value].channels, view.affine, view.relu)
+        for path, view in views.items()
+        if view.value in layout.places
+    }
+    return Compiled(emit.network, stages)
 
 
 class _Emitter:

@@ -75,15 +75,14 @@ class Engine:
     def stages(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """The values of the graph's stages, (N, channels, h, w) each, by their paths.
 
-        A stage whose value is never computed is left out: a convolution's output whose norm was folded into its
-        weights, for instance.
+        Values that are never computed are left out: the output of a convolution into whose weights a norm was
+        folded, for instance.
         """
         stages = self._stages.values()
         with _engine_errors():
             values = self._engine.values(_as_images(batch), [stage.place.number for stage in stages])
         return {
-            path: stage.finish(found)
-            for path, stage, found in zip(self._stages, stages, values, strict=True)
+            path: stage.finish(found) for path, stage, found in zip(self._stages, stages, values, strict=True)
         }
 
     def plan(self, size: tuple[int, int], *, images: int = 1, rounds: int = 20) -> list[dict[str, Any]]:
@@ -91,11 +90,11 @@ class Engine:
 
         Args:
             size: Height and width of the images.
-            images: 1 measures one image computed by all threads; more, that many on each thread for itself.
+            images: 1 measures one image computed by all threads together; more, so many on each thread alone.
             rounds: The time is the median over so many runs.
 
         Returns:
-            A line a step: name, algorithm, shape (of what it makes), macs, bytes and seconds (for one image).
+            For each step: name, algorithm, shape (of its output), macs, bytes and seconds (for one image).
         """
         with _engine_errors():
             lines: list[dict[str, Any]] = self._engine.measure(*size, images, rounds)

@@ -1,9 +1,9 @@
 """Turns a checked graph into steps, several operations in one where that saves a walk over a map.
 
-Behind a convolution, a norm goes into its weights, and an addition and a ReLU are done as it writes. A norm and a
-ReLU in front of 1×1 convolutions or a mean are done as those read, so that the map between is never written. A 1×1
-convolution in front of 2×2 average pooling reads the means instead: a quarter of the work and the same result.
-Everything else is a step of its own. All arithmetic is in double precision.
+A norm behind a convolution is folded into its weights; an addition and a ReLU behind it are done as it
+writes. A norm and a ReLU in front of 1×1 convolutions or a mean are done as those read, and the map between
+is never written. A 1×1 convolution in front of 2×2 average pooling reads means instead: a quarter of the
+work and the same result. Everything else is a step of its own. All arithmetic is in double precision.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Step:
         output: The value that it writes.
         added: A value that is added to the result.
         relu: Whether a ReLU ends it.
-        affine: Of the result before that for `Elementwise`; with a ReLU, of what is read for `Convolve` and `Mean`.
+        affine: Norms: of an `Elementwise` before `added`; of what a `Convolve` or `Mean` reads, with a ReLU
+            behind them.
     """
 
     name: str
@@ -92,22 +93,22 @@ class Mean(Step):
 
 @dataclass(kw_only=True, eq=False)
 class Concatenate(Step):
-    """Nothing to compute: the layout decides where its inputs are written."""
+    """Nothing to compute: its inputs are written side by side."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A value that no step writes, told from one that is there.
+    """A value as a function of one that a step writes.
 
     Attributes:
-        value: The value that is there.
-        affine: What is done to it.
+        value: The value that is written.
+        affine: What norms do to it.
         relu: Whether a ReLU follows.
     """
 
     value: int
-    affine: Affine
-    relu: bool
+    affine: Affine | None = None
+    relu: bool = False
 
 
 class Fusion:
@@ -116,7 +117,6 @@ class Fusion:
     Attributes:
         aliases: For every value, the value that it equals: dropout does nothing here.
         steps: By the value that they write.
-        views: Values that were fused away but can be told from others.
         results: Features and logits, without aliases.
     """
 
@@ -134,7 +134,7 @@ class Fusion:
                     self._readers[value].append(operation)
         self.results = {self.aliases[graph.features], self.aliases[graph.logits]}
         self.steps: dict[int, Step] = {}
-        self.views: dict[int, View] = {}
+        self._views: dict[int, View] = {}  # of values that no step writes
         self._fused: set[int] = set()  # outputs of operations that an earlier step has taken in
         for operation in graph.operations:
             if operation.kind != "dropout" and operation.output not in self._fused:
@@ -142,6 +142,11 @@ class Fusion:
                 self._extend(step)
                 self.steps[step.output] = step
         self._activate_at_reading()
+
+    def view(self, value: int) -> View:
+        """A value as a function of one that a step writes; of itself where no other will do."""
+        value = self.aliases[value]
+        return self._views.get(value, View(value))
 
     def _inputs(self, operation: Any) -> tuple[int, ...]:
         return tuple(self.aliases[value] for value in operation.inputs)
@@ -222,19 +227,22 @@ class Fusion:
 
     def _add_view(self, step: Step) -> None:
         if isinstance(step, Elementwise) and step.affine is not None and step.added is None:
-            self.views[step.output] = View(step.inputs[0], step.affine, step.relu)
+            self._views[step.output] = View(step.inputs[0], step.affine, step.relu)
 
     def _only_reader(self, value: int) -> Any:
-        """The operation that alone reads a value, once; None where there is no such or the value is a result."""
+        """The operation that alone reads a value, once; None if there is none or the value is a result."""
         readers = self._readers[value]
         return readers[0] if len(readers) == 1 and value not in self.results else None
 
     def _can_pool_first(self, step: Convolve, pool: Any) -> bool:
-        """Whether the means over 2×2 pixels may be taken before a convolution, of what is activated at reading."""
+        """Whether a convolution may read means over 2×2 pixels, of what it activates at reading."""
         halves = (pool.mode, pool.kernel, pool.stride, pool.padding) == ("average", 2, 2, 0)
         plain = (step.kernel, step.stride, step.groups, step.added) == (1, 1, 1, None) and not step.pooled
-        return halves and plain and self._only_reader(step.inputs[0]) is not None and self._activates(
-            step.inputs[0]
+        return (
+            halves
+            and plain
+            and self._only_reader(step.inputs[0]) is not None
+            and self._activates(step.inputs[0])
         )
 
     def _activates(self, value: int) -> bool:
@@ -255,7 +263,7 @@ class Fusion:
             if all(_can_activate(step) and step.added != value for step in who):
                 activation = self.steps.pop(value)
                 affine = activation.affine or Affine.identity(self._values[value].channels)
-                self.views[value] = View(activation.inputs[0], affine, relu=True)
+                self._views[value] = View(activation.inputs[0], affine, relu=True)
                 for step in who:
                     step.inputs, step.affine = activation.inputs, affine
 

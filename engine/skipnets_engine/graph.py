@@ -1,19 +1,19 @@
 """What the engine asks of a graph: operations over values, read by their attributes.
 
-`skipnets.models.graph.Graph` is one; any objects with these attributes will do. A graph may come from a damaged
-file, so `check_graph` looks at everything before anything else reads it.
+`skipnets.models.graph.Graph` is one; any objects with these attributes will do. A graph may come from a
+damaged file, so `check_graph` looks at everything before anything else reads it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from skipnets_engine.errors import InvalidGraphError, UnknownArchitectureError
 
 _MAX_CHANNELS = 1 << 20
-_MAX_OPERATIONS = 100_000
+_MAX_OPERATIONS = 20_000  # of values too; the deepest networks known have a quarter of it
 # What the kernels are written for.
 _MAX_KERNEL = 15
 _MAX_STRIDE = 16
@@ -72,7 +72,7 @@ def check_graph(graph: Graph) -> None:
     """Refuse a graph that the engine cannot run.
 
     Raises:
-        UnknownArchitectureError: If an operation is of a kind, or has an attribute, that the engine does not know.
+        UnknownArchitectureError: If the engine does not know an operation's kind or one of its attributes.
         InvalidGraphError: If the graph contradicts itself.
     """
     values, operations = _items(graph, "values"), _items(graph, "operations")
@@ -97,8 +97,10 @@ def check_graph(graph: Graph) -> None:
         _check_operation(where, operation, [values[value] for value in inputs], values[output])
     for name in ("features", "logits"):
         value = getattr(graph, name, None)
-        if not _is_index(value, values) or not written[value] or values[value].spatial:
-            raise InvalidGraphError(f"{name}={value!r}: must be a value without height and width")
+        if not _is_index(value, values) or not written[value]:
+            raise InvalidGraphError(f"{name}={value!r}: must be a value that is written")
+        if values[value].spatial:
+            raise UnknownArchitectureError(f"the native engine needs pooled {name}, value {value} is a map")
     stages = getattr(graph, "stages", None)
     if not isinstance(stages, Mapping) or not all(isinstance(path, str) for path in stages):
         raise InvalidGraphError("stages must map paths to values")
@@ -112,7 +114,13 @@ def _check_operation(where: str, operation: Any, inputs: list[Value], output: Va
     if not isinstance(kind, str) or kind not in _KINDS:
         raise UnknownArchitectureError(f"{where}: the native engine does not know the operation {kind!r}")
     check, attributes = _KINDS[kind]
-    unknown = set(getattr(operation, "__dict__", ())) - {"kind", "name", "inputs", "output", *attributes.split()}
+    unknown = set(getattr(operation, "__dict__", ())) - {
+        "kind",
+        "name",
+        "inputs",
+        "output",
+        *attributes.split(),
+    }
     if unknown:
         raise UnknownArchitectureError(
             f"{where}: the native engine does not know the attribute {min(unknown)!r} of a {kind}"
@@ -176,17 +184,17 @@ def _check_pad(where: str, operation: Any, inputs: list[Value], output: Value) -
     _spatial(where, inputs[0], output, inputs[0].spatial, inputs[0].spatial)
 
 
-def _check_concatenate(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+def _check_concatenate(where: str, _: Any, inputs: list[Value], output: Value) -> None:
     _channels(where, sum(value.channels for value in inputs), output)
     for value in inputs:
         _spatial(where, value, output, output.spatial, output.spatial)
 
 
-def _check_same(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+def _check_same(where: str, _: Any, inputs: list[Value], output: Value) -> None:
     _same(where, inputs, output)
 
 
-def _check_mean(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+def _check_mean(where: str, _: Any, inputs: list[Value], output: Value) -> None:
     _channels(where, inputs[0].channels, output)
     _spatial(where, inputs[0], output, True, False)
 
@@ -222,7 +230,7 @@ def _name(operation: Any) -> str:
     return name
 
 
-def _is_index(value: Any, values: Sequence[Any]) -> bool:
+def _is_index(value: Any, values: Sequence[Any]) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(values)
 
 
@@ -264,7 +272,9 @@ def _channels(where: str, channels: int, output: Value) -> None:
 
 def _spatial(where: str, source: Value, output: Value, reads: bool, writes: bool) -> None:
     if source.spatial != reads or output.spatial != writes:
-        raise InvalidGraphError(f"{where}: its values must be maps where it reads or makes maps, and only there")
+        raise InvalidGraphError(
+            f"{where}: its values must be maps where it reads or makes maps, and only there"
+        )
 
 
 def _same(where: str, inputs: list[Value], output: Value) -> None:

@@ -1,9 +1,9 @@
 """The order of a network's steps and where their values lie.
 
-Concatenated values lie side by side in one buffer, each written where it is read, so that a dense block copies
-nothing. The engine stores whole vectors of channels, which may overwrite the beginning of the range behind: the
-ranges of a buffer must be written in their order. What cannot be, or lies in another buffer already, or is computed
-from the same buffer, is copied when everything is there; copies overwrite nothing else.
+Concatenated values lie side by side in one buffer, each written where it is read: a dense block copies
+nothing. The engine stores whole vectors of channels, which may overwrite the beginning of the range behind,
+so the ranges of a buffer must be written in their order. What cannot be, or lies in another buffer already,
+or is computed from the same buffer, is copied when all of it is there; copies overwrite nothing else.
 
 A turn is a step's place in the order.
 """
@@ -37,7 +37,7 @@ class Copy:
 
 @dataclass
 class _Buffer:
-    """Channels that several values share, with the turns at which ranges of them are written, in their order."""
+    """Channels that several values share, with the turns at which ranges of them are written."""
 
     channels: int = 0
     _starts: list[int] = field(default_factory=list)
@@ -57,7 +57,7 @@ class _Buffer:
 def schedule(steps: dict[int, Step], results: Sequence[int]) -> list[Step]:
     """The steps that the results need, each behind those that it reads from.
 
-    What is added is computed first: the larger map in front of a block can then be given up early.
+    What is added is computed first: the map in front of a residual block is then needed for fewer steps.
     """
     order: list[Step] = []
     seen = {0}
@@ -80,8 +80,7 @@ class Layout:
     Args:
         graph: Checked.
         order: What `schedule` gave.
-        kept: Values that must still be there at the end of a run which keeps everything.
-        results: Features and logits.
+        kept: Values that share no memory: results, and what is to be looked at after a run.
 
     Attributes:
         channels: Of every value of the engine.
@@ -89,7 +88,7 @@ class Layout:
         copies: What is copied at the turn of a concatenation.
     """
 
-    def __init__(self, graph: Graph, order: Sequence[Step], *, kept: set[int], results: set[int]) -> None:
+    def __init__(self, graph: Graph, order: Sequence[Step], kept: set[int]) -> None:
         self._values = graph.values
         self._order = order
         self._turns = {step.output: turn for turn, step in enumerate(order)}
@@ -97,19 +96,15 @@ class Layout:
         for step in order:
             for value in step.reads:
                 self._readers.setdefault(value, []).append(step)
-        self._buffers: list[_Buffer] = []
-        self.places: dict[int, Place] = {}  # numbers are those of the buffers until all of them are known
+        self._buffers = [_Buffer(graph.values[0].channels)]  # the image, which nothing is written into
+        self.places: dict[int, Place] = {0: Place(0)}
         self.copies: dict[int, list[Copy]] = {}
         # The outer concatenations before those inside them.
         for step in reversed(order):
             if isinstance(step, Concatenate):
                 self._place_concatenated(step)
-        self.channels = [graph.values[0].channels, *(buffer.channels for buffer in self._buffers)]
-        self.places = {value: Place(place.number + 1, place.channel) for value, place in self.places.items()}
-        for copies in self.copies.values():
-            copies[:] = [Copy(copy.value, Place(copy.place.number + 1, copy.place.channel)) for copy in copies]
-        self.places[0] = Place(0)
-        self._place_others(_sizes(graph), kept | results)
+        self.channels = [buffer.channels for buffer in self._buffers]
+        self._place_others(_sizes(graph), kept)
 
     def new_value(self, channels: int) -> Place:
         """Another value of the engine."""
@@ -136,9 +131,9 @@ class Layout:
         buffer.channels = max(buffer.channels, channel)
 
     def _common_place(self, step: Step) -> Place | None:
-        """Where a concatenation's inputs, or the first of them, lie side by side already, with room for the rest."""
+        """Where a concatenation's first inputs lie side by side already, if the rest can follow them."""
         first = self.places.get(step.inputs[0])
-        if first is None or self._is_read_into(step.output, first.number):
+        if first is None or first == Place(0) or self._is_read_into(step.output, first.number):
             return None
         channel = first.channel
         for value in step.inputs:
@@ -150,8 +145,8 @@ class Layout:
         return first
 
     def _write_into(self, value: int, place: Place) -> bool:
-        """Has a value written straight into a buffer, unless its step or one that reads it would do harm there."""
-        if value == 0 or value in self.places or self._is_read_into(value, place.number):
+        """Whether a value can be written straight into a buffer; if so, the buffer notes it."""
+        if value in self.places or self._is_read_into(value, place.number):
             return False
         step, turn = self._order[self._turns[value]], self._turns[value]
         buffer = self._buffers[place.number]
@@ -176,11 +171,13 @@ class Layout:
         )
 
     def _place_others(self, sizes: Sequence[int], kept: set[int]) -> None:
-        """Values of their own; activations that are never there at the same time take turns in one.
+        """Values of their own; activations that are never needed at the same time share one.
 
         (The engine itself lets values share memory, but only those with as many channels.)
         """
-        last = {value: max(self._turns[step.output] for step in steps) for value, steps in self._readers.items()}
+        last = {
+            value: max(self._turns[step.output] for step in steps) for value, steps in self._readers.items()
+        }
         free: dict[int, list[tuple[int, int]]] = {}  # by size: the turns of the last readers, and the numbers
         for turn, step in enumerate(self._order):
             value, channels = step.output, self._values[step.output].channels

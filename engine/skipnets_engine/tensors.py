@@ -99,9 +99,7 @@ def _shapes(operation: Any) -> dict[str, tuple[int, ...]]:
     return {}
 
 
-def _checked(
-    name: str, shape: tuple[int, ...], tensors: Mapping[str, NDArray[Any]]
-) -> NDArray[np.float32]:
+def _checked(name: str, shape: tuple[int, ...], tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     if name not in tensors:
         raise TensorsDoNotFitError(f"the tensors do not fit the architecture: missing: {name}")
     array = np.asarray(tensors[name])

@@ -10,8 +10,8 @@
 namespace skipnets {
 namespace {
 
-constexpr std::size_t kMostPlans = 8;
-constexpr int kMostImagesTogether = 16;
+constexpr std::size_t kMaxPlans = 8;
+constexpr int kMaxImagesTogether = 16;
 
 // After each step, with its number in the plan; for measuring.
 using Watch = std::function<void(std::size_t step)>;
@@ -117,7 +117,7 @@ std::shared_ptr<Engine::Prepared> Engine::prepare(const PlanKey& key) {
     if (found == prepared_.end()) {
         auto made = std::make_shared<Prepared>();
         made->plan = make_plan(network_, kernels_, key, store_);
-        if (prepared_.size() >= kMostPlans) prepared_.pop_back();
+        if (prepared_.size() >= kMaxPlans) prepared_.pop_back();
         found = prepared_.insert(prepared_.begin(), std::move(made));
     }
     prepared_.splice(prepared_.begin(), prepared_, found);
@@ -133,7 +133,7 @@ void Engine::run(const float* input, int count, int height, int width, bool want
     const int each = threads_ > 1 || count > 1 ? count / threads_ : 0;
     std::unique_ptr<Lease> apart, together;
     if (each > 0) {
-        const int images = power_of_two_up_to(std::min(each, kMostImagesTogether));
+        const int images = power_of_two_up_to(std::min(each, kMaxImagesTogether));
         apart = std::make_unique<Lease>(prepare({height, width, images, false}), threads_, threads_);
     }
     if (each == 0 || threads_ > 1)
@@ -186,7 +186,7 @@ std::vector<StepReport> Engine::measure(int height, int width, int images, int r
     if (images < 1 || images > 4096 || rounds < 1 || rounds > 100000)
         throw std::invalid_argument("images or rounds out of range");
     const auto prepared =
-        prepare({height, width, power_of_two_up_to(std::min(images, kMostImagesTogether)), false});
+        prepare({height, width, power_of_two_up_to(std::min(images, kMaxImagesTogether)), false});
     const Plan& plan = *prepared->plan;
     const bool alone = images > 1;  // as in run(): every thread its own images, or all threads one
     const Lease lease(prepared, alone ? threads_ : 1, threads_);

@@ -143,7 +143,7 @@ void pair_steps(Plan& plan) {
             next.added == node.output || next.input_channel != 0 || next.input_channels > node.output_channels ||
             plan.steps[i + 1].weights->algorithm == Algorithm::kDirect)
             continue;
-        // Whoever else reads the value must find it written anew before.
+        // Other steps that read the value must find it written anew.
         bool read_later = false;
         for (std::size_t j = i + 2; j < plan.steps.size() && !read_later; ++j) {
             const Node& later = *plan.steps[j].node;
@@ -307,7 +307,9 @@ const char* algorithm_name(const Step& step) {
         case Kind::kElementwise: return step.node->added >= 0 ? "add" : step.node->relu ? "activate" : "scale";
         case Kind::kMaxPool: return "max-pool";
         case Kind::kAveragePool: return "average-pool";
-        case Kind::kSubsample: return step.node->stride == 1 ? "copy" : "subsample";
+        case Kind::kSubsample:
+            return step.node->stride == 1 && step.node->output_channels == step.node->input_channels ? "copy"
+                                                                                                  : "subsample";
         case Kind::kMean: return "mean";
         case Kind::kConvolution: break;
     }

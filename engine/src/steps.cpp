@@ -46,10 +46,10 @@ Share split(const Team& team, int member, Size positions, Size panels, int rows,
 
 /// The rows of a few register tiles: where each reads, writes and what it adds.
 struct Pointers {
-    static constexpr int kMost = kTilesTogether * kMostRows;
-    const float* source[kMost];
-    float* out[kMost];
-    const float* added[kMost];
+    static constexpr int kMax = kTilesTogether * kMaxRows;
+    const float* source[kMax];
+    float* out[kMax];
+    const float* added[kMax];
 };
 
 /// A value in memory: all of its images, or a ring of rows of one image, which a thread keeps for itself while it
@@ -113,9 +113,9 @@ void convolve(const Execution& run, const Step& step, int image, Range positions
     const int step_of_input = node.pooled ? 2 : node.stride;
 
     Pointers at;
-    const float *bias[kMostRows], *zeros[kMostRows];
-    std::fill(bias, bias + kMostRows, weights.bias);
-    std::fill(zeros, zeros + kMostRows, kZeros);
+    const float *bias[kMaxRows], *zeros[kMaxRows];
+    std::fill(bias, bias + kMaxRows, weights.bias);
+    std::fill(zeros, zeros + kMaxRows, kZeros);
     const Size total = positions.end - positions.begin, tiles = ceil_div(total, weights.rows);
     float* packed = scratch;
     Walk walk(out.map, positions.begin);
@@ -172,7 +172,7 @@ void run_direct(const Execution& run, const Step& step, int image, int count) {
 
 // Between the elements of transformed tiles, in floats: without it the elements of one tile, which are written one
 // after another, would fall on the same few places of the first-level cache.
-constexpr Size kApart = 16;
+constexpr Size kElementGap = 16;
 
 int winograd_size(const Step& step) { return step.weights->algorithm == Algorithm::kWinograd2 ? 2 : 4; }
 
@@ -192,18 +192,18 @@ void convolve_by_winograd(const Execution& run, const Step& step, int image, Ran
     const int across = (out.map.width + m - 1) / m;
     const Size in_image = Size(across) * ((out.map.height + m - 1) / m);
     float* transformed = scratch;  // [element][vector][row][L]
-    float* products = transformed + elements * (vectors * weights.rows * lanes + kApart);  // [element][row][width]
-    const float* zeros[kMostRows];
-    std::fill(zeros, zeros + kMostRows, kZeros);
+    float* products = transformed + elements * (vectors * weights.rows * lanes + kElementGap);  // [element][row][width]
+    const float* zeros[kMaxRows];
+    std::fill(zeros, zeros + kMaxRows, kZeros);
 
     struct {
         Size number, y, x;
-    } corner[kMostRows];  // of the outputs of each tile
+    } corner[kMaxRows];  // of the outputs of each tile
     const Size total = tiles.end - tiles.begin, groups = ceil_div(total, weights.rows);
     for (Size group = 0; group < groups; ++group) {
         const Range range = share(total, int(groups), int(group));
         const int rows = int(range.end - range.begin);
-        const Size element = vectors * rows * lanes + kApart;
+        const Size element = vectors * rows * lanes + kElementGap;
         for (int r = 0; r < rows; ++r) {
             const Size tile = tiles.begin + range.begin + r, inside = tile % in_image;
             corner[r] = {tile / in_image, inside / across * m, inside % across * m};
@@ -216,7 +216,7 @@ void convolve_by_winograd(const Execution& run, const Step& step, int image, Ran
             const Panel& panel = weights.panels[i];
             const Size width = Size(panel.vectors) * lanes, channel = Size(panel.first) * lanes;
             const float* panel_weights = weights.weights + channel * elements * depth;
-            float* out_rows[kMostRows];
+            float* out_rows[kMaxRows];
             for (int r = 0; r < rows; ++r) out_rows[r] = products + r * width;
             Rows io{zeros, 0, out_rows, 0, nullptr, 0, false};
             for (int e = 0; e < elements; ++e) {
@@ -407,7 +407,7 @@ std::size_t scratch_floats(const Kernels& kernels, const Plan& plan, std::size_t
     if (weights.algorithm != Algorithm::kDirect) {
         const int m = winograd_size(step), elements = (m + 2) * (m + 2);
         const Size width = weights.rows * lanes * (ceil_div(node.input_channels, lanes) + kWidestPanel);
-        return std::size_t(elements) * std::size_t(width + kApart);
+        return std::size_t(elements) * std::size_t(width + kElementGap);
     }
     Size most = 0;
     for (const DepthBlock& block : weights.blocks) most = std::max(most, block.depth);

@@ -66,14 +66,14 @@ class Build:
         ):
             self.tensors[f"{name}.{part}"] = self._random.uniform(low, high, channels).astype(np.float32)
         self.tensors[f"{name}.num_batches_tracked"] = np.array(3)
-        return self._add("norm", (x,), channels, name=name, norm="batch", channels=channels, groups=1, eps=eps)
+        return self._add(
+            "norm", (x,), channels, name=name, norm="batch", channels=channels, groups=1, eps=eps
+        )
 
     def relu(self, x: int, *, name: str = "") -> int:
         return self._add("activation", (x,), self.channels(x), name=name, function="relu")
 
-    def pool(
-        self, x: int, mode: str, kernel: int, *, stride: int, padding: int = 0, name: str = ""
-    ) -> int:
+    def pool(self, x: int, mode: str, kernel: int, *, stride: int, padding: int = 0, name: str = "") -> int:
         window = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": 1}
         return self._add("pool", (x,), self.channels(x), name=name, mode=mode, **window)
 
@@ -174,7 +174,7 @@ def residual(seed: int = 0, classes: int = 4) -> Network:
 
 
 def pre_activation(seed: int = 0, classes: int = 4) -> Network:
-    """Residual blocks whose norms and ReLUs come first (He et al. 2016, arXiv 1603.05027): sums without a ReLU."""
+    """Residual blocks whose norms and ReLUs come first (He et al. 2016, arXiv 1603.05027)."""
     build = Build(seed=seed)
     x = build.convolution(0, 12, 3, bias=True)
     for number, channels in enumerate((12, 12, 20, 20)):

@@ -1,6 +1,6 @@
 """Obvious, slow versions of what the engine computes, in double precision.
 
-Shapes: N batch, C channels, H height, W width, O output channels, K kernel size, h, w the output's height and width.
+Shapes: N batch, C channels, H height, W width, O output channels, K kernel size; h, w height and width made.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def convolution(
     padding: int | None = None,
     groups: int = 1,
 ) -> Array:
-    """(N, C, H, W), (O, C / groups, K, K) → (N, O, h, w), padded by dilation · (K // 2) unless told otherwise."""
+    """(N, C, H, W), (O, C / groups, K, K) → (N, O, h, w); by default padded by dilation · (K // 2)."""
     kernel = weight.shape[2]
     pad = dilation * (kernel // 2) if padding is None else padding
     padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))

@@ -19,13 +19,15 @@ def check(network: Network, images: NDArray[np.float32], *, threads: int = 2, is
     graph, _ = network
     values = evaluate(network, images)
     engine = Engine(*network, threads=threads, isa=isa)
+    # A mean of many large values may be small.
+    rounding = 1e-6 * max(np.abs(value).max() for value in values if value is not None)
     found = {"logits": engine.logits(images), "features": engine.embed(images), **engine.stages(images)}
     for path, mine in found.items():
         wanted = values[graph.stages[path] if path in graph.stages else getattr(graph, path)]
         assert wanted is not None
         wanted = wanted if wanted.ndim == mine.ndim else wanted[:, :, None, None]
         assert mine.shape == wanted.shape, path
-        assert np.abs(mine - wanted).max() <= 2e-5 * (np.abs(wanted).max() + 1e-30), path
+        assert np.abs(mine - wanted).max() <= 2e-5 * np.abs(wanted).max() + rounding, path
 
 
 def images_for(build: Build, *, count: int = 3, height: int = 17, width: int = 14) -> NDArray[np.float32]:
@@ -48,7 +50,9 @@ class RandomGraph:
 
     def __init__(self, data: st.DataObject) -> None:
         self.draw = data.draw
-        self.build = Build(in_channels=self.draw(st.sampled_from([1, 3, 16])), seed=self.draw(st.integers(0, 9)))
+        self.build = Build(
+            in_channels=self.draw(st.sampled_from([1, 3, 16])), seed=self.draw(st.integers(0, 9))
+        )
         self.size = self.draw(st.sampled_from([(9, 12), (16, 16), (23, 7)]))
         self.sizes: dict[int, tuple[int, int]] = {0: self.size}  # of maps
         for _ in range(self.draw(st.integers(1, 14))):
@@ -63,8 +67,9 @@ class RandomGraph:
         if self.draw(st.booleans()):
             hidden = self.build.relu(self.build.linear(mean, 7, name="hidden"))
             self.build.graph.logits = self.build.linear(hidden, 3)
-        if self.draw(st.booleans()):
-            for value in self.sizes:
+        often = self.draw(st.sampled_from([0, 1, 3]))
+        for value in self.sizes:
+            if self.draw(st.integers(0, 3)) < often:
                 self.build.stage(f"value {value}", value)
 
     def pick(self, size: tuple[int, int] | None = None, channels: int | None = None) -> int:
@@ -79,14 +84,17 @@ class RandomGraph:
     def add_operation(self) -> None:
         build, x = self.build, self.pick()
         size, channels = self.sizes[x], self.build.channels(x)
-        kinds = "conv1 conv conv norm norm-relu norm-relu relu max average halve pad concatenate concatenate add add"
-        match self.draw(st.sampled_from([*kinds.split(), "subsample", "dropout", "grouped"])):
+        kinds = "conv1 conv conv grouped norm norm-relu norm-relu relu max average halve pad subsample drop"
+        match self.draw(st.sampled_from([*kinds.split(), *["concatenate", "add"] * 2])):
             case "conv1":
                 y = build.convolution(x, self.channels(), 1, bias=self.draw(st.booleans()))
             case "conv":
-                dilation = self.draw(st.integers(1, 2))
-                options = {"dilation": dilation, "padding": dilation, "stride": self.draw(st.integers(1, 2))}
-                y = build.convolution(x, self.channels(), 3, **options)
+                kernel, dilation = self.draw(st.sampled_from([2, 3, 3, 3, 5])), self.draw(st.integers(1, 2))
+                reach = dilation * (kernel - 1)
+                least = max(reach + 2 - min(size), 0) // 2  # so that something is left
+                padding = self.draw(st.sampled_from([max(reach // 2, least), least, reach]))
+                options = {"dilation": dilation, "padding": padding, "stride": self.draw(st.integers(1, 2))}
+                y = build.convolution(x, self.channels(), kernel, **options)
             case "grouped":
                 groups = self.draw(st.sampled_from([g for g in (1, 2, 3, 4, 16) if channels % g == 0]))
                 outputs = groups * self.draw(st.integers(1, 9))
@@ -117,27 +125,22 @@ class RandomGraph:
                     y = build.convolution(x, 4, 1)
             case "add":
                 y = build.add(x, self.pick(size, channels))
-                y, x = (build.add(x, y), x) if self.draw(st.booleans()) else (y, x)
+                if self.draw(st.booleans()):
+                    y = build.add(x, y)
             case _:
                 y = build.dropout(x)
-        self.sizes[y] = self.sizes_after(x, y)
+        operation = build.graph.operations[-1]  # those before it in its case keep the size
+        if operation.output == y and hasattr(operation, "kernel"):
+            lost = operation.dilation * (operation.kernel - 1) - 2 * operation.padding
+            height, width = ((side - lost - 1) // operation.stride + 1 for side in size)
+            size = height, width
+        self.sizes[y] = size
 
     def channels(self) -> int:
         return self.draw(st.sampled_from([1, 3, 4, 16, 17, 33]))
 
-    def sizes_after(self, x: int, y: int) -> tuple[int, int]:
-        operation = next(o for o in reversed(self.build.graph.operations) if o.output == y)
-        if not hasattr(operation, "kernel"):
-            return self.sizes[operation.inputs[0]] if operation.inputs[0] in self.sizes else self.sizes[x]
-        reach = operation.dilation * (operation.kernel - 1)
-        height, width = (
-            (side + 2 * operation.padding - reach - 1) // operation.stride + 1
-            for side in self.sizes[operation.inputs[0]]
-        )
-        return height, width
 
-
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.data())
 def test_random_graphs(data: st.DataObject) -> None:
     drawn = RandomGraph(data)
@@ -194,7 +197,12 @@ def test_an_activation_that_two_kinds_read_is_computed_once() -> None:
     [
         (lambda b, x, y: b.concatenate(x, y), 0),
         (lambda b, x, y: b.concatenate(b.concatenate(x, y), b.convolution(0, 5, 1)), 0),
-        (lambda b, x, y: b.concatenate(x, y, b.concatenate(b.convolution(0, 5, 1), b.convolution(0, 3, 1))), 0),
+        (
+            lambda b, x, y: b.concatenate(
+                x, y, b.concatenate(b.convolution(0, 5, 1), b.convolution(0, 3, 1))
+            ),
+            0,
+        ),
         (lambda b, x, y: b.concatenate(b.concatenate(x, y), b.relu(b.norm(b.convolution(0, 5, 1)))), 0),
         # Wanted in two buffers:
         (lambda b, x, y: b.add(b.concatenate(x, y), b.concatenate(x, b.convolution(0, 7, 1))), 1),
@@ -241,6 +249,19 @@ def test_operations_that_no_result_needs_are_left_out() -> None:
     network = build.finish(build.stage("stem", x))
     assert [name for name, _ in steps_of(network)] == ["stem", "mean", "head"]
     assert set(Engine(*network).stages(images_for(build))) == {"stem"}
+
+
+def test_stages_outlive_later_activations() -> None:
+    """A norm that no step writes is told from an activation whose memory would otherwise be used again."""
+    build = Build()
+    x = build.convolution(0, 16, 3)
+    activated = build.relu(build.norm(x))
+    normed = build.stage("norm", build.norm(activated))
+    x = build.add(x, build.convolution(activated, 16, 3))
+    x = build.add(x, build.convolution(build.relu(normed), 16, 3))
+    for _ in range(2):
+        x = build.add(x, build.convolution(build.relu(build.norm(x)), 16, 3))
+    check(build.finish(x), images_for(build))
 
 
 def test_stages() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from skipnets_engine import Engine, EngineError, isas
 from networks import NETWORKS, dense
+from skipnets_engine import Engine, EngineError, isas
 
 
 def images(count: int, *, height: int = 33, width: int = 29) -> Any:

@@ -30,7 +30,12 @@ def operation(graph: Any, name: str) -> Any:
         ("stem", {"padding_mode": "reflect"}, UnknownArchitectureError, "attribute 'padding_mode' of a conv"),
         ("norm", {"norm": "group"}, UnknownArchitectureError, "norm: .*batch norm only, not norm='group'"),
         ("relu", {"function": "gelu"}, UnknownArchitectureError, "relu function only, not .*'gelu'"),
-        ("stem", {"kernel": 17}, UnknownArchitectureError, "stem: kernel=17: the native engine knows 1 to 15"),
+        (
+            "stem",
+            {"kernel": 17},
+            UnknownArchitectureError,
+            "stem: kernel=17: the native engine knows 1 to 15",
+        ),
         ("stem", {"kernel": 0}, UnknownArchitectureError, "kernel=0"),
         ("stem", {"kernel": 3.0}, InvalidGraphError, "kernel=3.0: must be a whole number"),
         ("stem", {"stride": True}, InvalidGraphError, "stride=True: must be a whole number"),
@@ -55,7 +60,12 @@ def operation(graph: Any, name: str) -> Any:
         ("head", {"kind": "convolution"}, UnknownArchitectureError, "attribute 'in_features'"),
         ("head", {"inputs": (1,)}, InvalidGraphError, "in_features=20: its value has 10"),
         ("transition.pool", {"mode": "median"}, UnknownArchitectureError, "max and average mode only"),
-        ("transition.pool", {"padding": 2}, UnknownArchitectureError, "padding=2: the native engine knows 0 to 1"),
+        (
+            "transition.pool",
+            {"padding": 2},
+            UnknownArchitectureError,
+            "padding=2: the native engine knows 0 to 1",
+        ),
         ("transition.pool", {"dilation": 2}, UnknownArchitectureError, "dilated pooling"),
         ("mean", {"inputs": (1,)}, InvalidGraphError, "mean: makes 10 channels, its value has 20"),
     ],
@@ -75,18 +85,18 @@ def test_operations_that_are_refused(
         ({"operations": []}, "operations: must be 1 to"),
         ({"operations": None}, "operations: must be 1 to"),
         ({"values": []}, "values: must be 1 to"),
-        ({"features": 0}, "features=0: must be a value without height and width"),
-        ({"features": -1}, "features=-1"),
-        ({"logits": 3}, "logits=3"),
+        ({"features": 0}, "pooled features, value 0 is a map"),
+        ({"features": -1}, "features=-1: must be a value that is written"),
+        ({"logits": 3}, "pooled logits, value 3 is a map"),
         ({"logits": None}, "logits=None"),
         ({"stages": {"stem": 99}}, "stage stem: value 99 does not exist"),
         ({"stages": []}, "stages must map paths to values"),
     ],
 )
-def test_graphs_that_contradict_themselves(changes: dict[str, Any], message: str) -> None:
+def test_graphs_that_are_refused(changes: dict[str, Any], message: str) -> None:
     graph, tensors = dense()
     vars(graph).update(changes)
-    with pytest.raises(InvalidGraphError, match=message):
+    with pytest.raises((InvalidGraphError, UnknownArchitectureError), match=message):
         Engine(graph, tensors)
 
 
@@ -123,7 +133,7 @@ def test_memory_that_nobody_has() -> None:
     for _ in range(3):
         x = build.concatenate(*[x] * 16)
     engine = Engine(*build.finish(build.convolution(x, 5, 3, dilation=4096, padding=8192)))
-    with pytest.raises(EngineError, match="memory|too large"):
+    with pytest.raises(EngineError, match=r"memory|too large"):
         engine.logits(np.ones((1, 3, 2, 2), np.float32))
 
 
@@ -216,7 +226,7 @@ def test_the_inner_engine_checks_for_itself(arguments: dict[str, Any], message: 
         "bias": np.zeros(2, np.float32),
         **arguments,
     }
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message):  # noqa: PT012
         network.add_convolution(**call)
         _engine.Engine(network, "", 1)
 
@@ -244,12 +254,32 @@ def test_the_inner_engine_checks_every_step(kind: str, arguments: dict[str, Any]
     network.add_value(3)
     network.features = network.add_value(3)
     call = {"name": "step", "input": 0, "output": network.features, "channels": 3, **arguments}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message):  # noqa: PT012
         getattr(network, f"add_{kind}")(**call)
         _engine.Engine(network, "", 1).run(np.ones((1, 3, 4, 4), np.float32), False)
 
 
-VALUES = (0, 1, -1, 2, 3, 7, 1 << 20, 1 << 40, 0.5, None, "x", [], [1], (0, 1), True, "max", "norm", "add", 1e-9)
+VALUES = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    1 << 20,
+    1 << 40,
+    0.5,
+    None,
+    "x",
+    [],
+    [1],
+    (0, 1),
+    True,
+    "max",
+    "norm",
+    "add",
+    1e-9,
+)
 
 
 def damage(graph: Any, tensors: dict[str, Any], random: np.random.Generator) -> None:

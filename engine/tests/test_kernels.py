@@ -241,7 +241,11 @@ def test_strips_change_nothing(isa: str, algorithm: str, threads: int) -> None:
 @given(st.data())
 def test_the_other_steps_in_ranges_of_channels(isa: str, data: st.DataObject) -> None:
     """Each reads from inside of one value and writes inside of another, and leaves its neighbors alone."""
-    channels, skipped, lead = (data.draw(channel_counts), data.draw(st.integers(0, 9)), data.draw(channel_counts))
+    channels, skipped, lead = (
+        data.draw(channel_counts),
+        data.draw(st.integers(0, 9)),
+        data.draw(channel_counts),
+    )
     before, after, stride = (data.draw(st.integers(*bounds)) for bounds in ((0, 9), (0, 20), (1, 3)))
     kernel = data.draw(st.integers(1, 5))
     padding, relu = data.draw(st.integers(0, kernel // 2)), data.draw(st.booleans())
@@ -267,7 +271,9 @@ def test_the_other_steps_in_ranges_of_channels(isa: str, data: st.DataObject) ->
         ("mean", {}, part.mean(axis=(2, 3), keepdims=True)),
     ]
     network = _engine.Network()
-    image, copied, features = (network.add_value(c) for c in (skipped + channels, skipped + channels, channels))
+    image, copied, features = (
+        network.add_value(c) for c in (skipped + channels, skipped + channels, channels)
+    )
     network.add_subsample("copy", image, copied, skipped + channels)
     targets = []
     for name, options, wanted in cases:

@@ -100,8 +100,8 @@ def test_missing_files_are_all_listed(tmp_path: Path, run: Run) -> None:
     [
         (("--layout", "split"), "layout"),
         (("--page", "0"), "page=0: must be a number from 1, or all"),
-        (("--group-pattern", "("), "group_pattern='(': not a regular expression"),
-        (("--group-pattern", "x(.)"), "group_pattern='x(.)': 6 of 6 paths do not match: Testing/cat/0.png"),
+        (("--group-pattern", "("), "--group-pattern='(': not a regular expression"),
+        (("--group-pattern", "x(.)"), "--group-pattern='x(.)': 6 of 6 paths do not match: Testing/cat/0.png"),
     ],
 )
 def test_wrong_options_are_one_line(leaky: Path, run: Run, words: tuple[str, ...], message: str) -> None:

@@ -119,7 +119,7 @@ def test_formats(tmp_path) -> None:
         ("resnet20", "a.gif", {}, r"must end in \.svg, \.png, \.pdf"),
         ("resnet20", "a.svg", {"block": 4}, "block=4: must be from 1 to 3 for resnet20"),
         ("resnet21", "a.svg", {}, r"did you mean .*resnet20"),
-        ([], "a.svg", {}, "name at least one"),
+        ([], "a.svg", {}, "sources: must name at least one"),
     ],
 )
 def test_wrong_input(tmp_path, sources, output: str, options: dict[str, int], message: str) -> None:

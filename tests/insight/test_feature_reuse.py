@@ -50,6 +50,14 @@ def test_weights_that_read_one_source_are_seen_as_such(name: str) -> None:
     assert np.isnan(last.strength[2, 0])
 
 
+def test_a_head_on_average_and_maximum_reads_each_map_twice() -> None:
+    classifier = _classifier("densenet_bc40_k12", block_config=(2,), growth_rate=4, global_pool="catavgmax")
+    weight = classifier.model.classifier.weight
+    nn.init.ones_(weight)
+    weight.data[:, -4:] = -2  # the maxima of the last layer's maps
+    np.testing.assert_allclose(reuse(classifier).blocks[0].strength[:, -1], [6, 6, 9])
+
+
 def test_colors_span_the_values_that_there_are() -> None:
     found = reuse(_classifier("densenet_bc40_k12", block_config=(2, 2, 2)))
     lowest = min(np.nanmin(block.relative()) for block in found.blocks)
@@ -104,7 +112,7 @@ def test_what_cannot_be_read_is_passed_over_and_named(tmp_path) -> None:
     assert found.images == 2
     assert list(found.failures) == [str(broken)]
     assert found.blocks == reuse(classifier, _images(2)).blocks
-    with pytest.raises(UserError, match="none of the images can be read"):
+    with pytest.raises(UserError, match="images: none can be read"):
         reuse(classifier, [broken])
 
 

@@ -100,8 +100,8 @@ def test_files_are_written_image_by_image_under_names_that_are_safe(tmp_path: Pa
 
 
 def test_no_images_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no image to explain"):
+    with pytest.raises(UserError, match="images: must name at least one"):
         contact_sheet([])
-    with pytest.raises(UserError, match="no image to explain"):
+    with pytest.raises(UserError, match="images: must name at least one"):
         save_explanations(iter(()), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torchinfo
+from tests.helpers.graphs import saved_bytes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,11 +24,16 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("densenet40_k12", {"block_config": (2, 3)}),
     ("densenet40_k12", {"block_config": (2, 1), "norm": "group"}),
     ("densenet121", {"block_config": (2, 1, 2), "norm": None, "in_chans": 1}),
-    ("densenet121", {"block_config": (1, 2), "drop_rate": 0.2, "drop_path_rate": 0.3, "head_drop_rate": 0.1}),
-    ("densenet121", {"block_config": (2, 3, 1), "growth_rate": 8, "num_classes": 0, "head_drop_rate": 0.1}),
+    ("densenet121", {"block_config": (1, 2), "proj_drop_rate": 0.2, "drop_path_rate": 0.3, "drop_rate": 0.1}),
+    ("densenet121", {"block_config": (2, 3, 1), "growth_rate": 8, "num_classes": 0, "drop_rate": 0.1}),
     ("densenet121", {"block_config": (2, 2), "drop_path_rate": 0.3}),
     ("resnet20", {"block_config": (1, 2, 1)}),
-    ("resnet18", {"block_config": (1, 2), "width": 8, "drop_rate": 0.2, "drop_path_rate": 0.3}),
+    ("densenet_bc40_k12", {"block_config": (2, 1), "global_pool": "max"}),
+    ("resnet20", {"block_config": (1, 1), "global_pool": "max", "drop_rate": 0.1}),
+    ("resnet20", {"block_config": (1, 1), "global_pool": "avgmax"}),
+    ("resnet20", {"block_config": (1, 1), "global_pool": "catavgmax", "num_classes": 0}),
+    ("resnet20", {"block_config": (1, 1), "global_pool": "", "num_classes": 0}),
+    ("resnet18", {"block_config": (1, 2), "width": 8, "proj_drop_rate": 0.2, "drop_path_rate": 0.3}),
     ("resnet50", {"block_config": (1, 2, 1), "width": 16, "output_stride": 8}),
     ("resnet50", {"block_config": (1, 1), "width": 16, "norm": "group"}),
     ("resnext50_32x4d", {"block_config": (1, 1), "num_classes": 0}),
@@ -45,6 +51,13 @@ def test_parameters_and_macs_agree_with_torchinfo_and_the_flop_counter(name: str
             model(torch.empty(1, config.in_chans, size, size))
     assert graph.parameter_count() == torchinfo.summary(model, verbose=0).total_params
     assert 2 * sum(macs(graph, size, size)) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("name", "expected"), [("densenet121", 2.83e9), ("resnet50", 4.09e9)])
+def test_macs_are_the_published_ones(name: str, expected: float) -> None:
+    """torchvision's documentation gives these numbers as GFLOPS: 2.83 and 4.09."""
+    counted = sum(macs(network_graph(model_config(name)), 224, 224))
+    assert counted == pytest.approx(expected, rel=0.005)
 
 
 @pytest.mark.parametrize(
@@ -68,28 +81,6 @@ def test_kept_memory_of_densenet121_at_its_usual_size(execution: BlockExecution)
     config = model_config("densenet121")
     expected = kept_bytes(network_graph(config), 224, 224, 4, execution)
     assert expected == saved_bytes(config, execution, 224, 224, batch_size=4)
-
-
-def saved_bytes(
-    config: Any, execution: BlockExecution, height: int, width: int, *, batch_size: int = 2
-) -> int:
-    """Bytes that a forward pass leaves for the backward pass, besides the model itself."""
-    model = build_model(config)
-    model.set_block_execution(execution)
-    own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
-    storages: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(torch.randn(batch_size, config.in_chans, height, width))
-    saved = sum(storage.nbytes() for storage in storages.values())
-    del output
-    return saved
 
 
 @pytest.mark.parametrize("name", ["resnet20", "densenet_bc40_k12", "resnet18"])

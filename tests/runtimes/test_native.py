@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from torch import nn
 
 import skipnets
 from skipnets.errors import UserError
-from skipnets.models import create_model, list_models
+from skipnets.models import create_model, list_models, network_graph
 from skipnets.models.graph import Graph, GraphBuilder
 from skipnets.models.registry import REGISTRY, config_to_dict
 from skipnets.runtimes import TensorsDoNotFitError, open_runtime
-from skipnets.runtimes.native import NativeRuntime, NotForTheEngineError, network_graph
+from skipnets.runtimes.native import NativeRuntime, NotForTheEngineError
 
 skipnets_engine = pytest.importorskip(
     "skipnets_engine", reason="needs the native engine: pip install ./engine"
@@ -62,21 +63,26 @@ def check_against_torch(name: str, size: tuple[int, int], *, count: int, **field
     batch = torch.randn(count, model.config.in_chans, *size)
     exact = copy.deepcopy(model).double()
     engine = engine_of(model, threads=2)
+    found = engine.stages(batch.numpy())
+    assert {info["module"] for info in model.feature_info} <= set(found)
+    singles, doubles = outputs_of(model, batch, found), outputs_of(exact, batch.double(), found)
+    found |= {"embed": engine.embed(batch.numpy()), "logits": engine.logits(batch.numpy())}
+    for path, mine in found.items():
+        single, double = singles[path], doubles[path]
+        assert relative_error(mine, double) <= max(1e-5, 2 * relative_error(single.numpy(), double)), path
+
+
+def outputs_of(model: Any, batch: torch.Tensor, paths: Iterable[str]) -> dict[str, torch.Tensor]:
+    """What the modules at these paths, the pooling and the whole network give."""
+    outputs: dict[str, torch.Tensor] = {}
+    for path in paths:
+        model.get_submodule(path).register_forward_hook(
+            lambda module, inputs, output, path=path: outputs.update({path: output.clone()})
+        )
     with torch.no_grad():
-        maps, stages = model.forward_intermediates(batch)
-        exact_maps, exact_stages = exact.forward_intermediates(batch.double())
-        found = engine.stages(batch.numpy())
-        compared = [
-            (found[info["module"]], single, double)
-            for info, single, double in zip(model.feature_info, stages, exact_stages, strict=True)
-        ]
-        for method, pre_logits in ((engine.embed, True), (engine.logits, False)):
-            single = model.forward_head(maps, pre_logits=pre_logits)
-            double = exact.forward_head(exact_maps, pre_logits=pre_logits)
-            compared.append((method(batch.numpy()), single, double))
-    assert set(found) <= set(network_graph(model.config).stages)
-    for mine, single, double in compared:
-        assert relative_error(mine, double) <= max(1e-5, 2 * relative_error(single.numpy(), double))
+        outputs["embed"] = model.forward_head(model.forward_features(batch), pre_logits=True)
+        outputs["logits"] = model(batch)
+    return outputs
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def check_against_torch(name: str, size: tuple[int, int], *, count: int, **field
         ("densenet121", (37, 41), {**SMALL, "growth_rate": 5, "bottleneck": 3, "compression": 0.37}),
         ("densenet121", (33, 33), {**SMALL, "bottleneck": None}),
         ("densenet121", (40, 40), {**SMALL, "norm": None}),
-        ("densenet121", (40, 40), {**SMALL, "drop_rate": 0.2, "drop_path_rate": 0.1}),
+        ("densenet121", (40, 40), {**SMALL, "proj_drop_rate": 0.2, "drop_path_rate": 0.1}),
         ("densenet121", (40, 40), {"block_config": (1,), "num_classes": 0}),
         ("densenet40_k12", (32, 32), {"block_config": (3, 3, 3)}),
         ("densenet_bc100_k12", (32, 32), {}),
@@ -95,7 +101,11 @@ def check_against_torch(name: str, size: tuple[int, int], *, count: int, **field
         ("resnet20", (32, 32), {}),
         ("resnet20", (31, 33), {"shortcut": "projection", "in_chans": 1}),
         ("resnet18", (64, 64), {}),
-        ("resnet18", (64, 64), {"norm": None, "block_config": (1, 1), "drop_rate": 0.2}),
+        (
+            "resnet18",
+            (64, 64),
+            {"norm": None, "block_config": (1, 1), "drop_rate": 0.2, "proj_drop_rate": 0.2},
+        ),
         ("resnet34", (45, 1), {"block_config": (1, 1, 1, 1), "num_classes": 3}),
         ("resnet50", (64, 64), {"block_config": (2, 2, 2, 2)}),
         ("resnet50", (40, 56), {"block_config": (1, 2, 2), "output_stride": 8}),
@@ -146,7 +156,7 @@ class PreActivationNet(nn.Module):
         y = build.relu("relu3", build.norm("norm3", x, "batch"))
         x = build.stage("block2", build.add("block2", x, build.convolution("conv3", y, 12, 3, dilation=2)))
         x = build.relu("relu4", build.norm("norm4", x, "batch"))
-        return build.finish(x, head="head", num_classes=4, drop_rate=0.1)
+        return build.finish(x, head="head", global_pool="avg", num_classes=4, drop_rate=0.1)
 
 
 def test_a_graph_of_no_family_runs() -> None:
@@ -193,14 +203,24 @@ def test_predicts_without_importing_torch(saved: Path) -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_unknown_architectures_fall_back_with_a_notice(caplog: pytest.LogCaptureFixture) -> None:
-    model = create_model("densenet_bc40_k12", norm="group", **SMALL)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"norm": "group"}, "batch norm only, not norm='group'"),
+        ({"global_pool": "max"}, "does not know the operation"),
+        ({"global_pool": "", "num_classes": 0}, "needs pooled features"),
+    ],
+)
+def test_unknown_architectures_fall_back_with_a_notice(
+    fields: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = create_model("densenet_bc40_k12", **SMALL | fields)
     given: dict[str, Any] = {
         "architecture": config_to_dict(model.config),
         "tensors": tensors_of(model),
         "device": "cpu",
     }
-    with pytest.raises(NotForTheEngineError, match=r"densenet_bc40_k12: .*batch norm only, not norm='group'"):
+    with pytest.raises(NotForTheEngineError, match=f"densenet_bc40_k12: .*{message}"):
         open_runtime("native", **given)
     with caplog.at_level(logging.WARNING, logger="skipnets"):
         assert open_runtime("auto", **given).name == "torch"

@@ -23,4 +23,5 @@ def test_the_note_names_what_raises_the_training_loss(tmp_path: Path) -> None:
     assert loss_note(plain) == ""
     noted = loss_note(replace(plain, label_smoothing=0.1, mixup=0.2, augmentation="crop"))
     assert "includes label smoothing 0.1, MixUp and augmented images (crop); " in noted
-    assert "dropout" in loss_note(replace(plain, model_options={"drop_rate": 0.2}))
+    for rate in ("drop_rate", "proj_drop_rate", "drop_path_rate"):
+        assert "dropout" in loss_note(replace(plain, model_options={rate: 0.2}))

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
-from skipnets.cli.output import print_json
+from skipnets.cli.output import print_json, print_tables
 from skipnets.data.copies import write_copies
 from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
@@ -67,8 +66,7 @@ def data(
     if json:
         print_json(found.to_dict())
     else:
-        console = Console()
-        Console(width=console.width if console.is_terminal else 200).print(found)
+        print_tables(found.tables())
     if copies is not None:
         write_copies(copies, dataset.copies, dataset)
         sys.stdout.write(f"copies written to {copies}\n" if not json else "")

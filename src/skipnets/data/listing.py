@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from skipnets.errors import listed
 
 
 class Entry(NamedTuple):
@@ -49,13 +50,6 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
-
-
-def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first few names and how many there are beyond: "a, b, c and 7 more"."""
-    names = list(names)
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def passed_over_line(passed_over: Counter[str], most: int = 8) -> str:

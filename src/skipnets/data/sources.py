@@ -20,12 +20,12 @@ from skipnets.data.copies import Copy, clusters, find_copies
 from skipnets.data.decoding import PAGED_SUFFIXES, Page, count_pages, is_gray, open_image
 from skipnets.data.labels import check_group_names, check_labels
 from skipnets.data.layout import find_images, images_below
-from skipnets.data.listing import Entry, Listing, counted, listed, natural_key, passed_over_line
+from skipnets.data.listing import Entry, Listing, counted, natural_key, passed_over_line
 from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find_metadata, relative_name
 from skipnets.data.named import NAMED_SETS, read_named
 from skipnets.data.options import DataOptions
 from skipnets.data.splits import SPLITS, SplitRow, check_fractions, cut, cut_groups, read_splits, write_splits
-from skipnets.errors import UserError, near_matches
+from skipnets.errors import UserError, listed, near_matches
 
 __all__ = ["ImageDataset", "images_below", "open_dataset"]
 
@@ -111,6 +111,10 @@ class ImageDataset:
             return self.images[index]
         path = self.file(index)
         return path if self.pages is None else Page(path, int(self.pages[index]))
+
+    def sources(self) -> Iterator[tuple[str, Path | Page | NDArray[np.uint8]]]:
+        """The name and the source of each image."""
+        return zip(self.names, map(self.source, range(len(self))), strict=True)
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in mode L or RGB.

@@ -20,25 +20,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier
-from skipnets.errors import UserError, missing_extra, near_matches
+from skipnets.errors import UserError, listed, near_matches, needs_extra
 
-try:  # Before torch, which the same extra brings.
+with needs_extra("explain"):  # Before torch, which the same extra brings.
     from captum.attr import IntegratedGradients, LayerGradCam, Occlusion
-except ModuleNotFoundError as error:
-    raise missing_extra("explain") from error
 
 import torch
 from torch import Tensor, nn
 
-from skipnets.insight.modes import evaluating
 from skipnets.models.accounting import Grid, grids
 from skipnets.models.family import network_graph, stage_groups
 from skipnets.models.graph import Activation, Graph, Norm
+from skipnets.models.modes import evaluating
 
 Method = Literal["gradcam", "integrated-gradients", "occlusion"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-# The deepest stage with a map of this many values on its shorter side tells what is seen, and still where.
+# Values on the shorter side of a stage's map that still locate what the stage responds to.
 FINE_ENOUGH = 12
 _INTEGRATION_STEPS = 32
 _IMAGES_AT_ONCE = 16
@@ -83,7 +81,7 @@ class Explanation:
         return whole.astype(np.float32, copy=False)
 
     def resized(self, scale: float) -> Explanation:
-        """The same for the image at another size: a small one is given room for a smooth map."""
+        """The same for the image at another size: small images are enlarged for a smooth map."""
         image = resized(self.image, scale)
         x, y = image.width / self.image.width, image.height / self.image.height
         left, top, right, bottom = self.box
@@ -131,9 +129,7 @@ def explain(
     for label in classes or ():
         if label not in classifier.classes:
             near = near_matches(label, classifier.classes)
-            raise UserError(
-                f'classes: the model knows no "{label}"{near}; it tells {_some(classifier.classes)}'
-            )
+            raise UserError(f'classes="{label}": must be among {listed(classifier.classes, 8)}{near}')
     module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
     return _explanations(classifier, images, classes, method, module_path, position)
 
@@ -258,7 +254,7 @@ def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     path, value = stages[stage]
     if shapes[value][1:] == (1, 1):
         raise UserError(
-            f"stage={stage}: makes a map of 1×1 of images of {size[0]}×{size[1]}, which tells no place: "
+            f"stage={stage}: makes a map of 1×1 of images of {size[0]}×{size[1]}, which locates nothing: "
             "take a finer one"
         )
     return path, grids(graph)[value]
@@ -289,8 +285,3 @@ def _weights(
     seen = (in_input > -0.5) & (in_input < input_pixels - 0.5)
     weights[~seen] = 0
     return weights
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more

@@ -23,21 +23,19 @@ from torch import Tensor, nn
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import ImageDecodeError
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, needs_extra
 from skipnets.files import atomic_path
-from skipnets.insight.modes import evaluating
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph
 from skipnets.models.graph import Add, Convolution, Graph, Linear, Operation, Pad, Scope
+from skipnets.models.modes import evaluating
 from skipnets.models.registry import config_from_dict
 
-try:
+with needs_extra("train"):
     import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
-except ModuleNotFoundError as error:
-    raise missing_extra("train") from error
 
 FORMATS = (".png", ".svg", ".pdf")
 _CELL = 0.17
@@ -316,6 +314,8 @@ def _dense_blocks(model: Backbone[Any], graph: Graph) -> Iterator[BlockReuse]:
         for column, (_, reader) in enumerate(readers):
             weight = _weight(model.get_submodule(reader.name))
             per_map = weight.double().abs().transpose(0, 1).flatten(1).sum(1).cpu().numpy()
+            if isinstance(reader, Linear):  # With "catavgmax" it reads each map twice.
+                per_map = per_map.reshape(-1, edges[-1]).sum(0)
             for row in range(min(column + 1, len(own) + 1)):
                 strength[row, column] = per_map[edges[row] : edges[row + 1]].mean()
         yield BlockReuse(
@@ -398,7 +398,7 @@ def _residual_blocks(
             handle.remove()
     count = len(images) - len(failures)
     if count == 0:
-        raise UserError(f"none of the images can be read: {next(iter(failures.values()))}")
+        raise UserError(f"images: none can be read: {next(iter(failures.values()))}")
     return ResidualReuse(
         name=model.config.name,
         images=count,

@@ -22,7 +22,12 @@ from skipnets.models.graph import (
     Window,
 )
 
-_PLAIN_KINDS = {"concatenate": "concatenation", "add": "addition", "mean": "global average"}
+_PLAIN_KINDS = {
+    "concatenate": "concatenation",
+    "add": "addition",
+    "mean": "global average",
+    "global pool": "global pooling",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -189,7 +189,7 @@ class _Plan:
 
 
 def _resident() -> int:
-    """Memory of this process; what a program with PyTorch loaded takes where the system does not tell."""
+    """Memory of this process; where the system does not say, that of a usual program with PyTorch loaded."""
     status = Path("/proc/self/status")
     if status.exists():
         match = re.search(r"VmRSS:\s+(\d+) kB", status.read_text())

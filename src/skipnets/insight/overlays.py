@@ -111,7 +111,7 @@ def _cells(row: Sequence[Explanation]) -> list[_Cell]:
 def _sheet(rows: Sequence[Sequence[_Cell]]) -> Image.Image:
     """Rows from left to right, then down: as many beside one another as make the sheet about square."""
     if not rows:
-        raise UserError("there is no image to explain: name at least one")
+        raise UserError("images: must name at least one")
     row_width = max(map(len, rows)) * (_CELL + _GAP)
     row_height = _CELL + _TEXT + _GAP
     groups = max(round(math.sqrt(len(rows) * row_height / row_width)), 1)

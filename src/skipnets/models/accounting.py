@@ -17,6 +17,7 @@ from skipnets.models.graph import (
     BlockExecution,
     Convolution,
     Dropout,
+    GlobalPool,
     Graph,
     Linear,
     Mean,
@@ -53,7 +54,7 @@ class Grid:
 
     def behind(self, operation: Operation) -> Grid:
         """The grid of what an operation makes of this map."""
-        if isinstance(operation, Mean):
+        if isinstance(operation, Mean | GlobalPool):
             return Grid(step=self.step, start=self.start, receptive_field=None)
         if not isinstance(operation, Window):
             return self
@@ -177,6 +178,9 @@ def _operation_step(operation: Operation, place: int, sizes: list[int]) -> Step:
         besides = _statistics_bytes(operation.groups)
     elif isinstance(operation, Pool) and operation.mode == "max":
         besides = sizes[operation.output] // FLOAT_BYTES * _INDEX_BYTES
+    elif isinstance(operation, GlobalPool):  # The maxima; "max" gives nothing else.
+        keeps = (*operation.inputs, *((operation.output,) if operation.mode == "max" else ()))
+        besides = 0 if operation.mode == "max" else FLOAT_BYTES * operation.channels
     elif isinstance(operation, Dropout):  # A factor for every value, or one for every image.
         besides = sizes[operation.output] if operation.mode == "value" else FLOAT_BYTES
     return Step(

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.errors import UserError
+from skipnets.models.family import network_graph
+from skipnets.models.graph import norm_groups
 from skipnets.models.registry import ModelConfig, Norm, Pooling
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """How images are prepared and where the first and last layer are, as timm describes it.
+        """Preprocessing and names of the first and last layer, in timm's form.
 
         The values are those of the weights that were loaded, or else the usual ones of ImageNet. With them
         `timm.data.resolve_model_data_config(model)` works.
@@ -112,7 +114,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
             "architecture": self.config.name,
             **images.to_timm(),
             "num_classes": self.num_classes,
-            "first_conv": next(path for path, part in self.named_modules() if isinstance(part, nn.Conv2d)),
+            "first_conv": network_graph(self.config).first_convolution.name,
             "classifier": self.head_name,
         }
 
@@ -122,7 +124,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         return self.pretrained_cfg
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
-        """The modules between input and last map, in the order in which they run, with their paths."""
+        """The modules from the input to the last map with their paths, in the order in which they run."""
         raise NotImplementedError
 
     def set_block_execution(self, policy: BlockExecution) -> None:
@@ -170,7 +172,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
             x: (N, C, H, W) images.
             indices: Positions in `feature_info`; an int takes that many of the last, None takes all.
             norm: Has no effect, as in timm's DenseNet and ResNet: the last map is normalized anyway.
-            stop_early: Do not compute what lies behind the last wanted map.
+            stop_early: Do not run the layers after the last wanted map.
             output_fmt: Layout of the maps, `"NCHW"`.
             intermediates_only: Leave out the last map.
 
@@ -194,7 +196,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         return maps if intermediates_only else (x, maps)
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer that makes the logits."""
+        """The linear layer that gives the logits; the identity for 0 classes."""
         head: nn.Module = getattr(self, self.head_name)
         return head
 
@@ -262,7 +264,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         return sorted(positions)
 
     def _add_head(self, num_features: int) -> None:
-        """Give a model that has its stages a pooling, a dropout and a linear layer."""
+        """Add pooling, dropout and linear layer, once the stages are there."""
         self.num_features = num_features
         self.global_pool = GlobalPool(self.config.global_pool)
         self.head_drop = nn.Dropout(self.config.drop_rate)
@@ -298,7 +300,7 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "group":
-        return nn.GroupNorm(next(groups for groups in range(32, 0, -1) if channels % groups == 0), channels)
+        return nn.GroupNorm(norm_groups(channels), channels)
     return nn.Identity()
 
 
@@ -323,9 +325,3 @@ def initialize_convolutions(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def drop_path_rates(config: ModelConfig) -> list[float]:
-    """The rate of every layer, in order: 0 at the first, `config.drop_path_rate` at the last."""
-    last = max(sum(config.block_config) - 1, 1)
-    return [config.drop_path_rate * index / last for index in range(sum(config.block_config))]

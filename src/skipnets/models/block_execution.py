@@ -74,7 +74,7 @@ class _Execution(nn.Module):
             return f"plain: {reason}"
         return "linear-recompute" if self.recompute else "linear"
 
-    def against(self, features: Tensor) -> str | None:
+    def unsupported_reason(self, features: Tensor) -> str | None:
         """Why this forward pass has to be plain, or None; remembered for the report."""
         if torch.compiler.is_compiling():  # What follows would only clutter the compiler's graph.
             return "the model is being compiled"
@@ -99,7 +99,7 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C + L·k, H, W)."""
-        if self.against(features) is not None:
+        if self.unsupported_reason(features) is not None:
             return DenseBlock.forward(self, features)
         layers = [_LayerParts.of(layer) for layer in self]
         trains = torch.is_grad_enabled() and (
@@ -148,7 +148,7 @@ class MemoryEfficientTransition(_Execution, Transition):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, ⌊H/2⌋, ⌊W/2⌋)."""
-        if self.against(features) is not None:
+        if self.unsupported_reason(features) is not None:
             return cast(Tensor, Transition.forward(self, features))  # type: ignore[no-untyped-call]
         norm = cast(nn.BatchNorm2d, self.norm)
         parameters = TransitionParameters(norm.weight, norm.bias, self.conv.weight)
@@ -178,7 +178,7 @@ class MemoryEfficientTransition(_Execution, Transition):
         return super()._unsupported_input(features)
 
 
-class LinearDenseNet(_Execution, DenseNet):
+class MemoryEfficientDenseNet(_Execution, DenseNet):
     """A DenseNet whose ImageNet stem trains as one operation; its blocks are switched one by one.
 
     `forward_intermediates`, which shows a map from within the stem, runs its layers.
@@ -186,7 +186,7 @@ class LinearDenseNet(_Execution, DenseNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""
-        if self.against(x) is not None:
+        if self.unsupported_reason(x) is not None:
             return DenseNet.forward_features(self, x)
         x = check_input(x, self.config.in_chans, self.config.smallest_size)
         conv0, norm0 = self._stem()
@@ -231,7 +231,7 @@ class LinearDenseNet(_Execution, DenseNet):
 _LINEAR: dict[type[nn.Module], type[nn.Module]] = {
     DenseBlock: MemoryEfficientDenseBlock,
     Transition: MemoryEfficientTransition,
-    DenseNet: LinearDenseNet,
+    DenseNet: MemoryEfficientDenseNet,
 }
 
 

@@ -19,7 +19,6 @@ from torchvision.ops import StochasticDepth
 from skipnets.models.backbone import (
     Backbone,
     FeatureMapInfo,
-    drop_path_rates,
     initialize_convolutions,
     make_norm,
 )
@@ -80,7 +79,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Sequential):
-    """L dense layers at one map size; what goes in comes out first, then k maps of each layer in turn."""
+    """L dense layers at one map size; the output is the input followed by the k maps of each layer."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C + L·k, H, W)."""
@@ -123,7 +122,7 @@ class DenseNet(Backbone[DenseNetConfig]):
         else:
             self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=1, module="features.conv0")]
 
-        path_rates = iter(drop_path_rates(config))
+        path_rates = iter(config.drop_path_rates())
         for number, layers in enumerate(config.block_config, start=1):
             block = DenseBlock()
             for layer in range(1, layers + 1):

@@ -1,4 +1,4 @@
-"""From a name to a model."""
+"""Creating models from names and configurations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skipnets.models.registry import ModelConfig, model_config
 
 
 def build_model(config: ModelConfig) -> Backbone[Any]:
-    """The freshly initialized model that a configuration describes, in train mode."""
+    """Build the freshly initialized model of a configuration, in train mode."""
     return family_of(config).module()(config)
 
 
@@ -46,7 +46,7 @@ def create_model(
     out_indices: int | Sequence[int] | None = None,
     **fields: Any,
 ) -> Backbone[Any] | FeatureListNet:
-    """A model by its registry name, freshly initialized or with weights from elsewhere.
+    """Create a model by its registry name, freshly initialized or with loaded weights.
 
     Args:
         model_name: A name that `skipnets.list_models()` knows, for example `"densenet121"`.
@@ -60,7 +60,7 @@ def create_model(
             growth_rate=24`.
 
     Returns:
-        The model, in train mode. With `weights`, `model.weights_report` tells what was matched with what.
+        The model, in train mode. With `weights`, `model.weights_report` says which tensor came from where.
 
     Raises:
         UserError: For an unknown name, field or source, an impossible value, or weights that do not fit.

@@ -119,6 +119,11 @@ class Norm(Operation):
         return shapes | ({f"{self.name}.num_batches_tracked": ()} if self.norm == "batch" else {})
 
 
+def norm_groups(channels: int) -> int:
+    """Groups of a group norm: 32, or the largest number below that divides the channels."""
+    return next(groups for groups in range(32, 0, -1) if channels % groups == 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Activation(Operation):
     """A function of each value on its own."""
@@ -185,6 +190,7 @@ class GlobalPool(Operation):
     kind: ClassVar[str] = "global pool"
 
     mode: Literal["max", "avgmax", "catavgmax"]
+    channels: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,7 +369,6 @@ class GraphBuilder:
         if norm is None:
             return x
         channels = self.channels(x)
-        groups = next(groups for groups in range(32, 0, -1) if channels % groups == 0)
         return self._add(
             Norm(
                 name=name,
@@ -371,7 +376,7 @@ class GraphBuilder:
                 output=self._value(channels),
                 norm=norm,
                 channels=channels,
-                groups=groups if norm == "group" else 1,
+                groups=norm_groups(channels) if norm == "group" else 1,
             )
         )
 
@@ -461,7 +466,9 @@ class GraphBuilder:
         output = self._value(self.channels(x) * (2 if mode == "catavgmax" else 1), spatial=False)
         if mode == "avg":
             return self._add(Mean(name="global_pool", inputs=(x,), output=output))
-        return self._add(GlobalPool(name="global_pool", inputs=(x,), output=output, mode=mode))
+        return self._add(
+            GlobalPool(name="global_pool", inputs=(x,), output=output, mode=mode, channels=self.channels(x))
+        )
 
     def _value(self, channels: int, *, spatial: bool = True) -> int:
         self._values.append(Value(channels=channels, spatial=spatial))

@@ -6,15 +6,9 @@ Shapes: C channels, k growth rate.
 from __future__ import annotations
 
 from skipnets.models.graph import Graph, GraphBuilder
-from skipnets.models.registry import DenseNetConfig, ModelConfig, ResNetConfig
+from skipnets.models.registry import DenseNetConfig, ResNetConfig
 
 __all__ = ["densenet_graph", "resnet_graph"]
-
-
-def drop_path_rates(config: ModelConfig) -> list[float]:
-    """Stochastic depth of every layer or block, in order: 0 at the first, `drop_path_rate` at the last."""
-    count = sum(config.block_config)
-    return [config.drop_path_rate * index / max(count - 1, 1) for index in range(count)]
 
 
 def densenet_graph(config: DenseNetConfig) -> Graph:
@@ -22,7 +16,7 @@ def densenet_graph(config: DenseNetConfig) -> Graph:
     assert config.stem_channels is not None
     build = GraphBuilder(name=config.name, in_chans=config.in_chans)
     norm, bias = config.norm, config.norm is None
-    rates = iter(drop_path_rates(config))
+    rates = iter(config.drop_path_rates())
     if config.stem == "imagenet":
         with build.scope("stem", "stem"):
             x = build.convolution("features.conv0", 0, config.stem_channels, 7, stride=2, bias=bias)
@@ -80,7 +74,7 @@ def _dense_layer(
 def resnet_graph(config: ResNetConfig) -> Graph:
     """Stem, stages of residual blocks, and the head."""
     build, bias = GraphBuilder(name=config.name, in_chans=config.in_chans), config.norm is None
-    rates = iter(drop_path_rates(config))
+    rates = iter(config.drop_path_rates())
     kernel, stride = (7, 2) if config.stem == "imagenet" else (3, 1)
     x = build.stage("conv1", build.convolution("conv1", 0, config.width, kernel, stride=stride, bias=bias))
     x = build.stage("bn1", build.norm("bn1", x, config.norm))

@@ -1,4 +1,4 @@
-"""Which models there are: one frozen config class a family, one exact row a name. Nothing here needs torch.
+"""The model registry: one frozen config class per family, one row per name. Nothing here needs torch.
 
 A row says what its paper or torchvision says; what follows from other numbers (the stem's channels, the width
 of a bottleneck) is derived and not stored. Sources: DenseNet, Huang et al. 2017 (arXiv 1608.06993), tables 1
@@ -39,7 +39,7 @@ def _require_choice(field: str, value: object, choices: tuple[object, ...]) -> N
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What all families share.
+    """The fields that all families share.
 
     Args:
         name: The registry's name for the row this config came from.
@@ -95,6 +95,11 @@ class ModelConfig:
     def smallest_size(self) -> int:
         """The smallest height and width, in pixels, that leave at least one value in the last map."""
         raise NotImplementedError
+
+    def drop_path_rates(self) -> list[float]:
+        """Stochastic depth of each layer or block, in order: 0 at the first, `drop_path_rate` at the last."""
+        count = sum(self.block_config)
+        return [self.drop_path_rate * index / max(count - 1, 1) for index in range(count)]
 
     @property
     def usual_size(self) -> int:
@@ -368,7 +373,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
 
 def model_config(name: str, **fields: Any) -> ModelConfig:
-    """The configuration behind a name, with some of its fields replaced.
+    """The configuration of a named model, with some of its fields replaced.
 
     Args:
         name: A name that `list_models` knows.

@@ -19,7 +19,6 @@ from torchvision.ops import StochasticDepth
 from skipnets.models.backbone import (
     Backbone,
     FeatureMapInfo,
-    drop_path_rates,
     initialize_convolutions,
     make_norm,
 )
@@ -139,7 +138,7 @@ class ResNet(Backbone[ResNetConfig]):
             self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
             reduction *= 2
 
-        path_rates = iter(drop_path_rates(config))
+        path_rates = iter(config.drop_path_rates())
         for stage, blocks in enumerate(config.block_config):
             layer = nn.Sequential()
             for block in range(blocks):

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.errors import UserError
-from skipnets.models.graph import Graph
-from skipnets.models.graphs import densenet_graph, resnet_graph
-from skipnets.models.registry import DenseNetConfig, ModelConfig, config_from_dict
-from skipnets.runtimes import TensorsDoNotFitError
+from skipnets.models.family import network_graph
+from skipnets.models.registry import config_from_dict
+from skipnets.runtimes.runtime import TensorsDoNotFitError
 
 __all__ = ["NativeRuntime", "NotForTheEngineError", "prefers_native"]
 
@@ -116,11 +115,6 @@ class NativeRuntime:
         except _import_engine().EngineError as error:
             raise UserError(str(error)) from error
         return result
-
-
-def network_graph(config: ModelConfig) -> Graph:
-    """The graph of the network that a configuration describes."""
-    return densenet_graph(config) if isinstance(config, DenseNetConfig) else resnet_graph(config)
 
 
 def prefers_native(device: str) -> bool:

@@ -108,7 +108,9 @@ def loss_note(config: TrainConfig) -> str:
         "MixUp": config.mixup,
         "CutMix": config.cutmix,
         f"augmented images ({config.augmentation})": config.augmentation not in (None, "none"),
-        "dropout": any(config.model_options.get(name) for name in ("drop_rate", "drop_path_rate")),
+        "dropout": any(
+            config.model_options.get(name) for name in ("drop_rate", "proj_drop_rate", "drop_path_rate")
+        ),
     }
     found = [reason for reason, applies in reasons.items() if applies]
     if not found:

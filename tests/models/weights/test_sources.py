@@ -78,7 +78,7 @@ def test_no_such_source(name, words):
 def test_a_kind_that_holds_no_weights(tmp_path):
     path = tmp_path / "weights.onnx"
     path.write_bytes(b"x")
-    refused(path, "weights.onnx is of no kind that holds weights")
+    refused(path, "weights.onnx is not a file of weights")
 
 
 GARBAGE = {

@@ -1,4 +1,4 @@
-"""Where weights come from: torchvision's tags, Hugging Face repositories, local files and folders.
+"""Reading weights from torchvision's tags, Hugging Face repositories, local files and folders.
 
 Nothing is downloaded unless the source names a download. Pickles are read with `weights_only=True` only, so
 opening a file never runs code that is in it.
@@ -25,7 +25,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from skipnets.errors import UserError, missing_extra, near_matches
+from skipnets.errors import UserError, near_matches, needs_extra, one_line
 from skipnets.models.weights.layouts import unwrap
 
 PICKLED = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar")
@@ -37,7 +37,7 @@ FORMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedInput:
-    """How whoever published the weights prepared images.
+    """The preprocessing that published weights were evaluated with.
 
     Args:
         size: Height and width of the network's input, in pixels.
@@ -62,7 +62,7 @@ class PublishedInput:
         )
 
     def for_channels(self, channels: int) -> PublishedInput:
-        """The same for a model with another number of input channels, as its first convolution is adapted."""
+        """The same for another number of input channels, as the first convolution is adapted to it."""
 
         def fitted(values: tuple[float, ...]) -> tuple[float, ...]:
             if channels == 1:
@@ -74,7 +74,7 @@ class PublishedInput:
         return replace(self, mean=fitted(self.mean), std=fitted(self.std))
 
     def to_timm(self) -> dict[str, Any]:
-        """The same in the words of timm's `pretrained_cfg`."""
+        """The fields of timm's `pretrained_cfg`."""
         return {
             "input_size": (len(self.mean), *self.size),
             "fixed_input_size": False,
@@ -99,14 +99,14 @@ USUAL_INPUT = {"imagenet": _IMAGENET, "cifar": replace(_IMAGENET, size=(32, 32),
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a source holds.
+    """The contents of a source.
 
     Args:
-        source: The source, as a person would name it.
+        source: Its name, for messages.
         tensors: By the source's own names.
-        ordered: Whether the order of `tensors` says anything, or only their names' spelling.
-        input: How images are to be prepared, where the source says it.
-        notes: What was chosen on the way.
+        ordered: Whether `tensors` are in the order in which the model made them, not sorted by name.
+        input: How images are preprocessed, where the source says so.
+        notes: Remarks for the report.
     """
 
     source: str
@@ -117,7 +117,7 @@ class Checkpoint:
 
 
 def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoint:
-    """Read whatever `weights=` may name.
+    """Read any source that `weights=` takes.
 
     Args:
         source: A torchvision tag, `hf-hub:OWNER/NAME[@REVISION]`, or the path of a file or folder.
@@ -163,12 +163,12 @@ def _from_torchvision(tag: str, model_name: str) -> Checkpoint:
             )
     except OSError as error:
         raise UserError(
-            f"{weights.url} could not be downloaded ({_one_line(error)}); "
+            f"{weights.url} could not be downloaded ({one_line(error)}); "
             f"fetched by hand, it belongs at {cached}"
         ) from error
     except Exception as error:  # torch.load raises anything at all on damaged files
         what = "remove it and try again" if cached.exists() else "try again"
-        raise UserError(f"{cached} is damaged ({_one_line(error)}): {what}") from error
+        raise UserError(f"{cached} is damaged ({one_line(error)}): {what}") from error
     preset = weights.transforms()
     return Checkpoint(
         source=f"torchvision {weights}",
@@ -186,11 +186,9 @@ def _from_torchvision(tag: str, model_name: str) -> Checkpoint:
 
 def _from_hub(source: str, model_name: str) -> Checkpoint:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
+    with needs_extra("train"):
         import huggingface_hub
         from huggingface_hub.errors import EntryNotFoundError
-    except ImportError as error:
-        raise missing_extra("train") from error
     name, _, revision = source.removeprefix("hf-hub:").partition("@")
     try:
         config, weights = (
@@ -199,7 +197,7 @@ def _from_hub(source: str, model_name: str) -> Checkpoint:
         )
     except (OSError, ValueError, EntryNotFoundError) as error:
         raise UserError(
-            f"{source} could not be fetched ({_one_line(error)}): it must name a repository OWNER/NAME with "
+            f"{source} could not be fetched ({one_line(error)}): it must name a repository OWNER/NAME with "
             "config.json and model.safetensors; a local folder with these files works too"
         ) from error
     return _from_folder(source, Path(weights), Path(config), model_name)
@@ -217,7 +215,7 @@ def _from_folder(source: str, weights: Path, config_path: Path | None, model_nam
         architecture = config.get("architecture")
     except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(
-            f"{config_path} is not a config.json as timm writes it ({_one_line(error)})"
+            f"{config_path} is not a config.json as timm writes it ({one_line(error)})"
         ) from error
     notes = checkpoint.notes
     if architecture not in (None, model_name):
@@ -254,15 +252,13 @@ def _from_file(path: Path) -> Checkpoint:
         tensors, notes = unwrap(_read_pickle(path), str(path))
     else:
         known = (".safetensors", ".npz", *PICKLED)
-        raise UserError(
-            f"{path} is of no kind that holds weights{near_matches(suffix, known)} (known: {FORMS})"
-        )
+        raise UserError(f"{path} is not a file of weights{near_matches(suffix, known)} (known: {FORMS})")
     if not tensors:
         raise UserError(f"{path} holds no tensors")
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
             raise UserError(f"{path}: {name} is not a plain tensor of real numbers")
-    # No state dict is sorted by itself, as it has "weight" before "bias".
+    # A state dict is never sorted by itself, as it has "weight" before "bias".
     ordered = list(tensors) != sorted(tensors)
     return Checkpoint(source=str(path), tensors=tensors, ordered=ordered, notes=notes)
 
@@ -275,16 +271,16 @@ def _from_safetensors(path: Path) -> Checkpoint:
         own = json.loads(metadata.get("skipnets", "{}"))
         published = _from_own(own.get("preprocessing"))
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({_one_line(error)})") from error
+        raise UserError(f"{path} is not a whole safetensors file ({one_line(error)})") from error
     except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
-        raise UserError(f"{path} has damaged metadata ({_one_line(error)})") from error
+        raise UserError(f"{path} has damaged metadata ({one_line(error)})") from error
     if not tensors:
         raise UserError(f"{path} holds no tensors")
     return Checkpoint(source=str(path), tensors=tensors, ordered=False, input=published)
 
 
 def _from_own(preprocessing: Mapping[str, Any] | None) -> PublishedInput | None:
-    """What the metadata of this project's own model files say."""
+    """From the metadata of this project's own model files."""
     if preprocessing is None:
         return None
     height, width = preprocessing["size"]
@@ -303,7 +299,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds on damaged files
-        raise UserError(f"{path} is not a whole .npz file of number arrays ({_one_line(error)})") from error
+        raise UserError(f"{path} is not a whole .npz file of number arrays ({one_line(error)})") from error
 
 
 def _read_pickle(path: Path) -> object:
@@ -319,11 +315,5 @@ def _read_pickle(path: Path) -> object:
                 "code: save the state dict alone, or as .safetensors"
             ) from error
         # An UnpicklingError explains at length how to read the file unsafely: nobody should.
-        why = "" if isinstance(error, pickle.UnpicklingError) else f" ({_one_line(error)})"
+        why = "" if isinstance(error, pickle.UnpicklingError) else f" ({one_line(error)})"
         raise UserError(f"{path} is not a whole PyTorch checkpoint{why}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    """The gist of a message that may span a page."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "…"
