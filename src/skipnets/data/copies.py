@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.data.contents import Content, repeated
-from skipnets.data.decoding import ImageDecodeError, open_region
+from skipnets.data.decoding import ImageDecodeError, is_image, open_region
 from skipnets.files import atomic_path
 
 if TYPE_CHECKING:
@@ -68,12 +68,20 @@ def find_copies(dataset: ImageDataset, contents: Sequence[Content]) -> list[Copy
         contents: Of each image, from `skipnets.data.contents`.
     """
     exact = [
-        Copy(same[0], other, exact=True, distance=0.0) for same in repeated(contents) for other in same[1:]
+        Copy(same[0], other, exact=True, distance=0.0)
+        for same in repeated(contents)
+        if _can_be_read(dataset, same[0])
+        for other in same[1:]
     ]
     # Of equal files one stands for all.
     first_only = np.setdiff1d(np.arange(len(dataset)), [copy.second for copy in exact])
     near = _find_near(dataset, first_only) if 1 < len(first_only) <= MOST else []
     return sorted([*exact, *near])
+
+
+def _can_be_read(dataset: ImageDataset, position: int) -> bool:
+    """Whether the header can be read: equal files that are no images say nothing."""
+    return dataset.images is not None or is_image(dataset.file(position))
 
 
 def clusters(copies: Iterable[Copy], count: int) -> NDArray[np.int64]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from skipnets.errors import UserError, near_matches
 
@@ -49,6 +50,22 @@ class DataOptions:
     page: int | Literal["all"] | None = None
     missing: Missing = "error"
 
+    def to_dict(self) -> dict[str, Any]:
+        """The options that differ from their defaults, as JSON can hold them."""
+        return {
+            option.name: str(value) if isinstance(value, Path) else value
+            for option in fields(self)
+            if (value := getattr(self, option.name)) != option.default
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        options: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**options)
+
     def __post_init__(self) -> None:
         choices = {
             "layout": Layout, "class_order": ClassOrder, "missing": Missing,
@@ -61,6 +78,8 @@ class DataOptions:
                 )
         if self.page is not None and self.page != "all" and (not isinstance(self.page, int) or self.page < 1):
             raise UserError(f"page={self.page!r}: must be a number from 1, or all")
+        if self.root is not None:
+            object.__setattr__(self, "root", Path(self.root))
         if self.group_pattern is not None:
             try:
                 re.compile(self.group_pattern)

@@ -23,6 +23,7 @@ from skipnets.classifier import Classifier, softmax
 from skipnets.data.contents import Content, contents
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.named import NAMED_SETS
+from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, SplitRow, read_split_rows
 from skipnets.errors import UserError, listed, needs_extra
@@ -263,7 +264,8 @@ def _find(
     elif data is None:
         dataset = _open_runs_own(classifier, record, download)
     else:
-        dataset = open_dataset(data, fractions=None, download=download)
+        options = record.options if record is not None and os.fspath(data) == record.data else None
+        dataset = open_dataset(data, fractions=None, download=download, options=options)
     runs_own = record is not None and record.is_of(dataset)
     if record is not None and runs_own and not isinstance(data, ImageDataset):
         dataset = record.splits_of(dataset)
@@ -319,11 +321,13 @@ class _RunRecord:
         data: The DATA it was given; None if the model file does not say.
         splits: Its splits.csv.
         rows: Name → what splits.csv says of the image.
+        options: How its data was read.
     """
 
     data: str | None
     splits: Path
     rows: Mapping[str, SplitRow]
+    options: DataOptions
 
     def is_of(self, dataset: ImageDataset) -> bool:
         """Whether these are the run's data: its folder or, if that has moved, nine tenths of its images."""
@@ -393,7 +397,12 @@ def _run_record(classifier: Classifier) -> _RunRecord | None:
         return None
     data = classifier.provenance.get("data")
     rows = {row.path: row for row in read_split_rows(splits)}
-    return _RunRecord(data=data if isinstance(data, str) else None, splits=splits, rows=rows)
+    return _RunRecord(
+        data=data if isinstance(data, str) else None,
+        splits=splits,
+        rows=rows,
+        options=DataOptions.from_dict(classifier.provenance.get("data_options", {})),
+    )
 
 
 def open_own_images(classifier: Classifier, *, download: bool = False) -> ImageDataset:
@@ -411,7 +420,7 @@ def _open_runs_own(classifier: Classifier, record: _RunRecord | None, download: 
             f"{classifier.path or 'this classifier'} is not in a run folder: name the data to evaluate it on"
         )
     try:
-        return open_dataset(record.data, splits=record.splits, download=download)
+        return open_dataset(record.data, splits=record.splits, download=download, options=record.options)
     except UserError as error:
         raise UserError(f"{error}; it was trained on these data: if they have moved, name them") from error
 
