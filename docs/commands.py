@@ -30,8 +30,9 @@ def reference() -> str:
 def _section(name: str) -> str:
     command = make_app(name)[name]
     told = docstring_parser.parse(command.help)
-    helps = {param.arg_name.replace("_", "-"): param.description or "" for param in told.params}
-    shown = [argument for argument in command.assemble_argument_collection() if argument.show]
+    shown = [
+        argument for argument in command.assemble_argument_collection(parse_docstring=True) if argument.show
+    ]
     places = [argument for argument in shown if argument.index is not None]
     usage = " ".join(
         [f"skipnets {name}"]
@@ -39,7 +40,7 @@ def _section(name: str) -> str:
         + (["[OPTIONS]"] if len(shown) > len(places) else [])
     )
     text = [f"## {name}", _escaped(told.short_description or ""), *_paragraphs(told.long_description or "")]
-    entries = [_entry(name, argument, helps) for argument in shown]
+    entries = [_entry(name, argument) for argument in shown]
     return "\n\n".join([*text, f"```console\n$ {usage}\n```", "\n".join(entries)]) + "\n"
 
 
@@ -55,13 +56,13 @@ def _paragraphs(text: str) -> list[str]:
     return [paragraph for paragraph in found if paragraph]
 
 
-def _entry(command: str, argument: Argument, helps: dict[str, str]) -> str:
+def _entry(command: str, argument: Argument) -> str:
     word = argument.name.removeprefix("--").lower()
     names = ", ".join(f"`{name}`" for name in argument.names)
-    told = _escaped(" ".join((argument.parameter.help or helps.get(word, "")).split()))
+    told = _escaped(" ".join((argument.parameter.help or "").split()))
     kind = _kind(argument.hint)
     default = argument.field_info.default
-    if default not in (None, inspect.Parameter.empty, False, "", ()):
+    if default is not False and default not in (None, inspect.Parameter.empty, "", ()):
         kind += f", default `{default}`"
     if argument.required:
         kind += ", required"
@@ -71,7 +72,7 @@ def _entry(command: str, argument: Argument, helps: dict[str, str]) -> str:
 def _escaped(text: str) -> str:
     """A text as Markdown shows it; what stands in backticks is code already."""
     parts = text.split("`")
-    parts[::2] = [re.sub(r"([*_<\[])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"([*_\[])", r"\\\1", part).replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts)
 
 

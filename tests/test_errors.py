@@ -63,7 +63,15 @@ def test_a_missing_library_names_an_extra_that_installs_it(
         __import__(library)
     assert caught.value.library == library
     with pytest.raises(MissingExtraError, match=f'the extra "{named}"'), needs_extra(preferred):
-        raise MissingExtraError("from a package below", library)
+        raise missing_extra(named, library)
+
+
+def test_the_package_that_was_asked_for_has_the_last_word() -> None:
+    below = missing_extra("train", "torch")
+    with pytest.raises(MissingExtraError, match='the extra "report"'), needs_extra(), needs_extra("report"):
+        raise below
+    with pytest.raises(MissingExtraError, match='the extra "train"'), needs_extra("serve"):
+        raise below
 
 
 def test_other_missing_modules_are_defects() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tests.helpers.classifiers import some_image
+from tests.helpers.requirements import lowest
 
 from skipnets.classifier import Classifier
 from skipnets.deploy.export import Export
@@ -17,13 +18,16 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("versions", ["newest", "lowest"])
 def test_an_onnx_file_is_predicted_from_without_torch(
-    exports: dict[str, Export], exported_classifier: Classifier, tmp_path: Path
+    versions: str, exports: dict[str, Export], exported_classifier: Classifier, tmp_path: Path
 ) -> None:
+    constraints = lowest() if versions == "lowest" else []
+    (tmp_path / "constraints.txt").write_text("".join(f"{line}\n" for line in constraints))
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     programs = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
     installed = subprocess.run(
-        [programs / "python", "-m", "pip", "install", "--quiet", ROOT],
+        [programs / "python", "-m", "pip", "install", "--quiet", "-c", tmp_path / "constraints.txt", ROOT],
         capture_output=True,
         text=True,
         check=False,

@@ -135,7 +135,7 @@ class Fusion:
         self.results = {self.aliases[graph.features], self.aliases[graph.logits]}
         self.steps: dict[int, Step] = {}
         self._views: dict[int, View] = {}  # of values that no step writes
-        self._fused: set[int] = set()  # outputs of operations that an earlier step has taken in
+        self._fused: set[int] = set()  # outputs of operations that an earlier step has absorbed
         for operation in graph.operations:
             if operation.kind != "dropout" and operation.output not in self._fused:
                 step = self._begin(operation)
@@ -192,15 +192,15 @@ class Fusion:
                 return Concatenate(**place)
 
     def _extend(self, step: Step) -> None:
-        """Takes in the operations behind a step as far as it can."""
+        """Absorbs the operations behind a step as far as it can."""
         while not step.relu:
             operation = self._only_reader(step.output)
-            if operation is None or operation.output in self._fused or not self._take_in(step, operation):
+            if operation is None or operation.output in self._fused or not self._absorb(step, operation):
                 return
             step.output = operation.output
             self._fused.add(operation.output)
 
-    def _take_in(self, step: Step, operation: Any) -> bool:
+    def _absorb(self, step: Step, operation: Any) -> bool:
         scales = isinstance(step, (Convolve, Elementwise)) and step.added is None
         match operation.kind:
             case "norm" if scales:

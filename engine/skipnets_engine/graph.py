@@ -59,7 +59,7 @@ class Graph(Protocol):
     @property
     def values(self) -> Sequence[Value]: ...  # noqa: D102
     @property
-    def operations(self) -> Sequence[Any]: ...  # noqa: D102
+    def operations(self) -> Sequence[Operation]: ...  # noqa: D102
     @property
     def stages(self) -> Mapping[str, int]: ...  # noqa: D102
     @property

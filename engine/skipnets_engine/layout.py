@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from typing import Any
 
 from skipnets_engine.fusion import Concatenate, Elementwise, Step
 from skipnets_engine.graph import Graph
@@ -200,6 +201,7 @@ def _sizes(graph: Graph) -> list[int]:
     """A number for every value; equal numbers mean maps of equal height and width, whatever the image's."""
     numbers: dict[tuple[int, ...], int] = {}
     sizes = [0] * len(graph.values)
+    operation: Any  # its attributes depend on its kind
     for operation in graph.operations:
         size = sizes[operation.inputs[0]]
         if operation.kind in ("convolution", "pool"):

@@ -72,6 +72,8 @@ def needs_extra(preferred: str | None = None) -> Iterator[None]:
         name = error.library if isinstance(error, MissingExtraError) else error.name
         library = (name or "").partition(".")[0]
         extras = [extra for extra, modules in EXTRAS.items() if library in modules]
+        if isinstance(error, MissingExtraError) and preferred not in extras:
+            raise  # it names one already
         if extras:
             raise missing_extra(preferred if preferred in extras else extras[0], library) from error
         if library == "onnxruntime":  # a core dependency, but it has no wheel for every platform

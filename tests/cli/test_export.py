@@ -87,7 +87,7 @@ def test_int8(run: Callable[..., Result]) -> None:
 WRONG = {
     "an unknown format": (["export", "run", "--format", "onxn"], ["onxn", "onnx"]),
     "an export of an export": (["export", "m.onnx"], ["m.onnx", "is an export itself"]),
-    "int8 without images": (["export", "run", "--int8"], ["--calibration DATA"]),
+    "int8 without images": (["export", "run", "--int8"], ["--calibration must be given for int8"]),
     "images without int8": (["export", "run", "--calibration", "photos"], ["--int8", "--check"]),
     "calibration with other classes": (
         ["export", "run", "--output", "new.onnx", "--int8", "--calibration", "pets"],
@@ -97,7 +97,7 @@ WRONG = {
         ["export", "run", "--format", "pt2", "--output", "new.pt2", "--tolerance", 0],
         ["new.pt2 was not written", "differs by"],
     ),
-    "a negative drop": (["export", "run", "--max-drop", -1], ["max_drop", "-1"]),
+    "a negative drop": (["export", "run", "--max-drop", -1], ["--max-drop=-1"]),
     "another runtime than the export's": (
         ["predict", "m.onnx", "photos", "--runtime", "openvino"],
         ["m.onnx", "skipnets export MODEL"],

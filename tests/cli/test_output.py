@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
+from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress, progress_bar
 from skipnets.tables import properties_table
 
 
@@ -37,8 +37,8 @@ def test_failures_are_counted_and_each_name_is_said_once(capsys: pytest.CaptureF
 
 
 def test_no_bar_is_drawn_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar() as progress:
-        assert list(progress.track(range(3), description="counting")) == [0, 1, 2]
+    with progress_bar() as bar:
+        assert list(bar.track(range(3), description="counting")) == [0, 1, 2]
     with progress("counting") as report:
         report(1, 3)
         report(3, 3, "done")

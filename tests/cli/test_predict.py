@@ -20,7 +20,7 @@ def test_predictions_as_a_file_keep_the_order_of_the_input(
     paths = [photos / "dark/03.png", photos / "bright side/01.png", photos / "dark/00.png"]
     output = tmp_path / f"out.{suffix}"
     result = run("predict", trained, *paths, "--output", output, "--top-k", 2)
-    assert (result.status, result.out) == (0, "")
+    assert (result.status, result.out) == (0, f"{output}\n")
     if suffix == "csv":
         rows = list(csv.DictReader(output.read_text().splitlines()))
     elif suffix == "jsonl":

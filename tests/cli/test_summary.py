@@ -19,7 +19,7 @@ def test_a_summary_is_printed_or_written(
     printed = run(*words)
     assert printed.status == 0
     assert "3×3" in printed.out or '"kernel"' in printed.out
-    assert run(*words, "--output", tmp_path / "new" / "s.txt").out == ""
+    assert run(*words, "--output", tmp_path / "new" / "s.txt").out == f"{tmp_path}/new/s.txt\n"
     written = (tmp_path / "new" / "s.txt").read_text(encoding="utf-8")
     assert [line.rstrip() for line in written.splitlines()] == [
         line.rstrip() for line in printed.out.splitlines()

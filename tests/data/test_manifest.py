@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
-from tests.data.test_layouts import found, image_bytes, plant
+from tests.data.test_layout import found, image_bytes, plant
 
 from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
@@ -27,7 +27,7 @@ def table(header: str, *more: str, separator: str = ",", prefix: str = "") -> st
 
 
 class Case(NamedTuple):
-    """A manifest beside a.png to d.png and what is to come of it; see `tests.data.test_layouts.Case`."""
+    """A manifest beside a.png to d.png and what is to come of it; see `tests.data.test_layout.Case`."""
 
     name: str
     content: str | bytes

@@ -67,7 +67,7 @@ def test_colors_span_the_values_that_there_are() -> None:
     low, high = image.get_clim()
     assert high == 1
     assert 0 <= lowest - low < 0.1
-    assert f"colors start at {low:.1f}, as all sources are read about equally" in figure.texts[1].get_text()
+    assert f"colors span {low:.1f} to 1, the range of the values" in figure.texts[1].get_text()
 
 
 def test_shares_of_branches_are_those_of_hand_made_blocks() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from skipnets.evaluation.calibration import reliability
+from skipnets.evaluation.reliability import reliability
 from skipnets.report.charts import draw_reliability, one_class_curves
 
 

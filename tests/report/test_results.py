@@ -36,12 +36,14 @@ def test_folders_without_predictions_say_what_to_do(tmp_path: Path) -> None:
     logits, labels = make_answers(0, 30, 1.0)
     folder = write_results(tmp_path / "a", logits, labels)
     (folder / "evaluation.json").write_text("{")
-    with pytest.raises(UserError, match=r"are damaged .* skipnets evaluate .* writes them anew"):
+    with pytest.raises(
+        UserError, match=r"is damaged, or they do not fit .* skipnets evaluate .* writes them anew"
+    ):
         read_results(folder)
     write_results(folder, logits, labels)
     table = pyarrow.parquet.read_table(folder / "predictions.parquet")
     pyarrow.parquet.write_table(table.drop_columns(["p:b"]), folder / "predictions.parquet")
-    with pytest.raises(UserError, match="do not belong together"):
+    with pytest.raises(UserError, match="they do not fit"):
         read_results(folder)
     (folder / "predictions.parquet").unlink()
     with pytest.raises(UserError, match=r"has no predictions\.parquet: .*--resume"):

@@ -306,7 +306,7 @@ def _from_listing(listing: Listing, options: DataOptions) -> ImageDataset:
         names=[entry.name for entry in entries],
         labels=np.array([number[entry.label] for entry in entries], dtype=np.int64),
         splits=np.array([entry.split for entry in entries], dtype="<U5"),
-        groups=groups if groups.astype(bool).any() else None,
+        groups=groups if (groups != "").any() else None,
         pages=pages,
         root=listing.root,
         listing=listing,

@@ -119,8 +119,7 @@ class DenseReuse:
             figure,
             self.name,
             "how strongly each layer's weights read the features of earlier layers\n"
-            f"T: transition, C: classifier; colors start at {lowest:.1f}"
-            + (", as all sources are read about equally" if lowest >= 0.5 else ""),
+            f"T: transition, C: classifier; colors span {lowest:.1f} to 1, the range of the values",
         )
         return figure
 

@@ -64,8 +64,8 @@ _FAILURES = 200
 _METRICS = {
     "accuracy": ("Accuracy", "percent", "share of images whose predicted class is correct"),
     "balanced_accuracy": ("Balanced accuracy", "percent", "mean recall over the classes"),
-    "macro_f1": ("Macro F1", "number", "mean F1 score over the classes"),
-    "macro_auroc": ("Macro AUROC", "area", "mean area under the ROC curve over the classes"),
+    "macro_f1": ("Mean F1", "number", "F1 score averaged over the classes"),
+    "macro_auroc": ("Mean AUROC", "area", "area under the ROC curve, averaged over the classes"),
     "nll": ("Negative log-likelihood", "number", "in nats; lower is better"),
     "ece": (
         "Expected calibration error",

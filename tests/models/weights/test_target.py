@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from skipnets.models.weights.target import Target, listed
+from skipnets.models.weights.target import Target
 
 
 def test_the_stem_and_the_head_are_found(make: Callable[..., torch.nn.Module]) -> None:
@@ -51,9 +51,3 @@ def test_shapes(
         assert target.fits(name, tuple(shape)) is fits, name
         shape[0] = 0
         assert not target.fits(name, tuple(shape))
-
-
-def test_of_many_names_the_first_are_listed() -> None:
-    names = [f"n{number}" for number in range(20)]
-    assert listed(names[:8]) == "n0, n1, n2, n3, n4, n5, n6, n7"
-    assert listed(iter(names)) == "n0, n1, n2, n3, n4, n5, n6, n7 and 12 more"
