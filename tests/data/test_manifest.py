@@ -14,6 +14,7 @@ from tests.data.test_layout import found, image_bytes, plant
 from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import find_dataset
+from skipnets.data.survey import survey
 from skipnets.errors import UserError
 
 FOUR = "test: cat 2, dog 2"
@@ -199,6 +200,14 @@ def test_manifest(tmp_path, case):
     if not case.said:
         assert not lines
     assert {dataset.open(index).size for index in range(len(dataset))} == {(5, 6)}
+
+
+def test_the_table_says_which_columns_are_used(tmp_path):
+    plant(tmp_path, {name: image_bytes() for name, _ in ROWS})
+    (tmp_path / "m.csv").write_text(table("filename,Class,age", "1", "2", "3", "4"))
+    found = survey(find_dataset(tmp_path / "m.csv", fractions=None), "m.csv")
+    assert "columns   filename (path), Class (label)" in str(found)
+    assert found.to_dict()["columns"] == {"filename": "path", "Class": "label", "age": ""}
 
 
 def test_missing_files_are_all_known(tmp_path):

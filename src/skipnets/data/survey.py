@@ -35,6 +35,7 @@ class Survey(Display):
         layout: How the images are arranged.
         classes: Their names, in the order of their labels.
         counts: Split → images of each class.
+        columns: A manifest's columns and what each is used for; "" for nothing.
         groups: How many groups there are; None where groups are not known.
         headers: What the headers of the images say, without those that cannot be read.
         unreadable: Name → reason.
@@ -48,6 +49,7 @@ class Survey(Display):
     layout: str
     classes: tuple[str, ...]
     counts: Mapping[str, Sequence[int]]
+    columns: Mapping[str, str]
     groups: int | None
     headers: Sequence[Header] = field(repr=False)
     unreadable: Mapping[str, str]
@@ -78,6 +80,7 @@ class Survey(Display):
                 }
                 for index, name in enumerate(self.classes)
             ],
+            "columns": dict(self.columns),
             "groups": self.groups,
             "headers_read": self.looked_at,
             "width": [min(widths), max(widths)] if widths else None,
@@ -98,6 +101,7 @@ class Survey(Display):
         rows = {
             "data": self.data,
             "layout": self.layout,
+            "columns": ", ".join(f"{name} ({role})" for name, role in self.columns.items() if role),
             "images": f"{self.total:,} ({splits})",
             "classes": f"{len(self.classes):,}",
             "groups": "" if self.groups is None else f"{self.groups:,}",
@@ -161,6 +165,7 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
         layout=listing.layout,
         classes=dataset.classes,
         counts=counts,
+        columns=listing.columns,
         groups=None if dataset.groups is None else len(np.unique(dataset.groups)),
         headers=headers,
         unreadable=unreadable,
