@@ -250,7 +250,7 @@ def _save_best(
     provenance = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": config.data,
-        "data_options": config.data_options.to_dict(),
+        **({"data_options": options} if (options := config.data_options.to_dict()) else {}),
         "images": counts,
         "weights": config.weights,
         "recipe": config.recipe,
