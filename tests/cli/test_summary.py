@@ -35,3 +35,11 @@ def test_a_summary_follows_its_options(run) -> None:
     images = int(result.err.rsplit(" ", 1)[1])
     assert images > 100
     assert f"for {images} images" in result.out
+
+
+def test_every_block_execution_has_its_largest_batch(run) -> None:
+    fit = ("summary", "densenet_bc40_k12", "--batch-size", "fit", "--memory", "4GiB", "--execution")
+    found = [run(*fit, execution) for execution in ("plain", "linear", "linear-recompute")]
+    images = [int(result.err.rsplit(" ", 1)[1]) for result in found]
+    assert images[0] < images[1] < images[2]
+    assert "1×1 convolutions repeated" in found[2].out

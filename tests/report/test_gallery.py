@@ -14,8 +14,10 @@ def test_the_number_of_images_is_bounded() -> None:
     cells = confusion_cells(results)
     assert sum(cell.count for cell in cells) == 20_000
     assert sum(len(cell.shown) for cell in cells) == ALL_CELLS
-    assert all(len(cell.shown) <= (RIGHT_CELL if cell.true == cell.called else WRONG_CELL) for cell in cells)
-    wrong = [cell for cell in cells if cell.true != cell.called]
+    assert all(
+        len(cell.shown) <= (RIGHT_CELL if cell.true == cell.predicted else WRONG_CELL) for cell in cells
+    )
+    wrong = [cell for cell in cells if cell.true != cell.predicted]
     assert cells[: len(wrong)] == wrong
     assert [cell.count for cell in wrong] == sorted((cell.count for cell in wrong), reverse=True)
 
@@ -27,7 +29,7 @@ def test_images_are_the_ones_they_are_said_to_be() -> None:
     assert set(mistakes(results)) == set(np.argsort(np.where(right, -1, confidence))[::-1][:12])
     assert set(least_certain(results)) == set(np.argsort(np.where(right, confidence, 2))[:12])
     for cell in confusion_cells(results):
-        inside = (results.labels == cell.true) & (results.predicted == cell.called)
+        inside = (results.labels == cell.true) & (results.predicted == cell.predicted)
         assert cell.count == inside.sum()
-        ordered = sorted(confidence[inside], reverse=cell.true != cell.called)
+        ordered = sorted(confidence[inside], reverse=cell.true != cell.predicted)
         assert [confidence[index] for index in cell.shown] == ordered[: len(cell.shown)]

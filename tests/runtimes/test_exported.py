@@ -40,7 +40,7 @@ def test_wrong_wishes(file_format: str, exports: dict[str, Export]) -> None:
         load(path, runtime="native")
     with pytest.raises(UserError, match=r"device .* is not here"):
         load(path, device="cuda:7")
-    with pytest.raises(UserError, match="threads must be at least 1, not 0"):
+    with pytest.raises(UserError, match="threads=0: must be at least 1"):
         load(path, threads=0)
 
 

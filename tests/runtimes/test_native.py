@@ -261,7 +261,7 @@ def test_the_plan_is_printed(saved: Path, capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr().out
     assert "features.denseblock1.denselayer1.conv1" in printed
     assert "share of peak" in printed
-    assert main(["plan", str(saved), "--json", "--batch", "3", "--rounds", "2"]) == 0
+    assert main(["plan", str(saved), "--json", "--batch-size", "3", "--rounds", "2"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {"isa", "threads", "peak_macs", "steps"} == set(report)
     assert main(["plan", str(saved), "--rounds", "0"]) == 2

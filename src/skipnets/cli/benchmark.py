@@ -91,7 +91,6 @@ def _training(
             temporary.write_text(
                 json_format.dumps([asdict(cost) for cost in costs], indent=2) + "\n", "utf-8"
             )
-        print_paths(None if json else output)
     if json:
         print_json([asdict(cost) for cost in costs])
         return
@@ -112,6 +111,7 @@ def _training(
         ),
     )
     print_tables([table])
+    print_paths(output)
 
 
 def _say(line: str) -> None:

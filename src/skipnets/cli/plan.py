@@ -35,7 +35,7 @@ def plan(
             raise UserError(f"{name}={value}: must be from 1 to 1024")
     classifier = load(model, runtime="native", threads=threads)
     assert isinstance(classifier.runtime, NativeRuntime)
-    report = classifier.runtime.plan(classifier.preprocessing.size, batch=batch_size, rounds=rounds)
+    report = classifier.runtime.plan(classifier.preprocessing.size, batch_size=batch_size, rounds=rounds)
     if json:
         print_json(report)
         return

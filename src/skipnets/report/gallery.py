@@ -1,4 +1,4 @@
-"""Which images the report shows, and those images as data that stand in the page.
+"""Which images the report shows, and their thumbnails as data URIs.
 
 N images, K classes.
 """
@@ -23,7 +23,7 @@ from skipnets.insight.attribution import explain, resized
 from skipnets.insight.overlays import overlay
 from skipnets.report.results import Results
 
-__all__ = ["Album", "Cell", "confusion_cells", "least_certain", "most_confident_mistakes"]
+__all__ = ["Cell", "Thumbnails", "confusion_cells", "least_certain", "most_confident_mistakes"]
 
 THUMBNAIL = 112  # pixels, the longer side
 GALLERY = 12  # images of each kind with Grad-CAM
@@ -36,34 +36,35 @@ class Cell:
     """One cell of the confusion matrix with images in it.
 
     Attributes:
-        true: The right class.
-        called: The predicted one.
-        count: How many images.
-        shown: Positions of those that the page shows: of mistakes the surest, of right answers the least so.
+        true: The true class.
+        predicted: The predicted class.
+        count: Number of images.
+        shown: Positions of the images on the page: of mistakes the most confident, of correct predictions the
+            least confident.
     """
 
     true: int
-    called: int
+    predicted: int
     count: int
     shown: tuple[int, ...]
 
 
 def most_confident_mistakes(results: Results) -> list[int]:
-    """Positions of the wrong answers, the surest first."""
+    """Positions of the mistakes, the most confident first."""
     wrong = np.flatnonzero(results.predicted != results.labels)
     return _in_order(wrong, -results.probabilities.max(1))[:GALLERY]
 
 
 def least_certain(results: Results) -> list[int]:
-    """Positions of the right answers, the least sure first."""
+    """Positions of the correct predictions, the least confident first."""
     right = np.flatnonzero(results.predicted == results.labels)
     return _in_order(right, results.probabilities.max(1))[:GALLERY]
 
 
 def confusion_cells(results: Results) -> list[Cell]:
-    """The cells of the confusion matrix that are not empty, mistakes first, the largest first.
+    """The cells of the confusion matrix that are not empty: mistakes first, then by size.
 
-    Those that come after `ALL_CELLS` images show none.
+    After `ALL_CELLS` images in all, cells show none.
     """
     confidence, classes = results.probabilities.max(1), len(results.classes)
     cell_of = results.labels * classes + results.predicted
@@ -78,7 +79,7 @@ def confusion_cells(results: Results) -> list[Cell]:
         found.append(
             Cell(
                 true=number // classes,
-                called=number % classes,
+                predicted=number % classes,
                 count=int(counts[index]),
                 shown=tuple(shown),
             )
@@ -86,13 +87,13 @@ def confusion_cells(results: Results) -> list[Cell]:
     return found
 
 
-class Album:
+class Thumbnails:
     """The test images, as thumbnails.
 
     Args:
-        results: Which images, under which names.
-        images: Where these are found; None if they are no longer there.
-        classifier: To ask what it looked at.
+        results: The predictions, with the images' names.
+        dataset: The images; None if they are no longer there.
+        classifier: For the Grad-CAM maps.
     """
 
     def __init__(self, results: Results, dataset: ImageDataset | None, classifier: Classifier) -> None:
@@ -110,7 +111,7 @@ class Album:
         return None if image is None else _data_uri(resized(image, _scale(image)))
 
     def explained(self, index: int, classes: Sequence[str]) -> tuple[str | None, list[str]]:
-        """An image, and what in it speaks for each of these classes, as data URIs."""
+        """An image, and its Grad-CAM overlay for each of these classes, as data URIs."""
         image = self._open(index)
         if image is None:
             return None, []
@@ -133,7 +134,7 @@ class Album:
 
 
 def _scale(image: Image.Image) -> float:
-    """To the thumbnail's size; small images by whole steps, so that their pixels stay equally large."""
+    """The factor to a thumbnail; a whole number for small images, so that their pixels stay equally large."""
     scale = THUMBNAIL / max(image.size)
     return max(round(scale), 1) if scale > 1 else scale
 

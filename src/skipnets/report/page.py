@@ -42,7 +42,7 @@ from skipnets.report.gallery import (
     GALLERY,
     RIGHT_CELL,
     WRONG_CELL,
-    Album,
+    Thumbnails,
     confusion_cells,
     least_certain,
     most_confident_mistakes,
@@ -135,7 +135,7 @@ def _page(
     results = read_results(run.folder)
     classifier = load(run.model, runtime="torch", device=device, threads=threads)
     images, moved = _images(classifier, results)
-    album = Album(results, images, classifier)
+    thumbnails = Thumbnails(results, images, classifier)
     metrics = measure(results.logits, results.labels, temperature=results.temperature)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("skipnets.report", "."),
@@ -146,14 +146,14 @@ def _page(
     )
     environment.filters |= {"share": _share, "number": _number, "area": _area}
     return environment.get_template("page.html.jinja").render(
-        about=_about(run, results, album, moved),
+        about=_about(run, results, thumbnails, moved),
         tiles=_tiles(results, metrics),
         classes=_classes(results, metrics),
         learning=_learning(run),
-        confusion=_confusion(results, metrics, album, progress),
+        confusion=_confusion(results, metrics, thumbnails, progress),
         calibration=_calibration(classifier, results, images, workers, progress),
         curves=_curves(results, metrics),
-        galleries=_galleries(results, album, progress),
+        galleries=_galleries(results, thumbnails, progress),
         balance=_balance(run, results),
         failures=_failures(run, results),
     )
@@ -170,7 +170,7 @@ def _images(classifier: Classifier, results: Results) -> tuple[ImageDataset | No
         return None, str(error)
 
 
-def _about(run: Run, results: Results, album: Album, moved: str | None) -> dict[str, Any]:
+def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None) -> dict[str, Any]:
     """What was trained on what, with which recipe, in which environment."""
     model = describe(run.model)
     config = run.config
@@ -205,8 +205,8 @@ def _about(run: Run, results: Results, album: Album, moved: str | None) -> dict[
         notes.append(f"{len(run.skipped):,} images could not be read during training and were left out")
     if moved is not None:
         notes.append(f"the images are not shown: {moved}")
-    elif album.missing:
-        notes.append(f"{album.missing:,} images are not shown: they are no longer where they were")
+    elif thumbnails.missing:
+        notes.append(f"{thumbnails.missing:,} images are not shown: they are no longer where they were")
     return {
         "model": model["architecture"]["name"],
         "title": Path(results.evaluation["data"]).name or results.evaluation["data"],
@@ -283,7 +283,7 @@ def _learning(run: Run) -> dict[str, Any] | None:
 
 
 def _confusion(
-    results: Results, metrics: Metrics, album: Album, progress: Callable[[str, int, int], object]
+    results: Results, metrics: Metrics, thumbnails: Thumbnails, progress: Callable[[str, int, int], object]
 ) -> dict[str, Any]:
     """The matrix as rows of cells, or the largest confusions; and the images behind them."""
     matrix, support = metrics.confusion, metrics.support
@@ -291,16 +291,16 @@ def _confusion(
     is_matrix = len(results.classes) <= _MATRIX_UP_TO
     cells = confusion_cells(results)
     if not is_matrix:
-        cells = [cell for cell in cells if cell.true != cell.called][:_CONFUSIONS]
+        cells = [cell for cell in cells if cell.true != cell.predicted][:_CONFUSIONS]
     opened = {}
     for done, cell in enumerate(cells):
         progress("images behind the confusion matrix", done, len(cells))
-        images = [_image(results, index, album.thumbnail(index)) for index in cell.shown]
-        opened[cell.true, cell.called] = {
-            "id": f"cell-{cell.true}-{cell.called}",
+        images = [_image(results, index, thumbnails.thumbnail(index)) for index in cell.shown]
+        opened[cell.true, cell.predicted] = {
+            "id": f"cell-{cell.true}-{cell.predicted}",
             "true": results.classes[cell.true],
-            "called": results.classes[cell.called],
-            "right": cell.true == cell.called,
+            "predicted": results.classes[cell.predicted],
+            "right": cell.true == cell.predicted,
             "count": cell.count,
             "share": float(cell.count / support[cell.true]),
             "images": [image for image in images if image["image"] is not None],
@@ -308,13 +308,13 @@ def _confusion(
     rows = []
     for true, name in enumerate(results.classes if is_matrix else ()):
         row = []
-        for called in range(len(results.classes)):
+        for predicted in range(len(results.classes)):
             row.append(
                 {
-                    "count": int(matrix[true, called]),
-                    "right": true == called,
-                    "depth": round(float(depths[true, called]), 3),
-                    "opens": opened.get((true, called)),
+                    "count": int(matrix[true, predicted]),
+                    "right": true == predicted,
+                    "depth": round(float(depths[true, predicted]), 3),
+                    "opens": opened.get((true, predicted)),
                 }
             )
         rows.append({"name": name, "recall": metrics.recall[true], "cells": row})
@@ -421,7 +421,7 @@ def _curves(results: Results, metrics: Metrics) -> dict[str, Any] | None:
 
 
 def _galleries(
-    results: Results, album: Album, progress: Callable[[str, int, int], object]
+    results: Results, thumbnails: Thumbnails, progress: Callable[[str, int, int], object]
 ) -> list[dict[str, Any]]:
     kinds = (
         ("Most confident mistakes", True, most_confident_mistakes(results)),
@@ -433,9 +433,9 @@ def _galleries(
         images = []
         for index in positions:
             progress("Grad-CAM", done, total)
-            called, true = results.predicted[index], results.labels[index]
-            explained = [results.classes[called]] + ([results.classes[true]] if wrong else [])
-            image, overlays = album.explained(index, explained)
+            predicted, true = results.predicted[index], results.labels[index]
+            explained = [results.classes[predicted]] + ([results.classes[true]] if wrong else [])
+            image, overlays = thumbnails.explained(index, explained)
             images.append(
                 {
                     **_image(results, index, image),
@@ -451,14 +451,14 @@ def _galleries(
 
 
 def _image(results: Results, index: int, image: str | None) -> dict[str, Any]:
-    called, true = int(results.predicted[index]), int(results.labels[index])
+    predicted, true = int(results.predicted[index]), int(results.labels[index])
     probabilities = results.probabilities[index]
     return {
         "name": results.names[index],
         "image": image,
-        "called": results.classes[called],
+        "predicted": results.classes[predicted],
         "true": results.classes[true],
-        "probability": float(probabilities[called]),
+        "probability": float(probabilities[predicted]),
         "of_true": float(probabilities[true]),
         "runner_up": results.classes[
             int(np.argsort(-probabilities, kind="stable")[min(1, len(probabilities) - 1)])

@@ -88,12 +88,12 @@ class NativeRuntime:
         """(N, C, H, W) → (N, features): the last feature maps, pooled."""
         return self._call(self.engine.embed, batch)
 
-    def plan(self, size: tuple[int, int], *, batch: int = 1, rounds: int = 20) -> dict[str, Any]:
+    def plan(self, size: tuple[int, int], *, batch_size: int = 1, rounds: int = 20) -> dict[str, Any]:
         """How the engine runs images of a size, measured.
 
         Args:
             size: Height and width.
-            batch: Images at once: 1 is computed by all threads together, more are shared out.
+            batch_size: 1 image is computed by all threads together; more are divided among them.
             rounds: Times are medians over so many runs.
 
         Returns:
@@ -102,10 +102,12 @@ class NativeRuntime:
         """
         threads = self.engine.threads
         peak = _import_engine().peak_macs(self.engine.isa) * threads
-        steps = self.engine.plan(size, images=-(-batch // threads) if batch > 1 else 1, rounds=rounds)
+        steps = self.engine.plan(
+            size, images=-(-batch_size // threads) if batch_size > 1 else 1, rounds=rounds
+        )
         for step in steps:
-            if batch > 1:  # each thread computes its own images meanwhile
-                step["seconds"] /= min(threads, batch)
+            if batch_size > 1:  # each thread computes its own images meanwhile
+                step["seconds"] /= min(threads, batch_size)
             step["share_of_peak"] = step["macs"] / max(step["seconds"], 1e-9) / peak
         return {"isa": self.engine.isa, "threads": threads, "peak_macs": peak, "steps": steps}
 
