@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from skipnets.data.decoding import open_image, read_header
-from skipnets.errors import UserError
+from skipnets.errors import UserError, install_command
 
 HEIGHT, WIDTH = 24, 40
 
@@ -102,7 +103,7 @@ def test_without_tifffile_nothing_wrong_is_decoded(tmp_path, monkeypatch):
     path = tmp_path / "image.tif"
     write(path, Kind(16, "rgb", "separate", None, None, 1))
     with pytest.raises(
-        UserError, match=r'separate 16-bit planes; to read it: pip install "skipnets\[science\]"'
+        UserError, match=re.escape(f"16-bit planes; to read it: {install_command('science')}")
     ):
         open_image(path)
     write(path, Kind(16, "rgb", "separate", "zlib", None, 1))
