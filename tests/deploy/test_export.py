@@ -231,17 +231,17 @@ class TestTheCheck:
 KILLED = """
 import sys
 import onnx
-import skipnets.deploy.export as room
+import skipnets.deploy.export as exporting
 from tests.helpers.classifiers import make_classifier
 
 def hang(self, *arguments):
     print("checking", flush=True)
     import time; time.sleep(60)
 
-room._CheckImages.compare = hang
-room.trace = lambda *arguments: None  # what takes time, and is not what gets killed
-room.onnx_graph = lambda program: onnx.load(sys.argv[3])
-room.export_model(make_classifier(), sys.argv[1], file_format=sys.argv[2])
+exporting.CheckImages.compare = hang
+exporting.trace = lambda *arguments: None  # what takes time, and is not what gets killed
+exporting.onnx_graph = lambda program: onnx.load(sys.argv[3])
+exporting.export_model(make_classifier(), sys.argv[1], file_format=sys.argv[2])
 """
 
 
@@ -292,12 +292,12 @@ class TestWrongInput:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"file_format": "onxn"}, 'unknown format "onxn"; did you mean onnx'),
-            ({"file_format": "torchscript"}, "there are onnx, openvino, pt2, auto"),
-            ({"input_type": "float16"}, "input must be uint8 or float32"),
+            ({"file_format": "onxn"}, r"format=onxn: must be one of .*; did you mean onnx"),
+            ({"file_format": "torchscript"}, "format=torchscript: must be one of onnx, openvino, pt2, auto"),
+            ({"input_type": "float16"}, "input=float16: must be uint8 or float32"),
             ({"int8": True}, "calibration: must be given for int8"),
             ({"int8": True, "calibration": "x", "file_format": "pt2"}, 'int8 is for the formats "openvino"'),
-            ({"max_drop": -1}, "max_drop must be 0 or more"),
+            ({"max_drop": -1}, "max_drop=-1: must be 0 or more"),
             ({"output": "m.pt2"}, r'"m\.pt2" must end in \.onnx'),
             ({"output": "m.onnx", "file_format": "openvino"}, r'"m\.onnx" must be a folder'),
             ({"output": "m.onnx", "file_format": "auto"}, r'"m\.onnx" must be without suffix'),
