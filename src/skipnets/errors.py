@@ -112,7 +112,7 @@ def near_matches(wrong: str, names: Iterable[str]) -> str:
 def listed(names: Iterable[str], most: int = 5) -> str:
     """Join names for a message: "a, b, c", or with more than `most`, "a, b, c, d, e and 3 more"."""
     names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 

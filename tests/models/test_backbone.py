@@ -75,7 +75,7 @@ def test_intermediates_are_chosen_by_index(name: str) -> None:
     stopped, _ = model.forward_intermediates(x, [1], stop_early=True)
     torch.testing.assert_close(stopped, every[1], msg=path)
     assert seen == []
-    with pytest.raises(UserError, match="maps, 0 to"):
+    with pytest.raises(UserError, match="must be from 0 to"):
         model.forward_intermediates(x, [9])
 
 
