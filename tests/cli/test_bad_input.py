@@ -116,7 +116,7 @@ CASES = {
         ["summary", "resnet18", "--batch-size", "fit", "--memory", "much"],
         ["much", "16GiB"],
     ),
-    "a batch that is none": (["summary", "resnet18", "--batch-size", "big"], ["big", "whole number or fit"]),
+    "a batch that is none": (["summary", "resnet18", "--batch-size", "big"], ["big", "integer or fit"]),
     "a summary where nothing can be": (
         ["summary", "resnet18", "--output", "file/s.txt"],
         ["cannot be written"],

@@ -37,7 +37,7 @@ def test_an_output_folder_that_holds_something_is_refused(tmp_path: Path) -> Non
     assert claim(tmp_path / "new").folder == tmp_path / "new"
     assert not (tmp_path / "new").exists()
     (tmp_path / "other.txt").write_text("")
-    with pytest.raises(UserError, match=r"^out: .* is not an empty folder; give a new one$"):
+    with pytest.raises(UserError, match=r"^out: .* is not an empty folder; name a new one$"):
         claim(tmp_path)
     with pytest.raises(UserError, match=r"^out: .* is not an empty folder"):
         claim(tmp_path / "other.txt")

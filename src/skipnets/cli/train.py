@@ -66,7 +66,7 @@ def train(
     if resume is not None:
         missing = given.pop("missing", None)
         if given or config is not None:
-            raise UserError("resume: must be given without other options but --missing: the run keeps its own")
+            raise UserError("resume: must be given without other options but --missing; a run keeps its own")
         from skipnets.training import resume as resume_run
 
         return _finish(lambda: resume_run(resume, missing=missing))

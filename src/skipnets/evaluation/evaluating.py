@@ -231,8 +231,8 @@ def evaluate(
     chosen = dataset.split(split)
     name = _name_of(data, dataset, record if runs_own else None)
     if not len(chosen):
-        there = ", ".join(str(part) for part in np.unique(dataset.splits))
-        raise UserError(f'{name} has no images in the split "{split}", only in {there or "none"}')
+        available = ", ".join(str(part) for part in np.unique(dataset.splits))
+        raise UserError(f"split={split}: {name} has images only in: {available or 'no split'}")
     labels = _labels_by_name(chosen, classifier.classes, name)
 
     positions, logits, failures = _predict_all(
