@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 import torch
+
+# Triton reads this when a kernel is defined: without a GPU, kernels are run by its interpreter.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # How long one example takes says more about the machine's other work than about what is tested.
 hypothesis.settings.register_profile("skipnets", deadline=None)

@@ -84,7 +84,7 @@ class _TransitionFunction(torch.autograd.Function):
         compute_weight = weight.to(x.dtype)
         workspace = Workspace(x.device)
         with without_autocast(x.device):
-            for rows in shape.chunks(x.shape[1], x.dtype.itemsize):
+            for rows in shape.chunks(x.shape[1], x.dtype.itemsize, x.device):
                 scratch = workspace.matrix("activated", source[rows].shape, x.dtype)
                 pooled = _pool(scale_shift_relu(source[rows], affine, scratch), shape)
                 out_rows = _pooled_rows(rows, shape, pooled_shape)
@@ -119,7 +119,7 @@ def _backward(
     x_gradient_maps = empty_maps(shape, x.shape[1], like=x, dtype=x.dtype)
     x_gradient = as_matrix(x_gradient_maps)
     workspace = Workspace(x.device)
-    chunks = list(shape.chunks(x.shape[1], x.dtype.itemsize))
+    chunks = list(shape.chunks(x.shape[1], x.dtype.itemsize, x.device))
     for rows in chunks:
         scratch = workspace.matrix("activated", source[rows].shape, x.dtype)
         activated = scale_shift_relu(source[rows], norm.affine, scratch)

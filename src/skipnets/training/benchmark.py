@@ -73,10 +73,10 @@ def training_costs(
     """
     if batch_size < 2:
         raise UserError(f"batch_size={batch_size} is too small to train with batch norms: 2 is the least")
-    executions = get_args(BlockExecution) if isinstance(config, DenseNetConfig) else ("plain",)
+    executions = get_args(BlockExecution) if isinstance(config, DenseNetConfig) else ("auto", "plain")
     request = {"size": size, "device": device, "threads": threads, "model": config_to_dict(config)}
     costs = []
-    for execution in executions:
+    for execution in executions[1:]:  # One of these is what auto would take.
         report(f"training steps of {config.name}, batch of {batch_size}, {size}×{size}: {execution}")
         cost = _measure({**request, "execution": execution, "batch_size": batch_size, "steps": steps})
         half = _measure({**request, "execution": execution, "batch_size": batch_size // 2, "steps": 0})

@@ -19,7 +19,8 @@ T = TypeVar("T")
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-BlockExecution = Literal["plain", "linear", "linear-recompute"]
+BlockExecution = Literal["auto", "plain", "linear", "linear-recompute"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
@@ -158,12 +159,14 @@ class TrainConfig:
     """How many devices, or which ("0,2"), or auto for all. On the CPU, processes."""
     strategy: str = "auto"
     """How several devices share the work, in Lightning's words: auto, ddp, ddp_spawn."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    """Number format of the computation."""
+    precision: Precision = "auto"
+    """Number format of the computation. Default: bf16-mixed on GPUs that have it, 16-mixed on older ones,
+    32-true on CPUs. On a GPU, 32-true also keeps convolutions and matrix products from using TF32."""
     channels_last: bool | None = None
     """Keep images in memory channel by channel within a pixel, which is faster for most convolutions."""
     block_execution: BlockExecution | None = None
-    """How dense blocks run: plain, in linear memory, or in still less for more time. Equal numbers."""
+    """How dense blocks run: auto (what is fastest on the device), plain, linear (in linear memory), or
+    linear-recompute (in still less, for more time). The numbers are the same."""
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig))

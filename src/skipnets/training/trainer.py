@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -129,13 +131,15 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
             write_config(run, config)
             write_environment(run, config.seed)
             dataset.write_splits(run.splits)
-        _fit(trainer, task, data, run)
+        with _on_gpu(config.precision):
+            _fit(trainer, task, data, run)
     if trainer.global_rank == 0:
         _finish(run, config, dataset)
     return run
 
 
 def _trainer(run: Run, config: TrainConfig, callbacks: list[Callback]) -> pl.Trainer:
+    assert config.precision != "auto"
     on_cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
     checkpoint = ModelCheckpoint(
         run.checkpoint.parent,
@@ -162,12 +166,33 @@ def _trainer(run: Run, config: TrainConfig, callbacks: list[Callback]) -> pl.Tra
             use_distributed_sampler=False,
             # On the CPU nothing needs it, and it would fill every fresh tensor with NaN.
             deterministic=None if on_cpu else "warn",
-            benchmark=False,
+            benchmark=not on_cpu,  # All batches but the last of an epoch are of one size.
         )
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         options = ("accelerator", "devices", "strategy", "precision")
         given = ", ".join(f"{name}={getattr(config, name)!r}" for name in options)
         raise UserError(f"{given}: {' '.join(str(error).split())}") from None
+
+
+@contextlib.contextmanager
+def _on_gpu(precision: str) -> Iterator[None]:
+    """Settings of PyTorch for training on a GPU: float32 products in TF32 unless 32-true was asked for.
+
+    Deterministic algorithms would also fill all fresh memory, which costs as much as a pass over it.
+    """
+    deterministic: Any = torch.utils.deterministic
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (
+        deterministic.fill_uninitialized_memory,
+        products.allow_tf32,
+        convolutions.allow_tf32,
+    )
+    deterministic.fill_uninitialized_memory = False
+    products.allow_tf32 = convolutions.allow_tf32 = precision not in ("32-true", "64-true")
+    try:
+        yield
+    finally:
+        deterministic.fill_uninitialized_memory, products.allow_tf32, convolutions.allow_tf32 = before
 
 
 def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, run: Run) -> None:
