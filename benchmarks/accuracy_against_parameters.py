@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from skipnets.data import open_dataset
 from skipnets.files import atomic_path
+from skipnets.models.family import network_graph
 from skipnets.models.registry import model_config
-from skipnets.models.tensors import parameter_count
 from skipnets.training import TrainConfig, train
 
 DATA = "fashion-mnist"
@@ -127,7 +127,7 @@ def measure(case: Case, seed: int, splits: Path, out: Path) -> dict[str, Any]:
     return {
         **dataclasses.asdict(case),
         "seed": seed,
-        "parameters": parameter_count(network),
+        "parameters": network_graph(network).parameter_count(),
         "best_epoch": run.best_epoch,
         "accuracy": run.scores["accuracy"],
         "accuracy_interval": [low, high],

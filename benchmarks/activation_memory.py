@@ -21,7 +21,7 @@ from matplotlib import pyplot as plt
 from torch import nn
 
 from skipnets.models import DenseNet
-from skipnets.models.block_execution import BlockExecution
+from skipnets.models.graph import BlockExecution
 from skipnets.models.registry import DenseNetConfig
 from skipnets.training.benchmark import saved_bytes
 from training import torchvision_densenet

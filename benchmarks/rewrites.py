@@ -29,10 +29,9 @@ from skipnets.deploy.benchmark import Timing, alternate, machine
 from skipnets.deploy.candidates import in_onnxruntime, in_openvino, in_pytorch
 from skipnets.deploy.graph import onnx_graph, openvino_graph, trace
 from skipnets.deploy.rewrite import fold_norms, normalize_inside, pool_before_convolution
-from skipnets.models.densenet import DenseNet
-from skipnets.models.resnet import ResNet
+from skipnets.models.backbone import Backbone
 
-Network = DenseNet | ResNet
+Network = Backbone[Any]
 Rewrite = Callable[[Network], Network]
 
 SIZE = 224
@@ -49,7 +48,7 @@ RESNET_VARIANTS = (PLAIN, "norms folded")
 def variants(classifier: Classifier) -> dict[str, Network]:
     """The network after each rewrite that changes it."""
     model = classifier.model
-    names = VARIANTS if isinstance(model, DenseNet) else RESNET_VARIANTS
+    names = VARIANTS if model.config.family == "densenet" else RESNET_VARIANTS
     made: dict[str, Network] = {}
     for name in names:
         made[name] = model
@@ -91,7 +90,7 @@ def in_runtimes(graph: Any, threads: int) -> list[tuple[str, Callable[[Any], obj
 
 def rewritten(classifier: Classifier) -> str:
     """The variant that an export is."""
-    return USED if isinstance(classifier.model, DenseNet) else "norms folded"
+    return USED if classifier.model.config.family == "densenet" else "norms folded"
 
 
 def export(classifier: Classifier) -> dict[str, Any]:

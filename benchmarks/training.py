@@ -47,8 +47,8 @@ import torchvision
 from torch import Tensor, nn
 
 from skipnets.models import DenseNet, create_model, model_config
-from skipnets.models.block_execution import BlockExecution
 from skipnets.models.densenet import Transition
+from skipnets.models.graph import BlockExecution
 from skipnets.models.registry import DenseNetConfig
 from skipnets.ops import chunks
 from skipnets.ops.convolution import convolve, convolve_backward

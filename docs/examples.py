@@ -1,12 +1,18 @@
-"""Run the code blocks of the pages and write what they print below them.
+"""Write what is generated into the pages.
 
     python docs/examples.py              # every page
     python docs/examples.py docs/guide/dense-layer.md
 
-The blocks of a page run in order, as one program, in an empty folder. ```python is executed; of ```sh the
-lines that begin with `skipnets` are. What a block prints stands in the ```text block that follows it. With
-`title="for example"` its numbers may differ from machine to machine, so only the rest is compared. The tests
-hold every page to this (tests/docs/test_pages.py). Blocks that include a test are run as that test.
+Code: the blocks of a page run in order, as one program, in an empty folder. ```python is executed; of ```sh
+the lines that begin with `skipnets` are. What a block prints stands in the ```text block that follows it.
+With `title="for example"` its numbers may differ from machine to machine, so only the rest is compared.
+
+Files: the block after `<!-- include FILE -->` shows that file and is not run. `<!-- include FILE:PART -->`
+takes what lies between `[start:PART]` and `[end:PART]`.
+
+Commands: below `<!-- commands -->` stands the reference of the commands.
+
+The tests hold every page to this (tests/docs/test_pages.py).
 """
 
 from __future__ import annotations
@@ -22,8 +28,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))  # for `commands`
+
 PAGES = sorted(path for path in Path(__file__).parent.rglob("*.md") if path.name != "results.md")
 
+_ROOT = Path(__file__).parents[1]
+_INCLUDED = re.compile(
+    r"^(?P<start><!-- include (?P<file>[^\s:]+)(?::(?P<part>[\w-]+))? -->\n+```\w+\n).*?^```$",
+    re.MULTILINE | re.DOTALL,
+)
+_COMMANDS = "<!-- commands -->\n"
 _BLOCK = re.compile(
     r"^```(?P<language>python|sh)\n(?P<code>.*?)^```\n"
     r"(?:\n*^```text(?P<title> title=\"for example\")?\n.*?^```\n)?",
@@ -33,11 +47,16 @@ _BLOCK = re.compile(
 
 def rewritten(page: str) -> str:
     """The page's text with what its blocks print now."""
-    names: dict[str, Any] = {"__name__": "page"}
+    names: dict[str, Any] = {"__name__": "__main__"}
+    page = _INCLUDED.sub(_with_file, page)
+    if _COMMANDS in page:
+        from commands import reference
+
+        page = page[: page.index(_COMMANDS)] + f"{_COMMANDS}\n{reference()}"
 
     def run(block: re.Match[str]) -> str:
         code = block["code"]
-        if "--8<--" in code:
+        if page[: block.start()].rstrip().endswith("-->"):
             return block[0]
         line = page.count("\n", 0, block.start("code"))
         printed = (
@@ -50,6 +69,13 @@ def rewritten(page: str) -> str:
 
     with _empty_folder():
         return _BLOCK.sub(run, page)
+
+
+def _with_file(block: re.Match[str]) -> str:
+    text = (_ROOT / block["file"]).read_text(encoding="utf-8")
+    if part := block["part"]:
+        text = re.split(rf"^.*\[(?:start|end):{part}\].*\n", text, flags=re.MULTILINE)[1]
+    return f"{block['start']}{text.strip()}\n```"
 
 
 def comparable(page: str) -> str:

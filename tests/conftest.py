@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 import torch
+from tests.helpers.classifiers import make_classifier
+from tests.helpers.serving import write_colors_onnx
 
 # Triton reads this when a kernel is defined: without a GPU, kernels are run by its interpreter.
 if not torch.cuda.is_available():
@@ -40,8 +42,6 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def exported_classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     """A small classifier, opened from its file."""
-    from tests.deploy.conftest import make_classifier
-
     from skipnets.classifier import load
 
     path = tmp_path_factory.mktemp("run") / "model.safetensors"
@@ -60,3 +60,9 @@ def exports(exported_classifier: Classifier, tmp_path_factory: pytest.TempPathFa
         file_format: export_model(exported_classifier, folder / name, file_format=file_format)
         for file_format, name in names.items()
     }
+
+
+@pytest.fixture(scope="session")
+def colors_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of a classifier of colors whose network is three means."""
+    return write_colors_onnx(tmp_path_factory.mktemp("colors") / "model.onnx")

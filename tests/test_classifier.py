@@ -153,7 +153,7 @@ class TestSaveAndLoad:
         assert describe(saved.parent) == {
             "path": str(saved),
             "bytes": saved.stat().st_size,
-            "format_version": 1,
+            "format_version": 2,
             "skipnets_version": skipnets.__version__,
             "architecture": classifier.architecture,
             "parameters": sum(p.numel() for p in classifier.model.parameters()),
@@ -205,8 +205,18 @@ class TestRefusedFiles:
         self.refused(saved, r"bare weights.*create_model\(name, weights=")
 
     def test_a_newer_format(self, saved: Path) -> None:
-        rewrite(saved, metadata={**metadata_of(saved), "format_version": 2})
-        self.refused(saved, "format version 2, this skipnets reads up to 1")
+        rewrite(saved, metadata={**metadata_of(saved), "format_version": 3})
+        self.refused(saved, "format version 3, this skipnets reads up to 2")
+
+    def test_version_1_named_the_dropouts_otherwise(self, saved: Path) -> None:
+        """There `drop_rate` was the layers' and `head_drop_rate` the head's."""
+        metadata = metadata_of(saved)
+        old = {key: value for key, value in metadata["architecture"].items() if key != "proj_drop_rate"}
+        old |= {"drop_rate": 0.2, "head_drop_rate": 0.3}
+        rewrite(saved, metadata={**metadata, "format_version": 1, "architecture": old})
+        config = load(saved, runtime="torch").model.config
+        assert (config.proj_drop_rate, config.drop_rate) == (0.2, 0.3)
+        assert (describe(saved)["format_version"], describe(saved)["architecture"]["drop_rate"]) == (1, 0.3)
 
     @pytest.mark.parametrize(
         "text",
@@ -230,7 +240,7 @@ class TestRefusedFiles:
         ("key", "value", "words"),
         [
             ("architecture", None, "architecture is missing"),
-            ("architecture", {"family": "vit"}, "unknown model family 'vit'"),
+            ("architecture", {"family": "vit"}, "family='vit': this version knows"),
             ("classes", ["ant"], "1 classes for a network with 3 outputs"),
             ("classes", ["ant", "ant", "bee"], "twice: ant"),
             ("classes", ["ant", "bee", 3], "list of names"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.deploy.conftest import some_image
+from tests.helpers.classifiers import some_image
 
 from skipnets.classifier import Classifier
 from skipnets.deploy.export import Export

@@ -1,19 +1,25 @@
-"""The native CPU engine of skipnets: runs DenseNet and ResNet classifiers without PyTorch.
+"""The native CPU engine of skipnets: runs convolutional classifiers without PyTorch.
 
-    engine = Engine(architecture, tensors, threads=2)
-    logits = engine.logits(batch)                      # (N, C, H, W) float32 → (N, classes)
+    engine = Engine(graph, tensors, threads=2)
+    logits = engine.logits(batch)               # (N, C, H, W) float32 → (N, classes)
 
-N is the images of a batch; C, H and W their channels, height and width.
+Shapes: N batch, C channels, H height, W width.
 """
 
 from skipnets_engine._engine import __version__, isas, peak_macs
 from skipnets_engine.engine import INTERFACE, Engine
-from skipnets_engine.errors import EngineError, TensorsDoNotFitError, UnknownArchitectureError
+from skipnets_engine.errors import (
+    EngineError,
+    InvalidGraphError,
+    TensorsDoNotFitError,
+    UnknownArchitectureError,
+)
 
 __all__ = [
     "INTERFACE",
     "Engine",
     "EngineError",
+    "InvalidGraphError",
     "TensorsDoNotFitError",
     "UnknownArchitectureError",
     "__version__",

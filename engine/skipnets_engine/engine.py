@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipnets_engine import _engine
+from skipnets_engine.compiler import compile_graph
 from skipnets_engine.errors import EngineError
-from skipnets_engine.network import build_network
+from skipnets_engine.graph import Graph
 
-# Raised when architectures, tensors or this class change their meaning; skipnets asks for the one it knows.
-INTERFACE = 1
+# Raised when graphs, tensors or this class change their meaning; skipnets asks for the one it knows.
+INTERFACE = 2
 
 
 class Engine:
@@ -24,32 +26,33 @@ class Engine:
     variable SKIPNETS_ENGINE_ISA forces one of `isas()`.
 
     Args:
-        architecture: What `skipnets.models.registry.config_to_dict` wrote.
+        graph: The network's operations; a `skipnets.models.graph.Graph`, or anything with the attributes that
+            `skipnets_engine.graph` names.
         tensors: Every tensor of the network under its state-dict name. They are copied.
         threads: How many threads compute, the caller among them; None takes one for each processor that this
             process may use.
         isa: The instruction set, one of `isas()`; None takes the environment's or the fastest.
 
     Raises:
-        UnknownArchitectureError: If the engine has no plan for such a network.
-        TensorsDoNotFitError: If tensors and architecture do not belong together.
-        EngineError: If threads or instruction set are impossible.
+        UnknownArchitectureError: If the engine does not know an operation.
+        InvalidGraphError: If the graph contradicts itself.
+        TensorsDoNotFitError: If tensors and graph do not belong together.
+        EngineError: If threads or instruction set are impossible, or memory does not suffice.
     """
 
     def __init__(
         self,
-        architecture: Mapping[str, Any],
+        graph: Graph,
         tensors: Mapping[str, NDArray[Any]],
         *,
         threads: int | None = None,
         isa: str | None = None,
     ) -> None:
         wanted = os.environ.get("SKIPNETS_ENGINE_ISA", "") if isa is None else isa
-        self._built = build_network(architecture, tensors)
-        try:
-            self._engine = _engine.Engine(self._built.network, wanted, threads or _processors())
-        except ValueError as error:
-            raise EngineError(str(error)) from error
+        with _engine_errors():
+            compiled = compile_graph(graph, tensors)
+            self._stages = compiled.stages
+            self._engine = _engine.Engine(compiled.network, wanted, threads or _processors())
 
     @property
     def isa(self) -> str:
@@ -70,37 +73,49 @@ class Engine:
         return self._run(batch, logits=False)
 
     def stages(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """The maps between the stages, (N, channels, h, w) each, by the module that makes them."""
-        names = list(self._built.stages)
-        try:
-            maps = self._engine.values(_as_images(batch), [self._built.stages[name].value for name in names])
-        except ValueError as error:
-            raise EngineError(str(error)) from error
-        return {name: self._built.stages[name].finish(found) for name, found in zip(names, maps, strict=True)}
+        """The values of the graph's stages, (N, channels, h, w) each, by their paths.
+
+        Values that are never computed are left out: the output of a convolution into whose weights a norm was
+        folded, for instance.
+        """
+        stages = self._stages.values()
+        with _engine_errors():
+            values = self._engine.values(_as_images(batch), [stage.place.number for stage in stages])
+        return {
+            path: stage.finish(found) for path, stage, found in zip(self._stages, stages, values, strict=True)
+        }
 
     def plan(self, size: tuple[int, int], *, images: int = 1, rounds: int = 20) -> list[dict[str, Any]]:
         """Every step with its measured time.
 
         Args:
             size: Height and width of the images.
-            images: 1 measures one image computed by all threads; more, that many on each thread for itself.
+            images: 1 measures one image computed by all threads together; more, so many on each thread alone.
             rounds: The time is the median over so many runs.
 
         Returns:
-            A line a step: name, algorithm, shape (of what it makes), macs, bytes and seconds (for one image).
+            For each step: name, algorithm, shape (of its output), macs, bytes and seconds (for one image).
         """
-        try:
+        with _engine_errors():
             lines: list[dict[str, Any]] = self._engine.measure(*size, images, rounds)
-        except ValueError as error:
-            raise EngineError(str(error)) from error
         return lines
 
     def _run(self, batch: NDArray[np.float32], *, logits: bool) -> NDArray[np.float32]:
-        try:
+        with _engine_errors():
             result: NDArray[np.float32] = self._engine.run(_as_images(batch), logits)
-        except ValueError as error:
-            raise EngineError(str(error)) from error
         return result
+
+
+@contextmanager
+def _engine_errors() -> Iterator[None]:
+    try:
+        yield
+    except EngineError:
+        raise
+    except MemoryError as error:
+        raise EngineError("the network needs more memory than there is") from error
+    except ValueError as error:
+        raise EngineError(str(error)) from error
 
 
 def _as_images(batch: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,8 +6,12 @@ class EngineError(ValueError):
 
 
 class UnknownArchitectureError(EngineError):
-    """An architecture that the engine has no plan for; another runtime may know it."""
+    """The graph has an operation that the engine does not know; another runtime may."""
+
+
+class InvalidGraphError(EngineError):
+    """The graph contradicts itself: no runtime could run it."""
 
 
 class TensorsDoNotFitError(EngineError):
-    """Tensors and architecture do not belong together."""
+    """Tensors and graph do not belong together."""

@@ -10,14 +10,14 @@
 namespace skipnets {
 namespace {
 
-constexpr std::size_t kMostPlans = 8;
-constexpr int kMostImagesTogether = 16;
+constexpr std::size_t kMaxPlans = 8;
+constexpr int kMaxImagesTogether = 16;
 
 // After each step, with its number in the plan; for measuring.
 using Watch = std::function<void(std::size_t step)>;
 
 /// Runs segment `number` for some images, and before it, group by group, the segments that it builds on.
-void run_stretch(const Execution& run, std::size_t number, const float* input, int image, int count,
+void run_segment(const Execution& run, std::size_t number, const float* input, int image, int count,
                  const Watch* watch) {
     const Segment& segment = run.plan.segments[number];
     for (int done = 0; done < count; done += segment.group) {
@@ -28,7 +28,7 @@ void run_stretch(const Execution& run, std::size_t number, const float* input, i
             copy_in(run, input + done * image_floats, image + done, now);
             run.team.wait();
         } else {
-            run_stretch(run, number - 1, input + done * image_floats, image + done, now, watch);
+            run_segment(run, number - 1, input + done * image_floats, image + done, now, watch);
         }
         for (std::size_t i = segment.begin, steps; i < segment.end; i += steps) {
             steps = execute(run, i, image + done, now);
@@ -38,13 +38,13 @@ void run_stretch(const Execution& run, std::size_t number, const float* input, i
     }
 }
 
-/// Runs a plan over images and hands out one of its values.
+/// Runs a plan over images and copies out one of its values.
 void run_plan(const Execution& run, const float* input, int count, int value, float* out, const Watch* watch) {
     const Map &input_map = run.plan.maps[0], &result = run.plan.maps[value];
     const Segment& last = run.plan.segments.back();
     for (int done = 0; done < count; done += last.group) {
         const int now = std::min(last.group, count - done);
-        run_stretch(run, run.plan.segments.size() - 1, input + done * input_map.pixels() * input_map.channels, 0, now,
+        run_segment(run, run.plan.segments.size() - 1, input + done * input_map.pixels() * input_map.channels, 0, now,
                     watch);
         if (run.member == 0) copy_out(run, value, out + done * result.pixels() * result.channels, 0, now);
         run.team.wait();
@@ -117,7 +117,7 @@ std::shared_ptr<Engine::Prepared> Engine::prepare(const PlanKey& key) {
     if (found == prepared_.end()) {
         auto made = std::make_shared<Prepared>();
         made->plan = make_plan(network_, kernels_, key, store_);
-        if (prepared_.size() >= kMostPlans) prepared_.pop_back();
+        if (prepared_.size() >= kMaxPlans) prepared_.pop_back();
         found = prepared_.insert(prepared_.begin(), std::move(made));
     }
     prepared_.splice(prepared_.begin(), prepared_, found);
@@ -133,7 +133,7 @@ void Engine::run(const float* input, int count, int height, int width, bool want
     const int each = threads_ > 1 || count > 1 ? count / threads_ : 0;
     std::unique_ptr<Lease> apart, together;
     if (each > 0) {
-        const int images = power_of_two_up_to(std::min(each, kMostImagesTogether));
+        const int images = power_of_two_up_to(std::min(each, kMaxImagesTogether));
         apart = std::make_unique<Lease>(prepare({height, width, images, false}), threads_, threads_);
     }
     if (each == 0 || threads_ > 1)
@@ -176,11 +176,17 @@ Map Engine::map_of(int value, int height, int width) {
     return prepare({height, width, 1, true})->plan->maps[value];
 }
 
+std::size_t Engine::value_bytes(int height, int width, int images) {
+    std::size_t floats = 0;
+    for (std::size_t size : prepare({height, width, images, false})->plan->slot_sizes) floats += size;
+    return floats * sizeof(float);
+}
+
 std::vector<StepReport> Engine::measure(int height, int width, int images, int rounds) {
     if (images < 1 || images > 4096 || rounds < 1 || rounds > 100000)
         throw std::invalid_argument("images or rounds out of range");
     const auto prepared =
-        prepare({height, width, power_of_two_up_to(std::min(images, kMostImagesTogether)), false});
+        prepare({height, width, power_of_two_up_to(std::min(images, kMaxImagesTogether)), false});
     const Plan& plan = *prepared->plan;
     const bool alone = images > 1;  // as in run(): every thread its own images, or all threads one
     const Lease lease(prepared, alone ? threads_ : 1, threads_);

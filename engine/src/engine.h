@@ -1,4 +1,4 @@
-// A network ready to run: its plans, its memory, and the order in which threads and images meet.
+// A network ready to run: its plans, its memory, and how images are divided among threads.
 
 #pragma once
 
@@ -31,7 +31,7 @@ public:
     /// this at once. Throws std::invalid_argument where the images are too small.
     void run(const float* input, int count, int height, int width, bool want_logits, float* out);
 
-    /// The values named, for one image: (C, H, W) each. For tests and for looking inside.
+    /// Some values for one image: (C, H, W) each. For tests and for stages.
     std::vector<std::vector<float>> values(const float* input, int height, int width,
                                            const std::vector<int>& wanted);
     /// The size of a value's map for images of a size.
@@ -39,6 +39,9 @@ public:
 
     /// Runs `images` all-zero images at a time and measures every step: medians over `rounds`.
     std::vector<StepReport> measure(int height, int width, int images, int rounds);
+
+    /// Bytes of the values of one run over at most `images` images at a time.
+    std::size_t value_bytes(int height, int width, int images);
 
     const Network& network() const { return network_; }
     const Kernels& kernels() const { return kernels_; }

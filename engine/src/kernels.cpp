@@ -250,8 +250,14 @@ void winograd_output(const float* in, Size element, Size vectors, float* const* 
 
 // ---- elementwise ---------------------------------------------------------------------------------------------
 
-void activate(float* out, const float* in, const float* scale, const float* shift, Size vectors) {
-    for (Size i = 0; i < vectors * L; i += L) store(out + i, relu(load(in + i) * load(scale + i) + load(shift + i)));
+void elementwise(float* out, const float* in, const float* scale, const float* shift, const float* added,
+                 bool rectified, Size vectors) {
+    for (Size i = 0; i < vectors * L; i += L) {
+        Vector x = load(in + i);
+        if (scale) x = x * load(scale + i) + load(shift + i);
+        if (added) x += load(added + i);
+        store(out + i, rectified ? relu(x) : x);
+    }
 }
 
 void largest(float* out, const float* const* in, int count, Size vectors) {
@@ -262,7 +268,8 @@ void largest(float* out, const float* const* in, int count, Size vectors) {
     }
 }
 
-void mean(float* out, const float* const* in, int count, const float* scale, const float* shift, Size vectors) {
+void mean(float* out, const float* const* in, int count, float divisor, const float* scale, const float* shift,
+          Size vectors) {
     for (Size i = 0; i < vectors * L; i += L) {
         Vector sum{};
         if (scale) {
@@ -271,7 +278,7 @@ void mean(float* out, const float* const* in, int count, const float* scale, con
         } else {
             for (int j = 0; j < count; ++j) sum += load(in[j] + i);
         }
-        store(out + i, sum / float(count));
+        store(out + i, sum / divisor);
     }
 }
 
@@ -307,7 +314,7 @@ constexpr Kernels make_table() {
     table.winograd_input[1] = winograd_input<4>;
     table.winograd_output[0] = winograd_output<2>;
     table.winograd_output[1] = winograd_output<4>;
-    table.activate = activate;
+    table.elementwise = elementwise;
     table.largest = largest;
     table.mean = mean;
     table.peak = peak;

@@ -1,6 +1,6 @@
 // The few loops that do the work, as a table of functions: one table an instruction set, made from one source.
 //
-// Legend: L lanes of a vector; R rows (pixels or tiles) of a register tile; D depth of a product (channels × taps).
+// Shapes: L lanes of a vector, R rows (pixels or tiles) of a register tile, D depth of a product (channels × taps).
 //
 // A product multiplies R packed rows with one panel of weights:
 //   rows    [⌈D/L⌉][R][L]  every vector of a row lies beside the same vector of its neighbors, so that the
@@ -17,7 +17,7 @@
 namespace skipnets {
 
 constexpr int kWidestPanel = 2;  // vectors
-constexpr int kMostRows = 24;
+constexpr int kMaxRows = 24;
 
 /// Where the rows of a product start from and where they go. All rows use the same offsets into their arrays.
 struct Rows {
@@ -36,11 +36,11 @@ struct Kernels {
     const char* name;
     int lanes;
     int rows[kWidestPanel + 1];  // [V]: the R at which panels of at most V vectors run best
-    Multiply multiply[kWidestPanel + 1][kMostRows + 1];  // [V][R]; null where R is more than rows[V]
+    Multiply multiply[kWidestPanel + 1][kMaxRows + 1];  // [V][R]; null where R is more than rows[V]
 
     // Packing: R rows from source[r] + offset, `vectors` vectors each, into the layout above.
     void (*pack)(float* packed, int rows, const float* const* source, std::ptrdiff_t offset, std::ptrdiff_t vectors);
-    /// relu(scale · x + shift), what a dense layer does to everything before it.
+    /// relu(scale · x + shift): a batch norm and a ReLU in front of the convolution.
     void (*pack_activated)(float* packed, int rows, const float* const* source, std::ptrdiff_t offset,
                            std::ptrdiff_t vectors, const float* scale, const float* shift);
     /// The sum over 2×2 neighbors of the same (the quarter is in the weights).
@@ -65,12 +65,15 @@ struct Kernels {
     WinogradInput winograd_input[2];    // [0]: m = 2, [1]: m = 4
     WinogradOutput winograd_output[2];
 
-    // Elementwise, over `vectors` vectors of one pixel.
-    void (*activate)(float* out, const float* in, const float* scale, const float* shift, std::ptrdiff_t vectors);
+    // Over `vectors` vectors of one pixel.
+    /// scale · x + shift, then + added, then ReLU; null pointers leave their part out.
+    void (*elementwise)(float* out, const float* in, const float* scale, const float* shift, const float* added,
+                        bool relu, std::ptrdiff_t vectors);
     void (*largest)(float* out, const float* const* in, int count, std::ptrdiff_t vectors);
-    /// Mean over `count` pixels at in[0], in[1], …, of relu(scale · x + shift) or, without a scale, of x.
-    void (*mean)(float* out, const float* const* in, int count, const float* scale, const float* shift,
-                 std::ptrdiff_t vectors);
+    /// The sum over `count` pixels at in[0], in[1], …, of relu(scale · x + shift) or, without a scale, of x, divided
+    /// by `divisor`.
+    void (*mean)(float* out, const float* const* in, int count, float divisor, const float* scale,
+                 const float* shift, std::ptrdiff_t vectors);
 
     /// Fused multiply-adds in registers alone, `rounds` times rows[2]·2 of them: what the processor could do.
     float (*peak)(long rounds);

@@ -25,7 +25,7 @@ void* allocate(std::size_t size) {
     void* memory = nullptr;
     if (posix_memalign(&memory, kHugePage, size) != 0) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
-    madvise(memory, size, MADV_HUGEPAGE);  // a wish: failing costs speed only
+    madvise(memory, size, MADV_HUGEPAGE);  // failing costs speed only
 #endif
 #endif
     std::memset(memory, 0, size);

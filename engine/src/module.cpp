@@ -40,11 +40,34 @@ int add_value(Network& network, int channels) {
     return int(network.channels.size()) - 1;
 }
 
-void add_convolution(Network& network, const std::string& name, int input, int output, const Weight& weight,
-                     const Numbers& bias, int input_channel, int output_channel, int stride, int dilation, bool relu,
-                     bool pooled, int added, const std::optional<Numbers>& scale,
-                     const std::optional<Numbers>& shift, const std::string& algorithm) {
+/// Where a node reads and writes.
+struct Ends {
+    int input, output, input_channel, output_channel;
+};
+
+Node make_node(Kind kind, const std::string& name, const Ends& ends, int channels) {
     Node node;
+    node.kind = kind;
+    node.name = name;
+    node.input = ends.input;
+    node.output = ends.output;
+    node.input_channel = ends.input_channel;
+    node.output_channel = ends.output_channel;
+    node.input_channels = node.output_channels = channels;
+    return node;
+}
+
+void add_scale(Node& node, const std::optional<Numbers>& scale, const std::optional<Numbers>& shift) {
+    if (scale) node.scale = copy(*scale);
+    if (shift) node.shift = copy(*shift);
+}
+
+void add_convolution(Network& network, const std::string& name, int input, int output, const Weight& weight,
+                     const Numbers& bias, int input_channel, int output_channel, int stride, int dilation,
+                     std::optional<int> padding, bool relu, bool pooled, int added, int added_channel,
+                     const std::optional<Numbers>& scale, const std::optional<Numbers>& shift,
+                     const std::string& algorithm) {
+    Node node = make_node(Kind::kConvolution, name, {input, output, input_channel, output_channel}, 0);
     if (algorithm == "direct")
         node.forced = Algorithm::kDirect;
     else if (algorithm == "winograd2")
@@ -53,44 +76,62 @@ void add_convolution(Network& network, const std::string& name, int input, int o
         node.forced = Algorithm::kWinograd4;
     else if (algorithm != "auto")
         throw std::invalid_argument(name + ": unknown algorithm " + algorithm);
-    node.name = name;
-    node.input = input;
-    node.output = output;
-    node.input_channel = input_channel;
-    node.output_channel = output_channel;
     node.output_channels = small(weight.shape(0), "output channels");
     node.input_channels = small(weight.shape(1), "input channels");
     node.kernel = small(weight.shape(2), "kernel");
     if (weight.shape(3) != weight.shape(2)) throw std::invalid_argument(name + ": kernels must be square");
-    if (dilation < 1 || dilation > 4096) throw std::invalid_argument(name + ": dilation out of range");
+    if (dilation < 1 || dilation > 4096 || node.kernel > 15)
+        throw std::invalid_argument(name + ": kernel or dilation out of range");
     node.stride = stride;
     node.dilation = dilation;
-    node.padding = dilation * (node.kernel / 2);
+    node.padding = padding.value_or(dilation * (node.kernel / 2));
     node.relu = relu;
     node.pooled = pooled;
     node.added = added;
+    node.added_channel = added_channel;
     node.weight.assign(weight.data(), weight.data() + weight.size());
     node.bias = copy(bias);
-    if (scale) node.scale = copy(*scale);
-    if (shift) node.shift = copy(*shift);
+    add_scale(node, scale, shift);
     network.nodes.push_back(std::move(node));
 }
 
-void add_simple(Network& network, Kind kind, const std::string& name, int input, int output, int stride,
-                const std::optional<Numbers>& scale, const std::optional<Numbers>& shift) {
-    const auto is_value = [&](int value) { return value >= 0 && value < int(network.channels.size()); };
-    if (!is_value(input) || !is_value(output)) throw std::invalid_argument(name + ": no such value");
-    Node node;
-    node.kind = kind;
-    node.name = name;
-    node.input = input;
-    node.output = output;
-    if (scale) node.scale = copy(*scale);
-    if (shift) node.shift = copy(*shift);
-    // An activation reads as many channels as it has scales; all but subsampling write as many as they read.
-    node.input_channels = scale ? int(node.scale.size()) : network.channels[input];
-    node.output_channels = kind == Kind::kSubsample ? network.channels[output] : node.input_channels;
+void add_elementwise(Network& network, const std::string& name, int input, int output, int channels,
+                     int input_channel, int output_channel, const std::optional<Numbers>& scale,
+                     const std::optional<Numbers>& shift, int added, int added_channel, bool relu) {
+    Node node = make_node(Kind::kElementwise, name, {input, output, input_channel, output_channel}, channels);
+    add_scale(node, scale, shift);
+    node.added = added;
+    node.added_channel = added_channel;
+    node.relu = relu;
+    network.nodes.push_back(std::move(node));
+}
+
+void add_pool(Network& network, const std::string& name, int input, int output, int channels, int input_channel,
+              int output_channel, const std::string& mode, int kernel, int stride, int padding) {
+    if (mode != "max" && mode != "average") throw std::invalid_argument(name + ": unknown mode " + mode);
+    const Kind kind = mode == "max" ? Kind::kMaxPool : Kind::kAveragePool;
+    Node node = make_node(kind, name, {input, output, input_channel, output_channel}, channels);
+    node.kernel = kernel;
     node.stride = stride;
+    node.padding = padding;
+    network.nodes.push_back(std::move(node));
+}
+
+void add_subsample(Network& network, const std::string& name, int input, int output, int channels, int input_channel,
+                   int output_channel, int stride, int before, int after) {
+    Node node = make_node(Kind::kSubsample, name, {input, output, input_channel, output_channel}, channels);
+    if (channels < 0 || channels > 1 << 24 || before < 0 || before > 1 << 24 || after < 0 || after > 1 << 24)
+        throw std::invalid_argument(name + ": channels out of range");
+    node.output_channels = before + channels + after;
+    node.before = before;
+    node.stride = stride;
+    network.nodes.push_back(std::move(node));
+}
+
+void add_mean(Network& network, const std::string& name, int input, int output, int channels, int input_channel,
+              int output_channel, const std::optional<Numbers>& scale, const std::optional<Numbers>& shift) {
+    Node node = make_node(Kind::kMean, name, {input, output, input_channel, output_channel}, channels);
+    add_scale(node, scale, shift);
     network.nodes.push_back(std::move(node));
 }
 
@@ -194,29 +235,18 @@ NB_MODULE(_engine, m) {
         .def(nb::init<>())
         .def("add_value", &add_value, "channels"_a)
         .def("add_convolution", &add_convolution, "name"_a, "input"_a, "output"_a, "weight"_a, "bias"_a, nb::kw_only(),
-             "input_channel"_a = 0, "output_channel"_a = 0, "stride"_a = 1, "dilation"_a = 1, "relu"_a = false,
-             "pooled"_a = false, "added"_a = -1, "scale"_a = nb::none(), "shift"_a = nb::none(),
-             "algorithm"_a = "auto")
-        .def("add_activation",
-             [](Network& n, const std::string& name, int input, int output, const Numbers& scale,
-                const Numbers& shift) { add_simple(n, Kind::kActivation, name, input, output, 1, scale, shift); },
-             "name"_a, "input"_a, "output"_a, "scale"_a, "shift"_a)
-        .def("add_max_pool",
-             [](Network& n, const std::string& name, int input, int output) {
-                 add_simple(n, Kind::kMaxPool, name, input, output, 2, {}, {});
-             },
-             "name"_a, "input"_a, "output"_a)
-        .def("add_subsample",
-             [](Network& n, const std::string& name, int input, int output, int stride) {
-                 add_simple(n, Kind::kSubsample, name, input, output, stride, {}, {});
-             },
-             "name"_a, "input"_a, "output"_a, "stride"_a)
-        .def("add_mean",
-             [](Network& n, const std::string& name, int input, int output, const std::optional<Numbers>& scale,
-                const std::optional<Numbers>& shift) {
-                 add_simple(n, Kind::kMean, name, input, output, 1, scale, shift);
-             },
-             "name"_a, "input"_a, "output"_a, "scale"_a = nb::none(), "shift"_a = nb::none())
+             "input_channel"_a = 0, "output_channel"_a = 0, "stride"_a = 1, "dilation"_a = 1,
+             "padding"_a = nb::none(), "relu"_a = false, "pooled"_a = false, "added"_a = -1, "added_channel"_a = 0,
+             "scale"_a = nb::none(), "shift"_a = nb::none(), "algorithm"_a = "auto")
+        .def("add_elementwise", &add_elementwise, "name"_a, "input"_a, "output"_a, "channels"_a, nb::kw_only(),
+             "input_channel"_a = 0, "output_channel"_a = 0, "scale"_a = nb::none(), "shift"_a = nb::none(),
+             "added"_a = -1, "added_channel"_a = 0, "relu"_a = false)
+        .def("add_pool", &add_pool, "name"_a, "input"_a, "output"_a, "channels"_a, nb::kw_only(),
+             "input_channel"_a = 0, "output_channel"_a = 0, "mode"_a, "kernel"_a, "stride"_a, "padding"_a = 0)
+        .def("add_subsample", &add_subsample, "name"_a, "input"_a, "output"_a, "channels"_a, nb::kw_only(),
+             "input_channel"_a = 0, "output_channel"_a = 0, "stride"_a = 1, "before"_a = 0, "after"_a = 0)
+        .def("add_mean", &add_mean, "name"_a, "input"_a, "output"_a, "channels"_a, nb::kw_only(),
+             "input_channel"_a = 0, "output_channel"_a = 0, "scale"_a = nb::none(), "shift"_a = nb::none())
         .def_rw("features", &Network::features)
         .def_rw("logits", &Network::logits);
 
@@ -228,6 +258,7 @@ NB_MODULE(_engine, m) {
              "network"_a, "isa"_a, "threads"_a)
         .def("run", &run, "input"_a, "logits"_a)
         .def("values", &values, "input"_a, "wanted"_a)
+        .def("value_bytes", &Engine::value_bytes, "height"_a, "width"_a, "images"_a)
         .def("measure", &measure, "height"_a, "width"_a, "images"_a, "rounds"_a)
         .def_prop_ro("isa", [](const Engine& engine) { return std::string(engine.kernels().name); })
         .def_prop_ro("threads", &Engine::threads);

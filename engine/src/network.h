@@ -1,6 +1,9 @@
-// What is to be computed: a list of nodes over values (maps of channels), without sizes. Python builds it from an
-// architecture and its tensors (skipnets_engine/network.py), with every batch norm already folded into the
-// convolution before it or given as the scale and shift of the convolution after it.
+// What is to be computed: a list of nodes over values (maps of channels), without sizes. Python compiles it from a
+// graph and its tensors (skipnets_engine/compiler.py): batch norms are folded into the convolution before them or
+// have become a scale and a shift, and concatenated maps lie in ranges of channels of one value.
+//
+// A node stores whole vectors of channels (see map.h), so it may overwrite up to 15 channels behind its own: the
+// nodes that write into one value must run in the order of their channels. Only kSubsample writes its own alone.
 
 #pragma once
 
@@ -12,10 +15,11 @@ namespace skipnets {
 
 enum class Kind {
     kConvolution,
-    kActivation,   // relu(scale · x + shift)
-    kMaxPool,      // 3×3 max-pooling of stride 2, padding 1
-    kSubsample,    // every stride-th pixel; channels beyond the input's are 0
-    kMean,         // over the whole map, of relu(scale · x + shift) where there is a scale
+    kElementwise,   // scale · x + shift, then + added, then ReLU; each of them where it is asked for
+    kMaxPool,       // over a window
+    kAveragePool,   // over a window; pixels of the padding count as 0
+    kSubsample,     // every stride-th pixel, with channels of 0 before and after; a copy where the stride is 1
+    kMean,          // over the whole map, of relu(scale · x + shift) where there is a scale
 };
 
 enum class Algorithm { kDirect, kWinograd2, kWinograd4 };
@@ -27,18 +31,21 @@ struct Node {
     int input_channel = 0, output_channel = 0;   // where in them this node reads and writes …
     int input_channels = 0, output_channels = 0; // … and how many channels
     int kernel = 1, stride = 1, padding = 0, dilation = 1;
-    bool relu = false;    // after the convolution
+    int before = 0;       // channels of 0 before those that a subsampling copies
+    bool relu = false;    // of the result
     bool pooled = false;  // the convolution reads means over 2×2 pixels (of what scale and shift leave)
-    int added = -1;       // a value that is added before the ReLU, channel for channel
+    int added = -1;       // a value that is added before the ReLU, from `added_channel` on
+    int added_channel = 0;
     std::optional<Algorithm> forced;  // for tests; otherwise the plan chooses
     std::vector<float> weight;        // (output_channels, input_channels, kernel, kernel)
     std::vector<float> bias;          // (output_channels)
-    std::vector<float> scale, shift;  // (input_channels) or empty: applied with a ReLU to the input
+    // (input_channels) or empty; convolutions and means apply them with a ReLU to what they read.
+    std::vector<float> scale, shift;
 
-    bool suits_winograd() const { return kernel == 3 && stride == 1 && dilation == 1; }
+    bool suits_winograd() const { return kernel == 3 && stride == 1 && dilation == 1 && padding == 1; }
 };
 
-/// Value 0 is the image.
+/// Value 0 is the image. `features` and `logits` are maps of one pixel.
 struct Network {
     std::vector<int> channels;  // of every value
     std::vector<Node> nodes;    // in an order in which they can run

@@ -18,14 +18,16 @@ constexpr Size kStripFloats = Size(1) << 17;
 
 int shrunk(int size, const Node& node) {
     switch (node.kind) {
-        case Kind::kMaxPool: return (size - 1) / 2 + 1;
-        case Kind::kSubsample: return (size - 1) / node.stride + 1;
         case Kind::kMean: return 1;
-        case Kind::kActivation: return size;
+        case Kind::kElementwise: return size;
+        case Kind::kMaxPool:
+        case Kind::kAveragePool:
+        case Kind::kSubsample:
         case Kind::kConvolution: break;
     }
     if (node.pooled) return size / 2;
-    return (size - 1) / node.stride + 1;  // the padding makes up for the kernel: see Network::check
+    const int places = size + 2 * node.padding - node.dilation * (node.kernel - 1);  // of the kernel at stride 1
+    return places < 1 ? 0 : (places - 1) / node.stride + 1;
 }
 
 Size round_up(Size a, Size b) { return (a + b - 1) / b * b; }
@@ -49,6 +51,9 @@ void size_maps(const Network& network, Plan& plan) {
         out.height = height;
         out.width = width;
     }
+    for (int value : {network.features, network.logits})
+        if (value >= 0 && plan.maps[value].pixels() != 1)
+            throw std::invalid_argument("features and logits must have one pixel");
 }
 
 /// Cycles that a 3×3 convolution takes, roughly, on one thread: what the choice of its algorithm minimizes.
@@ -93,6 +98,7 @@ void lay_out_maps(const Network& network, const Kernels& kernels, Plan& plan) {
         const Node& node = *step.node;
         if (node.input != 0) need(node.input, node.input_channel + round_up(node.input_channels, kernels.lanes));
         need(node.output, node.output_channel + round_up(node.output_channels, kernels.lanes));
+        if (node.added > 0) need(node.added, node.added_channel + round_up(node.output_channels, kernels.lanes));
         if (node.kind != Kind::kConvolution || node.kernel == 1) continue;
         Map& in = plan.maps[node.input];
         const Map& out = plan.maps[node.output];
@@ -134,14 +140,17 @@ void pair_steps(Plan& plan) {
         const Node &node = *plan.steps[i].node, &next = *plan.steps[i + 1].node;
         if (plan.key.keep || node.kind != Kind::kConvolution || node.kernel != 1 || node.pooled ||
             node.output_channel != 0 || next.kind != Kind::kConvolution || next.input != node.output ||
-            next.added == node.output || next.input_channel != 0 ||
+            next.added == node.output || next.input_channel != 0 || next.input_channels > node.output_channels ||
             plan.steps[i + 1].weights->algorithm == Algorithm::kDirect)
             continue;
-        // Whoever else reads the value must find it written anew before.
+        // Other steps that read the value must find it written anew.
         bool read_later = false;
         for (std::size_t j = i + 2; j < plan.steps.size() && !read_later; ++j) {
-            read_later = reads(*plan.steps[j].node, node.output);
-            if (plan.steps[j].node->output == node.output) break;
+            const Node& later = *plan.steps[j].node;
+            read_later = reads(later, node.output);
+            if (later.output == node.output && later.output_channel == 0 &&
+                later.output_channels >= node.output_channels)
+                break;
         }
         const bool large = plan.maps[node.output].image > kStripFloats;
         plan.steps[i].by_strips = large && !read_later;
@@ -149,7 +158,7 @@ void pair_steps(Plan& plan) {
 }
 
 /// Splits the steps where the largest map still to be read becomes smaller, and gives every segment its group.
-void group_steps(Plan& plan) {
+void group_steps(const Network& network, Plan& plan) {
     const std::size_t count = plan.steps.size();
     std::vector<Size> area(count);
     for (std::size_t i = count; i-- > 0;) {
@@ -175,11 +184,14 @@ void group_steps(Plan& plan) {
                 if (value >= 0) plan.maps[value].group = std::max(plan.maps[value].group, group);
         }
     }
+    // Results are read after the last segment, for all of its images.
+    for (int value : {network.features, network.logits})
+        if (value >= 0) plan.maps[value].group = group;
 }
 
 /// Lets values share memory where the one is read for the last time before the other is first written. Only values
 /// laid out alike do, so that the zeros of their borders stay where they are.
-void share_memory(Plan& plan) {
+void share_memory(const Network& network, Plan& plan) {
     const std::size_t count = plan.maps.size();
     std::vector<std::size_t> first(count, plan.steps.size()), last(count, 0);
     const auto use = [&](int value, std::size_t step) {
@@ -192,6 +204,8 @@ void share_memory(Plan& plan) {
         use(node.output, i);
         if (node.added >= 0) use(node.added, i);
     }
+    for (int value : {network.features, network.logits})
+        if (value >= 0) use(value, plan.steps.size() - 1);
     using Layout = std::tuple<int, int, int, int, Size, Size, Size, int>;
     std::map<Layout, std::vector<std::size_t>> free;  // slots of each layout
     std::vector<Layout> layouts;
@@ -203,8 +217,8 @@ void share_memory(Plan& plan) {
         plan.slot_sizes.push_back(std::size_t(plan.maps[value].image) * plan.maps[value].group);
     };
     new_slot(0);
-    // Results are read after the last step, and a segment may write to a value that a later one has yet to read for
-    // other images: only values inside one segment are ever shared.
+    // A segment may write to a value that a later one has yet to read for other images: only values inside one
+    // segment are ever shared.
     for (const Segment& segment : plan.segments) {
         free.clear();
         for (std::size_t i = segment.begin; i < segment.end; ++i) {
@@ -267,8 +281,8 @@ std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, 
         plan->steps.push_back(step);
     }
     lay_out_maps(network, kernels, *plan);
-    group_steps(*plan);
-    share_memory(*plan);
+    group_steps(network, *plan);
+    share_memory(network, *plan);
     pair_steps(*plan);
     for (std::size_t i = 0; i < plan->steps.size(); ++i)
         plan->scratch = std::max(plan->scratch, scratch_floats(kernels, *plan, i));
@@ -290,9 +304,12 @@ double macs(const Plan& plan, const Step& step) {
 
 const char* algorithm_name(const Step& step) {
     switch (step.node->kind) {
-        case Kind::kActivation: return "activate";
+        case Kind::kElementwise: return step.node->added >= 0 ? "add" : step.node->relu ? "activate" : "scale";
         case Kind::kMaxPool: return "max-pool";
-        case Kind::kSubsample: return "subsample";
+        case Kind::kAveragePool: return "average-pool";
+        case Kind::kSubsample:
+            return step.node->stride == 1 && step.node->output_channels == step.node->input_channels ? "copy"
+                                                                                                  : "subsample";
         case Kind::kMean: return "mean";
         case Kind::kConvolution: break;
     }

@@ -17,7 +17,7 @@
 
 namespace skipnets {
 
-/// Packed weights, made once for each node and algorithm that some plan wants.
+/// Packed weights, made once for each node and algorithm that some plan uses.
 class WeightStore {
 public:
     WeightStore(const Network& network, const Kernels& kernels) : network_(network), kernels_(kernels) {}

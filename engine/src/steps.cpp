@@ -46,10 +46,10 @@ Share split(const Team& team, int member, Size positions, Size panels, int rows,
 
 /// The rows of a few register tiles: where each reads, writes and what it adds.
 struct Pointers {
-    static constexpr int kMost = kTilesTogether * kMostRows;
-    const float* source[kMost];
-    float* out[kMost];
-    const float* added[kMost];
+    static constexpr int kMax = kTilesTogether * kMaxRows;
+    const float* source[kMax];
+    float* out[kMax];
+    const float* added[kMax];
 };
 
 /// A value in memory: all of its images, or a ring of rows of one image, which a thread keeps for itself while it
@@ -109,13 +109,13 @@ void convolve(const Execution& run, const Step& step, int image, Range positions
     const ConvolutionWeights& weights = *step.weights;
     const Kernels& kernels = run.kernels;
     const Place in = place_of(run, node.input, image, node.input_channel);
-    const Place added = node.added >= 0 ? place_of(run, node.added, image, 0) : Place{};
+    const Place added = node.added >= 0 ? place_of(run, node.added, image, node.added_channel) : Place{};
     const int step_of_input = node.pooled ? 2 : node.stride;
 
     Pointers at;
-    const float *bias[kMostRows], *zeros[kMostRows];
-    std::fill(bias, bias + kMostRows, weights.bias);
-    std::fill(zeros, zeros + kMostRows, kZeros);
+    const float *bias[kMaxRows], *zeros[kMaxRows];
+    std::fill(bias, bias + kMaxRows, weights.bias);
+    std::fill(zeros, zeros + kMaxRows, kZeros);
     const Size total = positions.end - positions.begin, tiles = ceil_div(total, weights.rows);
     float* packed = scratch;
     Walk walk(out.map, positions.begin);
@@ -172,7 +172,7 @@ void run_direct(const Execution& run, const Step& step, int image, int count) {
 
 // Between the elements of transformed tiles, in floats: without it the elements of one tile, which are written one
 // after another, would fall on the same few places of the first-level cache.
-constexpr Size kApart = 16;
+constexpr Size kElementGap = 16;
 
 int winograd_size(const Step& step) { return step.weights->algorithm == Algorithm::kWinograd2 ? 2 : 4; }
 
@@ -184,7 +184,7 @@ void convolve_by_winograd(const Execution& run, const Step& step, int image, Ran
     const ConvolutionWeights& weights = *step.weights;
     const Kernels& kernels = run.kernels;
     const Place out = place_of(run, node.output, image, node.output_channel);
-    const Place added = node.added >= 0 ? place_of(run, node.added, image, 0) : Place{};
+    const Place added = node.added >= 0 ? place_of(run, node.added, image, node.added_channel) : Place{};
 
     const int m = winograd_size(step), side = m + 2, elements = side * side, which = m / 4;
     const int lanes = kernels.lanes, depth = node.input_channels;
@@ -192,18 +192,18 @@ void convolve_by_winograd(const Execution& run, const Step& step, int image, Ran
     const int across = (out.map.width + m - 1) / m;
     const Size in_image = Size(across) * ((out.map.height + m - 1) / m);
     float* transformed = scratch;  // [element][vector][row][L]
-    float* products = transformed + elements * (vectors * weights.rows * lanes + kApart);  // [element][row][width]
-    const float* zeros[kMostRows];
-    std::fill(zeros, zeros + kMostRows, kZeros);
+    float* products = transformed + elements * (vectors * weights.rows * lanes + kElementGap);  // [element][row][width]
+    const float* zeros[kMaxRows];
+    std::fill(zeros, zeros + kMaxRows, kZeros);
 
     struct {
         Size number, y, x;
-    } corner[kMostRows];  // of the outputs of each tile
+    } corner[kMaxRows];  // of the outputs of each tile
     const Size total = tiles.end - tiles.begin, groups = ceil_div(total, weights.rows);
     for (Size group = 0; group < groups; ++group) {
         const Range range = share(total, int(groups), int(group));
         const int rows = int(range.end - range.begin);
-        const Size element = vectors * rows * lanes + kApart;
+        const Size element = vectors * rows * lanes + kElementGap;
         for (int r = 0; r < rows; ++r) {
             const Size tile = tiles.begin + range.begin + r, inside = tile % in_image;
             corner[r] = {tile / in_image, inside / across * m, inside % across * m};
@@ -216,7 +216,7 @@ void convolve_by_winograd(const Execution& run, const Step& step, int image, Ran
             const Panel& panel = weights.panels[i];
             const Size width = Size(panel.vectors) * lanes, channel = Size(panel.first) * lanes;
             const float* panel_weights = weights.weights + channel * elements * depth;
-            float* out_rows[kMostRows];
+            float* out_rows[kMaxRows];
             for (int r = 0; r < rows; ++r) out_rows[r] = products + r * width;
             Rows io{zeros, 0, out_rows, 0, nullptr, 0, false};
             for (int e = 0; e < elements; ++e) {
@@ -310,78 +310,83 @@ bool by_strips(const Execution& run, const Step& step) {
 
 // ---- elementwise ---------------------------------------------------------------------------------------------
 
-void run_activation(const Execution& run, const Step& step, int image, int count) {
-    const Map &in = run.plan.maps[step.node->input], &out = run.plan.maps[step.node->output];
-    const float* in_base = run.value(step.node->input, image);
-    float* out_base = run.value(step.node->output, image);
+/// Calls `compute(pixel)` for the member's share of the output's pixels.
+template <class Compute>
+void for_each_pixel(const Execution& run, const Map& out, int count, Compute compute) {
     const Range mine = share(out.pixels() * count, run.team.size(), run.member);
-    const Size vectors = ceil_div(step.node->input_channels, run.kernels.lanes);
     Walk walk(out, mine.begin);
-    for (Size i = mine.begin; i < mine.end; ++i, walk.next(out))
-        run.kernels.activate(out_base + out.at(walk.number, walk.y, walk.x), in_base + in.at(walk.number, walk.y, walk.x),
-                             step.scale, step.shift, vectors);
+    for (Size i = mine.begin; i < mine.end; ++i, walk.next(out)) compute(walk);
 }
 
-void run_max_pool(const Execution& run, const Step& step, int image, int count) {
-    const Map &in = run.plan.maps[step.node->input], &out = run.plan.maps[step.node->output];
-    const float* in_base = run.value(step.node->input, image);
-    float* out_base = run.value(step.node->output, image);
-    const Range mine = share(out.pixels() * count, run.team.size(), run.member);
-    const Size vectors = ceil_div(step.node->input_channels, run.kernels.lanes);
-    Walk walk(out, mine.begin);
-    for (Size i = mine.begin; i < mine.end; ++i, walk.next(out)) {
-        const float* seen[9];
+void run_elementwise(const Execution& run, const Step& step, int image, int count) {
+    const Node& node = *step.node;
+    const Place in = place_of(run, node.input, image, node.input_channel);
+    const Place out = place_of(run, node.output, image, node.output_channel);
+    const Place added = node.added >= 0 ? place_of(run, node.added, image, node.added_channel) : Place{};
+    const Size vectors = ceil_div(node.input_channels, run.kernels.lanes);
+    for_each_pixel(run, out.map, count, [&](const Walk& pixel) {
+        run.kernels.elementwise(out.at(pixel.number, pixel.y, pixel.x), in.at(pixel.number, pixel.y, pixel.x),
+                                step.scale, step.shift,
+                                added.base ? added.at(pixel.number, pixel.y, pixel.x) : nullptr, node.relu, vectors);
+    });
+}
+
+void run_pool(const Execution& run, const Step& step, int image, int count) {
+    const Node& node = *step.node;
+    const Place in = place_of(run, node.input, image, node.input_channel);
+    const Place out = place_of(run, node.output, image, node.output_channel);
+    const Size vectors = ceil_div(node.input_channels, run.kernels.lanes);
+    for_each_pixel(run, out.map, count, [&](const Walk& pixel) {
+        const float* seen[15 * 15];
         int count_seen = 0;
-        for (Size y = 2 * walk.y - 1; y <= 2 * walk.y + 1; ++y)
-            for (Size x = 2 * walk.x - 1; x <= 2 * walk.x + 1; ++x)
-                if (y >= 0 && y < in.height && x >= 0 && x < in.width)
-                    seen[count_seen++] = in_base + in.at(walk.number, y, x);
-        run.kernels.largest(out_base + out.at(walk.number, walk.y, walk.x), seen, count_seen, vectors);
-    }
+        const Size top = pixel.y * node.stride - node.padding, left = pixel.x * node.stride - node.padding;
+        for (Size y = std::max<Size>(top, 0); y < std::min<Size>(top + node.kernel, in.map.height); ++y)
+            for (Size x = std::max<Size>(left, 0); x < std::min<Size>(left + node.kernel, in.map.width); ++x)
+                seen[count_seen++] = in.at(pixel.number, y, x);
+        float* result = out.at(pixel.number, pixel.y, pixel.x);
+        if (node.kind == Kind::kMaxPool)
+            run.kernels.largest(result, seen, count_seen, vectors);
+        else
+            run.kernels.mean(result, seen, count_seen, float(node.kernel * node.kernel), nullptr, nullptr, vectors);
+    });
 }
 
 void run_subsample(const Execution& run, const Step& step, int image, int count) {
     const Node& node = *step.node;
-    const Map &in = run.plan.maps[node.input], &out = run.plan.maps[node.output];
-    const float* in_base = run.value(node.input, image);
-    float* out_base = run.value(node.output, image);
-    const int before = (node.output_channels - node.input_channels) / 2;
-    const Range mine = share(out.pixels() * count, run.team.size(), run.member);
-    Walk walk(out, mine.begin);
-    for (Size i = mine.begin; i < mine.end; ++i, walk.next(out)) {
-        const float* from = in_base + in.at(walk.number, walk.y * node.stride, walk.x * node.stride);
-        float* to = out_base + out.at(walk.number, walk.y, walk.x);
-        // All of it, zeros too: another value may have used this memory.
-        std::fill(to, to + before, 0.0f);
-        std::copy(from, from + node.input_channels, to + before);
-        std::fill(to + before + node.input_channels, to + out.pixel, 0.0f);
-    }
+    const Place in = place_of(run, node.input, image, node.input_channel);
+    const Place out = place_of(run, node.output, image, node.output_channel);
+    for_each_pixel(run, out.map, count, [&](const Walk& pixel) {
+        const float* from = in.at(pixel.number, pixel.y * node.stride, pixel.x * node.stride);
+        float* to = out.at(pixel.number, pixel.y, pixel.x);
+        // The zeros too: another value may have used this memory.
+        std::fill(to, to + node.before, 0.0f);
+        std::copy(from, from + node.input_channels, to + node.before);
+        std::fill(to + node.before + node.input_channels, to + node.output_channels, 0.0f);
+    });
 }
 
 void run_mean(const Execution& run, const Step& step, int image, int count) {
-    const Map &in = run.plan.maps[step.node->input], &out = run.plan.maps[step.node->output];
-    const float* in_base = run.value(step.node->input, image);
-    float* out_base = run.value(step.node->output, image);
+    const Place in = place_of(run, step.node->input, image, step.node->input_channel);
+    const Place out = place_of(run, step.node->output, image, step.node->output_channel);
     const int lanes = run.kernels.lanes;
     const Size vectors = ceil_div(step.node->input_channels, lanes);
     const Range mine = share(vectors, run.team.size(), run.member);
     if (mine.begin == mine.end) return;
-    // A row of the map at a time, and the mean of the rows' means: they all have the same number of pixels.
-    // Nothing is allocated in a run, so the pointers to a row's pixels go through an array of fixed size.
+    // Nothing is allocated in a run, so the pointers to the pixels go through an array of fixed size: the means of so
+    // many pixels, weighted by their number.
     const Size offset = mine.begin * lanes, own = mine.end - mine.begin;
     constexpr int kPointers = 256;
     const float* pixels[kPointers];
     for (int number = 0; number < count; ++number) {
-        float* result = out_base + out.at(number, 0, 0) + offset;
-        const Size total = in.pixels();
-        Walk walk(in, number * total);
+        float* result = out.at(number, 0, 0) + offset;
+        const Size total = in.map.pixels();
+        Walk walk(in.map, number * total);
         float* part = run.scratch;
         std::fill(result, result + own * lanes, 0.0f);
         for (Size done = 0; done < total;) {
             const int now = int(std::min<Size>(kPointers, total - done));
-            for (int i = 0; i < now; ++i, walk.next(in))
-                pixels[i] = in_base + in.at(walk.number, walk.y, walk.x) + offset;
-            run.kernels.mean(part, pixels, now, step.scale ? step.scale + offset : nullptr,
+            for (int i = 0; i < now; ++i, walk.next(in.map)) pixels[i] = in.at(walk.number, walk.y, walk.x) + offset;
+            run.kernels.mean(part, pixels, now, float(now), step.scale ? step.scale + offset : nullptr,
                              step.shift ? step.shift + offset : nullptr, own);
             const float weight = float(now) / float(total);
             for (Size c = 0; c < own * lanes; ++c) result[c] += weight * part[c];
@@ -402,7 +407,7 @@ std::size_t scratch_floats(const Kernels& kernels, const Plan& plan, std::size_t
     if (weights.algorithm != Algorithm::kDirect) {
         const int m = winograd_size(step), elements = (m + 2) * (m + 2);
         const Size width = weights.rows * lanes * (ceil_div(node.input_channels, lanes) + kWidestPanel);
-        return std::size_t(elements) * std::size_t(width + kApart);
+        return std::size_t(elements) * std::size_t(width + kElementGap);
     }
     Size most = 0;
     for (const DepthBlock& block : weights.blocks) most = std::max(most, block.depth);
@@ -422,8 +427,9 @@ std::size_t execute(const Execution& run, std::size_t number, int image, int cou
         return 2;
     }
     switch (step.node->kind) {
-        case Kind::kActivation: run_activation(run, step, image, count); break;
-        case Kind::kMaxPool: run_max_pool(run, step, image, count); break;
+        case Kind::kElementwise: run_elementwise(run, step, image, count); break;
+        case Kind::kMaxPool:
+        case Kind::kAveragePool: run_pool(run, step, image, count); break;
         case Kind::kSubsample: run_subsample(run, step, image, count); break;
         case Kind::kMean: run_mean(run, step, image, count); break;
         case Kind::kConvolution:

@@ -14,11 +14,11 @@
 namespace skipnets {
 namespace {
 
-// A look with a pause takes 15 to 40 ns. A step takes tens of microseconds, so a partner that is later than that has
+// A try with a pause takes 15 to 40 ns. A step takes tens of microseconds, so a member that is later than that has
 // probably lost its processor.
-constexpr int kLooksAtBarrier = 2000;
+constexpr int kBarrierSpins = 2000;
 // Between two calls of a busy service a worker stays awake for about 0.1 ms, then it sleeps.
-constexpr int kLooksForWork = 4000;
+constexpr int kIdleSpins = 4000;
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -58,7 +58,7 @@ public:
 
 private:
     Job* next() {
-        for (int look = 0; look < kLooksForWork; ++look) {
+        for (int spin = 0; spin < kIdleSpins; ++spin) {
             if (Job* job = job_.load(std::memory_order_acquire)) return job;
             pause();
         }
@@ -139,8 +139,8 @@ void Team::wait() {
         generation_.store(generation + 1, std::memory_order_release);
         return;
     }
-    for (int look = 0; generation_.load(std::memory_order_acquire) == generation; ++look) {
-        if (look < kLooksAtBarrier)
+    for (int spin = 0; generation_.load(std::memory_order_acquire) == generation; ++spin) {
+        if (spin < kBarrierSpins)
             pause();
         else
             std::this_thread::yield();
@@ -154,8 +154,8 @@ void run_team(int wanted, const std::function<void(Team&, int)>& work) {
     Job job{&work, &team, {int(workers.size())}};
     for (std::size_t i = 0; i < workers.size(); ++i) workers[i]->give(&job, int(i) + 1);
     work(team, 0);
-    for (int look = 0; job.running.load(std::memory_order_acquire) != 0; ++look) {
-        if (look < kLooksAtBarrier)
+    for (int spin = 0; job.running.load(std::memory_order_acquire) != 0; ++spin) {
+        if (spin < kBarrierSpins)
             pause();
         else
             std::this_thread::yield();

@@ -16,7 +16,7 @@ public:
     explicit Team(int size) : size_(size) {}
     int size() const { return size_; }
 
-    /// Returns when every member has called it. Spins for a while, then gives the processor away between looks.
+    /// Returns when every member has called it. Spins for a while, then yields the processor between tries.
     void wait();
 
 private:

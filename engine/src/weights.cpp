@@ -8,7 +8,7 @@ namespace skipnets {
 namespace {
 
 // 14 rows of 288 floats are 16 KiB: half of a first-level cache, the other half is for the panel passing by.
-constexpr int kDeepest = 288;
+constexpr int kMaxDepth = 288;
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
@@ -36,7 +36,7 @@ ConvolutionWeights outline(const Node& node, const Kernels& kernels, Algorithm a
 
 void add_blocks_of_channels(std::vector<DepthBlock>& blocks, int taps, int channels, int lanes) {
     const int vectors = ceil_div(channels, lanes);
-    const int parts = ceil_div(channels, kDeepest);
+    const int parts = ceil_div(channels, kMaxDepth);
     for (int tap = 0; tap < taps; ++tap)
         for (int part = 0; part < parts; ++part) {
             const int first = vectors * part / parts * lanes;
@@ -47,7 +47,7 @@ void add_blocks_of_channels(std::vector<DepthBlock>& blocks, int taps, int chann
 
 void add_blocks_of_taps(std::vector<DepthBlock>& blocks, int taps, int channels, int unit) {
     const int units = taps / unit;
-    const int parts = std::min(units, ceil_div(taps * channels, kDeepest));
+    const int parts = std::min(units, ceil_div(taps * channels, kMaxDepth));
     for (int part = 0; part < parts; ++part) {
         const int first = units * part / parts * unit, end = units * (part + 1) / parts * unit;
         blocks.push_back({first, end - first, 0, channels, Size(end - first) * channels, 0});
@@ -62,7 +62,7 @@ ConvolutionWeights direct_weights(const Node& node, const Kernels& kernels, bool
     const bool whole_vectors = node.input_channels % lanes == 0;
     result.in_runs = taps > 1 && !whole_vectors;
     result.run_taps = adjacent && node.dilation == 1 ? node.kernel : 1;
-    if (!result.in_runs && (taps == 1 || node.input_channels > kDeepest))
+    if (!result.in_runs && (taps == 1 || node.input_channels > kMaxDepth))
         add_blocks_of_channels(result.blocks, taps, node.input_channels, lanes);
     else
         add_blocks_of_taps(result.blocks, taps, node.input_channels, result.in_runs ? result.run_taps : 1);

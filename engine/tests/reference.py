@@ -1,9 +1,12 @@
 """Obvious, slow versions of what the engine computes, in double precision.
 
-Shapes: N images, C channels, H height, W width, O output channels, K kernel size.
+Shapes: N batch, C channels, H height, W width, O output channels, K kernel size; h, w height and width made.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +14,32 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def convolution(x: Array, weight: Array, bias: Array, *, stride: int = 1, dilation: int = 1) -> Array:
-    """(N, C, H, W), (O, C, K, K) → (N, O, ⌈H/stride⌉, ⌈W/stride⌉), padded by dilation · (K // 2)."""
-    pad = dilation * (weight.shape[2] // 2)
+def convolution(
+    x: Array,
+    weight: Array,
+    bias: Array,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: int | None = None,
+    groups: int = 1,
+) -> Array:
+    """(N, C, H, W), (O, C / groups, K, K) → (N, O, h, w); by default padded by dilation · (K // 2)."""
+    kernel = weight.shape[2]
+    pad = dilation * (kernel // 2) if padding is None else padding
     padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    height, width = -(-x.shape[2] // stride), -(-x.shape[3] // stride)
+    height, width = ((side - dilation * (kernel - 1) - 1) // stride + 1 for side in padded.shape[2:])
+    inputs, outputs = weight.shape[1], len(weight) // groups
     out = np.zeros((len(x), len(weight), height, width)) + bias[:, None, None]
-    for row in range(height):
-        for column in range(width):
-            for i in range(weight.shape[2]):
-                for j in range(weight.shape[3]):
-                    pixel = padded[:, :, row * stride + i * dilation, column * stride + j * dilation]
-                    out[:, :, row, column] += pixel @ weight[:, :, i, j].T
+    for group in range(groups):
+        reads = slice(group * inputs, (group + 1) * inputs)
+        writes = slice(group * outputs, (group + 1) * outputs)
+        for i in range(kernel):
+            for j in range(kernel):
+                rows = slice(i * dilation, i * dilation + (height - 1) * stride + 1, stride)
+                columns = slice(j * dilation, j * dilation + (width - 1) * stride + 1, stride)
+                pixels = padded[:, reads, rows, columns]
+                out[:, writes] += np.einsum("nchw,oc->nohw", pixels, weight[writes, :, i, j])
     return out
 
 
@@ -38,12 +55,57 @@ def means_over_2x2(x: Array) -> Array:
     return (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
 
 
-def max_pool(x: Array) -> Array:
-    """3×3, stride 2, padding 1."""
-    height, width = -(-x.shape[2] // 2), -(-x.shape[3] // 2)
+def pool(x: Array, mode: str, kernel: int, stride: int, padding: int) -> Array:
+    """A window's maximum, or its mean with the padding as zeros."""
+    height, width = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:])
     out = np.empty((*x.shape[:2], height, width))
     for row in range(height):
         for column in range(width):
-            seen = x[:, :, max(2 * row - 1, 0) : 2 * row + 2, max(2 * column - 1, 0) : 2 * column + 2]
-            out[:, :, row, column] = seen.max(axis=(2, 3))
+            top, left = row * stride - padding, column * stride - padding
+            seen = x[:, :, max(top, 0) : top + kernel, max(left, 0) : left + kernel]
+            out[:, :, row, column] = (
+                seen.max(axis=(2, 3)) if mode == "max" else seen.sum(axis=(2, 3)) / kernel**2
+            )
     return out
+
+
+def _convolution(operation: Any, inputs: list[Array], tensors: dict[str, Array]) -> Array:
+    return convolution(
+        inputs[0],
+        tensors["weight"],
+        tensors.get("bias", np.zeros(operation.out_channels)),
+        stride=operation.stride,
+        dilation=operation.dilation,
+        padding=operation.padding,
+        groups=operation.groups,
+    )
+
+
+def _norm(operation: Any, inputs: list[Array], tensors: dict[str, Array]) -> Array:
+    def each(name: str) -> Array:
+        return tensors[name][:, None, None]
+
+    deviation = np.sqrt(each("running_var") + operation.eps)
+    return (inputs[0] - each("running_mean")) / deviation * each("weight") + each("bias")
+
+
+def _pad(operation: Any, inputs: list[Array], tensors: dict[str, Array]) -> Array:
+    others = [(0, 0)] * (inputs[0].ndim - 2)
+    return np.pad(inputs[0], ((0, 0), (operation.before, operation.after), *others))
+
+
+# By the kind of a graph's operation: (operation, inputs, tensors) → output.
+OPERATIONS: dict[str, Callable[[Any, list[Array], dict[str, Array]], Array]] = {
+    "convolution": _convolution,
+    "norm": _norm,
+    "activation": lambda operation, inputs, tensors: np.maximum(inputs[0], 0),
+    "pool": lambda operation, inputs, tensors: pool(
+        inputs[0], operation.mode, operation.kernel, operation.stride, operation.padding
+    ),
+    "pad": _pad,
+    "concatenate": lambda operation, inputs, tensors: np.concatenate(inputs, axis=1),
+    "add": lambda operation, inputs, tensors: inputs[0] + inputs[1],
+    "dropout": lambda operation, inputs, tensors: inputs[0],
+    "mean": lambda operation, inputs, tensors: inputs[0].mean(axis=(2, 3)),
+    "linear": lambda operation, inputs, tensors: inputs[0] @ tensors["weight"].T + tensors["bias"],
+}

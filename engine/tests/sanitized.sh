@@ -12,7 +12,8 @@ cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSKIPNETS_SANITIZE="$s
 cmake --build "$build" --parallel
 mkdir -p "$build/package/skipnets_engine"
 cp skipnets_engine/*.py "$build"/_engine*.so "$build/package/skipnets_engine/"
-# Python leaks on purpose at exit; the engine's pool outlives main.
+# Python leaks on purpose at exit; the engine's pool outlives main. -P: the package built here, not the sources in
+# this folder, which lack the compiled part.
 LD_PRELOAD="$(c++ -print-file-name="$library") $(c++ -print-file-name=libstdc++.so)" PYTHONPATH=$build/package \
     ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="halt_on_error=1 report_thread_leaks=0 suppressions=$PWD/tests/tsan.supp" \
-    "$python" -m pytest "$@" -q -p no:cacheprovider
+    "$python" -P -m pytest "$@" -q -p no:cacheprovider

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def run(
 def finish(network: _engine.Network, value: int, channels: int) -> None:
     """Give a network the features that it must have."""
     features = network.add_value(channels)
-    network.add_mean("mean", value, features)
+    network.add_mean("mean", value, features, channels)
     network.features = features
 
 
@@ -67,7 +68,7 @@ def convolve(
     kernel: int,
     isa: str,
     threads: int,
-    **options: object,
+    **options: Any,
 ) -> None:
     """One convolution over a map that another one made, so that it has a border and padded channels."""
     inputs = shape[1]
@@ -84,8 +85,9 @@ def convolve(
         x.astype(float),
         weight.astype(float),
         bias.astype(float),
-        stride=int(str(options.get("stride", 1))),
-        dilation=int(str(options.get("dilation", 1))),
+        stride=options.get("stride", 1),
+        dilation=options.get("dilation", 1),
+        padding=options.get("padding"),
     )
     assert_close(mine, np.maximum(wanted, 0) if options.get("relu") else wanted)
 
@@ -93,15 +95,25 @@ def convolve(
 @examples
 @given(st.data())
 def test_direct_convolution(isa: str, data: st.DataObject) -> None:
+    kernel, dilation = data.draw(st.sampled_from([1, 2, 3, 4, 5, 7])), data.draw(st.integers(1, 2))
+    reach = dilation * (kernel - 1)
+    padding = data.draw(st.integers(0, reach))
+    smallest = max(reach + 1 - 2 * padding, 1)
     convolve(
         case=Case(),
-        shape=(data.draw(images), data.draw(channel_counts), data.draw(sides), data.draw(sides)),
+        shape=(
+            data.draw(images),
+            data.draw(channel_counts),
+            max(data.draw(sides), smallest),
+            max(data.draw(sides), smallest),
+        ),
         outputs=data.draw(channel_counts),
-        kernel=data.draw(st.sampled_from([1, 3, 5, 7])),
+        kernel=kernel,
         isa=isa,
         threads=data.draw(threads),
         stride=data.draw(st.integers(1, 3)),
-        dilation=data.draw(st.integers(1, 2)),
+        dilation=dilation,
+        padding=padding,
         relu=data.draw(st.booleans()),
         algorithm="direct",
     )
@@ -215,7 +227,7 @@ def test_strips_change_nothing(isa: str, algorithm: str, threads: int) -> None:
     image, inner, result, features = (network.add_value(c) for c in (8, middle, 12, 12))
     network.add_convolution("first", image, inner, first, bias, relu=True)
     network.add_convolution("second", inner, result, second, np.zeros(12, np.float32), algorithm=algorithm)
-    network.add_mean("mean", result, features)
+    network.add_mean("mean", result, features, 12)
     network.features = features
     engine = _engine.Engine(network, isa, threads)
     apart = engine.values(x, [result])[0].mean(
@@ -227,34 +239,73 @@ def test_strips_change_nothing(isa: str, algorithm: str, threads: int) -> None:
 
 @examples
 @given(st.data())
-def test_max_pooling_subsampling_and_mean(isa: str, data: st.DataObject) -> None:
-    channels, added, stride = (
+def test_the_other_steps_in_ranges_of_channels(isa: str, data: st.DataObject) -> None:
+    """Each reads from inside of one value and writes inside of another, and leaves its neighbors alone."""
+    channels, skipped, lead = (
         data.draw(channel_counts),
-        data.draw(st.integers(0, 20)),
-        data.draw(st.integers(1, 3)),
+        data.draw(st.integers(0, 9)),
+        data.draw(channel_counts),
     )
-    x = Case().numbers(data.draw(images), channels, data.draw(sides), data.draw(sides))
+    before, after, stride = (data.draw(st.integers(*bounds)) for bounds in ((0, 9), (0, 20), (1, 3)))
+    kernel = data.draw(st.integers(1, 5))
+    padding, relu = data.draw(st.integers(0, kernel // 2)), data.draw(st.booleans())
+    height, width = (max(data.draw(sides), kernel) for _ in range(2))
+    x = Case().numbers(data.draw(images), skipped + channels, height, width)
     scale, shift = Case(1).numbers(channels), Case(2).numbers(channels)
+    part = x[:, skipped:].astype(float)
+    scaled = part * scale[:, None, None].astype(float) + shift[:, None, None]
+    activated = reference.activation(part, scale.astype(float), shift.astype(float))
+    window = {"kernel": kernel, "stride": stride, "padding": padding}
+    added = {"added": 1, "added_channel": skipped}
+    padded = np.pad(part[:, :, ::stride, ::stride], ((0, 0), (before, after), (0, 0), (0, 0)))
+    cases = [
+        ("elementwise", {"scale": scale, "shift": shift, "relu": True}, activated),
+        ("elementwise", {"scale": scale, "shift": shift}, scaled),
+        ("elementwise", {"relu": True}, np.maximum(part, 0)),
+        ("elementwise", {"relu": relu, **added}, np.maximum(2 * part, 0) if relu else 2 * part),
+        ("elementwise", {"scale": scale, "shift": shift, **added}, scaled + part),
+        ("pool", {"mode": "max", **window}, reference.pool(part, "max", **window)),
+        ("pool", {"mode": "average", **window}, reference.pool(part, "average", **window)),
+        ("subsample", {"stride": stride, "before": before, "after": after}, padded),
+        ("mean", {"scale": scale, "shift": shift}, activated.mean(axis=(2, 3), keepdims=True)),
+        ("mean", {}, part.mean(axis=(2, 3), keepdims=True)),
+    ]
     network = _engine.Network()
-    image, copied, activated, largest, fewer, features = (
-        network.add_value(c) for c in (channels, channels, channels, channels, channels + added, channels)
+    image, copied, features = (
+        network.add_value(c) for c in (skipped + channels, skipped + channels, channels)
     )
-    identity = np.eye(channels, dtype=np.float32)[:, :, None, None]
-    network.add_convolution("copy", image, copied, identity, np.zeros(channels, np.float32))
-    network.add_activation("activation", copied, activated, scale, shift)
-    network.add_max_pool("max", copied, largest)
-    network.add_subsample("fewer", copied, fewer, stride)
-    network.add_mean("mean", copied, features, scale, shift)
+    network.add_subsample("copy", image, copied, skipped + channels)
+    targets = []
+    for name, options, wanted in cases:
+        # What lies in front of the step's channels is written before it, as the layout promises.
+        target = network.add_value(lead + wanted.shape[1])
+        ends = {"input_channel": skipped, "output_channel": lead}
+        if wanted.shape[2:] == part.shape[2:]:
+            weight = np.ones((lead, skipped + channels, 1, 1), np.float32)
+            network.add_convolution("lead", copied, target, weight, np.zeros(lead, np.float32))
+        getattr(network, f"add_{name}")(name, copied, target, channels, **ends, **options)
+        targets.append(target)
+    network.add_mean("mean", copied, features, channels)
     network.features = features
-    engine = _engine.Engine(network, isa, data.draw(threads))
-    found = engine.values(x, [activated, largest, fewer, features])
-    x64 = x.astype(float)
-    wanted = reference.activation(x64, scale.astype(float), shift.astype(float))
-    assert_close(found[0], wanted)
-    assert_close(found[1], reference.max_pool(x64))
-    padding = ((0, 0), (added // 2, added - added // 2), (0, 0), (0, 0))
-    assert_close(found[2], np.pad(x64[:, :, ::stride, ::stride], padding))
-    assert_close(found[3], wanted.mean(axis=(2, 3), keepdims=True))
+    found = _engine.Engine(network, isa, data.draw(threads)).values(x, targets)
+    for (_, _, wanted), mine in zip(cases, found, strict=True):
+        assert_close(mine[:, lead:], wanted)
+        if wanted.shape[2:] == part.shape[2:]:
+            assert_close(mine[:, :lead], np.repeat(x.astype(float).sum(axis=1, keepdims=True), lead, axis=1))
+
+
+def test_results_outlive_later_steps(isa: str) -> None:
+    """Features that are read early, followed by values of the same shape, for more images than one."""
+    case, network = Case(), _engine.Network()
+    image, features, *later = (network.add_value(8) for _ in range(5))
+    network.add_mean("mean", image, features, 8)
+    for source, target in zip([features, *later], later, strict=False):
+        weight = case.numbers(8, 8, 1, 1)
+        network.add_convolution("linear", source, target, weight, case.numbers(8))
+    network.features, network.logits = features, later[-1]
+    x = case.numbers(5, 8, 4, 4)
+    found = _engine.Engine(network, isa, 1).run(x, False)
+    assert_close(found, x.astype(float).mean(axis=(2, 3)))
 
 
 def test_a_nan_in_an_image_reaches_the_features(isa: str) -> None:
@@ -265,6 +316,6 @@ def test_a_nan_in_an_image_reaches_the_features(isa: str) -> None:
     network.add_convolution(
         "conv", image, result, Case().numbers(16, 16, 3, 3), np.zeros(16, np.float32), relu=True
     )
-    network.add_mean("mean", result, features)
+    network.add_mean("mean", result, features, 16)
     network.features = features
     assert np.isnan(_engine.Engine(network, isa, 1).run(x, False)).any()

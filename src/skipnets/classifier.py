@@ -28,14 +28,13 @@ from skipnets.errors import UserError
 from skipnets.models.registry import config_from_dict, config_to_dict
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
 from skipnets.runtimes.exported import export_format, open_exported
-from skipnets.runtimes.model_file import FORMAT_VERSION, read_model_file, write_model_file
+from skipnets.runtimes.model_file import read_model_file, write_model_file
 
 if TYPE_CHECKING:
     import torch
 
     from skipnets.data.decoding import Source
-    from skipnets.models.densenet import DenseNet
-    from skipnets.models.resnet import ResNet
+    from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
 
     Image = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor
@@ -108,7 +107,7 @@ class Classifier:
     @classmethod
     def from_model(
         cls,
-        model: DenseNet | ResNet,
+        model: Backbone[Any],
         *,
         classes: Sequence[str],
         preprocessing: Preprocessing,
@@ -133,7 +132,7 @@ class Classifier:
         )
 
     @property
-    def model(self) -> DenseNet | ResNet:
+    def model(self) -> Backbone[Any]:
         """The torch module, in the runtime's own hands: changing it changes the classifier.
 
         A classifier that the native engine runs is read again and runs in torch from here on.
@@ -411,7 +410,7 @@ def _description(path: Path, metadata: dict[str, Any], parameters: int) -> dict[
     return {
         "path": str(path),
         "bytes": sum(file.stat().st_size for file in files),
-        "format_version": FORMAT_VERSION,
+        "format_version": metadata["format_version"],
         "skipnets_version": metadata.get("skipnets_version"),
         "architecture": dict(about["architecture"]),
         "parameters": parameters,

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pytest
-from PIL import Image
+from tests.helpers.commands import QUICK, Result, write_image
 
 from skipnets.cli import main
-
-
-class Result(NamedTuple):
-    """What a command gave: its exit status and what it wrote."""
-
-    status: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -33,13 +23,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return call
 
 
-def write_image(path: Path, brightness: int, seed: int = 0) -> None:
-    """A noisy 16×16 PNG about that bright."""
-    noise = np.random.default_rng(seed).integers(0, 60, (16, 16, 3))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((brightness + noise).astype(np.uint8)).save(path)
-
-
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty dark and twenty bright images in two folders."""
@@ -50,20 +33,39 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-TINY = [
-    "--model",
-    "densenet_bc40_k12",
-    "--model-options.block-config",
-    "[1,1]",
-    "--model-options.growth-rate",
-    4,
-]
-QUICK = [*TINY, "--epochs", 4, "--batch-size", 8, "--ema", 0, "--workers", 0, "--augmentation", "flip"]
-
-
 @pytest.fixture(scope="session")
 def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder, trained by the command itself."""
     out = tmp_path_factory.mktemp("runs") / "light"
     assert main([str(word) for word in ["train", photos, "--out", out, *QUICK]]) == 0
+    return out
+
+
+RESNET = ["--model", "resnet20", "--model-options.block-config", "[1,1]", "--model-options.width", 8]
+
+
+@pytest.fixture(scope="session")
+def runs(trained: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of each family. Not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "residual"
+    options = [*RESNET, *QUICK[QUICK.index("--epochs") :]]
+    assert main([str(word) for word in ["train", photos, "--out", out, *options]]) == 0
+    return {"densenet": trained, "resnet": out}
+
+
+@pytest.fixture(scope="session")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dark and bright images, of which a third are in the wrong folder."""
+    root = tmp_path_factory.mktemp("noisy")
+    for index in range(60):
+        is_dark = bool(index % 2) != (index % 3 == 0)
+        write_image(root / ("a" if index % 2 else "b") / f"{index}.png", 10 if is_dark else 180, index)
+    return root
+
+
+@pytest.fixture(scope="session")
+def unsure(noisy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on those. Not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "unsure"
+    assert main([str(word) for word in ["train", noisy, "--out", out, *QUICK]]) == 0
     return out

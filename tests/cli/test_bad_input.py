@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import QUICK, Result, write_image
+from tests.helpers.commands import QUICK, Result, write_image
 
 
 @pytest.fixture
-def place(tmp_path: Path, photos: Path, trained: Path) -> Path:
+def place(tmp_path: Path, photos: Path, trained: Path, runs: dict[str, Path]) -> Path:
     """A folder with everything that can be wrong."""
     (tmp_path / "empty").mkdir()
     write_image(tmp_path / "one-class/only/a.png", 10)
@@ -29,6 +29,10 @@ def place(tmp_path: Path, photos: Path, trained: Path) -> Path:
     (tmp_path / "list.yaml").write_text("- data")
     (tmp_path / "photos").symlink_to(photos)
     (tmp_path / "run").symlink_to(trained)
+    (tmp_path / "residual").symlink_to(runs["resnet"])
+    (tmp_path / "net.onnx").write_text("never looked at")
+    (tmp_path / "file").write_text("neither an image nor a folder")
+    write_image(tmp_path / "photo.png", 10)
     return tmp_path
 
 
@@ -103,6 +107,59 @@ CASES = {
     "an unknown device": (["predict", "run", "photos", "--device", "abacus"], ["abacus"]),
     "no ranking": (["predict", "run", "photos", "--top-k", 0], ["top_k", "0"]),
     "no model matches": (["models", "vgg*"], ["vgg*"]),
+    "no such model": (["summary", "densnet121"], ["densnet121", "did you mean densenet121"]),
+    "too small images": (["summary", "densenet121", "--input-size", 8], ["8×8", "29×29"]),
+    "fit without memory": (["summary", "resnet18", "--batch-size", "fit"], ["--memory", "16GiB"]),
+    "memory that is none": (
+        ["summary", "resnet18", "--batch-size", "fit", "--memory", "much"],
+        ["much", "16GiB"],
+    ),
+    "a batch that is none": (["summary", "resnet18", "--batch-size", "big"], ["big", "whole number or fit"]),
+    "a summary where nothing can be": (
+        ["summary", "resnet18", "--output", "file/s.txt"],
+        ["cannot be written"],
+    ),
+    "a drawing of another kind": (
+        ["diagram", "resnet18", "--output", "a.gif"],
+        ["a.gif", ".svg, .png, .pdf"],
+    ),
+    "a drawing where nothing can be": (
+        ["diagram", "resnet18", "--block", 1, "--output", "file/d.svg"],
+        ["file/d.svg", "cannot be written"],
+    ),
+    "no such block": (["diagram", "resnet18", "--block", 5, "--output", "a.svg"], ["from 1 to 4", "5"]),
+    "a sheet of another kind": (["explain", "run", "photo.png", "--output", "a.jpg"], ["a.jpg", ".png"]),
+    "what is no image": (["explain", "run", "file", "--output", "a.png"], ["file", "not an image"]),
+    "a missing image to explain": (
+        ["explain", "run", "none.png", "--output", "a.png"],
+        ["none.png", "is not there"],
+    ),
+    "no such class": (
+        ["explain", "run", "photo.png", "--classes", "drak", "--output", "a.png"],
+        ["drak", "did you mean dark"],
+    ),
+    "no such stage": (
+        ["explain", "run", "photo.png", "--stage", "layer9", "--output", "a.png"],
+        ["layer9", "denseblock1"],
+    ),
+    "a folder without images for a ResNet": (
+        ["reuse", "residual", "empty", "--output", "r.png"],
+        ["empty"],
+    ),
+    "reuse of no images": (["reuse", "residual", "--images", 0, "--output", "r.png"], ["images", "0"]),
+    "reuse of a name": (["reuse", "resnet18", "--output", "r.png"], ["resnet18", "does not exist"]),
+    "reuse as a table": (["reuse", "run", "--output", "r.csv"], ["r.csv", ".png, .svg, .pdf"]),
+    "an explanation by an export": (
+        ["explain", "net.onnx", "photo.png", "--output", "a.png"],
+        ["net.onnx", "model file or run folder that it was made from"],
+    ),
+    "reuse in an export": (["reuse", "net.onnx", "--output", "r.png"], ["net.onnx", "that it was made from"]),
+    "calibration of an export": (["calibrate", "net.onnx"], ["net.onnx", "that it was made from"]),
+    "a report of no run": (["report", "empty"], ["empty", "not a run folder"]),
+    "a report of a name": (["report", "densenet121"], ["densenet121", "not a run folder"]),
+    "a report that cannot be written": (["report", "run", "--output", "file/r.html"], ["cannot be written"]),
+    "a comparison with no run": (["compare", "run", "empty"], ["empty", "evaluation.json"]),
+    "calibration of a folder": (["calibrate", "empty"], ["empty", "model.safetensors"]),
 }
 
 

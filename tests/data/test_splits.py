@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipnets.data.splits import check_fractions, cut, read_rows, read_splits, write_splits
+from skipnets.data.splits import SplitRow, check_fractions, cut, read_split_rows, read_splits, write_splits
 from skipnets.errors import UserError
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -53,12 +53,13 @@ def test_impossible_fractions(fractions):
 
 def test_write_and_read(tmp_path):
     rows = [
-        ("a b/1,2.jpg", "a b", "train"),
-        ('größe/"x".png', 'größe, "so"', "val"),
-        ("c/\udcff.png", "c", "test"),
+        SplitRow("a b/1,2.jpg", "a b", "train", "patient 1, left", 12, "0f"),
+        SplitRow('größe/"x".png', 'größe, "so"', "val"),
+        SplitRow("c/\udcff.png", "c", "test", "", -1, ""),
     ]
     write_splits(tmp_path / "splits.csv", rows)
-    assert read_splits(tmp_path / "splits.csv") == {name: (label, split) for name, label, split in rows}
+    assert read_split_rows(tmp_path / "splits.csv") == rows
+    assert read_splits(tmp_path / "splits.csv") == {row.path: (row.label, row.split) for row in rows}
     assert [path.name for path in tmp_path.iterdir()] == ["splits.csv"]
 
 
@@ -68,7 +69,7 @@ def test_write_and_read(tmp_path):
         ("path,label\na,b\n", "lacks the column split; the first line must be path,label,split"),
         ("", "lacks the column path"),
         ("path,label,split\na,b\n", "line 2: must be path,label,split"),
-        ("path,label,split\na,,train\n", "line 2: .*none of them empty"),
+        ("path,label,split\na,,train\n", "line 2: must be path,label,split, with path, label and split"),
         ("path,label,split\na,b,train,x\n", "line 2: must be"),
         (
             "path,label,split\na,b,train\nc,d,valid\n",
@@ -76,6 +77,7 @@ def test_write_and_read(tmp_path):
         ),
         ("path,label,split\na,b,train\na,b,val\n", "line 3: a is listed twice"),
         ('path,label,split\n"a,b,train\n', "not a CSV file"),
+        ("path,label,split,group,size,hash\na,b,train,,many,0f\n", "line 2: size='many': must be a number"),
     ],
 )
 def test_bad_files_name_the_line(tmp_path, content, message):
@@ -90,7 +92,7 @@ def test_missing_file(tmp_path):
         read_splits(tmp_path / "absent.csv")
 
 
-def test_split_column_may_be_missing_where_it_may(tmp_path):
-    path = tmp_path / "manifest.csv"
-    path.write_text("\ufefflabel,path,note\ncat,1.jpg,x\n", encoding="utf-8")
-    assert read_rows(path, need_split=False) == [("1.jpg", "cat", "")]
+def test_files_of_version_0_1_are_read(tmp_path):
+    path = tmp_path / "splits.csv"
+    path.write_text("path,label,split\na/1.jpg,a,val\n")
+    assert read_split_rows(path) == [SplitRow("a/1.jpg", "a", "val", group="", size=-1, hash="")]

@@ -7,19 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import torchvision
-from tests.deploy.conftest import make_classifier
+from tests.helpers.classifiers import make_classifier
 
-from skipnets.classifier import Classifier
 from skipnets.cli import main
 from skipnets.deploy import benchmark as room
 from skipnets.deploy.benchmark import Candidate, Timing, alternate, compare_speeds
-from skipnets.deploy.candidates import multiply_accumulates, torchvision_network
 from skipnets.deploy.export import Export
 from skipnets.errors import UserError
-from skipnets.models.factory import create_model
-from skipnets.models.registry import config_to_dict
 
 
 def test_candidates_take_turns_and_begin_unmeasured() -> None:
@@ -41,52 +35,6 @@ def test_median_and_quartiles() -> None:
     timing = Timing(seconds=(5.0, 1.0, 2.0, 3.0, 4.0))
     assert timing.median == 3.0
     assert timing.quartiles == (2.0, 4.0)
-
-
-@pytest.mark.parametrize(
-    ("name", "fields"),
-    [
-        ("densenet121", {"block_config": (2, 1, 1, 1)}),
-        ("densenet121", {"block_config": (1, 2), "in_chans": 1, "num_classes": 7, "growth_rate": 16}),
-        ("densenet_bc40_k12", {}),
-        ("densenet_bc40_k12", {"in_chans": 1}),
-        ("resnet18", {"block_config": (1, 2, 1, 1)}),
-        ("resnet50", {"block_config": (1, 1, 1, 1), "in_chans": 1}),
-        ("resnext50_32x4d", {"block_config": (1, 1, 1, 1)}),
-        ("wide_resnet50_2", {"block_config": (1, 1, 1, 1)}),
-    ],
-)
-@torch.no_grad()
-def test_the_baseline_is_torchvisions_and_computes_the_same(name: str, fields: dict[str, object]) -> None:
-    model = create_model(name, **fields).eval()
-    baseline = torchvision_network(model.config, model.state_dict())
-    assert isinstance(baseline, torchvision.models.DenseNet | torchvision.models.ResNet)
-    x = torch.randn(1, model.config.in_chans, 64, 64)
-    torch.testing.assert_close(baseline(x), model(x))
-
-
-@pytest.mark.parametrize(
-    ("name", "fields"),
-    [
-        ("densenet40_k12", {}),
-        ("resnet20", {}),
-        ("resnet18", {"norm": "group"}),
-        ("resnet18", {"output_stride": 8}),
-        ("resnet18", {"width": 32}),
-        ("densenet121", {"compression": 0.3}),
-        ("densenet121", {"num_classes": 0}),
-    ],
-)
-def test_where_torchvision_has_nothing(name: str, fields: dict[str, object]) -> None:
-    model = create_model(name, **fields)
-    assert torchvision_network(model.config, model.state_dict()) is None
-
-
-@pytest.mark.parametrize(("name", "expected"), [("densenet121", 2.83e9), ("resnet50", 4.09e9)])
-def test_multiply_accumulates(name: str, expected: float) -> None:
-    """torchvision's documentation gives these numbers as GFLOPS: 2.83 and 4.09."""
-    counted = multiply_accumulates(config_to_dict(create_model(name).config), (224, 224))
-    assert counted == pytest.approx(expected, rel=0.005)
 
 
 @pytest.fixture
@@ -165,10 +113,3 @@ def test_nothing_is_timed_that_computes_something_else(wrong: float) -> None:
 def test_wrong_batches() -> None:
     with pytest.raises(UserError, match=r"batch sizes must be 1 or more, not \[0\]"):
         compare_speeds(make_classifier("resnet20"), batches=[0])
-
-
-def test_the_model_that_is_measured_stays_as_it_is() -> None:
-    classifier: Classifier = make_classifier("resnet20")
-    network = torchvision_network(classifier.model.config, classifier.model.state_dict())
-    assert network is None
-    assert all(parameter.requires_grad for parameter in classifier.model.parameters())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import openvino
 import pytest
-from tests.deploy.conftest import some_image
+from tests.helpers.classifiers import some_image
 
 from skipnets.classifier import load
 from skipnets.deploy.export import Export

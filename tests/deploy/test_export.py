@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tests.deploy.conftest import FORMATS, make_classifier, make_images, some_image, write_class_folders
+from tests.helpers.classifiers import FORMATS, make_classifier, make_images, some_image, write_class_folders
 
 import skipnets
 from skipnets.classifier import Classifier, describe, load
@@ -38,6 +38,13 @@ class TestWhatIsWritten:
         np.testing.assert_allclose(exported.embed(IMAGES), classifier.embed(IMAGES), atol=1e-5)
         for first, second in zip(exported.predict(IMAGES, 3), classifier.predict(IMAGES, 3), strict=True):
             assert [label for label, _ in first.ranking] == [label for label, _ in second.ranking]
+
+    @pytest.mark.parametrize(("pooling", "features"), [("max", 12), ("avgmax", 12), ("catavgmax", 24)])
+    def test_every_pooling_is_exported(self, pooling: str, features: int, tmp_path: Path) -> None:
+        classifier = make_classifier(global_pool=pooling)
+        exported = load(export_model(classifier, output=tmp_path / "a.onnx").path)
+        np.testing.assert_allclose(exported.embed(IMAGES), classifier.embed(IMAGES), atol=1e-5)
+        assert exported.embed(IMAGES).shape == (len(IMAGES), features)
 
     @pytest.mark.parametrize("file_format", FORMATS)
     def test_it_says_what_the_model_file_says(
@@ -225,7 +232,7 @@ KILLED = """
 import sys
 import onnx
 import skipnets.deploy.export as room
-from tests.deploy.conftest import make_classifier
+from tests.helpers.classifiers import make_classifier
 
 def hang(self, *arguments):
     print("checking", flush=True)

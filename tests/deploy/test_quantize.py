@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.deploy.conftest import make_classifier, make_images, some_image
+from tests.helpers.classifiers import make_classifier, make_images, some_image
 
 from skipnets.classifier import Classifier, load
 from skipnets.deploy.benchmark import Timing
@@ -154,7 +154,7 @@ def refuse(self, address, *rest):
     raise OSError("no network")
 socket.socket.connect = refuse
 socket.getaddrinfo = lambda *rest, **named: opened.append(rest) or []
-from tests.deploy.conftest import make_classifier, make_images
+from tests.helpers.classifiers import make_classifier, make_images
 from skipnets.deploy.export import export_model
 classifier = make_classifier("resnet20")
 export_model(classifier, sys.argv[1], file_format="openvino", int8=True,

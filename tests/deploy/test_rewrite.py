@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,17 +14,16 @@ from torch import Tensor, nn
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy.graph import simplify
 from skipnets.deploy.rewrite import (
-    CenterdConvolution,
+    CenteredConvolution,
     fold_norms,
     normalize_inside,
     pool_before_convolution,
 )
-from skipnets.models.densenet import DenseNet
+from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
 from skipnets.models.registry import list_models, model_config
-from skipnets.models.resnet import ResNet
 
-Model = DenseNet | ResNet
+Model = Backbone[Any]
 REWRITES: list[Callable[[Model], Model]] = [fold_norms, pool_before_convolution]
 
 SMALL: dict[str, dict[str, object]] = {
@@ -167,7 +167,7 @@ def test_normalizing_inside_is_exact_to_the_border(name: str, channels: int) -> 
         std=(0.2, 0.5, 0.3)[:channels],
     )
     pixels = np.random.default_rng(0).integers(0, 256, (3, size, size + 3, channels), dtype=np.uint8)
-    pixels[0] = 0  # black: without centerd padding, its border would be the first to differ
+    pixels[0] = 0  # black: without centered padding, its border would be the first to differ
     inside = normalize_inside(model, preprocessing.mean, preprocessing.std)
     expected = model(torch.from_numpy(preprocessing.normalize(pixels)))
     planes = torch.from_numpy(preprocessing.planes(pixels))
@@ -177,12 +177,12 @@ def test_normalizing_inside_is_exact_to_the_border(name: str, channels: int) -> 
 
 
 @torch.no_grad()
-def test_centerd_padding_alone() -> None:
+def test_centered_padding_alone() -> None:
     """One convolution by hand: the mean color gives what zeros give, all the way to the corner."""
     convolution = nn.Conv2d(2, 3, 3, padding=1)
-    centerd = CenterdConvolution(torch.tensor([30.0, 200.0]), convolution)
+    centered = CenteredConvolution(torch.tensor([30.0, 200.0]), convolution)
     flat = torch.tensor([30, 200], dtype=torch.uint8)[None, :, None, None].expand(1, 2, 5, 5)
-    torch.testing.assert_close(centerd(flat), convolution(torch.zeros(1, 2, 5, 5)))
+    torch.testing.assert_close(centered(flat), convolution(torch.zeros(1, 2, 5, 5)))
 
 
 @pytest.mark.parametrize("input_type", ["uint8", "float32"])

@@ -71,7 +71,7 @@ def check_parameter_count(block: nn.Module, channels: int, growth_rate: int, lay
 
 # --8<-- [end:plain-list-check]
 def dense_layer(channels: int, growth_rate: int) -> DenseLayer:
-    return DenseLayer(channels, growth_rate, 4, norm="batch", drop_rate=0.0, drop_path_rate=0.0)
+    return DenseLayer(channels, growth_rate, 4, norm="batch", proj_drop_rate=0.0, drop_path_rate=0.0)
 
 
 def test_layers_in_a_plain_list() -> None:

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from skipnets.cli import COMMANDS, make_app
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
@@ -22,7 +24,8 @@ def load_examples() -> ModuleType:
 
 
 examples = load_examples()
-PAGES = [path for path in examples.PAGES if "```python" in path.read_text() or "```sh" in path.read_text()]
+GENERATED = ("```python", "```sh", "<!-- include", "<!-- commands")
+PAGES = [path for path in examples.PAGES if any(mark in path.read_text() for mark in GENERATED)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(DOCS).as_posix())
@@ -52,9 +55,32 @@ def test_code_that_fails_is_found() -> None:
 
 
 def test_the_page_of_mistakes_shows_every_marked_part_of_its_tests() -> None:
-    """Asked for in the form of three lines: a formatter of Python takes the short one apart."""
     tests = Path(__file__).with_name("test_mistakes.py").read_text(encoding="utf-8")
     page = (DOCS / "guide" / "mistakes.md").read_text(encoding="utf-8")
     marked = re.findall(r"\[start:([\w-]+)\]", tests)
     assert marked
-    assert re.findall(r"^--8<--\ntests/docs/test_mistakes.py:([\w-]+)\n--8<--$", page, re.MULTILINE) == marked
+    assert (
+        re.findall(r"^<!-- include tests/docs/test_mistakes.py:([\w-]+) -->$", page, re.MULTILINE) == marked
+    )
+    start = page.index(
+        "```python\nclass ForgottenLayers(nn.Module):"
+    )  # the code itself, for readers of the repository
+    assert "self.layers = [  # a plain list" in page[start : start + 300]
+
+
+def test_every_command_and_option_has_an_entry_with_an_anchor() -> None:
+    page = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
+    anchors = re.findall(r'<a id="([\w-]+)"></a>', page)
+    assert len(anchors) == len(set(anchors)) > 100
+    for name in COMMANDS:
+        assert f"\n## {name}\n" in page
+        options = {
+            word.removeprefix("--").lower()
+            for argument in make_app(name)[name].assemble_argument_collection()
+            if argument.show
+            for word in argument.names[:1]
+        }
+        assert {anchor for anchor in anchors if anchor in {f"{name}-{option}" for option in options}} == {
+            f"{name}-{option}" for option in options
+        }
+    assert "--epochs" in page

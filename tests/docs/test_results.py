@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from skipnets.models import model_config
-from skipnets.models.tensors import parameter_count
+from skipnets.models.family import network_graph
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RUNS = json.loads((DOCS / "data" / "accuracy.json").read_text(encoding="utf-8"))["runs"]
@@ -19,7 +19,7 @@ PARAMETERS = {(run["kind"], run["label"]): run["parameters"] for run in RUNS}
 def test_parameters_are_those_of_the_models() -> None:
     for run in RUNS:
         config = model_config(run["model"], **run["fields"], in_chans=1, num_classes=10)
-        assert parameter_count(config) == run["parameters"]
+        assert network_graph(config).parameter_count() == run["parameters"]
 
 
 def test_a_larger_growth_rate_is_more_accurate() -> None:

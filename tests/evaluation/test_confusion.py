@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skipnets.evaluation.confusion import draw_confusion, save_figure
+from skipnets.evaluation.confusion import draw_confusion, save_figure, tints
 
 
 def test_it_says_what_the_matrix_holds() -> None:
@@ -39,6 +39,18 @@ def test_colors_tell_right_from_wrong_and_some_from_none() -> None:
     assert colors[0, 1].min() < 0.95  # one among ten thousand: not white
     assert (colors[2] == colors[2, 0]).all()  # no images of this class: one gray
     assert 0.8 < colors[2, 0, 0] < 1
+
+
+def test_tints_are_proportional_to_the_share_of_the_row() -> None:
+    confusion = np.array([[919, 1, 20, 60], [0, 1000, 0, 0], [0, 0, 500, 500], [0, 0, 0, 0]])
+    depth, deepest = tints(confusion)
+    assert deepest == 0.5
+    assert (depth > 0).tolist() == (confusion > 0).tolist()
+    # The same distance for the same share, within mistakes and within correct predictions.
+    assert (depth[0, 3] - depth[0, 2]) / (depth[0, 2] - depth[0, 1]) == pytest.approx(40 / 19)
+    assert depth[2, 3] == depth[1, 1] == 1
+    assert (depth[1, 1] - depth[0, 0]) / (depth[1, 1] - depth[2, 2]) == pytest.approx(81 / 500)
+    assert tints(np.array([[999, 1], [0, 1000]]))[1] == 0.1  # one rare mistake is not the deepest
 
 
 @pytest.mark.parametrize("classes", [2, 40, 160])

@@ -19,8 +19,8 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 from skipnets.insight import Explanation, contact_sheet, explain
 from skipnets.insight.attribution import METHODS, stage_names
-from skipnets.insight.trace import Grid
 from skipnets.models import create_model, list_models, model_config
+from skipnets.models.accounting import Grid
 
 
 def _classifier(name: str, size: int | tuple[int, int] = 32, **fields: object) -> Classifier:
@@ -154,9 +154,9 @@ def test_several_images_and_classes(method: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": ["d"]}, 'the model knows no "d"; it tells a, b, c'),
-        ({"method": "guess"}, "method must be one of gradcam"),
-        ({"stage": "layer9"}, "must be auto or one of relu, layer1, layer2, layer3"),
+        ({"classes": ["d"]}, 'classes="d": must be among a, b, c'),
+        ({"method": "guess"}, "method=guess: must be one of gradcam"),
+        ({"stage": "layer9"}, "stage=layer9: must be auto or one of relu, layer1, layer2, layer3"),
     ],
 )
 def test_wrong_input(options: dict[str, object], message: str) -> None:

@@ -60,6 +60,23 @@ def test_shortcuts_are_told_apart(tmp_path, figures, name: str, shortcuts: dict[
     assert len(lines) == sum(shortcuts.values())
 
 
+def _height_of(figure: Figure, text: str) -> float:
+    return next(item.get_position()[1] for item in figure.axes[0].texts if item.get_text() == text)
+
+
+def test_stages_of_equal_size_are_level_and_other_sizes_leave_no_gap(tmp_path, figures) -> None:
+    draw_diagram(["resnet34", "densenet121"], output=tmp_path / "a.png")
+    for number in (1, 2, 3, 4):
+        # A transition, which is 0.48 high with its gap, stands above the dense block of its size.
+        above = 0.48 if number > 1 else 0
+        stage, block = (_height_of(figures[0], f"{kind} {number}") for kind in ("stage", "dense block"))
+        assert stage - block == pytest.approx(above)
+    draw_diagram("resnet20", output=tmp_path / "a.png")
+    draw_diagram(["resnet20", "densenet121"], output=tmp_path / "a.png")
+    alone, beside = (_height_of(figure, "stage 1") - _height_of(figure, "head") for figure in figures[1:])
+    assert beside == pytest.approx(alone, rel=0.1)  # no map size in common, so nothing to align
+
+
 def _sources() -> list[object]:
     return ["densenet121", "resnet152", "resnet110", ["resnet34", "densenet121"]]
 
@@ -100,9 +117,9 @@ def test_formats(tmp_path) -> None:
     ("sources", "output", "options", "message"),
     [
         ("resnet20", "a.gif", {}, r"must end in \.svg, \.png, \.pdf"),
-        ("resnet20", "a.svg", {"block": 4}, "block must be from 1 to 3 for resnet20, not 4"),
+        ("resnet20", "a.svg", {"block": 4}, "block=4: must be from 1 to 3 for resnet20"),
         ("resnet21", "a.svg", {}, r"did you mean .*resnet20"),
-        ([], "a.svg", {}, "name at least one"),
+        ([], "a.svg", {}, "sources: must name at least one"),
     ],
 )
 def test_wrong_input(tmp_path, sources, output: str, options: dict[str, int], message: str) -> None:

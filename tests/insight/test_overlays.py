@@ -11,8 +11,8 @@ from PIL import Image
 
 from skipnets.errors import UserError
 from skipnets.insight import Explanation, contact_sheet, overlay
-from skipnets.insight.overlays import save_explanations
-from skipnets.insight.trace import Grid
+from skipnets.insight.overlays import _short_names, save_explanations
+from skipnets.models.accounting import Grid
 
 
 def _explanation(source: str = "a.png", label: str = "cat", size: tuple[int, int] = (60, 40)) -> Explanation:
@@ -61,6 +61,22 @@ def test_a_sheet_shows_every_image_and_is_about_square(images: int, classes: int
         assert 0.5 < sheet.width / sheet.height < 2
 
 
+def test_equal_names_in_different_folders_are_told_apart() -> None:
+    names = _short_names(["a/cat/1.jpg", "a/dog/1.jpg", "b/dog/1.jpg", "a/cat/2.jpg", "[3]"])
+    assert list(names.values()) == ["cat/1.jpg", "a/dog/1.jpg", "b/dog/1.jpg", "2.jpg", "[3]"]
+
+
+def test_the_color_bar_shows_the_overlay_s_colors() -> None:
+    explanation = _explanation(size=(256, 256))
+    explanation.image.paste((178, 178, 178), (0, 0, 256, 256))  # the gray of the bar: 0.7
+    sheet = np.asarray(contact_sheet([[explanation]]), np.int64)
+    bar = sheet[-44 + 7, 14 : 14 + 256]
+    strongest = np.asarray(overlay(explanation), np.int64)[60, 60]
+    weakest = np.asarray(overlay(explanation), np.int64)[200, 200]
+    assert np.abs(bar[-1] - strongest).max() <= 2
+    assert np.abs(bar[0] - weakest).max() <= 2
+
+
 def test_files_are_written_image_by_image_under_names_that_are_safe(tmp_path: Path) -> None:
     names = ["../../etc/passwd.png", "b/c d.png", "[3]"]
     written = []
@@ -84,8 +100,8 @@ def test_files_are_written_image_by_image_under_names_that_are_safe(tmp_path: Pa
 
 
 def test_no_images_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no image to explain"):
+    with pytest.raises(UserError, match="images: must name at least one"):
         contact_sheet([])
-    with pytest.raises(UserError, match="no image to explain"):
+    with pytest.raises(UserError, match="images: must name at least one"):
         save_explanations(iter(()), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())

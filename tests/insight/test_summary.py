@@ -55,13 +55,14 @@ def test_stages_and_connections_of_densenet121() -> None:
         ("features.denseblock3", (1024, 14, 14)),
         ("features.transition3", (512, 7, 7)),
         ("features.denseblock4", (1024, 7, 7)),
-        ("(pool)", (1024,)),
+        ("global_pool", (1024,)),
         ("classifier", (1000,)),
     ]
     assert list(summary.totals.connections.values()) == [21, 78, 300, 136]
-    assert summary.totals.kept_bytes_linear is not None
-    assert summary.totals.kept_bytes_linear < summary.totals.kept_bytes / 4
-    assert summarize("resnet18").totals.kept_bytes_linear is None
+    kept = summary.totals.kept_bytes
+    assert kept["linear-recompute"] < kept["linear"] < kept["plain"] / 4
+    assert list(summarize("resnet18").totals.kept_bytes) == ["plain"]
+    assert list(summarize("densenet121", norm="group").totals.kept_bytes) == ["plain"]
 
 
 def test_folding() -> None:
@@ -69,7 +70,7 @@ def test_folding() -> None:
     assert {layer.depth for layer in summary.rows(2)} == {1, 2}
     shown = summary.rows(1)
     assert sum(layer.parameters for layer in shown) == summary.totals.parameters
-    with pytest.raises(UserError, match="depth must be at least 1"):
+    with pytest.raises(UserError, match="depth=0: must be at least 1"):
         summary.rows(0)
 
 
@@ -82,7 +83,7 @@ def test_formats_tell_the_same() -> None:
     assert document["totals"]["parameters"] == 176_122
     assert len(document["layers"]) == len(summary.rows(1))
     markdown = summary.to_markdown(depth=1)
-    assert "| classifier | Linear |" in markdown
+    assert "| classifier | linear |" in markdown
     assert "**parameters**: 176,122" in markdown
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(summary.to_rich(depth=3))
@@ -110,8 +111,8 @@ def test_sources(tmp_path) -> None:
         ("densnet121", {}, "did you mean densenet121"),
         ("nowhere/model.safetensors", {}, "no model file or run folder and no model's name"),
         ("densenet121", {"input_size": 16}, "too small for densenet121"),
-        ("densenet121", {"input_size": 0}, "input_size must be at least 1"),
-        ("densenet121", {"batch_size": 0}, "batch_size must be at least 1"),
+        ("densenet121", {"input_size": 0}, "input_size=0×0: must be at least 1"),
+        ("densenet121", {"batch_size": 0}, "batch_size=0: must be at least 1"),
         ("densenet121", {"grow_rate": 3}, 'no field "grow_rate"'),
     ],
 )

@@ -75,7 +75,7 @@ def test_intermediates_are_chosen_by_index(name: str) -> None:
     stopped, _ = model.forward_intermediates(x, [1], stop_early=True)
     torch.testing.assert_close(stopped, every[1], msg=path)
     assert seen == []
-    with pytest.raises(UserError, match="do not fit"):
+    with pytest.raises(UserError, match="maps, 0 to"):
         model.forward_intermediates(x, [9])
 
 
@@ -118,7 +118,7 @@ def test_one_call_builds_what_tutorials_vary() -> None:
 @pytest.mark.parametrize("norm", ["batch", "group", None])
 @every_small
 def test_every_norm_trains(name: str, norm: str | None) -> None:
-    model = small_model(name, norm=norm, drop_rate=0.2, head_drop_rate=0.3, drop_path_rate=0.5)
+    model = small_model(name, norm=norm, proj_drop_rate=0.2, drop_rate=0.3, drop_path_rate=0.5)
     loss = model(torch.randn(4, 3, 64, 64)).square().mean()
     loss.backward()
     gradients = [parameter.grad for parameter in model.parameters()]
@@ -127,7 +127,7 @@ def test_every_norm_trains(name: str, norm: str | None) -> None:
 
 @every_small
 def test_dropping_rates_act_in_training_only(name: str) -> None:
-    model = small_model(name, drop_rate=0.3, head_drop_rate=0.3, drop_path_rate=0.5)
+    model = small_model(name, proj_drop_rate=0.3, drop_rate=0.3, drop_path_rate=0.5)
     x = torch.randn(2, 3, 64, 64)
     model.eval()
     torch.testing.assert_close(model(x), model(x))

@@ -680,7 +680,7 @@ def test_steps_aside_for_a_synchronized_norm():
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"drop_rate": 0.2}, "dropout"),
+        ({"proj_drop_rate": 0.2}, "dropout"),
         ({"drop_path_rate": 0.5}, "stochastic depth"),
         ({"norm": "group"}, "its norm is a GroupNorm, not a BatchNorm2d"),
         ({"norm": None}, "its norm is an Identity, not a BatchNorm2d"),

@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, made without training."""
+"""A run on data that were named to break a page."""
 
 from __future__ import annotations
 
@@ -6,77 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
+from tests.helpers.runs import HOSTILE_CLASSES, HOSTILE_FILE, make_run, write_images
 
-from skipnets.classifier import Classifier
-from skipnets.data import Preprocessing, open_dataset
-from skipnets.evaluation import evaluate
-from skipnets.models import create_model
-from skipnets.training.config import TrainConfig
-from skipnets.training.recipes import with_recipe
-from skipnets.training.run import Row, Run, write_config, write_environment, write_metrics, write_skipped
-
-# What a class and a file may be called by someone who means harm.
-HOSTILE_CLASSES = (
-    "<script>document.title='owned'<",
-    "\"><img src=x onerror=document.title='owned'>",
-    "{{ 7 * 7 }} $\\frac{1}{2}$ &amp; \u202egnp.exe",
-)
-HOSTILE_FILE = "a'\"><svg onload=document.title='owned'> #\n.png"
-
-
-def write_images(root: Path, classes: tuple[str, ...], each: int, names: tuple[str, ...] = ()) -> Path:
-    """Noisy images of 12×16, a shade a class."""
-    rng = np.random.default_rng(0)
-    for number, label in enumerate(classes):
-        folder = root / label
-        folder.mkdir(parents=True)
-        for index in range(each):
-            pixels = rng.integers(0, 120, (12, 16, 3)) + 120 * (number % 2)
-            name = names[index] if index < len(names) else f"{index:03}.png"
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name, "PNG")
-    return root
-
-
-def make_run(folder: Path, data: Path, *, seed: int = 0, name: str = "resnet20") -> Run:
-    """A run folder with a network of random weights."""
-    run = Run(folder)
-    dataset = open_dataset(data)
-    folder.mkdir(parents=True)
-    config = with_recipe(TrainConfig(data=str(data), out=folder, model=name, epochs=3, lr=0.1))
-    write_config(run, config)
-    write_environment(run, seed=0)
-    dataset.write_splits(run.splits)
-    write_metrics(run.metrics, [row(epoch) for epoch in (1, 2, 3)])
-    torch.manual_seed(seed)
-    classifier = Classifier.from_model(
-        create_model(name, num_classes=len(dataset.classes)),
-        classes=dataset.classes,
-        preprocessing=Preprocessing(size=16),
-        provenance={"data": str(data), "scores": {"epoch": 2}},
-    )
-    classifier.save(run.model)
-    evaluation = evaluate(classifier, dataset, split="test", workers=0)
-    evaluation.save(folder)
-    if evaluation.failures:
-        write_skipped(run, {"elsewhere/broken.png": "cut short"})
-    return run
-
-
-def row(epoch: int) -> Row:
-    return Row(
-        epoch=epoch,
-        lr=0.1,
-        train_loss=2.0 / epoch,
-        val_loss=3.0 / epoch,
-        val_accuracy=0.2 * epoch,
-        val_balanced_accuracy=0.2 * epoch,
-        seconds=50.0,
-        validation_seconds=1.0,
-    )
+from skipnets.training.run import Run
 
 
 @pytest.fixture(scope="session")

@@ -8,56 +8,13 @@ from math import comb
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import pytest
-from numpy.typing import NDArray
+from tests.helpers.results import CLASSES, make_answers, write_results
 
-from skipnets.classifier import softmax
 from skipnets.errors import UserError
-from skipnets.evaluation.evaluating import Evaluation
 from skipnets.evaluation.metrics import measure
 from skipnets.report import compare
 from skipnets.report.comparison import holm, mcnemar
-from skipnets.report.results import read_results
-
-CLASSES = ("a", "b", "c")
-
-
-def write(
-    folder: Path,
-    logits: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    *,
-    classes: tuple[str, ...] = CLASSES,
-    names: list[str] | None = None,
-    split: str = "test",
-    data: str = "pets",
-    temperature: float = 1.0,
-) -> Path:
-    """What `skipnets evaluate --output` writes, but for the image of the confusion matrix."""
-    logits = logits.astype(np.float32)
-    evaluation = Evaluation(
-        classifier="c",
-        data=data,
-        split=split,
-        classes=classes,
-        metrics=measure(logits, labels, temperature=temperature),
-        names=names or [f"{index:05}.png" for index in range(len(labels))],
-        labels=labels,
-        logits=logits,
-        temperature=temperature,
-        failures={},
-        known=None,
-    )
-    evaluation.write_predictions(folder / "predictions.parquet")
-    (folder / "evaluation.json").write_text(json.dumps(evaluation.to_dict()))
-    return folder
-
-
-def answers(seed: int, count: int, strength: float, labels: NDArray[np.int64] | None = None):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 3, count) if labels is None else labels
-    return rng.normal(size=(count, 3)) + strength * np.eye(3)[labels], labels
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (0, 1), (3, 3), (2, 9), (0, 12), (40, 61)])
@@ -75,13 +32,13 @@ def test_holm_s_own_steps() -> None:
 
 
 def test_a_better_run_is_told_from_an_equal_one(tmp_path: Path) -> None:
-    logits, labels = answers(0, 300, 1.0)
-    good, _ = answers(1, 300, 3.0, labels)
-    equal, _ = answers(2, 300, 1.0, labels)
+    logits, labels = make_answers(0, 300, 1.0)
+    good, _ = make_answers(1, 300, 3.0, labels)
+    equal, _ = make_answers(2, 300, 1.0, labels)
     folders = [
-        write(tmp_path / "first", logits, labels),
-        write(tmp_path / "good", good, labels),
-        write(tmp_path / "equal", equal, labels),
+        write_results(tmp_path / "first", logits, labels),
+        write_results(tmp_path / "good", good, labels),
+        write_results(tmp_path / "equal", equal, labels),
     ]
     comparison = compare(folders, resamples=400)
     assert comparison.runs == ("first", "good", "equal")
@@ -114,10 +71,11 @@ def test_a_better_run_is_told_from_an_equal_one(tmp_path: Path) -> None:
 
 
 def test_figures_are_evaluation_s_own(tmp_path: Path) -> None:
-    logits, labels = answers(0, 200, 1.0)
-    other, _ = answers(1, 200, 2.0, labels)
+    logits, labels = make_answers(0, 200, 1.0)
+    other, _ = make_answers(1, 200, 2.0, labels)
     comparison = compare(
-        [write(tmp_path / "a", logits, labels), write(tmp_path / "b", other, labels)], resamples=50
+        [write_results(tmp_path / "a", logits, labels), write_results(tmp_path / "b", other, labels)],
+        resamples=50,
     )
     for figure in comparison.figures:
         for value, each in zip(figure.values, (logits, other), strict=True):
@@ -137,8 +95,8 @@ def test_figures_are_evaluation_s_own(tmp_path: Path) -> None:
 
 
 def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
-    logits, labels = answers(0, 60, 1.0)
-    a, b = write(tmp_path / "x/a", logits, labels), write(tmp_path / "y/a", logits, labels)
+    logits, labels = make_answers(0, 60, 1.0)
+    a, b = write_results(tmp_path / "x/a", logits, labels), write_results(tmp_path / "y/a", logits, labels)
     comparison = compare([a, b], resamples=50)
     assert comparison.runs == (str(a), str(b))
     assert {(each.difference, each.p, each.verdict) for each in comparison.differences} == {
@@ -153,8 +111,8 @@ def test_false_alarms_are_as_rare_as_promised(tmp_path: Path) -> None:
     rounds = 60
     labels = rng.integers(0, 3, 150)
     for index in range(rounds):
-        pair = [answers(2 * index + k, 150, 1.0, labels)[0] for k in (0, 1)]
-        folders = [write(tmp_path / f"{index}-{k}", each, labels) for k, each in enumerate(pair)]
+        pair = [make_answers(2 * index + k, 150, 1.0, labels)[0] for k in (0, 1)]
+        folders = [write_results(tmp_path / f"{index}-{k}", each, labels) for k, each in enumerate(pair)]
         for each in compare(folders, resamples=200).differences:
             if each.figure in alarms:
                 alarms[each.figure] += each.verdict != "within noise"
@@ -164,12 +122,12 @@ def test_false_alarms_are_as_rare_as_promised(tmp_path: Path) -> None:
 
 
 def test_order_of_images_and_classes_does_not_matter(tmp_path: Path) -> None:
-    logits, labels = answers(0, 80, 1.0)
-    other, _ = answers(1, 80, 1.5, labels)
-    a, b = write(tmp_path / "a", logits, labels), write(tmp_path / "b", other, labels)
+    logits, labels = make_answers(0, 80, 1.0)
+    other, _ = make_answers(1, 80, 1.5, labels)
+    a, b = write_results(tmp_path / "a", logits, labels), write_results(tmp_path / "b", other, labels)
     order = np.random.default_rng(0).permutation(80)
     columns = np.array([2, 0, 1])
-    shuffled = write(
+    shuffled = write_results(
         tmp_path / "s" / "b",
         other[order][:, columns],
         np.argsort(columns)[labels[order]],
@@ -183,17 +141,19 @@ def test_order_of_images_and_classes_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
-    logits, labels = answers(0, 30, 1.0)
-    a = write(tmp_path / "a", logits, labels)
+    logits, labels = make_answers(0, 30, 1.0)
+    a = write_results(tmp_path / "a", logits, labels)
     cases = {
-        "their test images differ (1 are in one only: 00029.png)": write(
+        "their test images differ (1 are in one only: 00029.png)": write_results(
             tmp_path / "fewer", logits[:29], labels[:29]
         ),
-        'they were evaluated on different splits ("test" and "val")': write(
+        'they were evaluated on different splits ("test" and "val")': write_results(
             tmp_path / "val", logits, labels, split="val"
         ),
-        "they tell different classes (c, d)": write(tmp_path / "d", logits, labels, classes=("a", "b", "d")),
-        '00000.png is "': write(tmp_path / "labels", logits, (labels + (np.arange(30) == 0)) % 3),
+        "they tell different classes (c, d)": write_results(
+            tmp_path / "d", logits, labels, classes=("a", "b", "d")
+        ),
+        '00000.png is "': write_results(tmp_path / "labels", logits, (labels + (np.arange(30) == 0)) % 3),
         f"{tmp_path / 'no'} is not a run folder": tmp_path / "no",
     }
     for message, folder in cases.items():
@@ -207,40 +167,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_data_of_the_same_names_are_noted(tmp_path: Path) -> None:
-    logits, labels = answers(0, 30, 1.0)
-    a, b = write(tmp_path / "a", logits, labels), write(tmp_path / "b", logits, labels, data="moved/pets")
+    logits, labels = make_answers(0, 30, 1.0)
+    a, b = (
+        write_results(tmp_path / "a", logits, labels),
+        write_results(tmp_path / "b", logits, labels, data="moved/pets"),
+    )
     assert compare([a, b], resamples=10).notes == (
         "b was evaluated on moved/pets, a on pets; names and labels of the images are the same",
     )
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.4, 3.0])
-def test_results_are_what_was_evaluated(tmp_path: Path, temperature: float) -> None:
-    logits, labels = answers(0, 40, 3.0)
-    results = read_results(write(tmp_path / "a", logits, labels, temperature=temperature))
-    assert results.temperature == temperature
-    np.testing.assert_allclose(results.probabilities, softmax(logits, temperature), atol=1e-6)
-    np.testing.assert_allclose(softmax(results.logits), softmax(logits), atol=1e-5)
-    np.testing.assert_array_equal(results.labels, labels)
-    np.testing.assert_array_equal(results.predicted, logits.argmax(1))
-
-
-def test_probabilities_too_small_for_the_table_stay_finite(tmp_path: Path) -> None:
-    results = read_results(write(tmp_path / "a", np.array([[200.0, 0, -200], [0, 1, 2]]), np.array([0, 1])))
-    assert np.isfinite(results.logits).all()
-
-
-def test_folders_without_predictions_say_what_to_do(tmp_path: Path) -> None:
-    logits, labels = answers(0, 30, 1.0)
-    folder = write(tmp_path / "a", logits, labels)
-    (folder / "evaluation.json").write_text("{")
-    with pytest.raises(UserError, match=r"are damaged .* skipnets evaluate .* writes them anew"):
-        read_results(folder)
-    write(folder, logits, labels)
-    table = pyarrow.parquet.read_table(folder / "predictions.parquet")
-    pyarrow.parquet.write_table(table.drop_columns(["p:b"]), folder / "predictions.parquet")
-    with pytest.raises(UserError, match="do not belong together"):
-        read_results(folder)
-    (folder / "predictions.parquet").unlink()
-    with pytest.raises(UserError, match=r"has no predictions\.parquet: .*--resume"):
-        read_results(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +12,12 @@ import openvino
 import pytest
 import torch
 from PIL import Image
-from tests.deploy.conftest import FORMATS, some_image
+from tests.helpers.classifiers import FORMATS, some_image
 
 from skipnets.classifier import Classifier, describe, load
 from skipnets.deploy.export import Export
 from skipnets.errors import UserError
 from skipnets.runtimes.exported import export_format
-from skipnets.runtimes.onnxruntime import OnnxRuntime, _image_size, open_session
 
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch"}
 
@@ -193,87 +191,3 @@ def test_predicting_never_imports_torch(
 def test_describe_needs_no_weights_of_the_model_file(exports: dict[str, Export]) -> None:
     about = describe(exports["openvino"].path)
     assert about["bytes"] == sum(file.stat().st_size for file in exports["openvino"].path.iterdir())
-
-
-SIGNAL_AFTER_TWO = """
-import gc, os, signal, sys
-from skipnets.classifier import load
-signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
-first = load(sys.argv[1])
-second = load(sys.argv[1])
-del first
-gc.collect()
-del second
-gc.collect()
-os.kill(os.getpid(), signal.SIGUSR1)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there is no SIGUSR1 to send here")
-def test_signals_are_handled_after_openvino(exports: dict[str, Export]) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", SIGNAL_AFTER_TWO, exports["openvino"].path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (result.returncode, result.stdout) == (0, "handled\n"), result.stderr
-
-
-def test_onnx_is_opened_for_the_size_that_the_classifier_prepares(exports: dict[str, Export]) -> None:
-    classifier = load(exports["onnx"].path)
-    height, width = classifier.preprocessing.size
-    assert isinstance(classifier.runtime, OnnxRuntime)
-    for side in (height, height + 3):
-        batch = np.random.default_rng(side).integers(0, 256, (2, 3, side, side), dtype=np.uint8)
-        any_size = open_session(exports["onnx"].path)
-        assert any_size.get_inputs()[0].shape == ["batch", 3, "height", "width"]
-        expected = any_size.run(["logits"], {"images": batch})[0]
-        np.testing.assert_allclose(classifier.runtime.logits(batch), expected, rtol=1e-4, atol=1e-4)
-    opened = open_session(exports["onnx"].path, size=(height, width))
-    assert opened.get_inputs()[0].shape == ["batch", 3, height, width]
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        None,
-        "no JSON",
-        "[]",
-        "{}",
-        '{"preprocessing": {"size": 32}}',
-        '{"preprocessing": {"size": [32]}}',
-        '{"preprocessing": {"size": ["32", "32"]}}',
-        '{"preprocessing": {"size": [0, 32]}}',
-        '{"preprocessing": {"size": [32, 1000000000000]}}',
-    ],
-)
-def test_an_image_size_that_makes_no_sense_is_not_opened_for(metadata: str | None) -> None:
-    assert _image_size(metadata) is None
-
-
-SIGNAL_AFTER_OTHERS = """
-import gc, os, signal
-import numpy, openvino
-from openvino import opset13
-from skipnets.runtimes.openvino import keeping_signal_stack
-signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
-with keeping_signal_stack():
-    parameter = opset13.parameter([1, 3], numpy.float32)
-    graph = openvino.Model([opset13.relu(parameter)], [parameter])
-    first, second = openvino.Core(), openvino.Core()
-    compiled = [first.compile_model(graph, "CPU"), second.compile_model(graph, "CPU")]
-    del compiled[0], first
-    gc.collect()
-del compiled, second
-gc.collect()
-os.kill(os.getpid(), signal.SIGUSR1)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there is no SIGUSR1 to send here")
-def test_signals_are_handled_after_cores_of_others() -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", SIGNAL_AFTER_OTHERS], capture_output=True, text=True, check=False
-    )
-    assert (result.returncode, result.stdout) == (0, "handled\n"), result.stderr

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import nn
 
 import skipnets
 from skipnets.errors import UserError
-from skipnets.models import create_model, list_models
+from skipnets.models import create_model, list_models, network_graph
+from skipnets.models.graph import Graph, GraphBuilder
 from skipnets.models.registry import REGISTRY, config_to_dict
 from skipnets.runtimes import TensorsDoNotFitError, open_runtime
 from skipnets.runtimes.native import NativeRuntime, NotForTheEngineError
@@ -44,7 +46,7 @@ def tensors_of(model: nn.Module) -> dict[str, Any]:
 
 
 def engine_of(model: Any, **options: Any) -> Any:
-    return skipnets_engine.Engine(config_to_dict(model.config), tensors_of(model), **options)
+    return skipnets_engine.Engine(network_graph(model.config), tensors_of(model), **options)
 
 
 def relative_error(mine: Any, wanted: torch.Tensor) -> float:
@@ -61,21 +63,26 @@ def check_against_torch(name: str, size: tuple[int, int], *, count: int, **field
     batch = torch.randn(count, model.config.in_chans, *size)
     exact = copy.deepcopy(model).double()
     engine = engine_of(model, threads=2)
+    found = engine.stages(batch.numpy())
+    assert {info["module"] for info in model.feature_info} <= set(found)
+    singles, doubles = outputs_of(model, batch, found), outputs_of(exact, batch.double(), found)
+    found |= {"embed": engine.embed(batch.numpy()), "logits": engine.logits(batch.numpy())}
+    for path, mine in found.items():
+        single, double = singles[path], doubles[path]
+        assert relative_error(mine, double) <= max(1e-5, 2 * relative_error(single.numpy(), double)), path
+
+
+def outputs_of(model: Any, batch: torch.Tensor, paths: Iterable[str]) -> dict[str, torch.Tensor]:
+    """What the modules at these paths, the pooling and the whole network give."""
+    outputs: dict[str, torch.Tensor] = {}
+    for path in paths:
+        model.get_submodule(path).register_forward_hook(
+            lambda module, inputs, output, path=path: outputs.update({path: output.clone()})
+        )
     with torch.no_grad():
-        maps, stages = model.forward_intermediates(batch)
-        exact_maps, exact_stages = exact.forward_intermediates(batch.double())
-        found = engine.stages(batch.numpy())
-        compared = [
-            (found[info["module"]], single, double)
-            for info, single, double in zip(model.feature_info, stages, exact_stages, strict=True)
-        ]
-        for method, pre_logits in ((engine.embed, True), (engine.logits, False)):
-            single = model.forward_head(maps, pre_logits=pre_logits)
-            double = exact.forward_head(exact_maps, pre_logits=pre_logits)
-            compared.append((method(batch.numpy()), single, double))
-    assert set(found) == {info["module"] for info in model.feature_info}
-    for mine, single, double in compared:
-        assert relative_error(mine, double) <= max(1e-5, 2 * relative_error(single.numpy(), double))
+        outputs["embed"] = model.forward_head(model.forward_features(batch), pre_logits=True)
+        outputs["logits"] = model(batch)
+    return outputs
 
 
 @pytest.mark.parametrize(
@@ -85,6 +92,8 @@ def check_against_torch(name: str, size: tuple[int, int], *, count: int, **field
         ("densenet121", (65, 47), {**SMALL, "in_chans": 1}),
         ("densenet121", (37, 41), {**SMALL, "growth_rate": 5, "bottleneck": 3, "compression": 0.37}),
         ("densenet121", (33, 33), {**SMALL, "bottleneck": None}),
+        ("densenet121", (40, 40), {**SMALL, "norm": None}),
+        ("densenet121", (40, 40), {**SMALL, "proj_drop_rate": 0.2, "drop_path_rate": 0.1}),
         ("densenet121", (40, 40), {"block_config": (1,), "num_classes": 0}),
         ("densenet40_k12", (32, 32), {"block_config": (3, 3, 3)}),
         ("densenet_bc100_k12", (32, 32), {}),
@@ -92,6 +101,7 @@ def check_against_torch(name: str, size: tuple[int, int], *, count: int, **field
         ("resnet20", (32, 32), {}),
         ("resnet20", (31, 33), {"shortcut": "projection", "in_chans": 1}),
         ("resnet18", (64, 64), {}),
+        ("resnet18", (64, 64), {"norm": None, "block_config": (1, 1), "drop_rate": 0.2, "proj_drop_rate": 0.2}),
         ("resnet34", (45, 1), {"block_config": (1, 1, 1, 1), "num_classes": 3}),
         ("resnet50", (64, 64), {"block_config": (2, 2, 2, 2)}),
         ("resnet50", (40, 56), {"block_config": (1, 2, 2), "output_stride": 8}),
@@ -111,6 +121,49 @@ def test_agrees_with_torch(name: str, size: tuple[int, int], fields: dict[str, A
 def test_every_registry_architecture_agrees_with_torch(name: str) -> None:
     side = 96 if REGISTRY[name].stem == "imagenet" else 32
     check_against_torch(name, (side, side), count=1)
+
+
+class PreActivationNet(nn.Module):
+    """A residual network whose norms and ReLUs come first (He et al. 2016, arXiv 1603.05027)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm1, self.conv1 = nn.BatchNorm2d(8), nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False)
+        self.norm2, self.conv2 = nn.BatchNorm2d(12), nn.Conv2d(12, 12, 3, padding=1, groups=3, bias=False)
+        self.shortcut = nn.Conv2d(8, 12, 1, stride=2, bias=False)
+        self.norm3 = nn.BatchNorm2d(12)
+        self.conv3 = nn.Conv2d(12, 12, 3, padding=2, dilation=2, bias=False)
+        self.norm4, self.head = nn.BatchNorm2d(12), nn.Linear(12, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.norm1(self.stem(images)).relu()
+        x = self.shortcut(x) + self.conv2(self.norm2(self.conv1(x)).relu())
+        x = x + self.conv3(self.norm3(x).relu())
+        return self.head(self.norm4(x).relu().mean((2, 3)))
+
+    def graph(self) -> Graph:
+        build = GraphBuilder(name="pre-activation", in_chans=3)
+        x = build.convolution("stem", 0, 8, 3, bias=True)
+        x = build.relu("relu1", build.norm("norm1", x, "batch"))
+        y = build.convolution("conv1", x, 12, 3, stride=2)
+        y = build.convolution("conv2", build.relu("relu2", build.norm("norm2", y, "batch")), 12, 3, groups=3)
+        x = build.stage("block1", build.add("block1", build.convolution("shortcut", x, 12, 1, stride=2), y))
+        y = build.relu("relu3", build.norm("norm3", x, "batch"))
+        x = build.stage("block2", build.add("block2", x, build.convolution("conv3", y, 12, 3, dilation=2)))
+        x = build.relu("relu4", build.norm("norm4", x, "batch"))
+        return build.finish(x, head="head", global_pool="avg", num_classes=4, drop_rate=0.1)
+
+
+def test_a_graph_of_no_family_runs() -> None:
+    model = PreActivationNet().train()
+    images = torch.randn(3, 3, 21, 18)
+    with torch.no_grad():
+        model(images)  # the norms have seen something
+        exact = model.eval().double()(images.double())
+    engine = skipnets_engine.Engine(model.graph(), tensors_of(model.float()), threads=2)
+    assert relative_error(engine.logits(images.numpy()), exact) <= 1e-5
+    assert set(engine.stages(images.numpy())) == {"block1", "block2"}
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +199,24 @@ def test_predicts_without_importing_torch(saved: Path) -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_unknown_architectures_fall_back_with_a_notice(caplog: pytest.LogCaptureFixture) -> None:
-    model = create_model("densenet_bc40_k12", norm="group", **SMALL)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"norm": "group"}, "batch norm only, not norm='group'"),
+        ({"global_pool": "max"}, "does not know the operation"),
+        ({"global_pool": "", "num_classes": 0}, "needs pooled features"),
+    ],
+)
+def test_unknown_architectures_fall_back_with_a_notice(
+    fields: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = create_model("densenet_bc40_k12", **SMALL | fields)
     given: dict[str, Any] = {
         "architecture": config_to_dict(model.config),
         "tensors": tensors_of(model),
         "device": "cpu",
     }
-    with pytest.raises(NotForTheEngineError, match=r"densenet_bc40_k12: .*batch norm only, not norm='group'"):
+    with pytest.raises(NotForTheEngineError, match=f"densenet_bc40_k12: .*{message}"):
         open_runtime("native", **given)
     with caplog.at_level(logging.WARNING, logger="skipnets"):
         assert open_runtime("auto", **given).name == "torch"
@@ -168,7 +231,7 @@ def test_another_interface_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
         "tensors": tensors_of(model),
         "device": "cpu",
     }
-    with pytest.raises(UserError, match=r"does not fit this skipnets \(interface 99, not 1\)"):
+    with pytest.raises(UserError, match=r"does not fit this skipnets \(interface 99, not 2\)"):
         open_runtime("native", **given)
     assert open_runtime("auto", **given).name == "torch"
 
@@ -176,7 +239,7 @@ def test_another_interface_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_input_is_named() -> None:
     model = trained_on_noise("densenet121", (64, 64), **SMALL)
     architecture, tensors = config_to_dict(model.config), tensors_of(model)
-    with pytest.raises(UserError, match='"cuda" is not for runtime "native"'):
+    with pytest.raises(UserError, match='device=cuda: must be "auto" or "cpu"'):
         open_runtime("native", architecture=architecture, tensors=tensors, device="cuda")
     runtime = NativeRuntime.from_tensors(architecture, tensors)
     with pytest.raises(UserError, match="images of 3×3 are too small"):

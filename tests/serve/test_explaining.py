@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.serve.conftest import ready, served, wait_until
+from tests.helpers.serving import ready, served, wait_until
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing
@@ -78,7 +78,7 @@ def test_without_a_class_it_is_the_most_probable_one(client: httpx.Client, class
 def test_what_cannot_be_explained_is_refused_in_one_line(client: httpx.Client) -> None:
     image = as_file(make_image(40, 40)).getvalue()
     for files, data, said in (
-        ({"file": image}, {"label": "dog"}, 'the model knows no "dog"'),
+        ({"file": image}, {"label": "dog"}, 'classes="dog": must be among'),
         ({"file": b"no image"}, {}, "not an image in a known format"),
         ([("file", image), ("file", image)], {}, "Too many files"),
     ):

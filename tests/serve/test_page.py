@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,38 +12,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.serve.conftest import make_colors, make_image, ready, served, wait_until
+from tests.helpers.browser import chromium
+from tests.helpers.serving import make_colors, make_image, ready, served, wait_until
 
 from skipnets.classifier import Classifier, load
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.models.factory import create_model
 from skipnets.serve import Example, Limits, create_app
 
-CHROMIUM = "/usr/bin/chromium"
-# Without an outside connection of Chromium's own, and able to run as root and without a GPU.
-OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if shutil.which(CHROMIUM) is None:
-        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason='needs Playwright: pip install "skipnets[dev]"'
-    )
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +112,7 @@ def test_an_image_is_chosen_pasted_dropped_or_taken_from_the_examples(
     browser: Any, address: str, classifier: Classifier
 ) -> None:
     with Visit(browser, address) as page:
-        page.get_by_text("Knows 3 classes").wait_for()
+        page.get_by_text("The model predicts a probability").wait_for()
         assert page.locator("#chips li").all_inner_texts() == list(classifier.classes)
 
         page.set_input_files("#files", [chosen("one.png", noise(1)), chosen("notes.txt", b"no image")])
@@ -143,11 +123,11 @@ def test_an_image_is_chosen_pasted_dropped_or_taken_from_the_examples(
         assert [row[0] for row in rows] == [label for label, _ in prediction.ranking]
         assert [row[1] for row in rows] == [f"{100 * share:.1f}%" for _, share in prediction.ranking]
         wait_until(lambda: page.locator(".track i").first.bounding_box()["width"] > 20)
-        assert page.inner_text("#hearing").startswith(f"one.png: {prediction.label}, ")
+        assert page.inner_text("#announcement").startswith(f"one.png: {prediction.label}, ")
 
         page.get_by_role("button", name="notes.txt").click()
         page.get_by_role("alert").get_by_text("could not be read: not an image").wait_for()
-        assert page.inner_text("#verdict") == "No answer"
+        assert page.inner_text("#verdict") == "No prediction"
 
         for number, (name, way) in enumerate((("pasted.png", "paste"), ("dropped.png", "drop")), start=2):
             page.evaluate(
@@ -174,24 +154,24 @@ def test_an_image_is_chosen_pasted_dropped_or_taken_from_the_examples(
 def test_the_image_is_colored_where_it_speaks_for_a_class(browser: Any, address: str) -> None:
     with Visit(browser, address) as page:
         page.set_input_files("#files", [chosen("one.png", noise(1))])
-        look = page.get_by_role("button", name="Where it looked")
-        look.click()
-        page.locator(".looking").wait_for()
-        assert look.get_attribute("aria-pressed") == "true"
-        wait_until(lambda: page.locator("#looked").evaluate("(image) => image.naturalWidth") == 384)
-        first = page.get_attribute("#looked", "src")
+        button = page.get_by_role("button", name="Grad-CAM", exact=True)
+        button.click()
+        page.locator(".explaining").wait_for()
+        assert button.get_attribute("aria-pressed") == "true"
+        wait_until(lambda: page.locator("#overlay").evaluate("(image) => image.naturalWidth") == 384)
+        first = page.get_attribute("#overlay", "src")
         other = page.locator("#ranking button").nth(1)
         other.click()
-        wait_until(lambda: page.get_attribute("#looked", "src") != first)
+        wait_until(lambda: page.get_attribute("#overlay", "src") != first)
         assert page.locator("#ranking [aria-pressed=true]").count() == 1
-        look.click()
-        page.locator("#stage:not(.looking)").wait_for()
-        assert look.get_attribute("aria-pressed") == "false"
+        button.click()
+        page.locator("#stage:not(.explaining)").wait_for()
+        assert button.get_attribute("aria-pressed") == "false"
 
 
 def test_it_is_used_with_the_keyboard_and_heard(browser: Any, address: str) -> None:
     with Visit(browser, address) as page:
-        page.get_by_text("Knows 3 classes").wait_for()
+        page.get_by_text("The model predicts a probability").wait_for()
         page.locator("#examples .thumb").wait_for()
         names = []
         for _ in range(3):
@@ -210,19 +190,23 @@ def test_it_is_used_with_the_keyboard_and_heard(browser: Any, address: str) -> N
         assert page.evaluate(f"{unnamed}.length") == 0
 
 
-@pytest.mark.parametrize("scheme", ["dark", "light"])
-def test_it_fits_a_phone(browser: Any, address: str, scheme: str) -> None:
-    phone = {"width": 360, "height": 740}
+@pytest.mark.parametrize(("scheme", "width"), [("dark", 390), ("light", 320)])
+def test_it_fits_a_phone(browser: Any, address: str, scheme: str, width: int) -> None:
+    phone = {"width": width, "height": 740}
     options = {"viewport": phone, "is_mobile": True, "has_touch": True, "color_scheme": scheme}
     with Visit(browser, address, **options) as page:
-        page.get_by_text("Knows 3 classes").wait_for()
+        page.get_by_text("The model predicts a probability").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        cut = "[...document.querySelectorAll('header *')].filter((e) => e.scrollWidth > e.clientWidth + 1)"
+        assert page.evaluate(f"{cut}.filter((e) => getComputedStyle(e).display !== 'inline').length") == 0
+        assert page.inner_text("#model") == "resnet20 · 3 classes"
         assert page.get_by_role("button", name="Take a photo").is_visible()
         assert page.get_attribute("#shoot", "capture") == "environment"
         with page.expect_file_chooser() as waiting:
             page.get_by_role("button", name="Take a photo").tap()
         waiting.value.set_files([chosen("photo.png", noise(1))])
         page.get_by_text("Answered in").wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth") == phone["width"]
+        assert page.evaluate("document.documentElement.scrollWidth") == width
         tools = page.locator(".tool:visible")
         heights = {round(tools.nth(index).bounding_box()["y"]) for index in range(tools.count())}
         assert tools.count() == 3
@@ -242,10 +226,10 @@ def test_it_asks_for_the_token_and_waits_for_the_model(browser: Any) -> None:
                 page.get_by_role("dialog").wait_for()
                 page.get_by_role("textbox", name="Token").fill(token)
                 page.keyboard.press("Enter")
-            page.get_by_text("Knows 3 classes").wait_for()
+            page.get_by_text("The model predicts a probability").wait_for()
             page.set_input_files("#files", [chosen("green.png", make_image("green"))])
             page.locator("#verdict").get_by_text("green").wait_for()
-            assert page.locator("#look").is_hidden()
+            assert page.locator("#gradcam").is_hidden()
             assert page.locator("#ranking button").count() == 0
 
 

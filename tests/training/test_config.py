@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import yaml
 
 from skipnets.errors import UserError
 from skipnets.training.config import FIELDS, TrainConfig, config_to_dict, config_to_yaml, read_config
-from skipnets.training.recipes import RECIPES, with_recipe
+from skipnets.training.recipes import with_recipe
 
 
 def config(**fields: object) -> TrainConfig:
@@ -48,8 +47,32 @@ def test_yaml_and_back_is_the_same(tmp_path: Path) -> None:
     path.write_text(config_to_yaml(written))
     assert read_config(path) == written
     assert list(yaml.safe_load(path.read_text())) == [
-        name for name in FIELDS if name in config_to_dict(written)
+        "format_version",
+        *(name for name in FIELDS if name in config_to_dict(written)),
     ]
+
+
+def test_a_run_of_version_0_1_keeps_its_dropouts(tmp_path: Path) -> None:
+    """Its `drop_rate` was the layers', and nothing but the run folder tells its run.yaml's version."""
+    path = tmp_path / "run.yaml"
+    path.write_text("data: digits\nout: x\nmodel_options: {drop_rate: 0.1, head_drop_rate: 0.3, width: 4}\n")
+    present = {"proj_drop_rate": 0.1, "drop_rate": 0.3, "width": 4}
+    with pytest.raises(
+        UserError, match=r"model_options.drop_rate=0.1: .*add format_version: 2, or 1 for the"
+    ):
+        read_config(path)
+    (tmp_path / "splits.csv").touch()
+    assert read_config(path).model_options == present
+    again = tmp_path / "again.yaml"
+    again.write_text("format_version: 1\n" + path.read_text())
+    assert read_config(again).model_options == present
+    path.write_text(config_to_yaml(read_config(path)))
+    assert read_config(path).model_options == present
+    again.write_text("data: digits\nout: x\nformat_version: 2\nmodel_options: {drop_rate: 0.1}\n")
+    assert read_config(again).model_options == {"drop_rate": 0.1}
+    again.write_text("data: digits\nout: x\nformat_version: 3\n")
+    with pytest.raises(UserError, match=r"format_version=3: must be 1 or 2"):
+        read_config(again)
 
 
 def test_changes_take_precedence_over_the_file(tmp_path: Path) -> None:
@@ -96,47 +119,3 @@ def test_every_field_is_documented() -> None:
 
     documented = {param.arg_name: param.description for param in parse_from_object(TrainConfig).params}
     assert set(FIELDS) == {name for name, text in documented.items() if text}
-
-
-def test_every_recipe_fills_the_same_fields() -> None:
-    optional = {"size", "fit", "crop_fraction"}
-    assert len({frozenset(set(recipe) - optional) for recipe in RECIPES.values()}) == 1
-    assert all(set(recipe) <= set(FIELDS) for recipe in RECIPES.values())
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipes_are_valid_and_explicit_values_win(name: str) -> None:
-    base = config(recipe=name, weights="imagenet" if name == "finetune" else None)
-    filled = with_recipe(base)
-    assert {field: getattr(filled, field) for field in RECIPES[name]} | {"warmup": 0} == RECIPES[name] | {
-        "warmup": 0
-    }
-    assert with_recipe(dataclasses.replace(base, lr=0.25)).lr == 0.25
-    assert with_recipe(dataclasses.replace(base, ema=0.0)).ema == 0.0
-
-
-def test_the_papers_recipes_say_what_the_papers_say() -> None:
-    cifar = with_recipe(config(recipe="paper-cifar"))
-    assert (cifar.optimizer, cifar.lr, cifar.momentum, cifar.nesterov) == ("sgd", 0.1, 0.9, True)
-    assert (cifar.weight_decay, cifar.decay_norm_and_bias, cifar.batch_size, cifar.epochs) == (
-        1e-4,
-        True,
-        64,
-        300,
-    )
-    assert (cifar.milestones, cifar.warmup, cifar.augmentation) == ((0.5, 0.75), 0, "crop-flip")
-    imagenet = with_recipe(config(recipe="paper-imagenet"))
-    assert (imagenet.batch_size, imagenet.epochs, imagenet.milestones) == (256, 90, (1 / 3, 2 / 3))
-
-
-def test_the_recipe_follows_from_the_weights() -> None:
-    assert with_recipe(config()).recipe == "scratch"
-    assert with_recipe(config(weights="imagenet")).recipe == "finetune"
-    with pytest.raises(UserError, match=r"^weights: the recipe finetune needs pretrained ones"):
-        with_recipe(config(recipe="finetune"))
-
-
-def test_a_short_run_warms_up_for_a_quarter_at_most() -> None:
-    assert with_recipe(config(recipe="scratch")).warmup == 5
-    assert with_recipe(config(recipe="scratch", epochs=4)).warmup == 1
-    assert with_recipe(config(recipe="scratch", epochs=4, warmup=3)).warmup == 3

@@ -7,7 +7,6 @@ import pytest
 
 from skipnets.errors import UserError
 from skipnets.training.config import TrainConfig
-from skipnets.training.curves import draw_curves
 from skipnets.training.run import (
     Row,
     Run,
@@ -83,10 +82,3 @@ def test_skipped_images_are_listed_only_where_there_are_any(tmp_path: Path) -> N
         "a.png,not an image",
         "b.png,cut short",
     ]
-
-
-def test_curves_are_drawn_from_the_first_epoch_on(tmp_path: Path) -> None:
-    for count in (1, 12):
-        path = tmp_path / f"{count}.png"
-        draw_curves([row(epoch) for epoch in range(1, count + 1)], count, path, title="a model on a data set")
-        assert path.read_bytes().startswith(b"\x89PNG")

@@ -19,6 +19,7 @@ from skipnets.errors import UserError, missing_extra
 COMMANDS = {
     "models": "List the models that can be trained.",
     "info": "Tell everything that a model file knows.",
+    "data": "Show what a dataset holds, before training on it.",
     "train": "Train a classifier on images in folders.",
     "evaluate": "Measure a classifier on labeled images.",
     "predict": "Tell what images show.",

@@ -6,8 +6,8 @@ from rich.table import Table
 
 from skipnets.cli.output import print_json, print_table
 from skipnets.errors import UserError, near_matches
-from skipnets.models.registry import REGISTRY, DenseNetConfig, ResNetConfig, config_to_dict, list_models
-from skipnets.models.tensors import parameter_count
+from skipnets.models.family import network_graph
+from skipnets.models.registry import REGISTRY, config_to_dict, list_models
 
 
 def models(pattern: str = "*", /, *, json: bool = False) -> None:
@@ -26,10 +26,7 @@ def models(pattern: str = "*", /, *, json: bool = False) -> None:
         raise UserError(f'no model matches "{pattern}"{near_matches(pattern, REGISTRY)}')
     if json:
         print_json(
-            {
-                name: {**config_to_dict(REGISTRY[name]), "parameters": parameter_count(REGISTRY[name])}
-                for name in names
-            }
+            {name: {**config_to_dict(REGISTRY[name]), "parameters": _parameters(name)} for name in names}
         )
         return
     table = Table(box=None, pad_edge=False)
@@ -39,18 +36,10 @@ def models(pattern: str = "*", /, *, json: bool = False) -> None:
     for name in names:
         config = REGISTRY[name]
         blocks = "-".join(map(str, config.block_config))
-        parameters = f"{parameter_count(config):,}"
-        table.add_row(name, parameters, blocks, _made_of(config), config.stem, str(config.num_classes))
+        parameters, classes = f"{_parameters(name):,}", str(config.num_classes)
+        table.add_row(name, parameters, blocks, config.description, config.stem, classes)
     print_table(table)
 
 
-def _made_of(config: DenseNetConfig | ResNetConfig) -> str:
-    if isinstance(config, DenseNetConfig):
-        bottleneck = "no bottleneck" if config.bottleneck is None else f"bottleneck {config.bottleneck}k"
-        return f"dense layers, k={config.growth_rate}, {bottleneck}, compression {config.compression:g}"
-    shape = f"{config.block} blocks, width {config.width}"
-    if config.groups > 1:
-        return f"{shape}, {config.groups} groups of {config.width_per_group}"
-    if config.width_per_group != 64:
-        return f"{shape}, {config.width_per_group // 64} times wider inside"
-    return shape
+def _parameters(name: str) -> int:
+    return network_graph(REGISTRY[name]).parameter_count()

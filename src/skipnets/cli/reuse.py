@@ -12,7 +12,7 @@ from skipnets.cli.output import print_failures
 from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation.evaluating import open_own_images
-from skipnets.insight.feature_reuse import ResidualReuse, save_reuse
+from skipnets.insight.feature_reuse import ResidualReuse, needs_images, save_reuse
 from skipnets.insight.feature_reuse import reuse as measure_reuse
 
 
@@ -27,7 +27,7 @@ def reuse(
     device: str = "auto",
     threads: int | None = None,
 ) -> int:
-    """Draw which features a DenseNet's layers reuse, or what each residual branch of a ResNet adds.
+    """Plot which features dense layers reuse, or how much each residual branch adds.
 
     For example:
 
@@ -35,7 +35,8 @@ def reuse(
 
     Args:
         model: A model file or a run folder.
-        data: For a ResNet: a folder of images, a manifest or a named set. Default: what it was trained on.
+        data: For residual branches: a folder of images, a manifest or a named set. Default: what the model
+            was trained on.
         output: A .png, .svg or .pdf file; the numbers go beside it as .csv.
         images: How many images to look at, at most.
         download: Allow a named set to be fetched.
@@ -46,7 +47,7 @@ def reuse(
         raise UserError(f"images must be at least 1, not {images}")
     classifier = load(model, runtime="torch", device=device, threads=threads)
     sources = None
-    if classifier.architecture["family"] == "resnet":
+    if needs_images(classifier):
         there = (
             open_own_images(classifier, download=download)
             if data is None

@@ -13,7 +13,7 @@ from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.insight.memory import largest_batch
 from skipnets.insight.summary import Summary, summarize
-from skipnets.insight.trace import Execution
+from skipnets.models.graph import BlockExecution
 
 
 def summary(
@@ -23,7 +23,7 @@ def summary(
     input_size: int | None = None,
     batch_size: str = "1",
     memory: str | None = None,
-    execution: Execution = "plain",
+    execution: BlockExecution = "plain",
     depth: int = 1,
     format: Literal["text", "markdown", "csv", "json"] = "text",  # noqa: A002
     output: Path | None = None,
@@ -41,9 +41,9 @@ def summary(
         model: A model's name, a model file or a run folder.
         input_size: Height and width of the images. Default: what the model was trained with, or 224 (32 for
             the CIFAR models).
-        batch_size: Images that memory is told for; fit finds the most that train in --memory.
+        batch_size: Images that memory is computed for; fit finds the most that train in --memory.
         memory: With --batch-size fit: what training on a CPU may take, such as 16GiB.
-        execution: How dense blocks run in training: plain or linear. For fit.
+        execution: How dense blocks run in training: plain, linear or linear-recompute. For fit.
         depth: 1 shows stages, 2 the layers or blocks inside, 3 what these are made of.
         format: text, markdown, csv or json.
         output: A file to write instead of printing.

@@ -5,10 +5,12 @@ Everything here is Pillow and numpy. Sizes are in pixels; boxes are (left, top, 
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any, BinaryIO, overload
@@ -19,13 +21,40 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from skipnets.errors import UserError
 
-Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any]
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a TIFF file, or one frame of an animation.
+
+    Attributes:
+        path: The file.
+        number: Counted from 0.
+    """
+
+    path: Path
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.path}, page {self.number + 1}"
+
+
+Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Page
 Box = tuple[float, float, float, float]
 JPEGDecoder = Callable[[bytes], NDArray[np.uint8]]
 """From a JPEG file's bytes to (H, W, 3)."""
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-SUFFIXES = (".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Files with these names are images; others are when their content is.
+SUFFIXES = (
+    *(".apng", ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+# Files with these names may hold several images.
+PAGED_SUFFIXES = (".apng", ".gif", ".png", ".tif", ".tiff", ".webp")
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+HEIF_REMEDY = 'pip install "skipnets[heic]"'
+# The ISO media brands of HEIC photographs (ISO/IEC 23008-12, annex B).
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 # A few hundred bytes can declare an image that fills all memory. This is where Pillow begins to warn:
 # a quarter of a gibibyte as RGB. Twice as large an image Pillow itself refuses.
@@ -59,8 +88,8 @@ def open_image(source: Source, channels: int | None = None, *, max_pixels: int =
     upper byte instead, which is less than one gray level away).
 
     Args:
-        source: a path, the bytes of a file, an open binary file, a PIL image, or an array (H, W),
-            (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or uint16.
+        source: a path, a page of a file, the bytes of a file, an open binary file, a PIL image, or an array
+            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or uint16.
         channels: 1 for gray (mode L), 3 for RGB, None for whichever of the two the image has.
         max_pixels: the most that is decoded, at most `MAX_PIXELS`; the header says how many there are.
 
@@ -155,10 +184,11 @@ def _opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Imag
             name = str(getattr(source, "filename", "") or f"image {source.size} {source.mode}")
             yield source
         else:
-            if isinstance(source, str | os.PathLike):
+            if isinstance(source, str | os.PathLike | Page):
                 name = str(source)
-            file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(file, formats=FORMATS) as image:
+            with _open_file(source) as image:
+                if isinstance(source, Page):
+                    _turn_to(image, source.number)
                 if image.width * image.height > max_pixels:
                     raise Image.DecompressionBombError
                 yield image
@@ -170,6 +200,67 @@ def _opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Imag
         raise ImageDecodeError(f"{name}: not an image in a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # damaged files make decoders raise nearly anything
         raise ImageDecodeError(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _open_file(source: str | os.PathLike[str] | bytes | BinaryIO | Page) -> Image.Image:
+    """The image in a file, recognized by its content; HEIC where its extra is installed."""
+    file: Any = source.path if isinstance(source, Page) else source
+    file = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        if not _is_heif(file):
+            raise
+        if not can_read_heif():
+            raise ValueError(f"a HEIC image; to read it: {HEIF_REMEDY}") from None
+        return Image.open(file, formats=("HEIF",))
+
+
+def _turn_to(image: Image.Image, page: int) -> None:
+    try:
+        image.seek(page)
+    except EOFError:
+        raise ValueError("there is no such page") from None
+
+
+def _is_heif(file: str | os.PathLike[str] | BinaryIO) -> bool:
+    if isinstance(file, str | os.PathLike):
+        with Path(file).open("rb") as opened:
+            head = opened.read(12)
+    else:
+        file.seek(0)
+        head = file.read(12)
+        file.seek(0)
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+
+
+@functools.cache
+def can_read_heif() -> bool:
+    """Whether pillow-heif is there; it is registered with Pillow."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's content is an image in a format that can be read, whatever its name."""
+    try:
+        with _opened(path):
+            return True
+    except ImageDecodeError:
+        return False
+
+
+def count_pages(path: Path) -> int:
+    """How many pages or frames a file has; 1 where it cannot be read."""
+    try:
+        with _opened(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except ImageDecodeError:
+        return 1
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
@@ -222,10 +313,45 @@ def _converted(image: Image.Image, channels: int | None) -> Image.Image:
     return image if image.mode == mode else image.convert("RGB").convert(mode)
 
 
+@dataclass(frozen=True)
+class Header:
+    """What an image's header tells.
+
+    Attributes:
+        width: Of the upright image, in pixels.
+        height: Likewise.
+        channels: 1 for gray, 3 for color.
+        bits: Of each channel, as stored.
+        format: Such as "JPEG".
+        several: Whether the file holds further pages or frames.
+    """
+
+    width: int
+    height: int
+    channels: int
+    bits: int
+    format: str
+    several: bool
+
+
+def read_header(source: Source) -> Header:
+    """Read an image's header, without decoding its pixels.
+
+    Raises:
+        ImageDecodeError: There is no image in a known format.
+    """
+    with _opened(source) as image:
+        width, height = image.size[::-1] if _orientation(image) >= 5 else image.size
+        gray = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+        stored = str(getattr(image, "tile", "")) + image.mode  # such as "RGB;16B" where the mode is RGB
+        bits = 32 if image.mode in ("I", "F") else 16 if ";16" in stored else 1 if image.mode == "1" else 8
+        several = bool(getattr(image, "is_animated", False))
+        return Header(width, height, 1 if gray else 3, bits, image.format or "", several)
+
+
 def is_gray(path: Path) -> bool:
     """Whether an image's header says that it has no color; False where it cannot be read."""
     try:
-        with _opened(path) as image:
-            return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
+        return read_header(path).channels == 1
     except ImageDecodeError:
         return False

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-import unicodedata
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,12 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.data.decoding import SUFFIXES, is_gray, open_image
+from skipnets.data.contents import contents
+from skipnets.data.decoding import PAGED_SUFFIXES, Page, count_pages, is_gray, open_image
+from skipnets.data.labels import check_group_names, check_labels
+from skipnets.data.layout import find_images, images_below
+from skipnets.data.listing import Entry, Listing, counted, listed, natural_key, passed_over_line
+from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find_metadata, relative_name
 from skipnets.data.named import NAMED_SETS, read_named
-from skipnets.data.splits import SPLITS, check_fractions, cut, read_rows, read_splits, write_splits
+from skipnets.data.options import DataOptions
+from skipnets.data.splits import SPLITS, SplitRow, check_fractions, cut, cut_groups, read_splits, write_splits
 from skipnets.errors import UserError, near_matches
 
+__all__ = ["ImageDataset", "images_below", "open_dataset"]
+
 logger = logging.getLogger("skipnets")
+
+_ARCHIVES = (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip")
+# What follows a file's name where each of its pages is an image of its own.
+_PAGE_MARK = "#page="
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +45,9 @@ class ImageDataset:
         splits: (N,) "train", "val" or "test".
         root: the folder that `names` are relative to; None where `images` holds the images.
         images: (N, H, W) or (N, H, W, 3) uint8; None where they lie in files.
+        groups: (N,) what must not be divided among splits, such as a patient; None where nothing is known.
+        pages: (N,) which page of its file each image is, from 0; None for the first.
+        listing: what was found where the images were looked for, with notes and warnings.
     """
 
     classes: tuple[str, ...]
@@ -40,6 +56,9 @@ class ImageDataset:
     splits: NDArray[np.str_]
     root: Path | None = None
     images: NDArray[np.uint8] | None = None
+    groups: NDArray[np.str_] | None = None
+    pages: NDArray[np.int64] | None = None
+    listing: Listing = dataclasses.field(default_factory=Listing)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -66,14 +85,22 @@ class ImageDataset:
             labels=self.labels[indices],
             splits=self.splits[indices],
             images=None if self.images is None else self.images[indices],
+            groups=None if self.groups is None else self.groups[indices],
+            pages=None if self.pages is None else self.pages[indices],
         )
 
-    def source(self, index: int) -> Path | NDArray[np.uint8]:
-        """What `Preprocessing` and `open_image` read the image from: its file, or its pixels."""
+    def file(self, index: int) -> Path:
+        """The file that the image lies in; there is one unless `images` holds the images."""
+        assert self.root is not None
+        name = self.names[index]
+        return self.root / (name if self.pages is None else name.rpartition(_PAGE_MARK)[0] or name)
+
+    def source(self, index: int) -> Path | Page | NDArray[np.uint8]:
+        """What `Preprocessing` and `open_image` read the image from: a file, a page, or pixels."""
         if self.images is not None:
             return self.images[index]
-        assert self.root is not None
-        return self.root / self.names[index]
+        path = self.file(index)
+        return path if self.pages is None else Page(path, int(self.pages[index]))
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in mode L or RGB.
@@ -88,14 +115,21 @@ class ImageDataset:
         """1 if the images are gray, else 3; of files, the headers of up to 100 are looked at."""
         if self.images is not None:
             return 1 if self.images.ndim == 3 else 3
-        assert self.root is not None
-        sample = self.names[:: -(-len(self) // 100) or 1]
-        return 1 if sample and all(is_gray(self.root / name) for name in sample) else 3
+        sample = range(0, len(self), -(-len(self) // 100) or 1)
+        return 1 if sample and all(is_gray(self.file(index)) for index in sample) else 3
 
     def write_splits(self, path: str | os.PathLike[str]) -> None:
-        """Write names, labels and splits as CSV, for `open_dataset(splits=...)` to repeat them."""
-        labels = [self.classes[label] for label in self.labels]
-        write_splits(path, list(zip(self.names, labels, self.splits.tolist(), strict=True)))
+        """Write splits.csv, which `open_dataset(splits=...)` repeats; every image is read for its hash."""
+        groups = [""] * len(self) if self.groups is None else self.groups.tolist()
+        write_splits(
+            path,
+            [
+                SplitRow(name, self.classes[label], split, group, content.size, content.hash)
+                for name, label, split, group, content in zip(
+                    self.names, self.labels, self.splits.tolist(), groups, contents(self), strict=True
+                )
+            ],
+        )
 
 
 def open_dataset(
@@ -105,13 +139,15 @@ def open_dataset(
     fractions: Sequence[float] | None = (0.7, 0.15, 0.15),
     splits: str | os.PathLike[str] | None = None,
     download: bool = False,
+    options: DataOptions | None = None,
 ) -> ImageDataset:
-    """Find the images of a data set and which of them train, validate and test.
+    """Find the images of a dataset and which of them train, validate and test.
 
-    A folder is either root/<class>/… or root/{train,val,test}/<class>/…; below a class, images may lie at
-    any depth. Hidden files and folders, and files that are not images, are passed over. A manifest is a CSV
-    file with the columns path (relative to it), label and, if wanted, split. What has no split is dealt out
-    by class; if only "val" or "test" is missing, it is cut from "train", keeping the ratio of the fractions.
+    A folder holds class folders, or split folders ("train", "Validation", "seg_test", …) with class folders
+    in them; below a class, images may lie at any depth. A manifest is a table (.csv, .tsv, .jsonl, .parquet,
+    or a list in .txt) with columns of files, labels and perhaps splits. What has no split is dealt out by
+    class, or by group where there are groups; if only "val" or "test" is missing, it is cut from "train",
+    keeping the ratio of the fractions. What is not used and what may mislead is logged.
 
     Args:
         data: a folder, a manifest, or a named set: digits, mnist, fashion-mnist, cifar10, cifar100, svhn.
@@ -122,30 +158,33 @@ def open_dataset(
         splits: a CSV file written by an earlier run, whose splits are repeated; images that it does not
             list are left out.
         download: whether a named set may be fetched from the network.
+        options: how the data is read where that does not show by itself.
 
     Raises:
-        UserError: there is no such data, or not enough of it.
+        UserError: there is no such data, or not enough of it, or it can be read in two ways.
     """
+    return _log(
+        find_dataset(data, seed=seed, fractions=fractions, splits=splits, download=download, options=options)
+    )
+
+
+def find_dataset(
+    data: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    fractions: Sequence[float] | None = (0.7, 0.15, 0.15),
+    splits: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    options: DataOptions | None = None,
+) -> ImageDataset:
+    """`open_dataset` for those who show `ImageDataset.listing` themselves: it logs nothing."""
     if seed < 0:
         raise UserError(f"seed={seed}: must not be negative")
+    options = options or DataOptions()
     shares = None if fractions is None else check_fractions(fractions)
-    if isinstance(data, str) and data in NAMED_SETS:
-        dataset = _named(data, download=download)
-    else:
-        path = Path(data)
-        if path.is_dir():
-            dataset = _folder(path)
-        elif path.is_file() and path.suffix.lower() == ".csv":
-            dataset = _manifest(path)
-        elif path.is_file():
-            raise UserError(f"{data}: must be a folder, a CSV file or a named set ({', '.join(NAMED_SETS)})")
-        else:
-            raise UserError(
-                f"{data}: no such folder, CSV file or named set ({', '.join(NAMED_SETS)})"
-                f"{near_matches(str(data), NAMED_SETS)}"
-            )
+    dataset = _find(data, options, download=download)
     if splits is not None:
-        return _repeat_splits(dataset, splits)
+        return _repeat_splits(dataset, splits, missing=options.missing)
     if shares is None:
         return replace(dataset, splits=np.where(dataset.splits == "", "test", dataset.splits))
     if len(dataset.classes) < 2:
@@ -155,11 +194,120 @@ def open_dataset(
     return _deal_out(dataset, shares, seed, data)
 
 
+def _find(data: str | os.PathLike[str], options: DataOptions, *, download: bool) -> ImageDataset:
+    """The images, with the splits and groups that the data itself tells."""
+    if isinstance(data, str) and data in NAMED_SETS:
+        return _named(data, download=download)
+    path = Path(data)
+    columns = Columns(
+        path=options.path_column,
+        label=options.label_column,
+        split=options.split_column,
+        group=options.group_column,
+    )
+    if path.is_dir():
+        metadata = find_metadata(path) if options.layout == "auto" else None
+        if metadata is None and columns != Columns():
+            raise UserError(f"{path}: is a folder; --path-column and the like are for a manifest")
+        if metadata is None:
+            listing = find_images(path, layout=options.layout, exclude=options.exclude)
+        else:
+            listing = find_listed(metadata, columns=columns, root=path, missing=options.missing)
+            listing.notes.insert(0, f"files and labels are those of {metadata.name}")
+    elif path.is_file() and path.suffix.lower() in MANIFEST_SUFFIXES:
+        listing = find_listed(path, columns=columns, root=options.root, missing=options.missing)
+    elif path.is_file():
+        unpack = "; unpack it first" if path.suffix.lower() in _ARCHIVES else ""
+        raise UserError(
+            f"{data}: must be a folder, a manifest ({', '.join(MANIFEST_SUFFIXES)}) "
+            f"or a named set ({', '.join(NAMED_SETS)}){unpack}"
+        )
+    else:
+        raise UserError(
+            f"{data}: no such folder, manifest or named set ({', '.join(NAMED_SETS)})"
+            f"{near_matches(str(data), NAMED_SETS)}"
+        )
+    check_labels(listing)
+    if options.group_pattern is not None:
+        _find_groups(listing, options.group_pattern)
+    elif not any(entry.group for entry in listing.entries):
+        check_group_names(listing)
+    return _from_listing(listing, options)
+
+
+def _find_groups(listing: Listing, pattern: str) -> None:
+    """Give every image the group that its path tells."""
+    matches = [re.search(pattern, entry.name) for entry in listing.entries]
+    without = [entry.name for entry, match in zip(listing.entries, matches, strict=True) if match is None]
+    if without:
+        raise UserError(
+            f"group_pattern={pattern!r}: {len(without):,} of {len(matches):,} paths do not match: "
+            f"{listed(without)}"
+        )
+    listing.entries = [
+        entry._replace(group=match[1] if match.re.groups else match[0])
+        for entry, match in zip(listing.entries, matches, strict=True)
+        if match is not None
+    ]
+
+
+def _from_listing(listing: Listing, options: DataOptions) -> ImageDataset:
+    """Images in the order of their names."""
+    entries = sorted(listing.entries)
+    pages = None
+    if options.page == "all":
+        entries, pages = _every_page(listing.root, entries)
+    elif isinstance(options.page, int):
+        pages = np.full(len(entries), options.page - 1)
+    labels = {*listing.classes, *(entry.label for entry in entries)}
+    alphabetical = sorted(labels)
+    classes = tuple(
+        alphabetical if options.class_order == "alphabetical" else sorted(alphabetical, key=natural_key)
+    )
+    number = {label: position for position, label in enumerate(classes)}
+    groups = np.array([entry.group for entry in entries])
+    return ImageDataset(
+        classes=classes,
+        names=[entry.name for entry in entries],
+        labels=np.array([number[entry.label] for entry in entries], dtype=np.int64),
+        splits=np.array([entry.split for entry in entries], dtype="<U5"),
+        groups=groups if groups.astype(bool).any() else None,
+        pages=pages,
+        root=listing.root,
+        listing=listing,
+    )
+
+
+def _every_page(root: Path, entries: Sequence[Entry]) -> tuple[list[Entry], NDArray[np.int64]]:
+    """One entry a page; the pages of a file are a group unless they have one."""
+    every, pages = [], []
+    for entry in entries:
+        count = count_pages(root / entry.name) if entry.name.lower().endswith(PAGED_SUFFIXES) else 1
+        for page in range(count):
+            name = f"{entry.name}{_PAGE_MARK}{page + 1}" if count > 1 else entry.name
+            every.append(entry._replace(name=name, group=entry.group or entry.name))
+            pages.append(page)
+    return every, np.array(pages, dtype=np.int64)
+
+
+def _log(dataset: ImageDataset) -> ImageDataset:
+    """Say what was passed over and what may mislead."""
+    listing = dataset.listing
+    if listing.passed_over:
+        logger.info("passed over: %s", passed_over_line(listing.passed_over))
+    for note in listing.notes:
+        logger.info("%s", note)
+    for warning in listing.warnings:
+        logger.warning("warning: %s", warning)
+    return dataset
+
+
 def _deal_out(dataset: ImageDataset, shares: dict[str, float], seed: int, data: object) -> ImageDataset:
     """Give a split to images that have none, and cut a missing val or test from train."""
     present = set(dataset.splits.tolist())
     pool = dataset.splits == ("" if "" in present else "train")
     wanted = {split: share for split, share in shares.items() if split == "train" or split not in present}
+    _check_groups(dataset, pool)
     if len(wanted) == 1 and "" not in present:
         return dataset
     counts = np.bincount(dataset.labels[pool], minlength=len(dataset.classes))
@@ -172,24 +320,71 @@ def _deal_out(dataset: ImageDataset, shares: dict[str, float], seed: int, data: 
             f"{', '.join(wanted)}{others}; it takes at least {len(wanted)}, one for each"
         )
     splits = dataset.splits.astype("<U5")
-    splits[pool] = cut(dataset.labels[pool], wanted, seed)
+    if dataset.groups is None:
+        splits[pool] = cut(dataset.labels[pool], wanted, seed)
+    else:
+        splits[pool] = cut_groups(dataset.labels[pool], dataset.groups[pool], wanted, seed)
+        _warn_of_absent_classes(dataset, splits)
     return replace(dataset, splits=splits)
 
 
-def _repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str]) -> ImageDataset:
-    listed = read_splits(path)
+def _check_groups(dataset: ImageDataset, pool: NDArray[np.bool_]) -> None:
+    """Groups must not cross the splits that the data came with."""
+    if dataset.groups is None:
+        return
+    home: dict[str, str] = {}
+    crossing = {
+        str(group)
+        for group, split in zip(dataset.groups[~pool], dataset.splits[~pool], strict=True)
+        if home.setdefault(str(group), str(split)) != split
+    }
+    crossing |= {str(group) for group in dataset.groups[pool] if str(group) in home}
+    if crossing:
+        raise UserError(
+            f"groups that lie in several of the given splits: {listed(sorted(crossing))} "
+            f"({counted(len(crossing), 'group')}); leave the splits out to have them drawn by group"
+        )
+
+
+def _warn_of_absent_classes(dataset: ImageDataset, splits: NDArray[np.str_]) -> None:
+    for split in np.unique(splits):
+        labels = set(dataset.labels[splits == split].tolist())
+        absent = [name for label, name in enumerate(dataset.classes) if label not in labels]
+        if absent:
+            dataset.listing.warnings.append(f"too few groups: no images of {listed(absent)} in {split}")
+
+
+def _repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missing: str) -> ImageDataset:
+    rows = read_splits(path)
+    root = dataset.root
     known = {name: index for index, name in enumerate(dataset.names)}
-    for name, (label, _) in listed.items():
-        if name not in known:
-            raise UserError(f"{path}: lists {name}, which the data do not hold")
-        if dataset.classes[dataset.labels[known[name]]] != label:
+    split_of: dict[int, str] = {}
+    gone = []
+    for name, (label, split) in rows.items():
+        index = known.get(name)
+        if index is None and root is not None:  # version 0.1 kept paths as a manifest writes them
+            index = known.get(relative_name(root, name))
+        if index is None:
+            gone.append(name)
+        elif dataset.classes[dataset.labels[index]] != label:
             raise UserError(f"{path}: lists {name} as {label!r}, which the data hold under another class")
-    kept = np.array([known[name] for name in listed], dtype=np.int64)
+        else:
+            split_of[index] = split
+    if gone and missing != "skip":
+        raise UserError(
+            f"{path}: lists {listed(gone)}, which the data do not hold; --missing skip goes on without"
+        )
+    if gone:
+        dataset.listing.warnings.append(
+            f"{counted(len(gone), 'image')} that {path} lists are no longer there: {listed(gone)}"
+        )
+    kept = np.array(sorted(split_of), dtype=np.int64)
     if len(kept) < len(dataset):
-        logger.warning("%d images that %s does not list are left out", len(dataset) - len(kept), path)
-    kept.sort()
+        dataset.listing.warnings.append(
+            f"{counted(len(dataset) - len(kept), 'image')} that {path} does not list are left out"
+        )
     chosen = dataset.select(kept)
-    return replace(chosen, splits=np.array([listed[name][1] for name in chosen.names], dtype="<U5"))
+    return replace(chosen, splits=np.array([split_of[index] for index in kept.tolist()], dtype="<U5"))
 
 
 def _named(name: str, *, download: bool) -> ImageDataset:
@@ -205,87 +400,5 @@ def _named(name: str, *, download: bool) -> ImageDataset:
         labels=np.concatenate([labels for _, labels in parts.values()]),
         splits=np.array(splits, dtype="<U5"),
         images=np.concatenate([images for images, _ in parts.values()]),
+        listing=Listing(layout="named set"),
     )
-
-
-def _manifest(path: Path) -> ImageDataset:
-    rows = read_rows(path, need_split=False)
-    if not rows:
-        raise UserError(f"{path}: lists no images")
-    for name, _, _ in rows:
-        if not (path.parent / name).is_file():
-            raise UserError(f"{path}: lists {name}, but {path.parent / name} is not there")
-    return _labeled(path.parent, rows)
-
-
-def _folder(root: Path) -> ImageDataset:
-    folders = _subfolders(root)
-    names = {folder.name for folder in folders}
-    by_split = "train" in names or (bool(names) and names <= set(SPLITS))
-    split_folders = (
-        [(folder.name, folder) for folder in folders if folder.name in SPLITS] if by_split else [("", root)]
-    )
-    rows, classes = [], set()
-    for split, split_folder in split_folders:
-        for class_folder in _subfolders(split_folder):
-            # macOS spells é in two code points where other systems use one; it is one class all the same.
-            label = unicodedata.normalize("NFC", class_folder.name)
-            classes.add(label)
-            for file in _image_files(class_folder, above=(root, split_folder)):
-                rows.append((file.relative_to(root).as_posix(), label, split))
-    if not rows:
-        layout = f"{root}/{'train/' if by_split else ''}<class>/"
-        raise UserError(
-            f"{root}: holds no images; they must lie in {layout} and end in {', '.join(SUFFIXES)}"
-        )
-    return _labeled(root, rows, classes)
-
-
-def _labeled(root: Path, rows: Sequence[tuple[str, str, str]], classes: Iterable[str] = ()) -> ImageDataset:
-    """Images in the order of their names, from (name, label, split) rows and classes that may be empty."""
-    names, labels, splits = zip(*sorted(rows), strict=True)
-    every_class = tuple(sorted({*classes, *labels}))
-    number = {label: position for position, label in enumerate(every_class)}
-    return ImageDataset(
-        classes=every_class,
-        names=list(names),
-        labels=np.array([number[label] for label in labels], dtype=np.int64),
-        splits=np.array(splits, dtype="<U5"),
-        root=root,
-    )
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def images_below(folder: Path) -> list[Path]:
-    """The images in a folder at any depth, in the order of their paths; hidden ones are passed over."""
-    return sorted(_image_files(folder, above=()))
-
-
-def _image_files(folder: Path, above: Iterable[Path]) -> list[Path]:
-    """The images at any depth, through symbolic links, each folder entered once and none of those above."""
-    files = []
-    seen = {_identity(parent) for parent in above}
-    for parent, subfolders, names in os.walk(folder, followlinks=True, onerror=_raise):
-        if (identity := _identity(Path(parent))) in seen:
-            subfolders.clear()
-            continue
-        seen.add(identity)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        files += [
-            Path(parent, name)
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    return files
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _raise(error: OSError) -> None:
-    raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error

@@ -6,6 +6,7 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,27 @@ from skipnets.errors import UserError
 from skipnets.files import atomic_path
 
 SPLITS = ("train", "val", "test")
-_COLUMNS = ["path", "label", "split"]
+_COLUMNS = ("path", "label", "split")
+
+
+class SplitRow(NamedTuple):
+    """A line of splits.csv.
+
+    Attributes:
+        path: An image's name.
+        label: Its class.
+        split: "train", "val" or "test".
+        group: What it must not be separated from; "" where that is not known.
+        size: Bytes of its content (`skipnets.data.contents`); -1 in files of version 0.1.
+        hash: Of its content; "" where it is not known.
+    """
+
+    path: str
+    label: str
+    split: str
+    group: str = ""
+    size: int = -1
+    hash: str = ""
 
 
 def check_fractions(fractions: Sequence[float]) -> dict[str, float]:
@@ -57,15 +78,52 @@ def cut(labels: NDArray[np.int64], shares: Mapping[str, float], seed: int) -> ND
     return splits
 
 
-def write_splits(path: str | os.PathLike[str], rows: Sequence[tuple[str, str, str]]) -> None:
-    """Write (path, label, split) rows as CSV, for `read_splits` and `open_dataset(splits=...)`."""
+def cut_groups(
+    labels: NDArray[np.int64], groups: NDArray[np.str_], shares: Mapping[str, float], seed: int
+) -> NDArray[np.str_]:
+    """Deal whole groups out to splits, so that each gets about its share of every class.
+
+    Scikit-learn's StratifiedGroupKFold, for shares that differ: groups in the order of how unequal their
+    classes are, each to the split that is then furthest from what it should have.
+
+    Args:
+        labels: (N,) class of each image.
+        groups: (N,) group of each image.
+        shares: split → its share; normalized here.
+        seed: not negative; decides among groups that are alike.
+
+    Returns:
+        (N,) the split of each image.
+    """
+    names = list(shares)
+    wanted = np.array([shares[name] for name in names]) / sum(shares.values())
+    unique, members = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(unique), int(labels.max()) + 1))
+    np.add.at(counts, (members, labels), 1)
+    # A rare class counts as much as a common one, and so does the number of images.
+    weights = np.hstack([counts / np.maximum(counts.sum(0), 1), counts.sum(1, keepdims=True) / len(labels)])
+    shuffled = np.random.default_rng(seed).permutation(len(unique))
+    order = shuffled[np.argsort(-weights[shuffled].max(1), kind="stable")]
+    filled = np.zeros((len(names), weights.shape[1]))
+    split_of = np.empty(len(unique), dtype=np.int64)
+    for group in order:
+        lacking = wanted[:, None] - filled
+        # How much nearer the shares of its classes each split would come by taking the group.
+        gain = (2 * lacking * weights[group] - weights[group] ** 2) / wanted[:, None]
+        split_of[group] = np.argmax(gain.sum(1))
+        filled[split_of[group]] += weights[group]
+    return np.array(names, dtype="<U5")[split_of[members]]
+
+
+def write_splits(path: str | os.PathLike[str], rows: Sequence[SplitRow]) -> None:
+    """Write which image is in which split as CSV, for `read_splits` and `open_dataset(splits=...)`."""
     with (
         atomic_path(path) as temporary,
         # File names need not be valid UTF-8; surrogateescape hands their bytes through.
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
+        writer.writerow(SplitRow._fields)
         writer.writerows(rows)
 
 
@@ -75,35 +133,44 @@ def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
     Raises:
         UserError: the file is missing or holds something else.
     """
-    return {name: (label, split) for name, label, split in read_rows(path, need_split=True)}
+    return {row.path: (row.label, row.split) for row in read_split_rows(path)}
 
 
-def read_rows(path: str | os.PathLike[str], *, need_split: bool) -> list[tuple[str, str, str]]:
-    """Read a CSV file with the columns path, label and split; the split is "" where the column is missing.
+def read_split_rows(path: str | os.PathLike[str]) -> list[SplitRow]:
+    """Read what `write_splits` wrote; path, label and split must be there, as in files of version 0.1.
 
     Raises:
         UserError: naming the line that is wrong.
     """
+    rows: dict[str, SplitRow] = {}
     try:
         with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or []
-            missing = [name for name in (_COLUMNS if need_split else _COLUMNS[:2]) if name not in columns]
-            if missing:
-                header = "path,label,split" if need_split else "path,label or path,label,split"
-                raise UserError(f"{path}: lacks the column {missing[0]}; the first line must be {header}")
-            rows: dict[str, tuple[str, str, str]] = {}
-            for row in reader:
-                name, label = row["path"], row["label"]
-                split = row["split"] if "split" in columns else ""
+            if missing := [name for name in _COLUMNS if name not in columns]:
+                raise UserError(
+                    f"{path}: lacks the column {missing[0]}; the first line must be {','.join(_COLUMNS)}"
+                )
+            for cells in reader:
                 line = f"{path}, line {reader.line_num}"
-                if not name or not label or None in row or split is None:
-                    raise UserError(f"{line}: must be {','.join(columns)}, none of them empty")
-                if "split" in columns and split not in SPLITS:
-                    raise UserError(f"{line}: split={split!r}: must be one of {', '.join(SPLITS)}")
-                if name in rows:
-                    raise UserError(f"{line}: {name} is listed twice")
-                rows[name] = (name, label, split)
+                if None in cells or None in cells.values() or not all(cells[name] for name in _COLUMNS):
+                    raise UserError(f"{line}: must be {','.join(columns)}, with path, label and split")
+                size = cells.get("size") or "-1"
+                if not size.removeprefix("-").isdecimal():
+                    raise UserError(f"{line}: size={size!r}: must be a number of bytes")
+                row = SplitRow(
+                    path=cells["path"],
+                    label=cells["label"],
+                    split=cells["split"],
+                    group=cells.get("group", ""),
+                    size=int(size),
+                    hash=cells.get("hash", ""),
+                )
+                if row.split not in SPLITS:
+                    raise UserError(f"{line}: split={row.split!r}: must be one of {', '.join(SPLITS)}")
+                if row.path in rows:
+                    raise UserError(f"{line}: {row.path} is listed twice")
+                rows[row.path] = row
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except csv.Error as error:

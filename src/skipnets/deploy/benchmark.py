@@ -27,6 +27,9 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
+from skipnets.models.accounting import macs
+from skipnets.models.family import network_graph
+from skipnets.models.registry import config_from_dict
 from skipnets.runtimes.exported import export_format
 
 if TYPE_CHECKING:
@@ -225,7 +228,7 @@ def compare_speeds(
         UserError: For impossible options, or if two candidates do not compute the same.
     """
     from skipnets.classifier import Classifier, load
-    from skipnets.deploy.candidates import candidates_for, exported_candidate, multiply_accumulates
+    from skipnets.deploy.candidates import candidates_for, exported_candidate
 
     if not batches or min(batches) < 1:
         raise UserError(f"batch sizes must be 1 or more, not {list(batches)}")
@@ -245,17 +248,18 @@ def compare_speeds(
             int8=int8,
             calibration=calibration,
         )
-    macs = multiply_accumulates(classifier.architecture, classifier.preprocessing.size)
+    graph = network_graph(config_from_dict(classifier.architecture))
+    total_macs = sum(macs(graph, *classifier.preprocessing.size))
     rate = _sgemm_rate(threads)
     rows = [
         row
         for batch in batches
-        for row in _measure(candidates, classifier, batch, seconds=seconds, limit=macs * batch / rate)
+        for row in _measure(candidates, classifier, batch, seconds=seconds, limit=total_macs * batch / rate)
     ]
     return SpeedTable(
         model=str(classifier.path or classifier.architecture["name"]),
         size=classifier.preprocessing.size,
-        macs=macs,
+        macs=total_macs,
         sgemm_macs=rate,
         machine=machine(threads),
         rows=tuple(rows),
@@ -263,7 +267,7 @@ def compare_speeds(
 
 
 def machine(threads: int) -> dict[str, str]:
-    """What the figures hold for."""
+    """What the measurements were made on."""
     versions = {}
     for library in ("torch", "torchvision", "onnxruntime", "openvino", "nncf", "skipnets"):
         try:

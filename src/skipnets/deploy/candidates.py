@@ -1,4 +1,4 @@
-"""What `compare_speeds` lets compete: a classifier in every runtime, and torchvision's network beside it.
+"""What `compare_speeds` measures: a classifier in every runtime, and torchvision's network as the baseline.
 
 Shapes: N batch, C channels, H height, W width, K classes.
 """
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from skipnets.classifier import Classifier
 from skipnets.data.sources import ImageDataset
@@ -24,8 +23,8 @@ from skipnets.deploy.benchmark import Candidate, Predict
 from skipnets.deploy.graph import needs_deploy, onnx_graph, openvino_graph, simplify, trace
 from skipnets.deploy.quantize import Quantization, open_calibration, quantize
 from skipnets.errors import UserError
-from skipnets.models.factory import build_model
-from skipnets.models.registry import DenseNetConfig, ModelConfig, ResNetConfig, config_from_dict
+from skipnets.models.family import family_of
+from skipnets.models.registry import ModelConfig
 from skipnets.runtimes import open_runtime
 from skipnets.runtimes.exported import IMAGES, LOGITS
 
@@ -35,7 +34,6 @@ __all__ = [
     "in_onnxruntime",
     "in_openvino",
     "in_pytorch",
-    "multiply_accumulates",
     "plain_onnx",
     "torchvision_network",
 ]
@@ -150,76 +148,12 @@ def exported_candidate(classifier: Classifier) -> Candidate:
 
 
 def torchvision_network(config: ModelConfig, state: Mapping[str, torch.Tensor]) -> nn.Module | None:
-    """The network that torchvision has for a configuration, with these weights; None if it has none.
-
-    For CIFAR's stem, torchvision's DenseNet gets the 3×3 convolution in place of its own stem.
-    """
-    if config.norm != "batch" or config.num_classes == 0:
-        return None
-    network: Any
-    if isinstance(config, DenseNetConfig):
-        network = _torchvision_densenet(config)
-    else:
-        assert isinstance(config, ResNetConfig)
-        network = _torchvision_resnet(config)
+    """The network that torchvision has for a configuration, with these weights; None if it has none."""
+    network = family_of(config).baseline(config)
     if network is None:
         return None
     network.load_state_dict(state)
     return network.eval().requires_grad_(False)
-
-
-def multiply_accumulates(architecture: Mapping[str, Any], size: tuple[int, int]) -> int:
-    """Of a network's convolutions and linear layers, for one image."""
-    config = config_from_dict(architecture)
-    with torch.device("meta"):
-        model = build_model(config).eval()
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            model(torch.empty(1, config.in_chans, *size))
-    return counter.get_total_flops() // 2
-
-
-def _torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
-    from torchvision.models import DenseNet
-
-    if config.bottleneck is None or config.compression != 0.5:
-        return None
-    assert config.stem_channels is not None
-    network = DenseNet(
-        growth_rate=config.growth_rate,
-        block_config=config.block_config,
-        num_init_features=config.stem_channels,
-        bn_size=config.bottleneck,
-        num_classes=config.num_classes,
-    )
-    if config.stem == "cifar":
-        del network.features.norm0, network.features.relu0, network.features.pool0
-        network.features.conv0 = nn.Conv2d(config.in_chans, config.stem_channels, 3, padding=1, bias=False)
-    elif config.in_chans != 3:
-        network.features.conv0 = nn.Conv2d(
-            config.in_chans, config.stem_channels, 7, stride=2, padding=3, bias=False
-        )
-    return network
-
-
-def _torchvision_resnet(config: ResNetConfig) -> nn.Module | None:
-    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
-
-    is_standard = (config.stem, config.shortcut, config.output_stride, config.width) == (
-        "imagenet", "projection", None, 64,
-    )  # fmt: skip
-    if not is_standard or len(config.block_config) != 4:
-        return None
-    network = ResNet(
-        BasicBlock if config.block == "basic" else Bottleneck,
-        list(config.block_config),
-        num_classes=config.num_classes,
-        groups=config.groups,
-        width_per_group=config.width_per_group,
-    )
-    if config.in_chans != 3:
-        network.conv1 = nn.Conv2d(config.in_chans, 64, 7, stride=2, padding=3, bias=False)
-    return network
 
 
 def in_pytorch(network: Callable[..., Any], memory_format: torch.memory_format) -> Predict:

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy.rewrite import fold_norms, normalize_inside, pool_before_convolution
 from skipnets.errors import missing_extra
-from skipnets.models.densenet import DenseNet
-from skipnets.models.resnet import ResNet
+from skipnets.models.backbone import Backbone
 from skipnets.runtimes.exported import FEATURES, IMAGES, LOGITS, OPENVINO_GRAPH, ExportFormat, InputType
 
 __all__ = [
@@ -46,7 +45,7 @@ _LIBRARIES = {
 class _Deployed(nn.Module):
     """A network whose pooled features are an output beside the logits: they are computed anyway."""
 
-    def __init__(self, network: DenseNet | ResNet) -> None:
+    def __init__(self, network: Backbone[Any]) -> None:
         super().__init__()
         self.network = network
 
@@ -59,9 +58,7 @@ class _Deployed(nn.Module):
         return self.network.get_classifier()(features), features
 
 
-def simplify(
-    model: DenseNet | ResNet, preprocessing: Preprocessing, input_type: InputType
-) -> DenseNet | ResNet:
+def simplify(model: Backbone[Any], preprocessing: Preprocessing, input_type: InputType) -> Backbone[Any]:
     """The network as it is exported: with every exact rewrite that makes it faster."""
     model = pool_before_convolution(fold_norms(copy.deepcopy(model).cpu().float()))
     if input_type == "uint8":
@@ -69,9 +66,7 @@ def simplify(
     return model
 
 
-def trace(
-    model: DenseNet | ResNet, size: tuple[int, int], input_type: InputType
-) -> torch.export.ExportedProgram:
+def trace(model: Backbone[Any], size: tuple[int, int], input_type: InputType) -> torch.export.ExportedProgram:
     """The graph of a network, for any number of images of any size that the architecture allows.
 
     Args:

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_confusion", "save_figure"]
+__all__ = ["draw_confusion", "save_figure", "tints"]
 
-_RIGHT = np.array([0.04, 0.38, 0.66])
-_WRONG = np.array([0.80, 0.30, 0.02])  # orange: told from blue with every kind of color vision
+_RIGHT = np.array([0.114, 0.384, 0.722])
+_WRONG = np.array([0.710, 0.306, 0.035])  # orange and blue differ in every kind of color vision
 _NO_IMAGES = np.array([0.93, 0.94, 0.95])
+_PALEST = 0.07  # one image among thousands still differs from none
+_DEEPEST_AT_LEAST = 0.1  # of a row: a single rare mistake is not shown as a grave one
 _INK, _MUTED, _LINES = "#1f2933", "#6b7280", "#d8dce1"
 _COUNTED_UP_TO = 30  # classes; beyond, counts would be too small to read
 _NAMED_UP_TO = 150
@@ -30,17 +32,15 @@ _NAMED_UP_TO = 150
 def draw_confusion(
     confusion: NDArray[np.int64], classes: Sequence[str], *, title: str = "", note: str = ""
 ) -> Figure:
-    """Draw a confusion matrix: right answers blue, wrong ones orange, the deeper the larger their share.
+    """Draw a confusion matrix: correct predictions blue, mistakes orange, as deep as `tints` says.
 
-    The share is of the row (of the images that are this class); for wrong answers its square root is shown,
-    so that a few per cent can be seen. Up to 30 classes, cells hold their counts, and recall and precision
-    stand at the edges.
+    Up to 30 classes, cells hold their counts, and recall and precision stand at the edges.
 
     Args:
         confusion: (K, K) counts; rows are the true classes, columns the predicted ones.
         classes: K names.
-        title: Stands above, large.
-        note: Stands below the title, small.
+        title: Heading.
+        note: Smaller text below the heading.
 
     Returns:
         A matplotlib figure; `save_figure` writes it.
@@ -58,7 +58,7 @@ def draw_confusion(
     cell = side / count * 72  # from here on in points, as fonts are
     font = min(max(cell * 0.5, 4.5), 10.5)
     figure = Figure(figsize=(side, side), dpi=150, facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1))  # labels lie outside: `save_figure` makes room for them
+    axes = figure.add_axes((0, 0, 1, 1))  # `save_figure` adds room for the labels outside
     axes.imshow(_colors(confusion), interpolation="nearest", aspect="auto")
     _name_classes(axes, classes, font, cell)
     if count <= _COUNTED_UP_TO:
@@ -68,23 +68,44 @@ def draw_confusion(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure with everything that lies around its axes, whole or not at all."""
+    """Write a figure with the labels around its axes; the file appears whole or not at all."""
     with atomic_path(path) as temporary, warnings.catch_warnings():
         # Class names may be in any script; what the font lacks shows as a box.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from", category=UserWarning)
         figure.savefig(temporary, bbox_inches="tight", pad_inches=0.2)
 
 
+def tints(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
+    """How deeply to color each cell: in proportion to its share of the row.
+
+    Correct predictions and mistakes have scales of their own, as mistakes are rarely more than a few per cent
+    of a row.
+
+    Args:
+        confusion: (K, K) counts; rows are the true classes.
+
+    Returns:
+        (K, K) depths from 0 (no images) to 1, and the share of the row at which mistakes reach 1.
+    """
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    correct = np.eye(len(confusion), dtype=bool)
+    deepest = max(float(np.where(correct, 0, shares).max()), _DEEPEST_AT_LEAST)
+    depth = np.where(correct, shares, shares / deepest)
+    return np.where(confusion > 0, _PALEST + (1 - _PALEST) * depth, 0), deepest
+
+
 def _colors(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """(K, K) counts → (K, K, 3) colors."""
-    support = confusion.sum(1, keepdims=True)
-    shares = confusion / np.maximum(support, 1)
-    right = np.eye(len(confusion), dtype=bool)
-    strength = np.where(right, shares, np.sqrt(shares))
-    # One image among thousands must still differ from none.
-    strength = np.where(confusion > 0, 0.1 + 0.9 * strength, 0)[..., None]
-    colors = 1 - strength * (1 - np.where(right[..., None], _RIGHT, _WRONG))
-    return np.where(support[..., None] > 0, colors, _NO_IMAGES)
+    depth, _ = tints(confusion)
+    correct = np.eye(len(confusion), dtype=bool)[..., None]
+    colors = 1 - depth[..., None] * (1 - np.where(correct, _RIGHT, _WRONG))
+    return np.where(confusion.sum(1)[:, None, None] > 0, colors, _NO_IMAGES)
+
+
+def _ink_on(color: NDArray[np.float64]) -> str:
+    """Black or white, whichever has the higher contrast (WCAG 2) with a color: 4.5 and more."""
+    linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+    return "white" if float(linear @ (0.2126, 0.7152, 0.0722)) < 0.179 else "black"
 
 
 def _name_classes(axes: Axes, classes: Sequence[str], font: float, cell: float) -> None:
@@ -114,8 +135,8 @@ def _write_counts(axes: Axes, confusion: NDArray[np.int64], font: float, cell: f
     support, called, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
     digits = len(f"{confusion.max():,}")
     size = min(font, cell * 0.85 / (digits * 0.62))
+    colors = _colors(confusion)
     for row, column in zip(*np.nonzero(confusion), strict=True):
-        deep = confusion[row, column] / support[row] > (0.55 if row == column else 0.4)
         axes.text(
             column,
             row,
@@ -123,7 +144,7 @@ def _write_counts(axes: Axes, confusion: NDArray[np.int64], font: float, cell: f
             ha="center",
             va="center",
             fontsize=size,
-            color="white" if deep else _INK,
+            color=_ink_on(colors[row, column]),
         )
     edge: dict[str, Any] = {"textcoords": "offset points", "fontsize": font * 0.85, "color": _MUTED}
     last = len(confusion) - 0.5

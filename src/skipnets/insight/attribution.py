@@ -1,8 +1,8 @@
-"""What in an image speaks for a class: Grad-CAM, Integrated Gradients and occlusion, laid over the image.
+"""Which parts of an image speak for a class: Grad-CAM, Integrated Gradients and occlusion.
 
-Captum computes; what is done here is to say where each number belongs. A map of a late stage is a coarse grid
-whose values do not lie in the middle of the cells that seem to divide the image (`skipnets.insight.trace`
-has their place), and the network's input is a resized part of the image, or more than all of it. Both are
+Captum computes the attributions; this module places them on the image. A map of a late stage is a coarse grid
+whose values do not lie in the middle of the cells that seem to divide the image (`skipnets.models.accounting`
+has their positions), and the network's input is a resized part of the image, or more than all of it. Both are
 undone in one interpolation, straight from the grid to the image's own pixels.
 
 Shapes: C, H, W of the network's input; h, w of a map.
@@ -31,13 +31,14 @@ import torch
 from torch import Tensor, nn
 
 from skipnets.insight.modes import evaluating
-from skipnets.insight.source import architecture_of
-from skipnets.insight.trace import Grid, skeleton, trace
+from skipnets.models.accounting import Grid, grids
+from skipnets.models.family import network_graph, stage_groups
+from skipnets.models.graph import Activation, Graph, Norm
 
 Method = Literal["gradcam", "integrated-gradients", "occlusion"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-# The deepest stage whose map has so many values along its shorter side knows what it sees and still where.
+# Values on the shorter side of a stage's map that still locate what the stage responds to.
 FINE_ENOUGH = 12
 _INTEGRATION_STEPS = 32
 _IMAGES_AT_ONCE = 16
@@ -45,7 +46,7 @@ _IMAGES_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Where one image speaks for one class.
+    """Which parts of one image speak for one class.
 
     Attributes:
         source: The path as it was given, or "[3]" for the fourth image where that is not a path.
@@ -82,7 +83,7 @@ class Explanation:
         return whole.astype(np.float32, copy=False)
 
     def resized(self, scale: float) -> Explanation:
-        """The same for the image at another size: a small one is given room for a smooth map."""
+        """The same for the image at another size: small images are enlarged for a smooth map."""
         image = resized(self.image, scale)
         x, y = image.width / self.image.width, image.height / self.image.height
         left, top, right, bottom = self.box
@@ -105,7 +106,7 @@ def explain(
     method: Method = "gradcam",
     stage: str = "auto",
 ) -> Iterator[list[Explanation]]:
-    """Ask for every image what in it speaks for a class.
+    """Find out which parts of each image speak for a class.
 
     Args:
         classifier: It must run in PyTorch.
@@ -126,13 +127,11 @@ def explain(
             single value.
     """
     if method not in METHODS:
-        raise UserError(f"method must be one of {', '.join(METHODS)}, not {method}")
+        raise UserError(f"method={method}: must be one of {', '.join(METHODS)}")
     for label in classes or ():
         if label not in classifier.classes:
             near = near_matches(label, classifier.classes)
-            raise UserError(
-                f'classes: the model knows no "{label}"{near}; it tells {_some(classifier.classes)}'
-            )
+            raise UserError(f'classes="{label}": must be among {_some(classifier.classes)}{near}')
     module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
     return _explanations(classifier, images, classes, method, module_path, position)
 
@@ -142,25 +141,38 @@ def stage_names(classifier: Classifier) -> list[str]:
     return list(_stages(classifier))
 
 
-def _stages(classifier: Classifier) -> dict[str, str]:
-    """The module whose map stands for each stage, always behind a ReLU.
+def _stages(classifier: Classifier) -> dict[str, tuple[str, int]]:
+    """For each stage the module whose map stands for it, where possible behind a ReLU, and that map's value.
 
     What a dense block gives is a concatenation of features of any sign and size. Grad-CAM weighs maps against
     each other, so it takes them as their reader does: behind the norm and ReLU that follow.
     """
-    stages = {}
-    blocks = 0
-    for info in classifier.model.feature_info:
-        path = info["module"]
-        name = path.rsplit(".", 1)[-1]
-        if name.startswith("denseblock"):
-            blocks += 1
-            stages[name] = f"features.transition{blocks}.relu"
-        elif name == "relu5":
-            stages[f"denseblock{blocks + 1}"] = path
-        else:
-            stages[name] = path
+    config = classifier.model.config
+    graph = network_graph(config)
+    stem, *groups = stage_groups(config)
+    rectified = [path for path in stem if isinstance(graph.producer(graph.stages[path]), Activation)]
+    path = (rectified or stem)[-1]
+    stages = {_last_name(path): (path, graph.stages[path])}
+    for path, *_ in groups:
+        stages[_last_name(path)] = _behind_relu(graph, path)
     return stages
+
+
+def _behind_relu(graph: Graph, path: str) -> tuple[str, int]:
+    """The module and value of a stage's map, or of the ReLU through which it is read."""
+    value = graph.stages[path]
+    if isinstance(graph.producer(value), Activation):
+        return path, value
+    for reader in graph.readers(value):
+        if isinstance(reader, Norm):
+            reader = graph.readers(reader.output)[0]
+        if isinstance(reader, Activation):
+            return reader.name, reader.output
+    return path, value
+
+
+def _last_name(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _explanations(
@@ -233,23 +245,21 @@ def _attribute(
 
 def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     """The module that a stage's name stands for, and where the values of its map lie."""
-    channels, size = classifier.preprocessing.channels, classifier.preprocessing.size
-    walked = trace(skeleton(architecture_of(classifier).config), (channels, *size))
-    stages = _stages(classifier)
+    size = classifier.preprocessing.size
+    graph = network_graph(classifier.model.config)
+    shapes, stages = graph.shapes(*size), _stages(classifier)
     if stage == "auto":
-        sizes = {name: min(walked.outputs[path].shape[1:]) for name, path in stages.items()}
-        fine = [name for name, values in sizes.items() if values >= FINE_ENOUGH]
+        fine = [name for name, (_, value) in stages.items() if min(shapes[value][1:]) >= FINE_ENOUGH]
         stage = fine[-1] if fine else next(iter(stages))
     if stage not in stages:
-        raise UserError(f'stage "{stage}" must be auto or one of {", ".join(stages)}')
-    path = stages[stage]
-    output = walked.outputs[path]
-    if output.shape[1:] == (1, 1):
+        raise UserError(f"stage={stage}: must be auto or one of {', '.join(stages)}")
+    path, value = stages[stage]
+    if shapes[value][1:] == (1, 1):
         raise UserError(
-            f"stage {stage} makes a map of 1×1 of images of {size[0]}×{size[1]}, which tells no place: "
+            f"stage={stage}: makes a map of 1×1 of images of {size[0]}×{size[1]}, which locates nothing: "
             "take a finer one"
         )
-    return path, output.grid
+    return path, grids(graph)[value]
 
 
 def _weights(

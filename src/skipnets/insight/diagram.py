@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
+from skipnets.insight.layers import Layer, inside, layers
 from skipnets.insight.source import Source, architecture_of
-from skipnets.insight.summary import input_shape, short_count
-from skipnets.insight.trace import Layer, Trace, skeleton, trace
+from skipnets.insight.summary import short_count
+from skipnets.models.graph import Convolution, Graph, Linear
 
 try:
     import matplotlib as mpl
@@ -42,7 +44,7 @@ class _Drawing:
 
     Attributes:
         title: The model's name.
-        subtitle: Its figures.
+        subtitle: Its depth, parameters and MACs.
         panels: From the input to the logits.
         legend: What the legend has to explain.
     """
@@ -65,7 +67,7 @@ def draw_diagram(
 
     Args:
         sources: A registry name, a model file, a run folder, a configuration, a model or a classifier; or
-            several of them, which are drawn side by side, stages of equal map size at equal height.
+            several of them, which are drawn side by side, stages of equal map size at the same height.
         output: An .svg, .png or .pdf file.
         block: Which dense block or residual stage to draw alone, counted from 1; None draws all.
         input_size: Height and width of the images; None takes each model's usual size.
@@ -82,7 +84,7 @@ def draw_diagram(
         raise UserError(f"output: {path} must end in {', '.join(FORMATS)}")
     several = sources if isinstance(sources, list) else [sources]
     if not several:
-        raise UserError("there is no model to draw: name at least one")
+        raise UserError("sources: must name at least one")
     drawings = [_drawing(source, block, input_size, fields) for source in several]
     with mpl.rc_context({"font.family": "DejaVu Sans", "svg.hashsalt": "skipnets"}):
         figure = _figure(drawings)
@@ -96,16 +98,15 @@ def _drawing(
     source: Source, block: int | None, input_size: int | tuple[int, int] | None, fields: dict[str, Any]
 ) -> _Drawing:
     architecture = architecture_of(source, **fields)
-    config = architecture.config
-    walked = trace(skeleton(config), input_shape(architecture, input_size))
-    all_panels = _panels(walked)
+    graph = architecture.graph
+    rows = layers(graph, *architecture.image_size(input_size))
+    all_panels = _panels(rows)
     if block is not None:
         blocks = [panel for panel in all_panels if not isinstance(panel, Strip)]
         if not 1 <= block <= len(blocks):
-            raise UserError(f"block must be from 1 to {len(blocks)} for {config.name}, not {block}")
+            raise UserError(f"block={block}: must be from 1 to {len(blocks)} for {graph.name}")
         all_panels = [blocks[block - 1]]
-    top = [layer for layer in walked.layers if layer.depth == 1]
-    parameters, macs = sum(layer.parameters for layer in top), sum(layer.macs for layer in top)
+    macs = sum(layer.macs for layer in rows if layer.depth == 1)
     shortcuts = {
         residual.shortcut
         for panel in all_panels
@@ -113,12 +114,14 @@ def _drawing(
         for residual in panel.blocks
     }
     return _Drawing(
-        title=config.name,
-        subtitle=f"{_depth(walked)} layers deep · {parameters:,} parameters · {short_count(macs)} MACs",
+        title=graph.name,
+        subtitle=f"{_depth(graph)} layers deep · {graph.parameter_count():,} parameters · "
+        f"{short_count(macs)} MACs",
         panels=tuple(all_panels),
-        legend=("dense",)
-        if config.family == "densenet"
-        else tuple(kind for kind in ("identity", "projection", "pad") if kind in shortcuts),
+        legend=(
+            *(["dense"] if any(isinstance(panel, DenseBlockPanel) for panel in all_panels) else []),
+            *(kind for kind in ("identity", "projection", "pad") if kind in shortcuts),
+        ),
     )
 
 
@@ -150,54 +153,59 @@ def _figure(drawings: Sequence[_Drawing]) -> Figure:
 
 
 def _tops(drawings: Sequence[_Drawing], width: float) -> list[list[float]]:
-    """Where each panel begins; those of equal map size begin level with one another."""
+    """Where each panel begins; groups of a map size that several models have begin at the same height."""
     columns: list[list[list[Panel]]] = [
         [list(group) for _, group in itertools.groupby(drawing.panels, key=lambda panel: panel.map_size)]
         for drawing in drawings
     ]
     sizes = sorted({group[0].map_size for column in columns for group in column}, reverse=True)
     tops: list[list[float]] = [[] for _ in drawings]
-    level = 0.0
+    levels = [0.0] * len(columns)
     for size in sizes:
-        lowest = level
-        for own_tops, column in zip(tops, columns, strict=True):
+        found = {
+            number: [panel for group in column if group[0].map_size == size for panel in group]
+            for number, column in enumerate(columns)
+            if any(group[0].map_size == size for group in column)
+        }
+        level = min(levels[number] for number in found)
+        for number, group in found.items():
             top = level
-            for panel in (panel for group in column if group[0].map_size == size for panel in group):
-                own_tops.append(top)
+            for panel in group:
+                tops[number].append(top)
                 top -= panel.height(width) + _GAP
-            lowest = min(lowest, top)
-        level = lowest
+            levels[number] = top
     return tops
 
 
-def _depth(walked: Trace) -> int:
+def _depth(graph: Graph) -> int:
     """Convolutions and linear layers on the way from the input to the logits, as the papers count them."""
+    shortcuts = [range(scope.start, scope.stop) for scope in graph.scopes if scope.kind == "shortcut"]
     return sum(
-        layer.kind in ("Conv2d", "Linear") and ".downsample." not in layer.path for layer in walked.layers
+        isinstance(operation, Convolution | Linear) and not any(place in scope for scope in shortcuts)
+        for place, operation in enumerate(graph.operations)
     )
 
 
-def _panels(walked: Trace) -> list[Panel]:
+def _panels(rows: Sequence[Layer]) -> list[Panel]:
     """The stages of a network, in order; what lies between blocks is gathered into strips."""
-    largest = max(layer.output[1] for layer in walked.layers if layer.kind in ("DenseBlock", "Sequential"))
+    largest = max(layer.output[1] for layer in rows if layer.kind in ("dense block", "stage"))
     found: list[Panel] = []
     loose: list[Layer] = []
-    _, height, width = image = walked.values[0].shape
+    _, height, width = image = rows[0].input
     found.append(Strip(map_size=(height, width), title="input", text="an image", result=_text(image)))
-    for layer in (layer for layer in walked.layers if layer.depth == 1):
-        if layer.kind == "DenseBlock":
+    numbers: Counter[str] = Counter()
+    for layer in (layer for layer in rows if layer.depth == 1):
+        numbers[layer.kind] += 1
+        title = f"{layer.kind} {numbers[layer.kind]}"
+        if layer.kind == "transition":
+            found.append(_transition(layer, inside(rows, layer), title))
+        elif layer.kind in ("dense block", "stage"):
             found += _strips(loose, "stem")
-            found.append(_dense_panel(walked, layer, largest))
-        elif layer.kind == "Sequential":
-            found += _strips(loose, "stem")
-            found.append(_residual_panel(walked, layer, largest))
-        elif layer.kind == "Transition":
-            found.append(_transition(walked, layer))
-            continue
+            loose = []
+            panel = _dense_panel if layer.kind == "dense block" else _residual_panel
+            found.append(panel(rows, layer, title, largest))
         else:
             loose.append(layer)
-            continue
-        loose = []
     found += _strips(loose, "head")
     return found
 
@@ -218,46 +226,49 @@ def _strips(layers: Sequence[Layer], title: str) -> list[Panel]:
     ]
 
 
-def _transition(walked: Trace, layer: Layer) -> Strip:
-    words = [word for word in map(_word, walked.inside(layer)) if word]
+def _transition(layer: Layer, parts: Sequence[Layer], title: str) -> Strip:
+    words = [word for word in map(_word, parts) if word]
     return Strip(
         map_size=(layer.output[1], layer.output[2]),
-        title=layer.path.rsplit(".", 1)[-1].replace("transition", "transition "),
+        title=title,
         text=" → ".join(words),
         result=f"{_text(layer.input)} → {_text(layer.output)}",
     )
 
 
-def _dense_panel(walked: Trace, layer: Layer, largest: int) -> DenseBlockPanel:
+def _dense_panel(rows: Sequence[Layer], layer: Layer, title: str, largest: int) -> DenseBlockPanel:
     return DenseBlockPanel(
         map_size=(layer.output[1], layer.output[2]),
-        title=layer.path.rsplit(".", 1)[-1].replace("denseblock", "dense block "),
-        channels=(layer.input[0], *(inner.output[0] for inner in walked.inside(layer))),
+        title=title,
+        channels=(layer.input[0], *(inner.output[0] for inner in inside(rows, layer))),
         largest_map=largest,
     )
 
 
-def _residual_panel(walked: Trace, layer: Layer, largest: int) -> ResidualPanel:
+def _residual_panel(rows: Sequence[Layer], layer: Layer, title: str, largest: int) -> ResidualPanel:
     blocks = []
-    for block in walked.inside(layer):
-        branch = [part for part in walked.inside(block) if part.kind == "Conv2d"]
-        stride = block.input[1] // block.output[1]
+    for block in inside(rows, layer):
+        parts = inside(rows, block)
         blocks.append(
-            ResidualBlock(shortcut=_shortcut(walked, block), branch=tuple(map(_tag, branch)), stride=stride)
+            ResidualBlock(
+                shortcut=_shortcut(parts),
+                branch=tuple(_tag(part) for part in parts if part.kind == "convolution"),
+                stride=block.input[1] // block.output[1],
+            )
         )
     return ResidualPanel(
         map_size=(layer.output[1], layer.output[2]),
-        title=layer.path.replace("layer", "stage "),
+        title=title,
         channels=layer.output[0],
         blocks=tuple(blocks),
         largest_map=largest,
     )
 
 
-def _shortcut(walked: Trace, block: Layer) -> panels.Shortcut:
-    for part in walked.inside(block):
-        if part.path.endswith(".downsample"):
-            return "pad" if part.kind == "PadShortcut" else "projection"
+def _shortcut(parts: Sequence[Layer]) -> panels.Shortcut:
+    for part in parts:
+        if part.kind == "shortcut":
+            return "projection" if part.parameters else "pad"
     return "identity"
 
 
@@ -265,16 +276,14 @@ def _word(layer: Layer) -> str:
     kernel = f"{layer.kernel[0]}×{layer.kernel[1]} " if layer.kernel else ""
     stride = f" /{layer.stride[0]}" if layer.stride and layer.stride[0] > 1 else ""
     names = {
-        "Conv2d": f"{kernel}conv{stride}",
-        "BatchNorm2d": "norm",
-        "GroupNorm": "norm",
-        "ReLU": "ReLU",
-        "MaxPool2d": f"{kernel}max-pool{stride}",
-        "AvgPool2d": f"{kernel}avg-pool{stride}",
-        "GlobalAverage": "average",
-        "Linear": "linear",
+        "convolution": f"{kernel}conv{stride}",
+        "batch norm": "norm",
+        "group norm": "norm",
+        "max pooling": f"{kernel}max-pool{stride}",
+        "average pooling": f"{kernel}avg-pool{stride}",
+        "global average": "average",
     }
-    return names.get(layer.kind, "")
+    return names.get(layer.kind, layer.kind)
 
 
 def _tag(convolution: Layer) -> str:

@@ -1,7 +1,7 @@
-"""What a trained network makes of its shortcuts: the features dense layers read, what residual branches add.
+"""How a trained network uses its skip connections: which features layers read, what branches add.
 
-For a DenseNet this is figure 5 of its paper (arXiv 1608.06993): the weights tell. For a ResNet the weights do
-not, so images go through it.
+For dense blocks this is figure 5 of the DenseNet paper (arXiv 1608.06993), computed from the weights. What a
+residual branch adds depends on the input, so it is measured on images.
 
 Letters: C₀ channels of a dense block's input, k growth rate, L layers of the block.
 """
@@ -9,8 +9,9 @@ Letters: C₀ channels of a dense block's input, k growth rate, L layers of the 
 from __future__ import annotations
 
 import csv
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from skipnets.data.preprocessing import ImageDecodeError
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
 from skipnets.insight.modes import evaluating
-from skipnets.models.densenet import DenseBlock, DenseNet
-from skipnets.models.resnet import BasicBlock, BottleneckBlock, PadShortcut, ResNet
+from skipnets.models.backbone import Backbone
+from skipnets.models.family import network_graph
+from skipnets.models.graph import Add, Convolution, Graph, Linear, Operation, Pad, Scope
+from skipnets.models.registry import config_from_dict
 
 try:
     import matplotlib as mpl
@@ -67,7 +70,7 @@ class BlockReuse:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseReuse:
-    """Feature reuse of a DenseNet, block by block."""
+    """Feature reuse in a network of dense blocks."""
 
     name: str
     blocks: tuple[BlockReuse, ...]
@@ -92,7 +95,10 @@ class DenseReuse:
         columns = [len(block.targets) for block in self.blocks]
         rows = max(len(block.sources) for block in self.blocks)
         cell = min(max(_CELL, 7.2 / sum(columns)), 0.3)
-        gap, left, bottom, top = 0.42, 0.75, 0.55, 0.85
+        gap, left, bottom, top = 0.42, 0.75, 0.55, 1.05
+        # Sources are often read about equally: colors over the whole range from 0 to 1 would hide the rest.
+        lowest = min(float(np.nanmin(block.relative())) for block in self.blocks)
+        lowest = min(math.floor(10 * lowest) / 10, 0.9)
         width = left + cell * sum(columns) + gap * (len(columns) - 1) + 0.95
         height = bottom + cell * rows + top
         figure = Figure(figsize=(width, height), facecolor="white")
@@ -101,19 +107,22 @@ class DenseReuse:
             extent = (cell * len(block.targets) / width, cell * len(block.sources) / height)
             y = (height - top) / height - extent[1]
             axes = figure.add_axes((x / width, y, *extent))
-            image = _draw_block(axes, block, number, first=number == 1)
+            last = number == len(self.blocks)
+            image = _draw_block(axes, block, number, lowest=lowest, first=number == 1, final=last)
             x += cell * len(block.targets) + gap
         bar = figure.add_axes(
             ((x - gap + 0.22) / width, (height - top - 1.6) / height, 0.12 / width, 1.6 / height)
         )
         assert image is not None
-        figure.colorbar(image, cax=bar, ticks=[0, 0.5, 1])
+        figure.colorbar(image, cax=bar, ticks=[lowest, (lowest + 1) / 2, 1], format="%.2g")
         bar.tick_params(labelsize=8, colors=_INK, length=2)
-        bar.set_ylabel("weight per feature map,\nrelative to the column's largest", fontsize=7.5, color=_INK)
+        bar.set_ylabel("mean |weight|, relative to\nthe column's largest", fontsize=7.5, color=_INK)
         _title(
             figure,
             self.name,
-            "which features each layer reads, by the weights it learned; T: transition, C: classifier",
+            "how strongly each layer's weights read the features of earlier layers\n"
+            f"T: transition, C: classifier; colors start at {lowest:.1f}"
+            + (", as all sources are read about equally" if lowest >= 0.5 else ""),
         )
         return figure
 
@@ -143,7 +152,7 @@ class BranchShare:
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualReuse:
-    """What the blocks of a ResNet add to what passes by them.
+    """How much the branches of a residual network add to their shortcuts.
 
     Attributes:
         name: The registry's name.
@@ -173,7 +182,7 @@ class ResidualReuse:
         count = len(self.blocks)
         figure = Figure(figsize=(min(max(6.4, 1.6 + 0.3 * count), 18), 3.6), facecolor="white")
         axes = figure.add_axes((0.09 if count < 24 else 0.05, 0.12, 0.88, 0.64))
-        stages = [block.block.split(".", 1)[0] for block in self.blocks]
+        stages = [block.block.rpartition(".")[0] for block in self.blocks]
         names = list(dict.fromkeys(stages))
         colors = mpl.colormaps["plasma"](np.linspace(0, 0.82, len(names)))
         for place, block in enumerate(self.blocks):
@@ -192,24 +201,30 @@ class ResidualReuse:
         axes.set_ylim(0, 1)
         axes.axhline(0.5, color="#c9ced6", lw=0.8, zorder=0)
         middles = [np.mean([i for i, stage in enumerate(stages) if stage == name]) for name in names]
-        axes.set_xticks(middles, [name.replace("layer", "stage ") for name in names], fontsize=9, color=_INK)
+        axes.set_xticks(
+            middles, [f"stage {number}" for number in range(1, len(names) + 1)], fontsize=9, color=_INK
+        )
         axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=9, color=_INK)
         axes.tick_params(length=0)
-        axes.set_ylabel("share of the branch", fontsize=9, color=_INK)
+        axes.set_ylabel("share of the residual branch", fontsize=9, color=_INK)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         if any(block.shortcut != "identity" for block in self.blocks):
             patch = Patch(facecolor="#7d8794", edgecolor="white", hatch="////")
             axes.legend(
                 [patch],
-                ["the shortcut changes the shape"],
+                ["projection or padded shortcut"],
                 fontsize=8,
                 frameon=False,
                 labelcolor=_INK,
                 loc="lower right",
                 bbox_to_anchor=(1, 1.0),
             )
-        _title(figure, self.name, f"how much each residual branch adds, over {self.images:,} images")
+        _title(
+            figure,
+            self.name,
+            f"mean magnitude of each branch, relative to branch plus shortcut; {self.images:,} images",
+        )
         return figure
 
 
@@ -221,21 +236,30 @@ def reuse(classifier: Classifier, images: Sequence[Any] | None = None) -> Reuse:
 
     Args:
         classifier: It must run in PyTorch.
-        images: Paths, PIL images or arrays, which a ResNet needs; a DenseNet's weights are enough.
+        images: Paths, PIL images or arrays, where `needs_images` says so; dense blocks need none.
 
     Raises:
-        UserError: If a ResNet gets no images that can be read.
+        UserError: If residual branches are to be measured and no image can be read, or if the network has
+            neither dense nor residual blocks.
     """
     model = classifier.model
-    if isinstance(model, DenseNet):
-        return DenseReuse(name=model.config.name, blocks=tuple(_dense_blocks(model)))
+    graph = network_graph(model.config)
+    if _scopes(graph, "dense block"):
+        return DenseReuse(name=model.config.name, blocks=tuple(_dense_blocks(model, graph)))
+    if not _scopes(graph, "residual block"):
+        raise UserError(f"{model.config.name} has neither dense nor residual blocks")
     if not images:
-        raise UserError(f"{model.config.name} is a ResNet, whose branches are measured on images: name some")
-    return _residual_blocks(classifier, model, images)
+        raise UserError(f"images: must name some, the branches of {model.config.name} are measured on images")
+    return _residual_blocks(classifier, model, graph, images)
+
+
+def needs_images(classifier: Classifier) -> bool:
+    """Whether `reuse` measures on images: it does for residual branches, not for dense blocks."""
+    return not _scopes(network_graph(config_from_dict(classifier.architecture)), "dense block")
 
 
 def save_reuse(found: Reuse, output: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write the drawing, and the numbers beside it as CSV.
+    """Write the plot, and its numbers beside it as CSV.
 
     Args:
         found: What `reuse` gave.
@@ -264,34 +288,52 @@ def save_reuse(found: Reuse, output: str | os.PathLike[str]) -> tuple[Path, Path
     return path, table
 
 
-def _dense_blocks(model: DenseNet) -> Iterator[BlockReuse]:
-    stages = list(model.stages())
-    for place, (path, stage) in enumerate(stages):
-        if not isinstance(stage, DenseBlock):
-            continue
-        layers = list(stage.named_children())
+def _scopes(graph: Graph, kind: str) -> list[Scope]:
+    return [scope for scope in graph.scopes if scope.kind == kind]
+
+
+def _dense_blocks(model: Backbone[Any], graph: Graph) -> Iterator[BlockReuse]:
+    layers = _scopes(graph, "dense layer")
+    for block in _scopes(graph, "dense block"):
+        own = [layer for layer in layers if block.start <= layer.start < block.stop]
         # The first convolution of each layer reads the features; the 3×3 of a bottleneck reads its own.
-        readers = [(name, _weight(layer.get_submodule("conv1"))) for name, layer in layers]
-        channels = readers[0][1].shape[1]
-        growth = model.config.growth_rate
-        sources = ["input", *(name for name, _ in layers)]
-        edges = [0, *(channels + growth * layer for layer in range(len(layers) + 1))]
-        following = stages[place + 1]
-        if following[0].rsplit(".", 1)[-1].startswith("transition"):
-            readers.append((following[0].rsplit(".", 1)[-1], _weight(following[1].get_submodule("conv"))))
-        elif isinstance(head := model.get_classifier(), nn.Linear):
-            readers.append((model.head_name, head.weight.detach()))
-        strength = np.full((len(sources), len(readers)), np.nan)
-        for column, (_, weight) in enumerate(readers):
+        readers: list[tuple[str, Operation]] = [
+            (_last_name(layer.path), operation)
+            for layer in own
+            if (operation := _first(graph.inside(layer), Convolution))
+        ]
+        names = [name for name, _ in readers]
+        # Channels of what each layer reads, and of the whole block: where one source's maps end.
+        read = [graph.operations[layer.start].inputs[0] for layer in own]
+        read.append(graph.operations[block.stop - 1].output)
+        edges = [0, *(graph.values[value].channels for value in read)]
+        # Behind the block, the next convolution or linear layer reads all of it.
+        last = _first(graph.operations[block.stop :], Convolution, Linear)
+        if last is not None:
+            scope = next((scope for scope in graph.scopes if last in graph.inside(scope)), None)
+            readers.append((_last_name(scope.path if scope else last.name), last))
+        strength = np.full((len(own) + 1, len(readers)), np.nan)
+        for column, (_, reader) in enumerate(readers):
+            weight = _weight(model.get_submodule(reader.name))
             per_map = weight.double().abs().transpose(0, 1).flatten(1).sum(1).cpu().numpy()
-            for row in range(min(column + 1, len(sources))):
+            if isinstance(reader, Linear):  # With "catavgmax" it reads each map twice.
+                per_map = per_map.reshape(-1, edges[-1]).sum(0)
+            for row in range(min(column + 1, len(own) + 1)):
                 strength[row, column] = per_map[edges[row] : edges[row + 1]].mean()
         yield BlockReuse(
-            block=path,
-            sources=tuple(sources),
+            block=block.path,
+            sources=("input", *names),
             targets=tuple(name for name, _ in readers),
             strength=strength,
         )
+
+
+def _first(operations: Iterable[Operation], *kinds: type[Operation]) -> Operation | None:
+    return next((operation for operation in operations if isinstance(operation, kinds)), None)
+
+
+def _last_name(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _weight(module: nn.Module) -> Tensor:
@@ -299,29 +341,48 @@ def _weight(module: nn.Module) -> Tensor:
     return module.weight.detach()
 
 
-def _residual_blocks(classifier: Classifier, model: ResNet, images: Sequence[Any]) -> ResidualReuse:
-    blocks = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, BasicBlock | BottleneckBlock)
-    }
-    branch, shortcut = dict.fromkeys(blocks, 0.0), dict.fromkeys(blocks, 0.0)
-    failures: dict[str, str] = {}
+@dataclass(frozen=True, kw_only=True)
+class _ResidualBlock:
+    """What a block adds: the values of its shortcut and its branch, and how the shortcut is made."""
 
-    def watch(path: str, block: nn.Module) -> list[Any]:
-        def add(sums: dict[str, float], x: Tensor) -> None:
-            sums[path] += float(x.abs().mean(dim=(1, 2, 3)).double().sum())
+    path: str
+    shortcut: int
+    branch: int
+    kind: str
 
-        handles = [
-            block.get_submodule("drop_path").register_forward_hook(lambda _m, _i, out: add(branch, out))
-        ]
-        if isinstance(block.downsample, nn.Module):
-            handles.append(block.downsample.register_forward_hook(lambda _m, _i, out: add(shortcut, out)))
+
+def _residual_sums(graph: Graph) -> Iterator[_ResidualBlock]:
+    for scope in _scopes(graph, "residual block"):
+        operations = graph.inside(scope)
+        addition = next(operation for operation in operations if isinstance(operation, Add))
+        shortcut, branch = addition.inputs
+        made_by = graph.producer(shortcut)
+        if made_by not in operations:
+            kind = "identity"
         else:
-            handles.append(block.register_forward_pre_hook(lambda _m, inputs: add(shortcut, inputs[0])))
-        return handles
+            kind = "pad" if isinstance(made_by, Pad) else "projection"
+        yield _ResidualBlock(path=scope.path, shortcut=shortcut, branch=branch, kind=kind)
 
-    handles = [handle for path, block in blocks.items() for handle in watch(path, block)]
+
+def _residual_blocks(
+    classifier: Classifier, model: Backbone[Any], graph: Graph, images: Sequence[Any]
+) -> ResidualReuse:
+    blocks = list(_residual_sums(graph))
+    sizes: dict[int, float] = {}  # Sum over images of a value's mean absolute value.
+
+    def watch(value: int) -> Any:
+        def add(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            sizes[value] += float(output.abs().mean(dim=(1, 2, 3)).double().sum())
+
+        sizes[value] = 0.0
+        made_by = graph.producer(value)
+        assert made_by is not None
+        return model.get_submodule(made_by.name).register_forward_hook(add)
+
+    failures: dict[str, str] = {}
+    handles = [
+        watch(value) for value in {value for block in blocks for value in (block.shortcut, block.branch)}
+    ]
     try:
         with evaluating(model), torch.no_grad():
             for start in range(0, len(images), _BATCH):
@@ -339,40 +400,36 @@ def _residual_blocks(classifier: Classifier, model: ResNet, images: Sequence[Any
             handle.remove()
     count = len(images) - len(failures)
     if count == 0:
-        raise UserError(f"none of the images can be read: {next(iter(failures.values()))}")
+        raise UserError(f"images: none can be read: {next(iter(failures.values()))}")
     return ResidualReuse(
         name=model.config.name,
         images=count,
         failures=failures,
         blocks=tuple(
             BranchShare(
-                block=path,
-                shortcut=_shortcut(block),
-                branch=branch[path] / count,
-                shortcut_size=shortcut[path] / count,
+                block=block.path,
+                shortcut=block.kind,
+                branch=sizes[block.branch] / count,
+                shortcut_size=sizes[block.shortcut] / count,
             )
-            for path, block in blocks.items()
+            for block in blocks
         ),
     )
 
 
-def _shortcut(block: nn.Module) -> str:
-    if block.downsample is None:
-        return "identity"
-    return "pad" if isinstance(block.downsample, PadShortcut) else "projection"
-
-
-def _draw_block(axes: Axes, block: BlockReuse, number: int, *, first: bool) -> Any:
+def _draw_block(
+    axes: Axes, block: BlockReuse, number: int, *, lowest: float, first: bool, final: bool
+) -> Any:
     relative = block.relative()
     colors = mpl.colormaps["magma_r"].with_extremes(bad="white")
-    image = axes.imshow(np.ma.masked_invalid(relative), cmap=colors, vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(np.ma.masked_invalid(relative), cmap=colors, vmin=lowest, vmax=1, aspect="auto")
     sources, targets = relative.shape
     axes.add_patch(
         Rectangle((targets - 1.5, -0.5), 1, sources, fill=False, ec="#0072b2", lw=1.6, clip_on=False)
     )
     every = 1 if sources <= 9 else 4 if sources <= 33 else 8
     layers = list(range(every, sources, every)) if every > 1 else list(range(1, sources))
-    last = "T" if block.targets[-1].startswith("transition") else "C"
+    last = "C" if final else "T"
     if every > 1:
         layers = [layer for layer in layers if sources - layer >= max(every // 2, 2)]
     axes.set_xticks([*(layer - 1 for layer in layers), targets - 1], [*map(str, layers), last])
@@ -381,13 +438,15 @@ def _draw_block(axes: Axes, block: BlockReuse, number: int, *, first: bool) -> A
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_title(f"dense block {number}", fontsize=9, color=_INK, pad=5)
-    axes.set_xlabel("layer that reads", fontsize=8, color=_INK)
+    axes.set_xlabel("target layer", fontsize=8, color=_INK)
     if first:
-        axes.set_ylabel("features of layer", fontsize=8, color=_INK)
+        axes.set_ylabel("source layer", fontsize=8, color=_INK)
     return image
 
 
 def _title(figure: Figure, name: str, subtitle: str) -> None:
     height = figure.get_figheight()
     figure.text(0.15 / figure.get_figwidth(), 1 - 0.24 / height, name, fontsize=12, weight="bold", color=_INK)
-    figure.text(0.15 / figure.get_figwidth(), 1 - 0.45 / height, subtitle, fontsize=8.5, color="#5b6470")
+    figure.text(
+        0.15 / figure.get_figwidth(), 1 - 0.36 / height, subtitle, fontsize=8.5, color="#5b6470", va="top"
+    )

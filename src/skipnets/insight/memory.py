@@ -1,9 +1,9 @@
-"""How much memory training takes, from the tape of a trace; nothing is run.
+"""How much memory training takes, from a network's graph, without running it.
 
-A step of training is replayed on the tape: forward, every value lives until its last use or, if autograd
-keeps it, until the backward pass has used it; backward, gradients of values come and go. The highest level is
-the peak. Gradients of weights are counted from the beginning: they come while kept values go, but seldom fit
-into the gaps that these leave.
+A training step is replayed: forward, every value lives until its last use or, if it is kept for the backward
+pass, until that has used it; backward, gradients of values come and go. The highest level is the peak.
+Gradients of weights are counted from the beginning: they come while kept values go, but seldom fit into the
+gaps that these leave.
 
 Memory is in bytes unless a name says MiB; everything is float32.
 """
@@ -13,42 +13,36 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
 from skipnets.errors import UserError
 from skipnets.insight.source import Source, architecture_of
-from skipnets.insight.summary import input_shape
-from skipnets.insight.trace import Execution, Operation, Trace, skeleton, trace
+from skipnets.insight.summary import weight_bytes
+from skipnets.models.accounting import FLOAT_BYTES, Step, steps, value_bytes
+from skipnets.models.family import family_of
+from skipnets.models.graph import BlockExecution
 
 # What PyTorch's CPU kernels set up when they first run: threads, code made for the machine, their caches.
 RUNTIME_BYTES = 96 << 20
 # Gaps that the C library's allocator leaves between tensors: 0 to 25 % were measured.
 SLACK = 1.1
-_UNITS = {
-    "": 1,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingMemory:
-    """What a process that trains takes at its highest level.
+    """The peak memory of a process that trains, by what takes it.
 
     Attributes:
         program: The interpreter with its libraries, before there is a model.
         weights: Parameters and running statistics.
         gradients: Of the parameters.
-        optimizer: Numbers the optimizer remembers: one for each parameter with SGD's momentum.
-        step: At the peak of a step: kept values and gradients of values.
+        optimizer: The optimizer's state: one number for each parameter with SGD's momentum.
+        step: Kept values and gradients of values at the peak of a step.
     """
 
     program: int
@@ -68,18 +62,19 @@ def training_memory(
     *,
     batch_size: int,
     input_size: int | tuple[int, int] | None = None,
-    execution: Execution = "plain",
+    execution: BlockExecution = "plain",
     remembered: int = 1,
     program: int | None = None,
     **fields: Any,
 ) -> TrainingMemory:
-    """Tell how much memory training takes on a CPU.
+    """Estimate how much memory training takes on a CPU.
 
     Args:
         source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
         batch_size: Images a step.
         input_size: Height and width of the images; None takes the model's usual size.
-        execution: How dense blocks run: "plain" or "linear".
+        execution: How dense blocks run: "plain", "linear" or "linear-recompute". What cannot run as one
+            operation runs plainly, as in training.
         remembered: Numbers that the optimizer remembers for each parameter: 0 for plain SGD, 1 with momentum,
             2 for AdamW; one more where an average of the weights is kept.
         program: Bytes of the process before there is a model; None takes what this process has now.
@@ -89,7 +84,7 @@ def training_memory(
         UserError: For an unknown model or field, or impossible sizes.
     """
     if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, not {batch_size}")
+        raise UserError(f"batch_size={batch_size}: must be at least 1")
     plan = _Plan(source, input_size, execution, remembered, program, fields)
     return plan.memory(batch_size)
 
@@ -99,12 +94,12 @@ def largest_batch(
     memory: str | int,
     *,
     input_size: int | tuple[int, int] | None = None,
-    execution: Execution = "plain",
+    execution: BlockExecution = "plain",
     remembered: int = 1,
     program: int | None = None,
     **fields: Any,
 ) -> int:
-    """The most images a step that train in so much memory.
+    """Find the largest batch that trains in so much memory.
 
     Args:
         source: As for `training_memory`, and so are the further arguments.
@@ -121,7 +116,7 @@ def largest_batch(
     available = parse_bytes(memory) if isinstance(memory, str) else memory
     plan = _Plan(source, input_size, execution, remembered, program, fields)
     if (least := plan.memory(1).peak) > available:
-        raise UserError(f"memory: training needs {least / 2**30:.2f} GiB for a single image, not {memory}")
+        raise UserError(f"memory={memory}: training needs {least / 2**30:.2f} GiB for a single image")
     # The peak grows almost in proportion to the batch: a few straight guesses close in on the place.
     slope = plan.memory(2).peak - least
     fits, too_many = 1, sys.maxsize
@@ -143,10 +138,13 @@ def parse_bytes(text: str) -> int:
     Raises:
         UserError: If it is no such amount.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
-    if match is None or match[2] not in _UNITS or float(match[1]) == 0:
-        raise UserError(f'memory must be an amount such as 16GiB or 800MB, not "{text}"')
-    return int(float(match[1]) * _UNITS[match[2]])
+    try:
+        amount = int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        amount = 0
+    if amount == 0:
+        raise UserError(f'memory="{text}": must be an amount such as 16GiB or 800MB')
+    return amount
 
 
 class _Plan:
@@ -156,19 +154,20 @@ class _Plan:
         self,
         source: Source,
         input_size: int | tuple[int, int] | None,
-        execution: Execution,
+        execution: BlockExecution,
         remembered: int,
         program: int | None,
         fields: dict[str, Any],
     ) -> None:
         architecture = architecture_of(source, **fields)
-        model = skeleton(architecture.config)
-        walked = trace(model, input_shape(architecture, input_size), execution=execution)
+        graph, size = architecture.graph, architecture.image_size(input_size)
+        family_of(architecture.config).module()  # Its libraries are part of the program.
         self._program = _resident() if program is None else program
-        self._weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-        self._gradients = sum(tensor.nbytes for tensor in model.parameters())
+        self._weights = weight_bytes(graph)
+        self._gradients = FLOAT_BYTES * graph.parameter_count()
         self._optimizer = remembered * self._gradients
-        self._walked = walked
+        self._steps = steps(graph, *size, execution)
+        self._values = value_bytes(graph.shapes(*size))
 
     def memory(self, batch_size: int) -> TrainingMemory:
         """For a batch."""
@@ -177,12 +176,20 @@ class _Plan:
             weights=self._weights,
             gradients=self._gradients,
             optimizer=self._optimizer,
-            step=RUNTIME_BYTES + int(SLACK * _peak_of_step(self._walked, batch_size)),
+            step=RUNTIME_BYTES + int(SLACK * self._peak_of_step(batch_size)),
         )
+
+    def _peak_of_step(self, batch_size: int) -> int:
+        replay = _Replay(self._steps, self._values, batch_size)
+        for step in self._steps:
+            replay.forward(step)
+        for step in reversed(self._steps):
+            replay.backward(step)
+        return replay.peak
 
 
 def _resident() -> int:
-    """Memory of this process; what a program with PyTorch loaded takes where the system does not tell."""
+    """Memory of this process; where the system does not say, that of a usual program with PyTorch loaded."""
     status = Path("/proc/self/status")
     if status.exists():
         match = re.search(r"VmRSS:\s+(\d+) kB", status.read_text())
@@ -191,61 +198,52 @@ def _resident() -> int:
     return 512 << 20
 
 
-def _peak_of_step(walked: Trace, batch_size: int) -> int:
-    replay = _Replay(walked, batch_size)
-    for operation in walked.operations:
-        replay.forward(operation)
-    for operation in reversed(walked.operations):
-        replay.backward(operation)
-    return replay.peak
-
-
 class _Replay:
     """A step of training as far as memory is concerned."""
 
-    def __init__(self, walked: Trace, batch_size: int) -> None:
+    def __init__(self, run: Sequence[Step], values: Sequence[int], batch_size: int) -> None:
         self.peak = self._level = 0
-        self._values = [value.bytes * batch_size for value in walked.values]
+        self._values = [value * batch_size for value in values]
         self._batch_size = batch_size
-        self._uses = Counter(index for operation in walked.operations for index in operation.inputs)
-        self._keepers = Counter(index for operation in walked.operations for index in operation.keeps)
+        self._uses = Counter(index for step in run for index in step.inputs)
+        self._keepers = Counter(index for step in run for index in step.keeps)
         self._gradients: dict[int, int] = {}
         self._made = {0}
         self._take(self._values[0])
 
-    def forward(self, operation: Operation) -> None:
+    def forward(self, step: Step) -> None:
         """Its output is made, and what else it keeps; values that nobody needs any more go."""
-        made = {operation.output, *operation.keeps} - self._made
+        made = {step.output, *step.keeps} - self._made
         self._made |= made
-        self._take(sum(self._values[index] for index in made) + self._besides(operation))
-        for index in operation.inputs:
+        self._take(sum(self._values[index] for index in made) + self._besides(step))
+        for index in step.inputs:
             self._uses[index] -= 1
             if self._uses[index] == 0 and self._keepers[index] == 0:
                 self._level -= self._values[index]
 
-    def backward(self, operation: Operation) -> None:
+    def backward(self, step: Step) -> None:
         """Gradients of its inputs are made; that of its output and what it kept go."""
-        out = self._gradients.pop(operation.output, self._values[operation.output])
-        if operation.kind in ("add", "concatenate"):
+        out = self._gradients.pop(step.output, self._values[step.output])
+        if step.kind in ("add", "concatenate"):
             # Views of the output's gradient: nothing new but the sum where there is another one already.
-            for place, index in enumerate(operation.inputs):
-                shared = operation.kind == "add" and place > 0
+            for place, index in enumerate(step.inputs):
+                shared = step.kind == "add" and place > 0
                 self._accumulate(index, 0 if shared else self._values[index])
             out = 0
         else:
-            scratch = self._scratch(operation)
+            scratch = step.scratch * self._batch_size
             self._take(scratch)
-            for index in operation.inputs:
+            for index in step.inputs:
                 if index != 0:
                     self._take(self._values[index])
                     self._accumulate(index, self._values[index])
             self._level -= scratch
         self._level -= out
-        for index in operation.keeps:
+        for index in step.keeps:
             self._keepers[index] -= 1
             if self._keepers[index] == 0:
                 self._level -= self._values[index]
-        self._level -= self._besides(operation)
+        self._level -= self._besides(step)
 
     def _accumulate(self, index: int, new: int) -> None:
         present = self._gradients.get(index)
@@ -255,17 +253,8 @@ class _Replay:
             self._level -= min(new, present)
             self._gradients[index] = max(new, present)
 
-    def _besides(self, operation: Operation) -> int:
-        return operation.keeps_besides * self._batch_size + operation.keeps_once
-
-    def _scratch(self, operation: Operation) -> int:
-        """What an operation needs besides gradients while it runs backward."""
-        if operation.kind != "dense block":
-            return 0
-        widest = max(
-            (self._values[index] for index in operation.keeps if index != operation.output), default=0
-        )
-        return self._values[operation.output] + widest
+    def _besides(self, step: Step) -> int:
+        return step.keeps_besides * self._batch_size + step.keeps_once
 
     def _take(self, amount: int) -> None:
         self._level += amount

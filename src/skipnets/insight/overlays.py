@@ -1,9 +1,10 @@
-"""Explanations as images: a map laid over its image, and many of them on one sheet."""
+"""Explanations as images: a map over its image, and many of them on one sheet."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,18 @@ _SOFT_INK = (91, 100, 112)
 _CELL = 256
 _TEXT = 40
 _GAP = 14
+_BAR = 44
 
 
 def overlay(explanation: Explanation) -> Image.Image:
-    """The image at its own resolution, faded and gray, colored where it speaks for the class."""
-    strength = _shown(explanation.map())
-    gray = np.asarray(explanation.image.convert("L"), np.float32)[..., None] / 255
+    """The image at its own resolution, gray, with color where it supports the class."""
+    gray = np.asarray(explanation.image.convert("L"), np.float32) / np.float32(255)
+    return _colored(gray, _shown(explanation.map()))
+
+
+def _colored(gray: NDArray[np.float32], strength: NDArray[np.float32]) -> Image.Image:
+    """A gray image, faded, with a map over it; both (H, W) from 0 to 1."""
+    gray = gray[..., None]
     faded = 0.25 + 0.75 * gray
     # Plasma without its darkest part, which would look like shadow.
     colors = mpl.colormaps["plasma"](0.12 + 0.86 * strength)[..., :3].astype(np.float32)
@@ -37,7 +44,7 @@ def overlay(explanation: Explanation) -> Image.Image:
 
 
 def contact_sheet(explanations: Iterable[Sequence[Explanation]]) -> Image.Image:
-    """The images, each with an overlay for every explained class, on a sheet about as wide as it is high.
+    """The images, each with an overlay for every explained class, on one sheet with a color bar.
 
     Raises:
         UserError: If there are none.
@@ -78,7 +85,7 @@ def save_explanations(
 
 @dataclass(frozen=True, kw_only=True)
 class _Cell:
-    """One place on the sheet."""
+    """One image on the sheet."""
 
     image: Image.Image
     title: str
@@ -89,12 +96,12 @@ def _cells(row: Sequence[Explanation]) -> list[_Cell]:
     """An image, then its overlays, as large as they will be on the sheet."""
     first = row[0]
     return [
-        _Cell(image=_fitted(first.image.convert("RGB")), title=Path(first.source).name, note=""),
+        _Cell(image=_fitted(first.image.convert("RGB")), title=first.source, note=""),
         *(
             _Cell(
                 image=_fitted(overlay(item)),
                 title=item.label,
-                note=f"{item.probability:.1%} · {_METHOD_NAMES[item.method]}",
+                note=f"probability {item.probability:.1%} · {_METHOD_NAMES[item.method]}",
             )
             for item in row
         ),
@@ -104,23 +111,45 @@ def _cells(row: Sequence[Explanation]) -> list[_Cell]:
 def _sheet(rows: Sequence[Sequence[_Cell]]) -> Image.Image:
     """Rows from left to right, then down: as many beside one another as make the sheet about square."""
     if not rows:
-        raise UserError("there is no image to explain: name at least one")
+        raise UserError("images: must name at least one")
     row_width = max(map(len, rows)) * (_CELL + _GAP)
     row_height = _CELL + _TEXT + _GAP
     groups = max(round(math.sqrt(len(rows) * row_height / row_width)), 1)
     lines = -(-len(rows) // groups)
     # A wider gap sets the groups apart.
-    sheet = Image.new("RGB", (groups * (row_width + _GAP), _GAP + lines * row_height), "white")
+    bottom = _GAP + lines * row_height
+    sheet = Image.new("RGB", (groups * (row_width + _GAP), bottom + _BAR), "white")
     draw = ImageDraw.Draw(sheet)
+    names = _short_names([row[0].title for row in rows])
     for index, row in enumerate(rows):
         line, group = divmod(index, groups)
         top, left = _GAP + line * row_height, _GAP + group * (row_width + _GAP)
         for cell in row:
             sheet.paste(cell.image, (left, top + _CELL - cell.image.height))
-            draw.text((left, top + _CELL + 5), _cut(draw, cell.title, 14), fill=_INK, font=_font(14))
+            title = names[cell.title] if cell is row[0] else cell.title
+            draw.text((left, top + _CELL + 5), _cut(draw, title, 14), fill=_INK, font=_font(14))
             draw.text((left, top + _CELL + 23), cell.note, fill=_SOFT_INK, font=_font(12))
             left += _CELL + _GAP
+    _draw_bar(sheet, draw, bottom)
     return sheet
+
+
+def _draw_bar(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
+    """What the colors of the overlays mean."""
+    ramp = np.tile(np.linspace(0, 1, _CELL, dtype=np.float32), (14, 1))
+    sheet.paste(_colored(np.full_like(ramp, 0.7), ramp), (_GAP, top))
+    for text, x, anchor in (("no evidence", _GAP, "la"), ("strongest evidence", _GAP + _CELL, "ra")):
+        draw.text((x, top + 18), text, fill=_SOFT_INK, font=_font(12), anchor=anchor)
+
+
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
+    """The shortest ending of each path that no other path has: its name, or the folders above it, too."""
+    parts = {path: Path(path).parts for path in paths}
+    counts = Counter(own[start:] for own in parts.values() for start in range(len(own)))
+    return {
+        path: "/".join(next((own[-n:] for n in range(1, len(own)) if counts[own[-n:]] == 1), own))
+        for path, own in parts.items()
+    }
 
 
 _METHOD_NAMES = {
@@ -131,7 +160,7 @@ _METHOD_NAMES = {
 
 
 def _shown(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What speaks for the class, from 0 to 1; the strongest half percent, often lone pixels, is cut at 1."""
+    """Positive evidence scaled to 0 … 1; the strongest half percent, often lone pixels, is clipped to 1."""
     positive = np.maximum(values, 0)
     top = float(np.quantile(positive, 0.995)) or float(positive.max())
     shown: NDArray[np.float32] = np.clip(positive / top, 0, 1) if top > 0 else positive
@@ -139,7 +168,7 @@ def _shown(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _fitted(image: Image.Image) -> Image.Image:
-    """Into a cell: small images are enlarged by whole steps, so that their pixels stay sharp."""
+    """Scale an image to a cell; pixels of small images stay sharp."""
     scale = _CELL / max(image.size)
     size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
     return image.resize(size, Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.LANCZOS)

@@ -353,7 +353,7 @@ def draw_legend(axes: Axes, left: float, y: float, kinds: Sequence[str]) -> None
         if kind == "dense":
             for index, color in enumerate(source_colors(6)):
                 axes.add_patch(Rectangle((x + 0.09 * index, y - 0.05), 0.08, 0.1, fc=color, ec="none"))
-            text, x = "color: where the features come from (gray: the block's input)", x + 0.72
+            text, x = "color: the layer that made the features (gray: the block's input)", x + 0.72
         else:
             style = {"identity": "solid", "projection": (0, (4, 1.4)), "pad": (0, (1.2, 1.2))}[kind]
             _line(axes, [x, x + 0.4], [y, y], color=SHORTCUT_COLORS[kind], width=1.6, linestyle=style)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,30 +10,47 @@ from typing import Any
 
 from skipnets.classifier import Classifier, describe
 from skipnets.errors import UserError, near_matches
-from skipnets.models.densenet import DenseNet
-from skipnets.models.registry import (
-    REGISTRY,
-    DenseNetConfig,
-    ResNetConfig,
-    config_from_dict,
-    model_config,
-)
-from skipnets.models.resnet import ResNet
+from skipnets.models.backbone import Backbone
+from skipnets.models.family import network_graph
+from skipnets.models.graph import Graph
+from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
 
-Source = str | os.PathLike[str] | DenseNetConfig | ResNetConfig | DenseNet | ResNet | Classifier
+Source = str | os.PathLike[str] | ModelConfig | Backbone[Any] | Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What a network is, without its numbers.
+    """What a network is, without its weights.
 
     Attributes:
         config: Its configuration.
         input_size: Height and width of the images it is meant for.
     """
 
-    config: DenseNetConfig | ResNetConfig
+    config: ModelConfig
     input_size: tuple[int, int]
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """Its operations."""
+        return network_graph(self.config)
+
+    def image_size(self, wanted: int | tuple[int, int] | None) -> tuple[int, int]:
+        """Height and width of the images: those that were asked for, or the usual ones.
+
+        Raises:
+            UserError: If images of this size are too small for the network.
+        """
+        height, width = (wanted, wanted) if isinstance(wanted, int) else wanted or self.input_size
+        if min(height, width) < 1:
+            raise UserError(f"input_size={height}×{width}: must be at least 1")
+        smallest = self.config.smallest_size
+        if min(height, width) < smallest:
+            raise UserError(
+                f"input_size={height}×{width}: too small for {self.config.name}, "
+                f"the smallest that works is {smallest}×{smallest}"
+            )
+        return height, width
 
 
 def architecture_of(source: Source, **fields: Any) -> Architecture:
@@ -50,10 +67,10 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
         return _with_usual_size(model_config(source, **fields))
     if fields:
         raise UserError(f"{', '.join(fields)}: can be changed for a model's name only, not for {source}")
-    if isinstance(source, DenseNetConfig | ResNetConfig):
+    if isinstance(source, ModelConfig):
         return _with_usual_size(source)
-    if isinstance(source, DenseNet | ResNet):
-        return _with_usual_size(dataclasses.replace(source.config, num_classes=source.num_classes))
+    if isinstance(source, Backbone):
+        return _with_usual_size(source.config)
     if isinstance(source, Classifier):
         config = config_from_dict(source.architecture)
         return Architecture(config=config, input_size=source.preprocessing.size)
@@ -68,7 +85,5 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
     return Architecture(config=config_from_dict(about["architecture"]), input_size=(height, width))
 
 
-def _with_usual_size(config: DenseNetConfig | ResNetConfig) -> Architecture:
-    """Images of 224×224 behind an ImageNet stem, of 32×32 behind a CIFAR stem."""
-    size = 224 if config.stem == "imagenet" else 32
-    return Architecture(config=config, input_size=(size, size))
+def _with_usual_size(config: ModelConfig) -> Architecture:
+    return Architecture(config=config, input_size=(config.usual_size, config.usual_size))

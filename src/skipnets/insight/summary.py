@@ -19,8 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from skipnets.errors import UserError
-from skipnets.insight.source import Architecture, Source, architecture_of
-from skipnets.insight.trace import SILENT, Layer, Shape, Trace, skeleton, trace
+from skipnets.insight.layers import Layer, layers
+from skipnets.insight.source import Source, architecture_of
+from skipnets.models.accounting import FLOAT_BYTES, kept_bytes, steps
+from skipnets.models.graph import BlockExecution, Graph, Shape
 
 MIB = 2**20
 
@@ -47,19 +49,18 @@ class Totals:
     """What a network costs.
 
     Attributes:
-        parameters: Learned numbers.
+        parameters: How many numbers training learns.
         macs: Multiply-accumulates of convolutions and linear layers for one image.
         weight_bytes: Of parameters and running statistics.
-        kept_bytes: That autograd keeps for the backward pass of a whole batch, executed layer by layer.
-        kept_bytes_linear: The same when dense blocks run in linear memory; None where that does not apply.
+        kept_bytes: What is kept for the backward pass of a whole batch under each block execution: "plain",
+            and those under which blocks run as one operation.
         connections: Of each dense block: its L layers have L(L+1)/2 direct connections.
     """
 
     parameters: int
     macs: int
     weight_bytes: int
-    kept_bytes: int
-    kept_bytes_linear: int | None
+    kept_bytes: dict[BlockExecution, int]
     connections: dict[str, int]
 
 
@@ -86,7 +87,7 @@ class Summary:
     def rows(self, depth: int | None = None) -> list[Layer]:
         """The layers down to a depth: 1 for stages, 2 for what they are made of; None for all."""
         if depth is not None and depth < 1:
-            raise UserError(f"depth must be at least 1, not {depth}")
+            raise UserError(f"depth={depth}: must be at least 1")
         return [layer for layer in self.layers if depth is None or layer.depth <= depth]
 
     def to_rich(self, depth: int | None = None) -> RenderableType:
@@ -163,12 +164,11 @@ class Summary:
             ("parameters", f"{totals.parameters:,}"),
             ("MACs", f"{totals.macs:,} an image"),
             ("weights", f"{totals.weight_bytes / MIB:,.1f} MiB"),
-            ("kept for the backward pass", f"{totals.kept_bytes / MIB:,.1f} MiB for {images}"),
+            *(
+                (_KEPT[execution], f"{count / MIB:,.1f} MiB for {images}")
+                for execution, count in totals.kept_bytes.items()
+            ),
         ]
-        if totals.kept_bytes_linear is not None:
-            lines.append(
-                ("the same in linear memory", f"{totals.kept_bytes_linear / MIB:,.1f} MiB for {images}")
-            )
         if totals.connections:
             each = " + ".join(f"{count:,}" for count in totals.connections.values())
             whole = sum(totals.connections.values())
@@ -179,7 +179,7 @@ class Summary:
 def summarize(
     source: Source, *, input_size: int | tuple[int, int] | None = None, batch_size: int = 1, **fields: Any
 ) -> Summary:
-    """Work out what a network does to an image, layer by layer; nothing is computed and no weights are read.
+    """Describe what a network does to an image, layer by layer, without running it or reading weights.
 
     Args:
         source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
@@ -196,70 +196,59 @@ def summarize(
         7978856
     """
     if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, not {batch_size}")
+        raise UserError(f"batch_size={batch_size}: must be at least 1")
     architecture = architecture_of(source, **fields)
-    config, shape = architecture.config, input_shape(architecture, input_size)
-    model = skeleton(config)
-    walked = trace(model, shape)
-    layers = tuple(layer for layer in walked.layers if layer.kind not in SILENT)
+    graph, size = architecture.graph, architecture.image_size(input_size)
+    rows = layers(graph, *size)
+    image = (graph.values[0].channels, *size)
     return Summary(
-        name=config.name,
-        input=shape,
+        name=graph.name,
+        input=image,
         batch_size=batch_size,
-        layers=layers,
-        stages=_stages(walked, layers),
+        layers=tuple(rows),
+        stages=_stages(image, rows),
         totals=Totals(
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            macs=sum(layer.macs for layer in layers if layer.depth == 1),
-            weight_bytes=sum(
-                tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()
-            ),
-            kept_bytes=walked.kept_bytes(batch_size),
-            kept_bytes_linear=_kept_linear(model, shape, batch_size),
-            connections=_connections(walked),
+            parameters=graph.parameter_count(),
+            macs=sum(layer.macs for layer in rows if layer.depth == 1),
+            weight_bytes=weight_bytes(graph),
+            kept_bytes={
+                execution: kept_bytes(graph, *size, batch_size, execution)
+                for execution in _KEPT
+                if execution == "plain" or len(steps(graph, *size, execution)) < len(graph.operations)
+            },
+            connections=_connections(graph),
         ),
     )
 
 
-def input_shape(architecture: Architecture, input_size: int | tuple[int, int] | None) -> Shape:
-    """(C, H, W) of the images: of the size that was asked for, or of the usual one."""
-    if input_size is None:
-        height, width = architecture.input_size
-    else:
-        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-    if min(height, width) < 1:
-        raise UserError(f"input_size must be at least 1, not {height}×{width}")
-    return architecture.config.in_chans, height, width
+def weight_bytes(graph: Graph) -> int:
+    """Of parameters and buffers: float32, but for the 64-bit counters of batch norms."""
+    return sum(math.prod(shape) * FLOAT_BYTES if shape else 8 for shape in graph.tensors().values())
 
 
-def _kept_linear(model: Any, shape: Shape, batch_size: int) -> int | None:
-    walked = trace(model, shape, execution="linear")
-    if not any(operation.kind == "dense block" for operation in walked.operations):
-        return None
-    return walked.kept_bytes(batch_size)
-
-
-def _stages(walked: Trace, layers: Sequence[Layer]) -> tuple[Stage, ...]:
-    image = walked.values[0]
-    stages = [Stage(path="input", shape=image.shape, step=1, receptive_field=1)]
-    for layer in layers:
-        if layer.depth != 1 or layer.output == stages[-1].shape:
-            continue
-        grid = walked.outputs[layer.path].grid
-        stages.append(
-            Stage(
-                path=layer.path,
-                shape=layer.output,
-                step=grid.step if len(layer.output) == 3 else None,
-                receptive_field=layer.receptive_field,
+def _stages(image: Shape, rows: Sequence[Layer]) -> tuple[Stage, ...]:
+    stages = [Stage(path="input", shape=image, step=1, receptive_field=1)]
+    for layer in rows:
+        if layer.depth == 1 and layer.output != stages[-1].shape:
+            stages.append(
+                Stage(
+                    path=layer.path,
+                    shape=layer.output,
+                    step=layer.step,
+                    receptive_field=layer.receptive_field,
+                )
             )
-        )
     return tuple(stages)
 
 
-def _connections(walked: Trace) -> dict[str, int]:
-    blocks = [layer for layer in walked.layers if layer.kind == "DenseBlock"]
-    depths = {block.path: len(walked.inside(block)) for block in blocks}
+def _connections(graph: Graph) -> dict[str, int]:
+    depths = {
+        block.path: sum(
+            scope.kind == "dense layer" and block.start <= scope.start < block.stop for scope in graph.scopes
+        )
+        for block in graph.scopes
+        if block.kind == "dense block"
+    }
     return {path: depth * (depth + 1) // 2 for path, depth in depths.items()}
 
 
@@ -287,7 +276,7 @@ def _parameters(layer: Layer) -> str:
 
 
 def short_count(count: int) -> str:
-    """1,234,567 → 1.23 M: three figures are enough to compare by."""
+    """1,234,567 → 1.23 M: three digits are enough to compare by."""
     for power, letter in ((9, "G"), (6, "M"), (3, "k")):
         if count >= 10**power:
             scaled = count / 10**power
@@ -303,6 +292,12 @@ def _pixels(count: int | None) -> str:
     return "all" if count is None else str(count)
 
 
+_KEPT: dict[BlockExecution, str] = {
+    "plain": "kept for the backward pass",
+    "linear": "the same, blocks in linear memory",
+    "linear-recompute": "the same, 1×1 convolutions repeated",
+}
+
 Column = tuple[str, bool, Callable[[Any], str]]
 
 # Heading, whether it is set to the right, and how a layer's cell reads.
@@ -315,7 +310,7 @@ _COLUMNS: tuple[Column, ...] = (
     ("parameters", True, _parameters),
     ("MACs", True, lambda layer: short_count(layer.macs)),
     ("kept MiB", True, lambda layer: _mib(layer.kept)),
-    ("field", True, lambda layer: _pixels(layer.receptive_field)),
+    ("receptive field", True, lambda layer: _pixels(layer.receptive_field)),
 )
 _STAGE_COLUMNS: tuple[Column, ...] = (
     ("stage", False, lambda stage: stage.path),

@@ -1,6 +1,6 @@
-"""What a DenseNet and a ResNet have in common around their stages: input check, head, intermediate maps.
+"""The base class of all models: input check, head, intermediate feature maps.
 
-The method names and their meaning are timm's, so that code written for its models works on these.
+Methods, their arguments and what they return follow timm, so that code written for its models works on these.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -9,35 +9,68 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar, Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypedDict, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.errors import UserError
-from skipnets.models.registry import DenseNetConfig, ModelConfig, Norm, ResNetConfig
+from skipnets.models.graph import norm_groups
+from skipnets.models.family import network_graph
+from skipnets.models.registry import ModelConfig, Norm, Pooling
 
 if TYPE_CHECKING:
+    from skipnets.models.graph import ExecutionPolicy
     from skipnets.models.weights import LoadReport
 
-ConfigT = TypeVar("ConfigT", DenseNetConfig, ResNetConfig)
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 
-class FeatureInfo(TypedDict):
-    """One intermediate map: its channels, how many times smaller it is than the input, and what makes it."""
+class FeatureMapInfo(TypedDict):
+    """A feature map: channels, how many times smaller it is than the input, path of its module."""
 
     num_chs: int
     reduction: int
     module: str
 
 
+class GlobalPool(nn.Module):
+    """Global pooling of a feature map, timm's `SelectAdaptivePool2d`.
+
+    Args:
+        pool_type: `"avg"`, `"max"`, `"avgmax"` (the mean of both), `"catavgmax"` (both, concatenated), or
+            `""` for none.
+    """
+
+    def __init__(self, pool_type: Pooling) -> None:
+        super().__init__()
+        self.pool_type = pool_type
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C), or (N, 2C) for `"catavgmax"`; x itself for `""`."""
+        if self.pool_type == "":
+            return x
+        if self.pool_type == "max":
+            return x.amax((2, 3))
+        average = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        if self.pool_type == "avgmax":
+            return 0.5 * (average + x.amax((2, 3)))
+        return torch.cat([average, x.amax((2, 3))], dim=1) if self.pool_type == "catavgmax" else average
+
+    def extra_repr(self) -> str:
+        """The pooling, for `print(model)`."""
+        return f"pool_type={self.pool_type!r}"
+
+
 class Backbone(nn.Module, Generic[ConfigT]):
-    """An image classifier: stem and stages, global average pooling, and one linear layer.
+    """An image classifier: stem and stages, global pooling, and one linear layer.
 
     Attributes:
         config: The configuration that describes it.
         num_features: Channels of the last map.
+        head_hidden_size: Features that the linear layer reads: `num_features`, or twice as many for
+            `global_pool="catavgmax"`.
         feature_info: The maps that `forward_intermediates` returns, finest first.
         weights_report: What `create_model(weights=…)` matched with what.
     """
@@ -46,7 +79,9 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
     config: ConfigT
     num_features: int
-    feature_info: list[FeatureInfo]
+    head_hidden_size: int
+    feature_info: list[FeatureMapInfo]
+    global_pool: GlobalPool
     head_drop: nn.Module
 
     def __init__(self, config: ConfigT) -> None:
@@ -59,9 +94,49 @@ class Backbone(nn.Module, Generic[ConfigT]):
         """Outputs of the head."""
         return self.config.num_classes
 
+    @property
+    def in_chans(self) -> int:
+        """Channels of the input."""
+        return self.config.in_chans
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """Preprocessing and names of the first and last layer, in timm's form.
+
+        The values are those of the weights that were loaded, or else the usual ones of ImageNet. With them
+        `timm.data.resolve_model_data_config(model)` works.
+        """
+        from skipnets.models.weights.sources import USUAL_INPUT
+
+        usual = USUAL_INPUT[self.config.stem].for_channels(self.in_chans)
+        images = (self.weights_report and self.weights_report.input) or usual
+        return {
+            "architecture": self.config.name,
+            **images.to_timm(),
+            "num_classes": self.num_classes,
+            "first_conv": network_graph(self.config).first_convolution.name,
+            "classifier": self.head_name,
+        }
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """The same as `pretrained_cfg`, under timm's older name."""
+        return self.pretrained_cfg
+
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
-        """The modules between input and last map, in the order in which they run, with their paths."""
+        """The modules from the input to the last map with their paths, in the order in which they run."""
         raise NotImplementedError
+
+    def set_block_execution(self, policy: ExecutionPolicy) -> None:
+        """Choose how blocks run in training. Families without dense blocks run plainly only.
+
+        Raises:
+            UserError: For any other policy.
+        """
+        if policy not in ("auto", "plain"):
+            raise UserError(
+                f'block_execution="{policy}": must be plain, {self.config.name} has no dense blocks'
+            )
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""
@@ -71,9 +146,11 @@ class Backbone(nn.Module, Generic[ConfigT]):
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last map (N, num_features, h, w) → logits (N, num_classes), or the pooled features."""
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
-        x = self.head_drop(x)
+        """The last map (N, num_features, h, w) → logits (N, num_classes).
+
+        With `pre_logits` it gives what the linear layer reads, the pooled features (N, head_hidden_size).
+        """
+        x = self.head_drop(self.global_pool(x))
         return x if pre_logits else self.get_classifier()(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,22 +161,30 @@ class Backbone(nn.Module, Generic[ConfigT]):
         self,
         x: Tensor,
         indices: int | Sequence[int] | None = None,
-        *,
+        norm: bool = False,  # noqa: ARG002 - timm's argument
         stop_early: bool = False,
+        output_fmt: Literal["NCHW"] = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps that `feature_info` lists, besides the last one.
+        """The last map, and those that `feature_info` lists.
 
         Args:
             x: (N, C, H, W) images.
             indices: Positions in `feature_info`; an int takes that many of the last, None takes all.
-            stop_early: Do not compute what lies behind the last wanted map.
+            norm: Has no effect, as in timm's DenseNet and ResNet: the last map is normalized anyway.
+            stop_early: Do not run the layers after the last wanted map.
+            output_fmt: Layout of the maps, `"NCHW"`.
             intermediates_only: Leave out the last map.
 
         Returns:
-            The last map (N, num_features, h, w) and the list of wanted maps, or the list alone.
+            The last map (N, num_features, h, w) and the list of wanted maps, finest first; or the list alone.
+
+        Raises:
+            UserError: For indices that do not exist, or another layout.
         """
-        wanted = self._feature_modules(indices)
+        if output_fmt != "NCHW":
+            raise UserError(f'output_fmt="{output_fmt}": must be "NCHW"')
+        wanted = {self.feature_info[index]["module"] for index in self.feature_indices(indices)}
         maps: list[Tensor] = []
         x = check_input(x, self.config.in_chans, self.config.smallest_size)
         for path, stage in self.stages():
@@ -111,34 +196,95 @@ class Backbone(nn.Module, Generic[ConfigT]):
         return maps if intermediates_only else (x, maps)
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer that makes the logits."""
+        """The linear layer that gives the logits; the identity for 0 classes."""
         head: nn.Module = getattr(self, self.head_name)
         return head
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a fresh head for `num_classes` in place, on the old one's device and in its dtype."""
-        weight = next(self.parameters())
-        head = make_head(self.num_features, num_classes).to(weight.device, weight.dtype)
-        setattr(self, self.head_name, head.train(self.training))
-        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+    def reset_classifier(self, num_classes: int, global_pool: Pooling | None = None) -> None:
+        """Replace the head by a fresh one, on the old one's device and in its dtype.
 
-    def _feature_modules(self, indices: int | Sequence[int] | None) -> set[str]:
-        available = [info["module"] for info in self.feature_info]
-        count = len(available)
+        Args:
+            num_classes: Outputs of the linear layer; 0 leaves it out.
+            global_pool: As in the configuration; None keeps the pooling.
+        """
+        global_pool = self.config.global_pool if global_pool is None else global_pool
+        self.config = dataclasses.replace(self.config, num_classes=num_classes, global_pool=global_pool)
+        weight = next(self.parameters())
+        self._renew_classifier()
+        self.get_classifier().to(weight.device, weight.dtype).train(self.training)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """The same as `set_block_execution("linear-recompute")`, or `"plain"`, under timm's name."""
+        self.set_block_execution("linear-recompute" if enable else "plain")
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,  # noqa: ARG002 - timm's argument
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Remove the layers that the wanted maps do not need.
+
+        Args:
+            indices: As in `forward_intermediates`.
+            prune_norm: Has no effect, as in timm's DenseNet and ResNet.
+            prune_head: Remove the head even if the last map is among the wanted ones.
+
+        Returns:
+            The positions in `feature_info`, ascending.
+        """
+        kept = self.feature_indices(indices)
+        last = self.feature_info[kept[-1]]
+        paths = [path for path, _ in self.stages()]
+        behind = paths[paths.index(last["module"]) + 1 :]
+        for path in behind:
+            parent, _, name = path.rpartition(".")
+            delattr(self.get_submodule(parent), name)
+        if behind:
+            self.num_features, self.feature_info = last["num_chs"], self.feature_info[: kept[-1] + 1]
+        if behind or prune_head:
+            self.reset_classifier(0, "")
+        return kept
+
+    def feature_indices(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Positions in `feature_info`, ascending and counted from 0, that `indices` stands for.
+
+        Raises:
+            UserError: If there are no such maps.
+        """
+        count = len(self.feature_info)
         if indices is None:
-            return set(available)
+            return list(range(count))
         if isinstance(indices, int):
-            positions: Sequence[int] = range(count - indices, count)
+            positions = set(range(count - indices, count))
         else:
-            positions = [index + count if index < 0 else index for index in indices]
+            positions = {index + count if index < 0 else index for index in indices}
         if not positions or min(positions) < 0 or max(positions) >= count:
-            raise UserError(f"indices={indices!r} do not fit the {count} maps of {self.config.name}")
-        return {available[position] for position in positions}
+            raise UserError(f"indices={indices!r}: {self.config.name} has {count} maps, 0 to {count - 1}")
+        return sorted(positions)
+
+    def _add_head(self, num_features: int) -> None:
+        """Add pooling, dropout and linear layer, once the stages are there."""
+        self.num_features = num_features
+        self.global_pool = GlobalPool(self.config.global_pool)
+        self.head_drop = nn.Dropout(self.config.drop_rate)
+        self._renew_classifier()
+
+    def _renew_classifier(self) -> None:
+        self.global_pool.pool_type = self.config.global_pool
+        self.head_hidden_size = self.config.pooled(self.num_features)
+        setattr(self, self.head_name, make_head(self.head_hidden_size, self.num_classes))
 
 
 @torch.fx.wrap
 def check_input(x: Tensor, channels: int, smallest_size: int) -> Tensor:
-    """Give x back if it fits the network. Wrapped, so that symbolic tracing need not decide on shapes."""
+    """Return x, or raise where the network cannot take it.
+
+    It is wrapped, so that symbolic tracing need not decide on shapes.
+
+    Raises:
+        UserError: If the channels are wrong or the image is too small.
+    """
     if x.ndim != 4 or x.shape[1] != channels:
         raise UserError(f"the input must be (N, {channels}, H, W), not {tuple(x.shape)}")
     if x.shape[2] < smallest_size or x.shape[3] < smallest_size:
@@ -154,7 +300,7 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "group":
-        return nn.GroupNorm(next(groups for groups in range(32, 0, -1) if channels % groups == 0), channels)
+        return nn.GroupNorm(norm_groups(channels), channels)
     return nn.Identity()
 
 
@@ -179,9 +325,3 @@ def initialize_convolutions(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def drop_path_rates(config: ModelConfig) -> list[float]:
-    """The rate of every layer, in order: 0 at the first, `config.drop_path_rate` at the last."""
-    last = max(sum(config.block_config) - 1, 1)
-    return [config.drop_path_rate * index / last for index in range(sum(config.block_config))]

@@ -16,7 +16,7 @@ Shapes: N batch, C channels, H height, W width, k growth rate, L layers.
 from __future__ import annotations
 
 from itertools import islice
-from typing import Literal, NamedTuple, cast, get_args
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,11 @@ from torchvision.ops import StochasticDepth
 from skipnets.errors import UserError, near_matches
 from skipnets.models.backbone import check_input
 from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, DenseNet, Transition
+from skipnets.models.graph import BLOCK_EXECUTIONS, ExecutionPolicy
 from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block, not_fused
 from skipnets.ops.transition import TransitionParameters, transition
-
-BlockExecution = Literal["auto", "plain", "linear", "linear-recompute"]
 
 _STEM = ("conv0", "norm0", "relu0", "pool0")
 
@@ -79,7 +78,7 @@ class _Execution(nn.Module):
         policy = "linear-recompute" if self.recompute else "linear"
         return policy if self.executor is None else f"{policy}: {self.executor}"
 
-    def against(self, features: Tensor) -> str | None:
+    def unsupported_reason(self, features: Tensor) -> str | None:
         """Why this forward pass has to be plain, or None; remembered for the report."""
         if torch.compiler.is_compiling():  # What follows would only clutter the compiler's graph.
             return "the model is being compiled"
@@ -117,7 +116,7 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C + L·k, H, W)."""
-        if self.against(features) is not None:
+        if self.unsupported_reason(features) is not None:
             return DenseBlock.forward(self, features)
         layers = [_LayerParts.of(layer) for layer in self]
         trains = torch.is_grad_enabled() and (
@@ -171,7 +170,7 @@ class MemoryEfficientTransition(_Execution, Transition):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, ⌊H/2⌋, ⌊W/2⌋)."""
-        if self.against(features) is not None:
+        if self.unsupported_reason(features) is not None:
             return cast(Tensor, Transition.forward(self, features))  # type: ignore[no-untyped-call]
         norm = cast(nn.BatchNorm2d, self.norm)
         parameters = TransitionParameters(norm.weight, norm.bias, self.conv.weight)
@@ -201,7 +200,7 @@ class MemoryEfficientTransition(_Execution, Transition):
         return super()._unsupported_input(features)
 
 
-class LinearDenseNet(_Execution, DenseNet):
+class MemoryEfficientDenseNet(_Execution, DenseNet):
     """A DenseNet whose ImageNet stem trains as one operation; its blocks are switched one by one.
 
     `forward_intermediates`, which shows a map from within the stem, runs its layers.
@@ -209,7 +208,7 @@ class LinearDenseNet(_Execution, DenseNet):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""
-        if self.against(x) is not None:
+        if self.unsupported_reason(x) is not None:
             return DenseNet.forward_features(self, x)
         x = check_input(x, self.config.in_chans, self.config.smallest_size)
         conv0, norm0 = self._stem()
@@ -254,17 +253,17 @@ class LinearDenseNet(_Execution, DenseNet):
 _LINEAR: dict[type[nn.Module], type[nn.Module]] = {
     DenseBlock: MemoryEfficientDenseBlock,
     Transition: MemoryEfficientTransition,
-    DenseNet: LinearDenseNet,
+    DenseNet: MemoryEfficientDenseNet,
 }
 
 
-def set_block_execution(model: nn.Module, policy: BlockExecution) -> None:
+def set_block_execution(model: nn.Module, policy: ExecutionPolicy) -> None:
     """Choose how the model's dense blocks and transitions run in training.
 
     Raises:
         UserError: For an unknown policy.
     """
-    policies = get_args(BlockExecution)
+    policies = ("auto", *BLOCK_EXECUTIONS)
     if policy not in policies:
         near = near_matches(policy, policies)
         raise UserError(f'unknown block execution "{policy}"{near}; it is one of {", ".join(policies)}')

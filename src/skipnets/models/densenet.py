@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,29 +18,27 @@ from torchvision.ops import StochasticDepth
 
 from skipnets.models.backbone import (
     Backbone,
-    FeatureInfo,
-    drop_path_rates,
+    FeatureMapInfo,
     initialize_convolutions,
-    make_head,
     make_norm,
 )
 from skipnets.models.registry import DenseNetConfig, Norm, Stem
 
 if TYPE_CHECKING:
-    from skipnets.models.block_execution import BlockExecution
+    from skipnets.models.graph import ExecutionPolicy
 
 
 class BasicDenseLayer(nn.Module):
     """norm → ReLU → 3×3 convolution: the layer H of the paper's section 3, without a bottleneck."""
 
     def __init__(
-        self, in_channels: int, growth_rate: int, *, norm: Norm, drop_rate: float, drop_path_rate: float
+        self, in_channels: int, growth_rate: int, *, norm: Norm, proj_drop_rate: float, drop_path_rate: float
     ) -> None:
         super().__init__()
         self.norm1 = make_norm(norm, in_channels)
         self.relu1 = nn.ReLU()
         self.conv1 = nn.Conv2d(in_channels, growth_rate, 3, padding=1, bias=norm is None)
-        self.dropout = nn.Dropout(drop_rate)
+        self.dropout = nn.Dropout(proj_drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
 
     def forward(self, features: Tensor) -> Tensor:
@@ -59,7 +57,7 @@ class DenseLayer(nn.Module):
         bottleneck: int,
         *,
         norm: Norm,
-        drop_rate: float,
+        proj_drop_rate: float,
         drop_path_rate: float,
     ) -> None:
         super().__init__()
@@ -70,7 +68,7 @@ class DenseLayer(nn.Module):
         self.norm2 = make_norm(norm, width)
         self.relu2 = nn.ReLU()
         self.conv2 = nn.Conv2d(width, growth_rate, 3, padding=1, bias=norm is None)
-        self.dropout = nn.Dropout(drop_rate)
+        self.dropout = nn.Dropout(proj_drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
 
     def forward(self, features: Tensor) -> Tensor:
@@ -81,7 +79,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Sequential):
-    """L dense layers at one map size; what goes in comes out first, then k maps of each layer in turn."""
+    """L dense layers at one map size; the output is the input followed by the k maps of each layer."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C + L·k, H, W)."""
@@ -119,12 +117,12 @@ class DenseNet(Backbone[DenseNetConfig]):
         channels, reduction = config.stem_channels, 1
         self.features = _stem(config.stem, config.in_chans, channels, config.norm)
         if config.stem == "imagenet":
-            self.feature_info = [FeatureInfo(num_chs=channels, reduction=2, module="features.relu0")]
+            self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=2, module="features.relu0")]
             reduction = 4
         else:
-            self.feature_info = [FeatureInfo(num_chs=channels, reduction=1, module="features.conv0")]
+            self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=1, module="features.conv0")]
 
-        path_rates = iter(drop_path_rates(config))
+        path_rates = iter(config.drop_path_rates())
         for number, layers in enumerate(config.block_config, start=1):
             block = DenseBlock()
             for layer in range(1, layers + 1):
@@ -133,7 +131,9 @@ class DenseNet(Backbone[DenseNetConfig]):
             self.features.add_module(f"denseblock{number}", block)
             if number < len(config.block_config):
                 self.feature_info.append(
-                    FeatureInfo(num_chs=channels, reduction=reduction, module=f"features.denseblock{number}")
+                    FeatureMapInfo(
+                        num_chs=channels, reduction=reduction, module=f"features.denseblock{number}"
+                    )
                 )
                 compressed = config.compressed(channels)
                 self.features.add_module(
@@ -142,19 +142,20 @@ class DenseNet(Backbone[DenseNetConfig]):
                 channels, reduction = compressed, reduction * 2
         self.features.add_module("norm5", make_norm(config.norm, channels))
         self.features.add_module("relu5", nn.ReLU())
-        self.feature_info.append(FeatureInfo(num_chs=channels, reduction=reduction, module="features.relu5"))
+        self.feature_info.append(
+            FeatureMapInfo(num_chs=channels, reduction=reduction, module="features.relu5")
+        )
 
-        self.num_features = channels
-        self.head_drop = nn.Dropout(config.head_drop_rate)
-        self.classifier = make_head(channels, config.num_classes)
+        self._add_head(channels)
         initialize_convolutions(self)
 
-    def set_block_execution(self, policy: BlockExecution) -> None:
+    def set_block_execution(self, policy: ExecutionPolicy) -> None:
         """Choose how dense blocks and transitions run in training: memory and speed change, numbers do not.
 
         Args:
-            policy: `"plain"`, layer by layer as written here; `"linear"`, each as one operation in memory
-                proportional to its depth; `"linear-recompute"`, in less memory still, a little slower.
+            policy: `"auto"`, what is fastest on the device; `"plain"`, layer by layer as written here;
+                `"linear"`, each as one operation in memory proportional to its depth; `"linear-recompute"`,
+                in less memory still, a little slower.
 
         Raises:
             UserError: For any other policy.
@@ -168,6 +169,19 @@ class DenseNet(Backbone[DenseNetConfig]):
         from skipnets.models.block_execution import execution_report
 
         return execution_report(self)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameter names, grouped by depth for `timm.optim`'s layer-wise learning rates.
+
+        Args:
+            coarse: One group a dense block, not one a dense layer.
+        """
+        layers = [
+            (r"^features\.denseblock(\d+)\.denselayer(\d+)", None),
+            (r"^features\.transition(\d+)", (99999,)),
+        ]
+        blocks = r"^features\.(?:denseblock|transition)(\d+)"
+        return {"stem": r"^features\.(?:conv|norm)0", "blocks": blocks if coarse else layers}
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
         """`features.conv0` … `features.relu5`, one by one."""
@@ -195,7 +209,7 @@ def _dense_layer(config: DenseNetConfig, in_channels: int, drop_path_rate: float
             in_channels,
             config.growth_rate,
             norm=config.norm,
-            drop_rate=config.drop_rate,
+            proj_drop_rate=config.proj_drop_rate,
             drop_path_rate=drop_path_rate,
         )
     return DenseLayer(
@@ -203,6 +217,6 @@ def _dense_layer(config: DenseNetConfig, in_channels: int, drop_path_rate: float
         config.growth_rate,
         config.bottleneck,
         norm=config.norm,
-        drop_rate=config.drop_rate,
+        proj_drop_rate=config.proj_drop_rate,
         drop_path_rate=drop_path_rate,
     )

@@ -1,32 +1,66 @@
-"""From a name to a model."""
+"""Creating models from names and configurations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
-from skipnets.models.densenet import DenseNet
-from skipnets.models.registry import DenseNetConfig, ResNetConfig, model_config
-from skipnets.models.resnet import ResNet
-
-
-def build_model(config: DenseNetConfig | ResNetConfig) -> DenseNet | ResNet:
-    """The freshly initialized model that a configuration describes, in train mode."""
-    return DenseNet(config) if isinstance(config, DenseNetConfig) else ResNet(config)
+from skipnets.errors import UserError
+from skipnets.models.backbone import Backbone
+from skipnets.models.family import family_of
+from skipnets.models.features import FeatureListNet
+from skipnets.models.registry import ModelConfig, model_config
 
 
-def create_model(name: str, *, weights: str | Path | None = None, **fields: Any) -> DenseNet | ResNet:
-    """A model by its registry name, freshly initialized or with weights from elsewhere.
+def build_model(config: ModelConfig) -> Backbone[Any]:
+    """Build the freshly initialized model of a configuration, in train mode."""
+    return family_of(config).module()(config)
+
+
+@overload
+def create_model(
+    model_name: str,
+    pretrained: bool = False,
+    *,
+    weights: str | Path | None = None,
+    features_only: Literal[False] = False,
+    **fields: Any,
+) -> Backbone[Any]: ...
+@overload
+def create_model(
+    model_name: str,
+    pretrained: bool = False,
+    *,
+    weights: str | Path | None = None,
+    features_only: Literal[True],
+    out_indices: int | Sequence[int] | None = None,
+    **fields: Any,
+) -> FeatureListNet: ...
+def create_model(
+    model_name: str,
+    pretrained: bool = False,
+    *,
+    weights: str | Path | None = None,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    **fields: Any,
+) -> Backbone[Any] | FeatureListNet:
+    """Create a model by its registry name, freshly initialized or with loaded weights.
 
     Args:
-        name: A name that `skipnets.list_models()` knows, for example `"densenet121"`.
+        model_name: A name that `skipnets.list_models()` knows, for example `"densenet121"`.
+        pretrained: The same as `weights="imagenet"`.
         weights: A torchvision tag (`"imagenet"`, `"IMAGENET1K_V2"`; downloaded and checked), a Hugging Face
             name (`"hf-hub:timm/densenet121.ra_in1k"`), or a local file or folder. None draws them anew.
+        features_only: Return a `FeatureListNet`, whose output is a list of feature maps.
+        out_indices: With `features_only`, which maps, counted from 0 at the finest; an int takes that many of
+            the last, None takes all.
         fields: Any field of the model's configuration, for example `num_classes=5, in_chans=1,
             growth_rate=24`.
 
     Returns:
-        The model, in train mode. With `weights`, `model.weights_report` tells what was matched with what.
+        The model, in train mode. With `weights`, `model.weights_report` says which tensor came from where.
 
     Raises:
         UserError: For an unknown name, field or source, an impossible value, or weights that do not fit.
@@ -35,10 +69,19 @@ def create_model(name: str, *, weights: str | Path | None = None, **fields: Any)
         >>> model = create_model("densenet121", num_classes=5, in_chans=1)
         >>> model.num_features
         1024
+        >>> backbone = create_model("densenet121", features_only=True, out_indices=(1, 2, 3, 4))
+        >>> backbone.feature_info.channels()
+        [256, 512, 1024, 1024]
     """
-    model = build_model(model_config(name, **fields))
-    if weights is not None:
+    if pretrained and weights is not None:
+        raise UserError(
+            f'pretrained=True: means weights="imagenet"; give it or weights={str(weights)!r}, not both'
+        )
+    if out_indices is not None and not features_only:
+        raise UserError(f"out_indices={out_indices!r}: needs features_only=True")
+    model = build_model(model_config(model_name, **fields))
+    if pretrained or weights is not None:
         from skipnets.models.weights import load_weights
 
-        model.weights_report = load_weights(model, weights)
-    return model
+        model.weights_report = load_weights(model, "imagenet" if weights is None else weights)
+    return FeatureListNet(model, out_indices) if features_only else model

@@ -10,13 +10,22 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
+
+from skipnets.models.registry import Pooling
 
 Shape = tuple[int, ...]
+BlockExecution = Literal["plain", "linear", "linear-recompute"]
+"""How blocks run in training: operation by operation, or each as one operation in memory proportional to its
+depth, which may repeat its 1×1 convolutions in the backward pass instead of keeping their outputs."""
+BLOCK_EXECUTIONS: tuple[BlockExecution, ...] = get_args(BlockExecution)
+ExecutionPolicy = Literal["auto", BlockExecution]
+"""What can be asked for: one of these, or what is fastest on the device that they run on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,14 @@ class Operation:
     def tensors(self) -> dict[str, Shape]:
         """Names and shapes of its tensors in the state dict, in its order."""
         return {}
+
+    def parameter_count(self) -> int:
+        """How many numbers training learns: running statistics do not count."""
+        return sum(
+            math.prod(shape)
+            for name, shape in self.tensors().items()
+            if name.rpartition(".")[2] in ("weight", "bias")
+        )
 
     def output_size(self, size: int) -> int:
         """Height (or width) of the output for an input of this height (or width)."""
@@ -104,6 +121,11 @@ class Norm(Operation):
         return shapes | ({f"{self.name}.num_batches_tracked": ()} if self.norm == "batch" else {})
 
 
+def norm_groups(channels: int) -> int:
+    """Groups of a group norm: 32, or the largest number below that divides the channels."""
+    return next(groups for groups in range(32, 0, -1) if channels % groups == 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Activation(Operation):
     """A function of each value on its own."""
@@ -141,7 +163,7 @@ class Concatenate(Operation):
 
 @dataclass(frozen=True, kw_only=True)
 class Add(Operation):
-    """The sum of two maps of one shape."""
+    """The sum of two maps of one shape; in a residual block, of the shortcut and the branch."""
 
     kind: ClassVar[str] = "add"
 
@@ -161,6 +183,16 @@ class Mean(Operation):
     """Global average pooling: (N, C, H, W) → (N, C)."""
 
     kind: ClassVar[str] = "mean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalPool(Operation):
+    """Other global pooling: (N, C, H, W) → (N, C), or (N, 2C) for "catavgmax"."""
+
+    kind: ClassVar[str] = "global pool"
+
+    mode: Literal["max", "avgmax", "catavgmax"]
+    channels: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +217,8 @@ class Scope:
     """A module that consists of several operations.
 
     Attributes:
-        path: The module's path.
+        path: The module's path. Only a "stem" is no module: it stands for the operations that some execution
+            runs as one.
         kind: What it is, in the field's words: "dense block", "dense layer", "transition", "stage",
             "residual block", "shortcut", "stem".
         start: Index of its first operation.
@@ -208,8 +241,8 @@ class Graph:
         operations: In the order in which they run.
         scopes: Modules of several operations, outer ones before those inside them.
         stages: Path of every module between the input and the last map → the value that it gives, in order.
-        features: The pooled features, (N, num_features).
-        logits: The head's output; equal to `features` where there is no head.
+        features: The pooled features, (N, head_hidden_size).
+        logits: The head's output; without a head the pooled features, behind their dropout.
     """
 
     name: str
@@ -224,10 +257,38 @@ class Graph:
         """Names and shapes of the state dict, in its order."""
         return {name: shape for operation in self.operations for name, shape in operation.tensors().items()}
 
+    @property
+    def first_convolution(self) -> Convolution:
+        """The one that reads the input."""
+        return next(operation for operation in self.operations if isinstance(operation, Convolution))
+
+    @functools.cached_property
+    def _readers(self) -> dict[int, list[Operation]]:
+        readers: dict[int, list[Operation]] = {}
+        for operation in self.operations:
+            for index in operation.inputs:
+                readers.setdefault(index, []).append(operation)
+        return readers
+
+    def readers(self, value: int) -> list[Operation]:
+        """The operations that read a value."""
+        return self._readers.get(value, [])
+
+    @functools.cached_property
+    def _producers(self) -> dict[int, Operation]:
+        return {operation.output: operation for operation in self.operations}
+
+    def producer(self, value: int) -> Operation | None:
+        """The operation that makes a value; None for the input."""
+        return self._producers.get(value)
+
+    def inside(self, scope: Scope) -> tuple[Operation, ...]:
+        """The operations of a scope."""
+        return self.operations[scope.start : scope.stop]
+
     def parameter_count(self) -> int:
         """How many numbers training learns: running statistics do not count."""
-        buffers = ("running_mean", "running_var", "num_batches_tracked")
-        return sum(math.prod(shape) for name, shape in self.tensors().items() if not name.endswith(buffers))
+        return sum(operation.parameter_count() for operation in self.operations)
 
     def shapes(self, height: int, width: int) -> list[Shape]:
         """The shape of every value for one image of this size: (C, H, W), or (C,)."""
@@ -310,7 +371,6 @@ class GraphBuilder:
         if norm is None:
             return x
         channels = self.channels(x)
-        groups = next(groups for groups in range(32, 0, -1) if channels % groups == 0)
         return self._add(
             Norm(
                 name=name,
@@ -318,7 +378,7 @@ class GraphBuilder:
                 output=self._value(channels),
                 norm=norm,
                 channels=channels,
-                groups=groups if norm == "group" else 1,
+                groups=norm_groups(channels) if norm == "group" else 1,
             )
         )
 
@@ -370,26 +430,25 @@ class GraphBuilder:
         output = self._value(self.channels(x), spatial=self._values[x].spatial)
         return self._add(Dropout(name=name, inputs=(x,), output=output, rate=rate, mode=mode))
 
-    def finish(self, x: int, *, head: str, num_classes: int, drop_rate: float) -> Graph:
-        """Global average pooling and the linear head on the last map; then the graph is complete.
+    def finish(self, x: int, *, head: str, global_pool: Pooling, num_classes: int, drop_rate: float) -> Graph:
+        """Global pooling and the linear head on the last map; then the graph is complete.
 
         Args:
             x: The last map.
             head: Name of the linear layer.
+            global_pool: How the map is pooled; "" leaves it as it is.
             num_classes: Outputs of the head; 0 leaves it out.
             drop_rate: Of the dropout before it.
         """
-        output = self._value(self.channels(x), spatial=False)
-        features = self._add(Mean(name="global_pool", inputs=(x,), output=output))
-        logits = features
+        features = self._global_pool(x, global_pool)
+        logits = dropped = self.dropout("head_drop", features, drop_rate)
         if num_classes:
-            dropped = self.dropout("head_drop", features, drop_rate)
             logits = self._add(
                 Linear(
                     name=head,
                     inputs=(dropped,),
                     output=self._value(num_classes, spatial=False),
-                    in_features=self.channels(x),
+                    in_features=self.channels(features),
                     out_features=num_classes,
                 )
             )
@@ -401,6 +460,16 @@ class GraphBuilder:
             stages=dict(self._stages),
             features=features,
             logits=logits,
+        )
+
+    def _global_pool(self, x: int, mode: Pooling) -> int:
+        if mode == "":
+            return x
+        output = self._value(self.channels(x) * (2 if mode == "catavgmax" else 1), spatial=False)
+        if mode == "avg":
+            return self._add(Mean(name="global_pool", inputs=(x,), output=output))
+        return self._add(
+            GlobalPool(name="global_pool", inputs=(x,), output=output, mode=mode, channels=self.channels(x))
         )
 
     def _value(self, channels: int, *, spatial: bool = True) -> int:

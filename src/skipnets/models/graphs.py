@@ -11,27 +11,19 @@ from skipnets.models.registry import DenseNetConfig, ResNetConfig
 __all__ = ["densenet_graph", "resnet_graph"]
 
 
-def drop_path_rates(config: DenseNetConfig | ResNetConfig) -> list[float]:
-    """Stochastic depth of every layer or block, in order: 0 at the first, `drop_path_rate` at the last."""
-    count = sum(config.block_config)
-    return [config.drop_path_rate * index / max(count - 1, 1) for index in range(count)]
-
-
 def densenet_graph(config: DenseNetConfig) -> Graph:
     """Stem, dense blocks with transitions between them, a last norm and ReLU, and the head."""
     assert config.stem_channels is not None
-    build, norm, bias = (
-        GraphBuilder(name=config.name, in_chans=config.in_chans),
-        config.norm,
-        config.norm is None,
-    )
-    rates = iter(drop_path_rates(config))
+    build = GraphBuilder(name=config.name, in_chans=config.in_chans)
+    norm, bias = config.norm, config.norm is None
+    rates = iter(config.drop_path_rates())
     if config.stem == "imagenet":
-        x = build.convolution("features.conv0", 0, config.stem_channels, 7, stride=2, bias=bias)
-        build.stage("features.conv0", x)
-        x = build.stage("features.norm0", build.norm("features.norm0", x, norm))
-        x = build.stage("features.relu0", build.relu("features.relu0", x))
-        x = build.stage("features.pool0", build.pool("features.pool0", x, "max", 3, stride=2, padding=1))
+        with build.scope("stem", "stem"):
+            x = build.convolution("features.conv0", 0, config.stem_channels, 7, stride=2, bias=bias)
+            build.stage("features.conv0", x)
+            x = build.stage("features.norm0", build.norm("features.norm0", x, norm))
+            x = build.stage("features.relu0", build.relu("features.relu0", x))
+            x = build.stage("features.pool0", build.pool("features.pool0", x, "max", 3, stride=2, padding=1))
     else:
         x = build.stage(
             "features.conv0", build.convolution("features.conv0", 0, config.stem_channels, 3, bias=bias)
@@ -52,7 +44,13 @@ def densenet_graph(config: DenseNetConfig) -> Graph:
             build.stage(path, x)
     x = build.stage("features.norm5", build.norm("features.norm5", x, norm))
     x = build.stage("features.relu5", build.relu("features.relu5", x))
-    return build.finish(x, head="classifier", num_classes=config.num_classes, drop_rate=config.head_drop_rate)
+    return build.finish(
+        x,
+        head="classifier",
+        global_pool=config.global_pool,
+        num_classes=config.num_classes,
+        drop_rate=config.drop_rate,
+    )
 
 
 def _dense_layer(
@@ -69,14 +67,14 @@ def _dense_layer(
             x = build.convolution(f"{path}.conv1", x, width, 1, bias=bias)
             x = build.relu(f"{path}.relu2", build.norm(f"{path}.norm2", x, config.norm))
             x = build.convolution(f"{path}.conv2", x, config.growth_rate, 3, bias=bias)
-        x = build.dropout(f"{path}.dropout", x, config.drop_rate)
+        x = build.dropout(f"{path}.dropout", x, config.proj_drop_rate)
         return build.dropout(f"{path}.drop_path", x, drop_path_rate, "row")
 
 
 def resnet_graph(config: ResNetConfig) -> Graph:
     """Stem, stages of residual blocks, and the head."""
     build, bias = GraphBuilder(name=config.name, in_chans=config.in_chans), config.norm is None
-    rates = iter(drop_path_rates(config))
+    rates = iter(config.drop_path_rates())
     kernel, stride = (7, 2) if config.stem == "imagenet" else (3, 1)
     x = build.stage("conv1", build.convolution("conv1", 0, config.width, kernel, stride=stride, bias=bias))
     x = build.stage("bn1", build.norm("bn1", x, config.norm))
@@ -89,7 +87,13 @@ def resnet_graph(config: ResNetConfig) -> Graph:
             for block in range(blocks):
                 x = _residual_block(build, config, stage, block, x, next(rates))
         build.stage(path, x)
-    return build.finish(x, head="fc", num_classes=config.num_classes, drop_rate=config.head_drop_rate)
+    return build.finish(
+        x,
+        head="fc",
+        global_pool=config.global_pool,
+        num_classes=config.num_classes,
+        drop_rate=config.drop_rate,
+    )
 
 
 def _residual_block(
@@ -108,7 +112,7 @@ def _residual_block(
                 f"{path}.conv1", x, width, 3, stride=stride, dilation=first_dilation, bias=bias
             )
             y = build.relu(f"{path}.relu1", build.norm(f"{path}.bn1", y, config.norm))
-            y = build.dropout(f"{path}.dropout", y, config.drop_rate)
+            y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
             y = build.norm(
                 f"{path}.bn2",
                 build.convolution(f"{path}.conv2", y, out, 3, dilation=dilation, bias=bias),
@@ -132,7 +136,7 @@ def _residual_block(
                 bias=bias,
             )
             y = build.relu(f"{path}.relu2", build.norm(f"{path}.bn2", y, config.norm))
-            y = build.dropout(f"{path}.dropout", y, config.drop_rate)
+            y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
             y = build.norm(
                 f"{path}.bn3", build.convolution(f"{path}.conv3", y, out, 1, bias=bias), config.norm
             )

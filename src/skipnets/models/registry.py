@@ -1,53 +1,57 @@
-"""Which models there are: one frozen config a family, one exact row a name. Nothing here needs torch.
+"""The model registry: one frozen config class per family, one row per name. Nothing here needs torch.
 
 A row says what its paper or torchvision says; what follows from other numbers (the stem's channels, the width
 of a bottleneck) is derived and not stored. Sources: DenseNet, Huang et al. 2017 (arXiv 1608.06993), tables 1
 and 2; ResNet, He et al. 2016 (arXiv 1512.03385), table 1 and section 4.2; ResNeXt, Xie et al. 2017 (arXiv
-1611.05431); Wide ResNet, Zagoruyko and Komodakis 2016 (arXiv 1605.07146).
+1611.05431); Wide ResNet, Zagoruyko and Komodakis 2016 (arXiv 1605.07146). Families beyond these two bring
+their own rows (`skipnets.models.family.register_family`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from skipnets.errors import UserError, near_matches
 
 Stem = Literal["imagenet", "cifar"]
+Pooling = Literal["avg", "max", "avgmax", "catavgmax", ""]
 Norm = Literal["batch", "group"] | None
 
 
 def _require_int(field: str, value: object, lowest: int, highest: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-        raise UserError(f"{field} must be a whole number from {lowest} to {highest}, not {value!r}")
+        raise UserError(f"{field}={value!r}: must be a whole number from {lowest} to {highest}")
 
 
 def _require_number(field: str, value: object, holds: Callable[[float], bool], wanted: str) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not holds(value):
-        raise UserError(f"{field} must be {wanted}, not {value!r}")
+        raise UserError(f"{field}={value!r}: must be {wanted}")
 
 
 def _require_choice(field: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
-        raise UserError(f"{field} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+        raise UserError(f"{field}={value!r}: must be one of {', '.join(map(repr, choices))}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What both families share.
+    """The fields that all families share.
 
     Args:
         name: The registry's name for the row this config came from.
-        block_config: Layers (DenseNet) or residual blocks (ResNet) of each stage.
+        block_config: Dense layers or residual blocks of each stage.
         stem: `"imagenet"` is a 7×7 convolution of stride 2, norm, ReLU and 3×3 max-pooling of stride 2 (the
             maps shrink four times); `"cifar"` is one 3×3 convolution (they keep their size).
         in_chans: Channels of the input: 3 for color, 1 for gray.
         num_classes: Outputs of the head; 0 leaves the head out, so the model returns pooled features.
-        drop_rate: Dropout in every dense layer, or before the last convolution of every residual block.
-        head_drop_rate: Dropout before the last linear layer.
+        global_pool: Pooling of the last map: `"avg"`, `"max"`, `"avgmax"` (the mean of both), `"catavgmax"`
+            (both, concatenated), or `""` for none, which needs `num_classes=0`.
+        drop_rate: Dropout before the last linear layer.
+        proj_drop_rate: Dropout in every dense layer, or before the last convolution of every residual block.
         drop_path_rate: Stochastic depth (Huang et al. 2016, arXiv 1603.09382): the probability that the last
             layer's branch is dropped, falling linearly to 0 at the first.
         norm: `"batch"`, `"group"` (32 groups, or the largest number below that divides the channels), or
@@ -61,14 +65,15 @@ class ModelConfig:
     stem: Stem = "imagenet"
     in_chans: int = 3
     num_classes: int = 1000
+    global_pool: Pooling = "avg"
     drop_rate: float = 0.0
-    head_drop_rate: float = 0.0
+    proj_drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     norm: Norm = "batch"
 
     def __post_init__(self) -> None:
         if not isinstance(self.block_config, (tuple, list)) or not 1 <= len(self.block_config) <= 8:
-            raise UserError(f"block_config must list the layers of 1 to 8 stages, not {self.block_config!r}")
+            raise UserError(f"block_config={self.block_config!r}: must list the layers of 1 to 8 stages")
         object.__setattr__(self, "block_config", tuple(self.block_config))
         for layers in self.block_config:
             _require_int("block_config", layers, 1, 1024)
@@ -76,13 +81,39 @@ class ModelConfig:
         _require_choice("norm", self.norm, ("batch", "group", None))
         _require_int("in_chans", self.in_chans, 1, 4096)
         _require_int("num_classes", self.num_classes, 0, 1_000_000)
-        for rate in ("drop_rate", "head_drop_rate", "drop_path_rate"):
+        _require_choice("global_pool", self.global_pool, get_args(Pooling))
+        if self.global_pool == "" and self.num_classes:
+            raise UserError(f'global_pool="": needs num_classes=0, not {self.num_classes}')
+        for rate in ("drop_rate", "proj_drop_rate", "drop_path_rate"):
             _require_number(rate, getattr(self, rate), lambda value: 0 <= value < 1, "at least 0 and below 1")
+
+    def pooled(self, channels: int) -> int:
+        """Features that pooling gives for the channels of the last map."""
+        return channels * (2 if self.global_pool == "catavgmax" else 1)
 
     @property
     def smallest_size(self) -> int:
         """The smallest height and width, in pixels, that leave at least one value in the last map."""
         raise NotImplementedError
+
+    def drop_path_rates(self) -> list[float]:
+        """Stochastic depth of each layer or block, in order: 0 at the first, `drop_path_rate` at the last."""
+        count = sum(self.block_config)
+        return [self.drop_path_rate * index / max(count - 1, 1) for index in range(count)]
+
+    @property
+    def usual_size(self) -> int:
+        """Height and width of the images that such a network is usually trained on."""
+        return 224 if self.stem == "imagenet" else 32
+
+    @property
+    def description(self) -> str:
+        """What its blocks are, in a few words for a table."""
+        return self.family
+
+    def replace(self, **fields: Any) -> Self:
+        """The same configuration with some fields changed, and what is derived from them."""
+        return dataclasses.replace(self, **fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +158,16 @@ class DenseNetConfig(ModelConfig):
         before_transitions = 2 ** (len(self.block_config) - 1)
         return (before_transitions - 1) * (4 if self.stem == "imagenet" else 1) + 1
 
+    @property
+    def description(self) -> str:
+        """Growth rate, bottleneck and compression."""
+        bottleneck = "no bottleneck" if self.bottleneck is None else f"bottleneck {self.bottleneck}k"
+        return f"dense layers, k={self.growth_rate}, {bottleneck}, compression {self.compression:g}"
+
+    def replace(self, **fields: Any) -> Self:
+        """The same configuration with some fields changed; unless given, `stem_channels` follows them."""
+        return super().replace(**{"stem_channels": None, **fields})
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig(ModelConfig):
@@ -163,15 +204,18 @@ class ResNetConfig(ModelConfig):
         _require_int("groups", self.groups, 1, 4096)
         _require_int("width_per_group", self.width_per_group, 1, 4096)
         if not isinstance(self.zero_init_last, bool):
-            raise UserError(f"zero_init_last must be true or false, not {self.zero_init_last!r}")
+            raise UserError(f"zero_init_last={self.zero_init_last!r}: must be true or false")
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
-            raise UserError('groups and width_per_group apply to block="bottleneck" only')
+            raise UserError(
+                f"groups={self.groups}, width_per_group={self.width_per_group}: "
+                'apply to block="bottleneck" only'
+            )
         if self.branch_width(0) < 1:
             raise UserError(
-                f"width={self.width} and width_per_group={self.width_per_group} leave no channel in a branch"
+                f"width={self.width}, width_per_group={self.width_per_group}: leave no channel in a branch"
             )
         if self.zero_init_last and self.norm is None:
-            raise UserError("zero_init_last needs norms: there is none to start at 0 with norm=None")
+            raise UserError("zero_init_last=True: needs norms, and norm=None leaves none to start at 0")
         if self.output_stride is not None:
             stem_stride = 4 if self.stem == "imagenet" else 1
             possible = tuple(stem_stride * 2**stage for stage in range(len(self.block_config)))
@@ -181,6 +225,16 @@ class ResNetConfig(ModelConfig):
     def smallest_size(self) -> int:
         """Every stride rounds up, so one pixel is enough."""
         return 1
+
+    @property
+    def description(self) -> str:
+        """Kind and width of the residual blocks."""
+        blocks = f"{self.block} blocks, width {self.width}"
+        if self.groups > 1:
+            return f"{blocks}, {self.groups} groups of {self.width_per_group}"
+        if self.width_per_group != 64:
+            return f"{blocks}, {self.width_per_group // 64} times wider inside"
+        return blocks
 
     def stride(self, stage: int) -> int:
         """How much a stage, counted from 0, shrinks the maps: 1 at first and where it dilates instead."""
@@ -245,7 +299,7 @@ def _cifar_resnet(name: str, depth: int) -> ResNetConfig:
     )
 
 
-_ROWS: tuple[DenseNetConfig | ResNetConfig, ...] = (
+DENSENETS: tuple[DenseNetConfig, ...] = (
     _densenet("densenet121", 32, (6, 12, 24, 16)),
     _densenet("densenet169", 32, (6, 12, 32, 32)),
     _densenet("densenet201", 32, (6, 12, 48, 32)),
@@ -260,6 +314,9 @@ _ROWS: tuple[DenseNetConfig | ResNetConfig, ...] = (
     _cifar_densenet_bc("densenet_bc100_k12", 12, depth=100),
     _cifar_densenet_bc("densenet_bc190_k40", 40, depth=190),
     _cifar_densenet_bc("densenet_bc250_k24", 24, depth=250),
+)
+
+RESNETS: tuple[ResNetConfig, ...] = (
     ResNetConfig(name="resnet18", block="basic", block_config=(2, 2, 2, 2)),
     ResNetConfig(name="resnet34", block="basic", block_config=(3, 4, 6, 3)),
     ResNetConfig(name="resnet50", block_config=(3, 4, 6, 3)),
@@ -278,28 +335,50 @@ _ROWS: tuple[DenseNetConfig | ResNetConfig, ...] = (
     _cifar_resnet("resnet1202", depth=1202),
 )
 
-REGISTRY: Mapping[str, DenseNetConfig | ResNetConfig] = {row.name: row for row in _ROWS}
-_FAMILIES: Mapping[str, type[DenseNetConfig] | type[ResNetConfig]] = {
-    config.family: config for config in (DenseNetConfig, ResNetConfig)
+# Filled by `register_models`: the rows by name, and each family's configuration class.
+REGISTRY: dict[str, ModelConfig] = {}
+_CONFIG_CLASSES: dict[str, type[ModelConfig]] = {}
+# torchvision publishes weights for all ImageNet models but the two largest of the DenseNet authors.
+_PUBLISHED = {row.name for row in (*DENSENETS, *RESNETS) if row.stem == "imagenet"} - {
+    "densenet264",
+    "densenet264_k48",
 }
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def register_models(config_class: type[ModelConfig], rows: Iterable[ModelConfig]) -> None:
+    """Make the configurations of a family known by their names.
+
+    Raises:
+        ValueError: If a name is taken.
+    """
+    rows = list(rows)
+    if taken := [row.name for row in rows if row.name in REGISTRY]:
+        raise ValueError(f"there are models of these names already: {', '.join(taken)}")
+    _CONFIG_CLASSES[config_class.family] = config_class
+    REGISTRY.update({row.name: row for row in rows})
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names of the models that match a shell pattern, in the registry's order.
 
     Args:
         pattern: With `*`, `?` and `[…]`, for example `"densenet*"`.
+        pretrained: Only those that `weights="imagenet"` has weights for.
     """
-    return [name for name in REGISTRY if fnmatch.fnmatchcase(name, pattern)]
+    return [
+        name
+        for name in REGISTRY
+        if fnmatch.fnmatchcase(name, pattern) and (name in _PUBLISHED or not pretrained)
+    ]
 
 
-def model_config(name: str, **fields: Any) -> DenseNetConfig | ResNetConfig:
-    """The configuration behind a name, with some of its fields replaced.
+def model_config(name: str, **fields: Any) -> ModelConfig:
+    """The configuration of a named model, with some of its fields replaced.
 
     Args:
         name: A name that `list_models` knows.
-        fields: Any field of `DenseNetConfig` or `ResNetConfig`, by name. Where `growth_rate` or `bottleneck`
-            change, the stem's channels follow unless they are given too.
+        fields: Any field of the model's configuration, by name. Where a DenseNet's `growth_rate` or
+            `bottleneck` change, the stem's channels follow unless they are given too.
 
     Raises:
         UserError: For an unknown name or field (with the near ones) or an impossible value.
@@ -313,12 +392,10 @@ def model_config(name: str, **fields: Any) -> DenseNetConfig | ResNetConfig:
             raise UserError(
                 f'{name} has no field "{field}"{near_matches(field, known) or "; it has " + ", ".join(known)}'
             )
-    if isinstance(row, DenseNetConfig):
-        fields.setdefault("stem_channels", None)
-    return dataclasses.replace(row, **fields)
+    return row.replace(**fields)
 
 
-def config_to_dict(config: DenseNetConfig | ResNetConfig) -> dict[str, Any]:
+def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """The config as plain values for JSON or YAML, with its family; `config_from_dict` reads it back."""
     return {
         "family": config.family,
@@ -326,7 +403,7 @@ def config_to_dict(config: DenseNetConfig | ResNetConfig) -> dict[str, Any]:
     }
 
 
-def config_from_dict(values: Mapping[str, Any]) -> DenseNetConfig | ResNetConfig:
+def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     """The config that `config_to_dict` wrote.
 
     Raises:
@@ -334,13 +411,22 @@ def config_from_dict(values: Mapping[str, Any]) -> DenseNetConfig | ResNetConfig
     """
     fields = dict(values)
     family = fields.pop("family", None)
-    if not isinstance(family, str) or family not in _FAMILIES:
-        raise UserError(f"unknown model family {family!r}; this version knows {', '.join(_FAMILIES)}")
-    known = {field.name for field in dataclasses.fields(_FAMILIES[family])}
+    if not isinstance(family, str) or family not in _CONFIG_CLASSES:
+        raise UserError(f"family={family!r}: this version knows {', '.join(_CONFIG_CLASSES)}")
+    known = {field.name for field in dataclasses.fields(_CONFIG_CLASSES[family])}
     if wrong := sorted(set(fields) - known):
         raise UserError(f"unknown fields of a {family}: {', '.join(wrong)}")
     if missing := sorted({"name", "block_config"} - set(fields)):
         raise UserError(f"missing fields of a {family}: {', '.join(missing)}")
     if not isinstance(fields["name"], str):
-        raise UserError(f"name must be a text, not {fields['name']!r}")
-    return _FAMILIES[family](**fields)
+        raise UserError(f"name={fields['name']!r}: must be a string")
+    return _CONFIG_CLASSES[family](**fields)
+
+
+def rename_version_1_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's fields under their present names, from a file that version 0.1 wrote.
+
+    There `drop_rate` was the layers' dropout and `head_drop_rate` the head's.
+    """
+    names = {"drop_rate": "proj_drop_rate", "head_drop_rate": "drop_rate"}
+    return {names.get(field, field): value for field, value in fields.items()}

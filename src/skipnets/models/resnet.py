@@ -10,7 +10,7 @@ Shapes: N batch, C channels, H height, W width, S stride.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,10 +18,8 @@ from torchvision.ops import StochasticDepth
 
 from skipnets.models.backbone import (
     Backbone,
-    FeatureInfo,
-    drop_path_rates,
+    FeatureMapInfo,
     initialize_convolutions,
-    make_head,
     make_norm,
 )
 from skipnets.models.registry import Norm, ResNetConfig
@@ -39,14 +37,14 @@ class BasicBlock(nn.Module):
         dilation: tuple[int, int],
         shortcut: nn.Module | None,
         norm: Norm,
-        drop_rate: float,
+        proj_drop_rate: float,
         drop_path_rate: float,
     ) -> None:
         super().__init__()
         self.conv1 = _conv3x3(in_channels, out_channels, norm=norm, stride=stride, dilation=dilation[0])
         self.bn1 = make_norm(norm, out_channels)
         self.relu1 = nn.ReLU()
-        self.dropout = nn.Dropout(drop_rate)
+        self.dropout = nn.Dropout(proj_drop_rate)
         self.conv2 = _conv3x3(out_channels, out_channels, norm=norm, dilation=dilation[1])
         self.bn2 = make_norm(norm, out_channels)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
@@ -55,10 +53,10 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.drop_path(self.bn2(self.conv2(self.dropout(y))))
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu1(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(self.dropout(x)))
-        return self.relu2(shortcut + self.drop_path(x))
+        return self.relu2(shortcut + y)
 
 
 class BottleneckBlock(nn.Module):
@@ -75,7 +73,7 @@ class BottleneckBlock(nn.Module):
         dilation: int,
         shortcut: nn.Module | None,
         norm: Norm,
-        drop_rate: float,
+        proj_drop_rate: float,
         drop_path_rate: float,
     ) -> None:
         super().__init__()
@@ -85,7 +83,7 @@ class BottleneckBlock(nn.Module):
         self.conv2 = _conv3x3(width, width, norm=norm, stride=stride, dilation=dilation, groups=groups)
         self.bn2 = make_norm(norm, width)
         self.relu2 = nn.ReLU()
-        self.dropout = nn.Dropout(drop_rate)
+        self.dropout = nn.Dropout(proj_drop_rate)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=norm is None)
         self.bn3 = make_norm(norm, out_channels)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
@@ -94,11 +92,11 @@ class BottleneckBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.relu2(self.bn2(self.conv2(y)))
+        y = self.drop_path(self.bn3(self.conv3(self.dropout(y))))
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu1(self.bn1(self.conv1(x)))
-        x = self.relu2(self.bn2(self.conv2(x)))
-        x = self.bn3(self.conv3(self.dropout(x)))
-        return self.relu3(shortcut + self.drop_path(x))
+        return self.relu3(shortcut + y)
 
 
 class PadShortcut(nn.Module):
@@ -135,12 +133,12 @@ class ResNet(Backbone[ResNetConfig]):
         self.bn1 = make_norm(norm, channels)
         self.relu = nn.ReLU()
         reduction = self.conv1.stride[0]
-        self.feature_info = [FeatureInfo(num_chs=channels, reduction=reduction, module="relu")]
+        self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=reduction, module="relu")]
         if config.stem == "imagenet":
             self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
             reduction *= 2
 
-        path_rates = iter(drop_path_rates(config))
+        path_rates = iter(config.drop_path_rates())
         for stage, blocks in enumerate(config.block_config):
             layer = nn.Sequential()
             for block in range(blocks):
@@ -149,12 +147,10 @@ class ResNet(Backbone[ResNetConfig]):
             self.add_module(f"layer{stage + 1}", layer)
             reduction *= config.stride(stage)
             self.feature_info.append(
-                FeatureInfo(num_chs=channels, reduction=reduction, module=f"layer{stage + 1}")
+                FeatureMapInfo(num_chs=channels, reduction=reduction, module=f"layer{stage + 1}")
             )
 
-        self.num_features = channels
-        self.head_drop = nn.Dropout(config.head_drop_rate)
-        self.fc = make_head(channels, config.num_classes)
+        self._add_head(channels)
         initialize_convolutions(self)
         if config.zero_init_last:
             for module in self.modules():
@@ -163,10 +159,18 @@ class ResNet(Backbone[ResNetConfig]):
                     assert isinstance(last_norm.weight, Tensor)
                     nn.init.zeros_(last_norm.weight)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameter names, grouped by depth for `timm.optim`'s layer-wise learning rates.
+
+        Args:
+            coarse: One group a stage, not one a residual block.
+        """
+        return {"stem": r"^(?:conv|bn)1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
         """`conv1`, `bn1`, `relu`, `maxpool`, `layer1` … one by one."""
         for name, module in self.named_children():
-            if name not in ("head_drop", "fc"):
+            if name not in ("global_pool", "head_drop", "fc"):
                 yield name, module
 
 
@@ -188,7 +192,7 @@ def _block(
             dilation=(first_dilation, dilation),
             shortcut=shortcut,
             norm=config.norm,
-            drop_rate=config.drop_rate,
+            proj_drop_rate=config.proj_drop_rate,
             drop_path_rate=drop_path_rate,
         )
     return BottleneckBlock(
@@ -200,7 +204,7 @@ def _block(
         dilation=first_dilation,
         shortcut=shortcut,
         norm=config.norm,
-        drop_rate=config.drop_rate,
+        proj_drop_rate=config.proj_drop_rate,
         drop_path_rate=drop_path_rate,
     )
 

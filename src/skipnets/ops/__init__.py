@@ -1,1 +1,1 @@
-"""Tensor programs that the models run on; they know tensors and norms, and no layer's name."""
+"""Differentiable operations that run whole blocks of a model; they take tensors, not modules."""

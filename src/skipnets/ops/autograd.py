@@ -1,4 +1,4 @@
-"""What every hand-written backward pass here has in common."""
+"""Helpers for hand-written backward passes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Result = TypeVar("Result")
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Keep autocast out: the operations here choose their types themselves."""
+    """Disable autocast: the operations here choose their dtypes themselves."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 
 
 def differentiable_once(backward: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Refuse to record a backward pass, which would give silently wrong second derivatives."""
+    """Raise where a backward pass would be recorded: second derivatives would be wrong without an error."""
 
     @functools.wraps(backward)
     def refusing(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:

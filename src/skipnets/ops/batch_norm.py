@@ -1,4 +1,4 @@
-"""Batch normalization taken apart: statistics, scale and shift, and the gradient, each made when needed.
+"""Batch normalization in parts: statistics, scale and shift, and the gradient, each computed when needed.
 
 Batch normalization of a channel x (Ioffe and Szegedy 2015, arXiv 1502.03167, algorithm 1) is
 
@@ -47,11 +47,11 @@ class Statistics(NamedTuple):
     variance: Tensor
 
     def first(self, channels: int) -> Statistics:
-        """Those of the first channels alone."""
+        """The statistics of the first channels."""
         return Statistics(self.mean[:channels], self.variance[:channels])
 
     def row(self, index: int) -> Statistics:
-        """Those of one norm, where both are stacked (L, C)."""
+        """The statistics of one norm, where those of several are stacked (L, C)."""
         return Statistics(self.mean[index], self.variance[index])
 
 
@@ -63,13 +63,13 @@ class Affine(NamedTuple):
 
     @classmethod
     def of(cls, statistics: Statistics, gamma: Tensor, beta: Tensor, eps: float) -> Affine:
-        """From what a norm holds."""
+        """From a norm's statistics and parameters."""
         scale = gamma * torch.rsqrt(statistics.variance + eps)
         return cls(scale, beta - statistics.mean * scale)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What sums over values of this type are made in."""
+    """The dtype in which values of this dtype are summed."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
@@ -86,7 +86,7 @@ def relu_backward(gradient: Tensor, activated: Tensor, out: Tensor) -> Tensor:
 
 
 class StatisticsCollector:
-    """Statistics of channels whose values arrive chunk by chunk; all chunks but the last are equally large.
+    """Accumulates statistics of channels chunk by chunk; all chunks but the last are equally large.
 
     Each chunk's own mean and variance are merged by the formula of Chan, Golub and LeVeque (1979, "Updating
     Formulae and a Pairwise Algorithm for Computing Sample Variances"), which, unlike Σx² − (Σx)²/M, does
@@ -98,7 +98,7 @@ class StatisticsCollector:
         self._counts: list[int] = []
 
     def add(self, values: Tensor) -> None:
-        """Take in the contiguous values (m, C) of a chunk.
+        """Add the contiguous values (m, C) of a chunk.
 
         A narrow matrix is read as a wider one, several rows as one, because the library's kernel is three to
         six times faster there; the parts are merged like chunks.
@@ -183,13 +183,13 @@ def update_all_running_statistics(
 
 
 class Correction(NamedTuple):
-    """What the gradients of mean and variance add to dx: −mean_term/M − (x − μ)·projection/M; (C,) each."""
+    """The terms of dx due to the mean and variance: −mean_term/M − (x − μ)·projection/M; (C,) each."""
 
     mean_term: Tensor
     projection: Tensor
 
     def as_line(self, mean: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The same as slope and offset of a line: dx = scale·g + x·slope + offset."""
+        """The same as slope and offset: dx = scale·g + x·slope + offset."""
         slope = self.projection / -count
         return slope, self.mean_term / -count - mean * slope
 
@@ -203,7 +203,7 @@ class ParameterGradients(NamedTuple):
 
 
 class NormGradient:
-    """Collects, chunk by chunk, what the backward pass of one norm needs.
+    """Accumulates, chunk by chunk, the sums that the backward pass of one norm needs.
 
     Args:
         statistics: Of the norm's input, (C,) each.
@@ -225,7 +225,7 @@ class NormGradient:
         self._explicit_sum = torch.zeros_like(self._mean) if explicit is not None else None
 
     def add(self, gradient: Tensor, x: Tensor) -> None:
-        """Take in a chunk of g (m, C), behind the ReLU's backward, and of the norm's input x (m, C)."""
+        """Add a chunk of g (m, C), after the ReLU's backward, and of the norm's input x (m, C)."""
         self._beta_gradient += gradient.sum(0, dtype=self._mean.dtype)
         if self._explicit_sum is not None:
             columns = self._explicit
@@ -233,7 +233,7 @@ class NormGradient:
             self._explicit_sum[columns] += (gradient[:, columns] * centerd).sum(0, dtype=self._mean.dtype)
 
     def finish(self, weight_product: Tensor) -> ParameterGradients:
-        """Close the sums.
+        """Finish the sums.
 
         Args:
             weight_product: (C,), Σ dW ⊙ W of the convolution behind this norm and its ReLU, over everything

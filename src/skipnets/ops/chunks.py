@@ -1,4 +1,4 @@
-"""Working through feature maps a few images at a time, so that what a chunk makes stays in the cache.
+"""Processing feature maps a few images at a time, so that intermediate values stay in the cache.
 
 Shapes: N images, H height, W width, C channels; a map (N, C, H, W) in channels-last order is, without a
     copy, a matrix of M = N·H·W rows (positions) and C columns (channels).
@@ -25,7 +25,7 @@ GPU_CHUNK_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class MapShape:
-    """The extent of a feature map besides its channels."""
+    """The shape of feature maps without their channels."""
 
     images: int
     height: int
@@ -33,7 +33,7 @@ class MapShape:
 
     @classmethod
     def of(cls, maps: Tensor) -> MapShape:
-        """The extent of (N, C, H, W) maps."""
+        """Of (N, C, H, W) maps."""
         return cls(maps.shape[0], maps.shape[2], maps.shape[3])
 
     @property
@@ -47,7 +47,7 @@ class MapShape:
         return self.images * self.area
 
     def chunks(self, columns: int, itemsize: int, device: torch.device | None = None) -> Iterator[slice]:
-        """Cut the rows between images so that a matrix of so many columns takes about `CHUNK_BYTES` a chunk.
+        """Split the rows between images so that a matrix with `columns` takes about `CHUNK_BYTES` a chunk.
 
         All chunks but the last are equally large.
 
@@ -86,7 +86,7 @@ def empty_maps(shape: MapShape, channels: int, like: Tensor, dtype: torch.dtype)
 
 
 class Workspace:
-    """Matrices to write intermediate values of a chunk into, used again for the next chunk.
+    """Buffers for the intermediate values of a chunk, reused for the next chunk.
 
     It belongs to one call of one operation and is never shared, so nothing here needs a lock.
     """
@@ -96,7 +96,7 @@ class Workspace:
         self._storage: dict[str, Tensor] = {}
 
     def matrix(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """A contiguous matrix (m, C) of any content; it replaces the last one of this name."""
+        """An uninitialized contiguous matrix (m, C); it replaces the last one of this name."""
         size = shape.numel()
         storage = self._storage.get(name)
         if storage is None or storage.numel() < size or storage.dtype != dtype:

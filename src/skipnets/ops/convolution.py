@@ -1,4 +1,4 @@
-"""The convolutions of dense layers and transitions, on matrices of positions by channels.
+"""Convolutions of dense layers and transitions on matrices (positions, channels).
 
 Shapes: n images of H×W in m = n·H·W rows, C input channels, K output channels; the kernel is s×s, 1 or 3, and
     the padding (s − 1)/2.
@@ -13,7 +13,7 @@ from torch import Tensor
 from skipnets.ops.chunks import MapShape, as_maps, as_matrix
 
 _MANY_IMAGES = 16
-"""From here on the library takes its fast kernel for 1×1 convolutions on one thread, too."""
+"""From this size on the library uses its fast kernel for 1×1 convolutions on one thread, too."""
 
 
 def convolve(x: Tensor, weight: Tensor, shape: MapShape) -> Tensor:
@@ -48,7 +48,7 @@ def convolve_backward(
 
 
 def _extent(rows: int, weight: Tensor, shape: MapShape) -> MapShape:
-    """The shape that the convolution takes its rows for.
+    """The shape of the maps as which the rows are convolved.
 
     To a 1×1 kernel it does not matter which positions form an image: they are cut into at least 16 equal
     columns. Up to a fifth faster on CPUs than a matrix product, in both directions.

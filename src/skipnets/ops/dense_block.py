@@ -50,7 +50,7 @@ from skipnets.ops.convolution import convolve, convolve_backward
 from skipnets.ops.triton import unsupported_block
 
 Chunks = list[Tensor]
-"""A matrix cut between rows, all chunks but the last equally large."""
+"""A matrix split between rows, all chunks but the last equally large."""
 
 
 class LayerParameters(NamedTuple):
@@ -66,7 +66,7 @@ class LayerParameters(NamedTuple):
 
 @dataclass(frozen=True)
 class DenseBlockPlan:
-    """What is fixed about a block's execution.
+    """The settings of a block's execution.
 
     Args:
         eps1: ε of each layer's first norm.
@@ -82,7 +82,7 @@ class DenseBlockPlan:
     dtype: torch.dtype
 
     def layers(self, parameters: Sequence[Tensor]) -> list[LayerParameters]:
-        """Sort a flat list of parameters by layer."""
+        """Group a flat list of parameters by layer."""
         per_layer = 6 if self.eps2 else 3
         return [
             LayerParameters(*parameters[start : start + per_layer])
@@ -159,7 +159,7 @@ class _DenseBlockFunction(torch.autograd.Function):
 
 
 class _Pass:
-    """What the forward and the backward pass of a block share.
+    """The state that the forward and the backward pass of a block share.
 
     All layers are worked through in the same chunks of rows, of a size that suits the layer of mean width;
     what a bottleneck makes is therefore kept as a list of chunks.
@@ -331,7 +331,7 @@ class _Backward(_Pass):
         return [gamma1, beta1, weight1_gradient, gamma2, beta2, weight2_gradient]
 
     def _bottleneck(self, index: int, source: Chunks, affine: Affine) -> Chunks:
-        """The 1×1 convolution's output (M, K): kept, or made again."""
+        """The 1×1 convolution's output (M, K): kept, or recomputed."""
         if self.plan.keep_bottleneck:
             count = len(self.chunks)
             return self.kept[index * count : (index + 1) * count]

@@ -1,6 +1,6 @@
-"""When a hand-written training operation may stand in for modules, and when not.
+"""Checks whether a hand-written training operation can replace modules.
 
-Every function gives the reason against it as a short phrase, or None.
+Every function returns the reason why it cannot, as a short phrase, or None.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GLOBAL_HOOK_TABLES = tuple(f"_global{table}" for table in _HOOK_TABLES)
 
 
 def unsupported_tracing(x: object) -> str | None:
-    """Compilers, exporters and tracers want the modules themselves, and so do function transforms."""
+    """Compilers, exporters, tracers and function transforms need the modules themselves."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return "the model is being compiled or traced"
     if isinstance(x, torch.fx.Proxy):
@@ -30,7 +30,7 @@ def unsupported_tracing(x: object) -> str | None:
 
 
 def unsupported_input(x: Tensor, parameters: Iterable[Tensor], *, casts: bool = False) -> str | None:
-    """The operations treat ordinary tensors of one floating type, and autocast's lower one.
+    """The operations take ordinary tensors of one floating dtype, and autocast's lower one.
 
     Args:
         x: (N, C, H, W).
@@ -55,13 +55,13 @@ def unsupported_input(x: Tensor, parameters: Iterable[Tensor], *, casts: bool = 
 
 
 def computing_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """What convolutions with parameters of this type compute in: autocast's type where it is on."""
+    """The dtype of convolutions with parameters of this dtype: autocast's where it is on."""
     autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if autocast and dtype == torch.float32 else dtype
 
 
 def unsupported_norm(norm: nn.Module) -> str | None:
-    """The norm must be a batch norm that takes the batch's statistics."""
+    """The norm must be a batch norm that uses the batch's statistics."""
     if type(norm) is not nn.BatchNorm2d:
         return f"its norm is {_article(type(norm).__name__)}, not a BatchNorm2d"
     if not norm.training:
@@ -91,7 +91,7 @@ def unsupported_convolution(convolution: nn.Module, size: int, *, stride: int = 
 
 
 def unsupported_hooks(modules: Iterable[nn.Module]) -> str | None:
-    """Hooks on a module that is not run would not be called; nor would a replaced `forward`."""
+    """Hooks and a replaced `forward` of a module that is not run would not be called."""
     if any(getattr(module_internals, table, None) for table in _GLOBAL_HOOK_TABLES):
         return "global module hooks are registered"
     for module in modules:

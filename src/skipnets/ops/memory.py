@@ -1,4 +1,4 @@
-"""Memory for large maps on a CPU that is used again step after step.
+"""Reuse of the memory of large feature maps between training steps on a CPU.
 
 When large pieces of memory are freed, the C library gives most of them back to the system. A training step
 then touches each page of its maps for the first time again, which costs several times as much as writing to
@@ -17,7 +17,7 @@ import torch
 from torch import UntypedStorage
 
 LARGE_BYTES = 1 << 20
-"""Smaller pieces are left to the C library."""
+"""Smaller allocations are left to the C library."""
 
 _ALIGNMENT = 64
 

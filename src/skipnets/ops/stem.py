@@ -50,7 +50,7 @@ class StemResult(NamedTuple):
 
 
 class StemPlan(NamedTuple):
-    """What is fixed about a stem's execution.
+    """The settings of a stem's execution.
 
     Args:
         eps: The norm's ε.
@@ -125,7 +125,7 @@ def _norm_backward(
     parameters: StemParameters,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Back through norm → ReLU → pooling: gradients of the convolution's result (M, K), of γ and of β."""
+    """Backward of norm → ReLU → pooling: gradients of the convolution's result (M, K), of γ and of β."""
     norm = NormGradient(statistics, parameters.gamma, parameters.beta, eps, explicit=slice(None))
     result = torch.empty_like(convolved)
     workspace = Workspace(convolved.device)

@@ -1,4 +1,4 @@
-"""The transition between two dense blocks as one differentiable operation that keeps next to nothing.
+"""The transition between two dense blocks as one differentiable operation that keeps only its input.
 
 A transition is norm → ReLU → 1×1 convolution → 2×2 average pooling (Huang et al. 2017, arXiv 1608.06993,
 section 3). A 1×1 convolution acts on each position alone and pooling on each channel alone, so they commute:

@@ -1,4 +1,4 @@
-"""Charts as SVG that stands in the page itself: its text is text, its colors follow light and dark.
+"""Charts as inline SVG: text stays text, and colors follow the page's light or dark mode.
 
 matplotlib draws them. Names of classes never go through it: legends are HTML.
 
@@ -8,7 +8,6 @@ N images.
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
 from skipnets.evaluation.calibration import Reliability
+from skipnets.training.curves import Palette, plot_accuracy, plot_learning_rate, plot_losses
 from skipnets.training.run import Row
 
 __all__ = [
@@ -30,12 +30,11 @@ __all__ = [
     "draw_curves",
     "draw_learning",
     "draw_one_class",
-    "draw_rate",
     "draw_reliability",
     "one_class_curves",
 ]
 
-# What stands in the SVG until the page's variables take its place. Any colors do, if each occurs once.
+# Placeholders that the page's CSS variables replace in the SVG. Any colors do, if each occurs once.
 _VARIABLES = {
     "ink": "#010203",
     "soft": "#040506",
@@ -47,45 +46,23 @@ _VARIABLES = {
     "c4": "#161718",
     "c5": "#191a1b",
 }
-INK, SOFT, LINE, SURFACE, C1, C2 = (
-    _VARIABLES[name] for name in ("ink", "soft", "line", "surface", "c1", "c2")
-)
+INK, SOFT, SURFACE, C1, C2 = (_VARIABLES[name] for name in ("ink", "soft", "surface", "c1", "c2"))
 SERIES = tuple(_VARIABLES[f"c{number}"] for number in range(1, 6))
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "path.simplify_threshold": 0.4,
-    "font.size": 10.5,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": SOFT,
-    "axes.linewidth": 1,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": LINE,
-    "grid.linewidth": 0.8,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": SOFT,
-    "ytick.labelcolor": SOFT,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "lines.linewidth": 1.8,
-    "text.color": INK,
-}
+_PALETTE = Palette(ink=INK, soft=SOFT, line=_VARIABLES["line"], surface=SURFACE, train=C2, validation=C1)
+_STYLE: Any = {**_PALETTE.style(), "svg.fonttype": "none", "path.simplify_threshold": 0.4}
 _POINTS = 400
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Curves:
-    """How well one class's probability ranks the images.
+    """One class's precision-recall and ROC curves.
 
     Attributes:
-        precision: At each recall.
-        recall: Falling.
+        precision: Precision at each recall.
+        recall: Recall, falling.
         average_precision: The area under precision over recall, as scikit-learn sums it.
-        false_positives: The share of the other classes' images above each threshold.
-        true_positives: The share of the class's own.
+        false_positives: False positive rate at each threshold.
+        true_positives: True positive rate at each threshold.
     """
 
     precision: NDArray[np.float64]
@@ -110,54 +87,21 @@ def one_class_curves(probability: NDArray[np.float64], is_class: NDArray[np.bool
     )
 
 
-def draw_learning(rows: Sequence[Row], best_epoch: int) -> tuple[str, str]:
-    """Losses, and validation accuracy, over the epochs."""
-    best = [row for row in rows if row.epoch == best_epoch]
-    epochs = [row.epoch for row in rows]
-
-    def losses(axes: Axes) -> None:
-        # The training loss has label smoothing and mixing in it, so it may lie above the other.
-        axes.plot(epochs, [row.train_loss for row in rows], color=C2, marker=_marker(rows), markersize=4)
-        axes.plot(epochs, [row.val_loss for row in rows], color=C1, marker=_marker(rows), markersize=4)
-        every = [loss for row in rows for loss in (row.train_loss, row.val_loss) if math.isfinite(loss)]
-        if every and min(every) > 0 and max(every) > 10 * float(np.median(every)):
-            # A wild start must not flatten the rest.
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        else:
-            axes.set_ylim(bottom=0)
-        _epochs_below(axes)
-
-    def accuracy(axes: Axes) -> None:
-        axes.plot(epochs, [row.val_accuracy for row in rows], color=C1, marker=_marker(rows), markersize=4)
-        for row in best:
-            axes.plot(row.epoch, row.val_accuracy, "o", color=C1, markersize=8, markeredgecolor=SURFACE)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        axes.margins(y=0.08)
-        _epochs_below(axes)
-
-    return _chart("learning-loss", losses), _chart("learning-accuracy", accuracy)
-
-
-def draw_rate(rows: Sequence[Row]) -> str:
-    """The learning rate over the epochs."""
-
-    def rate(axes: Axes) -> None:
-        axes.plot([row.epoch for row in rows], [row.lr for row in rows], color=SOFT)
-        axes.set_ylim(bottom=0)
-        _epochs_below(axes)
-
-    return _chart("learning-rate", rate)
+def draw_learning(rows: Sequence[Row], best_epoch: int) -> tuple[str, str, str]:
+    """Losses, validation accuracy and learning rate over the epochs."""
+    return (
+        _chart("learning-loss", lambda axes: plot_losses(axes, rows, _PALETTE)),
+        _chart("learning-accuracy", lambda axes: plot_accuracy(axes, rows, best_epoch, _PALETTE)),
+        _chart("learning-rate", lambda axes: plot_learning_rate(axes, rows, _PALETTE)),
+    )
 
 
 def draw_reliability(bins: Reliability, key: str) -> str:
-    """Accuracy over confidence with its intervals, and below how many answers are that sure.
+    """A reliability diagram: accuracy over confidence, and below the share of images in each bin.
 
     Args:
         bins: From `skipnets.evaluation.calibration.reliability`.
-        key: Tells this chart from others on the page.
+        key: Unique on the page.
     """
     full = bins.counts > 0
     confidence, accuracy = bins.confidence[full], bins.accuracy[full]
@@ -169,12 +113,12 @@ def draw_reliability(bins: Reliability, key: str) -> str:
         # A bin's dot grows with its images, so that a lone outlier does not look like a trend.
         sizes = 16 + 90 * np.sqrt(bins.counts[full] / bins.counts.max())
         upper.scatter(confidence, accuracy, s=sizes, color=C1, edgecolor=SURFACE, zorder=3, clip_on=False)
-        upper.set(ylim=(-0.02, 1.02), ylabel="share that is right")
+        upper.set(ylim=(-0.02, 1.02), ylabel="accuracy")
         width = bins.edges[1] - bins.edges[0]
         lower.bar(
             bins.edges[:-1] + width / 2, bins.counts / bins.counts.sum(), width * 0.86, color=C1, alpha=0.6
         )
-        lower.set(xlim=(0, 1), xlabel="how sure the answer is", ylabel="images")
+        lower.set(xlim=(0, 1), xlabel="confidence", ylabel="images")
         lower.yaxis.set_major_locator(MaxNLocator(2, prune="lower"))
         for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -186,7 +130,7 @@ def draw_curves(curves: Sequence[tuple[Curves, str | None]], key: str) -> tuple[
 
     Args:
         curves: Each with its color, one of `SERIES`, or None to stay in the background.
-        key: Tells these charts from others on the page.
+        key: Unique on the page.
     """
     # Those in the background first.
     ordered = sorted(curves, key=lambda pair: pair[1] is not None)
@@ -203,7 +147,7 @@ def draw_one_class(curves: Curves, key: str) -> str:
 
     Args:
         curves: From `one_class_curves`.
-        key: Tells this chart from others on the page.
+        key: Unique on the page.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.4, 2.1))
@@ -254,7 +198,7 @@ def _roc(axes: Axes, curves: Sequence[tuple[Curves, str | None]], *, small: bool
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, dashes=(4, 3))
     for each, color in curves:
         axes.plot(each.false_positives, each.true_positives, **_line(color))
-    _unit_square(axes, "false alarms", "found", small=small)
+    _unit_square(axes, "false positive rate", "true positive rate", small=small)
 
 
 def _line(color: str | None) -> dict[str, Any]:
@@ -272,16 +216,6 @@ def _unit_square(axes: Axes, x: str, y: str, *, small: bool) -> None:
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-
-
-def _epochs_below(axes: Axes) -> None:
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-
-
-def _marker(rows: Sequence[Row]) -> str:
-    """Points where there are few epochs; a run of one is no line."""
-    return "o" if len(rows) <= 12 else ""
 
 
 def _thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """A run's report: one HTML file that needs nothing beside it.
 
-The page has no script, and its Content-Security-Policy forbids any and every request: what opens (images
-behind a cell) is the browser's own popover. Every text goes through Jinja's escaping.
+The page has no script, and its Content-Security-Policy forbids every request. The images behind a cell open
+in the browser's own popover. Every text goes through Jinja's escaping.
 
 N images, K classes.
 """
@@ -27,6 +27,7 @@ from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
 from skipnets.errors import UserError
 from skipnets.evaluation.calibration import FEW, NoTemperatureError, fit_temperature, reliability
+from skipnets.evaluation.confusion import tints
 from skipnets.evaluation.evaluating import evaluate, open_own_images
 from skipnets.evaluation.metrics import Metrics, measure, wilson_interval
 from skipnets.files import atomic_path
@@ -44,6 +45,7 @@ from skipnets.report.gallery import (
     most_confident_mistakes,
 )
 from skipnets.report.results import Results, read_results
+from skipnets.training.curves import loss_note
 from skipnets.training.run import Run
 
 __all__ = ["write_report"]
@@ -55,14 +57,18 @@ _LISTED = 8  # of the largest confusions, beside the matrix
 _SINGLE_CURVES = 24  # classes that get curves of their own
 _FAILURES = 200
 
-# Figure → title, whether it is written in per cent (None: as a number of four digits), what it is.
-_FIGURES = {
-    "accuracy": ("Accuracy", True, "share of images whose most probable class is right"),
-    "balanced_accuracy": ("Balanced accuracy", True, "mean recall of the classes"),
-    "macro_f1": ("Mean F1", False, "of precision and recall, over the classes"),
-    "macro_auroc": ("Mean AUROC", None, "chance that an image of a class ranks above one of another"),
-    "nll": ("NLL", False, "negative log-likelihood in nats; lower is better"),
-    "ece": ("Calibration error", True, "mean gap between sureness and being right; lower is better"),
+# Metric → title, how its values are written, what it is.
+_METRICS = {
+    "accuracy": ("Accuracy", "percent", "share of images whose predicted class is correct"),
+    "balanced_accuracy": ("Balanced accuracy", "percent", "mean recall over the classes"),
+    "macro_f1": ("Macro F1", "number", "mean F1 score over the classes"),
+    "macro_auroc": ("Macro AUROC", "area", "mean area under the ROC curve over the classes"),
+    "nll": ("Negative log-likelihood", "number", "in nats; lower is better"),
+    "ece": (
+        "Expected calibration error",
+        "percent",
+        "mean gap between confidence and accuracy; lower is better",
+    ),
 }
 
 
@@ -77,8 +83,8 @@ def write_report(
 ) -> Path:
     """Write a run's report.
 
-    Figures are those of the predictions in the run folder, at the model file's temperature. Where the
-    images have moved away, the report shows everything but them.
+    Metrics are those of the predictions in the run folder, at the model file's temperature. If the images
+    are no longer where they were, the report shows everything but them.
 
     Args:
         run: A run folder whose training is finished.
@@ -138,7 +144,7 @@ def _page(
     environment.filters |= {"share": _share, "number": _number, "area": _area}
     return environment.get_template("page.html.jinja").render(
         about=_about(run, results, album, moved),
-        figures=_figures(results, metrics),
+        tiles=_tiles(results, metrics),
         classes=_classes(results, metrics),
         learning=_learning(run),
         confusion=_confusion(results, metrics, album, progress),
@@ -176,14 +182,14 @@ def _about(run: Run, results: Results, album: Album, moved: str | None) -> dict[
         "Data": f"{config.data}: " + ", ".join(f"{counts[split]:,} {split}" for split in SPLITS),
         "Classes": f"{len(results.classes):,}",
         "Model": f"{model['architecture']['name']}, {model['parameters']:,} parameters",
-        "Started from": config.weights or "random weights",
+        "Initial weights": config.weights or "random",
         "Input": f"{height} × {width}, {'gray' if preprocessing['channels'] == 1 else 'RGB'}, "
         f"{preprocessing['fit']}",
-        "Recipe": f"{config.recipe}: {config.optimizer}, rate {config.lr:g}, batch {config.batch_size}, "
-        f"augmentation {config.augmentation}",
-        "Epochs": f"{len(rows)} of {config.epochs}, the best on validation data being {run.best_epoch}",
-        "Training took": _duration(sum(row.seconds + row.validation_seconds for row in rows)),
-        "Machine": f"{machine[0]}, {environment.get('processors', '?')} processors",
+        "Recipe": f"{config.recipe}: {config.optimizer}, learning rate {config.lr:g}, "
+        f"batch size {config.batch_size}, augmentation {config.augmentation}",
+        "Epochs": f"{len(rows)} of {config.epochs}; epoch {run.best_epoch} was the best on validation data",
+        "Training time": _duration(sum(row.seconds + row.validation_seconds for row in rows)),
+        "Hardware": f"{machine[0]}, {environment.get('processors', '?')} processors",
         "Software": ", ".join(
             f"{name} {libraries[name]}" for name in ("skipnets", "torch", "torchvision") if name in libraries
         )
@@ -193,7 +199,7 @@ def _about(run: Run, results: Results, album: Album, moved: str | None) -> dict[
     }
     notes = list(results.evaluation.get("warnings", ()))
     if run.skipped:
-        notes.append(f"{len(run.skipped):,} images could not be read in training and were left out")
+        notes.append(f"{len(run.skipped):,} images could not be read during training and were left out")
     if moved is not None:
         notes.append(f"the images are not shown: {moved}")
     elif album.missing:
@@ -216,15 +222,17 @@ def _about(run: Run, results: Results, album: Album, moved: str | None) -> dict[
     }
 
 
-def _figures(results: Results, metrics: Metrics) -> list[dict[str, Any]]:
+def _tiles(results: Results, metrics: Metrics) -> list[dict[str, Any]]:
+    """The metrics at the top of the page, each with its interval."""
+    write_as = {"percent": _share, "number": _number, "area": _area}
     [sample] = resample([results.probabilities], results.labels, resamples=RESAMPLES, seed=0)
     found = []
-    for name, (title, per_cent, meaning) in _FIGURES.items():
+    for name, (title, form, meaning) in _METRICS.items():
         value = getattr(metrics, name)
         if not math.isfinite(value):
             continue
         interval = figure_interval(name, results.probabilities, results.labels, sample)
-        write = _share if per_cent else _number if per_cent is False else _area
+        write = write_as[form]
         found.append(
             {
                 "title": title,
@@ -258,14 +266,15 @@ def _learning(run: Run) -> dict[str, Any] | None:
     rows = run.rows
     if not rows:
         return None
-    loss, accuracy = charts.draw_learning(rows, run.best_epoch)
+    loss, accuracy, rate = charts.draw_learning(rows, run.best_epoch)
     best = next((row for row in rows if row.epoch == run.best_epoch), rows[-1])
     return {
         "loss": Markup(loss),  # noqa: S704 - drawn here, from numbers alone
         "accuracy": Markup(accuracy),  # noqa: S704
-        "rate": Markup(charts.draw_rate(rows)),  # noqa: S704
+        "rate": Markup(rate),  # noqa: S704
+        "loss_note": loss_note(run.config),
         "best": best,
-        "schedule": f"{run.config.schedule}, at most {max(row.lr for row in rows):.3g}",
+        "schedule": f"{run.config.schedule} schedule, at most {max(row.lr for row in rows):.3g}",
         "epochs": len(rows),
     }
 
@@ -275,6 +284,7 @@ def _confusion(
 ) -> dict[str, Any]:
     """The matrix as rows of cells, or the largest confusions; and the images behind them."""
     matrix, support = metrics.confusion, metrics.support
+    depths, deepest = tints(matrix)
     is_matrix = len(results.classes) <= _MATRIX_UP_TO
     cells = confusion_cells(results)
     if not is_matrix:
@@ -296,14 +306,11 @@ def _confusion(
     for true, name in enumerate(results.classes if is_matrix else ()):
         row = []
         for called in range(len(results.classes)):
-            share = float(matrix[true, called] / support[true]) if support[true] else 0.0
-            strength = share if true == called else math.sqrt(share)
             row.append(
                 {
                     "count": int(matrix[true, called]),
                     "right": true == called,
-                    # One image among thousands must still differ from none.
-                    "strength": round(0.1 + 0.9 * strength, 3) if share else 0,
+                    "depth": round(float(depths[true, called]), 3),
                     "opens": opened.get((true, called)),
                 }
             )
@@ -313,6 +320,7 @@ def _confusion(
         "rows": rows,
         "precision": metrics.precision,
         "opened": list(opened.values()),
+        "deepest": deepest,
         "largest": [cell for cell in opened.values() if not cell["right"]][:_LISTED],
         "short": max(map(len, results.classes)) <= 5,
         "wrong": int(matrix.sum() - matrix.diagonal().sum()),
@@ -327,7 +335,7 @@ def _calibration(
     workers: int,
     progress: Callable[[str, int, int], object],
 ) -> dict[str, Any]:
-    """Reliability at temperature 1 and at the model's; if it has none, at one that is fitted now."""
+    """Reliability at temperature 1 and at the model's own, or else at one that is fitted now."""
     stored = classifier.temperature != 1
     record = classifier.provenance.get("calibration", {})
     temperature, fitted_on, reason = classifier.temperature, None, None
@@ -355,13 +363,13 @@ def _calibration(
         if title == "After" and fitted_on is None:
             continue
         bins = reliability(softmax(results.logits, at), results.labels)
-        figures = measure(results.logits, results.labels, temperature=at)
+        metrics = measure(results.logits, results.labels, temperature=at)
         diagrams.append(
             {
                 "title": title,
                 "temperature": at,
-                "ece": figures.ece,
-                "nll": figures.nll,
+                "ece": metrics.ece,
+                "nll": metrics.nll,
                 "chart": Markup(charts.draw_reliability(bins, f"reliability-{title}")),  # noqa: S704
             }
         )
@@ -413,8 +421,8 @@ def _galleries(
     results: Results, album: Album, progress: Callable[[str, int, int], object]
 ) -> list[dict[str, Any]]:
     kinds = (
-        ("The surest mistakes", True, most_confident_mistakes(results)),
-        ("The least certain right answers", False, least_certain(results)),
+        ("Most confident mistakes", True, most_confident_mistakes(results)),
+        ("Least confident correct predictions", False, least_certain(results)),
     )
     total, done = sum(len(positions) for _, _, positions in kinds), 0
     found = []
@@ -490,7 +498,7 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def _area(value: float | None) -> str:
-    """An area under a curve: near 1 most of the time, so with a digit more."""
+    """An area under a curve: often near 1, so with one more digit."""
     return _number(value, 4)
 
 

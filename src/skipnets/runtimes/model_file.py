@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
+from skipnets.models.registry import rename_version_1_fields
 
 __all__ = [
     "FORMAT_VERSION",
@@ -30,7 +31,7 @@ __all__ = [
     "write_model_file",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MODEL_FILE = "model.safetensors"
 _KEY = "skipnets"
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -145,7 +146,7 @@ def _diagnosis(path: Path) -> str:
 
 
 def parse_metadata(path: Path, text: str) -> dict[str, Any]:
-    """The metadata that were found in a file, their version judged.
+    """The metadata that were found in a file, in the form of this version.
 
     Raises:
         UserError: If they are damaged or from a newer version.
@@ -163,4 +164,6 @@ def parse_metadata(path: Path, text: str) -> dict[str, Any]:
             'pip install --upgrade "skipnets"'
         )
     assert isinstance(metadata, dict)
+    if version == 1 and isinstance(metadata.get("architecture"), dict):
+        metadata["architecture"] = rename_version_1_fields(metadata["architecture"])
     return metadata

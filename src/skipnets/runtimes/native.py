@@ -1,6 +1,6 @@
 """Runs a network in the native engine, the package skipnets-engine. Needs no torch.
 
-N is the images of a batch; C, H and W their channels, height and width.
+Shapes: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.errors import UserError
-from skipnets.models.registry import config_from_dict, config_to_dict
+from skipnets.models.family import network_graph
+from skipnets.models.registry import config_from_dict
 from skipnets.runtimes import TensorsDoNotFitError
 
 __all__ = ["NativeRuntime", "NotForTheEngineError", "prefers_native"]
 
-_INTERFACE = 1  # of skipnets_engine, which this module is written for
+_INTERFACE = 2  # of skipnets_engine, which this module is written for
 
 
 class NotForTheEngineError(UserError):
@@ -51,7 +52,7 @@ class NativeRuntime:
         device: str = "auto",
         threads: int | None = None,
     ) -> NativeRuntime:
-        """Plan a network for this processor.
+        """Plan the network of an architecture for this processor.
 
         Args:
             architecture: What `config_to_dict` wrote.
@@ -60,19 +61,19 @@ class NativeRuntime:
             threads: None takes one for each processor that this process may use.
 
         Raises:
-            NotForTheEngineError: If the engine is not installed, of another version, or does not know such a
-                network.
+            NotForTheEngineError: If the engine is not installed, of another version, or does not know one of
+                the network's operations.
             TensorsDoNotFitError: If tensors and architecture do not belong together.
             UserError: If the architecture is none, or the engine cannot run as asked.
         """
         if device not in ("auto", "cpu"):
-            raise UserError(f'device "{device}" is not for runtime "native", which runs on "cpu"')
-        config = config_from_dict(architecture)
+            raise UserError(f'device={device}: must be "auto" or "cpu" for runtime "native"')
+        graph = network_graph(config_from_dict(architecture))
         skipnets_engine = _import_engine()
         try:
-            engine = skipnets_engine.Engine(config_to_dict(config), tensors, threads=threads)
+            engine = skipnets_engine.Engine(graph, tensors, threads=threads)
         except skipnets_engine.UnknownArchitectureError as error:
-            raise NotForTheEngineError(f"{config.name}: {error}") from error
+            raise NotForTheEngineError(f"{graph.name}: {error}") from error
         except skipnets_engine.TensorsDoNotFitError as error:
             raise TensorsDoNotFitError(str(error)) from error
         except skipnets_engine.EngineError as error:
@@ -81,11 +82,11 @@ class NativeRuntime:
 
     def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) → (N, classes)."""
-        return self._asked(self.engine.logits, batch)
+        return self._call(self.engine.logits, batch)
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) → (N, features): the last feature maps, pooled."""
-        return self._asked(self.engine.embed, batch)
+        return self._call(self.engine.embed, batch)
 
     def plan(self, size: tuple[int, int], *, batch: int = 1, rounds: int = 20) -> dict[str, Any]:
         """How the engine runs images of a size, measured.
@@ -108,7 +109,7 @@ class NativeRuntime:
             step["share_of_peak"] = step["macs"] / max(step["seconds"], 1e-9) / peak
         return {"isa": self.engine.isa, "threads": threads, "peak_macs": peak, "steps": steps}
 
-    def _asked(self, method: Any, batch: NDArray[Any]) -> NDArray[np.float32]:
+    def _call(self, method: Any, batch: NDArray[Any]) -> NDArray[np.float32]:
         try:
             result: NDArray[np.float32] = method(batch)
         except _import_engine().EngineError as error:

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skipnets.errors import UserError
-from skipnets.models.densenet import DenseNet
+from skipnets.models.backbone import Backbone
 from skipnets.models.factory import build_model
 from skipnets.models.registry import config_from_dict, config_to_dict
-from skipnets.models.resnet import ResNet
 from skipnets.runtimes import TensorsDoNotFitError
 
 __all__ = ["TorchRuntime", "check_tensors", "pick_device"]
@@ -34,7 +33,7 @@ class TorchRuntime:
     name = "torch"
     input_type: Literal["uint8", "float32"] = "float32"
 
-    def __init__(self, model: DenseNet | ResNet) -> None:
+    def __init__(self, model: Backbone[Any]) -> None:
         self.model = model
 
     @classmethod
@@ -154,7 +153,7 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None
             )
 
 
-def _skeleton(architecture: Mapping[str, Any], *, at_most: int) -> DenseNet | ResNet:
+def _skeleton(architecture: Mapping[str, Any], *, at_most: int) -> Backbone[Any]:
     """The model without memory for its values, so that absurd sizes cost nothing.
 
     Args:

@@ -1,4 +1,4 @@
-"""The routes, and what OpenAPI says about them."""
+"""The routes and their OpenAPI description."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-import python_multipart  # noqa: F401  # Starlette would miss it only when the first image comes
+import python_multipart  # noqa: F401  # Starlette needs it only when the first image arrives
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -36,24 +36,24 @@ _NAME_LENGTH = 255
 
 
 class Ranked(BaseModel):
-    """A class and how probable it is."""
+    """A class and its probability."""
 
     label: str
     probability: float
 
 
 class Answer(BaseModel):
-    """What one image shows."""
+    """The prediction for one image."""
 
-    file: str = Field(description="As the client called it.")
+    file: str = Field(description="The client's name for it.")
     label: str | None = Field(description="The most probable class; null if the image could not be read.")
-    probability: float | None = Field(description="Of that class.")
+    probability: float | None = Field(description="Probability of that class.")
     ranking: list[Ranked] = Field(description="The most probable classes, best first.")
     error: str | None = Field(description="Why the image could not be read.")
 
 
 class Answers(BaseModel):
-    """What the images of a request show, in their order."""
+    """The predictions for a request's images, in order."""
 
     predictions: list[Answer]
     model_config = ConfigDict(
@@ -92,24 +92,24 @@ class Unreadable(Answers):
 
 
 class Bounds(BaseModel):
-    """What a request may hold."""
+    """Limits of a request."""
 
     body_bytes: int
     files: int
-    pixels: int = Field(description="Of one image.")
+    pixels: int = Field(description="Most pixels in one image.")
     seconds: float
     top_k: int
 
 
 class RuntimeNames(BaseModel):
-    """What runs the network."""
+    """The runtime that runs the network."""
 
     name: str
     device: str
 
 
 class ModelAnswer(BaseModel):
-    """What is served."""
+    """The model that is served."""
 
     name: str
     classes: list[str]
@@ -118,7 +118,7 @@ class ModelAnswer(BaseModel):
     provenance: dict[str, Any] = Field(description="Where the weights come from.")
     temperature: float
     runtime: RuntimeNames
-    explains: bool = Field(description="Whether /v1/explain can answer.")
+    explains: bool = Field(description="Whether /v1/explain is available.")
     examples: list[str] = Field(description="Names of the images under /v1/examples/{index}.")
     limits: Bounds
     model_config = ConfigDict(
@@ -148,7 +148,7 @@ class ModelAnswer(BaseModel):
 
 
 class Status(BaseModel):
-    """How the server is."""
+    """The server's state."""
 
     status: str
 
@@ -163,16 +163,16 @@ _Responses = dict[int | str, dict[str, Any]]
 
 
 def _refusals(*statuses: int) -> _Responses:
-    """Refusals as OpenAPI shows them."""
+    """OpenAPI descriptions of refusals."""
     examples = {
-        400: "the form is damaged: Missing boundary in multipart.",
+        400: "the form is malformed: Missing boundary in multipart.",
         401: "a token is needed: Authorization: Bearer …",
         404: "there are 8 examples",
         408: "the request did not arrive within 30 s",
-        413: "the request holds more than 33,554,432 bytes, the most that is taken",
+        413: "the request is larger than 33,554,432 bytes, the limit",
         415: "images come as multipart/form-data, not as application/json",
         422: "top_k: Input should be greater than or equal to 1",
-        501: "runtime onnxruntime tells no gradients",
+        501: "runtime onnxruntime gives no gradients",
         503: "256 images are waiting, of 256 at most",
         504: "no answer within 30 s",
     }
@@ -183,7 +183,7 @@ def _refusals(*statuses: int) -> _Responses:
 
 
 def _form(field: str, schema: dict[str, Any], **more: dict[str, Any]) -> dict[str, Any]:
-    """A multipart form for OpenAPI. The routes read it themselves, to limit it before it is there."""
+    """A multipart form for OpenAPI. The routes parse it themselves, to enforce limits while it arrives."""
     return {
         "requestBody": {
             "required": True,
@@ -212,13 +212,13 @@ def create_app(
     """A classifier as an ASGI application; its service is `app.state.service`.
 
     Args:
-        classifier: Or what loads it, for a server that answers `/healthz` in the meantime.
-        limits: What is refused; None takes the defaults.
-        token: What clients must send as `Authorization: Bearer …`; None asks for none.
+        classifier: A classifier, or a function that loads it while the server already answers `/healthz`.
+        limits: Beyond them requests are refused; None takes the defaults.
+        token: Bearer token that clients must send; None requires none.
         examples: Images that the page offers.
-        batch_size: The most images that go through the network together.
-        batch_delay: The longest that an image waits for others while the network is idle, in seconds.
-        workers: Threads that read images; None takes one a processor, at most 8.
+        batch_size: Most images in a batch.
+        batch_delay: Longest time that an image waits for others while the network is idle, in seconds.
+        workers: Threads that decode images; None takes one per processor, at most 8.
 
     Raises:
         UserError: If a value is impossible.
@@ -240,10 +240,10 @@ def create_app(
 
     app = FastAPI(
         title="skipnets",
-        summary="Tells what images show.",
+        summary="Classifies images.",
         version="1",
         lifespan=lifespan,
-        # Their pages would fetch scripts from elsewhere; the description itself is at /openapi.json.
+        # Their pages would fetch scripts from other sites; the description itself is at /openapi.json.
         docs_url=None,
         redoc_url=None,
     )
@@ -271,20 +271,20 @@ def create_app(
 
 
 def _add_operations(app: FastAPI, service: Service, page: str) -> None:
-    """The page, and what watches over a server ask for."""
+    """The page, health checks and metrics."""
     headers = {"Content-Security-Policy": _policy(page)}
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return Response(page, media_type="text/html; charset=utf-8", headers=headers)
 
-    @app.get("/healthz", summary="Whether the process lives", tags=["operation"])
+    @app.get("/healthz", summary="Whether the process is alive", tags=["operation"])
     async def healthz() -> Status:
         return Status(status="ok")
 
     @app.get(
         "/readyz",
-        summary="Whether images are taken",
+        summary="Whether images are accepted",
         tags=["operation"],
         responses={503: {"model": Status, "description": "Loading or draining."}},
     )
@@ -295,7 +295,7 @@ def _add_operations(app: FastAPI, service: Service, page: str) -> None:
 
     @app.get(
         "/metrics",
-        summary="Counters for Prometheus",
+        summary="Metrics for Prometheus",
         tags=["operation"],
         response_class=Response,
         responses={200: {"content": {"text/plain": {}}}},
@@ -305,15 +305,17 @@ def _add_operations(app: FastAPI, service: Service, page: str) -> None:
 
 
 def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) -> None:
-    """What a client asks about images."""
+    """The interface for clients."""
     limits = service.limits
     unreadable: _Responses = {
         422: {"model": Unreadable | Failure, "description": "No image could be read, or bad input."}
     }
-    png: _Responses = {200: {"content": {"image/png": {}}, "description": "Colored by Grad-CAM."}}
+    png: _Responses = {
+        200: {"content": {"image/png": {}}, "description": "The image with a Grad-CAM overlay."}
+    }
     image: _Responses = {200: {"content": {"image/jpeg": {}, "image/png": {}}}}
 
-    @app.get("/v1/model", summary="What is served", tags=["v1"], responses=_refusals(401, 503))
+    @app.get("/v1/model", summary="The model that is served", tags=["v1"], responses=_refusals(401, 503))
     async def model() -> ModelAnswer:
         classifier = service.classifier
         return ModelAnswer(
@@ -337,7 +339,7 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
 
     @app.post(
         "/v1/predict",
-        summary="What images show",
+        summary="Classify images",
         tags=["v1"],
         response_model=Answers,
         responses=unreadable | _refusals(400, 401, 408, 413, 415, 503, 504),
@@ -348,8 +350,8 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
     ) -> Response:
         """Send each image as a part `files`: `curl -F files=@a.jpg -F files=@b.png …/v1/predict`.
 
-        An image that cannot be read has an `error`; the others are answered. The status is 422 only if none
-        could be read.
+        An image that cannot be read has an `error`; the others have their predictions. The status is 422
+        only if none could be read.
         """
         with service.admitted() as take:
             async with _read_form(request, limits.files) as form:
@@ -363,14 +365,14 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
 
     @app.post(
         "/v1/explain",
-        summary="Where the classifier looked",
+        summary="Grad-CAM map of an image",
         tags=["v1"],
         response_class=Response,
         responses=png | _refusals(400, 401, 408, 413, 415, 422, 501, 503, 504),
         openapi_extra=_form("file", _IMAGE, label={"type": "string", "examples": ["cat"]}),
     )
     async def explain(request: Request) -> Response:
-        """Send one image, and the class in question as `label`: without it, it is the most probable one."""
+        """Send one image, and the class as `label`; without it, the most probable class is explained."""
         if service.state == "ready" and not service.explains:
             raise HTTPException(501, _no_explanations(service.classifier))
         with service.admitted():
@@ -386,7 +388,7 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
 
     @app.get(
         "/v1/examples/{index}",
-        summary="An image to try",
+        summary="An example image",
         tags=["v1"],
         response_class=Response,
         responses=image | _refusals(401, 404),
@@ -399,14 +401,14 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
 
 @asynccontextmanager
 async def _read_form(request: Request, files: int) -> AsyncIterator[FormData]:
-    """The form of a request; its files, which larger than a mebibyte lie on the disk, go with the block."""
+    """The form of a request; its temporary files are deleted when the block ends."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         raise HTTPException(415, f"images come as multipart/form-data, not as {kind or 'a bare body'}")
     try:
         form = await request.form(max_files=files, max_fields=files, max_part_size=2**16)
     except ClientDisconnect as error:
-        raise HTTPException(400, "the client went away") from error
+        raise HTTPException(400, "the client disconnected") from error
     try:
         yield form
     finally:
@@ -425,7 +427,7 @@ def _uploads(form: FormData) -> list[Upload]:
 
 
 def _answer(prediction: Prediction) -> dict[str, Any]:
-    """An `Answer`, which is not built for it: that takes longer than a small network."""
+    """An `Answer` as a dict: validating the model would take longer than a small network."""
     return {
         "file": prediction.source,
         "label": prediction.label,
@@ -439,7 +441,7 @@ def _no_explanations(classifier: Classifier) -> str:
     if classifier.export is not None or classifier.runtime.name != "torch":
         return (
             f"runtime {classifier.runtime.name} gives no gradients: "
-            "serve the model file with --runtime torch to see where it looks"
+            "serve the model file with --runtime torch for Grad-CAM"
         )
     return 'this needs the extra "explain" on the server: pip install "skipnets[explain]"'
 
@@ -456,7 +458,7 @@ async def _busy(_: Request, error: Exception) -> Response:
 
 
 def _policy(page: str) -> str:
-    """What the page may do: run its own script and style, show what it has, ask this server. Nothing else."""
+    """The page's Content-Security-Policy: its script, style and images, and requests to this server."""
     script, style = (_digests(page, tag) for tag in ("script", "style"))
     return (
         f"default-src 'none'; script-src {script}; style-src {style}; img-src 'self' blob: data:; "

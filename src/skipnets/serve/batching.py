@@ -1,4 +1,4 @@
-"""Images of many requests go through the network together.
+"""Dynamic batching: images of concurrent requests go through the network together.
 
 N is the images of a batch; H, W and C their height, width and channels.
 """
@@ -22,12 +22,12 @@ Network = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class _Waiting:
-    """An image that waits for its answer.
+    """An image waiting for its prediction.
 
     Args:
         pixels: (H, W, C).
-        answer: Gets the probabilities, (classes,).
-        since: When it came, on the event loop's clock.
+        answer: Receives the probabilities, (classes,).
+        since: When it arrived, on the event loop's clock.
     """
 
     pixels: NDArray[np.uint8]
@@ -36,17 +36,17 @@ class _Waiting:
 
 
 class Batcher:
-    """Collects images into batches; one batch is computed while the next one gathers.
+    """Collects images into batches; one batch is computed while the next is collected.
 
-    Only the network runs elsewhere, so nothing here needs a lock.
+    Only the network runs in another thread, so nothing here needs a lock.
 
     Args:
         network: (N, H, W, C) pixels → (N, classes) probabilities.
-        thread: Where the network runs; a batch is computed at a time.
-        batch_size: The most images of a batch.
-        delay: The longest that an image waits for others while the network has nothing to do, in seconds.
-        under_way: How many images there are in all, with those that are still being read: an image does
-            not wait if there is no other.
+        thread: Runs the network, one batch at a time.
+        batch_size: Most images in a batch.
+        delay: Longest time that an image waits for others while the network is idle, in seconds.
+        under_way: Number of images in progress, including those still being read: the only one does
+            not wait.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Batcher:
         under_way: Callable[[], int],
     ) -> None:
         if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, not {batch_size}")
+            raise UserError(f"batch_size={batch_size}: must be at least 1")
         if not 0 <= delay <= 1:
-            raise UserError(f"the delay of a batch must be from 0 to 1 second, not {delay}")
+            raise UserError(f"batch_delay={delay}: must be from 0 to 1 second")
         self._network = network
         self._thread = thread
         self._batch_size = batch_size
@@ -70,7 +70,7 @@ class Batcher:
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
 
     async def ask(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """(H, W, C) pixels → (classes,) probabilities, computed with whatever else is there."""
+        """(H, W, C) pixels → (classes,) probabilities, computed together with whatever else is waiting."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(pixels, loop.create_future(), loop.time())
         self._queue.put_nowait(waiting)
@@ -79,13 +79,13 @@ class Batcher:
     async def run(self) -> None:
         """Answer until canceled."""
         while True:
-            # Whoever gave up while waiting is passed over.
+            # Requests that timed out while waiting are skipped.
             batch = [waiting for waiting in await self._gather() if not waiting.answer.done()]
             if batch:
                 await self._answer(batch)
 
     async def _gather(self) -> list[_Waiting]:
-        """At least one image, and what comes within the delay."""
+        """At least one image, and those that arrive within the delay."""
         batch = [await self._queue.get()]
         until = batch[0].since + self._delay
         while len(batch) < self._batch_size:

@@ -1,4 +1,4 @@
-"""Images that the page offers to whoever has none at hand."""
+"""Example images that the page offers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ _LOSSLESS_SIDE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An image, ready to be sent.
+    """An example image.
 
     Attributes:
-        name: For people.
-        content: The file: smaller than the original, and without what else that carries, such as where it
-            was taken.
+        name: Its name on the page.
+        content: The encoded file: downscaled, and without metadata such as where it was taken.
         media_type: Of the file.
     """
 
@@ -35,11 +34,11 @@ class Example:
 
 
 def find_examples(data: str | Path, *, count: int = 8) -> list[Example]:
-    """Choose images of different kinds and hold them in memory.
+    """Choose varied images and hold them in memory.
 
     Args:
         data: A folder of images, in subfolders or not, a manifest, or a named set.
-        count: How many, at most.
+        count: Most images to choose.
 
     Raises:
         UserError: If there are none that can be read.
@@ -52,7 +51,7 @@ def find_examples(data: str | Path, *, count: int = 8) -> list[Example]:
         named = [(dataset.classes[dataset.labels[index]], dataset.source(index)) for index in order]
     examples = []
     count = min(count, len(named))
-    # Neighbors are of one class: the middles of equal parts show different things.
+    # Sorted by class: the middles of equal parts are of different classes.
     for part in range(count):
         name, source = named[(2 * part + 1) * len(named) // (2 * count)]
         try:
@@ -60,13 +59,13 @@ def find_examples(data: str | Path, *, count: int = 8) -> list[Example]:
         except ImageDecodeError:
             continue
     if not examples:
-        raise UserError(f"examples: {data} holds no images that can be read")
+        raise UserError(f"examples={data}: holds no images that can be read")
     return examples
 
 
 def _example(name: str, image: Image.Image) -> Example:
     image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    # Pixels alone: what else a file carries is nobody's business.
+    # Pixels alone: metadata may be private.
     bare = Image.frombytes(image.mode, image.size, image.tobytes())
     file = io.BytesIO()
     if max(image.size) <= _LOSSLESS_SIDE:

@@ -1,4 +1,4 @@
-"""Where a classifier looked, as a file for a page. Loads torch only for a classifier that runs in it."""
+"""Grad-CAM maps as PNG files. Loads torch only for a classifier that runs in it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from skipnets.errors import UserError
 
 __all__ = ["can_explain", "explanation_png"]
 
-# Of an image's longer side: smaller ones would show the map in blocks, larger ones only take time.
+# Pixels of the longer side: smaller images show the map in blocks, larger ones only take time.
 _SMALLEST, _LARGEST = 384, 1024
 
 
 def can_explain(classifier: Classifier) -> bool:
-    """Whether it runs in torch as a module, and the libraries of the extra are here."""
+    """Whether the classifier runs in PyTorch as a module, and the extra `explain` is installed."""
     if classifier.export is not None or classifier.runtime.name != "torch":
         return False
     try:
@@ -28,12 +28,12 @@ def can_explain(classifier: Classifier) -> bool:
 
 
 def explanation_png(classifier: Classifier, image: Image.Image, label: str | None) -> bytes:
-    """Grad-CAM laid over an image.
+    """An image with its Grad-CAM map as an overlay.
 
     Args:
-        classifier: For which `can_explain` holds.
-        image: Upright, with the network's channels.
-        label: What to explain; None takes the most probable class.
+        classifier: One that `can_explain`.
+        image: Upright, with as many channels as the network expects.
+        label: The class to explain; None takes the most probable class.
 
     Raises:
         UserError: If there is no such class.
@@ -48,7 +48,7 @@ def explanation_png(classifier: Classifier, image: Image.Image, label: str | Non
 
 
 def _scale_for_a_screen(image: Image.Image) -> float:
-    """To a size that is large enough to show the map, and no larger than a screen."""
+    """The factor to a size that is large enough to show the map and fits a screen."""
     longer = max(image.size)
     if longer < _SMALLEST:
         return -(-_SMALLEST // longer)  # by whole steps, so that pixels stay equally large

@@ -1,6 +1,6 @@
-"""What holds for every request, before and behind the routes: limits, the token, headers, counting.
+"""Middleware for every request: limits, the token, headers and metrics.
 
-Plain ASGI: a request's body passes through here in pieces as it comes.
+Plain ASGI: a request's body passes through in chunks as it arrives.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ __all__ = ["Guard"]
 
 _LOG = logging.getLogger("skipnets")
 
-# A client that is still sending when the answer comes would see a broken connection, not the answer.
+# A client that is still sending when the response comes would see a broken connection, not the response.
 _SECONDS_TO_DISCARD = 2.0
 
 
 class Guard:
-    """An ASGI middleware.
+    """ASGI middleware that enforces limits and the token, and counts requests.
 
     Args:
         app: The routes.
-        service: Whose limits hold and whose metrics count.
-        token: What a client must show, except on `free` paths; None asks for none.
-        free: Paths that are open to everybody.
-        counted: Paths that metrics tell apart.
-        headers: Added to every answer, unless a route has set them.
+        service: Its limits are enforced and its metrics updated.
+        token: Bearer token that clients must send, except on `free` paths; None requires none.
+        free: Paths that need no token.
+        counted: Paths with metrics of their own.
+        headers: Added to every response, unless a route has set them.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Guard:
         self._headers = dict(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection's request."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -89,7 +89,7 @@ class Guard:
                 refusal = self._too_late(body)
             else:
                 _LOG.exception("%s %s failed", scope["method"], scope["path"])
-                refusal = _refusal(500, "internal error; the server's log has more")
+                refusal = _refusal(500, "internal error; see the server's log")
             if not status:
                 await refusal(scope, receive, answer)
         finally:
@@ -111,17 +111,17 @@ class Guard:
             return True
         given = dict(scope["headers"]).get(b"authorization", b"")
         scheme, _, token = given.partition(b" ")
-        # In constant time: how long a comparison takes must not tell how much of a guess was right.
+        # In constant time: the duration must not reveal how much of a guess was right.
         return hmac.compare_digest(scheme.lower() + b" " + token, self._token)
 
 
 class _Body:
-    """A request's body on its way, counted.
+    """A request's body, counted as it arrives.
 
     Args:
-        scope: Of the request.
-        receive: Where the pieces come from.
-        limit: The most bytes.
+        scope: The request's ASGI scope.
+        receive: The server's ASGI receive.
+        limit: Most bytes.
     """
 
     def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
@@ -135,14 +135,14 @@ class _Body:
         self._size = 0
 
     async def receive(self) -> Message:
-        """The next piece.
+        """The next message.
 
         Raises:
             HTTPException: If there is more than the limit.
         """
         if self._announced > self._limit:
             raise self._too_large()
-        # Once asked for, a body that was waiting for it comes.
+        # Reading the body sends the "100 Continue" that the client waits for.
         self._waits = False
         message = await self._next()
         if self._size > self._limit:
@@ -150,7 +150,7 @@ class _Body:
         return message
 
     async def discard(self) -> None:
-        """Take in, for a moment, what nobody has read, so that the client comes to read the answer."""
+        """Read what no route has read, for a moment, so that the client gets to read the response."""
         if self.complete or self._waits:
             return
         most = self._size + self._limit
@@ -168,9 +168,7 @@ class _Body:
         return message
 
     def _too_large(self) -> HTTPException:
-        return HTTPException(
-            413, f"the request holds more than {self._limit:,} bytes, the most that is taken"
-        )
+        return HTTPException(413, f"the request is larger than {self._limit:,} bytes, the limit")
 
 
 def _refusal(status: int, detail: str) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What one client may ask, and how much may wait."""
+"""Limits on one request, and on the queue."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds that keep a server answering whatever its clients send.
+    """Limits that keep a server responsive whatever its clients send.
 
     Args:
-        body_bytes: The most that a request may hold.
-        files: The most images in a request.
-        pixels: The most in an image. It is judged by the header, before anything is decoded.
-        queue: The most images that are being read, waiting or computed. A request beyond that is refused
-            (503) and told when to come again.
-        seconds: The longest that a request may take, its upload included.
+        body_bytes: Largest body of a request.
+        files: Most images in a request.
+        pixels: Most pixels in an image, checked by its header before anything is decoded.
+        queue: Most images being read, waiting or computed. A request beyond that gets status 503 with
+            `Retry-After`.
+        seconds: Longest time for a request, its upload included.
 
     Raises:
         UserError: If a value is impossible.
@@ -36,10 +36,10 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             if not value > 0:
-                raise UserError(f"limits: {field.name} must be above 0, not {value}")
+                raise UserError(f"{field.name}={value}: must be above 0")
         if self.pixels > MAX_PIXELS:
-            raise UserError(f"limits: pixels must be at most {MAX_PIXELS:,}, not {self.pixels:,}")
+            raise UserError(f"pixels={self.pixels:,}: must be at most {MAX_PIXELS:,}")
         if self.files > self.queue:
             raise UserError(
-                f"limits: a queue of {self.queue} images never has room for a request of {self.files}"
+                f"queue={self.queue}: must be at least files={self.files}, the images of one request"
             )

@@ -1,4 +1,4 @@
-"""What a server counts, in Prometheus' form."""
+"""A server's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """The counters of one server, in a registry of its own: a process may hold several."""
+    """The metrics of one server, in its own registry: a process may hold several servers."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.requests = Counter(
-            "skipnets_requests", "Answered requests.", ["path", "status"], registry=registry
+            "skipnets_requests", "Requests, by path and status.", ["path", "status"], registry=registry
         )
         self.request_seconds = Histogram(
             "skipnets_request_seconds",
-            "From the head of a request to the end of its answer.",
+            "Time from a request's headers to the end of the response.",
             ["path"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.images = Counter(
-            "skipnets_images", "ImageDataset, answered or unreadable.", ["outcome"], registry=registry
+            "skipnets_images", "Images, answered or unreadable.", ["outcome"], registry=registry
         )
         self.queue = Gauge(
-            "skipnets_queue_images", "Images that are being read, waiting or computed.", registry=registry
+            "skipnets_queue_images", "Images being read, waiting or computed.", registry=registry
         )
         self.batch_images = Histogram(
             "skipnets_batch_images",
@@ -40,11 +40,14 @@ class Metrics:
             registry=registry,
         )
         self.batch_seconds = Histogram(
-            "skipnets_batch_seconds", "The network, for a batch.", buckets=_SECONDS, registry=registry
+            "skipnets_batch_seconds",
+            "Time the network takes for a batch.",
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self.ready = Gauge("skipnets_ready", "1 if the server takes images.", registry=registry)
-        self.model = Info("skipnets_model", "What is served.", registry=registry)
+        self.ready = Gauge("skipnets_ready", "1 if the server accepts images.", registry=registry)
+        self.model = Info("skipnets_model", "The model that is served.", registry=registry)
 
     def text(self) -> bytes:
-        """All of them, as `prometheus_client.CONTENT_TYPE_LATEST`."""
+        """All metrics, as `prometheus_client.CONTENT_TYPE_LATEST`."""
         return generate_latest(self._registry)

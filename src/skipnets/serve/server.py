@@ -1,4 +1,4 @@
-"""The process: a socket, uvicorn around the application, and what becomes of signals."""
+"""The server process: socket, uvicorn and signals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_server(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what is under way; a second signal does not wait for it.
+    """Serve until SIGTERM or Ctrl-C, then finish running requests; a second signal stops at once.
 
     Args:
         app: From `create_app`.
@@ -35,11 +35,11 @@ def run_server(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000) -> No
     Raises:
         UserError: If there is no such address, the port is in use, or the classifier cannot be loaded.
     """
-    # A damaged form is answered; that its parser also warns of it is no news.
+    # A malformed form gets a response; its parser's warning adds nothing.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     service: Service = app.state.service
     listening = _bind(host, port)
-    # Beside the longest request: time to say so.
+    # The longest request, and time for its response.
     patience = math.ceil(service.limits.seconds) + 5
     config = uvicorn.Config(
         app,
@@ -59,12 +59,12 @@ def run_server(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000) -> No
 
 
 class _Server(uvicorn.Server):
-    """Goes on answering while it drains, so that what asks `/readyz` learns of it, and then exits with 0.
+    """Keeps answering while it drains, so that `/readyz` reports it, and then exits with status 0.
 
     Args:
-        config: Of uvicorn.
-        service: Knows what is under way.
-        address: For people.
+        config: Uvicorn's configuration.
+        service: The service that the application uses.
+        address: The URL to announce.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, address: str) -> None:
@@ -75,7 +75,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, which ends by sending the signal to itself again: the exit status would not be 0."""
+        """As uvicorn's, which re-raises the signal at the end: the exit status would not be 0."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -87,13 +87,13 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Drain; at the second signal, go at once."""
+        """Drain; at the second signal, stop at once."""
         if self._service.state == "draining":
             self.should_exit = self.force_exit = True
         self._service.drain()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to stop."""
+        """Called ten times a second: whether to stop."""
         if self._service.state == "ready" and not self._announced:
             self._announced = True
             classifier = self._service.classifier
@@ -111,22 +111,20 @@ class _Server(uvicorn.Server):
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Taken before the model is loaded, so that an address in use is known at once."""
+    """Bind before the model is loaded, so that an address in use is reported at once."""
     if not 0 <= port <= 65535:
-        raise UserError(f"port must be from 0 to 65535, not {port}")
+        raise UserError(f"port={port}: must be from 0 to 65535")
     try:
         [(family, *_, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         made = socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"port {port} on {host} is in use: take another with --port, or --port 0 for a free one"
-            ) from error
+            raise UserError(f"port={port}: in use on {host}; choose another, or 0 for a free one") from error
         if error.errno == errno.EACCES:
             raise UserError(
-                f"port {port} on {host} may not be opened by this user: take one above 1023"
+                f"port={port}: this user may not open it on {host}; choose one above 1023"
             ) from error
-        raise UserError(f"host: {host} is no address of this machine ({error.strerror or error})") from error
-    # asyncio switches Nagle's algorithm off only where a socket says that it is TCP, which this one, made by
-    # Python, does not. With it every answer would wait 40 ms for the client's acknowledgement.
+        raise UserError(f"host={host}: not an address of this machine ({error.strerror or error})") from error
+    # asyncio disables Nagle's algorithm only for sockets that report protocol TCP, which `create_server` does
+    # not set. With it every response would wait 40 ms for the client's acknowledgement.
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=made.detach())

@@ -1,7 +1,7 @@
-"""A classifier at work for many at once: what is under way, who must wait, who is refused.
+"""Runs a classifier for concurrent requests: loading, the queue, and refusals.
 
-Images are read by a pool of threads, the network runs in one thread (and in those of its runtime); the
-event loop does neither.
+Images are decoded by a pool of threads, and the network runs in one thread (and in those of its runtime);
+the event loop does neither.
 
 N is the images of a batch; H, W and C their height, width and channels.
 """
@@ -36,11 +36,11 @@ State = Literal["loading", "ready", "draining", "failed"]
 
 
 class BusyError(Exception):
-    """A request that is refused for now.
+    """The server cannot take this request now.
 
     Args:
         reason: One line.
-        seconds: After how long it is worth coming again.
+        seconds: When to try again.
     """
 
     def __init__(self, reason: str, seconds: int) -> None:
@@ -53,8 +53,8 @@ class Upload:
     """A file that a client sent.
 
     Args:
-        name: As the client calls it; it is never used as a path.
-        file: Its bytes.
+        name: The client's name for it; never used as a path.
+        file: Its content.
     """
 
     name: str
@@ -62,19 +62,19 @@ class Upload:
 
 
 class Service:
-    """What the routes ask.
+    """A classifier with a queue, batching and metrics, used by the routes.
 
     Args:
-        load: Gives the classifier; called once, in the network's thread.
-        limits: What is refused.
-        batch_size: The most images that go through the network together.
-        batch_delay: The longest that an image waits for others, in seconds.
-        workers: Threads that read images.
+        load: Returns the classifier; called once, in the network's thread.
+        limits: Beyond them requests are refused.
+        batch_size: Most images in a batch.
+        batch_delay: Longest time that an image waits for others, in seconds.
+        workers: Threads that decode images.
 
     Attributes:
-        state: Images are taken while it is "ready".
+        state: "ready" while images are accepted.
         failure: Why loading failed, if it did.
-        running: Requests under way, of which `drained` speaks.
+        running: Number of requests in progress.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Service:
         workers: int,
     ) -> None:
         if workers < 1:
-            raise UserError(f"workers must be at least 1, not {workers}")
+            raise UserError(f"workers={workers}: must be at least 1")
         self.limits = limits
         self.metrics = Metrics()
         self.state: State = "loading"
@@ -110,7 +110,7 @@ class Service:
 
     @property
     def classifier(self) -> Classifier:
-        """What is served.
+        """The classifier that is served.
 
         Raises:
             BusyError: If it is not loaded yet.
@@ -121,21 +121,21 @@ class Service:
 
     @property
     def explains(self) -> bool:
-        """Whether the classifier can show where it looks."""
+        """Whether Grad-CAM maps are available."""
         return self._explains
 
     @property
     def drained(self) -> bool:
-        """Whether no more images are taken and none are under way."""
+        """Whether no more images are accepted and none are in progress."""
         return self.state == "draining" and self.running == 0
 
     def drain(self) -> None:
-        """Take no more images; what is under way goes on."""
+        """Accept no more images; requests in progress go on."""
         self._become("draining")
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Load the classifier and answer, as long as the block runs."""
+        """Load the classifier and serve while the context is open."""
         tasks = [asyncio.create_task(self._open()), asyncio.create_task(self._batcher.run())]
         try:
             yield
@@ -148,14 +148,14 @@ class Service:
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[Callable[[int], None]]:
-        """A place in the queue for a request of as yet unknown size.
+        """A place in the queue for a request whose number of images is not known yet.
 
         Yields:
-            What takes places for this many images in place of the one.
+            A function that takes places for this many images instead of one.
 
         Raises:
-            BusyError: If there is no room, or images are not taken yet or any more. What is yielded may
-                raise it, too.
+            BusyError: If the queue is full, or images are not accepted yet or any more. The function that
+                is yielded may raise it, too.
         """
         if self.state != "ready":
             raise BusyError(f"the server is {self.state}", 1 if self.state == "loading" else 5)
@@ -181,13 +181,13 @@ class Service:
             self.metrics.queue.set(self._admitted)
 
     async def predict(self, uploads: Sequence[Upload], top_k: int) -> list[Prediction]:
-        """What each image shows; one that cannot be read has an error and stops nothing."""
+        """Classify each image; one that cannot be read has an error and does not stop the others."""
         return await asyncio.gather(*[self._predict(upload, top_k) for upload in uploads])
 
     async def explain(self, upload: Upload, label: str | None) -> bytes:
-        """A PNG of the image, colored where it speaks for a class; None takes the most probable one.
+        """A PNG of the image with the Grad-CAM map of a class; None takes the most probable class.
 
-        Only where the service `explains`.
+        Only if the service `explains`.
 
         Raises:
             UserError: If the image cannot be read or the class is unknown.
@@ -209,7 +209,7 @@ class Service:
             self._become("ready")
 
     def _warm_up(self) -> None:
-        """Load, and answer once, so that the first client need not wait for what runtimes do but once."""
+        """Load, and predict once, so that the first client does not wait for a runtime's warm-up."""
         classifier = self._load()
         preprocessing = classifier.preprocessing
         _probabilities(classifier, np.zeros((1, *preprocessing.size, preprocessing.channels), np.uint8))

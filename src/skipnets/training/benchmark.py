@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.errors import UserError
-from skipnets.models import DenseNet, build_model, config_from_dict, config_to_dict
-from skipnets.models.block_execution import BlockExecution
-from skipnets.models.registry import DenseNetConfig, ModelConfig, ResNetConfig
+from skipnets.models import build_model, config_from_dict, config_to_dict
+from skipnets.models.family import family_of
+from skipnets.models.registry import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class StepCost:
 
 
 def training_costs(
-    config: DenseNetConfig | ResNetConfig,
+    config: ModelConfig,
     *,
     batch_size: int,
     size: int,
@@ -73,10 +73,10 @@ def training_costs(
     """
     if batch_size < 2:
         raise UserError(f"batch_size={batch_size} is too small to train with batch norms: 2 is the least")
-    executions = get_args(BlockExecution) if isinstance(config, DenseNetConfig) else ("auto", "plain")
+    executions = family_of(config).executions
     request = {"size": size, "device": device, "threads": threads, "model": config_to_dict(config)}
     costs = []
-    for execution in executions[1:]:  # One of these is what auto would take.
+    for execution in executions:
         report(f"training steps of {config.name}, batch of {batch_size}, {size}×{size}: {execution}")
         cost = _measure({**request, "execution": execution, "batch_size": batch_size, "steps": steps})
         half = _measure({**request, "execution": execution, "batch_size": batch_size // 2, "steps": 0})
@@ -220,8 +220,7 @@ def main(arguments: Sequence[str]) -> None:
     torch.manual_seed(0)
     config = config_from_dict(request["model"])
     model = build_model(config).to(request["device"]).to(memory_format=torch.channels_last)
-    if isinstance(model, DenseNet):
-        model.set_block_execution(request["execution"])
+    model.set_block_execution(request["execution"])
     images, labels = random_batch(config, request["batch_size"], request["size"], request["device"])
     cost = measure_step(model, images, labels, steps=request["steps"], execution=request["execution"])
     sys.stdout.write(json.dumps(asdict(cost)) + "\n")

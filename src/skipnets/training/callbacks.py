@@ -15,8 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from skipnets.errors import UserError
-from skipnets.models.densenet import DenseNet
-from skipnets.models.resnet import ResNet
+from skipnets.models.backbone import Backbone
 from skipnets.training.data import ImageDataModule
 from skipnets.training.optimization import average_towards
 from skipnets.training.run import Row, Run, write_metrics, write_skipped
@@ -77,7 +76,7 @@ class Averaging(WeightAveraging):
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     @property
-    def model(self) -> DenseNet | ResNet:
+    def model(self) -> Backbone[Any]:
         """The averaged network."""
         assert self._average_model is not None
         task = self._average_model.module
@@ -126,7 +125,7 @@ class Record(Callback):
         best_by: BestBy,
         epochs: int,
         average: Averaging | None,
-        save: Callable[[DenseNet | ResNet, Row], None],
+        save: Callable[[Backbone[Any], Row], None],
         say: Callable[[str], None],
     ) -> None:
         self.run = run

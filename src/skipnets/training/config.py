@@ -13,16 +13,19 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from skipnets.errors import UserError, near_matches
+from skipnets.models.graph import ExecutionPolicy
+from skipnets.models.registry import rename_version_1_fields
 
 T = TypeVar("T")
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-BlockExecution = Literal["auto", "plain", "linear", "linear-recompute"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
+
+FORMAT_VERSION = 2  # of run.yaml; version 0.1 wrote none, and its models' `drop_rate` was the layers'
 
 
 def _text(value: object) -> object:
@@ -73,7 +76,7 @@ class TrainConfig:
     model_options: Annotated[dict[str, Any], BeforeValidator(_plain_values)] = dataclasses.field(
         default_factory=dict
     )
-    """Fields of the model that differ from the named one, such as growth_rate, block_config or drop_rate."""
+    """Fields of the model that differ from the named one, such as growth_rate or block_config."""
     weights: Annotated[str | None, BeforeValidator(_text)] = None
     """Where training starts from: a torchvision tag (imagenet), hf-hub:NAME, a file. Default: nothing."""
 
@@ -164,7 +167,7 @@ class TrainConfig:
     32-true on CPUs. On a GPU, 32-true also keeps convolutions and matrix products from using TF32."""
     channels_last: bool | None = None
     """Keep images in memory channel by channel within a pixel, which is faster for most convolutions."""
-    block_execution: BlockExecution | None = None
+    block_execution: ExecutionPolicy | None = None
     """How dense blocks run: auto (what is fastest on the device), plain, linear (in linear memory), or
     linear-recompute (in still less, for more time). The numbers are the same."""
 
@@ -204,9 +207,28 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
     if not isinstance(content, dict):
         raise UserError(f'{path}: must be a mapping of options, such as "data: digits"')
     try:
-        return TrainConfig(**{str(name): value for name, value in (content | changes).items()})
+        return TrainConfig(**_present_options(path, content) | changes)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _present_options(path: Path, content: dict[Any, Any]) -> dict[str, Any]:
+    """The options of a file, whose `model_options` may be from version 0.1, under their present names."""
+    options = {str(name): value for name, value in content.items()}
+    in_run_folder = path.with_name("splits.csv").exists()
+    version = options.pop("format_version", 1 if in_run_folder else None)
+    if version not in (None, 1, FORMAT_VERSION):
+        raise UserError(f"format_version={version!r}: must be 1 or {FORMAT_VERSION}")
+    model_options = options.get("model_options")
+    if isinstance(model_options, dict) and version != FORMAT_VERSION:
+        if version is None and (unclear := {"drop_rate", "head_drop_rate"} & model_options.keys()):
+            option = min(unclear)
+            raise UserError(
+                f"model_options.{option}={model_options[option]!r}: drop_rate is now the head's dropout, in "
+                f"version 0.1 the layers'; add format_version: {FORMAT_VERSION}, or 1 for the old meaning"
+            )
+        options["model_options"] = rename_version_1_fields(model_options) if version else model_options
+    return options
 
 
 def config_to_dict(config: TrainConfig) -> dict[str, Any]:
@@ -227,5 +249,9 @@ def _plain(value: object) -> object:
 def config_to_yaml(config: TrainConfig) -> str:
     """The text of a `run.yaml`."""
     return yaml.safe_dump(
-        config_to_dict(config), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+        {"format_version": FORMAT_VERSION, **config_to_dict(config)},
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=110,
     )

@@ -1,20 +1,74 @@
-"""The course of a training as an image."""
+"""Learning curves: the losses, the validation accuracy and the learning rate over the epochs."""
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from skipnets.files import atomic_path
+from skipnets.training.config import TrainConfig
 from skipnets.training.run import Row
 
-_TRAIN, _VALIDATION, _MUTED = "#9a6700", "#0b62a8", "#6b7280"
+_NOTE_WIDTH = 150  # characters
 
 
-def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Palette:
+    """The colors of a chart: text, quieter text, lines, background, training and validation."""
+
+    ink: str
+    soft: str
+    line: str
+    surface: str
+    train: str
+    validation: str
+
+    def style(self) -> Any:
+        """Matplotlib's settings for a chart in these colors."""
+        return {
+            "font.size": 10.5,
+            "text.color": self.ink,
+            "axes.edgecolor": self.line,
+            "axes.labelcolor": self.soft,
+            "axes.linewidth": 1,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlelocation": "left",
+            "axes.titlesize": 10.5,
+            "axes.titleweight": "bold",
+            "grid.color": self.line,
+            "grid.linewidth": 0.8,
+            "xtick.color": self.line,
+            "ytick.color": self.line,
+            "xtick.labelcolor": self.soft,
+            "ytick.labelcolor": self.soft,
+            "xtick.major.size": 0,
+            "ytick.major.size": 0,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+        }
+
+
+# Those of the report in light mode (report/page.css).
+_PAPER = Palette(
+    ink="#1a222c", soft="#5a6675", line="#dfe3e8", surface="#ffffff", train="#c4560a", validation="#1d62b8"
+)
+
+
+def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str, note: str = "") -> None:
     """Draw losses, validation accuracy and learning rate over the epochs.
 
     Args:
@@ -22,35 +76,103 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str)
         best_epoch: The one to mark, counted from 1.
         path: A PNG file; replaced if it is there.
         title: What was trained on what.
+        note: Stands below the charts, such as `loss_note` gives.
     """
-    epochs = [row.epoch for row in rows]
     best = next(row for row in rows if row.epoch == best_epoch)
-    figure = Figure(figsize=(10, 3.8), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=12)
-    losses, accuracy, rate = figure.subplots(1, 3, width_ratios=(4, 4, 2.4))
+    note = textwrap.fill(note, _NOTE_WIDTH)
+    with mpl.rc_context(_PAPER.style()):
+        figure = Figure(
+            figsize=(12, 4.1 + 0.2 * note.count("\n")),
+            dpi=150,
+            layout=ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.12),
+        )
+        figure.suptitle(title, fontsize=13, weight="bold", x=0.012, ha="left", parse_math=False)
+        losses, accuracy, rate = figure.subplots(1, 3)
+        plot_losses(losses, rows, _PAPER)
+        losses.legend(loc="upper right")
+        plot_accuracy(accuracy, rows, best_epoch, _PAPER)
+        plot_learning_rate(rate, rows, _PAPER)
+        losses.set_title("Loss")
+        accuracy.set_title(f"Validation accuracy, best {best.val_accuracy:.1%}")
+        rate.set_title("Learning rate")
+        if note:
+            figure.supxlabel(note, fontsize=9.5, color=_PAPER.soft, x=0.012, ha="left")
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary)
 
-    # The training loss has label smoothing and mixing in it, so it may lie above the other.
-    losses.plot(epochs, [row.train_loss for row in rows], color=_TRAIN, label="training (as minimized)")
-    losses.plot(epochs, [row.val_loss for row in rows], color=_VALIDATION, label="validation")
-    losses.set_title("loss")
-    losses.legend(frameon=False)
-    losses.set_ylim(bottom=0)
 
-    accuracy.plot(epochs, [row.val_accuracy for row in rows], color=_VALIDATION)
-    accuracy.plot(best.epoch, best.val_accuracy, "o", color=_VALIDATION)
-    accuracy.set_title(f"validation accuracy ({best.val_accuracy:.2%} in epoch {best.epoch})")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+def loss_note(config: TrainConfig) -> str:
+    """Why the training loss may lie above the validation loss; empty if nothing makes it harder."""
+    reasons = {
+        f"label smoothing {config.label_smoothing:g}": config.label_smoothing,
+        "MixUp": config.mixup,
+        "CutMix": config.cutmix,
+        f"augmented images ({config.augmentation})": config.augmentation not in (None, "none"),
+        "dropout": any(
+            config.model_options.get(name) for name in ("drop_rate", "proj_drop_rate", "drop_path_rate")
+        ),
+    }
+    found = [reason for reason, applies in reasons.items() if applies]
+    if not found:
+        return ""
+    listed = " and ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+    return (
+        f"The training loss includes {listed}; the validation loss does not. So the training loss can lie "
+        "above the validation loss without anything being wrong."
+    )
 
-    rate.plot(epochs, [row.lr for row in rows], color=_MUTED)
-    rate.set_title("learning rate")
-    rate.set_ylim(bottom=0)
 
-    for axes in (losses, accuracy, rate):
-        axes.title.set_size(10)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        axes.grid(color="#e5e7eb", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+def plot_losses(axes: Axes, rows: Sequence[Row], colors: Palette) -> None:
+    """Training and validation loss."""
+    epochs = [row.epoch for row in rows]
+    style: dict[str, Any] = {"marker": _marker(rows), "markersize": 4}
+    axes.plot(epochs, [row.train_loss for row in rows], color=colors.train, label="training", **style)
+    axes.plot(epochs, [row.val_loss for row in rows], color=colors.validation, label="validation", **style)
+    every = [loss for row in rows for loss in (row.train_loss, row.val_loss) if math.isfinite(loss)]
+    if every and min(every) > 0 and max(every) > 10 * float(np.median(every)):
+        # A wild start must not flatten the rest.
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(bottom=0)
+    _label_epochs(axes)
+
+
+def plot_accuracy(axes: Axes, rows: Sequence[Row], best_epoch: int, colors: Palette) -> None:
+    """Validation accuracy, the best epoch marked."""
+    accuracy = {row.epoch: row.val_accuracy for row in rows}
+    axes.plot(
+        list(accuracy), list(accuracy.values()), color=colors.validation, marker=_marker(rows), markersize=4
+    )
+    if best_epoch in accuracy:
+        axes.plot(
+            best_epoch,
+            accuracy[best_epoch],
+            "o",
+            color=colors.validation,
+            markersize=8,
+            markeredgecolor=colors.surface,
+        )
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.margins(y=0.08)
+    _label_epochs(axes)
+
+
+def plot_learning_rate(axes: Axes, rows: Sequence[Row], colors: Palette) -> None:
+    """The learning rate."""
+    epochs, rates = [row.epoch for row in rows], [row.lr for row in rows]
+    axes.plot(epochs, rates, color=colors.soft, marker=_marker(rows), markersize=4)
+    axes.set_ylim(bottom=0)
+    _label_epochs(axes)
+
+
+def _label_epochs(axes: Axes) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+
+
+def _marker(rows: Sequence[Row]) -> str:
+    """Points where there are few epochs; a run of one is no line."""
+    return "o" if len(rows) <= 12 else ""

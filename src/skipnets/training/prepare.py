@@ -18,11 +18,12 @@ from skipnets.data.decoding import ImageDecodeError, open_region
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
-from skipnets.models.densenet import DenseNet
+from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
-from skipnets.models.resnet import ResNet
+from skipnets.models.family import family_of
+from skipnets.models.graph import ExecutionPolicy
 from skipnets.training.callbacks import seed_everything
-from skipnets.training.config import BlockExecution, Precision, TrainConfig
+from skipnets.training.config import Precision, TrainConfig
 from skipnets.training.recipes import with_recipe
 
 # Images up to this side are shown to the network as they are, by a stem that does not shrink them.
@@ -44,7 +45,7 @@ class Prepared:
     """
 
     config: TrainConfig
-    model: DenseNet | ResNet
+    model: Backbone[Any]
     preprocessing: Preprocessing
 
 
@@ -205,13 +206,10 @@ def _fit_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def _set_block_execution(
-    model: DenseNet | ResNet, wanted: BlockExecution | None, default: BlockExecution | None
-) -> BlockExecution:
+    model: Backbone[Any], wanted: ExecutionPolicy | None, default: ExecutionPolicy | None
+) -> ExecutionPolicy:
     """Choose how dense blocks run, where the model has any; returns what was chosen."""
-    if not isinstance(model, DenseNet):
-        if wanted not in (None, "plain"):
-            raise UserError(f"block_execution: {model.config.name} has no dense blocks; leave {wanted!r} out")
-        return "plain"
-    chosen = wanted or default or "plain"
+    executions = family_of(model.config).executions
+    chosen = wanted or (default if len(executions) > 1 else None) or "plain"
     model.set_block_execution(chosen)
     return chosen

@@ -5,7 +5,6 @@ Shapes: N batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,8 +18,8 @@ from torchvision.transforms import v2
 from typing_extensions import override
 
 from skipnets.errors import UserError
-from skipnets.models.densenet import DenseNet
-from skipnets.models.resnet import ResNet
+from skipnets.models.backbone import Backbone
+from skipnets.models.family import stage_groups
 from skipnets.training.config import TrainConfig
 from skipnets.training.optimization import make_optimizer, make_schedule, parameter_groups
 
@@ -41,7 +40,7 @@ class ClassificationTask(pl.LightningModule):
     std: Tensor
 
     def __init__(
-        self, model: DenseNet | ResNet, config: TrainConfig, class_weights: Tensor | None = None
+        self, model: Backbone[Any], config: TrainConfig, class_weights: Tensor | None = None
     ) -> None:
         super().__init__()
         assert config.mean is not None
@@ -102,7 +101,8 @@ class ClassificationTask(pl.LightningModule):
         """Count one batch of validation images; its loss has neither smoothing nor weights."""
         pixels, labels, _ = batch
         logits = self(self.normalize(pixels)).float()
-        self.validation_metrics["val_loss"].update(F.cross_entropy(logits, labels), len(labels))
+        # One loss an image: without its check for NaN, MeanMetric ignores the weights of batches.
+        self.validation_metrics["val_loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         self.validation_metrics["val_accuracy"].update(logits, labels)
         self.validation_metrics["val_balanced_accuracy"].update(logits, labels)
 
@@ -170,7 +170,7 @@ def make_mix(classes: int, *, mixup: float, cutmix: float) -> nn.Module | None:
     return choice
 
 
-def freeze_stages(model: DenseNet | ResNet, count: int) -> list[nn.Module]:
+def freeze_stages(model: Backbone[Any], count: int) -> list[nn.Module]:
     """Fix the parameters of the first stages.
 
     Args:
@@ -180,16 +180,12 @@ def freeze_stages(model: DenseNet | ResNet, count: int) -> list[nn.Module]:
     Returns:
         The modules in which parameters were fixed, to be kept in eval mode.
     """
-    stages: list[list[nn.Module]] = [[]]
-    for path, module in model.stages():
-        if re.search(r"(denseblock|layer)\d+$", path):
-            stages.append([])
-        stages[-1].append(module)
-    if count > len(stages):
+    groups, modules = stage_groups(model.config), dict(model.stages())
+    if count > len(groups):
         raise UserError(
-            f"freeze: {count} is too many; {model.config.name} has {len(stages)} stages with its stem"
+            f"freeze={count}: must be at most {len(groups)}, the stages of {model.config.name} with its stem"
         )
-    frozen = [module for stage in stages[:count] for module in stage]
+    frozen = [modules[path] for group in groups[:count] for path in group]
     for module in frozen:
         module.requires_grad_(False)
     return frozen

@@ -27,11 +27,10 @@ from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
 from skipnets.files import atomic_path
-from skipnets.models.densenet import DenseNet
-from skipnets.models.resnet import ResNet
+from skipnets.models.backbone import Backbone
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
 from skipnets.training.config import TrainConfig
-from skipnets.training.curves import draw_curves
+from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
@@ -231,7 +230,8 @@ def _finish(run: Run, config: TrainConfig, dataset: ImageDataset) -> None:
     if skipped := run.skipped:
         some = ", ".join(list(skipped)[:5]) + (", …" if len(skipped) > 5 else "")
         _say(f"{len(skipped)} images could not be decoded and were left out: {some}; see {run.skipped_file}")
-    draw_curves(run.rows, run.best_epoch, run.curves, title=f"{config.model} on {config.data}")
+    title = f"{config.model} on {config.data}"
+    draw_curves(run.rows, run.best_epoch, run.curves, title=title, note=loss_note(config))
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
         return
@@ -249,7 +249,7 @@ def _save_best(
     preprocessing: Preprocessing,
     classes: tuple[str, ...],
     counts: dict[str, int],
-    model: DenseNet | ResNet,
+    model: Backbone[Any],
     row: Row,
 ) -> None:
     """Write the model file, with where its weights come from."""

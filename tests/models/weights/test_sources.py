@@ -78,7 +78,7 @@ def test_no_such_source(name, words):
 def test_a_kind_that_holds_no_weights(tmp_path):
     path = tmp_path / "weights.onnx"
     path.write_bytes(b"x")
-    refused(path, "weights.onnx is of no kind that holds weights")
+    refused(path, "weights.onnx is not a file of weights")
 
 
 GARBAGE = {
@@ -250,7 +250,7 @@ def test_an_own_model_file_or_run_folder(make, stirred, write, assert_same):
         "size": [32, 40], "fit": "crop", "crop_fraction": 0.8, "channels": 3, "interpolation": "bilinear",
         "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6],
     }  # fmt: skip
-    metadata = {"skipnets": json.dumps({"format_version": 1, "preprocessing": preprocessing})}
+    metadata = {"skipnets": json.dumps({"format_version": 2, "preprocessing": preprocessing})}
     path = write(tensors, "model.safetensors", metadata=metadata)
     for source in (path, path.parent):
         model = make()

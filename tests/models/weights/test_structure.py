@@ -15,7 +15,7 @@ from skipnets.errors import UserError
 from skipnets.models import create_model
 from skipnets.models.weights import load_weights
 from skipnets.models.weights.structure import match
-from skipnets.models.weights.target import NoMatch, Target
+from skipnets.models.weights.target import NoMatchError, Target
 
 WORDS = {
     "weight": ["weight", "weights", "gamma", "scale"],
@@ -110,7 +110,7 @@ def test_anything_missing_or_too_much_is_refused(family, data):
         foreign[data.draw(st.sampled_from(["extra.weight", "op0.mean", "op9999.bias", "thing"]))] = (
             torch.ones(3)
         )
-    with pytest.raises(NoMatch):
+    with pytest.raises(NoMatchError):
         match(target, foreign, ordered=data.draw(st.booleans()))
 
 
@@ -125,7 +125,7 @@ def test_shuffled_layers_are_matched_rightly_or_not_at_all(family, data):
     shuffled = {key: foreign[key] for key in data.draw(st.permutations(list(foreign)))}
     try:
         found = match(target, shuffled, ordered=True)
-    except NoMatch:
+    except NoMatchError:
         return
     assert found == expected
 
@@ -295,7 +295,7 @@ def test_keras_kernels_are_turned(make, stirred, write, assert_same):
     tensors = stirred(make())
     model = make()
     report = load_weights(model, write(keras_names(tensors), "weights.npz"))
-    assert report.notes[0].startswith("kernels turned from (height, width, in, out)")
+    assert report.notes[0].startswith("kernels transposed from (height, width, in, out)")
     assert_same(
         model,
         {name: tensors[name] if name in report.mapping else t for name, t in model.state_dict().items()},

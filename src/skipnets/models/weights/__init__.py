@@ -1,4 +1,4 @@
-"""Weights from elsewhere: found, matched with a model's tensors, adapted, and loaded whole or not at all."""
+"""Loading weights from torchvision, timm, the Hugging Face hub and files: all of them or none."""
 
 from skipnets.models.weights.loading import load_weights
 from skipnets.models.weights.report import LoadReport

@@ -1,4 +1,4 @@
-"""Where a checkpoint may differ from a model: classes of the head, channels of the first convolution.
+"""Adapting a checkpoint to another number of classes or of input channels.
 
 Shapes: O output channels, C input channels.
 """
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from skipnets.models.backbone import make_head
-from skipnets.models.weights.target import NoMatch, Target
+from skipnets.models.weights.target import NoMatchError, Target
 
 
 def adapt_stem(target: Target, values: dict[str, Tensor]) -> str | None:
-    """Bring the first convolution to the model's input channels.
+    """Adapt the first convolution to the model's input channels.
 
     Args:
-        target: What the model wants.
+        target: What the model expects.
         values: Tensors by the model's names; the stem's is replaced if it differs.
 
     Returns:
@@ -33,24 +33,24 @@ def adapt_stem(target: Target, values: dict[str, Tensor]) -> str | None:
 
 
 def renew_head(target: Target, values: dict[str, Tensor]) -> str | None:
-    """Put a fresh head in place of one for another number of classes.
+    """Re-initialize the head where the checkpoint's is for another number of classes.
 
     Args:
-        target: What the model wants.
+        target: What the model expects.
         values: Tensors by the model's names; the head's are replaced if they differ.
 
     Returns:
         One sentence for the report if anything was done.
 
     Raises:
-        NoMatch: If the head's weight and bias disagree.
+        NoMatchError: If the head's weight and bias disagree.
     """
     if not target.num_classes:
         return None
     weight, bias = target.head_names
     classes, features = values[weight].shape
     if values[bias].shape[0] != classes:
-        raise NoMatch(f"{weight} is for {classes} classes and {bias} for {values[bias].shape[0]}")
+        raise NoMatchError(f"{weight} is for {classes} classes and {bias} for {values[bias].shape[0]}")
     if classes == target.num_classes:
         return None
     fresh = make_head(features, target.num_classes).state_dict()
@@ -62,10 +62,10 @@ def renew_head(target: Target, values: dict[str, Tensor]) -> str | None:
 
 
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:
-    """(O, C, h, w) → (O, channels, h, w), so that the convolution answers as before.
+    """(O, C, h, w) → (O, channels, h, w), with outputs of the same scale.
 
-    To one channel: the sum over C, exact where all C showed the same. To others: repeated in turn and
-    rescaled by C / channels, which keeps the size of the answer.
+    One channel: the sum over C, exact for images whose C channels were equal. Others: repeated in turn and
+    multiplied by C / channels, which keeps the scale of the outputs.
     """
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     if channels == 1:

@@ -1,4 +1,4 @@
-"""Layouts that are known by name: wrappers around a state dict, and names that torchvision once used.
+"""Known checkpoint layouts: wrappers around a state dict, and the names of older torchvision versions.
 
 timm's names for these models are torchvision's (a test pins it), so they need no table.
 """
@@ -26,7 +26,7 @@ _DEEPEST = 4
 
 
 def unwrap(value: object, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Find the state dict in whatever a checkpoint file holds, with a note if there is more than one.
+    """Find the state dict in the contents of a checkpoint file, with a note if there is more than one.
 
     Raises:
         UserError: If there is none.
@@ -61,11 +61,11 @@ def _find(value: object, path: tuple[str, ...]) -> tuple[dict[str, Tensor], tupl
 
 
 def without_prefix(names: Iterable[str], roots: set[str]) -> dict[str, str]:
-    """Shorten names by the first words that all share (`module.`, `_orig_mod.`, `model.` …): short to full.
+    """Remove the prefixes that all names share (`module.`, `_orig_mod.`, `model.` …): short to full names.
 
     Args:
         names: The names in a checkpoint.
-        roots: The first words of the model's own names, which stay.
+        roots: The first parts of the model's own names, which are kept.
     """
     short = {name: name for name in names}
     while True:
@@ -76,7 +76,7 @@ def without_prefix(names: Iterable[str], roots: set[str]) -> dict[str, str]:
 
 
 def _before_0_3(name: str) -> str:
-    """Undo what torchvision once wrote, `denselayer1.norm.1.weight`; its DenseNet files still hold it."""
+    """Rename `denselayer1.norm.1.weight`, as in torchvision's DenseNet files, to `….norm1.weight`."""
     for module in ("norm", "relu", "conv"):
         for number in ("1", "2"):
             name = name.replace(f".{module}.{number}.", f".{module}{number}.")
@@ -90,7 +90,7 @@ LAYOUTS: Mapping[str, Callable[[str], str]] = {
 
 
 def channels_first(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Turn what Keras and Flax call `kernel` to PyTorch's axes.
+    """Transpose what Keras and Flax call `kernel` to PyTorch's order of axes.
 
     Convolutions are (height, width, C, O) there and (O, C, height, width) here, linear layers (C, O) and
     (O, C). The name alone decides, since a shape such as (3, 3, 3, 3) cannot.
@@ -102,5 +102,5 @@ def channels_first(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tu
     if all(turned[name] is tensor for name, tensor in tensors.items()):
         return turned, ()
     return turned, (
-        "kernels turned from (height, width, in, out); compare how the source pads and its norms' epsilon",
+        "kernels transposed from (height, width, in, out); compare the source's padding and norm epsilon",
     )

@@ -1,4 +1,4 @@
-"""From a source to a loaded model: read, match by name or else by structure, adapt, load all or nothing."""
+"""Loading weights into a model: read, match by name or else by structure, adapt, load all or nothing."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from skipnets.models.weights.layouts import LAYOUTS, channels_first, without_pre
 from skipnets.models.weights.report import LoadReport
 from skipnets.models.weights.sources import read_source
 from skipnets.models.weights.structure import match
-from skipnets.models.weights.target import Ambiguous, NoMatch, Target, listed
+from skipnets.models.weights.target import AmbiguousMatchError, NoMatchError, Target, listed
 
 logger = logging.getLogger("skipnets")
 
 
 def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadReport:
-    """Load published or own weights into a model, wholly or not at all.
+    """Load published or own weights into a model, all of them or none.
 
-    Names that are known (torchvision's, also as before 0.3, and timm's, in whatever wrapper) are matched by
-    name, anything else by structure; `skipnets.models.weights.structure` says what is accepted. A head for
+    Known names (torchvision's, also as before 0.3, and timm's, in any wrapper) are matched by name, others
+    by structure; `skipnets.models.weights.structure` says what is accepted. A head for
     another number of classes is re-initialized and a first convolution for other channels adapted; the report
     and a logged warning say so. Floating-point types are cast to the model's.
 
@@ -36,11 +36,11 @@ def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadRe
             a folder that holds a model.safetensors and perhaps timm's config.json.
 
     Returns:
-        What was matched with what, and how the source says that images are to be prepared.
+        Which tensors were matched, and the preprocessing that the source states.
 
     Raises:
-        UserError: If the source cannot be read, or anything in it or in the model finds no certain partner.
-            The model is then untouched.
+        UserError: If the source cannot be read, or a tensor in it or in the model has no unambiguous match.
+            The model is then unchanged.
 
     Examples:
         >>> report = load_weights(skipnets.create_model("resnet20"), "resnet20-12fca82f.th")
@@ -61,9 +61,9 @@ def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadRe
         _require_floats(values)
         stem_change = adapt_stem(target, values)
         head_change = renew_head(target, values)
-    except NoMatch as reason:
+    except NoMatchError as reason:
         raise UserError(f"{checkpoint.source} does not fit {name}: {reason}") from None
-    # All is known to fit by now, so that this cannot stop half-way.
+    # Everything has been checked by now, so this cannot fail half-way.
     model.load_state_dict({**target.tensors, **values}, strict=True)
 
     if left_out := [full_names[short] for short in tensors.keys() - set(mapping.values())]:
@@ -91,13 +91,13 @@ def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadRe
 def _match(
     target: Target, tensors: dict[str, Tensor], *, ordered: bool
 ) -> tuple[str, dict[str, str], dict[str, Tensor], tuple[str, ...]]:
-    """By name if the names are known, else by structure.
+    """Match by name if the names are known, else by structure.
 
     Returns:
         The layout in words, the model's names to those of the tensors, the tensors, and notes on them.
 
     Raises:
-        NoMatch: If neither way leads to a whole match.
+        NoMatchError: If neither matches every tensor.
     """
     renamings = {layout: {rename(name): name for name in tensors} for layout, rename in LAYOUTS.items()}
     whole = [item for item in renamings.items() if len(item[1]) == len(tensors)]  # no two names made one
@@ -116,22 +116,22 @@ def _match(
     turned, notes = channels_first(tensors)
     try:
         return "matched by structure", match(target, turned, ordered=ordered), turned, notes
-    except NoMatch as reason:
-        if isinstance(reason, Ambiguous) or len(missing) > len(target.tensors) / 2:
+    except NoMatchError as reason:
+        if isinstance(reason, AmbiguousMatchError) or len(missing) > len(target.tensors) / 2:
             raise
         differences = (("missing", missing), ("left over", unknown))
         names = "; ".join(f"{what}: {listed(names)}" for what, names in differences if names)
-        raise NoMatch(names) from None
+        raise NoMatchError(names) from None
 
 
 def _require_shapes(target: Target, values: Mapping[str, Tensor]) -> None:
     wrong = [
-        f"{name} is {tuple(value.shape)} where the model wants {tuple(target.tensors[name].shape)}"
+        f"{name} is {tuple(value.shape)} where the model has {tuple(target.tensors[name].shape)}"
         for name, value in values.items()
         if not target.fits(name, value.shape)
     ]
     if wrong:
-        raise NoMatch(listed(wrong))
+        raise NoMatchError(listed(wrong))
 
 
 def _require_floats(values: Mapping[str, Tensor]) -> None:
@@ -141,4 +141,4 @@ def _require_floats(values: Mapping[str, Tensor]) -> None:
         if not value.is_floating_point() and not name.endswith(".num_batches_tracked")
     ]
     if wrong:
-        raise NoMatch(f"not floating-point numbers: {listed(wrong)}")
+        raise NoMatchError(f"not floating-point numbers: {listed(wrong)}")

@@ -1,4 +1,4 @@
-"""What loading did, for people to read."""
+"""The report on loaded weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class LoadReport:
     Args:
         source: Where the weights came from.
         model: The model's registry name.
-        layout: How the names were understood.
+        layout: How tensors were matched: the names' layout, or by structure.
         mapping: Names in the model to names in the source, in the model's order. Re-initialized tensors are
             not in it.
         changes: Where the source and the model differ and what was done about it (head, first convolution).

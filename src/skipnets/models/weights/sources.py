@@ -1,4 +1,4 @@
-"""Where weights come from: torchvision's tags, Hugging Face repositories, local files and folders.
+"""Reading weights from torchvision's tags, Hugging Face repositories, local files and folders.
 
 Nothing is downloaded unless the source names a download. Pickles are read with `weights_only=True` only, so
 opening a file never runs code that is in it.
@@ -37,7 +37,7 @@ FORMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedInput:
-    """How whoever published the weights prepared images.
+    """The preprocessing that published weights were evaluated with.
 
     Args:
         size: Height and width of the network's input, in pixels.
@@ -62,7 +62,7 @@ class PublishedInput:
         )
 
     def for_channels(self, channels: int) -> PublishedInput:
-        """The same for a model with another number of input channels, as its first convolution is adapted."""
+        """The same for another number of input channels, as the first convolution is adapted to it."""
 
         def fitted(values: tuple[float, ...]) -> tuple[float, ...]:
             if channels == 1:
@@ -73,17 +73,40 @@ class PublishedInput:
             return self
         return replace(self, mean=fitted(self.mean), std=fitted(self.std))
 
+    def to_timm(self) -> dict[str, Any]:
+        """The fields of timm's `pretrained_cfg`."""
+        return {
+            "input_size": (len(self.mean), *self.size),
+            "fixed_input_size": False,
+            "interpolation": self.interpolation,
+            "crop_pct": min(self.size) / (self.resize_size or min(self.size)),
+            "crop_mode": "center",
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+
+_IMAGENET = PublishedInput(
+    size=(224, 224),
+    resize_size=256,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    interpolation="bilinear",
+)
+# Where nobody says otherwise, by stem.
+USUAL_INPUT = {"imagenet": _IMAGENET, "cifar": replace(_IMAGENET, size=(32, 32), resize_size=None)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a source holds.
+    """The contents of a source.
 
     Args:
-        source: The source, as a person would name it.
+        source: Its name, for messages.
         tensors: By the source's own names.
-        ordered: Whether the order of `tensors` says anything, or only their names' spelling.
-        input: How images are to be prepared, where the source says it.
-        notes: What was chosen on the way.
+        ordered: Whether `tensors` are in the order in which the model made them, not sorted by name.
+        input: How images are preprocessed, where the source says so.
+        notes: Remarks for the report.
     """
 
     source: str
@@ -94,7 +117,7 @@ class Checkpoint:
 
 
 def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoint:
-    """Read whatever `weights=` may name.
+    """Read any source that `weights=` takes.
 
     Args:
         source: A torchvision tag, `hf-hub:OWNER/NAME[@REVISION]`, or the path of a file or folder.
@@ -231,15 +254,13 @@ def _from_file(path: Path) -> Checkpoint:
         tensors, notes = unwrap(_read_pickle(path), str(path))
     else:
         known = (".safetensors", ".npz", *PICKLED)
-        raise UserError(
-            f"{path} is of no kind that holds weights{near_matches(suffix, known)} (known: {FORMS})"
-        )
+        raise UserError(f"{path} is not a file of weights{near_matches(suffix, known)} (known: {FORMS})")
     if not tensors:
         raise UserError(f"{path} holds no tensors")
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
             raise UserError(f"{path}: {name} is not a plain tensor of real numbers")
-    # No state dict is sorted by itself, as it has "weight" before "bias".
+    # A state dict is never sorted by itself, as it has "weight" before "bias".
     ordered = list(tensors) != sorted(tensors)
     return Checkpoint(source=str(path), tensors=tensors, ordered=ordered, notes=notes)
 
@@ -261,7 +282,7 @@ def _from_safetensors(path: Path) -> Checkpoint:
 
 
 def _from_own(preprocessing: Mapping[str, Any] | None) -> PublishedInput | None:
-    """What the metadata of this project's own model files say."""
+    """From the metadata of this project's own model files."""
     if preprocessing is None:
         return None
     height, width = preprocessing["size"]

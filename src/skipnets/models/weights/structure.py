@@ -1,15 +1,15 @@
-"""Matching tensors by structure, where names say nothing: layer by layer, kind by kind, shape by shape.
+"""Matching tensors by structure, where names are unknown: by layer, kind of layer and shape.
 
 Tensors are first gathered into layers (all that share a name up to its last word), because within a layer
-the last word tells them apart: `weight`, `gamma`, `moving_mean` … Layers that bear the same name on both
-sides are partners. Of the rest the convolutions are paired in order, and so are the norms and the linear
-layers; where the source names its shortcuts, they are paired apart from the others. Partners must have the
+the last word tells them apart: `weight`, `gamma`, `moving_mean` … Layers of the same name on both sides
+are matched. Of the rest the convolutions are paired in order, and so are the norms and the linear
+layers; where the source names its shortcuts, they are paired separately. Matched layers must have the
 same shapes, and nothing may be left over.
 
-Order is evidence only as far as it goes. Layers of equal shapes are interchangeable, and a wrong pairing of
-them would load without a word. So a match is also refused
+Layers of equal shapes are interchangeable, and a wrong pairing of them would load without an error. Order
+alone is not enough evidence, so a match is also refused
 - where the numbers in interchangeable layers' names run against the order,
-- where what one side groups together (`block3.…`) would be torn apart: a pre-activation ResNet has the very
+- where a group of one side (`block3.…`) would be split: a pre-activation ResNet has the very
   same shapes in the very same order as the original one, and only this tells them apart,
 - where the source keeps no order (safetensors sorts by name), unless a shape occurs but once, or the names
   are one count.
@@ -26,7 +26,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from skipnets.models.weights.target import Ambiguous, NoMatch, Target, listed
+from skipnets.models.weights.target import AmbiguousMatchError, NoMatchError, Target, listed
 
 Kind = Literal["convolution", "norm", "linear"]
 Shape = tuple[int, ...]
@@ -51,7 +51,7 @@ class Layer:
 
     Args:
         name: What their names share.
-        kind: Told by the weight's number of axes.
+        kind: By the weight's number of axes.
         names: Full names by role ("weight", "running_mean", …).
         shapes: Shapes by role.
     """
@@ -92,16 +92,16 @@ def match(target: Target, tensors: Mapping[str, Tensor], *, ordered: bool) -> di
     """Find a source's tensor for each of a model's.
 
     Args:
-        target: What the model wants.
-        tensors: What the source holds, its shapes as PyTorch lays them out.
+        target: The tensors that the model expects.
+        tensors: The source's, in PyTorch's order of axes.
         ordered: Whether the order of `tensors` is the order in which the source's layers were made.
 
     Returns:
         The model's names to the source's, in the model's order. `num_batches_tracked` may be missing.
 
     Raises:
-        NoMatch: If something is missing or left over.
-        Ambiguous: If something could be matched in more than one way.
+        NoMatchError: If something is missing or left over.
+        AmbiguousMatchError: If something could be matched in more than one way.
     """
     wanted, found = _layers(target.tensors), _layers(tensors)
     if target.num_classes == 0:
@@ -129,7 +129,7 @@ def match(target: Target, tensors: Mapping[str, Tensor], *, ordered: bool) -> di
 
 
 def _layers(tensors: Mapping[str, Tensor]) -> list[Layer]:
-    """Gather tensors into layers, in the order of their first tensors."""
+    """Group tensors into layers, in the order of their first tensors."""
     gathered: dict[str, dict[str, str]] = defaultdict(dict)
     unclear: list[str] = []
     for name in tensors:
@@ -149,7 +149,7 @@ def _layers(tensors: Mapping[str, Tensor]) -> list[Layer]:
         else:
             layers.append(Layer(name=name, kind=kind, names=names, shapes=shapes))
     if unclear:
-        raise NoMatch(
+        raise NoMatchError(
             f"the names do not say what these tensors are (weight, bias, running_mean …): {listed(unclear)}"
         )
     return layers
@@ -168,7 +168,7 @@ def _fits(target: Target, wanted: Layer, found: Layer) -> bool:
 
 
 def _signature(layer: Layer) -> Hashable:
-    """Layers of equal signature are interchangeable as far as shapes tell."""
+    """Layers of equal signature are interchangeable by kind and shape."""
     return layer.kind, tuple(sorted(layer.shapes.items()))
 
 
@@ -184,7 +184,7 @@ def _pairs_by_name(
 
 
 def _require_same_layers(target: Target, wanted: Sequence[Layer], found: Sequence[Layer]) -> None:
-    """Refuse what cannot match in any order, listing what is too much on either side."""
+    """Raise where no order could match, listing what is left on either side."""
     pool: dict[Hashable, list[Layer]] = defaultdict(list)
     for layer in found:
         pool[_signature(layer)].append(layer)
@@ -200,7 +200,7 @@ def _require_same_layers(target: Target, wanted: Sequence[Layer], found: Sequenc
     if left:
         reasons.append(f"left over: {listed(map(str, left))}")
     if reasons:
-        raise NoMatch("; ".join(reasons))
+        raise NoMatchError("; ".join(reasons))
 
 
 def _pairs_in_order(
@@ -211,15 +211,15 @@ def _pairs_in_order(
     apart = any(layer.is_shortcut for layer in found) and any(layer.is_shortcut for layer in wanted)
     for stream, other in zip(_streams(wanted, apart), _streams(found, apart), strict=True):
         if len(stream) != len(other):
-            raise NoMatch(
+            raise NoMatchError(
                 f"the model has {len(stream)} and the source {len(other)} of {listed(map(str, stream))}"
             )
         for layer, candidate in zip(stream, other, strict=True):
             if not _fits(target, layer, candidate):
-                raise NoMatch(f"the order differs: {candidate} stands where {layer} belongs")
+                raise NoMatchError(f"the order differs: {candidate} stands where {layer} belongs")
             key = (_signature(candidate), candidate.pattern)
             if key in highest and highest[key].numbers >= candidate.numbers:
-                raise Ambiguous(
+                raise AmbiguousMatchError(
                     f"ambiguous: {candidate} comes after {highest[key]}, "
                     "so that order and numbers contradict each other"
                 )
@@ -245,7 +245,7 @@ def _pairs_by_shape(
     for layer in wanted:
         candidates = [other for other in found if _fits(target, layer, other)]
         if len(candidates) > 1:
-            raise Ambiguous(
+            raise AmbiguousMatchError(
                 "ambiguous: the source is sorted by name, and nothing but another order tells apart "
                 f"{listed(map(str, candidates))}"
             )
@@ -254,7 +254,7 @@ def _pairs_by_shape(
 
 
 def _require_same_grouping(pairs: Sequence[tuple[Layer, Layer]]) -> None:
-    """Refuse a match in which groups of the two sides overlap without one holding the other."""
+    """Raise where groups of the two sides overlap without one containing the other."""
     sizes = Counter(group for layer, _ in pairs for group in layer.groups)
     other_sizes = Counter(group for _, other in pairs for group in other.groups)
     shared = Counter(both for layer, other in pairs for both in itertools.product(layer.groups, other.groups))
@@ -265,7 +265,7 @@ def _require_same_grouping(pairs: Sequence[tuple[Layer, Layer]]) -> None:
                 for layer, other in pairs
                 if (group in layer.groups) != (other_group in other.groups)
             ]
-            raise Ambiguous(
-                f"ambiguous: by shapes and order {group} would get but a part of the source's {other_group}, "
-                f"so the source seems to be built otherwise; this concerns {listed(torn)}"
+            raise AmbiguousMatchError(
+                f"ambiguous: by shapes and order {group} would get only part of the source's {other_group}, "
+                f"so the source seems to be another architecture; this concerns {listed(torn)}"
             )

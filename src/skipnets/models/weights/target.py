@@ -1,4 +1,4 @@
-"""What a model wants to be given, and the answer that a source cannot give it."""
+"""The tensors that a model needs, and the error for a source that does not have them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from skipnets.models.backbone import Backbone
+from skipnets.models.family import network_graph
 
 _LISTED = 8
 
 
-class NoMatch(Exception):  # noqa: N818 - an answer, which the caller turns into an error for the user
-    """Why a source's tensors cannot become a model's, in words for the user."""
+class NoMatchError(Exception):
+    """A source's tensors cannot be matched with a model's; `load_weights` makes a UserError of it."""
 
 
-class Ambiguous(NoMatch):
-    """Several pairings are possible, and nothing says which is right."""
+class AmbiguousMatchError(NoMatchError):
+    """Several matches are possible."""
 
 
 def listed(names: Iterable[str]) -> str:
@@ -31,12 +32,12 @@ def listed(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a model wants to be given.
+    """The tensors that a model needs.
 
     Args:
         tensors: The model's state dict.
         stem: The name of the first convolution's weight (O, C, height, width).
-        head: Where the linear layer of the head stands, or would stand in a model with 0 classes.
+        head: Path of the linear layer of the head, which a model of 0 classes lacks.
         num_classes: 0 for a model without a head.
     """
 
@@ -47,11 +48,10 @@ class Target:
 
     @classmethod
     def of(cls, model: Backbone[Any]) -> Target:
-        """Look at a model."""
-        stem = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+        """The target for a model."""
         return cls(
             tensors=dict(model.state_dict()),
-            stem=f"{stem}.weight",
+            stem=f"{network_graph(model.config).first_convolution.name}.weight",
             head=model.head_name,
             num_classes=model.num_classes,
         )

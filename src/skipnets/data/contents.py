@@ -1,0 +1,55 @@
+"""Which images are the same bytes: the size and hash of every file, by which images are known again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from skipnets.data.sources import ImageDataset
+
+# 16 bytes: among a billion images, two different ones agree with a probability of 10⁻²¹.
+_DIGEST_BYTES = 16
+
+
+class Content(NamedTuple):
+    """What tells an image's content apart from any other's.
+
+    Attributes:
+        size: Of its file in bytes, or of its pixels in memory; -1 where the file cannot be read.
+        hash: BLAKE2b in hexadecimal digits, with "#2" for the second page of a file.
+    """
+
+    size: int
+    hash: str
+
+
+def contents(dataset: ImageDataset) -> list[Content]:
+    """The content of every image, read by several threads."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda index: content_of(dataset, index), range(len(dataset))))
+
+
+def content_of(dataset: ImageDataset, index: int) -> Content:
+    """The content of the image at this position."""
+    if dataset.images is not None:
+        data = dataset.images[index].tobytes()
+    else:
+        try:
+            data = dataset.file(index).read_bytes()
+        except OSError:
+            return Content(-1, "")
+    page = 0 if dataset.pages is None else int(dataset.pages[index])
+    digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+    return Content(len(data), f"{digest}#{page + 1}" if page else digest)
+
+
+def repeated(known: list[Content]) -> Iterator[list[int]]:
+    """The positions of images with equal content, for each content that occurs more than once."""
+    positions: dict[Content, list[int]] = {}
+    for position, content in enumerate(known):
+        if content.hash:
+            positions.setdefault(content, []).append(position)
+    return (same for same in positions.values() if len(same) > 1)

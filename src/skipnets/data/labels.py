@@ -1,0 +1,93 @@
+"""What may be wrong with class names: one class in two spellings, several labels in one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from skipnets.data.listing import Listing, counted, listed
+from skipnets.errors import UserError
+
+
+def check_labels(listing: Listing) -> None:
+    """Add to a listing's warnings what makes its classes doubtful.
+
+    Raises:
+        UserError: A class is spelled in one way where the model learns and in another where it is judged.
+    """
+    splits_of: dict[str, set[str]] = {name: set() for name in listing.classes}
+    for entry in listing.entries:
+        splits_of.setdefault(entry.label, set()).add(entry.split)
+    _check_spelling(listing, splits_of)
+    _check_splits(listing, splits_of)
+    several = [name for name in splits_of if _is_several(name, splits_of)]
+    if several:
+        listing.warnings.append(
+            f"class names that look like several labels: {_quoted(several)}; each is a class of its own, "
+            "since an image has one label here"
+        )
+    if len(splits_of) > 20 and 2 * len(splits_of) > len(listing.entries):
+        listing.warnings.append(
+            f"{len(splits_of):,} classes for {counted(len(listing.entries), 'image')}: are these the labels?"
+        )
+
+
+def _check_spelling(listing: Listing, splits_of: dict[str, set[str]]) -> None:
+    alike: dict[str, list[str]] = {}
+    for name in sorted(splits_of):
+        alike.setdefault(_spelling_key(name), []).append(name)
+    for names in alike.values():
+        if len(names) == 1:
+            continue
+        learned = [name for name in names if splits_of[name] & {"train", ""}]
+        judged = [name for name in names if splits_of[name] and name not in learned]
+        if learned and judged:
+            raise UserError(
+                f"classes {_quoted(names)} differ only in spelling: {_quoted(judged)} is not in train and "
+                f"cannot be learned; rename one of them"
+            )
+        listing.warnings.append(f"classes {_quoted(names)} differ only in spelling; are they one class?")
+
+
+def _check_splits(listing: Listing, splits_of: dict[str, set[str]]) -> None:
+    present = set().union(*splits_of.values())
+    if "train" not in present:
+        return
+    unlearned = [name for name, splits in splits_of.items() if splits and not splits & {"train", ""}]
+    if unlearned:
+        listing.warnings.append(
+            f"classes that are not in train, so every image of them counts as wrong: {_quoted(unlearned)}"
+        )
+    for split in sorted(present - {"train", ""}):
+        absent = [name for name, splits in splits_of.items() if "train" in splits and split not in splits]
+        if absent:
+            listing.warnings.append(f"classes that are in train but not in {split}: {_quoted(absent)}")
+
+
+def _spelling_key(name: str) -> str:
+    """Equal for names that differ in case, blanks, hyphens and accents only."""
+    letters = re.sub("(?<=[a-z])[\u0300-\u036f]+", "", unicodedata.normalize("NFKD", name.casefold()))
+    return re.sub("[-_\\s\u200b]", "", letters) or name
+
+
+def _is_several(name: str, known: Iterable[str]) -> bool:
+    parts = [part.strip() for part in re.split(r"[|;,+&]", name)]
+    return len(parts) > 1 and ("|" in name or set(parts) <= set(known))
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return listed(f'"{name}"' for name in names)
+
+
+def check_group_names(listing: Listing) -> None:
+    """Warn where file names tell of patients, slides or the like and no group was asked for."""
+    pattern = re.compile(r"(?i)(?<![a-z])(patient|subject|case|slide|study)[-_ ]?\d+")
+    found = [match for entry in listing.entries if (match := pattern.search(entry.name))]
+    groups = {match[0] for match in found}
+    if len(found) > len(listing.entries) / 2 and 1 < len(groups) < len(found):
+        word = found[0][1]
+        listing.warnings.append(
+            f"images of one {word.lower()} may come to lie in several splits, which makes results too good; "
+            rf'to keep each together: --group-pattern "{word}[-_ ]?\d+"'
+        )

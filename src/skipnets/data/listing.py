@@ -1,0 +1,77 @@
+"""What was found where images were looked for: the images with their labels, and everything else."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """An image that was found.
+
+    Attributes:
+        name: The path below the listing's root, with forward slashes; absolute where it lies elsewhere.
+        label: The class.
+        split: "train", "val" or "test"; "" where the data does not say.
+        group: What must not be divided among splits, such as a patient; "" where the data does not say.
+    """
+
+    name: str
+    label: str
+    split: str = ""
+    group: str = ""
+
+
+@dataclass
+class Listing:
+    """The images of a folder or a manifest, before anything is read or split.
+
+    Attributes:
+        layout: How the images are arranged, in words.
+        root: What the names are relative to.
+        entries: The images.
+        classes: Class folders, of which some may be empty.
+        passed_over: Reason → how many files (or folders) are not used for it.
+        notes: How the data was read where it could be read otherwise.
+        warnings: What may make results wrong.
+        columns: A manifest's columns and what they were used for; "" for nothing.
+    """
+
+    layout: str = "in memory"
+    root: Path = Path()
+    entries: list[Entry] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first few names and how many there are beyond: "a, b, c and 7 more"."""
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def passed_over_line(passed_over: Counter[str], most: int = 8) -> str:
+    """Such as "37 .heic (pip install …), 3 .txt, folder __MACOSX"."""
+    return listed((f"{count:,} {reason}" for reason, count in passed_over.most_common()), most)
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: "1 image", "1,200 images"."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def natural_key(name: str) -> list[tuple[bool, int, str]]:
+    """A sorting key by which "2" comes before "10" and "img2" before "img10"."""
+    return [
+        (not part.isdecimal(), int(part) if part.isdecimal() else 0, part.casefold())
+        for part in re.split(r"(\d+)", name)
+        if part
+    ]

@@ -1,0 +1,460 @@
+"""Reading a table of images and labels: CSV and its kin, JSON lines, Parquet, plain lists.
+
+Columns are recognized by their names where these leave no doubt. What was recognized is said, and so is every
+column that is not used.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import ntpath
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES
+from skipnets.data.layout import spelled
+from skipnets.data.listing import Entry, Listing, counted, listed
+from skipnets.data.split_names import split_named
+from skipnets.errors import UserError, missing_extra, near_matches
+
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
+# A table of these names in a folder describes its images (the "imagefolder" of Hugging Face's datasets).
+METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+_COLUMN_NAMES = {
+    "path": (
+        *("path", "image", "filename", "file_name", "file", "filepath", "file_path", "image_path", "img"),
+        *("image_name", "image_file", "img_path", "img_name", "image_id", "imageid", "relative_path"),
+    ),
+    "label": ("label", "class", "target", "labels", "class_name", "label_name", "category", "class_label"),
+    "split": ("split", "subset", "partition", "set", "data_split"),
+}
+# Columns whose rows belong together: two images of one patient must not be in two splits.
+_GROUP_WORDS = (
+    *("patient", "subject", "study", "slide", "case", "camera", "individual", "person", "participant"),
+    *("animal", "site", "session", "scene", "sequence", "video"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns of a manifest hold what, by name, or by number from 1 where there is no header.
+
+    Attributes:
+        path: The image files. Default: recognized by its name.
+        label: The classes; recognized likewise.
+        split: The splits; recognized likewise, if there is one.
+        group: What must not be divided among splits. Default: nothing.
+    """
+
+    path: str | None = None
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+
+
+class MissingFilesError(UserError):
+    """A manifest lists files that are not there.
+
+    Attributes:
+        names: All of them.
+    """
+
+    def __init__(self, manifest: Path, names: Sequence[str], *, of: int, root: Path) -> None:
+        super().__init__(
+            f"{manifest}: {len(names):,} of {of:,} listed files are not below {root}: {listed(names, 20)}; "
+            "--root names another folder, --missing skip leaves them out"
+        )
+        self.names = list(names)
+
+
+def find_listed(path: Path, *, columns: Columns, root: Path | None = None, missing: str = "error") -> Listing:
+    """Find the images that a manifest lists.
+
+    Args:
+        path: A .csv, .tsv, .txt, .jsonl, .ndjson or .parquet file.
+        columns: Which columns hold what.
+        root: What relative paths start from. Default: the manifest's folder.
+        missing: "error", or "skip" for going on without files that are not there.
+
+    Raises:
+        UserError: The columns cannot be told, a row is wrong, or a file is missing.
+    """
+    table = _read_table(path)
+    root = path.parent if root is None else root
+    if not table.rows:
+        raise UserError(f"{path}: lists no images")
+    used = _recognize(path, table, columns, root)
+    listing = Listing(layout="manifest", root=root, notes=table.notes)
+    if any(label != label.strip() for label in _column(table, used["label"])):
+        listing.notes.append("blanks around class names are left out")
+    listing.columns = dict.fromkeys(table.names, "") | {name: role for role, name in used.items()}
+    rows = _values(path, table, used)
+    names = _resolve(path, [row.name for row in rows], root, listing, missing)
+    listing.entries = _without_repetitions(
+        path, [row._replace(name=name) for row, name in zip(rows, names, strict=True) if name], listing
+    )
+    if not listing.entries:
+        raise UserError(f"{path}: lists no images that are there")
+    _name_unused(table, used, listing)
+    return listing
+
+
+@dataclass
+class _Table:
+    """A table's cells as text.
+
+    Attributes:
+        names: Of the columns; "1", "2", … where the file has no header.
+        rows: Each with one cell a column.
+        lines: Where each row stands in the file, counted from 1.
+        notes: How the file was read.
+    """
+
+    names: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+    notes: list[str]
+
+
+def _read_table(path: Path) -> _Table:
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            return _read_parquet(path)
+        text, notes = _decode(path.read_bytes(), path)
+        return (
+            _read_json_lines(path, text, notes)
+            if suffix in (".jsonl", ".ndjson")
+            else _read_delimited(path, text, notes)
+        )
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def _decode(content: bytes, path: Path) -> tuple[str, list[str]]:
+    """Text in UTF-8 or, with a byte order mark, UTF-16; else in Windows' code page, which is said."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            return content.decode("utf-16"), []
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not whole UTF-16 text ({error})") from error
+    try:
+        return content.decode("utf-8-sig"), []
+    except UnicodeDecodeError:
+        if b"\0" in content:
+            raise UserError(f"{path}: not a text file") from None
+        return content.decode("cp1252", errors="replace"), [f"{path.name} is not UTF-8; read as Windows-1252"]
+
+
+def _read_parquet(path: Path) -> _Table:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise missing_extra("train") from error
+    try:
+        table = parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from error
+    cells = [[_cell(value, path, name) for value in table[name].to_pylist()] for name in table.column_names]
+    rows = [list(row) for row in zip(*cells, strict=True)]
+    return _Table(list(table.column_names), rows, list(range(1, len(rows) + 1)), [])
+
+
+def _read_json_lines(path: Path, text: str, notes: list[str]) -> _Table:
+    objects: list[tuple[int, Mapping[str, Any]]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise UserError(f'{path}, line {number}: must be an object such as {{"path": …, "label": …}}')
+        objects.append((number, row))
+    names = list(dict.fromkeys(name for _, row in objects for name in row))
+    rows = [[_cell(row.get(name), path, name) for name in names] for _, row in objects]
+    return _Table(names, rows, [number for number, _ in objects], notes)
+
+
+def _cell(value: object, path: Path, column: str) -> str:
+    """A value as text; whole numbers without a fraction, whatever a table stores them as."""
+    if value is None or value != value:  # the last is true of NaN alone
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list | dict | bytes):
+        if isinstance(value, list) and len(value) == 1:
+            return _cell(value[0], path, column)
+        if isinstance(value, dict) and isinstance(value.get("path"), str):
+            return str(value["path"])  # an image in Hugging Face's form
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def _read_delimited(path: Path, text: str, notes: list[str]) -> _Table:
+    delimiter = _delimiter(path, text)
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    try:
+        if delimiter == " ":
+            for number, line in enumerate(text.splitlines(), 1):
+                if words := line.strip().rsplit(None, 1):  # the paths of a list may hold blanks
+                    rows.append(words)
+                    lines.append(number)
+        else:
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    rows.append(row)
+                    lines.append(reader.line_num)
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV file ({error})") from error
+    if not rows:
+        raise UserError(f"{path}: lists no images")
+    if delimiter == " " or any(_looks_like_path(cell) for cell in rows[0]):
+        names = [str(number) for number in range(1, len(rows[0]) + 1)]
+        notes = [*notes, f"{path.name} has no header; its columns are counted from 1"]
+    else:
+        names = [cell.strip() for cell in rows.pop(0)]
+        lines.pop(0)
+    for number, row in zip(lines, rows, strict=True):
+        if len(row) != len(names):
+            raise UserError(f"{path}, line {number}: has {counted(len(row), 'value')}, not {len(names)}")
+    return _Table(names, rows, lines, notes)
+
+
+def _delimiter(path: Path, text: str) -> str:
+    """Tab, semicolon or comma, whichever the first line holds; a list without any is split at blanks."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    unquoted = re.sub(r'"[^"]*"', "", first)
+    counts = {delimiter: unquoted.count(delimiter) for delimiter in "\t;,"}
+    best = max(counts, key=lambda delimiter: counts[delimiter])
+    if counts[best]:
+        return best
+    return " " if path.suffix.lower() == ".txt" else ","
+
+
+def _looks_like_path(cell: str) -> bool:
+    return cell.strip().lower().endswith((*SUFFIXES, *HEIF_SUFFIXES))
+
+
+def _recognize(path: Path, table: _Table, columns: Columns, root: Path) -> dict[str, str]:
+    """Which column is what: "path", "label", "split", "group" → name."""
+    used: dict[str, str] = {}
+    for role in ("path", "label", "split", "group"):
+        given = getattr(columns, role)
+        if given is not None:
+            if given not in table.names:
+                raise UserError(
+                    f"{role}_column={given!r}: {path} has the columns {listed(table.names, 20)}"
+                    f"{near_matches(given, table.names)}"
+                )
+            used[role] = given
+    free = [name for name in table.names if name not in used.values()]
+    if "path" not in used:
+        candidates = _named(free, "path") or [name for name in free if _is_path_column(table, name, root)]
+        used["path"] = _only(path, table, "path", candidates)
+    free = [name for name in free if name != used["path"]]
+    if "split" not in used:
+        candidates = _named(free, "split")
+        if not candidates and all(name.isdecimal() for name in table.names):
+            candidates = [name for name in free if all(map(split_named, _column(table, name)))]
+        if candidates:
+            used["split"] = _only(path, table, "split", candidates)
+    free = [name for name in free if name not in used.values()]
+    if "label" not in used:
+        candidates = _named(free, "label")
+        if not candidates and len(free) == 1:
+            candidates = free
+        used["label"] = _only(path, table, "label", candidates)
+    return used
+
+
+def _named(names: Iterable[str], role: str) -> list[str]:
+    """The columns with a name that is usual for this; one that is called just like it goes before others."""
+    usual = [name for name in names if re.sub(r"[\s-]+", "_", name.strip().lower()) in _COLUMN_NAMES[role]]
+    exact = [name for name in usual if name.lower() == role]
+    return exact or usual
+
+
+def _is_path_column(table: _Table, name: str, root: Path) -> bool:
+    some = [cell for cell in _column(table, name)[:20] if cell]
+    return bool(some) and all(_looks_like_path(cell) or (root / cell).is_file() for cell in some)
+
+
+def _only(path: Path, table: _Table, role: str, candidates: Sequence[str]) -> str:
+    if len(candidates) == 1:
+        return candidates[0]
+    option = f"--{role}-column"
+    what = {"path": "image files", "label": "labels", "split": "splits"}[role]
+    if candidates:
+        raise UserError(f"{path}: {' and '.join(candidates)} may both hold the {what}; choose with {option}")
+    raise UserError(
+        f"{path}: which column holds the {what}? Its columns are {listed(table.names, 20)}; "
+        f"name it with {option}"
+    )
+
+
+def _column(table: _Table, name: str) -> list[str]:
+    position = table.names.index(name)
+    return [row[position] for row in table.rows]
+
+
+def _values(path: Path, table: _Table, used: Mapping[str, str]) -> list[Entry]:
+    """The rows as entries, with the paths as they are written."""
+    cells = {role: _column(table, name) for role, name in used.items()}
+    for role in ("path", "label", "group"):
+        empty = [
+            line for line, cell in zip(table.lines, cells.get(role, ()), strict=False) if not cell.strip()
+        ]
+        if empty:
+            raise UserError(
+                f"{path}, line {empty[0]}: {used[role]} is empty, as in {counted(len(empty), 'row')}; "
+                "every image needs one"
+            )
+    splits = [""] * len(table.rows)
+    if "split" in cells:
+        names = {value: split_named(value.strip()) for value in set(cells["split"])}
+        for line, value in zip(table.lines, cells["split"], strict=True):
+            if names[value] is None:
+                raise UserError(
+                    f"{path}, line {line}: {used['split']}={value!r}: must name one of train, val, test"
+                )
+        splits = [names[value] or "" for value in cells["split"]]
+    groups = cells.get("group", [""] * len(table.rows))
+    return [
+        Entry(name.strip(), spelled(label), split, group.strip())
+        for name, label, split, group in zip(cells["path"], cells["label"], splits, groups, strict=True)
+    ]
+
+
+def _resolve(
+    manifest: Path, written: Sequence[str], root: Path, listing: Listing, missing: str
+) -> list[str | None]:
+    """The files that are meant, below the root where they lie there; None for those that are missing."""
+    with_slashes = [_with_slashes(name) for name in written]
+    prefix = _foreign_prefix(with_slashes, root)
+    if prefix:
+        listing.notes.append(f'"{prefix}" in the paths is read as {root}')
+    by_stem: dict[str, list[str]] | None = None
+    resolved: list[str | None] = []
+    absent = []
+    for original, name in zip(written, with_slashes, strict=True):
+        relative = name.removeprefix(prefix)
+        found = next((one for one in (original, name, relative) if (root / one).is_file()), None)
+        if found is None and not _looks_like_path(relative):
+            # An identifier such as "ISIC_0001" stands for the one file that is called so.
+            by_stem = _stems(root) if by_stem is None else by_stem
+            candidates = by_stem.get(PurePosixPath(relative).name, [])
+            found = candidates[0] if len(candidates) == 1 else None
+        if found is None:
+            absent.append(original)
+        resolved.append(found and relative_name(root, found))
+    if absent and missing != "skip":
+        raise MissingFilesError(manifest, absent, of=len(written), root=root)
+    if absent:
+        listing.passed_over["listed files that are not there"] += len(absent)
+        listing.warnings.append(f"{counted(len(absent), 'listed file')} not there: {listed(absent)}")
+    return resolved
+
+
+def relative_name(root: Path, name: str) -> str:
+    """A path in its shortest form: relative to the root if it lies there, else absolute."""
+    inside = os.path.relpath(root / name, root)
+    return Path(os.path.abspath(root / name) if inside.startswith("..") else inside).as_posix()  # noqa: PTH100
+
+
+def _with_slashes(name: str) -> str:
+    """A path as it is written on Windows, or as a file URL, with forward slashes."""
+    name = name.removeprefix("file://")
+    return name.replace("\\", "/") if "\\" in name or ntpath.splitdrive(name)[0] else name
+
+
+def _foreign_prefix(names: Sequence[str], root: Path) -> str:
+    """The beginning that all absolute paths share and that is another machine's; "" if there is none."""
+    first = names[0]
+    if not (first.startswith("/") or re.match(r"[A-Za-z]:/", first)) or (root / first).is_file():
+        return ""
+    parts = first.split("/")
+    for depth in range(1, len(parts)):
+        if (root / "/".join(parts[depth:])).is_file():
+            prefix = "/".join(parts[:depth]) + "/"
+            return prefix if all(name.startswith(prefix) for name in names) else ""
+    return ""
+
+
+def _stems(root: Path) -> dict[str, list[str]]:
+    """File name without suffix → the images below the root that are called so."""
+    from skipnets.data.layout import images_below
+
+    stems: dict[str, list[str]] = {}
+    for image in images_below(root):
+        stems.setdefault(image.stem, []).append(image.relative_to(root).as_posix())
+    return stems
+
+
+def _without_repetitions(path: Path, entries: Sequence[Entry], listing: Listing) -> list[Entry]:
+    """Each file once.
+
+    Raises:
+        UserError: A file is listed with two labels, in two splits or in two groups.
+    """
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        before = first.setdefault(entry.name, entry)
+        if before is entry:
+            continue
+        for role, one, other in zip(entry._fields[1:], before[1:], entry[1:], strict=True):
+            if one != other:
+                raise UserError(f"{path}: lists {entry.name} twice, with {role} {one!r} and {other!r}")
+        listing.passed_over["rows that repeat another"] += 1
+    return list(first.values())
+
+
+def _name_unused(table: _Table, used: Mapping[str, str], listing: Listing) -> None:
+    unused = [name for name in table.names if name not in used.values() and name]
+    if unused:
+        listing.notes.append(f"columns that are not used: {listed(unused, 20)}")
+    if "group" in used:
+        return
+    for name in unused:
+        words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+        sizes = Counter(_column(table, name))
+        repeats = len(sizes) < len(table.rows) and len(sizes) > 1
+        if repeats and any(word.rstrip("s") in _GROUP_WORDS or word in _GROUP_WORDS for word in words):
+            listing.warnings.append(
+                f"images of one {name} may come to lie in several splits, which makes results too good; "
+                f"to keep each together: --group-column {name}"
+            )
+
+
+def find_metadata(folder: Path) -> Path | None:
+    """The table in a folder that describes its images, if it names files and labels."""
+    for name in METADATA_FILES:
+        path = folder / name
+        if path.is_file() and _named(names := _read_table(path).names, "path") and _named(names, "label"):
+            return path
+    return None
+
+
+__all__ = [
+    "MANIFEST_SUFFIXES",
+    "Columns",
+    "MissingFilesError",
+    "find_listed",
+    "find_metadata",
+    "relative_name",
+]

@@ -1,0 +1,74 @@
+"""How a folder or a manifest is to be read, where that does not show by itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from skipnets.errors import UserError, near_matches
+
+Layout = Literal["auto", "classes", "splits"]
+ClassOrder = Literal["alphabetical", "natural"]
+Missing = Literal["error", "skip"]
+Duplicates = Literal["keep-together", "drop", "ignore"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How a folder or a manifest is read.
+
+    Attributes:
+        layout: Of a folder: "classes" takes every folder for a class, "splits" requires split folders.
+        exclude: Patterns of folders and files to leave out, such as "masks" or "*_mask.png".
+        class_order: "alphabetical" (1, 10, 2) or "natural" (1, 2, 10).
+        root: What a manifest's relative paths start from. Default: the manifest's folder.
+        path_column: The manifest's column of image files, by name, or by number where it has no header.
+        label_column: Its column of classes.
+        split_column: Its column of splits.
+        group_column: Its column of what must not be divided among splits, such as patients.
+        group_pattern: A regular expression that finds the group in an image's path: its first parenthesis,
+            or all that it matches.
+        page: Which page of a TIFF file or frame of an animation is the image, from 1; "all" makes an image
+            of each. Default: the first.
+        missing: "skip" goes on without files that a manifest or splits.csv lists and that are not there.
+        duplicates: Copies of an image: "keep-together" puts them into one split, where splits are drawn;
+            "drop" keeps one of them; "ignore" does not look for them.
+
+    Raises:
+        UserError: A value is impossible.
+    """
+
+    layout: Layout = "auto"
+    exclude: tuple[str, ...] = ()
+    class_order: ClassOrder = "alphabetical"
+    root: Path | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    group_column: str | None = None
+    group_pattern: str | None = None
+    page: int | Literal["all"] | None = None
+    missing: Missing = "error"
+    duplicates: Duplicates = "ignore"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "layout": Layout, "class_order": ClassOrder, "missing": Missing, "duplicates": Duplicates,
+        }  # fmt: skip
+        for name, choice in choices.items():
+            values = get_args(choice)
+            if (value := getattr(self, name)) not in values:
+                raise UserError(
+                    f"{name}={value!r}: must be one of {', '.join(values)}{near_matches(str(value), values)}"
+                )
+        if self.page is not None and self.page != "all" and (not isinstance(self.page, int) or self.page < 1):
+            raise UserError(f"page={self.page!r}: must be a number from 1, or all")
+        if self.group_pattern is not None:
+            try:
+                re.compile(self.group_pattern)
+            except re.error as error:
+                raise UserError(
+                    f"group_pattern={self.group_pattern!r}: not a regular expression ({error})"
+                ) from error

@@ -1,0 +1,259 @@
+"""What a dataset holds, as a table: layout, splits and classes with counts, sizes, depth, warnings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skipnets.data.decoding import Header, ImageDecodeError, read_header
+from skipnets.data.listing import counted, listed, passed_over_line
+from skipnets.data.sources import ImageDataset
+from skipnets.data.splits import SPLITS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Of more classes than this, the first and the last are shown.
+_CLASSES_SHOWN = 20
+_FIRST, _LAST = 12, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a dataset holds; it prints as a table.
+
+    Attributes:
+        data: What was opened.
+        layout: How the images are arranged.
+        classes: Their names, in the order of their labels.
+        counts: Split → images of each class.
+        groups: How many groups there are; None where groups are not known.
+        headers: What the headers of the images say, without those that cannot be read.
+        unreadable: Name → reason.
+        looked_at: How many headers were read.
+        passed_over: Reason → count of files that are not used.
+        notes: How the data was read where it could be read otherwise.
+        warnings: What may make results wrong.
+    """
+
+    data: str
+    layout: str
+    classes: tuple[str, ...]
+    counts: Mapping[str, Sequence[int]]
+    groups: int | None
+    headers: Sequence[Header] = field(repr=False)
+    unreadable: Mapping[str, str]
+    looked_at: int
+    passed_over: Counter[str]
+    notes: Sequence[str]
+    warnings: Sequence[str]
+
+    @property
+    def total(self) -> int:
+        """How many images there are."""
+        return sum(map(sum, self.counts.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for JSON."""
+        widths = [header.width for header in self.headers]
+        heights = [header.height for header in self.headers]
+        return {
+            "data": self.data,
+            "layout": self.layout,
+            "images": self.total,
+            "splits": {split: sum(counts) for split, counts in self.counts.items()},
+            "classes": [
+                {
+                    "index": index,
+                    "name": name,
+                    **{split: counts[index] for split, counts in self.counts.items()},
+                }
+                for index, name in enumerate(self.classes)
+            ],
+            "groups": self.groups,
+            "headers_read": self.looked_at,
+            "width": [min(widths), max(widths)] if widths else None,
+            "height": [min(heights), max(heights)] if heights else None,
+            "channels": _tally(header.channels for header in self.headers),
+            "bits": _tally(header.bits for header in self.headers),
+            "formats": _tally(header.format for header in self.headers),
+            "with_several_pages": sum(header.several for header in self.headers),
+            "unreadable": dict(self.unreadable),
+            "passed_over": dict(self.passed_over.most_common()),
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }
+
+    def __rich_console__(self, *_: object) -> Iterator[Table]:
+        yield self._properties()
+        yield self._classes()
+        if self.warnings:
+            yield _rows([("warning", warning) for warning in self.warnings])
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=110, color_system=None)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get().rstrip()
+
+    def _properties(self) -> Table:
+        splits = ", ".join(f"{split} {sum(counts):,}" for split, counts in self.counts.items())
+        rows = {
+            "data": self.data,
+            "layout": self.layout,
+            "images": f"{self.total:,} ({splits})",
+            "classes": f"{len(self.classes):,}",
+            "groups": "" if self.groups is None else f"{self.groups:,}",
+            "size": self._sizes(),
+            "channels": _shares({1: "gray", 3: "color"}, (header.channels for header in self.headers)),
+            "bits": _shares({}, (header.bits for header in self.headers)),
+            "format": _shares({}, (header.format for header in self.headers)),
+            "unreadable": listed((f"{name} ({reason})" for name, reason in self.unreadable.items()), 3),
+            "passed over": passed_over_line(self.passed_over),
+        }
+        known = [(name, text) for name, text in rows.items() if text]
+        return _rows([*known, *(("note", note) for note in self.notes)])
+
+    def _sizes(self) -> str:
+        if not self.headers:
+            return ""
+        sizes = sorted(
+            {(header.width * header.height, header.width, header.height) for header in self.headers}
+        )
+        (_, width, height), (_, last_width, last_height) = sizes[0], sizes[-1]
+        of = f" (of {self.looked_at:,} images)" if self.looked_at < self.total else ""
+        most = "" if len(sizes) == 1 else f" to {last_width}×{last_height}"
+        return f"{width}×{height}{most} pixels{of}"
+
+    def _classes(self) -> Table:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        table.add_column("index", justify="right")
+        table.add_column("class", overflow="fold")
+        for split in (*self.counts, "all"):
+            table.add_column(split, justify="right")
+        cut = len(self.classes) > _CLASSES_SHOWN
+        for index, name in enumerate(self.classes):
+            if cut and _FIRST <= index < len(self.classes) - _LAST:
+                if index == _FIRST:
+                    table.add_row("…", f"({len(self.classes) - _FIRST - _LAST:,} more)")
+                continue
+            counts = [split_counts[index] for split_counts in self.counts.values()]
+            table.add_row(str(index), _printable(name), *(f"{count:,}" for count in (*counts, sum(counts))))
+        return table
+
+
+def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Survey:
+    """Look at the headers of a dataset's images and count what there is.
+
+    Args:
+        dataset: From `open_dataset`.
+        name: What it was opened from.
+        most: Headers to read at most, evenly spread; None for all.
+    """
+    listing = dataset.listing
+    classes = len(dataset.classes)
+    counts = {
+        split: np.bincount(dataset.labels[dataset.splits == split], minlength=classes).tolist()
+        for split in SPLITS
+        if (dataset.splits == split).any()
+    }
+    headers, unreadable, looked_at = _headers(dataset, most)
+    return Survey(
+        data=name,
+        layout=listing.layout,
+        classes=dataset.classes,
+        counts=counts,
+        groups=None if dataset.groups is None else len(np.unique(dataset.groups)),
+        headers=headers,
+        unreadable=unreadable,
+        looked_at=looked_at,
+        passed_over=listing.passed_over,
+        notes=[*listing.notes, *_header_notes(dataset, headers)],
+        warnings=[*listing.warnings, *_header_warnings(headers, unreadable, looked_at)],
+    )
+
+
+def _headers(dataset: ImageDataset, most: int | None) -> tuple[list[Header], dict[str, str], int]:
+    if dataset.images is not None:
+        height, width = dataset.images.shape[1:3]
+        return [Header(width, height, dataset.channels, 8, "array", several=False)], {}, len(dataset)
+    step = 1 if most is None else max(-(-len(dataset) // most), 1)
+    positions = range(0, len(dataset), step)
+
+    def read(position: int) -> Header | ImageDecodeError:
+        try:
+            return read_header(dataset.source(position))
+        except ImageDecodeError as error:
+            return error
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read, positions))
+    headers = [header for header in found if isinstance(header, Header)]
+    unreadable = {
+        dataset.names[position]: str(error).removeprefix(f"{dataset.file(position)}: ")
+        for position, error in zip(positions, found, strict=True)
+        if isinstance(error, ImageDecodeError)
+    }
+    return headers, unreadable, len(positions)
+
+
+def _header_notes(dataset: ImageDataset, headers: Sequence[Header]) -> Iterator[str]:
+    several = sum(header.several for header in headers)
+    if several and dataset.pages is None:
+        yield (
+            f"{counted(several, 'file')} with several pages or frames: the first is taken "
+            "(--page all makes an image of each, --page 2 takes the second)"
+        )
+
+
+def _header_warnings(
+    headers: Sequence[Header], unreadable: Mapping[str, str], looked_at: int
+) -> Iterator[str]:
+    if unreadable:
+        first = next(iter(unreadable.items()))
+        yield f"{len(unreadable):,} of {looked_at:,} images cannot be read, such as {first[0]}: {first[1]}"
+    bits = {header.bits for header in headers}
+    if len(bits) > 1:
+        yield (
+            f"images of {' and '.join(map(str, sorted(bits)))} bits are mixed: where classes differ in this, "
+            "the model may learn it instead of what the images show"
+        )
+
+
+def _tally(values: Iterator[Any]) -> dict[str, int]:
+    return {str(value): count for value, count in Counter(values).most_common()}
+
+
+def _shares(words: Mapping[Any, str], values: Iterator[Any]) -> str:
+    """One value alone, or several with their counts."""
+    tally = Counter(values).most_common()
+    if len(tally) == 1:
+        return words.get(tally[0][0], str(tally[0][0]))
+    return ", ".join(f"{words.get(value, value)} {count:,}" for value, count in tally)
+
+
+def _rows(rows: Sequence[tuple[str, str]]) -> Table:
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, _printable(value))
+    return table
+
+
+def _printable(text: str) -> str:
+    """Foreign text for a terminal: no markup, no control characters, no bytes that cannot be printed."""
+    from rich.markup import escape
+
+    return escape("".join(character if character.isprintable() else "\ufffd" for character in text))

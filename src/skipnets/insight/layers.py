@@ -1,0 +1,166 @@
+"""A network's graph as a list of layers with what each does to one image: the rows of a summary.
+
+Shapes: C channels, H height, W width, of one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from skipnets.models.accounting import grids, macs, steps, value_bytes
+from skipnets.models.graph import (
+    Activation,
+    Convolution,
+    Dropout,
+    Graph,
+    Linear,
+    Norm,
+    Operation,
+    Pool,
+    Shape,
+    Window,
+)
+
+_PLAIN_KINDS = {
+    "concatenate": "concatenation",
+    "add": "addition",
+    "mean": "global average",
+    "global pool": "global pooling",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A module of the network with what it does to one image.
+
+    Attributes:
+        path: Of the module.
+        kind: What it is, for example "dense block" or "convolution".
+        depth: 1 for a stage, 2 for what is inside a stage, and so on.
+        parts: Whether it consists of further layers, which follow it.
+        kernel: Height and width of the window; None where there is none.
+        stride: Of the window.
+        input: Shape of what goes in: (C, H, W) or (C,).
+        output: Shape of what comes out.
+        parameters: How many numbers training learns.
+        formula: The arithmetic that gives `parameters`; "" where there are none, or where the parts say it.
+        macs: Multiply-accumulates of convolutions and linear layers; additions of a bias do not count.
+        kept: Bytes an image that it makes autograd keep for the backward pass and no layer before it did.
+        step: Pixels of the input between neighboring values of the output; None without a map.
+        receptive_field: Pixels of the input, across, that one value of the output depends on; None for all.
+    """
+
+    path: str
+    kind: str
+    depth: int
+    parts: bool
+    kernel: tuple[int, int] | None
+    stride: tuple[int, int] | None
+    input: Shape
+    output: Shape
+    parameters: int
+    formula: str
+    macs: int
+    kept: int
+    step: int | None
+    receptive_field: int | None
+
+
+def layers(graph: Graph, height: int, width: int) -> list[Layer]:
+    """The layers in the order in which they run, each before its parts.
+
+    Dropout is left out; a concatenation or addition is part of the block that contains it.
+    """
+    rows = _Rows(graph, height, width)
+    scopes = [scope for scope in graph.scopes if scope.kind != "stem"]
+    found: list[Layer] = []
+    stops: list[tuple[str, int]] = []  # The open scopes: path and index behind their last operation.
+    for place, operation in enumerate(graph.operations):
+        stops = [(path, stop) for path, stop in stops if stop > place]
+        while scopes and scopes[0].start == place:
+            scope = scopes.pop(0)
+            inside = range(scope.start, scope.stop)
+            found.append(rows.layer(scope.path, scope.kind, inside, depth=len(stops) + 1))
+            stops.append((scope.path, scope.stop))
+        if operation.name not in dict(stops) and not isinstance(operation, Dropout):
+            depth = len(stops) + 1
+            found.append(rows.layer(operation.name, _kind(operation), range(place, place + 1), depth=depth))
+    return found
+
+
+class _Rows:
+    """What the rows of one network have in common."""
+
+    def __init__(self, graph: Graph, height: int, width: int) -> None:
+        self._graph = graph
+        self._shapes = graph.shapes(height, width)
+        self._grids = grids(graph)
+        self._macs = macs(graph, height, width)
+        sizes, kept = value_bytes(self._shapes), set[int]()
+        self._kept = []
+        for step in steps(graph, height, width):
+            self._kept.append(sum(sizes[index] for index in {*step.keeps} - kept) + step.keeps_besides)
+            kept |= {*step.keeps}
+
+    def layer(self, path: str, kind: str, inside: range, *, depth: int) -> Layer:
+        """The row for the operations in a range."""
+        operations = [self._graph.operations[place] for place in inside]
+        output = operations[-1].output
+        parts = any(operation.name != path for operation in operations)
+        window = next((operation for operation in operations if isinstance(operation, Window)), None)
+        if parts or window is None:
+            kernel = stride = None
+        else:
+            kernel, stride = (window.kernel, window.kernel), (window.stride, window.stride)
+        return Layer(
+            path=path,
+            kind=kind,
+            depth=depth,
+            parts=parts,
+            kernel=kernel,
+            stride=stride,
+            input=self._shapes[operations[0].inputs[0]],
+            output=self._shapes[output],
+            parameters=sum(operation.parameter_count() for operation in operations),
+            formula="" if parts else _formula(operations[0]),
+            macs=sum(self._macs[place] for place in inside),
+            kept=sum(self._kept[place] for place in inside),
+            step=self._grids[output].step if len(self._shapes[output]) == 3 else None,
+            receptive_field=self._grids[output].receptive_field,
+        )
+
+
+def inside(found: Sequence[Layer], outer: Layer) -> list[Layer]:
+    """The parts of a layer, one level down."""
+    parts = []
+    for layer in found[found.index(outer) + 1 :]:
+        if layer.depth <= outer.depth:
+            break
+        if layer.depth == outer.depth + 1:
+            parts.append(layer)
+    return parts
+
+
+def _kind(operation: Operation) -> str:
+    if isinstance(operation, Norm):
+        return f"{operation.norm} norm"
+    if isinstance(operation, Activation):
+        return {"relu": "ReLU"}[operation.function]
+    if isinstance(operation, Pool):
+        return f"{operation.mode} pooling"
+    return _PLAIN_KINDS.get(operation.kind, operation.kind)
+
+
+def _formula(operation: Operation) -> str:
+    total = f"{operation.parameter_count():,}"
+    if isinstance(operation, Convolution):
+        groups = operation.groups
+        inputs = f"{operation.in_channels}" if groups == 1 else f"({operation.in_channels}÷{groups})"
+        weights = f"{operation.kernel}×{operation.kernel}×{inputs}"
+        return f"{f'({weights} + 1)' if operation.bias else weights}×{operation.out_channels} = {total}"
+    if isinstance(operation, Linear):
+        return f"({operation.in_features} + 1)×{operation.out_features} = {total}"
+    if isinstance(operation, Norm):
+        return f"2×{operation.channels} = {total}"
+    return ""

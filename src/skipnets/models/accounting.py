@@ -1,0 +1,256 @@
+"""What a network costs, from its graph: receptive fields, arithmetic, memory kept for the backward pass.
+
+Memory is counted for float32 and in bytes. A training step is a list of steps: an operation each, or under
+another execution than "plain" a whole stem, dense block or transition, which `skipnets.ops` runs as one.
+
+Shapes: N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from skipnets.models.graph import (
+    Activation,
+    BlockExecution,
+    Convolution,
+    Dropout,
+    GlobalPool,
+    Graph,
+    Linear,
+    Mean,
+    Norm,
+    Operation,
+    Pool,
+    Scope,
+    Shape,
+    Window,
+)
+
+__all__ = ["FLOAT_BYTES", "Grid", "Step", "grids", "kept_bytes", "macs", "steps", "value_bytes"]
+
+FLOAT_BYTES = 4
+_INDEX_BYTES = 8  # Max-pooling keeps the place of each maximum as a 64-bit integer.
+_RUN_AS_ONE = ("stem", "dense block", "transition")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Where the values of a map lie in the input, along height and width alike, in the input's pixels.
+
+    Attributes:
+        step: Between neighboring values: the product of all strides before.
+        start: The center of the first value's receptive field, where the first pixel's center is 0. A strided
+            convolution with "same" padding leaves it at 0, so its values lie towards the top left of the
+            cells into which they seem to divide the image.
+        receptive_field: How many pixels across can influence one value; None for all of them.
+    """
+
+    step: int = 1
+    start: float = 0.0
+    receptive_field: int | None = 1
+
+    def behind(self, operation: Operation) -> Grid:
+        """The grid of what an operation makes of this map."""
+        if isinstance(operation, Mean | GlobalPool):
+            return Grid(step=self.step, start=self.start, receptive_field=None)
+        if not isinstance(operation, Window):
+            return self
+        reach = operation.dilation * (operation.kernel - 1)
+        field = None if self.receptive_field is None else self.receptive_field + reach * self.step
+        start = self.start + (reach / 2 - operation.padding) * self.step
+        return Grid(step=self.step * operation.stride, start=start, receptive_field=field)
+
+
+def grids(graph: Graph) -> list[Grid]:
+    """The grid of every value; where several maps meet, that of the one with the largest receptive field."""
+    found = [Grid()] * len(graph.values)
+    for operation in graph.operations:
+        inputs = (found[index] for index in operation.inputs)
+        widest = max(inputs, key=lambda grid: math.inf if (seen := grid.receptive_field) is None else seen)
+        found[operation.output] = widest.behind(operation)
+    return found
+
+
+def macs(graph: Graph, height: int, width: int) -> list[int]:
+    """Multiply-accumulates of every operation for one image; only convolutions and linear layers have any.
+
+    Additions of a bias do not count.
+    """
+    shapes = graph.shapes(height, width)
+
+    def of(operation: Operation) -> int:
+        if isinstance(operation, Convolution):
+            area = math.prod(shapes[operation.output][1:])
+            weights = operation.out_channels * (operation.in_channels // operation.groups)
+            return weights * operation.kernel**2 * area
+        if isinstance(operation, Linear):
+            return operation.in_features * operation.out_features
+        return 0
+
+    return [of(operation) for operation in graph.operations]
+
+
+def value_bytes(shapes: Iterable[Shape]) -> list[int]:
+    """Bytes of every value of one image."""
+    return [math.prod(shape) * FLOAT_BYTES for shape in shapes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What runs as one in a training step.
+
+    Attributes:
+        kind: The operation's, or the scope's that runs as one.
+        start: Index of its first operation.
+        stop: Index behind its last.
+        inputs: Indices of the values that it reads.
+        output: Index of the value that it makes.
+        keeps: Values that it keeps for the backward pass.
+        keeps_besides: Further bytes an image that it keeps: places of maxima, masks, group statistics.
+        keeps_once: Further bytes that it keeps whatever the batch: a batch norm's statistics.
+        scratch: Bytes an image that its backward pass needs besides gradients of values.
+    """
+
+    kind: str
+    start: int
+    stop: int
+    inputs: tuple[int, ...]
+    output: int
+    keeps: tuple[int, ...] = ()
+    keeps_besides: int = 0
+    keeps_once: int = 0
+    scratch: int = 0
+
+
+def steps(graph: Graph, height: int, width: int, execution: BlockExecution = "plain") -> list[Step]:
+    """What a training step runs forward, in order.
+
+    Args:
+        graph: The network.
+        height: Of the images.
+        width: Of the images.
+        execution: How its blocks run. As in training, a block runs operation by operation where it cannot run
+            as one: with other norms than batch norms, and with dropout or stochastic depth.
+    """
+    sizes = value_bytes(graph.shapes(height, width))
+    as_one = {
+        scope.start: scope
+        for scope in graph.scopes
+        if execution != "plain" and scope.kind in _RUN_AS_ONE and _runs_as_one(graph, scope)
+    }
+    found: list[Step] = []
+    place = 0
+    while place < len(graph.operations):
+        scope = as_one.get(place)
+        if scope is None:
+            found.append(_operation_step(graph.operations[place], place, sizes))
+        else:
+            knows_statistics = bool(found) and found[-1].kind == "dense block"
+            recompute = execution == "linear-recompute"
+            found.append(_scope_step(graph, scope, sizes, recompute, knows_statistics=knows_statistics))
+        place = found[-1].stop
+    return found
+
+
+def kept_bytes(graph: Graph, height: int, width: int, batch_size: int, execution: BlockExecution) -> int:
+    """What is kept between the forward and the backward pass of a batch, without parameters and buffers."""
+    made = steps(graph, height, width, execution)
+    sizes = value_bytes(graph.shapes(height, width))
+    an_image = sum(sizes[index] for index in {index for step in made for index in step.keeps})
+    an_image += sum(step.keeps_besides for step in made)
+    return batch_size * an_image + sum(step.keeps_once for step in made)
+
+
+def _operation_step(operation: Operation, place: int, sizes: list[int]) -> Step:
+    """An operation as PyTorch runs it: what autograd saves for it."""
+    keeps: tuple[int, ...] = ()
+    besides = once = 0
+    if isinstance(operation, Convolution | Linear | Norm | Pool):
+        keeps = operation.inputs
+    if isinstance(operation, Activation):
+        keeps = (operation.output,)
+    if isinstance(operation, Norm) and operation.norm == "batch":
+        once = _statistics_bytes(operation.channels)
+    elif isinstance(operation, Norm):
+        besides = _statistics_bytes(operation.groups)
+    elif isinstance(operation, Pool) and operation.mode == "max":
+        besides = sizes[operation.output] // FLOAT_BYTES * _INDEX_BYTES
+    elif isinstance(operation, GlobalPool):  # The maxima; "max" gives nothing else.
+        keeps = (*operation.inputs, *((operation.output,) if operation.mode == "max" else ()))
+        besides = 0 if operation.mode == "max" else FLOAT_BYTES * operation.channels
+    elif isinstance(operation, Dropout):  # A factor for every value, or one for every image.
+        besides = sizes[operation.output] if operation.mode == "value" else FLOAT_BYTES
+    return Step(
+        kind=operation.kind,
+        start=place,
+        stop=place + 1,
+        inputs=operation.inputs,
+        output=operation.output,
+        keeps=keeps,
+        keeps_besides=besides,
+        keeps_once=once,
+    )
+
+
+def _scope_step(
+    graph: Graph, scope: Scope, sizes: list[int], recompute: bool, *, knows_statistics: bool
+) -> Step:
+    """A scope as `skipnets.ops` runs it.
+
+    Args:
+        graph: The network.
+        scope: A stem, dense block or transition.
+        sizes: Bytes of each value of one image.
+        recompute: Whether outputs of convolutions are computed again instead of kept.
+        knows_statistics: Whether the statistics of its input are kept already.
+    """
+    operations = graph.inside(scope)
+    source, output = operations[0].inputs[0], operations[-1].output
+    # Convolutions whose output a norm reads: the stem's, and the bottlenecks of dense layers.
+    inner = [
+        operation.output
+        for operation in operations
+        if isinstance(operation, Convolution)
+        if any(isinstance(reader, Norm) for reader in graph.readers(operation.output))
+    ]
+    channels = sum(graph.values[index].channels for index in inner)
+    keeps, scratch = (() if recompute else tuple(inner)), 0
+    if scope.kind == "dense block":
+        keeps = (*keeps, output)
+        channels += graph.values[output].channels
+        # The gradient of all features, and one layer's bottleneck.
+        scratch = sizes[output] + max((sizes[index] for index in inner), default=0)
+    elif scope.kind == "transition":
+        keeps = (source,)
+        channels = 0 if knows_statistics else graph.values[source].channels
+    else:
+        keeps = (source, *keeps)
+        scratch = sum(sizes[index] for index in inner) * (2 if recompute else 1)
+    return Step(
+        kind=scope.kind,
+        start=scope.start,
+        stop=scope.stop,
+        inputs=(source,),
+        output=output,
+        keeps=keeps,
+        keeps_once=_statistics_bytes(channels),
+        scratch=scratch,
+    )
+
+
+def _runs_as_one(graph: Graph, scope: Scope) -> bool:
+    operations = graph.inside(scope)
+    norms = [operation for operation in operations if isinstance(operation, Norm)]
+    return (
+        bool(norms)
+        and all(norm.norm == "batch" for norm in norms)
+        and not any(isinstance(operation, Dropout) for operation in operations)
+    )
+
+
+def _statistics_bytes(channels: int) -> int:
+    """Mean and variance, or inverse deviation, of so many channels."""
+    return 2 * FLOAT_BYTES * channels

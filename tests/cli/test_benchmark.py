@@ -1,0 +1,47 @@
+"""`skipnets benchmark`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.helpers.classifiers import make_classifier
+
+from skipnets.deploy import benchmark as speeds
+from skipnets.deploy.export import Export
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speeds, "LEAST_ROUNDS", 2)
+    monkeypatch.setattr(speeds, "_sgemm_rate", lambda threads: 1e9)
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_export_is_timed_and_every_number_written(exports: dict[str, Export], tmp_path: Path, run) -> None:
+    options = ("--batch-size", 1, "--batch-size", 3, "--seconds", 0, "--threads", 1)
+    result = run("benchmark", exports["onnx"].path, *options, "--json", tmp_path / "s.json")
+    assert result.status == 0
+    table = json.loads((tmp_path / "s.json").read_text())
+    assert [row["batch"] for row in table["rows"]] == [1, 3]
+    assert table["size"] == [16, 20]
+    for row in table["rows"]:
+        [line] = [line for line in result.out.splitlines() if line.split()[:1] == [str(row["batch"])]]
+        assert row["candidate"] in line
+        assert f"{1000 * row['seconds']:.1f}" in line
+    assert "images of 16×20" in result.out
+
+
+def test_training_steps_are_timed_under_every_execution(tmp_path: Path, run) -> None:
+    make_classifier().save(tmp_path / "model.safetensors")
+    words = ("benchmark", tmp_path, "--training", "--batch-size", 2, "--threads", 1)
+    result = run(*words, "--json", tmp_path / "t.json")
+    assert result.status == 0, result.err
+    costs = json.loads((tmp_path / "t.json").read_text())
+    assert {cost["batch_size"] for cost in costs} == {2}
+    assert len({cost["execution"] for cost in costs}) == len(costs) > 1
+    rows = [line.split() for line in result.out.splitlines()[1:]]
+    assert [row[1] for row in rows] == [cost["execution"] for cost in costs]
+    by_execution = {cost["execution"]: cost["saved_bytes"] for cost in costs}
+    assert by_execution["plain"] == max(by_execution.values())

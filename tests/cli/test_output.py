@@ -1,0 +1,40 @@
+"""How commands print."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from skipnets.cli.output import print_failures, print_json, print_table, progress_bar, properties_table
+
+
+def test_json_is_one_document_that_people_can_read(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"label": "größer", "shares": [0.1, 1e-300, None]}
+    print_json(value)
+    out = capsys.readouterr().out
+    assert json.loads(out) == value
+    assert "größer" in out
+    assert out.endswith("}\n")
+
+
+def test_nothing_is_cut_off_where_output_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/".join(["folder"] * 40)
+    print_table(properties_table({"run": path, "model": "densenet121"}))
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["run", path],
+        ["model", "densenet121"],
+    ]
+
+
+def test_failures_are_counted_and_each_name_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    print_failures({"a.png": "a.png: not an image", "b.png": "cut short"}, of=7)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "2 of 7 images failed:\n  a.png: not an image\n  b.png: cut short\n"
+
+
+def test_no_bar_is_drawn_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar() as progress:
+        assert list(progress.track(range(3), description="counting")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,58 @@
+"""`skipnets predict`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import skipnets
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_predictions_as_a_file_keep_the_order_of_the_input(
+    suffix: str, trained: Path, photos: Path, tmp_path: Path, run
+) -> None:
+    paths = [photos / "dark/03.png", photos / "bright side/01.png", photos / "dark/00.png"]
+    output = tmp_path / f"out.{suffix}"
+    result = run("predict", trained, *paths, "--output", output, "--top-k", 2)
+    assert (result.status, result.out) == (0, "")
+    if suffix == "csv":
+        rows = list(csv.DictReader(output.read_text().splitlines()))
+    elif suffix == "jsonl":
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+    else:
+        rows = pq.read_table(output).to_pylist()
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    expected = skipnets.load(trained).predict(paths, top_k=2)
+    assert [row["label_2"] for row in rows] == [prediction.ranking[1][0] for prediction in expected]
+    assert [float(row["probability"]) for row in rows] == pytest.approx([p.probability for p in expected])
+
+
+def test_folders_patterns_and_standard_input_are_expanded(
+    trained: Path, photos: Path, run, monkeypatch
+) -> None:
+    def predicted(*words: object) -> list[str]:
+        return [line.split("\t")[0] for line in run("predict", trained, *words).out.splitlines()]
+
+    dark = sorted(map(str, (photos / "dark").iterdir()))
+    assert predicted(photos / "dark") == dark
+    assert predicted(photos / "dark/0*.png") == dark[:10]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(dark[:3]) + "\n"))
+    assert predicted("-", photos / "bright side/05.png") == [*dark[:3], str(photos / "bright side/05.png")]
+
+
+def test_an_image_that_fails_is_listed_and_stops_nothing(
+    trained: Path, photos: Path, tmp_path: Path, run
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 not an image")
+    result = run("predict", trained, tmp_path / "broken.jpg", photos / "dark/00.png")
+    assert result.status == 1
+    assert result.out.splitlines()[0].split("\t") == [str(tmp_path / "broken.jpg"), "failed"]
+    assert result.out.splitlines()[1].startswith(f"{photos / 'dark/00.png'}\t")
+    assert "1 of 2 images failed" in result.err
+    assert "broken.jpg" in result.err

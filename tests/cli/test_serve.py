@@ -1,0 +1,112 @@
+"""`skipnets serve`."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+from tests.helpers.serving import announced, make_image, started
+
+from skipnets.classifier import Classifier
+from skipnets.cli import main
+from skipnets.data.preprocessing import Preprocessing
+from skipnets.models.factory import create_model
+
+# `skipnets serve`; at the end it tells which of the heavy libraries were loaded.
+COMMAND = """
+import sys
+from skipnets.cli import main
+status = main(sys.argv[1:])
+print("heavy:", *sorted({"torch", "torchvision", "matplotlib", "scipy"} & set(sys.modules)))
+sys.exit(status)
+"""
+
+
+def test_an_onnx_file_is_served_without_torch(colors_onnx: Path) -> None:
+    with started(COMMAND, "serve", colors_onnx, "--port", 0, "--threads", 1) as process:
+        line, address = announced(process)
+        assert line == f"{address}: serving resnet20 (3 classes) in onnxruntime on cpu\n"
+        answer = httpx.post(f"{address}/v1/predict", files={"files": make_image("green")}).json()
+        assert answer["predictions"][0]["label"] == "green"
+        assert httpx.get(address).status_code == 200
+        explanation = httpx.post(f"{address}/v1/explain", files={"file": make_image("green")})
+        assert explanation.status_code == 501
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (0, "heavy:\n", "")
+
+
+def test_a_model_file_is_served_by_the_engine_without_torch(tmp_path: Path) -> None:
+    pytest.importorskip("skipnets_engine", reason="needs the native engine: pip install ./engine")
+    network = create_model("resnet20", num_classes=3, width=4).eval()
+    made = Classifier.from_model(network, classes=("a", "b", "c"), preprocessing=Preprocessing(size=32))
+    made.save(tmp_path / "model.safetensors")
+    [expected] = made.predict([Image.open(io.BytesIO(make_image("green")))])
+    with started(COMMAND, "serve", tmp_path, "--port", 0, "--runtime", "native") as process:
+        line, address = announced(process)
+        assert line.endswith("in native on cpu\n")
+        [answer] = httpx.post(f"{address}/v1/predict", files={"files": make_image("green")}).json()[
+            "predictions"
+        ]
+        assert answer["label"] == expected.label
+        assert answer["probability"] == pytest.approx(expected.probability, abs=1e-5)
+        process.terminate()
+        assert process.communicate(timeout=20)[0] == "heavy:\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--port", "70000"], "port=70000: must be from 0 to 65535"),
+        (["--host", "256.0.0.1"], "host=256.0.0.1: not an address of this machine"),
+        (["--host", "203.0.113.7"], "host=203.0.113.7: not an address of this machine"),
+        (["--batch-size", "0"], "batch_size=0: must be at least 1"),
+        (["--workers", "0"], "workers=0: must be at least 1"),
+        (["--max-files", "0"], "files=0: must be above 0"),
+        (["--max-megapixels", "100"], "pixels=100,000,000: must be at most 89,478,485"),
+        (["--examples", "nowhere"], "nowhere"),
+        (["--token", ""], "token: must be printable ASCII"),
+        (["--port", "0", "--threads", "0"], "threads must be at least 1, not 0"),
+        (["--port", "0", "--runtime", "torch"], 'runs in "onnxruntime" only, not in "torch"'),
+    ],
+)
+def test_wrong_options_are_one_line_and_status_2(
+    words: list[str], said: str, colors_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(colors_onnx), *words]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_model_that_is_not_there_is_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(tmp_path / "none.onnx"), "--port", "0"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "none.onnx does not exist" in line
+
+
+@pytest.mark.parametrize("library", ["fastapi", "uvicorn", "prometheus_client", "python_multipart"])
+def test_a_missing_extra_says_what_to_install(
+    library: str, colors_onnx: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in list(sys.modules):
+        if module.startswith("skipnets.serve."):
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, library, None)
+    assert main(["serve", str(colors_onnx)]) == 2
+    assert capsys.readouterr().err == (
+        'skipnets: this needs the extra "serve": pip install "skipnets[serve]"\n'
+    )
+
+
+def test_the_token_may_come_from_the_environment(colors_onnx: Path) -> None:
+    with started(COMMAND, "serve", colors_onnx, "--port", 0, SKIPNETS_TOKEN="Sesame") as process:
+        _, address = announced(process)
+        assert httpx.get(f"{address}/v1/model").status_code == 401
+        assert httpx.get(f"{address}/v1/model", headers={"authorization": "Bearer Sesame"}).status_code == 200

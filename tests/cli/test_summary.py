@@ -1,0 +1,37 @@
+"""`skipnets summary`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+FAMILIES = ("densenet", "resnet")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("form", ["text", "markdown", "csv", "json"])
+def test_a_summary_is_printed_or_written(
+    family: str, form: str, runs: dict[str, Path], tmp_path: Path, run
+) -> None:
+    words = ("summary", runs[family], "--depth", 2, "--format", form)
+    printed = run(*words)
+    assert printed.status == 0
+    assert "3×3" in printed.out or '"kernel"' in printed.out
+    assert run(*words, "--output", tmp_path / "new" / "s.txt").out == ""
+    written = (tmp_path / "new" / "s.txt").read_text(encoding="utf-8")
+    assert [line.rstrip() for line in written.splitlines()] == [
+        line.rstrip() for line in printed.out.splitlines()
+    ]
+
+
+def test_a_summary_follows_its_options(run) -> None:
+    options = ("--model-options.growth-rate", 24, "--input-size", 64, "--format", "json")
+    found = json.loads(run("summary", "densenet121", *options).out)
+    assert found["input"] == [3, 64, 64]
+    assert found["stages"][1]["shape"] == [48, 32, 32]
+    result = run("summary", "resnet18", "--batch-size", "fit", "--memory", "16GiB")
+    images = int(result.err.rsplit(" ", 1)[1])
+    assert images > 100
+    assert f"for {images} images" in result.out

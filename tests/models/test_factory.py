@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from skipnets.errors import UserError
+from skipnets.models import create_model
+from skipnets.models.factory import build_model
+from skipnets.models.registry import REGISTRY, list_models, model_config
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_name_builds_the_network_of_its_configuration(name: str) -> None:
+    with torch.device("meta"):
+        model = build_model(REGISTRY[name])
+    assert model.config == REGISTRY[name]
+    assert model.training
+    assert model(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, REGISTRY[name].num_classes)
+
+
+def test_fields_reach_the_layers() -> None:
+    model = create_model("densenet121", num_classes=5, in_chans=1, growth_rate=12, block_config=(2, 3))
+    assert model.config == model_config(
+        "densenet121", num_classes=5, in_chans=1, growth_rate=12, block_config=(2, 3)
+    )
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert shapes["features.conv0.weight"] == (24, 1, 7, 7)
+    assert shapes["features.denseblock2.denselayer3.conv2.weight"] == (12, 48, 3, 3)
+    assert shapes["classifier.weight"] == (5, model.num_features)
+    assert not [name for name in shapes if "denseblock3" in name]
+
+
+def test_initialization_is_drawn_anew_and_repeats_with_the_seed() -> None:
+    def drawn(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return create_model("resnet20").state_dict()["layer3.2.conv2.weight"]
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+def test_weights_from_a_file_are_all_taken(tmp_path: Path) -> None:
+    wanted = create_model("resnet20", num_classes=7)
+    safetensors.torch.save_file(wanted.state_dict(), tmp_path / "w.safetensors")
+    model = create_model("resnet20", num_classes=7, weights=tmp_path / "w.safetensors")
+    assert all(torch.equal(tensor, wanted.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert set(model.weights_report.mapping) == set(wanted.state_dict())
+    assert create_model("resnet20").weights_report is None
+
+
+def test_an_unknown_name_has_neighbors() -> None:
+    with pytest.raises(UserError, match=r"densnet121.*did you mean densenet121"):
+        create_model("densnet121")

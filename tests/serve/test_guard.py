@@ -1,0 +1,117 @@
+"""What holds for every request: limits in bytes and seconds, the token, headers."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import socket
+
+import pytest
+from tests.helpers.serving import Serving, detail, make_image, upload, wait_until
+
+from skipnets.classifier import Classifier
+from skipnets.errors import UserError
+from skipnets.serve import Limits, create_app
+
+
+def test_a_request_is_limited_in_bytes_announced_or_not(serving: Serving) -> None:
+    client = serving(limits=Limits(body_bytes=50_000))
+    body = b"x" * 60_000
+    assert "50,000 bytes" in detail(client.post("/v1/predict", files=upload(body)), 413)
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+    pieces = iter([head, *[b"x" * 10_000] * 6])
+    assert "50,000 bytes" in detail(client.post("/v1/predict", content=pieces, headers=form), 413)
+    # The connection is still good, and others are still answered.
+    assert client.post("/v1/predict", files=upload(make_image("red"))).status_code == 200
+
+
+def test_a_request_takes_no_longer_than_it_may(serving: Serving, colors: Classifier) -> None:
+    client = serving(limits=Limits(seconds=1.0))
+    colors.runtime.held.clear()
+    assert "no answer within 1 s" in detail(client.post("/v1/predict", files=upload(make_image("red"))), 504)
+    colors.runtime.held.set()
+    assert client.post("/v1/predict", files=upload(make_image("red"))).status_code == 200
+    assert "skipnets_queue_images 0.0" in client.get("/metrics").text
+
+
+def test_an_upload_takes_no_longer_than_it_may(serving: Serving) -> None:
+    client = serving(limits=Limits(seconds=1.0))
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as slow:
+        slow.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+        )
+        answer = b"".join(iter(lambda: slow.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"did not arrive within 1 s" in answer
+
+
+def test_a_client_that_goes_away_leaves_no_trace(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    client = serving()
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as leaving:
+        leaving.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+        )
+    wait_until(lambda: 'path="/v1/predict",status="400"' in client.get("/metrics").text)
+    assert "skipnets_queue_images 0.0" in client.get("/metrics").text
+    assert "Traceback" not in caplog.text
+
+
+def test_the_token_is_asked_for_and_compared_in_constant_time(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: (compared.append((a, b)), compare(a, b))[1])
+    client = serving(token="open Sesame")
+    for path in ("/", "/healthz", "/readyz"):
+        assert client.get(path).status_code == 200
+    for path in ("/v1/model", "/metrics", "/openapi.json", "/v1/examples/0", "/nowhere"):
+        response = client.get(path)
+        assert "token" in detail(response, 401)
+        assert response.headers["www-authenticate"] == "Bearer"
+    for wrong in ("Bearer open sesame", "open Sesame", "Bearer open Sesame2", "Basic open Sesame", "Bearer"):
+        headers = {"authorization": wrong}
+        response = client.post("/v1/predict", files=upload(make_image("red")), headers=headers)
+        assert response.status_code == 401
+        assert compared[-1][1] == b"bearer open Sesame"
+    for right in ("Bearer open Sesame", "bearer open Sesame"):
+        headers = {"authorization": right}
+        response = client.post("/v1/predict", files=upload(make_image("red")), headers=headers)
+        assert response.status_code == 200
+
+
+@pytest.mark.parametrize("token", ["", " a", "a\n", "ä"])
+def test_a_token_that_no_client_could_send_is_refused(token: str, colors: Classifier) -> None:
+    with pytest.raises(UserError, match="token"):
+        create_app(colors, token=token)
+
+
+def test_an_answer_holds_no_traceback(
+    serving: Serving, colors: Classifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = serving()
+    for failure in (RuntimeError("secret in /home/somebody"), TimeoutError("of somebody else")):
+        colors.runtime.failure = failure
+        response = client.post("/v1/predict", files=upload(make_image("red")))
+        assert detail(response, 500) == "internal error; see the server's log"
+        assert str(failure) in caplog.text
+    colors.runtime.failure = None
+    assert client.post("/v1/predict", files=upload(make_image("red"))).status_code == 200
+
+
+def test_every_answer_forbids_what_a_browser_need_not_do(serving: Serving) -> None:
+    client = serving()
+    for path in ("/", "/v1/model", "/nowhere"):
+        headers = client.get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'none'; ")
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "server" not in headers
+    page = client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    # Nothing is fetched from elsewhere, and what is inline is allowed by its hash alone.
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page.text)
+    assert not re.search(r'\s(style|on\w+)="', page.text)

@@ -1,0 +1,27 @@
+"""The chart of a training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.helpers.runs import row
+
+from skipnets.training.config import TrainConfig
+from skipnets.training.curves import draw_curves, loss_note
+
+
+def test_curves_are_drawn_from_the_first_epoch_on(tmp_path: Path) -> None:
+    for count in (1, 12):
+        path = tmp_path / f"{count}.png"
+        draw_curves([row(epoch) for epoch in range(1, count + 1)], count, path, title="a model on a data set")
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_note_names_what_raises_the_training_loss(tmp_path: Path) -> None:
+    plain = TrainConfig(data="digits", out=tmp_path, augmentation="none", label_smoothing=0.0, mixup=0.0)
+    assert loss_note(plain) == ""
+    noted = loss_note(replace(plain, label_smoothing=0.1, mixup=0.2, augmentation="crop"))
+    assert "includes label smoothing 0.1, MixUp and augmented images (crop); " in noted
+    for rate in ("drop_rate", "proj_drop_rate", "drop_path_rate"):
+        assert "dropout" in loss_note(replace(plain, model_options={rate: 0.2}))

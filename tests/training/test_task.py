@@ -1,0 +1,107 @@
+"""One step of training and of validation, against plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from torch import nn
+from torchvision.transforms import v2
+
+from skipnets.data.sources import open_dataset
+from skipnets.errors import UserError
+from skipnets.runtimes.model_file import read_model_file
+from skipnets.training import TrainConfig, train
+from skipnets.training.prepare import prepare
+from skipnets.training.task import ClassificationTask, make_mix
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def test_frozen_stages_keep_weights_and_statistics(tiny: MakeConfig) -> None:
+    config = tiny(freeze=2, epochs=1, ema=0.0, block_execution="plain")
+    trained = read_model_file(train(config).model).tensors()
+    fresh = prepare(config, open_dataset(config.data)).model.state_dict()
+    same = {name for name, array in trained.items() if np.array_equal(array, fresh[name].numpy())}
+    frozen = {
+        name
+        for name in fresh
+        if name.startswith(("features.conv0", "features.denseblock1", "features.transition1"))
+    }
+    assert frozen <= same
+    assert not {name for name in same - frozen if "conv" in name}
+
+
+def make_task(tiny: MakeConfig, **changes: Any) -> ClassificationTask:
+    prepared = prepare(config := tiny(**changes), open_dataset(config.data))
+    return ClassificationTask(prepared.model, prepared.config)
+
+
+def test_normalizing_is_torchvisions(tiny: MakeConfig) -> None:
+    mean, std = (0.2, 0.3, 0.4), (0.5, 0.6, 0.7)
+    task = make_task(tiny, channels=3, mean=mean, std=std)
+    images = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
+    expected = v2.functional.normalize(v2.functional.to_dtype(images, torch.float32, scale=True), mean, std)
+    torch.testing.assert_close(task.normalize(images), expected)
+
+
+def test_a_step_and_a_validation_are_plain_pytorch_s(tiny: MakeConfig, monkeypatch) -> None:
+    logged: dict[str, torch.Tensor] = {}
+    task = make_task(tiny, label_smoothing=0.2)
+    monkeypatch.setattr(task, "log", lambda name, value, **_: logged.update({name: torch.as_tensor(value)}))
+    images = torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8)
+    labels = torch.tensor([0] * 8 + [1] * 3 + [2])
+    batch = (images.expand(-1, task.mean.shape[1], -1, -1), labels, torch.arange(12))
+
+    loss = task.training_step(batch, 0)
+    expected = nn.functional.cross_entropy(task(task.normalize(batch[0])), labels, label_smoothing=0.2)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(logged["train_loss"], expected.detach())
+
+    task.eval()
+    for part in (slice(0, 5), slice(5, 12)):  # batches of different sizes
+        task.validation_step(tuple(tensor[part] for tensor in batch), 0)
+    task.on_validation_epoch_end()
+    with torch.no_grad():
+        logits = task(task.normalize(batch[0]))
+    predicted = logits.argmax(1)
+    assert logged["val_accuracy"].item() == pytest.approx(accuracy_score(labels, predicted))
+    assert logged["val_balanced_accuracy"].item() == pytest.approx(balanced_accuracy_score(labels, predicted))
+    torch.testing.assert_close(logged["val_loss"], nn.functional.cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize(
+    ("alphas", "kind"),
+    [((0, 0), None), ((0.2, 0), v2.MixUp), ((0, 1.0), v2.CutMix), ((0.2, 1.0), v2.RandomChoice)],
+)
+def test_what_mixes(alphas: tuple[float, float], kind: type | None) -> None:
+    mix = make_mix(3, mixup=alphas[0], cutmix=alphas[1])
+    if kind is None:
+        assert mix is None
+        return
+    assert type(mix) is kind
+    images, targets = mix(torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2]))
+    assert (images.shape, targets.shape) == ((6, 3, 8, 8), (6, 3))
+    torch.testing.assert_close(targets.sum(1), torch.ones(6))
+
+
+def test_more_frozen_stages_than_there_are(tiny: MakeConfig) -> None:
+    with pytest.raises(UserError, match=r"freeze=4: must be at most 3"):
+        make_task(tiny, freeze=4)
+
+
+def test_frozen_stages_stay_in_eval_mode(tiny: MakeConfig) -> None:
+    task = make_task(tiny, freeze=2).eval().train()
+    modes = {name: module.training for name, module in task.model.named_modules()}
+    assert not modes["features.denseblock1.denselayer1.norm1"]
+    assert modes["features.denseblock2.denselayer1.norm1"]
+    fixed = {name for name, parameter in task.model.named_parameters() if not parameter.requires_grad}
+    assert fixed == {
+        name
+        for name, _ in task.model.named_parameters()
+        if name.startswith(("features.conv0", "features.denseblock1", "features.transition1"))
+    }
