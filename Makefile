@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
 # -P: the package that was built, not the sources in this folder, which lack the compiled part.
 PYTEST_ENGINE := cd engine && OMP_NUM_THREADS=1 ../$(BIN)/python -P $(PYTEST_OPTIONS)
 
-.PHONY: demo test test-all test-engine-sanitized check docs format clean
+.PHONY: demo test test-all test-lowest test-engine-sanitized coverage constraints check docs format clean
 
 # Scans of the demo's test split as files: what `predict` takes.
 define WRITE_TEST_SCANS
@@ -39,6 +39,27 @@ test: check docs .venv/engine
 test-all: check docs .venv/engine
 	$(PYTEST)
 	! test -s .venv/engine || ($(PYTEST_ENGINE))
+
+# The core's tests with the lowest versions that pyproject.toml declares, in an environment of their own.
+CORE_TESTS := tests/test_errors.py tests/test_files.py tests/cli/test_output.py tests/cli/test_paths.py \
+	tests/data/test_decoding.py tests/data/test_sources.py tests/data/test_splits.py tests/runtimes/test_model_file.py
+
+test-lowest: .venv/installed-dev
+	rm -rf .venv/lowest
+	$(BIN)/python -m tests.helpers.requirements lowest > .venv/lowest.txt
+	$(PYTHON) -m venv .venv/lowest
+	.venv/lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv/lowest.txt \
+		. pytest pytest-timeout hypothesis
+	.venv/lowest/bin/python -m pytest --noconftest -m "not slow" $(CORE_TESTS)
+	$(BIN)/python -m pytest -m slow tests/test_installation.py
+
+coverage: .venv/installed-dev .venv/engine
+	$(PYTEST) -m "not slow" --cov --cov-report term --cov-report html:site-coverage
+
+# What the installed versions are, for constraints.txt. To renew them: make clean constraints.
+constraints: .venv/installed-dev
+	@(sed -n '/^#/p' constraints.txt; $(BIN)/python -m tests.helpers.requirements tested) > constraints.tmp
+	@mv constraints.tmp constraints.txt
 
 # The engine's own tests under AddressSanitizer and UBSan, then its threads under ThreadSanitizer.
 test-engine-sanitized: .venv/installed-dev
@@ -81,4 +102,4 @@ $(BIN)/python:
 	fi
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build site
+	rm -rf .venv .coverage* site-coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build site

@@ -30,7 +30,6 @@ import torch
 from torch import nn
 
 from skipnets.classifier import Classifier
-from skipnets.cli.benchmark import print_speeds
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy.benchmark import SpeedTable, compare_speeds
 from skipnets.models.factory import create_model
@@ -141,13 +140,13 @@ def main() -> int:
         batches = options.batches or batches
         table = compare_speeds(
             make_classifier(name, size),
-            batches=batches,
+            batch_sizes=batches,
             seconds=options.seconds,
             threads=options.threads,
             compiled=not options.no_compile,
             int8=not options.no_int8,
         )
-        print_speeds(table)
+        print(table)
         tables.append(table.to_dict())
         judged += bars(name, table, batches)
     for bar in judged:

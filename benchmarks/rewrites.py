@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 
 from inference import make_classifier
 from skipnets.classifier import Classifier
-from skipnets.deploy.benchmark import Timing, alternate, machine
+from skipnets.deploy.benchmark import machine
 from skipnets.deploy.candidates import in_onnxruntime, in_openvino, in_pytorch
 from skipnets.deploy.graph import onnx_graph, openvino_graph, trace
 from skipnets.deploy.rewrite import fold_norms, normalize_inside, pool_before_convolution
+from skipnets.deploy.timing import Timing, alternate
 from skipnets.models.backbone import Backbone
 
 Network = Backbone[Any]

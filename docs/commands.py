@@ -71,7 +71,7 @@ def _entry(command: str, argument: Argument, helps: dict[str, str]) -> str:
 def _escaped(text: str) -> str:
     """A text as Markdown shows it; what stands in backticks is code already."""
     parts = text.split("`")
-    parts[::2] = [re.sub(r"([*_<\[])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"([*_\[])", r"\\\1", part).replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts)
 
 

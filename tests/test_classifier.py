@@ -457,18 +457,51 @@ class TestPredict:
         stream.close()  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize(
-        "one", ["a.jpg", Path("a.jpg"), b"bytes", make_image(), make_image()[:, :, 0], torch.zeros(3, 8, 8)]
+        "one", ["a.png", Path("a.png"), make_image(), make_image()[:, :, 0], torch.zeros(3, 8, 8)]
     )
-    def test_one_image_in_place_of_a_list(self, classifier: Classifier, one: object) -> None:
-        with pytest.raises(UserError, match="given as a list"):
-            classifier.predict(one)  # type: ignore[arg-type]
+    def test_one_image_is_a_list_of_one(
+        self, classifier: Classifier, one: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Image.fromarray(make_image()).save("a.png")
+        assert classifier.predict(one) == classifier.predict([one])  # type: ignore[arg-type, list-item]
+        np.testing.assert_array_equal(classifier.embed(one), classifier.embed([one]))  # type: ignore[arg-type, list-item]
+
+    def test_folders_and_patterns_stand_for_their_images(
+        self, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        names = [f"{folder}/{index}.png" for folder in ("new", "old") for index in range(2)]
+        for index, name in enumerate(names):
+            Path(name).parent.mkdir(exist_ok=True)
+            Image.fromarray(make_image(index)).save(name)
+        Path("new/notes.txt").touch()
+        for images, expected in (
+            ("new/", names[:2]),
+            (Path("new"), names[:2]),
+            ("*/1.png", [names[1], names[3]]),
+            (["new", "old/*.png"], names),
+        ):
+            predictions = classifier.predict(images, top_k=3)  # type: ignore[arg-type]
+            assert [prediction.source for prediction in predictions] == expected
+            for name, prediction in zip(expected, predictions, strict=True):
+                [alone] = classifier.predict(make_image(names.index(name)), top_k=3)
+                assert prediction.label == alone.label
+                assert prediction.probability == pytest.approx(alone.probability, abs=1e-6)
+        [absent] = classifier.predict("absent.png")
+        assert "no such file" in str(absent.error)
+        with pytest.raises(UserError, match=r"images: no file matches \*\.jpg"):
+            classifier.predict("*.jpg")
+        Path("empty").mkdir()
+        with pytest.raises(UserError, match="images: empty holds no images"):
+            classifier.predict(["new", "empty"])
 
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"top_k": 0}, "top_k must be at least 1, not 0"),
-            ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
-            ({"workers": -1}, "workers must be at least 0, not -1"),
+            ({"top_k": 0}, "top_k=0: must be at least 1"),
+            ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+            ({"workers": -1}, "workers=-1: must be at least 0"),
         ],
     )
     def test_impossible_options(self, classifier: Classifier, options: dict[str, int], words: str) -> None:

@@ -2,44 +2,41 @@
 
 Needs no torch: what runs the network is one of `skipnets.runtimes`.
 
-N is the images of a batch; C, H and W their channels, height and width.
+Shapes: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
-import sys
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 
-from skipnets.data.loading import Failures, evaluation_batches
+from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.errors import UserError
-from skipnets.models.registry import config_from_dict, config_to_dict
+from skipnets.description import Description
+from skipnets.errors import UserError, listed
+from skipnets.inputs import is_tensor, named_sources
+from skipnets.models.registry import config_to_dict
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
 from skipnets.runtimes.exported import export_format, open_exported
-from skipnets.runtimes.model_file import read_model_file, write_model_file
+from skipnets.runtimes.model_file import FORMAT_VERSION, read_model_file, write_model_file
+from skipnets.tables import Display, properties_table
 
 if TYPE_CHECKING:
     import torch
+    from rich.table import Table
 
-    from skipnets.data.decoding import Source
+    from skipnets.inputs import Images
     from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
 
-    Image = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor
-
-__all__ = ["Classifier", "Prediction", "describe", "load"]
+__all__ = ["Classifier", "Prediction", "describe", "load", "softmax"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +58,7 @@ class Prediction:
     error: str | None = None
 
 
-class Classifier:
+class Classifier(Display):
     """Tells what images show.
 
     Usually made by `skipnets.load` or `Classifier.from_model`.
@@ -93,14 +90,19 @@ class Classifier:
         path: Path | None = None,
         export: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_fit(architecture, classes, preprocessing)
-        _check_temperature(temperature)
-        self.architecture = dict(architecture)
-        self.classes = tuple(classes)
+        about = Description(
+            architecture=architecture,
+            classes=classes,
+            preprocessing=preprocessing,
+            temperature=temperature,
+            provenance=provenance,
+        )
+        self.architecture = dict(about.architecture)
+        self.classes = tuple(about.classes)
         self.preprocessing = preprocessing
-        self.provenance = dict(provenance)
+        self.provenance = dict(about.provenance)
         self.runtime = runtime
-        self.temperature = float(temperature)
+        self.temperature = about.temperature
         self.path = path
         self.export = None if export is None else dict(export)
 
@@ -152,26 +154,32 @@ class Classifier:
             UserError: If it cannot be written, weights are not finite, or the model was changed so that its
                 config no longer describes it.
         """
-        import importlib.metadata  # here: it brings the parsers of e-mail along, which no prediction needs
-
         if self.runtime.name == "native":
             tensors = self._tensors_of_file()
         else:
             tensors = self._torch_runtime().tensors()
-        metadata = {
-            "skipnets_version": importlib.metadata.version("skipnets"),
-            "architecture": self.architecture,
-            "classes": list(self.classes),
-            "preprocessing": self.preprocessing.to_dict(),
-            "temperature": self.temperature,
-            "provenance": _plain(self.provenance),
-        }
-        _check_temperature(self.temperature)
-        write_model_file(path, metadata, tensors)
+        write_model_file(path, self.metadata(), tensors)
+
+    def metadata(self) -> dict[str, Any]:
+        """What a model file or an export says about the classifier, as JSON can hold it.
+
+        Raises:
+            UserError: If the provenance holds values that JSON cannot.
+        """
+        from skipnets.version import __version__  # here: finding it out takes time, and predicting needs none
+
+        about = Description(
+            architecture=self.architecture,
+            classes=self.classes,
+            preprocessing=self.preprocessing,
+            temperature=self.temperature,
+            provenance=self.provenance,
+        )
+        return {"format_version": FORMAT_VERSION, "skipnets_version": __version__, **about.to_dict()}
 
     def predict(
         self,
-        inputs: Iterable[Image],
+        inputs: Images,
         top_k: int = 1,
         *,
         batch_size: int = 32,
@@ -180,8 +188,9 @@ class Classifier:
         """What each image shows, in the order of the inputs.
 
         Args:
-            inputs: Any mixture of paths, PIL images, arrays ((H, W) or (H, W, C), uint8 or uint16) and
-                torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1).
+            inputs: One image or any mixture of them: paths, PIL images, arrays ((H, W) or (H, W, C), uint8 or
+                uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1). A folder or a
+                pattern such as "new/*.jpg" stands for the images in it.
             top_k: How many classes a ranking holds, at most all of them.
             batch_size: Images that go through the network at once.
             workers: Threads that read images; None takes one a processor, at most 8.
@@ -193,7 +202,7 @@ class Classifier:
 
     def predict_iter(
         self,
-        inputs: Iterable[Image],
+        inputs: Images,
         top_k: int = 1,
         *,
         batch_size: int = 32,
@@ -201,10 +210,10 @@ class Classifier:
     ) -> Iterator[Prediction]:
         """`predict`, one at a time: holds a few batches of images however long the input is."""
         if top_k < 1:
-            raise UserError(f"top_k must be at least 1, not {top_k}")
+            raise UserError(f"top_k={top_k}: must be at least 1")
         return self._predictions(self._batches(inputs, batch_size, workers), top_k)
 
-    def preprocess(self, inputs: Iterable[Image], *, workers: int | None = None) -> NDArray[Any]:
+    def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
         """Images as the network's input, (N, C, H, W): float32, or uint8 where the graph normalizes.
 
         Raises:
@@ -242,7 +251,7 @@ class Classifier:
         return tuple((self.classes[index], float(probabilities[index])) for index in best)
 
     def embed(
-        self, inputs: Iterable[Image], *, batch_size: int = 32, workers: int | None = None
+        self, inputs: Images, *, batch_size: int = 32, workers: int | None = None
     ) -> NDArray[np.float32]:
         """A vector an image, such that similar images have near vectors: the pooled maps before the head.
 
@@ -259,6 +268,21 @@ class Classifier:
             return np.concatenate(vectors)
         one = np.zeros((1, *self._no_images().shape[1:]), self.runtime.input_type)
         return self.runtime.embed(one)[:0]
+
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show."""
+        height, width = self.preprocessing.size
+        return [
+            properties_table(
+                {
+                    "model": self.architecture["name"],
+                    "classes": f"{len(self.classes)}: {listed(self.classes, 10)}",
+                    "images": f"{height}×{width}, {'gray' if self.preprocessing.channels == 1 else 'color'}",
+                    "runs in": f"{self.runtime.name} on {self.runtime.device}",
+                    **({} if self.path is None else {"file": str(self.path)}),
+                }
+            )
+        ]
 
     def __repr__(self) -> str:
         return (
@@ -287,7 +311,7 @@ class Classifier:
         return np.zeros((0, self.preprocessing.channels, height, width), self.runtime.input_type)
 
     def _checked(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
-        array = batch.detach().cpu().numpy() if _is_tensor(batch) else batch
+        array = batch.detach().cpu().numpy() if is_tensor(batch) else batch
         channels = self.preprocessing.channels
         if array.ndim != 4 or array.shape[1] != channels:
             raise UserError(f"a batch must be (N, {channels}, H, W), not {array.shape}")
@@ -299,11 +323,11 @@ class Classifier:
             )
         return np.asarray(array)
 
-    def _predictions(self, batches: Iterator[_Batch], top_k: int) -> Iterator[Prediction]:
+    def _predictions(self, batches: Iterator[ImageBatch], top_k: int) -> Iterator[Prediction]:
         for batch in batches:
             rows: Iterator[NDArray[np.float64]]
             rows = iter(self.probabilities(batch.inputs) if len(batch.inputs) else ())
-            for source, error in batch.images:
+            for source, error in batch.outcomes():
                 if error is not None:
                     yield Prediction(source=source, error=error)
                     continue
@@ -312,37 +336,19 @@ class Classifier:
                     source=source, label=ranking[0][0], probability=ranking[0][1], ranking=ranking
                 )
 
-    def _batches(self, inputs: Iterable[Image], batch_size: int, workers: int | None) -> Iterator[_Batch]:
+    def _batches(self, inputs: Images, batch_size: int, workers: int | None) -> Iterator[ImageBatch]:
         """Read images in threads, two batches ahead."""
-        if _is_one_image(inputs):
-            raise UserError("images are given as a list: put the one you have into [ ]")
         if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, not {batch_size}")
+            raise UserError(f"batch_size={batch_size}: must be at least 1")
         if workers is not None and workers < 0:
-            raise UserError(f"workers must be at least 0, not {workers}")
-        threads = min(os.cpu_count() or 1, 8) if workers is None else workers
-        names: deque[str] = deque()
-        batches = evaluation_batches(
-            _named_sources(inputs, names),
+            raise UserError(f"workers={workers}: must be at least 0")
+        return evaluation_batches(
+            named_sources(inputs),
             self.preprocessing,
             batch_size=batch_size,
-            workers=threads,
+            workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
             normalize=self.runtime.input_type == "float32",
         )
-        return (_named_batch(names, *batch) for batch in batches)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Batch:
-    """Images that were read together.
-
-    Attributes:
-        images: Source and error of each input, in order.
-        inputs: (n, C, H, W) for the n that have no error.
-    """
-
-    images: list[tuple[str, str | None]]
-    inputs: NDArray[Any]
 
 
 def load(
@@ -362,22 +368,32 @@ def load(
     """
     if export_format(path) is not None:
         opened = open_exported(path, runtime=runtime, device=device, threads=threads)
-        return Classifier(
-            **_about(opened.path, opened.metadata),
-            runtime=opened.runtime,
-            path=opened.path,
-            export=opened.metadata["export"],
-        )
+        about = Description.from_metadata(opened.path, opened.metadata)
+        return _classifier(about, opened.runtime, opened.path, export=opened.metadata["export"])
     file = read_model_file(path)
-    about = _about(file.path, file.metadata)
-    tensors = file.tensors()
+    about = Description.from_metadata(file.path, file.metadata)
     try:
         engine = open_runtime(
-            runtime, architecture=about["architecture"], tensors=tensors, device=device, threads=threads
+            runtime, architecture=about.architecture, tensors=file.tensors(), device=device, threads=threads
         )
     except TensorsDoNotFitError as error:
         raise UserError(f"{file.path}: {error}") from error
-    return Classifier(**about, runtime=engine, path=file.path)
+    return _classifier(about, engine, file.path)
+
+
+def _classifier(
+    about: Description, runtime: Runtime, path: Path, *, export: Mapping[str, Any] | None = None
+) -> Classifier:
+    return Classifier(
+        architecture=about.architecture,
+        classes=about.classes,
+        preprocessing=about.preprocessing,
+        provenance=about.provenance,
+        runtime=runtime,
+        temperature=about.temperature,
+        path=path,
+        export=export,
+    )
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -405,19 +421,17 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _description(path: Path, metadata: dict[str, Any], parameters: int) -> dict[str, Any]:
-    about = _about(path, metadata)
+    about = Description.from_metadata(path, metadata)
     files = path.iterdir() if path.is_dir() else [path]
+    values = about.to_dict()
     return {
         "path": str(path),
         "bytes": sum(file.stat().st_size for file in files),
         "format_version": metadata["format_version"],
         "skipnets_version": metadata.get("skipnets_version"),
-        "architecture": dict(about["architecture"]),
+        "architecture": values.pop("architecture"),
         "parameters": parameters,
-        "classes": list(about["classes"]),
-        "preprocessing": about["preprocessing"].to_dict(),
-        "temperature": about["temperature"],
-        "provenance": about["provenance"],
+        **values,
     }
 
 
@@ -429,125 +443,8 @@ def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDAr
     return probabilities
 
 
-def _about(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """What the metadata say, judged: the arguments of `Classifier` but for the runtime."""
-    try:
-        for key, kind in (
-            ("architecture", dict),
-            ("classes", list),
-            ("preprocessing", dict),
-            ("provenance", dict),
-        ):
-            if not isinstance(metadata.get(key), kind):
-                raise UserError(f"{key} is missing or of the wrong type")
-        preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
-        _check_fit(metadata["architecture"], metadata["classes"], preprocessing)
-        temperature = metadata.get("temperature", 1.0)
-        _check_temperature(temperature)
-    except (UserError, TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: damaged metadata ({error})") from error
-    return {
-        "architecture": metadata["architecture"],
-        "classes": tuple(metadata["classes"]),
-        "preprocessing": preprocessing,
-        "temperature": float(temperature),
-        "provenance": metadata["provenance"],
-    }
-
-
-def _check_temperature(temperature: object) -> None:
-    is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-    if not (is_number and 0 < cast(float, temperature) < math.inf):
-        raise UserError(f"temperature must be a positive number, not {temperature!r}")
-
-
-def _check_fit(architecture: Mapping[str, Any], classes: Sequence[str], preprocessing: Preprocessing) -> None:
-    """Refuse names, sizes and channels that do not belong together."""
-    config = config_from_dict(architecture)
-    if isinstance(classes, str) or not classes or not all(isinstance(name, str) and name for name in classes):
-        raise UserError("classes must be a list of names, at least one")
-    if len(set(classes)) != len(classes):
-        twice = sorted({name for name in classes if list(classes).count(name) > 1})
-        raise UserError(f"classes must differ from one another; twice: {', '.join(twice)}")
-    if len(classes) != config.num_classes:
-        raise UserError(f"{len(classes)} classes for a network with {config.num_classes} outputs")
-    if preprocessing.channels != config.in_chans:
-        raise UserError(
-            f"preprocessing makes {preprocessing.channels} channels, "
-            f"{config.name} takes in_chans={config.in_chans}"
-        )
-    if min(preprocessing.size) < config.smallest_size:
-        height, width = preprocessing.size
-        raise UserError(
-            f"preprocessing makes images of {height}×{width}; "
-            f"the smallest that {config.name} takes is {config.smallest_size}×{config.smallest_size}"
-        )
-
-
-def _named_sources(inputs: Iterable[Image], names: deque[str]) -> Iterator[Source]:
-    """What is to be read of each input; on the way its name goes to `names`."""
-    for index, image in enumerate(inputs):
-        names.append(os.fspath(image) if isinstance(image, str | os.PathLike) else f"[{index}]")
-        if isinstance(image, PIL.Image.Image):
-            # It may be in the list twice, and two threads must not decode it at once. A failure recurs there.
-            with contextlib.suppress(Exception):
-                image.load()
-        yield _array_from_tensor(image) if _is_tensor(image) else cast("Source", image)
-
-
-def _named_batch(
-    names: deque[str], read: NDArray[np.int64], inputs: NDArray[np.float32], failures: Failures
-) -> _Batch:
-    """A batch of `evaluation_batches` with the names, which it takes from the front of the queue."""
-    reasons = dict(failures)
-    order = sorted([*read.tolist(), *reasons])
-    return _Batch(images=[(names.popleft(), reasons.get(position)) for position in order], inputs=inputs)
-
-
-def _is_tensor(value: object) -> TypeGuard[torch.Tensor]:
-    """Whether this is a torch tensor. If torch was never imported, nothing can be one."""
-    loaded = sys.modules.get("torch")
-    return loaded is not None and isinstance(value, loaded.Tensor)
-
-
-def _is_one_image(inputs: object) -> bool:
-    """Whether an image was given in place of a list of them."""
-    if isinstance(inputs, np.ndarray):
-        return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[2] in (1, 3, 4))
-    if _is_tensor(inputs):
-        return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[0] in (1, 3, 4))
-    return isinstance(inputs, str | bytes | os.PathLike | PIL.Image.Image)
-
-
-def _array_from_tensor(tensor: torch.Tensor) -> NDArray[Any]:
-    """(C, H, W) or (H, W) tensor of uint8, or of floats from 0 to 1 → (H, W, C) or (H, W) uint8."""
-    array: NDArray[Any] = tensor.detach().cpu().numpy()
-    if array.ndim == 3:
-        array = array.transpose(1, 2, 0)
-    # Floats beyond that, and NaN, stay as they are: the reader refuses them.
-    from_0_to_1 = array.dtype.kind == "f" and bool(((array >= 0) & (array <= 1)).all())
-    return np.rint(array * 255).astype(np.uint8) if from_0_to_1 else array
-
-
-def _all_read(batch: _Batch) -> NDArray[Any]:
-    for source, error in batch.images:
+def _all_read(batch: ImageBatch) -> NDArray[Any]:
+    for name, error in batch.outcomes():
         if error is not None:
-            raise UserError(error if source in error else f"{source}: {error}")
+            raise UserError(error if name in error else f"{name}: {error}")
     return batch.inputs
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: arrays and tuples as lists, paths as text, what is not finite as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise UserError(f"provenance must hold plain values, not {type(value).__name__} ({value!r})")

@@ -32,8 +32,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         temporary.replace(final)
     except OSError as error:
-        # Other files that the block deals with are none of our business.
-        if error.filename is None or os.fsdecode(error.filename) != str(temporary):
+        # Other files that the block deals with are none of our business. A full disk names no file.
+        name = None if error.filename is None else os.fsdecode(error.filename)
+        if name is not None and name != str(temporary) and temporary not in Path(name).parents:
             raise
         raise _refused(final, error) from error
     finally:
@@ -44,4 +45,4 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _refused(final: Path, error: OSError) -> UserError:
-    return UserError(f"{final} cannot be written: {error.strerror}")
+    return UserError(f"{final} cannot be written: {error.strerror or error}")

@@ -21,7 +21,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick")
 def test_an_export_is_timed_and_every_number_written(exports: dict[str, Export], tmp_path: Path, run) -> None:
     options = ("--batch-size", 1, "--batch-size", 3, "--seconds", 0, "--threads", 1)
-    result = run("benchmark", exports["onnx"].path, *options, "--json", tmp_path / "s.json")
+    result = run("benchmark", exports["onnx"].path, *options, "--output", tmp_path / "s.json")
     assert result.status == 0
     table = json.loads((tmp_path / "s.json").read_text())
     assert [row["batch"] for row in table["rows"]] == [1, 3]
@@ -36,9 +36,10 @@ def test_an_export_is_timed_and_every_number_written(exports: dict[str, Export],
 def test_training_steps_are_timed_under_every_execution(tmp_path: Path, run) -> None:
     make_classifier().save(tmp_path / "model.safetensors")
     words = ("benchmark", tmp_path, "--training", "--batch-size", 2, "--threads", 1)
-    result = run(*words, "--json", tmp_path / "t.json")
+    result = run(*words, "--output", tmp_path / "t.json", "--json")
     assert result.status == 0, result.err
     costs = json.loads((tmp_path / "t.json").read_text())
+    assert json.loads(result.out) == costs
     assert {cost["batch_size"] for cost in costs} == {2}
     assert len({cost["execution"] for cost in costs}) == len(costs) > 1
     rows = [line.split() for line in result.out.splitlines()[1:]]

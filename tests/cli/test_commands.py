@@ -12,6 +12,7 @@ import pytest
 
 import skipnets
 from skipnets.cli import COMMANDS
+from skipnets.errors import missing_extra
 
 
 def test_help_is_there_within_half_a_second() -> None:
@@ -83,4 +84,4 @@ def test_a_missing_extra_is_named(command: str, library: str, extra: str, runs: 
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f'skipnets: this needs the extra "{extra}": pip install "skipnets[{extra}]"\n'
+    assert done.stderr == f"skipnets: {missing_extra(extra)}\n"

@@ -128,16 +128,20 @@ def test_one_clear_line(case: str, place: Path, run: Callable[..., Result]) -> N
 @pytest.mark.parametrize(
     ("words", "missing", "install"),
     [
-        (["export", "run", "--output", "new.onnx"], "onnx", 'pip install "skipnets[deploy]"'),
+        (["export", "run", "--output", "new.onnx"], "onnx", 'this needs the extra "deploy": pip install'),
         (
             ["export", "run", "--output", "new", "--format", "openvino"],
             "openvino",
-            'pip install "skipnets[deploy]"',
+            'this needs the extra "deploy": pip install',
         ),
-        (["export", "run", "--int8", "--calibration", "photos"], "nncf", 'pip install "skipnets[deploy]"'),
-        (["predict", "m", "photos"], "openvino", 'pip install "skipnets[deploy]"'),
+        (
+            ["export", "run", "--int8", "--calibration", "photos"],
+            "nncf",
+            'this needs the extra "deploy": pip install',
+        ),
+        (["predict", "m", "photos"], "openvino", 'this needs the extra "deploy": pip install'),
         (["predict", "m.onnx", "photos"], "onnxruntime", 'pip install "onnxruntime"'),
-        (["predict", "m.pt2", "photos"], "torch", 'pip install "skipnets[train]"'),
+        (["predict", "m.pt2", "photos"], "torch", 'this needs the extra "train": pip install'),
     ],
 )
 def test_what_is_not_installed(

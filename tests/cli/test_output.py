@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from skipnets.cli.output import print_failures, print_json, print_table, progress_bar, properties_table
+from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
+from skipnets.tables import properties_table
 
 
 def test_json_is_one_document_that_people_can_read(capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,7 +22,7 @@ def test_json_is_one_document_that_people_can_read(capsys: pytest.CaptureFixture
 
 def test_nothing_is_cut_off_where_output_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     path = "/".join(["folder"] * 40)
-    print_table(properties_table({"run": path, "model": "densenet121"}))
+    print_tables([properties_table({"run": path, "model": "densenet121"})])
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["run", path],
         ["model", "densenet121"],
@@ -37,4 +39,17 @@ def test_failures_are_counted_and_each_name_is_said_once(capsys: pytest.CaptureF
 def test_no_bar_is_drawn_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar() as progress:
         assert list(progress.track(range(3), description="counting")) == [0, 1, 2]
+    with progress("counting") as report:
+        report(1, 3)
+        report(3, 3, "done")
     assert capsys.readouterr() == ("", "")
+
+
+def test_written_files_are_results(capsys: pytest.CaptureFixture[str]) -> None:
+    print_paths(Path("a.png"), None, Path("b"))
+    assert capsys.readouterr() == ("a.png\nb\n", "")
+
+
+def test_names_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_failures({"a\x1b[31m.png": "b\nc"}, of=1)
+    assert capsys.readouterr().err.splitlines()[1:] == ["  a\\x1b[31m.png: b\\nc"]

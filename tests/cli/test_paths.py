@@ -49,7 +49,12 @@ def test_standard_input_is_taken_line_by_line(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("word", "message"), [("empty", "empty holds no images"), ("*.jpg", r"\*\.jpg is not there")]
+    ("word", "message"),
+    [
+        ("empty", "empty holds no images"),
+        ("*.jpg", r"no file matches \*\.jpg"),
+        ("no.jpg", r"no\.jpg is not there"),
+    ],
 )
 def test_a_word_that_stands_for_nothing(
     word: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -22,7 +22,7 @@ def test_every_step_is_timed(trained: Path, run) -> None:
 
 
 def test_as_json_it_has_the_multiplications_of_the_network(trained: Path, run) -> None:
-    report = json.loads(run("plan", trained, "--json", "--batch", 3, "--rounds", 2, "--threads", 1).out)
+    report = json.loads(run("plan", trained, "--json", "--batch-size", 3, "--rounds", 2, "--threads", 1).out)
     assert set(report) == {"isa", "threads", "peak_macs", "steps"}
     assert report["threads"] == 1
     assert all(step["seconds"] >= 0 for step in report["steps"])
@@ -44,7 +44,7 @@ def test_as_json_it_has_the_multiplications_of_the_network(trained: Path, run) -
     assert sum(step["macs"] for step in convolutions) == pytest.approx(macs)
 
 
-@pytest.mark.parametrize("option", ["--batch", "--rounds"])
+@pytest.mark.parametrize("option", ["--batch-size", "--rounds"])
 def test_numbers_that_make_no_sense(option: str, trained: Path, run) -> None:
     for value in (0, 5000):
         result = run("plan", trained, option, value)

@@ -15,6 +15,7 @@ from tests.helpers.serving import announced, make_image, started
 from skipnets.classifier import Classifier
 from skipnets.cli import main
 from skipnets.data.preprocessing import Preprocessing
+from skipnets.errors import missing_extra
 from skipnets.models.factory import create_model
 
 # `skipnets serve`; at the end it tells which of the heavy libraries were loaded.
@@ -100,9 +101,7 @@ def test_a_missing_extra_says_what_to_install(
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, library, None)
     assert main(["serve", str(colors_onnx)]) == 2
-    assert capsys.readouterr().err == (
-        'skipnets: this needs the extra "serve": pip install "skipnets[serve]"\n'
-    )
+    assert capsys.readouterr().err == f"skipnets: {missing_extra('serve')}\n"
 
 
 def test_the_token_may_come_from_the_environment(colors_onnx: Path) -> None:

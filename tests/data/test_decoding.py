@@ -96,7 +96,7 @@ def test_gray_with_alpha():
 
 @pytest.mark.parametrize("transparency", [1, bytes([255, 0, 255])])
 def test_palette_with_transparency(transparency):
-    image = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8), "L").convert("P")
+    image = Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8)).convert("P")
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     image.putdata([0, 1, 2])
     got = as_array(saved(image, "PNG", transparency=transparency))

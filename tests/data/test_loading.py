@@ -216,12 +216,16 @@ def test_processes_that_train_together_take_equally_many_steps(damaged):
 def test_evaluation_batches(damaged, workers):
     batches = list(evaluation_batches(damaged, PREPROCESSING, batch_size=8, workers=workers))
     assert len(batches) == 6
-    failed = [damaged.names[position] for _, _, failures in batches for position, _ in failures]
+    failed = [damaged.names[position] for batch in batches for position, _ in batch.failures]
     assert failed == ["a/04.png", "b/11.png"]
-    index = np.concatenate([index for index, _, _ in batches])
+    index = np.concatenate([batch.positions for batch in batches])
+    assert [name for batch in batches for name in batch.names] == damaged.names
+    outcomes = [outcome for batch in batches for outcome in batch.outcomes()]
+    assert [name for name, reason in outcomes if reason is not None] == failed
+    assert [name for name, _ in outcomes] == damaged.names
     assert sorted([*index.tolist(), *(damaged.names.index(name) for name in failed)]) == list(range(41))
     assert (np.diff(index) > 0).all()
-    inputs = np.concatenate([inputs for _, inputs, _ in batches])
+    inputs = np.concatenate([batch.inputs for batch in batches])
     np.testing.assert_array_equal(inputs, PREPROCESSING.batch([damaged.source(i) for i in index]))
 
 
@@ -233,19 +237,22 @@ def test_evaluation_of_anything_that_is_an_image(damaged):
         b"nothing",
         "absent.png",
     ]
-    ((index, inputs, failures),) = evaluation_batches(sources, PREPROCESSING)
-    assert index.tolist() == [0, 1, 2]
-    assert inputs.shape == (3, 3, 16, 16)
-    assert [position for position, _ in failures] == [3, 4]
-    assert "absent.png: no such file" in failures[1][1]
+    [batch] = evaluation_batches(zip("abcde", sources, strict=True), PREPROCESSING)
+    assert batch.positions.tolist() == [0, 1, 2]
+    assert batch.inputs.shape == (3, 3, 16, 16)
+    assert [position for position, _ in batch.failures] == [3, 4]
+    assert "absent.png: no such file" in batch.failures[1][1]
+    assert [(name, reason is None) for name, reason in batch.outcomes()] == list(
+        zip("abcde", [True, True, True, False, False], strict=True)
+    )
     assert list(evaluation_batches([], PREPROCESSING)) == []
-    ((index, inputs, failures),) = evaluation_batches([b""], PREPROCESSING)
-    assert inputs.shape == (0, 3, 16, 16)
+    [batch] = evaluation_batches([("none", b"")], PREPROCESSING)
+    assert batch.inputs.shape == (0, 3, 16, 16)
 
 
 def test_evaluation_may_be_left_early(dataset):
     batches = evaluation_batches(dataset, PREPROCESSING, batch_size=4, workers=2)
-    assert next(batches)[0].tolist() == [0, 1, 2, 3]
+    assert next(batches).positions.tolist() == [0, 1, 2, 3]
     batches.close()
 
 
@@ -281,5 +288,6 @@ def test_an_empty_split(dataset):
 def test_real_images(shared_data):
     folder = shared_data / "cifar10-png-20"
     sources = sorted(folder.iterdir())
-    ((index, inputs, failures),) = evaluation_batches(sources, Preprocessing(32), workers=2)
-    assert (len(index), inputs.shape, failures) == (20, (20, 3, 32, 32), [])
+    named = [(path.name, path) for path in sources]
+    [batch] = evaluation_batches(named, Preprocessing(32), workers=2)
+    assert (len(batch.positions), batch.inputs.shape, batch.failures) == (20, (20, 3, 32, 32), [])

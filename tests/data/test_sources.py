@@ -257,7 +257,7 @@ def test_reading_needs_no_torch(tmp_path):
         "import sys; from skipnets.data import Preprocessing, open_dataset\n"
         "from skipnets.data.loading import evaluation_batches\n"
         f"dataset = open_dataset({str(tmp_path)!r})\n"
-        "assert sum(len(x) for _, x, _ in evaluation_batches(dataset, Preprocessing(8))) == 6\n"
+        "assert sum(len(batch.inputs) for batch in evaluation_batches(dataset, Preprocessing(8))) == 6\n"
         "assert not {'torch', 'torchvision', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,9 +10,10 @@ import pytest
 from tests.helpers.classifiers import make_classifier
 
 from skipnets.cli import main
-from skipnets.deploy import benchmark as room
-from skipnets.deploy.benchmark import Candidate, Timing, alternate, compare_speeds
+from skipnets.deploy import benchmark, timing
+from skipnets.deploy.benchmark import compare_speeds
 from skipnets.deploy.export import Export
+from skipnets.deploy.timing import Candidate, Timing, alternate
 from skipnets.errors import UserError
 
 
@@ -28,7 +29,7 @@ def test_candidates_take_turns_and_begin_unmeasured() -> None:
 
 def test_there_are_always_some_rounds() -> None:
     timings = alternate({"a": lambda: None}, seconds=0.0)
-    assert len(timings["a"].seconds) == room.LEAST_ROUNDS
+    assert len(timings["a"].seconds) == timing.LEAST_ROUNDS
 
 
 def test_median_and_quartiles() -> None:
@@ -39,8 +40,8 @@ def test_median_and_quartiles() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "LEAST_ROUNDS", 2)
-    monkeypatch.setattr(room, "_sgemm_rate", lambda threads: 1e9)
+    monkeypatch.setattr(timing, "LEAST_ROUNDS", 2)
+    monkeypatch.setattr(benchmark, "_sgemm_rate", lambda threads: 1e9)
 
 
 @pytest.mark.usefixtures("quick")
@@ -107,7 +108,7 @@ def test_nothing_is_timed_that_computes_something_else(wrong: float) -> None:
     right = Candidate(name="right", predict=lambda batch: np.ones((1, 2), np.float32))
     other = Candidate(name="other", predict=lambda batch: np.full((1, 2), 1 + wrong, np.float32))
     with pytest.raises(UserError, match="other does not compute what right does"):
-        room._require_equal([right, other], np.zeros((1, 3, 4, 4)))
+        benchmark._require_equal([right, other], np.zeros((1, 3, 4, 4)))
 
 
 def test_wrong_batches() -> None:

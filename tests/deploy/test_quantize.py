@@ -12,10 +12,10 @@ import pytest
 from tests.helpers.classifiers import make_classifier, make_images, some_image
 
 from skipnets.classifier import Classifier, load
-from skipnets.deploy.benchmark import Timing
 from skipnets.deploy.export import export_model
 from skipnets.deploy.graph import onnx_graph, openvino_graph, simplify, trace
 from skipnets.deploy.quantize import Accuracy, Quantization, open_calibration, quantize
+from skipnets.deploy.timing import Timing
 from skipnets.errors import UserError
 
 MODULE = sys.modules["skipnets.deploy.quantize"]

@@ -255,7 +255,7 @@ def test_a_split_without_images(pets: Path) -> None:
         evaluate(reader(), pets, split="val")
     with pytest.raises(UserError, match=r"split='tset'.*did you mean test"):
         evaluate(reader(), pets, split="tset")
-    with pytest.raises(UserError, match="batch_size must be at least 1, not 0"):
+    with pytest.raises(UserError, match="batch_size=0: must be at least 1"):
         evaluate(reader(), pets, batch_size=0)
 
 

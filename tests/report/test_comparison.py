@@ -43,14 +43,14 @@ def test_a_better_run_is_told_from_an_equal_one(tmp_path: Path) -> None:
     comparison = compare(folders, resamples=400)
     assert comparison.runs == ("first", "good", "equal")
     assert (comparison.data, comparison.split, comparison.images) == ("pets", "test", 300)
-    verdicts = {(each.run, each.figure): each for each in comparison.differences}
-    for figure in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "nll"):
-        better = verdicts["good", figure]
-        assert better.verdict == "better", figure
+    verdicts = {(each.run, each.metric): each for each in comparison.differences}
+    for metric in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "nll"):
+        better = verdicts["good", metric]
+        assert better.verdict == "better", metric
         low, high = better.interval
         assert low <= better.difference <= high
-        assert (low > 0) == (figure != "nll")
-        assert verdicts["equal", figure].verdict == "within noise", figure
+        assert (low > 0) == (metric != "nll")
+        assert verdicts["equal", metric].verdict == "within noise", metric
     accuracy = verdicts["good", "accuracy"]
     right, good_right = logits.argmax(1) == labels, good.argmax(1) == labels
     assert accuracy.only_run_right == (good_right & ~right).sum()
@@ -65,7 +65,7 @@ def test_a_better_run_is_told_from_an_equal_one(tmp_path: Path) -> None:
     json.dumps(comparison.to_dict(), allow_nan=False)
 
     worse = {
-        each.figure: each.verdict for each in compare([folders[1], folders[0]], resamples=400).differences
+        each.metric: each.verdict for each in compare([folders[1], folders[0]], resamples=400).differences
     }
     assert worse["accuracy"] == worse["nll"] == "worse"
 
@@ -77,14 +77,14 @@ def test_figures_are_evaluation_s_own(tmp_path: Path) -> None:
         [write_results(tmp_path / "a", logits, labels), write_results(tmp_path / "b", other, labels)],
         resamples=50,
     )
-    for figure in comparison.figures:
-        for value, each in zip(figure.values, (logits, other), strict=True):
-            expected = getattr(measure(each.astype(np.float32), labels), figure.name)
-            assert value == pytest.approx(expected, abs=1e-5), figure.name
-        for value, (low, high) in zip(figure.values, figure.intervals, strict=True):
+    for metric in comparison.metrics:
+        for value, each in zip(metric.values, (logits, other), strict=True):
+            expected = getattr(measure(each.astype(np.float32), labels), metric.name)
+            assert value == pytest.approx(expected, abs=1e-5), metric.name
+        for value, (low, high) in zip(metric.values, metric.intervals, strict=True):
             assert low < high
-            assert figure.name == "ece" or low <= value <= high  # resampling cannot lower it
-    assert [figure.name for figure in comparison.figures] == [
+            assert metric.name == "ece" or low <= value <= high  # resampling cannot lower it
+    assert [metric.name for metric in comparison.metrics] == [
         "accuracy",
         "balanced_accuracy",
         "macro_f1",
@@ -114,8 +114,8 @@ def test_false_alarms_are_as_rare_as_promised(tmp_path: Path) -> None:
         pair = [make_answers(2 * index + k, 150, 1.0, labels)[0] for k in (0, 1)]
         folders = [write_results(tmp_path / f"{index}-{k}", each, labels) for k, each in enumerate(pair)]
         for each in compare(folders, resamples=200).differences:
-            if each.figure in alarms:
-                alarms[each.figure] += each.verdict != "within noise"
+            if each.metric in alarms:
+                alarms[each.metric] += each.verdict != "within noise"
     # P(more than 8 of 60 at 0.05) is 0.003.
     assert alarms["accuracy"] <= 8
     assert 1 <= alarms["nll"] <= 8

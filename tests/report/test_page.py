@@ -22,7 +22,7 @@ from tests.helpers.runs import HOSTILE_CLASSES, HOSTILE_FILE, make_run, write_im
 
 from skipnets.classifier import load
 from skipnets.errors import UserError
-from skipnets.evaluation.calibration import reliability
+from skipnets.evaluation.reliability import reliability
 from skipnets.report import write_report
 from skipnets.report.gallery import confusion_cells, least_certain
 from skipnets.report.gallery import most_confident_mistakes as mistakes

@@ -101,7 +101,11 @@ def outputs_of(model: Any, batch: torch.Tensor, paths: Iterable[str]) -> dict[st
         ("resnet20", (32, 32), {}),
         ("resnet20", (31, 33), {"shortcut": "projection", "in_chans": 1}),
         ("resnet18", (64, 64), {}),
-        ("resnet18", (64, 64), {"norm": None, "block_config": (1, 1), "drop_rate": 0.2, "proj_drop_rate": 0.2}),
+        (
+            "resnet18",
+            (64, 64),
+            {"norm": None, "block_config": (1, 1), "drop_rate": 0.2, "proj_drop_rate": 0.2},
+        ),
         ("resnet34", (45, 1), {"block_config": (1, 1, 1, 1), "num_classes": 3}),
         ("resnet50", (64, 64), {"block_config": (2, 2, 2, 2)}),
         ("resnet50", (40, 56), {"block_config": (1, 2, 2), "output_stride": 8}),

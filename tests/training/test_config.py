@@ -17,13 +17,13 @@ def config(**fields: object) -> TrainConfig:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"lr": -0.1}, "lr: -0.1 is wrong; it should be greater than 0"),
-        ({"lr": float("nan")}, "lr: nan is wrong; it should be a finite number"),
-        ({"epochs": 0}, "epochs: 0 is wrong; it should be greater than or equal to 1"),
-        ({"momentum": 1.0}, "momentum: 1.0 is wrong; it should be less than 1"),
-        ({"recipe": "paper"}, "recipe: 'paper' is wrong; it should be 'scratch', 'finetune'"),
-        ({"milestones": (0.5, 1.5)}, "milestones: 1.5 is wrong; it should be less than 1"),
-        ({"channels": 4}, "channels: 4 is wrong; it should be 1 or 3"),
+        ({"lr": -0.1}, "lr=-0.1: must be greater than 0"),
+        ({"lr": float("nan")}, "lr=nan: must be a finite number"),
+        ({"epochs": 0}, "epochs=0: must be greater than or equal to 1"),
+        ({"momentum": 1.0}, "momentum=1.0: must be less than 1"),
+        ({"recipe": "paper"}, "recipe='paper': must be 'scratch', 'finetune'"),
+        ({"milestones": (0.5, 1.5)}, "milestones=1.5: must be less than 1"),
+        ({"channels": 4}, "channels=4: must be 1 or 3"),
         ({"batchsize": 4}, "batchsize: no such option; did you mean batch_size"),
     ],
 )
@@ -37,6 +37,23 @@ def test_a_wrong_value_is_one_line_that_names_the_option(fields: dict[str, objec
 def test_a_missing_option_is_named() -> None:
     with pytest.raises(UserError, match=r"^out: must be given$"):
         TrainConfig(data="digits")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("written", ["none", "null", "None", None])
+def test_none_has_several_spellings(written: str | None, tmp_path: Path) -> None:
+    assert config(weights=written, epochs=written).weights is None
+    assert config(model_options={"norm": written}).model_options == {"norm": None}
+    path = tmp_path / "run.yaml"
+    path.write_text(f"data: digits\nout: x\nweights: {written or 'null'}\nlr: {written or 'null'}\n")
+    assert (read_config(path).weights, read_config(path).lr) == (None, None)
+    assert config(augmentation="none", imbalance="none").augmentation == "none"
+
+
+def test_milestones_are_not_forgotten() -> None:
+    """A schedule without them would be a constant rate."""
+    with pytest.raises(UserError, match=r"^milestones: must be given for schedule=milestones"):
+        with_recipe(config(schedule="milestones"))
+    assert with_recipe(config(schedule="milestones", milestones=(0.5,))).milestones == (0.5,)
 
 
 def test_yaml_and_back_is_the_same(tmp_path: Path) -> None:
@@ -86,7 +103,7 @@ def test_changes_take_precedence_over_the_file(tmp_path: Path) -> None:
     [
         ("data: digits\nout: x\nlearning_rate: 1\n", r"run.yaml: learning_rate: no such option"),
         ("data: digits\nout: x\nlabel_smoothin: 0.1\n", r"no such option; did you mean label_smoothing"),
-        ("data: digits\nout: x\nlr: fast\n", r"run.yaml: lr: 'fast' is wrong"),
+        ("data: digits\nout: x\nlr: fast\n", r"run.yaml: lr='fast': must be a valid number"),
         ("- data\n", r"run.yaml: must be a mapping"),
         ("data: [\n", r"run.yaml: not YAML"),
     ],

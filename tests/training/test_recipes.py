@@ -49,7 +49,7 @@ def test_the_papers_recipes_say_what_the_papers_say() -> None:
 def test_the_recipe_follows_from_the_weights() -> None:
     assert with_recipe(config()).recipe == "scratch"
     assert with_recipe(config(weights="imagenet")).recipe == "finetune"
-    with pytest.raises(UserError, match=r"^weights: the recipe finetune needs pretrained ones"):
+    with pytest.raises(UserError, match=r"^weights: must be given for recipe=finetune"):
         with_recipe(config(recipe="finetune"))
 
 

@@ -90,7 +90,7 @@ def test_what_mixes(alphas: tuple[float, float], kind: type | None) -> None:
 
 
 def test_more_frozen_stages_than_there_are(tiny: MakeConfig) -> None:
-    with pytest.raises(UserError, match=r"freeze=4: must be at most 3"):
+    with pytest.raises(UserError, match=r"freeze=4: must be at most 3, the stages"):
         make_task(tiny, freeze=4)
 
 

@@ -6,15 +6,18 @@ that are listed, 2 wrong input. A command's module is imported when the command 
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import cyclopts
 
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, needs_extra
+
+__all__ = ["COMMANDS", "main", "make_app"]
 
 COMMANDS = {
     "models": "List the models that can be trained.",
@@ -27,7 +30,7 @@ COMMANDS = {
     "diagram": "Draw networks, with every dense connection and every shortcut.",
     "explain": "Show what in an image speaks for a class.",
     "reuse": "Draw which features a network's layers reuse.",
-    "calibrate": "Make a classifier as sure as it is right.",
+    "calibrate": "Calibrate a classifier's probabilities by a temperature.",
     "report": "Show where a run's classifier fails, as one HTML file.",
     "compare": "Tell whether runs differ by more than noise.",
     "export": "Write a classifier as a checked graph for other runtimes.",
@@ -48,12 +51,18 @@ def make_app(called: str | None) -> cyclopts.App:
         name="skipnets",
         help="Image classifiers with skip connections: from images in folders to a checked model file.",
         help_format="plaintext",
-        version=lambda: importlib.metadata.version("skipnets"),
+        version=_version,
         result_action="return_value",
     )
     for name, line in COMMANDS.items():
         app.command(f"skipnets.cli.{name}:{name}", name=name, help=None if name == called else line)
     return app
+
+
+def _version() -> str:
+    from skipnets.version import __version__
+
+    return __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,18 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     _show_log()
     try:
-        status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
-    except (cyclopts.CycloptsError, UserError) as error:
+        with needs_extra(), _imports_unwrapped():
+            status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
         _say(str(error))
         return 2
-    except ImportError as error:
-        # Where it is the command's own module that cannot be imported, cyclopts wraps the reason.
-        missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
-        if not isinstance(missing, ModuleNotFoundError) or (missing.name or "skipnets").startswith(
-            "skipnets"
-        ):
-            raise
-        _say(str(missing_extra("train")))
+    except UserError as error:
+        _say(_as_typed(str(error), words[0] if words else None))
         return 2
     except KeyboardInterrupt as interruption:
         _say(str(interruption) or "interrupted")
@@ -88,6 +92,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status if isinstance(status, int) else 0
+
+
+@contextmanager
+def _imports_unwrapped() -> Iterator[None]:
+    """Where a command's own module cannot be imported, cyclopts wraps the reason: take it out again."""
+    try:
+        yield
+    except ImportError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError | UserError):
+            raise error.__cause__ from None
+        raise
+
+
+def _as_typed(message: str, command: str | None) -> str:
+    """A library's error with the option as it is typed: "--batch-size=0: must be at least 1"."""
+    match = re.match(r"([a-z]\w*)(=|: )", message)
+    if match is None or command not in COMMANDS:
+        return message
+    option = f"--{match[1].replace('_', '-')}"
+    arguments = make_app(command)[command].assemble_argument_collection()
+    if option not in {name for argument in arguments for name in argument.names}:
+        return message
+    rest = message[match.end() :]
+    if match[2] == "=":
+        return f"{option}={rest}"
+    return f"{option} {rest}" if rest.startswith("must") else f"{option}: {rest}"
 
 
 def _say(message: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from skipnets.classifier import load
-from skipnets.cli.output import print_failures, print_json, print_table, progress_bar, properties_table
+from skipnets.cli.output import print_failures, print_json, print_tables, progress
 from skipnets.errors import UserError
+from skipnets.tables import properties_table
 
 
 def calibrate(
@@ -22,7 +23,7 @@ def calibrate(
     threads: int | None = None,
     workers: int = 2,
 ) -> int:
-    """Make a classifier as sure as it is right: fit a temperature on validation data, store it in the file.
+    """Calibrate a classifier's probabilities: fit a temperature on validation data, store it in the file.
 
     The temperature divides the logits. It changes no answer, but every probability that any later command
     gives. Exports made before keep the old one.
@@ -37,7 +38,7 @@ def calibrate(
         data: A folder of images, a manifest or a named set, not the training or the test images. Default:
             what the model was trained on, with the splits that were drawn then.
         split: train, val, test or all. Default: val, or all of data that are not split.
-        json: Print temperature and figures as JSON.
+        json: Print JSON: the temperature, the metrics, and which file was written.
         batch_size: Images that go through the network at once.
         download: Allow a named set to be fetched.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -51,8 +52,7 @@ def calibrate(
         raise UserError(
             f"{model} is an export: calibrate the model file that it was made from, and export again"
         )
-    with progress_bar() as progress:
-        task = progress.add_task("calibrating", total=None)
+    with progress("calibrating") as report:
         calibration = calibrate_classifier(
             classifier,
             data,
@@ -60,11 +60,11 @@ def calibrate(
             batch_size=batch_size,
             workers=workers,
             download=download,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=report,
         )
     classifier.save(classifier.path)
     if json:
-        print_json(calibration.to_dict())
+        print_json({**calibration.to_dict(), "written": [str(classifier.path)]})
     else:
         rows = {
             "temperature": f"{calibration.temperature:.4f}, now in {classifier.path}",
@@ -72,9 +72,8 @@ def calibrate(
             "negative log-likelihood": f"{calibration.nll_before:.4f} → {calibration.nll_after:.4f}",
             "calibration error (ECE)": f"{calibration.ece_before:.2%} → {calibration.ece_after:.2%}",
         }
-        print_table(properties_table(rows))
-        for warning in calibration.warnings:
-            print_table(properties_table({"note": warning}))
+        notes = [properties_table({"note": warning}) for warning in calibration.warnings]
+        print_tables([properties_table(rows), *notes])
     if calibration.failures:
         print_failures(calibration.failures, of=calibration.images + len(calibration.failures))
     return 1 if calibration.failures else 0

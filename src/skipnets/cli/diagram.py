@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from skipnets.cli.output import print_paths
 from skipnets.insight.diagram import draw_diagram
 from skipnets.insight.source import Source
 
@@ -27,3 +28,4 @@ def diagram(
     """
     sources: list[Source] = list(models)
     draw_diagram(sources, output=output, block=block, input_size=input_size)
+    print_paths(output)

@@ -1,15 +1,11 @@
-"""`skipnets evaluate`, and the tables of figures that training ends with."""
+"""`skipnets evaluate`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
 
 from skipnets.classifier import load
-from skipnets.cli.output import print_failures, print_json, print_table, progress_bar, properties_table
+from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress
 from skipnets.evaluation.tables import check_table_path
 
 
@@ -41,7 +37,7 @@ def evaluate(
         data: A folder of images, a manifest or a named set. Default: what the model was trained on, with
             the splits that were drawn then.
         split: train, val, test or all. Data that are not split are all test.
-        json: Print every figure as JSON.
+        json: Print JSON: every metric, and which files were written.
         output: A folder to write evaluation.json, confusion.png and predictions.parquet to.
         predictions: A .parquet, .csv or .jsonl file to write every prediction to.
         batch_size: Images that go through the network at once.
@@ -56,8 +52,7 @@ def evaluate(
     if predictions is not None:
         check_table_path(predictions)
     classifier = load(model, runtime=runtime, device=device, threads=threads)
-    with progress_bar() as progress:
-        task = progress.add_task("evaluating", total=None)
+    with progress("evaluating") as report:
         evaluation = evaluate_classifier(
             classifier,
             data,
@@ -65,47 +60,18 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             download=download,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=report,
         )
     if output is not None:
         evaluation.save(output)
     if predictions is not None:
         evaluation.write_predictions(predictions)
-    figures = evaluation.to_dict()
     if json:
-        print_json(figures)
+        written = [str(path) for path in (output, predictions) if path is not None]
+        print_json({**evaluation.to_dict(), "written": written})
     else:
-        print_figures(figures)
+        print_tables(evaluation.tables())
+        print_paths(output, predictions)
     if evaluation.failures:
         print_failures(evaluation.failures, of=len(evaluation.names) + len(evaluation.failures))
     return 1 if evaluation.failures else 0
-
-
-def print_figures(figures: Mapping[str, Any]) -> None:
-    """The figures of `Evaluation.to_dict()` as two tables, with what to beware of below."""
-    low, high = figures["accuracy_interval"]
-    rows = {
-        "images": f"{figures['images']:,} ({figures['data']}, {figures['split']})",
-        "accuracy": f"{figures['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%})",
-        "balanced accuracy": f"{figures['balanced_accuracy']:.2%}",
-        "top-5 accuracy": "" if figures["top5"] is None else f"{figures['top5']:.2%}",
-        "negative log-likelihood": f"{figures['nll']:.4f}",
-        "calibration error (ECE)": f"{figures['ece']:.2%}",
-        "mean AUROC": _share(figures["macro_auroc"], digits=4),
-    }
-    print_table(properties_table({name: value for name, value in rows.items() if value}))
-    classes = Table(box=None, pad_edge=False)
-    classes.add_column("class", overflow="fold")
-    for heading in ("precision", "recall", "F1", "AUROC", "images"):
-        classes.add_column(heading, justify="right")
-    for row in figures["classes"]:
-        shares = [_share(row[key], digits=3) for key in ("precision", "recall", "f1", "auroc")]
-        classes.add_row(row["name"], *shares, f"{row['support']:,}")
-    print_table(classes)
-    for warning in figures["warnings"]:
-        print_table(properties_table({"note": warning}))
-
-
-def _share(value: float | None, *, digits: int) -> str:
-    """A share, or a dash where it is undefined: nothing is there to be right or wrong about."""
-    return "–" if value is None else f"{value:.{digits}f}"

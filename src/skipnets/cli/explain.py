@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from skipnets.classifier import load
-from skipnets.cli.output import progress_bar
+from skipnets.cli.output import print_paths, progress_bar
 from skipnets.cli.paths import expand
 from skipnets.errors import UserError
 from skipnets.insight.attribution import Method
@@ -57,4 +56,4 @@ def explain(
         sheet, folder = save_explanations(
             progress.track(explanations, total=len(paths), description="explaining"), output
         )
-    print(f"{sheet}; overlays and maps in {folder}", file=sys.stderr)  # noqa: T201
+    print_paths(sheet, folder)

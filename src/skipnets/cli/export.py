@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from skipnets.cli.output import print_json, print_table, properties_table
+from skipnets.cli.output import print_json, print_tables
 from skipnets.errors import UserError
+from skipnets.tables import properties_table
 
 
 def export(
@@ -82,4 +83,4 @@ def export(
         )
     for name, seconds in (result.seconds or {}).items():
         rows[f"{name}, one image"] = f"{1000 * seconds:.1f} ms"
-    print_table(properties_table(rows))
+    print_tables([properties_table(rows)])

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from skipnets.classifier import describe
-from skipnets.cli.output import print_json, print_table, properties_table
+from skipnets.cli.output import print_json, print_tables
+from skipnets.tables import properties_table
 
 
 def info(model: Path, /, *, json: bool = False) -> None:
@@ -38,7 +39,7 @@ def info(model: Path, /, *, json: bool = False) -> None:
         **{key: _line(value) for key, value in about["provenance"].items()},
         **_export(about.get("export")),
     }
-    print_table(properties_table(rows))
+    print_tables([properties_table(rows)])
 
 
 def _export(export: dict[str, Any] | None) -> dict[str, str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
-from skipnets.cli.output import print_json, print_table
+from skipnets.cli.output import print_json, print_tables
 from skipnets.errors import UserError, near_matches
 from skipnets.models.family import network_graph
 from skipnets.models.registry import REGISTRY, config_to_dict, list_models
+from skipnets.tables import make_table
 
 
 def models(pattern: str = "*", /, *, json: bool = False) -> None:
@@ -29,16 +28,22 @@ def models(pattern: str = "*", /, *, json: bool = False) -> None:
             {name: {**config_to_dict(REGISTRY[name]), "parameters": _parameters(name)} for name in names}
         )
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "parameters", "blocks", "made of", "stem", "classes"):
-        numeric = heading in ("parameters", "classes")
-        table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
-    for name in names:
-        config = REGISTRY[name]
-        blocks = "-".join(map(str, config.block_config))
-        parameters, classes = f"{_parameters(name):,}", str(config.num_classes)
-        table.add_row(name, parameters, blocks, config.description, config.stem, classes)
-    print_table(table)
+    headings = ("name", "parameters", "blocks", "made of", "stem", "classes")
+    table = make_table(
+        {name: "right" if name in ("parameters", "classes") else "left" for name in headings},
+        (
+            (
+                name,
+                f"{_parameters(name):,}",
+                "-".join(map(str, REGISTRY[name].block_config)),
+                REGISTRY[name].description,
+                REGISTRY[name].stem,
+                str(REGISTRY[name].num_classes),
+            )
+            for name in names
+        ),
+    )
+    print_tables([table])
 
 
 def _parameters(name: str) -> int:

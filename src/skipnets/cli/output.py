@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+
+from skipnets.tables import as_text, printable
 
 
 def print_json(value: Any) -> None:
@@ -17,20 +20,31 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def print_table(table: Table) -> None:
-    """A table on standard output; where that is no terminal, as wide as it likes, so nothing is cut off."""
+def print_paths(*paths: Path | None) -> None:
+    """The files that were written, one a line on standard output; None stands for one that was not."""
+    sys.stdout.writelines(f"{path}\n" for path in paths if path is not None)
+
+
+def print_tables(tables: Iterable[RenderableType]) -> None:
+    """Tables on standard output; where that is no terminal, as wide as they are, so nothing is cut off."""
     console = Console()
-    Console(width=console.width if console.is_terminal else 400).print(table)
+    if not console.is_terminal:
+        sys.stdout.write(as_text(tables) + "\n")
+        return
+    for table in tables:
+        console.print(table)
 
 
-def properties_table(rows: dict[str, str], *, title: str | None = None) -> Table:
-    """Two columns, a name and what it is."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+@contextmanager
+def progress(description: str) -> Iterator[Callable[..., None]]:
+    """A progress bar; what it gives is called with done and total, and perhaps a new description."""
+    with progress_bar() as bar:
+        task = bar.add_task(description, total=None)
+
+        def update(done: int, total: int, description: str | None = None) -> None:
+            bar.update(task, completed=done, total=total, description=description)
+
+        yield update
 
 
 def progress_bar() -> Progress:
@@ -57,5 +71,6 @@ def print_failures(failures: Mapping[str, str], *, of: int) -> None:
     sys.stderr.write(f"{len(failures)} of {of} images failed:\n")
     # Most reasons begin with the name already.
     sys.stderr.writelines(
-        f"  {name}: {reason.removeprefix(f'{name}: ')}\n" for name, reason in failures.items()
+        f"  {printable(name)}: {printable(reason.removeprefix(f'{name}: '))}\n"
+        for name, reason in failures.items()
     )

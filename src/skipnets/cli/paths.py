@@ -6,25 +6,21 @@ import glob
 import sys
 from pathlib import Path
 
-from skipnets.data.sources import images_below
+from skipnets import inputs
 from skipnets.errors import UserError
 
 
 def expand(path: str) -> list[str]:
-    """The images that one word of the command line stands for."""
+    """The images that one word of the command line stands for.
+
+    Raises:
+        UserError: It stands for none.
+    """
     if path == "-":
         lines = [line for line in map(str.rstrip, sys.stdin) if line]
         if not lines:
             raise UserError("images: standard input holds no paths")
         return lines
-    if Path(path).is_dir():
-        found = [str(image) for image in images_below(Path(path))]
-        if not found:
-            raise UserError(f"images: {path} holds no images")
-        return found
-    if Path(path).exists():
-        return [path]
-    matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - absolute patterns work, too
-    if not matches:
+    if not Path(path).exists() and not glob.has_magic(path):
         raise UserError(f"images: {path} is not there (nor does any file match it as a pattern)")
-    return [image for match in matches for image in expand(match)]
+    return inputs.expand(path)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from skipnets.classifier import load
-from skipnets.cli.output import print_json, print_table
+from skipnets.cli.output import print_json, print_tables
 from skipnets.errors import UserError
 from skipnets.runtimes.native import NativeRuntime
+from skipnets.tables import make_table
 
 _MEBI = 2**20
 
 
 def plan(
-    model: Path, /, *, batch: int = 1, rounds: int = 20, threads: int | None = None, json: bool = False
+    model: Path, /, *, batch_size: int = 1, rounds: int = 20, threads: int | None = None, json: bool = False
 ) -> None:
     """Show how the native engine runs a classifier, with the measured time of every step.
 
@@ -26,38 +25,34 @@ def plan(
 
     Args:
         model: A model file or a run folder.
-        batch: Images at once: 1 is computed by all threads together, more are shared out.
+        batch_size: Images at once: 1 is computed by all threads together, more are shared out.
         rounds: Times are medians over so many runs.
         threads: CPU threads. Default: one a processor.
         json: Print it as JSON.
     """
-    for name, value in (("batch", batch), ("rounds", rounds)):
+    for name, value in (("batch_size", batch_size), ("rounds", rounds)):
         if not 1 <= value <= 1024:
-            raise UserError(f"{name} must be from 1 to 1024, not {value}")
+            raise UserError(f"{name}={value}: must be from 1 to 1024")
     classifier = load(model, runtime="native", threads=threads)
     assert isinstance(classifier.runtime, NativeRuntime)
-    report = classifier.runtime.plan(classifier.preprocessing.size, batch=batch, rounds=rounds)
+    report = classifier.runtime.plan(classifier.preprocessing.size, batch=batch_size, rounds=rounds)
     if json:
         print_json(report)
         return
     height, width = classifier.preprocessing.size
     total = sum(step["seconds"] for step in report["steps"])
-    table = Table(
+    headings = ("step", "makes", "algorithm", "million MACs", "MiB", "ms", "share of peak")
+    table = make_table(
+        {name: "left" if name in ("step", "makes", "algorithm") else "right" for name in headings},
+        map(_cells, report["steps"]),
         title=(
-            f"Images of {height}×{width}, {batch} at once: {total * 1e3:.2f} ms each "
+            f"Images of {height}×{width}, {batch_size} at once: {total * 1e3:.2f} ms each "
             f"with {report['threads']} threads of {report['isa']}\n"
             f"A share of 1 is {report['peak_macs'] / 1e9:.0f} thousand million multiply-adds a second; "
             "Winograd's algorithm, which needs fewer, can exceed it."
         ),
-        title_justify="left",
-        box=None,
-        pad_edge=False,
     )
-    for heading in ("step", "makes", "algorithm", "million MACs", "MiB", "ms", "share of peak"):
-        table.add_column(heading, justify="left" if heading in ("step", "makes", "algorithm") else "right")
-    for step in report["steps"]:
-        table.add_row(*_cells(step))
-    print_table(table)
+    print_tables([table])
 
 
 def _cells(step: dict[str, Any]) -> list[str]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.table import Table
 
 from skipnets.classifier import Prediction, load
-from skipnets.cli.output import print_failures, print_table, progress_bar
+from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
 from skipnets.cli.paths import expand
 from skipnets.evaluation.tables import check_table_path, write_table
+from skipnets.tables import make_table, printable
 
 
 def predict(
@@ -22,6 +23,7 @@ def predict(
     /,
     *,
     output: Path | None = None,
+    json: bool = False,
     top_k: int = 1,
     batch_size: int = 32,
     runtime: str = "auto",
@@ -40,6 +42,7 @@ def predict(
         model: A model file or a run folder.
         images: Files, folders of images, patterns, or - for paths on standard input, one a line.
         output: A .csv, .jsonl or .parquet file to write instead of printing.
+        json: Print every prediction as JSON.
         top_k: How many classes to name for each image.
         batch_size: Images that go through the network at once.
         runtime: What runs the network; auto takes the fastest that can.
@@ -58,10 +61,14 @@ def predict(
                 predictions, total=len(paths), description=f"predicting ({classifier.runtime.name})"
             )
         )
-    if output is None:
+    if output is not None:
+        write_table(output, _columns(rows, min(top_k, len(classifier.classes))))
+    if json:
+        print_json([asdict(row) for row in rows])
+    elif output is None:
         _print(rows)
     else:
-        write_table(output, _columns(rows, min(top_k, len(classifier.classes))))
+        print_paths(output)
     failures = {row.source: row.error for row in rows if row.error is not None}
     if failures:
         print_failures(failures, of=len(rows))
@@ -73,18 +80,18 @@ def _print(rows: Sequence[Prediction]) -> None:
     if not sys.stdout.isatty():
         for row in rows:
             ranking = [text for label, probability in row.ranking for text in (label, f"{probability:.4f}")]
-            sys.stdout.write("\t".join([row.source, *(ranking or ["failed"])]) + "\n")
+            sys.stdout.write("\t".join(map(printable, [row.source, *(ranking or ["failed"])])) + "\n")
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("image", overflow="fold")
-    table.add_column("shows")
-    table.add_column("probability", justify="right")
-    if any(len(row.ranking) > 1 for row in rows):
-        table.add_column("or")
-    for row in rows:
-        others = ", ".join(f"{label} {probability:.1%}" for label, probability in row.ranking[1:])
-        table.add_row(row.source, row.label or "failed", f"{row.probability or 0:.1%}", others)
-    print_table(table)
+    several = any(len(row.ranking) > 1 for row in rows)
+    others = [", ".join(f"{label} {share:.1%}" for label, share in row.ranking[1:]) for row in rows]
+    table = make_table(
+        {"image": "left", "shows": "left", "probability": "right", **({"or": "left"} if several else {})},
+        (
+            [row.source, row.label or "failed", f"{row.probability or 0:.1%}", *([other] if several else [])]
+            for row, other in zip(rows, others, strict=True)
+        ),
+    )
+    print_tables([table])
 
 
 def _columns(rows: Sequence[Prediction], top_k: int) -> dict[str, list[Any]]:

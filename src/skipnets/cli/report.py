@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from skipnets.cli.output import progress_bar
+from skipnets.cli.output import print_paths, progress
 
 
 def report(
@@ -35,16 +34,13 @@ def report(
     """
     from skipnets.report import write_report
 
-    with progress_bar() as progress:
-        task = progress.add_task("reading the run", total=None)
+    with progress("reading the run") as show:
         path = write_report(
             run,
             output,
             device=device,
             threads=threads,
             workers=workers,
-            progress=lambda what, done, total: progress.update(
-                task, description=what, completed=done, total=total
-            ),
+            progress=lambda what, done, total: show(done, total, what),
         )
-    sys.stdout.write(f"{path}\n")
+    print_paths(path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from skipnets.classifier import load
-from skipnets.cli.output import print_failures
+from skipnets.cli.output import print_failures, print_paths
 from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation.evaluating import open_own_images
@@ -44,7 +43,7 @@ def reuse(
         threads: CPU threads that compute. Default: PyTorch's own choice.
     """
     if images < 1:
-        raise UserError(f"images must be at least 1, not {images}")
+        raise UserError(f"images={images}: must be at least 1")
     classifier = load(model, runtime="torch", device=device, threads=threads)
     sources = None
     if needs_images(classifier):
@@ -57,7 +56,7 @@ def reuse(
         sources = [there.source(int(index)) for index in chosen]
     found = measure_reuse(classifier, sources)
     drawing, table = save_reuse(found, output)
-    print(f"{drawing}, numbers in {table}", file=sys.stderr)  # noqa: T201
+    print_paths(drawing, table)
     if sources is not None and isinstance(found, ResidualReuse) and found.failures:
         print_failures(found.failures, of=len(sources))
         return 1

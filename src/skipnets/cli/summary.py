@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
+from skipnets.cli.output import print_paths, print_tables
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.insight.memory import largest_batch
 from skipnets.insight.summary import Summary, summarize
 from skipnets.models.graph import BlockExecution
+from skipnets.tables import as_text
 
 
 def summary(
@@ -26,6 +25,7 @@ def summary(
     execution: BlockExecution = "plain",
     depth: int = 1,
     format: Literal["text", "markdown", "csv", "json"] = "text",  # noqa: A002
+    json: bool = False,
     output: Path | None = None,
     model_options: dict[str, Any] | None = None,
 ) -> None:
@@ -46,6 +46,7 @@ def summary(
         execution: How dense blocks run in training: plain, linear or linear-recompute. For fit.
         depth: 1 shows stages, 2 the layers or blocks inside, 3 what these are made of.
         format: text, markdown, csv or json.
+        json: The same as --format json.
         output: A file to write instead of printing.
         model_options: Fields to change in a named model, such as --model-options.growth-rate 24.
     """
@@ -53,39 +54,33 @@ def summary(
     size: dict[str, Any] = {"input_size": input_size, **fields}
     if batch_size == "fit":
         if memory is None:
-            raise UserError("batch-size fit needs --memory: how much training may take, such as 16GiB")
+            raise UserError("memory: must be given for batch_size=fit: what training may take, such as 16GiB")
         images = largest_batch(model, memory, execution=execution, **size)
         print(f"largest batch that trains in {memory}: {images}", file=sys.stderr)  # noqa: T201
     else:
-        images = _whole("batch-size", batch_size)
+        images = _whole("batch_size", batch_size)
+    if json:
+        format = "json"  # noqa: A001
     found = summarize(model, batch_size=images, **size)
     if format == "text" and output is None:
-        console = Console()
-        (console if console.is_terminal else Console(width=_WIDE)).print(found.to_rich(depth))
+        print_tables([found.to_rich(depth)])
         return
-    text = _as_text(found, depth) if format == "text" else _FORMATS[format](found, depth)
+    text = as_text([found.to_rich(depth)]) if format == "text" else _FORMATS[format](found, depth)
     text = text if text.endswith("\n") else text + "\n"
     if output is None:
         sys.stdout.write(text)
         return
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    print_paths(output)
 
 
-_WIDE = 200
 _FORMATS = {"markdown": Summary.to_markdown, "csv": Summary.to_csv, "json": Summary.to_json}
-
-
-def _as_text(found: Summary, depth: int) -> str:
-    """The tables without colors, as wide as they need to be."""
-    page = io.StringIO()
-    Console(file=page, width=_WIDE).print(found.to_rich(depth))
-    return "".join(f"{line.rstrip()}\n" for line in page.getvalue().splitlines())
 
 
 def _whole(name: str, text: str) -> int:
     if not text.isdecimal():
-        raise UserError(f'{name} must be a whole number or fit, not "{text}"')
+        raise UserError(f"{name}={text}: must be a whole number or fit")
     return int(text)
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
 import docstring_parser
 from cyclopts import Parameter
 
-from skipnets.cli.evaluate import print_figures
-from skipnets.cli.output import print_table, properties_table
+from skipnets.cli.output import print_tables
 from skipnets.errors import UserError
 from skipnets.training.config import TrainConfig, read_config
 
@@ -79,9 +78,5 @@ def train(
 def _finish(start: Callable[[], Run]) -> int:
     """Train, and show what came of it."""
     run = start()
-    scores = run.scores
-    if scores:
-        print_figures(scores)
-    kept = f"epoch {run.best_epoch}, the best on validation data"
-    print_table(properties_table({"run": str(run.folder), "model": f"{run.model} ({kept})"}))
-    return 1 if scores.get("failures") or run.skipped else 0
+    print_tables(run.tables())
+    return 1 if run.scores.get("failures") or run.skipped else 0

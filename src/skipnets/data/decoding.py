@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from skipnets.errors import UserError
+from skipnets.errors import UserError, install_command, one_line
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ SUFFIXES = (
 # Files with these names may hold several images.
 PAGED_SUFFIXES = (".apng", ".gif", ".png", ".tif", ".tiff", ".webp")
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
-HEIF_REMEDY = 'pip install "skipnets[heic]"'
 # The ISO media brands of HEIC photographs (ISO/IEC 23008-12, annex B).
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
@@ -63,17 +62,6 @@ MAX_PIXELS = 89_478_485
 # How much finer than its result a reduced JPEG is. With 1, crops are 4 % less sharp than from the whole
 # image, with 2 the difference is below 1 % (Pillow's thumbnail() takes 2 as well).
 _REDUCING_GAP = 2
-
-# How an image that was stored with an EXIF orientation is turned upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class ImageDecodeError(UserError):
@@ -199,7 +187,7 @@ def _opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Imag
     except UnidentifiedImageError as error:
         raise ImageDecodeError(f"{name}: not an image in a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # damaged files make decoders raise nearly anything
-        raise ImageDecodeError(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise ImageDecodeError(f"{name}: {one_line(error)}") from error
 
 
 def _open_file(source: str | os.PathLike[str] | bytes | BinaryIO | Page) -> Image.Image:
@@ -212,7 +200,7 @@ def _open_file(source: str | os.PathLike[str] | bytes | BinaryIO | Page) -> Imag
         if not _is_heif(file):
             raise
         if not can_read_heif():
-            raise ValueError(f"a HEIC image; to read it: {HEIF_REMEDY}") from None
+            raise ValueError(f"a HEIC image; to read it: {install_command('heic')}") from None
         return Image.open(file, formats=("HEIF",))
 
 
@@ -291,13 +279,10 @@ def _orientation(image: Image.Image) -> int:
 def _upright(image: Image.Image) -> Image.Image:
     # First, because PNG may hold its EXIF block behind the pixels, and Pillow turns TIFF by itself in load().
     image.load()
-    turn = _UPRIGHT.get(_orientation(image))
-    if turn is None:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
         return image
-    upright = image.transpose(turn)
-    # The copy still carries the EXIF block; whoever opened it again would turn it twice.
-    upright.info = {key: value for key, value in image.info.items() if key == "transparency"}
-    return upright
 
 
 def _converted(image: Image.Image, channels: int | None) -> Image.Image:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from skipnets.data.decoding import HEIF_REMEDY, HEIF_SUFFIXES, SUFFIXES, can_read_heif, is_image
+from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES, can_read_heif, is_image
 from skipnets.data.listing import Entry, Listing, counted, listed, passed_over_line
 from skipnets.data.split_names import is_neutral, split_names
 from skipnets.data.splits import SPLITS
-from skipnets.errors import UserError
+from skipnets.errors import UserError, install_command
 
 LAYOUTS = ("auto", "classes", "splits")
 
@@ -346,7 +346,7 @@ def _not_an_image(file: os.DirEntry[str]) -> str:
     if suffix in SUFFIXES:
         return ""
     if suffix in HEIF_SUFFIXES:
-        return "" if can_read_heif() else f"{suffix} ({HEIF_REMEDY})"
+        return "" if can_read_heif() else f"{suffix} ({install_command('heic')})"
     if file.name.lower() in _JUNK_FILES:
         return "system files"
     if suffix not in _NOT_IMAGES and file.is_file() and is_image(Path(file.path)):

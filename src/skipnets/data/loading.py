@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,29 @@ Order = Callable[["np.random.Generator"], NDArray[np.int64]]  # quoted: numpy.ra
 Failures = list[tuple[int, str]]
 
 HELD_BYTES = 2**30
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageBatch:
+    """Images that were read together: of n images, the m that could be read.
+
+    Attributes:
+        positions: (m,) theirs among all images.
+        inputs: (m, C, H, W).
+        failures: Position and reason of the others.
+        names: Of all n, in order.
+    """
+
+    positions: NDArray[np.int64]
+    inputs: NDArray[Any]
+    failures: Failures
+    names: list[str]
+
+    def outcomes(self) -> Iterator[tuple[str, str | None]]:
+        """The name of each of the n images in order, and why it could not be read; None if it could."""
+        reasons = dict(self.failures)
+        positions = sorted([*self.positions.tolist(), *reasons])
+        return zip(self.names, map(reasons.get, positions), strict=True)
 
 
 def balanced(labels: NDArray[np.int64]) -> Order:
@@ -109,30 +133,25 @@ def validation_loader(
 
 
 def evaluation_batches(
-    sources: ImageDataset | Iterable[Source],
+    sources: ImageDataset | Iterable[tuple[str, Source]],
     preprocessing: Preprocessing,
     *,
     batch_size: int = 64,
     workers: int = 1,
     normalize: bool = True,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[Any], Failures]]:
+) -> Iterator[ImageBatch]:
     """Model input from images, in order, read ahead by threads; needs no torch.
 
     Args:
-        sources: images, or any number of what `open_image` takes; two batches are taken at a time.
-        preprocessing: how they become input.
-        batch_size: images a batch, counting those that fail.
-        workers: threads that read (Pillow decodes and resizes without Python's lock); at least one.
+        sources: A dataset, or any number of names with what `open_image` takes; two batches are taken at a
+            time.
+        preprocessing: How they become input.
+        batch_size: Images a batch, counting those that fail.
+        workers: Threads that read (Pillow decodes and resizes without Python's lock); at least one.
         normalize: False gives the pixels as they are, uint8, for a network that normalizes by itself.
-
-    Yields:
-        The positions (N,) of the images that could be read, their input (N, C, H, W) float32, and the
-        failures of this batch as (position, reason). N is smaller than the batch where images fail, and
-        may be 0.
     """
-    every = map(sources.source, range(len(sources))) if isinstance(sources, ImageDataset) else sources
-    numbered = enumerate(every)
-    reading: deque[tuple[int, Future[NDArray[np.uint8] | ImageDecodeError]]] = deque()
+    numbered = enumerate(sources.sources() if isinstance(sources, ImageDataset) else sources)
+    reading: deque[tuple[int, str, Future[NDArray[np.uint8] | ImageDecodeError]]] = deque()
     pool = ThreadPoolExecutor(max(workers, 1))
 
     def read(source: Source) -> NDArray[np.uint8] | ImageDecodeError:
@@ -142,7 +161,8 @@ def evaluation_batches(
             return error
 
     def read_ahead(count: int) -> None:
-        reading.extend((position, pool.submit(read, source)) for position, source in islice(numbered, count))
+        for position, (name, source) in islice(numbered, count):
+            reading.append((position, name, pool.submit(read, source)))
 
     try:
         # Two batches are in hand: one is used, one is read ahead.
@@ -151,8 +171,10 @@ def evaluation_batches(
             pixels: list[NDArray[np.uint8]] = []
             index: list[int] = []
             failures: Failures = []
+            names: list[str] = []
             for _ in range(min(batch_size, len(reading))):
-                position, future = reading.popleft()
+                position, name, future = reading.popleft()
+                names.append(name)
                 result = future.result()
                 read_ahead(1)
                 if isinstance(result, ImageDecodeError):
@@ -163,7 +185,9 @@ def evaluation_batches(
             shape = (len(pixels), *preprocessing.size, preprocessing.channels)
             stacked = np.array(pixels, dtype=np.uint8).reshape(shape)
             inputs = preprocessing.normalize(stacked) if normalize else preprocessing.planes(stacked)
-            yield np.array(index, dtype=np.int64), inputs, failures
+            yield ImageBatch(
+                positions=np.array(index, dtype=np.int64), inputs=inputs, failures=failures, names=names
+            )
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -23,7 +23,7 @@ from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES
 from skipnets.data.layout import spelled
 from skipnets.data.listing import Entry, Listing, counted, listed
 from skipnets.data.split_names import split_named
-from skipnets.errors import UserError, missing_extra, near_matches
+from skipnets.errors import UserError, near_matches, needs_extra, one_line
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 # A table of these names in a folder describes its images (the "imagefolder" of Hugging Face's datasets).
@@ -156,15 +156,13 @@ def _decode(content: bytes, path: Path) -> tuple[str, list[str]]:
 
 
 def _read_parquet(path: Path) -> _Table:
-    try:
+    with needs_extra("train"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise missing_extra("train") from error
     try:
         table = parquet.read_table(path)
     except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: not a Parquet file ({' '.join(str(error).split())})") from error
+        raise UserError(f"{path}: not a Parquet file ({one_line(error)})") from error
     cells = [[_cell(value, path, name) for value in table[name].to_pylist()] for name in table.column_names]
     rows = [list(row) for row in zip(*cells, strict=True)]
     return _Table(list(table.column_names), rows, list(range(1, len(rows) + 1)), [])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, needs_extra, one_line
 
 # split → ((N, H, W) or (N, H, W, C) uint8 images, (N,) int64 labels); split "" where the set has none.
 Parts = dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]
@@ -46,10 +46,8 @@ def read_named(name: str, *, download: bool) -> tuple[tuple[str, ...], Parts]:
 
 
 def _digits() -> tuple[tuple[str, ...], Parts]:
-    try:
+    with needs_extra("train"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise missing_extra("train") from error
     digits = load_digits()
     # Sixteen gray levels, in which 16 is white.
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
@@ -128,10 +126,8 @@ def _svhn(download: bool) -> tuple[tuple[str, ...], Parts]:
 
 
 def _torchvision_datasets() -> Any:
-    try:
+    with needs_extra("train"):
         from torchvision import datasets
-    except ImportError as error:
-        raise missing_extra("train") from error
     return datasets
 
 
@@ -146,7 +142,7 @@ def _torchvision_dataset(name: str, torchvision_name: str, home: Path, files: st
         with contextlib.redirect_stdout(sys.stderr):
             yield dataset
     except (OSError, RuntimeError) as error:  # no network, wrong checksum
-        raise UserError(f"{name} could not be read ({' '.join(str(error).split())}): {remedy}") from error
+        raise UserError(f"{name} could not be read ({one_line(error)}): {remedy}") from error
 
 
 NAMED_SETS: dict[str, Callable[[bool], tuple[tuple[str, ...], Parts]]] = {

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,6 +101,10 @@ class ImageDataset:
             return self.images[index]
         path = self.file(index)
         return path if self.pages is None else Page(path, int(self.pages[index]))
+
+    def sources(self) -> Iterator[tuple[str, Path | Page | NDArray[np.uint8]]]:
+        """The name and the source of each image."""
+        return zip(self.names, map(self.source, range(len(self))), strict=True)
 
     def open(self, index: int) -> Image.Image:
         """The image, upright, in mode L or RGB.
@@ -271,7 +275,7 @@ def _from_listing(listing: Listing, options: DataOptions) -> ImageDataset:
         names=[entry.name for entry in entries],
         labels=np.array([number[entry.label] for entry in entries], dtype=np.int64),
         splits=np.array([entry.split for entry in entries], dtype="<U5"),
-        groups=groups if groups.astype(bool).any() else None,
+        groups=groups if (groups != "").any() else None,
         pages=pages,
         root=listing.root,
         listing=listing,

@@ -5,8 +5,9 @@ Names are loaded on first use, so that importing this package costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from skipnets.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from skipnets.deploy.benchmark import SpeedTable, compare_speeds
@@ -14,15 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Export", "SpeedTable", "compare_speeds", "export_model"]
 
-_MODULES = {
-    "Export": "export",
-    "SpeedTable": "benchmark",
-    "compare_speeds": "benchmark",
-    "export_model": "export",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Export": "export",
+        "SpeedTable": "benchmark",
+        "compare_speeds": "benchmark",
+        "export_model": "export",
+    },
+    extra="deploy",
+)

@@ -9,63 +9,33 @@ Shapes: N batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
-import random
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.deploy.timing import Candidate, Timing, alternate
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
+from skipnets.machine import library_versions, processor
 from skipnets.models.accounting import macs
 from skipnets.models.family import network_graph
 from skipnets.models.registry import config_from_dict
 from skipnets.runtimes.exported import export_format
+from skipnets.tables import Display, make_table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from skipnets.classifier import Classifier
 
-__all__ = ["Speed", "SpeedTable", "Timing", "alternate", "compare_speeds"]
-
-LEAST_ROUNDS = 5
-_PAUSE = 0.02  # seconds; runtimes let their threads spin for up to a few milliseconds after a call
-Batch = NDArray[np.float32]
-Predict = Callable[[Batch], NDArray[np.float32]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Seconds of every timed call."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle one."""
-        return statistics.median(self.seconds)
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        """A quarter of the calls were faster than the first, a quarter slower than the second."""
-        low, high = np.quantile(self.seconds, (0.25, 0.75))
-        return float(low), float(high)
-
-    def ratio(self, other: Timing) -> float:
-        """This time to another's of the same rounds: the middle one of the rounds' own ratios.
-
-        What slows a whole round down is in both and cancels.
-        """
-        return statistics.median(own / base for own, base in zip(self.seconds, other.seconds, strict=True))
+__all__ = ["Speed", "SpeedTable", "compare_speeds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +68,7 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedTable:
+class SpeedTable(Display):
     """All lines, and what they were measured on.
 
     Attributes:
@@ -127,11 +97,33 @@ class SpeedTable:
         Raises:
             UserError: If it cannot be written.
         """
-        try:
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error}") from error
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
+
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show: the fastest first, under what they were measured on."""
+        height, width = self.size
+        headings = ("batch", "candidate", "ms", "quartiles", "of the fastest baseline", "of the limit")
+        table = make_table(
+            {name: "left" if name == "candidate" else "right" for name in headings},
+            (
+                [
+                    str(row.batch),
+                    row.candidate,
+                    f"{1000 * row.seconds:.1f}",
+                    f"{1000 * row.quartiles[0]:.1f}–{1000 * row.quartiles[1]:.1f}",
+                    "" if row.ratio is None else f"{row.ratio:.2f}",
+                    f"{row.limit_share:.0%}",
+                ]
+                for row in sorted(self.rows, key=lambda row: (row.batch, row.seconds))
+            ),
+            title=(
+                f"{self.model}, images of {height}×{width}: {self.macs / 1e6:,.0f} million MACs\n"
+                f"{self.machine['processor']}, {self.machine['threads']} threads, "
+                f"{self.sgemm_macs / 1e9:,.0f} thousand million MACs/s in SGEMM"
+            ),
+        )
+        return [table]
 
     def _row(self, candidate: str, batch: int) -> Speed:
         for row in self.rows:
@@ -150,60 +142,10 @@ class SpeedTable:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """Something that turns a preprocessed batch (N, C, H, W) into logits (N, K).
-
-    Attributes:
-        name: What the table calls it.
-        predict: Runs it.
-        baseline: Whether a user would have it without this project.
-        precision: "fp32" or "int8".
-    """
-
-    name: str
-    predict: Predict
-    baseline: bool = False
-    precision: str = "fp32"
-
-
-def alternate(
-    candidates: Mapping[str, Callable[[], object]], *, seconds: float = 10.0, rounds: int | None = None
-) -> dict[str, Timing]:
-    """Time each candidate in turn, round after round, in another order each round.
-
-    A turn is a pause, one run to warm up and one that is timed. Without the pause the threads of the one
-    before would still spin and take the processor away, and what is quick would look slow; the order changes
-    because caches are full of the one before, too.
-
-    Args:
-        candidates: By name.
-        seconds: How long all of it may take; at least `LEAST_ROUNDS` rounds are done.
-        rounds: How many rounds, whatever they take.
-    """
-    for run in candidates.values():
-        run()
-    timed: dict[str, list[float]] = {name: [] for name in candidates}
-    names, order = list(candidates), random.Random(0)  # noqa: S311 - nothing is secret about turns
-    end = time.perf_counter() + seconds
-    done = 0
-    while done < (rounds or LEAST_ROUNDS) or (rounds is None and time.perf_counter() < end):
-        order.shuffle(names)
-        for name in names:
-            run = candidates[name]
-            time.sleep(_PAUSE)
-            run()
-            start = time.perf_counter()
-            run()
-            timed[name].append(time.perf_counter() - start)
-        done += 1
-    return {name: Timing(seconds=tuple(values)) for name, values in timed.items()}
-
-
 def compare_speeds(
     model: str | os.PathLike[str] | Classifier,
     *,
-    batches: Sequence[int] = (1, 16),
+    batch_sizes: Sequence[int] = (1, 16),
     seconds: float = 20.0,
     threads: int | None = None,
     compiled: bool = True,
@@ -216,7 +158,7 @@ def compare_speeds(
 
     Args:
         model: A model file, a run folder, an export, or a classifier.
-        batches: Numbers of images a call.
+        batch_sizes: Images a call, one number or several.
         seconds: How long the timing of one batch size takes, at least.
         threads: CPU threads of every candidate; None takes one a processor.
         compiled: Time torch.compile, too, which first takes a minute or two.
@@ -230,8 +172,8 @@ def compare_speeds(
     from skipnets.classifier import Classifier, load
     from skipnets.deploy.candidates import candidates_for, exported_candidate
 
-    if not batches or min(batches) < 1:
-        raise UserError(f"batch sizes must be 1 or more, not {list(batches)}")
+    if not batch_sizes or min(batch_sizes) < 1:
+        raise UserError(f"batch_size={list(batch_sizes)}: must be at least 1")
     threads = threads or os.cpu_count() or 1
     if isinstance(model, Classifier):
         classifier = model
@@ -253,7 +195,7 @@ def compare_speeds(
     rate = _sgemm_rate(threads)
     rows = [
         row
-        for batch in batches
+        for batch in batch_sizes
         for row in _measure(candidates, classifier, batch, seconds=seconds, limit=total_macs * batch / rate)
     ]
     return SpeedTable(
@@ -267,19 +209,13 @@ def compare_speeds(
 
 
 def machine(threads: int) -> dict[str, str]:
-    """What the measurements were made on."""
-    versions = {}
-    for library in ("torch", "torchvision", "onnxruntime", "openvino", "nncf", "skipnets"):
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            versions[library] = "not installed"
+    """The hardware and software that a measurement was made with."""
     return {
-        "processor": _processor(),
+        "processor": f"{processor()} ({os.cpu_count()} logical)",
         "threads": str(threads),
         "system": platform.platform(),
         "python": platform.python_version(),
-        **versions,
+        **library_versions(("torch", "torchvision", "onnxruntime", "openvino", "nncf", "skipnets")),
     }
 
 
@@ -346,12 +282,3 @@ def _sgemm_rate(threads: int) -> float:
         return size**3 / min(timing.seconds)
     finally:
         torch.set_num_threads(before)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} logical)" if names else platform.machine()

@@ -19,14 +19,14 @@ from torch import nn
 
 from skipnets.classifier import Classifier
 from skipnets.data.sources import ImageDataset
-from skipnets.deploy.benchmark import Candidate, Predict
-from skipnets.deploy.graph import needs_deploy, onnx_graph, openvino_graph, simplify, trace
+from skipnets.deploy.graph import onnx_graph, openvino_graph, simplify, trace
 from skipnets.deploy.quantize import Quantization, open_calibration, quantize
-from skipnets.errors import UserError
+from skipnets.deploy.timing import Candidate, Predict
+from skipnets.errors import UserError, needs_extra
 from skipnets.models.family import family_of
 from skipnets.models.registry import ModelConfig
 from skipnets.runtimes import open_runtime
-from skipnets.runtimes.exported import IMAGES, LOGITS
+from skipnets.runtimes.graph_format import IMAGES, LOGITS
 
 __all__ = [
     "candidates_for",
@@ -173,7 +173,7 @@ def plain_onnx(network: nn.Module, classifier: Classifier) -> Any:
     """What a user's own torch.onnx.export gives: the network as it is, any number of images."""
     height, width = classifier.preprocessing.size
     images = torch.zeros(2, classifier.preprocessing.channels, height, width)
-    with needs_deploy(), warnings.catch_warnings():
+    with needs_extra("deploy"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported: Any = torch.onnx.export(
             network,

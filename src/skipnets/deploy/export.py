@@ -6,23 +6,20 @@ Shapes: N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier, load
-from skipnets.data.sources import ImageDataset, open_dataset
-from skipnets.deploy.benchmark import alternate
+from skipnets.data.sources import ImageDataset
 from skipnets.deploy.graph import (
     onnx_graph,
     openvino_graph,
@@ -32,46 +29,23 @@ from skipnets.deploy.graph import (
     write_graph,
 )
 from skipnets.deploy.quantize import Accuracy, Quantization, open_calibration, quantize
+from skipnets.deploy.timing import alternate
+from skipnets.deploy.verification import Check, CheckFailedError, CheckImages, check_images
 from skipnets.errors import UserError, near_matches
-from skipnets.evaluation.evaluating import open_own_images
 from skipnets.files import atomic_path
-from skipnets.runtimes.exported import ExportFormat, InputType, export_format
-from skipnets.runtimes.model_file import FORMAT_VERSION
-
-if TYPE_CHECKING:
-    from skipnets.classifier import Image
+from skipnets.runtimes.exported import export_format
+from skipnets.runtimes.graph_format import EXPORT_FORMATS, ExportFormat
+from skipnets.runtimes.runtime import InputType
 
 __all__ = ["Check", "CheckFailedError", "Export", "export_model"]
 
 logger = logging.getLogger("skipnets")
 
-FORMATS = (*get_args(ExportFormat), "auto")
-CHECKED_IMAGES = 64
+FORMATS = (*EXPORT_FORMATS, "auto")
 TOLERANCE = 1e-4
 SECONDS_PER_CHOICE = 2.0
 _SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": "_openvino", "pt2": ".pt2"}
 _AUTO: tuple[ExportFormat, ...] = ("onnx", "openvino")
-
-
-class CheckFailedError(UserError):
-    """An export does not compute what the classifier does; there is no file."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """How an export compares with the classifier in PyTorch.
-
-    Attributes:
-        images: Which images, for people.
-        count: How many.
-        largest_difference: Of any probability of any image.
-        same_labels: For how many images the most probable class is the same.
-    """
-
-    images: str
-    count: int
-    largest_difference: float
-    same_labels: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +133,7 @@ def export_model(
     exporter = _Exporter(
         classifier=classifier,
         input_type=input_type,
-        check=_check_images(classifier, calibration if check is None else check),
+        check=check_images(classifier, calibration if check is None else check),
         tolerance=tolerance,
         quantization=quantization,
     )
@@ -176,7 +150,7 @@ class _Exporter:
         *,
         classifier: Classifier,
         input_type: InputType,
-        check: _CheckImages,
+        check: CheckImages,
         tolerance: float,
         quantization: Quantization | None,
     ) -> None:
@@ -204,7 +178,7 @@ class _Exporter:
         }
         if accuracy is not None:
             about["accuracy"] = asdict(accuracy)
-        with _into(path) as temporary:
+        with atomic_path(path) as temporary:
             write_graph(graph, file_format, temporary, self._metadata(about))
             exported = load(temporary, device="cpu")
             check = self.check.compare(self.classifier, exported)
@@ -227,43 +201,8 @@ class _Exporter:
         return self._onnx if file_format == "onnx" else openvino_graph(self._onnx)
 
     def _metadata(self, about: dict[str, Any]) -> str:
-        classifier = self.classifier
-        metadata = {
-            "format_version": FORMAT_VERSION,
-            "skipnets_version": importlib.metadata.version("skipnets"),
-            "architecture": classifier.architecture,
-            "classes": list(classifier.classes),
-            "preprocessing": classifier.preprocessing.to_dict(),
-            "temperature": classifier.temperature,
-            "provenance": classifier.provenance,
-            "export": about,
-        }
+        metadata = {**self.classifier.metadata(), "export": about}
         return json.dumps(metadata, ensure_ascii=False, allow_nan=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _CheckImages:
-    """Images to compare an export with PyTorch on."""
-
-    name: str
-    sources: Sequence[Image]
-
-    def compare(self, classifier: Classifier, exported: Classifier) -> Check:
-        """Both classifiers' probabilities, in batches of several sizes."""
-        first, second = (
-            np.concatenate([each.probabilities(each.preprocess(part)) for part in self._batches()])
-            for each in (classifier, exported)
-        )
-        return Check(
-            images=self.name,
-            count=len(first),
-            largest_difference=float(np.abs(first - second).max()),
-            same_labels=int((first.argmax(1) == second.argmax(1)).sum()),
-        )
-
-    def _batches(self) -> list[Sequence[Image]]:
-        """One image alone, then eight at a time: the number of images must not matter."""
-        return [self.sources[:1], *(self.sources[i : i + 8] for i in range(1, len(self.sources), 8))]
 
 
 def _write_fastest(exporter: _Exporter, final: Path) -> Export:
@@ -320,17 +259,16 @@ def _check_options(
 ) -> None:
     if file_format not in FORMATS:
         raise UserError(
-            f'unknown format "{file_format}"{near_matches(file_format, FORMATS)}; '
-            f"there are {', '.join(FORMATS)}"
+            f"format={file_format}: must be one of {', '.join(FORMATS)}{near_matches(file_format, FORMATS)}"
         )
     if input_type not in get_args(InputType):
-        raise UserError(f'input must be {" or ".join(get_args(InputType))}, not "{input_type}"')
+        raise UserError(f"input={input_type}: must be {' or '.join(get_args(InputType))}")
     if int8 and calibration is None:
-        raise UserError("int8 needs calibration images: --calibration DATA")
+        raise UserError("calibration: must be given for int8, labeled images of the same classes")
     if int8 and file_format == "pt2":
         raise UserError('int8 is for the formats "openvino" and "onnx", not "pt2"')
     if not max_drop >= 0:
-        raise UserError(f"max_drop must be 0 or more percentage points, not {max_drop}")
+        raise UserError(f"max_drop={max_drop}: must be 0 or more percentage points")
 
 
 def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:
@@ -373,64 +311,3 @@ def _free(path: Path) -> Path:
 def _refuse_a_taken_folder(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"output: the folder {path} is there already; remove it or name another")
-
-
-@contextlib.contextmanager
-def _into(path: Path) -> Iterator[Path]:
-    try:
-        with atomic_path(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}") from error
-
-
-def _check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDataset | None) -> _CheckImages:
-    """Images that were given, else the classifier's own validation images, else generated ones."""
-    if data is not None:
-        dataset = data if isinstance(data, ImageDataset) else open_dataset(data, fractions=None)
-        name = "the given images" if isinstance(data, ImageDataset) else os.fspath(data)
-        return _sample(dataset, name)
-    try:
-        return _sample(open_own_images(classifier).split("val"), "the run's validation images")
-    except UserError:
-        return _CheckImages(name="generated images", sources=_generated(24))
-
-
-def _sample(dataset: ImageDataset, name: str) -> _CheckImages:
-    """Up to `CHECKED_IMAGES` that can be read, evenly spaced."""
-    if not len(dataset):
-        raise UserError(f"{name}: there are no images to check on")
-    step = max(len(dataset) / CHECKED_IMAGES, 1)
-    positions = (np.arange(min(len(dataset), CHECKED_IMAGES)) * step).astype(int)
-    sources = [dataset.source(int(position)) for position in positions]
-    return _CheckImages(name=name, sources=_readable(sources, name))
-
-
-def _readable(sources: list[Any], name: str) -> list[Any]:
-    from skipnets.data.decoding import ImageDecodeError, open_image
-
-    found = []
-    for source in sources:
-        try:
-            open_image(source)
-        except ImageDecodeError:
-            continue
-        found.append(source)
-    if not found:
-        raise UserError(f"{name}: none of the images can be read")
-    return found
-
-
-def _generated(count: int) -> list[NDArray[np.uint8]]:
-    """Images of many shapes with large and small structure, the same every time."""
-    generator = np.random.default_rng(0)
-    images = []
-    for _ in range(count):
-        height, width = (int(side) for side in generator.integers(24, 400, 2))
-        y, x = np.mgrid[0:height, 0:width] / 50
-        waves = np.stack(
-            [np.sin(x * a + y * b + c) for a, b, c in generator.normal(size=(3, 3)) * (2, 2, 3)], axis=2
-        )
-        noise = generator.normal(size=waves.shape) * generator.uniform(0, 0.5)
-        images.append(np.clip(127.5 + 127.5 * (waves + noise), 0, 255).astype(np.uint8))
-    return images

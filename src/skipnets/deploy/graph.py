@@ -20,12 +20,21 @@ from torch import Tensor, nn
 
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy.rewrite import fold_norms, normalize_inside, pool_before_convolution
-from skipnets.errors import missing_extra
+from skipnets.errors import missing_extra, needs_extra
 from skipnets.models.backbone import Backbone
-from skipnets.runtimes.exported import FEATURES, IMAGES, LOGITS, OPENVINO_GRAPH, ExportFormat, InputType
+from skipnets.runtimes.graph_format import (
+    FEATURES,
+    IMAGES,
+    LOGITS,
+    ONNX_METADATA,
+    OPENVINO_GRAPH,
+    OPENVINO_METADATA,
+    PT2_METADATA,
+    ExportFormat,
+)
+from skipnets.runtimes.runtime import InputType
 
 __all__ = [
-    "needs_deploy",
     "onnx_graph",
     "openvino_graph",
     "require_libraries",
@@ -96,7 +105,7 @@ def trace(model: Backbone[Any], size: tuple[int, int], input_type: InputType) ->
 
 def onnx_graph(program: torch.export.ExportedProgram) -> Any:
     """The program as an `onnx.ModelProto`."""
-    with needs_deploy(), _quiet_exporter():
+    with needs_extra("deploy"), _quiet_exporter():
         import onnx
 
         exported = torch.onnx.export(
@@ -117,7 +126,7 @@ def onnx_graph(program: torch.export.ExportedProgram) -> Any:
 
 def openvino_graph(onnx_model: Any) -> Any:
     """An `onnx.ModelProto` as an `openvino.Model`."""
-    with needs_deploy():
+    with needs_extra("deploy"):
         from skipnets.runtimes.openvino import shared_core
 
         return shared_core().read_model(onnx_model.SerializeToString(), b"")
@@ -135,17 +144,17 @@ def write_graph(graph: Any, file_format: ExportFormat, path: Path, metadata: str
     if file_format == "onnx":
         import onnx
 
-        onnx.helper.set_model_props(graph, {"skipnets": metadata})
+        onnx.helper.set_model_props(graph, {ONNX_METADATA: metadata})
         onnx.save(graph, path)
     elif file_format == "openvino":
-        with needs_deploy():
+        with needs_extra("deploy"):
             import openvino
 
         path.mkdir(exist_ok=True)
-        graph.set_rt_info(metadata, ["skipnets", "metadata"])
+        graph.set_rt_info(metadata, OPENVINO_METADATA)
         openvino.save_model(graph, path / OPENVINO_GRAPH, compress_to_fp16=False)
     else:
-        torch.export.save(graph, path, extra_files={"skipnets.json": metadata})
+        torch.export.save(graph, path, extra_files={PT2_METADATA: metadata})
 
 
 def require_libraries(file_format: str, *, int8: bool) -> None:
@@ -157,17 +166,6 @@ def require_libraries(file_format: str, *, int8: bool) -> None:
     names = (*_LIBRARIES[file_format], *(("nncf",) if int8 else ()))
     if any(importlib.util.find_spec(name) is None for name in names):
         raise missing_extra("deploy")
-
-
-@contextlib.contextmanager
-def needs_deploy() -> Iterator[None]:
-    """Turn a missing library of the extra "deploy" into the line that says how to install it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in ("nncf", "onnx", "onnxscript", "openvino"):
-            raise missing_extra("deploy") from error
-        raise
 
 
 @contextlib.contextmanager

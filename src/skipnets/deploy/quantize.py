@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
-from skipnets.deploy.benchmark import alternate
-from skipnets.deploy.graph import needs_deploy
-from skipnets.errors import UserError
-from skipnets.runtimes.exported import IMAGES, LOGITS, ExportFormat, InputType
+from skipnets.deploy.timing import alternate
+from skipnets.errors import UserError, listed, needs_extra
+from skipnets.runtimes.graph_format import IMAGES, LOGITS, ExportFormat
+from skipnets.runtimes.runtime import InputType
 
 __all__ = ["Accuracy", "Quantization", "open_calibration", "quantize"]
 
@@ -79,10 +79,9 @@ def open_calibration(data: str | os.PathLike[str] | ImageDataset, classes: Seque
     dataset = data if isinstance(data, ImageDataset) else open_dataset(data)
     if set(dataset.classes) != set(classes):
         wrong = sorted(set(dataset.classes) ^ set(classes))
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise UserError(
             "calibration: the images' classes are not the classifier's: "
-            f"only one of the two has {', '.join(wrong[:5])}{more}"
+            f"only one of the two has {listed(wrong)}"
         )
     position = np.array([classes.index(name) for name in dataset.classes])
     dataset = ImageDataset(
@@ -196,11 +195,11 @@ class _Data:
         return sum(right for right, _ in counts) / self.count
 
     def _batches(self, dataset: ImageDataset) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
-        for positions, batch, _ in evaluation_batches(
+        for batch in evaluation_batches(
             dataset, self._preprocessing, batch_size=16, workers=2, normalize=self._input_type == "float32"
         ):
-            if len(positions):
-                yield batch, dataset.labels[positions]
+            if len(batch.positions):
+                yield batch.inputs, dataset.labels[batch.positions]
 
 
 @dataclass(frozen=True)
@@ -273,7 +272,7 @@ def _require_gain(before: Predict, after: Predict, batch: Inputs) -> None:
 def _import_nncf() -> Any:
     """NNCF with its telemetry off: it would report every use to a server."""
     os.environ.setdefault("NNCF_CI", "1")
-    with needs_deploy(), warnings.catch_warnings():
+    with needs_extra("deploy"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import nncf
     return nncf
@@ -281,7 +280,7 @@ def _import_nncf() -> Any:
 
 def _signal_stack_kept() -> contextlib.AbstractContextManager[None]:
     """NNCF makes OpenVINO cores of its own and drops them in any order."""
-    with needs_deploy():
+    with needs_extra("deploy"):
         from skipnets.runtimes.openvino import keeping_signal_stack
     return keeping_signal_stack()
 

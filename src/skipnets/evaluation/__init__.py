@@ -5,8 +5,9 @@ Names are loaded on first use, so that importing this package costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from skipnets.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from skipnets.evaluation.calibration import Calibration, calibrate
@@ -16,17 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Calibration", "Evaluation", "calibrate", "draw_confusion", "evaluate", "write_table"]
 
-_MODULES = {
-    "Calibration": "calibration",
-    "Evaluation": "evaluating",
-    "calibrate": "calibration",
-    "draw_confusion": "confusion",
-    "evaluate": "evaluating",
-    "write_table": "tables",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Calibration": "calibration",
+        "Evaluation": "evaluating",
+        "calibrate": "calibration",
+        "draw_confusion": "confusion",
+        "evaluate": "evaluating",
+        "write_table": "tables",
+    },
+    extra="train",
+)

@@ -1,7 +1,7 @@
-"""How far a classifier's probabilities can be believed, and the one number that mends most of it.
+"""Temperature scaling: one number that makes a classifier's probabilities match how often it is right.
 
-Temperature scaling (Guo et al. 2017, arXiv 1706.04599) divides the logits by a temperature T before the
-softmax. It changes no answer, only how sure it sounds: T > 1 where a network is surer than it is right.
+It divides the logits by a temperature T before the softmax (Guo et al. 2017, arXiv 1706.04599). It changes no
+prediction, only the confidence: T > 1 lowers that of a network that is overconfident.
 
 N images, K classes.
 """
@@ -19,19 +19,15 @@ from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier, softmax
 from skipnets.data.sources import ImageDataset
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, needs_extra
 
-try:
+with needs_extra("train"):
     from scipy.optimize import brentq
 
     from skipnets.evaluation.evaluating import Evaluation, evaluate, splits_there
-    from skipnets.evaluation.metrics import CALIBRATION_BINS, measure, wilson_interval
-except ModuleNotFoundError as error:
-    if error.name in ("scipy", "torch", "torchmetrics"):
-        raise missing_extra("train") from error
-    raise
+    from skipnets.evaluation.metrics import measure
 
-__all__ = ["Calibration", "NoTemperatureError", "Reliability", "calibrate", "fit_temperature", "reliability"]
+__all__ = ["Calibration", "NoTemperatureError", "calibrate", "fit_temperature"]
 
 # Beyond, answers are all but certain or all but uniform, and the fit says only that there was nothing to fit.
 _COLDEST, _HOTTEST = 1e-2, 1e2
@@ -77,32 +73,6 @@ class Calibration:
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reliability:
-    """What a reliability diagram shows: in bins of confidence, how often answers are right.
-
-    Attributes:
-        edges: (B + 1,) of the bins, from 0 to 1.
-        counts: (B,) answers in each bin.
-        confidence: (B,) their mean confidence; NaN for an empty bin.
-        accuracy: (B,) the share that is right; NaN for an empty bin.
-        intervals: (B, 2) 95 % confidence intervals of the accuracy (Wilson); NaN for an empty bin.
-    """
-
-    edges: NDArray[np.float64]
-    counts: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    intervals: NDArray[np.float64]
-
-    @property
-    def ece(self) -> float:
-        """The expected calibration error: the mean gap between confidence and accuracy, weighted by count."""
-        full = self.counts > 0
-        gaps = np.abs(self.confidence - self.accuracy)[full]
-        return float((gaps * self.counts[full]).sum() / self.counts.sum())
-
-
 def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
     """The temperature with the lowest negative log-likelihood.
 
@@ -134,40 +104,6 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
             "are these the classes that it was trained on?"
         )
     return 1 / float(brentq(slope, 1 / _HOTTEST, 1 / _COLDEST, xtol=1e-12))
-
-
-def reliability(
-    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], *, bins: int = CALIBRATION_BINS
-) -> Reliability:
-    """Sort answers into bins of equal width by how sure they are.
-
-    Args:
-        probabilities: (N, K).
-        labels: (N,) the right classes.
-        bins: How many; `CALIBRATION_BINS` gives the ECE of `evaluate`.
-    """
-    confidence = probabilities.max(1).astype(np.float64)
-    right = probabilities.argmax(1) == labels
-    # As torchmetrics has them, bins are closed below and open above, but for the last.
-    edges = np.linspace(0, 1, bins + 1)
-    bin_of = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
-    counts = np.bincount(bin_of, minlength=bins)
-    hits = np.bincount(bin_of, right, minlength=bins)
-    empty = np.full(bins, np.nan)
-    return Reliability(
-        edges=edges,
-        counts=counts,
-        confidence=np.divide(
-            np.bincount(bin_of, confidence, minlength=bins), counts, out=empty.copy(), where=counts > 0
-        ),
-        accuracy=np.divide(hits, counts, out=empty.copy(), where=counts > 0),
-        intervals=np.array(
-            [
-                wilson_interval(int(hit), int(count)) if count else (np.nan, np.nan)
-                for hit, count in zip(hits, counts, strict=True)
-            ]
-        ),
-    )
 
 
 def calibrate(
@@ -212,7 +148,7 @@ def calibrate(
     if trained_on or evaluation.split == "train":
         raise UserError(
             f"{evaluation.data}: {trained_on or len(evaluation.names):,} of these images were "
-            "trained on, and the classifier is surer of them than of others: "
+            "trained on, and the classifier is more confident of them than of others: "
             "take the split val, or images it has not seen"
         )
     try:

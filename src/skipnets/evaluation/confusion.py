@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.errors import missing_extra
+from skipnets.errors import needs_extra
 from skipnets.files import atomic_path
 
 if TYPE_CHECKING:
@@ -48,10 +48,8 @@ def draw_confusion(
     Raises:
         UserError: If matplotlib is not installed.
     """
-    try:
+    with needs_extra("train"):
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise missing_extra("train") from error
     count = len(classes)
     cell = 0.62 if count <= 12 else 0.4 if count <= _COUNTED_UP_TO else 0.16 if count <= _NAMED_UP_TO else 0
     side = max(count * cell, 3.2) if cell else 16.0

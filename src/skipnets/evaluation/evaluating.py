@@ -13,33 +13,36 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets import run_folder
 from skipnets.classifier import Classifier, softmax
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.named import NAMED_SETS
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, listed, needs_extra
 from skipnets.evaluation.confusion import draw_confusion, save_figure
+from skipnets.evaluation.display import metric_tables
 from skipnets.evaluation.tables import write_table
 from skipnets.files import atomic_path
+from skipnets.tables import Display
 
-try:
-    from skipnets.evaluation.metrics import CALIBRATION_BINS, Metrics, measure
-except ModuleNotFoundError as error:
-    if error.name in ("torch", "torchmetrics"):
-        raise missing_extra("train") from error
-    raise
+with needs_extra("train"):
+    from skipnets.evaluation.metrics import Metrics, measure
+    from skipnets.evaluation.reliability import CALIBRATION_BINS
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["Evaluation", "evaluate", "open_own_images"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
+class Evaluation(Display):
     """A classifier's answers to a set of images, and how good they are.
 
     Attributes:
@@ -94,8 +97,7 @@ class Evaluation:
             )
         absent = [name for name, count in zip(self.classes, self.metrics.support, strict=True) if not count]
         if absent:
-            more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-            found.append(f"no images of {', '.join(absent[:5])}{more}: nothing is known about them")
+            found.append(f"no images of {listed(absent)}: nothing is known about them")
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,6 +135,10 @@ class Evaluation:
             "warnings": self.warnings,
         }
 
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show."""
+        return metric_tables(self.to_dict())
+
     def save(self, folder: str | os.PathLike[str], *, table: Literal["parquet", "csv"] = "parquet") -> None:
         """Write evaluation.json, confusion.png, and predictions.parquet or predictions.csv.
 
@@ -144,9 +150,9 @@ class Evaluation:
             UserError: If they cannot be written.
         """
         folder = Path(folder)
-        self.write_predictions(folder / f"predictions.{table}")
-        self.draw_confusion(folder / "confusion.png")
-        with atomic_path(folder / "evaluation.json") as temporary:
+        self.write_predictions((folder / run_folder.PREDICTIONS).with_suffix(f".{table}"))
+        self.draw_confusion(folder / run_folder.CONFUSION)
+        with atomic_path(folder / run_folder.EVALUATION) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", "utf-8")
 
     def write_predictions(self, path: str | os.PathLike[str]) -> None:
@@ -216,7 +222,7 @@ def evaluate(
         >>> evaluation.metrics.accuracy, evaluation.warnings
     """
     if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, not {batch_size}")
+        raise UserError(f"batch_size={batch_size}: must be at least 1")
     record = _run_record(classifier)
     dataset, runs_own = _find(classifier, record, data, download)
     chosen = dataset.split(split)
@@ -284,18 +290,18 @@ def _answers(
     logits: list[NDArray[np.float32]] = []
     failures: dict[str, str] = {}
     done = 0
-    for positions, batch, failed in evaluation_batches(
+    for batch in evaluation_batches(
         dataset,
         classifier.preprocessing,
         batch_size=batch_size,
         workers=workers,
         normalize=classifier.runtime.input_type == "float32",
     ):
-        if len(positions):
-            read.append(positions)
-            logits.append(classifier.logits(batch))
-        failures |= {dataset.names[position]: reason for position, reason in failed}
-        done += len(positions) + len(failed)
+        if len(batch.positions):
+            read.append(batch.positions)
+            logits.append(classifier.logits(batch.inputs))
+        failures |= {name: reason for name, reason in batch.outcomes() if reason is not None}
+        done += len(batch.names)
         if progress is not None:
             progress(done, len(dataset))
     if not read:
@@ -361,7 +367,7 @@ def _run_record(classifier: Classifier) -> _RunRecord | None:
     """What is written beside a classifier that lies in a run folder."""
     if classifier.path is None:
         return None
-    splits = classifier.path.with_name("splits.csv")
+    splits = classifier.path.with_name(run_folder.SPLITS)
     if not splits.is_file():
         return None
     data = classifier.provenance.get("data")
@@ -403,10 +409,9 @@ def _labels_by_name(dataset: ImageDataset, classes: tuple[str, ...], name: str) 
     position = {label: index for index, label in enumerate(classes)}
     present = [dataset.classes[label] for label in np.unique(dataset.labels)]
     if unknown := [label for label in present if label not in position]:
-        some = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise UserError(
-            f"{name} has classes that the classifier does not know: {some} "
-            f"(it knows {', '.join(classes[:5])}{', …' if len(classes) > 5 else ''})"
+            f"{name} has classes that the classifier does not know: {listed(unknown)} "
+            f"(it knows {listed(classes)})"
         )
     table = np.array([position.get(label, -1) for label in dataset.classes], dtype=np.int64)
     return table[dataset.labels]

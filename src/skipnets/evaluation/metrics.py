@@ -1,4 +1,4 @@
-"""Figures from logits and labels. Undefined ones (a share of nothing) are NaN, never 0 or 1.
+"""Metrics from logits and labels. Undefined ones (a share of nothing) are NaN, never 0 or 1.
 
 N images, K classes.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,13 @@ from numpy.typing import NDArray
 from torchmetrics.functional.classification import (
     binary_auroc,
     multiclass_accuracy,
-    multiclass_calibration_error,
     multiclass_confusion_matrix,
 )
 
-__all__ = ["CALIBRATION_BINS", "Metrics", "measure", "wilson_interval"]
+from skipnets.evaluation.intervals import wilson_interval
+from skipnets.evaluation.reliability import reliability
 
-CALIBRATION_BINS = 15
-_NORMAL_97_5 = NormalDist().inv_cdf(0.975)  # 95 % lie within ±
+__all__ = ["Metrics", "measure"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,7 +65,7 @@ class Metrics:
 def measure(
     logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], *, temperature: float = 1.0
 ) -> Metrics:
-    """Every figure of a classifier's answers.
+    """Every metric of a classifier's answers.
 
     Args:
         logits: (N, K), N at least 1.
@@ -94,7 +92,7 @@ def measure(
         balanced_accuracy=float(recall[occurs].mean()),
         top5=top5,
         nll=float(-log_probabilities.gather(1, target[:, None]).mean()),
-        ece=_calibration_error(probabilities, target),
+        ece=reliability(probabilities.numpy(), labels).ece,
         macro_f1=float(f1[occurs].mean()),
         macro_auroc=float(np.nanmean(auroc)) if np.isfinite(auroc).any() else math.nan,
         precision=_share(right, called),
@@ -106,20 +104,6 @@ def measure(
     )
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share; unlike the normal one, it is right near 0 and 1.
-
-    Wilson 1927; Brown, Cai and DasGupta 2001 (Statistical Science 16(2), equation 4).
-    """
-    share, z2 = successes / trials, _NORMAL_97_5**2
-    center = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _NORMAL_97_5 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    # At 0 and 1 the ends are exact; rounding may carry them past.
-    low = 0.0 if successes == 0 else center - half
-    high = 1.0 if successes == trials else center + half
-    return low, high
-
-
 def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
@@ -128,13 +112,3 @@ def _auroc(probabilities: torch.Tensor, is_class: torch.Tensor) -> float:
     if is_class.all() or not is_class.any():
         return math.nan
     return float(binary_auroc(probabilities, is_class.long()))
-
-
-def _calibration_error(probabilities: torch.Tensor, target: torch.Tensor) -> float:
-    # torchmetrics computes in float32 and gives a confidence of exactly 1 a sixteenth bin of its own.
-    below_one = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)).double()
-    return float(
-        multiclass_calibration_error(
-            probabilities.clamp(max=below_one), target, probabilities.shape[1], n_bins=CALIBRATION_BINS
-        )
-    )

@@ -46,11 +46,8 @@ def write_table(path: str | os.PathLike[str], columns: Mapping[str, Column]) -> 
     """
     check_table_path(path)
     writers = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
-    try:
-        with atomic_path(path) as temporary:
-            writers[Path(path).suffix.lower()](temporary, columns)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    with atomic_path(path) as temporary:
+        writers[Path(path).suffix.lower()](temporary, columns)
 
 
 def _write_parquet(path: Path, columns: Mapping[str, Column]) -> None:

@@ -5,8 +5,9 @@ Names are loaded on first use, so that importing this package costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from skipnets.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from skipnets.insight.attribution import Explanation, explain
@@ -33,25 +34,23 @@ __all__ = [
     "training_memory",
 ]
 
-_MODULES = {
-    "DenseReuse": "feature_reuse",
-    "Explanation": "attribution",
-    "ResidualReuse": "feature_reuse",
-    "Summary": "summary",
-    "TrainingMemory": "memory",
-    "contact_sheet": "overlays",
-    "draw_diagram": "diagram",
-    "explain": "attribution",
-    "largest_batch": "memory",
-    "overlay": "overlays",
-    "reuse": "feature_reuse",
-    "save_reuse": "feature_reuse",
-    "summarize": "summary",
-    "training_memory": "memory",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "DenseReuse": "feature_reuse",
+        "Explanation": "attribution",
+        "ResidualReuse": "feature_reuse",
+        "Summary": "summary",
+        "TrainingMemory": "memory",
+        "contact_sheet": "overlays",
+        "draw_diagram": "diagram",
+        "explain": "attribution",
+        "largest_batch": "memory",
+        "overlay": "overlays",
+        "reuse": "feature_reuse",
+        "save_reuse": "feature_reuse",
+        "summarize": "summary",
+        "training_memory": "memory",
+    },
+    extra="explain",
+)

@@ -20,20 +20,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier
-from skipnets.errors import UserError, missing_extra, near_matches
+from skipnets.errors import UserError, listed, near_matches, needs_extra
 
-try:  # Before torch, which the same extra brings.
+with needs_extra("explain"):  # Before torch, which the same extra brings.
     from captum.attr import IntegratedGradients, LayerGradCam, Occlusion
-except ModuleNotFoundError as error:
-    raise missing_extra("explain") from error
 
 import torch
 from torch import Tensor, nn
 
-from skipnets.insight.modes import evaluating
 from skipnets.models.accounting import Grid, grids
 from skipnets.models.family import network_graph, stage_groups
 from skipnets.models.graph import Activation, Graph, Norm
+from skipnets.models.modes import evaluating
 
 Method = Literal["gradcam", "integrated-gradients", "occlusion"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -131,7 +129,7 @@ def explain(
     for label in classes or ():
         if label not in classifier.classes:
             near = near_matches(label, classifier.classes)
-            raise UserError(f'classes="{label}": must be among {_some(classifier.classes)}{near}')
+            raise UserError(f'classes="{label}": must be among {listed(classifier.classes, 8)}{near}')
     module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
     return _explanations(classifier, images, classes, method, module_path, position)
 
@@ -287,8 +285,3 @@ def _weights(
     seen = (in_input > -0.5) & (in_input < input_pixels - 0.5)
     weights[~seen] = 0
     return weights
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more

@@ -14,21 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, needs_extra
 from skipnets.files import atomic_path
 from skipnets.insight.layers import Layer, inside, layers
 from skipnets.insight.source import Source, architecture_of
 from skipnets.insight.summary import short_count
 from skipnets.models.graph import Convolution, Graph, Linear
 
-try:
+with needs_extra("train"):
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     from skipnets.insight import panels
     from skipnets.insight.panels import DenseBlockPanel, Panel, ResidualBlock, ResidualPanel, Strip
-except ModuleNotFoundError as error:
-    raise missing_extra("train") from error
 
 FORMATS = (".svg", ".png", ".pdf")
 WIDTH = 9.6

@@ -23,21 +23,19 @@ from torch import Tensor, nn
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import ImageDecodeError
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, needs_extra
 from skipnets.files import atomic_path
-from skipnets.insight.modes import evaluating
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph
 from skipnets.models.graph import Add, Convolution, Graph, Linear, Operation, Pad, Scope
+from skipnets.models.modes import evaluating
 from skipnets.models.registry import config_from_dict
 
-try:
+with needs_extra("train"):
     import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
-except ModuleNotFoundError as error:
-    raise missing_extra("train") from error
 
 FORMATS = (".png", ".svg", ".pdf")
 _CELL = 0.17

@@ -23,6 +23,7 @@ from skipnets.insight.layers import Layer, layers
 from skipnets.insight.source import Source, architecture_of
 from skipnets.models.accounting import FLOAT_BYTES, kept_bytes, steps
 from skipnets.models.graph import BlockExecution, Graph, Shape
+from skipnets.tables import Display
 
 MIB = 2**20
 
@@ -65,7 +66,7 @@ class Totals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(Display):
     """A network's layers, stages and totals, to print or to compute with.
 
     Attributes:
@@ -111,6 +112,10 @@ class Summary:
         for name, value in self._total_lines():
             totals.add_row(name, Text(value))
         return Group(layers, stages, totals)
+
+    def tables(self) -> list[RenderableType]:
+        """What `print` and a notebook show: stages; `to_rich` can show what is inside them."""
+        return [self.to_rich(1)]
 
     def to_markdown(self, depth: int | None = None) -> str:
         """Three tables for a README or a paper's appendix."""

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from skipnets.models.family import Family, network_graph, register_family
-from skipnets.models.graph import Graph, GraphBuilder
-from skipnets.models.registry import (
-    DenseNetConfig,
-    ModelConfig,
-    ResNetConfig,
-    config_from_dict,
-    config_to_dict,
-    list_models,
-    model_config,
-)
+from skipnets.lazy import lazy_exports
+from skipnets.models import family as _family  # noqa: F401 - registers the families of this package
 
 if TYPE_CHECKING:
     from skipnets.models.backbone import Backbone
     from skipnets.models.densenet import DenseNet
     from skipnets.models.factory import build_model, create_model
+    from skipnets.models.family import Family, network_graph, register_family
+    from skipnets.models.graph import Graph, GraphBuilder
+    from skipnets.models.registry import (
+        DenseNetConfig,
+        ModelConfig,
+        ResNetConfig,
+        config_from_dict,
+        config_to_dict,
+        list_models,
+        model_config,
+    )
     from skipnets.models.resnet import ResNet
 
 __all__ = [
@@ -42,12 +44,26 @@ __all__ = [
     "register_family",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """What needs torch is imported when it is first asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from skipnets.models import backbone, densenet, factory, resnet
-
-    packages = {"Backbone": backbone, "DenseNet": densenet, "ResNet": resnet}
-    return getattr(packages.get(name, factory), name)
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Backbone": "backbone",
+        "DenseNet": "densenet",
+        "DenseNetConfig": "registry",
+        "Family": "family",
+        "Graph": "graph",
+        "GraphBuilder": "graph",
+        "ModelConfig": "registry",
+        "ResNet": "resnet",
+        "ResNetConfig": "registry",
+        "build_model": "factory",
+        "config_from_dict": "registry",
+        "config_to_dict": "registry",
+        "create_model": "factory",
+        "list_models": "registry",
+        "model_config": "registry",
+        "network_graph": "family",
+        "register_family": "family",
+    },
+    extra="train",
+)

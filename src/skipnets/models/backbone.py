@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.errors import UserError
-from skipnets.models.graph import norm_groups
 from skipnets.models.family import network_graph
+from skipnets.models.graph import norm_groups
 from skipnets.models.registry import ModelConfig, Norm, Pooling
 
 if TYPE_CHECKING:

@@ -5,10 +5,9 @@ Names are loaded on first use, so that importing this package costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from skipnets.errors import MissingExtraError, missing_extra
+from skipnets.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from skipnets.report.comparison import Comparison, compare
@@ -16,17 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare", "write_report"]
 
-_MODULES = {"Comparison": "comparison", "compare": "comparison", "write_report": "page"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    except MissingExtraError as error:  # of a room below; this extra brings those, too
-        raise missing_extra("report") from error
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("skipnets"):
-            raise
-        raise missing_extra("report") from error
+__getattr__, __dir__ = lazy_exports(
+    __name__, {"Comparison": "comparison", "compare": "comparison", "write_report": "page"}, extra="report"
+)

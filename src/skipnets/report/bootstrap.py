@@ -1,7 +1,7 @@
-"""How much figures would vary with other test images: the bootstrap (Efron 1979), over weights.
+"""How much metrics would vary with other test images: the bootstrap (Efron 1979), over weights.
 
 Drawing N of N images with replacement is giving each a weight, how often it was drawn. All resamples of a
-figure are then a few products of the (B, N) weights with what is known of each image.
+metric are then a few products of the (B, N) weights with what is known of each image.
 
 N images, K classes, B resamples.
 """
@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.evaluation.metrics import CALIBRATION_BINS
+from skipnets.evaluation.reliability import CALIBRATION_BINS, confidence_bin
 
-__all__ = ["FIGURES", "resample", "weighted_figures"]
+__all__ = ["METRICS", "resample", "weighted_metrics"]
 
 # Name → whether more is better.
-FIGURES = {
+METRICS = {
     "accuracy": True,
     "top5": True,
     "balanced_accuracy": True,
@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 def resample(
     probabilities: list[Floats], labels: NDArray[np.int64], *, resamples: int, seed: int
 ) -> list[dict[str, Floats]]:
-    """Every figure of several classifiers on the same random draws of images.
+    """Every metric of several classifiers on the same random draws of images.
 
     Args:
         probabilities: (N, K) of each classifier.
@@ -55,13 +55,13 @@ def resample(
     chunks: list[list[dict[str, Floats]]] = [[] for _ in answers]
     for weights in _draws(len(labels), resamples, seed):
         for found, answer in zip(chunks, answers, strict=True):
-            found.append(answer.figures(weights))
+            found.append(answer.metrics(weights))
     return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in chunks]
 
 
-def weighted_figures(probabilities: Floats, labels: NDArray[np.int64], weights: Floats) -> dict[str, Floats]:
-    """The figures of `measure` with weighted images, (B, N) → name → (B,)."""
-    return _Answers(probabilities, labels, ranked=True).figures(weights)
+def weighted_metrics(probabilities: Floats, labels: NDArray[np.int64], weights: Floats) -> dict[str, Floats]:
+    """The metrics of `measure` with weighted images, (B, N) → name → (B,)."""
+    return _Answers(probabilities, labels, ranked=True).metrics(weights)
 
 
 def _draws(count: int, resamples: int, seed: int) -> Iterator[Floats]:
@@ -81,12 +81,11 @@ class _Answers:
         predicted, confidence = probabilities.argmax(1), probabilities.max(1)
         right = (predicted == labels).astype(np.float64)
         of_label = probabilities[np.arange(count), labels]
-        bin_of = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
         each = [right, -np.log(np.maximum(of_label, np.finfo(np.float64).tiny))]
         if classes > 5:
             each.append((np.argsort(-probabilities, axis=1)[:, :5] == labels[:, None]).any(1).astype(float))
         self.sums = np.stack(each, axis=1)
-        self.gaps = np.eye(CALIBRATION_BINS)[bin_of] * (confidence - right)[:, None]
+        self.gaps = np.eye(CALIBRATION_BINS)[confidence_bin(confidence)] * (confidence - right)[:, None]
         self.label = np.eye(classes)[labels]
         self.call = np.eye(classes)[predicted]
         self.hit = self.label * right[:, None]
@@ -94,7 +93,7 @@ class _Answers:
             _Ranking(probabilities[:, index], labels == index) for index in range(classes if ranked else 0)
         ]
 
-    def figures(self, weights: Floats) -> dict[str, Floats]:
+    def metrics(self, weights: Floats) -> dict[str, Floats]:
         """(B, N) weights → name → (B,)."""
         total = weights.sum(1)
         means = (weights @ self.sums) / total[:, None]

@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
-from skipnets.evaluation.calibration import Reliability
+from skipnets.evaluation.reliability import Reliability
 from skipnets.training.curves import Palette, plot_accuracy, plot_learning_rate, plot_losses
 from skipnets.training.run import Row
 
@@ -100,7 +100,7 @@ def draw_reliability(bins: Reliability, key: str) -> str:
     """A reliability diagram: accuracy over confidence, and below the share of images in each bin.
 
     Args:
-        bins: From `skipnets.evaluation.calibration.reliability`.
+        bins: From `skipnets.evaluation.reliability.reliability`.
         key: Unique on the page.
     """
     full = bins.counts > 0

@@ -12,30 +12,48 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
 
-from skipnets.errors import UserError
-from skipnets.evaluation.metrics import wilson_interval
-from skipnets.report.bootstrap import FIGURES, resample, weighted_figures
+from skipnets.errors import UserError, listed
+from skipnets.evaluation.intervals import Interval, auroc_interval, mean_interval, wilson_interval
+from skipnets.report.bootstrap import METRICS, resample, weighted_metrics
 from skipnets.report.results import Results, read_results
+from skipnets.tables import Display, make_table, properties_table
 
-__all__ = ["Comparison", "Difference", "Figure", "compare", "holm", "mcnemar"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Comparison", "Difference", "MetricValues", "compare", "holm", "mcnemar"]
 
 RESAMPLES = 2000
 SIGNIFICANT = 0.05
 
 
+_TITLES = {
+    "accuracy": "accuracy",
+    "top5": "top-5 accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "mean F1",
+    "macro_auroc": "mean AUROC",
+    "nll": "negative log-likelihood",
+    "ece": "calibration error (ECE)",
+}
+_AS_PER_CENT = ("accuracy", "top5", "balanced_accuracy", "ece")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One figure of every run.
+class MetricValues:
+    """One metric of every run.
 
     Attributes:
-        name: One of `skipnets.report.bootstrap.FIGURES`.
+        name: One of `skipnets.report.bootstrap.METRICS`.
         values: Of each run.
         intervals: 95 % confidence intervals (Wilson for accuracy, else the bootstrap's percentiles); None
             where it was not resampled.
@@ -48,15 +66,15 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One figure of a run against the same figure of the first.
+    """One metric of a run against the same metric of the first.
 
     Attributes:
         run: Its name.
-        figure: One of `skipnets.report.bootstrap.FIGURES`.
+        metric: One of `skipnets.report.bootstrap.METRICS`.
         difference: Run minus first run.
         interval: Its 95 % confidence interval (percentiles of the paired bootstrap).
         p: The probability of so large a difference, or a larger one, were there none. With several runs it is
-            Holm's, for all comparisons of this figure together.
+            Holm's, for all comparisons of this metric together.
         test: "exact McNemar" or "paired bootstrap".
         verdict: "better", "worse", or "within noise" (p is at least 0.05).
         only_run_right: For accuracy, the images on which only the run is right.
@@ -64,7 +82,7 @@ class Difference:
     """
 
     run: str
-    figure: str
+    metric: str
     difference: float
     interval: tuple[float, float]
     p: float
@@ -75,7 +93,7 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Display):
     """Runs side by side.
 
     Attributes:
@@ -83,22 +101,64 @@ class Comparison:
         data: What they were evaluated on.
         split: Of these data.
         images: N.
-        figures: One row a figure.
-        differences: One row a run after the first and figure.
-        notes: What a reader must know beside the figures, a sentence each.
+        metrics: One row a metric.
+        differences: One row a run after the first and metric.
+        notes: What a reader must know beside the metrics, a sentence each.
     """
 
     runs: tuple[str, ...]
     data: str
     split: str
     images: int
-    figures: tuple[Figure, ...]
+    metrics: tuple[MetricValues, ...]
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
         return asdict(self)
+
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show."""
+        return [
+            properties_table({"images": f"{self.images:,} ({self.data}, {self.split}), the same for all"}),
+            make_table(
+                {"metric": "left", **dict.fromkeys(self.runs, "right")},
+                (
+                    [
+                        _TITLES[each.name],
+                        *map(partial(_with_interval, each.name), each.values, each.intervals),
+                    ]
+                    for each in self.metrics
+                ),
+            ),
+            *(self._differences(run) for run in self.runs[1:]),
+            *(properties_table({"note": note}) for note in self.notes),
+        ]
+
+    def _differences(self, run: str) -> Table:
+        """One run against the first."""
+        rows = []
+        for each in self.differences:
+            if each.run == run:
+                low, high = (_written(each.metric, end, sign=True) for end in each.interval)
+                verdict = each.verdict
+                if each.only_run_right is not None:
+                    verdict += (
+                        f"  (right alone on {each.only_run_right:,} and {each.only_first_right:,} images)"
+                    )
+                difference = _written(each.metric, each.difference, sign=True)
+                rows.append([_TITLES[each.metric], difference, f"{low} to {high}", f"{each.p:.3g}", verdict])
+        return make_table(
+            {
+                f"{run} against {self.runs[0]}": "left",
+                "difference": "right",
+                "95 % interval": "right",
+                "p": "right",
+                "": "left",
+            },
+            rows,
+        )
 
 
 def compare(
@@ -125,34 +185,34 @@ def compare(
     labels = first.labels
     probabilities = [results.probabilities for results in every]
     values = [
-        {name: float(found[0]) for name, found in weighted_figures(each, labels, _once(labels)).items()}
+        {name: float(found[0]) for name, found in weighted_metrics(each, labels, _once(labels)).items()}
         for each in probabilities
     ]
     samples = resample(probabilities, labels, resamples=resamples, seed=seed)
-    figures = [name for name in FIGURES if name in values[0] and math.isfinite(values[0][name])]
+    metrics = [name for name in METRICS if name in values[0] and math.isfinite(values[0][name])]
     differences = [
         difference
-        for figure in figures
-        if figure in samples[0]
-        for difference in _against_first(figure, names, every, values, samples)
+        for metric in metrics
+        if metric in samples[0]
+        for difference in _against_first(metric, names, every, values, samples)
     ]
     return Comparison(
         runs=tuple(names),
         data=str(first.evaluation["data"]),
         split=str(first.evaluation["split"]),
         images=len(labels),
-        figures=tuple(
-            Figure(
-                name=figure,
-                values=tuple(each[figure] for each in values),
+        metrics=tuple(
+            MetricValues(
+                name=metric,
+                values=tuple(each[metric] for each in values),
                 intervals=tuple(
-                    _interval(figure, results, sample) for results, sample in zip(every, samples, strict=True)
+                    _interval(metric, results, sample) for results, sample in zip(every, samples, strict=True)
                 ),
             )
-            for figure in figures
+            for metric in metrics
         ),
         differences=tuple(sorted(differences, key=lambda each: names.index(each.run))),
-        notes=tuple(_notes(every, names)),
+        notes=tuple(_notes(every, names, samples)),
     )
 
 
@@ -180,41 +240,82 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def figure_interval(
-    figure: str, probabilities: NDArray[np.float64], labels: NDArray[np.int64], sample: dict[str, Any]
-) -> tuple[float, float] | None:
-    """A figure's 95 % interval: Wilson's for accuracy, else percentiles of its resamples."""
-    if figure == "accuracy":
+def metric_interval(
+    metric: str, probabilities: NDArray[np.float64], labels: NDArray[np.int64], sample: dict[str, Any]
+) -> Interval | None:
+    """A metric's 95 % interval; None where it was not resampled.
+
+    A share of the images has Wilson's. Others have the percentiles of their resamples. Where all of these are
+    equal, because no answer is wrong, that would be an interval of no width: then the classes' own intervals
+    (Wilson's of their shares, Newcombe's of their areas under the ROC curve) are combined.
+    """
+    if metric == "accuracy":
         return wilson_interval(int((probabilities.argmax(1) == labels).sum()), len(labels))
-    return _percentiles(sample[figure]) if figure in sample else None
+    if metric not in sample:
+        return None
+    if metric == "top5":
+        best = np.argsort(-probabilities, axis=1)[:, :5]
+        return wilson_interval(int((best == labels[:, None]).any(1).sum()), len(labels))
+    if _at_the_edge(metric, sample):
+        return _interval_at_the_edge(metric, probabilities, labels)
+    return _percentiles(sample[metric])
 
 
-def _interval(figure: str, results: Results, sample: dict[str, Any]) -> tuple[float, float] | None:
-    return figure_interval(figure, results.probabilities, results.labels, sample)
+def _at_the_edge(metric: str, sample: dict[str, Any]) -> bool:
+    """Whether resampling says nothing about a metric that the classes' intervals can tell."""
+    return (
+        metric in ("balanced_accuracy", "macro_f1", "macro_auroc")
+        and metric in sample
+        and float(np.nanmax(sample[metric]) - np.nanmin(sample[metric])) < 1e-12
+    )
+
+
+def _interval_at_the_edge(
+    metric: str, probabilities: NDArray[np.float64], labels: NDArray[np.int64]
+) -> Interval:
+    occurring, counts = np.unique(labels, return_counts=True)
+    if metric != "macro_auroc":
+        # Without wrong answers a class's F1 is its recall, a share of its images.
+        right = [int((probabilities[labels == label].argmax(1) == label).sum()) for label in occurring]
+        shares = [hits / int(count) for hits, count in zip(right, counts, strict=True)]
+        own = [wilson_interval(hits, int(count)) for hits, count in zip(right, counts, strict=True)]
+        return mean_interval(shares, own)
+    areas = [float(roc_auc_score(labels == label, probabilities[:, label])) for label in occurring]
+    own = [
+        auroc_interval(area, int(count), len(labels) - int(count))
+        for area, count in zip(areas, counts, strict=True)
+    ]
+    if probabilities.shape[1] == 2:  # both classes have the same curve, so their areas are one estimate
+        return own[0]
+    return mean_interval(areas, own)
+
+
+def _interval(metric: str, results: Results, sample: dict[str, Any]) -> tuple[float, float] | None:
+    return metric_interval(metric, results.probabilities, results.labels, sample)
 
 
 def _against_first(
-    figure: str,
+    metric: str,
     names: Sequence[str],
     every: Sequence[Results],
     values: Sequence[dict[str, float]],
     samples: Sequence[dict[str, NDArray[np.float64]]],
 ) -> list[Difference]:
-    """The differences of one figure, with Holm's p-values."""
+    """The differences of one metric, with Holm's p-values."""
     found = []
     first_right = every[0].predicted == every[0].labels
     for index in range(1, len(every)):
-        spread = samples[index][figure] - samples[0][figure]
+        spread = samples[index][metric] - samples[0][metric]
         difference = Difference(
             run=names[index],
-            figure=figure,
-            difference=values[index][figure] - values[0][figure],
+            metric=metric,
+            difference=values[index][metric] - values[0][metric],
             interval=_percentiles(spread),
             p=_bootstrap_p(spread),
             test="paired bootstrap",
             verdict="",
         )
-        if figure == "accuracy":
+        if metric == "accuracy":
             right = every[index].predicted == every[index].labels
             only_run, only_first = int((right & ~first_right).sum()), int((first_right & ~right).sum())
             difference = replace(
@@ -227,15 +328,15 @@ def _against_first(
         found.append(difference)
     adjusted = holm([difference.p for difference in found])
     return [
-        replace(each, p=p, verdict=_verdict(figure, each.difference, p))
+        replace(each, p=p, verdict=_verdict(metric, each.difference, p))
         for each, p in zip(found, adjusted, strict=True)
     ]
 
 
-def _verdict(figure: str, difference: float, p: float) -> str:
+def _verdict(metric: str, difference: float, p: float) -> str:
     if p >= SIGNIFICANT:
         return "within noise"
-    return "better" if (difference > 0) == FIGURES[figure] else "worse"
+    return "better" if (difference > 0) == METRICS[metric] else "worse"
 
 
 def _bootstrap_p(spread: NDArray[np.float64]) -> float:
@@ -263,7 +364,7 @@ def _aligned(first: Results, other: Results) -> Results:
     pair = f"{first.folder} and {other.folder} cannot be compared"
     if set(first.classes) != set(other.classes):
         strange = sorted(set(first.classes) ^ set(other.classes))
-        raise UserError(f"{pair}: they tell different classes ({_some(strange)})")
+        raise UserError(f"{pair}: they tell different classes ({listed(strange, 3)})")
     if first.evaluation["split"] != other.evaluation["split"]:
         raise UserError(
             f"{pair}: they were evaluated on different splits "
@@ -276,7 +377,7 @@ def _aligned(first: Results, other: Results) -> Results:
     strange = sorted(set(images) ^ set(position))
     if strange:
         raise UserError(
-            f"{pair}: their test images differ ({len(strange):,} are in one only: {_some(strange)}); "
+            f"{pair}: their test images differ ({len(strange):,} are in one only: {listed(strange, 3)}); "
             "train on the same splits, or evaluate both on the same data: "
             "skipnets evaluate RUN DATA --output FOLDER"
         )
@@ -294,7 +395,7 @@ def _aligned(first: Results, other: Results) -> Results:
     )
 
 
-def _notes(every: Sequence[Results], names: Sequence[str]) -> list[str]:
+def _notes(every: Sequence[Results], names: Sequence[str], samples: Sequence[dict[str, Any]]) -> list[str]:
     found = []
     first = every[0].evaluation
     for results, name in zip(every, names, strict=True):
@@ -305,9 +406,15 @@ def _notes(every: Sequence[Results], names: Sequence[str]) -> list[str]:
                 "names and labels of the images are the same"
             )
         found += [f"{name}: {warning}" for warning in evaluation.get("warnings", ())]
+    for name, sample in zip(names, samples, strict=True):
+        if edges := [_TITLES[metric] for metric in sample if _at_the_edge(metric, sample)]:
+            found.append(
+                f"{name}: no answer is wrong, so the intervals of {' and '.join(edges)} are not the "
+                "bootstrap's but combine those of the classes (Wilson, Newcombe)"
+            )
     if len(every) > 2:
         found.append(
-            f"p-values are Holm's, for {len(every) - 1} comparisons with {names[0]} at once in each figure"
+            f"p-values are Holm's, for {len(every) - 1} comparisons with {names[0]} at once in each metric"
         )
     return found
 
@@ -318,5 +425,12 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+def _with_interval(name: str, value: float, interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return _written(name, value)
+    return f"{_written(name, value)}  ({_written(name, interval[0])} to {_written(name, interval[1])})"
+
+
+def _written(name: str, value: float, *, sign: bool = False) -> str:
+    plus = "+" if sign else ""
+    return f"{value:{plus}.2%}" if name in _AS_PER_CENT else f"{value:{plus}.4f}"

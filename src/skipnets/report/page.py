@@ -22,18 +22,21 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from skipnets import run_folder
 from skipnets.classifier import Classifier, describe, load, softmax
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
 from skipnets.errors import UserError
-from skipnets.evaluation.calibration import FEW, NoTemperatureError, fit_temperature, reliability
+from skipnets.evaluation.calibration import FEW, NoTemperatureError, fit_temperature
 from skipnets.evaluation.confusion import tints
 from skipnets.evaluation.evaluating import evaluate, open_own_images
-from skipnets.evaluation.metrics import Metrics, measure, wilson_interval
+from skipnets.evaluation.intervals import wilson_interval
+from skipnets.evaluation.metrics import Metrics, measure
+from skipnets.evaluation.reliability import reliability
 from skipnets.files import atomic_path
 from skipnets.report import charts
 from skipnets.report.bootstrap import resample
-from skipnets.report.comparison import figure_interval
+from skipnets.report.comparison import metric_interval
 from skipnets.report.gallery import (
     ALL_CELLS,
     GALLERY,
@@ -105,7 +108,7 @@ def write_report(
         PosixPath('runs/cats/report.html')
     """
     folder = Run(Path(run))
-    path = folder.folder / "report.html" if output is None else Path(output)
+    path = folder.folder / run_folder.REPORT if output is None else Path(output)
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"output: {path} must end in .html")
     page = _page(folder, device=device, threads=threads, workers=workers, progress=progress or _silent)
@@ -231,7 +234,7 @@ def _tiles(results: Results, metrics: Metrics) -> list[dict[str, Any]]:
         value = getattr(metrics, name)
         if not math.isfinite(value):
             continue
-        interval = figure_interval(name, results.probabilities, results.labels, sample)
+        interval = metric_interval(name, results.probabilities, results.labels, sample)
         write = write_as[form]
         found.append(
             {

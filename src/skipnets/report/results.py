@@ -5,7 +5,6 @@ N images, K classes.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +16,9 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from skipnets import run_folder
 from skipnets.classifier import describe, softmax
-from skipnets.errors import UserError
+from skipnets.errors import UserError, one_line
 
 __all__ = ["Results", "read_results"]
 
@@ -71,7 +71,7 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a run folder")
-    for name in ("evaluation.json", "predictions.parquet"):
+    for name in (run_folder.EVALUATION, run_folder.PREDICTIONS):
         if not (folder / name).is_file():
             raise UserError(
                 f"{folder} has no {name}: the run is not finished (skipnets train --resume {folder}), "
@@ -80,23 +80,21 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
     try:
         return _read(folder)
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(
-            f"{folder}: evaluation.json and predictions.parquet are damaged or do not belong together "
-            f"({' '.join(str(error).split())[:200]}); skipnets evaluate {folder} --output {folder} "
+            f"{folder}: {run_folder.EVALUATION} or {run_folder.PREDICTIONS} is damaged, or they do not fit "
+            f"({one_line(error)}); skipnets evaluate {folder} --output {folder} "
             "writes them anew"
         ) from error
 
 
 def _read(folder: Path) -> Results:
-    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    table = pyarrow.parquet.read_table(folder / "predictions.parquet")
+    evaluation = run_folder.read_evaluation(folder)
+    table = pyarrow.parquet.read_table(folder / run_folder.PREDICTIONS)
     classes = tuple(row["name"] for row in evaluation["classes"])
     number = {name: index for index, name in enumerate(classes)}
     probabilities = np.stack([table[f"p:{name}"].to_numpy() for name in classes], axis=1).astype(np.float64)
     evaluated_at = float(evaluation.get("temperature", 1.0))
-    has_model = (folder / "model.safetensors").is_file()
+    has_model = (folder / run_folder.MODEL).is_file()
     return Results(
         folder=folder,
         evaluation=evaluation,

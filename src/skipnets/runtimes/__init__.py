@@ -3,55 +3,25 @@
 A runtime gets an architecture and its tensors and turns batches into logits. It knows nothing of class names,
 images or files. Nothing here imports a runtime's library before that runtime is asked for.
 
-N is the images of a batch; C, H and W their channels, height and width.
+Shapes: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.errors import UserError, missing_extra, near_matches
+from skipnets.errors import UserError, near_matches, needs_extra
+from skipnets.runtimes.runtime import Runtime, TensorsDoNotFitError
 
 __all__ = ["RUNTIMES", "Runtime", "TensorsDoNotFitError", "open_runtime"]
 
 _LOG = logging.getLogger("skipnets")
 
 RUNTIMES = ("auto", "native", "onnxruntime", "openvino", "torch")
-
-
-class TensorsDoNotFitError(UserError):
-    """Tensors and architecture do not belong together; whoever knows the file adds its name."""
-
-
-class Runtime(Protocol):
-    """What a classifier asks of whatever runs its network.
-
-    Attributes:
-        name: One of `RUNTIMES`, never "auto".
-        input_type: What a batch holds: "float32" that `Preprocessing` has normalized, or "uint8" pixels for a
-            graph that normalizes by itself.
-    """
-
-    name: str
-    input_type: Literal["uint8", "float32"]
-
-    @property
-    def device(self) -> str:
-        """Where it runs, for people: "cpu", "cuda:0", ..."""
-        ...
-
-    def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, classes)."""
-        ...
-
-    def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, features): what the head sees, pooled."""
-        ...
 
 
 def open_runtime(
@@ -76,11 +46,9 @@ def open_runtime(
         TensorsDoNotFitError: If tensors and architecture do not belong together.
     """
     if threads is not None and threads < 1:
-        raise UserError(f"threads must be at least 1, not {threads}")
+        raise UserError(f"threads={threads}: must be at least 1")
     if kind not in RUNTIMES:
-        raise UserError(
-            f'unknown runtime "{kind}"{near_matches(kind, RUNTIMES)}; there are {", ".join(RUNTIMES)}'
-        )
+        raise UserError(f"runtime={kind}: must be one of {', '.join(RUNTIMES)}{near_matches(kind, RUNTIMES)}")
     if kind in ("onnxruntime", "openvino"):
         raise UserError(
             f'runtime "{kind}" runs exports, not model files: first '
@@ -98,10 +66,6 @@ def open_runtime(
                 if kind == "native":
                     raise
                 _LOG.warning("running in PyTorch: %s", error)
-    try:
+    with needs_extra("train"):
         from skipnets.runtimes.torch import TorchRuntime
-    except ModuleNotFoundError as error:
-        if error.name == "torch":
-            raise missing_extra("train") from error
-        raise
     return TorchRuntime.from_tensors(architecture, tensors, device=device, threads=threads)

@@ -3,7 +3,7 @@
 The metadata are one JSON text, the same as in a model file with one more key: "export", which says what the
 graph takes and how it was checked. Only form is judged here. Needs no torch unless a .pt2 is opened.
 
-N is the images of a batch; C, H and W their channels, height and width.
+Shapes: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -11,35 +11,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, needs_extra
+from skipnets.runtimes.graph_format import EXPORT_FORMATS, OPENVINO_GRAPH, ExportFormat
 from skipnets.runtimes.model_file import parse_metadata
+from skipnets.runtimes.runtime import InputType, Runtime
 
-if TYPE_CHECKING:
-    from skipnets.runtimes import Runtime
-
-__all__ = [
-    "FEATURES",
-    "IMAGES",
-    "LOGITS",
-    "OPENVINO_GRAPH",
-    "ExportFormat",
-    "Exported",
-    "InputType",
-    "export_format",
-    "open_exported",
-]
-
-ExportFormat = Literal["onnx", "openvino", "pt2"]
-InputType = Literal["uint8", "float32"]
-
-# The names of a graph's input and outputs.
-IMAGES, LOGITS, FEATURES = "images", "logits", "features"
-OPENVINO_GRAPH = "model.xml"
+__all__ = ["Exported", "export_format", "open_exported"]
 
 _RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch"}
-_EXTRAS = {"onnxruntime": None, "openvino": "deploy", "torch": "train", "torchvision": "train"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +75,7 @@ def open_exported(
             "give the model file or run folder that it was made from"
             if runtime == "torch"
             else "for another runtime, export the model file again: "
-            "skipnets export MODEL --format onnx|openvino|pt2"
+            f"skipnets export MODEL --format {'|'.join(EXPORT_FORMATS)}"
         )
         raise UserError(f'{path} runs in "{_RUNTIMES[kind]}" only, not in "{runtime}": {instead}')
     if kind == "openvino" and path.suffix.lower() == ".xml":
@@ -102,7 +83,7 @@ def open_exported(
     if not path.exists():
         raise UserError(f"{path} does not exist: give a model file, an export or a run folder")
     if threads is not None and threads < 1:
-        raise UserError(f"threads must be at least 1, not {threads}")
+        raise UserError(f"threads={threads}: must be at least 1")
     opened, text = _open(kind, path, device, threads)
     if text is None:
         raise UserError(
@@ -118,7 +99,7 @@ def open_exported(
 
 def _open(kind: ExportFormat, path: Path, device: str, threads: int | None) -> tuple[Any, str | None]:
     """The runtime, and the metadata that the file carries."""
-    try:
+    with needs_extra():
         if kind == "onnx":
             from skipnets.runtimes.onnxruntime import OnnxRuntime
 
@@ -130,10 +111,3 @@ def _open(kind: ExportFormat, path: Path, device: str, threads: int | None) -> t
         from skipnets.runtimes.pt2 import Pt2Runtime
 
         return Pt2Runtime.open(path, device=device, threads=threads)
-    except ModuleNotFoundError as error:
-        if error.name not in _EXTRAS:
-            raise
-        extra = _EXTRAS[error.name]
-        if extra is None:
-            raise UserError('this needs onnxruntime: pip install "onnxruntime"') from error
-        raise missing_extra(extra) from error

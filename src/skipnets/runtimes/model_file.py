@@ -18,13 +18,13 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from skipnets import run_folder
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.models.registry import rename_version_1_fields
 
 __all__ = [
     "FORMAT_VERSION",
-    "MODEL_FILE",
     "ModelFile",
     "parse_metadata",
     "read_model_file",
@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 2
-MODEL_FILE = "model.safetensors"
 _KEY = "skipnets"
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -111,22 +110,21 @@ def write_model_file(
         UserError: If the place cannot be written.
     """
     text = json.dumps({"format_version": FORMAT_VERSION, **metadata}, ensure_ascii=False, allow_nan=False)
-    try:
-        with atomic_path(path) as temporary:
-            # Not save_file: it makes files that only their owner may read, whatever the umask says.
-            temporary.write_bytes(safetensors.numpy.save(dict(tensors), metadata={_KEY: text}))
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} cannot be written: {error}") from error
+    with atomic_path(path) as temporary:
+        # Not save_file: it makes files that only their owner may read, whatever the umask says.
+        temporary.write_bytes(safetensors.numpy.save(dict(tensors), metadata={_KEY: text}))
 
 
 def _locate(path: Path) -> Path:
     if path.is_dir():
-        inside = path / MODEL_FILE
+        inside = path / run_folder.MODEL
         if not inside.is_file():
-            raise UserError(f"{path} is a folder without {MODEL_FILE}: give a run folder or a model file")
+            raise UserError(
+                f"{path} is a folder without {run_folder.MODEL}: give a run folder or a model file"
+            )
         return inside
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a model file ({MODEL_FILE}) or a run folder")
+        raise UserError(f"{path} does not exist: give a model file ({run_folder.MODEL}) or a run folder")
     return path
 
 
@@ -142,7 +140,7 @@ def _diagnosis(path: Path) -> str:
         )
     if size < 9 or start[8:9] == b"{":
         return f"a truncated or damaged model file ({size} bytes)"
-    return f"not a model file: {MODEL_FILE} is what a training run writes"
+    return f"not a model file: {run_folder.MODEL} is what a training run writes"
 
 
 def parse_metadata(path: Path, text: str) -> dict[str, Any]:
@@ -164,6 +162,19 @@ def parse_metadata(path: Path, text: str) -> dict[str, Any]:
             'pip install --upgrade "skipnets"'
         )
     assert isinstance(metadata, dict)
-    if version == 1 and isinstance(metadata.get("architecture"), dict):
+    return _from_version_1(metadata) if version == 1 else metadata
+
+
+def _from_version_1(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What version 0.1 wrote, in the words of this version."""
+    metadata = _renamed(metadata)
+    if isinstance(metadata.get("architecture"), dict):
         metadata["architecture"] = rename_version_1_fields(metadata["architecture"])
     return metadata
+
+
+def _renamed(value: Any) -> Any:
+    """Images were called "pictures"."""
+    if not isinstance(value, dict):
+        return value
+    return {"images" if key == "pictures" else key: _renamed(inner) for key, inner in value.items()}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skipnets.errors import UserError
 from skipnets.models.family import network_graph
 from skipnets.models.registry import config_from_dict
-from skipnets.runtimes import TensorsDoNotFitError
+from skipnets.runtimes.runtime import TensorsDoNotFitError
 
 __all__ = ["NativeRuntime", "NotForTheEngineError", "prefers_native"]
 

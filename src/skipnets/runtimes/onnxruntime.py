@@ -1,6 +1,6 @@
 """Runs an exported network in ONNX Runtime. Needs no torch.
 
-N is the images of a batch; C, H and W their channels, height and width.
+Shapes: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from skipnets.errors import UserError
-from skipnets.runtimes.exported import FEATURES, IMAGES, LOGITS, InputType
+from skipnets.errors import UserError, one_line
+from skipnets.runtimes.graph_format import FEATURES, INPUT_NAMES, LOGITS, ONNX_METADATA
+from skipnets.runtimes.runtime import InputType
 
-__all__ = ["METADATA_KEY", "OnnxRuntime", "open_session"]
+__all__ = ["OnnxRuntime", "open_session"]
 
-METADATA_KEY = "skipnets"
 _DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 _ERRORS_ONLY = 3
 _LARGEST = 1 << 16
@@ -46,10 +46,11 @@ class OnnxRuntime:
         self._open = partial(open_session, path, provider=provider, threads=threads)
         unoptimized = self._open(optimized=False)  # quick: to read what the file says
         self.metadata: str | None = None
-        if [given.name for given in unoptimized.get_inputs()] == [IMAGES] and LOGITS in [
-            output.name for output in unoptimized.get_outputs()
-        ]:
-            self.metadata = unoptimized.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        inputs = [given.name for given in unoptimized.get_inputs()]
+        outputs = [output.name for output in unoptimized.get_outputs()]
+        self._input = inputs[0] if len(inputs) == 1 else ""
+        if self._input in INPUT_NAMES and LOGITS in outputs:
+            self.metadata = unoptimized.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
         self._size = _image_size(self.metadata)
         self._of_size = self._open(size=self._size)
         self._lock = threading.Lock()
@@ -68,7 +69,7 @@ class OnnxRuntime:
         try:
             opened = cls(path, provider, threads)
         except Exception as error:  # its errors have no common class of their own
-            raise UserError(f"{path} is not a readable ONNX file ({_first_line(error)})") from error
+            raise UserError(f"{path} is not a readable ONNX file ({one_line(error, 0)})") from error
         return opened, opened.metadata
 
     @property
@@ -87,7 +88,7 @@ class OnnxRuntime:
 
     def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:
         session = self._of_size if batch.shape[2:] == self._size else self._any_size()
-        result: NDArray[np.float32] = session.run([output], {IMAGES: np.ascontiguousarray(batch)})[0]
+        result: NDArray[np.float32] = session.run([output], {self._input: np.ascontiguousarray(batch)})[0]
         return result
 
     def _any_size(self) -> onnxruntime.InferenceSession:
@@ -144,7 +145,3 @@ def _provider(device: str) -> str:
     if device in ("auto", "cuda") and "CUDAExecutionProvider" in available:
         return "CUDAExecutionProvider"
     raise UserError(f'device "{device}" is not here: this onnxruntime has {", ".join(available)}')
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,6 @@
 """Runs an exported network in OpenVINO. Needs no torch.
 
-N is the images of a batch; C, H and W their channels, height and width.
+Shapes: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from skipnets.errors import UserError
-from skipnets.runtimes.exported import FEATURES, IMAGES, LOGITS, OPENVINO_GRAPH, InputType
+from skipnets.errors import UserError, one_line
+from skipnets.runtimes.graph_format import FEATURES, INPUT_NAMES, LOGITS, OPENVINO_GRAPH, OPENVINO_METADATA
+from skipnets.runtimes.runtime import InputType
 
-__all__ = ["METADATA_PATH", "OpenVINORuntime", "compile_graph", "keeping_signal_stack", "shared_core"]
-
-METADATA_PATH = ["skipnets", "metadata"]
+__all__ = ["OpenVINORuntime", "compile_graph", "keeping_signal_stack", "shared_core"]
 
 
 @cache
@@ -95,12 +94,13 @@ class OpenVINORuntime:
             model = core.read_model(path / OPENVINO_GRAPH)
             compiled = compile_graph(model, wanted, threads)
         except RuntimeError as error:
-            raise UserError(f"{path} is not a readable OpenVINO graph ({_last_line(error)})") from error
+            raise UserError(f"{path} is not a readable OpenVINO graph ({one_line(error, -1)})") from error
         names = {name for output in compiled.outputs for name in output.names}
-        is_ours = len(compiled.inputs) == 1 and IMAGES in compiled.inputs[0].names and LOGITS in names
+        inputs = compiled.inputs
+        is_ours = len(inputs) == 1 and not inputs[0].names.isdisjoint(INPUT_NAMES) and LOGITS in names
         text = (
-            model.get_rt_info(METADATA_PATH).astype(str)
-            if is_ours and model.has_rt_info(METADATA_PATH)
+            model.get_rt_info(OPENVINO_METADATA).astype(str)
+            if is_ours and model.has_rt_info(OPENVINO_METADATA)
             else None
         )
         return cls(compiled, wanted), text
@@ -114,7 +114,7 @@ class OpenVINORuntime:
         return self._run(FEATURES, batch)
 
     def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:
-        self._request.infer({IMAGES: np.ascontiguousarray(batch)}, share_inputs=True)
+        self._request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
         return self._request.get_tensor(output).data.copy()
 
 
@@ -131,7 +131,3 @@ def compile_graph(graph: openvino.Model, device: str, threads: int | None) -> op
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     return shared_core().compile_model(graph, device, settings)
-
-
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,6 +1,6 @@
 """Runs a network that torch.export wrote.
 
-N is the images of a batch; C, H and W their channels, height and width.
+Shapes: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
-from skipnets.errors import UserError
-from skipnets.runtimes.exported import InputType
+from skipnets.errors import UserError, one_line
+from skipnets.runtimes.graph_format import PT2_METADATA
+from skipnets.runtimes.runtime import InputType
 from skipnets.runtimes.torch import pick_device
 
-__all__ = ["METADATA_FILE", "Pt2Runtime"]
-
-METADATA_FILE = "skipnets.json"
+__all__ = ["Pt2Runtime"]
 
 
 class Pt2Runtime:
@@ -49,7 +48,7 @@ class Pt2Runtime:
             UserError: If it cannot be read, or there is no such device.
         """
         where = pick_device(device)
-        texts: dict[str, Any] = {METADATA_FILE: ""}
+        texts: dict[str, Any] = {PT2_METADATA: ""}
         if not zipfile.is_zipfile(path):
             raise UserError(f"{path} is not a readable .pt2 file (it is damaged or of another kind)")
         try:
@@ -57,10 +56,10 @@ class Pt2Runtime:
             if where.type != "cpu":
                 program = move_to_device_pass(program, where)
         except Exception as error:  # a damaged archive makes it raise nearly anything
-            raise UserError(f"{path} is not a readable .pt2 file ({_first_line(error)})") from error
+            raise UserError(f"{path} is not a readable .pt2 file ({one_line(error, 0)})") from error
         if threads is not None:
             torch.set_num_threads(threads)
-        return cls(program.module(), where), texts[METADATA_FILE] or None
+        return cls(program.module(), where), texts[PT2_METADATA] or None
 
     @property
     def device(self) -> str:
@@ -82,7 +81,3 @@ class Pt2Runtime:
             )
         logits, features = (output.float().cpu().numpy() for output in outputs)
         return logits, features
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,24 +1,24 @@
 """Runs a network in PyTorch.
 
-N is the images of a batch; C, H and W their channels, height and width.
+Shapes: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skipnets.errors import UserError
+from skipnets.errors import UserError, listed
 from skipnets.models.backbone import Backbone
 from skipnets.models.factory import build_model
+from skipnets.models.modes import evaluating
 from skipnets.models.registry import config_from_dict, config_to_dict
-from skipnets.runtimes import TensorsDoNotFitError
+from skipnets.runtimes.runtime import InputType, TensorsDoNotFitError
 
 __all__ = ["TorchRuntime", "check_tensors", "pick_device"]
 
@@ -31,7 +31,7 @@ class TorchRuntime:
     """
 
     name = "torch"
-    input_type: Literal["uint8", "float32"] = "float32"
+    input_type: InputType = "float32"
 
     def __init__(self, model: Backbone[Any]) -> None:
         self.model = model
@@ -54,7 +54,7 @@ class TorchRuntime:
             threads: For the whole process, as torch counts them; None changes nothing.
 
         Raises:
-                UserError: If there is no such device.
+            UserError: If there is no such device.
             TensorsDoNotFitError: If tensors and architecture do not belong together.
         """
         where = pick_device(device)
@@ -73,12 +73,12 @@ class TorchRuntime:
 
     def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) → (N, classes)."""
-        with _evaluating(self.model):
+        with evaluating(self.model), torch.inference_mode():
             return _to_numpy(self.model(self._to_tensor(batch)))
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) → (N, features): the last feature maps, pooled."""
-        with _evaluating(self.model):
+        with evaluating(self.model), torch.inference_mode():
             maps = self.model.forward_features(self._to_tensor(batch))
             return _to_numpy(self.model.forward_head(maps, pre_logits=True))
 
@@ -137,7 +137,9 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None
         ("left over", [name for name in tensors if name not in expected]),
     ):
         if names:
-            raise TensorsDoNotFitError(f"the tensors do not fit the architecture: {problem}: {_some(names)}")
+            raise TensorsDoNotFitError(
+                f"the tensors do not fit the architecture: {problem}: {listed(names, 3)}"
+            )
     for name, array in tensors.items():
         wanted = expected[name]
         if array.shape != tuple(wanted.shape):
@@ -170,26 +172,6 @@ def _skeleton(architecture: Mapping[str, Any], *, at_most: int) -> Backbone[Any]
         return build_model(config)
 
 
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval and inference mode for a while; then each module is again in the mode that it itself was in."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def _to_numpy(tensor: Tensor) -> NDArray[np.float32]:
     array: NDArray[np.float32] = tensor.float().cpu().numpy()
     return array
-
-
-def _some(names: list[str]) -> str:
-    """The first three names and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

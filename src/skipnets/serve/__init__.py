@@ -5,10 +5,9 @@ Names are loaded on first use, so that importing this package costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from skipnets.errors import missing_extra
+from skipnets.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from skipnets.serve.app import create_app
@@ -18,22 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Example", "Limits", "create_app", "find_examples", "run_server"]
 
-_MODULES = {
-    "Example": "examples",
-    "Limits": "limits",
-    "create_app": "app",
-    "find_examples": "examples",
-    "run_server": "server",
-}
-_LIBRARIES = ("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn")
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    except ModuleNotFoundError as error:
-        if error.name in _LIBRARIES:
-            raise missing_extra("serve") from error
-        raise
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Example": "examples",
+        "Limits": "limits",
+        "create_app": "app",
+        "find_examples": "examples",
+        "run_server": "server",
+    },
+    extra="serve",
+)

@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-import python_multipart  # noqa: F401  # Starlette needs it only when the first image arrives
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import ClientDisconnect
 
@@ -409,6 +409,8 @@ async def _read_form(request: Request, files: int) -> AsyncIterator[FormData]:
         form = await request.form(max_files=files, max_fields=files, max_part_size=2**16)
     except ClientDisconnect as error:
         raise HTTPException(400, "the client disconnected") from error
+    except FormParserError as error:  # which older versions of Starlette let through
+        raise HTTPException(400, f"the form is malformed: {error}") from error
     try:
         yield form
     finally:

@@ -5,8 +5,9 @@ Names are loaded on first use, so that importing this package costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from skipnets.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from skipnets.training.config import TrainConfig, read_config
@@ -14,20 +15,19 @@ if TYPE_CHECKING:
     from skipnets.training.run import Run
     from skipnets.training.trainer import TrainingInterrupted, resume, train
 
-_MODULES = {
-    "RECIPES": "recipes",
-    "Run": "run",
-    "TrainConfig": "config",
-    "TrainingInterrupted": "trainer",
-    "read_config": "config",
-    "resume": "trainer",
-    "train": "trainer",
-}
 
 __all__ = ["RECIPES", "Run", "TrainConfig", "TrainingInterrupted", "read_config", "resume", "train"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "RECIPES": "recipes",
+        "Run": "run",
+        "TrainConfig": "config",
+        "TrainingInterrupted": "trainer",
+        "read_config": "config",
+        "resume": "trainer",
+        "train": "trainer",
+    },
+    extra="train",
+)

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from skipnets.errors import UserError, near_matches
+from skipnets.errors import UserError, near_matches, one_line
 from skipnets.models.graph import ExecutionPolicy
 from skipnets.models.registry import rename_version_1_fields
 
@@ -28,28 +28,41 @@ Side = Annotated[int, Field(ge=1, le=8192)]
 FORMAT_VERSION = 2  # of run.yaml; version 0.1 wrote none, and its models' `drop_rate` was the layers'
 
 
+# Options of which "none" is a value of its own.
+_NONE_IS_A_VALUE = ("augmentation", "imbalance")
+
+
 def _text(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
 def _plain_values(value: object) -> object:
-    """Text from a command line, read as YAML: "12" → 12, "[2, 2]" → [2, 2], "null" → None."""
+    """Text from a command line, read as YAML: "12" → 12, "[2, 2]" → [2, 2], "none" and "null" → None."""
     if not isinstance(value, Mapping):
         return value
-    return {
+    read = {
         str(name).replace("-", "_"): yaml.safe_load(v) if isinstance(v, str) else v
         for name, v in value.items()
     }
+    return {name: None if _means_none(v) else v for name, v in read.items()}
 
 
-def _reports_errors_in_one_line(checked: type[T]) -> type[T]:
-    """Make a pydantic dataclass raise UserError, which names the first wrong field, for ValidationError."""
+def _means_none(value: object) -> bool:
+    return isinstance(value, str) and value.lower() in ("none", "null")
+
+
+def _for_people(checked: type[T]) -> type[T]:
+    """Let a pydantic dataclass take "none" for None, and name the first wrong field in a UserError."""
     check = checked.__init__
 
     @functools.wraps(check)
     def __init__(self: T, *args: Any, **fields: Any) -> None:  # noqa: N807
+        given = {
+            name: None if _means_none(value) and name not in _NONE_IS_A_VALUE else value
+            for name, value in fields.items()
+        }
         try:
-            check(self, *args, **fields)
+            check(self, *args, **given)
         except ValidationError as error:
             raise UserError(_first_complaint(error)) from None
 
@@ -57,7 +70,7 @@ def _reports_errors_in_one_line(checked: type[T]) -> type[T]:
     return checked
 
 
-@_reports_errors_in_one_line
+@_for_people
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class TrainConfig:
     """What to train, on what, how, and where the run folder goes.
@@ -172,19 +185,61 @@ class TrainConfig:
     linear-recompute (in still less, for more time). The numbers are the same."""
 
 
+@_for_people
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class ResolvedConfig(TrainConfig):
+    """A `TrainConfig` in which nothing is left to the recipe, the data or the weights; see `prepare`."""
+
+    model: str
+    recipe: Literal["scratch", "finetune", "paper-cifar", "paper-imagenet"]
+    epochs: Count
+    batch_size: Count
+    accumulate: Count
+    optimizer: Literal["sgd", "adamw"]
+    lr: Rate
+    momentum: Share
+    nesterov: bool
+    weight_decay: NotNegative
+    decay_norm_and_bias: bool
+    schedule: Literal["constant", "milestones", "cosine"]
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
+    warmup: NotNegative
+    clip: NotNegative
+    label_smoothing: Share
+    imbalance: Literal["none", "weighted-loss", "balanced-sampling"]
+    ema: Share
+    freeze: Annotated[int, Field(ge=0)]
+    augmentation: str
+    mixup: NotNegative
+    cutmix: NotNegative
+    size: tuple[Side, Side]
+    fit: Literal["pad", "crop", "stretch"]
+    crop_fraction: Annotated[float, Field(gt=0, le=1)]
+    channels: Literal[1, 3]
+    mean: tuple[float, ...]
+    std: tuple[Rate, ...]
+    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"]
+    best_by: Literal["accuracy", "balanced-accuracy", "loss"]
+    patience: Annotated[int, Field(ge=0)]
+    workers: Annotated[int, Field(ge=0)]
+    channels_last: bool
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
+    block_execution: ExecutionPolicy
+
+
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig))
 
 
 def _first_complaint(error: ValidationError) -> str:
-    """One line for the first thing that pydantic found: option, value, what would be right."""
+    """The first thing that pydantic found, as `option=value: what would be right`."""
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else "config"
     if first["type"] == "unexpected_keyword_argument":
         return f"{name}: no such option{near_matches(name, FIELDS)}"
     if first["type"] in ("missing", "missing_argument"):
         return f"{name}: must be given"
-    right = first["msg"].replace("Input should", "it should", 1)
-    return f"{name}: {first['input']!r} is wrong; {right}"
+    right = first["msg"].replace("Input should", "must", 1)
+    return f"{name}={first['input']!r}: {right[0].lower()}{right[1:]}"
 
 
 def read_config(path: str | Path, **changes: Any) -> TrainConfig:
@@ -201,9 +256,11 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
+        ) from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not YAML: {one_line(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f'{path}: must be a mapping of options, such as "data: digits"')
     try:

@@ -9,7 +9,7 @@ from typing_extensions import override
 from skipnets.data.loading import ImageLoader, balanced, training_loader, validation_loader
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset
-from skipnets.training.config import TrainConfig
+from skipnets.training.config import ResolvedConfig
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -19,11 +19,11 @@ class ImageDataModule(pl.LightningDataModule):
         train: What to learn from.
         val: What to choose the best epoch on.
         preprocessing: Of the validation images; training shares its size, channels and normalization.
-        config: Resolved.
+        config: What `prepare` resolved.
     """
 
     def __init__(
-        self, train: ImageDataset, val: ImageDataset, preprocessing: Preprocessing, config: TrainConfig
+        self, train: ImageDataset, val: ImageDataset, preprocessing: Preprocessing, config: ResolvedConfig
     ) -> None:
         super().__init__()
         self.train = train
@@ -45,9 +45,9 @@ class ImageDataModule(pl.LightningDataModule):
             training_loader(
                 self.train,
                 self.preprocessing,
-                config.augmentation or "none",
-                batch_size=config.batch_size or 1,
-                workers=config.workers or 0,
+                config.augmentation,
+                batch_size=config.batch_size,
+                workers=config.workers,
                 seed=config.seed,
                 sampler=balanced(self.train.labels) if config.imbalance == "balanced-sampling" else None,
                 rank=trainer.global_rank,
@@ -64,8 +64,8 @@ class ImageDataModule(pl.LightningDataModule):
             validation_loader(
                 self.val.select(share),
                 self.preprocessing,
-                batch_size=config.batch_size or 1,
-                workers=config.workers or 0,
+                batch_size=config.batch_size,
+                workers=config.workers,
             )
         )
 

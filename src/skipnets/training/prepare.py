@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from skipnets.models.factory import create_model
 from skipnets.models.family import family_of
 from skipnets.models.graph import ExecutionPolicy
 from skipnets.training.callbacks import seed_everything
-from skipnets.training.config import Precision, TrainConfig
+from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
 from skipnets.training.recipes import with_recipe
 
 # Images up to this side are shown to the network as they are, by a stem that does not shrink them.
@@ -44,7 +43,7 @@ class Prepared:
         preprocessing: For validation, evaluation, and every later use of the model.
     """
 
-    config: TrainConfig
+    config: ResolvedConfig
     model: Backbone[Any]
     preprocessing: Preprocessing
 
@@ -73,7 +72,7 @@ def prepare(config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = 
     model = create_model(name, weights=config.weights if load_weights else None, **options)
 
     if config.batch_size == 1 and model.config.norm == "batch":
-        raise UserError(f"batch_size: 1 is too small for {name}; its batch norms need at least 2 images")
+        raise UserError(f"batch_size=1: must be at least 2 for the batch norms of {name}")
 
     published = getattr(model.weights_report, "input", None)
     size = config.size or (published.size if published else natural or natural_size(train))
@@ -104,7 +103,8 @@ def prepare(config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = 
         "block_execution": _set_block_execution(model, wanted_execution, config.block_execution),
         "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
     }
-    return Prepared(config=dataclasses.replace(config, **resolved), model=model, preprocessing=preprocessing)
+    values = {field: getattr(config, field) for field in FIELDS} | resolved
+    return Prepared(config=ResolvedConfig(**values), model=model, preprocessing=preprocessing)
 
 
 def natural_size(train: ImageDataset) -> tuple[int, int] | int:

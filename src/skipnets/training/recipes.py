@@ -75,10 +75,11 @@ def with_recipe(config: TrainConfig) -> TrainConfig:
     """
     name = config.recipe or ("finetune" if config.weights else "scratch")
     if name == "finetune" and config.weights is None:
-        raise UserError(
-            "weights: the recipe finetune needs pretrained ones, such as weights=imagenet or a file"
-        )
+        raise UserError("weights: must be given for recipe=finetune, such as weights=imagenet or a file")
     filled = {field: value for field, value in RECIPES[name].items() if getattr(config, field) is None}
     if "warmup" in filled:
         filled["warmup"] = min(filled["warmup"], (config.epochs or filled["epochs"]) / 4)
-    return dataclasses.replace(config, recipe=name, **filled)
+    config = dataclasses.replace(config, recipe=name, **filled)
+    if config.schedule == "milestones" and not config.milestones:
+        raise UserError("milestones: must be given for schedule=milestones, such as 0.5 0.75")
+    return config

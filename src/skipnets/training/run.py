@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.metadata
 import json
 import os
 import platform
@@ -12,11 +11,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from skipnets import run_folder
 from skipnets.errors import UserError
+from skipnets.evaluation.display import metric_tables
 from skipnets.files import atomic_path
+from skipnets.machine import library_versions, processor
+from skipnets.tables import Display, properties_table
 from skipnets.training.config import TrainConfig, config_to_yaml, read_config
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _LIBRARIES = ("skipnets", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "pillow")
 
@@ -51,7 +57,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Display):
     """A run folder. What it knows, it reads from its files.
 
     Attributes:
@@ -63,42 +69,42 @@ class Run:
     @property
     def config_file(self) -> Path:
         """The resolved configuration, a YAML file."""
-        return self.folder / "run.yaml"
+        return self.folder / run_folder.CONFIG
 
     @property
     def environment(self) -> Path:
         """Versions, hardware and seed."""
-        return self.folder / "environment.json"
+        return self.folder / run_folder.ENVIRONMENT
 
     @property
     def splits(self) -> Path:
         """Which image was in which split."""
-        return self.folder / "splits.csv"
+        return self.folder / run_folder.SPLITS
 
     @property
     def model(self) -> Path:
         """The best epoch's classifier."""
-        return self.folder / "model.safetensors"
+        return self.folder / run_folder.MODEL
 
     @property
     def checkpoint(self) -> Path:
         """Lightning's checkpoint after the last whole epoch."""
-        return self.folder / "checkpoints" / "last.ckpt"
+        return self.folder / run_folder.CHECKPOINTS / run_folder.LAST_CHECKPOINT
 
     @property
     def metrics(self) -> Path:
         """One row an epoch."""
-        return self.folder / "metrics.csv"
+        return self.folder / run_folder.METRICS
 
     @property
     def curves(self) -> Path:
         """The metrics as an image."""
-        return self.folder / "curves.png"
+        return self.folder / run_folder.CURVES
 
     @property
     def skipped_file(self) -> Path:
         """The images that could not be decoded in training or validation; absent where there are none."""
-        return self.folder / "skipped.csv"
+        return self.folder / run_folder.SKIPPED
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -111,7 +117,7 @@ class Run:
     @property
     def evaluation(self) -> Path:
         """The figures on the test split; absent before the end, and where there are no test images."""
-        return self.folder / "evaluation.json"
+        return self.folder / run_folder.EVALUATION
 
     @property
     def config(self) -> TrainConfig:
@@ -135,8 +141,14 @@ class Run:
         """The figures of the test split, as in `evaluation.json`; empty where it was not evaluated."""
         if not self.evaluation.exists():
             return {}
-        figures: dict[str, Any] = json.loads(self.evaluation.read_text(encoding="utf-8"))
-        return figures
+        return run_folder.read_evaluation(self.folder)
+
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show."""
+        rows = {"run": str(self.folder)}
+        if self.model.exists():
+            rows["model"] = f"{self.model} (epoch {self.best_epoch}, the best on validation data)"
+        return [*(metric_tables(self.scores) if self.scores else []), properties_table(rows)]
 
 
 def claim(folder: Path) -> Run:
@@ -164,7 +176,9 @@ def reopen(folder: Path) -> Run:
     """
     run = Run(folder)
     if not run.config_file.is_file() or not run.splits.is_file():
-        raise UserError(f"resume: {folder} is not a run folder (no run.yaml with splits.csv in it)")
+        raise UserError(
+            f"resume: {folder} is not a run folder (no {run_folder.CONFIG} with {run_folder.SPLITS} in it)"
+        )
     if run.evaluation.exists():
         raise UserError(
             f"resume: the run in {folder} is complete; start another with --config {run.config_file}"
@@ -185,9 +199,9 @@ def write_environment(run: Run, seed: int) -> None:
     cuda = torch.cuda.is_available()
     content = {
         "python": platform.python_version(),
-        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "libraries": library_versions(_LIBRARIES),
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -200,16 +214,6 @@ def write_environment(run: Run, seed: int) -> None:
     }
     with atomic_path(run.environment) as path:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def write_metrics(path: Path, rows: Sequence[Row]) -> None:

@@ -20,7 +20,7 @@ from typing_extensions import override
 from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import stage_groups
-from skipnets.training.config import TrainConfig
+from skipnets.training.config import ResolvedConfig
 from skipnets.training.optimization import make_optimizer, make_schedule, parameter_groups
 
 # Images (N, C, H, W) uint8; labels (N,); positions in the split (N,).
@@ -32,7 +32,7 @@ class ClassificationTask(pl.LightningModule):
 
     Args:
         model: The network, with K outputs.
-        config: A resolved configuration: no field that a recipe knows is None.
+        config: What `prepare` resolved.
         class_weights: (K,) weights of the classes in the training loss; None weighs them alike.
     """
 
@@ -40,20 +40,18 @@ class ClassificationTask(pl.LightningModule):
     std: Tensor
 
     def __init__(
-        self, model: Backbone[Any], config: TrainConfig, class_weights: Tensor | None = None
+        self, model: Backbone[Any], config: ResolvedConfig, class_weights: Tensor | None = None
     ) -> None:
         super().__init__()
-        assert config.mean is not None
-        assert config.std is not None
         self.model = model
         self.config = config
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.layout)
-        self.loss = nn.CrossEntropyLoss(class_weights, label_smoothing=config.label_smoothing or 0.0)
-        self.mix = make_mix(model.num_classes, mixup=config.mixup or 0.0, cutmix=config.cutmix or 0.0)
+        self.loss = nn.CrossEntropyLoss(class_weights, label_smoothing=config.label_smoothing)
+        self.mix = make_mix(model.num_classes, mixup=config.mixup, cutmix=config.cutmix)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, -1, 1, 1), persistent=False)
-        self.frozen = freeze_stages(model, config.freeze or 0)
+        self.frozen = freeze_stages(model, config.freeze)
         self.validation_metrics: dict[str, Metric] = {
             "val_loss": MeanMetric(nan_strategy="disable"),
             "val_accuracy": MulticlassAccuracy(model.num_classes, average="micro", validate_args=False),
@@ -132,18 +130,15 @@ class ClassificationTask(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer and schedule; the rate changes with every step."""
         config = self.config
-        assert config.epochs is not None
-        assert config.optimizer is not None
-        assert config.schedule is not None
         groups = parameter_groups(
-            self.model, config.weight_decay or 0.0, decay_norm_and_bias=bool(config.decay_norm_and_bias)
+            self.model, config.weight_decay, decay_norm_and_bias=config.decay_norm_and_bias
         )
         optimizer = make_optimizer(
             config.optimizer,
             groups,
-            lr=config.lr or 0.0,
-            momentum=config.momentum or 0.0,
-            nesterov=bool(config.nesterov),
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
             fused=config.precision != "16-mixed",
         )
         schedule = make_schedule(
@@ -151,8 +146,8 @@ class ClassificationTask(pl.LightningModule):
             config.schedule,
             steps_per_epoch=max(int(self.trainer.estimated_stepping_batches) // config.epochs, 1),
             epochs=config.epochs,
-            warmup=config.warmup or 0.0,
-            milestones=config.milestones or (),
+            warmup=config.warmup,
+            milestones=config.milestones,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

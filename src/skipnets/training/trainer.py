@@ -21,15 +21,16 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from typing_extensions import override
 
+from skipnets import run_folder
 from skipnets.classifier import Classifier, load
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
-from skipnets.errors import UserError
+from skipnets.errors import UserError, listed, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import atomic_path
 from skipnets.models.backbone import Backbone
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
-from skipnets.training.config import TrainConfig
+from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
 from skipnets.training.prepare import Prepared, class_weights, prepare
@@ -99,8 +100,6 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
         fresh: Whether the run folder is yet to be begun.
     """
     config, model = prepared.config, prepared.model
-    assert config.epochs is not None
-    assert config.best_by is not None
     train_images = dataset.split("train")
     weights = None
     if config.imbalance == "weighted-loss":
@@ -137,8 +136,7 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
     return run
 
 
-def _trainer(run: Run, config: TrainConfig, callbacks: list[Callback]) -> pl.Trainer:
-    assert config.precision != "auto"
+def _trainer(run: Run, config: ResolvedConfig, callbacks: list[Callback]) -> pl.Trainer:
     on_cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
     checkpoint = ModelCheckpoint(
         run.checkpoint.parent,
@@ -153,10 +151,10 @@ def _trainer(run: Run, config: TrainConfig, callbacks: list[Callback]) -> pl.Tra
             strategy=config.strategy,
             precision=config.precision,
             max_epochs=config.epochs,
-            accumulate_grad_batches=config.accumulate or 1,
+            accumulate_grad_batches=config.accumulate,
             gradient_clip_val=config.clip or None,
             callbacks=[*callbacks, checkpoint],
-            logger=TensorBoardLogger(run.folder, name="tensorboard", version=""),
+            logger=TensorBoardLogger(run.folder, name=run_folder.TENSORBOARD, version=""),
             plugins=[AtomicCheckpoints()],
             enable_progress_bar=any(isinstance(callback, EpochBar) for callback in callbacks),
             enable_model_summary=False,
@@ -167,10 +165,10 @@ def _trainer(run: Run, config: TrainConfig, callbacks: list[Callback]) -> pl.Tra
             deterministic=None if on_cpu else "warn",
             benchmark=not on_cpu,  # All batches but the last of an epoch are of one size.
         )
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         options = ("accelerator", "devices", "strategy", "precision")
         given = ", ".join(f"{name}={getattr(config, name)!r}" for name in options)
-        raise UserError(f"{given}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{given}: {one_line(error)}") from None
 
 
 @contextlib.contextmanager
@@ -225,18 +223,20 @@ def _how_to_go_on(run: Run) -> str:
     )
 
 
-def _finish(run: Run, config: TrainConfig, dataset: ImageDataset) -> None:
+def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
     """Draw the curves, read the test split for the first and only time, record its scores."""
     if skipped := run.skipped:
-        some = ", ".join(list(skipped)[:5]) + (", …" if len(skipped) > 5 else "")
-        _say(f"{len(skipped)} images could not be decoded and were left out: {some}; see {run.skipped_file}")
+        _say(
+            f"{len(skipped)} images could not be decoded and were left out: {listed(skipped)}; "
+            f"see {run.skipped_file}"
+        )
     title = f"{config.model} on {config.data}"
     draw_curves(run.rows, run.best_epoch, run.curves, title=title, note=loss_note(config))
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
         return
     classifier = load(run.model, device="cpu" if config.accelerator == "cpu" else "auto")
-    evaluation = evaluate(classifier, dataset, split="test", batch_size=config.batch_size or 64)
+    evaluation = evaluate(classifier, dataset, split="test", batch_size=config.batch_size)
     scores = classifier.provenance["scores"] | {"test_accuracy": evaluation.to_dict()["accuracy"]}
     classifier.provenance["scores"] = scores
     classifier.save(run.model)
@@ -245,7 +245,7 @@ def _finish(run: Run, config: TrainConfig, dataset: ImageDataset) -> None:
 
 def _save_best(
     run: Run,
-    config: TrainConfig,
+    config: ResolvedConfig,
     preprocessing: Preprocessing,
     classes: tuple[str, ...],
     counts: dict[str, int],

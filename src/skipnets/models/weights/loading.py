@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from skipnets.errors import UserError
+from skipnets.errors import UserError, listed
 from skipnets.models.backbone import Backbone
 from skipnets.models.weights.adapt import adapt_stem, renew_head
 from skipnets.models.weights.layouts import LAYOUTS, channels_first, without_prefix
 from skipnets.models.weights.report import LoadReport
 from skipnets.models.weights.sources import read_source
 from skipnets.models.weights.structure import match
-from skipnets.models.weights.target import AmbiguousMatchError, NoMatchError, Target, listed
+from skipnets.models.weights.target import AmbiguousMatchError, NoMatchError, Target
 
 logger = logging.getLogger("skipnets")
 

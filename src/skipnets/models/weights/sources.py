@@ -25,7 +25,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from skipnets.errors import UserError, missing_extra, near_matches
+from skipnets.errors import UserError, near_matches, needs_extra, one_line
 from skipnets.models.weights.layouts import unwrap
 
 PICKLED = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar")
@@ -163,12 +163,12 @@ def _from_torchvision(tag: str, model_name: str) -> Checkpoint:
             )
     except OSError as error:
         raise UserError(
-            f"{weights.url} could not be downloaded ({_one_line(error)}); "
+            f"{weights.url} could not be downloaded ({one_line(error)}); "
             f"fetched by hand, it belongs at {cached}"
         ) from error
     except Exception as error:  # torch.load raises anything at all on damaged files
         what = "remove it and try again" if cached.exists() else "try again"
-        raise UserError(f"{cached} is damaged ({_one_line(error)}): {what}") from error
+        raise UserError(f"{cached} is damaged ({one_line(error)}): {what}") from error
     preset = weights.transforms()
     return Checkpoint(
         source=f"torchvision {weights}",
@@ -186,11 +186,9 @@ def _from_torchvision(tag: str, model_name: str) -> Checkpoint:
 
 def _from_hub(source: str, model_name: str) -> Checkpoint:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
+    with needs_extra("train"):
         import huggingface_hub
         from huggingface_hub.errors import EntryNotFoundError
-    except ImportError as error:
-        raise missing_extra("train") from error
     name, _, revision = source.removeprefix("hf-hub:").partition("@")
     try:
         config, weights = (
@@ -199,7 +197,7 @@ def _from_hub(source: str, model_name: str) -> Checkpoint:
         )
     except (OSError, ValueError, EntryNotFoundError) as error:
         raise UserError(
-            f"{source} could not be fetched ({_one_line(error)}): it must name a repository OWNER/NAME with "
+            f"{source} could not be fetched ({one_line(error)}): it must name a repository OWNER/NAME with "
             "config.json and model.safetensors; a local folder with these files works too"
         ) from error
     return _from_folder(source, Path(weights), Path(config), model_name)
@@ -217,7 +215,7 @@ def _from_folder(source: str, weights: Path, config_path: Path | None, model_nam
         architecture = config.get("architecture")
     except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(
-            f"{config_path} is not a config.json as timm writes it ({_one_line(error)})"
+            f"{config_path} is not a config.json as timm writes it ({one_line(error)})"
         ) from error
     notes = checkpoint.notes
     if architecture not in (None, model_name):
@@ -273,9 +271,9 @@ def _from_safetensors(path: Path) -> Checkpoint:
         own = json.loads(metadata.get("skipnets", "{}"))
         published = _from_own(own.get("preprocessing"))
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({_one_line(error)})") from error
+        raise UserError(f"{path} is not a whole safetensors file ({one_line(error)})") from error
     except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
-        raise UserError(f"{path} has damaged metadata ({_one_line(error)})") from error
+        raise UserError(f"{path} has damaged metadata ({one_line(error)})") from error
     if not tensors:
         raise UserError(f"{path} holds no tensors")
     return Checkpoint(source=str(path), tensors=tensors, ordered=False, input=published)
@@ -301,7 +299,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds on damaged files
-        raise UserError(f"{path} is not a whole .npz file of number arrays ({_one_line(error)})") from error
+        raise UserError(f"{path} is not a whole .npz file of number arrays ({one_line(error)})") from error
 
 
 def _read_pickle(path: Path) -> object:
@@ -317,11 +315,5 @@ def _read_pickle(path: Path) -> object:
                 "code: save the state dict alone, or as .safetensors"
             ) from error
         # An UnpicklingError explains at length how to read the file unsafely: nobody should.
-        why = "" if isinstance(error, pickle.UnpicklingError) else f" ({_one_line(error)})"
+        why = "" if isinstance(error, pickle.UnpicklingError) else f" ({one_line(error)})"
         raise UserError(f"{path} is not a whole PyTorch checkpoint{why}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    """The gist of a message that may span a page."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "…"

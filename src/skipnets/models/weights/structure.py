@@ -26,7 +26,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from skipnets.models.weights.target import AmbiguousMatchError, NoMatchError, Target, listed
+from skipnets.errors import listed
+from skipnets.models.weights.target import AmbiguousMatchError, NoMatchError, Target
 
 Kind = Literal["convolution", "norm", "linear"]
 Shape = tuple[int, ...]

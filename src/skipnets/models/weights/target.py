@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,6 @@ from torch import Tensor
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph
 
-_LISTED = 8
-
 
 class NoMatchError(Exception):
     """A source's tensors cannot be matched with a model's; `load_weights` makes a UserError of it."""
@@ -21,13 +18,6 @@ class NoMatchError(Exception):
 
 class AmbiguousMatchError(NoMatchError):
     """Several matches are possible."""
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names for a one-line message; of many, the first."""
-    names = list(names)
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
 
 
 @dataclass(frozen=True, kw_only=True)

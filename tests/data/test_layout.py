@@ -14,7 +14,7 @@ from PIL import Image
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset, find_dataset
 from skipnets.data.split_names import split_names
-from skipnets.errors import UserError
+from skipnets.errors import UserError, install_command
 
 _numbers = iter(range(10**9))
 
@@ -322,8 +322,8 @@ def test_heic_without_its_extra_is_named(tmp_path, monkeypatch):
     root = plant(tmp_path, {**PAIR, "cat/a.heic": content, "cat/b.HEIC": content, "dog/c.jpg": content})
     dataset = find_dataset(root, fractions=None)
     assert found(dataset) == "test: cat 2, dog 4"
-    assert dataset.listing.passed_over == {'.heic (pip install "skipnets[heic]")': 2}
-    with pytest.raises(UserError, match=r'c\.jpg: a HEIC image; to read it: pip install "skipnets\[heic\]"'):
+    assert dataset.listing.passed_over == {f".heic ({install_command('heic')})": 2}
+    with pytest.raises(UserError, match=r"c\.jpg: a HEIC image; to read it: pip install"):
         dataset.open(dataset.names.index("dog/c.jpg"))
     # A class of which nothing can be read is not forgotten.
     plant(tmp_path, {"emu/d.heic": content})

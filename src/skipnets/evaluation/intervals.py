@@ -1,0 +1,63 @@
+"""95 % confidence intervals that are right at the edge, where no answer or every answer is wrong.
+
+K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+from scipy.optimize import brentq
+from scipy.stats import binomtest
+
+__all__ = ["Interval", "auroc_interval", "mean_interval", "wilson_interval"]
+
+Interval = tuple[float, float]
+_NORMAL_97_5 = NormalDist().inv_cdf(0.975)  # 95 % lie within ±
+
+
+def wilson_interval(successes: int, trials: int) -> Interval:
+    """Of a share (Wilson 1927); see Brown, Cai and DasGupta 2001, Statistical Science 16(2)."""
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
+    """Of the mean of K independent estimates, from their own intervals.
+
+    The distances of the limits add like standard errors (Zou and Donner 2008, Statistics in Medicine 27(10),
+    "MOVER"); unlike a bootstrap's, they do not vanish where every estimate is 1.
+
+    Args:
+        values: (K,) estimates.
+        intervals: (K,) their intervals.
+    """
+    mean = sum(values) / len(values)
+    below = math.hypot(*(value - low for value, (low, _) in zip(values, intervals, strict=True)))
+    above = math.hypot(*(high - value for value, (_, high) in zip(values, intervals, strict=True)))
+    return mean - below / len(values), mean + above / len(values)
+
+
+def auroc_interval(auroc: float, positives: int, negatives: int) -> Interval:
+    """Of an area under the ROC curve: the areas θ from which it is 1.96 of their own standard errors away.
+
+    Newcombe 2006, Statistics in Medicine 25(4), method 5; with one image on each side it is Wilson's.
+
+    Args:
+        auroc: Estimated from so many images.
+        positives: Images of the class.
+        negatives: The others.
+    """
+    pairs, balanced = positives * negatives, (positives + negatives) / 2 - 1
+
+    def excess(theta: float) -> float:
+        spread = 1 + balanced * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return (theta - auroc) ** 2 - _NORMAL_97_5**2 * theta * (1 - theta) * spread / pairs
+
+    # Between the limits the excess is negative; at an estimate of 0 or 1 it is 0, as at that limit.
+    edge = 1e-12
+    low = float(brentq(excess, 0.0, min(auroc, 1 - edge))) if auroc > edge else 0.0
+    high = float(brentq(excess, max(auroc, edge), 1.0)) if auroc < 1 - edge else 1.0
+    return low, high

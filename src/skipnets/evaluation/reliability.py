@@ -1,0 +1,83 @@
+"""How far confidence agrees with accuracy: reliability diagrams and the expected calibration error.
+
+Bins are closed above, ((m − 1)/B, m/B], as in Guo et al. 2017 (arXiv 1706.04599, section 2) and scikit-learn.
+
+N images, K classes, B bins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.evaluation.intervals import wilson_interval
+
+__all__ = ["CALIBRATION_BINS", "Reliability", "confidence_bin", "reliability"]
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reliability:
+    """What a reliability diagram shows: in bins of confidence, how often answers are right.
+
+    Attributes:
+        edges: (B + 1,) of the bins, from 0 to 1.
+        counts: (B,) answers in each bin.
+        confidence: (B,) their mean confidence; NaN for an empty bin.
+        accuracy: (B,) the share that is right; NaN for an empty bin.
+        intervals: (B, 2) 95 % confidence intervals of the accuracy (Wilson); NaN for an empty bin.
+    """
+
+    edges: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    intervals: NDArray[np.float64]
+
+    @property
+    def ece(self) -> float:
+        """The expected calibration error: the mean gap between confidence and accuracy, weighted by count."""
+        full = self.counts > 0
+        gaps = np.abs(self.confidence - self.accuracy)[full]
+        return float((gaps * self.counts[full]).sum() / self.counts.sum())
+
+
+def confidence_bin(confidence: NDArray[np.float64], bins: int = CALIBRATION_BINS) -> NDArray[np.int64]:
+    """The bin, counted from 0, that each confidence falls into."""
+    return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
+
+
+def reliability(
+    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], *, bins: int = CALIBRATION_BINS
+) -> Reliability:
+    """Sort answers into bins of equal width by their confidence.
+
+    Args:
+        probabilities: (N, K).
+        labels: (N,) the right classes.
+        bins: How many; `CALIBRATION_BINS` gives the ECE of `evaluate`.
+    """
+    confidence = probabilities.max(1).astype(np.float64)
+    right = probabilities.argmax(1) == labels
+    bin_of = confidence_bin(confidence, bins)
+    counts = np.bincount(bin_of, minlength=bins)
+    hits = np.bincount(bin_of, right, minlength=bins)
+    empty = np.full(bins, np.nan)
+    return Reliability(
+        edges=np.linspace(0, 1, bins + 1),
+        counts=counts,
+        confidence=np.divide(
+            np.bincount(bin_of, confidence, minlength=bins), counts, out=empty.copy(), where=counts > 0
+        ),
+        accuracy=np.divide(hits, counts, out=empty.copy(), where=counts > 0),
+        intervals=np.array(
+            [
+                wilson_interval(int(hit), int(count)) if count else (np.nan, np.nan)
+                for hit, count in zip(hits, counts, strict=True)
+            ]
+        ),
+    )

@@ -1,0 +1,103 @@
+"""What callers give for images (paths, folders, patterns, PIL images, arrays, tensors) as named sources.
+
+Shapes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from skipnets.data.sources import images_below
+from skipnets.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from skipnets.data.decoding import Source
+
+    Image = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor
+    Images = Image | Iterable[Image]
+
+__all__ = ["expand", "is_tensor", "named_sources"]
+
+
+def named_sources(inputs: Images) -> Iterator[tuple[str, Source]]:
+    """Each image with its name: the path, or "[3]" for the fourth input where that is no path.
+
+    Args:
+        inputs: One image or any number of them; folders and patterns stand for the images in them.
+
+    Raises:
+        UserError: A folder or pattern stands for none.
+    """
+    if not _is_one(inputs):
+        return _named(cast("Iterable[Image]", inputs))
+    paths = expand(inputs) if isinstance(inputs, str | os.PathLike) else None
+    return _named([cast("Image", inputs)] if paths is None else cast("list[Image]", paths))
+
+
+def expand(path: str | os.PathLike[str]) -> list[str]:
+    """The files that a path stands for: those in a folder, those that match a pattern, or itself.
+
+    Raises:
+        UserError: The folder holds no images, or nothing matches the pattern.
+    """
+    path = os.fspath(path)
+    if Path(path).is_dir():
+        found = [str(image) for image in images_below(Path(path))]
+        if not found:
+            raise UserError(f"images: {path} holds no images")
+        return found
+    if Path(path).exists() or not glob.has_magic(path):
+        return [path]
+    matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - absolute patterns work, too
+    if not matches:
+        raise UserError(f"images: no file matches {path}")
+    return [image for match in matches for image in expand(match)]
+
+
+def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
+    """Whether this is a torch tensor. If torch was never imported, nothing can be one."""
+    loaded = sys.modules.get("torch")
+    return loaded is not None and isinstance(value, loaded.Tensor)
+
+
+def _is_one(inputs: object) -> bool:
+    """Whether this is an image (or a path) and not several."""
+    if isinstance(inputs, np.ndarray):
+        return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[2] in (1, 3, 4))
+    if is_tensor(inputs):
+        return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[0] in (1, 3, 4))
+    return isinstance(inputs, str | bytes | os.PathLike | PIL.Image.Image)
+
+
+def _named(inputs: Iterable[Image]) -> Iterator[tuple[str, Source]]:
+    for index, image in enumerate(inputs):
+        if isinstance(image, str | os.PathLike):
+            yield from ((path, path) for path in expand(image))
+            continue
+        if isinstance(image, PIL.Image.Image):
+            # It may be in the list twice, and two threads must not decode it at once. A failure recurs there.
+            with contextlib.suppress(Exception):
+                image.load()
+        yield f"[{index}]", _array_from_tensor(image) if is_tensor(image) else cast("Source", image)
+
+
+def _array_from_tensor(tensor: torch.Tensor) -> NDArray[Any]:
+    """(C, H, W) or (H, W) tensor of uint8, or of floats from 0 to 1 → (H, W, C) or (H, W) uint8."""
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
+    if array.ndim == 3:
+        array = array.transpose(1, 2, 0)
+    # Floats beyond that, and NaN, stay as they are: the reader refuses them.
+    from_0_to_1 = array.dtype.kind == "f" and bool(((array >= 0) & (array <= 1)).all())
+    return np.rint(array * 255).astype(np.uint8) if from_0_to_1 else array

@@ -1,0 +1,31 @@
+"""The machine that a measurement or a training run belongs to."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["library_versions", "processor"]
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it; else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """Distribution → its version, or "not installed"."""
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

@@ -1,0 +1,44 @@
+"""The files of a run folder: what each is called, and reading those that more than one package reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from skipnets.errors import UserError
+
+CONFIG = "run.yaml"
+ENVIRONMENT = "environment.json"
+SPLITS = "splits.csv"
+MODEL = "model.safetensors"
+CHECKPOINTS = "checkpoints"
+LAST_CHECKPOINT = "last.ckpt"
+METRICS = "metrics.csv"
+SKIPPED = "skipped.csv"
+TENSORBOARD = "tensorboard"
+CURVES = "curves.png"
+CONFUSION = "confusion.png"
+EVALUATION = "evaluation.json"
+PREDICTIONS = "predictions.parquet"
+REPORT = "report.html"
+
+
+def read_evaluation(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metrics that `Evaluation.save` wrote into a folder.
+
+    Raises:
+        OSError: There are none.
+        UserError: The file is damaged.
+    """
+    path = Path(folder) / EVALUATION
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(metrics, dict):
+        raise UserError(f"{path}: must be a JSON object")
+    if "pictures" in metrics:  # what version 0.1 called them
+        metrics["images"] = metrics.pop("pictures")
+    return metrics

@@ -1,0 +1,103 @@
+"""Tables for people: the same on a terminal, from `print`, and in a notebook.
+
+Names of classes and files come from elsewhere; every cell goes through `printable`.
+"""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+__all__ = ["Display", "as_html", "as_text", "cell", "make_table", "printable", "properties_table"]
+
+WIDE = 400
+_HTML = '<pre style="font-family: monospace; line-height: 1.3; overflow-x: auto">{code}</pre>'
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere, with escapes in place of what could steer a terminal or break a line."""
+    return "".join(
+        letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else ascii(letter)[1:-1]
+        for letter in text
+    )
+
+
+def cell(value: str) -> Text:
+    """Text from elsewhere as a table's cell: its square brackets are no markup."""
+    from rich.text import Text
+
+    return Text(printable(value))
+
+
+def make_table(
+    headings: Mapping[str, Literal["left", "right"]], rows: Iterable[Sequence[str]], *, title: str = ""
+) -> Table:
+    """A table without lines.
+
+    Args:
+        headings: Heading → how its column is set, "left" or "right".
+        rows: A text for each column; the first column folds where it is too long.
+        title: Stands above.
+    """
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for index, (heading, side) in enumerate(headings.items()):
+        table.add_column(cell(heading), justify=side, overflow="ellipsis" if index else "fold")
+    for row in rows:
+        table.add_row(*map(cell, row))
+    return table
+
+
+def properties_table(rows: Mapping[str, str], *, title: str | None = None) -> Table:
+    """Two columns, a name and what it is."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(cell(name), cell(value))
+    return table
+
+
+def as_text(tables: Iterable[RenderableType], *, width: int = WIDE) -> str:
+    """Tables without colors, as wide as they need to be, one below another."""
+    from rich.console import Console
+
+    page = io.StringIO()
+    console = Console(file=page, width=width, color_system=None)
+    for table in tables:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in page.getvalue().rstrip().splitlines())
+
+
+def as_html(tables: Iterable[RenderableType], *, width: int = 160) -> str:
+    """Tables as a fragment of HTML, for a notebook."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width, record=True)
+    for table in tables:
+        console.print(table)
+    return console.export_html(inline_styles=True, code_format=_HTML)
+
+
+class Display:
+    """Shows itself as tables, in `print` and in notebooks; a subclass says which."""
+
+    def tables(self) -> Sequence[RenderableType]:
+        """What `print` and a notebook show."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return as_text(self.tables())
+
+    def _repr_html_(self) -> str:
+        return as_html(self.tables())

@@ -1,0 +1,61 @@
+"""Class names that make a dataset doubtful."""
+
+from __future__ import annotations
+
+import pytest
+
+from skipnets.data.labels import check_group_names, check_labels
+from skipnets.data.listing import Entry, Listing
+from skipnets.errors import UserError
+
+
+def listing(*labels: tuple[str, str]) -> Listing:
+    """One image of each label and split."""
+    entries = [Entry(f"{index}.png", label, split) for index, (label, split) in enumerate(labels)]
+    return Listing(entries=entries, classes=sorted({label for label, _ in labels}))
+
+
+@pytest.mark.parametrize("names", [("Cat", "cat"), ("jack-russell", "jack russell"), ("Señal", "senal")])
+def test_one_class_in_two_spellings(names: tuple[str, str]) -> None:
+    found = listing(*[(name, "") for name in names])
+    check_labels(found)
+    [warning] = found.warnings
+    assert "differ only in spelling" in warning
+    assert all(f'"{name}"' in warning for name in names)
+    with pytest.raises(UserError, match="differ only in spelling"):
+        check_labels(listing((names[0], "train"), (names[1], "test")))
+
+
+def test_different_names_are_left_alone() -> None:
+    found = listing(("cat", ""), ("car", ""), ("ca", ""), ("5", ""), ("50", ""))
+    check_labels(found)
+    assert found.warnings == []
+
+
+def test_classes_that_a_split_lacks() -> None:
+    found = listing(("a", "train"), ("b", "train"), ("a", "test"), ("c", "test"))
+    check_labels(found)
+    assert found.warnings == [
+        'classes that are not in train, so every image of them counts as wrong: "c"',
+        'classes that are in train but not in test: "b"',
+    ]
+
+
+def test_several_labels_in_one() -> None:
+    found = listing(("cat", ""), ("dog", ""), ("cat,dog", ""), ("salt & pepper", ""))
+    check_labels(found)
+    [warning] = found.warnings
+    assert '"cat,dog"' in warning
+    assert "salt" not in warning
+
+
+def test_file_names_that_tell_of_patients() -> None:
+    def warnings(*names: str) -> list[str]:
+        found = Listing(entries=[Entry(name, "a") for name in names])
+        check_group_names(found)
+        return found.warnings
+
+    assert "--group-pattern" in warnings("patient_1/a.png", "patient_1/b.png", "patient_2/a.png")[0]
+    assert warnings("patient_1.png", "patient_2.png", "patient_3.png") == []  # one image each
+    assert warnings("patient_1/a.png", "patient_1/b.png") == []  # one patient
+    assert warnings("a.png", "b.png", "impatient1.png") == []
