@@ -295,7 +295,7 @@ def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
         ({"size": 3, "model_options": {}}, r"the smallest that densenet_bc40_k12 takes is 4×4"),
         ({"fractions": (0.8, 0, 0.2)}, r"^fractions: there are no images to choose the best epoch on"),
         ({"fractions": (0.8, 0.1, 0.2)}, r"fractions"),
-        ({"batch_size": 1}, r"^batch_size: 1 is too small for densenet_bc40_k12; its batch norms need"),
+        ({"batch_size": 1}, r"^batch_size=1: must be at least 2 for the batch norms of densenet_bc40_k12"),
         ({"freeze": 9}, r"^freeze=9: must be at most 3, the stages of densenet_bc40_k12"),
         ({"mean": (0.1, 0.2, 0.3)}, r"mean=.*must have 1 values"),
         ({"data": "digit"}, r"^digit: no such folder.*did you mean digits"),
@@ -304,7 +304,7 @@ def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
         ({"strategy": "dpp"}, r"strategy='dpp'"),
         (
             {"model": "resnet20", "model_options": {}, "block_execution": "linear"},
-            r"^block_execution: resnet20",
+            r"^block_execution=\"linear\": must be plain, resnet20",
         ),
     ],
 )
