@@ -162,7 +162,7 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
         return None
 
     def _not_fused(self, features: Tensor) -> str | None:
-        return not_fused(features, [_LayerParts.of(layer).parameters() for layer in self])
+        return not_fused(features, [_LayerParts.of(self[0]).parameters()])
 
 
 class MemoryEfficientTransition(_Execution, Transition):

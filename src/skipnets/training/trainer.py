@@ -208,6 +208,7 @@ def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, r
             raise
         raise TrainingInterrupted(_how_to_go_on(run)) from None
     finally:
+        data.close()
         if handler is not None:
             signal.signal(signal.SIGINT, handler)
 
