@@ -30,6 +30,7 @@ from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block, not_fused
 from skipnets.ops.transition import TransitionParameters, transition
+from skipnets.ops.triton import unsupported_kernels
 
 _STEM = ("conv0", "norm0", "relu0", "pool0")
 
@@ -194,6 +195,9 @@ class MemoryEfficientTransition(_Execution, Transition):
             or guards.unsupported_convolution(self.conv, size=1)
         )
 
+    def _not_fused(self, features: Tensor) -> str | None:
+        return unsupported_kernels(features.device, features.dtype)
+
     def _unsupported_input(self, features: Tensor) -> str | None:
         if features.shape[2] < 2 or features.shape[3] < 2:
             return "the map is too small to pool"
@@ -238,6 +242,10 @@ class MemoryEfficientDenseNet(_Execution, DenseNet):
             or guards.unsupported_norm(modules["norm0"])
             or guards.unsupported_convolution(modules["conv0"], size=stem.KERNEL, stride=stem.STRIDE)
         )
+
+    def _not_fused(self, features: Tensor) -> str | None:
+        dtype = guards.computing_dtype(features.device, self._stem()[0].weight.dtype)
+        return unsupported_kernels(features.device, dtype)
 
     def _unsupported_input(self, features: Tensor) -> str | None:
         if features.ndim != 4:

@@ -28,6 +28,7 @@ from skipnets.ops.batch_norm import (
     scale_shift_relu,
 )
 from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps
+from skipnets.ops.triton import unsupported_kernels
 
 KERNEL, STRIDE, PADDING = 7, 2, 3
 POOL_KERNEL, POOL_STRIDE, POOL_PADDING = 3, 2, 1
@@ -71,6 +72,10 @@ def stem(images: Tensor, plan: StemPlan, parameters: StemParameters) -> StemResu
         plan: Fixed properties.
         parameters: Of convolution and norm.
     """
+    if unsupported_kernels(images.device, plan.dtype) is None:
+        from skipnets.ops.triton.stem import stem as fused
+
+        return fused(images, plan, parameters)
     maps, mean, variance = _StemFunction.apply(images, plan, *parameters)
     return StemResult(maps, Statistics(mean, variance), _convolved_shape(images).rows)
 

@@ -32,6 +32,7 @@ from skipnets.ops.batch_norm import (
 )
 from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps
 from skipnets.ops.convolution import convolve, convolve_backward
+from skipnets.ops.triton import unsupported_kernels
 
 
 class TransitionParameters(NamedTuple):
@@ -65,6 +66,10 @@ def transition(
     if statistics is None:
         with torch.no_grad():
             statistics = map_statistics(x)
+    if unsupported_kernels(x.device, x.dtype) is None:
+        from skipnets.ops.triton.transition import transition as fused
+
+        return TransitionResult(fused(x, parameters, eps, statistics), statistics)
     maps: Tensor = _TransitionFunction.apply(x, statistics, eps, *parameters)
     return TransitionResult(maps, statistics)
 

@@ -119,18 +119,19 @@ def test_half_precision_is_as_near_as_its_digits_allow():
     compare(*size, keep=True, dtype=torch.float16, tolerance=3e-2, order=order)
 
 
-def test_a_network_trains_through_the_kernels(monkeypatch):
-    """A whole DenseNet: gradients, running statistics, and the report."""
+@pytest.mark.parametrize(("name", "size"), [("densenet_bc40_k12", 8), ("densenet121", 20)])
+def test_a_network_trains_through_the_kernels(monkeypatch, name, size):
+    """A whole DenseNet with either stem: gradients and running statistics."""
     if not ON_GPU:
         monkeypatch.setattr(executor, "unavailable", lambda _: None)
         monkeypatch.setattr(torch.Tensor, "is_cpu", False, raising=False)
     options = {"block_config": (2, 2), "growth_rate": 4, "num_classes": 3}
-    model = create_model("densenet_bc40_k12", **options).to(DEVICE).train()
-    expected = create_model("densenet_bc40_k12", **options).to(DEVICE).double().train()
+    model = create_model(name, **options).to(DEVICE).train()
+    expected = create_model(name, **options).to(DEVICE).double().train()
     expected.load_state_dict(model.state_dict())
     model.set_block_execution("linear")
     expected.set_block_execution("plain")
-    images = torch.randn(3, 3, 8, 8, device=DEVICE)
+    images = torch.randn(3, 3, size, size, device=DEVICE)
     model(images).square().sum().backward()
     expected(images.double()).square().sum().backward()
     own = [*(p.grad for p in model.parameters()), *model.buffers()]

@@ -32,6 +32,15 @@ def unavailable(device: torch.device) -> str | None:
     return None
 
 
+def unsupported_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why no kernel can run on this device in this type, or None."""
+    if reason := unavailable(device):
+        return reason
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"there are no fused kernels for {str(dtype).removeprefix('torch.')}"
+    return None
+
+
 def unsupported_block(x: Tensor, growth_weight: Tensor | None) -> str | None:
     """Why the kernels cannot run a dense block, or None.
 
@@ -39,12 +48,10 @@ def unsupported_block(x: Tensor, growth_weight: Tensor | None) -> str | None:
         x: Its input, (N, C₀, H, W).
         growth_weight: Of a layer's second convolution, (G, K, 3, 3); None without a bottleneck.
     """
-    if reason := unavailable(x.device):
+    if reason := unsupported_kernels(x.device, x.dtype):
         return reason
     if x.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
         return "float32 without TF32"
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        return f"there are no fused kernels for {str(x.dtype).removeprefix('torch.')}"
     if growth_weight is None:
         return "there are fused kernels for layers with a bottleneck alone"
     growth_rate, bottleneck = growth_weight.shape[:2]

@@ -9,7 +9,6 @@ Shapes: as in `skipnets.ops.dense_block`. The features' rows are padded to a mul
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from skipnets.ops.batch_norm import Statistics
 from skipnets.ops.chunks import MapShape
 from skipnets.ops.dense_block import DenseBlockPlan, DenseBlockResult, LayerParameters
 from skipnets.ops.triton import kernels
+from skipnets.ops.triton.device import on_device, processors, rows_of
 from skipnets.ops.triton.launches import LAUNCHES, Recorder
 from skipnets.ops.triton.tuning import TUNER, Config
 
@@ -152,22 +152,6 @@ def as_maps(rows: Tensor, extent: Extent, channels: int) -> Tensor:
     )
 
 
-def rows_of(maps: Tensor) -> Tensor:
-    """(N, C, H, W) as rows (M, C) of one stride, without a copy where the memory allows it."""
-    n, channels, height, width = maps.shape
-    stride = maps.stride(3) if width > 1 else maps.stride(2) if height > 1 else maps.stride(0)
-    fits = (
-        (channels == 1 or maps.stride(1) == 1)
-        and stride >= channels
-        and (height == 1 or maps.stride(2) == width * stride)
-        and (n == 1 or maps.stride(0) == height * width * stride)
-    )
-    if not fits:
-        maps = maps.contiguous(memory_format=torch.channels_last)
-        stride = channels
-    return maps.as_strided((n * height * width, channels), (stride, 1))
-
-
 def dense_block(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]) -> DenseBlockResult:
     """As `skipnets.ops.dense_block.dense_block`."""
     flat = [tensor for layer in layers for tensor in layer if tensor is not None]
@@ -180,7 +164,7 @@ class _DenseBlockFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, plan: DenseBlockPlan, *parameters: Tensor) -> tuple[Tensor, ...]:
         layers = plan.layers(parameters)
         run = Forward(x, plan, layers)
-        with _on(x.device):
+        with on_device(x.device):
             saved = run.run()
         maps = as_maps(saved.rows, run.extent, run.extent.channels)
         statistics = run.vectors(saved.vectors)[:4]
@@ -194,20 +178,13 @@ class _DenseBlockFunction(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         maps, vectors, weights, *kept = ctx.saved_tensors
-        with _on(maps.device):
+        with on_device(maps.device):
             extent = ctx.extent
             bottlenecks = kept[0] if kept else maps.new_empty(1, extent.shape.rows, extent.bottleneck)
             saved = Saved(rows_of(maps), vectors, weights, bottlenecks)
             run = Backward(ctx.plan, saved, extent, gradient, input_gradient=ctx.needs_input_grad[0])
             x_gradient, gradients = run.run()
         return (x_gradient, None, *gradients)
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Triton launches on the current device."""
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
-        return torch.cuda.device(device)
-    return contextlib.nullcontext()
 
 
 class Pass:
@@ -220,7 +197,7 @@ class Pass:
         self.KP, self.GP = _power_of_two(self.K), _power_of_two(self.G)
         # The product of float32; without TF32, this executor is not chosen (and the interpreter is exact).
         self.precision = "tf32" if device.type == "cuda" else "ieee"
-        self.processors = _processors(device)
+        self.processors = processors(device)
         self.launch: Recorder
 
     def empty(self, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -412,6 +389,7 @@ class Forward(Pass):
             channels,
             block_c,
             block_m,
+            COPIES=True,
         )
         return programs
 
@@ -786,18 +764,18 @@ def _configs(
 @functools.lru_cache(256)
 def _scratch_sizes(extent: Extent, dtype: torch.dtype, device: torch.device) -> tuple[int, int, int, int]:
     """See `Backward.scratch_sizes`."""
-    rows, processors, bottleneck = extent.shape.rows, _processors(device), extent.bottleneck
+    rows, available, bottleneck = extent.shape.rows, processors(device), extent.bottleneck
     sizes = (dtype, _power_of_two(bottleneck), _power_of_two(extent.growth_rate), device.type)
     growth = max(
-        _shares(rows, processors, config, triton.cdiv(bottleneck, config["BLOCK_K"]))[0]
+        _shares(rows, available, config, triton.cdiv(bottleneck, config["BLOCK_K"]))[0]
         for config in _configs("growth_weight_gradient", *sizes)
     )
     norm1 = max(
-        _shares(rows, processors, config, triton.cdiv(channels, config["BLOCK_C"]))[0] * channels
+        _shares(rows, available, config, triton.cdiv(channels, config["BLOCK_C"]))[0] * channels
         for config in _configs("bottleneck_backward", *sizes)
         for channels in map(extent.seen_by, range(extent.layers))
     )
-    norm2 = min(triton.cdiv(rows, 16), 8 * processors) * bottleneck
+    norm2 = min(triton.cdiv(rows, 16), 8 * available) * bottleneck
     return 2 * norm2, growth * extent.growth_rate * 9 * bottleneck, 2 * norm1, norm1 * bottleneck
 
 
@@ -829,8 +807,3 @@ def _padded(channels: int) -> int:
 def _power_of_two(width: int) -> int:
     """The next power of two that a matrix product takes."""
     return max(int(triton.next_power_of_2(width)), 16)
-
-
-@functools.cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
