@@ -53,6 +53,6 @@ def shares(rows: int, channels: int, device: torch.device) -> tuple[int, int]:
     return triton.cdiv(rows, each), each
 
 
-def grid(matrix: Tensor) -> tuple[int, int]:
+def grid(matrix: Tensor, block_m: int = BLOCK_M) -> tuple[int, int]:
     """Programs of a kernel that makes each value of this matrix on its own."""
-    return triton.cdiv(matrix.shape[0], BLOCK_M), triton.cdiv(matrix.shape[1], BLOCK_C)
+    return triton.cdiv(matrix.shape[0], block_m), triton.cdiv(matrix.shape[1], BLOCK_C)

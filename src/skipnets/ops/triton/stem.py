@@ -23,6 +23,9 @@ from skipnets.ops.triton import kernels
 from skipnets.ops.triton.device import BLOCK_C, BLOCK_M, grid, on_device, rows_of, shares
 from skipnets.ops.triton.launches import LAUNCHES, Recorder
 
+_BLOCK_M = 16
+"""Rows of a tile of the kernels that read windows, which takes registers."""
+
 
 def stem(images: Tensor, plan: StemPlan, parameters: StemParameters) -> StemResult:
     """As `skipnets.ops.stem.stem`."""
@@ -84,7 +87,7 @@ class _StemFunction(torch.autograd.Function):
                 )
                 launch(
                     kernels.max_pool_activated,
-                    grid(out),
+                    grid(out, _BLOCK_M),
                     rows,
                     rows.stride(0),
                     scale,
@@ -95,7 +98,7 @@ class _StemFunction(torch.autograd.Function):
                     channels,
                     shape.height,
                     shape.width,
-                    BLOCK_M=BLOCK_M,
+                    BLOCK_M=_BLOCK_M,
                     BLOCK_C=BLOCK_C,
                 )
 
@@ -126,7 +129,7 @@ class _StemFunction(torch.autograd.Function):
             def build(launch: Recorder) -> None:
                 mean, variance, scale, shift = vectors
                 norm = (mean, variance, plan.eps, scale, shift)
-                blocks = {"BLOCK_M": BLOCK_M, "BLOCK_C": BLOCK_C}
+                blocks = {"BLOCK_M": _BLOCK_M, "BLOCK_C": BLOCK_C}
                 sizes = (shape.rows, channels, shape.height, shape.width)
                 launch(
                     kernels.max_pool_backward_sums,
@@ -145,7 +148,7 @@ class _StemFunction(torch.autograd.Function):
                 launch(kernels.finish_sums, finish, partial, programs, sums, channels, BLOCK_P=128, BLOCK=16)
                 launch(
                     kernels.max_pool_backward,
-                    grid(out),
+                    grid(out, _BLOCK_M),
                     incoming,
                     places,
                     rows,
