@@ -327,7 +327,8 @@ def compile_and_wait(mode: str, tables: tuple[Table, ...], device: str) -> None:
         training.warm_up(4)
         peak = training.peak_bytes()
         print(json.dumps({"title": table.title, "ready": True}), flush=True)
-        sys.stdin.readline()
+        if not sys.stdin.readline():  # Nobody waits any more.
+            return
         times = [training.seconds(STEPS)[0] for _ in range(ROUNDS)]
         row = {
             "variant": f"torchvision, torch.compile {mode}",
