@@ -29,6 +29,7 @@ import gc
 import json
 import os
 import platform
+import select
 import statistics
 import subprocess
 import sys
@@ -300,8 +301,9 @@ def compilers(tables: tuple[Table, ...], device: str) -> Iterator[dict[str, subp
     """Processes that compile torchvision's models; they measure when they are written to."""
     found = {}
     for mode in COMPILED:
-        if any(table in tables for table in COMPILED[mode]):
-            command = [sys.executable, str(Path(__file__).with_name("training.py")), "--device", device]
+        if tables:
+            command = [sys.executable, str(Path(__file__).with_name("training.py"))]
+            command += ["--device", "cuda"] if device == "cuda" else ["--dry"]
             environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "3"}
             found[mode] = subprocess.Popen(
                 [*command, "--compile-mode", mode],
@@ -321,16 +323,19 @@ def compilers(tables: tuple[Table, ...], device: str) -> Iterator[dict[str, subp
 
 
 def compile_and_wait(mode: str, tables: tuple[Table, ...], device: str) -> None:
-    """What such a process does: a JSON line for each table."""
+    """What such a process does: it prints a JSON line for each table, and an empty one at the end."""
+    compiled = []
     for table in tables:
         training = Training(table, BASELINE, device, mode)
         training.warm_up(4)
-        peak = training.peak_bytes()
+        compiled.append((table, training, training.peak_bytes()))
         if device == "cuda":  # Leave the memory to those who are measured before.
             torch.cuda.empty_cache()
-        print(json.dumps({"title": table.title, "ready": True}), flush=True)
-        if not sys.stdin.readline():  # Nobody waits any more.
-            return
+        if select.select([sys.stdin], [], [], 0)[0]:
+            break
+    if not sys.stdin.readline():  # Nobody waits any more.
+        return
+    for table, training, peak in compiled:
         training.warm_up(2)
         times = [training.seconds(STEPS)[0] for _ in range(ROUNDS)]
         row = {
@@ -341,31 +346,27 @@ def compile_and_wait(mode: str, tables: tuple[Table, ...], device: str) -> None:
             "peak_bytes": peak,
         }
         print(json.dumps({"title": table.title, "row": row}), flush=True)
-        del training
-        gc.collect()
+    print(flush=True)
 
 
 def collect_compiled(
     processes: dict[str, subprocess.Popen[str]], deadline: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(title, row) of everything that was compiled in time."""
-    import selectors
-
-    for process in processes.values():
+    """(title, row) of everything that was compiled in time; one process measures at a time."""
+    for mode, process in processes.items():
         assert process.stdin is not None
         assert process.stdout is not None
-        selector = selectors.DefaultSelector()
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while time.monotonic() < deadline and selector.select(max(deadline - time.monotonic(), 0)):
-            line = process.stdout.readline()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write("\n")
+            process.stdin.flush()
+        while select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))[0]:
+            line = process.stdout.readline().strip()
             if not line:
                 break
             found = json.loads(line)
-            if "row" in found:
-                yield found["title"], found["row"]
-            else:
-                process.stdin.write("\n")
-                process.stdin.flush()
+            yield found["title"], found["row"]
+        else:
+            print(f"torch.compile {mode}: not ready in time", flush=True)
 
 
 def show(table: Table, rows: list[dict[str, Any]], limit: tuple[float, float]) -> None:
@@ -407,7 +408,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.dry:  # To try the script itself.
         tables = tuple(table._replace(batch_size=2, size=32) for table in TABLES[:1])
     if arguments.compile_mode:
-        compile_and_wait(arguments.compile_mode, COMPILED[arguments.compile_mode], device)
+        compiled = tables if arguments.dry else COMPILED[arguments.compile_mode]
+        compile_and_wait(arguments.compile_mode, compiled, device)
         return
     machine = {
         "gpu": torch.cuda.get_device_name() if device == "cuda" else "none",
@@ -424,7 +426,7 @@ def main(arguments: argparse.Namespace) -> None:
             content = {"machine": machine, "results": results}
             arguments.json.write_text(json.dumps(content, indent=1) + "\n")
 
-    wanted = tables if arguments.compile and device == "cuda" else ()
+    wanted = tables if arguments.compile else ()
     with compilers(wanted, device) as processes:
         errors = {
             name: gradient_error(name, device, *((2, 64) if arguments.dry else ()))
@@ -449,11 +451,10 @@ def main(arguments: argparse.Namespace) -> None:
             if device == "cuda":
                 torch.cuda.empty_cache()
         for title, row in collect_compiled(processes, start + arguments.seconds + arguments.compile_seconds):
-            table, result = next(
-                (table, result)
-                for table, result in zip(tables, results, strict=False)
-                if table.title == title
-            )
+            measured = zip(tables, results, strict=False)
+            table, result = next((pair for pair in measured if pair[0].title == title), (None, None))
+            if table is None or result is None:
+                continue
             result["rows"].append(row)
             show(table, result["rows"], result["limits"])
             save()
