@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import dataclasses
-=======
 import contextlib
->>>>>>> gpu
+import dataclasses
 import functools
 import os
 import signal
