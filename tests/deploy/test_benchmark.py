@@ -56,7 +56,7 @@ def test_every_candidate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         "--no-compiled",
         "--threads",
         1,
-        "--json",
+        "--output",
         tmp_path / "s.json",
     ]
     assert main(["benchmark", *map(str, words)]) == 0
@@ -87,7 +87,7 @@ def test_every_candidate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.usefixtures("quick")
 def test_an_export_is_timed_alone(exports: dict[str, Export]) -> None:
-    table = compare_speeds(exports["onnx"].path, batches=[1, 3], seconds=0)
+    table = compare_speeds(exports["onnx"].path, batch_sizes=[1, 3], seconds=0)
     assert [(row.candidate, row.batch, row.ratio) for row in table.rows] == [
         (f"{exports['onnx'].path}, onnxruntime", batch, None) for batch in (1, 3)
     ]
@@ -113,4 +113,4 @@ def test_nothing_is_timed_that_computes_something_else(wrong: float) -> None:
 
 def test_wrong_batches() -> None:
     with pytest.raises(UserError, match=r"batch sizes must be 1 or more, not \[0\]"):
-        compare_speeds(make_classifier("resnet20"), batches=[0])
+        compare_speeds(make_classifier("resnet20"), batch_sizes=[0])
