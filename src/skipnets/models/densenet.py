@@ -153,8 +153,8 @@ class DenseNet(Backbone[DenseNetConfig]):
         """Choose how dense blocks and transitions run in training: memory and speed change, numbers do not.
 
         Args:
-            policy: `"auto"`, the fastest on the device; `"plain"`, layer by layer as written here; `"linear"`,
-                each as one operation in memory proportional to its depth; `"linear-recompute"`, in even less
+            policy: `"auto"`, the fastest on the device; `"plain"`, layer by layer as written here;
+                `"linear"`, each as one operation in memory proportional to its depth; `"linear-recompute"`, in even less
                 memory, slightly slower.
 
         Raises:
