@@ -112,5 +112,5 @@ def test_nothing_is_timed_that_computes_something_else(wrong: float) -> None:
 
 
 def test_wrong_batches() -> None:
-    with pytest.raises(UserError, match=r"batch sizes must be 1 or more, not \[0\]"):
+    with pytest.raises(UserError, match=r"batch_size=\[0\]: must be at least 1"):
         compare_speeds(make_classifier("resnet20"), batch_sizes=[0])

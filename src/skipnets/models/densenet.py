@@ -154,8 +154,8 @@ class DenseNet(Backbone[DenseNetConfig]):
 
         Args:
             policy: `"auto"`, the fastest on the device; `"plain"`, layer by layer as written here;
-                `"linear"`, each as one operation in memory proportional to its depth; `"linear-recompute"`, in even less
-                memory, slightly slower.
+                `"linear"`, each as one operation in memory proportional to its depth; `"linear-recompute"`,
+                in even less memory, slightly slower.
 
         Raises:
             UserError: For any other policy.
