@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 _TRAIN = (
@@ -107,6 +107,11 @@ def near_matches(wrong: str, names: Iterable[str]) -> str:
     """Suggestions to append to a message: "; did you mean a, b?", or "" if no name is close."""
     near = difflib.get_close_matches(wrong, list(names), n=3, cutoff=0.5)
     return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def class_hint(wrong: str, classes: Sequence[str]) -> str:
+    """What a class's name must be, for a message about one that the classifier does not have."""
+    return f"must be a class of the classifier: {listed(classes, 8)}{near_matches(wrong, classes)}"
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

@@ -154,7 +154,7 @@ def test_several_images_and_classes(method: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": ["d"]}, 'classes="d": must be among a, b, c'),
+        ({"classes": ["d"]}, "classes=d: must be a class of the classifier: a, b, c"),
         ({"method": "guess"}, "method=guess: must be one of gradcam"),
         ({"stage": "layer9"}, "stage=layer9: must be auto or one of relu, layer1, layer2, layer3"),
     ],

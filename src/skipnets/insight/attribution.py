@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier
-from skipnets.errors import UserError, listed, near_matches, needs_extra
+from skipnets.errors import UserError, class_hint, needs_extra
 
 with needs_extra("explain"):  # Before torch, which the same extra brings.
     from captum.attr import IntegratedGradients, LayerGradCam, Occlusion
@@ -128,8 +128,7 @@ def explain(
         raise UserError(f"method={method}: must be one of {', '.join(METHODS)}")
     for label in classes or ():
         if label not in classifier.classes:
-            near = near_matches(label, classifier.classes)
-            raise UserError(f'classes="{label}": must be among {listed(classifier.classes, 8)}{near}')
+            raise UserError(f"classes={label}: {class_hint(label, classifier.classes)}")
     module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
     return _explanations(classifier, images, classes, method, module_path, position)
 
