@@ -82,8 +82,24 @@ def needs_extra(preferred: str | None = None) -> Iterator[None]:
 
 
 def install_command(extra: str) -> str:
-    """The pip command for an extra, from the same origin as this package (a checkout or PyPI)."""
-    # Imported here because it takes time and only errors need them.
+    """The command that installs an extra from the package's own origin, a checkout or PyPI."""
+    url, path, editable = _origin()
+    if path is not None:
+        return f'pip install {"--editable " if editable else ""}"{path}[{extra}]"'
+    return f'pip install "skipnets[{extra}]{f" @ {url}" if url else ""}"'
+
+
+def engine_command() -> str:
+    """The command that installs the package skipnets-engine from the same origin, where it is a folder."""
+    url, path, _ = _origin()
+    if path is not None:
+        return f'pip install "{path}/engine"'
+    return f'pip install "skipnets-engine{f" @ {url}#subdirectory=engine" if url else ""}"'
+
+
+def _origin() -> tuple[str, str | None, bool]:
+    """Where this package was installed from: a repository's URL or "", a local path, whether editable."""
+    # Imported here because these take time and only errors need them.
     import importlib.metadata
     import json
     import urllib.parse
@@ -95,12 +111,11 @@ def install_command(extra: str) -> str:
         origin = {}
     url = origin.get("url", "")
     if "vcs_info" in origin:
-        return f'pip install "skipnets[{extra}] @ {origin["vcs_info"]["vcs"]}+{url}"'
+        return f"{origin['vcs_info']['vcs']}+{url}", None, False
     if url.startswith("file:"):
         path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
-        editable = "--editable " if origin.get("dir_info", {}).get("editable") else ""
-        return f'pip install {editable}"{path}[{extra}]"'
-    return f'pip install "skipnets[{extra}]"'
+        return "", path, bool(origin.get("dir_info", {}).get("editable"))
+    return "", None, False
 
 
 def near_matches(wrong: str, names: Iterable[str]) -> str:
