@@ -56,7 +56,7 @@ def test_every_candidate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         "--no-compiled",
         "--threads",
         1,
-        "--json",
+        "--output",
         tmp_path / "s.json",
     ]
     assert main(["benchmark", *map(str, words)]) == 0
@@ -76,7 +76,7 @@ def test_every_candidate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     baselines = [row for row in rows.values() if row["baseline"] and row["precision"] == "fp32"]
     fastest = np.array(min(baselines, key=lambda row: row["seconds"])["calls"])
     for row in rows.values():
-        assert row["batch"] == 2
+        assert row["batch_size"] == 2
         assert row["seconds"] == pytest.approx(np.median(row["calls"]))
         assert row["ratio"] == pytest.approx(np.median(np.array(row["calls"]) / fastest))
         assert row["limit_share"] == pytest.approx(2 * table["macs"] / 1e9 / row["seconds"])
@@ -87,8 +87,8 @@ def test_every_candidate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.usefixtures("quick")
 def test_an_export_is_timed_alone(exports: dict[str, Export]) -> None:
-    table = compare_speeds(exports["onnx"].path, batches=[1, 3], seconds=0)
-    assert [(row.candidate, row.batch, row.ratio) for row in table.rows] == [
+    table = compare_speeds(exports["onnx"].path, batch_sizes=[1, 3], seconds=0)
+    assert [(row.candidate, row.batch_size, row.ratio) for row in table.rows] == [
         (f"{exports['onnx'].path}, onnxruntime", batch, None) for batch in (1, 3)
     ]
     name = table.rows[0].candidate
@@ -111,6 +111,6 @@ def test_nothing_is_timed_that_computes_something_else(wrong: float) -> None:
         benchmark._require_equal([right, other], np.zeros((1, 3, 4, 4)))
 
 
-def test_wrong_batches() -> None:
-    with pytest.raises(UserError, match=r"batch sizes must be 1 or more, not \[0\]"):
-        compare_speeds(make_classifier("resnet20"), batches=[0])
+def test_wrong_batch_sizes() -> None:
+    with pytest.raises(UserError, match=r"batch_size=\[0\]: must be at least 1"):
+        compare_speeds(make_classifier("resnet20"), batch_sizes=[0])

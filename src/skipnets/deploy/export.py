@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from skipnets.classifier import Classifier, load
+from skipnets.classifier import Classifier, as_classifier, load
 from skipnets.data.sources import ImageDataset
 from skipnets.deploy.graph import (
     onnx_graph,
@@ -273,15 +273,14 @@ def _check_options(
 
 def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:
     """The classifier to be exported, in torch on the CPU."""
-    if not isinstance(model, Classifier):
-        if export_format(model) is not None:
-            raise UserError(f"{model} is an export itself: export the model file that it was made from")
-        model = load(model, runtime="torch", device="cpu")
-    if model.export is not None:
-        raise UserError(f"{model.path} is an export itself: export the model file that it was made from")
-    if not model.classes:
-        raise UserError(f"{model.path or 'this classifier'} has no classes: there is nothing to predict")
-    return model
+    if not isinstance(model, Classifier) and export_format(model) is not None:
+        raise UserError(f"{model} is an export itself: export the model file that it was made from")
+    classifier = as_classifier(model, runtime="torch", device="cpu")
+    if classifier.export is not None:
+        raise UserError(f"{classifier.path} is an export itself: export the model file that it was made from")
+    if not classifier.classes:
+        raise UserError(f"{classifier.path or 'this classifier'} has no classes: there is nothing to predict")
+    return classifier
 
 
 def _output(classifier: Classifier, output: str | os.PathLike[str] | None, file_format: str) -> Path:

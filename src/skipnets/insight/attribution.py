@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.classifier import Classifier
+from skipnets.classifier import Classifier, as_classifier
 from skipnets.errors import UserError, listed, near_matches, needs_extra
 
 with needs_extra("explain"):  # Before torch, which the same extra brings.
@@ -97,7 +97,7 @@ def resized(image: Image.Image, scale: float) -> Image.Image:
 
 
 def explain(
-    classifier: Classifier,
+    model: str | os.PathLike[str] | Classifier,
     images: Sequence[Any],
     *,
     classes: Sequence[str] | None = None,
@@ -107,7 +107,7 @@ def explain(
     """Find out which parts of each image speak for a class.
 
     Args:
-        classifier: It must run in PyTorch.
+        model: A model file, a run folder, or a classifier that runs in PyTorch.
         images: Paths, PIL images or arrays.
         classes: Their names; None takes for each image the one that the network finds most probable.
         method: "gradcam" (Selvaraju et al. 2017, arXiv 1610.02391): the maps of a stage, weighed by how much
@@ -126,6 +126,7 @@ def explain(
     """
     if method not in METHODS:
         raise UserError(f"method={method}: must be one of {', '.join(METHODS)}")
+    classifier = as_classifier(model, runtime="torch")
     for label in classes or ():
         if label not in classifier.classes:
             near = near_matches(label, classifier.classes)

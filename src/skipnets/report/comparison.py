@@ -162,12 +162,12 @@ class Comparison(Display):
 
 
 def compare(
-    folders: Sequence[str | os.PathLike[str]], *, resamples: int = RESAMPLES, seed: int = 0
+    runs: Sequence[str | os.PathLike[str]], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Comparison:
     """Hold runs against the first of them.
 
     Args:
-        folders: Two or more run folders, or folders that `skipnets evaluate --output` wrote.
+        runs: Two or more run folders, or folders that `skipnets evaluate --output` wrote.
         resamples: B; a p-value of the bootstrap is at least 2 / (B + 1).
         seed: Of the bootstrap.
 
@@ -175,11 +175,11 @@ def compare(
         UserError: If there are fewer than two, one has no predictions, or they are not of the same images
             and classes.
     """
-    if len(folders) < 2:
-        raise UserError(f"runs: comparing takes two or more, not {len(folders)}")
+    if len(runs) < 2:
+        raise UserError(f"runs: comparing takes two or more, not {len(runs)}")
     if resamples < 1:
         raise UserError(f"resamples must be at least 1, not {resamples}")
-    first, *others = [read_results(folder) for folder in folders]
+    first, *others = [read_results(run) for run in runs]
     every = [first, *(_aligned(first, other) for other in others)]
     names = _names([results.folder for results in every])
     labels = first.labels
@@ -267,6 +267,17 @@ def _at_the_edge(metric: str, sample: dict[str, Any]) -> bool:
         metric in ("balanced_accuracy", "macro_f1", "macro_auroc")
         and metric in sample
         and float(np.nanmax(sample[metric]) - np.nanmin(sample[metric])) < 1e-12
+    )
+
+
+def edge_note(sample: dict[str, Any]) -> str | None:
+    """What a reader must know where `metric_interval` has not taken the resamples; None where it has."""
+    metrics = [_TITLES[metric] for metric in sample if _at_the_edge(metric, sample)]
+    if not metrics:
+        return None
+    return (
+        f"every resample gives the same {listed(metrics)}: the interval shown combines those of the classes "
+        "(Wilson, Newcombe), not the bootstrap's"
     )
 
 
@@ -406,12 +417,9 @@ def _notes(every: Sequence[Results], names: Sequence[str], samples: Sequence[dic
                 "names and labels of the images are the same"
             )
         found += [f"{name}: {warning}" for warning in evaluation.get("warnings", ())]
-    for name, sample in zip(names, samples, strict=True):
-        if edges := [_TITLES[metric] for metric in sample if _at_the_edge(metric, sample)]:
-            found.append(
-                f"{name}: no answer is wrong, so the intervals of {' and '.join(edges)} are not the "
-                "bootstrap's but combine those of the classes (Wilson, Newcombe)"
-            )
+    found += [
+        f"{name}: {note}" for name, sample in zip(names, samples, strict=True) if (note := edge_note(sample))
+    ]
     if len(every) > 2:
         found.append(
             f"p-values are Holm's, for {len(every) - 1} comparisons with {names[0]} at once in each metric"
