@@ -130,7 +130,7 @@ def export_model(
         assert calibration is not None
         dataset = open_calibration(calibration, classifier.classes)
         quantization = Quantization(dataset=dataset, max_drop=max_drop)
-    exporter = _Exporter(
+    exporter = Exporter(
         classifier=classifier,
         input_type=input_type,
         check=check_images(classifier, calibration if check is None else check),
@@ -142,7 +142,7 @@ def export_model(
     return _write_fastest(exporter, final)
 
 
-class _Exporter:
+class Exporter:
     """Traces the network once and writes it in any format."""
 
     def __init__(
@@ -205,7 +205,7 @@ class _Exporter:
         return json.dumps(metadata, ensure_ascii=False, allow_nan=False)
 
 
-def _write_fastest(exporter: _Exporter, final: Path) -> Export:
+def _write_fastest(exporter: Exporter, final: Path) -> Export:
     """Write every candidate, time them on one image, and keep the fastest."""
     exporter_options = [False] if exporter.quantization is None else [False, True]
     # Beside the final name, so that the chosen one is renamed and not copied.
