@@ -112,7 +112,7 @@ def near_matches(wrong: str, known: Iterable[str]) -> str:
 def listed(names: Iterable[str], most: int = 5) -> str:
     """Names for a message: "a, b, c", and with more than `most` "a, b, c, d, e and 3 more"."""
     names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 

@@ -19,8 +19,8 @@ def place(tmp_path: Path, photos: Path, trained: Path, runs: dict[str, Path]) ->
     write_image(tmp_path / "one-class/only/a.png", 10)
     write_image(tmp_path / "one-class/only/b.png", 10)
     for index in range(9):
-        write_image(tmp_path / "few/many" / f"{index}.png", 10)
-    write_image(tmp_path / "few/one/a.png", 10)
+        write_image(tmp_path / "few/many" / f"{index}.png", 10, seed=index)
+    write_image(tmp_path / "few/one/a.png", 10, seed=9)
     (tmp_path / "text.safetensors").write_text("not a model")
     model = (trained / "model.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(model[: len(model) // 2])
@@ -95,7 +95,7 @@ CASES = {
     "missing YAML": (["train", "--config", "no.yaml"], ["no.yaml"]),
     "resume with other options": (
         ["train", "--resume", "run", "--lr", 0.1],
-        ["--resume", "no other options"],
+        ["--resume", "no options but --missing"],
     ),
     "resume of no run": (["train", "--resume", "empty"], ["empty", "not a run folder"]),
     "resume of a complete run": (["train", "--resume", "run"], ["run", "complete"]),

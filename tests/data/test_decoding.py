@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skipnets.data.decoding import MAX_PIXELS, ImageDecodeError, open_image, open_region
+from skipnets.data.decoding import MAX_PIXELS, ImageDecodeError, open_image, open_region, read_header
 from skipnets.errors import UserError
 
 
@@ -324,3 +324,25 @@ def test_a_stricter_bound_is_judged_before_decoding() -> None:
     assert open_image(whole, max_pixels=200).size == (20, 10)
     with pytest.raises(ImageDecodeError, match="larger than 199 pixels"):
         open_image(whole[:60], max_pixels=199)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "bits", "channels"),
+    [
+        ("1", ".png", 1, 1),
+        ("L", ".jpg", 8, 1),
+        ("RGB", ".png", 8, 3),
+        ("I;16", ".png", 16, 1),
+        ("P", ".gif", 8, 3),
+    ],
+)
+def test_header(tmp_path, mode, suffix, bits, channels):
+    Image.new(mode, (7, 5)).save(tmp_path / f"image{suffix}")
+    header = read_header(tmp_path / f"image{suffix}")
+    assert (header.width, header.height, header.bits, header.channels) == (7, 5, bits, channels)
+    assert not header.several
+
+
+def test_header_of_16_bit_colors():
+    header = read_header(png(np.zeros((1, 1, 3), dtype=np.uint16), 2))
+    assert (header.bits, header.channels, header.format) == (16, 3, "PNG")

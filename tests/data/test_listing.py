@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from skipnets.data.listing import counted, listed, natural_key, passed_over_line
+from skipnets.data.listing import counted, natural_key, passed_over_line
+from skipnets.errors import listed
 
 
 @pytest.mark.parametrize(

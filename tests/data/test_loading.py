@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -291,3 +292,34 @@ def test_real_images(shared_data):
     named = [(path.name, path) for path in sources]
     [batch] = evaluation_batches(named, Preprocessing(32), workers=2)
     assert (len(batch.positions), batch.inputs.shape, batch.failures) == (20, (20, 3, 32, 32), [])
+
+
+@pytest.mark.parametrize(
+    ("free", "workers", "said"),
+    [
+        (10**9, 2, ""),
+        # A batch of 8 images of 16×16 pixels has 6,144 bytes.
+        (3 * 6144, 1, "workers=2: shared memory (/dev/shm) has room for the batches of 1 only, so 1 read"),
+        (1000, 0, "workers=2: shared memory (/dev/shm) has room for the batches of 0 only, so 0 read"),
+    ],
+)
+def test_no_more_workers_than_shared_memory_has_room_for(dataset, monkeypatch, caplog, free, workers, said):
+    asked = []
+
+    def disk_usage(path):
+        asked.append(str(path))
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr("skipnets.data.loading.shutil.disk_usage", disk_usage)
+    monkeypatch.setattr("skipnets.data.loading.Path.is_dir", lambda path: str(path) == "/dev/shm")
+    with caplog.at_level(logging.WARNING, "skipnets"):
+        loader = training_loader(
+            dataset, Preprocessing(16), "resized-crop", batch_size=8, workers=2, held_bytes=0
+        )
+        batches = epoch(loader, 0)
+    assert asked == ["/dev/shm"]
+    assert loader._batches.num_workers == workers
+    assert caplog.text.count("shared memory") == bool(said)
+    assert said in caplog.text
+    alone = training_loader(dataset, Preprocessing(16), "resized-crop", batch_size=8, workers=0, held_bytes=0)
+    assert equal(batches, epoch(alone, 0))

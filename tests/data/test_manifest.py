@@ -14,6 +14,7 @@ from tests.data.test_layout import found, image_bytes, plant
 from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import find_dataset
+from skipnets.data.survey import survey
 from skipnets.errors import UserError
 
 FOUR = "test: cat 2, dog 2"
@@ -201,6 +202,14 @@ def test_manifest(tmp_path, case):
     assert {dataset.open(index).size for index in range(len(dataset))} == {(5, 6)}
 
 
+def test_the_table_says_which_columns_are_used(tmp_path):
+    plant(tmp_path, {name: image_bytes() for name, _ in ROWS})
+    (tmp_path / "m.csv").write_text(table("filename,Class,age", "1", "2", "3", "4"))
+    found = survey(find_dataset(tmp_path / "m.csv", fractions=None), "m.csv")
+    assert "columns   filename (path), Class (label)" in str(found)
+    assert found.to_dict()["columns"] == {"filename": "path", "Class": "label", "age": ""}
+
+
 def test_missing_files_are_all_known(tmp_path):
     (tmp_path / "m.csv").write_text("path,label\n" + "".join(f"{n}.png,cat\n" for n in range(500)))
     with pytest.raises(MissingFilesError, match=r"500 of 500 .* 18\.png, 19\.png and 480 more") as caught:
@@ -277,3 +286,52 @@ def test_repeating_splits_of_a_manifest(tmp_path):
         tmp_path / "m.csv", splits=tmp_path / "splits.csv", options=DataOptions(missing="skip")
     )
     assert fewer.names == [name for name in dataset.names if name != dataset.names[3]]
+
+
+def write_groups(tmp_path, rows) -> None:
+    """A manifest of (label, split, patient) rows, an image each."""
+    lines = ["path,label,split,patient"] if rows[0][1] else ["path,label,patient"]
+    for number, row in enumerate(rows):
+        (tmp_path / f"{number}.png").write_bytes(image_bytes())
+        lines.append(",".join([f"{number}.png", *filter(None, row)]))
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+
+
+PATIENTS = DataOptions(group_column="patient")
+
+
+def test_groups_are_not_divided(tmp_path):
+    write_groups(tmp_path, [("cat" if n % 2 else "dog", "", f"p{n // 4}") for n in range(160)])
+    dataset = find_dataset(tmp_path / "m.csv", options=PATIENTS)
+    for group in set(dataset.groups):
+        assert len(set(dataset.splits[dataset.groups == group])) == 1
+    assert [int((dataset.splits == split).sum()) for split in ("train", "val", "test")] == [112, 24, 24]
+    apart = find_dataset(tmp_path / "m.csv")
+    assert any(len(set(apart.splits[dataset.groups == group])) > 1 for group in set(dataset.groups))
+
+
+def test_groups_across_given_splits_are_an_error(tmp_path):
+    rows = [("cat", "train", "p1"), ("dog", "train", "p2"), ("cat", "test", "p1"), ("dog", "test", "p3")]
+    write_groups(tmp_path, rows)
+    message = r"groups that lie in several of the given splits: p1 \(1 group\); leave the splits out"
+    with pytest.raises(UserError, match=message):
+        find_dataset(tmp_path / "m.csv", fractions=(0.8, 0, 0.2), options=PATIENTS)
+
+
+def test_a_validation_split_is_cut_by_group(tmp_path):
+    rows = [("cat" if n % 2 else "dog", "train", f"p{n // 4}") for n in range(80)]
+    write_groups(tmp_path, [*rows, ("cat", "test", "q"), ("dog", "test", "q")])
+    dataset = find_dataset(tmp_path / "m.csv", options=PATIENTS)
+    assert set(dataset.splits[dataset.groups == "q"]) == {"test"}
+    assert int((dataset.splits == "val").sum()) in range(8, 21)
+    for group in set(dataset.groups):
+        assert len(set(dataset.splits[dataset.groups == group])) == 1
+
+
+def test_too_few_groups_for_a_class_are_named(tmp_path):
+    rows = [("cat", "", f"p{n}") for n in range(20)] + [("dog", "", "q")] * 10
+    write_groups(tmp_path, rows)
+    dataset = find_dataset(tmp_path / "m.csv", options=PATIENTS)
+    assert dataset.listing.warnings == [
+        f"too few groups: no images of dog in {split}" for split in ("test", "val")
+    ]

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
-from skipnets.data.splits import SplitRow, check_fractions, cut, read_split_rows, read_splits, write_splits
+from skipnets.data.splits import (
+    SplitRow,
+    check_fractions,
+    cut,
+    cut_groups,
+    read_split_rows,
+    read_splits,
+    write_splits,
+)
 from skipnets.errors import UserError
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -43,6 +52,48 @@ def test_the_seed_decides():
     assert (cut(labels, SHARES, 5) != cut(labels, SHARES, 6)).any()
     # Another class changes nothing for those before it.
     np.testing.assert_array_equal(cut(labels, SHARES, 5)[:60], cut(labels[:60], SHARES, 5))
+
+
+def grouped(groups: int, images: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and groups of images: groups of unequal sizes, each with classes of its own preference."""
+    generator = np.random.default_rng(seed)
+    members = generator.choice(groups, images, p=generator.dirichlet(np.full(groups, 2.0)))
+    preference = generator.dirichlet(np.ones(classes), groups)
+    labels = np.array([generator.choice(classes, p=preference[group]) for group in members])
+    return labels, members.astype(str)
+
+
+def furthest(labels: np.ndarray, splits: np.ndarray, shares: dict[str, float]) -> float:
+    """How far the share of a class in a split is from what it should be, at most."""
+    total = np.bincount(labels)
+    return max(
+        np.abs(np.bincount(labels[splits == name], minlength=len(total)) / total - share).max()
+        for name, share in shares.items()
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_whole_and_classes_have_their_shares(seed):
+    labels, groups = grouped(80, 1500, 4, seed)
+    splits = cut_groups(labels, groups, SHARES, seed)
+    assert all(len(set(splits[groups == group])) == 1 for group in np.unique(groups))
+    assert furthest(labels, splits, SHARES) < 0.05
+    np.testing.assert_array_equal(splits, cut_groups(labels, groups, SHARES, seed))
+    assert (splits != cut_groups(labels, groups, SHARES, seed + 1)).any()
+
+
+def test_equal_parts_are_about_as_even_as_scikit_learn_s():
+    shares = dict.fromkeys(("train", "val", "test"), 1 / 3)
+    ours, theirs = [], []
+    for seed in range(8):
+        labels, groups = grouped(30, 600, 3, seed)
+        ours.append(furthest(labels, cut_groups(labels, groups, shares, seed), shares))
+        folds = np.empty(len(labels), dtype="<U5")
+        cutter = StratifiedGroupKFold(3, shuffle=True, random_state=seed)
+        for name, (_, part) in zip(shares, cutter.split(labels, labels, groups), strict=True):
+            folds[part] = name
+        theirs.append(furthest(labels, folds, shares))
+    assert np.mean(ours) < 1.1 * np.mean(theirs)
 
 
 @pytest.mark.parametrize("fractions", [(1,), (0.5, 0.5), (0, 0.5, 0.5), (0.8, 0.3, -0.1), (0.5, 0.2, 0.2)])

@@ -46,9 +46,9 @@ def reader(path: Path | None = None, data: object = None) -> Classifier:
     )
 
 
-def paint(path: Path, color: str) -> None:
+def paint(path: Path, color: str, size: tuple[int, int] = (6, 5)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (6, 5), COLORS[color]).save(path)
+    Image.new("RGB", size, COLORS[color]).save(path)
 
 
 @pytest.fixture
@@ -204,11 +204,41 @@ def test_a_part_of_the_runs_data(tmp_path: Path) -> None:
 
 def test_new_images_are_not_taken_for_the_runs(run: Classifier, tmp_path: Path) -> None:
     for color in COLORS:
-        for index in range(2):
-            paint(tmp_path / "new" / color / f"{index}.png", color)
+        for index in range(10):  # under the names of the run's images
+            paint(tmp_path / "new" / color / f"{index}.png", color, size=(7, 7))
     evaluation = evaluate(run, tmp_path / "new")
-    assert len(evaluation.names) == 6
+    assert len(evaluation.names) == 30
     assert evaluation.known == {"train": 0, "val": 0, "test": 0}
+    assert evaluation.warnings == []
+
+
+def test_renamed_copies_of_training_images_are_known(tmp_path: Path) -> None:
+    for color in COLORS:
+        for index in range(8):
+            paint(tmp_path / "pets" / color / f"{index}.png", color, size=(6, 5 + index))
+    dataset = open_dataset(tmp_path / "pets", fractions=(0.5, 0.25, 0.25))
+    dataset.write_splits(tmp_path / "run" / "splits.csv")
+    classifier = reader(tmp_path / "run" / "model.safetensors", str(tmp_path / "pets"))
+    train = dataset.split("train")
+    for index in range(4):
+        label = train.classes[train.labels[index]]
+        copy = tmp_path / "new" / label / f"other name {index}.png"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(train.file(index).read_bytes())
+    paint(tmp_path / "new" / "red" / "new.png", "red", size=(40, 40))
+    evaluation = evaluate(classifier, tmp_path / "new")
+    assert len(evaluation.names) == 5
+    assert evaluation.known == {"train": 4, "val": 0, "test": 0}
+    assert evaluation.warnings[0].startswith("4 of the 5 images were trained on")
+
+
+def test_runs_of_version_0_1_are_known_by_their_folder(run: Classifier, pets: Path) -> None:
+    assert run.path is not None
+    splits = run.path.with_name("splits.csv")
+    rows = [line.split(",")[:3] for line in splits.read_text().splitlines()]
+    splits.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    assert evaluate(run, pets).known == {"train": 0, "val": 0, "test": 9}
+    assert evaluate(run, pets, split="train").known == {"train": 15, "val": 0, "test": 0}
 
 
 def test_a_named_set_of_the_run(tmp_path: Path) -> None:

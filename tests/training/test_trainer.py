@@ -105,7 +105,8 @@ def test_a_run_folder_holds_what_the_design_says(tiny: MakeConfig) -> None:
 def test_the_resolved_configuration_repeats_the_run(tiny: MakeConfig, tmp_path: Path) -> None:
     run = train(tiny(recipe="scratch"))
     resolved = yaml.safe_load(run.config_file.read_text())
-    optional = {"weights", "splits"}
+    optional = {"weights", "splits", "root", "page", "group_pattern"}
+    optional |= {f"{role}_column" for role in ("path", "label", "split", "group")}
     assert {field.name for field in dataclasses.fields(TrainConfig)} - set(resolved) == optional
     again = train(read_config(run.config_file, out=tmp_path / "again"))
     assert result(again) == result(run)
@@ -215,7 +216,9 @@ def test_test_images_are_read_at_the_end_only(tiny: MakeConfig, monkeypatch: pyt
 
     monkeypatch.setattr(Image, "open", watched_open)
     monkeypatch.setattr(trainer, "_finish", watched_finish)
-    config = tiny(epochs=2)
+    # Looking for copies and the table of the data see all images, and nothing else that is before the end.
+    monkeypatch.setattr(trainer, "survey", lambda *_, **__: "")
+    config = tiny(epochs=2, duplicates="ignore")
     run = train(config)
     split_of = {
         str(Path(config.data) / line.split(",")[0]): line.split(",")[2]
@@ -253,9 +256,12 @@ def test_one_line_an_epoch_on_standard_error(tiny: MakeConfig, capsys: pytest.Ca
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
-    assert len(lines) == 2
-    assert lines[0].startswith("epoch 1/2  train loss ")
-    assert lines[0].endswith(" s  best")
+    *table, first, second = lines
+    assert table[0].startswith("data      ")
+    assert table[-1].split() == ["2", "2", "28", "6", "6", "40"]
+    assert first.startswith("epoch 1/2  train loss ")
+    assert first.endswith(" s  best")
+    assert second.startswith("epoch 2/2  train loss ")
 
 
 def test_a_last_batch_of_one_does_not_break_batch_norm(tiny: MakeConfig) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
-from skipnets.cli.output import print_json
+from skipnets.cli.output import print_json, print_tables
+from skipnets.data.copies import write_copies
+from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import find_dataset
+from skipnets.data.sources import Duplicates, find_dataset
 from skipnets.data.survey import survey
 
 
@@ -20,6 +23,8 @@ def data(
     options: Annotated[DataOptions | None, Parameter(name="*")] = None,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     seed: int = 0,
+    duplicates: Duplicates = "keep-together",
+    copies: Path | None = None,
     json: bool = False,
     download: bool = False,
 ) -> int:
@@ -36,15 +41,33 @@ def data(
         options: Each is described below.
         fractions: Sizes of the training, validation and test splits where the data does not come split.
         seed: Of drawing the splits.
+        duplicates: Copies of an image: keep them together in one split, where splits are drawn; drop all but
+            one; or do not look for them.
+        copies: A CSV file to write all copies to.
         json: Print it as JSON.
         download: Allow a named set to be fetched.
     """
-    found = survey(
-        find_dataset(path, seed=seed, fractions=fractions, download=download, options=options), path
-    )
+    try:
+        dataset = find_dataset(
+            path,
+            seed=seed,
+            fractions=fractions,
+            download=download,
+            duplicates=duplicates,
+            options=options,
+        )
+    except MissingFilesError as error:
+        if json:
+            print_json({"data": path, "missing": error.names})
+        else:
+            sys.stdout.writelines(f"missing: {name}\n" for name in error.names)
+        raise
+    found = survey(dataset, path)
     if json:
         print_json(found.to_dict())
     else:
-        console = Console()
-        Console(width=console.width if console.is_terminal else 200).print(found)
+        print_tables(found.tables())
+    if copies is not None:
+        write_copies(copies, dataset.copies, dataset)
+        sys.stdout.write(f"copies written to {copies}\n" if not json else "")
     return 1 if found.unreadable else 0

@@ -53,8 +53,9 @@ def train(
 
     Args:
         options: Each is described below.
-        data: A folder of images (root/<class>/… or root/{train,val,test}/<class>/…), a manifest (a CSV file
-            with the columns path, label and perhaps split) or a named set such as digits or cifar10.
+        data: A folder of images (root/<class>/… or root/{train,val,test}/<class>/…), a manifest (a table with
+            columns of files, labels and perhaps splits) or a named set such as digits or cifar10; `skipnets
+            data` shows how it is read.
         config: A YAML file of these options, such as the run.yaml of an earlier run; options that are given
             here go before it.
         resume: An interrupted run's folder, to go on with.
@@ -63,11 +64,12 @@ def train(
     if data is not None:
         given["data"] = data
     if resume is not None:
+        missing = given.pop("missing", None)
         if given or config is not None:
-            raise UserError("--resume goes on with a run as it was started: give no other options")
+            raise UserError("--resume goes on with a run as it was started: give no options but --missing")
         from skipnets.training import resume as resume_run
 
-        return _finish(lambda: resume_run(resume))
+        return _finish(lambda: resume_run(resume, missing=missing))
 
     from skipnets.training import train as train_run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,19 +26,28 @@ class Content(NamedTuple):
     hash: str
 
 
-def contents(dataset: ImageDataset) -> list[Content]:
-    """The content of every image, read by several threads."""
+def contents(dataset: ImageDataset, *, of_sizes: Container[int] | None = None) -> list[Content]:
+    """The content of every image, read by several threads.
+
+    Args:
+        dataset: Of any size.
+        of_sizes: Only files of these sizes are read; of others the hash stays "".
+    """
+    if dataset.contents is not None:
+        return dataset.contents
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(lambda index: content_of(dataset, index), range(len(dataset))))
+        return list(pool.map(lambda index: _content(dataset, index, of_sizes), range(len(dataset))))
 
 
-def content_of(dataset: ImageDataset, index: int) -> Content:
-    """The content of the image at this position."""
+def _content(dataset: ImageDataset, index: int, of_sizes: Container[int] | None) -> Content:
     if dataset.images is not None:
         data = dataset.images[index].tobytes()
     else:
+        path = dataset.file(index)
         try:
-            data = dataset.file(index).read_bytes()
+            if of_sizes is not None and (size := path.stat().st_size) not in of_sizes:
+                return Content(size, "")
+            data = path.read_bytes()
         except OSError:
             return Content(-1, "")
     page = 0 if dataset.pages is None else int(dataset.pages[index])
@@ -46,7 +55,7 @@ def content_of(dataset: ImageDataset, index: int) -> Content:
     return Content(len(data), f"{digest}#{page + 1}" if page else digest)
 
 
-def repeated(known: list[Content]) -> Iterator[list[int]]:
+def repeated(known: Sequence[Content]) -> Iterator[list[int]]:
     """The positions of images with equal content, for each content that occurs more than once."""
     positions: dict[Content, list[int]] = {}
     for position, content in enumerate(known):

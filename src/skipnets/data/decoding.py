@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from skipnets.errors import UserError, install_command, one_line
 
@@ -276,9 +276,47 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _loaded(image: Image.Image) -> Image.Image:
+    """The image with its pixels decoded, also in kinds of TIFF that Pillow decodes wrongly.
+
+    Up to version 13, Pillow mixes up the bytes of separate 16-bit planes that are not compressed, and gives
+    16-bit gray values that count from white as if they counted from black.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        image.load()
+        return image
+    tags = image.tag_v2
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    planar = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+    if planar and tags.get(TiffImagePlugin.COMPRESSION, 1) == 1 and max(bits) > 8 and image.tile:
+        return _by_tifffile(image)
+    # A file that is mapped into memory instead of read is not turned upright.
+    image.filename = ""
+    image.load()
+    if image.mode.startswith("I;16") and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        return Image.fromarray(0xFFFF - np.asarray(image))
+    return image
+
+
+def _by_tifffile(image: TiffImagePlugin.TiffImageFile) -> Image.Image:
+    try:
+        import tifffile
+    except ImportError:
+        remedy = install_command("science")
+        raise ValueError(f"a TIFF file of separate 16-bit planes; to read it: {remedy}") from None
+    orientation = image.tag_v2.get(ExifTags.Base.Orientation, 1)
+    assert image.fp is not None
+    image.fp.seek(0)
+    with tifffile.TiffFile(image.fp) as file:
+        planes = file.asarray(key=image.tell())
+    decoded = _from_array(np.moveaxis(planes, 0, -1))
+    decoded.getexif()[ExifTags.Base.Orientation] = orientation
+    return decoded
+
+
 def _upright(image: Image.Image) -> Image.Image:
     # First, because PNG may hold its EXIF block behind the pixels, and Pillow turns TIFF by itself in load().
-    image.load()
+    image = _loaded(image)
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a damaged EXIF block says nothing about the pixels
@@ -303,7 +341,7 @@ class Header:
     """What an image's header tells.
 
     Attributes:
-        width: Of the upright image, in pixels.
+        width: Of the upright image, in pixels; of a PNG, as stored.
         height: Likewise.
         channels: 1 for gray, 3 for color.
         bits: Of each channel, as stored.
@@ -326,12 +364,22 @@ def read_header(source: Source) -> Header:
         ImageDecodeError: There is no image in a known format.
     """
     with _opened(source) as image:
-        width, height = image.size[::-1] if _orientation(image) >= 5 else image.size
+        # Pillow turns TIFF's size itself, and would decode a PNG to look for the tag behind its pixels.
+        turned = image.format in ("JPEG", "MPO", "WEBP") and _orientation(image) >= 5
+        width, height = image.size[::-1] if turned else image.size
         gray = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
-        stored = str(getattr(image, "tile", "")) + image.mode  # such as "RGB;16B" where the mode is RGB
-        bits = 32 if image.mode in ("I", "F") else 16 if ";16" in stored else 1 if image.mode == "1" else 8
         several = bool(getattr(image, "is_animated", False))
-        return Header(width, height, 1 if gray else 3, bits, image.format or "", several)
+        return Header(width, height, 1 if gray else 3, _bits(image), image.format or "", several)
+
+
+def _bits(image: Image.Image) -> int:
+    """How many bits a channel has in the file; Pillow's mode says 8 where it reduces 16."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    if image.mode in ("I", "F"):
+        return 32
+    # In PNG and PPM, how the pixels are stored stands beside where, such as "RGB;16B".
+    return 16 if ";16" in f"{getattr(image, 'tile', '')}{image.mode}" else 1 if image.mode == "1" else 8
 
 
 def is_gray(path: Path) -> bool:

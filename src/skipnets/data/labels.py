@@ -6,8 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from skipnets.data.listing import Listing, counted, listed
-from skipnets.errors import UserError
+from skipnets.data.listing import Listing, counted
+from skipnets.errors import UserError, listed
 
 
 def check_labels(listing: Listing) -> None:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from skipnets import run_folder
 from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES, can_read_heif, is_image
-from skipnets.data.listing import Entry, Listing, counted, listed, passed_over_line
+from skipnets.data.listing import Entry, Listing, counted, passed_over_line
 from skipnets.data.split_names import is_neutral, split_names
 from skipnets.data.splits import SPLITS
-from skipnets.errors import UserError, install_command
+from skipnets.errors import UserError, install_command, listed
 
 LAYOUTS = ("auto", "classes", "splits")
 
@@ -44,7 +45,7 @@ _NOT_IMAGES = (
     ".yml",
 )
 # A folder that holds one of these was written by this program: a run, or an evaluation.
-_OWN_OUTPUT = {"run.yaml", "evaluation.json"}
+_OWN_OUTPUT = (run_folder.CONFIG, run_folder.EVALUATION)
 # Class folders with these names are probably parts of a data set rather than classes.
 _NOT_CLASSES = {"annotations", "bboxes", "images", "labels", "masks"}
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+from skipnets.errors import listed
 
 
 class Entry(NamedTuple):
@@ -51,16 +52,15 @@ class Listing:
     columns: dict[str, str] = field(default_factory=dict)
 
 
-def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first few names and how many there are beyond: "a, b, c and 7 more"."""
-    names = list(names)
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def passed_over_line(passed_over: Counter[str], most: int = 8) -> str:
     """Such as "37 .heic (pip install …), 3 .txt, folder __MACOSX"."""
-    return listed((f"{count:,} {reason}" for reason, count in passed_over.most_common()), most)
+
+    def line(reason: str, count: int) -> str:
+        if not reason.startswith("folder "):
+            return f"{count:,} {reason}"
+        return reason if count == 1 else f"{count:,} folders {reason.removeprefix('folder ')}"
+
+    return listed((line(reason, count) for reason, count in passed_over.most_common()), most)
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -10,11 +10,13 @@ N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +39,7 @@ Order = Callable[["np.random.Generator"], NDArray[np.int64]]  # quoted: numpy.ra
 Failures = list[tuple[int, str]]
 
 HELD_BYTES = 2**30
+_HELD_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -293,12 +296,11 @@ class ImageLoader:
         self.failures: dict[str, str] = {}
         reader = _Reader(dataset, preprocessing, augmentation)
         height, width = preprocessing.size
-        if (
-            not augmentation.resized_crop
-            and len(dataset) * height * width * preprocessing.channels <= held_bytes
-        ):
-            reader.hold(workers)
+        image_bytes = height * width * preprocessing.channels
+        if not augmentation.resized_crop and len(dataset) * image_bytes <= held_bytes:
+            reader.hold(_affordable(workers, min(_HELD_AT_ONCE, len(dataset)) * image_bytes))
             workers = workers if augmentation.trivial else 0
+        workers = _affordable(workers, schedule.batch_size * image_bytes)
         self._batches: DataLoader[Any] = DataLoader(
             reader,  # type: ignore[arg-type]  # any object with __getitem__ will do
             batch_size=None,
@@ -338,6 +340,25 @@ class ImageLoader:
             raise UserError(f"too few images could be read to make one batch; for one, {reason}")
 
 
+def _affordable(workers: int, batch_bytes: int) -> int:
+    """How many workers shared memory has room for; where it is full, they would wait for ever.
+
+    Each worker keeps up to two batches there (DataLoader's prefetch_factor), and one more is in use.
+    """
+    shared = Path("/dev/shm")  # noqa: S108 - where Linux keeps it; containers often allow 64 MiB
+    if workers == 0 or not shared.is_dir():
+        return workers
+    free = shutil.disk_usage(shared).free
+    room = max(free - batch_bytes, 0) // (2 * batch_bytes)
+    if room < workers:
+        logger.warning(
+            "workers=%d: shared memory (/dev/shm) has room for the batches of %d only, so %d read; "
+            "in a container, --shm-size or --ipc=host gives more",
+            *(workers, room, room),
+        )
+    return min(workers, room)
+
+
 class _Reader:
     """From a batch's seed and positions to its pixels; it runs in the workers.
 
@@ -365,7 +386,10 @@ class _Reader:
 
         plain = _Reader(self.dataset, self.preprocessing, Augmentation())
         count = len(self.dataset)
-        parts = [(0, np.arange(start, min(start + 256, count))) for start in range(0, count, 256)]
+        parts = [
+            (0, np.arange(start, min(start + _HELD_AT_ONCE, count)))
+            for start in range(0, count, _HELD_AT_ONCE)
+        ]
         held = np.empty((count, *self.preprocessing.size, self.preprocessing.channels), dtype=np.uint8)
         for pixels, index, failures in DataLoader(
             plain,  # type: ignore[arg-type]  # any object with __getitem__ will do

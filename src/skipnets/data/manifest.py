@@ -21,9 +21,9 @@ from typing import Any
 
 from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES
 from skipnets.data.layout import spelled
-from skipnets.data.listing import Entry, Listing, counted, listed
+from skipnets.data.listing import Entry, Listing, counted
 from skipnets.data.split_names import split_named
-from skipnets.errors import UserError, near_matches, needs_extra, one_line
+from skipnets.errors import UserError, listed, near_matches, needs_extra, one_line
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 # A table of these names in a folder describes its images (the "imagefolder" of Hugging Face's datasets).

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from skipnets.errors import UserError, near_matches
 
 Layout = Literal["auto", "classes", "splits"]
 ClassOrder = Literal["alphabetical", "natural"]
 Missing = Literal["error", "skip"]
-Duplicates = Literal["keep-together", "drop", "ignore"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,6 @@ class DataOptions:
         page: Which page of a TIFF file or frame of an animation is the image, from 1; "all" makes an image
             of each. Default: the first.
         missing: "skip" goes on without files that a manifest or splits.csv lists and that are not there.
-        duplicates: Copies of an image: "keep-together" puts them into one split, where splits are drawn;
-            "drop" keeps one of them; "ignore" does not look for them.
 
     Raises:
         UserError: A value is impossible.
@@ -51,11 +49,26 @@ class DataOptions:
     group_pattern: str | None = None
     page: int | Literal["all"] | None = None
     missing: Missing = "error"
-    duplicates: Duplicates = "ignore"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options that differ from their defaults, as JSON can hold them."""
+        return {
+            option.name: str(value) if isinstance(value, Path) else value
+            for option in fields(self)
+            if (value := getattr(self, option.name)) != option.default
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        options: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**options)
 
     def __post_init__(self) -> None:
         choices = {
-            "layout": Layout, "class_order": ClassOrder, "missing": Missing, "duplicates": Duplicates,
+            "layout": Layout, "class_order": ClassOrder, "missing": Missing,
         }  # fmt: skip
         for name, choice in choices.items():
             values = get_args(choice)
@@ -65,6 +78,8 @@ class DataOptions:
                 )
         if self.page is not None and self.page != "all" and (not isinstance(self.page, int) or self.page < 1):
             raise UserError(f"page={self.page!r}: must be a number from 1, or all")
+        if self.root is not None:
+            object.__setattr__(self, "root", Path(self.root))
         if self.group_pattern is not None:
             try:
                 re.compile(self.group_pattern)

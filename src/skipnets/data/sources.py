@@ -9,25 +9,29 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.data.contents import contents
+from skipnets.data.contents import Content, contents
+from skipnets.data.copies import Copy, clusters, find_copies
 from skipnets.data.decoding import PAGED_SUFFIXES, Page, count_pages, is_gray, open_image
 from skipnets.data.labels import check_group_names, check_labels
 from skipnets.data.layout import find_images, images_below
-from skipnets.data.listing import Entry, Listing, counted, listed, natural_key, passed_over_line
+from skipnets.data.listing import Entry, Listing, counted, natural_key, passed_over_line
 from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find_metadata, relative_name
 from skipnets.data.named import NAMED_SETS, read_named
 from skipnets.data.options import DataOptions
 from skipnets.data.splits import SPLITS, SplitRow, check_fractions, cut, cut_groups, read_splits, write_splits
-from skipnets.errors import UserError, near_matches
+from skipnets.errors import UserError, listed, near_matches
 
 __all__ = ["ImageDataset", "images_below", "open_dataset"]
 
 logger = logging.getLogger("skipnets")
+
+Duplicates = Literal["keep-together", "drop", "ignore"]
 
 _ARCHIVES = (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip")
 # What follows a file's name where each of its pages is an image of its own.
@@ -46,6 +50,8 @@ class ImageDataset:
         root: the folder that `names` are relative to; None where `images` holds the images.
         images: (N, H, W) or (N, H, W, 3) uint8; None where they lie in files.
         groups: (N,) what must not be divided among splits, such as a patient; None where nothing is known.
+        contents: what tells each image's content apart; None where that is not computed yet.
+        copies: pairs of images that show the same, as far as these were looked for.
         pages: (N,) which page of its file each image is, from 0; None for the first.
         listing: what was found where the images were looked for, with notes and warnings.
     """
@@ -58,6 +64,8 @@ class ImageDataset:
     images: NDArray[np.uint8] | None = None
     groups: NDArray[np.str_] | None = None
     pages: NDArray[np.int64] | None = None
+    contents: list[Content] | None = None
+    copies: Sequence[Copy] = ()
     listing: Listing = dataclasses.field(default_factory=Listing)
 
     def __len__(self) -> int:
@@ -87,6 +95,8 @@ class ImageDataset:
             images=None if self.images is None else self.images[indices],
             groups=None if self.groups is None else self.groups[indices],
             pages=None if self.pages is None else self.pages[indices],
+            contents=None if self.contents is None else [self.contents[index] for index in indices],
+            copies=_renumbered(self.copies, indices),
         )
 
     def file(self, index: int) -> Path:
@@ -130,7 +140,12 @@ class ImageDataset:
             [
                 SplitRow(name, self.classes[label], split, group, content.size, content.hash)
                 for name, label, split, group, content in zip(
-                    self.names, self.labels, self.splits.tolist(), groups, contents(self), strict=True
+                    self.names,
+                    self.labels,
+                    self.splits.tolist(),
+                    groups,
+                    contents(self),
+                    strict=True,
                 )
             ],
         )
@@ -143,6 +158,7 @@ def open_dataset(
     fractions: Sequence[float] | None = (0.7, 0.15, 0.15),
     splits: str | os.PathLike[str] | None = None,
     download: bool = False,
+    duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
 ) -> ImageDataset:
     """Find the images of a dataset and which of them train, validate and test.
@@ -162,13 +178,23 @@ def open_dataset(
         splits: a CSV file written by an earlier run, whose splits are repeated; images that it does not
             list are left out.
         download: whether a named set may be fetched from the network.
+        duplicates: copies of an image: "keep-together" names them and, where splits are drawn, puts them into
+            one; "drop" names them and keeps one of them; "ignore" does not look for them.
         options: how the data is read where that does not show by itself.
 
     Raises:
         UserError: there is no such data, or not enough of it, or it can be read in two ways.
     """
     return _log(
-        find_dataset(data, seed=seed, fractions=fractions, splits=splits, download=download, options=options)
+        find_dataset(
+            data,
+            seed=seed,
+            fractions=fractions,
+            splits=splits,
+            download=download,
+            duplicates=duplicates,
+            options=options,
+        )
     )
 
 
@@ -179,6 +205,7 @@ def find_dataset(
     fractions: Sequence[float] | None = (0.7, 0.15, 0.15),
     splits: str | os.PathLike[str] | None = None,
     download: bool = False,
+    duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
 ) -> ImageDataset:
     """`open_dataset` for those who show `ImageDataset.listing` themselves: it logs nothing."""
@@ -187,6 +214,10 @@ def find_dataset(
     options = options or DataOptions()
     shares = None if fractions is None else check_fractions(fractions)
     dataset = _find(data, options, download=download)
+    if duplicates not in get_args(Duplicates):
+        raise UserError(f"duplicates={duplicates!r}: must be one of {', '.join(get_args(Duplicates))}")
+    if splits is None and duplicates != "ignore":
+        dataset = _find_copies(dataset, drop=duplicates == "drop")
     if splits is not None:
         return _repeat_splits(dataset, splits, missing=options.missing)
     if shares is None:
@@ -306,6 +337,62 @@ def _log(dataset: ImageDataset) -> ImageDataset:
     return dataset
 
 
+def _find_copies(dataset: ImageDataset, *, drop: bool) -> ImageDataset:
+    """The dataset with its copies known, or without them."""
+    known = contents(dataset)
+    dataset = replace(dataset, contents=known, copies=find_copies(dataset, known))
+    dataset.listing.warnings += _copy_warnings(dataset)
+    if not drop or not dataset.copies:
+        return dataset
+    # Test images stay as they are published; what the model learns from can do without.
+    rank = {"test": 0, "val": 1, "train": 2, "": 3}
+    first = clusters(dataset.copies, len(dataset))
+    order = sorted(range(len(dataset)), key=lambda index: (rank[str(dataset.splits[index])], index))
+    kept_of: dict[int, int] = {}
+    for index in order:
+        kept_of.setdefault(int(first[index]), index)
+    kept = np.array(sorted(kept_of.values()), dtype=np.int64)
+    dataset.listing.passed_over["copies of other images"] += len(dataset) - len(kept)
+    return dataset.select(kept)
+
+
+def _copy_warnings(dataset: ImageDataset) -> Iterator[str]:
+    """What copies there are: across splits, under two labels, and in all."""
+    exact = sum(copy.exact for copy in dataset.copies)
+    across: dict[str, list[Copy]] = {}
+    for copy in dataset.copies:
+        splits = {str(dataset.splits[copy.first]), str(dataset.splits[copy.second])}
+        if len(splits) == 2:
+            across.setdefault(" and ".join(sorted(splits, reverse=True)), []).append(copy)
+    for pair, copies in across.items():
+        yield (
+            f"{counted(len(copies), 'image')} of {pair} are copies of one another, such as "
+            f"{dataset.names[copies[0].first]} and {dataset.names[copies[0].second]}, which makes results "
+            "too good; --duplicates drop leaves one of each"
+        )
+    labels = dataset.labels
+    differing = [copy for copy in dataset.copies if labels[copy.first] != labels[copy.second]]
+    if differing:
+        yield (
+            f"{counted(len(differing), 'pair')} of copies with different labels, such as "
+            f"{dataset.names[differing[0].first]} and {dataset.names[differing[0].second]}"
+        )
+    if dataset.copies:
+        yield (
+            f"{counted(len(dataset.copies), 'copy', 'copies')} of images ({exact:,} equal byte by byte, "
+            f"{len(dataset.copies) - exact:,} nearly equal)"
+        )
+
+
+def _renumbered(copies: Sequence[Copy], indices: NDArray[np.int64]) -> list[Copy]:
+    """The copies among the images at these positions."""
+    if not copies:
+        return []
+    position = {int(old): new for new, old in enumerate(indices)}
+    kept = [copy for copy in copies if copy.first in position and copy.second in position]
+    return [copy._replace(first=position[copy.first], second=position[copy.second]) for copy in kept]
+
+
 def _deal_out(dataset: ImageDataset, shares: dict[str, float], seed: int, data: object) -> ImageDataset:
     """Give a split to images that have none, and cut a missing val or test from train."""
     present = set(dataset.splits.tolist())
@@ -314,22 +401,39 @@ def _deal_out(dataset: ImageDataset, shares: dict[str, float], seed: int, data: 
     _check_groups(dataset, pool)
     if len(wanted) == 1 and "" not in present:
         return dataset
-    counts = np.bincount(dataset.labels[pool], minlength=len(dataset.classes))
+    in_pool = [copy for copy in dataset.copies if pool[copy.first] and pool[copy.second]]
+    together = clusters(in_pool, len(dataset))
+    alone = pool & (together == np.arange(len(dataset)))
+    counts = np.bincount(dataset.labels[alone], minlength=len(dataset.classes))
     # In root/train/… a class may be absent from train as a whole; one that is there must suffice.
     short = np.flatnonzero((counts < len(wanted)) & ((counts > 0) | ("" in present)))
     if len(short):
         others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
+        others += ", copies of one another counted once" if len(dataset.copies) else ""
         raise UserError(
             f'{data}: class "{dataset.classes[short[0]]}" has {counts[short[0]]} images to be split into '
             f"{', '.join(wanted)}{others}; it takes at least {len(wanted)}, one for each"
         )
     splits = dataset.splits.astype("<U5")
     if dataset.groups is None:
-        splits[pool] = cut(dataset.labels[pool], wanted, seed)
+        splits[alone] = cut(dataset.labels[alone], wanted, seed)
+        # Copies follow the first of them.
+        splits[pool] = splits[together[pool]]
     else:
-        splits[pool] = cut_groups(dataset.labels[pool], dataset.groups[pool], wanted, seed)
+        units = _joined(dataset.groups, together)
+        splits[pool] = cut_groups(dataset.labels[pool], units[pool], wanted, seed)
         _warn_of_absent_classes(dataset, splits)
     return replace(dataset, splits=splits)
+
+
+def _joined(groups: NDArray[np.str_], together: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) numbers of the smallest units that keep both groups and copies together."""
+    _, group = np.unique(groups, return_inverse=True)
+    unit = group.copy()
+    for position, first in enumerate(together):
+        if unit[position] != unit[first]:
+            unit[unit == unit[position]] = unit[first]
+    return unit
 
 
 def _check_groups(dataset: ImageDataset, pool: NDArray[np.bool_]) -> None:

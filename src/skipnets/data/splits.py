@@ -6,7 +6,7 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ def cut(labels: NDArray[np.int64], shares: Mapping[str, float], seed: int) -> ND
 
 
 def cut_groups(
-    labels: NDArray[np.int64], groups: NDArray[np.str_], shares: Mapping[str, float], seed: int
+    labels: NDArray[np.int64], groups: NDArray[Any], shares: Mapping[str, float], seed: int
 ) -> NDArray[np.str_]:
     """Deal whole groups out to splits, so that each gets about its share of every class.
 

@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from skipnets.data.decoding import Header, ImageDecodeError, read_header
-from skipnets.data.listing import counted, listed, passed_over_line
+from skipnets.data.listing import counted, passed_over_line
 from skipnets.data.sources import ImageDataset
 from skipnets.data.splits import SPLITS
+from skipnets.errors import listed
+from skipnets.tables import Display, cell, make_table, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,10 +23,11 @@ if TYPE_CHECKING:
 # Of more classes than this, the first and the last are shown.
 _CLASSES_SHOWN = 20
 _FIRST, _LAST = 12, 4
+_RIGHT: Literal["right"] = "right"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
+class Survey(Display):
     """What a dataset holds; it prints as a table.
 
     Attributes:
@@ -32,6 +35,7 @@ class Survey:
         layout: How the images are arranged.
         classes: Their names, in the order of their labels.
         counts: Split → images of each class.
+        columns: A manifest's columns and what each is used for; "" for nothing.
         groups: How many groups there are; None where groups are not known.
         headers: What the headers of the images say, without those that cannot be read.
         unreadable: Name → reason.
@@ -45,6 +49,7 @@ class Survey:
     layout: str
     classes: tuple[str, ...]
     counts: Mapping[str, Sequence[int]]
+    columns: Mapping[str, str]
     groups: int | None
     headers: Sequence[Header] = field(repr=False)
     unreadable: Mapping[str, str]
@@ -75,6 +80,7 @@ class Survey:
                 }
                 for index, name in enumerate(self.classes)
             ],
+            "columns": dict(self.columns),
             "groups": self.groups,
             "headers_read": self.looked_at,
             "width": [min(widths), max(widths)] if widths else None,
@@ -89,25 +95,13 @@ class Survey:
             "warnings": list(self.warnings),
         }
 
-    def __rich_console__(self, *_: object) -> Iterator[Table]:
-        yield self._properties()
-        yield self._classes()
-        if self.warnings:
-            yield _rows([("warning", warning) for warning in self.warnings])
-
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(width=110, color_system=None)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get().rstrip()
-
-    def _properties(self) -> Table:
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show."""
         splits = ", ".join(f"{split} {sum(counts):,}" for split, counts in self.counts.items())
         rows = {
             "data": self.data,
             "layout": self.layout,
+            "columns": ", ".join(f"{name} ({role})" for name, role in self.columns.items() if role),
             "images": f"{self.total:,} ({splits})",
             "classes": f"{len(self.classes):,}",
             "groups": "" if self.groups is None else f"{self.groups:,}",
@@ -118,8 +112,13 @@ class Survey:
             "unreadable": listed((f"{name} ({reason})" for name, reason in self.unreadable.items()), 3),
             "passed over": passed_over_line(self.passed_over),
         }
-        known = [(name, text) for name, text in rows.items() if text]
-        return _rows([*known, *(("note", note) for note in self.notes)])
+        properties = properties_table({name: text for name, text in rows.items() if text})
+        for note in self.notes:
+            properties.add_row("note", cell(note))
+        warnings = properties_table({})
+        for warning in self.warnings:
+            warnings.add_row("warning", cell(warning))
+        return [properties, self._class_table(), *([warnings] if self.warnings else [])]
 
     def _sizes(self) -> str:
         if not self.headers:
@@ -132,23 +131,17 @@ class Survey:
         most = "" if len(sizes) == 1 else f" to {last_width}×{last_height}"
         return f"{width}×{height}{most} pixels{of}"
 
-    def _classes(self) -> Table:
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False)
-        table.add_column("index", justify="right")
-        table.add_column("class", overflow="fold")
-        for split in (*self.counts, "all"):
-            table.add_column(split, justify="right")
-        cut = len(self.classes) > _CLASSES_SHOWN
+    def _class_table(self) -> Table:
+        hidden = range(_FIRST, len(self.classes) - _LAST if len(self.classes) > _CLASSES_SHOWN else 0)
+        rows = []
         for index, name in enumerate(self.classes):
-            if cut and _FIRST <= index < len(self.classes) - _LAST:
-                if index == _FIRST:
-                    table.add_row("…", f"({len(self.classes) - _FIRST - _LAST:,} more)")
-                continue
-            counts = [split_counts[index] for split_counts in self.counts.values()]
-            table.add_row(str(index), _printable(name), *(f"{count:,}" for count in (*counts, sum(counts))))
-        return table
+            if index not in hidden:
+                counts = [split_counts[index] for split_counts in self.counts.values()]
+                rows.append([str(index), name, *(f"{count:,}" for count in (*counts, sum(counts)))])
+            elif index == hidden[0]:
+                rows.append(["…", f"({len(hidden):,} more)"])
+        splits = dict.fromkeys((*self.counts, "all"), _RIGHT)
+        return make_table({"index": _RIGHT, "class": "left", **splits}, rows)
 
 
 def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Survey:
@@ -172,6 +165,7 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
         layout=listing.layout,
         classes=dataset.classes,
         counts=counts,
+        columns=listing.columns,
         groups=None if dataset.groups is None else len(np.unique(dataset.groups)),
         headers=headers,
         unreadable=unreadable,
@@ -239,21 +233,3 @@ def _shares(words: Mapping[Any, str], values: Iterator[Any]) -> str:
     if len(tally) == 1:
         return words.get(tally[0][0], str(tally[0][0]))
     return ", ".join(f"{words.get(value, value)} {count:,}" for value, count in tally)
-
-
-def _rows(rows: Sequence[tuple[str, str]]) -> Table:
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, _printable(value))
-    return table
-
-
-def _printable(text: str) -> str:
-    """Foreign text for a terminal: no markup, no control characters, no bytes that cannot be printed."""
-    from rich.markup import escape
-
-    return escape("".join(character if character.isprintable() else "\ufffd" for character in text))

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, as_classifier, softmax
+from skipnets.data.contents import Content, contents
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.named import NAMED_SETS
+from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset, open_dataset
-from skipnets.data.splits import SPLITS, read_splits
+from skipnets.data.splits import SPLITS, SplitRow, read_split_rows
 from skipnets.errors import UserError, listed, needs_extra
 from skipnets.evaluation.confusion import draw_confusion, save_figure
 from skipnets.evaluation.display import metric_tables
@@ -205,8 +207,8 @@ def evaluate(
     Args:
         model: A model file, a run folder, an export, or a classifier.
         data: A folder, a manifest, a named set, or opened images; None takes the data of the classifier's
-            own run. If it is the run's data (the same folder, or nine tenths of its images by name), the
-            run's splits hold; other data without splits are all "test".
+            own run. If it is the run's data (the same folder, or nine tenths of its images by content), its
+            splits hold; other data without splits are all "test".
         split: "train", "val", "test" or "all".
         batch_size: Images that go through the network at once.
         workers: Threads that read images.
@@ -247,7 +249,7 @@ def evaluate(
         logits=logits,
         temperature=classifier.temperature,
         failures=failures,
-        known=None if record is None else record.count(chosen, below_root=not runs_own),
+        known=None if record is None else record.count(chosen),
     )
 
 
@@ -263,7 +265,8 @@ def _find(
     elif data is None:
         dataset = _open_runs_own(classifier, record, download)
     else:
-        dataset = open_dataset(data, fractions=None, download=download)
+        options = record.options if record is not None and os.fspath(data) == record.data else None
+        dataset = open_dataset(data, fractions=None, download=download, options=options)
     runs_own = record is not None and record.is_of(dataset)
     if record is not None and runs_own and not isinstance(data, ImageDataset):
         dataset = record.splits_of(dataset)
@@ -318,42 +321,64 @@ class _RunRecord:
     Attributes:
         data: The DATA it was given; None if the model file does not say.
         splits: Its splits.csv.
-        listed: Name → (class name, split).
+        rows: Name → what splits.csv says of the image.
+        options: How its data was read.
     """
 
     data: str | None
     splits: Path
-    listed: Mapping[str, tuple[str, str]]
+    rows: Mapping[str, SplitRow]
+    options: DataOptions
 
     def is_of(self, dataset: ImageDataset) -> bool:
-        """Whether these are the run's data: the same folder, or (if that has moved) most of its names."""
+        """Whether these are the run's data: its folder or, if that has moved, nine tenths of its images."""
         if dataset.root is not None and dataset.root.resolve() == self.root:
             return True
-        labels = {
-            name: dataset.classes[label] for name, label in zip(dataset.names, dataset.labels, strict=True)
-        }
-        found = sum(labels.get(name) == label for name, (label, _) in self.listed.items())
-        return found > 0.9 * len(self.listed)
+        if dataset.root is None:
+            return set(dataset.names) <= self.rows.keys()  # a named set
+        return sum(split is not None for split in self.known_splits(dataset)) > 0.9 * len(self.rows)
 
     def splits_of(self, dataset: ImageDataset) -> ImageDataset:
         """The images that the run knew, in its splits."""
-        known = dataset.select(np.flatnonzero([name in self.listed for name in dataset.names]))
-        return replace(known, splits=np.array([self.listed[name][1] for name in known.names], dtype="<U5"))
+        splits = self.known_splits(dataset)
+        known = dataset.select(np.flatnonzero([split is not None for split in splits]))
+        return replace(known, splits=np.array([split for split in splits if split], dtype="<U5"))
 
-    def count(self, dataset: ImageDataset, *, below_root: bool) -> dict[str, int]:
-        """How many of the images the run used as "train", "val" and "test".
-
-        Args:
-            dataset: Any.
-            below_root: Compare whole paths: the root is another one, but some may still be the run's.
-        """
-        names = dataset.names
-        if below_root and dataset.root is not None and self.root is not None:
-            root = self.root
-            prefix = f"{dataset.root.resolve().as_posix()}/"
-            names = [f"{prefix}{name}".removeprefix(f"{root.as_posix()}/") for name in names]
-        used = Counter(self.listed[name][1] for name in names if name in self.listed)
+    def count(self, dataset: ImageDataset) -> dict[str, int]:
+        """How many of the images the run used as "train", "val" and "test"."""
+        used = Counter(self.known_splits(dataset))
         return {split: used[split] for split in SPLITS}
+
+    def known_splits(self, dataset: ImageDataset) -> list[str | None]:
+        """The split in which the run used each image; None for images that it did not know.
+
+        Images are the same if their content is, whatever they are called; of equal ones, that with the same
+        name. Version 0.1 did not write the content down: then they are the same if their paths are.
+        """
+        by_path = {self._path(row.path, self.root): row for row in self.rows.values()}
+        by_content = {
+            Content(row.size, row.hash): row.split
+            for split in reversed(SPLITS)  # of an image in several splits, training weighs most
+            for row in self.rows.values()
+            if row.split == split and row.hash
+        }
+        root = None if dataset.root is None else dataset.root.resolve()
+        known = contents(dataset, of_sizes={size for size, _ in by_content})
+        splits: list[str | None] = []
+        for name, content in zip(dataset.names, known, strict=True):
+            same_path = by_path.get(self._path(name, root))
+            named = [row for row in (same_path, self.rows.get(name)) if row is not None and row.hash]
+            if same_path is not None and not same_path.hash:
+                splits.append(same_path.split)
+            elif exact := [row.split for row in named if (row.size, row.hash) == content]:
+                splits.append(exact[0])
+            else:
+                splits.append(by_content.get(content))
+        return splits
+
+    @staticmethod
+    def _path(name: str, root: Path | None) -> str:
+        return name if root is None else (root / name).as_posix()
 
     @property
     def root(self) -> Path | None:
@@ -372,7 +397,13 @@ def _run_record(classifier: Classifier) -> _RunRecord | None:
     if not splits.is_file():
         return None
     data = classifier.provenance.get("data")
-    return _RunRecord(data=data if isinstance(data, str) else None, splits=splits, listed=read_splits(splits))
+    rows = {row.path: row for row in read_split_rows(splits)}
+    return _RunRecord(
+        data=data if isinstance(data, str) else None,
+        splits=splits,
+        rows=rows,
+        options=DataOptions.from_dict(classifier.provenance.get("data_options", {})),
+    )
 
 
 def open_own_images(classifier: Classifier, *, download: bool = False) -> ImageDataset:
@@ -390,7 +421,7 @@ def _open_runs_own(classifier: Classifier, record: _RunRecord | None, download: 
             f"{classifier.path or 'this classifier'} is not in a run folder: name the data to evaluate it on"
         )
     try:
-        return open_dataset(record.data, splits=record.splits, download=download)
+        return open_dataset(record.data, splits=record.splits, download=download, options=record.options)
     except UserError as error:
         raise UserError(f"{error}; it was trained on these data: if they have moved, name them") from error
 

@@ -12,6 +12,8 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from skipnets.data.options import ClassOrder, DataOptions, Layout, Missing
+from skipnets.data.sources import Duplicates
 from skipnets.errors import UserError, near_matches, one_line
 from skipnets.models.graph import BlockExecution
 from skipnets.models.registry import rename_version_1_fields
@@ -79,7 +81,7 @@ class TrainConfig:
     """
 
     data: Annotated[str, BeforeValidator(_text)]
-    """A folder of images, a manifest (CSV: path,label[,split]) or a named set such as digits or cifar10."""
+    """A folder of images, a manifest (.csv, .tsv, .txt, .jsonl, .parquet) or a named set such as cifar10."""
     out: Path
     """The run folder to write; it must not hold anything yet."""
 
@@ -158,6 +160,30 @@ class TrainConfig:
     """A splits.csv (path,label,split) to repeat, such as an earlier run's."""
     download: bool = False
     """Allow a named set to be fetched."""
+    duplicates: Duplicates = "keep-together"
+    """Copies of an image: keep them in one split, where splits are drawn; drop all but one; ignore them."""
+    layout: Layout = "auto"
+    """Of a folder: take every folder for a class, or require split folders."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of folders and files to leave out, such as masks or "*_mask.png"."""
+    class_order: ClassOrder = "alphabetical"
+    """The order of the classes: 1, 10, 2 or 1, 2, 10."""
+    root: Path | None = None
+    """What a manifest's relative paths start from. Default: the manifest's folder."""
+    path_column: str | None = None
+    """The manifest's column of image files; a number where it has no header. Default: told by its name."""
+    label_column: str | None = None
+    """Its column of classes. Default: told by its name."""
+    split_column: str | None = None
+    """Its column of splits. Default: told by its name, if there is one."""
+    group_column: str | None = None
+    """Its column of what must not be divided among splits, such as patients."""
+    group_pattern: str | None = None
+    """A regular expression that finds the group in an image's path."""
+    page: Count | Literal["all"] | None = None
+    """Which page of a TIFF file or frame of an animation is the image; all makes an image of each."""
+    missing: Missing = "error"
+    """Whether files that a manifest or splits.csv lists and that are not there are an error or skipped."""
 
     best_by: Literal["accuracy", "balanced-accuracy", "loss"] | None = None
     """The validation figure that picks the best epoch. Default: accuracy, balanced with `imbalance`."""
@@ -180,6 +206,13 @@ class TrainConfig:
     """Keep images in memory channel by channel within a pixel, which is faster for most convolutions."""
     block_execution: BlockExecution | None = None
     """How dense blocks run: plain, in linear memory, or in still less for more time. Equal numbers."""
+
+    @property
+    def data_options(self) -> DataOptions:
+        """How the data is read, as `skipnets.data` takes it."""
+        return DataOptions(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(DataOptions)}
+        )
 
 
 @_for_people

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import signal
@@ -21,8 +22,10 @@ from typing_extensions import override
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, load
+from skipnets.data.options import Missing
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import ImageDataset, open_dataset
+from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
+from skipnets.data.survey import survey
 from skipnets.errors import UserError, listed, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import atomic_path
@@ -35,6 +38,9 @@ from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.run import Row, Run, claim, reopen, write_config, write_environment
 from skipnets.training.task import ClassificationTask
+
+# How many headers the table of the data is made from, before training.
+_HEADERS_READ = 5000
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -55,27 +61,32 @@ def train(config: TrainConfig) -> Run:
         TrainingInterrupted: Ctrl-C.
     """
     run = Run(config.out) if _is_helper() else claim(config.out)
-    dataset = open_dataset(
+    dataset = find_dataset(
         config.data,
         seed=config.seed,
         fractions=config.fractions,
         splits=config.splits,
         download=config.download,
+        duplicates=config.duplicates,
+        options=config.data_options,
     )
     _check_splits(dataset)
     prepared = prepare(config, dataset)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
+    if not _is_helper():
+        _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
     return _train(run, prepared, dataset, fresh=True)
 
 
-def resume(folder: str | Path) -> Run:
+def resume(folder: str | Path, *, missing: Missing | None = None) -> Run:
     """Go on with a training that was interrupted, from the beginning of the epoch it was in.
 
     The result is the one that the training would have had without the interruption, on the same machine.
 
     Args:
         folder: The run folder.
+        missing: "skip" goes on without images that are no longer there; None does as the run was started.
 
     Raises:
         UserError: It is none, its run is complete, or the data are no longer there.
@@ -83,7 +94,14 @@ def resume(folder: str | Path) -> Run:
     """
     run = reopen(Path(folder)) if not _is_helper() else Run(Path(folder))
     config = run.config
-    dataset = open_dataset(config.data, splits=run.splits, seed=config.seed, download=config.download)
+    options = config.data_options
+    dataset = open_dataset(
+        config.data,
+        splits=run.splits,
+        seed=config.seed,
+        download=config.download,
+        options=options if missing is None else dataclasses.replace(options, missing=missing),
+    )
     prepared = prepare(config, dataset, load_weights=not run.checkpoint.exists())
     return _train(run, prepared, dataset, fresh=False)
 
@@ -232,6 +250,7 @@ def _save_best(
     provenance = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": config.data,
+        **({"data_options": options} if (options := config.data_options.to_dict()) else {}),
         "images": counts,
         "weights": config.weights,
         "recipe": config.recipe,

@@ -1,0 +1,192 @@
+"""How well, and how fast, copies of images are found: recall and precision for each way of altering an image.
+
+    python benchmarks/duplicates.py cifar10-jpeg --images 10000 --altered 500
+
+Of so many images of a folder (at any depth), some get an altered copy each: saved as JPEG anew, resized,
+brightened, cut, mirrored, both. Recall is the share of these copies that is found; precision is the share of
+pairs found that were made here, so copies that were in the data before count against it (CIFAR-10 has
+hundreds; --show writes them as a sheet). The same is measured for a perceptual hash of 64 bits and a
+difference hash (ImageHash: pip install ImageHash), each at the Hamming distance that gives it the best F1.
+
+Time is the wall time of `find_copies` and of hashing the files, on the images as they lie on the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+
+from skipnets.data.contents import contents
+from skipnets.data.copies import find_copies
+from skipnets.data.layout import images_below
+from skipnets.data.sources import ImageDataset
+
+Alteration = Callable[[Image.Image, np.random.Generator], Image.Image]
+Pairs = set[tuple[int, int]]
+
+
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+def crop(image: Image.Image, share: float, generator: np.random.Generator) -> Image.Image:
+    """A part with so much of the width and height, anywhere."""
+    width, height = round(image.width * share), round(image.height * share)
+    left = int(generator.integers(image.width - width + 1))
+    top = int(generator.integers(image.height - height + 1))
+    return image.crop((left, top, left + width, top + height))
+
+
+ALTERATIONS: dict[str, Alteration] = {
+    "JPEG 75": lambda image, _: jpeg(image, 75),
+    "JPEG 50": lambda image, _: jpeg(image, 50),
+    "JPEG 30": lambda image, _: jpeg(image, 30),
+    "resized to 75 %": lambda image, _: image.resize((image.width * 3 // 4, image.height * 3 // 4)),
+    "resized to 200 %": lambda image, _: image.resize((image.width * 2, image.height * 2)),
+    "brightness 80 %": lambda image, _: ImageEnhance.Brightness(image).enhance(0.8),
+    "brightness 120 %": lambda image, _: ImageEnhance.Brightness(image).enhance(1.2),
+    "contrast 130 %": lambda image, _: ImageEnhance.Contrast(image).enhance(1.3),
+    "gray": lambda image, _: image.convert("L").convert("RGB"),
+    "mirrored": lambda image, _: ImageOps.mirror(image),
+    "cut to 95 %": lambda image, generator: crop(image, 0.95, generator),
+    "cut to 90 %": lambda image, generator: crop(image, 0.9, generator),
+    "mirrored, cut to 90 %, JPEG 60": lambda image, generator: jpeg(
+        crop(ImageOps.mirror(image), 0.9, generator), 60
+    ),
+}
+
+
+def dataset_of(root: Path, names: list[str]) -> ImageDataset:
+    count = len(names)
+    return ImageDataset(
+        classes=("image",),
+        names=names,
+        labels=np.zeros(count, dtype=np.int64),
+        splits=np.full(count, "train"),
+        root=root,
+    )
+
+
+def ours(dataset: ImageDataset) -> tuple[Pairs, float]:
+    start = time.perf_counter()
+    copies = find_copies(dataset, contents(dataset))
+    return {(copy.first, copy.second) for copy in copies}, time.perf_counter() - start
+
+
+def hashed(dataset: ImageDataset, name: str, made: Pairs) -> tuple[Pairs, float]:
+    """Pairs by ImageHash, each image also mirrored, at the distance with the best F1."""
+    import imagehash
+    from sklearn.neighbors import NearestNeighbors
+
+    start = time.perf_counter()
+    hash_image = getattr(imagehash, name)
+
+    def bits(mirror: bool) -> NDArray[np.float32]:
+        images = (Image.open(dataset.file(index)).convert("RGB") for index in range(len(dataset)))
+        turned = (ImageOps.mirror(image) if mirror else image for image in images)
+        return np.stack([hash_image(image).hash.ravel() for image in turned]).astype(np.float32)
+
+    plain = bits(False)
+    index = NearestNeighbors(algorithm="brute", metric="sqeuclidean").fit(plain)
+    best: dict[tuple[int, int], float] = {}
+    for queries in (plain, bits(True)):
+        distances, found = index.kneighbors(queries, n_neighbors=5)
+        for one, (others, away) in enumerate(zip(found.tolist(), distances.tolist(), strict=True)):
+            for other, distance in zip(others, away, strict=True):
+                if one != other:
+                    key = (min(one, other), max(one, other))
+                    best[key] = min(best.get(key, 64.0), distance)
+    seconds = time.perf_counter() - start
+
+    def f1(limit: int) -> float:
+        pairs = {pair for pair, distance in best.items() if distance <= limit}
+        return 2 * len(pairs & made) / (len(pairs) + len(made))
+
+    limit = max(range(25), key=f1)
+    return {pair for pair, distance in best.items() if distance <= limit}, seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--altered", type=int, default=500, help="copies for each alteration")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", default=["ours", "phash", "dhash"])
+    parser.add_argument("--output", type=Path, help="a JSON file for the results")
+    parser.add_argument("--show", type=Path, help="a PNG of pairs that were found and not made")
+    arguments = parser.parse_args()
+
+    generator = np.random.default_rng(arguments.seed)
+    every = images_below(arguments.folder)
+    chosen = [every[int(i)] for i in generator.permutation(len(every))[: arguments.images]]
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        names = [str(path.resolve()) for path in chosen]
+        made: dict[str, Pairs] = {}
+        sources = iter(generator.permutation(len(chosen)).tolist())
+        for kind, alter in ALTERATIONS.items():
+            made[kind] = set()
+            for _ in range(arguments.altered):
+                source = next(sources, None)
+                if source is None:
+                    sys.exit("too few images for so many altered copies: each is altered once at most")
+                with Image.open(chosen[source]) as image:
+                    altered = alter(image.convert("RGB"), generator)
+                path = Path(folder, f"{len(names)}.png")
+                altered.save(path)
+                made[kind].add((source, len(names)))
+                names.append(str(path))
+        dataset = dataset_of(Path(folder), names)
+        all_made = set().union(*made.values())
+        for method in arguments.methods:
+            pairs, seconds = ours(dataset) if method == "ours" else hashed(dataset, method, all_made)
+            row = {
+                "method": method,
+                "images": len(names),
+                "seconds": round(seconds, 1),
+                "recall": round(len(pairs & all_made) / len(all_made), 4),
+                "precision": round(len(pairs & all_made) / max(len(pairs), 1), 4),
+                "recall_by_kind": {
+                    kind: round(len(pairs & some) / len(some), 4) for kind, some in made.items()
+                },
+            }
+            results.append(row)
+            print(json.dumps(row, indent=2))
+            if method == "ours" and arguments.show:
+                show(dataset, sorted(pairs - all_made)[:60], arguments.show)
+    record = {
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "seed": arguments.seed,
+        "results": results,
+    }
+    if arguments.output:
+        arguments.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def show(dataset: ImageDataset, pairs: list[tuple[int, int]], path: Path) -> None:
+    """Draw pairs of images, one above the other."""
+    sheet = Image.new("RGB", (20 * 66, -(-len(pairs) // 20) * 136 or 1), "white")
+    for number, pair in enumerate(pairs):
+        for row, index in enumerate(pair):
+            image = dataset.open(index).convert("RGB").resize((64, 64))
+            sheet.paste(image, (number % 20 * 66, number // 20 * 136 + row * 66))
+    sheet.save(path)
+
+
+if __name__ == "__main__":
+    main()

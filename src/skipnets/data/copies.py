@@ -1,0 +1,291 @@
+"""Copies of images: the same bytes, and what is left of an image after saving, cropping or mirroring it anew.
+
+Near copies are found in two steps. A descriptor of 63 numbers (the lowest frequencies of the cosine transform
+of the gray image at 32×32, as in pHash, but not cut to bits) names a few candidates for each image. Each
+candidate is then aligned by shift and scale (Lucas and Kanade, 1981, with gain and offset for brightness)
+and compared pixel by pixel, which tells a crop of an image from an image that is merely alike.
+
+N images, P pairs, S side of a thumbnail.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from skipnets.data.contents import Content, repeated
+from skipnets.data.decoding import ImageDecodeError, is_image, open_region
+from skipnets.files import atomic_path
+
+if TYPE_CHECKING:
+    from skipnets.data.sources import ImageDataset
+
+# Beyond this, only exact copies are looked for: comparing grows with the square of the number of images.
+MOST = 100_000
+
+_SIDE = 32
+_FREQUENCIES = 8
+# How far apart descriptors (of length 1) and aligned thumbnails (likewise) of copies may be: at these, 95 %
+# of re-encodings and crops to 90 % are found among CIFAR-10's images; see benchmarks/duplicates.py.
+_CANDIDATE_DISTANCE = 0.8
+_COPY_DISTANCE = 0.2
+_CANDIDATES = 3
+# Smaller images hold too little to tell copies from images that are alike.
+_LEAST_SIDE = 16
+# Thumbnails that vary less than this many gray levels show nothing that could be compared.
+_LEAST_CONTRAST = 4
+_PAIRS_AT_ONCE = 256
+
+
+class Copy(NamedTuple):
+    """Two images that show the same.
+
+    Attributes:
+        first: The position of one.
+        second: The position of the other, which comes later.
+        exact: Whether their bytes are equal.
+        distance: How far the aligned thumbnails are apart, 0 to 0.2.
+    """
+
+    first: int
+    second: int
+    exact: bool
+    distance: float
+
+
+def find_copies(dataset: ImageDataset, contents: Sequence[Content]) -> list[Copy]:
+    """Find which images of a dataset are copies of others, in the order of their positions.
+
+    Args:
+        dataset: Of any size; near copies are looked for among up to 100,000 images.
+        contents: Of each image, from `skipnets.data.contents`.
+    """
+    exact = [
+        Copy(same[0], other, exact=True, distance=0.0)
+        for same in repeated(contents)
+        if _can_be_read(dataset, same[0])
+        for other in same[1:]
+    ]
+    # Of equal files one stands for all.
+    first_only = np.setdiff1d(np.arange(len(dataset)), [copy.second for copy in exact])
+    near = _find_near(dataset, first_only) if 1 < len(first_only) <= MOST else []
+    return sorted([*exact, *near])
+
+
+def _can_be_read(dataset: ImageDataset, position: int) -> bool:
+    """Whether the header can be read: equal files that are no images say nothing."""
+    return dataset.images is not None or is_image(dataset.file(position))
+
+
+def clusters(copies: Iterable[Copy], count: int) -> NDArray[np.int64]:
+    """(count,) for each image the position of the first image that it is directly or indirectly a copy of."""
+    first = np.arange(count)
+    for copy in copies:
+        one, other = sorted((first[copy.first], first[copy.second]))
+        if one != other:
+            first[first == other] = one
+    return first
+
+
+def write_copies(path: str | os.PathLike[str], copies: Iterable[Copy], dataset: ImageDataset) -> None:
+    """Write the copies as CSV: both images with labels and splits, and how alike they are."""
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split", "copy", "copy_label", "copy_split", "exact", "distance"])
+        for copy in copies:
+            sides = [
+                (dataset.names[index], dataset.classes[dataset.labels[index]], dataset.splits[index])
+                for index in (copy.first, copy.second)
+            ]
+            writer.writerow([*sides[0], *sides[1], copy.exact, f"{copy.distance:.4f}"])
+
+
+def _find_near(dataset: ImageDataset, positions: NDArray[np.int64]) -> list[Copy]:
+    try:
+        from sklearn.neighbors import NearestNeighbors
+    except ImportError:  # in the core installation, which only predicts
+        return []
+    if dataset.images is not None and min(dataset.images.shape[1:3]) < _LEAST_SIDE:
+        return []
+    thumbnails = _thumbnails(dataset, positions)
+    varied = thumbnails.std((1, 2)) >= _LEAST_CONTRAST
+    thumbnails, positions = thumbnails[varied], positions[varied]
+    if len(positions) < 2:
+        return []
+    descriptors = _describe(thumbnails)
+    index = NearestNeighbors(algorithm="brute").fit(descriptors)
+    neighbors = min(_CANDIDATES + 1, len(positions))
+    best: dict[tuple[int, int], float] = {}
+    background = np.ones(len(positions))
+    for mirrored in (False, True):
+        queries = _describe(thumbnails[:, :, ::-1]) if mirrored else descriptors
+        distances, found = index.kneighbors(queries, n_neighbors=neighbors)
+        near = (distances < _CANDIDATE_DISTANCE) & (found != np.arange(len(positions))[:, None])
+        pairs = np.argwhere(near)
+        pairs = np.stack([pairs[:, 0], found[near]], 1)
+        aligned = _aligned_distances(thumbnails, pairs, mirrored)
+        if not mirrored:
+            background = _background(pairs[:, 0], aligned, len(positions))
+        for (one, other), distance in zip(pairs.tolist(), aligned.tolist(), strict=True):
+            key = (min(one, other), max(one, other))
+            best[key] = min(distance, best.get(key, np.inf))
+    # Where all images are alike (digits, scans), copies must be far more so than images usually are.
+    limit = min(_COPY_DISTANCE, float(np.median(background)) / 4)
+    return [
+        Copy(int(positions[one]), int(positions[other]), exact=False, distance=distance)
+        for (one, other), distance in best.items()
+        if distance <= limit
+    ]
+
+
+def _background(rows: NDArray[np.int64], distances: NDArray[np.float32], count: int) -> NDArray[np.float64]:
+    """(count,) how far each image is from the last of its candidates; 1 where there are fewer."""
+    furthest = np.zeros(count)
+    np.maximum.at(furthest, rows, distances)
+    return np.where(np.bincount(rows, minlength=count) < _CANDIDATES, 1.0, furthest)
+
+
+def _thumbnails(dataset: ImageDataset, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """(N, S, S) gray; of images that are too small or cannot be read, zeros."""
+    blank = np.zeros((_SIDE, _SIDE), dtype=np.uint8)
+
+    def thumbnail(position: int) -> NDArray[np.uint8]:
+        try:
+            image, _ = open_region(
+                dataset.source(position),
+                lambda width, height: (0, 0, width, height),
+                size=(_SIDE, _SIDE),
+                channels=1,
+            )
+        except ImageDecodeError:
+            return blank
+        if min(image.size) < _LEAST_SIDE:
+            return blank
+        return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+
+    with ThreadPoolExecutor(4) as pool:
+        return np.stack(list(pool.map(thumbnail, positions.tolist())))
+
+
+def _describe(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(N, S, S) → (N, 63) of length 1: equal for equal images whatever their brightness and contrast."""
+    # The cosine transform as two products; only its lowest frequencies are needed.
+    frequency, place = np.arange(_FREQUENCIES)[:, None], np.arange(_SIDE) + 0.5
+    basis = np.cos(np.pi * frequency * place / _SIDE, dtype=np.float32)
+    basis[0] *= np.float32(0.5**0.5)
+    described = (basis @ thumbnails.astype(np.float32) @ basis.T).reshape(len(thumbnails), -1)[:, 1:]
+    described /= np.linalg.norm(described, axis=1, keepdims=True)
+    return described
+
+
+def _aligned_distances(
+    thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64], mirrored: bool
+) -> NDArray[np.float32]:
+    """(P,) how far the two images of each pair are apart once the first is laid on the second."""
+    distances = np.empty(len(pairs), dtype=np.float32)
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        moving, fixed = (thumbnails[pairs[part, side]].astype(np.float32) for side in (0, 1))
+        if mirrored:
+            moving = moving[:, :, ::-1]
+        placement = np.tile(np.array([1, 0, 0], dtype=np.float32), (len(moving), 1))
+        placement = _align(_halved(moving), _halved(fixed), placement, steps=4)
+        placement = _align(moving, fixed, placement, steps=2)
+        distances[part] = _distance(moving, fixed, placement)
+    return distances
+
+
+def _align(
+    moving: NDArray[np.float32], fixed: NDArray[np.float32], placement: NDArray[np.float32], *, steps: int
+) -> NDArray[np.float32]:
+    """Gauss-Newton steps towards the scale and shift at which the moving images equal the fixed ones.
+
+    Args:
+        moving: (P, S, S).
+        fixed: (P, S, S).
+        placement: (P, 3): scale, shift to the right, shift down; the image reaches from -1 to 1.
+        steps: How many.
+
+    Returns:
+        The placement, improved.
+    """
+    count, side, _ = moving.shape
+    across = _centers(side)
+    down_slope, right_slope = (slope * (side / 2) for slope in np.gradient(moving, axis=(1, 2)))
+    for _ in range(steps):
+        rows, columns, inside = _sampling(placement, side)
+        warped = rows @ moving @ columns
+        right, down = rows @ right_slope @ columns, rows @ down_slope @ columns
+        larger = right * across[None, None, :] + down * across[None, :, None]
+        # fixed ≈ gain · (warped + slopes · change of placement) + offset, solved by least squares.
+        terms = np.stack([warped, larger, right, down, np.ones_like(warped)], -1).reshape(count, -1, 5)
+        weighted = terms * inside.reshape(count, -1, 1)
+        normal = weighted.transpose(0, 2, 1) @ terms
+        ridge = 1e-5 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-6
+        moments = weighted.transpose(0, 2, 1) @ fixed.reshape(count, -1, 1)
+        solution = np.linalg.solve(normal.astype(np.float64) + ridge * np.eye(5), moments)[..., 0]
+        gain = np.maximum(np.abs(solution[:, :1]), 0.2)
+        change = np.clip(solution[:, 1:4] / gain, -0.1, 0.1).astype(np.float32)
+        placement = np.clip(placement + change, (0.8, -0.25, -0.25), (1.25, 0.25, 0.25)).astype(np.float32)
+    return placement
+
+
+def _distance(
+    moving: NDArray[np.float32], fixed: NDArray[np.float32], placement: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(P,) between the aligned images at half their side, each with mean 0 and length 1 where both are."""
+    rows, columns, inside = _sampling(placement, moving.shape[1])
+    common = (_halved(inside) == 1).astype(np.float32)
+    area = np.maximum(common.sum((1, 2), keepdims=True), 1)
+
+    def centered(images: NDArray[np.floating]) -> NDArray[np.floating]:
+        shared = _halved(images) * common
+        return (shared - shared.sum((1, 2), keepdims=True) / area) * common
+
+    one, other = centered(rows @ moving @ columns), centered(fixed)
+    lengths = np.sqrt((one**2).sum((1, 2)) * (other**2).sum((1, 2)))
+    correlation = (one * other).sum((1, 2)) / np.maximum(lengths, 1e-6)
+    distance: NDArray[np.float32] = np.sqrt(np.maximum(2 - 2 * correlation, 0))
+    return distance
+
+
+def _sampling(
+    placement: NDArray[np.float32], side: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Matrices that resample rows (P, S, S) and columns (P, S, S) bilinearly, and where that is inside."""
+    across = _centers(side)
+    x = placement[:, :1] * across + placement[:, 1:2]
+    y = placement[:, :1] * across + placement[:, 2:3]
+    inside = (np.abs(y) <= 1)[:, :, None] & (np.abs(x) <= 1)[:, None, :]
+    rows, columns = (
+        np.maximum(
+            1 - np.abs(np.clip((at + 1) * (side / 2) - 0.5, 0, side - 1)[..., None] - np.arange(side)), 0
+        )
+        for at in (y, x)
+    )
+    return (
+        rows.astype(np.float32),
+        columns.transpose(0, 2, 1).astype(np.float32),
+        inside.astype(np.float32),
+    )
+
+
+def _centers(side: int) -> NDArray[np.float32]:
+    """Where the centers of a row's pixels lie between -1 and 1."""
+    return ((2 * np.arange(side) + 1) / side - 1).astype(np.float32)
+
+
+def _halved(images: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(P, S, S) → (P, S/2, S/2), the means of 2×2 pixels."""
+    count, side, _ = images.shape
+    return images.reshape(count, side // 2, 2, side // 2, 2).mean((2, 4))

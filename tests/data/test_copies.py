@@ -1,0 +1,182 @@
+"""Copies of images are found, however they were saved anew, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from skipnets.data.contents import contents, repeated
+from skipnets.data.copies import Copy, clusters, find_copies, write_copies
+from skipnets.data.options import DataOptions
+from skipnets.data.sources import find_dataset
+from skipnets.errors import UserError
+
+
+def scene(seed: int) -> Image.Image:
+    """An image with coarse and fine structure that no other seed gives."""
+    generator = np.random.default_rng(seed)
+    layers = [
+        np.asarray(
+            Image.fromarray(generator.integers(0, 256, (side, side, 3), dtype=np.uint8)).resize(
+                (96, 72), Image.Resampling.BICUBIC
+            ),
+            dtype=float,
+        )
+        for side in (4, 9, 20)
+    ]
+    return Image.fromarray(np.average(layers, axis=0, weights=(4, 2, 1)).astype(np.uint8))
+
+
+def saved(image: Image.Image, **options: object) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, **options)
+    return Image.open(file)
+
+
+ALTERATIONS = {
+    "JPEG 30": lambda image: saved(image, format="JPEG", quality=30),
+    "half as large": lambda image: image.resize((48, 36)),
+    "twice as large": lambda image: image.resize((192, 144), Image.Resampling.BICUBIC),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
+    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.7),
+    "more contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.3),
+    "gray": lambda image: image.convert("L"),
+    "mirrored": ImageOps.mirror,
+    "cut to 90 %": lambda image: image.crop((2, 5, 88, 70)),
+    "cut and mirrored": lambda image: saved(
+        ImageOps.mirror(image).crop((7, 3, 93, 68)), format="JPEG", quality=60
+    ),
+}
+
+
+@pytest.mark.parametrize("alter", ALTERATIONS.values(), ids=ALTERATIONS.keys())
+def test_altered_copies_are_found_and_nothing_else(tmp_path, alter):
+    (tmp_path / "a").mkdir()
+    for seed in range(30):
+        scene(seed).save(tmp_path / "a" / f"{seed:02}.png")
+    for seed in range(0, 30, 3):
+        alter(scene(seed)).save(tmp_path / "a" / f"{seed:02}_copy.png")
+    dataset = find_dataset(tmp_path, fractions=None)
+    copies = find_copies(dataset, contents(dataset))
+    pairs = {(dataset.names[copy.first], dataset.names[copy.second]) for copy in copies}
+    assert pairs == {(f"a/{seed:02}.png", f"a/{seed:02}_copy.png") for seed in range(0, 30, 3)}
+    assert all(copy.distance <= 0.2 and not copy.exact for copy in copies)
+
+
+def test_the_same_bytes(tmp_path):
+    for name, seed in (("a/0", 0), ("a/1", 1), ("b/2", 0), ("b/3", 3), ("b/4", 0)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        scene(seed).save(tmp_path / f"{name}.png")
+    dataset = find_dataset(tmp_path, fractions=None)
+    known = contents(dataset)
+    assert list(repeated(known)) == [[0, 2, 4]]
+    assert known[1].size == (tmp_path / "a/1.png").stat().st_size
+    copies = find_copies(dataset, known)
+    assert copies == [Copy(0, 2, True, 0.0), Copy(0, 4, True, 0.0)]
+    write_copies(tmp_path / "copies.csv", copies, dataset)
+    with (tmp_path / "copies.csv").open(newline="") as file:
+        assert list(csv.DictReader(file))[1] == {
+            "path": "a/0.png",
+            "label": "a",
+            "split": "test",
+            "copy": "b/4.png",
+            "copy_label": "b",
+            "copy_split": "test",
+            "exact": "True",
+            "distance": "0.0000",
+        }
+
+
+def test_images_of_one_color_and_tiny_ones_are_no_copies(tmp_path):
+    (tmp_path / "a").mkdir()
+    for level in range(8):
+        Image.new("L", (40, 40), 30 * level).save(tmp_path / "a" / f"plain{level}.png")
+        scene(0).resize((10 + level % 4, 9)).save(tmp_path / "a" / f"tiny{level}.jpg", quality=50 + level)
+    (tmp_path / "a" / "broken.png").write_bytes(b"no image")
+    dataset = find_dataset(tmp_path, fractions=None)
+    assert find_copies(dataset, contents(dataset)) == []
+
+
+def test_clusters_are_joined():
+    found = clusters([Copy(*pair, False, 0.1) for pair in ((0, 3), (2, 4), (3, 4), (1, 5))], 7)
+    assert found.tolist() == [0, 1, 0, 0, 0, 1, 6]
+
+
+def write_pairs(root, count: int) -> None:
+    """Two classes; every image has a copy in JPEG."""
+    for label, start in (("a", 0), ("b", 100)):
+        (root / label).mkdir(parents=True, exist_ok=True)
+        for seed in range(start, start + count):
+            scene(seed).save(root / label / f"{seed}.png")
+            scene(seed).save(root / label / f"{seed}.jpg", quality=80)
+
+
+def test_copies_are_kept_together(tmp_path):
+    write_pairs(tmp_path, 12)
+    dataset = find_dataset(tmp_path, duplicates="keep-together")
+    assert len(dataset.copies) == 24
+    split_of = dict(zip(dataset.names, dataset.splits, strict=True))
+    assert all(split_of[name] == split_of[name.replace(".png", ".jpg")] for name in split_of)
+    for split, expected in (("train", 16), ("val", 4), ("test", 4)):
+        assert np.bincount(dataset.split(split).labels).tolist() == [expected, expected]
+    assert "24 copies of images (0 equal byte by byte, 24 nearly equal)" in dataset.listing.warnings
+    apart = find_dataset(tmp_path)
+    split_of = dict(zip(apart.names, apart.splits, strict=True))
+    assert any(split_of[name] != split_of[name.replace(".png", ".jpg")] for name in split_of)
+
+
+def test_copies_are_dropped(tmp_path):
+    write_pairs(tmp_path, 6)
+    dataset = find_dataset(tmp_path, duplicates="drop")
+    assert len(dataset) == 12
+    assert dataset.listing.passed_over == {"copies of other images": 12}
+    assert dataset.copies == []
+
+
+def test_leaks_between_given_splits_are_named(tmp_path):
+    for split in ("train", "test"):
+        write_pairs(tmp_path / split, 2)
+    scene(50).save(tmp_path / "train" / "a" / "more.png")
+    dataset = find_dataset(tmp_path, fractions=None, duplicates="keep-together")
+    assert any("images of train and test are copies of one another" in w for w in dataset.listing.warnings)
+    dropped = find_dataset(tmp_path, fractions=None, duplicates="drop")
+    assert dropped.names == [
+        "test/a/0.jpg",
+        "test/a/1.jpg",
+        "test/b/100.jpg",
+        "test/b/101.jpg",
+        "train/a/more.png",
+    ]
+
+
+def test_copies_with_different_labels_are_named(tmp_path):
+    write_pairs(tmp_path, 4)
+    scene(0).save(tmp_path / "b" / "zero.png")
+    dataset = find_dataset(tmp_path, duplicates="keep-together")
+    expected = "1 pair of copies with different labels, such as a/0.png and b/zero.png"
+    assert expected in dataset.listing.warnings
+
+
+def test_a_class_of_copies_is_too_small(tmp_path):
+    write_pairs(tmp_path, 4)
+    (tmp_path / "c").mkdir()
+    for number in range(5):
+        scene(7).save(tmp_path / "c" / f"{number}.png")
+    with pytest.raises(UserError, match=r'class "c" has 1 images .*copies of one another counted once'):
+        find_dataset(tmp_path, duplicates="keep-together")
+
+
+def test_groups_and_copies_stay_together(tmp_path):
+    write_pairs(tmp_path, 12)  # a/0.png … a/11.png are grouped by their first digit
+    options = DataOptions(group_pattern=r"/\d")
+    dataset = find_dataset(tmp_path, duplicates="keep-together", options=options)
+    split_of = dict(zip(dataset.names, dataset.splits, strict=True))
+    for name, group in zip(dataset.names, dataset.groups, strict=True):
+        assert {
+            split_of[other] for other, g in zip(dataset.names, dataset.groups, strict=True) if g == group
+        } == {split_of[name]}
+        assert split_of[name] == split_of[name.replace(".png", ".jpg")]
