@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class _WithoutMemory:
     """Stands in for `skipnets.ops.memory.MEMORY`: every map is newly allocated."""
 
     def storage(self, size: int) -> torch.UntypedStorage:
-        return torch.UntypedStorage(size)
+        return torch.empty(size, dtype=torch.uint8).untyped_storage()
 
 
 def tune_the_c_library() -> None:
@@ -59,10 +60,10 @@ def tune_the_c_library() -> None:
             raise SystemExit(f"mallopt({option}, {value}) failed")
 
 
-def measure(variant: str, options: argparse.Namespace) -> dict[str, object]:
+def measure(variant: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run the steps in this process."""
     if variant != "skipnets":
-        chunks.MEMORY = _WithoutMemory()
+        vars(chunks)["MEMORY"] = _WithoutMemory()
     if variant == "C library, tuned":
         tune_the_c_library()
     torch.set_num_threads(options.threads)
@@ -79,7 +80,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict[str, object]:
         start = time.perf_counter()
         optimizer.zero_grad()
         loss = F.cross_entropy(model(images), labels)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         seconds.append(time.perf_counter() - start)
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -91,7 +92,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def run(variant: str, words: list[str]) -> dict[str, object]:
+def run(variant: str, words: list[str]) -> dict[str, Any]:
     """Run the steps in a process of their own."""
     environment = dict(os.environ)
     if variant == "jemalloc":
@@ -103,12 +104,13 @@ def run(variant: str, words: list[str]) -> dict[str, object]:
         capture_output=True,
         text=True,
     )
-    return json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
-def compare(options: argparse.Namespace, words: list[str]) -> list[dict[str, object]]:
+def compare(options: argparse.Namespace, words: list[str]) -> list[dict[str, Any]]:
     variants = [name for name in VARIANTS if name != "jemalloc" or JEMALLOC is not None]
-    results: dict[str, list[dict[str, object]]] = {name: [] for name in variants}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     for turn in range(options.rounds):
         for name in variants[:: -1 if turn % 2 else 1]:
             results[name].append(run(name, words))

@@ -225,8 +225,7 @@ def _write_fastest(exporter: Exporter, final: Path) -> Export:
             raise UserError(f"no format could be exported ({'; '.join(reasons)})")
         seconds = _time_one_image({name: export.path for name, export in exports.items()})
         fastest = exports[min(seconds, key=lambda name: seconds[name])]
-        path = final.with_name(final.name + _SUFFIXES[fastest.file_format])
-        _refuse_a_taken_folder(path)
+        path = _free(final.with_name(final.name + _SUFFIXES[fastest.file_format]))
         fastest.path.replace(path)
     return replace(fastest, path=path, seconds=seconds)
 
@@ -303,10 +302,7 @@ def _output(classifier: Classifier, output: str | os.PathLike[str] | None, file_
 
 
 def _free(path: Path) -> Path:
-    _refuse_a_taken_folder(path)
-    return path
-
-
-def _refuse_a_taken_folder(path: Path) -> None:
+    """The path, unless a folder is there."""
     if path.is_dir():
         raise UserError(f"output: the folder {path} is there already; remove it or name another")
+    return path

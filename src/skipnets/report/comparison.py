@@ -206,7 +206,8 @@ def compare(
                 name=metric,
                 values=tuple(each[metric] for each in values),
                 intervals=tuple(
-                    _interval(metric, results, sample) for results, sample in zip(every, samples, strict=True)
+                    metric_interval(metric, each, labels, sample)
+                    for each, sample in zip(probabilities, samples, strict=True)
                 ),
             )
             for metric in metrics
@@ -299,10 +300,6 @@ def _interval_at_the_edge(
     if probabilities.shape[1] == 2:  # both classes have the same curve, so their areas are one estimate
         return own[0]
     return mean_interval(areas, own)
-
-
-def _interval(metric: str, results: Results, sample: dict[str, Any]) -> tuple[float, float] | None:
-    return metric_interval(metric, results.probabilities, results.labels, sample)
 
 
 def _against_first(
