@@ -30,6 +30,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -121,7 +122,7 @@ def compare(options: argparse.Namespace, words: list[str]) -> list[dict[str, Any
             if abs(each["loss"] - expected) > 1e-4 * abs(expected):
                 raise SystemExit(f"{name}: loss {each['loss']}, not {expected}; nothing is compared")
         seconds = [value for each in found for value in each["seconds"]]
-        low, median, high = statistics.quantiles(seconds, n=4)
+        low, median, high = (float(each) for each in np.quantile(seconds, (0.25, 0.5, 0.75)))
         rows.append(
             {
                 "variant": name,
