@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
 # -P: the package that was built, not the sources in this folder, which lack the compiled part.
 PYTEST_ENGINE := cd engine && OMP_NUM_THREADS=1 ../$(BIN)/python -P $(PYTEST_OPTIONS)
 
-.PHONY: demo test test-all test-lowest test-engine-sanitized coverage constraints check docs format clean
+.PHONY: demo test test-all test-cuda test-lowest test-engine-sanitized coverage constraints check docs format clean
 
 # Scans of the demo's test split as files: what `predict` takes.
 define WRITE_TEST_SCANS
@@ -60,6 +60,10 @@ coverage: .venv/installed-dev .venv/engine
 constraints: .venv/installed-dev
 	@(sed -n '/^#/p' constraints.txt; $(BIN)/python -m tests.helpers.requirements tested) > constraints.tmp
 	@mv constraints.tmp constraints.txt
+
+# The tests that need an NVIDIA GPU.
+test-cuda: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cuda tests/ops/triton tests/training
 
 # The engine's own tests under AddressSanitizer and UBSan, then its threads under ThreadSanitizer.
 test-engine-sanitized: .venv/installed-dev

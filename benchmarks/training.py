@@ -5,8 +5,9 @@
 
 Compared are torchvision (contiguous, channels_last, and channels_last with memory_efficient=True), timm,
 torchvision under torch.compile (with --compile: it takes minutes to build), and this project's model run
-plainly, in linear memory, and in linear memory with recomputed bottlenecks. All start from the same
-weights, and before anything is timed their outputs, gradients and running statistics must agree in float64.
+plainly, in linear memory, and in linear memory with recomputed bottlenecks. (What `--device cuda` compares is
+said in training_gpu.py.) All start from the same weights, and before anything is timed their outputs,
+gradients and running statistics must agree in float64.
 The variants then take turns, in another order each round, after one step of warm-up; medians are compared,
 and the ratio is the median of the ratios within a round. A step is forward, loss, backward and SGD on the
 CPU, in float32, on random images.
@@ -28,6 +29,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import importlib.metadata
 import json
 import platform
 import random
@@ -38,9 +40,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
-import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -48,7 +49,7 @@ from torch import Tensor, nn
 
 from skipnets.models import DenseNet, create_model, model_config
 from skipnets.models.densenet import Transition
-from skipnets.models.graph import BlockExecution
+from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution
 from skipnets.models.registry import DenseNetConfig
 from skipnets.ops import chunks
 from skipnets.ops.convolution import convolve, convolve_backward
@@ -78,6 +79,8 @@ def torchvision_densenet(config: DenseNetConfig, memory_efficient: bool = False)
 
 def timm_densenet(config: DenseNetConfig) -> nn.Module:
     """The same from timm, whose stem has 2k channels like ours."""
+    import timm
+
     model = timm.models.densenet.DenseNet(
         growth_rate=config.growth_rate, block_config=config.block_config, num_classes=config.num_classes
     )
@@ -113,7 +116,7 @@ def variants(config: DenseNetConfig, *, compile_too: bool) -> dict[str, Callable
     made["timm"] = lambda: timm_densenet(config).to(memory_format=last)
     if compile_too:
         made["torchvision compiled"] = lambda: cast(nn.Module, torch.compile(made[BASELINE]()))
-    for execution in get_args(BlockExecution):
+    for execution in BLOCK_EXECUTIONS:
         made[execution] = functools.partial(
             lambda execution: own_densenet(config, execution).to(memory_format=last), execution
         )
@@ -303,10 +306,20 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each variant; 0: memory alone")
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall")
-    parser.add_argument("--compile", action="store_true", help="torch.compile of torchvision too")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of torchvision, too")
     parser.add_argument("--json", type=Path, help="write everything as data to this file")
+    parser.add_argument("--device", default="cpu", help="cuda: the comparison of training_gpu.py")
+    parser.add_argument("--seconds", type=float, default=240, help="cuda: begin no table after so long")
+    parser.add_argument("--compile-seconds", type=float, default=60, help="cuda: wait so long for compilers")
+    parser.add_argument("--compile-mode", help=argparse.SUPPRESS)
+    parser.add_argument("--dry", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--measure-memory", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.device != "cpu" or arguments.dry:
+        import training_gpu
+
+        training_gpu.main(arguments)
+        return
     if arguments.measure_memory:
         print_memory(*arguments.measure_memory)
         return
@@ -319,7 +332,7 @@ def main() -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
+        "timm": importlib.metadata.version("timm"),
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     results = []

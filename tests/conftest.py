@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,10 @@ import pytest
 import torch
 from tests.helpers.classifiers import make_classifier
 from tests.helpers.serving import write_colors_onnx
+
+# Triton reads this when a kernel is defined: without a GPU, kernels are run by its interpreter.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # How long one example takes says more about the machine's other work than about what is tested.
 hypothesis.settings.register_profile("skipnets", deadline=None)

@@ -85,7 +85,7 @@ def test_an_absent_class_weighs_nothing() -> None:
 
 def test_only_dense_blocks_have_an_execution(tiny: MakeConfig) -> None:
     images = images_in_memory(10, (8, 8))
-    assert prepare(tiny(), images).config.block_execution == "linear"
+    assert prepare(tiny(), images).config.block_execution == "auto"
     assert prepare(tiny(block_execution="plain"), images).config.block_execution == "plain"
     assert prepare(tiny(model="resnet20", model_options={}), images).config.block_execution == "plain"
 

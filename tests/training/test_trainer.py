@@ -363,3 +363,37 @@ def test_two_processes_count_every_image_once(tiny: MakeConfig, tmp_path: Path, 
     for row in run.rows:
         assert row.val_accuracy * 21 == pytest.approx(round(row.val_accuracy * 21), abs=1e-4)
     assert run.scores["accuracy"] >= 0
+
+
+@pytest.mark.parametrize("workers", [0, 1, 8])
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_worker_process_outlives_the_run(
+    tiny: MakeConfig, tmp_path: Path, workers: int, fails: bool
+) -> None:
+    """At exit, PyTorch would wait five seconds for each."""
+    config = tiny(epochs=1, augmentation="trivial", workers=workers)
+    (tmp_path / "config.yaml").write_text(config_to_yaml(config))
+    script = """
+import multiprocessing, sys
+from skipnets.training import train
+from skipnets.training.config import read_config
+from skipnets.training.task import ClassificationTask
+
+if sys.argv[2] == "True":
+    def training_step(self, batch, index):
+        raise RuntimeError("the first step fails")
+    ClassificationTask.training_step = training_step
+try:
+    train(read_config(sys.argv[1]))
+finally:
+    print(len(multiprocessing.active_children()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "config.yaml"), str(fails)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == fails, done.stderr
+    assert ("the first step fails" in done.stderr) == fails
+    assert done.stdout.splitlines()[-1] == "0"

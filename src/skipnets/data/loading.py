@@ -315,6 +315,12 @@ class ImageLoader:
         """Batches an epoch."""
         return len(self.sampler)
 
+    def close(self) -> None:
+        """End the worker processes, which otherwise keep Python from exiting for seconds each."""
+        running, self._batches._iterator = self._batches._iterator, None
+        if shut_down := getattr(running, "_shutdown_workers", None):
+            shut_down()
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         import torch
 

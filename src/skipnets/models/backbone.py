@@ -21,7 +21,7 @@ from skipnets.models.graph import norm_groups
 from skipnets.models.registry import ModelConfig, Norm, Pooling
 
 if TYPE_CHECKING:
-    from skipnets.models.graph import BlockExecution
+    from skipnets.models.graph import ExecutionPolicy
     from skipnets.models.weights import LoadReport
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
@@ -127,13 +127,13 @@ class Backbone(nn.Module, Generic[ConfigT]):
         """The modules from the input to the last map with their paths, in the order in which they run."""
         raise NotImplementedError
 
-    def set_block_execution(self, policy: BlockExecution) -> None:
+    def set_block_execution(self, policy: ExecutionPolicy) -> None:
         """Choose how blocks run in training. Families without dense blocks run plainly only.
 
         Raises:
             UserError: For any other policy.
         """
-        if policy != "plain":
+        if policy not in ("auto", "plain"):
             raise UserError(
                 f'block_execution="{policy}": must be plain, {self.config.name} has no dense blocks'
             )

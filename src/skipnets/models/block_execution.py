@@ -1,6 +1,7 @@
 """How the dense blocks, transitions and stem of a DenseNet are executed in training, chosen from outside.
 
-`"plain"` runs them layer by layer, as `skipnets.models.densenet` defines them. `"linear"` runs each as one
+`"auto"` takes what is fastest on the device that they run on. `"plain"` runs them layer by layer, as
+`skipnets.models.densenet` defines them. `"linear"` runs each as one
 operation of `skipnets.ops` that keeps memory in proportion to the depth; `"linear-recompute"` keeps less
 still and repeats the 1×1 convolutions in the backward pass. The numbers are the same. Where an operation
 could not be right (eval mode, dropout, hooks on layers inside, …) the block runs plainly, and
@@ -24,11 +25,12 @@ from torchvision.ops import StochasticDepth
 from skipnets.errors import UserError, near_matches
 from skipnets.models.backbone import check_input
 from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, DenseNet, Transition
-from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution
+from skipnets.models.graph import BLOCK_EXECUTIONS, ExecutionPolicy
 from skipnets.ops import guards, stem
-from skipnets.ops.batch_norm import Statistics, update_running_statistics
-from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block
+from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
+from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block, not_fused
 from skipnets.ops.transition import TransitionParameters, transition
+from skipnets.ops.triton import unsupported_kernels
 
 _STEM = ("conv0", "norm0", "relu0", "pool0")
 
@@ -63,8 +65,10 @@ class _Execution(nn.Module):
     """What is known about a switched module's execution."""
 
     recompute: bool = False
+    automatic: bool = False
     has_run: bool = False
     reason: str | None = None
+    executor: str | None = None
 
     @property
     def policy(self) -> str:
@@ -72,7 +76,8 @@ class _Execution(nn.Module):
         reason = self.reason if self.has_run else self.unsupported_structure()
         if reason is not None:
             return f"plain: {reason}"
-        return "linear-recompute" if self.recompute else "linear"
+        policy = "linear-recompute" if self.recompute else "linear"
+        return policy if self.executor is None else f"{policy}: {self.executor}"
 
     def unsupported_reason(self, features: Tensor) -> str | None:
         """Why this forward pass has to be plain, or None; remembered for the report."""
@@ -83,8 +88,21 @@ class _Execution(nn.Module):
             guards.unsupported_tracing(features)
             or self.unsupported_structure()
             or self._unsupported_input(features)
+            or self._slow(features)
         )
         return self.reason
+
+    def _slow(self, features: Tensor) -> str | None:
+        """Why a plain run is faster on this device, or None; `executor` is set where it is not the CPU's."""
+        if features.device.type == "cpu":
+            return None
+        reason = self._not_fused(features)
+        self.executor = "fused kernels" if reason is None else f"PyTorch's operators, as {reason}"
+        return reason if self.automatic else None
+
+    def _not_fused(self, features: Tensor) -> str | None:  # noqa: ARG002 — a block's depends on them
+        """Why there are no fused kernels for this module, or None."""
+        return "there are no fused kernels for it"
 
     def unsupported_structure(self) -> str | None:
         """Why the module as it is now cannot be run as one operation, or None."""
@@ -112,11 +130,13 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
             dtype=features.dtype,
         )
         result = dense_block(features, plan, [layer.parameters() for layer in layers])
-        count = _count(features)
+        norms = [layer.norm1 for layer in layers]
+        statistics = [result.statistics.first(norm.num_features) for norm in norms]
         for index, layer in enumerate(layers):
-            update_running_statistics(layer.norm1, result.statistics.first(layer.norm1.num_features), count)
             if layer.norm2 is not None:
-                update_running_statistics(layer.norm2, result.bottleneck_statistics.row(index), count)
+                norms.append(layer.norm2)
+                statistics.append(result.bottleneck_statistics.row(index))
+        update_all_running_statistics(norms, statistics, _count(features))
         _attach_statistics(result.features, result.statistics)
         return result.features
 
@@ -141,6 +161,9 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
             if (sees, adds) != (first + index * growth_rate, growth_rate):
                 return "its layers' channels do not follow one growth rate"
         return None
+
+    def _not_fused(self, features: Tensor) -> str | None:
+        return not_fused(features, [_LayerParts.of(self[0]).parameters()])
 
 
 class MemoryEfficientTransition(_Execution, Transition):
@@ -171,6 +194,9 @@ class MemoryEfficientTransition(_Execution, Transition):
             or guards.unsupported_norm(self.norm)
             or guards.unsupported_convolution(self.conv, size=1)
         )
+
+    def _not_fused(self, features: Tensor) -> str | None:
+        return unsupported_kernels(features.device, features.dtype)
 
     def _unsupported_input(self, features: Tensor) -> str | None:
         if features.shape[2] < 2 or features.shape[3] < 2:
@@ -217,6 +243,10 @@ class MemoryEfficientDenseNet(_Execution, DenseNet):
             or guards.unsupported_convolution(modules["conv0"], size=stem.KERNEL, stride=stem.STRIDE)
         )
 
+    def _not_fused(self, features: Tensor) -> str | None:
+        dtype = guards.computing_dtype(features.device, self._stem()[0].weight.dtype)
+        return unsupported_kernels(features.device, dtype)
+
     def _unsupported_input(self, features: Tensor) -> str | None:
         if features.ndim != 4:
             return "the input is not (N, C, H, W)"
@@ -235,17 +265,16 @@ _LINEAR: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def set_block_execution(model: nn.Module, policy: BlockExecution) -> None:
+def set_block_execution(model: nn.Module, policy: ExecutionPolicy) -> None:
     """Choose how the model's dense blocks and transitions run in training.
 
     Raises:
         UserError: For an unknown policy.
     """
-    if policy not in BLOCK_EXECUTIONS:
-        near = near_matches(policy, BLOCK_EXECUTIONS)
-        raise UserError(
-            f'unknown block execution "{policy}"{near}; it is one of {", ".join(BLOCK_EXECUTIONS)}'
-        )
+    policies = ("auto", *BLOCK_EXECUTIONS)
+    if policy not in policies:
+        near = near_matches(policy, policies)
+        raise UserError(f'unknown block execution "{policy}"{near}; it is one of {", ".join(policies)}')
     for module in model.modules():
         if isinstance(module, DenseNet) and module.config.stem != "imagenet":
             continue
@@ -253,7 +282,8 @@ def set_block_execution(model: nn.Module, policy: BlockExecution) -> None:
             if type(module) in (plain, linear):
                 module.__class__ = plain if policy == "plain" else linear
         if isinstance(module, _Execution):
-            module.recompute, module.has_run = policy == "linear-recompute", False
+            module.recompute, module.automatic = policy == "linear-recompute", policy == "auto"
+            module.has_run, module.executor = False, None
 
 
 def execution_report(model: nn.Module) -> dict[str, str]:

@@ -25,7 +25,7 @@ from skipnets.models.backbone import (
 from skipnets.models.registry import DenseNetConfig, Norm, Stem
 
 if TYPE_CHECKING:
-    from skipnets.models.graph import BlockExecution
+    from skipnets.models.graph import ExecutionPolicy
 
 
 class BasicDenseLayer(nn.Module):
@@ -149,12 +149,13 @@ class DenseNet(Backbone[DenseNetConfig]):
         self._add_head(channels)
         initialize_convolutions(self)
 
-    def set_block_execution(self, policy: BlockExecution) -> None:
+    def set_block_execution(self, policy: ExecutionPolicy) -> None:
         """Choose how dense blocks and transitions run in training: memory and speed change, numbers do not.
 
         Args:
-            policy: `"plain"`, layer by layer as written here; `"linear"`, each as one operation in memory
-                proportional to its depth; `"linear-recompute"`, in less memory still, a little slower.
+            policy: `"auto"`, what is fastest on the device; `"plain"`, layer by layer as written here;
+                `"linear"`, each as one operation in memory proportional to its depth; `"linear-recompute"`,
+                in less memory still, a little slower.
 
         Raises:
             UserError: For any other policy.

@@ -24,6 +24,8 @@ BlockExecution = Literal["plain", "linear", "linear-recompute"]
 """How blocks run in training: operation by operation, or each as one operation in memory proportional to its
 depth, which may repeat its 1×1 convolutions in the backward pass instead of keeping their outputs."""
 BLOCK_EXECUTIONS: tuple[BlockExecution, ...] = get_args(BlockExecution)
+ExecutionPolicy = Literal["auto", BlockExecution]
+"""What can be asked for: one of these, or what is fastest on the device that they run on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ Shapes: M values of each of C channels, as matrices (M, C).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -139,7 +140,7 @@ def map_statistics(maps: Tensor) -> Statistics:
     """Mean and biased variance of each channel of (N, C, H, W), in any memory format."""
     collector = StatisticsCollector()
     matrix = as_matrix(maps)
-    for rows in MapShape.of(maps).chunks(maps.shape[1], maps.dtype.itemsize):
+    for rows in MapShape.of(maps).chunks(maps.shape[1], maps.dtype.itemsize, maps.device):
         collector.add(matrix[rows].contiguous())
     return collector.merged()
 
@@ -158,6 +159,27 @@ def update_running_statistics(norm: nn.BatchNorm2d, statistics: Statistics, coun
     momentum = norm.num_batches_tracked.to(dtype).reciprocal() if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(statistics.mean.to(dtype), momentum)
     norm.running_var.lerp_(statistics.variance.to(dtype) * (count / (count - 1)), momentum)
+
+
+@torch.no_grad()
+def update_all_running_statistics(
+    norms: Sequence[nn.BatchNorm2d], statistics: Sequence[Statistics], count: int
+) -> None:
+    """`update_running_statistics` of many norms; on a GPU in a handful of launches where they are alike."""
+    momentum = norms[0].momentum
+    means = [norm.running_mean for norm in norms if norm.running_mean is not None]
+    variances = [norm.running_var for norm in norms if norm.running_var is not None]
+    counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    alike = momentum is not None and all(norm.momentum == momentum for norm in norms)
+    if not (alike and len(means) == len(variances) == len(counters) == len(norms)) or means[0].is_cpu:
+        for norm, own in zip(norms, statistics, strict=True):
+            update_running_statistics(norm, own, count)
+        return
+    assert momentum is not None
+    unbiased = torch._foreach_mul([own.variance for own in statistics], count / (count - 1))
+    torch._foreach_add_(counters, 1)
+    torch._foreach_lerp_(means, [own.mean for own in statistics], momentum)
+    torch._foreach_lerp_(variances, list(unbiased), momentum)
 
 
 class Correction(NamedTuple):

@@ -19,6 +19,9 @@ CHUNK_BYTES = 4 << 20
 """Size of the widest matrix of a chunk, of a layer of mean width in a dense block; two or three of them are
 in use at once. Halving it fits the caches better and costs as much in calls."""
 
+GPU_CHUNK_BYTES = 256 << 20
+"""The same on a GPU: large enough to keep it busy, small beside what a block keeps."""
+
 
 @dataclass(frozen=True)
 class MapShape:
@@ -43,7 +46,7 @@ class MapShape:
         """Positions of all images, M = N·H·W."""
         return self.images * self.area
 
-    def chunks(self, columns: int, itemsize: int) -> Iterator[slice]:
+    def chunks(self, columns: int, itemsize: int, device: torch.device | None = None) -> Iterator[slice]:
         """Split the rows between images so that a matrix with `columns` takes about `CHUNK_BYTES` a chunk.
 
         All chunks but the last are equally large.
@@ -51,8 +54,11 @@ class MapShape:
         Args:
             columns: Columns of the widest matrix that is made for a chunk.
             itemsize: Bytes of one value.
+            device: Where the matrix is. Chunks that suit a CPU's cache would keep a GPU waiting for calls:
+                there they take `GPU_CHUNK_BYTES`.
         """
-        wanted = self.images * self.area * columns * itemsize / CHUNK_BYTES
+        size = CHUNK_BYTES if device is None or device.type == "cpu" else GPU_CHUNK_BYTES
+        wanted = self.images * self.area * columns * itemsize / size
         count = min(max(round(wanted), 1), self.images)
         step = math.ceil(self.images / count) * self.area
         for start in range(0, self.rows, step):

@@ -47,6 +47,7 @@ from skipnets.ops.batch_norm import (
 )
 from skipnets.ops.chunks import MapShape, Workspace, as_matrix, empty_maps
 from skipnets.ops.convolution import convolve, convolve_backward
+from skipnets.ops.triton import unsupported_block
 
 Chunks = list[Tensor]
 """A matrix split between rows, all chunks but the last equally large."""
@@ -106,11 +107,21 @@ def dense_block(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameter
         layers: Parameters of the L layers.
 
     Returns:
-        The concatenation of x and all layers' outputs, in channels-last order, and the batch statistics.
+        The concatenation of x and all layers' outputs, in channels-last order (on a GPU with rows padded to
+        a multiple of 16 channels), and the batch statistics.
     """
+    if not_fused(x, layers) is None:
+        from skipnets.ops.triton.dense_block import dense_block as fused
+
+        return fused(x, plan, layers)
     flat = [tensor for layer in layers for tensor in layer if tensor is not None]
     features, *statistics = _DenseBlockFunction.apply(x, plan, *flat)
     return DenseBlockResult(features, Statistics(*statistics[:2]), Statistics(*statistics[2:]))
+
+
+def not_fused(x: Tensor, layers: Sequence[LayerParameters]) -> str | None:
+    """Why PyTorch's operators execute a block and not the kernels of `skipnets.ops.triton`, or None."""
+    return unsupported_block(x, layers[0].weight2)
 
 
 class _DenseBlockFunction(torch.autograd.Function):
@@ -162,7 +173,7 @@ class _Pass:
         self.dtype, self.sum_dtype = plan.dtype, accumulation_dtype(plan.dtype)
         self.workspace = Workspace(maps.device)
         mean_width = (input_channels + maps.shape[1]) // 2
-        self.chunks = list(self.shape.chunks(mean_width, self.dtype.itemsize))
+        self.chunks = list(self.shape.chunks(mean_width, self.dtype.itemsize, maps.device))
 
     def read(self, channels: int) -> Chunks:
         """The first features."""

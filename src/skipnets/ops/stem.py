@@ -28,6 +28,7 @@ from skipnets.ops.batch_norm import (
     scale_shift_relu,
 )
 from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps
+from skipnets.ops.triton import unsupported_kernels
 
 KERNEL, STRIDE, PADDING = 7, 2, 3
 POOL_KERNEL, POOL_STRIDE, POOL_PADDING = 3, 2, 1
@@ -71,6 +72,10 @@ def stem(images: Tensor, plan: StemPlan, parameters: StemParameters) -> StemResu
         plan: Fixed properties.
         parameters: Of convolution and norm.
     """
+    if unsupported_kernels(images.device, plan.dtype) is None:
+        from skipnets.ops.triton.stem import stem as fused
+
+        return fused(images, plan, parameters)
     maps, mean, variance = _StemFunction.apply(images, plan, *parameters)
     return StemResult(maps, Statistics(mean, variance), _convolved_shape(images).rows)
 
@@ -89,7 +94,7 @@ class _StemFunction(torch.autograd.Function):
             pooled_shape = MapShape(shape.images, (shape.height + 1) // 2, (shape.width + 1) // 2)
             out = empty_maps(pooled_shape, weight.shape[0], like=images, dtype=plan.dtype)
             workspace = Workspace(images.device)
-            for rows in shape.chunks(convolved.shape[1], plan.dtype.itemsize):
+            for rows in shape.chunks(convolved.shape[1], plan.dtype.itemsize, images.device):
                 activated = _activate(convolved, rows, affine, workspace)
                 out[_images(rows, shape)] = F.max_pool2d(
                     as_maps(activated, shape), POOL_KERNEL, POOL_STRIDE, POOL_PADDING
@@ -129,7 +134,7 @@ def _norm_backward(
     norm = NormGradient(statistics, parameters.gamma, parameters.beta, eps, explicit=slice(None))
     result = torch.empty_like(convolved)
     workspace = Workspace(convolved.device)
-    chunks = list(shape.chunks(convolved.shape[1], convolved.dtype.itemsize))
+    chunks = list(shape.chunks(convolved.shape[1], convolved.dtype.itemsize, convolved.device))
     for rows in chunks:
         activated = _activate(convolved, rows, norm.affine, workspace)
         unpooled = _max_pool_backward(gradient[_images(rows, shape)], as_maps(activated, shape))
@@ -150,7 +155,7 @@ def _convolution_backward(
     """Gradients of the images, if wanted, and of the weights."""
     image_gradient = torch.empty_like(images) if needs_image_gradient else None
     weight_gradient = torch.zeros_like(weight)
-    for rows in shape.chunks(gradient.shape[1], gradient.dtype.itemsize):
+    for rows in shape.chunks(gradient.shape[1], gradient.dtype.itemsize, gradient.device):
         some = _images(rows, shape)
         of_images, of_weight, _ = torch.ops.aten.convolution_backward(
             as_maps(gradient[rows], shape),
@@ -181,7 +186,7 @@ def _convolve(
     """The convolution's result as a matrix (M, K); its values are shown to `collector`."""
     result = as_matrix(empty_maps(shape, weight.shape[0], like=images, dtype=dtype))
     weight = weight.to(dtype)
-    for rows in shape.chunks(weight.shape[0], dtype.itemsize):
+    for rows in shape.chunks(weight.shape[0], dtype.itemsize, images.device):
         some = images[_images(rows, shape)].to(dtype)
         result[rows] = as_matrix(F.conv2d(some, weight, stride=STRIDE, padding=PADDING))
         if collector is not None:

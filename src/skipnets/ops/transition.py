@@ -32,6 +32,7 @@ from skipnets.ops.batch_norm import (
 )
 from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps
 from skipnets.ops.convolution import convolve, convolve_backward
+from skipnets.ops.triton import unsupported_kernels
 
 
 class TransitionParameters(NamedTuple):
@@ -65,6 +66,10 @@ def transition(
     if statistics is None:
         with torch.no_grad():
             statistics = map_statistics(x)
+    if unsupported_kernels(x.device, x.dtype) is None:
+        from skipnets.ops.triton.transition import transition as fused
+
+        return TransitionResult(fused(x, parameters, eps, statistics), statistics)
     maps: Tensor = _TransitionFunction.apply(x, statistics, eps, *parameters)
     return TransitionResult(maps, statistics)
 
@@ -84,7 +89,7 @@ class _TransitionFunction(torch.autograd.Function):
         compute_weight = weight.to(x.dtype)
         workspace = Workspace(x.device)
         with without_autocast(x.device):
-            for rows in shape.chunks(x.shape[1], x.dtype.itemsize):
+            for rows in shape.chunks(x.shape[1], x.dtype.itemsize, x.device):
                 scratch = workspace.matrix("activated", source[rows].shape, x.dtype)
                 pooled = _pool(scale_shift_relu(source[rows], affine, scratch), shape)
                 out_rows = _pooled_rows(rows, shape, pooled_shape)
@@ -119,7 +124,7 @@ def _backward(
     x_gradient_maps = empty_maps(shape, x.shape[1], like=x, dtype=x.dtype)
     x_gradient = as_matrix(x_gradient_maps)
     workspace = Workspace(x.device)
-    chunks = list(shape.chunks(x.shape[1], x.dtype.itemsize))
+    chunks = list(shape.chunks(x.shape[1], x.dtype.itemsize, x.device))
     for rows in chunks:
         scratch = workspace.matrix("activated", source[rows].shape, x.dtype)
         activated = scale_shift_relu(source[rows], norm.affine, scratch)

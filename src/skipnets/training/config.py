@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from skipnets.data.options import ClassOrder, DataOptions, Layout, Missing
 from skipnets.data.sources import Duplicates
 from skipnets.errors import UserError, near_matches, one_line
-from skipnets.models.graph import BlockExecution
+from skipnets.models.graph import ExecutionPolicy
 from skipnets.models.registry import rename_version_1_fields
 
 T = TypeVar("T")
@@ -23,6 +23,7 @@ T = TypeVar("T")
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
@@ -200,12 +201,14 @@ class TrainConfig:
     """How many devices, or which ("0,2"), or auto for all. On the CPU, processes."""
     strategy: str = "auto"
     """How several devices share the work, in Lightning's words: auto, ddp, ddp_spawn."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    """Number format of the computation."""
+    precision: Precision = "auto"
+    """Number format of the computation. Default: bf16-mixed on GPUs that have it, 16-mixed on older ones,
+    32-true on CPUs. On a GPU, 32-true also keeps convolutions and matrix products from using TF32."""
     channels_last: bool | None = None
     """Keep images in memory channel by channel within a pixel, which is faster for most convolutions."""
-    block_execution: BlockExecution | None = None
-    """How dense blocks run: plain, in linear memory, or in still less for more time. Equal numbers."""
+    block_execution: ExecutionPolicy | None = None
+    """How dense blocks run: auto (what is fastest on the device), plain, linear (in linear memory), or
+    linear-recompute (in still less, for more time). The numbers are the same."""
 
     @property
     def data_options(self) -> DataOptions:
@@ -253,7 +256,8 @@ class ResolvedConfig(TrainConfig):
     patience: Annotated[int, Field(ge=0)]
     workers: Annotated[int, Field(ge=0)]
     channels_last: bool
-    block_execution: BlockExecution
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
+    block_execution: ExecutionPolicy
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig))

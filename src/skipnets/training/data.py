@@ -37,6 +37,11 @@ class ImageDataModule(pl.LightningDataModule):
         """Name → reason of every image that this process could not decode so far."""
         return {name: reason for loader in self._loaders for name, reason in loader.failures.items()}
 
+    def close(self) -> None:
+        """End all worker processes."""
+        for loader in self._loaders:
+            loader.close()
+
     @override
     def train_dataloader(self) -> ImageLoader:
         """This process's share of an epoch, in the order that seed and epoch determine."""

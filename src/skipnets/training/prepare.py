@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,9 +20,9 @@ from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
 from skipnets.models.family import family_of
-from skipnets.models.graph import BlockExecution
+from skipnets.models.graph import ExecutionPolicy
 from skipnets.training.callbacks import seed_everything
-from skipnets.training.config import FIELDS, ResolvedConfig, TrainConfig
+from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
 from skipnets.training.recipes import with_recipe
 
 # Images up to this side are shown to the network as they are, by a stem that does not shrink them.
@@ -97,7 +98,8 @@ def prepare(config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = 
     resolved: dict[str, Any] = {
         **preprocessing.to_dict(),
         "model": name,
-        "workers": min(os.cpu_count() or 1, 8) if config.workers is None else config.workers,
+        "workers": _cores() if config.workers is None else config.workers,
+        "precision": resolve_precision(config.precision, config.accelerator),
         "block_execution": _set_block_execution(model, wanted_execution, config.block_execution),
         "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
     }
@@ -165,6 +167,28 @@ def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32
     return np.where(counts > 0, weights, 0).astype(np.float32)
 
 
+def resolve_precision(precision: Precision, accelerator: str) -> Precision:
+    """The number format to compute in, on the device that training will use.
+
+    Raises:
+        UserError: 16-mixed on a CPU, which computes it many times slower than float32.
+    """
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if precision == "16-mixed" and not on_gpu and accelerator != "mps":
+        raise UserError("precision=16-mixed: needs a GPU; on a CPU take 32-true or bf16-mixed")
+    if precision != "auto":
+        return precision
+    if not on_gpu:
+        return "32-true"
+    # Older GPUs have no bfloat16 units; PyTorch would emulate it.
+    return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _sample(count: int, most: int) -> list[int]:
     """Up to `most` of `count` positions, evenly spread."""
     return [int(index) for index in np.linspace(0, count - 1, min(count, most)).astype(int)]
@@ -182,10 +206,10 @@ def _fit_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def _set_block_execution(
-    model: Backbone[Any], wanted: BlockExecution | None, default: BlockExecution | None
-) -> BlockExecution:
+    model: Backbone[Any], wanted: ExecutionPolicy | None, default: ExecutionPolicy | None
+) -> ExecutionPolicy:
     """Choose how dense blocks run, where the model has any; returns what was chosen."""
     executions = family_of(model.config).executions
-    chosen = wanted or (default if default in executions else None) or "plain"
+    chosen = wanted or (default if len(executions) > 1 else None) or "plain"
     model.set_block_execution(chosen)
     return chosen

@@ -27,7 +27,7 @@ _PAPER: dict[str, Any] = {
     "cutmix": 0.0,
     "patience": 0,
     "channels_last": True,
-    "block_execution": "linear",
+    "block_execution": "auto",
 }
 _MODERN: dict[str, Any] = _PAPER | {
     "decay_norm_and_bias": False,

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
@@ -109,6 +110,21 @@ class ClassificationTask(pl.LightningModule):
         for name, metric in self.validation_metrics.items():
             self.log(name, metric.compute(), sync_dist=True)
             metric.reset()
+
+    @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Shorten the gradient to the recipe's norm.
+
+        Lightning refuses to with a fused optimizer, which may unscale by itself: ours is fused only where
+        nothing is scaled.
+        """
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     @override
     def configure_optimizers(self) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -145,7 +147,8 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
             write_config(run, config)
             write_environment(run, config.seed)
             dataset.write_splits(run.splits)
-        _fit(trainer, task, data, run)
+        with _on_gpu(config.precision):
+            _fit(trainer, task, data, run)
     if trainer.global_rank == 0:
         _finish(run, config, dataset)
     return run
@@ -178,12 +181,33 @@ def _trainer(run: Run, config: ResolvedConfig, callbacks: list[Callback]) -> pl.
             use_distributed_sampler=False,
             # On the CPU nothing needs it, and it would fill every fresh tensor with NaN.
             deterministic=None if on_cpu else "warn",
-            benchmark=False,
+            benchmark=not on_cpu,  # All batches but the last of an epoch are of one size.
         )
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         options = ("accelerator", "devices", "strategy", "precision")
         given = ", ".join(f"{name}={getattr(config, name)!r}" for name in options)
         raise UserError(f"{given}: {one_line(error)}") from None
+
+
+@contextlib.contextmanager
+def _on_gpu(precision: str) -> Iterator[None]:
+    """Settings of PyTorch for training on a GPU: float32 products in TF32 unless 32-true was asked for.
+
+    Deterministic algorithms would also fill all fresh memory, which costs as much as a pass over it.
+    """
+    deterministic: Any = torch.utils.deterministic
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (
+        deterministic.fill_uninitialized_memory,
+        products.allow_tf32,
+        convolutions.allow_tf32,
+    )
+    deterministic.fill_uninitialized_memory = False
+    products.allow_tf32 = convolutions.allow_tf32 = precision not in ("32-true", "64-true")
+    try:
+        yield
+    finally:
+        deterministic.fill_uninitialized_memory, products.allow_tf32, convolutions.allow_tf32 = before
 
 
 def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, run: Run) -> None:
@@ -202,6 +226,7 @@ def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, r
             raise
         raise TrainingInterrupted(_how_to_go_on(run)) from None
     finally:
+        data.close()
         if handler is not None:
             signal.signal(signal.SIGINT, handler)
 

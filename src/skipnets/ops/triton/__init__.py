@@ -1,0 +1,60 @@
+"""The fused executor for NVIDIA GPUs: the same operations as `skipnets.ops`, as Triton kernels."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+
+import torch
+from torch import Tensor
+
+OLDEST = (8, 0)
+"""The first compute capability whose tensor cores take bfloat16 and TF32."""
+
+WIDEST_GROWTH, WIDEST_BOTTLENECK = 64, 256
+"""Wider ones do not fit into the registers."""
+
+
+@functools.cache
+def unavailable(device: torch.device) -> str | None:
+    """Why the kernels cannot run on this device, or None."""
+    if device.type != "cuda":
+        return "there are fused kernels for CUDA alone"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST:
+        return f"fused kernels need compute capability {OLDEST[0]}.{OLDEST[1]}"
+    try:
+        importlib.import_module("skipnets.ops.triton.dense_block")
+    except Exception as error:
+        return f"Triton cannot be used: {' '.join(str(error).split())[:200]}"
+    return None
+
+
+def unsupported_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why no kernel can run on this device in this type, or None."""
+    if reason := unavailable(device):
+        return reason
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"there are no fused kernels for {str(dtype).removeprefix('torch.')}"
+    return None
+
+
+def unsupported_block(x: Tensor, growth_weight: Tensor | None) -> str | None:
+    """Why the kernels cannot run a dense block, or None.
+
+    Args:
+        x: Its input, (N, C₀, H, W).
+        growth_weight: Of a layer's second convolution, (G, K, 3, 3); None without a bottleneck.
+    """
+    if reason := unsupported_kernels(x.device, x.dtype):
+        return reason
+    if x.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
+        return "float32 without TF32"
+    if growth_weight is None:
+        return "there are fused kernels for layers with a bottleneck alone"
+    growth_rate, bottleneck = growth_weight.shape[:2]
+    if growth_rate > WIDEST_GROWTH or bottleneck > WIDEST_BOTTLENECK:
+        return f"the fused kernels take {WIDEST_GROWTH} channels a layer, {WIDEST_BOTTLENECK} before, at most"
+    return None

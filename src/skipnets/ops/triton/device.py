@@ -1,0 +1,58 @@
+"""What every fused operation needs to know of memory and device."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+BLOCK_M, BLOCK_C = 32, 64
+"""Rows and columns of a tile of the kernels that only read and write."""
+
+PROGRAMS = 4
+"""For each multiprocessor, of those that make sums."""
+
+
+def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Triton launches on the current device."""
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        return torch.cuda.device(device)
+    return contextlib.nullcontext()
+
+
+@functools.cache
+def processors(device: torch.device) -> int:
+    """The multiprocessors of a GPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def rows_of(maps: Tensor) -> Tensor:
+    """(N, C, H, W) as rows (M, C) of one stride, without a copy where the memory allows it."""
+    n, channels, height, width = maps.shape
+    stride = maps.stride(3) if width > 1 else maps.stride(2) if height > 1 else maps.stride(0)
+    fits = (
+        (channels == 1 or maps.stride(1) == 1)
+        and stride >= channels
+        and (height == 1 or maps.stride(2) == width * stride)
+        and (n == 1 or maps.stride(0) == height * width * stride)
+    )
+    if not fits:
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        stride = channels
+    return maps.as_strided((n * height * width, channels), (stride, 1))
+
+
+def shares(rows: int, channels: int, device: torch.device) -> tuple[int, int]:
+    """For a kernel that makes sums: into how many shares the rows are cut, and the rows of each."""
+    most = max(PROGRAMS * processors(device) // triton.cdiv(channels, BLOCK_C), 1)
+    each = triton.cdiv(triton.cdiv(rows, most), BLOCK_M) * BLOCK_M
+    return triton.cdiv(rows, each), each
+
+
+def grid(matrix: Tensor, block_m: int = BLOCK_M) -> tuple[int, int]:
+    """Programs of a kernel that makes each value of this matrix on its own."""
+    return triton.cdiv(matrix.shape[0], block_m), triton.cdiv(matrix.shape[1], BLOCK_C)

@@ -1,0 +1,119 @@
+"""Chooses a kernel's tile sizes by measuring them, once for each kind of problem on each kind of card.
+
+What was chosen is kept in a file of the user's cache folder, so that the next process need not measure.
+Without a GPU (Triton's interpreter) the first candidate is taken.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import triton
+
+from skipnets.files import atomic_path
+
+logger = logging.getLogger("skipnets")
+
+Config = Mapping[str, int]
+"""A kernel's tile sizes, `num_warps`, `num_stages`, and `waves`: programs for each multiprocessor."""
+
+_WARMUP, _REPEATS = 2, 8
+
+
+class Tuner:
+    """Finds the fastest of a kernel's configurations for a problem; safe to use from several threads."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._chosen: dict[str, dict[str, int]] | None = None
+        self.timings: dict[str, list[tuple[dict[str, int], float]]] = {}
+
+    def choose(
+        self,
+        kernel: str,
+        problem: tuple[object, ...],
+        candidates: tuple[Config, ...],
+        run: Callable[[Config], object],
+        device: torch.device,
+    ) -> Config:
+        """The fastest candidate.
+
+        Args:
+            kernel: Its name.
+            problem: What the choice depends on, apart from the card.
+            candidates: To be measured, likely ones first.
+            run: Launches the kernel; what it writes must not depend on how often it is run.
+            device: Where.
+        """
+        if device.type != "cuda" or len(candidates) == 1:
+            return candidates[0]
+        key = " ".join(map(str, (kernel, *problem, *_platform(device))))
+        with self._lock:
+            chosen = self._read()
+            if key not in chosen:
+                timings = [(dict(candidate), _milliseconds(run, candidate)) for candidate in candidates]
+                self.timings[key] = timings
+                best = min(timings, key=lambda timing: timing[1])
+                if best[1] == float("inf"):
+                    raise RuntimeError(f"none of the configurations of {kernel} runs on this card")
+                chosen[key] = best[0]
+                self._write(chosen)
+            return chosen[key]
+
+    def _read(self) -> dict[str, dict[str, int]]:
+        if self._chosen is None:
+            try:
+                self._chosen = json.loads(self._path.read_text()) if self._path is not None else {}
+            except (OSError, ValueError):
+                self._chosen = {}
+        assert self._chosen is not None
+        return self._chosen
+
+    def _write(self, chosen: dict[str, dict[str, int]]) -> None:
+        if self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self._path) as temporary:
+                Path(temporary).write_text(json.dumps(chosen, indent=0))
+        except OSError as error:
+            logger.debug("the choice of kernels cannot be kept: %s", error)
+
+
+def _milliseconds(run: Callable[[Config], object], config: Config) -> float:
+    """Mean time of a run; infinite where the card cannot run it."""
+    try:
+        for _ in range(_WARMUP):
+            run(config)
+    except Exception as error:
+        logger.debug("%s cannot be run: %s", dict(config), error)
+        return float("inf")
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start.record()
+    for _ in range(_REPEATS):
+        run(config)
+    stop.record()
+    stop.synchronize()
+    return float(start.elapsed_time(stop)) / _REPEATS
+
+
+@functools.cache
+def _platform(device: torch.device) -> tuple[str, ...]:
+    """What a choice is valid for: card, Triton and these kernels."""
+    return torch.cuda.get_device_name(device).replace(" ", "-"), triton.__version__
+
+
+def cache_folder() -> Path:
+    """Where choices are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skipnets"
+
+
+TUNER = Tuner(cache_folder() / "triton.json")

@@ -1,0 +1,149 @@
+"""The fused kernels against PyTorch's operators in float64: in Triton's interpreter, or on a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skipnets.models import create_model
+from skipnets.ops import dense_block as reference
+from skipnets.ops import triton as executor
+from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters
+
+pytest.importorskip("triton")
+from skipnets.ops.triton import dense_block as fused
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+# A GPU computes float32 products in TF32.
+FLOAT32 = 5e-3 if ON_GPU else 1e-5
+pytestmark = pytest.mark.cuda if ON_GPU else []
+
+
+def make_layers(channels, growth_rate, bottleneck, count, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(count)
+
+    def normal(*size, mean=0.0):
+        return (torch.randn(size, generator=generator) * 0.3 + mean).to(DEVICE, dtype).requires_grad_()
+
+    layers = []
+    for index in range(count):
+        seen = channels + index * growth_rate
+        layers.append(
+            LayerParameters(
+                normal(seen, mean=1.0),
+                normal(seen),
+                normal(bottleneck, seen, 1, 1),
+                normal(bottleneck, mean=1.0),
+                normal(bottleneck),
+                normal(growth_rate, bottleneck, 3, 3),
+            )
+        )
+    return layers
+
+
+def doubled(layers):
+    return [LayerParameters(*(t.detach().double().requires_grad_() for t in layer)) for layer in layers]
+
+
+def assert_close(own, expected, tolerance):
+    for name, a, b in zip(
+        ("output", "statistics", "input", *["parameter"] * 99), own, expected, strict=False
+    ):
+        error = (a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-12)
+        assert error <= tolerance, (name, tuple(b.shape), error.item())
+    assert len(own) == len(expected)
+
+
+def step(block, x, plan, layers, downstream):
+    """Output, statistics and all gradients."""
+    x = x.detach().requires_grad_()
+    result = block(x, plan, layers)
+    parameters = [tensor for layer in layers for tensor in layer]
+    gradients = torch.autograd.grad(result.features, [x, *parameters], downstream.to(result.features.dtype))
+    statistics = torch.cat([*result.statistics, *(part.flatten() for part in result.bottleneck_statistics)])
+    return [result.features.detach(), statistics, *gradients]
+
+
+def compare(n, h, w, channels, growth_rate, bottleneck, count, *, keep, dtype, tolerance, order):
+    layers = make_layers(channels, growth_rate, bottleneck, count)
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, channels, h, w, generator=generator).add(0.5).to(DEVICE, dtype)
+    x = x.contiguous(memory_format=order)
+    downstream = torch.randn(n, channels + count * growth_rate, h, w, generator=generator).to(DEVICE, dtype)
+    eps = tuple(10.0 ** -(index + 2) for index in range(count))
+    own = step(fused.dense_block, x, DenseBlockPlan(eps, eps[::-1], keep, dtype), layers, downstream)
+    exact = DenseBlockPlan(eps, eps[::-1], True, torch.float64)
+    expected = step(reference.dense_block, x.double(), exact, doubled(layers), downstream.double())
+    assert_close(own, expected, tolerance)
+
+
+SIZES = [
+    (2, 5, 7, 32, 32, 128, 2),
+    (3, 4, 5, 10, 12, 48, 3),
+    (2, 3, 6, 24, 12, 36, 2),
+    (1, 1, 5, 7, 5, 10, 2),
+    (2, 5, 1, 16, 16, 128, 1),
+    (9, 1, 1, 3, 2, 8, 2),
+]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+def test_equals_the_reference(size, keep):
+    order = torch.channels_last if keep else torch.contiguous_format
+    compare(*size, keep=keep, dtype=torch.float32, tolerance=FLOAT32, order=order)
+
+
+@pytest.mark.slow
+@settings(max_examples=25)
+@given(
+    st.tuples(
+        st.integers(1, 4),
+        st.integers(1, 7),
+        st.integers(1, 7),
+        st.integers(1, 40),
+        st.integers(1, 20),
+        st.integers(1, 40),
+        st.integers(1, 3),
+    ).filter(lambda size: size[0] * size[1] * size[2] > 1)
+)
+def test_equals_the_reference_at_any_size(size):
+    compare(*size, keep=True, dtype=torch.float32, tolerance=10 * FLOAT32, order=torch.channels_last)
+
+
+def test_half_precision_is_as_near_as_its_digits_allow():
+    size, order = (2, 5, 7, 32, 32, 64, 2), torch.channels_last
+    compare(*size, keep=True, dtype=torch.float16, tolerance=3e-2, order=order)
+
+
+@pytest.mark.parametrize(("name", "size"), [("densenet_bc40_k12", 8), ("densenet121", 20)])
+def test_a_network_trains_through_the_kernels(monkeypatch, name, size):
+    """A whole DenseNet with either stem: gradients and running statistics."""
+    if not ON_GPU:
+        monkeypatch.setattr(executor, "unavailable", lambda _: None)
+        monkeypatch.setattr(torch.Tensor, "is_cpu", False, raising=False)
+    options = {"block_config": (2, 2), "growth_rate": 4, "num_classes": 3}
+    model = create_model(name, **options).to(DEVICE).train()
+    expected = create_model(name, **options).to(DEVICE).double().train()
+    expected.load_state_dict(model.state_dict())
+    model.set_block_execution("linear")
+    expected.set_block_execution("plain")
+    images = torch.randn(3, 3, size, size, device=DEVICE)
+    model(images).square().sum().backward()
+    expected(images.double()).square().sum().backward()
+    own = [*(p.grad for p in model.parameters()), *model.buffers()]
+    assert_close(own, [*(p.grad for p in expected.parameters()), *expected.buffers()], 100 * FLOAT32)
+
+
+def test_says_why_it_steps_aside():
+    weight = torch.zeros(32, 128, 3, 3)
+    assert executor.unsupported_block(torch.zeros(1), weight) == "there are fused kernels for CUDA alone"
+    if ON_GPU:
+        x = torch.zeros(2, 3, 4, 4, device=DEVICE)
+        assert executor.unsupported_block(x, weight) is None
+        assert "bottleneck" in executor.unsupported_block(x, None)
+        assert "float64" in executor.unsupported_block(x.double(), weight)
+        assert "at most" in executor.unsupported_block(x, torch.zeros(65, 4, 3, 3))
