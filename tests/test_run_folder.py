@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.helpers.results import make_answers, write_results
+from tests.helpers.results import make_predictions, write_results
 
 from skipnets import run_folder
 from skipnets.errors import UserError
 
 
 def test_metrics_are_read_back(tmp_path: Path) -> None:
-    folder = write_results(tmp_path, *make_answers(0, 30, 1.0))
+    folder = write_results(tmp_path, *make_predictions(0, 30, 1.0))
     metrics = run_folder.read_evaluation(folder)
     assert metrics == json.loads((folder / "evaluation.json").read_text())
     # Version 0.1 had another word for images.

@@ -1,4 +1,4 @@
-"""The speed table: fair turns, equal outputs before any timing, and figures that follow from the times."""
+"""The speed table: fair turns, equal outputs before any timing, and ratios that follow from the times."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from skipnets.errors import UserError
 from skipnets.evaluation.reliability import reliability
 from skipnets.report import page as page_module
 from skipnets.report import write_report
-from skipnets.report.gallery import confusion_cells, least_certain
+from skipnets.report.gallery import confusion_cells, least_confident_correct
 from skipnets.report.gallery import most_confident_mistakes as mistakes
 from skipnets.report.results import read_results
 from skipnets.training.run import Run
@@ -141,7 +141,7 @@ def test_everything_is_there(page: Page, hostile_run: Run) -> None:
     # One alone where no temperature fits, which is said in a sentence that begins otherwise.
     diagrams = sum(page.texts.count(f"{when} temperature scaling") for when in ("Before", "After"))
     assert page.tags.count("svg") == 3 + diagrams + 2 + len(set(results.labels))
-    wrong, right = mistakes(results), least_certain(results)
+    wrong, right = mistakes(results), least_confident_correct(results)
     behind = sum(len(cell.shown) for cell in confusion_cells(results))
     assert page.tags.count("img") == 3 * len(wrong) + 2 * len(right) + behind
 

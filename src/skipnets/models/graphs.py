@@ -1,4 +1,4 @@
-"""The graphs of DenseNets and ResNets, from their configurations. Nothing here needs torch.
+"""Graphs of DenseNets and ResNets from their configurations. Nothing here needs torch.
 
 Shapes: C channels, k growth rate.
 """
