@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
 
-__all__ = ["Classifier", "Prediction", "describe", "load", "softmax"]
+__all__ = ["Classifier", "Prediction", "as_classifier", "describe", "load", "softmax"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,6 +384,19 @@ def load(
     except TensorsDoNotFitError as error:
         raise UserError(f"{file.path}: {error}") from error
     return _classifier(description, engine, file.path)
+
+
+def as_classifier(
+    model: str | os.PathLike[str] | Classifier,
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+) -> Classifier:
+    """The classifier that a function was given: itself, or what `load` opens at a path."""
+    if isinstance(model, Classifier):
+        return model
+    return load(model, runtime=runtime, device=device, threads=threads)
 
 
 def _classifier(

@@ -94,6 +94,20 @@ def test_metrics_equal_those_of_the_evaluation(tmp_path: Path) -> None:
     ]
 
 
+def test_intervals_have_a_width_where_no_answer_is_wrong(tmp_path: Path) -> None:
+    logits, labels = make_predictions(0, 60, 1.0)
+    perfect = write_results(tmp_path / "perfect", 20 * np.eye(3)[labels], labels)
+    comparison = compare([write_results(tmp_path / "a", logits, labels), perfect], resamples=50)
+    for metric in comparison.metrics:
+        low, high = metric.intervals[1] or (0, 0)
+        if metric.name in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
+            assert 0.8 < low < high == metric.values[1] == 1
+    [note] = [note for note in comparison.notes if "Newcombe" in note]
+    assert note.startswith(
+        "perfect: every resample gives the same balanced accuracy, mean F1, mean AUROC: the interval shown"
+    )
+
+
 def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
     logits, labels = make_predictions(0, 60, 1.0)
     a, b = write_results(tmp_path / "x/a", logits, labels), write_results(tmp_path / "y/a", logits, labels)

@@ -46,7 +46,7 @@ class Speed:
         candidate: Name of the candidate.
         baseline: Whether it is a baseline, available without this project.
         precision: "fp32" or "int8".
-        batch: Images per call.
+        batch_size: Images per call.
         seconds: Median time of a call.
         quartiles: Lower and upper quartile of the times.
         calls: Time of every call, one per round.
@@ -59,7 +59,7 @@ class Speed:
     candidate: str
     baseline: bool
     precision: str
-    batch: int
+    batch_size: int
     seconds: float
     quartiles: tuple[float, float]
     calls: tuple[float, ...]
@@ -108,14 +108,14 @@ class SpeedTable(Display):
             {name: "left" if name == "candidate" else "right" for name in headings},
             (
                 [
-                    str(row.batch),
+                    str(row.batch_size),
                     row.candidate,
                     f"{1000 * row.seconds:.1f}",
                     f"{1000 * row.quartiles[0]:.1f}–{1000 * row.quartiles[1]:.1f}",
                     "" if row.ratio is None else f"{row.ratio:.2f}",
                     f"{row.limit_share:.0%}",
                 ]
-                for row in sorted(self.rows, key=lambda row: (row.batch, row.seconds))
+                for row in sorted(self.rows, key=lambda row: (row.batch_size, row.seconds))
             ),
             title=(
                 f"{self.model}, images of {height}×{width}: {self.macs / 1e6:,.0f} million MACs\n"
@@ -125,20 +125,20 @@ class SpeedTable(Display):
         )
         return [table]
 
-    def _row(self, candidate: str, batch: int) -> Speed:
+    def _row(self, candidate: str, batch_size: int) -> Speed:
         for row in self.rows:
-            if (row.candidate, row.batch) == (candidate, batch):
+            if (row.candidate, row.batch_size) == (candidate, batch_size):
                 return row
-        raise KeyError((candidate, batch))
+        raise KeyError((candidate, batch_size))
 
-    def ratio(self, candidate: str, other: str, batch: int) -> float:
+    def ratio(self, candidate: str, other: str, batch_size: int) -> float:
         """Ratio of one candidate's time to another's, by `Timing.ratio`.
 
         Raises:
             KeyError: If one was not measured.
         """
-        return Timing(seconds=self._row(candidate, batch).calls).ratio(
-            Timing(seconds=self._row(other, batch).calls)
+        return Timing(seconds=self._row(candidate, batch_size).calls).ratio(
+            Timing(seconds=self._row(other, batch_size).calls)
         )
 
 
@@ -169,17 +169,15 @@ def compare_speeds(
     Raises:
         UserError: For impossible options, or if the outputs of two candidates differ.
     """
-    from skipnets.classifier import Classifier, load
+    from skipnets.classifier import as_classifier
     from skipnets.deploy.candidates import candidates_for, exported_candidate
 
     if not batch_sizes or min(batch_sizes) < 1:
         raise UserError(f"batch_size={list(batch_sizes)}: must be at least 1")
     threads = threads or os.cpu_count() or 1
-    if isinstance(model, Classifier):
-        classifier = model
-    else:
-        runtime = "torch" if export_format(model) is None else "auto"
-        classifier = load(model, runtime=runtime, device="cpu", threads=threads)
+    # PyTorch has the weights that the other runtimes are made of; an export runs in its own.
+    runtime = "auto" if isinstance(model, str | os.PathLike) and export_format(model) is not None else "torch"
+    classifier = as_classifier(model, runtime=runtime, device="cpu", threads=threads)
     if classifier.export is not None:
         candidates = [exported_candidate(classifier)]
     else:
@@ -195,8 +193,8 @@ def compare_speeds(
     rate = _sgemm_rate(threads)
     rows = [
         row
-        for batch in batch_sizes
-        for row in _measure(candidates, classifier, batch, seconds=seconds, limit=total_macs * batch / rate)
+        for size in batch_sizes
+        for row in _measure(candidates, classifier, size, seconds=seconds, limit=total_macs * size / rate)
     ]
     return SpeedTable(
         model=str(classifier.path or classifier.architecture["name"]),
@@ -220,10 +218,10 @@ def machine(threads: int) -> dict[str, str]:
 
 
 def _measure(
-    candidates: Sequence[Candidate], classifier: Classifier, batch: int, *, seconds: float, limit: float
+    candidates: Sequence[Candidate], classifier: Classifier, batch_size: int, *, seconds: float, limit: float
 ) -> list[Speed]:
     """Time all candidates at one batch size."""
-    images = _images(classifier, batch)
+    images = _images(classifier, batch_size)
     _require_equal(candidates, images)
     timings = alternate({each.name: partial(each.predict, images) for each in candidates}, seconds=seconds)
     baselines = [timings[each.name] for each in candidates if each.baseline and each.precision == "fp32"]
@@ -233,7 +231,7 @@ def _measure(
             candidate=each.name,
             baseline=each.baseline,
             precision=each.precision,
-            batch=batch,
+            batch_size=batch_size,
             seconds=timings[each.name].median,
             quartiles=timings[each.name].quartiles,
             calls=timings[each.name].seconds,
@@ -244,10 +242,10 @@ def _measure(
     ]
 
 
-def _images(classifier: Classifier, batch: int) -> NDArray[Any]:
+def _images(classifier: Classifier, batch_size: int) -> NDArray[Any]:
     height, width = classifier.preprocessing.size
     pixels = np.random.default_rng(0).integers(
-        0, 256, (batch, height, width, classifier.preprocessing.channels), dtype=np.uint8
+        0, 256, (batch_size, height, width, classifier.preprocessing.channels), dtype=np.uint8
     )
     return (
         np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

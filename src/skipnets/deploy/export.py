@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from skipnets.classifier import Classifier, load
+from skipnets.classifier import Classifier, as_classifier, load
 from skipnets.data.sources import ImageDataset
 from skipnets.deploy.graph import (
     onnx_graph,
@@ -130,7 +130,7 @@ def export_model(
         assert calibration is not None
         dataset = open_calibration(calibration, classifier.classes)
         quantization = Quantization(dataset=dataset, max_drop=max_drop)
-    exporter = _Exporter(
+    exporter = Exporter(
         classifier=classifier,
         input_type=input_type,
         check=check_images(classifier, calibration if check is None else check),
@@ -142,7 +142,7 @@ def export_model(
     return _write_fastest(exporter, final)
 
 
-class _Exporter:
+class Exporter:
     """Traces the network once, and writes it in any format."""
 
     def __init__(
@@ -205,7 +205,7 @@ class _Exporter:
         return json.dumps(metadata, ensure_ascii=False, allow_nan=False)
 
 
-def _write_fastest(exporter: _Exporter, final: Path) -> Export:
+def _write_fastest(exporter: Exporter, final: Path) -> Export:
     """Write all candidates, time them on one image, and keep the fastest."""
     exporter_options = [False] if exporter.quantization is None else [False, True]
     # In the same folder, so that the chosen one is renamed and not copied.
@@ -273,15 +273,14 @@ def _check_options(
 
 def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:
     """The classifier to be exported, in torch on the CPU."""
-    if not isinstance(model, Classifier):
-        if export_format(model) is not None:
-            raise UserError(f"{model} is an export: export the model file that it was made from")
-        model = load(model, runtime="torch", device="cpu")
-    if model.export is not None:
-        raise UserError(f"{model.path} is an export: export the model file that it was made from")
-    if not model.classes:
-        raise UserError(f"{model.path or 'this classifier'} has no classes to predict")
-    return model
+    if not isinstance(model, Classifier) and export_format(model) is not None:
+        raise UserError(f"{model} is an export: export the model file that it was made from")
+    classifier = as_classifier(model, runtime="torch", device="cpu")
+    if classifier.export is not None:
+        raise UserError(f"{classifier.path} is an export: export the model file that it was made from")
+    if not classifier.classes:
+        raise UserError(f"{classifier.path or 'this classifier'} has no classes to predict")
+    return classifier
 
 
 def _output(classifier: Classifier, output: str | os.PathLike[str] | None, file_format: str) -> Path:

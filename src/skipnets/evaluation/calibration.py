@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.classifier import Classifier, softmax
+from skipnets.classifier import Classifier, as_classifier, softmax
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, needs_extra
 
@@ -107,7 +107,7 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
 
 
 def calibrate(
-    classifier: Classifier,
+    model: str | os.PathLike[str] | Classifier,
     data: ImageDataset | str | os.PathLike[str] | None = None,
     *,
     split: str | None = None,
@@ -116,13 +116,13 @@ def calibrate(
     download: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Calibration:
-    """Fit a classifier's temperature on images that it was not trained on, and set it on the classifier.
+    """Fit a classifier's temperature on images that it was not trained on.
 
-    Its probabilities are calibrated from then on, and `classifier.save(path)` stores the temperature. Its
-    provenance gets an entry "calibration".
+    A classifier gets the temperature, and an entry "calibration" in its provenance: its probabilities are
+    calibrated from then on, and `classifier.save(path)` stores the temperature. Files are not changed.
 
     Args:
-        classifier: From `skipnets.load`.
+        model: A classifier, a model file, a run folder or an export.
         data: As for `evaluate`; None uses the data of the classifier's own run.
         split: None uses "val", or all of the data if they are not split.
         batch_size: Images per forward pass.
@@ -133,6 +133,7 @@ def calibrate(
     Raises:
         UserError: If the classifier was trained on these images, no temperature fits, or `evaluate` fails.
     """
+    classifier = as_classifier(model)
     if split is None:
         split = _held_out_split(classifier, data, download)
     evaluation = evaluate(

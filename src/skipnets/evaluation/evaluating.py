@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets import run_folder
-from skipnets.classifier import Classifier, softmax
+from skipnets.classifier import Classifier, as_classifier, softmax
 from skipnets.data.contents import Content, contents
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.named import NAMED_SETS
@@ -191,7 +191,7 @@ class Evaluation(Display):
 
 
 def evaluate(
-    classifier: Classifier,
+    model: str | os.PathLike[str] | Classifier,
     data: ImageDataset | str | os.PathLike[str] | None = None,
     *,
     split: str = "test",
@@ -206,7 +206,7 @@ def evaluate(
     cannot be read are listed and left out of the metrics.
 
     Args:
-        classifier: From `skipnets.load`.
+        model: A model file, a run folder, an export, or a classifier.
         data: A folder, a manifest, a named set, or an open dataset; None uses the data of the classifier's
             own run. If these are the run's data (the same folder, or nine tenths of its images by content),
             the run's splits are used; other data without splits are all "test".
@@ -221,11 +221,12 @@ def evaluate(
             classifier does not have.
 
     Examples:
-        >>> evaluation = evaluate(skipnets.load("runs/cats"))
+        >>> evaluation = evaluate("runs/cats")
         >>> evaluation.metrics.accuracy, evaluation.warnings
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be at least 1")
+    classifier = as_classifier(model)
     record = _run_record(classifier)
     dataset, runs_own = _find(classifier, record, data, download)
     chosen = dataset.split(split)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.classifier import Classifier
+from skipnets.classifier import Classifier, as_classifier
 from skipnets.errors import UserError, class_hint, needs_extra
 
 with needs_extra("explain"):  # Before torch, which the same extra brings.
@@ -97,7 +97,7 @@ def resized(image: Image.Image, scale: float) -> Image.Image:
 
 
 def explain(
-    classifier: Classifier,
+    model: str | os.PathLike[str] | Classifier,
     images: Sequence[Any],
     *,
     classes: Sequence[str] | None = None,
@@ -107,7 +107,7 @@ def explain(
     """Compute which parts of each image contribute to a class.
 
     Args:
-        classifier: A classifier that runs in PyTorch.
+        model: A model file, a run folder, or a classifier that runs in PyTorch.
         images: Paths, PIL images or arrays.
         classes: Classes to explain; None explains each image's most probable class.
         method: "gradcam" (Selvaraju et al. 2017, arXiv 1610.02391): the maps of a stage, weighted by how much
@@ -126,6 +126,7 @@ def explain(
     """
     if method not in METHODS:
         raise UserError(f"method={method}: must be one of {', '.join(METHODS)}")
+    classifier = as_classifier(model, runtime="torch")
     for label in classes or ():
         if label not in classifier.classes:
             raise UserError(f"classes={label}: {class_hint(label, classifier.classes)}")

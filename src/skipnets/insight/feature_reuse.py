@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skipnets.classifier import Classifier
+from skipnets.classifier import Classifier, as_classifier
 from skipnets.data.preprocessing import ImageDecodeError
 from skipnets.errors import UserError, needs_extra
 from skipnets.files import atomic_path
@@ -228,26 +228,28 @@ class ResidualReuse:
 Reuse = DenseReuse | ResidualReuse
 
 
-def reuse(classifier: Classifier, images: Sequence[Any] | None = None) -> Reuse:
+def reuse(model: str | os.PathLike[str] | Classifier, images: Sequence[Any] | None = None) -> Reuse:
     """Measure how a trained network uses its connections.
 
     Args:
-        classifier: A classifier that runs in PyTorch.
+        model: A model file, a run folder, or a classifier that runs in PyTorch.
         images: Paths, PIL images or arrays, if `needs_images` is true; dense blocks need none.
 
     Raises:
         UserError: If residual branches are to be measured and no image can be read, or if the network has
             neither dense nor residual blocks.
     """
-    model = classifier.model
-    graph = network_graph(model.config)
+    classifier = as_classifier(model, runtime="torch")
+    network = classifier.model
+    name = network.config.name
+    graph = network_graph(network.config)
     if _scopes(graph, "dense block"):
-        return DenseReuse(name=model.config.name, blocks=tuple(_dense_blocks(model, graph)))
+        return DenseReuse(name=name, blocks=tuple(_dense_blocks(network, graph)))
     if not _scopes(graph, "residual block"):
-        raise UserError(f"{model.config.name} has neither dense nor residual blocks")
+        raise UserError(f"{name} has neither dense nor residual blocks")
     if not images:
-        raise UserError(f"images: must name at least one, to measure the branches of {model.config.name} on")
-    return _residual_blocks(classifier, model, graph, images)
+        raise UserError(f"images: must name at least one, to measure the branches of {name} on")
+    return _residual_blocks(classifier, network, graph, images)
 
 
 def needs_images(classifier: Classifier) -> bool:

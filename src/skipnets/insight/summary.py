@@ -93,17 +93,13 @@ class Summary(Display):
 
     def to_rich(self, depth: int | None = None) -> RenderableType:
         """Three tables for `rich.print`."""
-        layers = Table(title=self._headline(), title_justify="left", box=None, pad_edge=False)
-        for heading, right, _ in _COLUMNS:
-            layers.add_column(heading, justify="right" if right else "left", no_wrap=True)
+        layers = _empty_table(self._headline(), _COLUMNS)
         for layer in self.rows(depth):
             open_container = layer.parts and (depth is None or layer.depth < depth)
             cells = [text(layer) for _, _, text in _COLUMNS]
             indented = "  " * (layer.depth - 1) + _short_path(layer)
             layers.add_row(indented, *cells[1:], style="dim" if open_container else None)
-        stages = Table(title="\nFeature maps", title_justify="left", box=None, pad_edge=False)
-        for heading, right, _ in _STAGE_COLUMNS:
-            stages.add_column(heading, justify="right" if right else "left", no_wrap=True)
+        stages = _empty_table("\nFeature maps", _STAGE_COLUMNS)
         for stage in self.stages:
             stages.add_row(*(text(stage) for _, _, text in _STAGE_COLUMNS))
         totals = Table(title="\nTotals", title_justify="left", show_header=False, box=None, pad_edge=False)
@@ -323,6 +319,13 @@ _STAGE_COLUMNS: tuple[Column, ...] = (
     ("step", True, lambda stage: "" if stage.step is None else str(stage.step)),
     ("receptive field", True, lambda stage: _pixels(stage.receptive_field)),
 )
+
+
+def _empty_table(title: str, columns: Sequence[Column]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading, right, _ in columns:
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    return table
 
 
 def _markdown_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:

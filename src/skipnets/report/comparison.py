@@ -161,23 +161,23 @@ class Comparison(Display):
 
 
 def compare(
-    folders: Sequence[str | os.PathLike[str]], *, resamples: int = RESAMPLES, seed: int = 0
+    runs: Sequence[str | os.PathLike[str]], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Comparison:
     """Compare runs with the first of them.
 
     Args:
-        folders: Two or more run folders, or folders that `skipnets evaluate --output` wrote.
+        runs: Two or more run folders, or folders that `skipnets evaluate --output` wrote.
         resamples: B; a p-value of the bootstrap is at least 2 / (B + 1).
         seed: Seed of the bootstrap.
 
     Raises:
         UserError: If there are fewer than two, one has no predictions, or images or classes differ.
     """
-    if len(folders) < 2:
-        raise UserError(f"runs: must name at least two, not {len(folders)}")
+    if len(runs) < 2:
+        raise UserError(f"runs: must name at least two, not {len(runs)}")
     if resamples < 1:
         raise UserError(f"resamples={resamples}: must be at least 1")
-    first, *others = [read_results(folder) for folder in folders]
+    first, *others = [read_results(run) for run in runs]
     every = [first, *(_aligned(first, other) for other in others)]
     names = _names([results.folder for results in every])
     labels = first.labels
@@ -207,7 +207,8 @@ def compare(
                 name=metric,
                 values=tuple(each[metric] for each in values),
                 intervals=tuple(
-                    _interval(metric, results, sample) for results, sample in zip(every, samples, strict=True)
+                    metric_interval(metric, each, labels, sample)
+                    for each, sample in zip(probabilities, samples, strict=True)
                 ),
             )
             for metric in metrics
@@ -271,6 +272,17 @@ def _at_the_edge(metric: str, sample: dict[str, Any]) -> bool:
     )
 
 
+def edge_note(sample: dict[str, Any]) -> str | None:
+    """What a reader must know where `metric_interval` has not taken the resamples; None where it has."""
+    metrics = [_TITLES[metric] for metric in sample if _at_the_edge(metric, sample)]
+    if not metrics:
+        return None
+    return (
+        f"every resample gives the same {listed(metrics)}: the interval shown combines those of the classes "
+        "(Wilson, Newcombe), not the bootstrap's"
+    )
+
+
 def _interval_at_the_edge(
     metric: str, probabilities: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> Interval:
@@ -289,10 +301,6 @@ def _interval_at_the_edge(
     if probabilities.shape[1] == 2:  # both classes have the same curve, so their areas are one estimate
         return own[0]
     return mean_interval(areas, own)
-
-
-def _interval(metric: str, results: Results, sample: dict[str, Any]) -> tuple[float, float] | None:
-    return metric_interval(metric, results.probabilities, results.labels, sample)
 
 
 def _against_first(
@@ -407,12 +415,9 @@ def _notes(every: Sequence[Results], names: Sequence[str], samples: Sequence[dic
                 "names and labels of the images are the same"
             )
         notes += [f"{name}: {warning}" for warning in evaluation.get("warnings", ())]
-    for name, sample in zip(names, samples, strict=True):
-        if edges := [_TITLES[metric] for metric in sample if _at_the_edge(metric, sample)]:
-            notes.append(
-                f"{name}: no prediction is wrong, so the intervals of {' and '.join(edges)} are not the "
-                "bootstrap's but combine those of the classes (Wilson, Newcombe)"
-            )
+    notes += [
+        f"{name}: {note}" for name, sample in zip(names, samples, strict=True) if (note := edge_note(sample))
+    ]
     if len(every) > 2:
         notes.append(
             f"p-values are adjusted (Holm) for {len(every) - 1} comparisons with {names[0]} in each metric"

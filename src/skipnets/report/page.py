@@ -36,7 +36,7 @@ from skipnets.evaluation.reliability import reliability
 from skipnets.files import atomic_path
 from skipnets.report import charts
 from skipnets.report.bootstrap import resample
-from skipnets.report.comparison import metric_interval
+from skipnets.report.comparison import edge_note, metric_interval
 from skipnets.report.gallery import (
     ALL_CELLS,
     GALLERY,
@@ -90,7 +90,7 @@ def write_report(
     have moved or been deleted, the report is written without them.
 
     Args:
-        run: A run folder whose training is finished.
+        run: A run folder or a `skipnets.training.Run` whose training is finished.
         output: An HTML file; None uses `report.html` in the run folder.
         device: Device on which Grad-CAM runs.
         threads: CPU threads that compute; None leaves it to PyTorch.
@@ -137,6 +137,7 @@ def _page(
     images, moved = _images(classifier, results)
     thumbnails = Thumbnails(results, images, classifier)
     metrics = measure(results.logits, results.labels, temperature=results.temperature)
+    [sample] = resample([results.probabilities], results.labels, resamples=RESAMPLES, seed=0)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("skipnets.report", "."),
         autoescape=True,
@@ -147,7 +148,8 @@ def _page(
     environment.filters |= {"share": _share, "number": _decimal, "area": _area}
     return environment.get_template("page.html.jinja").render(
         about=_about(run, results, thumbnails, moved),
-        tiles=_tiles(results, metrics),
+        tiles=_tiles(results, metrics, sample),
+        edge_note=edge_note(sample),
         classes=_classes(results, metrics),
         learning=_learning(run),
         confusion=_confusion(results, metrics, thumbnails, progress),
@@ -225,10 +227,9 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
     }
 
 
-def _tiles(results: Results, metrics: Metrics) -> list[dict[str, Any]]:
+def _tiles(results: Results, metrics: Metrics, sample: dict[str, Any]) -> list[dict[str, Any]]:
     """Metrics at the top of the page, each with its interval."""
     formats = {"percent": _share, "number": _decimal, "area": _area}
-    [sample] = resample([results.probabilities], results.labels, resamples=RESAMPLES, seed=0)
     tiles = []
     for name, (title, format_name, meaning) in _METRICS.items():
         value = getattr(metrics, name)

@@ -66,6 +66,10 @@ class Run(Display):
 
     folder: Path
 
+    def __fspath__(self) -> str:
+        """The folder, so that whatever takes the path of a run takes a run."""
+        return str(self.folder)
+
     @property
     def config_file(self) -> Path:
         """The resolved configuration, a YAML file."""
