@@ -64,7 +64,7 @@ def export(
         max_drop=max_drop,
     )
     if json:
-        print_json(result.to_dict())
+        print_json({**result.to_dict(), "written": [str(result.path)]})
         return
     compared = result.check
     rows = {

@@ -64,7 +64,8 @@ def predict(
     if output is not None:
         write_table(output, _columns(rows, min(top_k, len(classifier.classes))))
     if json:
-        print_json([asdict(row) for row in rows])
+        written = [] if output is None else [str(output)]
+        print_json({"predictions": [asdict(row) for row in rows], "written": written})
     elif output is None:
         _print(rows)
     else:
