@@ -503,7 +503,7 @@ class TestPredict:
         [
             ({"top_k": 0}, "top_k=0: must be at least 1"),
             ({"batch_size": 0}, "batch_size=0: must be at least 1"),
-            ({"workers": -1}, "workers=-1: must be at least 0"),
+            ({"workers": 0}, "workers=0: must be at least 1"),
         ],
     )
     def test_impossible_options(self, classifier: Classifier, options: dict[str, int], words: str) -> None:

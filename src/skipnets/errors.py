@@ -118,6 +118,17 @@ def _origin() -> tuple[str, str | None, bool]:
     return "", None, False
 
 
+def check_at_least_1(**options: int | None) -> None:
+    """Check counts; None stands for a default.
+
+    Raises:
+        UserError: If one is below 1; it names the option.
+    """
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value}: must be at least 1")
+
+
 def near_matches(wrong: str, names: Iterable[str]) -> str:
     """Suggestions to append to a message: "; did you mean a, b?", or "" if no name is close."""
     near = difflib.get_close_matches(wrong, list(names), n=3, cutoff=0.5)

@@ -53,7 +53,7 @@ CASES = {
     "one class": (["train", "one-class", "--out", "out"], ["one-class", "only", "one class"]),
     "a class too small to split": (["train", "few", "--out", "out"], ["few", '"one"', "at least 3"]),
     "missing data": (["train", "nowhere", "--out", "out"], ["nowhere", "no such folder"]),
-    "no data": (["train", "--out", "out"], ["data: must be given"]),
+    "no data": (["train", "--out", "out"], ["DATA must be given"]),
     "no run folder": (["train", "photos"], ["--out must be given"]),
     "a missing model file": (
         ["predict", "none.safetensors", "photos"],
@@ -103,14 +103,17 @@ CASES = {
     "an unknown split": (["evaluate", "run", "--split", "tset"], ["tset", "test"]),
     "an unknown table format": (
         ["predict", "run", "photos", "--output", "out.xlsx"],
-        ["out.xlsx", ".parquet, .csv, .jsonl"],
+        ["--output=out.xlsx: must end in .parquet, .csv or .jsonl"],
     ),
     "an unknown runtime": (["predict", "run", "photos", "--runtime", "tensorrt"], ["tensorrt"]),
     "an unknown device": (["predict", "run", "photos", "--device", "abacus"], ["abacus"]),
     "no ranking": (["predict", "run", "photos", "--top-k", 0], ["--top-k=0: must be at least 1"]),
     "no model matches": (["models", "vgg*"], ["vgg*"]),
     "no such model": (["summary", "densnet121"], ["densnet121", "did you mean densenet121"]),
-    "too small images": (["summary", "densenet121", "--input-size", 8], ["8×8", "29×29"]),
+    "too small images": (
+        ["summary", "densenet121", "--input-size", 8],
+        ["--input-size=8: must be at least 29 for densenet121"],
+    ),
     "fit without memory": (["summary", "resnet18", "--batch-size", "fit"], ["--memory", "16GiB"]),
     "memory that is none": (
         ["summary", "resnet18", "--batch-size", "fit", "--memory", "much"],

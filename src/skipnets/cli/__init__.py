@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import cyclopts
 
-from skipnets.errors import UserError, near_matches, needs_extra
+from skipnets.errors import MissingExtraError, UserError, near_matches, needs_extra
 
 __all__ = ["COMMANDS", "main", "make_app"]
 
@@ -91,6 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except cyclopts.CycloptsError as error:
         _print_error(_parsing_error(error, words))
         return 2
+    except MissingExtraError as error:
+        _print_error(str(error))
+        return 2
     except UserError as error:
         _print_error(_as_typed(str(error), words))
         return 2
@@ -126,7 +129,7 @@ def _parsing_error(error: cyclopts.CycloptsError, words: Sequence[str]) -> str:
     name = error.argument.name if error.argument is not None else ""
     if isinstance(error, cyclopts.CoercionError) and error.token is not None:
         choices = re.search(r"Choose from: (.*)", text)
-        kinds = {int: "must be a whole number", float: "must be a number"}
+        kinds: dict[object, str] = {int: "must be a whole number", float: "must be a number"}
         right = (
             f"must be one of {choices[1]}".replace('"', "") if choices else kinds.get(error.target_type, text)
         )
@@ -151,7 +154,7 @@ def _parsing_error(error: cyclopts.CycloptsError, words: Sequence[str]) -> str:
 
 
 def _as_typed(message: str, words: Sequence[str]) -> str:
-    """Name options and values in a library's error as they are typed: "--batch-size=0: must be at least 1"."""
+    """Name options and values in an error as they are typed: "--batch-size=0: must be at least 1"."""
     if not words or words[0] not in COMMANDS:
         return message
     arguments = make_app(words[0])[words[0]].assemble_argument_collection()
@@ -167,15 +170,26 @@ def _as_typed(message: str, words: Sequence[str]) -> str:
 
     match = re.match(r"([a-z]\w*)(?:=(.*?))?: ?(.*)", message, re.DOTALL)
     if match is not None and (option := typed(match[1])):
-        value, rest = match[2], re.sub(r"'([\w.-]+)'", r"\1", match[3]).replace("None", "none")
+        value, rest = match[2], re.sub(r"'([\w.-]+)'", r"\1", re.sub(r"\bNone\b", "none", match[3]))
         if value is None:
             start = f"{option} {rest}" if rest.startswith("must") else f"{option}: {rest}"
         else:
             start = f"{option}={_typed_value(value)}: {rest}"
         message = start
+    message = _name_commands_of_hints(message, names)
     return re.sub(
         r"(?<![\w./-])([a-z]\w*)=(?!\.\.\.)", lambda found: f"{typed(found[1]) or found[1]}=", message
     )
+
+
+def _name_commands_of_hints(message: str, names: set[str]) -> str:
+    """Say which commands have the options that a message on data recommends, if this one does not."""
+    from skipnets.data.options import DataOptions
+
+    options = {f"--{field.replace('_', '-')}" for field in DataOptions.__dataclass_fields__}
+    if lacking := sorted(options.intersection(re.findall(r"(?<= )--[a-z-]+", message)) - names):
+        return f"{message} ({', '.join(lacking)}: of skipnets train, data, evaluate, calibrate and reuse)"
+    return message
 
 
 def _typed_value(text: str) -> str:

@@ -272,7 +272,7 @@ def save_reuse(found: Reuse, output: str | os.PathLike[str]) -> tuple[Path, Path
     """
     path = Path(output)
     if path.suffix.lower() not in FORMATS:
-        raise UserError(f"output: {path} must end in {', '.join(FORMATS)}")
+        raise UserError(f"output={path}: must end in {', '.join(FORMATS)}")
     table = path.with_suffix(".csv")
     rows = list(found.rows())
     with atomic_path(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -41,15 +41,11 @@ class Architecture:
         Raises:
             UserError: If images of this size are too small for the network.
         """
-        height, width = (wanted, wanted) if isinstance(wanted, int) else wanted or self.input_size
-        if min(height, width) < 1:
-            raise UserError(f"input_size={height}×{width}: must be at least 1")
+        wanted = self.input_size if wanted is None else wanted
+        height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
         smallest = self.config.smallest_size
         if min(height, width) < smallest:
-            raise UserError(
-                f"input_size={height}×{width}: too small for {self.config.name}, "
-                f"the smallest that works is {smallest}×{smallest}"
-            )
+            raise UserError(f"input_size={wanted}: must be at least {smallest} for {self.config.name}")
         return height, width
 
 
@@ -77,8 +73,8 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
     if not Path(source).exists():
         name = os.fspath(source)
         raise UserError(
-            f'"{name}" is not a model file, run folder or model name{near_matches(name, REGISTRY)} '
-            "(skipnets models lists all)"
+            f"model={name}: must be a model file, a run folder or a model's name"
+            f"{near_matches(name, REGISTRY)} (skipnets models lists all)"
         )
     description = describe(source)
     height, width = description["preprocessing"]["size"]

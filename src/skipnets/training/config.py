@@ -282,7 +282,9 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
             f"{path}: cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
         ) from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {one_line(error)}") from None
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark is not None else f"{path}"
+        raise UserError(f"{where}: not YAML ({getattr(error, 'problem', None) or one_line(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f'{path}: must be a mapping of options, such as "data: digits"')
     try:
