@@ -100,7 +100,7 @@ def test_a_missing_extra_says_what_to_install(
         if module.startswith("skipnets.serve."):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, library, None)
-    assert main(["serve", str(colors_onnx)]) == 2
+    assert main(["serve", str(colors_onnx), "--port", "0"]) == 2
     assert capsys.readouterr().err == f"skipnets: {missing_extra('serve')}\n"
 
 
