@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import Description
-from skipnets.errors import UserError, check_at_least_1, listed
+from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
 from skipnets.models.registry import config_to_dict
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
@@ -363,6 +363,7 @@ def load(
         UserError: If there is no model file, it is truncated, damaged, from a newer version or of another
             type, or cannot run here.
     """
+    check_path("path", path)
     if export_format(path) is not None:
         opened = open_exported(path, runtime=runtime, device=device, threads=threads)
         description = Description.from_metadata(opened.path, opened.metadata)
@@ -392,6 +393,7 @@ def as_classifier(
     """The classifier that a function was given: itself, or what `load` opens at a path."""
     if isinstance(model, Classifier):
         return model
+    check_path("model", model, " or a Classifier")
     return load(model, runtime=runtime, device=device, threads=threads)
 
 

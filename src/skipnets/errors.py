@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -127,6 +128,21 @@ def check_at_least_1(**options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < 1:
             raise UserError(f"{name}={value}: must be at least 1")
+
+
+def check_path(name: str, value: object, or_else: str = "") -> None:
+    """Check that an argument is a path.
+
+    Args:
+        name: The argument's name.
+        value: Its value.
+        or_else: What it may be as well, for the message, such as " or a Classifier".
+
+    Raises:
+        UserError: If it is something else.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(f"{name}: must be a path{or_else}, not {type(value).__name__}")
 
 
 def near_matches(wrong: str, names: Iterable[str]) -> str:

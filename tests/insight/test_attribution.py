@@ -164,6 +164,12 @@ def test_wrong_input(options: dict[str, object], message: str) -> None:
         explain(_classifier("resnet20"), [_image(8, 8)], **options)
 
 
+def test_one_path_is_one_image(tmp_path) -> None:
+    _image(9, 12).save(tmp_path / "a.png")
+    found = list(explain(_classifier("resnet20"), str(tmp_path / "a.png")))
+    assert [row[0].source for row in found] == [str(tmp_path / "a.png")]
+
+
 def test_a_map_of_one_value_is_refused() -> None:
     with pytest.raises(UserError, match=r"1×1 .* choose a finer one"):
         explain(_classifier("resnet18", 32), [_image(8, 8)], stage="layer4")

@@ -281,7 +281,7 @@ def _check_options(
 
 def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:
     """The classifier to be exported, in torch on the CPU."""
-    if not isinstance(model, Classifier) and export_format(model) is not None:
+    if isinstance(model, str | os.PathLike) and export_format(model) is not None:
         raise UserError(f"{model} is an export: export the model file that it was made from")
     classifier = as_classifier(model, runtime="torch", device="cpu")
     if classifier.export is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from skipnets.classifier import Classifier, describe
-from skipnets.errors import UserError, near_matches
+from skipnets.errors import UserError, check_path, near_matches
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph
 from skipnets.models.graph import Graph
@@ -70,6 +70,7 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
     if isinstance(source, Classifier):
         config = config_from_dict(source.architecture)
         return Architecture(config=config, input_size=source.preprocessing.size)
+    check_path("model", source, ", a model's name, a configuration, a model or a Classifier")
     if not Path(source).exists():
         name = os.fspath(source)
         raise UserError(

@@ -383,7 +383,8 @@ def model_config(name: str, **fields: Any) -> ModelConfig:
     Raises:
         UserError: For an unknown name or field, or an impossible value.
     """
-    if name not in REGISTRY:
+    if not isinstance(name, str) or name not in REGISTRY:
+        name = str(name)
         raise UserError(
             f"model={name}: must be a model's name{near_matches(name, REGISTRY)} (skipnets models lists all)"
         )
