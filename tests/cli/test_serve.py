@@ -97,7 +97,7 @@ def test_a_missing_extra_says_what_to_install(
     library: str, colors_onnx: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in list(sys.modules):
-        if module.startswith("skipnets.serve."):
+        if module.startswith(("skipnets.serve.", f"{library}.")):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, library, None)
     assert main(["serve", str(colors_onnx), "--port", "0"]) == 2
