@@ -82,6 +82,17 @@ def needs_extra(preferred: str | None = None) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Begin the message of a UserError with the option whose value is at fault."""
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from error
+
+
 def install_command(extra: str) -> str:
     """The command that installs an extra from the package's own origin, a checkout or PyPI."""
     url, path, editable = _origin()

@@ -304,8 +304,8 @@ class TestWrongInput:
             ({"output": "m.pt2"}, r'"m\.pt2" must end in \.onnx'),
             ({"output": "m.onnx", "file_format": "openvino"}, r'"m\.onnx" must be a folder'),
             ({"output": "m.onnx", "file_format": "auto"}, r'"m\.onnx" must be without suffix'),
-            ({"check": "/nowhere"}, "/nowhere: no such folder"),
-            ({"int8": True, "calibration": "/nowhere"}, "/nowhere: no such folder"),
+            ({"check": "/nowhere"}, "^check: /nowhere: no such folder"),
+            ({"int8": True, "calibration": "/nowhere"}, "^calibration: /nowhere: no such folder"),
         ],
     )
     def test_options(self, options: dict[str, object], words: str, classifier: Classifier) -> None:

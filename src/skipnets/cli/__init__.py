@@ -141,6 +141,8 @@ def _parsing_error(error: cyclopts.CycloptsError, words: Sequence[str]) -> str:
         if not any(word.partition("=")[0] == option for word in words):
             return f"{option} must be given"
         return f"{option}: must have {f'{count[1]} values' if count else 'a value'}"
+    if isinstance(error, cyclopts.RepeatArgumentError):
+        return f"{error.token.keyword or name}={error.token.value}: must be given once"
     if isinstance(error, cyclopts.UnusedCliTokensError):
         unused = " ".join(error.unused_tokens or ())
         return f"{unused}: too many values; skipnets {words[0]} --help shows what it takes"
