@@ -319,7 +319,7 @@ def test_a_perfect_run_says_where_its_intervals_come_from(hostile_run: Run, tmp_
 
 
 def test_what_cannot_be_reported_on_is_refused(hostile_run: Run, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"output: .*report\.pdf must end in \.html"):
+    with pytest.raises(UserError, match=r"output=.*report\.pdf: must end in \.html"):
         write_report(hostile_run.folder, tmp_path / "report.pdf")
     with pytest.raises(UserError, match=r"is not a run folder \(no run\.yaml\)"):
         write_report(tmp_path)
