@@ -72,7 +72,7 @@ def training_costs(
         report: Is told what is measured next.
     """
     if batch_size < 2:
-        raise UserError(f"batch_size={batch_size} is too small to train with batch norms: 2 is the least")
+        raise UserError(f"batch_size={batch_size}: must be at least 2 for batch norms")
     executions = family_of(config).executions
     request = {"size": size, "device": device, "threads": threads, "model": config_to_dict(config)}
     costs = []
@@ -98,7 +98,7 @@ def _measure(request: dict[str, Any]) -> StepCost:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}, out of memory?"]
-        raise UserError(f"batch_size={request['batch_size']} could not be measured: {reason[0]}")
+        raise UserError(f"batch_size={request['batch_size']}: could not be measured ({reason[0]})")
     return StepCost(**json.loads(done.stdout.splitlines()[-1]))
 
 
