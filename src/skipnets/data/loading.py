@@ -155,7 +155,7 @@ def evaluation_batches(
     """
     numbered = enumerate(sources.sources() if isinstance(sources, ImageDataset) else sources)
     reading: deque[tuple[int, str, Future[NDArray[np.uint8] | ImageDecodeError]]] = deque()
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(max(workers, 1))
 
     def read(source: Source) -> NDArray[np.uint8] | ImageDecodeError:
         try:
