@@ -368,8 +368,17 @@ def test_two_processes_count_every_image_once(tiny: MakeConfig, tmp_path: Path, 
     assert run.scores["accuracy"] >= 0
 
 
-@pytest.mark.parametrize("workers", [0, 1, 8])
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(
+    ("workers", "fails"),
+    [
+        (8, False),
+        (1, True),
+        *(
+            pytest.param(workers, fails, marks=pytest.mark.slow)
+            for workers, fails in [(0, False), (0, True), (1, False), (8, True)]
+        ),
+    ],
+)
 def test_no_worker_process_outlives_the_run(
     tiny: MakeConfig, tmp_path: Path, workers: int, fails: bool
 ) -> None:
