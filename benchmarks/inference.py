@@ -85,7 +85,7 @@ def bars(name: str, table: SpeedTable, batches: list[int]) -> list[Bar]:
     has_int8 = any(row.precision == "int8" for row in table.rows)
     if name == "densenet121" and 1 in batches and has_int8:
         ours = "skipnets, OpenVINO int8"
-        [to_fastest] = [row.ratio for row in table.rows if (row.candidate, row.batch) == (ours, 1)]
+        [to_fastest] = [row.ratio for row in table.rows if (row.candidate, row.batch_size) == (ours, 1)]
         assert to_fastest is not None  # torchvision takes part
         to_int8 = table.ratio(ours, "torchvision, OpenVINO int8", 1)
         found += [
@@ -100,7 +100,7 @@ def fastest_runtime(table: SpeedTable, batch: int) -> str:
     rows = [
         row
         for row in table.rows
-        if row.batch == batch
+        if row.batch_size == batch
         and row.baseline
         and row.precision == "fp32"
         and row.candidate.endswith((", ONNX Runtime", ", OpenVINO"))
@@ -110,7 +110,7 @@ def fastest_runtime(table: SpeedTable, batch: int) -> str:
 
 def native_bar(name: str, table: SpeedTable, batch: int) -> list[Bar]:
     """What must hold of the native engine, if it took part."""
-    if NATIVE not in [row.candidate for row in table.rows if row.batch == batch]:
+    if NATIVE not in [row.candidate for row in table.rows if row.batch_size == batch]:
         return []
     return [
         Bar(

@@ -29,7 +29,7 @@ def reference() -> str:
 
 def _section(name: str) -> str:
     command = make_app(name)[name]
-    told = docstring_parser.parse(command.help)
+    help_text = docstring_parser.parse(command.help)
     shown = [
         argument for argument in command.assemble_argument_collection(parse_docstring=True) if argument.show
     ]
@@ -39,7 +39,11 @@ def _section(name: str) -> str:
         + [argument.name if argument.required else f"[{argument.name}]" for argument in places]
         + (["[OPTIONS]"] if len(shown) > len(places) else [])
     )
-    text = [f"## {name}", _escaped(told.short_description or ""), *_paragraphs(told.long_description or "")]
+    text = [
+        f"## {name}",
+        _escaped(help_text.short_description or ""),
+        *_paragraphs(help_text.long_description or ""),
+    ]
     entries = [_entry(name, argument) for argument in shown]
     return "\n\n".join([*text, f"```console\n$ {usage}\n```", "\n".join(entries)]) + "\n"
 

@@ -52,14 +52,19 @@ def exported_classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 @pytest.fixture(scope="session")
 def exports(exported_classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Export]:
     """Its exports by format, from uint8 pixels."""
-    from skipnets.deploy.export import export_model
+    from skipnets.deploy.export import TOLERANCE, Exporter
+    from skipnets.deploy.verification import check_images
 
     folder = tmp_path_factory.mktemp("exports")
+    exporter = Exporter(  # One for all of them, because tracing takes most of the time.
+        classifier=exported_classifier,
+        input_type="uint8",
+        check=check_images(exported_classifier, None),
+        tolerance=TOLERANCE,
+        quantization=None,
+    )
     names = {"onnx": "m.onnx", "openvino": "m", "pt2": "m.pt2"}
-    return {
-        file_format: export_model(exported_classifier, folder / name, file_format=file_format)
-        for file_format, name in names.items()
-    }
+    return {file_format: exporter.write(folder / name, file_format) for file_format, name in names.items()}
 
 
 @pytest.fixture(scope="session")

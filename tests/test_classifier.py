@@ -131,7 +131,7 @@ class TestSaveAndLoad:
         expected = {"lr": 0.5, "sizes": [1, 2], "folder": "a/b", "nan": None, "ok": True}
         assert load(tmp_path / "m.safetensors").provenance == expected
         classifier.provenance = {"model": object()}
-        with pytest.raises(UserError, match="provenance must hold plain values, not object"):
+        with pytest.raises(UserError, match="provenance: must hold plain values, not object"):
             classifier.save(tmp_path / "n.safetensors")
         assert not (tmp_path / "n.safetensors").exists()
 
@@ -149,7 +149,7 @@ class TestSaveAndLoad:
         with pytest.raises(UserError, match=r"missing: classifier\.weight"):
             classifier.save(tmp_path / "m.safetensors")
 
-    def test_describe_tells_everything(self, classifier: Classifier, saved: Path) -> None:
+    def test_describe_returns_all_metadata(self, classifier: Classifier, saved: Path) -> None:
         assert describe(saved.parent) == {
             "path": str(saved),
             "bytes": saved.stat().st_size,
@@ -186,7 +186,7 @@ class TestRefusedFiles:
         saved.write_bytes(saved.read_bytes()[:keep])
         self.refused(saved, "truncated or damaged")
 
-    def test_longer_than_it_says(self, saved: Path) -> None:
+    def test_a_file_longer_than_its_header_says(self, saved: Path) -> None:
         saved.write_bytes(saved.read_bytes() + b"\0")
         self.refused(saved, "truncated or damaged")
 
@@ -240,15 +240,15 @@ class TestRefusedFiles:
         ("key", "value", "words"),
         [
             ("architecture", None, "architecture is missing"),
-            ("architecture", {"family": "vit"}, "family='vit': this version knows"),
-            ("classes", ["ant"], "1 classes for a network with 3 outputs"),
-            ("classes", ["ant", "ant", "bee"], "twice: ant"),
-            ("classes", ["ant", "bee", 3], "list of names"),
-            ("classes", ["ant", "bee", ["c"]], "list of names"),
+            ("architecture", {"family": "vit"}, "family='vit': must be one of"),
+            ("classes", ["ant"], "classes: must be 3, the network's outputs, not 1"),
+            ("classes", ["ant", "ant", "bee"], "repeated: ant"),
+            ("classes", ["ant", "bee", 3], "list of at least one name"),
+            ("classes", ["ant", "bee", ["c"]], "list of at least one name"),
             ("preprocessing", {"size": -1}, "size"),
-            ("preprocessing", {"size": [16, 16], "channels": 1}, "makes 1 channels.*in_chans=3"),
+            ("preprocessing", {"size": [16, 16], "channels": 1}, "must give in_chans=3 channels .*not 1"),
             ("preprocessing", {"size": [16, 16], "mean": "red"}, "damaged metadata"),
-            ("preprocessing", {"size": [1, 16]}, "smallest"),
+            ("preprocessing", {"size": [1, 16]}, "at least 2×2"),
             ("provenance", [], "provenance is missing or of the wrong type"),
         ],
     )
@@ -316,13 +316,13 @@ class TestConstruction:
     @pytest.mark.parametrize(
         ("classes", "size", "channels", "words"),
         [
-            (("a", "b"), 16, 3, "2 classes for a network with 3 outputs"),
-            (("a", "b", "a"), 16, 3, "twice: a"),
-            ("abc", 16, 3, "list of names"),
-            ((), 16, 3, "list of names, at least one"),
-            (("a", "b", ""), 16, 3, "list of names"),
-            (CLASSES, 16, 1, "makes 1 channels, densenet_bc40_k12 takes in_chans=3"),
-            (CLASSES, 1, 3, "1×1; the smallest that densenet_bc40_k12 takes is 2×2"),
+            (("a", "b"), 16, 3, "classes: must be 3, the network's outputs, not 2"),
+            (("a", "b", "a"), 16, 3, "repeated: a"),
+            ("abc", 16, 3, "list of at least one name"),
+            ((), 16, 3, "list of at least one name"),
+            (("a", "b", ""), 16, 3, "list of at least one name"),
+            (CLASSES, 16, 1, "must give in_chans=3 channels for densenet_bc40_k12, not 1"),
+            (CLASSES, 1, 3, "at least 2×2 for densenet_bc40_k12, not 1×1"),
         ],
     )
     def test_parts_that_do_not_fit(
@@ -361,7 +361,9 @@ class TestPredict:
             assert (prediction.label, prediction.probability) == prediction.ranking[0]
             assert prediction.error is None
 
-    def test_every_kind_of_input_says_the_same(self, classifier: Classifier, tmp_path: Path) -> None:
+    def test_every_kind_of_input_gives_the_same_prediction(
+        self, classifier: Classifier, tmp_path: Path
+    ) -> None:
         pixels = make_image()
         Image.fromarray(pixels).save(tmp_path / "a.png")
         tensor = torch.from_numpy(pixels).permute(2, 0, 1)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+from tests.helpers.classifiers import make_classifier, make_images, some_image
 
 import skipnets
-from skipnets.errors import missing_extra
+from skipnets.errors import UserError, missing_extra
 
 PACKAGES = [
     "skipnets",
@@ -65,6 +70,73 @@ def test_no_public_name_is_that_of_a_module_beside_it() -> None:
         package = importlib.import_module(name)
         modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
         assert not modules & set(getattr(package, "__all__", ())), name
+
+
+def _functions() -> dict[str, Any]:
+    """The functions among the public names of all packages, each once."""
+    exported = (
+        getattr(package, name)
+        for package in map(importlib.import_module, PACKAGES)
+        for name in getattr(package, "__all__", ())
+    )
+    return {f"{each.__module__}.{each.__name__}": each for each in exported if inspect.isfunction(each)}
+
+
+@pytest.mark.parametrize("function", _functions().values(), ids=_functions())
+def test_functions_share_one_convention(function: Any) -> None:
+    """At most two arguments by position, the same names everywhere, and a path wherever a classifier does."""
+    parameters = inspect.signature(function).parameters
+    assert sum(each.kind is each.POSITIONAL_OR_KEYWORD for each in parameters.values()) <= 2
+    assert not any(each.kind is each.VAR_POSITIONAL for each in parameters.values())
+    assert not set(parameters) & {"batch", "batches", "classifier", "num_workers"}
+    first = next(iter(parameters.values()), None)
+    # A model to `skipnets.models` is a module, and to be had without a file.
+    if (
+        first is not None
+        and first.name in ("model", "source", "sources")
+        and ".models." not in function.__module__
+    ):
+        assert "Source" in first.annotation or {"PathLike", "Classifier"} <= set(
+            first.annotation.replace("[", ".").replace("]", ".").replace(" ", ".").split(".")
+        )
+
+
+def test_a_path_does_where_a_classifier_does(tmp_path: Path) -> None:
+    classifier = make_classifier("resnet20")
+    classifier.save(path := tmp_path / "model.safetensors")
+    images, image = make_images(classifier, 20, wrong=2), some_image()
+    for function, arguments in (
+        (skipnets.evaluation.evaluate, {"data": images, "split": "val"}),
+        (skipnets.evaluation.calibrate, {"data": images, "split": "val"}),
+    ):
+        of_path, of_classifier = function(path, **arguments), function(classifier, **arguments)
+        differing = {"classifier", "created"}
+        assert _values(of_path, differing) == pytest.approx(_values(of_classifier, differing), rel=1e-4)
+    [[of_path]], [[of_classifier]] = (skipnets.insight.explain(each, [image]) for each in (path, classifier))
+    np.testing.assert_allclose(of_path.grid, of_classifier.grid, rtol=1e-4, atol=1e-6)
+    rows = [list(skipnets.insight.reuse(each, [image]).rows()) for each in (path, classifier)]
+    assert rows[0] == rows[1]
+    summaries = [skipnets.insight.summarize(each) for each in (path, classifier)]
+    assert summaries[0].totals == summaries[1].totals
+
+
+def _values(result: Any, without: set[str]) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in result.to_dict().items()
+        if name not in without and isinstance(value, float)
+    }
+
+
+def test_a_run_does_where_its_folder_does(tmp_path: Path) -> None:
+    make_classifier("resnet20").save(tmp_path / "model.safetensors")
+    run = skipnets.training.Run(tmp_path)
+    assert skipnets.load(run).path == run.model
+    assert skipnets.insight.summarize(run).name == "resnet20"
+    with pytest.raises(UserError, match="is not a run folder"):
+        skipnets.report.write_report(run)
+    with pytest.raises(UserError, match="runs: comparing takes two or more, not 1"):
+        skipnets.report.compare([run])
 
 
 def test_unknown_names_are_attribute_errors() -> None:

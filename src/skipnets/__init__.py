@@ -5,8 +5,7 @@
     classifier = skipnets.load("runs/cats")
     classifier.predict("a.jpg")
 
-Importing this loads nothing heavy: each name below, and each package (`skipnets.training`, ...), is imported
-when it is first used.
+Importing it is fast: each name below, and each package (`skipnets.training`, ...), is imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m skipnets` is `skipnets`."""
+"""Run the command line with `python -m skipnets`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""The artifact: a network with its class names, its preprocessing and where it came from, as one file.
+"""Classifiers: a network with its class names, preprocessing and provenance, stored as one file.
 
-Needs no torch: what runs the network is one of `skipnets.runtimes`.
+Needs no torch: one of `skipnets.runtimes` runs the network.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
 
-__all__ = ["Classifier", "Prediction", "describe", "load", "softmax"]
+__all__ = ["Classifier", "Prediction", "as_classifier", "describe", "load", "softmax"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a classifier says about one image.
+    """A classifier's prediction for one image.
 
     Attributes:
         source: The path as it was given, or "[3]" for the fourth input where that is not a path.
         label: The most probable class; None if the image failed.
-        probability: Of that class.
+        probability: Probability of that class.
         ranking: The most probable classes with their probabilities, best first.
         error: Why the image failed; None if it did not.
     """
@@ -59,23 +59,23 @@ class Prediction:
 
 
 class Classifier(Display):
-    """Tells what images show.
+    """Classifies images.
 
-    Usually made by `skipnets.load` or `Classifier.from_model`.
+    Usually created by `skipnets.load` or `Classifier.from_model`.
 
     Args:
-        architecture: What `skipnets.models.registry.config_to_dict` gives.
-        classes: Their names, in the order of the logits.
+        architecture: From `skipnets.models.registry.config_to_dict`.
+        classes: Names of the classes, in the order of the logits.
         preprocessing: How an image becomes the network's input.
         provenance: Where the weights come from, as plain values. Training writes `created` (ISO date), `data`
-            (the DATA it was given), `recipe`, `epochs`, `scores`.
-        runtime: What runs the network.
-        temperature: Divides the logits where they become probabilities; `skipnets calibrate` fits it.
+            (the DATA argument), `recipe`, `epochs`, `scores`.
+        runtime: Runs the network.
+        temperature: Divides the logits before the softmax; `skipnets calibrate` fits it.
         path: The file it was loaded from.
-        export: If that is an export, what it says about itself: format, input, int8, check.
+        export: Metadata of an export: format, input, int8, check; None for a model file.
 
     Raises:
-        UserError: If these do not fit one another.
+        UserError: If the arguments do not match one another.
     """
 
     def __init__(
@@ -90,19 +90,19 @@ class Classifier(Display):
         path: Path | None = None,
         export: Mapping[str, Any] | None = None,
     ) -> None:
-        about = Description(
+        description = Description(
             architecture=architecture,
             classes=classes,
             preprocessing=preprocessing,
             temperature=temperature,
             provenance=provenance,
         )
-        self.architecture = dict(about.architecture)
-        self.classes = tuple(about.classes)
+        self.architecture = dict(description.architecture)
+        self.classes = tuple(description.classes)
         self.preprocessing = preprocessing
-        self.provenance = dict(about.provenance)
+        self.provenance = dict(description.provenance)
         self.runtime = runtime
-        self.temperature = about.temperature
+        self.temperature = description.temperature
         self.path = path
         self.export = None if export is None else dict(export)
 
@@ -115,13 +115,13 @@ class Classifier(Display):
         preprocessing: Preprocessing,
         provenance: Mapping[str, Any] | None = None,
     ) -> Classifier:
-        """Make a classifier of a torch model, which is used as it is: not copied, moved or switched to eval.
+        """Create a classifier from a torch model, which is not copied, moved or switched to eval mode.
 
         Args:
             model: From `skipnets.create_model`.
-            classes: Their names, in the order of the logits.
+            classes: Names of the classes, in the order of the logits.
             preprocessing: How an image becomes the model's input.
-            provenance: As for `Classifier`; `created` is added if it is not there.
+            provenance: As for `Classifier`; `created` is added if it is missing.
         """
         from skipnets.runtimes.torch import TorchRuntime
 
@@ -135,24 +135,24 @@ class Classifier(Display):
 
     @property
     def model(self) -> Backbone[Any]:
-        """The torch module, in the runtime's own hands: changing it changes the classifier.
+        """The torch module that the runtime uses: changing it changes the classifier.
 
-        A classifier that the native engine runs is read again and runs in torch from here on.
+        A classifier in the native engine is loaded again and runs in torch from then on.
 
         Raises:
-            UserError: If the classifier is an export, which is a graph and no module.
+            UserError: If the classifier is an export, which has no module.
         """
         return self._torch_runtime().model
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model file, whole or not at all.
+        """Write the model file atomically.
 
         Args:
-            path: Usually ends in `.safetensors`; a file that is there is replaced.
+            path: Usually ends in `.safetensors`; an existing file is replaced.
 
         Raises:
-            UserError: If it cannot be written, weights are not finite, or the model was changed so that its
-                config no longer describes it.
+            UserError: If it cannot be written, weights are not finite, or the model was changed and no longer
+                matches its config.
         """
         if self.runtime.name == "native":
             tensors = self._tensors_of_file()
@@ -161,21 +161,23 @@ class Classifier(Display):
         write_model_file(path, self.metadata(), tensors)
 
     def metadata(self) -> dict[str, Any]:
-        """What a model file or an export says about the classifier, as JSON can hold it.
+        """The metadata of a model file or an export, as plain values for JSON.
 
         Raises:
-            UserError: If the provenance holds values that JSON cannot.
+            UserError: If the provenance holds values that JSON cannot represent.
         """
-        from skipnets.version import __version__  # here: finding it out takes time, and predicting needs none
+        from skipnets.version import (
+            __version__,
+        )  # here, because looking it up takes time and predicting does not need it
 
-        about = Description(
+        description = Description(
             architecture=self.architecture,
             classes=self.classes,
             preprocessing=self.preprocessing,
             temperature=self.temperature,
             provenance=self.provenance,
         )
-        return {"format_version": FORMAT_VERSION, "skipnets_version": __version__, **about.to_dict()}
+        return {"format_version": FORMAT_VERSION, "skipnets_version": __version__, **description.to_dict()}
 
     def predict(
         self,
@@ -185,18 +187,18 @@ class Classifier(Display):
         batch_size: int = 32,
         workers: int | None = None,
     ) -> list[Prediction]:
-        """What each image shows, in the order of the inputs.
+        """Classify images, in the order of the inputs.
 
         Args:
             inputs: One image or any mixture of them: paths, PIL images, arrays ((H, W) or (H, W, C), uint8 or
                 uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1). A folder or a
                 pattern such as "new/*.jpg" stands for the images in it.
-            top_k: How many classes a ranking holds, at most all of them.
-            batch_size: Images that go through the network at once.
-            workers: Threads that read images; None takes one a processor, at most 8.
+            top_k: Number of classes in a ranking.
+            batch_size: Images per forward pass.
+            workers: Threads that read images; None uses one per processor, at most 8.
 
         Returns:
-            One prediction an input. An image that cannot be read has an `error` and stops nothing.
+            One prediction per input; an unreadable image has an `error` and does not stop the others.
         """
         return list(self.predict_iter(inputs, top_k, batch_size=batch_size, workers=workers))
 
@@ -208,32 +210,32 @@ class Classifier(Display):
         batch_size: int = 32,
         workers: int | None = None,
     ) -> Iterator[Prediction]:
-        """`predict`, one at a time: holds a few batches of images however long the input is."""
+        """Like `predict`, one prediction at a time: only a few batches of images are in memory."""
         if top_k < 1:
             raise UserError(f"top_k={top_k}: must be at least 1")
         return self._predictions(self._batches(inputs, batch_size, workers), top_k)
 
     def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
-        """Images as the network's input, (N, C, H, W): float32, or uint8 where the graph normalizes.
+        """Convert images to the network's input, (N, C, H, W): float32, or uint8 if the graph normalizes.
 
         Raises:
             UserError: If one of them cannot be read.
         """
-        batches = [_all_read(batch) for batch in self._batches(inputs, 64, workers)]
+        batches = [_require_readable(batch) for batch in self._batches(inputs, 64, workers)]
         return np.concatenate(batches) if batches else self._no_images()
 
     def logits(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
-        """What the network says about a preprocessed batch: (N, C, H, W) → (N, classes).
+        """Logits of a preprocessed batch: (N, C, H, W) → (N, classes).
 
         Raises:
-            UserError: If the batch has another shape, or is normalized where the graph normalizes by itself.
+            UserError: If the batch has another shape, or is normalized although the graph normalizes.
         """
         return self.runtime.logits(self._checked(batch))
 
     def probabilities(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float64]:
-        """How probable each class is, for a preprocessed batch: (N, C, H, W) → (N, classes).
+        """Class probabilities of a preprocessed batch: (N, C, H, W) → (N, classes).
 
-        The temperature is in them; it is not in the logits.
+        They are the softmax of the logits divided by the temperature.
 
         Raises:
             UserError: As `logits`.
@@ -244,8 +246,8 @@ class Classifier(Display):
         """The most probable classes of one image with their probabilities, best first.
 
         Args:
-            probabilities: (classes,).
-            top_k: How many, at most all of them.
+            probabilities: (classes,) probabilities of one image.
+            top_k: Number of classes.
         """
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         return tuple((self.classes[index], float(probabilities[index])) for index in best)
@@ -253,16 +255,17 @@ class Classifier(Display):
     def embed(
         self, inputs: Images, *, batch_size: int = 32, workers: int | None = None
     ) -> NDArray[np.float32]:
-        """A vector an image, such that similar images have near vectors: the pooled maps before the head.
+        """Embed images as vectors, the pooled features before the classifier head: similar images are close.
 
         Returns:
-            (N, features).
+            (N, num_features) vectors.
 
         Raises:
             UserError: If an image cannot be read.
         """
         vectors = [
-            self.runtime.embed(_all_read(batch)) for batch in self._batches(inputs, batch_size, workers)
+            self.runtime.embed(_require_readable(batch))
+            for batch in self._batches(inputs, batch_size, workers)
         ]
         if vectors:
             return np.concatenate(vectors)
@@ -270,7 +273,7 @@ class Classifier(Display):
         return self.runtime.embed(one)[:0]
 
     def tables(self) -> list[Table]:
-        """What `print` and a notebook show."""
+        """Tables that `print` and notebooks show."""
         height, width = self.preprocessing.size
         return [
             properties_table(
@@ -293,12 +296,12 @@ class Classifier(Display):
     def _torch_runtime(self) -> TorchRuntime:
         if self.export is not None:
             raise UserError(
-                f"{self.path} is an export, a graph and no module: take the model file that it was made from"
+                f"{self.path} is an export without a torch module: use the model file that it was made from"
             )
         from skipnets.runtimes.torch import TorchRuntime
 
         if self.runtime.name == "native":
-            # Whoever asks for the module may change it, so from here on it is what runs.
+            # The caller may change the module, so it runs the classifier from here on.
             self.runtime = TorchRuntime.from_tensors(self.architecture, self._tensors_of_file(), device="cpu")
         return cast(TorchRuntime, self.runtime)
 
@@ -314,13 +317,11 @@ class Classifier(Display):
         array = batch.detach().cpu().numpy() if is_tensor(batch) else batch
         channels = self.preprocessing.channels
         if array.ndim != 4 or array.shape[1] != channels:
-            raise UserError(f"a batch must be (N, {channels}, H, W), not {array.shape}")
+            raise UserError(f"batch: must be (N, {channels}, H, W), not {array.shape}")
         if self.runtime.input_type == "float32":
             return np.asarray(array, np.float32)
         if array.dtype != np.uint8:
-            raise UserError(
-                f"this network normalizes by itself: a batch must be uint8 pixels, not {array.dtype}"
-            )
+            raise UserError(f"batch: must be uint8 pixels, which this network normalizes, not {array.dtype}")
         return np.asarray(array)
 
     def _predictions(self, batches: Iterator[ImageBatch], top_k: int) -> Iterator[Prediction]:
@@ -354,60 +355,77 @@ class Classifier(Display):
 def load(
     path: str | os.PathLike[str], *, runtime: str = "auto", device: str = "auto", threads: int | None = None
 ) -> Classifier:
-    """Open a classifier.
+    """Load a classifier.
 
     Args:
         path: A model file, a run folder, or an export: a .onnx or .pt2 file or an OpenVINO folder.
-        runtime: What runs it: "auto" or one of `skipnets.runtimes.RUNTIMES`.
-        device: "auto" (the fastest there is), "cpu", "cuda", "cuda:1" or "mps".
-        threads: How many CPU threads compute; None leaves it to the runtime.
+        runtime: "auto" or one of `skipnets.runtimes.RUNTIMES`.
+        device: "auto" (the fastest available), "cpu", "cuda", "cuda:1" or "mps".
+        threads: CPU threads that compute; None leaves it to the runtime.
 
     Raises:
         UserError: If there is no model file, it is truncated, damaged, from a newer version or of another
-            kind, or cannot run here.
+            type, or cannot run here.
     """
     if export_format(path) is not None:
         opened = open_exported(path, runtime=runtime, device=device, threads=threads)
-        about = Description.from_metadata(opened.path, opened.metadata)
-        return _classifier(about, opened.runtime, opened.path, export=opened.metadata["export"])
+        description = Description.from_metadata(opened.path, opened.metadata)
+        return _classifier(description, opened.runtime, opened.path, export=opened.metadata["export"])
     file = read_model_file(path)
-    about = Description.from_metadata(file.path, file.metadata)
+    description = Description.from_metadata(file.path, file.metadata)
     try:
         engine = open_runtime(
-            runtime, architecture=about.architecture, tensors=file.tensors(), device=device, threads=threads
+            runtime,
+            architecture=description.architecture,
+            tensors=file.tensors(),
+            device=device,
+            threads=threads,
         )
     except TensorsDoNotFitError as error:
         raise UserError(f"{file.path}: {error}") from error
-    return _classifier(about, engine, file.path)
+    return _classifier(description, engine, file.path)
+
+
+def as_classifier(
+    model: str | os.PathLike[str] | Classifier,
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+) -> Classifier:
+    """The classifier that a function was given: itself, or what `load` opens at a path."""
+    if isinstance(model, Classifier):
+        return model
+    return load(model, runtime=runtime, device=device, threads=threads)
 
 
 def _classifier(
-    about: Description, runtime: Runtime, path: Path, *, export: Mapping[str, Any] | None = None
+    description: Description, runtime: Runtime, path: Path, *, export: Mapping[str, Any] | None = None
 ) -> Classifier:
     return Classifier(
-        architecture=about.architecture,
-        classes=about.classes,
-        preprocessing=about.preprocessing,
-        provenance=about.provenance,
+        architecture=description.architecture,
+        classes=description.classes,
+        preprocessing=description.preprocessing,
+        provenance=description.provenance,
         runtime=runtime,
-        temperature=about.temperature,
+        temperature=description.temperature,
         path=path,
         export=export,
     )
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Everything that a model file knows, from its header alone: no weights are read and no torch is loaded.
+    """Metadata of a model file or an export, without loading weights or torch.
 
     Args:
         path: A model file or a run folder.
 
     Returns:
-        Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (how many were
-        learned), classes, preprocessing, temperature, provenance.
+        Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (their
+        number), classes, preprocessing, temperature, provenance.
 
     Raises:
-        UserError: As `load`, as far as the header can tell.
+        UserError: As for `load`, except for problems in the weights.
     """
     if export_format(path) is not None:
         opened = open_exported(path)
@@ -421,9 +439,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _description(path: Path, metadata: dict[str, Any], parameters: int) -> dict[str, Any]:
-    about = Description.from_metadata(path, metadata)
+    description = Description.from_metadata(path, metadata)
     files = path.iterdir() if path.is_dir() else [path]
-    values = about.to_dict()
+    values = description.to_dict()
     return {
         "path": str(path),
         "bytes": sum(file.stat().st_size for file in files),
@@ -436,14 +454,14 @@ def _description(path: Path, metadata: dict[str, Any], parameters: int) -> dict[
 
 
 def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
-    """(N, classes) logits → probabilities, in float64 so that sure ones are not rounded to 1."""
+    """(N, classes) logits → probabilities, in float64 so that high ones are not rounded to 1."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     powers = np.exp(shifted / temperature)
     probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return probabilities
 
 
-def _all_read(batch: ImageBatch) -> NDArray[Any]:
+def _require_readable(batch: ImageBatch) -> NDArray[Any]:
     for name, error in batch.outcomes():
         if error is not None:
             raise UserError(error if name in error else f"{name}: {error}")

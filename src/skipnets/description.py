@@ -1,4 +1,4 @@
-"""What a model file or an export says about its classifier, as plain values that JSON can hold."""
+"""The metadata of a classifier in a model file or an export: validation, and conversion to JSON."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["Description", "plain"]
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """Everything about a classifier but its weights.
+    """A classifier's metadata: everything but its weights.
 
     Args:
-        architecture: What `skipnets.models.registry.config_to_dict` gives.
-        classes: Their names, in the order of the logits.
+        architecture: From `skipnets.models.registry.config_to_dict`.
+        classes: Names of the classes, in the order of the logits.
         preprocessing: How an image becomes the network's input.
-        temperature: Divides the logits where they become probabilities.
+        temperature: Divides the logits before the softmax.
         provenance: Where the weights come from, as plain values.
 
     Raises:
-        UserError: If these do not fit one another.
+        UserError: If the arguments do not match one another.
     """
 
     architecture: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Description:
     provenance: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        # By way of the config, so that an architecture of an older version is written like one of this.
+        # Converted to a config and back, so that an architecture of an older version is upgraded.
         architecture = config_to_dict(config_from_dict(self.architecture))
         _check_fit(architecture, self.classes, self.preprocessing)
         check_temperature(self.temperature)
@@ -54,10 +54,10 @@ class Description:
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: Mapping[str, Any]) -> Self:
-        """Judge what a file says.
+        """Validate the metadata of a file.
 
         Raises:
-            UserError: It is damaged.
+            UserError: If they are damaged.
         """
         try:
             for key, kind in (
@@ -79,10 +79,10 @@ class Description:
             raise UserError(f"{path}: damaged metadata ({error})") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it.
+        """The fields as plain values for JSON.
 
         Raises:
-            UserError: If the provenance holds values that it cannot.
+            UserError: If the provenance holds values that JSON cannot represent.
         """
         return {
             "architecture": dict(self.architecture),
@@ -94,17 +94,17 @@ class Description:
 
 
 def check_temperature(temperature: object) -> None:
-    """Refuse what cannot divide logits."""
+    """Check that a temperature is a positive number."""
     is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
     if not (is_number and 0 < cast(float, temperature) < math.inf):
         raise UserError(f"temperature={temperature!r}: must be a positive number")
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: arrays and tuples as lists, paths as text, what is not finite as null.
+    """Convert a value for JSON: arrays and tuples to lists, paths to text, NaN and infinity to null.
 
     Raises:
-        UserError: It is none of these.
+        UserError: If JSON cannot represent it.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
@@ -118,27 +118,27 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise UserError(f"provenance must hold plain values, not {type(value).__name__} ({value!r})")
+    raise UserError(f"provenance: must hold plain values, not {type(value).__name__} ({value!r})")
 
 
 def _check_fit(architecture: Mapping[str, Any], classes: Sequence[str], preprocessing: Preprocessing) -> None:
-    """Refuse names, sizes and channels that do not belong together."""
+    """Check that classes, sizes and channels match the architecture."""
     config = config_from_dict(architecture)
     if isinstance(classes, str) or not classes or not all(isinstance(name, str) and name for name in classes):
-        raise UserError("classes must be a list of names, at least one")
+        raise UserError("classes: must be a list of at least one name")
     if len(set(classes)) != len(classes):
-        twice = sorted({name for name in classes if list(classes).count(name) > 1})
-        raise UserError(f"classes must differ from one another; twice: {', '.join(twice)}")
+        repeated = sorted({name for name in classes if list(classes).count(name) > 1})
+        raise UserError(f"classes: must be unique; repeated: {', '.join(repeated)}")
     if len(classes) != config.num_classes:
-        raise UserError(f"{len(classes)} classes for a network with {config.num_classes} outputs")
+        raise UserError(f"classes: must be {config.num_classes}, the network's outputs, not {len(classes)}")
     if preprocessing.channels != config.in_chans:
         raise UserError(
-            f"preprocessing makes {preprocessing.channels} channels, "
-            f"{config.name} takes in_chans={config.in_chans}"
+            f"preprocessing: must give in_chans={config.in_chans} channels for {config.name}, "
+            f"not {preprocessing.channels}"
         )
     if min(preprocessing.size) < config.smallest_size:
         height, width = preprocessing.size
         raise UserError(
-            f"preprocessing makes images of {height}×{width}; "
-            f"the smallest that {config.name} takes is {config.smallest_size}×{config.smallest_size}"
+            f"preprocessing: must give images of at least {config.smallest_size}×{config.smallest_size} "
+            f"for {config.name}, not {height}×{width}"
         )

@@ -1,4 +1,4 @@
-"""Errors that a person can cause and fix, and the words that they are made of."""
+"""Errors for wrong input, and helpers to word their messages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EXTRAS = {
 
 
 class UserError(ValueError):
-    """Wrong input: one line that names it and says what would be right.
+    """Wrong input; the message is one line that names it and says what would be right.
 
     The command line prints the message without a traceback and exits with status 2.
     """
@@ -55,13 +55,13 @@ class MissingExtraError(UserError):
 
 
 def missing_extra(extra: str, library: str | None = None) -> MissingExtraError:
-    """The error for a feature whose libraries are not installed, with the command that installs them."""
+    """An error for missing libraries, with the command that installs them."""
     return MissingExtraError(f'this needs the extra "{extra}": {install_command(extra)}', library)
 
 
 @contextmanager
 def needs_extra(preferred: str | None = None) -> Iterator[None]:
-    """Turn the failed import of an optional library into the line that says which extra installs it.
+    """Context manager that turns a failed import into an error naming the extra that installs the library.
 
     Args:
         preferred: The extra to name if it is one of those that install the library.
@@ -73,7 +73,7 @@ def needs_extra(preferred: str | None = None) -> Iterator[None]:
         library = (name or "").partition(".")[0]
         extras = [extra for extra, modules in EXTRAS.items() if library in modules]
         if isinstance(error, MissingExtraError) and preferred not in extras:
-            raise  # it names one already
+            raise  # already names an extra
         if extras:
             raise missing_extra(preferred if preferred in extras else extras[0], library) from error
         if library == "onnxruntime":  # a core dependency, but it has no wheel for every platform
@@ -82,8 +82,8 @@ def needs_extra(preferred: str | None = None) -> Iterator[None]:
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra from where this package itself came from, a checkout or PyPI."""
-    # Here, because these take time to import and only errors need them.
+    """The pip command for an extra, from the same origin as this package (a checkout or PyPI)."""
+    # Imported here because it takes time and only errors need them.
     import importlib.metadata
     import json
     import urllib.parse
@@ -103,25 +103,25 @@ def install_command(extra: str) -> str:
     return f'pip install "skipnets[{extra}]"'
 
 
-def near_matches(wrong: str, known: Iterable[str]) -> str:
-    """Words to append: "; did you mean a, b?", or "" where no known name is near the wrong one."""
-    near = difflib.get_close_matches(wrong, list(known), n=3, cutoff=0.5)
+def near_matches(wrong: str, names: Iterable[str]) -> str:
+    """Suggestions to append to a message: "; did you mean a, b?", or "" if no name is close."""
+    near = difflib.get_close_matches(wrong, list(names), n=3, cutoff=0.5)
     return f"; did you mean {', '.join(near)}?" if near else ""
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """Names for a message: "a, b, c", and with more than `most` "a, b, c, d, e and 3 more"."""
+    """Join names for a message: "a, b, c", or with more than `most`, "a, b, c, d, e and 3 more"."""
     names = list(names)
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def one_line(error: BaseException, line: int | None = None) -> str:
-    """The message of another library's error in one line.
+    """Shorten the message of another library's error to one line.
 
     Args:
-        error: Its type's name stands for an empty message.
-        line: Which line of the message, as an index; None joins all of them.
+        error: The error; an empty message becomes its type's name.
+        line: Index of the line to keep; None joins all of them.
     """
     most = 200  # characters; some messages span pages
     lines = [" ".join(part.split()) for part in str(error).splitlines() if part.strip()]

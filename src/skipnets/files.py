@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never meets half of one."""
+"""Atomic file writing: readers never see a partial file, even after a crash."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from skipnets.errors import UserError
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it if the block succeeds and removed if it does not.
+    """A temporary path next to `path`, renamed to it if the block succeeds and removed if it does not.
 
     The temporary name keeps the suffix, for libraries that choose a format by it. The parent folder is
-    created. A file replaces the one that is there; a folder may only take a free name.
+    created. An existing file is replaced; an existing folder is not.
 
     Raises:
-        UserError: If the system does not let it be written.
+        UserError: If the path cannot be written.
     """
     final = Path(path)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _refused(final, error) from error
+        raise _write_error(final, error) from error
     temporary = final.with_name(f".{final.stem}.{uuid.uuid4().hex[:8]}.tmp{final.suffix}")
     try:
         yield temporary
         temporary.replace(final)
     except OSError as error:
-        # Other files that the block deals with are none of our business. A full disk names no file.
+        # Errors of other files in the block pass through. A full disk names no file.
         name = None if error.filename is None else os.fsdecode(error.filename)
         if name is not None and name != str(temporary) and temporary not in Path(name).parents:
             raise
-        raise _refused(final, error) from error
+        raise _write_error(final, error) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
@@ -44,5 +44,5 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _refused(final: Path, error: OSError) -> UserError:
+def _write_error(final: Path, error: OSError) -> UserError:
     return UserError(f"{final} cannot be written: {error.strerror or error}")

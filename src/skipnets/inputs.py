@@ -1,4 +1,4 @@
-"""What callers give for images (paths, folders, patterns, PIL images, arrays, tensors) as named sources.
+"""Convert image arguments (paths, folders, patterns, PIL images, arrays, tensors) to named sources.
 
 Shapes: N images, C channels, H height, W width.
 """
@@ -32,13 +32,13 @@ __all__ = ["expand", "is_tensor", "named_sources"]
 
 
 def named_sources(inputs: Images) -> Iterator[tuple[str, Source]]:
-    """Each image with its name: the path, or "[3]" for the fourth input where that is no path.
+    """Yield each image with a name: its path, or "[3]" for the fourth input if that is not a path.
 
     Args:
-        inputs: One image or any number of them; folders and patterns stand for the images in them.
+        inputs: One or more images; folders and patterns are expanded.
 
     Raises:
-        UserError: A folder or pattern stands for none.
+        UserError: If a folder or pattern has no images.
     """
     if not _is_one(inputs):
         return _named(cast("Iterable[Image]", inputs))
@@ -47,10 +47,10 @@ def named_sources(inputs: Images) -> Iterator[tuple[str, Source]]:
 
 
 def expand(path: str | os.PathLike[str]) -> list[str]:
-    """The files that a path stands for: those in a folder, those that match a pattern, or itself.
+    """Expand a path to files: those in a folder, those that match a pattern, or the path itself.
 
     Raises:
-        UserError: The folder holds no images, or nothing matches the pattern.
+        UserError: If the folder has no images, or nothing matches the pattern.
     """
     path = os.fspath(path)
     if Path(path).is_dir():
@@ -67,13 +67,13 @@ def expand(path: str | os.PathLike[str]) -> list[str]:
 
 
 def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
-    """Whether this is a torch tensor. If torch was never imported, nothing can be one."""
+    """Whether a value is a torch tensor, without importing torch."""
     loaded = sys.modules.get("torch")
     return loaded is not None and isinstance(value, loaded.Tensor)
 
 
 def _is_one(inputs: object) -> bool:
-    """Whether this is an image (or a path) and not several."""
+    """Whether inputs are a single image or path."""
     if isinstance(inputs, np.ndarray):
         return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[2] in (1, 3, 4))
     if is_tensor(inputs):
@@ -87,7 +87,7 @@ def _named(inputs: Iterable[Image]) -> Iterator[tuple[str, Source]]:
             yield from ((path, path) for path in expand(image))
             continue
         if isinstance(image, PIL.Image.Image):
-            # It may be in the list twice, and two threads must not decode it at once. A failure recurs there.
+            # It may be listed twice, and two threads must not decode it at once. Errors recur on reading.
             with contextlib.suppress(Exception):
                 image.load()
         yield f"[{index}]", _array_from_tensor(image) if is_tensor(image) else cast("Source", image)
@@ -98,6 +98,6 @@ def _array_from_tensor(tensor: torch.Tensor) -> NDArray[Any]:
     array: NDArray[Any] = tensor.detach().cpu().numpy()
     if array.ndim == 3:
         array = array.transpose(1, 2, 0)
-    # Floats beyond that, and NaN, stay as they are: the reader refuses them.
+    # Floats out of range, and NaN, are passed on: the reader refuses them.
     from_0_to_1 = array.dtype.kind == "f" and bool(((array >= 0) & (array <= 1)).all())
     return np.rint(array * 255).astype(np.uint8) if from_0_to_1 else array

@@ -1,4 +1,4 @@
-"""Packages that import what they export when it is first used, so that importing them costs nothing."""
+"""Lazy imports: packages import their exports on first use, so that importing a package is fast."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["lazy_exports"]
 def lazy_exports(
     package: str, names: Mapping[str, str], *, submodules: Collection[str] = (), extra: str | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's `__getattr__` and `__dir__` (PEP 562).
+    """Create a package's `__getattr__` and `__dir__` (PEP 562).
 
-    A library that is missing becomes the line that says which extra installs it.
+    A missing library becomes an error that names the extra that installs it.
 
     Args:
-        package: Its `__name__`.
-        names: Exported name → the module of the package that defines it.
-        submodules: Modules that are exported themselves.
-        extra: Named for a missing library if it is one of the extras that install it.
+        package: The package's `__name__`.
+        names: Exported name → the module that defines it.
+        submodules: Modules that are exported.
+        extra: Extra to name for a missing library, if it installs that library.
 
     Examples:
         >>> __getattr__, __dir__ = lazy_exports(__name__, {"train": "trainer"}, extra="train")

@@ -1,4 +1,4 @@
-"""The machine that a measurement or a training run belongs to."""
+"""Hardware and software of this machine, to record with measurements and runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["library_versions", "processor"]
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it; else its architecture."""
+    """Name of the processor or, if the system does not report it, its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -21,7 +21,7 @@ def processor() -> str:
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Distribution → its version, or "not installed"."""
+    """Versions of installed distributions by name, or "not installed"."""
     versions = {}
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""The files of a run folder: what each is called, and reading those that more than one package reads."""
+"""File names in a run folder, and readers of files that several packages need."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ REPORT = "report.html"
 
 
 def read_evaluation(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The metrics that `Evaluation.save` wrote into a folder.
+    """Read the metrics that `Evaluation.save` wrote to a folder.
 
     Raises:
-        OSError: There are none.
-        UserError: The file is damaged.
+        OSError: If the file cannot be read.
+        UserError: If the file is damaged.
     """
     path = Path(folder) / EVALUATION
     try:
@@ -39,6 +39,6 @@ def read_evaluation(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(metrics, dict):
         raise UserError(f"{path}: must be a JSON object")
-    if "pictures" in metrics:  # what version 0.1 called them
+    if "pictures" in metrics:  # version 0.1's key
         metrics["images"] = metrics.pop("pictures")
     return metrics

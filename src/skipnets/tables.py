@@ -1,6 +1,6 @@
-"""Tables for people: the same on a terminal, from `print`, and in a notebook.
+"""Tables that look the same on a terminal, from `print`, and in a notebook.
 
-Names of classes and files come from elsewhere; every cell goes through `printable`.
+Names of classes and files are untrusted; every cell goes through `printable`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HTML = '<pre style="font-family: monospace; line-height: 1.3; overflow-x: auto"
 
 
 def printable(text: str) -> str:
-    """Text from elsewhere, with escapes in place of what could steer a terminal or break a line."""
+    """Escape control characters and line breaks in untrusted text."""
     return "".join(
         letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else ascii(letter)[1:-1]
         for letter in text
@@ -30,7 +30,7 @@ def printable(text: str) -> str:
 
 
 def cell(value: str) -> Text:
-    """Text from elsewhere as a table's cell: its square brackets are no markup."""
+    """Untrusted text as a table cell, without interpreting markup."""
     from rich.text import Text
 
     return Text(printable(value))
@@ -39,12 +39,12 @@ def cell(value: str) -> Text:
 def make_table(
     headings: Mapping[str, Literal["left", "right"]], rows: Iterable[Sequence[str]], *, title: str = ""
 ) -> Table:
-    """A table without lines.
+    """Create a table without borders.
 
     Args:
-        headings: Heading → how its column is set, "left" or "right".
-        rows: A text for each column; the first column folds where it is too long.
-        title: Stands above.
+        headings: Heading → alignment of its column, "left" or "right".
+        rows: Texts of the cells; the first column wraps if it is too long.
+        title: Title above the table.
     """
     from rich.table import Table
 
@@ -57,7 +57,7 @@ def make_table(
 
 
 def properties_table(rows: Mapping[str, str], *, title: str | None = None) -> Table:
-    """Two columns, a name and what it is."""
+    """Create a table of names and values."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
@@ -69,7 +69,7 @@ def properties_table(rows: Mapping[str, str], *, title: str | None = None) -> Ta
 
 
 def as_text(tables: Iterable[RenderableType], *, width: int = WIDE) -> str:
-    """Tables without colors, as wide as they need to be, one below another."""
+    """Render tables as plain text, one below another."""
     from rich.console import Console
 
     page = io.StringIO()
@@ -80,7 +80,7 @@ def as_text(tables: Iterable[RenderableType], *, width: int = WIDE) -> str:
 
 
 def as_html(tables: Iterable[RenderableType], *, width: int = 160) -> str:
-    """Tables as a fragment of HTML, for a notebook."""
+    """Render tables as an HTML fragment for a notebook."""
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=width, record=True)
@@ -90,10 +90,10 @@ def as_html(tables: Iterable[RenderableType], *, width: int = 160) -> str:
 
 
 class Display:
-    """Shows itself as tables, in `print` and in notebooks; a subclass says which."""
+    """Mixin for objects that `print` and notebooks show as tables."""
 
     def tables(self) -> Sequence[RenderableType]:
-        """What `print` and a notebook show."""
+        """Tables that `print` and notebooks show."""
         raise NotImplementedError
 
     def __str__(self) -> str:

@@ -59,7 +59,7 @@ CASES = {
         ["predict", "none.safetensors", "photos"],
         ["none.safetensors", "does not exist"],
     ),
-    "a missing image": (["predict", "run", "none.jpg"], ["none.jpg", "is not there"]),
+    "a missing image": (["predict", "run", "none.jpg"], ["none.jpg", "does not exist"]),
     "a folder without images": (["predict", "run", "empty"], ["empty", "holds no images"]),
     "not a model": (["info", "text.safetensors"], ["text.safetensors"]),
     "a truncated model file": (["predict", "cut.safetensors", "photos"], ["cut.safetensors", "truncated"]),
@@ -95,7 +95,7 @@ CASES = {
     "missing YAML": (["train", "--config", "no.yaml"], ["no.yaml"]),
     "resume with other options": (
         ["train", "--resume", "run", "--lr", 0.1],
-        ["--resume", "no options but --missing"],
+        ["--resume", "without other options but --missing"],
     ),
     "resume of no run": (["train", "--resume", "empty"], ["empty", "not a run folder"]),
     "resume of a complete run": (["train", "--resume", "run"], ["run", "complete"]),
@@ -116,7 +116,7 @@ CASES = {
         ["summary", "resnet18", "--batch-size", "fit", "--memory", "much"],
         ["much", "16GiB"],
     ),
-    "a batch that is none": (["summary", "resnet18", "--batch-size", "big"], ["big", "whole number or fit"]),
+    "a batch that is none": (["summary", "resnet18", "--batch-size", "big"], ["big", "integer or fit"]),
     "a summary where nothing can be": (
         ["summary", "resnet18", "--output", "file/s.txt"],
         ["cannot be written"],
@@ -134,7 +134,7 @@ CASES = {
     "what is no image": (["explain", "run", "file", "--output", "a.png"], ["file", "not an image"]),
     "a missing image to explain": (
         ["explain", "run", "none.png", "--output", "a.png"],
-        ["none.png", "is not there"],
+        ["none.png", "does not exist"],
     ),
     "no such class": (
         ["explain", "run", "photo.png", "--classes", "drak", "--output", "a.png"],

@@ -25,10 +25,10 @@ def test_an_export_is_timed_and_every_number_written(exports: dict[str, Export],
     result = run("benchmark", exports["onnx"].path, *options, "--output", tmp_path / "s.json")
     assert result.status == 0
     table = json.loads((tmp_path / "s.json").read_text())
-    assert [row["batch"] for row in table["rows"]] == [1, 3]
+    assert [row["batch_size"] for row in table["rows"]] == [1, 3]
     assert table["size"] == [16, 20]
     for row in table["rows"]:
-        [line] = [line for line in result.out.splitlines() if line.split()[:1] == [str(row["batch"])]]
+        [line] = [line for line in result.out.splitlines() if line.split()[:1] == [str(row["batch_size"])]]
         assert row["candidate"] in line
         assert f"{1000 * row['seconds']:.1f}" in line
     assert "images of 16×20" in result.out

@@ -38,7 +38,7 @@ def test_a_temperature_is_stored_and_used_by_every_later_command(
     old, new = skipnets.load(unsure).model.state_dict(), skipnets.load(folder).model.state_dict()
     assert all((old[name] == new[name]).all() for name in old)
     text = run("calibrate", folder).out
-    assert f"{temperature:.4f}, now in" in text
+    assert f"{temperature:.4f}, stored in" in text
     assert "are few" in text
 
 

@@ -17,14 +17,14 @@ def test_runs_are_compared(trained: Path, photos: Path, unsure: Path, tmp_path: 
         "the same for all",
         "accuracy",
         "other against light",
-        "right alone on",
+        "alone correct on",
         "95 % interval",
     ):
         assert expected in result.out
-    figures = json.loads(run("compare", trained, tmp_path / "other", "--resamples", 50, "--json").out)
-    assert figures["runs"] == ["light", "other"]
+    comparison = json.loads(run("compare", trained, tmp_path / "other", "--resamples", 50, "--json").out)
+    assert comparison["runs"] == ["light", "other"]
     refused = run("compare", trained, unsure)
     assert refused.status == 2
-    assert "cannot be compared: they tell different classes" in refused.err
+    assert "cannot be compared: their classes differ" in refused.err
     assert run("compare", trained).status == 2
     assert "is not a run folder" in run("compare", trained, tmp_path / "none").err

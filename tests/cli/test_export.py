@@ -86,7 +86,7 @@ def test_int8(run: Callable[..., Result]) -> None:
 
 WRONG = {
     "an unknown format": (["export", "run", "--format", "onxn"], ["onxn", "onnx"]),
-    "an export of an export": (["export", "m.onnx"], ["m.onnx", "is an export itself"]),
+    "an export of an export": (["export", "m.onnx"], ["m.onnx", "is an export: export"]),
     "int8 without images": (["export", "run", "--int8"], ["--calibration must be given for int8"]),
     "images without int8": (["export", "run", "--calibration", "photos"], ["--int8", "--check"]),
     "calibration with other classes": (

@@ -8,7 +8,7 @@ from pathlib import Path
 import skipnets
 
 
-def test_info_tells_what_the_file_knows(trained: Path, run) -> None:
+def test_info_shows_the_metadata_of_a_file(trained: Path, run) -> None:
     result = run("info", trained)
     for expected in (
         "densenet_bc40_k12",

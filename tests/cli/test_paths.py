@@ -53,7 +53,7 @@ def test_standard_input_is_taken_line_by_line(monkeypatch: pytest.MonkeyPatch) -
     [
         ("empty", "empty holds no images"),
         ("*.jpg", r"no file matches \*\.jpg"),
-        ("no.jpg", r"no\.jpg is not there"),
+        ("no.jpg", r"no\.jpg does not exist"),
     ],
 )
 def test_a_word_that_stands_for_nothing(

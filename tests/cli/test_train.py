@@ -42,7 +42,7 @@ def test_a_run_s_yaml_repeats_it_and_options_go_before_it(trained: Path, tmp_pat
     assert settings["model_options"]["growth_rate"] == 4
 
 
-def test_training_ends_with_the_figures_and_where_the_model_is(photos: Path, tmp_path: Path, run) -> None:
+def test_training_prints_the_metrics_and_where_the_model_is(photos: Path, tmp_path: Path, run) -> None:
     result = run("train", photos, "--out", tmp_path / "run", *QUICK)
     assert result.status == 0
     assert re.search(r"accuracy +\d+\.\d+%", result.out)

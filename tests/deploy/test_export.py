@@ -47,7 +47,7 @@ class TestWhatIsWritten:
         assert exported.embed(IMAGES).shape == (len(IMAGES), features)
 
     @pytest.mark.parametrize("file_format", FORMATS)
-    def test_it_says_what_the_model_file_says(
+    def test_metadata_equal_those_of_the_model_file(
         self, file_format: str, exports: dict[str, Export], classifier: Classifier
     ) -> None:
         export = exports[file_format]
@@ -264,7 +264,7 @@ def test_a_killed_export_leaves_nothing_under_the_final_name(
 
 
 class TestAuto:
-    def test_the_fastest_is_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_fastest_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             MODULE, "_time_one_image", lambda paths: dict.fromkeys(paths, 2.0) | {"openvino": 1.0}
         )
@@ -296,7 +296,10 @@ class TestWrongInput:
             ({"file_format": "torchscript"}, "format=torchscript: must be one of onnx, openvino, pt2, auto"),
             ({"input_type": "float16"}, "input=float16: must be uint8 or float32"),
             ({"int8": True}, "calibration: must be given for int8"),
-            ({"int8": True, "calibration": "x", "file_format": "pt2"}, 'int8 is for the formats "openvino"'),
+            (
+                {"int8": True, "calibration": "x", "file_format": "pt2"},
+                "format=pt2: must be onnx or openvino for int8",
+            ),
             ({"max_drop": -1}, "max_drop=-1: must be 0 or more"),
             ({"output": "m.pt2"}, r'"m\.pt2" must end in \.onnx'),
             ({"output": "m.onnx", "file_format": "openvino"}, r'"m\.onnx" must be a folder'),
@@ -311,14 +314,14 @@ class TestWrongInput:
 
     def test_an_export_of_an_export(self, exports: dict[str, Export]) -> None:
         for export in exports.values():
-            with pytest.raises(UserError, match="is an export itself"):
+            with pytest.raises(UserError, match="is an export: export the model file"):
                 export_model(export.path)
-        with pytest.raises(UserError, match="is an export itself"):
+        with pytest.raises(UserError, match="is an export: export the model file"):
             export_model(load(exports["onnx"].path))
 
-    def test_a_folder_that_is_taken(self, tmp_path: Path, classifier: Classifier) -> None:
+    def test_an_existing_folder_is_refused(self, tmp_path: Path, classifier: Classifier) -> None:
         (tmp_path / "m").mkdir()
-        with pytest.raises(UserError, match="is there already; remove it"):
+        with pytest.raises(UserError, match="already exists; remove it"):
             export_model(classifier, tmp_path / "m", file_format="openvino")
 
     def test_calibration_with_other_classes(self, tmp_path: Path, classifier: Classifier) -> None:
@@ -327,7 +330,7 @@ class TestWrongInput:
             export_model(classifier, tmp_path / "m.onnx", int8=True, calibration=data)
 
     def test_a_classifier_that_was_never_saved_needs_an_output(self) -> None:
-        with pytest.raises(UserError, match="output: a classifier that was never saved"):
+        with pytest.raises(UserError, match="output: must be given for a classifier that was never saved"):
             export_model(make_classifier("resnet20"))
 
     @pytest.mark.parametrize("library", ["onnx", "openvino"])

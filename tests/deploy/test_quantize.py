@@ -88,7 +88,7 @@ def test_onnx_where_it_is_not(
 ) -> None:
     monkeypatch.setattr(MODULE, "alternate", timings(fp32=1.0, int8=1.0))
     with pytest.raises(
-        UserError, match=r"takes 1000\.0 ms an image, 32 bits take 1000.0 ms; take --format openvino"
+        UserError, match=r"takes 1000\.0 ms an image, 32 bits take 1000.0 ms; use --format openvino"
     ):
         quantized(classifier, onnx_model, "onnx", max_drop=50)
 
@@ -135,7 +135,7 @@ def test_calibration_images_are_put_in_the_classifiers_order() -> None:
 
 def test_calibration_needs_both_splits() -> None:
     dataset = make_images(make_classifier("resnet20"))
-    with pytest.raises(UserError, match='no images in the split "val"'):
+    with pytest.raises(UserError, match='calibration: must have images in the split "val"'):
         open_calibration(dataset.split("train"), dataset.classes)
 
 

@@ -310,7 +310,7 @@ def test_an_independent_network_agrees() -> None:
 
 
 # --8<-- [start:selection-check]
-def test_the_best_of_many_epochs_flatters_on_the_images_that_chose_it() -> None:
+def test_the_best_of_many_epochs_is_optimistic_on_the_images_that_chose_it() -> None:
     found = simulate(epochs=50, images=1000, trials=150)  # every epoch is right with probability 0.9
     assert found.by_test > 0.012  # chosen on test images: 1.2 points too high and more
     assert abs(found.by_validation) < 3 * found.errors[1]  # chosen on validation images: right

@@ -1,4 +1,4 @@
-"""The image of the confusion matrix: what it says, and that it can be drawn at any size."""
+"""Drawings of the confusion matrix: their content, and that any size can be drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from skipnets.evaluation.confusion import draw_confusion, save_figure, tints
 
 
-def test_it_says_what_the_matrix_holds() -> None:
+def test_the_drawing_shows_the_matrix() -> None:
     figure = draw_confusion(
         np.array([[1234, 0, 1], [5, 7, 0], [0, 0, 0]]), ["ant", "$bee$", "c" * 40], title="pets", note="fine"
     )
@@ -27,7 +27,7 @@ def test_it_says_what_the_matrix_holds() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ant", "$bee$", "c" * 23 + "…"]
 
 
-def test_colors_tell_right_from_wrong_and_some_from_none() -> None:
+def test_colors_distinguish_correct_wrong_and_empty_cells() -> None:
     confusion = np.array([[9999, 1, 0], [50, 50, 0], [0, 0, 0]])
     (image,) = draw_confusion(confusion, ["a", "b", "c"]).axes[0].images
     colors = np.asarray(image.get_array())

@@ -1,4 +1,4 @@
-"""What is evaluated, under which names, and what a reader is told beside the figures."""
+"""Evaluation: which images are used, under which names, and the caveats that are reported."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_fewer_classes_than_the_classifier_knows() -> None:
     evaluation = evaluate(reader(), memory([0, 0, 1], ("blue", "red")))
     assert evaluation.metrics.support.tolist() == [0, 1, 2]
     assert evaluation.metrics.accuracy == 1
-    assert evaluation.warnings == ["no images of green: nothing is known about them"]
+    assert evaluation.warnings == ["no images of green: their metrics are undefined"]
     green = evaluation.to_dict()["classes"][0]
     assert green == {
         "name": "green",
@@ -117,7 +117,7 @@ def test_fewer_classes_than_the_classifier_knows() -> None:
 
 
 def test_more_classes_than_the_classifier_knows() -> None:
-    with pytest.raises(UserError, match=r"does not know: pink, white \(it knows green, red, blue\)"):
+    with pytest.raises(UserError, match=r"does not have: pink, white \(its classes: green, red, blue\)"):
         evaluate(reader(), memory([0, 1, 2], ("blue", "pink", "white")))
     # A name alone, without images, does no harm.
     assert evaluate(reader(), memory([0], ("blue", "pink"))).metrics.accuracy == 1
@@ -131,7 +131,7 @@ def test_undecodable_images_are_listed_and_counted_out(pets: Path) -> None:
     assert len(evaluation.names) == 28
     assert evaluation.metrics.support.tolist() == [10, 9, 9]
     assert evaluation.metrics.accuracy == pytest.approx(27 / 28)
-    assert evaluation.warnings == ["2 of the 30 images could not be read and are in no figure"]
+    assert evaluation.warnings == ["2 of the 30 images could not be read and are not counted"]
     assert [evaluation.classes[label] for label in evaluation.labels] == [
         n.split("/")[0] for n in evaluation.names
     ]
@@ -202,7 +202,7 @@ def test_a_part_of_the_runs_data(tmp_path: Path) -> None:
     assert known["train"] + known["val"] == 12
 
 
-def test_new_images_are_not_taken_for_the_runs(run: Classifier, tmp_path: Path) -> None:
+def test_new_images_are_not_counted_as_the_runs_own(run: Classifier, tmp_path: Path) -> None:
     for color in COLORS:
         for index in range(10):  # under the names of the run's images
             paint(tmp_path / "new" / color / f"{index}.png", color, size=(7, 7))
@@ -281,7 +281,7 @@ def test_no_data_and_no_run(path: Path | None) -> None:
 
 
 def test_a_split_without_images(pets: Path) -> None:
-    with pytest.raises(UserError, match='pets has no images in the split "val", only in test'):
+    with pytest.raises(UserError, match=r"split=val: .*pets has images only in: test"):
         evaluate(reader(), pets, split="val")
     with pytest.raises(UserError, match=r"split='tset'.*did you mean test"):
         evaluate(reader(), pets, split="tset")

@@ -49,7 +49,7 @@ def test_the_mean_of_many_shares_without_errors() -> None:
 
 
 @pytest.mark.parametrize("shares", [(0.99, 0.95), (0.9, 0.6, 0.99)])
-def test_the_mean_of_shares_is_in_its_interval_as_often_as_it_says(shares: tuple[float, ...]) -> None:
+def test_the_interval_of_a_mean_of_shares_has_its_nominal_coverage(shares: tuple[float, ...]) -> None:
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(2000):
@@ -80,7 +80,7 @@ def test_an_area_of_one_pair_is_a_share_of_one() -> None:
 
 
 @pytest.mark.parametrize("distance", [1.0, 2.5])
-def test_an_area_is_in_its_interval_as_often_as_it_says(distance: float) -> None:
+def test_the_interval_of_an_area_has_its_nominal_coverage(distance: float) -> None:
     """Of two normal populations, whose area is known."""
     rng = np.random.default_rng(1)
     true = NormalDist().cdf(distance / math.sqrt(2))

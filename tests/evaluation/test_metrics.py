@@ -47,7 +47,7 @@ cases = st.tuples(
 
 @settings(max_examples=60, deadline=None)
 @given(case=cases)
-def test_figures_are_scikit_learns(case: tuple[int, int, int, int, float]) -> None:
+def test_metrics_equal_scikit_learns(case: tuple[int, int, int, int, float]) -> None:
     seed, count, classes, present, scale = case
     logits, labels = answers(seed, count, classes, min(present, classes), scale)
     metrics = measure(logits, labels)
@@ -104,7 +104,7 @@ def test_large_logits_stay_finite() -> None:
     assert metrics.ece == pytest.approx(0.5)
 
 
-def test_perfect_answers() -> None:
+def test_perfect_predictions() -> None:
     metrics = measure(np.eye(7, dtype=np.float32)[np.arange(70) % 7] * 100, np.arange(70) % 7)
     assert (metrics.accuracy, metrics.balanced_accuracy, metrics.top5, metrics.macro_auroc) == (1, 1, 1, 1)
     assert metrics.nll == pytest.approx(0, abs=1e-9)

@@ -46,7 +46,7 @@ def write_results(
     return folder
 
 
-def make_answers(
+def make_predictions(
     seed: int, count: int, strength: float, labels: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(N, 3) random logits that know the labels that much, and the (N,) labels."""

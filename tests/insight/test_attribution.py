@@ -165,7 +165,7 @@ def test_wrong_input(options: dict[str, object], message: str) -> None:
 
 
 def test_a_map_of_one_value_is_refused() -> None:
-    with pytest.raises(UserError, match=r"1×1 .* take a finer one"):
+    with pytest.raises(UserError, match=r"1×1 .* choose a finer one"):
         explain(_classifier("resnet18", 32), [_image(8, 8)], stage="layer4")
 
 

@@ -49,7 +49,7 @@ def test_a_block_of_l_layers_has_every_arc_in_the_color_of_its_source(tmp_path, 
         ("resnet20", {"identity": 7, "pad": 2}),
     ],
 )
-def test_shortcuts_are_told_apart(tmp_path, figures, name: str, shortcuts: dict[str, int]) -> None:
+def test_shortcuts_are_distinguished(tmp_path, figures, name: str, shortcuts: dict[str, int]) -> None:
     draw_diagram(name, output=tmp_path / "a.svg")
     lines = [(item.get_edgecolor()[0], item.get_linestyle()[0]) for item in _arcs(figures[0])]
     for kind, count in shortcuts.items():

@@ -117,7 +117,9 @@ def test_what_cannot_be_read_is_passed_over_and_named(tmp_path) -> None:
 
 
 def test_wrong_input(tmp_path) -> None:
-    with pytest.raises(UserError, match="images: must name some, the branches of resnet20"):
+    with pytest.raises(
+        UserError, match="images: must name at least one, to measure the branches of resnet20"
+    ):
         reuse(_classifier("resnet20"))
     with pytest.raises(UserError, match="must end in"):
         save_reuse(reuse(_classifier("densenet_bc40_k12")), tmp_path / "a.txt")

@@ -16,7 +16,7 @@ from skipnets.models.accounting import Grid
 
 
 def _explanation(source: str = "a.png", label: str = "cat", size: tuple[int, int] = (60, 40)) -> Explanation:
-    """Everything that speaks for the class lies in the top left quarter of a black image."""
+    """All evidence for the class is in the top left quarter of a black image."""
     grid = np.zeros((8, 8), np.float32)
     grid[:4, :4] = 1
     grid[6:, 6:] = -5
@@ -61,7 +61,7 @@ def test_a_sheet_shows_every_image_and_is_about_square(images: int, classes: int
         assert 0.5 < sheet.width / sheet.height < 2
 
 
-def test_equal_names_in_different_folders_are_told_apart() -> None:
+def test_equal_names_in_different_folders_are_distinguished() -> None:
     names = _short_names(["a/cat/1.jpg", "a/dog/1.jpg", "b/dog/1.jpg", "a/cat/2.jpg", "[3]"])
     assert list(names.values()) == ["cat/1.jpg", "a/dog/1.jpg", "b/dog/1.jpg", "2.jpg", "[3]"]
 

@@ -33,8 +33,8 @@ def test_a_name_and_its_fields() -> None:
     ("source", "fields", "message"),
     [
         ("densnet121", {}, "did you mean densenet121"),
-        ("no/such/run", {}, "no model file or run folder"),
-        (model_config("resnet20"), {"width": 8}, "width: can be changed for a model's name only"),
+        ("no/such/run", {}, "not a model file, run folder or model name"),
+        (model_config("resnet20"), {"width": 8}, "width: can be changed only for a model's name"),
     ],
 )
 def test_what_leads_nowhere(source, fields, message: str) -> None:

@@ -74,7 +74,7 @@ def test_folding() -> None:
         summary.rows(0)
 
 
-def test_formats_tell_the_same() -> None:
+def test_formats_hold_the_same_values() -> None:
     summary = summarize("densenet_bc40_k12", batch_size=4)
     rows = list(csv.DictReader(io.StringIO(summary.to_csv())))
     assert [row["path"] for row in rows] == [layer.path for layer in summary.layers]
@@ -109,7 +109,7 @@ def test_sources(tmp_path) -> None:
     ("source", "options", "message"),
     [
         ("densnet121", {}, "did you mean densenet121"),
-        ("nowhere/model.safetensors", {}, "no model file or run folder and no model's name"),
+        ("nowhere/model.safetensors", {}, "not a model file, run folder or model name"),
         ("densenet121", {"input_size": 16}, "too small for densenet121"),
         ("densenet121", {"input_size": 0}, "input_size=0×0: must be at least 1"),
         ("densenet121", {"batch_size": 0}, "batch_size=0: must be at least 1"),

@@ -43,7 +43,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize("name", ALL)
 def test_parameters_and_macs_agree_with_torchinfo_and_the_flop_counter(name: str) -> None:
     config = model_config(name)
-    graph, size = network_graph(config), config.usual_size
+    graph, size = network_graph(config), config.default_size
     with torch.device("meta"):
         model = build_model(config).eval()
         counter = FlopCounterMode(display=False)
@@ -77,7 +77,7 @@ def test_kept_memory_is_what_autograd_saves(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("execution", BLOCK_EXECUTIONS)
-def test_kept_memory_of_densenet121_at_its_usual_size(execution: BlockExecution) -> None:
+def test_kept_memory_of_densenet121_at_its_default_size(execution: BlockExecution) -> None:
     config = model_config("densenet121")
     expected = kept_bytes(network_graph(config), 224, 224, 4, execution)
     assert expected == saved_bytes(config, execution, 224, 224, batch_size=4)

@@ -75,7 +75,7 @@ def test_intermediates_are_chosen_by_index(name: str) -> None:
     stopped, _ = model.forward_intermediates(x, [1], stop_early=True)
     torch.testing.assert_close(stopped, every[1], msg=path)
     assert seen == []
-    with pytest.raises(UserError, match="maps, 0 to"):
+    with pytest.raises(UserError, match="must be from 0 to"):
         model.forward_intermediates(x, [9])
 
 
@@ -144,7 +144,7 @@ def test_the_smallest_size_is_right_and_named(name: str, smallest: int) -> None:
     assert model.config.smallest_size == smallest
     assert model(torch.randn(1, 3, smallest, smallest)).isfinite().all()
     if smallest > 1:
-        with pytest.raises(UserError, match=f"smallest size that works is {smallest}×{smallest}"):
+        with pytest.raises(UserError, match=f"images must be at least {smallest}×{smallest}"):
             model(torch.randn(1, 3, smallest - 1, 64))
         with pytest.raises(RuntimeError, match="too small"):  # torch's own word on what we refuse
             nn.Sequential(*[stage for _, stage in model.stages()])(torch.randn(1, 3, smallest - 1, 64))

@@ -17,7 +17,7 @@ def test_tensors_are_those_of_torchvision(name: str) -> None:
         baseline = family_of(config).baseline(config)
         ours = create_model(name)
     if baseline is None:
-        assert config.usual_size == 32  # all of ImageNet's are torchvision's
+        assert config.default_size == 32  # all of ImageNet's are torchvision's
         return
     shapes = {key: tensor.shape for key, tensor in ours.state_dict().items()}
     assert {key: tensor.shape for key, tensor in baseline.state_dict().items()} == shapes

@@ -42,7 +42,7 @@ def test_initialization_is_drawn_anew_and_repeats_with_the_seed() -> None:
     assert not torch.equal(drawn(1), drawn(2))
 
 
-def test_weights_from_a_file_are_all_taken(tmp_path: Path) -> None:
+def test_all_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
     wanted = create_model("resnet20", num_classes=7)
     safetensors.torch.save_file(wanted.state_dict(), tmp_path / "w.safetensors")
     model = create_model("resnet20", num_classes=7, weights=tmp_path / "w.safetensors")

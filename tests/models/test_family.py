@@ -245,7 +245,9 @@ def test_freezing_and_weights(tmp_path, classifier: skipnets.Classifier) -> None
     ]
 
 
-def test_a_file_and_its_exports_say_what_the_model_says(tmp_path, classifier: skipnets.Classifier) -> None:
+def test_a_file_and_its_exports_predict_the_same_as_the_model(
+    tmp_path, classifier: skipnets.Classifier
+) -> None:
     path = tmp_path / "model.safetensors"
     classifier.save(path)
     batch = classifier.preprocess(_images(3))

@@ -81,5 +81,5 @@ def test_a_family_is_registered_once() -> None:
 def test_an_unknown_family_lists_the_known_ones() -> None:
     config = model_config("resnet18")
     object.__setattr__(config, "family", "vgg")
-    with pytest.raises(UserError, match=r"family='vgg': this version knows .*densenet, resnet"):
+    with pytest.raises(UserError, match=r"family='vgg': must be one of .*densenet, resnet"):
         family_of(config)

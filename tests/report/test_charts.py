@@ -19,5 +19,5 @@ def test_curves_keep_their_ends_when_thinned() -> None:
     assert one_class_curves(np.ones(3), np.ones(3, bool)) is None
 
 
-def test_a_diagram_of_one_answer_can_be_drawn() -> None:
+def test_a_diagram_of_one_prediction_can_be_drawn() -> None:
     assert draw_reliability(reliability(np.array([[0.7, 0.3]]), np.array([0])), "one").startswith("<svg")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.helpers.results import CLASSES, make_answers, write_results
+from tests.helpers.results import CLASSES, make_predictions, write_results
 
 from skipnets.errors import UserError
 from skipnets.evaluation.metrics import measure
@@ -31,10 +31,10 @@ def test_holm_s_own_steps() -> None:
     assert holm([0.2]) == [0.2]
 
 
-def test_a_better_run_is_told_from_an_equal_one(tmp_path: Path) -> None:
-    logits, labels = make_answers(0, 300, 1.0)
-    good, _ = make_answers(1, 300, 3.0, labels)
-    equal, _ = make_answers(2, 300, 1.0, labels)
+def test_a_better_run_is_distinguished_from_an_equal_one(tmp_path: Path) -> None:
+    logits, labels = make_predictions(0, 300, 1.0)
+    good, _ = make_predictions(1, 300, 3.0, labels)
+    equal, _ = make_predictions(2, 300, 1.0, labels)
     folders = [
         write_results(tmp_path / "first", logits, labels),
         write_results(tmp_path / "good", good, labels),
@@ -70,9 +70,9 @@ def test_a_better_run_is_told_from_an_equal_one(tmp_path: Path) -> None:
     assert worse["accuracy"] == worse["nll"] == "worse"
 
 
-def test_figures_are_evaluation_s_own(tmp_path: Path) -> None:
-    logits, labels = make_answers(0, 200, 1.0)
-    other, _ = make_answers(1, 200, 2.0, labels)
+def test_metrics_equal_those_of_the_evaluation(tmp_path: Path) -> None:
+    logits, labels = make_predictions(0, 200, 1.0)
+    other, _ = make_predictions(1, 200, 2.0, labels)
     comparison = compare(
         [write_results(tmp_path / "a", logits, labels), write_results(tmp_path / "b", other, labels)],
         resamples=50,
@@ -94,8 +94,22 @@ def test_figures_are_evaluation_s_own(tmp_path: Path) -> None:
     ]
 
 
+def test_intervals_have_a_width_where_no_answer_is_wrong(tmp_path: Path) -> None:
+    logits, labels = make_predictions(0, 60, 1.0)
+    perfect = write_results(tmp_path / "perfect", 20 * np.eye(3)[labels], labels)
+    comparison = compare([write_results(tmp_path / "a", logits, labels), perfect], resamples=50)
+    for metric in comparison.metrics:
+        low, high = metric.intervals[1] or (0, 0)
+        if metric.name in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
+            assert 0.8 < low < high == metric.values[1] == 1
+    [note] = [note for note in comparison.notes if "Newcombe" in note]
+    assert note.startswith(
+        "perfect: every resample gives the same balanced accuracy, mean F1, mean AUROC: the interval shown"
+    )
+
+
 def test_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
-    logits, labels = make_answers(0, 60, 1.0)
+    logits, labels = make_predictions(0, 60, 1.0)
     a, b = write_results(tmp_path / "x/a", logits, labels), write_results(tmp_path / "y/a", logits, labels)
     comparison = compare([a, b], resamples=50)
     assert comparison.runs == (str(a), str(b))
@@ -111,7 +125,7 @@ def test_false_alarms_are_as_rare_as_promised(tmp_path: Path) -> None:
     rounds = 60
     labels = rng.integers(0, 3, 150)
     for index in range(rounds):
-        pair = [make_answers(2 * index + k, 150, 1.0, labels)[0] for k in (0, 1)]
+        pair = [make_predictions(2 * index + k, 150, 1.0, labels)[0] for k in (0, 1)]
         folders = [write_results(tmp_path / f"{index}-{k}", each, labels) for k, each in enumerate(pair)]
         for each in compare(folders, resamples=200).differences:
             if each.metric in alarms:
@@ -122,8 +136,8 @@ def test_false_alarms_are_as_rare_as_promised(tmp_path: Path) -> None:
 
 
 def test_order_of_images_and_classes_does_not_matter(tmp_path: Path) -> None:
-    logits, labels = make_answers(0, 80, 1.0)
-    other, _ = make_answers(1, 80, 1.5, labels)
+    logits, labels = make_predictions(0, 80, 1.0)
+    other, _ = make_predictions(1, 80, 1.5, labels)
     a, b = write_results(tmp_path / "a", logits, labels), write_results(tmp_path / "b", other, labels)
     order = np.random.default_rng(0).permutation(80)
     columns = np.array([2, 0, 1])
@@ -141,7 +155,7 @@ def test_order_of_images_and_classes_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
-    logits, labels = make_answers(0, 30, 1.0)
+    logits, labels = make_predictions(0, 30, 1.0)
     a = write_results(tmp_path / "a", logits, labels)
     cases = {
         "their test images differ (1 are in one only: 00029.png)": write_results(
@@ -150,9 +164,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         'they were evaluated on different splits ("test" and "val")': write_results(
             tmp_path / "val", logits, labels, split="val"
         ),
-        "they tell different classes (c, d)": write_results(
-            tmp_path / "d", logits, labels, classes=("a", "b", "d")
-        ),
+        "their classes differ (c, d)": write_results(tmp_path / "d", logits, labels, classes=("a", "b", "d")),
         '00000.png is "': write_results(tmp_path / "labels", logits, (labels + (np.arange(30) == 0)) % 3),
         f"{tmp_path / 'no'} is not a run folder": tmp_path / "no",
     }
@@ -160,14 +172,14 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError) as error:
             compare([a, folder])
         assert message in str(error.value)
-    with pytest.raises(UserError, match="two or more, not 1"):
+    with pytest.raises(UserError, match="at least two, not 1"):
         compare([a])
     with pytest.raises(UserError, match="resamples must be at least 1"):
         compare([a, a], resamples=0)
 
 
 def test_other_data_of_the_same_names_are_noted(tmp_path: Path) -> None:
-    logits, labels = make_answers(0, 30, 1.0)
+    logits, labels = make_predictions(0, 30, 1.0)
     a, b = (
         write_results(tmp_path / "a", logits, labels),
         write_results(tmp_path / "b", logits, labels, data="moved/pets"),

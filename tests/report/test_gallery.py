@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 from tests.helpers.results import results_of
 
-from skipnets.report.gallery import ALL_CELLS, RIGHT_CELL, WRONG_CELL, confusion_cells, least_certain
+from skipnets.report.gallery import (
+    ALL_CELLS,
+    RIGHT_CELL,
+    WRONG_CELL,
+    confusion_cells,
+    least_confident_correct,
+)
 from skipnets.report.gallery import most_confident_mistakes as mistakes
 
 
@@ -27,7 +33,7 @@ def test_images_are_the_ones_they_are_said_to_be() -> None:
     confidence = results.probabilities.max(1)
     right = results.predicted == results.labels
     assert set(mistakes(results)) == set(np.argsort(np.where(right, -1, confidence))[::-1][:12])
-    assert set(least_certain(results)) == set(np.argsort(np.where(right, confidence, 2))[:12])
+    assert set(least_confident_correct(results)) == set(np.argsort(np.where(right, confidence, 2))[:12])
     for cell in confusion_cells(results):
         inside = (results.labels == cell.true) & (results.predicted == cell.predicted)
         assert cell.count == inside.sum()

@@ -17,14 +17,15 @@ import pyarrow.parquet
 import pytest
 import yaml
 from tests.helpers.browser import chromium
-from tests.helpers.results import results_of
+from tests.helpers.results import results_of, write_results
 from tests.helpers.runs import HOSTILE_CLASSES, HOSTILE_FILE, make_run, write_images
 
 from skipnets.classifier import load
 from skipnets.errors import UserError
 from skipnets.evaluation.reliability import reliability
+from skipnets.report import page as page_module
 from skipnets.report import write_report
-from skipnets.report.gallery import confusion_cells, least_certain
+from skipnets.report.gallery import confusion_cells, least_confident_correct
 from skipnets.report.gallery import most_confident_mistakes as mistakes
 from skipnets.report.results import read_results
 from skipnets.training.run import Run
@@ -140,7 +141,7 @@ def test_everything_is_there(page: Page, hostile_run: Run) -> None:
     # One alone where no temperature fits, which is said in a sentence that begins otherwise.
     diagrams = sum(page.texts.count(f"{when} temperature scaling") for when in ("Before", "After"))
     assert page.tags.count("svg") == 3 + diagrams + 2 + len(set(results.labels))
-    wrong, right = mistakes(results), least_certain(results)
+    wrong, right = mistakes(results), least_confident_correct(results)
     behind = sum(len(cell.shown) for cell in confusion_cells(results))
     assert page.tags.count("img") == 3 * len(wrong) + 2 * len(right) + behind
 
@@ -287,17 +288,34 @@ def test_a_calibrated_run_shows_its_temperature(hostile_data: Path, tmp_path: Pa
     assert f"{100 * ece:.1f}\N{NO-BREAK SPACE}%" in " ".join(page.texts)
 
 
-def test_many_classes_and_two_classes(tmp_path: Path) -> None:
+def test_many_classes_and_two_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "_SINGLE_CURVES", 3)
     many = write_images(tmp_path / "many", tuple(f"class {index:02}" for index in range(32)), 4)
     page = Page(write_report(make_run(tmp_path / "run", many).folder, workers=0).read_text(encoding="utf-8"))
     assert "only the most frequent mistakes are listed" in page.text
-    assert "The 24 classes with the lowest average precision" in page.text
+    assert "The 3 classes with the lowest average precision" in page.text
     assert page.values("popovertarget")
     two = write_images(tmp_path / "two", ("no", "yes"), 8)
     page = Page(write_report(make_run(tmp_path / "run2", two).folder, workers=0).read_text(encoding="utf-8"))
     assert "Click a cell" in page.text
     assert "not be read and are not in any metric" not in page.text
     assert "Every image could be read." in page.text
+
+
+def test_a_perfect_run_says_where_its_intervals_come_from(hostile_run: Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(hostile_run.folder, tmp_path / "perfect")
+    results = read_results(folder)
+    write_results(
+        folder,
+        20 * np.eye(len(results.classes))[results.labels],
+        results.labels,
+        classes=results.classes,
+        names=results.names,
+    )
+    text = Page(write_report(folder, workers=0).read_text(encoding="utf-8")).text
+    note = "every resample gives the same balanced accuracy, mean F1, mean AUROC"
+    assert note in text
+    assert note not in Page(write_report(hostile_run.folder, tmp_path / "r.html").read_text("utf-8")).text
 
 
 def test_what_cannot_be_reported_on_is_refused(hostile_run: Run, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-from tests.helpers.results import make_answers, write_results
+from tests.helpers.results import make_predictions, write_results
 
 from skipnets.classifier import softmax
 from skipnets.errors import UserError
@@ -16,7 +16,7 @@ from skipnets.report.results import read_results
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4, 3.0])
 def test_results_are_what_was_evaluated(tmp_path: Path, temperature: float) -> None:
-    logits, labels = make_answers(0, 40, 3.0)
+    logits, labels = make_predictions(0, 40, 3.0)
     results = read_results(write_results(tmp_path / "a", logits, labels, temperature=temperature))
     assert results.temperature == temperature
     np.testing.assert_allclose(results.probabilities, softmax(logits, temperature), atol=1e-6)
@@ -33,11 +33,11 @@ def test_probabilities_too_small_for_the_table_stay_finite(tmp_path: Path) -> No
 
 
 def test_folders_without_predictions_say_what_to_do(tmp_path: Path) -> None:
-    logits, labels = make_answers(0, 30, 1.0)
+    logits, labels = make_predictions(0, 30, 1.0)
     folder = write_results(tmp_path / "a", logits, labels)
     (folder / "evaluation.json").write_text("{")
     with pytest.raises(
-        UserError, match=r"is damaged, or they do not fit .* skipnets evaluate .* writes them anew"
+        UserError, match=r"is damaged, or they do not match .* skipnets evaluate .* writes them again"
     ):
         read_results(folder)
     write_results(folder, logits, labels)

@@ -34,11 +34,11 @@ def test_the_runtime_of_a_format(file_format: str, exports: dict[str, Export]) -
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_wrong_wishes(file_format: str, exports: dict[str, Export]) -> None:
+def test_wrong_options(file_format: str, exports: dict[str, Export]) -> None:
     path = exports[file_format].path
     with pytest.raises(UserError, match="export the model file again: skipnets export MODEL"):
         load(path, runtime="native")
-    with pytest.raises(UserError, match=r"device .* is not here"):
+    with pytest.raises(UserError, match=r"device=cuda:7: (must be one|not available)"):
         load(path, device="cuda:7")
     with pytest.raises(UserError, match="threads=0: must be at least 1"):
         load(path, threads=0)
@@ -121,13 +121,15 @@ def test_a_graph_that_normalizes_takes_pixels_only(file_format: str, exports: di
     assert opened.embed([]).shape == (0, 12)
     np.testing.assert_array_equal(opened.logits(torch.from_numpy(batch)), opened.logits(batch))
     np.testing.assert_array_equal(opened.logits(batch[:, :, ::-1]), opened.logits(batch[:, :, ::-1].copy()))
-    with pytest.raises(UserError, match="normalizes by itself: a batch must be uint8 pixels, not float32"):
+    with pytest.raises(
+        UserError, match="batch: must be uint8 pixels, which this network normalizes, not float32"
+    ):
         opened.logits(batch.astype(np.float32))
 
 
 def test_an_export_is_no_module(exports: dict[str, Export], tmp_path: Path) -> None:
     opened = load(exports["pt2"].path)
-    with pytest.raises(UserError, match="is an export, a graph and no module"):
+    with pytest.raises(UserError, match="is an export without a torch module"):
         _ = opened.model
     with pytest.raises(UserError, match="is an export"):
         opened.save(tmp_path / "m.safetensors")

@@ -235,7 +235,7 @@ def test_another_interface_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
         "tensors": tensors_of(model),
         "device": "cpu",
     }
-    with pytest.raises(UserError, match=r"does not fit this skipnets \(interface 99, not 2\)"):
+    with pytest.raises(UserError, match=r"does not match this skipnets \(interface 99, not 2\)"):
         open_runtime("native", **given)
     assert open_runtime("auto", **given).name == "torch"
 
@@ -243,7 +243,7 @@ def test_another_interface_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_input_is_named() -> None:
     model = trained_on_noise("densenet121", (64, 64), **SMALL)
     architecture, tensors = config_to_dict(model.config), tensors_of(model)
-    with pytest.raises(UserError, match='device=cuda: must be "auto" or "cpu"'):
+    with pytest.raises(UserError, match="device=cuda: must be auto or cpu"):
         open_runtime("native", architecture=architecture, tensors=tensors, device="cuda")
     runtime = NativeRuntime.from_tensors(architecture, tensors)
     with pytest.raises(UserError, match="images of 3×3 are too small"):

@@ -57,8 +57,8 @@ def test_threads_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("tensorflow", None, "runtime=tensorflow: must be one of auto, native"),
         ("onnx", None, "runtime=onnx: must be one of .*; did you mean onnxruntime"),
-        ("onnxruntime", None, 'runtime "onnxruntime" runs exports.*skipnets export MODEL --format onnx'),
-        ("openvino", None, 'runtime "openvino" runs exports.*skipnets export MODEL --format openvino'),
+        ("onnxruntime", None, "runtime=onnxruntime: runs exports.*skipnets export MODEL --format onnx"),
+        ("openvino", None, "runtime=openvino: runs exports.*skipnets export MODEL --format openvino"),
         ("torch", 0, "threads=0: must be at least 1"),
     ],
 )
@@ -78,10 +78,10 @@ def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("gpu", 'unknown device "gpu"; take auto, cpu'),
-        ("cuda:99", 'device "cuda:99" is not here'),
-        ("cpu:1", 'device "cpu:1" is not here'),
-        ("meta", 'device "meta" is not here'),
+        ("gpu", "device=gpu: must be auto, cpu"),
+        ("cuda:99", "device=cuda:99: not available"),
+        ("cpu:1", "device=cpu:1: not available"),
+        ("meta", "device=meta: not available"),
     ],
 )
 def test_devices_that_are_not_there(name: str, words: str) -> None:

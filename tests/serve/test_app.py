@@ -17,7 +17,7 @@ from skipnets.classifier import Classifier
 from skipnets.serve import Example, Limits
 
 
-def test_one_image_is_answered_as_predict_answers(serving: Serving, colors: Classifier) -> None:
+def test_one_image_gets_the_same_prediction_as_predict(serving: Serving, colors: Classifier) -> None:
     response = serving().post("/v1/predict", files=upload(make_image("green")), params={"top_k": 2})
     assert response.status_code == 200
     [answer] = response.json()["predictions"]
@@ -33,7 +33,7 @@ def test_one_image_is_answered_as_predict_answers(serving: Serving, colors: Clas
     assert len(answer["ranking"]) == 2
 
 
-def test_many_images_are_answered_in_their_order(serving: Serving) -> None:
+def test_many_images_get_predictions_in_order(serving: Serving) -> None:
     order = [*CLASSES, *reversed(CLASSES)]
     response = serving().post("/v1/predict", files=upload(*map(make_image, order)))
     assert [answer["label"] for answer in response.json()["predictions"]] == order

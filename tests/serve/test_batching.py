@@ -119,7 +119,7 @@ def test_what_comes_while_the_network_is_busy_makes_the_next_batch_at_once() -> 
     assert network.batches == [[1], [2, 3, 4, 5]]
 
 
-def test_whoever_gave_up_is_not_computed() -> None:
+def test_requests_that_timed_out_are_not_computed() -> None:
     network = Doubling()
     network.go_on.clear()
 
@@ -138,7 +138,7 @@ def test_whoever_gave_up_is_not_computed() -> None:
     assert network.batches == [[1], [3]]
 
 
-def test_a_failure_is_told_to_those_of_the_batch_and_the_next_one_is_answered() -> None:
+def test_a_failure_reaches_its_whole_batch_and_the_next_batch_succeeds() -> None:
     async def body(batcher: Batcher) -> None:
         asked = [batcher.ask(pixel(value)) for value in (99, 1)]
         results = await asyncio.gather(*asked, return_exceptions=True)

@@ -89,7 +89,7 @@ def test_a_token_that_no_client_could_send_is_refused(token: str, colors: Classi
         create_app(colors, token=token)
 
 
-def test_an_answer_holds_no_traceback(
+def test_a_response_contains_no_traceback(
     serving: Serving, colors: Classifier, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = serving()
@@ -102,7 +102,7 @@ def test_an_answer_holds_no_traceback(
     assert client.post("/v1/predict", files=upload(make_image("red"))).status_code == 200
 
 
-def test_every_answer_forbids_what_a_browser_need_not_do(serving: Serving) -> None:
+def test_every_response_has_security_headers(serving: Serving) -> None:
     client = serving()
     for path in ("/", "/v1/model", "/nowhere"):
         headers = client.get(path).headers

@@ -151,7 +151,7 @@ def test_an_image_is_chosen_pasted_dropped_or_taken_from_the_examples(
         page.get_by_role("alert").get_by_text("the server takes up to 0.3 MB").wait_for()
 
 
-def test_the_image_is_colored_where_it_speaks_for_a_class(browser: Any, address: str) -> None:
+def test_the_overlay_shows_the_evidence_for_a_class(browser: Any, address: str) -> None:
     with Visit(browser, address) as page:
         page.set_input_files("#files", [chosen("one.png", noise(1))])
         button = page.get_by_role("button", name="Grad-CAM", exact=True)

@@ -83,7 +83,7 @@ def test_what_goes_wrong_in_loading_ends_the_server() -> None:
         run_server(create_app(load), port=0)  # type: ignore[arg-type]
 
 
-def test_answers_do_not_wait_for_acknowledgements() -> None:
+def test_responses_do_not_wait_for_acknowledgements() -> None:
     with _bind("127.0.0.1", 0) as listening:
 
         async def no_delay() -> int:

@@ -14,7 +14,7 @@ from skipnets.classifier import Classifier
 from skipnets.serve import Limits, create_app
 
 
-def test_a_full_queue_says_when_to_come_again(serving: Serving, colors: Classifier) -> None:
+def test_a_full_queue_says_when_to_retry(serving: Serving, colors: Classifier) -> None:
     client = serving(limits=Limits(queue=3, files=3))
     runtime = colors.runtime
     runtime.held.clear()
@@ -67,7 +67,7 @@ def test_it_is_alive_before_it_is_ready_and_ready_until_it_drains() -> None:
             assert under_way.result().status_code == 200
 
 
-def test_nobody_s_answer_is_lost_or_another_s(serving: Serving, colors: Classifier) -> None:
+def test_no_response_is_lost_or_swapped(serving: Serving, colors: Classifier) -> None:
     client = serving(batch_size=8)
     shades = [(value, 255 - value, 40) for value in range(0, 250, 5)]
     colors.runtime.seconds = 0.005

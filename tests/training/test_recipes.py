@@ -32,7 +32,7 @@ def test_recipes_are_valid_and_explicit_values_win(name: str) -> None:
     assert with_recipe(dataclasses.replace(base, ema=0.0)).ema == 0.0
 
 
-def test_the_papers_recipes_say_what_the_papers_say() -> None:
+def test_the_papers_recipes_equal_the_papers() -> None:
     cifar = with_recipe(config(recipe="paper-cifar"))
     assert (cifar.optimizer, cifar.lr, cifar.momentum, cifar.nesterov) == ("sgd", 0.1, 0.9, True)
     assert (cifar.weight_decay, cifar.decay_norm_and_bias, cifar.batch_size, cifar.epochs) == (

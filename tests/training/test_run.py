@@ -21,7 +21,7 @@ from skipnets.training.run import (
 
 
 def row(epoch: int, **changes: float) -> Row:
-    figures = {
+    metrics = {
         "lr": 0.1 / epoch,
         "train_loss": 2 / epoch,
         "val_loss": 2.2 / epoch,
@@ -30,14 +30,14 @@ def row(epoch: int, **changes: float) -> Row:
         "seconds": 1.5,
         "validation_seconds": 0.25,
     }
-    return Row(epoch=epoch, **(figures | changes))
+    return Row(epoch=epoch, **(metrics | changes))
 
 
 def test_an_output_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     assert claim(tmp_path / "new").folder == tmp_path / "new"
     assert not (tmp_path / "new").exists()
     (tmp_path / "other.txt").write_text("")
-    with pytest.raises(UserError, match=r"^out: .* is not an empty folder; give a new one$"):
+    with pytest.raises(UserError, match=r"^out: .* is not an empty folder; name a new one$"):
         claim(tmp_path)
     with pytest.raises(UserError, match=r"^out: .* is not an empty folder"):
         claim(tmp_path / "other.txt")
@@ -64,7 +64,7 @@ def test_metrics_and_back_are_the_same(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "none.csv") == []
 
 
-def test_the_environment_tells_versions_hardware_and_seed(tmp_path: Path) -> None:
+def test_the_environment_records_versions_hardware_and_seed(tmp_path: Path) -> None:
     write_environment(Run(tmp_path), seed=7)
     told = json.loads(Run(tmp_path).environment.read_text())
     assert told["seed"] == 7

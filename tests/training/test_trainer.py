@@ -339,12 +339,15 @@ def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
     [
         (
             {"model": "densenet_bc40_k13"},
-            r'unknown model "densenet_bc40_k13"; did you mean densenet_bc40_k12',
+            r"model=densenet_bc40_k13: must be a model's name; did you mean densenet_bc40_k12",
         ),
-        ({"model_options": {"growthrate": 3}}, r'no field "growthrate"; did you mean growth_rate'),
+        (
+            {"model_options": {"growthrate": 3}},
+            r"growthrate: must be a field of densenet_bc40_k12; did you mean growth_rate",
+        ),
         ({"model_options": {"num_classes": 3}}, r"^model_options: num_classes follows from the data"),
         ({"augmentation": "trivail"}, r"augmentation='trivail'.*did you mean trivial"),
-        ({"size": 3, "model_options": {}}, r"the smallest that densenet_bc40_k12 takes is 4×4"),
+        ({"size": 3, "model_options": {}}, r"must give images of at least 4×4 for densenet_bc40_k12"),
         ({"fractions": (0.8, 0, 0.2)}, r"^fractions: there are no images to choose the best epoch on"),
         ({"fractions": (0.8, 0.1, 0.2)}, r"fractions"),
         ({"batch_size": 1}, r"^batch_size=1: must be at least 2 for the batch norms of densenet_bc40_k12"),

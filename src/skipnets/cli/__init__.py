@@ -1,7 +1,7 @@
-"""The command line: it parses, calls one function of the library, and prints what that gives.
+"""The command line. Each command parses its arguments, calls one library function, and prints the result.
 
-Results go to standard output, everything else to standard error. Exit status 0 is done, 1 done with failures
-that are listed, 2 wrong input. A command's module is imported when the command is called, not before.
+Results go to standard output, everything else to standard error. Exit status is 0 for success, 1 for success
+with listed failures, 2 for wrong input. A command's module is imported only when the command is called.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ __all__ = ["COMMANDS", "main", "make_app"]
 
 COMMANDS = {
     "models": "List the models that can be trained.",
-    "info": "Tell everything that a model file knows.",
-    "data": "Show what a dataset holds, before training on it.",
+    "info": "Show the metadata of a model file.",
+    "data": "Show what a dataset contains, before training on it.",
     "train": "Train a classifier on images in folders.",
-    "evaluate": "Measure a classifier on labeled images.",
-    "predict": "Tell what images show.",
+    "evaluate": "Evaluate a classifier on labeled images.",
+    "predict": "Classify images.",
     "summary": "Show a network's layers, parameters with their formulas, compute and memory.",
     "diagram": "Draw networks, with every dense connection and every shortcut.",
-    "explain": "Show what in an image speaks for a class.",
-    "reuse": "Draw which features a network's layers reuse.",
-    "calibrate": "Calibrate a classifier's probabilities by a temperature.",
-    "report": "Show where a run's classifier fails, as one HTML file.",
-    "compare": "Tell whether runs differ by more than noise.",
-    "export": "Write a classifier as a checked graph for other runtimes.",
-    "plan": "Show how the native engine runs a classifier, step by step.",
-    "benchmark": "Time a classifier in every runtime on this machine.",
-    "serve": "Answer over HTTP what images show, with a page for people.",
+    "explain": "Show which parts of an image contribute to a class.",
+    "reuse": "Plot feature reuse in a network's layers.",
+    "calibrate": "Calibrate a classifier's probabilities by temperature scaling.",
+    "report": "Write a report on a run as one HTML file.",
+    "compare": "Compare runs, and test whether they differ significantly.",
+    "export": "Export a classifier to other runtimes, and verify the export.",
+    "plan": "Show how the native engine runs a classifier.",
+    "benchmark": "Benchmark a classifier in every runtime on this machine.",
+    "serve": "Serve a classifier over HTTP, with a web page.",
 }
 
 
-def make_app(called: str | None) -> cyclopts.App:
-    """The program, ready to run.
+def make_app(command: str | None) -> cyclopts.App:
+    """Create the command-line application.
 
     Args:
-        called: The command that will be run. It tells its own, longer help; of the others one line is shown,
-            without importing them.
+        command: The command that will run, which shows its full help; the others show one line, without
+            being imported.
     """
     app = cyclopts.App(
         name="skipnets",
@@ -55,7 +55,7 @@ def make_app(called: str | None) -> cyclopts.App:
         result_action="return_value",
     )
     for name, line in COMMANDS.items():
-        app.command(f"skipnets.cli.{name}:{name}", name=name, help=None if name == called else line)
+        app.command(f"skipnets.cli.{name}:{name}", name=name, help=None if name == command else line)
     return app
 
 
@@ -69,26 +69,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: The words after `skipnets`; None takes them from the command line.
+        arguments: The arguments after `skipnets`; None reads them from the command line.
 
     Returns:
         The exit status.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    _show_log()
+    _set_up_logging()
     try:
         with needs_extra(), _imports_unwrapped():
             status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        _say(str(error))
+        _print_error(str(error))
         return 2
     except UserError as error:
-        _say(_as_typed(str(error), words[0] if words else None))
+        _print_error(_as_typed(str(error), words[0] if words else None))
         return 2
     except KeyboardInterrupt as interruption:
-        _say(str(interruption) or "interrupted")
+        _print_error(str(interruption) or "interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+    except BrokenPipeError:  # the reader of our output, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status if isinstance(status, int) else 0
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _imports_unwrapped() -> Iterator[None]:
-    """Where a command's own module cannot be imported, cyclopts wraps the reason: take it out again."""
+    """Re-raise the original error where cyclopts wraps a failed import of a command's module."""
     try:
         yield
     except ImportError as error:
@@ -106,7 +106,7 @@ def _imports_unwrapped() -> Iterator[None]:
 
 
 def _as_typed(message: str, command: str | None) -> str:
-    """A library's error with the option as it is typed: "--batch-size=0: must be at least 1"."""
+    """Name an option in an error as it is typed: "--batch-size=0: must be at least 1"."""
     match = re.match(r"([a-z]\w*)(=|: )", message)
     if match is None or command not in COMMANDS:
         return message
@@ -120,13 +120,13 @@ def _as_typed(message: str, command: str | None) -> str:
     return f"{option} {rest}" if rest.startswith("must") else f"{option}: {rest}"
 
 
-def _say(message: str) -> None:
-    """One line on standard error."""
+def _print_error(message: str) -> None:
+    """Print one line on standard error."""
     sys.stderr.write(f"skipnets: {' '.join(message.split())}\n")
 
 
-def _show_log() -> None:
-    """What the library has to say (a head made anew, an image skipped) goes to standard error."""
+def _set_up_logging() -> None:
+    """Show the library's log messages (a re-initialized head, a skipped image) on standard error."""
     logger = logging.getLogger("skipnets")
     logger.handlers = [logging.StreamHandler(sys.stderr)]
     logger.setLevel(logging.INFO)

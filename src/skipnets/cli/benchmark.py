@@ -26,7 +26,7 @@ def benchmark(
     output: Path | None = None,
     threads: int | None = None,
 ) -> None:
-    """Time a classifier in every runtime on this machine, beside torchvision's network of the same weights.
+    """Benchmark a classifier in every runtime on this machine, with torchvision's network as the baseline.
 
     For example:
 
@@ -35,18 +35,19 @@ def benchmark(
         skipnets benchmark densenet_bc100_k12 --training --batch-size 64
 
     Args:
-        model: A model file, a run folder, or an export, which is timed alone. With --training also a model's
+        model: A model file, a run folder, or an export, which is timed alone. With --training, also a model's
             name.
         training: Measure training steps instead of predictions: time, memory, and the largest batch that
             fits, for each way in which dense blocks can run.
-        batch_size: Images a call or step, or several such numbers. Default: 1 and 16; 16 with --training.
-        seconds: How long the timing of one batch size takes, at least.
-        compiled: Time torch.compile, too; it first takes a minute or two.
-        int8: Time 8-bit graphs, too.
-        calibration: Labeled images to quantize with. Default: generated ones, enough to time.
-        json: Print every measurement as JSON.
-        output: A .json file to write every measurement to.
-        threads: CPU threads of every candidate. Default: one a processor.
+        batch_size: Images per call or training step, one or more values. Default: 1 and 16; 16 with
+            --training.
+        seconds: Minimum time to measure each batch size.
+        compiled: Include torch.compile, which first takes a minute or two.
+        int8: Include 8-bit graphs.
+        calibration: Labeled images for quantization. Default: generated images, which suffice for timing.
+        json: Print all measurements as JSON.
+        output: A .json file for all measurements.
+        threads: CPU threads of every candidate. Default: one per processor.
     """
     if training:
         _training(model, batch_size or [16], json=json, output=output, threads=threads)
@@ -74,16 +75,20 @@ def benchmark(
 def _training(
     model: str, batch_sizes: list[int], *, json: bool, output: Path | None, threads: int | None
 ) -> None:
-    """Time and memory of a training step, under every execution of dense blocks."""
+    """Measure time and memory of a training step for every block execution."""
     from skipnets.insight.source import architecture_of
     from skipnets.training.benchmark import training_costs
 
-    found = architecture_of(model)
+    architecture = architecture_of(model)
     costs = [
         cost
         for batch_size in batch_sizes
         for cost in training_costs(
-            found.config, batch_size=batch_size, size=max(found.input_size), threads=threads, report=_say
+            architecture.config,
+            batch_size=batch_size,
+            size=max(architecture.input_size),
+            threads=threads,
+            report=_print_progress,
         )
     ]
     if output is not None:
@@ -114,6 +119,6 @@ def _training(
     print_paths(output)
 
 
-def _say(line: str) -> None:
-    """What is being measured."""
+def _print_progress(line: str) -> None:
+    """Print what is being measured on standard error."""
     sys.stderr.write(f"{line}\n")

@@ -23,10 +23,10 @@ def calibrate(
     threads: int | None = None,
     workers: int = 2,
 ) -> int:
-    """Calibrate a classifier's probabilities: fit a temperature on validation data, store it in the file.
+    """Calibrate a classifier's probabilities: fit a temperature on validation data, and store it in the file.
 
-    The temperature divides the logits. It changes no answer, but every probability that any later command
-    gives. Exports made before keep the old one.
+    The temperature divides the logits. It changes no predicted class, but the probabilities of every later
+    command. Earlier exports keep the old temperature.
 
     For example:
 
@@ -35,12 +35,12 @@ def calibrate(
 
     Args:
         model: A model file or a run folder.
-        data: A folder of images, a manifest or a named set, not the training or the test images. Default:
-            what the model was trained on, with the splits that were drawn then.
-        split: train, val, test or all. Default: val, or all of data that are not split.
-        json: Print JSON: the temperature, the metrics, and which file was written.
-        batch_size: Images that go through the network at once.
-        download: Allow a named set to be fetched.
+        data: A folder of images, a manifest or a named set, not the training or test images. Default: the
+            model's training data, with the run's splits.
+        split: train, val, test or all. Default: val, or all if the data have no splits.
+        json: Print the temperature, the metrics and the written file as JSON.
+        batch_size: Images per forward pass.
+        download: Allow downloading a named set.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images.
@@ -67,10 +67,10 @@ def calibrate(
         print_json({**calibration.to_dict(), "written": [str(classifier.path)]})
     else:
         rows = {
-            "temperature": f"{calibration.temperature:.4f}, now in {classifier.path}",
+            "temperature": f"{calibration.temperature:.4f}, stored in {classifier.path}",
             "fitted on": f"{calibration.images:,} images ({calibration.data}, {calibration.split})",
             "negative log-likelihood": f"{calibration.nll_before:.4f} → {calibration.nll_after:.4f}",
-            "calibration error (ECE)": f"{calibration.ece_before:.2%} → {calibration.ece_after:.2%}",
+            "expected calibration error (ECE)": f"{calibration.ece_before:.2%} → {calibration.ece_after:.2%}",
         }
         notes = [properties_table({"note": warning}) for warning in calibration.warnings]
         print_tables([properties_table(rows), *notes])

@@ -8,10 +8,10 @@ from skipnets.cli.output import print_json, print_tables
 
 
 def compare(runs: list[Path], /, *, json: bool = False, resamples: int = 2000, seed: int = 0) -> None:
-    """Tell whether runs differ by more than noise, on the test images that they share.
+    """Compare runs on their common test images, and test whether they differ significantly.
 
-    Every run is held against the first: accuracy by McNemar's exact test, the rest by a paired bootstrap.
-    Probabilities are at the temperature of each model file.
+    Every run is compared with the first: accuracy by McNemar's exact test, other metrics by a paired
+    bootstrap. Probabilities use the temperature of each model file.
 
     For example:
 
@@ -19,10 +19,10 @@ def compare(runs: list[Path], /, *, json: bool = False, resamples: int = 2000, s
         skipnets compare runs/baseline runs/larger runs/longer --json
 
     Args:
-        runs: Run folders, or folders that `skipnets evaluate --output` wrote; the same test images in all.
+        runs: Run folders, or folders that `skipnets evaluate --output` wrote; with the same test images.
         json: Print metrics and tests as JSON.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
     """
     from skipnets.report import compare as compare_runs
 

@@ -28,7 +28,7 @@ def data(
     json: bool = False,
     download: bool = False,
 ) -> int:
-    """Show what a dataset holds and how it would be read and split, without training.
+    """Show what a dataset contains and how it would be read and split, without training.
 
     For example:
 
@@ -39,13 +39,13 @@ def data(
     Args:
         path: A folder of images, a manifest (.csv, .tsv, .txt, .jsonl, .parquet) or a named set.
         options: Each is described below.
-        fractions: Sizes of the training, validation and test splits where the data does not come split.
-        seed: Of drawing the splits.
+        fractions: Fractions of the training, validation and test splits, for data without splits.
+        seed: Seed of the splits.
         duplicates: Copies of an image: keep them together in one split, where splits are drawn; drop all but
             one; or do not look for them.
         copies: A CSV file to write all copies to.
-        json: Print it as JSON.
-        download: Allow a named set to be fetched.
+        json: Print the result as JSON.
+        download: Allow downloading a named set.
     """
     try:
         dataset = find_dataset(

@@ -24,7 +24,7 @@ def diagram(
         models: Models' names, model files or run folders; several are drawn side by side.
         output: An .svg, .png or .pdf file.
         block: Draw only this dense block or residual stage, counted from 1.
-        input_size: Height and width of the images. Default: each model's own.
+        input_size: Height and width of the images. Default: each model's default size.
     """
     sources: list[Source] = list(models)
     draw_diagram(sources, output=output, block=block, input_size=input_size)

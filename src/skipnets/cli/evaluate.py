@@ -25,7 +25,7 @@ def evaluate(
     threads: int | None = None,
     workers: int = 2,
 ) -> int:
-    """Measure a classifier on labeled images that it has not seen.
+    """Evaluate a classifier on labeled images that it was not trained on.
 
     For example:
 
@@ -34,15 +34,15 @@ def evaluate(
 
     Args:
         model: A model file or a run folder.
-        data: A folder of images, a manifest or a named set. Default: what the model was trained on, with
-            the splits that were drawn then.
-        split: train, val, test or all. Data that are not split are all test.
-        json: Print JSON: every metric, and which files were written.
-        output: A folder to write evaluation.json, confusion.png and predictions.parquet to.
-        predictions: A .parquet, .csv or .jsonl file to write every prediction to.
-        batch_size: Images that go through the network at once.
-        download: Allow a named set to be fetched.
-        runtime: What runs the network; auto takes the fastest that can.
+        data: A folder of images, a manifest or a named set. Default: the model's training data,
+            with the run's splits.
+        split: train, val, test or all. Data without splits are all test.
+        json: Print all metrics and the written files as JSON.
+        output: A folder for evaluation.json, confusion.png and predictions.parquet.
+        predictions: A .parquet, .csv or .jsonl file for all predictions.
+        batch_size: Images per forward pass.
+        download: Allow downloading a named set.
+        runtime: auto (the fastest that supports the network), native, onnxruntime, openvino or torch.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images.

@@ -28,7 +28,7 @@ def explain(
     device: str = "auto",
     threads: int | None = None,
 ) -> None:
-    """Show what in an image speaks for a class.
+    """Show which parts of an image contribute to a class.
 
     For example:
 
@@ -37,13 +37,13 @@ def explain(
 
     Args:
         model: A model file or a run folder.
-        images: Files, folders of images, patterns, or - for paths on standard input, one a line.
+        images: Files, folders of images, patterns, or - for paths on standard input, one per line.
         output: A .png file for the contact sheet; a folder of the same name gets every overlay (PNG) and map
             (NPY) at the image's own resolution.
-        classes: Which classes to explain. Default: for each image the most probable one.
+        classes: Classes to explain. Default: each image's most probable class.
         method: gradcam, integrated-gradients or occlusion.
-        stage: Where Grad-CAM looks: auto, or a stage such as layer3 or denseblock3; late ones know more,
-            early ones are finer.
+        stage: Stage for Grad-CAM: auto, or a name such as layer3 or denseblock3; late stages are more
+            specific to the class, early stages have finer maps.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.
     """

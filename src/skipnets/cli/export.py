@@ -26,7 +26,7 @@ def export(
     max_drop: float = 0.5,
     json: bool = False,
 ) -> None:
-    """Write a classifier as a graph for other runtimes, and check it before it is there.
+    """Export a classifier as a graph for other runtimes; the file is verified before it appears.
 
     For example:
 
@@ -36,23 +36,22 @@ def export(
     Args:
         model: A model file or a run folder.
         format: onnx, openvino, pt2 (torch.export), or auto, which times ONNX and OpenVINO on this machine and
-            takes the faster.
-        output: The file; for openvino a new folder; for auto a name without suffix. Default: beside the model
-            file.
-        input: What the graph takes: uint8 pixels, which it normalizes itself, or float32 already
-            preprocessed.
-        check: Images to compare with PyTorch on: a folder, a manifest or a named set. Default: those of
-            --calibration, else the run's own validation images, else generated ones.
-        tolerance: The most that a probability may differ from PyTorch's (not with --int8).
+            keeps the faster.
+        output: The file; for openvino, a new folder; for auto, a name without suffix. Default: next to the
+            model file.
+        input: Input type of the graph: uint8 pixels, which it normalizes, or preprocessed float32.
+        check: Images for the comparison with PyTorch: a folder, a manifest or a named set. Default: those of
+            --calibration, else the run's validation images, else generated images.
+        tolerance: Maximum difference between a probability and PyTorch's (not with --int8).
         int8: Quantize weights and activations to 8 bits.
-        calibration: Labeled images of the same classes, to quantize with and to measure what that costs.
-        max_drop: The most percentage points of accuracy that --int8 may cost.
+        calibration: Labeled images of the same classes, for quantization and to measure its accuracy.
+        max_drop: Maximum drop in accuracy by --int8, in percentage points.
         json: Print the result as JSON.
     """
     from skipnets.deploy.export import export_model
 
     if calibration is not None and not int8:
-        raise UserError("calibration: is for --int8; to check on these images, take --check")
+        raise UserError("calibration: needs --int8; to verify on these images, use --check")
     result = export_model(
         model,
         output,

@@ -12,7 +12,7 @@ from skipnets.tables import properties_table
 
 
 def info(model: Path, /, *, json: bool = False) -> None:
-    """Tell everything that a model file knows, without loading its weights.
+    """Show the metadata of a model file, without loading its weights.
 
     For example:
 
@@ -20,30 +20,30 @@ def info(model: Path, /, *, json: bool = False) -> None:
 
     Args:
         model: A model file or a run folder.
-        json: Print it as JSON.
+        json: Print the metadata as JSON.
     """
-    about = describe(model)
+    description = describe(model)
     if json:
-        print_json(about)
+        print_json(description)
         return
-    architecture = dict(about["architecture"])
+    architecture = dict(description["architecture"])
     name = architecture.pop("name")
     rows = {
-        "file": f"{about['path']} ({about['bytes'] / 2**20:.1f} MiB)",
-        "written by": f"skipnets {about['skipnets_version']}, format {about['format_version']}",
-        "model": f"{name}, {about['parameters']:,} parameters",
+        "file": f"{description['path']} ({description['bytes'] / 2**20:.1f} MiB)",
+        "written by": f"skipnets {description['skipnets_version']}, format {description['format_version']}",
+        "model": f"{name}, {description['parameters']:,} parameters",
         "architecture": _line(architecture),
-        "classes": f"{len(about['classes'])}: {', '.join(about['classes'])}",
-        "preprocessing": _line(about["preprocessing"]),
-        "temperature": _line(about["temperature"]),
-        **{key: _line(value) for key, value in about["provenance"].items()},
-        **_export(about.get("export")),
+        "classes": f"{len(description['classes'])}: {', '.join(description['classes'])}",
+        "preprocessing": _line(description["preprocessing"]),
+        "temperature": _line(description["temperature"]),
+        **{key: _line(value) for key, value in description["provenance"].items()},
+        **_export(description.get("export")),
     }
     print_tables([properties_table(rows)])
 
 
 def _export(export: dict[str, Any] | None) -> dict[str, str]:
-    """What an export is and how it was checked; nothing for a model file."""
+    """Rows on an export and how it was verified; none for a model file."""
     if export is None:
         return {}
     check = export["check"]

@@ -17,12 +17,12 @@ def models(pattern: str = "*", /, *, json: bool = False) -> None:
         skipnets models "densenet*"
 
     Args:
-        pattern: Which names, with *, ? and […]. Quote it, or the shell may expand it.
-        json: Print every model's whole configuration as JSON.
+        pattern: Pattern of names, with *, ? and […]. Quote it, or the shell may expand it.
+        json: Print the models' full configurations as JSON.
     """
     names = list_models(pattern)
     if not names:
-        raise UserError(f'no model matches "{pattern}"{near_matches(pattern, REGISTRY)}')
+        raise UserError(f"pattern={pattern}: must match a model's name{near_matches(pattern, REGISTRY)}")
     if json:
         print_json(
             {name: {**config_to_dict(REGISTRY[name]), "parameters": _parameters(name)} for name in names}

@@ -1,4 +1,4 @@
-"""How commands print: tables and JSON on standard output, progress on standard error."""
+"""Output of commands: tables and JSON on standard output, progress on standard error."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from skipnets.tables import as_text, printable
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print a JSON document on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def print_paths(*paths: Path | None) -> None:
-    """The files that were written, one a line on standard output; None stands for one that was not."""
+    """Print the paths of written files on standard output, one per line; None is skipped."""
     sys.stdout.writelines(f"{path}\n" for path in paths if path is not None)
 
 
 def print_tables(tables: Iterable[RenderableType]) -> None:
-    """Tables on standard output; where that is no terminal, as wide as they are, so nothing is cut off."""
+    """Print tables on standard output; if it is not a terminal, at full width, so nothing is truncated."""
     console = Console()
     if not console.is_terminal:
         sys.stdout.write(as_text(tables) + "\n")
@@ -37,7 +37,7 @@ def print_tables(tables: Iterable[RenderableType]) -> None:
 
 @contextmanager
 def progress(description: str) -> Iterator[Callable[..., None]]:
-    """A progress bar; what it gives is called with done and total, and perhaps a new description."""
+    """Show a progress bar; yields a function of done, total and optionally a new description."""
     with progress_bar() as bar:
         task = bar.add_task(description, total=None)
 
@@ -48,7 +48,7 @@ def progress(description: str) -> Iterator[Callable[..., None]]:
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error, if that is a terminal; it leaves nothing behind."""
+    """A progress bar on standard error, if it is a terminal; it is removed at the end."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -62,11 +62,11 @@ def progress_bar() -> Progress:
 
 
 def print_failures(failures: Mapping[str, str], *, of: int) -> None:
-    """What could not be read and why, on standard error.
+    """Print unreadable images with reasons on standard error.
 
     Args:
-        failures: What it is called → the reason.
-        of: How many there were to be read.
+        failures: Name → reason.
+        of: Total number of images.
     """
     sys.stderr.write(f"{len(failures)} of {of} images failed:\n")
     # Most reasons begin with the name already.

@@ -1,4 +1,4 @@
-"""What commands take for images: files, folders, patterns, standard input."""
+"""Expand image arguments of commands: files, folders, patterns, standard input."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from skipnets.errors import UserError
 
 
 def expand(path: str) -> list[str]:
-    """The images that one word of the command line stands for.
+    """Expand one argument to image paths.
 
     Raises:
-        UserError: It stands for none.
+        UserError: If there are none.
     """
     if path == "-":
         lines = [line for line in map(str.rstrip, sys.stdin) if line]
@@ -22,5 +22,5 @@ def expand(path: str) -> list[str]:
             raise UserError("images: standard input holds no paths")
         return lines
     if not Path(path).exists() and not glob.has_magic(path):
-        raise UserError(f"images: {path} is not there (nor does any file match it as a pattern)")
+        raise UserError(f"images: {path} does not exist (and no file matches it as a pattern)")
     return inputs.expand(path)

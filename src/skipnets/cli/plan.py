@@ -17,7 +17,7 @@ _MEBI = 2**20
 def plan(
     model: Path, /, *, batch_size: int = 1, rounds: int = 20, threads: int | None = None, json: bool = False
 ) -> None:
-    """Show how the native engine runs a classifier, with the measured time of every step.
+    """Show how the native engine runs a classifier, with measured times of every step.
 
     For example:
 
@@ -25,10 +25,10 @@ def plan(
 
     Args:
         model: A model file or a run folder.
-        batch_size: Images at once: 1 is computed by all threads together, more are shared out.
-        rounds: Times are medians over so many runs.
-        threads: CPU threads. Default: one a processor.
-        json: Print it as JSON.
+        batch_size: All threads compute a single image together; several images are divided among them.
+        rounds: Number of runs; times are their medians.
+        threads: CPU threads. Default: one per processor.
+        json: Print the plan as JSON.
     """
     for name, value in (("batch_size", batch_size), ("rounds", rounds)):
         if not 1 <= value <= 1024:
@@ -48,8 +48,8 @@ def plan(
         title=(
             f"Images of {height}×{width}, {batch_size} at once: {total * 1e3:.2f} ms each "
             f"with {report['threads']} threads of {report['isa']}\n"
-            f"A share of 1 is {report['peak_macs'] / 1e9:.0f} thousand million multiply-adds a second; "
-            "Winograd's algorithm, which needs fewer, can exceed it."
+            f"Peak is {report['peak_macs'] / 1e9:.0f} billion MACs per second; "
+            "Winograd's algorithm, which needs fewer MACs, can exceed it."
         ),
     )
     print_tables([table])

@@ -31,7 +31,7 @@ def predict(
     threads: int | None = None,
     workers: int | None = None,
 ) -> int:
-    """Tell what images show.
+    """Classify images.
 
     For example:
 
@@ -40,15 +40,15 @@ def predict(
 
     Args:
         model: A model file or a run folder.
-        images: Files, folders of images, patterns, or - for paths on standard input, one a line.
+        images: Files, folders of images, patterns, or - for paths on standard input, one per line.
         output: A .csv, .jsonl or .parquet file to write instead of printing.
-        json: Print every prediction as JSON.
-        top_k: How many classes to name for each image.
-        batch_size: Images that go through the network at once.
-        runtime: What runs the network; auto takes the fastest that can.
+        json: Print all predictions as JSON.
+        top_k: Number of most probable classes to list for each image.
+        batch_size: Images per forward pass.
+        runtime: auto (the fastest that supports the network), native, onnxruntime, openvino or torch.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
-        workers: Threads that read images. Default: one a processor, at most 8.
+        workers: Threads that read images. Default: one per processor, at most 8.
     """
     if output is not None:
         check_table_path(output)
@@ -85,7 +85,7 @@ def _print(rows: Sequence[Prediction]) -> None:
     several = any(len(row.ranking) > 1 for row in rows)
     others = [", ".join(f"{label} {share:.1%}" for label, share in row.ranking[1:]) for row in rows]
     table = make_table(
-        {"image": "left", "shows": "left", "probability": "right", **({"or": "left"} if several else {})},
+        {"image": "left", "class": "left", "probability": "right", **({"next": "left"} if several else {})},
         (
             [row.source, row.label or "failed", f"{row.probability or 0:.1%}", *([other] if several else [])]
             for row, other in zip(rows, others, strict=True)
@@ -95,7 +95,7 @@ def _print(rows: Sequence[Prediction]) -> None:
 
 
 def _columns(rows: Sequence[Prediction], top_k: int) -> dict[str, list[Any]]:
-    """One row an image: path, label, probability, then label_2, probability_2 …, and error."""
+    """Columns with one row per image: path, label, probability, then label_2, probability_2 …, and error."""
     columns: dict[str, list[Any]] = {"path": [row.source for row in rows]}
     for rank in range(top_k):
         suffix = f"_{rank + 1}" if rank else ""

@@ -16,9 +16,9 @@ def report(
     threads: int | None = None,
     workers: int = 2,
 ) -> None:
-    """Show where a run's classifier fails: figures, curves, confusions and images in one HTML file.
+    """Write a report on a run: metrics, curves, confusion matrix and misclassified images in one HTML file.
 
-    The file needs nothing beside it and opens no connection; mail it, print it, open it from the disk.
+    The file is self-contained and opens no connection, so it can be mailed, printed or opened from disk.
 
     For example:
 

@@ -26,7 +26,7 @@ def reuse(
     device: str = "auto",
     threads: int | None = None,
 ) -> int:
-    """Plot which features dense layers reuse, or how much each residual branch adds.
+    """Plot feature reuse of dense layers, or the contribution of each residual branch.
 
     For example:
 
@@ -34,11 +34,11 @@ def reuse(
 
     Args:
         model: A model file or a run folder.
-        data: For residual branches: a folder of images, a manifest or a named set. Default: what the model
-            was trained on.
-        output: A .png, .svg or .pdf file; the numbers go beside it as .csv.
-        images: How many images to look at, at most.
-        download: Allow a named set to be fetched.
+        data: For residual branches: a folder of images, a manifest or a named set. Default: the model's
+            training data.
+        output: A .png, .svg or .pdf file; its data are written next to it as .csv.
+        images: Maximum number of images to measure on.
+        download: Allow downloading a named set.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.
     """
@@ -47,17 +47,17 @@ def reuse(
     classifier = load(model, runtime="torch", device=device, threads=threads)
     sources = None
     if needs_images(classifier):
-        there = (
+        dataset = (
             open_own_images(classifier, download=download)
             if data is None
             else open_dataset(data, fractions=None, download=download)
         )
-        chosen = np.unique(np.linspace(0, len(there) - 1, min(images, len(there))).astype(int))
-        sources = [there.source(int(index)) for index in chosen]
-    found = measure_reuse(classifier, sources)
-    drawing, table = save_reuse(found, output)
+        chosen = np.unique(np.linspace(0, len(dataset) - 1, min(images, len(dataset))).astype(int))
+        sources = [dataset.source(int(index)) for index in chosen]
+    result = measure_reuse(classifier, sources)
+    drawing, table = save_reuse(result, output)
     print_paths(drawing, table)
-    if sources is not None and isinstance(found, ResidualReuse) and found.failures:
-        print_failures(found.failures, of=len(sources))
+    if sources is not None and isinstance(result, ResidualReuse) and result.failures:
+        print_failures(result.failures, of=len(sources))
         return 1
     return 0

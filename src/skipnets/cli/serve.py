@@ -31,7 +31,7 @@ def serve(
     threads: int | None = None,
     workers: int | None = None,
 ) -> None:
-    """Answer over HTTP what images show, with a page for people.
+    """Serve a classifier over HTTP, with a web page.
 
     For example:
 
@@ -44,22 +44,23 @@ def serve(
 
     Args:
         model: A model file, an export or a run folder.
-        host: The address to listen at. 0.0.0.0 lets other machines in.
-        port: 0 takes a free one.
+        host: Address to listen on; 0.0.0.0 accepts other machines.
+        port: Port to listen on; 0 picks a free one.
         examples: Images that the page offers: a folder, a manifest or a named set.
-        token: What clients must send (Authorization: Bearer TOKEN). Better in the environment: every user of
-            the machine can read a command line.
-        batch_size: The most images that go through the network together.
-        batch_delay: Seconds that an image waits, at most, for others to join it.
-        max_megabytes: The most that a request may hold.
-        max_files: The most images in a request.
-        max_megapixels: The most in an image, judged before it is decoded.
-        queue: The most images under way; requests beyond that are told to come again.
-        timeout: Seconds that a request may take, its upload included.
-        runtime: What runs the network; auto takes the fastest that can. torch can show where it looks.
+        token: Token that clients must send (Authorization: Bearer TOKEN). Prefer the environment variable:
+            every user of the machine can read a command line.
+        batch_size: Maximum number of images in a batch.
+        batch_delay: Maximum time that an image waits for others to join its batch, in seconds.
+        max_megabytes: Maximum size of a request.
+        max_files: Maximum number of images in a request.
+        max_megapixels: Maximum size of an image, checked before it is decoded.
+        queue: Maximum number of images in progress; further requests get status 503 and may retry.
+        timeout: Maximum time for a request, including its upload, in seconds.
+        runtime: auto (the fastest that supports the network), native, onnxruntime, openvino or torch;
+            only torch offers Grad-CAM maps.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
-        workers: Threads that read images. Default: one a processor, at most 8.
+        workers: Threads that read images. Default: one per processor, at most 8.
     """
     from skipnets.serve import Limits, create_app, find_examples, run_server
 

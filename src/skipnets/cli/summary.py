@@ -39,12 +39,12 @@ def summary(
 
     Args:
         model: A model's name, a model file or a run folder.
-        input_size: Height and width of the images. Default: what the model was trained with, or 224 (32 for
-            the CIFAR models).
-        batch_size: Images that memory is computed for; fit finds the most that train in --memory.
-        memory: With --batch-size fit: what training on a CPU may take, such as 16GiB.
-        execution: How dense blocks run in training: plain, linear or linear-recompute. For fit.
-        depth: 1 shows stages, 2 the layers or blocks inside, 3 what these are made of.
+        input_size: Height and width of the images. Default: the size that the model was trained with, or 224
+            (32 for CIFAR models).
+        batch_size: Batch size of the memory totals; fit finds the largest one that trains in --memory.
+        memory: Memory limit for training on a CPU with --batch-size fit, such as 16GiB.
+        execution: How dense blocks run in training, for fit: plain, linear or linear-recompute.
+        depth: 1 shows stages, 2 their layers or blocks, 3 the parts of those.
         format: text, markdown, csv or json.
         json: The same as --format json.
         output: A file to write instead of printing.
@@ -54,18 +54,18 @@ def summary(
     size: dict[str, Any] = {"input_size": input_size, **fields}
     if batch_size == "fit":
         if memory is None:
-            raise UserError("memory: must be given for batch_size=fit: what training may take, such as 16GiB")
+            raise UserError("memory: must be given for batch_size=fit, such as 16GiB")
         images = largest_batch(model, memory, execution=execution, **size)
         print(f"largest batch that trains in {memory}: {images}", file=sys.stderr)  # noqa: T201
     else:
-        images = _whole("batch_size", batch_size)
+        images = _parse_int("batch_size", batch_size)
     if json:
         format = "json"  # noqa: A001
-    found = summarize(model, batch_size=images, **size)
+    result = summarize(model, batch_size=images, **size)
     if format == "text" and output is None:
-        print_tables([found.to_rich(depth)])
+        print_tables([result.to_rich(depth)])
         return
-    text = as_text([found.to_rich(depth)]) if format == "text" else _FORMATS[format](found, depth)
+    text = as_text([result.to_rich(depth)]) if format == "text" else _FORMATS[format](result, depth)
     text = text if text.endswith("\n") else text + "\n"
     if output is None:
         sys.stdout.write(text)
@@ -78,14 +78,14 @@ def summary(
 _FORMATS = {"markdown": Summary.to_markdown, "csv": Summary.to_csv, "json": Summary.to_json}
 
 
-def _whole(name: str, text: str) -> int:
+def _parse_int(name: str, text: str) -> int:
     if not text.isdecimal():
-        raise UserError(f"{name}={text}: must be a whole number or fit")
+        raise UserError(f"{name}={text}: must be an integer or fit")
     return int(text)
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Text from the command line as values: "12" → 12, "[2, 2]" → [2, 2]."""
+    """Parse option values: "12" → 12, "[2, 2]" → [2, 2]."""
     import yaml
 
     return {

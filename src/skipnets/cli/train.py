@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     TrainOptions = dict[str, Any]
 else:
-    # TrainConfig's fields as options that may each be absent: then a file or the recipe gives the value.
+    # TrainConfig's fields as optional options; the config file or the recipe fills in the others.
     _HELP = {
         field.arg_name: field.description for field in docstring_parser.parse_from_object(TrainConfig).params
     }
@@ -41,7 +41,7 @@ def train(
     config: Path | None = None,
     resume: Path | None = None,
 ) -> int:
-    """Train a classifier, choose its best epoch on validation data, and evaluate that on the test split.
+    """Train a classifier, keep its best epoch on validation data, and evaluate it on the test split.
 
     For example:
 
@@ -56,9 +56,9 @@ def train(
         data: A folder of images (root/<class>/… or root/{train,val,test}/<class>/…), a manifest (a table with
             columns of files, labels and perhaps splits) or a named set such as digits or cifar10; `skipnets
             data` shows how it is read.
-        config: A YAML file of these options, such as the run.yaml of an earlier run; options that are given
-            here go before it.
-        resume: An interrupted run's folder, to go on with.
+        config: A YAML file of these options, such as the run.yaml of an earlier run; options on the command
+            line override it.
+        resume: Folder of an interrupted run to resume.
     """
     given = dict(options or {})
     if data is not None:
@@ -66,7 +66,7 @@ def train(
     if resume is not None:
         missing = given.pop("missing", None)
         if given or config is not None:
-            raise UserError("--resume goes on with a run as it was started: give no options but --missing")
+            raise UserError("resume: must be given without other options but --missing; a run keeps its own")
         from skipnets.training import resume as resume_run
 
         return _finish(lambda: resume_run(resume, missing=missing))
@@ -78,7 +78,7 @@ def train(
 
 
 def _finish(start: Callable[[], Run]) -> int:
-    """Train, and show what came of it."""
+    """Train, and print the result."""
     run = start()
     print_tables(run.tables())
     return 1 if run.scores.get("failures") or run.skipped else 0

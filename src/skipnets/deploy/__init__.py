@@ -1,4 +1,4 @@
-"""From a classifier file to production: exact rewrites, checked exports, int8, and what each of them gains.
+"""Deployment: exact rewrites, verified exports, int8 quantization and benchmarks.
 
 Names are loaded on first use, so that importing this package costs nothing.
 """

@@ -1,7 +1,7 @@
-"""How fast a classifier answers in each runtime, beside what a user would otherwise take, in one run.
+"""Benchmark a classifier in each runtime against torchvision's network, in one run.
 
-Candidates take turns, so that whatever else the machine does hits all of them alike, and each turn begins
-with a call that is not timed: it waits out the threads of the one before. Outputs are compared before
+Candidates are timed in turn, so that other load on the machine affects all of them alike. Each turn begins
+with an untimed call, during which threads of the previous candidate go idle. Outputs are compared before
 anything is timed.
 
 Shapes: N batch, C channels, H height, W width, K classes.
@@ -40,26 +40,26 @@ __all__ = ["Speed", "SpeedTable", "compare_speeds"]
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """One line of the table.
+    """One row of a speed table.
 
     Attributes:
-        candidate: What ran.
-        baseline: Whether it is what a user would take without this project.
+        candidate: Name of the candidate.
+        baseline: Whether it is a baseline, available without this project.
         precision: "fp32" or "int8".
-        batch: Images a call.
-        seconds: The median call.
-        quartiles: The spread.
-        calls: Seconds of every call, one a round.
-        ratio: Of its time to that of the fastest 32-bit baseline at this batch (`Timing.ratio`); None if
-            there is none.
-        limit_share: Of the time that the arithmetic alone takes at the rate of a large matrix product
-            (float32, same threads) in the median call; above 1 for int8, whose instructions do more at once.
+        batch_size: Images per call.
+        seconds: Median time of a call.
+        quartiles: Lower and upper quartile of the times.
+        calls: Time of every call, one per round.
+        ratio: Ratio of its time to that of the fastest 32-bit baseline at this batch size (`Timing.ratio`);
+            None if there is none.
+        limit_share: Share of the median time that the MACs alone would take at the rate of a large float32
+            matrix product with the same threads; it may exceed 1 for int8, whose instructions do more.
     """
 
     candidate: str
     baseline: bool
     precision: str
-    batch: int
+    batch_size: int
     seconds: float
     quartiles: tuple[float, float]
     calls: tuple[float, ...]
@@ -69,15 +69,15 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedTable(Display):
-    """All lines, and what they were measured on.
+    """Times of all candidates, and the machine that they were measured on.
 
     Attributes:
-        model: What was measured.
+        model: The classifier that was measured.
         size: Height and width of the images.
         macs: Multiply-accumulates of convolutions and linear layers, for one image.
-        sgemm_macs: Multiply-accumulates a second in a large float32 matrix product, measured in the same run.
+        sgemm_macs: Multiply-accumulates per second of a large float32 matrix product, in the same run.
         machine: Processor, threads, system and versions.
-        rows: In the order in which the candidates were made.
+        rows: One per candidate and batch size.
     """
 
     model: str
@@ -88,11 +88,11 @@ class SpeedTable(Display):
     rows: tuple[Speed, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """The table as plain values for JSON."""
         return asdict(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON.
+        """Write the table as JSON.
 
         Raises:
             UserError: If it cannot be written.
@@ -101,44 +101,44 @@ class SpeedTable(Display):
             temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
 
     def tables(self) -> list[Table]:
-        """What `print` and a notebook show: the fastest first, under what they were measured on."""
+        """Tables that `print` and notebooks show, the fastest candidate first."""
         height, width = self.size
-        headings = ("batch", "candidate", "ms", "quartiles", "of the fastest baseline", "of the limit")
+        headings = ("batch", "candidate", "ms", "quartiles", "vs. fastest baseline", "of peak")
         table = make_table(
             {name: "left" if name == "candidate" else "right" for name in headings},
             (
                 [
-                    str(row.batch),
+                    str(row.batch_size),
                     row.candidate,
                     f"{1000 * row.seconds:.1f}",
                     f"{1000 * row.quartiles[0]:.1f}–{1000 * row.quartiles[1]:.1f}",
                     "" if row.ratio is None else f"{row.ratio:.2f}",
                     f"{row.limit_share:.0%}",
                 ]
-                for row in sorted(self.rows, key=lambda row: (row.batch, row.seconds))
+                for row in sorted(self.rows, key=lambda row: (row.batch_size, row.seconds))
             ),
             title=(
                 f"{self.model}, images of {height}×{width}: {self.macs / 1e6:,.0f} million MACs\n"
                 f"{self.machine['processor']}, {self.machine['threads']} threads, "
-                f"{self.sgemm_macs / 1e9:,.0f} thousand million MACs/s in SGEMM"
+                f"{self.sgemm_macs / 1e9:,.0f} billion MACs/s in SGEMM"
             ),
         )
         return [table]
 
-    def _row(self, candidate: str, batch: int) -> Speed:
+    def _row(self, candidate: str, batch_size: int) -> Speed:
         for row in self.rows:
-            if (row.candidate, row.batch) == (candidate, batch):
+            if (row.candidate, row.batch_size) == (candidate, batch_size):
                 return row
-        raise KeyError((candidate, batch))
+        raise KeyError((candidate, batch_size))
 
-    def ratio(self, candidate: str, other: str, batch: int) -> float:
-        """Of one's time to another's, by `Timing.ratio`.
+    def ratio(self, candidate: str, other: str, batch_size: int) -> float:
+        """Ratio of one candidate's time to another's, by `Timing.ratio`.
 
         Raises:
-            KeyError: One was not measured.
+            KeyError: If one was not measured.
         """
-        return Timing(seconds=self._row(candidate, batch).calls).ratio(
-            Timing(seconds=self._row(other, batch).calls)
+        return Timing(seconds=self._row(candidate, batch_size).calls).ratio(
+            Timing(seconds=self._row(other, batch_size).calls)
         )
 
 
@@ -152,34 +152,32 @@ def compare_speeds(
     int8: bool = True,
     calibration: str | os.PathLike[str] | None = None,
 ) -> SpeedTable:
-    """Time a classifier in every runtime there is, and torchvision's network of the same weights beside it.
+    """Benchmark a classifier in every installed runtime, with torchvision's network as the baseline.
 
     An export is timed alone, in its own runtime.
 
     Args:
         model: A model file, a run folder, an export, or a classifier.
-        batch_sizes: Images a call, one number or several.
-        seconds: How long the timing of one batch size takes, at least.
-        threads: CPU threads of every candidate; None takes one a processor.
-        compiled: Time torch.compile, too, which first takes a minute or two.
-        int8: Time 8-bit graphs, too.
-        calibration: Labeled images for those; None takes generated ones, which is enough to time them but
-            not to keep them.
+        batch_sizes: Images per call; each value is measured.
+        seconds: Minimum time to measure each batch size.
+        threads: CPU threads of every candidate; None uses one per processor.
+        compiled: Include torch.compile, which first takes a minute or two.
+        int8: Include 8-bit graphs.
+        calibration: Labeled images for quantization; None uses generated images, which suffice for timing
+            but not for use.
 
     Raises:
-        UserError: For impossible options, or if two candidates do not compute the same.
+        UserError: For impossible options, or if the outputs of two candidates differ.
     """
-    from skipnets.classifier import Classifier, load
+    from skipnets.classifier import as_classifier
     from skipnets.deploy.candidates import candidates_for, exported_candidate
 
     if not batch_sizes or min(batch_sizes) < 1:
         raise UserError(f"batch_size={list(batch_sizes)}: must be at least 1")
     threads = threads or os.cpu_count() or 1
-    if isinstance(model, Classifier):
-        classifier = model
-    else:
-        runtime = "torch" if export_format(model) is None else "auto"
-        classifier = load(model, runtime=runtime, device="cpu", threads=threads)
+    # PyTorch has the weights that the other runtimes are made of; an export runs in its own.
+    runtime = "auto" if isinstance(model, str | os.PathLike) and export_format(model) is not None else "torch"
+    classifier = as_classifier(model, runtime=runtime, device="cpu", threads=threads)
     if classifier.export is not None:
         candidates = [exported_candidate(classifier)]
     else:
@@ -195,8 +193,8 @@ def compare_speeds(
     rate = _sgemm_rate(threads)
     rows = [
         row
-        for batch in batch_sizes
-        for row in _measure(candidates, classifier, batch, seconds=seconds, limit=total_macs * batch / rate)
+        for size in batch_sizes
+        for row in _measure(candidates, classifier, size, seconds=seconds, limit=total_macs * size / rate)
     ]
     return SpeedTable(
         model=str(classifier.path or classifier.architecture["name"]),
@@ -209,7 +207,7 @@ def compare_speeds(
 
 
 def machine(threads: int) -> dict[str, str]:
-    """The hardware and software that a measurement was made with."""
+    """Hardware and software of this machine, to record with a measurement."""
     return {
         "processor": f"{processor()} ({os.cpu_count()} logical)",
         "threads": str(threads),
@@ -220,10 +218,10 @@ def machine(threads: int) -> dict[str, str]:
 
 
 def _measure(
-    candidates: Sequence[Candidate], classifier: Classifier, batch: int, *, seconds: float, limit: float
+    candidates: Sequence[Candidate], classifier: Classifier, batch_size: int, *, seconds: float, limit: float
 ) -> list[Speed]:
-    """The lines for one batch size."""
-    images = _images(classifier, batch)
+    """Time all candidates at one batch size."""
+    images = _images(classifier, batch_size)
     _require_equal(candidates, images)
     timings = alternate({each.name: partial(each.predict, images) for each in candidates}, seconds=seconds)
     baselines = [timings[each.name] for each in candidates if each.baseline and each.precision == "fp32"]
@@ -233,7 +231,7 @@ def _measure(
             candidate=each.name,
             baseline=each.baseline,
             precision=each.precision,
-            batch=batch,
+            batch_size=batch_size,
             seconds=timings[each.name].median,
             quartiles=timings[each.name].quartiles,
             calls=timings[each.name].seconds,
@@ -244,10 +242,10 @@ def _measure(
     ]
 
 
-def _images(classifier: Classifier, batch: int) -> NDArray[Any]:
+def _images(classifier: Classifier, batch_size: int) -> NDArray[Any]:
     height, width = classifier.preprocessing.size
     pixels = np.random.default_rng(0).integers(
-        0, 256, (batch, height, width, classifier.preprocessing.channels), dtype=np.uint8
+        0, 256, (batch_size, height, width, classifier.preprocessing.channels), dtype=np.uint8
     )
     return (
         np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
@@ -257,7 +255,7 @@ def _images(classifier: Classifier, batch: int) -> NDArray[Any]:
 
 
 def _require_equal(candidates: Sequence[Candidate], images: NDArray[Any]) -> None:
-    """Nothing is timed that computes something else; 8-bit graphs may differ, but not be broken."""
+    """Check that all candidates compute the same; 8-bit graphs may differ within limits."""
     reference = candidates[0].predict(images)
     scale = float(np.abs(reference).max()) or 1.0
     for each in candidates[1:]:
@@ -270,7 +268,7 @@ def _require_equal(candidates: Sequence[Candidate], images: NDArray[Any]) -> Non
 
 
 def _sgemm_rate(threads: int) -> float:
-    """Multiply-accumulates a second in a float32 matrix product of 2048 × 2048, the best of ten."""
+    """Multiply-accumulates per second in a float32 matrix product of 2048 × 2048, the best of ten."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""What `compare_speeds` measures: a classifier in every runtime, and torchvision's network as the baseline.
+"""Candidates of `compare_speeds`: a classifier in every runtime, and torchvision's network as the baseline.
 
 Shapes: N batch, C channels, H height, W width, K classes.
 """
@@ -51,46 +51,48 @@ def candidates_for(
     int8: bool,
     calibration: str | os.PathLike[str] | None,
 ) -> list[Candidate]:
-    """Everything that can run a classifier's network on this machine's CPU.
+    """List every way to run a classifier's network on this machine's CPU.
 
-    Without a network of torchvision's that computes the same, the baseline is this one as it was trained.
+    If torchvision has no equal network, the baseline is the trained network itself.
     """
     torch.set_num_threads(threads)
     model = copy.deepcopy(classifier.model).float().eval().requires_grad_(False)
     baseline = torchvision_network(model.config, model.state_dict())
-    who = "torchvision" if baseline is not None else "as trained"
+    label = "torchvision" if baseline is not None else "as trained"
     plain = model if baseline is None else baseline
     size = classifier.preprocessing.size
-    found = [
-        Candidate(name=f"{who}, eager", predict=in_pytorch(plain, torch.contiguous_format), baseline=True),
+    candidates = [
+        Candidate(name=f"{label}, eager", predict=in_pytorch(plain, torch.contiguous_format), baseline=True),
         Candidate(
-            name=f"{who}, eager, channels_last", predict=in_pytorch(plain, torch.channels_last), baseline=True
+            name=f"{label}, eager, channels_last",
+            predict=in_pytorch(plain, torch.channels_last),
+            baseline=True,
         ),
     ]
     if compiled:
-        found.append(
+        candidates.append(
             Candidate(
-                name=f"{who}, torch.compile",
+                name=f"{label}, torch.compile",
                 predict=in_pytorch(torch.compile(copy.deepcopy(plain)), torch.contiguous_format),
                 baseline=True,
             )
         )
     rewritten = simplify(model, classifier.preprocessing, "float32")
-    found.append(
+    candidates.append(
         Candidate(name="skipnets, rewritten eager", predict=in_pytorch(rewritten, torch.channels_last))
     )
-    found += _native(classifier, threads)
+    candidates += _native(classifier, threads)
     images = None
     if int8:
         images = (
             _noise(classifier) if calibration is None else open_calibration(calibration, classifier.classes)
         )
-    for name, network, is_baseline in ((who, plain, True), ("skipnets", rewritten, False)):
+    for name, network, is_baseline in ((label, plain, True), ("skipnets", rewritten, False)):
         if is_baseline:
             graph = plain_onnx(network, classifier)
         else:
             graph = onnx_graph(trace(rewritten, size, "float32"))
-        found += [
+        candidates += [
             Candidate(
                 name=f"{name}, ONNX Runtime",
                 predict=in_onnxruntime(graph, threads, size),
@@ -110,7 +112,7 @@ def candidates_for(
                 classifier.preprocessing,
                 "float32",
             )
-            found.append(
+            candidates.append(
                 Candidate(
                     name=f"{name}, OpenVINO int8",
                     predict=in_openvino(quantized, threads),
@@ -118,11 +120,11 @@ def candidates_for(
                     precision="int8",
                 )
             )
-    return found
+    return candidates
 
 
 def _native(classifier: Classifier, threads: int) -> list[Candidate]:
-    """The project's own engine, where it is installed and can run this network."""
+    """The native engine, if it is installed and supports this network."""
     try:
         runtime = open_runtime(
             "native",
@@ -132,23 +134,23 @@ def _native(classifier: Classifier, threads: int) -> list[Candidate]:
             threads=threads,
         )
     except (UserError, ModuleNotFoundError) as error:
-        logger.info("the native engine is left out: %s", error)
+        logger.info("the native engine is skipped: %s", error)
         return []
     return [Candidate(name="skipnets, native engine", predict=runtime.logits)]
 
 
 def exported_candidate(classifier: Classifier) -> Candidate:
-    """An export in its own runtime."""
-    about = classifier.export or {}
+    """A candidate for an export in its own runtime."""
+    export = classifier.export or {}
     return Candidate(
         name=f"{classifier.path}, {classifier.runtime.name}",
         predict=classifier.runtime.logits,
-        precision="int8" if about.get("int8") else "fp32",
+        precision="int8" if export.get("int8") else "fp32",
     )
 
 
 def torchvision_network(config: ModelConfig, state: Mapping[str, torch.Tensor]) -> nn.Module | None:
-    """The network that torchvision has for a configuration, with these weights; None if it has none."""
+    """Build torchvision's network for a configuration, with these weights; None if it has none."""
     network = family_of(config).baseline(config)
     if network is None:
         return None
@@ -170,7 +172,7 @@ def in_pytorch(network: Callable[..., Any], memory_format: torch.memory_format) 
 
 
 def plain_onnx(network: nn.Module, classifier: Classifier) -> Any:
-    """What a user's own torch.onnx.export gives: the network as it is, any number of images."""
+    """Export a network unchanged with torch.onnx.export, as users would, for any number of images."""
     height, width = classifier.preprocessing.size
     images = torch.zeros(2, classifier.preprocessing.channels, height, width)
     with needs_extra("deploy"), warnings.catch_warnings():
@@ -203,7 +205,7 @@ def in_openvino(graph: Any, threads: int) -> Predict:
 
 
 def _noise(classifier: Classifier) -> ImageDataset:
-    """Labeled noise, to set the ranges of an 8-bit graph that is only timed."""
+    """Labeled noise, to calibrate an 8-bit graph that is only timed."""
     height, width = classifier.preprocessing.size
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (_GENERATED, height, width, 3), dtype=np.uint8)

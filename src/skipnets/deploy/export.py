@@ -1,4 +1,4 @@
-"""From a classifier to a portable file that was checked against it before anyone gets to see it.
+"""Export a classifier to a portable file, verified against the classifier before it appears.
 
 Shapes: N batch, C channels, H height, W width, K classes.
 """
@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from skipnets.classifier import Classifier, load
+from skipnets.classifier import Classifier, as_classifier, load
 from skipnets.data.sources import ImageDataset
 from skipnets.deploy.graph import (
     onnx_graph,
@@ -50,15 +50,15 @@ _AUTO: tuple[ExportFormat, ...] = ("onnx", "openvino")
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """A file that was written.
+    """An exported file.
 
     Attributes:
         path: The file, or the folder of an OpenVINO graph.
         file_format: "onnx", "openvino" or "pt2".
-        input_type: What the graph takes: "uint8" pixels or "float32" preprocessed images.
-        check: How it compares with PyTorch.
-        accuracy: Before and after quantization; None without.
-        seconds: For one image on this machine, of each candidate that `"auto"` measured.
+        input_type: Input of the graph: "uint8" pixels or "float32" preprocessed images.
+        check: Result of the comparison with PyTorch.
+        accuracy: Accuracy before and after quantization; None without.
+        seconds: Time for one image of each candidate that `"auto"` measured on this machine.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class Export:
     seconds: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """The fields as plain values for JSON."""
         return {
             "path": str(self.path),
             "format": self.file_format,
@@ -93,29 +93,29 @@ def export_model(
     calibration: str | os.PathLike[str] | ImageDataset | None = None,
     max_drop: float = 0.5,
 ) -> Export:
-    """Write a classifier as a graph that runs without this package, and check it before it is there.
+    """Export a classifier as a graph that runs without this package, verified before the file appears.
 
-    The graph takes any number of images of any size that the architecture allows, and gives "logits" (N, K)
-    and "features" (N, num_features). It carries what `skipnets.load` needs to make a classifier of it.
+    The graph takes any number of images of any size that the architecture allows, and outputs "logits" (N, K)
+    and "features" (N, num_features). It carries the metadata from which `skipnets.load` creates a classifier.
 
     Args:
         model: A model file, a run folder, or a classifier that runs in torch.
-        output: The file, for OpenVINO a folder that is not there yet. None puts it beside the model file.
-            "auto" adds the suffix of the format that it chooses.
-        file_format: "onnx", "openvino", "pt2", or "auto": whichever of ONNX and OpenVINO is the fastest for
-            one image on this machine.
+        output: The file or, for OpenVINO, a new folder. None writes it next to the model file. "auto" adds
+            the suffix of the chosen format.
+        file_format: "onnx", "openvino", "pt2", or "auto": the faster of ONNX and OpenVINO for one
+            image on this machine.
         input_type: "uint8" takes pixels (N, C, H, W) from 0 to 255 and normalizes in the graph; "float32"
-            takes what `Preprocessing` makes.
-        check: Images to compare on: a folder, a manifest or a named set. None takes those of `calibration`,
-            else the validation split of the classifier's own run, else generated ones.
-        tolerance: The most that a probability may differ from PyTorch's; does not apply to int8.
+            takes the output of `Preprocessing`.
+        check: Images for the comparison: a folder, a manifest or a named set. None uses those of
+            `calibration`, else the validation split of the classifier's run, else generated images.
+        tolerance: Maximum difference between a probability and PyTorch's; not used with int8.
         int8: Quantize weights and activations to 8 bits.
-        calibration: Labeled images of the classifier's classes; its training split sets the ranges, its
-            validation split tells the accuracy.
-        max_drop: The most percentage points of accuracy that int8 may cost.
+        calibration: Labeled images of the classifier's classes: the training split for quantization ranges,
+            the validation split for accuracy.
+        max_drop: Maximum drop in accuracy by int8, in percentage points.
 
     Raises:
-        CheckFailedError: The export computes something else; it is deleted.
+        CheckFailedError: If the export's outputs differ; it is deleted.
         UserError: For impossible options, or if accuracy drops too far.
 
     Examples:
@@ -130,7 +130,7 @@ def export_model(
         assert calibration is not None
         dataset = open_calibration(calibration, classifier.classes)
         quantization = Quantization(dataset=dataset, max_drop=max_drop)
-    exporter = _Exporter(
+    exporter = Exporter(
         classifier=classifier,
         input_type=input_type,
         check=check_images(classifier, calibration if check is None else check),
@@ -142,8 +142,8 @@ def export_model(
     return _write_fastest(exporter, final)
 
 
-class _Exporter:
-    """Traces the network once and writes it in any format."""
+class Exporter:
+    """Traces the network once, and writes it in any format."""
 
     def __init__(
         self,
@@ -164,22 +164,22 @@ class _Exporter:
         self._onnx: Any = None
 
     def write(self, path: Path, file_format: ExportFormat, *, int8: bool | None = None) -> Export:
-        """Write, check, write down how that went, and only then give the file its name."""
+        """Write and verify a graph, record the result in it, and then rename it to its final path."""
         graph, accuracy = self._graph(file_format), None
         if self.quantization is not None and int8 is not False:
             graph, accuracy = quantize(
                 graph, file_format, self.quantization, self.classifier.preprocessing, self.input_type
             )
-        about: dict[str, Any] = {
+        export: dict[str, Any] = {
             "format": file_format,
             "input": self.input_type,
             "int8": accuracy is not None,
             "parameters": sum(parameter.numel() for parameter in self.classifier.model.parameters()),
         }
         if accuracy is not None:
-            about["accuracy"] = asdict(accuracy)
+            export["accuracy"] = asdict(accuracy)
         with atomic_path(path) as temporary:
-            write_graph(graph, file_format, temporary, self._metadata(about))
+            write_graph(graph, file_format, temporary, self._metadata(export))
             exported = load(temporary, device="cpu")
             check = self.check.compare(self.classifier, exported)
             if accuracy is None and not check.largest_difference <= self.tolerance:
@@ -188,7 +188,7 @@ class _Exporter:
                     f"PyTorch's on {check.images}; tolerance is {self.tolerance:.1e}"
                 )
             del exported  # It may hold the file open, which is about to be replaced.
-            write_graph(graph, file_format, temporary, self._metadata({**about, "check": asdict(check)}))
+            write_graph(graph, file_format, temporary, self._metadata({**export, "check": asdict(check)}))
         return Export(
             path=path, file_format=file_format, input_type=self.input_type, check=check, accuracy=accuracy
         )
@@ -200,15 +200,15 @@ class _Exporter:
             self._onnx = onnx_graph(self.program)
         return self._onnx if file_format == "onnx" else openvino_graph(self._onnx)
 
-    def _metadata(self, about: dict[str, Any]) -> str:
-        metadata = {**self.classifier.metadata(), "export": about}
+    def _metadata(self, export: dict[str, Any]) -> str:
+        metadata = {**self.classifier.metadata(), "export": export}
         return json.dumps(metadata, ensure_ascii=False, allow_nan=False)
 
 
-def _write_fastest(exporter: _Exporter, final: Path) -> Export:
-    """Write every candidate, time them on one image, and keep the fastest."""
+def _write_fastest(exporter: Exporter, final: Path) -> Export:
+    """Write all candidates, time them on one image, and keep the fastest."""
     exporter_options = [False] if exporter.quantization is None else [False, True]
-    # Beside the final name, so that the chosen one is renamed and not copied.
+    # In the same folder, so that the chosen one is renamed and not copied.
     with _folder_beside(final) as folder:
         exports: dict[str, Export] = {}
         reasons = []
@@ -219,21 +219,21 @@ def _write_fastest(exporter: _Exporter, final: Path) -> Export:
                 try:
                     exports[name] = exporter.write(path, file_format, int8=int8)
                 except UserError as error:
-                    logger.info("%s is left out: %s", name, error)
+                    logger.info("%s is skipped: %s", name, error)
                     reasons.append(f"{name}: {error}")
         if not exports:
             raise UserError(f"no format could be exported ({'; '.join(reasons)})")
         seconds = _time_one_image({name: export.path for name, export in exports.items()})
         fastest = exports[min(seconds, key=lambda name: seconds[name])]
         path = final.with_name(final.name + _SUFFIXES[fastest.file_format])
-        _refuse_a_taken_folder(path)
+        _refuse_existing_folder(path)
         fastest.path.replace(path)
     return replace(fastest, path=path, seconds=seconds)
 
 
 @contextlib.contextmanager
 def _folder_beside(path: Path) -> Iterator[Path]:
-    """A folder that is there for a while."""
+    """A temporary folder next to a path."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
@@ -266,30 +266,29 @@ def _check_options(
     if int8 and calibration is None:
         raise UserError("calibration: must be given for int8, labeled images of the same classes")
     if int8 and file_format == "pt2":
-        raise UserError('int8 is for the formats "openvino" and "onnx", not "pt2"')
+        raise UserError("format=pt2: must be onnx or openvino for int8")
     if not max_drop >= 0:
         raise UserError(f"max_drop={max_drop}: must be 0 or more percentage points")
 
 
 def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:
     """The classifier to be exported, in torch on the CPU."""
-    if not isinstance(model, Classifier):
-        if export_format(model) is not None:
-            raise UserError(f"{model} is an export itself: export the model file that it was made from")
-        model = load(model, runtime="torch", device="cpu")
-    if model.export is not None:
-        raise UserError(f"{model.path} is an export itself: export the model file that it was made from")
-    if not model.classes:
-        raise UserError(f"{model.path or 'this classifier'} has no classes: there is nothing to predict")
-    return model
+    if not isinstance(model, Classifier) and export_format(model) is not None:
+        raise UserError(f"{model} is an export: export the model file that it was made from")
+    classifier = as_classifier(model, runtime="torch", device="cpu")
+    if classifier.export is not None:
+        raise UserError(f"{classifier.path} is an export: export the model file that it was made from")
+    if not classifier.classes:
+        raise UserError(f"{classifier.path or 'this classifier'} has no classes to predict")
+    return classifier
 
 
 def _output(classifier: Classifier, output: str | os.PathLike[str] | None, file_format: str) -> Path:
-    """The final name, without suffix for "auto"."""
+    """The final path, without suffix for "auto"."""
     suffix = {**_SUFFIXES, "auto": ""}[file_format]
     if output is None:
         if classifier.path is None:
-            raise UserError("output: a classifier that was never saved has no place of its own; name one")
+            raise UserError("output: must be given for a classifier that was never saved")
         return _free(classifier.path.with_name(classifier.path.stem + suffix))
     path = Path(output)
     wanted = export_format(path) if path.suffix else None
@@ -304,10 +303,10 @@ def _output(classifier: Classifier, output: str | os.PathLike[str] | None, file_
 
 
 def _free(path: Path) -> Path:
-    _refuse_a_taken_folder(path)
+    _refuse_existing_folder(path)
     return path
 
 
-def _refuse_a_taken_folder(path: Path) -> None:
+def _refuse_existing_folder(path: Path) -> None:
     if path.is_dir():
-        raise UserError(f"output: the folder {path} is there already; remove it or name another")
+        raise UserError(f"output: the folder {path} already exists; remove it or name another")

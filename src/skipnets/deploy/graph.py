@@ -1,4 +1,4 @@
-"""From a network to a graph in a portable format, and from that to a file.
+"""Convert a network to a graph in a portable format, and write it to a file.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -52,7 +52,7 @@ _LIBRARIES = {
 
 
 class _Deployed(nn.Module):
-    """A network whose pooled features are an output beside the logits: they are computed anyway."""
+    """A network that also outputs its pooled features, which it computes anyway."""
 
     def __init__(self, network: Backbone[Any]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class _Deployed(nn.Module):
 
 
 def simplify(model: Backbone[Any], preprocessing: Preprocessing, input_type: InputType) -> Backbone[Any]:
-    """The network as it is exported: with every exact rewrite that makes it faster."""
+    """Apply every exact rewrite that makes the exported network faster."""
     model = pool_before_convolution(fold_norms(copy.deepcopy(model).cpu().float()))
     if input_type == "uint8":
         model = normalize_inside(model, preprocessing.mean, preprocessing.std)
@@ -76,15 +76,15 @@ def simplify(model: Backbone[Any], preprocessing: Preprocessing, input_type: Inp
 
 
 def trace(model: Backbone[Any], size: tuple[int, int], input_type: InputType) -> torch.export.ExportedProgram:
-    """The graph of a network, for any number of images of any size that the architecture allows.
+    """Trace a network for any number of images of any size that the architecture allows.
 
     Args:
         model: From `simplify`.
-        size: Height and width of the images that it will mostly get.
-        input_type: What it takes.
+        size: Usual height and width of the images.
+        input_type: Input type of the graph.
     """
     smallest = model.config.smallest_size
-    # Two images, not square, and no extent of 1 inside: torch.export takes equal sizes for a rule.
+    # Two images, not square, and no extent of 1: torch.export would specialize on equal sizes.
     height, width = (max(side, 2 * smallest) for side in size)
     shape = (2, model.config.in_chans, height, width + 1 if height == width else width)
     dynamic = {
@@ -92,7 +92,7 @@ def trace(model: Backbone[Any], size: tuple[int, int], input_type: InputType) ->
         2: torch.export.Dim("height", min=smallest),
         3: torch.export.Dim("width", min=smallest),
     }
-    # Without the patch, a map of one pixel is another graph to torch.export, and small sizes are refused.
+    # Without the patch, torch.export specializes on maps of one pixel and refuses small sizes.
     settings: Any = importlib.import_module("torch.fx.experimental._config")
     with settings.patch(backed_size_oblivious=True):
         return torch.export.export(
@@ -104,7 +104,7 @@ def trace(model: Backbone[Any], size: tuple[int, int], input_type: InputType) ->
 
 
 def onnx_graph(program: torch.export.ExportedProgram) -> Any:
-    """The program as an `onnx.ModelProto`."""
+    """Convert the program to an `onnx.ModelProto`."""
     with needs_extra("deploy"), _quiet_exporter():
         import onnx
 
@@ -125,7 +125,7 @@ def onnx_graph(program: torch.export.ExportedProgram) -> Any:
 
 
 def openvino_graph(onnx_model: Any) -> Any:
-    """An `onnx.ModelProto` as an `openvino.Model`."""
+    """Convert an `onnx.ModelProto` to an `openvino.Model`."""
     with needs_extra("deploy"):
         from skipnets.runtimes.openvino import shared_core
 
@@ -137,9 +137,9 @@ def write_graph(graph: Any, file_format: ExportFormat, path: Path, metadata: str
 
     Args:
         graph: An `onnx.ModelProto`, `openvino.Model` or `torch.export.ExportedProgram`.
-        file_format: Which of the three.
-        path: A file, or for OpenVINO a folder that is not there.
-        metadata: A text that the file will carry.
+        file_format: Its format.
+        path: A file or, for OpenVINO, a new folder.
+        metadata: Text to store in the file.
     """
     if file_format == "onnx":
         import onnx
@@ -158,10 +158,10 @@ def write_graph(graph: Any, file_format: ExportFormat, path: Path, metadata: str
 
 
 def require_libraries(file_format: str, *, int8: bool) -> None:
-    """Say what is missing before anything is computed that would need it.
+    """Check that the libraries of a format are installed, before any work.
 
     Raises:
-        UserError: A library of the extra "deploy" is not installed.
+        UserError: If a library of the extra "deploy" is not installed.
     """
     names = (*_LIBRARIES[file_format], *(("nncf",) if int8 else ()))
     if any(importlib.util.find_spec(name) is None for name in names):
@@ -170,14 +170,14 @@ def require_libraries(file_format: str, *, int8: bool) -> None:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter talks about its own progress and its dependencies' future; neither concerns the user."""
+    """Suppress the exporter's progress messages and deprecation warnings, which do not concern users."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _name_dimensions(graph: Any) -> None:
-    """Call what is dynamic by its name, in place of the exporter's symbols."""
+    """Name the dynamic dimensions, in place of the exporter's symbols."""
     names = {}
     for name, dimension in zip(
         ("batch", "", "height", "width"), graph.graph.input[0].type.tensor_type.shape.dim, strict=True
@@ -188,4 +188,4 @@ def _name_dimensions(graph: Any) -> None:
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param in names:
                 dimension.dim_param = names[dimension.dim_param]
-    del graph.graph.value_info[:]  # Shapes inside, in the old symbols; every runtime infers its own.
+    del graph.graph.value_info[:]  # Inner shapes use the old symbols; runtimes infer their own.

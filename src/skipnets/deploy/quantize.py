@@ -1,4 +1,4 @@
-"""8-bit weights and activations, by NNCF, with the accuracy before and after.
+"""Quantize weights and activations to 8 bits with NNCF, measuring accuracy before and after.
 
 Shapes: N batch, C channels, H height, W width, K classes.
 """
@@ -37,13 +37,13 @@ Predict = Callable[[Inputs], NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """What quantization costs.
+    """Accuracy before and after quantization.
 
     Attributes:
-        before: Share of the validation images that the 32-bit graph gets right.
-        after: The same of the 8-bit graph.
-        count: How many images that were.
-        accuracy_aware: Whether layers were left in 32 bits to keep the accuracy.
+        before: Accuracy of the 32-bit graph on the validation images.
+        after: Accuracy of the 8-bit graph.
+        count: Number of validation images.
+        accuracy_aware: Whether layers were kept in 32 bits to preserve accuracy.
     """
 
     before: float
@@ -53,17 +53,17 @@ class Accuracy:
 
     @property
     def drop(self) -> float:
-        """In percentage points."""
+        """Drop in accuracy, in percentage points."""
         return 100 * (self.before - self.after)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """How to quantize.
+    """Options of quantization.
 
     Args:
-        dataset: Labeled as the classifier's classes are ordered, with splits.
-        max_drop: The most percentage points of accuracy that it may cost.
+        dataset: Images with splits, labeled in the order of the classifier's classes.
+        max_drop: Maximum drop in accuracy, in percentage points.
     """
 
     dataset: ImageDataset
@@ -71,17 +71,16 @@ class Quantization:
 
 
 def open_calibration(data: str | os.PathLike[str] | ImageDataset, classes: Sequence[str]) -> ImageDataset:
-    """Labeled images with splits, whose classes must be the classifier's.
+    """Open labeled images with splits, and check that their classes are the classifier's.
 
     Raises:
-        UserError: They are not, or a split has no images.
+        UserError: If the classes differ, or a split has no images.
     """
     dataset = data if isinstance(data, ImageDataset) else open_dataset(data)
     if set(dataset.classes) != set(classes):
         wrong = sorted(set(dataset.classes) ^ set(classes))
         raise UserError(
-            "calibration: the images' classes are not the classifier's: "
-            f"only one of the two has {listed(wrong)}"
+            f"calibration: must have the classifier's classes; only one of the two has {listed(wrong)}"
         )
     position = np.array([classes.index(name) for name in dataset.classes])
     dataset = ImageDataset(
@@ -94,7 +93,7 @@ def open_calibration(data: str | os.PathLike[str] | ImageDataset, classes: Seque
     )
     for split in ("train", "val"):
         if not len(dataset.split(split)):
-            raise UserError(f'calibration: there are no images in the split "{split}"')
+            raise UserError(f'calibration: must have images in the split "{split}"')
     return dataset
 
 
@@ -105,21 +104,20 @@ def quantize(
     preprocessing: Preprocessing,
     input_type: InputType,
 ) -> tuple[Any, Accuracy]:
-    """Quantize a graph; where that costs too much accuracy, only as much of it as keeps it.
+    """Quantize a graph, keeping layers in 32 bits if accuracy would drop too far.
 
     Args:
         graph: An `openvino.Model` or an `onnx.ModelProto`.
-        file_format: Which of the two.
+        file_format: Its format.
         options: Dataset and limits.
-        preprocessing: How an image becomes input.
-        input_type: What the graph takes.
+        preprocessing: How an image becomes the graph's input.
+        input_type: Input type of the graph.
 
     Returns:
-        The 8-bit graph, of the same kind, and what it costs.
+        The 8-bit graph, of the same format, and its accuracy.
 
     Raises:
-        UserError: If the accuracy drops further than allowed all the same, or an ONNX graph does not get
-            faster.
+        UserError: If accuracy still drops too far, or an ONNX graph does not get faster.
     """
     backend = _OPENVINO if file_format == "openvino" else _ONNX
     data = _Data(options.dataset, preprocessing, input_type)
@@ -147,7 +145,7 @@ def quantize(
                 graph,
                 calibration_dataset=calibration,
                 validation_dataset=nncf.Dataset(list(data.validation()), lambda item: {IMAGES: item[0]}),
-                validation_fn=partial(_validate, _remembering(backend.predictor_of_prepared)),
+                validation_fn=partial(_validate, _cache_last(backend.predictor_of_prepared)),
                 max_drop=options.max_drop / 100,
                 drop_type=nncf.DropType.ABSOLUTE,
                 subset_size=CALIBRATION_IMAGES,
@@ -175,16 +173,16 @@ class _Data:
         self.count = 0
 
     def calibration(self) -> list[Inputs]:
-        """Inputs of one image each."""
+        """Inputs with one image each."""
         batches = [batch for batch, _ in self._batches(self._train)]
         return [batch[index : index + 1] for batch in batches for index in range(len(batch))]
 
     def validation(self) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
-        """Batches with their labels."""
+        """Batches of inputs with their labels."""
         return self._batches(self._val)
 
     def accuracy(self, predict: Predict) -> float:
-        """The share of the validation images that are predicted rightly."""
+        """Accuracy on the validation images."""
         counts = [
             (int((predict(batch).argmax(1) == labels).sum()), len(labels))
             for batch, labels in self.validation()
@@ -204,11 +202,11 @@ class _Data:
 
 @dataclass(frozen=True)
 class _Backend:
-    """How a graph of some kind is run.
+    """How to run graphs of one format.
 
     Attributes:
-        predictor: From a graph to a function from a batch to logits.
-        predictor_of_prepared: The same from what NNCF makes of a graph while it looks for layers.
+        predictor: Maps a graph to a function from a batch to logits.
+        predictor_of_prepared: The same for graphs that NNCF prepared during accuracy-aware quantization.
     """
 
     predictor: Callable[[Any], Predict]
@@ -232,22 +230,22 @@ def _run_onnx(graph: Any) -> Predict:
     return lambda batch: np.asarray(session.run([LOGITS], {IMAGES: batch})[0])
 
 
-# NNCF compiles OpenVINO's graphs itself; ONNX graphs it hands over as they are.
+# NNCF passes compiled OpenVINO graphs, but unchanged ONNX graphs.
 _OPENVINO, _ONNX = _Backend(_run_openvino, _run_compiled), _Backend(_run_onnx, _run_onnx)
 
 
 def _validate(
     predictor: Callable[[Any], Predict], prepared: Any, items: Iterable[tuple[Inputs, NDArray[np.int64]]]
 ) -> tuple[float, list[float]]:
-    """Accuracy over all batches and in each, as NNCF asks for it."""
+    """Accuracy over all batches and in each batch, as NNCF requires."""
     predict = predictor(prepared)
     counts = [(int((predict(batch).argmax(1) == labels).sum()), len(labels)) for batch, labels in items]
     total = sum(right for right, _ in counts) / sum(count for _, count in counts)
     return total, [right / count for right, count in counts]
 
 
-def _remembering(predictor: Callable[[Any], Predict]) -> Callable[[Any], Predict]:
-    """The same, made once as long as it is asked for the same graph: NNCF asks batch by batch."""
+def _cache_last(predictor: Callable[[Any], Predict]) -> Callable[[Any], Predict]:
+    """Cache the predictor of the last graph: NNCF requests it for every batch."""
     last: list[tuple[Any, Predict]] = []
 
     def predictor_of(graph: Any) -> Predict:
@@ -259,18 +257,18 @@ def _remembering(predictor: Callable[[Any], Predict]) -> Callable[[Any], Predict
 
 
 def _require_gain(before: Predict, after: Predict, batch: Inputs) -> None:
-    """Refuse an 8-bit graph that is no faster than the 32-bit one here."""
+    """Refuse an 8-bit graph that is not faster than the 32-bit one on this machine."""
     timings = alternate({"fp32": lambda: before(batch), "int8": lambda: after(batch)}, seconds=2.0)
     fp32, int8 = timings["fp32"].median, timings["int8"].median
     if int8 >= fp32:
         raise UserError(
             f"int8 was not written: in ONNX Runtime on this machine it takes {1000 * int8:.1f} ms an image, "
-            f"32 bits take {1000 * fp32:.1f} ms; take --format openvino for int8"
+            f"32 bits take {1000 * fp32:.1f} ms; use --format openvino for int8"
         )
 
 
 def _import_nncf() -> Any:
-    """NNCF with its telemetry off: it would report every use to a server."""
+    """Import NNCF with its telemetry off, which would report every use to a server."""
     os.environ.setdefault("NNCF_CI", "1")
     with needs_extra("deploy"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -279,7 +277,7 @@ def _import_nncf() -> Any:
 
 
 def _signal_stack_kept() -> contextlib.AbstractContextManager[None]:
-    """NNCF makes OpenVINO cores of its own and drops them in any order."""
+    """Protect the signal stack: NNCF creates OpenVINO cores and releases them in any order."""
     with needs_extra("deploy"):
         from skipnets.runtimes.openvino import keeping_signal_stack
     return keeping_signal_stack()
@@ -287,8 +285,8 @@ def _signal_stack_kept() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """NNCF prints progress and logs on its own; what matters is in the result."""
-    # The second is PyTorch's: it wonders about CUDA when NNCF imports it.
+    """Suppress NNCF's progress bars and logs."""
+    # The second is PyTorch's, which warns about CUDA when NNCF imports it.
     loggers = [logging.getLogger(name) for name in ("nncf", "torch.utils.cpp_extension")]
     levels = [each.level for each in loggers]
     for each in loggers:

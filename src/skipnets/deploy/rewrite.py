@@ -1,10 +1,10 @@
-"""The same function of the input in fewer steps: exact rewrites of a trained network, for eval mode.
+"""Exact rewrites that make a trained network faster in eval mode.
 
-Each takes a network and returns a new one in eval mode that computes the same; the given one is untouched.
-What can be rewritten is read from the network's graph. Constants are computed in float64 and rounded once.
-Where a norm is not batch normalization there is nothing to fold, and it stays; so does a norm that no
-convolution precedes: as one multiplication and one addition a value it was slower than the norm in PyTorch,
-ONNX Runtime and OpenVINO (`benchmarks/rewrites.py` measures those that are here).
+Each takes a network and returns a new one in eval mode that computes the same; the original is unchanged.
+Rewritable operations are found in the network's graph. Constants are computed in float64 and rounded once.
+Norms other than batch norms cannot be folded and stay; so do norms without a convolution before them: as one
+multiplication and one addition per value they were slower than the norm in PyTorch, ONNX Runtime and OpenVINO
+(`benchmarks/rewrites.py` measures the rewrites).
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -34,7 +34,7 @@ Network = TypeVar("Network", bound=Backbone[Any])
 
 
 def fold_norms(model: Network) -> Network:
-    """Fold every batch norm that alone reads a convolution's output into that convolution.
+    """Fold every batch norm that is a convolution's only reader into that convolution.
 
     In eval mode a batch norm is s·x + t per channel, and s·(W∗x + b) + t = (s·W)∗x + (s·b + t). In a dense
     layer with a bottleneck that is norm2, in a ResNet every norm.
@@ -55,7 +55,7 @@ def pool_before_convolution(model: Network) -> Network:
 
     Both are linear, the one over channels at each pixel, the other over pixels in each channel, so they
     commute: mean_p(Σ_c w_c·x_cp + b) = Σ_c w_c·mean_p(x_cp) + b, as the mean of a constant is that constant.
-    A network without transitions is returned as it is.
+    Networks without transitions are not changed.
     """
     rewritten = _evaluated_copy(model)
     for convolution, pool in _followed_by(network_graph(model.config), Convolution, Pool):
@@ -72,11 +72,11 @@ def pool_before_convolution(model: Network) -> Network:
 
 
 def normalize_inside(model: Network, mean: Sequence[float], std: Sequence[float]) -> Network:
-    """Make a network of pixels 0–255 (uint8 or float) out of one that takes normalized images.
+    """Fold input normalization into a network, so that it takes pixels 0–255 (uint8 or float).
 
     A network's input is x = (p/255 − mean) / std. With centered pixels c = p − 255·mean that is
-    x = c/(255·std), a factor per input channel, which goes into the first convolution:
-    W∗x = (W/(255·std))∗c. The centering cannot follow it into a bias: the convolution's zero padding means
+    x = c/(255·std), a factor per input channel, which is folded into the first convolution:
+    W∗x = (W/(255·std))∗c. The centering cannot be folded into a bias: the convolution's zero padding means
     x = 0 beyond the border, which is c = 0, but not p = 0. So it stays, as one subtraction, and borders are
     exact.
 
@@ -100,10 +100,10 @@ def normalize_inside(model: Network, mean: Sequence[float], std: Sequence[float]
 
 
 class CenteredConvolution(nn.Module):
-    """A convolution of pixels from which the mean color is taken first.
+    """A convolution that first subtracts the mean color from its input.
 
     Args:
-        center: (C,), from 0 to 255.
+        center: (C,) mean color, from 0 to 255.
         convolution: Takes centered pixels; its padding is the mean color.
     """
 
@@ -128,7 +128,7 @@ Second = TypeVar("Second", bound=Operation)
 
 
 def _followed_by(graph: Graph, first: type[First], second: type[Second]) -> Iterator[tuple[First, Second]]:
-    """Operations of one kind with one of another that alone reads their output."""
+    """Yield operations of one type whose only reader is of another type, with that reader."""
     for operation in graph.operations:
         readers = graph.readers(operation.output)
         if isinstance(operation, first) and len(readers) == 1 and isinstance(readers[0], second):

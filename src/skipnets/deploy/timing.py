@@ -1,4 +1,4 @@
-"""Timing candidates in turn, so that whatever else the machine does hits all of them alike.
+"""Time candidates in turn, so that other load on the machine affects all of them alike.
 
 Shapes: N batch, C channels, H height, W width, K classes.
 """
@@ -24,37 +24,37 @@ Predict = Callable[[Batch], NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds of every timed call."""
+    """Times of all calls, in seconds."""
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """Median time of a call."""
         return statistics.median(self.seconds)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """A quarter of the calls were faster than the first, a quarter slower than the second."""
+        """Lower and upper quartile of the times."""
         low, high = np.quantile(self.seconds, (0.25, 0.75))
         return float(low), float(high)
 
     def ratio(self, other: Timing) -> float:
-        """This time to another's of the same rounds: the middle one of the rounds' own ratios.
+        """Median over rounds of the ratio of this time to another's.
 
-        What slows a whole round down is in both and cancels.
+        Load that slows down a whole round is in both times and cancels.
         """
         return statistics.median(own / base for own, base in zip(self.seconds, other.seconds, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Something that turns a preprocessed batch (N, C, H, W) into logits (N, K).
+    """A function to time that turns a preprocessed batch (N, C, H, W) into logits (N, K).
 
     Attributes:
-        name: What the table calls it.
-        predict: Runs it.
-        baseline: Whether a user would have it without this project.
+        name: Name in the table.
+        predict: The function.
+        baseline: Whether it is a baseline, available without this project.
         precision: "fp32" or "int8".
     """
 
@@ -67,16 +67,16 @@ class Candidate:
 def alternate(
     candidates: Mapping[str, Callable[[], object]], *, seconds: float = 10.0, rounds: int | None = None
 ) -> dict[str, Timing]:
-    """Time each candidate in turn, round after round, in another order each round.
+    """Time each candidate once per round, in random order.
 
-    A turn is a pause, one run to warm up and one that is timed. Without the pause the threads of the one
-    before would still spin and take the processor away, and what is quick would look slow; the order changes
-    because caches are full of the one before, too.
+    A turn is a pause, a warm-up run and a timed run. Without the pause, spinning threads of the previous
+    candidate would still use the processor and make fast candidates look slow; the order changes because
+    caches still hold the previous candidate's data.
 
     Args:
-        candidates: By name.
-        seconds: How long all of it may take; at least `LEAST_ROUNDS` rounds are done.
-        rounds: How many rounds, whatever they take.
+        candidates: Candidates by name.
+        seconds: Total time; at least `LEAST_ROUNDS` rounds are run.
+        rounds: Number of rounds, instead of `seconds`.
     """
     for run in candidates.values():
         run()

@@ -1,4 +1,4 @@
-"""Whether an export computes what its classifier computes: both answer the same images.
+"""Verify that an export computes the same as its classifier, on the same images.
 
 Shapes: N batch, C channels, H height, W width, K classes.
 """
@@ -28,18 +28,18 @@ CHECKED_IMAGES = 64
 
 
 class CheckFailedError(UserError):
-    """An export does not compute what the classifier does; there is no file."""
+    """An export's outputs differ from the classifier's; no file was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """How an export compares with the classifier in PyTorch.
+    """Comparison of an export with the classifier in PyTorch.
 
     Attributes:
-        images: Which images, for people.
-        count: How many.
-        largest_difference: Of any probability of any image.
-        same_labels: For how many images the most probable class is the same.
+        images: Description of the images.
+        count: Number of images.
+        largest_difference: Largest difference between two probabilities.
+        same_labels: Number of images with the same most probable class.
     """
 
     images: str
@@ -50,13 +50,13 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckImages:
-    """Images to compare an export with PyTorch on."""
+    """Images on which an export is compared with PyTorch."""
 
     name: str
     sources: Sequence[Image]
 
     def compare(self, classifier: Classifier, exported: Classifier) -> Check:
-        """Both classifiers' probabilities, in batches of several sizes."""
+        """Compare both classifiers' probabilities, in batches of several sizes."""
         first, second = (
             np.concatenate([each.probabilities(each.preprocess(part)) for part in self._batches()])
             for each in (classifier, exported)
@@ -69,12 +69,12 @@ class CheckImages:
         )
 
     def _batches(self) -> list[Sequence[Image]]:
-        """One image alone, then eight at a time: the number of images must not matter."""
+        """One image, then eight at a time, because the batch size must not matter."""
         return [self.sources[:1], *(self.sources[i : i + 8] for i in range(1, len(self.sources), 8))]
 
 
 def check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDataset | None) -> CheckImages:
-    """Images that were given, else the classifier's own validation images, else generated ones."""
+    """The given images, else the validation images of the classifier's run, else generated ones."""
     if data is not None:
         dataset = data if isinstance(data, ImageDataset) else open_dataset(data, fractions=None)
         name = "the given images" if isinstance(data, ImageDataset) else os.fspath(data)
@@ -86,7 +86,7 @@ def check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDat
 
 
 def _sample(dataset: ImageDataset, name: str) -> CheckImages:
-    """Up to `CHECKED_IMAGES` that can be read, evenly spaced."""
+    """Up to `CHECKED_IMAGES` readable images, evenly spaced."""
     if not len(dataset):
         raise UserError(f"{name}: there are no images to check on")
     step = max(len(dataset) / CHECKED_IMAGES, 1)
@@ -96,20 +96,20 @@ def _sample(dataset: ImageDataset, name: str) -> CheckImages:
 
 
 def _readable(sources: list[Any], name: str) -> list[Any]:
-    found = []
+    readable = []
     for source in sources:
         try:
             open_image(source)
         except ImageDecodeError:
             continue
-        found.append(source)
-    if not found:
+        readable.append(source)
+    if not readable:
         raise UserError(f"{name}: none of the images can be read")
-    return found
+    return readable
 
 
 def _generated(count: int) -> list[NDArray[np.uint8]]:
-    """Images of many shapes with large and small structure, the same every time."""
+    """Reproducible images of many shapes with coarse and fine structure."""
     generator = np.random.default_rng(0)
     images = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""How good a classifier is on images it has not seen, in figures that can be trusted.
+"""Metrics, calibration and confusion matrices of a classifier on images it was not trained on.
 
 Names are loaded on first use, so that importing this package costs nothing.
 """

@@ -1,9 +1,9 @@
-"""Temperature scaling: one number that makes a classifier's probabilities match how often it is right.
+"""Temperature scaling: calibrates a classifier's probabilities with a single parameter.
 
 It divides the logits by a temperature T before the softmax (Guo et al. 2017, arXiv 1706.04599). It changes no
 prediction, only the confidence: T > 1 lowers that of a network that is overconfident.
 
-N images, K classes.
+Shapes: N images, K classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.classifier import Classifier, softmax
+from skipnets.classifier import Classifier, as_classifier, softmax
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, needs_extra
 
@@ -29,30 +29,30 @@ with needs_extra("train"):
 
 __all__ = ["Calibration", "NoTemperatureError", "calibrate", "fit_temperature"]
 
-# Beyond, answers are all but certain or all but uniform, and the fit says only that there was nothing to fit.
-_COLDEST, _HOTTEST = 1e-2, 1e2
+# Beyond these limits predictions are practically one-hot or uniform, so a fitted value would mean nothing.
+_LOWEST, _HIGHEST = 1e-2, 1e2
 FEW = 100
 
 
 class NoTemperatureError(UserError):
-    """These answers have no best temperature; whoever knows the data adds their name."""
+    """No temperature minimizes the loss of these predictions. The caller adds the name of the data."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A temperature, what it was fitted on, and what it does to the probabilities of those images.
+    """A fitted temperature, the data it was fitted on, and its effect on their metrics.
 
     Attributes:
         temperature: Divides the logits.
-        data: A folder, a manifest, a named set.
-        split: Of these data.
-        images: How many were used.
+        data: The folder, manifest or named set.
+        split: The split of these data.
+        images: Number of images used.
         nll_before: Mean negative log-likelihood at temperature 1, in nats.
         nll_after: At this temperature.
         ece_before: Expected calibration error at temperature 1.
         ece_after: At this temperature.
-        created: ISO date.
-        warnings: What a reader must know beside the figures, a sentence each.
+        created: ISO date and time.
+        warnings: Caveats, one sentence each.
         failures: Name → reason, of the images that could not be read.
     """
 
@@ -69,23 +69,23 @@ class Calibration:
     failures: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """The fields as plain values for JSON."""
         return {**asdict(self), "warnings": list(self.warnings)}
 
 
 def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
     """The temperature with the lowest negative log-likelihood.
 
-    In β = 1/T that is convex: its slope, the mean of Σₖ pₖzₖ − z_y over the images, rises with β. So the
-    root is the minimum, wherever the search begins.
+    The loss is convex in β = 1/T: its slope, the mean of Σₖ pₖzₖ − z_y over the images, rises with β. So the
+    root of the slope is the minimum, wherever the search begins.
 
     Args:
         logits: (N, K), not yet divided by a temperature.
-        labels: (N,) the right classes.
+        labels: (N,) true classes.
 
     Raises:
-        NoTemperatureError: There is no minimum, or it is beyond any sense: every answer is right (colder is
-            always better), or the answers know no more than chance (hotter is).
+        NoTemperatureError: There is no minimum within sensible limits: every prediction is correct (a lower
+            temperature is always better), or predictions are no better than chance (a higher one is).
     """
     scores = logits.astype(np.float64)
     right = scores[np.arange(len(labels)), labels]
@@ -93,21 +93,21 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
     def slope(beta: float) -> float:
         return float(((softmax(scores, 1 / beta) * scores).sum(1) - right).mean())
 
-    if slope(1 / _COLDEST) <= 0:
+    if slope(1 / _LOWEST) <= 0:
         raise NoTemperatureError(
-            f"the classifier is right on all {len(labels):,} images or as good as that, so no temperature "
-            "fits best: take more images, or harder ones"
+            f"the classifier hardly makes a mistake on these {len(labels):,} images, so no temperature "
+            "fits best: use more images, or harder ones"
         )
-    if slope(1 / _HOTTEST) >= 0:
+    if slope(1 / _HIGHEST) >= 0:
         raise NoTemperatureError(
-            "the classifier's answers are no better than chance here, so no temperature fits: "
+            "the classifier's predictions are no better than chance here, so no temperature fits: "
             "are these the classes that it was trained on?"
         )
-    return 1 / float(brentq(slope, 1 / _HOTTEST, 1 / _COLDEST, xtol=1e-12))
+    return 1 / float(brentq(slope, 1 / _HIGHEST, 1 / _LOWEST, xtol=1e-12))
 
 
 def calibrate(
-    classifier: Classifier,
+    model: str | os.PathLike[str] | Classifier,
     data: ImageDataset | str | os.PathLike[str] | None = None,
     *,
     split: str | None = None,
@@ -116,23 +116,24 @@ def calibrate(
     download: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Calibration:
-    """Fit a classifier's temperature on images that it was not trained on, and give it to the classifier.
+    """Fit a classifier's temperature on images that it was not trained on.
 
-    From then on its probabilities are calibrated; `classifier.save(path)` keeps that. Its provenance gets an
-    entry "calibration".
+    A classifier gets the temperature, and an entry "calibration" in its provenance: its probabilities are
+    calibrated from then on, and `classifier.save(path)` stores the temperature. Files are not changed.
 
     Args:
-        classifier: From `skipnets.load`.
-        data: As for `evaluate`; None takes the data of the classifier's own run.
-        split: None takes "val", or all of the data if they are not split.
-        batch_size: Images that go through the network at once.
+        model: A classifier, a model file, a run folder or an export.
+        data: As for `evaluate`; None uses the data of the classifier's own run.
+        split: None uses "val", or all of the data if they are not split.
+        batch_size: Images per forward pass.
         workers: Threads that read images.
-        download: Whether a named set may be fetched.
-        progress: Called with the images done and their total after every batch.
+        download: Whether a named set may be downloaded.
+        progress: Called after every batch with the number of images done and their total.
 
     Raises:
-        UserError: If the images were trained on, no temperature fits, or as `evaluate`.
+        UserError: If the classifier was trained on these images, no temperature fits, or `evaluate` fails.
     """
+    classifier = as_classifier(model)
     if split is None:
         split = _held_out_split(classifier, data, download)
     evaluation = evaluate(
@@ -148,8 +149,8 @@ def calibrate(
     if trained_on or evaluation.split == "train":
         raise UserError(
             f"{evaluation.data}: {trained_on or len(evaluation.names):,} of these images were "
-            "trained on, and the classifier is more confident of them than of others: "
-            "take the split val, or images it has not seen"
+            "trained on, and the classifier is more confident on them than on others: "
+            "use the split val, or images it has not seen"
         )
     try:
         temperature = fit_temperature(evaluation.logits, evaluation.labels)
@@ -180,7 +181,7 @@ def calibrate(
 def _held_out_split(
     classifier: Classifier, data: ImageDataset | str | os.PathLike[str] | None, download: bool
 ) -> str:
-    """The split "val", or "all" of data that are not split."""
+    """The split to fit on: "val", or "all" for data without splits."""
     if splits_there(classifier, data, download=download) != ["test"]:
         return "val"
     if (
@@ -189,21 +190,21 @@ def _held_out_split(
         and classifier.provenance.get("data") == str(data)
     ):
         raise UserError(
-            f"{data}: the classifier was trained on these data, and no splits.csv beside it says on which "
-            "images: give its run folder, or images that it has not seen"
+            f"{data}: the classifier was trained on these data, and no splits.csv beside it says which "
+            "images: name its run folder, or images that it has not seen"
         )
     return "all"
 
 
 def _warnings(evaluation: Evaluation) -> list[str]:
-    found = []
+    caveats = []
     if count := (evaluation.known or {}).get("test", 0):
-        found.append(
+        caveats.append(
             f"{count:,} of the images are the run's test images: "
-            "calibration figures on its test split will flatter from now on"
+            "calibration metrics on its test split are optimistic from now on"
         )
     if evaluation.failures:
-        found.append(f"{len(evaluation.failures):,} images could not be read and were left out")
+        caveats.append(f"{len(evaluation.failures):,} images could not be read and were left out")
     if len(evaluation.names) < FEW:
-        found.append(f"{len(evaluation.names):,} images are few: the temperature is uncertain")
-    return found
+        caveats.append(f"{len(evaluation.names):,} images are few: the temperature is uncertain")
+    return caveats

@@ -1,4 +1,7 @@
-"""The confusion matrix as an image. K classes."""
+"""Draw confusion matrices.
+
+Shapes: K classes.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +26,18 @@ _RIGHT = np.array([0.114, 0.384, 0.722])
 _WRONG = np.array([0.710, 0.306, 0.035])  # orange and blue differ in every kind of color vision
 _NO_IMAGES = np.array([0.93, 0.94, 0.95])
 _PALEST = 0.07  # one image among thousands still differs from none
-_DEEPEST_AT_LEAST = 0.1  # of a row: a single rare mistake is not shown as a grave one
+_DEEPEST_AT_LEAST = 0.1  # of a row: a single rare mistake is not drawn as strongly as a common one
 _INK, _MUTED, _LINES = "#1f2933", "#6b7280", "#d8dce1"
-_COUNTED_UP_TO = 30  # classes; beyond, counts would be too small to read
-_NAMED_UP_TO = 150
+_COUNTS_UP_TO = 30  # classes; beyond, counts would be too small to read
+_NAMES_UP_TO = 150
 
 
 def draw_confusion(
     confusion: NDArray[np.int64], classes: Sequence[str], *, title: str = "", note: str = ""
 ) -> Figure:
-    """Draw a confusion matrix: correct predictions blue, mistakes orange, as deep as `tints` says.
+    """Draw a confusion matrix: correct predictions in blue, mistakes in orange, colored in proportion.
 
-    Up to 30 classes, cells hold their counts, and recall and precision stand at the edges.
+    With up to 30 classes, cells show their counts, and recall and precision stand at the edges.
 
     Args:
         confusion: (K, K) counts; rows are the true classes, columns the predicted ones.
@@ -51,7 +54,7 @@ def draw_confusion(
     with needs_extra("train"):
         from matplotlib.figure import Figure
     count = len(classes)
-    cell = 0.62 if count <= 12 else 0.4 if count <= _COUNTED_UP_TO else 0.16 if count <= _NAMED_UP_TO else 0
+    cell = 0.62 if count <= 12 else 0.4 if count <= _COUNTS_UP_TO else 0.16 if count <= _NAMES_UP_TO else 0
     side = max(count * cell, 3.2) if cell else 16.0
     cell = side / count * 72  # from here on in points, as fonts are
     font = min(max(cell * 0.5, 4.5), 10.5)
@@ -59,14 +62,14 @@ def draw_confusion(
     axes = figure.add_axes((0, 0, 1, 1))  # `save_figure` adds room for the labels outside
     axes.imshow(_colors(confusion), interpolation="nearest", aspect="auto")
     _name_classes(axes, classes, font, cell)
-    if count <= _COUNTED_UP_TO:
+    if count <= _COUNTS_UP_TO:
         _write_counts(axes, confusion, font, cell)
-    _write_heading(axes, title, note, room=24 if count <= _COUNTED_UP_TO else 8)
+    _write_heading(axes, title, note, room=24 if count <= _COUNTS_UP_TO else 8)
     return figure
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure with the labels around its axes; the file appears whole or not at all."""
+    """Write a figure with the labels around its axes, atomically."""
     with atomic_path(path) as temporary, warnings.catch_warnings():
         # Class names may be in any script; what the font lacks shows as a box.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from", category=UserWarning)
@@ -74,16 +77,16 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def tints(confusion: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
-    """How deeply to color each cell: in proportion to its share of the row.
+    """Color strength of each cell, in proportion to its share of the row.
 
-    Correct predictions and mistakes have scales of their own, as mistakes are rarely more than a few per cent
+    Correct predictions and mistakes have scales of their own, as mistakes are rarely more than a few percent
     of a row.
 
     Args:
         confusion: (K, K) counts; rows are the true classes.
 
     Returns:
-        (K, K) depths from 0 (no images) to 1, and the share of the row at which mistakes reach 1.
+        (K, K) strengths from 0 (no images) to 1, and the share of the row at which mistakes reach 1.
     """
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     correct = np.eye(len(confusion), dtype=bool)
@@ -107,20 +110,20 @@ def _ink_on(color: NDArray[np.float64]) -> str:
 
 
 def _name_classes(axes: Axes, classes: Sequence[str], font: float, cell: float) -> None:
-    positions = range(0, len(classes), -(-len(classes) // _NAMED_UP_TO))
+    positions = range(0, len(classes), -(-len(classes) // _NAMES_UP_TO))
     names = [_shortened(classes[position]) for position in positions]
     style: dict[str, Any] = {"fontsize": font, "parse_math": False, "color": _INK}
     axes.set_yticks(positions, names, **style)
-    if len(classes) > _COUNTED_UP_TO:
+    if len(classes) > _COUNTS_UP_TO:
         axes.set_xticks(positions, names, rotation=90, **style)
     elif max(map(len, names)) * font * 0.6 < cell:
         axes.set_xticks(positions, names, **style)
     else:
         axes.set_xticks(positions, names, rotation=45, ha="right", rotation_mode="anchor", **style)
     axes.tick_params(length=0, pad=4)
-    if len(classes) <= _NAMED_UP_TO:
+    if len(classes) <= _NAMES_UP_TO:
         between = np.arange(1, len(classes)) - 0.5
-        style = {"color": _LINES, "linewidth": 0.6 if len(classes) <= _COUNTED_UP_TO else 0.3}
+        style = {"color": _LINES, "linewidth": 0.6 if len(classes) <= _COUNTS_UP_TO else 0.3}
         axes.hlines(between, -0.5, len(classes) - 0.5, **style)
         axes.vlines(between, -0.5, len(classes) - 0.5, **style)
     axes.spines[:].set_color(_LINES)
@@ -130,7 +133,7 @@ def _name_classes(axes: Axes, classes: Sequence[str], font: float, cell: float) 
 
 def _write_counts(axes: Axes, confusion: NDArray[np.int64], font: float, cell: float) -> None:
     """Counts in the cells, recall to the right of each row, precision above each column."""
-    support, called, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+    support, predicted, correct = confusion.sum(1), confusion.sum(0), confusion.diagonal()
     digits = len(f"{confusion.max():,}")
     size = min(font, cell * 0.85 / (digits * 0.62))
     colors = _colors(confusion)
@@ -149,9 +152,9 @@ def _write_counts(axes: Axes, confusion: NDArray[np.int64], font: float, cell: f
     axes.annotate("recall", (last, -0.5), xytext=(5, 5), **edge)
     axes.annotate("precision", (-0.5, -0.5), xytext=(-4, 5), ha="right", **edge)
     for index in range(len(confusion)):
-        recall = _per_cent(right[index], support[index])
+        recall = _percent(correct[index], support[index])
         axes.annotate(recall, (last, index), xytext=(5, 0), va="center", **edge)
-        precision = _per_cent(right[index], called[index])
+        precision = _percent(correct[index], predicted[index])
         axes.annotate(precision, (index, -0.5), xytext=(0, 5), ha="center", **edge)
 
 
@@ -162,7 +165,7 @@ def _write_heading(axes: Axes, title: str, note: str, *, room: float) -> None:
     axes.annotate(title, xytext=(0, room + 16), fontsize=13, fontweight="bold", color=_INK, **at)
 
 
-def _per_cent(part: int, whole: int) -> str:
+def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f} %" if whole else "–"
 
 

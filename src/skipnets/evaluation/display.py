@@ -1,4 +1,4 @@
-"""The metrics of an evaluation as tables for people."""
+"""Tables of metrics, as printed and as shown in notebooks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["metric_tables"]
 
 
 def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
-    """The metrics of `Evaluation.to_dict()` over all classes, those of each class, and what to beware of."""
+    """Tables of `Evaluation.to_dict()`: overall metrics, metrics of each class, and caveats."""
     low, high = metrics["accuracy_interval"]
     rows = {
         "images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})",
@@ -22,8 +22,8 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
         "balanced accuracy": f"{metrics['balanced_accuracy']:.2%}",
         "top-5 accuracy": "" if metrics["top5"] is None else f"{metrics['top5']:.2%}",
         "negative log-likelihood": f"{metrics['nll']:.4f}",
-        "calibration error (ECE)": f"{metrics['ece']:.2%}",
-        "mean AUROC": _share(metrics["macro_auroc"], digits=4),
+        "expected calibration error (ECE)": f"{metrics['ece']:.2%}",
+        "macro AUROC": _share(metrics["macro_auroc"], digits=4),
     }
     classes = make_table(
         {
@@ -48,5 +48,5 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
 
 
 def _share(value: float | None, *, digits: int) -> str:
-    """A share, or a dash where it is undefined: nothing is there to be right or wrong about."""
+    """A value, or a dash where it is undefined (no images to compute it from)."""
     return "–" if value is None else f"{value:.{digits}f}"

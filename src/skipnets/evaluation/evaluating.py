@@ -1,6 +1,6 @@
-"""Evaluate a classifier: which images, what it says about them, how good that is, and what to beware of.
+"""Evaluate a classifier on a dataset.
 
-N images, K classes of the classifier.
+Shapes: N images, K classes of the classifier.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets import run_folder
-from skipnets.classifier import Classifier, softmax
+from skipnets.classifier import Classifier, as_classifier, softmax
 from skipnets.data.contents import Content, contents
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.named import NAMED_SETS
@@ -45,19 +45,19 @@ __all__ = ["Evaluation", "evaluate", "open_own_images"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation(Display):
-    """A classifier's answers to a set of images, and how good they are.
+    """A classifier's predictions on a set of images, and their metrics.
 
     Attributes:
-        classifier: The classifier's name, and its file if it has one.
-        data: What was evaluated: a folder, a manifest, a named set.
+        classifier: The classifier's file, or the name of its architecture if it has none.
+        data: The folder, manifest or named set that it was evaluated on.
         split: "train", "val", "test" or "all".
         classes: The classifier's K classes.
-        metrics: The figures.
-        names: N names of images, as splits.csv has them.
-        labels: (N,) right classes, positions in `classes`.
+        metrics: The metrics.
+        names: The N images' names, as in splits.csv.
+        labels: (N,) true classes, indices into `classes`.
         logits: (N, K), not divided by the temperature.
-        temperature: The classifier's, which the figures are at.
-        failures: Name → reason, of the images that could not be read; they are in no figure.
+        temperature: The classifier's temperature, at which the metrics are computed.
+        failures: Name → reason, of the images that could not be read; no metric includes them.
         known: How many of the images the classifier's training used as "train", "val" and "test"; None if
             there is no record of it.
     """
@@ -76,34 +76,35 @@ class Evaluation(Display):
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
-        """(N, K)."""
+        """(N, K) probabilities of the classes, at the temperature."""
         return softmax(self.logits, self.temperature).astype(np.float32)
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader must know beside the figures, a sentence each."""
-        found = []
+        """Caveats, one sentence each."""
+        caveats = []
         count = len(self.names) + len(self.failures)
         if self.known is not None and self.known["train"]:
-            found.append(
+            caveats.append(
                 f"{self.known['train']:,} of the {count:,} images were trained on: "
-                "the figures say nothing about new images"
+                "the metrics say nothing about new images"
             )
         if self.known is not None and self.known["val"]:
-            found.append(
-                f"{self.known['val']:,} of the {count:,} images chose the best epoch: the figures flatter"
+            caveats.append(
+                f"{self.known['val']:,} of the {count:,} images chose the best epoch: "
+                "the metrics are optimistic"
             )
         if self.failures:
-            found.append(
-                f"{len(self.failures):,} of the {count:,} images could not be read and are in no figure"
+            caveats.append(
+                f"{len(self.failures):,} of the {count:,} images could not be read and are not counted"
             )
         absent = [name for name, count in zip(self.classes, self.metrics.support, strict=True) if not count]
         if absent:
-            found.append(f"no images of {listed(absent)}: nothing is known about them")
-        return found
+            caveats.append(f"no images of {listed(absent)}: their metrics are undefined")
+        return caveats
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as plain values for JSON; what is undefined is None."""
+        """The metrics as plain values for JSON; undefined ones are None."""
         metrics = self.metrics
         return {
             "classifier": self.classifier,
@@ -138,14 +139,14 @@ class Evaluation(Display):
         }
 
     def tables(self) -> list[Table]:
-        """What `print` and a notebook show."""
+        """Tables that `print` and notebooks show."""
         return metric_tables(self.to_dict())
 
     def save(self, folder: str | os.PathLike[str], *, table: Literal["parquet", "csv"] = "parquet") -> None:
         """Write evaluation.json, confusion.png, and predictions.parquet or predictions.csv.
 
         Args:
-            folder: Created if it is not there; files of these names are replaced.
+            folder: Created if it does not exist; files of these names are replaced.
             table: The format of the predictions.
 
         Raises:
@@ -158,7 +159,7 @@ class Evaluation(Display):
             temporary.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", "utf-8")
 
     def write_predictions(self, path: str | os.PathLike[str]) -> None:
-        """Write every prediction: path, label, prediction, its probability, and "p:NAME" for each class.
+        """Write one row per image: path, label, prediction, its probability, and "p:NAME" for each class.
 
         Args:
             path: Ends in .parquet, .csv or .jsonl.
@@ -190,7 +191,7 @@ class Evaluation(Display):
 
 
 def evaluate(
-    classifier: Classifier,
+    model: str | os.PathLike[str] | Classifier,
     data: ImageDataset | str | os.PathLike[str] | None = None,
     *,
     split: str = "test",
@@ -199,42 +200,43 @@ def evaluate(
     download: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
-    """Measure how good a classifier is.
+    """Evaluate a classifier on labeled images.
 
     Classes are matched by name, so the data may have fewer than the classifier, in any order. Images that
-    cannot be read are listed and left out of the figures.
+    cannot be read are listed and left out of the metrics.
 
     Args:
-        classifier: From `skipnets.load`.
-        data: A folder, a manifest, a named set, or opened images; None takes the data of the classifier's
-            own run. If it is the run's data (the same folder, or nine tenths of its images by content), its
-            splits hold; other data without splits are all "test".
+        model: A model file, a run folder, an export, or a classifier.
+        data: A folder, a manifest, a named set, or an open dataset; None uses the data of the classifier's
+            own run. If these are the run's data (the same folder, or nine tenths of its images by content),
+            the run's splits are used; other data without splits are all "test".
         split: "train", "val", "test" or "all".
-        batch_size: Images that go through the network at once.
+        batch_size: Images per forward pass.
         workers: Threads that read images.
-        download: Whether a named set may be fetched.
-        progress: Called with the images done and their total after every batch.
+        download: Whether a named set may be downloaded.
+        progress: Called after every batch with the number of images done and their total.
 
     Raises:
         UserError: If there are no such images, none can be read, or the data have classes that the
-            classifier does not know.
+            classifier does not have.
 
     Examples:
-        >>> evaluation = evaluate(skipnets.load("runs/cats"))
+        >>> evaluation = evaluate("runs/cats")
         >>> evaluation.metrics.accuracy, evaluation.warnings
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be at least 1")
+    classifier = as_classifier(model)
     record = _run_record(classifier)
     dataset, runs_own = _find(classifier, record, data, download)
     chosen = dataset.split(split)
     name = _name_of(data, dataset, record if runs_own else None)
     if not len(chosen):
-        there = ", ".join(str(part) for part in np.unique(dataset.splits))
-        raise UserError(f'{name} has no images in the split "{split}", only in {there or "none"}')
+        available = ", ".join(str(part) for part in np.unique(dataset.splits))
+        raise UserError(f"split={split}: {name} has images only in: {available or 'no split'}")
     labels = _labels_by_name(chosen, classifier.classes, name)
 
-    positions, logits, failures = _answers(
+    positions, logits, failures = _predict_all(
         classifier, chosen, batch_size=batch_size, workers=workers, progress=progress
     )
     return Evaluation(
@@ -275,12 +277,12 @@ def _find(
 def splits_there(
     classifier: Classifier, data: ImageDataset | str | os.PathLike[str] | None, *, download: bool = False
 ) -> list[str]:
-    """The splits that `evaluate` would find in the data."""
+    """The splits that `evaluate` finds in the data."""
     dataset, _ = _find(classifier, _run_record(classifier), data, download)
     return [str(split) for split in np.unique(dataset.splits)]
 
 
-def _answers(
+def _predict_all(
     classifier: Classifier,
     dataset: ImageDataset,
     *,
@@ -288,7 +290,7 @@ def _answers(
     workers: int,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
-    """Positions (n,) of the images that could be read, their logits (n, K), and the others with reasons."""
+    """Indices (n,) of the readable images, their logits (n, K), and why the others could not be read."""
     read: list[NDArray[np.int64]] = []
     logits: list[NDArray[np.float32]] = []
     failures: dict[str, str] = {}
@@ -315,13 +317,13 @@ def _answers(
 
 @dataclass(frozen=True, kw_only=True)
 class _RunRecord:
-    """Which images a run used for what.
+    """Which images a run used for training, validation and testing.
 
     Attributes:
-        data: The DATA it was given; None if the model file does not say.
-        splits: Its splits.csv.
-        rows: Name → what splits.csv says of the image.
-        options: How its data was read.
+        data: The run's DATA argument; None if the model file does not record it.
+        splits: The run's splits.csv.
+        rows: Name → row of splits.csv.
+        options: How the run's data were read.
     """
 
     data: str | None
@@ -330,7 +332,7 @@ class _RunRecord:
     options: DataOptions
 
     def is_of(self, dataset: ImageDataset) -> bool:
-        """Whether these are the run's data: its folder or, if that has moved, nine tenths of its images."""
+        """Whether this is the run's dataset: its folder or, if that has moved, nine tenths of its images."""
         if dataset.root is not None and dataset.root.resolve() == self.root:
             return True
         if dataset.root is None:
@@ -338,7 +340,7 @@ class _RunRecord:
         return sum(split is not None for split in self.known_splits(dataset)) > 0.9 * len(self.rows)
 
     def splits_of(self, dataset: ImageDataset) -> ImageDataset:
-        """The images that the run knew, in its splits."""
+        """The images that the run used, with its splits."""
         splits = self.known_splits(dataset)
         known = dataset.select(np.flatnonzero([split is not None for split in splits]))
         return replace(known, splits=np.array([split for split in splits if split], dtype="<U5"))
@@ -349,15 +351,15 @@ class _RunRecord:
         return {split: used[split] for split in SPLITS}
 
     def known_splits(self, dataset: ImageDataset) -> list[str | None]:
-        """The split in which the run used each image; None for images that it did not know.
+        """The split in which the run used each image; None for images that it did not use.
 
-        Images are the same if their content is, whatever they are called; of equal ones, that with the same
-        name. Version 0.1 did not write the content down: then they are the same if their paths are.
+        Images are identified by content; of images with equal content, the one with the same name counts.
+        Version 0.1 did not record contents: then images are identified by path.
         """
         by_path = {self._path(row.path, self.root): row for row in self.rows.values()}
         by_content = {
             Content(row.size, row.hash): row.split
-            for split in reversed(SPLITS)  # of an image in several splits, training weighs most
+            for split in reversed(SPLITS)  # an image in several splits counts as training
             for row in self.rows.values()
             if row.split == split and row.hash
         }
@@ -389,7 +391,7 @@ class _RunRecord:
 
 
 def _run_record(classifier: Classifier) -> _RunRecord | None:
-    """What is written beside a classifier that lies in a run folder."""
+    """Read splits.csv of the run folder that the classifier is in, if any."""
     if classifier.path is None:
         return None
     splits = classifier.path.with_name(run_folder.SPLITS)
@@ -406,10 +408,10 @@ def _run_record(classifier: Classifier) -> _RunRecord | None:
 
 
 def open_own_images(classifier: Classifier, *, download: bool = False) -> ImageDataset:
-    """The images of the run that a classifier lies in, with the splits that were drawn then.
+    """Open the dataset of the classifier's own run, with the run's splits.
 
     Raises:
-        UserError: If it lies in no run folder, or the images are no longer there.
+        UserError: If it is not in a run folder, or the images are no longer there.
     """
     return _open_runs_own(classifier, _run_record(classifier), download)
 
@@ -436,13 +438,13 @@ def _name_of(
 
 
 def _labels_by_name(dataset: ImageDataset, classes: tuple[str, ...], name: str) -> NDArray[np.int64]:
-    """The images' labels as positions in the classifier's classes."""
+    """Labels of the images as indices into the classifier's classes."""
     position = {label: index for index, label in enumerate(classes)}
     present = [dataset.classes[label] for label in np.unique(dataset.labels)]
     if unknown := [label for label in present if label not in position]:
         raise UserError(
-            f"{name} has classes that the classifier does not know: {listed(unknown)} "
-            f"(it knows {listed(classes)})"
+            f"{name} has classes that the classifier does not have: {listed(unknown)} "
+            f"(its classes: {listed(classes)})"
         )
     table = np.array([position.get(label, -1) for label in dataset.classes], dtype=np.int64)
     return table[dataset.labels]

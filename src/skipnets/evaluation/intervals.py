@@ -1,6 +1,6 @@
-"""95 % confidence intervals that are right at the edge, where no answer or every answer is wrong.
+"""95 % confidence intervals that stay valid where no prediction or every prediction is wrong.
 
-K classes.
+Shapes: K classes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _NORMAL_97_5 = NormalDist().inv_cdf(0.975)  # 95 % lie within ±
 
 
 def wilson_interval(successes: int, trials: int) -> Interval:
-    """Of a share (Wilson 1927); see Brown, Cai and DasGupta 2001, Statistical Science 16(2)."""
+    """Wilson's interval of a proportion; see Brown, Cai and DasGupta 2001, Statistical Science 16(2)."""
     interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
-    """Of the mean of K independent estimates, from their own intervals.
+    """Interval of the mean of K independent estimates, from their own intervals.
 
     The distances of the limits add like standard errors (Zou and Donner 2008, Statistics in Medicine 27(10),
     "MOVER"); unlike a bootstrap's, they do not vanish where every estimate is 1.
@@ -41,14 +41,15 @@ def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Int
 
 
 def auroc_interval(auroc: float, positives: int, negatives: int) -> Interval:
-    """Of an area under the ROC curve: the areas θ from which it is 1.96 of their own standard errors away.
+    """Interval of an area under the ROC curve (Newcombe 2006, Statistics in Medicine 25(4), method 5).
 
-    Newcombe 2006, Statistics in Medicine 25(4), method 5; with one image on each side it is Wilson's.
+    It holds the areas θ that are at most 1.96 of their own standard errors away from the estimate; with one
+    image on each side it is Wilson's.
 
     Args:
-        auroc: Estimated from so many images.
-        positives: Images of the class.
-        negatives: The others.
+        auroc: Estimated area.
+        positives: Number of images of the class.
+        negatives: Number of other images.
     """
     pairs, balanced = positives * negatives, (positives + negatives) / 2 - 1
 

@@ -1,6 +1,6 @@
-"""Metrics from logits and labels. Undefined ones (a share of nothing) are NaN, never 0 or 1.
+"""Metrics from logits and labels; undefined ones (no images to compute them from) are NaN, never 0 or 1.
 
-N images, K classes.
+Shapes: N images, K classes.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ __all__ = ["Metrics", "measure"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Metrics:
-    """What `measure` finds.
+    """Metrics of a classifier on labeled images.
 
     Attributes:
-        accuracy: Share of images whose most probable class is the right one.
+        accuracy: Share of images whose most probable class is correct.
         accuracy_interval: Its 95 % confidence interval (Wilson).
         balanced_accuracy: Mean recall of the classes that occur.
-        top5: Share of images whose right class is among the five most probable; None up to 5 classes.
-        nll: Mean negative log-likelihood of the right class, in nats.
+        top5: Share of images whose true class is among the five most probable; None up to 5 classes.
+        nll: Mean negative log-likelihood of the true class, in nats.
         ece: Expected calibration error: the mean difference between confidence and accuracy over 15 bins of
             equal width, weighted by their images (Guo et al. 2017, arXiv 1706.04599, equation 3).
         macro_f1: Mean F1 of the classes that occur.
         macro_auroc: Mean AUROC of the classes for which it is defined.
-        precision: (K,) share of the images called this class that are.
-        recall: (K,) share of this class's images that are called so.
+        precision: (K,) share of the images predicted as this class that belong to it.
+        recall: (K,) share of this class's images that are predicted as it.
         f1: (K,) harmonic mean of the two.
-        auroc: (K,) probability that an image of this class gets more of its probability than another.
-        support: (K,) images of this class.
+        auroc: (K,) probability that an image of this class is ranked above an image of another.
+        support: (K,) number of images of this class.
         confusion: (K, K) counts; rows are the true classes, columns the predicted ones.
     """
 
@@ -65,11 +65,11 @@ class Metrics:
 def measure(
     logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], *, temperature: float = 1.0
 ) -> Metrics:
-    """Every metric of a classifier's answers.
+    """Compute all metrics from logits and labels.
 
     Args:
         logits: (N, K), N at least 1.
-        labels: (N,) the right classes.
+        labels: (N,) true classes.
         temperature: Divides the logits.
     """
     classes = logits.shape[1]
@@ -81,21 +81,21 @@ def measure(
     top5 = None
     if classes > 5:
         top5 = float(multiclass_accuracy(probabilities, target, classes, "micro", top_k=5))
-    right, support, called = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    recall = _share(right, support)
-    f1 = _share(2 * right, support + called)
+    correct, support, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    recall = _share(correct, support)
+    f1 = _share(2 * correct, support + predicted)
     auroc = np.array([_auroc(probabilities[:, index], target == index) for index in range(classes)])
     occurs = support > 0
     return Metrics(
-        accuracy=float(right.sum() / len(labels)),
-        accuracy_interval=wilson_interval(int(right.sum()), len(labels)),
+        accuracy=float(correct.sum() / len(labels)),
+        accuracy_interval=wilson_interval(int(correct.sum()), len(labels)),
         balanced_accuracy=float(recall[occurs].mean()),
         top5=top5,
         nll=float(-log_probabilities.gather(1, target[:, None]).mean()),
         ece=reliability(probabilities.numpy(), labels).ece,
         macro_f1=float(f1[occurs].mean()),
         macro_auroc=float(np.nanmean(auroc)) if np.isfinite(auroc).any() else math.nan,
-        precision=_share(right, called),
+        precision=_share(correct, predicted),
         recall=recall,
         f1=f1,
         auroc=auroc,

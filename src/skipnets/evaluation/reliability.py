@@ -1,8 +1,8 @@
-"""How far confidence agrees with accuracy: reliability diagrams and the expected calibration error.
+"""Reliability diagrams and the expected calibration error: confidence compared with accuracy.
 
 Bins are closed above, ((m − 1)/B, m/B], as in Guo et al. 2017 (arXiv 1706.04599, section 2) and scikit-learn.
 
-N images, K classes, B bins.
+Shapes: N images, K classes, B bins.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reliability:
-    """What a reliability diagram shows: in bins of confidence, how often answers are right.
+    """The data of a reliability diagram: accuracy in bins of confidence.
 
     Attributes:
-        edges: (B + 1,) of the bins, from 0 to 1.
-        counts: (B,) answers in each bin.
+        edges: (B + 1,) edges of the bins, from 0 to 1.
+        counts: (B,) predictions in each bin.
         confidence: (B,) their mean confidence; NaN for an empty bin.
-        accuracy: (B,) the share that is right; NaN for an empty bin.
+        accuracy: (B,) the share that is correct; NaN for an empty bin.
         intervals: (B, 2) 95 % confidence intervals of the accuracy (Wilson); NaN for an empty bin.
     """
 
@@ -47,25 +47,25 @@ class Reliability:
 
 
 def confidence_bin(confidence: NDArray[np.float64], bins: int = CALIBRATION_BINS) -> NDArray[np.int64]:
-    """The bin, counted from 0, that each confidence falls into."""
+    """The 0-based bin that each confidence falls into."""
     return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
 
 
 def reliability(
     probabilities: NDArray[np.floating[Any]], labels: NDArray[np.int64], *, bins: int = CALIBRATION_BINS
 ) -> Reliability:
-    """Sort answers into bins of equal width by their confidence.
+    """Sort predictions into bins of equal width by their confidence.
 
     Args:
         probabilities: (N, K).
-        labels: (N,) the right classes.
-        bins: How many; `CALIBRATION_BINS` gives the ECE of `evaluate`.
+        labels: (N,) true classes.
+        bins: Number of bins; `CALIBRATION_BINS` gives the ECE of `evaluate`.
     """
     confidence = probabilities.max(1).astype(np.float64)
-    right = probabilities.argmax(1) == labels
+    correct = probabilities.argmax(1) == labels
     bin_of = confidence_bin(confidence, bins)
     counts = np.bincount(bin_of, minlength=bins)
-    hits = np.bincount(bin_of, right, minlength=bins)
+    hits = np.bincount(bin_of, correct, minlength=bins)
     empty = np.full(bins, np.nan)
     return Reliability(
         edges=np.linspace(0, 1, bins + 1),

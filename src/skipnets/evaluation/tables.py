@@ -1,4 +1,4 @@
-"""Tables as files: Parquet, CSV or JSON lines, by the file's ending."""
+"""Write tables as Parquet, CSV or JSON lines, by the file's extension."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Column = Sequence[str | float | int | None] | NDArray[Any]
 
 
 def check_table_path(path: str | os.PathLike[str]) -> None:
-    """Whether a table can be written there: asked before the work that fills it.
+    """Check, before the work that fills it, that a table can be written to a path.
 
     Raises:
-        UserError: If the ending is none that `write_table` knows, or its library is missing.
+        UserError: If `write_table` does not support the extension, or its library is missing.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in (".parquet", ".csv", ".jsonl"):
@@ -35,14 +35,14 @@ def check_table_path(path: str | os.PathLike[str]) -> None:
 
 
 def write_table(path: str | os.PathLike[str], columns: Mapping[str, Column]) -> None:
-    """Write a table, whole or not at all.
+    """Write a table atomically.
 
     Args:
         path: Ends in .parquet, .csv or .jsonl.
         columns: Name → values, all of one length.
 
     Raises:
-        UserError: If it has another ending or cannot be written.
+        UserError: If the extension is another one, or the file cannot be written.
     """
     check_table_path(path)
     writers = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
@@ -59,11 +59,11 @@ def _write_parquet(path: Path, columns: Mapping[str, Column]) -> None:
 
 
 def _write_csv(path: Path, columns: Mapping[str, Column]) -> None:
-    # File names need not be valid UTF-8; surrogateescape hands their bytes through.
+    # File names need not be valid UTF-8; surrogateescape preserves their bytes.
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(zip(*map(_shortest, columns.values()), strict=True))
+        writer.writerows(zip(*map(_shortest_text, columns.values()), strict=True))
 
 
 def _write_jsonl(path: Path, columns: Mapping[str, Column]) -> None:
@@ -76,14 +76,14 @@ def _listed(values: Column) -> Sequence[Any]:
     return values.tolist() if isinstance(values, np.ndarray) else values
 
 
-def _shortest(values: Column) -> Sequence[Any]:
-    """float32 as the shortest text that means it: 0.1, not 0.10000000149011612."""
+def _shortest_text(values: Column) -> Sequence[Any]:
+    """Values with float32 as the shortest text that reads back the same: 0.1, not 0.10000000149011612."""
     is_float = isinstance(values, np.ndarray) and values.dtype.kind == "f"
     return np.asarray(values).astype(str).tolist() if is_float else _listed(values)
 
 
 def _valid_text(values: Column) -> Column:
-    """Parquet's texts are UTF-8; a file name's other bytes appear as �."""
+    """Text as valid UTF-8, which Parquet needs; other bytes of a file name become �."""
     if isinstance(values, np.ndarray):
         return values
     return [

@@ -1,4 +1,4 @@
-"""Understanding a network: its summary, drawings, what it looks at, what it reuses.
+"""Tools for understanding a network: summaries, diagrams, attribution maps and feature reuse.
 
 Names are loaded on first use, so that importing this package costs nothing.
 """

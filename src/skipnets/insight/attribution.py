@@ -1,11 +1,11 @@
-"""Which parts of an image speak for a class: Grad-CAM, Integrated Gradients and occlusion.
+"""Attribution of a prediction to parts of the image: Grad-CAM, Integrated Gradients and occlusion.
 
 Captum computes the attributions; this module places them on the image. A map of a late stage is a coarse grid
 whose values do not lie in the middle of the cells that seem to divide the image (`skipnets.models.accounting`
 has their positions), and the network's input is a resized part of the image, or more than all of it. Both are
 undone in one interpolation, straight from the grid to the image's own pixels.
 
-Shapes: C, H, W of the network's input; h, w of a map.
+Shapes: C channels, H height, W width of the network's input; h height, w width of a map.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.classifier import Classifier
+from skipnets.classifier import Classifier, as_classifier
 from skipnets.errors import UserError, listed, near_matches, needs_extra
 
 with needs_extra("explain"):  # Before torch, which the same extra brings.
@@ -44,19 +44,19 @@ _IMAGES_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Which parts of one image speak for one class.
+    """How much each part of an image contributes to a class.
 
     Attributes:
         source: The path as it was given, or "[3]" for the fourth image where that is not a path.
         label: The class that is explained.
-        probability: What the network gives it.
+        probability: The class's predicted probability.
         method: One of `METHODS`.
         stage: The module whose map it is; None where the map is of the input itself.
-        image: As it is, upright, at its own resolution.
-        grid: (h, w) float32, as the method gives it: positive values speak for the class, negative against.
+        image: The image, upright, at its own resolution.
+        grid: (h, w) float32, raw attributions: positive values are evidence for the class, negative against.
         position: Where the grid's values lie in the network's input.
         box: (left, top, right, bottom) of the input in the image's pixels.
-        input_size: H and W.
+        input_size: H and W of the network's input.
     """
 
     source: str
@@ -71,7 +71,7 @@ class Explanation:
     input_size: tuple[int, int]
 
     def map(self) -> NDArray[np.float32]:
-        """The grid on the image's own pixels, (height, width) float32; 0 where the network saw nothing."""
+        """The grid on the image's own pixels, (height, width) float32; 0 outside the network's input."""
         left, top, right, bottom = self.box
         rows = _weights(self.image.height, top, bottom, self.input_size[0], self.grid.shape[0], self.position)
         columns = _weights(
@@ -81,7 +81,7 @@ class Explanation:
         return whole.astype(np.float32, copy=False)
 
     def resized(self, scale: float) -> Explanation:
-        """The same for the image at another size: small images are enlarged for a smooth map."""
+        """The explanation with a resized image: enlarge small ones for a smooth map."""
         image = resized(self.image, scale)
         x, y = image.width / self.image.width, image.height / self.image.height
         left, top, right, bottom = self.box
@@ -89,7 +89,7 @@ class Explanation:
 
 
 def resized(image: Image.Image, scale: float) -> Image.Image:
-    """An image for people to look at: where it grows, its pixels stay sharp."""
+    """Resize an image for display: enlarged pixels stay sharp."""
     if scale == 1:
         return image
     size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
@@ -97,28 +97,28 @@ def resized(image: Image.Image, scale: float) -> Image.Image:
 
 
 def explain(
-    classifier: Classifier,
+    model: str | os.PathLike[str] | Classifier,
     images: Sequence[Any],
     *,
     classes: Sequence[str] | None = None,
     method: Method = "gradcam",
     stage: str = "auto",
 ) -> Iterator[list[Explanation]]:
-    """Find out which parts of each image speak for a class.
+    """Compute which parts of each image contribute to a class.
 
     Args:
-        classifier: It must run in PyTorch.
+        model: A model file, a run folder, or a classifier that runs in PyTorch.
         images: Paths, PIL images or arrays.
-        classes: Their names; None takes for each image the one that the network finds most probable.
-        method: "gradcam" (Selvaraju et al. 2017, arXiv 1610.02391): the maps of a stage, weighed by how much
+        classes: Classes to explain; None explains each image's most probable class.
+        method: "gradcam" (Selvaraju et al. 2017, arXiv 1610.02391): the maps of a stage, weighted by how much
             the class depends on each. "integrated-gradients" (Sundararajan et al. 2017, arXiv 1703.01365):
-            gradients at the pixels, on the way from the mean color to the image. "occlusion" (Zeiler and
-            Fergus 2014, arXiv 1311.2901): what the class loses when a window slides over the image.
-        stage: For "gradcam", one of `stage_names`; "auto" takes the deepest with at least `FINE_ENOUGH`
-            values along the shorter side of its map, or the finest.
+            gradients at the pixels, along the path from the mean color to the image. "occlusion" (Zeiler and
+            Fergus 2014, arXiv 1311.2901): how much the class's logit drops as a window slides over the image.
+        stage: For "gradcam", one of `stage_names`; "auto" uses the deepest with at least `FINE_ENOUGH`
+            values along the shorter side of its map, or else the finest.
 
     Yields:
-        For each image one explanation a class.
+        For each image, one explanation per class.
 
     Raises:
         UserError: If the class, method or stage is unknown, an image cannot be read, or the map is a
@@ -126,6 +126,7 @@ def explain(
     """
     if method not in METHODS:
         raise UserError(f"method={method}: must be one of {', '.join(METHODS)}")
+    classifier = as_classifier(model, runtime="torch")
     for label in classes or ():
         if label not in classifier.classes:
             near = near_matches(label, classifier.classes)
@@ -135,15 +136,15 @@ def explain(
 
 
 def stage_names(classifier: Classifier) -> list[str]:
-    """The stages that Grad-CAM can look at, finest first."""
+    """Names of the stages that Grad-CAM can use, finest first."""
     return list(_stages(classifier))
 
 
 def _stages(classifier: Classifier) -> dict[str, tuple[str, int]]:
-    """For each stage the module whose map stands for it, where possible behind a ReLU, and that map's value.
+    """The module and graph value that Grad-CAM uses for each stage, after a ReLU where possible.
 
-    What a dense block gives is a concatenation of features of any sign and size. Grad-CAM weighs maps against
-    each other, so it takes them as their reader does: behind the norm and ReLU that follow.
+    A dense block's output concatenates features of any sign and scale. Grad-CAM weights maps against each
+    other, so it takes them where the next layer reads them: after the norm and ReLU that follow.
     """
     config = classifier.model.config
     graph = network_graph(config)
@@ -152,12 +153,12 @@ def _stages(classifier: Classifier) -> dict[str, tuple[str, int]]:
     path = (rectified or stem)[-1]
     stages = {_last_name(path): (path, graph.stages[path])}
     for path, *_ in groups:
-        stages[_last_name(path)] = _behind_relu(graph, path)
+        stages[_last_name(path)] = _after_relu(graph, path)
     return stages
 
 
-def _behind_relu(graph: Graph, path: str) -> tuple[str, int]:
-    """The module and value of a stage's map, or of the ReLU through which it is read."""
+def _after_relu(graph: Graph, path: str) -> tuple[str, int]:
+    """The module and value of a stage's output, or of the ReLU that follows it."""
     value = graph.stages[path]
     if isinstance(graph.producer(value), Activation):
         return path, value
@@ -188,12 +189,12 @@ def _explanations(
         batch = preprocessing.batch([image])
         probabilities = classifier.probabilities(batch)[0]
         labels = classes or [classifier.classes[int(probabilities.argmax())]]
-        found = []
+        explanations = []
         for label in labels:
             target = classifier.classes.index(label)
             with evaluating(model):
                 grid = _attribute(model, batch, target, method, module_path)
-            found.append(
+            explanations.append(
                 Explanation(
                     source=name,
                     label=label,
@@ -207,7 +208,7 @@ def _explanations(
                     input_size=preprocessing.size,
                 )
             )
-        yield found
+        yield explanations
 
 
 def _attribute(
@@ -235,14 +236,14 @@ def _attribute(
                 perturbations_per_eval=_IMAGES_AT_ONCE,
             )
     assert isinstance(attribution, Tensor)
-    # Occlusion credits every channel of a pixel with the same loss.
+    # Occlusion attributes the same drop to every channel of a pixel.
     over_channels = attribution.mean(1) if method == "occlusion" else attribution.sum(1)
     grid: NDArray[np.float32] = over_channels[0].detach().float().cpu().numpy()
     return grid
 
 
 def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
-    """The module that a stage's name stands for, and where the values of its map lie."""
+    """The module of a named stage, and the positions of its map's values in the input."""
     size = classifier.preprocessing.size
     graph = network_graph(classifier.model.config)
     shapes, stages = graph.shapes(*size), _stages(classifier)
@@ -255,7 +256,7 @@ def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     if shapes[value][1:] == (1, 1):
         raise UserError(
             f"stage={stage}: makes a map of 1×1 of images of {size[0]}×{size[1]}, which locates nothing: "
-            "take a finer one"
+            "choose a finer one"
         )
     return path, grids(graph)[value]
 
@@ -263,15 +264,15 @@ def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
 def _weights(
     pixels: int, start: float, end: float, input_pixels: int, values: int, position: Grid
 ) -> NDArray[np.float32]:
-    """(pixels, values): how much each value of the grid counts for each pixel of the image, along one axis.
+    """(pixels, values): weight of each value of the grid at each pixel of the image, along one axis.
 
     Args:
-        pixels: Of the image.
+        pixels: Number of pixels of the image.
         start: Where the input begins in the image.
-        end: Where it ends.
-        input_pixels: Of the input.
-        values: Of the grid.
-        position: Where these lie in the input.
+        end: Where the input ends in the image.
+        input_pixels: Number of pixels of the input.
+        values: Number of values of the grid.
+        position: Where the values lie in the input.
     """
     scale = input_pixels / (end - start)
     in_input = (np.arange(pixels) + 0.5 - start) * scale - 0.5

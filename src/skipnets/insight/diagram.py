@@ -44,7 +44,7 @@ class _Drawing:
         title: The model's name.
         subtitle: Its depth, parameters and MACs.
         panels: From the input to the logits.
-        legend: What the legend has to explain.
+        legend: Kinds of elements that the legend explains.
     """
 
     title: str
@@ -61,18 +61,18 @@ def draw_diagram(
     input_size: int | tuple[int, int] | None = None,
     **fields: Any,
 ) -> Path:
-    """Draw networks, or one of their blocks, into a file.
+    """Draw a diagram of one or more networks, or of one of their blocks, to a file.
 
     Args:
         sources: A registry name, a model file, a run folder, a configuration, a model or a classifier; or
             several of them, which are drawn side by side, stages of equal map size at the same height.
         output: An .svg, .png or .pdf file.
         block: Which dense block or residual stage to draw alone, counted from 1; None draws all.
-        input_size: Height and width of the images; None takes each model's usual size.
-        fields: Of the configuration, to replace; for registry names alone.
+        input_size: Height and width of the images; None uses each model's default size.
+        fields: Configuration fields to replace; for registry names only.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
         UserError: For an unknown model, block or format.
@@ -151,7 +151,7 @@ def _figure(drawings: Sequence[_Drawing]) -> Figure:
 
 
 def _tops(drawings: Sequence[_Drawing], width: float) -> list[list[float]]:
-    """Where each panel begins; groups of a map size that several models have begin at the same height."""
+    """Top of each panel; panels of a map size that several models share start at the same height."""
     columns: list[list[list[Panel]]] = [
         [list(group) for _, group in itertools.groupby(drawing.panels, key=lambda panel: panel.map_size)]
         for drawing in drawings
@@ -176,7 +176,7 @@ def _tops(drawings: Sequence[_Drawing], width: float) -> list[list[float]]:
 
 
 def _depth(graph: Graph) -> int:
-    """Convolutions and linear layers on the way from the input to the logits, as the papers count them."""
+    """Number of convolutions and linear layers from input to logits, as the papers count depth."""
     shortcuts = [range(scope.start, scope.stop) for scope in graph.scopes if scope.kind == "shortcut"]
     return sum(
         isinstance(operation, Convolution | Linear) and not any(place in scope for scope in shortcuts)
@@ -185,27 +185,27 @@ def _depth(graph: Graph) -> int:
 
 
 def _panels(rows: Sequence[Layer]) -> list[Panel]:
-    """The stages of a network, in order; what lies between blocks is gathered into strips."""
+    """Panels for the stages of a network, in order; layers between blocks are grouped into strips."""
     largest = max(layer.output[1] for layer in rows if layer.kind in ("dense block", "stage"))
-    found: list[Panel] = []
-    loose: list[Layer] = []
+    result: list[Panel] = []
+    ungrouped: list[Layer] = []
     _, height, width = image = rows[0].input
-    found.append(Strip(map_size=(height, width), title="input", text="an image", result=_text(image)))
+    result.append(Strip(map_size=(height, width), title="input", text="an image", result=_text(image)))
     numbers: Counter[str] = Counter()
     for layer in (layer for layer in rows if layer.depth == 1):
         numbers[layer.kind] += 1
         title = f"{layer.kind} {numbers[layer.kind]}"
         if layer.kind == "transition":
-            found.append(_transition(layer, inside(rows, layer), title))
+            result.append(_transition(layer, inside(rows, layer), title))
         elif layer.kind in ("dense block", "stage"):
-            found += _strips(loose, "stem")
-            loose = []
+            result += _strips(ungrouped, "stem")
+            ungrouped = []
             panel = _dense_panel if layer.kind == "dense block" else _residual_panel
-            found.append(panel(rows, layer, title, largest))
+            result.append(panel(rows, layer, title, largest))
         else:
-            loose.append(layer)
-    found += _strips(loose, "head")
-    return found
+            ungrouped.append(layer)
+    result += _strips(ungrouped, "head")
+    return result
 
 
 def _strips(layers: Sequence[Layer], title: str) -> list[Panel]:
@@ -285,7 +285,7 @@ def _word(layer: Layer) -> str:
 
 
 def _tag(convolution: Layer) -> str:
-    """A convolution in three words: "3×3 /2, 128"."""
+    """A convolution as a short label: "3×3 /2, 128"."""
     assert convolution.kernel is not None
     assert convolution.stride is not None
     stride = f" /{convolution.stride[0]}" if convolution.stride[0] > 1 else ""

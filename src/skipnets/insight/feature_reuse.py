@@ -3,7 +3,7 @@
 For dense blocks this is figure 5 of the DenseNet paper (arXiv 1608.06993), computed from the weights. What a
 residual branch adds depends on the input, so it is measured on images.
 
-Letters: C₀ channels of a dense block's input, k growth rate, L layers of the block.
+Symbols: C₀ channels of a dense block's input, k growth rate, L layers of the block.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skipnets.classifier import Classifier
+from skipnets.classifier import Classifier, as_classifier
 from skipnets.data.preprocessing import ImageDecodeError
 from skipnets.errors import UserError, needs_extra
 from skipnets.files import atomic_path
@@ -45,10 +45,10 @@ _BATCH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReuse:
-    """How much each layer of a dense block reads of what was made before it.
+    """How strongly each layer of a dense block uses the features of earlier layers.
 
     Attributes:
-        block: Its path in the model.
+        block: Path of the block in the model.
         sources: "input", then the layers that make features.
         targets: The layers that read them, and last the transition or classifier that reads the whole block.
         strength: (sources, targets): the L1 norm of the target's weights on a source's feature maps, divided
@@ -61,7 +61,7 @@ class BlockReuse:
     strength: NDArray[np.float64]
 
     def relative(self) -> NDArray[np.float64]:
-        """`strength` divided by the largest of each target: 1 is what it reads most of."""
+        """`strength` divided by each target's largest: 1 marks the source it uses most."""
         largest: NDArray[np.float64] = np.nanmax(self.strength, axis=0, keepdims=True)
         return self.strength / np.where(largest > 0, largest, 1)
 
@@ -74,7 +74,7 @@ class DenseReuse:
     blocks: tuple[BlockReuse, ...]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """A row for each connection."""
+        """One row per connection."""
         for block in self.blocks:
             relative = block.relative()
             for column, target in enumerate(block.targets):
@@ -89,7 +89,7 @@ class DenseReuse:
                         }
 
     def draw(self) -> Figure:
-        """A heat map for each block, as in the paper."""
+        """Draw a heat map for each block, as in the paper."""
         columns = [len(block.targets) for block in self.blocks]
         rows = max(len(block.sources) for block in self.blocks)
         cell = min(max(_CELL, 7.2 / sum(columns)), 0.3)
@@ -126,13 +126,13 @@ class DenseReuse:
 
 @dataclass(frozen=True, kw_only=True)
 class BranchShare:
-    """How much of a residual block's output comes from its branch.
+    """How much a residual block's branch contributes to its output.
 
     Attributes:
-        block: Its path in the model.
+        block: Path of the block in the model.
         shortcut: "identity", "projection" or "pad".
-        branch: Mean absolute value of what the branch adds, over images, channels and positions.
-        shortcut_size: The same of what the shortcut brings.
+        branch: Mean absolute value of the branch's output, over images, channels and positions.
+        shortcut_size: The same for the shortcut's output.
     """
 
     block: str
@@ -149,11 +149,11 @@ class BranchShare:
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualReuse:
-    """How much the branches of a residual network add to their shortcuts.
+    """How much each branch of a residual network contributes to its block's output.
 
     Attributes:
         name: The registry's name.
-        images: How many were measured.
+        images: Number of images measured.
         blocks: In order.
         failures: Images that could not be read, each with the reason.
     """
@@ -164,7 +164,7 @@ class ResidualReuse:
     failures: dict[str, str]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """A row for each block."""
+        """One row per block."""
         for block in self.blocks:
             yield {
                 "block": block.block,
@@ -175,7 +175,7 @@ class ResidualReuse:
             }
 
     def draw(self) -> Figure:
-        """A bar for each block."""
+        """Draw a bar chart with one bar per block."""
         count = len(self.blocks)
         figure = Figure(figsize=(min(max(6.4, 1.6 + 0.3 * count), 18), 3.6), facecolor="white")
         axes = figure.add_axes((0.09 if count < 24 else 0.05, 0.12, 0.88, 0.64))
@@ -228,26 +228,28 @@ class ResidualReuse:
 Reuse = DenseReuse | ResidualReuse
 
 
-def reuse(classifier: Classifier, images: Sequence[Any] | None = None) -> Reuse:
+def reuse(model: str | os.PathLike[str] | Classifier, images: Sequence[Any] | None = None) -> Reuse:
     """Measure how a trained network uses its connections.
 
     Args:
-        classifier: It must run in PyTorch.
-        images: Paths, PIL images or arrays, where `needs_images` says so; dense blocks need none.
+        model: A model file, a run folder, or a classifier that runs in PyTorch.
+        images: Paths, PIL images or arrays, if `needs_images` is true; dense blocks need none.
 
     Raises:
         UserError: If residual branches are to be measured and no image can be read, or if the network has
             neither dense nor residual blocks.
     """
-    model = classifier.model
-    graph = network_graph(model.config)
+    classifier = as_classifier(model, runtime="torch")
+    network = classifier.model
+    name = network.config.name
+    graph = network_graph(network.config)
     if _scopes(graph, "dense block"):
-        return DenseReuse(name=model.config.name, blocks=tuple(_dense_blocks(model, graph)))
+        return DenseReuse(name=name, blocks=tuple(_dense_blocks(network, graph)))
     if not _scopes(graph, "residual block"):
-        raise UserError(f"{model.config.name} has neither dense nor residual blocks")
+        raise UserError(f"{name} has neither dense nor residual blocks")
     if not images:
-        raise UserError(f"images: must name some, the branches of {model.config.name} are measured on images")
-    return _residual_blocks(classifier, model, graph, images)
+        raise UserError(f"images: must name at least one, to measure the branches of {name} on")
+    return _residual_blocks(classifier, network, graph, images)
 
 
 def needs_images(classifier: Classifier) -> bool:
@@ -256,14 +258,14 @@ def needs_images(classifier: Classifier) -> bool:
 
 
 def save_reuse(found: Reuse, output: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write the plot, and its numbers beside it as CSV.
+    """Write the plot, and its data as a CSV file next to it.
 
     Args:
-        found: What `reuse` gave.
+        found: Result of `reuse`.
         output: A .png, .svg or .pdf file.
 
     Returns:
-        Both files.
+        Paths of the plot and the CSV file.
 
     Raises:
         UserError: For another format.
@@ -300,11 +302,11 @@ def _dense_blocks(model: Backbone[Any], graph: Graph) -> Iterator[BlockReuse]:
             if (operation := _first(graph.inside(layer), Convolution))
         ]
         names = [name for name, _ in readers]
-        # Channels of what each layer reads, and of the whole block: where one source's maps end.
+        # Channels of each layer's input and of the whole block: where one source's maps end.
         read = [graph.operations[layer.start].inputs[0] for layer in own]
         read.append(graph.operations[block.stop - 1].output)
         edges = [0, *(graph.values[value].channels for value in read)]
-        # Behind the block, the next convolution or linear layer reads all of it.
+        # After the block, the next convolution or linear layer reads all of it.
         last = _first(graph.operations[block.stop :], Convolution, Linear)
         if last is not None:
             scope = next((scope for scope in graph.scopes if last in graph.inside(scope)), None)
@@ -340,7 +342,7 @@ def _weight(module: nn.Module) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class _ResidualBlock:
-    """What a block adds: the values of its shortcut and its branch, and how the shortcut is made."""
+    """Graph values that a residual block adds (shortcut and branch), and the kind of shortcut."""
 
     path: str
     shortcut: int

@@ -1,4 +1,4 @@
-"""A network's graph as a list of layers with what each does to one image: the rows of a summary.
+"""A network's graph as a list of layers with shapes and costs for one image: the rows of a summary.
 
 Shapes: C channels, H height, W width, of one image.
 """
@@ -32,23 +32,24 @@ _PLAIN_KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A module of the network with what it does to one image.
+    """A layer of the network, with its shapes and costs for one image.
 
     Attributes:
-        path: Of the module.
-        kind: What it is, for example "dense block" or "convolution".
-        depth: 1 for a stage, 2 for what is inside a stage, and so on.
-        parts: Whether it consists of further layers, which follow it.
+        path: Path of the module.
+        kind: Kind of layer, for example "dense block" or "convolution".
+        depth: 1 for a stage, 2 for the layers in a stage, and so on.
+        parts: Whether it consists of other layers, which follow it.
         kernel: Height and width of the window; None where there is none.
-        stride: Of the window.
-        input: Shape of what goes in: (C, H, W) or (C,).
-        output: Shape of what comes out.
-        parameters: How many numbers training learns.
-        formula: The arithmetic that gives `parameters`; "" where there are none, or where the parts say it.
+        stride: Stride of the window.
+        input: Shape of the input: (C, H, W) or (C,).
+        output: Shape of the output.
+        parameters: Number of trainable parameters.
+        formula: How `parameters` is computed; "" if there are none or the layer has parts.
         macs: Multiply-accumulates of convolutions and linear layers; additions of a bias do not count.
-        kept: Bytes an image that it makes autograd keep for the backward pass and no layer before it did.
-        step: Pixels of the input between neighboring values of the output; None without a map.
-        receptive_field: Pixels of the input, across, that one value of the output depends on; None for all.
+        kept: Bytes per image that autograd saves for this layer's backward pass, unless an earlier layer's
+            already does.
+        step: Pixels of the input between neighboring values of the output; None without spatial dimensions.
+        receptive_field: Width, in pixels of the input, that one output value depends on; None for all of it.
     """
 
     path: str
@@ -68,29 +69,29 @@ class Layer:
 
 
 def layers(graph: Graph, height: int, width: int) -> list[Layer]:
-    """The layers in the order in which they run, each before its parts.
+    """List a network's layers in execution order, each before its parts.
 
     Dropout is left out; a concatenation or addition is part of the block that contains it.
     """
     rows = _Rows(graph, height, width)
     scopes = [scope for scope in graph.scopes if scope.kind != "stem"]
-    found: list[Layer] = []
-    stops: list[tuple[str, int]] = []  # The open scopes: path and index behind their last operation.
+    result: list[Layer] = []
+    stops: list[tuple[str, int]] = []  # Open scopes: path, and index after their last operation.
     for place, operation in enumerate(graph.operations):
         stops = [(path, stop) for path, stop in stops if stop > place]
         while scopes and scopes[0].start == place:
             scope = scopes.pop(0)
             inside = range(scope.start, scope.stop)
-            found.append(rows.layer(scope.path, scope.kind, inside, depth=len(stops) + 1))
+            result.append(rows.layer(scope.path, scope.kind, inside, depth=len(stops) + 1))
             stops.append((scope.path, scope.stop))
         if operation.name not in dict(stops) and not isinstance(operation, Dropout):
             depth = len(stops) + 1
-            found.append(rows.layer(operation.name, _kind(operation), range(place, place + 1), depth=depth))
-    return found
+            result.append(rows.layer(operation.name, _kind(operation), range(place, place + 1), depth=depth))
+    return result
 
 
 class _Rows:
-    """What the rows of one network have in common."""
+    """Builds the rows of one network."""
 
     def __init__(self, graph: Graph, height: int, width: int) -> None:
         self._graph = graph

@@ -1,9 +1,9 @@
-"""How much memory training takes, from a network's graph, without running it.
+"""Estimate the memory that training takes from a network's graph, without running it.
 
 A training step is replayed: forward, every value lives until its last use or, if it is kept for the backward
 pass, until that has used it; backward, gradients of values come and go. The highest level is the peak.
-Gradients of weights are counted from the beginning: they come while kept values go, but seldom fit into the
-gaps that these leave.
+Gradients of weights are counted from the start: they appear while saved values are freed, but seldom fit into
+the gaps that those leave.
 
 Memory is in bytes unless a name says MiB; everything is float32.
 """
@@ -27,7 +27,7 @@ from skipnets.models.accounting import FLOAT_BYTES, Step, steps, value_bytes
 from skipnets.models.family import family_of
 from skipnets.models.graph import BlockExecution
 
-# What PyTorch's CPU kernels set up when they first run: threads, code made for the machine, their caches.
+# What PyTorch's CPU kernels allocate when they first run: threads, generated code, caches.
 RUNTIME_BYTES = 96 << 20
 # Gaps that the C library's allocator leaves between tensors: 0 to 25 % were measured.
 SLACK = 1.1
@@ -35,14 +35,14 @@ SLACK = 1.1
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingMemory:
-    """The peak memory of a process that trains, by what takes it.
+    """Peak memory of a training process, by component.
 
     Attributes:
-        program: The interpreter with its libraries, before there is a model.
+        program: The interpreter with its libraries, before a model is built.
         weights: Parameters and running statistics.
-        gradients: Of the parameters.
+        gradients: Gradients of the parameters.
         optimizer: The optimizer's state: one number for each parameter with SGD's momentum.
-        step: Kept values and gradients of values at the peak of a step.
+        step: Activations and their gradients at the peak of a training step.
     """
 
     program: int
@@ -53,7 +53,7 @@ class TrainingMemory:
 
     @property
     def peak(self) -> int:
-        """All of it."""
+        """Sum of all components."""
         return self.program + self.weights + self.gradients + self.optimizer + self.step
 
 
@@ -71,14 +71,14 @@ def training_memory(
 
     Args:
         source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
-        batch_size: Images a step.
-        input_size: Height and width of the images; None takes the model's usual size.
-        execution: How dense blocks run: "plain", "linear" or "linear-recompute". What cannot run as one
-            operation runs plainly, as in training.
-        remembered: Numbers that the optimizer remembers for each parameter: 0 for plain SGD, 1 with momentum,
-            2 for AdamW; one more where an average of the weights is kept.
-        program: Bytes of the process before there is a model; None takes what this process has now.
-        fields: Of the configuration, to replace; for registry names alone.
+        batch_size: Images per training step.
+        input_size: Height and width of the images; None uses the model's default size.
+        execution: How dense blocks run: "plain", "linear" or "linear-recompute". Blocks that do not
+            support it run as "plain", as in training.
+        remembered: Values of optimizer state per parameter: 0 for plain SGD, 1 with momentum, 2 for AdamW;
+            one more if an average of the weights is kept.
+        program: Bytes of the process before a model is built; None uses this process's current memory.
+        fields: Configuration fields to replace; for registry names only.
 
     Raises:
         UserError: For an unknown model or field, or impossible sizes.
@@ -99,16 +99,16 @@ def largest_batch(
     program: int | None = None,
     **fields: Any,
 ) -> int:
-    """Find the largest batch that trains in so much memory.
+    """Find the largest batch that trains within a given amount of memory.
 
     Args:
-        source: As for `training_memory`, and so are the further arguments.
+        source: As for `training_memory`, like the other arguments.
         memory: Bytes, or text such as "16GiB".
         input_size: Height and width of the images.
         execution: How dense blocks run.
-        remembered: Numbers that the optimizer remembers for each parameter.
-        program: Bytes of the process before there is a model.
-        fields: Of the configuration, to replace.
+        remembered: Values of optimizer state per parameter.
+        program: Bytes of the process before a model is built.
+        fields: Configuration fields to replace.
 
     Raises:
         UserError: If not even one image fits.
@@ -117,7 +117,7 @@ def largest_batch(
     plan = _Plan(source, input_size, execution, remembered, program, fields)
     if (least := plan.memory(1).peak) > available:
         raise UserError(f"memory={memory}: training needs {least / 2**30:.2f} GiB for a single image")
-    # The peak grows almost in proportion to the batch: a few straight guesses close in on the place.
+    # The peak grows almost linearly with the batch, so a few extrapolations find the limit.
     slope = plan.memory(2).peak - least
     fits, too_many = 1, sys.maxsize
     guess = 1 + (available - least) // slope
@@ -133,10 +133,10 @@ def largest_batch(
 
 
 def parse_bytes(text: str) -> int:
-    """Read an amount such as "16GiB": units are kB, MB, GB, TB and KiB, MiB, GiB, TiB.
+    """Parse a size such as "16GiB"; units are kB, MB, GB, TB and KiB, MiB, GiB, TiB.
 
     Raises:
-        UserError: If it is no such amount.
+        UserError: If it is not a size.
     """
     try:
         amount = int(TypeAdapter(ByteSize).validate_python(text))
@@ -148,7 +148,7 @@ def parse_bytes(text: str) -> int:
 
 
 class _Plan:
-    """What does not depend on the batch."""
+    """The parts of an estimate that do not depend on the batch size."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class _Plan:
     ) -> None:
         architecture = architecture_of(source, **fields)
         graph, size = architecture.graph, architecture.image_size(input_size)
-        family_of(architecture.config).module()  # Its libraries are part of the program.
+        family_of(architecture.config).module()  # Imports libraries that count as part of the program.
         self._program = _resident() if program is None else program
         self._weights = weight_bytes(graph)
         self._gradients = FLOAT_BYTES * graph.parameter_count()
@@ -170,7 +170,7 @@ class _Plan:
         self._values = value_bytes(graph.shapes(*size))
 
     def memory(self, batch_size: int) -> TrainingMemory:
-        """For a batch."""
+        """The estimate for a batch size."""
         return TrainingMemory(
             program=self._program,
             weights=self._weights,
@@ -189,7 +189,7 @@ class _Plan:
 
 
 def _resident() -> int:
-    """Memory of this process; where the system does not say, that of a usual program with PyTorch loaded."""
+    """Resident memory of this process; where unknown, that of a typical program with PyTorch loaded."""
     status = Path("/proc/self/status")
     if status.exists():
         match = re.search(r"VmRSS:\s+(\d+) kB", status.read_text())
@@ -199,7 +199,7 @@ def _resident() -> int:
 
 
 class _Replay:
-    """A step of training as far as memory is concerned."""
+    """Tracks the memory of a training step, operation by operation."""
 
     def __init__(self, run: Sequence[Step], values: Sequence[int], batch_size: int) -> None:
         self.peak = self._level = 0
@@ -212,20 +212,20 @@ class _Replay:
         self._take(self._values[0])
 
     def forward(self, step: Step) -> None:
-        """Its output is made, and what else it keeps; values that nobody needs any more go."""
+        """Allocate the step's output and saved values, and free values that are no longer needed."""
         made = {step.output, *step.keeps} - self._made
         self._made |= made
-        self._take(sum(self._values[index] for index in made) + self._besides(step))
+        self._take(sum(self._values[index] for index in made) + self._extra(step))
         for index in step.inputs:
             self._uses[index] -= 1
             if self._uses[index] == 0 and self._keepers[index] == 0:
                 self._level -= self._values[index]
 
     def backward(self, step: Step) -> None:
-        """Gradients of its inputs are made; that of its output and what it kept go."""
+        """Allocate gradients of the step's inputs, and free its output's gradient and its saved values."""
         out = self._gradients.pop(step.output, self._values[step.output])
         if step.kind in ("add", "concatenate"):
-            # Views of the output's gradient: nothing new but the sum where there is another one already.
+            # Views of the output's gradient take no memory, unless they are added to another gradient.
             for place, index in enumerate(step.inputs):
                 shared = step.kind == "add" and place > 0
                 self._accumulate(index, 0 if shared else self._values[index])
@@ -243,7 +243,7 @@ class _Replay:
             self._keepers[index] -= 1
             if self._keepers[index] == 0:
                 self._level -= self._values[index]
-        self._level -= self._besides(step)
+        self._level -= self._extra(step)
 
     def _accumulate(self, index: int, new: int) -> None:
         present = self._gradients.get(index)
@@ -253,7 +253,7 @@ class _Replay:
             self._level -= min(new, present)
             self._gradients[index] = max(new, present)
 
-    def _besides(self, step: Step) -> int:
+    def _extra(self, step: Step) -> int:
         return step.keeps_besides * self._batch_size + step.keeps_once
 
     def _take(self, amount: int) -> None:

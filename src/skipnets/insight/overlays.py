@@ -1,4 +1,4 @@
-"""Explanations as images: a map over its image, and many of them on one sheet."""
+"""Draw explanations: an overlay on the image, and a contact sheet of many."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _BAR = 44
 
 
 def overlay(explanation: Explanation) -> Image.Image:
-    """The image at its own resolution, gray, with color where it supports the class."""
+    """The image in gray at its own resolution, with color where it is evidence for the class."""
     gray = np.asarray(explanation.image.convert("L"), np.float32) / np.float32(255)
-    return _colored(gray, _shown(explanation.map()))
+    return _colored(gray, _normalized(explanation.map()))
 
 
 def _colored(gray: NDArray[np.float32], strength: NDArray[np.float32]) -> Image.Image:
-    """A gray image, faded, with a map over it; both (H, W) from 0 to 1."""
+    """Blend a map over a faded gray image; both are (H, W), from 0 to 1."""
     gray = gray[..., None]
     faded = 0.25 + 0.75 * gray
     # Plasma without its darkest part, which would look like shadow.
@@ -44,7 +44,7 @@ def _colored(gray: NDArray[np.float32], strength: NDArray[np.float32]) -> Image.
 
 
 def contact_sheet(explanations: Iterable[Sequence[Explanation]]) -> Image.Image:
-    """The images, each with an overlay for every explained class, on one sheet with a color bar.
+    """Arrange images and their overlays on one sheet with a color bar.
 
     Raises:
         UserError: If there are none.
@@ -55,14 +55,14 @@ def contact_sheet(explanations: Iterable[Sequence[Explanation]]) -> Image.Image:
 def save_explanations(
     explanations: Iterable[Sequence[Explanation]], output: str | os.PathLike[str]
 ) -> tuple[Path, Path]:
-    """Write the contact sheet, and beside it a folder with each overlay (PNG) and each raw map (NPY).
+    """Write a contact sheet, and next to it a folder with each overlay (PNG) and each raw map (NPY).
 
     Args:
-        explanations: What `explain` gives; each is written before the next is made.
+        explanations: From `explain`; each is written before the next is computed.
         output: The sheet, a .png file; the folder has its name without the suffix.
 
     Returns:
-        The sheet and the folder.
+        Paths of the sheet and the folder.
 
     Raises:
         UserError: If there are none, or a file cannot be written.
@@ -85,7 +85,7 @@ def save_explanations(
 
 @dataclass(frozen=True, kw_only=True)
 class _Cell:
-    """One image on the sheet."""
+    """One image on the sheet, with its captions."""
 
     image: Image.Image
     title: str
@@ -93,7 +93,7 @@ class _Cell:
 
 
 def _cells(row: Sequence[Explanation]) -> list[_Cell]:
-    """An image, then its overlays, as large as they will be on the sheet."""
+    """Cells for an image and its overlays, scaled for the sheet."""
     first = row[0]
     return [
         _Cell(image=_fitted(first.image.convert("RGB")), title=first.source, note=""),
@@ -109,14 +109,14 @@ def _cells(row: Sequence[Explanation]) -> list[_Cell]:
 
 
 def _sheet(rows: Sequence[Sequence[_Cell]]) -> Image.Image:
-    """Rows from left to right, then down: as many beside one another as make the sheet about square."""
+    """Lay out rows from left to right, then down, so that the sheet is about square."""
     if not rows:
         raise UserError("images: must name at least one")
     row_width = max(map(len, rows)) * (_CELL + _GAP)
     row_height = _CELL + _TEXT + _GAP
     groups = max(round(math.sqrt(len(rows) * row_height / row_width)), 1)
     lines = -(-len(rows) // groups)
-    # A wider gap sets the groups apart.
+    # A wider gap separates the groups.
     bottom = _GAP + lines * row_height
     sheet = Image.new("RGB", (groups * (row_width + _GAP), bottom + _BAR), "white")
     draw = ImageDraw.Draw(sheet)
@@ -135,7 +135,7 @@ def _sheet(rows: Sequence[Sequence[_Cell]]) -> Image.Image:
 
 
 def _draw_bar(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
-    """What the colors of the overlays mean."""
+    """Draw the color bar."""
     ramp = np.tile(np.linspace(0, 1, _CELL, dtype=np.float32), (14, 1))
     sheet.paste(_colored(np.full_like(ramp, 0.7), ramp), (_GAP, top))
     for text, x, anchor in (("no evidence", _GAP, "la"), ("strongest evidence", _GAP + _CELL, "ra")):
@@ -143,7 +143,7 @@ def _draw_bar(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
 
 
 def _short_names(paths: Sequence[str]) -> dict[str, str]:
-    """The shortest ending of each path that no other path has: its name, or the folders above it, too."""
+    """The shortest unique ending of each path: its name, with parent folders if needed."""
     parts = {path: Path(path).parts for path in paths}
     counts = Counter(own[start:] for own in parts.values() for start in range(len(own)))
     return {
@@ -159,12 +159,12 @@ _METHOD_NAMES = {
 }
 
 
-def _shown(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Positive evidence scaled to 0 … 1; the strongest half percent, often lone pixels, is clipped to 1."""
+def _normalized(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale positive evidence to 0–1; the strongest half percent, often isolated pixels, is clipped to 1."""
     positive = np.maximum(values, 0)
     top = float(np.quantile(positive, 0.995)) or float(positive.max())
-    shown: NDArray[np.float32] = np.clip(positive / top, 0, 1) if top > 0 else positive
-    return shown
+    scaled: NDArray[np.float32] = np.clip(positive / top, 0, 1) if top > 0 else positive
+    return scaled
 
 
 def _fitted(image: Image.Image) -> Image.Image:
@@ -179,7 +179,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _cut(draw: ImageDraw.ImageDraw, text: str, size: int) -> str:
-    """As much of a text as fits under a cell."""
+    """Truncate a text to the width of a cell."""
     if draw.textlength(text, font=_font(size)) <= _CELL:
         return text
     while text and draw.textlength(text + "…", font=_font(size)) > _CELL:
@@ -188,5 +188,5 @@ def _cut(draw: ImageDraw.ImageDraw, text: str, size: int) -> str:
 
 
 def _plain_name(text: str) -> str:
-    """A text as part of a file's name."""
+    """Make a text safe as part of a file name."""
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in text)[:80]

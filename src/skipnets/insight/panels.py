@@ -1,9 +1,9 @@
-"""The pieces of a diagram: one panel for each stage of a network, drawn with matplotlib.
+"""Panels of a diagram, one for each stage of a network, drawn with matplotlib.
 
 All lengths are inches on paper; y points up and a panel hangs down from its top. Colors are those of
 perceptually even maps and of Okabe and Ito (2008), which color-blind people can tell apart.
 
-Letters: L layers of a dense block, k growth rate, d distance between neighboring layers.
+Symbols: L layers of a dense block, k growth rate, d distance between neighboring layers.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ MARGIN = 0.15
 Shortcut = Literal["identity", "projection", "pad"]
 RGBA = tuple[float, float, float, float]
 
-# From this distance between residual blocks on, there is room for words in them.
+# With at least this distance between residual blocks, text fits into them.
 _WIDE = 0.9
 
 
 class Panel(Protocol):
-    """A piece of a diagram.
+    """Interface of a diagram's panels.
 
-    Panels of equal map sizes stand side by side.
+    Panels of equal map sizes are drawn side by side.
     """
 
     @property
     def map_size(self) -> tuple[int, int]:
-        """Height and width of the map that it works on."""
+        """Height and width of its feature maps."""
         ...
 
     def height(self, width: float) -> float:
-        """How much it needs at this width."""
+        """Height that the panel needs at a width."""
         ...
 
     def draw(self, axes: Axes, left: float, top: float, width: float) -> None:
-        """Draw it below `top`, between `left` and `left + width`."""
+        """Draw the panel below `top`, between `left` and `left + width`."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """A narrow panel: what happens in a few words, and the shape that comes out."""
+    """A narrow panel: a few words on its layers, and the output shape."""
 
     map_size: tuple[int, int]
     title: str
@@ -67,11 +67,11 @@ class Strip:
     result: str
 
     def height(self, width: float) -> float:  # noqa: ARG002
-        """How much it needs at this width."""
+        """Height that the panel needs at a width."""
         return 0.42
 
     def draw(self, axes: Axes, left: float, top: float, width: float) -> None:
-        """Draw it below `top`, between `left` and `left + width`."""
+        """Draw the panel below `top`, between `left` and `left + width`."""
         middle = top - self.height(width) / 2
         box = FancyBboxPatch(
             (left, middle - 0.14), width, 0.28, boxstyle="round,pad=0,rounding_size=0.06", fc=PALE, ec="none"
@@ -84,12 +84,12 @@ class Strip:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseBlockPanel:
-    """Every layer of a dense block, an arc for each connection, and below what each layer receives.
+    """A dense block: its layers, an arc for each connection, and below it each layer's input channels.
 
     Attributes:
         title: For example "dense block 1".
         map_size: Height and width of its maps.
-        channels: C of the block's input, then of what each layer adds.
+        channels: Channels of the block's input, then of each layer's output.
         largest_map: Height of the network's largest map, to draw map sizes to scale.
     """
 
@@ -100,15 +100,15 @@ class DenseBlockPanel:
 
     @property
     def layers(self) -> int:
-        """L."""
+        """Number of layers, L."""
         return len(self.channels) - 1
 
     def height(self, width: float) -> float:
-        """How much it needs at this width."""
+        """Height that the panel needs at a width."""
         return self._arc_height(width) + self._node_size(width) + self._stack_height() + 0.5
 
     def draw(self, axes: Axes, left: float, top: float, width: float) -> None:
-        """Draw it below `top`, between `left` and `left + width`."""
+        """Draw the panel below `top`, between `left` and `left + width`."""
         self._label(axes, left, top)
         d = self._distance(width)
         start = left + LABELS_WIDTH + d / 2
@@ -122,7 +122,7 @@ class DenseBlockPanel:
         self._stacks(axes, xs, nodes_top - size - 0.1, d, colors)
 
     def _distance(self, width: float) -> float:
-        """Between layers; the block's input and its output take a place each."""
+        """Distance between layers, with one position each for the block's input and output."""
         return min((width - LABELS_WIDTH - 0.12) / (self.layers + 2), 0.85)
 
     def _node_size(self, width: float) -> float:
@@ -186,7 +186,7 @@ class DenseBlockPanel:
                 _write(axes, x, top - size / 2, label, size=points, color=ink, align="center", bold=True)
 
     def _stacks(self, axes: Axes, xs: Sequence[float], top: float, d: float, colors: Sequence[RGBA]) -> None:
-        """Below each layer the channels it receives, below the last place those that leave the block."""
+        """Draw each layer's input channels below it, and the block's output channels at the end."""
         total = sum(self.channels)
         scale, bar = self._stack_height() / total, min(0.7 * d, 0.42)
         polygons, faces = [], []
@@ -218,9 +218,9 @@ class ResidualBlock:
     """One block of a residual stage.
 
     Attributes:
-        shortcut: How it is made.
-        branch: The convolutions of the branch, for example ("3×3 /2, 128", "3×3, 128").
-        stride: Of the shortcut.
+        shortcut: Kind of shortcut.
+        branch: Convolutions of the branch, for example ("3×3 /2, 128", "3×3, 128").
+        stride: Stride of the shortcut.
     """
 
     shortcut: Shortcut
@@ -230,12 +230,12 @@ class ResidualBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualPanel:
-    """The blocks of a stage in a row, each a branch below its shortcut.
+    """A residual stage: its blocks in a row, each a branch below its shortcut.
 
     Attributes:
         title: For example "layer 1".
-        map_size: Height and width of the maps that its blocks give.
-        channels: Of what its blocks give.
+        map_size: Height and width of its blocks' outputs.
+        channels: Channels of its blocks' outputs.
         blocks: In order.
         largest_map: Height of the network's largest map, to draw map sizes to scale.
     """
@@ -247,11 +247,11 @@ class ResidualPanel:
     largest_map: int
 
     def height(self, width: float) -> float:
-        """How much it needs at this width."""
+        """Height that the panel needs at a width."""
         return max(self._lines() * self._line_height(width) + 0.2, 1.1 + 0.7 * self._square())
 
     def draw(self, axes: Axes, left: float, top: float, width: float) -> None:
-        """Draw it below `top`, between `left` and `left + width`."""
+        """Draw the panel below `top`, between `left` and `left + width`."""
         self._label(axes, left, top, width)
         per_line, d = self._per_line(), self._distance(width)
         for index, block in enumerate(self.blocks):
@@ -340,14 +340,14 @@ class ResidualPanel:
 
 
 def source_colors(layers: int) -> list[RGBA]:
-    """A color for the input of a dense block and for each of its layers, from early to late."""
+    """Colors for the input of a dense block and for each of its layers, in order."""
     colors = mpl.colormaps["plasma"]
     steps = [0.86 * index / max(layers - 1, 1) for index in range(layers)]
     return [mpl.colors.to_rgba(INPUT_COLOR), *(colors(step) for step in steps)]
 
 
 def draw_legend(axes: Axes, left: float, y: float, kinds: Sequence[str]) -> None:
-    """One line that says how to read what was drawn; `kinds` are "dense" and the shortcuts in use."""
+    """Draw the legend in one line; `kinds` are "dense" and the kinds of shortcuts in use."""
     x = left + 0.1
     for kind in kinds:
         if kind == "dense":
@@ -396,7 +396,7 @@ def _square_side(map_height: int, largest: int) -> float:
 
 
 def _map_square(axes: Axes, left: float, top: float, map_height: int, largest: int) -> None:
-    """A square as large as the map, the root of its height to scale, so that the smallest is still seen."""
+    """Draw a square for the map size; its side grows with the square root, so that small maps show."""
     side = _square_side(map_height, largest)
     axes.add_patch(Rectangle((left, top - side), side, side, fc="white", ec=HAIRLINE, lw=1.0))
     for step in (1, 2, 3):

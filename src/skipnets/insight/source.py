@@ -1,4 +1,4 @@
-"""What a command can be pointed at: a registry name, a model file, a run folder, a model."""
+"""Resolve an architecture from a registry name, a model file, a run folder or a model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Source = str | os.PathLike[str] | ModelConfig | Backbone[Any] | Classifier
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What a network is, without its weights.
+    """A network's configuration and default input size, without weights.
 
     Attributes:
         config: Its configuration.
-        input_size: Height and width of the images it is meant for.
+        input_size: Default height and width of the images.
     """
 
     config: ModelConfig
@@ -32,11 +32,11 @@ class Architecture:
 
     @functools.cached_property
     def graph(self) -> Graph:
-        """Its operations."""
+        """The network's operations."""
         return network_graph(self.config)
 
     def image_size(self, wanted: int | tuple[int, int] | None) -> tuple[int, int]:
-        """Height and width of the images: those that were asked for, or the usual ones.
+        """Height and width of the images: the given size, or the default.
 
         Raises:
             UserError: If images of this size are too small for the network.
@@ -54,36 +54,36 @@ class Architecture:
 
 
 def architecture_of(source: Source, **fields: Any) -> Architecture:
-    """Find out what network is meant; no weights are read.
+    """Resolve a network's architecture without reading weights.
 
     Args:
         source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
-        fields: Of the configuration, to replace; for registry names alone.
+        fields: Configuration fields to replace; for registry names only.
 
     Raises:
-        UserError: If there is no such thing, or a field does not fit.
+        UserError: If there is no such model, or a field is invalid.
     """
     if isinstance(source, str) and source in REGISTRY:
-        return _with_usual_size(model_config(source, **fields))
+        return _with_default_size(model_config(source, **fields))
     if fields:
-        raise UserError(f"{', '.join(fields)}: can be changed for a model's name only, not for {source}")
+        raise UserError(f"{', '.join(fields)}: can be changed only for a model's name, not for {source}")
     if isinstance(source, ModelConfig):
-        return _with_usual_size(source)
+        return _with_default_size(source)
     if isinstance(source, Backbone):
-        return _with_usual_size(source.config)
+        return _with_default_size(source.config)
     if isinstance(source, Classifier):
         config = config_from_dict(source.architecture)
         return Architecture(config=config, input_size=source.preprocessing.size)
     if not Path(source).exists():
         name = os.fspath(source)
         raise UserError(
-            f'"{name}" is no model file or run folder and no model\'s name{near_matches(name, REGISTRY)} '
+            f'"{name}" is not a model file, run folder or model name{near_matches(name, REGISTRY)} '
             "(skipnets models lists all)"
         )
-    about = describe(source)
-    height, width = about["preprocessing"]["size"]
-    return Architecture(config=config_from_dict(about["architecture"]), input_size=(height, width))
+    description = describe(source)
+    height, width = description["preprocessing"]["size"]
+    return Architecture(config=config_from_dict(description["architecture"]), input_size=(height, width))
 
 
-def _with_usual_size(config: ModelConfig) -> Architecture:
-    return Architecture(config=config, input_size=(config.usual_size, config.usual_size))
+def _with_default_size(config: ModelConfig) -> Architecture:
+    return Architecture(config=config, input_size=(config.default_size, config.default_size))

@@ -1,4 +1,4 @@
-"""A network as a table: shapes, parameters with their formulas, compute, memory, receptive fields.
+"""Summarize a network as tables: shapes, parameters with formulas, compute, memory, receptive fields.
 
 Shapes: C channels, H height, W width, of one image; L layers of a dense block.
 """
@@ -30,13 +30,13 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One step in how the maps change.
+    """A change in the shape of the feature maps.
 
     Attributes:
-        path: What makes the map; "input" for the image itself.
+        path: Module that outputs the maps; "input" for the image.
         shape: (C, H, W), or (C,) after the global pooling.
         step: Pixels of the input between neighboring values; None after the global pooling.
-        receptive_field: Pixels across that one value depends on; None for all.
+        receptive_field: Width, in pixels, that one value depends on; None for the whole image.
     """
 
     path: str
@@ -47,15 +47,15 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """What a network costs.
+    """Cost of a network.
 
     Attributes:
-        parameters: How many numbers training learns.
+        parameters: Number of trainable parameters.
         macs: Multiply-accumulates of convolutions and linear layers for one image.
-        weight_bytes: Of parameters and running statistics.
-        kept_bytes: What is kept for the backward pass of a whole batch under each block execution: "plain",
-            and those under which blocks run as one operation.
-        connections: Of each dense block: its L layers have L(L+1)/2 direct connections.
+        weight_bytes: Bytes of parameters and running statistics.
+        kept_bytes: Bytes saved for the backward pass of a whole batch, for "plain" and each other block
+            execution that this network supports.
+        connections: Number of direct connections of each dense block: L(L+1)/2 for L layers.
     """
 
     parameters: int
@@ -67,15 +67,15 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(Display):
-    """A network's layers, stages and totals, to print or to compute with.
+    """Layers, stages and totals of a network.
 
     Attributes:
         name: The registry's name.
         input: (C, H, W) of an image.
-        batch_size: Images that `Totals.kept_bytes` is for.
-        layers: Every module that does something, each before its parts; `Layer.kept` is of one image.
-        stages: How the maps change from the input to the logits.
-        totals: Of the whole network.
+        batch_size: Batch size of `Totals.kept_bytes`.
+        layers: All layers, each before its parts; `Layer.kept` is for one image.
+        stages: Changes in the feature maps' shape, from the input to the logits.
+        totals: Totals of the network.
     """
 
     name: str
@@ -86,27 +86,23 @@ class Summary(Display):
     totals: Totals
 
     def rows(self, depth: int | None = None) -> list[Layer]:
-        """The layers down to a depth: 1 for stages, 2 for what they are made of; None for all."""
+        """The layers down to a depth: 1 for stages, 2 for their parts; None for all."""
         if depth is not None and depth < 1:
             raise UserError(f"depth={depth}: must be at least 1")
         return [layer for layer in self.layers if depth is None or layer.depth <= depth]
 
     def to_rich(self, depth: int | None = None) -> RenderableType:
-        """For `rich.print`: three tables, colored on a terminal."""
-        layers = Table(title=self._headline(), title_justify="left", box=None, pad_edge=False)
-        for heading, right, _ in _COLUMNS:
-            layers.add_column(heading, justify="right" if right else "left", no_wrap=True)
+        """Three tables for `rich.print`."""
+        layers = _empty_table(self._headline(), _COLUMNS)
         for layer in self.rows(depth):
             open_container = layer.parts and (depth is None or layer.depth < depth)
             cells = [text(layer) for _, _, text in _COLUMNS]
             indented = "  " * (layer.depth - 1) + _short_path(layer)
             layers.add_row(indented, *cells[1:], style="dim" if open_container else None)
-        stages = Table(title="\nHow the maps change", title_justify="left", box=None, pad_edge=False)
-        for heading, right, _ in _STAGE_COLUMNS:
-            stages.add_column(heading, justify="right" if right else "left", no_wrap=True)
+        stages = _empty_table("\nFeature maps", _STAGE_COLUMNS)
         for stage in self.stages:
             stages.add_row(*(text(stage) for _, _, text in _STAGE_COLUMNS))
-        totals = Table(title="\nIn all", title_justify="left", show_header=False, box=None, pad_edge=False)
+        totals = Table(title="\nTotals", title_justify="left", show_header=False, box=None, pad_edge=False)
         totals.add_column(style="bold", no_wrap=True)
         totals.add_column()
         for name, value in self._total_lines():
@@ -114,27 +110,27 @@ class Summary(Display):
         return Group(layers, stages, totals)
 
     def tables(self) -> list[RenderableType]:
-        """What `print` and a notebook show: stages; `to_rich` can show what is inside them."""
+        """Tables that `print` and notebooks show: stages only; `to_rich` also shows their parts."""
         return [self.to_rich(1)]
 
     def to_markdown(self, depth: int | None = None) -> str:
-        """Three tables for a README or a paper's appendix."""
+        """Three tables in Markdown."""
         layers = [[text(layer) for _, _, text in _COLUMNS] for layer in self.rows(depth)]
         stages = [[text(stage) for _, _, text in _STAGE_COLUMNS] for stage in self.stages]
         return "\n".join(
             [
                 f"## {self._headline()}\n",
                 _markdown_table(_COLUMNS, layers),
-                "### How the maps change\n",
+                "### Feature maps\n",
                 _markdown_table(_STAGE_COLUMNS, stages),
-                "### In all\n",
+                "### Totals\n",
                 *(f"- **{name}**: {value}" for name, value in self._total_lines()),
                 "",
             ]
         )
 
     def to_csv(self, depth: int | None = None) -> str:
-        """One line a layer, exact numbers, memory in bytes; shapes as C×H×W."""
+        """CSV with one line per layer: exact numbers, memory in bytes, shapes as C×H×W."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in dataclasses.fields(Layer))
@@ -146,7 +142,7 @@ class Summary(Display):
         return file.getvalue()
 
     def to_dict(self, depth: int | None = None) -> dict[str, Any]:
-        """Everything as JSON can hold it."""
+        """The summary as plain values for JSON."""
         return {
             "name": self.name,
             "input": list(self.input),
@@ -184,14 +180,14 @@ class Summary(Display):
 def summarize(
     source: Source, *, input_size: int | tuple[int, int] | None = None, batch_size: int = 1, **fields: Any
 ) -> Summary:
-    """Describe what a network does to an image, layer by layer, without running it or reading weights.
+    """Summarize a network layer by layer, without running it or reading weights.
 
     Args:
         source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
-        input_size: Height and width of the images, or one number for both. None takes what the model was
-            trained with, or 224 behind an ImageNet stem and 32 behind a CIFAR stem.
-        batch_size: Images that the memory totals are for.
-        fields: Of the configuration, to replace, for example `in_chans=1`; for registry names alone.
+        input_size: Height and width of the images, or one number for both. None uses the size that the model
+            was trained with, or 224 with an ImageNet stem and 32 with a CIFAR stem.
+        batch_size: Batch size of the memory totals.
+        fields: Configuration fields to replace, for example `in_chans=1`; for registry names only.
 
     Raises:
         UserError: For an unknown model or field, or images that are too small.
@@ -227,7 +223,7 @@ def summarize(
 
 
 def weight_bytes(graph: Graph) -> int:
-    """Of parameters and buffers: float32, but for the 64-bit counters of batch norms."""
+    """Bytes of parameters and buffers: float32, except for the 64-bit counters of batch norms."""
     return sum(math.prod(shape) * FLOAT_BYTES if shape else 8 for shape in graph.tensors().values())
 
 
@@ -281,7 +277,7 @@ def _parameters(layer: Layer) -> str:
 
 
 def short_count(count: int) -> str:
-    """1,234,567 → 1.23 M: three digits are enough to compare by."""
+    """Format a count with three significant digits: 1,234,567 → 1.23 M."""
     for power, letter in ((9, "G"), (6, "M"), (3, "k")):
         if count >= 10**power:
             scaled = count / 10**power
@@ -298,14 +294,14 @@ def _pixels(count: int | None) -> str:
 
 
 _KEPT: dict[BlockExecution, str] = {
-    "plain": "kept for the backward pass",
-    "linear": "the same, blocks in linear memory",
-    "linear-recompute": "the same, 1×1 convolutions repeated",
+    "plain": "saved for the backward pass",
+    "linear": "the same, linear execution",
+    "linear-recompute": "the same, linear-recompute execution",
 }
 
 Column = tuple[str, bool, Callable[[Any], str]]
 
-# Heading, whether it is set to the right, and how a layer's cell reads.
+# Heading, whether it is right-aligned, and the text of a layer's cell.
 _COLUMNS: tuple[Column, ...] = (
     ("layer", False, lambda layer: layer.path),
     ("kind", False, lambda layer: layer.kind),
@@ -314,7 +310,7 @@ _COLUMNS: tuple[Column, ...] = (
     ("output", False, lambda layer: _shape(layer.output)),
     ("parameters", True, _parameters),
     ("MACs", True, lambda layer: short_count(layer.macs)),
-    ("kept MiB", True, lambda layer: _mib(layer.kept)),
+    ("saved MiB", True, lambda layer: _mib(layer.kept)),
     ("receptive field", True, lambda layer: _pixels(layer.receptive_field)),
 )
 _STAGE_COLUMNS: tuple[Column, ...] = (
@@ -323,6 +319,13 @@ _STAGE_COLUMNS: tuple[Column, ...] = (
     ("step", True, lambda stage: "" if stage.step is None else str(stage.step)),
     ("receptive field", True, lambda stage: _pixels(stage.receptive_field)),
 )
+
+
+def _empty_table(title: str, columns: Sequence[Column]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading, right, _ in columns:
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    return table
 
 
 def _markdown_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:

@@ -1,7 +1,7 @@
-"""What a network costs, from its graph: receptive fields, arithmetic, memory kept for the backward pass.
+"""Costs of a network from its graph: receptive fields, MACs, activation memory for the backward pass.
 
-Memory is counted for float32 and in bytes. A training step is a list of steps: an operation each, or under
-another execution than "plain" a whole stem, dense block or transition, which `skipnets.ops` runs as one.
+Memory is in bytes and for float32. A training step is a list of steps: one per operation or, under another
+execution than "plain", one for a whole stem, dense block or transition, which `skipnets.ops` runs as one.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -32,28 +32,28 @@ from skipnets.models.graph import (
 __all__ = ["FLOAT_BYTES", "Grid", "Step", "grids", "kept_bytes", "macs", "steps", "value_bytes"]
 
 FLOAT_BYTES = 4
-_INDEX_BYTES = 8  # Max-pooling keeps the place of each maximum as a 64-bit integer.
+_INDEX_BYTES = 8  # Max-pooling saves the index of each maximum as a 64-bit integer.
 _RUN_AS_ONE = ("stem", "dense block", "transition")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Where the values of a map lie in the input, along height and width alike, in the input's pixels.
+    """Positions of a feature map's values in the input's pixels, the same along height and width.
 
     Attributes:
-        step: Between neighboring values: the product of all strides before.
+        step: Distance between neighboring values: the product of all strides so far.
         start: The center of the first value's receptive field, where the first pixel's center is 0. A strided
             convolution with "same" padding leaves it at 0, so its values lie towards the top left of the
             cells into which they seem to divide the image.
-        receptive_field: How many pixels across can influence one value; None for all of them.
+        receptive_field: Width, in pixels, that can influence one value; None for the whole input.
     """
 
     step: int = 1
     start: float = 0.0
     receptive_field: int | None = 1
 
-    def behind(self, operation: Operation) -> Grid:
-        """The grid of what an operation makes of this map."""
+    def after(self, operation: Operation) -> Grid:
+        """The grid of an operation's output for this map."""
         if isinstance(operation, Mean | GlobalPool):
             return Grid(step=self.step, start=self.start, receptive_field=None)
         if not isinstance(operation, Window):
@@ -65,19 +65,19 @@ class Grid:
 
 
 def grids(graph: Graph) -> list[Grid]:
-    """The grid of every value; where several maps meet, that of the one with the largest receptive field."""
-    found = [Grid()] * len(graph.values)
+    """Compute the grid of every value; of several inputs, the one with the largest receptive field counts."""
+    result = [Grid()] * len(graph.values)
     for operation in graph.operations:
-        inputs = (found[index] for index in operation.inputs)
+        inputs = (result[index] for index in operation.inputs)
         widest = max(inputs, key=lambda grid: math.inf if (seen := grid.receptive_field) is None else seen)
-        found[operation.output] = widest.behind(operation)
-    return found
+        result[operation.output] = widest.after(operation)
+    return result
 
 
 def macs(graph: Graph, height: int, width: int) -> list[int]:
-    """Multiply-accumulates of every operation for one image; only convolutions and linear layers have any.
+    """Count multiply-accumulates of every operation for one image.
 
-    Additions of a bias do not count.
+    Only convolutions and linear layers have any; bias additions do not count.
     """
     shapes = graph.shapes(height, width)
 
@@ -100,18 +100,18 @@ def value_bytes(shapes: Iterable[Shape]) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What runs as one in a training step.
+    """A part of a training step that runs as one operation.
 
     Attributes:
-        kind: The operation's, or the scope's that runs as one.
+        kind: Kind of the operation or scope.
         start: Index of its first operation.
-        stop: Index behind its last.
-        inputs: Indices of the values that it reads.
-        output: Index of the value that it makes.
-        keeps: Values that it keeps for the backward pass.
-        keeps_besides: Further bytes an image that it keeps: places of maxima, masks, group statistics.
-        keeps_once: Further bytes that it keeps whatever the batch: a batch norm's statistics.
-        scratch: Bytes an image that its backward pass needs besides gradients of values.
+        stop: Index after its last operation.
+        inputs: Indices of its input values.
+        output: Index of its output value.
+        keeps: Indices of the values that it saves for the backward pass.
+        keeps_besides: Further bytes per image that it saves: indices of maxima, masks, group statistics.
+        keeps_once: Further bytes that it saves for any batch size: a batch norm's statistics.
+        scratch: Bytes per image that its backward pass needs besides gradients of values.
     """
 
     kind: str
@@ -126,14 +126,14 @@ class Step:
 
 
 def steps(graph: Graph, height: int, width: int, execution: BlockExecution = "plain") -> list[Step]:
-    """What a training step runs forward, in order.
+    """List the steps of a forward pass in training, in order.
 
     Args:
         graph: The network.
-        height: Of the images.
-        width: Of the images.
-        execution: How its blocks run. As in training, a block runs operation by operation where it cannot run
-            as one: with other norms than batch norms, and with dropout or stochastic depth.
+        height: Height of the images.
+        width: Width of the images.
+        execution: How blocks run. As in training, a block runs operation by operation if it has norms other
+            than batch norms, dropout or stochastic depth.
     """
     sizes = value_bytes(graph.shapes(height, width))
     as_one = {
@@ -141,22 +141,22 @@ def steps(graph: Graph, height: int, width: int, execution: BlockExecution = "pl
         for scope in graph.scopes
         if execution != "plain" and scope.kind in _RUN_AS_ONE and _runs_as_one(graph, scope)
     }
-    found: list[Step] = []
+    result: list[Step] = []
     place = 0
     while place < len(graph.operations):
         scope = as_one.get(place)
         if scope is None:
-            found.append(_operation_step(graph.operations[place], place, sizes))
+            result.append(_operation_step(graph.operations[place], place, sizes))
         else:
-            knows_statistics = bool(found) and found[-1].kind == "dense block"
+            knows_statistics = bool(result) and result[-1].kind == "dense block"
             recompute = execution == "linear-recompute"
-            found.append(_scope_step(graph, scope, sizes, recompute, knows_statistics=knows_statistics))
-        place = found[-1].stop
-    return found
+            result.append(_scope_step(graph, scope, sizes, recompute, knows_statistics=knows_statistics))
+        place = result[-1].stop
+    return result
 
 
 def kept_bytes(graph: Graph, height: int, width: int, batch_size: int, execution: BlockExecution) -> int:
-    """What is kept between the forward and the backward pass of a batch, without parameters and buffers."""
+    """Bytes saved between the forward and the backward pass of a batch, without parameters and buffers."""
     made = steps(graph, height, width, execution)
     sizes = value_bytes(graph.shapes(height, width))
     an_image = sum(sizes[index] for index in {index for step in made for index in step.keeps})
@@ -204,8 +204,8 @@ def _scope_step(
         graph: The network.
         scope: A stem, dense block or transition.
         sizes: Bytes of each value of one image.
-        recompute: Whether outputs of convolutions are computed again instead of kept.
-        knows_statistics: Whether the statistics of its input are kept already.
+        recompute: Whether outputs of convolutions are recomputed instead of saved.
+        knows_statistics: Whether the statistics of its input are saved already.
     """
     operations = graph.inside(scope)
     source, output = operations[0].inputs[0], operations[-1].output
@@ -252,5 +252,5 @@ def _runs_as_one(graph: Graph, scope: Scope) -> bool:
 
 
 def _statistics_bytes(channels: int) -> int:
-    """Mean and variance, or inverse deviation, of so many channels."""
+    """Bytes of mean and variance (or inverse deviation) per channel."""
     return 2 * FLOAT_BYTES * channels

@@ -1,6 +1,6 @@
 """The base class of all models: input check, head, intermediate feature maps.
 
-Methods, their arguments and what they return follow timm, so that code written for its models works on these.
+Methods, arguments and return values follow timm, so that code written for its models works with these.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -28,7 +28,7 @@ ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 
 class FeatureMapInfo(TypedDict):
-    """A feature map: channels, how many times smaller it is than the input, path of its module."""
+    """A feature map: its channels, reduction relative to the input, and module path."""
 
     num_chs: int
     reduction: int
@@ -72,7 +72,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         head_hidden_size: Features that the linear layer reads: `num_features`, or twice as many for
             `global_pool="catavgmax"`.
         feature_info: The maps that `forward_intermediates` returns, finest first.
-        weights_report: What `create_model(weights=…)` matched with what.
+        weights_report: How `create_model(weights=…)` matched tensors; None without `weights`.
     """
 
     head_name: ClassVar[str]
@@ -103,13 +103,13 @@ class Backbone(nn.Module, Generic[ConfigT]):
     def pretrained_cfg(self) -> dict[str, Any]:
         """Preprocessing and names of the first and last layer, in timm's form.
 
-        The values are those of the weights that were loaded, or else the usual ones of ImageNet. With them
+        The values are those of the weights that were loaded, or else ImageNet's. With them
         `timm.data.resolve_model_data_config(model)` works.
         """
-        from skipnets.models.weights.sources import USUAL_INPUT
+        from skipnets.models.weights.sources import DEFAULT_INPUT
 
-        usual = USUAL_INPUT[self.config.stem].for_channels(self.in_chans)
-        images = (self.weights_report and self.weights_report.input) or usual
+        default = DEFAULT_INPUT[self.config.stem].for_channels(self.in_chans)
+        images = (self.weights_report and self.weights_report.input) or default
         return {
             "architecture": self.config.name,
             **images.to_timm(),
@@ -128,7 +128,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         raise NotImplementedError
 
     def set_block_execution(self, policy: ExecutionPolicy) -> None:
-        """Choose how blocks run in training. Families without dense blocks run plainly only.
+        """Choose how blocks run in training. Families without dense blocks support only "plain".
 
         Raises:
             UserError: For any other policy.
@@ -148,7 +148,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The last map (N, num_features, h, w) → logits (N, num_classes).
 
-        With `pre_logits` it gives what the linear layer reads, the pooled features (N, head_hidden_size).
+        With `pre_logits` it returns the pooled features (N, head_hidden_size) instead.
         """
         x = self.head_drop(self.global_pool(x))
         return x if pre_logits else self.get_classifier()(x)
@@ -170,14 +170,14 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
         Args:
             x: (N, C, H, W) images.
-            indices: Positions in `feature_info`; an int takes that many of the last, None takes all.
+            indices: Indices into `feature_info`; an int selects that many of the last, None selects all.
             norm: Has no effect, as in timm's DenseNet and ResNet: the last map is normalized anyway.
-            stop_early: Do not run the layers after the last wanted map.
+            stop_early: Do not run the layers after the last requested map.
             output_fmt: Layout of the maps, `"NCHW"`.
-            intermediates_only: Leave out the last map.
+            intermediates_only: Return only the list of requested maps.
 
         Returns:
-            The last map (N, num_features, h, w) and the list of wanted maps, finest first; or the list alone.
+            The last map (N, num_features, h, w) and the requested maps, finest first; or the latter alone.
 
         Raises:
             UserError: For indices that do not exist, or another layout.
@@ -196,21 +196,21 @@ class Backbone(nn.Module, Generic[ConfigT]):
         return maps if intermediates_only else (x, maps)
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer that gives the logits; the identity for 0 classes."""
+        """The linear layer that outputs the logits; the identity for 0 classes."""
         head: nn.Module = getattr(self, self.head_name)
         return head
 
     def reset_classifier(self, num_classes: int, global_pool: Pooling | None = None) -> None:
-        """Replace the head by a fresh one, on the old one's device and in its dtype.
+        """Replace the head with a newly initialized one of the same device and dtype.
 
         Args:
-            num_classes: Outputs of the linear layer; 0 leaves it out.
+            num_classes: Outputs of the linear layer; 0 removes it.
             global_pool: As in the configuration; None keeps the pooling.
         """
         global_pool = self.config.global_pool if global_pool is None else global_pool
         self.config = dataclasses.replace(self.config, num_classes=num_classes, global_pool=global_pool)
         weight = next(self.parameters())
-        self._renew_classifier()
+        self._replace_classifier()
         self.get_classifier().to(weight.device, weight.dtype).train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -223,31 +223,31 @@ class Backbone(nn.Module, Generic[ConfigT]):
         prune_norm: bool = False,  # noqa: ARG002 - timm's argument
         prune_head: bool = True,
     ) -> list[int]:
-        """Remove the layers that the wanted maps do not need.
+        """Remove the layers that the requested maps do not need.
 
         Args:
             indices: As in `forward_intermediates`.
             prune_norm: Has no effect, as in timm's DenseNet and ResNet.
-            prune_head: Remove the head even if the last map is among the wanted ones.
+            prune_head: Remove the head even if the last map is requested.
 
         Returns:
-            The positions in `feature_info`, ascending.
+            Sorted indices into `feature_info`.
         """
         kept = self.feature_indices(indices)
         last = self.feature_info[kept[-1]]
         paths = [path for path, _ in self.stages()]
-        behind = paths[paths.index(last["module"]) + 1 :]
-        for path in behind:
+        unused = paths[paths.index(last["module"]) + 1 :]
+        for path in unused:
             parent, _, name = path.rpartition(".")
             delattr(self.get_submodule(parent), name)
-        if behind:
+        if unused:
             self.num_features, self.feature_info = last["num_chs"], self.feature_info[: kept[-1] + 1]
-        if behind or prune_head:
+        if unused or prune_head:
             self.reset_classifier(0, "")
         return kept
 
     def feature_indices(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Positions in `feature_info`, ascending and counted from 0, that `indices` stands for.
+        """Resolve `indices` to sorted, non-negative indices into `feature_info`.
 
         Raises:
             UserError: If there are no such maps.
@@ -260,17 +260,19 @@ class Backbone(nn.Module, Generic[ConfigT]):
         else:
             positions = {index + count if index < 0 else index for index in indices}
         if not positions or min(positions) < 0 or max(positions) >= count:
-            raise UserError(f"indices={indices!r}: {self.config.name} has {count} maps, 0 to {count - 1}")
+            raise UserError(
+                f"indices={indices!r}: must be from 0 to {count - 1}, the maps of {self.config.name}"
+            )
         return sorted(positions)
 
     def _add_head(self, num_features: int) -> None:
-        """Add pooling, dropout and linear layer, once the stages are there."""
+        """Add pooling, dropout and the linear layer, after the stages."""
         self.num_features = num_features
         self.global_pool = GlobalPool(self.config.global_pool)
         self.head_drop = nn.Dropout(self.config.drop_rate)
-        self._renew_classifier()
+        self._replace_classifier()
 
-    def _renew_classifier(self) -> None:
+    def _replace_classifier(self) -> None:
         self.global_pool.pool_type = self.config.global_pool
         self.head_hidden_size = self.config.pooled(self.num_features)
         setattr(self, self.head_name, make_head(self.head_hidden_size, self.num_classes))
@@ -278,25 +280,25 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
 @torch.fx.wrap
 def check_input(x: Tensor, channels: int, smallest_size: int) -> Tensor:
-    """Return x, or raise where the network cannot take it.
+    """Check the shape of the input, and return it.
 
-    It is wrapped, so that symbolic tracing need not decide on shapes.
+    `torch.fx.wrap` keeps symbolic tracing from evaluating the shapes.
 
     Raises:
         UserError: If the channels are wrong or the image is too small.
     """
     if x.ndim != 4 or x.shape[1] != channels:
-        raise UserError(f"the input must be (N, {channels}, H, W), not {tuple(x.shape)}")
+        raise UserError(f"input: must be (N, {channels}, H, W), not {tuple(x.shape)}")
     if x.shape[2] < smallest_size or x.shape[3] < smallest_size:
         raise UserError(
-            f"images of {x.shape[2]}×{x.shape[3]} are too small for this network: "
-            f"the smallest size that works is {smallest_size}×{smallest_size}"
+            f"input: images must be at least {smallest_size}×{smallest_size} for this network, "
+            f"not {x.shape[2]}×{x.shape[3]}"
         )
     return x
 
 
 def make_norm(kind: Norm, channels: int) -> nn.Module:
-    """The norm over `channels` that a config asks for; the identity for None."""
+    """Create a config's norm for `channels` channels; the identity for None."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "group":
@@ -305,7 +307,7 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
 
 
 def make_head(num_features: int, num_classes: int) -> nn.Module:
-    """The linear layer of the head, its bias at 0; the identity for 0 classes."""
+    """Create the linear layer of the head, with zero bias; the identity for 0 classes."""
     if num_classes == 0:
         return nn.Identity()
     head = nn.Linear(num_features, num_classes)
@@ -314,11 +316,11 @@ def make_head(num_features: int, num_classes: int) -> nn.Module:
 
 
 def initialize_convolutions(model: nn.Module) -> None:
-    """Draw every convolution from N(0, 2 / (kernel area × output channels)).
+    """Initialize every convolution from N(0, 2 / (kernel area × output channels)).
 
     He et al. 2015 (arXiv 1502.01852, equation 14), the form for the backward pass ("fan-out"): what the
-    authors' Torch code of both ResNet (fb.resnet.torch) and DenseNet does. Norms start at 1 and 0, as PyTorch
-    makes them.
+    authors' Torch code of both ResNet (fb.resnet.torch) and DenseNet does. Norms keep PyTorch's
+    initialization of 1 and 0.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""The networks of torchvision that have the state dicts of ours: what a user would otherwise take."""
+"""Baselines: torchvision's networks with the same state dicts as ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["torchvision_densenet", "torchvision_resnet"]
 
 
 def torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
-    """Build torchvision's DenseNet of a configuration; for CIFAR's stem, with the 3×3 convolution instead."""
+    """Build torchvision's DenseNet for a configuration; a CIFAR stem replaces its first layers."""
     if config.norm != "batch" or config.global_pool != "avg" or not config.num_classes:
         return None
     if config.bottleneck is None or config.compression != 0.5:
@@ -38,7 +38,7 @@ def torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
 
 
 def torchvision_resnet(config: ResNetConfig) -> nn.Module | None:
-    """Build torchvision's ResNet of a configuration."""
+    """Build torchvision's ResNet for a configuration."""
     if config.norm != "batch" or config.global_pool != "avg" or not config.num_classes:
         return None
     is_standard = (config.stem, config.shortcut, config.output_stride, config.width) == (

@@ -1,7 +1,7 @@
-"""DenseNet: every layer sees the concatenation of everything before it in its block.
+"""DenseNet: every layer reads the concatenated outputs of all layers before it in its block.
 
-Huang, Liu, van der Maaten, Weinberger: Densely Connected Convolutional Networks, 2017 (arXiv 1608.06993). The
-parameters' names and the arithmetic are torchvision's, so its checkpoints load as they are.
+Huang, Liu, van der Maaten, Weinberger: Densely Connected Convolutional Networks, 2017 (arXiv 1608.06993).
+Parameter names and arithmetic are torchvision's, so its checkpoints load unchanged.
 
 Shapes: N batch, C channels, H height, W width, k growth rate, L layers of a block.
 """
@@ -106,7 +106,7 @@ class DenseNet(Backbone[DenseNetConfig]):
     """Stem, dense blocks with transitions between them, a last norm and ReLU, and the head.
 
     Args:
-        config: Usually made by `skipnets.models.model_config`.
+        config: Usually from `skipnets.models.model_config`.
     """
 
     head_name: ClassVar[str] = "classifier"
@@ -153,9 +153,9 @@ class DenseNet(Backbone[DenseNetConfig]):
         """Choose how dense blocks and transitions run in training: memory and speed change, numbers do not.
 
         Args:
-            policy: `"auto"`, what is fastest on the device; `"plain"`, layer by layer as written here;
+            policy: `"auto"`, the fastest on the device; `"plain"`, layer by layer as written here;
                 `"linear"`, each as one operation in memory proportional to its depth; `"linear-recompute"`,
-                in less memory still, a little slower.
+                in even less memory, slightly slower.
 
         Raises:
             UserError: For any other policy.
@@ -165,7 +165,7 @@ class DenseNet(Backbone[DenseNetConfig]):
         set_block_execution(self, policy)
 
     def block_execution_report(self) -> dict[str, str]:
-        """How each block and transition ran last, or would run now; where plainly, with the reason."""
+        """How each block and transition ran last, or would run now; for "plain", with the reason."""
         from skipnets.models.block_execution import execution_report
 
         return execution_report(self)
@@ -174,7 +174,7 @@ class DenseNet(Backbone[DenseNetConfig]):
         """Patterns of parameter names, grouped by depth for `timm.optim`'s layer-wise learning rates.
 
         Args:
-            coarse: One group a dense block, not one a dense layer.
+            coarse: One group per dense block instead of one per dense layer.
         """
         layers = [
             (r"^features\.denseblock(\d+)\.denselayer(\d+)", None),
@@ -184,7 +184,7 @@ class DenseNet(Backbone[DenseNetConfig]):
         return {"stem": r"^features\.(?:conv|norm)0", "blocks": blocks if coarse else layers}
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
-        """`features.conv0` … `features.relu5`, one by one."""
+        """Yield `features.conv0` … `features.relu5` with their paths."""
         for name, module in self.features.named_children():
             yield f"features.{name}", module
 

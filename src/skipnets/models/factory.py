@@ -1,4 +1,4 @@
-"""Creating models from names and configurations."""
+"""Create models from names and configurations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skipnets.models.registry import ModelConfig, model_config
 
 
 def build_model(config: ModelConfig) -> Backbone[Any]:
-    """Build the freshly initialized model of a configuration, in train mode."""
+    """Build a configuration's model, newly initialized and in train mode."""
     return family_of(config).module()(config)
 
 
@@ -46,16 +46,16 @@ def create_model(
     out_indices: int | Sequence[int] | None = None,
     **fields: Any,
 ) -> Backbone[Any] | FeatureListNet:
-    """Create a model by its registry name, freshly initialized or with loaded weights.
+    """Create a model by its registry name, newly initialized or with loaded weights.
 
     Args:
-        model_name: A name that `skipnets.list_models()` knows, for example `"densenet121"`.
+        model_name: A name from `skipnets.list_models()`, for example `"densenet121"`.
         pretrained: The same as `weights="imagenet"`.
         weights: A torchvision tag (`"imagenet"`, `"IMAGENET1K_V2"`; downloaded and checked), a Hugging Face
-            name (`"hf-hub:timm/densenet121.ra_in1k"`), or a local file or folder. None draws them anew.
+            name (`"hf-hub:timm/densenet121.ra_in1k"`), or a local file or folder. None for random ones.
         features_only: Return a `FeatureListNet`, whose output is a list of feature maps.
-        out_indices: With `features_only`, which maps, counted from 0 at the finest; an int takes that many of
-            the last, None takes all.
+        out_indices: With `features_only`, indices of the maps to return, 0 for the finest; an int
+            selects that many of the last, None selects all.
         fields: Any field of the model's configuration, for example `num_classes=5, in_chans=1,
             growth_rate=24`.
 

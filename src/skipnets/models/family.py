@@ -1,8 +1,7 @@
-"""The families of networks: one record each, with everything that the rest of the package asks about one.
+"""Families of networks: one record each, with everything that the rest of the package needs to know about it.
 
-Outside `skipnets.models` nothing asks which family a network is; what differs stands here or is read from the
-network's graph. A family of one's own is added by `register_family`. Nothing here needs torch until a module
-is asked for.
+Code outside `skipnets.models` does not depend on the family; differences are recorded here or read from the
+network's graph. `register_family` adds another one. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ class Family:
     """A family of networks.
 
     Attributes:
-        config: The class of its configurations, whose `family` is its name.
+        config: The class of its configurations; its `family` is the family's name.
         models: Its rows in the registry.
         graph: Builds the graph of a configuration.
-        module: Gives the class of its torch modules, which takes a configuration. A function, so that torch
+        module: Returns the class of its torch modules, which takes a configuration. A function, so that torch
             is imported only when it is called.
-        stage: Kind of the graph's scopes with which a group of stages begins: "dense block", "stage". What
-            lies before the first is the stem.
-        executions: How its blocks can run in training.
-        baseline: Gives the network of torchvision with the same state dict, freshly initialized, or None
-            where torchvision has none for a configuration.
+        stage: Kind of graph scope that begins a group of stages: "dense block", "stage". Stages before
+            the first are the stem.
+        executions: Supported ways to run its blocks in training.
+        baseline: Builds torchvision's network with the same state dict, newly initialized; None if
+            torchvision has none for a configuration.
     """
 
     config: type[ModelConfig]
@@ -62,7 +61,7 @@ FAMILIES: Mapping[str, Family] = _FAMILIES
 
 
 def register_family(family: Family) -> None:
-    """Make a family known: its models can be created by name, summarized, drawn, trained and exported.
+    """Register a family: its models can be created by name, summarized, drawn, trained and exported.
 
     Args:
         family: Its name and the names of its models must be new.
@@ -84,7 +83,7 @@ def family_of(config: ModelConfig) -> Family:
         UserError: If it is not registered.
     """
     if config.family not in _FAMILIES:
-        raise UserError(f"family={config.family!r}: this version knows {', '.join(_FAMILIES)}")
+        raise UserError(f"family={config.family!r}: must be one of {', '.join(_FAMILIES)}")
     return _FAMILIES[config.family]
 
 
@@ -94,7 +93,7 @@ def network_graph(config: ModelConfig) -> Graph:
 
 
 def stage_groups(config: ModelConfig) -> list[list[str]]:
-    """The paths of a model's stages in groups: the stem, then each block or stage with what follows it."""
+    """Paths of a model's stages in groups: the stem, then each block or stage with the layers after it."""
     family, graph = family_of(config), network_graph(config)
     starts = {scope.path for scope in graph.scopes if scope.kind == family.stage}
     groups: list[list[str]] = [[]]

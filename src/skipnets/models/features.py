@@ -1,6 +1,6 @@
 """Models that return feature maps instead of logits, for detection and segmentation.
 
-The interface is that of timm's `features_only=True`.
+The interface is timm's for `features_only=True`.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -16,14 +16,13 @@ from skipnets.models.backbone import Backbone, FeatureMapInfo
 
 
 class FeatureInfo:
-    """The maps of a model and which of them are returned: channels, reductions and paths as lists.
+    """Channels, reductions and module paths of a model's feature maps.
 
-    Every method takes `idx`: a position among all maps of the model, or several; None stands for the maps
-    that are returned.
+    Every method takes `idx`: one or more indices among all maps of the model; None means the returned maps.
 
     Args:
         feature_info: All maps of the model, finest first.
-        out_indices: Positions of those that are returned.
+        out_indices: Indices of the returned maps.
     """
 
     def __init__(self, feature_info: Sequence[FeatureMapInfo], out_indices: Sequence[int]) -> None:
@@ -33,27 +32,27 @@ class FeatureInfo:
         self.out_indices = tuple(out_indices)
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
-        """The values of one key."""
+        """Values of one key."""
         if isinstance(idx, int):
             return self.info[idx][key]
         return [self.info[index][key] for index in (self.out_indices if idx is None else idx)]
 
     def get_dicts(self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None) -> Any:
-        """The entries of maps, whole or with some of their keys."""
+        """Entries of maps, with all or some of their keys."""
         if isinstance(idx, int):
             return self._part(idx, keys)
         return [self._part(index, keys) for index in (self.out_indices if idx is None else idx)]
 
     def channels(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Channels."""
+        """Channels of the maps."""
         return self.get("num_chs", idx)
 
     def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
-        """How many times smaller than the input the maps are."""
+        """Reduction of the maps relative to the input."""
         return self.get("reduction", idx)
 
     def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Paths of the modules that make the maps."""
+        """Paths of the modules that output the maps."""
         return self.get("module", idx)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -71,12 +70,12 @@ class FeatureListNet(nn.Module):
     """A model without its head that returns some of its feature maps.
 
     Args:
-        model: Its head, and the layers behind the last wanted map, are removed.
-        out_indices: Positions of the wanted maps in `model.feature_info`; an int takes that many of the last,
-            None takes all.
+        model: The model; its head and the layers after the last requested map are removed.
+        out_indices: Indices of the maps in `model.feature_info`; an int selects that many of the last, None
+            selects all.
 
     Attributes:
-        model: What is left of the model; a DenseNet's `set_block_execution` works on it.
+        model: The pruned model; a DenseNet's `set_block_execution` works on it.
         feature_info: Channels, reductions and paths of the maps, as timm's `FeatureInfo`.
         output_fmt: Layout of the maps, "NCHW".
     """
@@ -96,7 +95,7 @@ class FeatureListNet(nn.Module):
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """As the model's, without what concerns the head."""
+        """The model's `pretrained_cfg` without the keys of the head."""
         cfg = self.model.pretrained_cfg
         return {key: value for key, value in cfg.items() if key not in ("num_classes", "classifier")}
 
@@ -106,10 +105,10 @@ class FeatureListNet(nn.Module):
         return self.pretrained_cfg
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """As the model's."""
+        """See `Backbone.set_grad_checkpointing`."""
         self.model.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, C, H, W) images → the wanted maps, finest first."""
+        """(N, C, H, W) images → the requested maps, finest first."""
         indices = self.feature_info.out_indices
         return cast(list[Tensor], self.model.forward_intermediates(x, indices, intermediates_only=True))

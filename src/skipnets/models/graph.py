@@ -1,4 +1,4 @@
-"""A network as named operations over values, derived from its configuration alone. Nothing here needs torch.
+"""Networks as graphs of named operations, derived from a configuration. Nothing here needs torch.
 
 This is the one description of an architecture besides the torch module: tensor names, summary, memory,
 diagrams, rewrites, attribution targets and the native engine read it, and tests hold the two equal. An
@@ -22,7 +22,7 @@ from skipnets.models.registry import Pooling
 Shape = tuple[int, ...]
 BlockExecution = Literal["plain", "linear", "linear-recompute"]
 """How blocks run in training: operation by operation, or each as one operation in memory proportional to its
-depth, which may repeat its 1×1 convolutions in the backward pass instead of keeping their outputs."""
+depth, which may recompute its 1×1 convolutions in the backward pass instead of saving their outputs."""
 BLOCK_EXECUTIONS: tuple[BlockExecution, ...] = get_args(BlockExecution)
 ExecutionPolicy = Literal["auto", BlockExecution]
 """What can be asked for: one of these, or what is fastest on the device that they run on."""
@@ -43,8 +43,8 @@ class Operation:
     Attributes:
         name: Path of the module that computes it; an operation without a module of its own (a concatenation,
             an addition) has the path of the module whose `forward` contains it.
-        inputs: Indices of the values that it reads.
-        output: Index of the value that it makes.
+        inputs: Indices of its input values.
+        output: Index of its output value.
     """
 
     kind: ClassVar[str]
@@ -58,7 +58,7 @@ class Operation:
         return {}
 
     def parameter_count(self) -> int:
-        """How many numbers training learns: running statistics do not count."""
+        """Number of trainable parameters; running statistics do not count."""
         return sum(
             math.prod(shape)
             for name, shape in self.tensors().items()
@@ -217,12 +217,12 @@ class Scope:
     """A module that consists of several operations.
 
     Attributes:
-        path: The module's path. Only a "stem" is no module: it stands for the operations that some execution
-            runs as one.
-        kind: What it is, in the field's words: "dense block", "dense layer", "transition", "stage",
+        path: The module's path. Only a "stem" is not a module: it groups operations that some executions run
+            as one.
+        kind: Kind of module: "dense block", "dense layer", "transition", "stage",
             "residual block", "shortcut", "stem".
         start: Index of its first operation.
-        stop: Index behind its last.
+        stop: Index after its last operation.
     """
 
     path: str
@@ -233,16 +233,16 @@ class Scope:
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """A network: its operations in the order in which they run, and where things are.
+    """A network: its operations in execution order, with scopes, stages and outputs.
 
     Attributes:
-        name: The configuration's.
+        name: Name of the configuration.
         values: Value 0 is the input, (N, in_chans, H, W).
         operations: In the order in which they run.
         scopes: Modules of several operations, outer ones before those inside them.
-        stages: Path of every module between the input and the last map → the value that it gives, in order.
-        features: The pooled features, (N, head_hidden_size).
-        logits: The head's output; without a head the pooled features, behind their dropout.
+        stages: Path of every module between the input and the last map → its output value, in order.
+        features: Index of the pooled features, (N, head_hidden_size).
+        logits: Index of the head's output; without a head, of the pooled features after dropout.
     """
 
     name: str
@@ -259,7 +259,7 @@ class Graph:
 
     @property
     def first_convolution(self) -> Convolution:
-        """The one that reads the input."""
+        """The convolution that reads the input."""
         return next(operation for operation in self.operations if isinstance(operation, Convolution))
 
     @functools.cached_property
@@ -279,7 +279,7 @@ class Graph:
         return {operation.output: operation for operation in self.operations}
 
     def producer(self, value: int) -> Operation | None:
-        """The operation that makes a value; None for the input."""
+        """The operation that outputs a value; None for the input."""
         return self._producers.get(value)
 
     def inside(self, scope: Scope) -> tuple[Operation, ...]:
@@ -287,7 +287,7 @@ class Graph:
         return self.operations[scope.start : scope.stop]
 
     def parameter_count(self) -> int:
-        """How many numbers training learns: running statistics do not count."""
+        """Number of trainable parameters; running statistics do not count."""
         return sum(operation.parameter_count() for operation in self.operations)
 
     def shapes(self, height: int, width: int) -> list[Shape]:
@@ -303,10 +303,10 @@ class Graph:
 
 @dataclass(kw_only=True)
 class GraphBuilder:
-    """Lists operations one after the other; every method returns the index of the value that it makes.
+    """Builds a graph operation by operation; every method returns the index of its output value.
 
     Args:
-        name: Of the network.
+        name: Name of the network.
         in_chans: Channels of the input, value 0.
     """
 
@@ -326,13 +326,13 @@ class GraphBuilder:
 
     @contextmanager
     def scope(self, path: str, kind: str) -> Iterator[None]:
-        """Operations that are listed inside belong to one module."""
+        """Group the operations added within the block as one module."""
         place, start = len(self._scopes), len(self._operations)
         yield
         self._scopes.insert(place, Scope(path=path, kind=kind, start=start, stop=len(self._operations)))
 
     def stage(self, path: str, value: int) -> int:
-        """Note that the stage at `path` gives this value."""
+        """Record a value as the output of the stage at `path`."""
         self._stages[path] = value
         return value
 
@@ -349,7 +349,7 @@ class GraphBuilder:
         groups: int = 1,
         bias: bool = False,
     ) -> int:
-        """A convolution; without `padding` it keeps the map's size at stride 1."""
+        """Add a convolution; without `padding` it keeps the map's size at stride 1."""
         return self._add(
             Convolution(
                 name=name,
@@ -367,7 +367,7 @@ class GraphBuilder:
         )
 
     def norm(self, name: str, x: int, norm: Literal["batch", "group"] | None) -> int:
-        """A norm; None leaves it out."""
+        """Add a norm; None adds nothing."""
         if norm is None:
             return x
         channels = self.channels(x)
@@ -383,7 +383,7 @@ class GraphBuilder:
         )
 
     def relu(self, name: str, x: int) -> int:
-        """A ReLU."""
+        """Add a ReLU."""
         return self._add(Activation(name=name, inputs=(x,), output=self._value(self.channels(x))))
 
     def pool(
@@ -396,7 +396,7 @@ class GraphBuilder:
         stride: int,
         padding: int = 0,
     ) -> int:
-        """A pooling window."""
+        """Add pooling."""
         return self._add(
             Pool(
                 name=name,
@@ -410,35 +410,35 @@ class GraphBuilder:
         )
 
     def pad(self, name: str, x: int, before: int, after: int) -> int:
-        """Channels of zeros around those of `x`."""
+        """Add channels of zeros before and after those of `x`."""
         output = self._value(before + self.channels(x) + after)
         return self._add(Pad(name=name, inputs=(x,), output=output, before=before, after=after))
 
     def concatenate(self, name: str, *values: int) -> int:
-        """The channels of several values, one after the other."""
+        """Concatenate the channels of several values."""
         output = self._value(sum(map(self.channels, values)))
         return self._add(Concatenate(name=name, inputs=values, output=output))
 
     def add(self, name: str, x: int, y: int) -> int:
-        """The sum of two values."""
+        """Add two values."""
         return self._add(Add(name=name, inputs=(x, y), output=self._value(self.channels(x))))
 
     def dropout(self, name: str, x: int, rate: float, mode: Literal["value", "row"] = "value") -> int:
-        """Dropout or stochastic depth; a rate of 0 leaves it out."""
+        """Add dropout or stochastic depth; a rate of 0 adds nothing."""
         if rate == 0:
             return x
         output = self._value(self.channels(x), spatial=self._values[x].spatial)
         return self._add(Dropout(name=name, inputs=(x,), output=output, rate=rate, mode=mode))
 
     def finish(self, x: int, *, head: str, global_pool: Pooling, num_classes: int, drop_rate: float) -> Graph:
-        """Global pooling and the linear head on the last map; then the graph is complete.
+        """Add global pooling and the linear head, and return the graph.
 
         Args:
             x: The last map.
             head: Name of the linear layer.
-            global_pool: How the map is pooled; "" leaves it as it is.
-            num_classes: Outputs of the head; 0 leaves it out.
-            drop_rate: Of the dropout before it.
+            global_pool: How the map is pooled; "" for none.
+            num_classes: Outputs of the head; 0 for none.
+            drop_rate: Rate of the dropout before it.
         """
         features = self._global_pool(x, global_pool)
         logits = dropped = self.dropout("head_drop", features, drop_rate)

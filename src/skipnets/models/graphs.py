@@ -1,4 +1,4 @@
-"""The graphs of DenseNets and ResNets, from their configurations. Nothing here needs torch.
+"""Graphs of DenseNets and ResNets from their configurations. Nothing here needs torch.
 
 Shapes: C channels, k growth rate.
 """
@@ -106,40 +106,22 @@ def _residual_block(
     dilation = config.dilation(stage)
     first_dilation = config.dilation(stage - 1) if block == 0 and stage > 0 else dilation
     basic = config.block == "basic"
+
+    def convolved(number: int, y: int, channels: int, kernel: int, **window: int) -> int:
+        """A convolution and its norm."""
+        y = build.convolution(f"{path}.conv{number}", y, channels, kernel, bias=bias, **window)
+        return build.norm(f"{path}.bn{number}", y, config.norm)
+
     with build.scope(path, "residual block"):
         if basic:
-            y = build.convolution(
-                f"{path}.conv1", x, width, 3, stride=stride, dilation=first_dilation, bias=bias
-            )
-            y = build.relu(f"{path}.relu1", build.norm(f"{path}.bn1", y, config.norm))
+            y = build.relu(f"{path}.relu1", convolved(1, x, width, 3, stride=stride, dilation=first_dilation))
             y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
-            y = build.norm(
-                f"{path}.bn2",
-                build.convolution(f"{path}.conv2", y, out, 3, dilation=dilation, bias=bias),
-                config.norm,
-            )
+            y = convolved(2, y, out, 3, dilation=dilation)
         else:
-            y = build.relu(
-                f"{path}.relu1",
-                build.norm(
-                    f"{path}.bn1", build.convolution(f"{path}.conv1", x, width, 1, bias=bias), config.norm
-                ),
-            )
-            y = build.convolution(
-                f"{path}.conv2",
-                y,
-                width,
-                3,
-                stride=stride,
-                dilation=first_dilation,
-                groups=config.groups,
-                bias=bias,
-            )
-            y = build.relu(f"{path}.relu2", build.norm(f"{path}.bn2", y, config.norm))
-            y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
-            y = build.norm(
-                f"{path}.bn3", build.convolution(f"{path}.conv3", y, out, 1, bias=bias), config.norm
-            )
+            y = build.relu(f"{path}.relu1", convolved(1, x, width, 1))
+            y = convolved(2, y, width, 3, stride=stride, dilation=first_dilation, groups=config.groups)
+            y = build.dropout(f"{path}.dropout", build.relu(f"{path}.relu2", y), config.proj_drop_rate)
+            y = convolved(3, y, out, 1)
         y = build.dropout(f"{path}.drop_path", y, drop_path_rate, "row")
         shortcut = (
             _shortcut(build, config, f"{path}.downsample", x, out, stride)

@@ -1,4 +1,4 @@
-"""Eval mode for a while."""
+"""Temporary eval mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; then each module is again in the mode that it itself was in."""
+    """Put a model in eval mode for the block, then restore each module's own mode."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -1,7 +1,7 @@
 """The model registry: one frozen config class per family, one row per name. Nothing here needs torch.
 
-A row says what its paper or torchvision says; what follows from other numbers (the stem's channels, the width
-of a bottleneck) is derived and not stored. Sources: DenseNet, Huang et al. 2017 (arXiv 1608.06993), tables 1
+A row holds the numbers of its paper or of torchvision; numbers that follow from others (the stem's channels,
+the width of a bottleneck) are derived. Sources: DenseNet, Huang et al. 2017 (arXiv 1608.06993), tables 1
 and 2; ResNet, He et al. 2016 (arXiv 1512.03385), table 1 and section 4.2; ResNeXt, Xie et al. 2017 (arXiv
 1611.05431); Wide ResNet, Zagoruyko and Komodakis 2016 (arXiv 1605.07146). Families beyond these two bring
 their own rows (`skipnets.models.family.register_family`).
@@ -42,12 +42,12 @@ class ModelConfig:
     """The fields that all families share.
 
     Args:
-        name: The registry's name for the row this config came from.
+        name: Name of the model in the registry.
         block_config: Dense layers or residual blocks of each stage.
-        stem: `"imagenet"` is a 7×7 convolution of stride 2, norm, ReLU and 3×3 max-pooling of stride 2 (the
-            maps shrink four times); `"cifar"` is one 3×3 convolution (they keep their size).
+        stem: `"imagenet"` is a 7×7 convolution of stride 2, norm, ReLU and 3×3 max-pooling of stride 2 (which
+            reduces the maps to a quarter); `"cifar"` is one 3×3 convolution (which keeps their size).
         in_chans: Channels of the input: 3 for color, 1 for gray.
-        num_classes: Outputs of the head; 0 leaves the head out, so the model returns pooled features.
+        num_classes: Outputs of the head; 0 for no head, so the model returns pooled features.
         global_pool: Pooling of the last map: `"avg"`, `"max"`, `"avgmax"` (the mean of both), `"catavgmax"`
             (both, concatenated), or `""` for none, which needs `num_classes=0`.
         drop_rate: Dropout before the last linear layer.
@@ -88,7 +88,7 @@ class ModelConfig:
             _require_number(rate, getattr(self, rate), lambda value: 0 <= value < 1, "at least 0 and below 1")
 
     def pooled(self, channels: int) -> int:
-        """Features that pooling gives for the channels of the last map."""
+        """Number of pooled features for the channels of the last map."""
         return channels * (2 if self.global_pool == "catavgmax" else 1)
 
     @property
@@ -102,13 +102,13 @@ class ModelConfig:
         return [self.drop_path_rate * index / max(count - 1, 1) for index in range(count)]
 
     @property
-    def usual_size(self) -> int:
-        """Height and width of the images that such a network is usually trained on."""
+    def default_size(self) -> int:
+        """Default height and width of the images."""
         return 224 if self.stem == "imagenet" else 32
 
     @property
     def description(self) -> str:
-        """What its blocks are, in a few words for a table."""
+        """A short description of its blocks for a table."""
         return self.family
 
     def replace(self, **fields: Any) -> Self:
@@ -122,7 +122,7 @@ class DenseNetConfig(ModelConfig):
 
     Args:
         growth_rate: k, the feature maps that each dense layer adds.
-        bottleneck: Width of the 1×1 convolution before the 3×3, in multiples of k; None leaves it out.
+        bottleneck: Width of the 1×1 convolution before the 3×3, in multiples of k; None for none.
         compression: θ, the share of channels that a transition keeps.
         stem_channels: Channels after the first convolution; None means 2k with a bottleneck and 16 without,
             as in the paper's sections 4.1 and 4.2.
@@ -149,7 +149,7 @@ class DenseNetConfig(ModelConfig):
         _require_int("stem_channels", self.stem_channels, 1, 4096)
 
     def compressed(self, channels: int) -> int:
-        """Channels that a transition keeps of those it is given."""
+        """Output channels of a transition for a number of input channels."""
         return max(int(channels * self.compression), 1)
 
     @property
@@ -180,8 +180,8 @@ class ResNetConfig(ModelConfig):
         width_per_group: Channels of each group in the first stage, per 64 of `width`.
         shortcut: Where a stage changes the shape: `"projection"` (option B, a 1×1 convolution with norm) or
             `"pad"` (option A, every second pixel and zeros for new channels: no parameters).
-        output_stride: How many times smaller the last map is than the input; stages beyond it keep their
-            resolution and dilate their convolutions instead. None lets every stage halve.
+        output_stride: Reduction of the last map relative to the input; further stages keep their resolution
+            and dilate their convolutions instead. None halves the resolution in every stage.
         zero_init_last: Start the last norm of every residual branch at 0, so that each block begins as the
             identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
     """
@@ -237,7 +237,7 @@ class ResNetConfig(ModelConfig):
         return blocks
 
     def stride(self, stage: int) -> int:
-        """How much a stage, counted from 0, shrinks the maps: 1 at first and where it dilates instead."""
+        """Stride of a stage, counted from 0: 1 for the first, and for those that dilate instead."""
         return 1 if stage == 0 or self.dilation(stage) > self.dilation(stage - 1) else 2
 
     def dilation(self, stage: int) -> int:
@@ -335,7 +335,7 @@ RESNETS: tuple[ResNetConfig, ...] = (
     _cifar_resnet("resnet1202", depth=1202),
 )
 
-# Filled by `register_models`: the rows by name, and each family's configuration class.
+# Filled by `register_models`: rows by name, and each family's configuration class.
 REGISTRY: dict[str, ModelConfig] = {}
 _CONFIG_CLASSES: dict[str, type[ModelConfig]] = {}
 # torchvision publishes weights for all ImageNet models but the two largest of the DenseNet authors.
@@ -346,7 +346,7 @@ _PUBLISHED = {row.name for row in (*DENSENETS, *RESNETS) if row.stem == "imagene
 
 
 def register_models(config_class: type[ModelConfig], rows: Iterable[ModelConfig]) -> None:
-    """Make the configurations of a family known by their names.
+    """Add a family's configurations to the registry.
 
     Raises:
         ValueError: If a name is taken.
@@ -362,7 +362,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names of the models that match a shell pattern, in the registry's order.
 
     Args:
-        pattern: With `*`, `?` and `[…]`, for example `"densenet*"`.
+        pattern: A pattern with `*`, `?` and `[…]`, for example `"densenet*"`.
         pretrained: Only those that `weights="imagenet"` has weights for.
     """
     return [
@@ -376,21 +376,23 @@ def model_config(name: str, **fields: Any) -> ModelConfig:
     """The configuration of a named model, with some of its fields replaced.
 
     Args:
-        name: A name that `list_models` knows.
+        name: A name from `list_models`.
         fields: Any field of the model's configuration, by name. Where a DenseNet's `growth_rate` or
             `bottleneck` change, the stem's channels follow unless they are given too.
 
     Raises:
-        UserError: For an unknown name or field (with the near ones) or an impossible value.
+        UserError: For an unknown name or field, or an impossible value.
     """
     if name not in REGISTRY:
-        raise UserError(f'unknown model "{name}"{near_matches(name, REGISTRY)} (skipnets models lists all)')
+        raise UserError(
+            f"model={name}: must be a model's name{near_matches(name, REGISTRY)} (skipnets models lists all)"
+        )
     row = REGISTRY[name]
-    known = [field.name for field in dataclasses.fields(row) if field.name != "name"]
+    names = [field.name for field in dataclasses.fields(row) if field.name != "name"]
     for field in fields:
-        if field not in known:
+        if field not in names:
             raise UserError(
-                f'{name} has no field "{field}"{near_matches(field, known) or "; it has " + ", ".join(known)}'
+                f"{field}: must be a field of {name}{near_matches(field, names) or ': ' + ', '.join(names)}"
             )
     return row.replace(**fields)
 
@@ -404,7 +406,7 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
-    """The config that `config_to_dict` wrote.
+    """Read a config that `config_to_dict` wrote.
 
     Raises:
         UserError: If a family or field is unknown, a field is missing, or a value is impossible.
@@ -412,19 +414,19 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     fields = dict(values)
     family = fields.pop("family", None)
     if not isinstance(family, str) or family not in _CONFIG_CLASSES:
-        raise UserError(f"family={family!r}: this version knows {', '.join(_CONFIG_CLASSES)}")
-    known = {field.name for field in dataclasses.fields(_CONFIG_CLASSES[family])}
-    if wrong := sorted(set(fields) - known):
-        raise UserError(f"unknown fields of a {family}: {', '.join(wrong)}")
+        raise UserError(f"family={family!r}: must be one of {', '.join(_CONFIG_CLASSES)}")
+    names = {field.name for field in dataclasses.fields(_CONFIG_CLASSES[family])}
+    if wrong := sorted(set(fields) - names):
+        raise UserError(f"architecture: {family} has no fields {', '.join(wrong)}")
     if missing := sorted({"name", "block_config"} - set(fields)):
-        raise UserError(f"missing fields of a {family}: {', '.join(missing)}")
+        raise UserError(f"architecture: {family} needs the fields {', '.join(missing)}")
     if not isinstance(fields["name"], str):
         raise UserError(f"name={fields['name']!r}: must be a string")
     return _CONFIG_CLASSES[family](**fields)
 
 
 def rename_version_1_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's fields under their present names, from a file that version 0.1 wrote.
+    """Rename a model's fields from format version 1 (skipnets 0.1).
 
     There `drop_rate` was the layers' dropout and `head_drop_rate` the head's.
     """

@@ -1,8 +1,8 @@
-"""ResNet: every block adds to what came before it. ResNeXt and Wide ResNet are its wider forms.
+"""ResNet: every block adds a residual to its input. Includes ResNeXt and Wide ResNet.
 
-He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2016 (arXiv 1512.03385). The parameters'
-names and the arithmetic are torchvision's ("v1.5": the 3×3 convolution of a bottleneck block has the stride),
-so its checkpoints load as they are.
+He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2016 (arXiv 1512.03385). Parameter
+names and arithmetic are torchvision's ("v1.5": the 3×3 convolution of a bottleneck block has the stride), so
+its checkpoints load unchanged.
 
 Shapes: N batch, C channels, H height, W width, S stride.
 """
@@ -118,7 +118,7 @@ class ResNet(Backbone[ResNetConfig]):
     """Stem, stages of residual blocks, and the head.
 
     Args:
-        config: Usually made by `skipnets.models.model_config`.
+        config: Usually from `skipnets.models.model_config`.
     """
 
     head_name: ClassVar[str] = "fc"
@@ -163,12 +163,12 @@ class ResNet(Backbone[ResNetConfig]):
         """Patterns of parameter names, grouped by depth for `timm.optim`'s layer-wise learning rates.
 
         Args:
-            coarse: One group a stage, not one a residual block.
+            coarse: One group per stage instead of one per residual block.
         """
         return {"stem": r"^(?:conv|bn)1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
-        """`conv1`, `bn1`, `relu`, `maxpool`, `layer1` … one by one."""
+        """Yield `conv1`, `bn1`, `relu`, `maxpool`, `layer1` … with their paths."""
         for name, module in self.named_children():
             if name not in ("global_pool", "head_drop", "fc"):
                 yield name, module

@@ -1,4 +1,4 @@
-"""What became of a run, to be looked at: its report, and how it compares with others.
+"""Reports of a run, and comparisons between runs.
 
 Names are loaded on first use, so that importing this package costs nothing.
 """

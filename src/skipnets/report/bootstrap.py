@@ -1,9 +1,9 @@
-"""How much metrics would vary with other test images: the bootstrap (Efron 1979), over weights.
+"""Bootstrap (Efron 1979): how much metrics would vary with other test images.
 
-Drawing N of N images with replacement is giving each a weight, how often it was drawn. All resamples of a
-metric are then a few products of the (B, N) weights with what is known of each image.
+Drawing N of N images with replacement weights each image by how often it was drawn. All resamples of a
+metric are then a few products of the (B, N) weights with statistics of each image.
 
-N images, K classes, B resamples.
+Shapes: N images, K classes, B resamples.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ METRICS = {
     "ece": False,
 }
 _AT_ONCE = 64
-# Ranking costs N × K × B steps; with more than these (half a minute), AUROC is not resampled.
+# Ranking takes N × K × B steps; above this number (half a minute), AUROC is not resampled.
 _MOST_RANKING = 4e9
 
 Floats = NDArray[np.float64]
@@ -38,34 +38,34 @@ Floats = NDArray[np.float64]
 def resample(
     probabilities: list[Floats], labels: NDArray[np.int64], *, resamples: int, seed: int
 ) -> list[dict[str, Floats]]:
-    """Every metric of several classifiers on the same random draws of images.
+    """Resample every metric of several classifiers on the same random draws of images.
 
     Args:
         probabilities: (N, K) of each classifier.
-        labels: (N,) the right classes.
+        labels: (N,) true classes.
         resamples: B.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         For each classifier, name → (B,); without "top5" up to 5 classes, and without "macro_auroc" where
         that would take too long.
     """
     ranked = probabilities[0].size * resamples <= _MOST_RANKING
-    answers = [_Answers(each, labels, ranked=ranked) for each in probabilities]
-    chunks: list[list[dict[str, Floats]]] = [[] for _ in answers]
+    classifiers = [_Predictions(each, labels, ranked=ranked) for each in probabilities]
+    chunks: list[list[dict[str, Floats]]] = [[] for _ in classifiers]
     for weights in _draws(len(labels), resamples, seed):
-        for found, answer in zip(chunks, answers, strict=True):
-            found.append(answer.metrics(weights))
+        for chunk, predictions in zip(chunks, classifiers, strict=True):
+            chunk.append(predictions.metrics(weights))
     return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in chunks]
 
 
 def weighted_metrics(probabilities: Floats, labels: NDArray[np.int64], weights: Floats) -> dict[str, Floats]:
     """The metrics of `measure` with weighted images, (B, N) → name → (B,)."""
-    return _Answers(probabilities, labels, ranked=True).metrics(weights)
+    return _Predictions(probabilities, labels, ranked=True).metrics(weights)
 
 
 def _draws(count: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """(b, N) weights, a few at a time."""
+    """Weights in chunks of (b, N)."""
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, _AT_ONCE):
         rows = min(_AT_ONCE, resamples - start)
@@ -73,8 +73,8 @@ def _draws(count: int, resamples: int, seed: int) -> Iterator[Floats]:
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
 
 
-class _Answers:
-    """What is known of each image, ready to be weighted."""
+class _Predictions:
+    """Statistics of each image, ready to be weighted."""
 
     def __init__(self, probabilities: Floats, labels: NDArray[np.int64], *, ranked: bool) -> None:
         count, classes = probabilities.shape
@@ -87,7 +87,7 @@ class _Answers:
         self.sums = np.stack(each, axis=1)
         self.gaps = np.eye(CALIBRATION_BINS)[confidence_bin(confidence)] * (confidence - right)[:, None]
         self.label = np.eye(classes)[labels]
-        self.call = np.eye(classes)[predicted]
+        self.prediction = np.eye(classes)[predicted]
         self.hit = self.label * right[:, None]
         self.rankings = [
             _Ranking(probabilities[:, index], labels == index) for index in range(classes if ranked else 0)
@@ -97,21 +97,21 @@ class _Answers:
         """(B, N) weights → name → (B,)."""
         total = weights.sum(1)
         means = (weights @ self.sums) / total[:, None]
-        support, called, hits = weights @ self.label, weights @ self.call, weights @ self.hit
+        support, predicted, hits = weights @ self.label, weights @ self.prediction, weights @ self.hit
         occurs = support > 0
-        found = {
+        means_by_name = {
             "accuracy": means[:, 0],
             "balanced_accuracy": _mean(hits / np.where(occurs, support, 1), occurs),
-            "macro_f1": _mean(2 * hits / np.maximum(support + called, 1e-300), occurs),
+            "macro_f1": _mean(2 * hits / np.maximum(support + predicted, 1e-300), occurs),
             "nll": means[:, 1],
             "ece": np.abs(weights @ self.gaps).sum(1) / total,
         }
         if means.shape[1] > 2:
-            found["top5"] = means[:, 2]
+            means_by_name["top5"] = means[:, 2]
         if self.rankings:
             areas = np.stack([ranking.auroc(weights) for ranking in self.rankings], axis=1)
-            found["macro_auroc"] = _mean(np.nan_to_num(areas), np.isfinite(areas))
-        return found
+            means_by_name["macro_auroc"] = _mean(np.nan_to_num(areas), np.isfinite(areas))
+        return means_by_name
 
 
 class _Ranking:

@@ -2,7 +2,7 @@
 
 matplotlib draws them. Names of classes never go through it: legends are HTML.
 
-N images.
+Shapes: N images.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Curves:
 
 
 def one_class_curves(probability: NDArray[np.float64], is_class: NDArray[np.bool_]) -> Curves | None:
-    """The curves of one class, from its probability on each image; None if it has no images, or all."""
+    """One class's curves from its probability on each image; None if no image or every image is of it."""
     if is_class.all() or not is_class.any():
         return None
     precision, recall, _ = precision_recall_curve(is_class, probability)
@@ -97,11 +97,11 @@ def draw_learning(rows: Sequence[Row], best_epoch: int) -> tuple[str, str, str]:
 
 
 def draw_reliability(bins: Reliability, key: str) -> str:
-    """A reliability diagram: accuracy over confidence, and below the share of images in each bin.
+    """A reliability diagram: accuracy over confidence, with a histogram of the images in each bin below.
 
     Args:
         bins: From `skipnets.evaluation.reliability.reliability`.
-        key: Unique on the page.
+        key: Identifier, unique on the page.
     """
     full = bins.counts > 0
     confidence, accuracy = bins.confidence[full], bins.accuracy[full]
@@ -126,11 +126,11 @@ def draw_reliability(bins: Reliability, key: str) -> str:
 
 
 def draw_curves(curves: Sequence[tuple[Curves, str | None]], key: str) -> tuple[str, str]:
-    """Precision over recall, and the ROC, of several classes.
+    """Precision-recall and ROC curves of several classes.
 
     Args:
-        curves: Each with its color, one of `SERIES`, or None to stay in the background.
-        key: Unique on the page.
+        curves: Curves, each with its color (one of `SERIES`) or None to stay in the background.
+        key: Identifier, unique on the page.
     """
     # Those in the background first.
     ordered = sorted(curves, key=lambda pair: pair[1] is not None)
@@ -147,7 +147,7 @@ def draw_one_class(curves: Curves, key: str) -> str:
 
     Args:
         curves: From `one_class_curves`.
-        key: Unique on the page.
+        key: Identifier, unique on the page.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.4, 2.1))
@@ -166,7 +166,7 @@ def _chart(key: str, draw: Any, size: tuple[float, float] = (4.3, 3.0)) -> str:
 
 
 def _svg(figure: Figure, key: str) -> str:
-    """The figure as an SVG element that fills its box, without what a page must not have twice."""
+    """The figure as an SVG element that fills its box, without ids or styles that would clash on the page."""
     figure.patch.set_visible(False)
     for axes in figure.axes:
         axes.patch.set_visible(False)
@@ -219,7 +219,7 @@ def _unit_square(axes: Axes, x: str, y: str, *, small: bool) -> None:
 
 
 def _thinned(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """At most so many of a curve's points, evenly, with both ends."""
+    """At most `_POINTS` of a curve's points, evenly spaced, including both ends."""
     if len(values) <= _POINTS:
         return values
     return values[np.unique(np.linspace(0, len(values) - 1, _POINTS).round().astype(int))]

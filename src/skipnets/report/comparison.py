@@ -1,9 +1,9 @@
-"""Do two runs differ by more than the luck of the test images?
+"""Compare runs, with tests of whether they differ by more than chance.
 
-Both answered the same images, so the tests are paired: the exact test of McNemar (1947) for accuracy, which
-looks only at the images on which exactly one of them is right; the bootstrap over images for the rest.
+Runs are evaluated on the same images, so the tests are paired: the exact test of McNemar (1947) for accuracy,
+which uses only the images on which exactly one run is correct; the bootstrap over images for other metrics.
 
-N images, K classes, B resamples.
+Shapes: N images, K classes, B resamples.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _TITLES = {
     "accuracy": "accuracy",
     "top5": "top-5 accuracy",
     "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "mean F1",
-    "macro_auroc": "mean AUROC",
+    "macro_f1": "macro F1",
+    "macro_auroc": "macro AUROC",
     "nll": "negative log-likelihood",
-    "ece": "calibration error (ECE)",
+    "ece": "expected calibration error (ECE)",
 }
-_AS_PER_CENT = ("accuracy", "top5", "balanced_accuracy", "ece")
+_PERCENTAGES = ("accuracy", "top5", "balanced_accuracy", "ece")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class MetricValues:
 
     Attributes:
         name: One of `skipnets.report.bootstrap.METRICS`.
-        values: Of each run.
+        values: One value for each run.
         intervals: 95 % confidence intervals (Wilson for accuracy, else the bootstrap's percentiles); None
             where it was not resampled.
     """
@@ -66,19 +66,19 @@ class MetricValues:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One metric of a run against the same metric of the first.
+    """Difference in one metric between a run and the first run.
 
     Attributes:
-        run: Its name.
+        run: Name of the run.
         metric: One of `skipnets.report.bootstrap.METRICS`.
         difference: Run minus first run.
         interval: Its 95 % confidence interval (percentiles of the paired bootstrap).
-        p: The probability of so large a difference, or a larger one, were there none. With several runs it is
-            Holm's, for all comparisons of this metric together.
+        p: The p-value: the probability of a difference at least as large if the runs were equally good. With
+            several runs it is adjusted for all comparisons of this metric (Holm).
         test: "exact McNemar" or "paired bootstrap".
         verdict: "better", "worse", or "within noise" (p is at least 0.05).
-        only_run_right: For accuracy, the images on which only the run is right.
-        only_first_right: Those on which only the first one is.
+        only_run_right: For accuracy, the number of images on which only the run is correct.
+        only_first_right: The number on which only the first run is.
     """
 
     run: str
@@ -94,16 +94,16 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Display):
-    """Runs side by side.
+    """Metrics of several runs, and their differences from the first.
 
     Attributes:
-        runs: Their names, the first one being what the others are held against.
-        data: What they were evaluated on.
-        split: Of these data.
+        runs: Their names; the first is the one that the others are compared with.
+        data: The data that they were evaluated on.
+        split: The split of these data.
         images: N.
-        metrics: One row a metric.
-        differences: One row a run after the first and metric.
-        notes: What a reader must know beside the metrics, a sentence each.
+        metrics: The metrics of all runs.
+        differences: One for each metric of each run after the first.
+        notes: Caveats, one sentence each.
     """
 
     runs: tuple[str, ...]
@@ -119,7 +119,7 @@ class Comparison(Display):
         return asdict(self)
 
     def tables(self) -> list[Table]:
-        """What `print` and a notebook show."""
+        """Tables that `print` and notebooks show."""
         return [
             properties_table({"images": f"{self.images:,} ({self.data}, {self.split}), the same for all"}),
             make_table(
@@ -127,7 +127,7 @@ class Comparison(Display):
                 (
                     [
                         _TITLES[each.name],
-                        *map(partial(_with_interval, each.name), each.values, each.intervals),
+                        *map(partial(_format_with_interval, each.name), each.values, each.intervals),
                     ]
                     for each in self.metrics
                 ),
@@ -137,17 +137,16 @@ class Comparison(Display):
         ]
 
     def _differences(self, run: str) -> Table:
-        """One run against the first."""
+        """Table of one run's differences from the first."""
         rows = []
         for each in self.differences:
             if each.run == run:
-                low, high = (_written(each.metric, end, sign=True) for end in each.interval)
+                low, high = (_format(each.metric, end, sign=True) for end in each.interval)
                 verdict = each.verdict
                 if each.only_run_right is not None:
-                    verdict += (
-                        f"  (right alone on {each.only_run_right:,} and {each.only_first_right:,} images)"
-                    )
-                difference = _written(each.metric, each.difference, sign=True)
+                    only_run, only_first = each.only_run_right, each.only_first_right
+                    verdict += f"  (alone correct on {only_run:,}, alone wrong on {only_first:,})"
+                difference = _format(each.metric, each.difference, sign=True)
                 rows.append([_TITLES[each.metric], difference, f"{low} to {high}", f"{each.p:.3g}", verdict])
         return make_table(
             {
@@ -162,30 +161,32 @@ class Comparison(Display):
 
 
 def compare(
-    folders: Sequence[str | os.PathLike[str]], *, resamples: int = RESAMPLES, seed: int = 0
+    runs: Sequence[str | os.PathLike[str]], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Comparison:
-    """Hold runs against the first of them.
+    """Compare runs with the first of them.
 
     Args:
-        folders: Two or more run folders, or folders that `skipnets evaluate --output` wrote.
+        runs: Two or more run folders, or folders that `skipnets evaluate --output` wrote.
         resamples: B; a p-value of the bootstrap is at least 2 / (B + 1).
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Raises:
-        UserError: If there are fewer than two, one has no predictions, or they are not of the same images
-            and classes.
+        UserError: If there are fewer than two, one has no predictions, or images or classes differ.
     """
-    if len(folders) < 2:
-        raise UserError(f"runs: comparing takes two or more, not {len(folders)}")
+    if len(runs) < 2:
+        raise UserError(f"runs: must name at least two, not {len(runs)}")
     if resamples < 1:
-        raise UserError(f"resamples must be at least 1, not {resamples}")
-    first, *others = [read_results(folder) for folder in folders]
+        raise UserError(f"resamples={resamples}: must be at least 1")
+    first, *others = [read_results(run) for run in runs]
     every = [first, *(_aligned(first, other) for other in others)]
     names = _names([results.folder for results in every])
     labels = first.labels
     probabilities = [results.probabilities for results in every]
     values = [
-        {name: float(found[0]) for name, found in weighted_metrics(each, labels, _once(labels)).items()}
+        {
+            name: float(value[0])
+            for name, value in weighted_metrics(each, labels, _unit_weights(labels)).items()
+        }
         for each in probabilities
     ]
     samples = resample(probabilities, labels, resamples=resamples, seed=seed)
@@ -206,7 +207,8 @@ def compare(
                 name=metric,
                 values=tuple(each[metric] for each in values),
                 intervals=tuple(
-                    _interval(metric, results, sample) for results, sample in zip(every, samples, strict=True)
+                    metric_interval(metric, each, labels, sample)
+                    for each, sample in zip(probabilities, samples, strict=True)
                 ),
             )
             for metric in metrics
@@ -219,11 +221,11 @@ def compare(
 def mcnemar(only_first: int, only_second: int) -> float:
     """The exact two-sided p-value of McNemar's test.
 
-    Were both as good as one another, each image on which only one is right would be a fair coin's throw.
+    If both are equally good, each image on which only one is correct is a fair coin toss.
 
     Args:
-        only_first: Images on which only the first classifier is right.
-        only_second: Those on which only the second one is.
+        only_first: Number of images on which only the first classifier is correct.
+        only_second: Number of images on which only the second one is.
     """
     if only_first + only_second == 0:
         return 1.0
@@ -231,7 +233,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of several tests, raised so that they hold for all of them together (Holm 1979)."""
+    """p-values of several tests, adjusted for multiple comparisons (Holm 1979)."""
     order = np.argsort(p_values, kind="stable")
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
@@ -245,9 +247,9 @@ def metric_interval(
 ) -> Interval | None:
     """A metric's 95 % interval; None where it was not resampled.
 
-    A share of the images has Wilson's. Others have the percentiles of their resamples. Where all of these are
-    equal, because no answer is wrong, that would be an interval of no width: then the classes' own intervals
-    (Wilson's of their shares, Newcombe's of their areas under the ROC curve) are combined.
+    For a share of the images it is Wilson's; for other metrics, the percentiles of the resamples. Where all
+    resamples are equal, because no prediction is wrong, those would have no width: then the intervals of the
+    classes (Wilson's for shares, Newcombe's for areas under the ROC curve) are combined.
     """
     if metric == "accuracy":
         return wilson_interval(int((probabilities.argmax(1) == labels).sum()), len(labels))
@@ -262,11 +264,22 @@ def metric_interval(
 
 
 def _at_the_edge(metric: str, sample: dict[str, Any]) -> bool:
-    """Whether resampling says nothing about a metric that the classes' intervals can tell."""
+    """Whether all resamples of a metric are equal, so that intervals of the classes are needed."""
     return (
         metric in ("balanced_accuracy", "macro_f1", "macro_auroc")
         and metric in sample
         and float(np.nanmax(sample[metric]) - np.nanmin(sample[metric])) < 1e-12
+    )
+
+
+def edge_note(sample: dict[str, Any]) -> str | None:
+    """What a reader must know where `metric_interval` has not taken the resamples; None where it has."""
+    metrics = [_TITLES[metric] for metric in sample if _at_the_edge(metric, sample)]
+    if not metrics:
+        return None
+    return (
+        f"every resample gives the same {listed(metrics)}: the interval shown combines those of the classes "
+        "(Wilson, Newcombe), not the bootstrap's"
     )
 
 
@@ -275,7 +288,7 @@ def _interval_at_the_edge(
 ) -> Interval:
     occurring, counts = np.unique(labels, return_counts=True)
     if metric != "macro_auroc":
-        # Without wrong answers a class's F1 is its recall, a share of its images.
+        # Without wrong predictions a class's F1 is its recall, a share of its images.
         right = [int((probabilities[labels == label].argmax(1) == label).sum()) for label in occurring]
         shares = [hits / int(count) for hits, count in zip(right, counts, strict=True)]
         own = [wilson_interval(hits, int(count)) for hits, count in zip(right, counts, strict=True)]
@@ -290,10 +303,6 @@ def _interval_at_the_edge(
     return mean_interval(areas, own)
 
 
-def _interval(metric: str, results: Results, sample: dict[str, Any]) -> tuple[float, float] | None:
-    return metric_interval(metric, results.probabilities, results.labels, sample)
-
-
 def _against_first(
     metric: str,
     names: Sequence[str],
@@ -302,7 +311,7 @@ def _against_first(
     samples: Sequence[dict[str, NDArray[np.float64]]],
 ) -> list[Difference]:
     """The differences of one metric, with Holm's p-values."""
-    found = []
+    differences = []
     first_right = every[0].predicted == every[0].labels
     for index in range(1, len(every)):
         spread = samples[index][metric] - samples[0][metric]
@@ -325,11 +334,11 @@ def _against_first(
                 only_run_right=only_run,
                 only_first_right=only_first,
             )
-        found.append(difference)
-    adjusted = holm([difference.p for difference in found])
+        differences.append(difference)
+    adjusted = holm([difference.p for difference in differences])
     return [
         replace(each, p=p, verdict=_verdict(metric, each.difference, p))
-        for each, p in zip(found, adjusted, strict=True)
+        for each, p in zip(differences, adjusted, strict=True)
     ]
 
 
@@ -340,7 +349,7 @@ def _verdict(metric: str, difference: float, p: float) -> str:
 
 
 def _bootstrap_p(spread: NDArray[np.float64]) -> float:
-    """Two-sided: twice the smaller share of resamples on either side of no difference, never quite 0."""
+    """Two-sided p-value: twice the smaller share of resamples on either side of zero, never quite 0."""
     spread = spread[np.isfinite(spread)]
     tail = min((spread <= 0).sum(), (spread >= 0).sum())
     return min(1.0, 2 * (int(tail) + 1) / (len(spread) + 1))
@@ -351,12 +360,12 @@ def _percentiles(sample: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _once(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+def _unit_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.ones((1, len(labels)))
 
 
 def _aligned(first: Results, other: Results) -> Results:
-    """The other's answers in the first one's order of images and classes.
+    """The other run's predictions in the first run's order of images and classes.
 
     Raises:
         UserError: If these are not the same.
@@ -364,7 +373,7 @@ def _aligned(first: Results, other: Results) -> Results:
     pair = f"{first.folder} and {other.folder} cannot be compared"
     if set(first.classes) != set(other.classes):
         strange = sorted(set(first.classes) ^ set(other.classes))
-        raise UserError(f"{pair}: they tell different classes ({listed(strange, 3)})")
+        raise UserError(f"{pair}: their classes differ ({listed(strange, 3)})")
     if first.evaluation["split"] != other.evaluation["split"]:
         raise UserError(
             f"{pair}: they were evaluated on different splits "
@@ -396,41 +405,38 @@ def _aligned(first: Results, other: Results) -> Results:
 
 
 def _notes(every: Sequence[Results], names: Sequence[str], samples: Sequence[dict[str, Any]]) -> list[str]:
-    found = []
+    notes = []
     first = every[0].evaluation
     for results, name in zip(every, names, strict=True):
         evaluation = results.evaluation
         if evaluation["data"] != first["data"]:
-            found.append(
+            notes.append(
                 f"{name} was evaluated on {evaluation['data']}, {names[0]} on {first['data']}; "
                 "names and labels of the images are the same"
             )
-        found += [f"{name}: {warning}" for warning in evaluation.get("warnings", ())]
-    for name, sample in zip(names, samples, strict=True):
-        if edges := [_TITLES[metric] for metric in sample if _at_the_edge(metric, sample)]:
-            found.append(
-                f"{name}: no answer is wrong, so the intervals of {' and '.join(edges)} are not the "
-                "bootstrap's but combine those of the classes (Wilson, Newcombe)"
-            )
+        notes += [f"{name}: {warning}" for warning in evaluation.get("warnings", ())]
+    notes += [
+        f"{name}: {note}" for name, sample in zip(names, samples, strict=True) if (note := edge_note(sample))
+    ]
     if len(every) > 2:
-        found.append(
-            f"p-values are Holm's, for {len(every) - 1} comparisons with {names[0]} at once in each metric"
+        notes.append(
+            f"p-values are adjusted (Holm) for {len(every) - 1} comparisons with {names[0]} in each metric"
         )
-    return found
+    return notes
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' last names; their paths where these are not all different."""
+    """Names of the folders; their paths where these are not all different."""
     short = [folder.resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
-def _with_interval(name: str, value: float, interval: tuple[float, float] | None) -> str:
+def _format_with_interval(name: str, value: float, interval: tuple[float, float] | None) -> str:
     if interval is None:
-        return _written(name, value)
-    return f"{_written(name, value)}  ({_written(name, interval[0])} to {_written(name, interval[1])})"
+        return _format(name, value)
+    return f"{_format(name, value)}  ({_format(name, interval[0])} to {_format(name, interval[1])})"
 
 
-def _written(name: str, value: float, *, sign: bool = False) -> str:
+def _format(name: str, value: float, *, sign: bool = False) -> str:
     plus = "+" if sign else ""
-    return f"{value:{plus}.2%}" if name in _AS_PER_CENT else f"{value:{plus}.4f}"
+    return f"{value:{plus}.2%}" if name in _PERCENTAGES else f"{value:{plus}.4f}"

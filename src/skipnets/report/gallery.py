@@ -1,6 +1,6 @@
-"""Which images the report shows, and their thumbnails as data URIs.
+"""Select the images that the report shows, and make their thumbnails as data URIs.
 
-N images, K classes.
+Shapes: N images, K classes.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from skipnets.insight.attribution import explain, resized
 from skipnets.insight.overlays import overlay
 from skipnets.report.results import Results
 
-__all__ = ["Cell", "Thumbnails", "confusion_cells", "least_certain", "most_confident_mistakes"]
+__all__ = ["Cell", "Thumbnails", "confusion_cells", "least_confident_correct", "most_confident_mistakes"]
 
 THUMBNAIL = 112  # pixels, the longer side
-GALLERY = 12  # images of each kind with Grad-CAM
-WRONG_CELL, RIGHT_CELL = 12, 6  # images behind one cell of the confusion matrix
-ALL_CELLS = 600  # images behind all of them
+GALLERY = 12  # images in each gallery with Grad-CAM
+WRONG_CELL, RIGHT_CELL = 12, 6  # images of one cell of the confusion matrix
+ALL_CELLS = 600  # images of all cells
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One cell of the confusion matrix with images in it.
+    """A non-empty cell of the confusion matrix.
 
     Attributes:
         true: The true class.
         predicted: The predicted class.
         count: Number of images.
-        shown: Positions of the images on the page: of mistakes the most confident, of correct predictions the
-            least confident.
+        shown: Indices of the images on the page: the most confident mistakes, or the least confident correct
+            predictions.
     """
 
     true: int
@@ -50,25 +50,25 @@ class Cell:
 
 
 def most_confident_mistakes(results: Results) -> list[int]:
-    """Positions of the mistakes, the most confident first."""
+    """Indices of the mistakes, the most confident first."""
     wrong = np.flatnonzero(results.predicted != results.labels)
     return _in_order(wrong, -results.probabilities.max(1))[:GALLERY]
 
 
-def least_certain(results: Results) -> list[int]:
-    """Positions of the correct predictions, the least confident first."""
+def least_confident_correct(results: Results) -> list[int]:
+    """Indices of the correct predictions, the least confident first."""
     right = np.flatnonzero(results.predicted == results.labels)
     return _in_order(right, results.probabilities.max(1))[:GALLERY]
 
 
 def confusion_cells(results: Results) -> list[Cell]:
-    """The cells of the confusion matrix that are not empty: mistakes first, then by size.
+    """The non-empty cells of the confusion matrix: mistakes first, then by size.
 
-    After `ALL_CELLS` images in all, cells show none.
+    Once `ALL_CELLS` images are shown, further cells show none.
     """
     confidence, classes = results.probabilities.max(1), len(results.classes)
     cell_of = results.labels * classes + results.predicted
-    found, left = [], ALL_CELLS
+    cells, left = [], ALL_CELLS
     numbers, counts = np.unique(cell_of, return_counts=True)
     is_right = numbers // classes == numbers % classes
     for index in np.lexsort((-counts, is_right)):
@@ -76,7 +76,7 @@ def confusion_cells(results: Results) -> list[Cell]:
         members = _in_order(np.flatnonzero(cell_of == number), confidence if right else -confidence)
         shown = members[: min(RIGHT_CELL if right else WRONG_CELL, left)]
         left -= len(shown)
-        found.append(
+        cells.append(
             Cell(
                 true=number // classes,
                 predicted=number % classes,
@@ -84,7 +84,7 @@ def confusion_cells(results: Results) -> list[Cell]:
                 shown=tuple(shown),
             )
         )
-    return found
+    return cells
 
 
 class Thumbnails:
@@ -93,14 +93,14 @@ class Thumbnails:
     Args:
         results: The predictions, with the images' names.
         dataset: The images; None if they are no longer there.
-        classifier: For the Grad-CAM maps.
+        classifier: The classifier that Grad-CAM explains.
     """
 
     def __init__(self, results: Results, dataset: ImageDataset | None, classifier: Classifier) -> None:
         self._results = results
         self._dataset = dataset
         self._classifier = classifier
-        # Parquet holds valid texts; a file name's other bytes appear there as �.
+        # Parquet holds valid UTF-8; other bytes of a file name are � there.
         names = [] if dataset is None else dataset.names
         self._position = {_valid(name): index for index, name in enumerate(names)}
         self.missing = sum(name not in self._position for name in results.names)
@@ -111,7 +111,7 @@ class Thumbnails:
         return None if image is None else _data_uri(resized(image, _scale(image)))
 
     def explained(self, index: int, classes: Sequence[str]) -> tuple[str | None, list[str]]:
-        """An image, and its Grad-CAM overlay for each of these classes, as data URIs."""
+        """An image and its Grad-CAM overlay for each of these classes, as data URIs."""
         image = self._open(index)
         if image is None:
             return None, []
@@ -134,7 +134,7 @@ class Thumbnails:
 
 
 def _scale(image: Image.Image) -> float:
-    """The factor to a thumbnail; a whole number for small images, so that their pixels stay equally large."""
+    """The scale of a thumbnail; an integer for small images, so that all their pixels stay of equal size."""
     scale = THUMBNAIL / max(image.size)
     return max(round(scale), 1) if scale > 1 else scale
 

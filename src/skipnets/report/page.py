@@ -1,9 +1,9 @@
-"""A run's report: one HTML file that needs nothing beside it.
+"""Write a run's report: one self-contained HTML file.
 
-The page has no script, and its Content-Security-Policy forbids every request. The images behind a cell open
-in the browser's own popover. Every text goes through Jinja's escaping.
+The page has no script, and its Content-Security-Policy forbids every request. The images of a cell open in
+the browser's own popover. All text is escaped by Jinja.
 
-N images, K classes.
+Shapes: N images, K classes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from skipnets.evaluation.reliability import reliability
 from skipnets.files import atomic_path
 from skipnets.report import charts
 from skipnets.report.bootstrap import resample
-from skipnets.report.comparison import metric_interval
+from skipnets.report.comparison import edge_note, metric_interval
 from skipnets.report.gallery import (
     ALL_CELLS,
     GALLERY,
@@ -44,7 +44,7 @@ from skipnets.report.gallery import (
     WRONG_CELL,
     Thumbnails,
     confusion_cells,
-    least_certain,
+    least_confident_correct,
     most_confident_mistakes,
 )
 from skipnets.report.results import Results, read_results
@@ -56,19 +56,19 @@ __all__ = ["write_report"]
 RESAMPLES = 1000
 _MATRIX_UP_TO = 30  # classes; beyond, the largest confusions are listed instead
 _CONFUSIONS = 60
-_LISTED = 8  # of the largest confusions, beside the matrix
-_SINGLE_CURVES = 24  # classes that get curves of their own
+_LISTED = 8  # largest confusions next to the matrix
+_SINGLE_CURVES = 24  # classes with curves of their own
 _FAILURES = 200
 
-# Metric → title, how its values are written, what it is.
+# Metric → title, number format, meaning.
 _METRICS = {
     "accuracy": ("Accuracy", "percent", "share of images whose predicted class is correct"),
     "balanced_accuracy": ("Balanced accuracy", "percent", "mean recall over the classes"),
-    "macro_f1": ("Mean F1", "number", "F1 score averaged over the classes"),
-    "macro_auroc": ("Mean AUROC", "area", "area under the ROC curve, averaged over the classes"),
+    "macro_f1": ("Macro F1", "number", "F1 score averaged over the classes"),
+    "macro_auroc": ("Macro AUROC", "area", "area under the ROC curve, averaged over the classes"),
     "nll": ("Negative log-likelihood", "number", "in nats; lower is better"),
     "ece": (
-        "Expected calibration error",
+        "Expected calibration error (ECE)",
         "percent",
         "mean gap between confidence and accuracy; lower is better",
     ),
@@ -87,18 +87,18 @@ def write_report(
     """Write a run's report.
 
     Metrics are those of the predictions in the run folder, at the model file's temperature. If the images
-    are no longer where they were, the report shows everything but them.
+    have moved or been deleted, the report is written without them.
 
     Args:
-        run: A run folder whose training is finished.
-        output: An HTML file; None takes `report.html` in the run folder.
-        device: Where the network runs for Grad-CAM.
+        run: A run folder or a `skipnets.training.Run` whose training is finished.
+        output: An HTML file; None uses `report.html` in the run folder.
+        device: Device on which Grad-CAM runs.
         threads: CPU threads that compute; None leaves it to PyTorch.
         workers: Threads that read images.
-        progress: Called with what is being done, how far, and of how much.
+        progress: Called with the name of the current step, the number of items done and their total.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
         UserError: If the folder holds no finished run, or the file cannot be written.
@@ -137,6 +137,7 @@ def _page(
     images, moved = _images(classifier, results)
     thumbnails = Thumbnails(results, images, classifier)
     metrics = measure(results.logits, results.labels, temperature=results.temperature)
+    [sample] = resample([results.probabilities], results.labels, resamples=RESAMPLES, seed=0)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("skipnets.report", "."),
         autoescape=True,
@@ -144,10 +145,11 @@ def _page(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"share": _share, "number": _number, "area": _area}
+    environment.filters |= {"share": _share, "number": _decimal, "area": _area}
     return environment.get_template("page.html.jinja").render(
         about=_about(run, results, thumbnails, moved),
-        tiles=_tiles(results, metrics),
+        tiles=_tiles(results, metrics, sample),
+        edge_note=edge_note(sample),
         classes=_classes(results, metrics),
         learning=_learning(run),
         confusion=_confusion(results, metrics, thumbnails, progress),
@@ -160,7 +162,7 @@ def _page(
 
 
 def _images(classifier: Classifier, results: Results) -> tuple[ImageDataset | None, str | None]:
-    """The images that were evaluated, or why they cannot be found."""
+    """The images that were evaluated, or why they cannot be opened."""
     data = results.evaluation["data"]
     try:
         if data == classifier.provenance.get("data"):
@@ -171,7 +173,7 @@ def _images(classifier: Classifier, results: Results) -> tuple[ImageDataset | No
 
 
 def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None) -> dict[str, Any]:
-    """What was trained on what, with which recipe, in which environment."""
+    """Facts about the run: data, model, recipe, environment."""
     model = describe(run.model)
     config = run.config
     environment = json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.is_file() else {}
@@ -225,26 +227,27 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
     }
 
 
-def _tiles(results: Results, metrics: Metrics) -> list[dict[str, Any]]:
-    """The metrics at the top of the page, each with its interval."""
-    write_as = {"percent": _share, "number": _number, "area": _area}
-    [sample] = resample([results.probabilities], results.labels, resamples=RESAMPLES, seed=0)
-    found = []
-    for name, (title, form, meaning) in _METRICS.items():
+def _tiles(results: Results, metrics: Metrics, sample: dict[str, Any]) -> list[dict[str, Any]]:
+    """Metrics at the top of the page, each with its interval."""
+    formats = {"percent": _share, "number": _decimal, "area": _area}
+    tiles = []
+    for name, (title, format_name, meaning) in _METRICS.items():
         value = getattr(metrics, name)
         if not math.isfinite(value):
             continue
         interval = metric_interval(name, results.probabilities, results.labels, sample)
-        write = write_as[form]
-        found.append(
+        format_value = formats[format_name]
+        tiles.append(
             {
                 "title": title,
                 "meaning": meaning,
-                "value": write(value),
-                "interval": None if interval is None else f"{write(interval[0])} to {write(interval[1])}",
+                "value": format_value(value),
+                "interval": None
+                if interval is None
+                else f"{format_value(interval[0])} to {format_value(interval[1])}",
             }
         )
-    return found
+    return tiles
 
 
 def _classes(results: Results, metrics: Metrics) -> list[dict[str, Any]]:
@@ -285,7 +288,7 @@ def _learning(run: Run) -> dict[str, Any] | None:
 def _confusion(
     results: Results, metrics: Metrics, thumbnails: Thumbnails, progress: Callable[[str, int, int], object]
 ) -> dict[str, Any]:
-    """The matrix as rows of cells, or the largest confusions; and the images behind them."""
+    """The matrix as rows of cells, or the largest confusions, and the images of each cell."""
     matrix, support = metrics.confusion, metrics.support
     depths, deepest = tints(matrix)
     is_matrix = len(results.classes) <= _MATRIX_UP_TO
@@ -294,7 +297,7 @@ def _confusion(
         cells = [cell for cell in cells if cell.true != cell.predicted][:_CONFUSIONS]
     opened = {}
     for done, cell in enumerate(cells):
-        progress("images behind the confusion matrix", done, len(cells))
+        progress("images of the confusion matrix", done, len(cells))
         images = [_image(results, index, thumbnails.thumbnail(index)) for index in cell.shown]
         opened[cell.true, cell.predicted] = {
             "id": f"cell-{cell.true}-{cell.predicted}",
@@ -338,7 +341,7 @@ def _calibration(
     workers: int,
     progress: Callable[[str, int, int], object],
 ) -> dict[str, Any]:
-    """Reliability at temperature 1 and at the model's own, or else at one that is fitted now."""
+    """Reliability at temperature 1 and at the model's temperature; one is fitted here if it has none."""
     stored = classifier.temperature != 1
     record = classifier.provenance.get("calibration", {})
     temperature, fitted_on, reason = classifier.temperature, None, None
@@ -380,24 +383,24 @@ def _calibration(
 
 
 def _curves(results: Results, metrics: Metrics) -> dict[str, Any] | None:
-    """Precision-recall and ROC: all classes together, the hardest ones in color, then one by one."""
-    found = {
+    """Precision-recall and ROC curves: all classes together, the hardest in color, then each class alone."""
+    curves = {
         index: curve
         for index in range(len(results.classes))
         if (curve := charts.one_class_curves(results.probabilities[:, index], results.labels == index))
     }
-    if not found:
+    if not curves:
         return None
-    hardest = sorted(found, key=lambda index: found[index].average_precision)
+    hardest = sorted(curves, key=lambda index: curves[index].average_precision)
     colored = dict(zip(hardest, charts.SERIES, strict=False))
-    together = charts.draw_curves([(found[index], colored.get(index)) for index in found], "curves")
+    together = charts.draw_curves([(curves[index], colored.get(index)) for index in curves], "curves")
     single = []
     for index in hardest[:_SINGLE_CURVES]:
-        chart = charts.draw_one_class(found[index], f"curves-{index}")
+        chart = charts.draw_one_class(curves[index], f"curves-{index}")
         single.append(
             {
                 "name": results.classes[index],
-                "average_precision": found[index].average_precision,
+                "average_precision": curves[index].average_precision,
                 "auroc": metrics.auroc[index],
                 "chart": Markup(chart),  # noqa: S704
             }
@@ -409,14 +412,14 @@ def _curves(results: Results, metrics: Metrics) -> dict[str, Any] | None:
             {
                 "name": results.classes[index],
                 "series": f"c{number}",
-                "average_precision": found[index].average_precision,
+                "average_precision": curves[index].average_precision,
                 "auroc": metrics.auroc[index],
             }
             for number, index in enumerate(colored, start=1)
         ],
-        "others": len(found) - len(colored),
+        "others": len(curves) - len(colored),
         "single": single,
-        "without": len(found) - len(single),
+        "without": len(curves) - len(single),
     }
 
 
@@ -425,10 +428,10 @@ def _galleries(
 ) -> list[dict[str, Any]]:
     kinds = (
         ("Most confident mistakes", True, most_confident_mistakes(results)),
-        ("Least confident correct predictions", False, least_certain(results)),
+        ("Least confident correct predictions", False, least_confident_correct(results)),
     )
     total, done = sum(len(positions) for _, _, positions in kinds), 0
-    found = []
+    galleries = []
     for title, wrong, positions in kinds:
         images = []
         for index in positions:
@@ -446,8 +449,8 @@ def _galleries(
                 }
             )
             done += 1
-        found.append({"title": title, "wrong": wrong, "images": images, "most": GALLERY})
-    return found
+        galleries.append({"title": title, "wrong": wrong, "images": images, "most": GALLERY})
+    return galleries
 
 
 def _image(results: Results, index: int, image: str | None) -> dict[str, Any]:
@@ -467,7 +470,7 @@ def _image(results: Results, index: int, image: str | None) -> dict[str, Any]:
 
 
 def _balance(run: Run, results: Results) -> dict[str, Any]:
-    """How many images of each class every split has."""
+    """Number of images of each class in every split."""
     counts = Counter(read_splits(run.splits).values())
     labels = list(dict.fromkeys([*results.classes, *(label for label, _ in counts)]))
     by_split = [[counts[label, split] for split in SPLITS] for label in labels]
@@ -490,19 +493,19 @@ def _failures(run: Run, results: Results) -> dict[str, Any]:
 
 
 def _share(value: float | None, digits: int = 1) -> str:
-    """A share in per cent; a dash where it is undefined."""
+    """A share as a percentage; a dash where it is undefined."""
     return (
         "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
     )
 
 
-def _number(value: float | None, digits: int = 3) -> str:
+def _decimal(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def _area(value: float | None) -> str:
-    """An area under a curve: often near 1, so with one more digit."""
-    return _number(value, 4)
+    """An area under a curve, with one more digit because it is often near 1."""
+    return _decimal(value, 4)
 
 
 def _duration(seconds: float) -> str:

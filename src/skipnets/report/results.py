@@ -1,6 +1,6 @@
-"""What a run's classifier said about its test images, read back from the run folder.
+"""Read a classifier's predictions on its test images from the run folder.
 
-N images, K classes.
+Shapes: N images, K classes.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from skipnets.errors import UserError, one_line
 
 __all__ = ["Results", "read_results"]
 
-# The smallest float32 above zero: what a probability that was rounded to 0 is taken for.
+# The smallest float32 above zero, in place of probabilities that were rounded to 0.
 _LEAST = 2.0**-149
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Results:
-    """A classifier's answers to its test images.
+    """A classifier's predictions on its test images.
 
     Attributes:
-        folder: Where they were read.
-        evaluation: What evaluation.json says.
+        folder: The folder that they were read from.
+        evaluation: Contents of evaluation.json.
         classes: K names.
-        names: N names of images, as splits.csv has them.
-        labels: (N,) the right classes.
-        logits: (N, K), not divided by a temperature, up to a number an image, which no probability shows.
-        temperature: The model file's, which may have been calibrated since; else that of the evaluation.
+        names: The N images' names, as in splits.csv.
+        labels: (N,) true classes.
+        logits: (N, K), not divided by a temperature, up to a constant for each image, which probabilities do
+            not determine.
+        temperature: The model file's, which may have been calibrated since, or else that of the evaluation.
     """
 
     folder: Path
@@ -50,7 +51,7 @@ class Results:
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
-        """(N, K), at the temperature."""
+        """(N, K) probabilities of the classes, at the temperature."""
         return softmax(self.logits, self.temperature)
 
     @property
@@ -66,7 +67,7 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
         folder: A run folder, or one that `skipnets evaluate --output` wrote.
 
     Raises:
-        UserError: If it holds none, or they are damaged.
+        UserError: If they are missing or damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -81,9 +82,9 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
         return _read(folder)
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
         raise UserError(
-            f"{folder}: {run_folder.EVALUATION} or {run_folder.PREDICTIONS} is damaged, or they do not fit "
+            f"{folder}: {run_folder.EVALUATION} or {run_folder.PREDICTIONS} is damaged, or they do not match "
             f"({one_line(error)}); skipnets evaluate {folder} --output {folder} "
-            "writes them anew"
+            "writes them again"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Ways to run a classifier's network: one module each, behind one small protocol.
+"""Inference runtimes for a classifier's network: one module each, with a common protocol.
 
-A runtime gets an architecture and its tensors and turns batches into logits. It knows nothing of class names,
-images or files. Nothing here imports a runtime's library before that runtime is asked for.
+A runtime turns batches into logits. It does not know class names, images or files. A runtime's library is
+imported only when that runtime is requested.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -32,18 +32,18 @@ def open_runtime(
     device: str = "auto",
     threads: int | None = None,
 ) -> Runtime:
-    """Make a network ready to run.
+    """Open a runtime for a network.
 
     Args:
-        kind: One of `RUNTIMES`; "auto" takes the fastest one here that can run this network exactly.
-        architecture: What `skipnets.models.registry.config_to_dict` wrote.
-        tensors: Every tensor of the network under its state-dict name. The runtime may keep them.
+        kind: One of `RUNTIMES`; "auto" uses the fastest installed one that runs this network exactly.
+        architecture: From `skipnets.models.registry.config_to_dict`.
+        tensors: All tensors of the network by state-dict name. The runtime may keep them.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        threads: How many CPU threads compute; None leaves it to the runtime.
+        threads: CPU threads that compute; None leaves it to the runtime.
 
     Raises:
         UserError: If the runtime is unknown or cannot run here.
-        TensorsDoNotFitError: If tensors and architecture do not belong together.
+        TensorsDoNotFitError: If the tensors do not match the architecture.
     """
     if threads is not None and threads < 1:
         raise UserError(f"threads={threads}: must be at least 1")
@@ -51,7 +51,7 @@ def open_runtime(
         raise UserError(f"runtime={kind}: must be one of {', '.join(RUNTIMES)}{near_matches(kind, RUNTIMES)}")
     if kind in ("onnxruntime", "openvino"):
         raise UserError(
-            f'runtime "{kind}" runs exports, not model files: first '
+            f"runtime={kind}: runs exports, not model files; first "
             f"skipnets export MODEL --format {kind.removesuffix('runtime')}"
         )
     if kind in ("auto", "native"):

@@ -1,7 +1,7 @@
-"""Exported networks: graphs in another library's format that carry a classifier's metadata with them.
+"""Exported networks: graphs in another library's format that carry a classifier's metadata.
 
-The metadata are one JSON text, the same as in a model file with one more key: "export", which says what the
-graph takes and how it was checked. Only form is judged here. Needs no torch unless a .pt2 is opened.
+The metadata are one JSON text, as in a model file with one more key, "export": the graph's input type and how
+it was checked. Only the format is validated here. Needs no torch unless a .pt2 is opened.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -29,8 +29,8 @@ class Exported:
 
     Args:
         path: The file, or the folder of an OpenVINO graph.
-        metadata: What the file says about the classifier.
-        runtime: What runs it.
+        metadata: The classifier's metadata from the file.
+        runtime: The runtime that runs it.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Exported:
 
 
 def export_format(path: str | os.PathLike[str]) -> ExportFormat | None:
-    """Which format a path is in, by its name; None for whatever else it may be."""
+    """The export format of a path, by its name; None if it is not an export."""
     path = Path(path)
     if path.suffix.lower() == ".onnx":
         return "onnx"
@@ -60,9 +60,9 @@ def open_exported(
 
     Args:
         path: A .onnx or .pt2 file, or the folder of an OpenVINO graph.
-        runtime: "auto", or the runtime that this must be.
+        runtime: "auto", or the name of the runtime of this format.
         device: "auto", "cpu", ...
-        threads: How many CPU threads compute; None leaves it to the runtime.
+        threads: CPU threads that compute; None leaves it to the runtime.
 
     Raises:
         UserError: If it is missing, damaged or not made by `skipnets export`, or cannot run here.
@@ -72,16 +72,16 @@ def open_exported(
     assert kind is not None
     if runtime not in ("auto", _RUNTIMES[kind]):
         instead = (
-            "give the model file or run folder that it was made from"
+            "name the model file or run folder that it was made from"
             if runtime == "torch"
             else "for another runtime, export the model file again: "
             f"skipnets export MODEL --format {'|'.join(EXPORT_FORMATS)}"
         )
-        raise UserError(f'{path} runs in "{_RUNTIMES[kind]}" only, not in "{runtime}": {instead}')
+        raise UserError(f"runtime={runtime}: {path} runs only in {_RUNTIMES[kind]}; {instead}")
     if kind == "openvino" and path.suffix.lower() == ".xml":
         path = path.parent
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a model file, an export or a run folder")
+        raise UserError(f"{path} does not exist: name a model file, an export or a run folder")
     if threads is not None and threads < 1:
         raise UserError(f"threads={threads}: must be at least 1")
     opened, text = _open(kind, path, device, threads)
@@ -90,15 +90,15 @@ def open_exported(
             f"{path} was not written by skipnets export: it carries no classes and no preprocessing"
         )
     metadata = parse_metadata(path, text)
-    takes = metadata.get("export", {}).get("input") if isinstance(metadata.get("export"), dict) else None
-    if takes not in get_args(InputType):
-        raise UserError(f"{path}: damaged metadata (export.input is {takes!r})")
-    opened.input_type = cast(InputType, takes)
+    input_type = metadata.get("export", {}).get("input") if isinstance(metadata.get("export"), dict) else None
+    if input_type not in get_args(InputType):
+        raise UserError(f"{path}: damaged metadata (export.input is {input_type!r})")
+    opened.input_type = cast(InputType, input_type)
     return Exported(path=path, metadata=metadata, runtime=opened)
 
 
 def _open(kind: ExportFormat, path: Path, device: str, threads: int | None) -> tuple[Any, str | None]:
-    """The runtime, and the metadata that the file carries."""
+    """Open a runtime, and read the metadata in the file."""
     with needs_extra():
         if kind == "onnx":
             from skipnets.runtimes.onnxruntime import OnnxRuntime

@@ -1,4 +1,4 @@
-"""How an exported graph is laid out, whatever library writes or reads it: names, files, metadata keys."""
+"""Names, files and metadata keys of exported graphs, shared by all libraries that write or read them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The model file as bytes: one safetensors whose metadata holds one JSON text under the key "skipnets".
+"""Read and write model files: safetensors files with JSON metadata under the key "skipnets".
 
-Only form is judged here (is it whole, is it ours, is its version known); what the metadata say is the
-classifier's business and whether the tensors fit is the runtime's. Needs no torch.
+Only the file format is validated here (complete, ours, a known version). `skipnets.description` validates the
+metadata, and runtimes validate the tensors. Needs no torch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
-    """A model file whose header was read; its tensors still lie on the disk.
+    """A model file whose header was read; its tensors are still on disk.
 
     Args:
         path: The file.
@@ -52,7 +52,7 @@ class ModelFile:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were learned; the running statistics of norms are not among them."""
+        """Number of trainable parameters; running statistics of norms do not count."""
         return sum(
             math.prod(shape)
             for name, shape in self.shapes.items()
@@ -60,10 +60,10 @@ class ModelFile:
         )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Read every tensor.
+        """Read all tensors.
 
         Raises:
-            UserError: If the file is no longer what its header said, or holds a type numpy has no name for.
+            UserError: If the file no longer matches its header, or holds a type that numpy does not have.
         """
         try:
             with safetensors.safe_open(self.path, framework="numpy") as file:
@@ -76,7 +76,7 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
     """Read the header of a model file, or of the one in a run folder.
 
     Raises:
-        UserError: If there is none, it is truncated or damaged, not ours, or from a newer version.
+        UserError: If it is missing, truncated, damaged, not a model file, or from a newer version.
     """
     path = Path(path)
     try:
@@ -99,15 +99,15 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
 def write_model_file(
     path: str | os.PathLike[str], metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]
 ) -> None:
-    """Write a model file, whole or not at all.
+    """Write a model file atomically.
 
     Args:
-        path: A file that is there is replaced.
-        metadata: Plain JSON values; the format's version is added.
-        tensors: By state-dict name, C-contiguous.
+        path: Where to write; an existing file is replaced.
+        metadata: JSON values; the format's version is added.
+        tensors: C-contiguous tensors by state-dict name.
 
     Raises:
-        UserError: If the place cannot be written.
+        UserError: If it cannot be written.
     """
     text = json.dumps({"format_version": FORMAT_VERSION, **metadata}, ensure_ascii=False, allow_nan=False)
     with atomic_path(path) as temporary:
@@ -120,16 +120,16 @@ def _locate(path: Path) -> Path:
         inside = path / run_folder.MODEL
         if not inside.is_file():
             raise UserError(
-                f"{path} is a folder without {run_folder.MODEL}: give a run folder or a model file"
+                f"{path} is a folder without {run_folder.MODEL}: name a run folder or a model file"
             )
         return inside
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a model file ({run_folder.MODEL}) or a run folder")
+        raise UserError(f"{path} does not exist: name a model file ({run_folder.MODEL}) or a run folder")
     return path
 
 
 def _diagnosis(path: Path) -> str:
-    """Why the library refused a file: cut short, damaged, or of another kind altogether."""
+    """Why a file could not be read: truncated, damaged, or of another type."""
     with path.open("rb") as file:
         start = file.read(9)
     size = path.stat().st_size
@@ -144,7 +144,7 @@ def _diagnosis(path: Path) -> str:
 
 
 def parse_metadata(path: Path, text: str) -> dict[str, Any]:
-    """The metadata that were found in a file, in the form of this version.
+    """Parse the metadata of a file, and convert them from older format versions.
 
     Raises:
         UserError: If they are damaged or from a newer version.
@@ -166,15 +166,15 @@ def parse_metadata(path: Path, text: str) -> dict[str, Any]:
 
 
 def _from_version_1(metadata: dict[str, Any]) -> dict[str, Any]:
-    """What version 0.1 wrote, in the words of this version."""
-    metadata = _renamed(metadata)
+    """Convert metadata of format version 1 (skipnets 0.1)."""
+    metadata = _images_renamed(metadata)
     if isinstance(metadata.get("architecture"), dict):
         metadata["architecture"] = rename_version_1_fields(metadata["architecture"])
     return metadata
 
 
-def _renamed(value: Any) -> Any:
-    """Images were called "pictures"."""
+def _images_renamed(value: Any) -> Any:
+    """Rename version 0.1's key "pictures" to "images", at any depth."""
     if not isinstance(value, dict):
         return value
-    return {"images" if key == "pictures" else key: _renamed(inner) for key, inner in value.items()}
+    return {"images" if key == "pictures" else key: _images_renamed(inner) for key, inner in value.items()}

@@ -1,4 +1,4 @@
-"""Runs a network in the native engine, the package skipnets-engine. Needs no torch.
+"""Run a network in the native engine, the package skipnets-engine. Needs no torch.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -22,18 +22,18 @@ from skipnets.runtimes.runtime import TensorsDoNotFitError
 
 __all__ = ["NativeRuntime", "NotForTheEngineError", "prefers_native"]
 
-_INTERFACE = 2  # of skipnets_engine, which this module is written for
+_INTERFACE = 2  # version of skipnets_engine's interface that this module uses
 
 
 class NotForTheEngineError(UserError):
-    """The engine is not here, or cannot run this network; another runtime may."""
+    """The engine is not installed or cannot run this network; another runtime may."""
 
 
 class NativeRuntime:
     """A `skipnets.runtimes.Runtime` around a `skipnets_engine.Engine`.
 
     Args:
-        engine: Used as it is.
+        engine: The compiled engine.
     """
 
     name = "native"
@@ -52,22 +52,22 @@ class NativeRuntime:
         device: str = "auto",
         threads: int | None = None,
     ) -> NativeRuntime:
-        """Plan the network of an architecture for this processor.
+        """Compile a network for this processor.
 
         Args:
-            architecture: What `config_to_dict` wrote.
-            tensors: Exactly the model's state dict.
+            architecture: From `config_to_dict`.
+            tensors: The model's state dict.
             device: "auto" or "cpu".
-            threads: None takes one for each processor that this process may use.
+            threads: CPU threads; None uses one per available processor.
 
         Raises:
-            NotForTheEngineError: If the engine is not installed, of another version, or does not know one of
-                the network's operations.
-            TensorsDoNotFitError: If tensors and architecture do not belong together.
-            UserError: If the architecture is none, or the engine cannot run as asked.
+            NotForTheEngineError: If the engine is not installed, has another version, or lacks one of the
+                network's operations.
+            TensorsDoNotFitError: If the tensors do not match the architecture.
+            UserError: If the architecture is invalid, or the engine cannot run with these options.
         """
         if device not in ("auto", "cpu"):
-            raise UserError(f'device={device}: must be "auto" or "cpu" for runtime "native"')
+            raise UserError(f"device={device}: must be auto or cpu for runtime=native")
         graph = network_graph(config_from_dict(architecture))
         skipnets_engine = _import_engine()
         try:
@@ -81,23 +81,23 @@ class NativeRuntime:
         return cls(engine)
 
     def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, classes)."""
+        """(N, C, H, W) images → (N, classes) logits."""
         return self._call(self.engine.logits, batch)
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, features): the last feature maps, pooled."""
+        """(N, C, H, W) images → (N, num_features) pooled features."""
         return self._call(self.engine.embed, batch)
 
     def plan(self, size: tuple[int, int], *, batch_size: int = 1, rounds: int = 20) -> dict[str, Any]:
-        """How the engine runs images of a size, measured.
+        """The engine's execution plan for an image size, with measured times.
 
         Args:
             size: Height and width.
-            batch_size: 1 image is computed by all threads together; more are divided among them.
-            rounds: Times are medians over so many runs.
+            batch_size: All threads compute a single image together; several images are divided among them.
+            rounds: Number of runs; times are their medians.
 
         Returns:
-            `isa`, `threads`, `peak_macs` (multiply-adds a second that all threads could do) and `steps`, each
+            `isa`, `threads`, `peak_macs` (multiply-accumulates per second of all threads) and `steps`, each
             with name, algorithm, shape, macs, bytes, seconds (for one image) and share_of_peak.
         """
         threads = self.engine.threads
@@ -120,14 +120,14 @@ class NativeRuntime:
 
 
 def prefers_native(device: str) -> bool:
-    """Whether "auto" should ask the engine first: it is installed and no GPU is wanted or likely to be here.
+    """Whether "auto" should try the engine first: it is installed, and no GPU is requested or likely present.
 
     Args:
-        device: As a user gives it.
+        device: The user's device option.
     """
     if device not in ("auto", "cpu") or importlib.util.find_spec("skipnets_engine") is None:
         return False
-    # Asking torch would cost seconds, and its being here is what "auto" is not to depend on.
+    # Importing torch takes seconds, and "auto" must work without it.
     gpu = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
     return device == "cpu" or not (gpu and importlib.util.find_spec("torch") is not None)
 
@@ -137,11 +137,12 @@ def _import_engine() -> Any:
         engine = importlib.import_module("skipnets_engine")
     except ImportError as error:
         raise NotForTheEngineError(
-            f'runtime "native" needs the package skipnets-engine: pip install skipnets-engine ({error})'
+            f"runtime=native: needs the package skipnets-engine: pip install skipnets-engine ({error})"
         ) from error
     if engine.INTERFACE != _INTERFACE:
         raise NotForTheEngineError(
-            f"skipnets-engine {engine.__version__} does not fit this skipnets (interface {engine.INTERFACE}, "
-            f"not {_INTERFACE}): pip install --upgrade skipnets skipnets-engine"
+            f"skipnets-engine {engine.__version__} does not match this skipnets "
+            f"(interface {engine.INTERFACE}, not {_INTERFACE}): "
+            "pip install --upgrade skipnets skipnets-engine"
         )
     return engine

@@ -1,4 +1,4 @@
-"""Runs an exported network in ONNX Runtime. Needs no torch.
+"""Run an exported network in ONNX Runtime. Needs no torch.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -29,13 +29,13 @@ _LARGEST = 1 << 16
 class OnnxRuntime:
     """A `skipnets.runtimes.Runtime` around ONNX Runtime.
 
-    A graph is free in its image size, but opened for one: ONNX Runtime reuses buffers, and adds residual
-    branches in place, only where it knows the sizes (4 to 8 % of a ResNet-50's time on CPUs). Images of
-    another size go through a second session.
+    A graph accepts any image size, but its session is opened for one: ONNX Runtime reuses buffers, and adds
+    residual branches in place, only if it knows the sizes (4 to 8 % of a ResNet-50's time on CPUs). Images
+    of another size use a second session.
 
     Args:
         path: A graph that `skipnets export` wrote.
-        provider: ONNX Runtime's name for what computes.
+        provider: ONNX Runtime's execution provider.
         threads: CPU threads; None leaves it to the library.
     """
 
@@ -44,26 +44,26 @@ class OnnxRuntime:
 
     def __init__(self, path: Path, provider: str, threads: int | None) -> None:
         self._open = partial(open_session, path, provider=provider, threads=threads)
-        unoptimized = self._open(optimized=False)  # quick: to read what the file says
+        unoptimized = self._open(optimized=False)  # quick, to read the file's metadata
         self.metadata: str | None = None
-        inputs = [given.name for given in unoptimized.get_inputs()]
+        inputs = [value.name for value in unoptimized.get_inputs()]
         outputs = [output.name for output in unoptimized.get_outputs()]
         self._input = inputs[0] if len(inputs) == 1 else ""
         if self._input in INPUT_NAMES and LOGITS in outputs:
             self.metadata = unoptimized.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
         self._size = _image_size(self.metadata)
-        self._of_size = self._open(size=self._size)
+        self._size_session = self._open(size=self._size)
         self._lock = threading.Lock()
-        self._of_any_size: onnxruntime.InferenceSession | None = None
+        self._any_size_session: onnxruntime.InferenceSession | None = None
 
     @classmethod
     def open(
         cls, path: Path, *, device: str = "auto", threads: int | None = None
     ) -> tuple[OnnxRuntime, str | None]:
-        """Open a file; also gives the text of its metadata, if it has any.
+        """Open a file; also returns its metadata text, if there is any.
 
         Raises:
-            UserError: If it cannot be read, or there is no such device.
+            UserError: If it cannot be read, or the device is not available.
         """
         provider = _provider(device)
         try:
@@ -74,28 +74,28 @@ class OnnxRuntime:
 
     @property
     def device(self) -> str:
-        """Where it runs."""
-        provider = self._of_size.get_providers()[0]
+        """The device that it runs on."""
+        provider = self._size_session.get_providers()[0]
         return _DEVICES.get(provider, provider)
 
     def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, classes)."""
+        """(N, C, H, W) images → (N, classes) logits."""
         return self._run(LOGITS, batch)
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, features): the last feature maps, pooled."""
+        """(N, C, H, W) images → (N, num_features) pooled features."""
         return self._run(FEATURES, batch)
 
     def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:
-        session = self._of_size if batch.shape[2:] == self._size else self._any_size()
+        session = self._size_session if batch.shape[2:] == self._size else self._any_size()
         result: NDArray[np.float32] = session.run([output], {self._input: np.ascontiguousarray(batch)})[0]
         return result
 
     def _any_size(self) -> onnxruntime.InferenceSession:
         with self._lock:
-            if self._of_any_size is None:
-                self._of_any_size = self._open()
-            return self._of_any_size
+            if self._any_size_session is None:
+                self._any_size_session = self._open()
+            return self._any_size_session
 
 
 def open_session(
@@ -106,14 +106,14 @@ def open_session(
     size: tuple[int, int] | None = None,
     optimized: bool = True,
 ) -> onnxruntime.InferenceSession:
-    """A session that prints errors only.
+    """Open an inference session that logs only errors.
 
     Args:
-        graph: A file, or what is in it.
-        provider: ONNX Runtime's name for what computes.
+        graph: A file, or its contents.
+        provider: ONNX Runtime's execution provider.
         threads: CPU threads; None leaves it to the library.
-        size: Height and width of all images; None where any may come.
-        optimized: Whether to simplify the graph first.
+        size: Height and width of all images; None for any.
+        optimized: Whether to optimize the graph first.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
@@ -128,7 +128,7 @@ def open_session(
 
 
 def _image_size(metadata: str | None) -> tuple[int, int] | None:
-    """Height and width of the images that a classifier prepares; None if damaged metadata do not tell."""
+    """Height and width of a classifier's preprocessed images; None if the metadata are damaged."""
     try:
         height, width = json.loads(metadata or "")["preprocessing"]["size"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -138,10 +138,10 @@ def _image_size(metadata: str | None) -> tuple[int, int] | None:
 
 
 def _provider(device: str) -> str:
-    """The execution provider behind a device's name."""
+    """The execution provider for a device."""
     available = onnxruntime.get_available_providers()
     if device == "cpu" or (device == "auto" and "CUDAExecutionProvider" not in available):
         return "CPUExecutionProvider"
     if device in ("auto", "cuda") and "CUDAExecutionProvider" in available:
         return "CUDAExecutionProvider"
-    raise UserError(f'device "{device}" is not here: this onnxruntime has {", ".join(available)}')
+    raise UserError(f"device={device}: must be one that this onnxruntime supports: {', '.join(available)}")

@@ -1,4 +1,4 @@
-"""Runs an exported network in OpenVINO. Needs no torch.
+"""Run an exported network in OpenVINO. Needs no torch.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -26,12 +26,12 @@ __all__ = ["OpenVINORuntime", "compile_graph", "keeping_signal_stack", "shared_c
 
 @cache
 def shared_core() -> openvino.Core:
-    """The one OpenVINO core of this process; it is never given back.
+    """The process-wide OpenVINO core; it is never released.
 
-    OpenVINO gives the thread that first compiles a graph another stack for signal handlers, and takes it away
-    with the core. Where two cores do not end in the reverse order of their beginning, the thread is left with
-    a stack that is no longer there, and the next signal (Ctrl-C, SIGTERM, the end of a worker) ends the
-    process with a segmentation fault. Seen with OpenVINO 2026.4.
+    OpenVINO sets an alternate signal stack for the thread that first compiles a graph, and frees it with the
+    core. If two cores are not released in the reverse order of their creation, the thread is left with a
+    freed stack, and the next signal (Ctrl-C, SIGTERM, the end of a worker) ends the process with a
+    segmentation fault. Seen with OpenVINO 2026.4.
     """
     return openvino.Core()
 
@@ -44,9 +44,9 @@ class _SignalStack(ctypes.Structure):
 
 @contextmanager
 def keeping_signal_stack() -> Iterator[None]:
-    """Leave this thread the stack for signal handlers that it has, whatever other cores do to it inside.
+    """Restore this thread's alternate signal stack at the end of the block.
 
-    For libraries that make cores of their own; see `shared_core` for what these would leave behind.
+    For libraries that create cores of their own; see `shared_core`.
     """
     if sys.platform != "linux":
         yield
@@ -63,8 +63,8 @@ class OpenVINORuntime:
     """A `skipnets.runtimes.Runtime` around a compiled OpenVINO graph.
 
     Args:
-        compiled: Of a graph that `skipnets export` wrote.
-        device: OpenVINO's name for it.
+        compiled: Compiled graph that `skipnets export` wrote.
+        device: OpenVINO's name of the device.
     """
 
     name = "openvino"
@@ -79,16 +79,16 @@ class OpenVINORuntime:
     def open(
         cls, path: Path, *, device: str = "auto", threads: int | None = None
     ) -> tuple[OpenVINORuntime, str | None]:
-        """Open a folder; also gives the text of its metadata, if it has any.
+        """Open a folder; also returns its metadata text, if there is any.
 
         Raises:
-            UserError: If it cannot be read, or there is no such device.
+            UserError: If it cannot be read, or the device is not available.
         """
         core = shared_core()
         wanted = "CPU" if device == "auto" else device.upper()
         if wanted not in core.available_devices:
             raise UserError(
-                f'device "{device}" is not here: OpenVINO sees {", ".join(core.available_devices).lower()}'
+                f"device={device}: must be one of OpenVINO's: {', '.join(core.available_devices).lower()}"
             )
         try:
             model = core.read_model(path / OPENVINO_GRAPH)
@@ -106,11 +106,11 @@ class OpenVINORuntime:
         return cls(compiled, wanted), text
 
     def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, classes)."""
+        """(N, C, H, W) images → (N, classes) logits."""
         return self._run(LOGITS, batch)
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, features): the last feature maps, pooled."""
+        """(N, C, H, W) images → (N, num_features) pooled features."""
         return self._run(FEATURES, batch)
 
     def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:
@@ -119,14 +119,14 @@ class OpenVINORuntime:
 
 
 def compile_graph(graph: openvino.Model, device: str, threads: int | None) -> openvino.CompiledModel:
-    """A graph ready to answer one caller at a time, in float32.
+    """Compile a graph for low latency and float32 precision.
 
     Args:
-        graph: What OpenVINO read.
-        device: OpenVINO's name for it.
+        graph: Graph that OpenVINO read.
+        device: OpenVINO's name of the device.
         threads: CPU threads; None leaves it to the library.
     """
-    # Without the first, OpenVINO computes in bfloat16 where the processor can, and the numbers change.
+    # Without the precision hint, OpenVINO computes in bfloat16 where the processor can, and results change.
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads

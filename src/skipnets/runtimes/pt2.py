@@ -1,4 +1,4 @@
-"""Runs a network that torch.export wrote.
+"""Run a network that torch.export wrote.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -27,8 +27,8 @@ class Pt2Runtime:
     """A `skipnets.runtimes.Runtime` around an exported program: the torch runtime for a .pt2.
 
     Args:
-        module: Gives logits and features for a batch.
-        device: Where it is.
+        module: Maps a batch to logits and features.
+        device: Device of its tensors.
     """
 
     name = "torch"
@@ -42,15 +42,15 @@ class Pt2Runtime:
     def open(
         cls, path: Path, *, device: str = "auto", threads: int | None = None
     ) -> tuple[Pt2Runtime, str | None]:
-        """Open a file; also gives the text of its metadata, if it has any.
+        """Open a file; also returns its metadata text, if there is any.
 
         Raises:
-            UserError: If it cannot be read, or there is no such device.
+            UserError: If it cannot be read, or the device is not available.
         """
         where = pick_device(device)
         texts: dict[str, Any] = {PT2_METADATA: ""}
         if not zipfile.is_zipfile(path):
-            raise UserError(f"{path} is not a readable .pt2 file (it is damaged or of another kind)")
+            raise UserError(f"{path} is not a readable .pt2 file (it is damaged or of another type)")
         try:
             program = torch.export.load(path, extra_files=texts)
             if where.type != "cpu":
@@ -63,15 +63,15 @@ class Pt2Runtime:
 
     @property
     def device(self) -> str:
-        """Where the constants are."""
+        """The device that it runs on."""
         return str(self._device)
 
     def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, classes)."""
+        """(N, C, H, W) images → (N, classes) logits."""
         return self._run(batch)[0]
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, features): the last feature maps, pooled."""
+        """(N, C, H, W) images → (N, num_features) pooled features."""
         return self._run(batch)[1]
 
     def _run(self, batch: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""What a classifier asks of whatever runs its network.
+"""The protocol of inference runtimes.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -18,16 +18,16 @@ InputType = Literal["uint8", "float32"]
 
 
 class TensorsDoNotFitError(UserError):
-    """Tensors and architecture do not belong together; whoever knows the file adds its name."""
+    """The tensors do not match the architecture. The caller adds the name of the file."""
 
 
 class Runtime(Protocol):
-    """Runs one network.
+    """Runs a network.
 
     Attributes:
         name: One of `skipnets.runtimes.RUNTIMES`, never "auto".
-        input_type: What a batch holds: "float32" that `Preprocessing` has normalized, or "uint8" pixels for a
-            graph that normalizes by itself.
+        input_type: Type of a batch: "float32", normalized by `Preprocessing`, or "uint8" pixels for a graph
+            that normalizes them.
     """
 
     name: str
@@ -35,13 +35,13 @@ class Runtime(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it runs, for people: "cpu", "cuda:0", ..."""
+        """The device that it runs on: "cpu", "cuda:0", ..."""
         ...
 
     def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, classes)."""
+        """(N, C, H, W) images → (N, classes) logits."""
         ...
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, num_features): the last feature maps, pooled."""
+        """(N, C, H, W) images → (N, num_features) pooled features."""
         ...

@@ -1,4 +1,4 @@
-"""Runs a network in PyTorch.
+"""Run a network in PyTorch.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -27,7 +27,7 @@ class TorchRuntime:
     """A `skipnets.runtimes.Runtime` around a torch module.
 
     Args:
-        model: Used as it is: neither copied nor moved, and left in the mode (train or eval) it is in.
+        model: Used without a copy: it is not moved, and its mode (train or eval) is kept.
     """
 
     name = "torch"
@@ -45,51 +45,51 @@ class TorchRuntime:
         device: str = "auto",
         threads: int | None = None,
     ) -> TorchRuntime:
-        """Build the model that the architecture describes around the tensors (which it then owns).
+        """Build the architecture's model from the tensors, which it then owns.
 
         Args:
-            architecture: What `config_to_dict` wrote.
-            tensors: Exactly the model's state dict.
+            architecture: From `config_to_dict`.
+            tensors: The model's state dict.
             device: "auto" (CUDA, then Apple's MPS, then the CPU) or a device's name.
-            threads: For the whole process, as torch counts them; None changes nothing.
+            threads: CPU threads of the whole process; None leaves torch's setting.
 
         Raises:
-            UserError: If there is no such device.
-            TensorsDoNotFitError: If tensors and architecture do not belong together.
+            UserError: If the device is not available.
+            TensorsDoNotFitError: If the tensors do not fit the architecture.
         """
-        where = pick_device(device)
+        target = pick_device(device)
         model = _skeleton(architecture, at_most=len(tensors))
         check_tensors(model, tensors)
         # assign: the skeleton has no memory of its own to copy into.
         model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()}, assign=True)
         if threads is not None:
             torch.set_num_threads(threads)
-        model = model.eval().to(where)
-        if where.type == "cuda":
+        model = model.eval().to(target)
+        if target.type == "cuda":
             model = model.to(memory_format=torch.channels_last)
         return cls(model)
 
     @property
     def device(self) -> str:
-        """Where the model's parameters are."""
+        """The device of the model's parameters."""
         return str(self._where())
 
     def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, classes)."""
+        """(N, C, H, W) images → (N, classes) logits."""
         with evaluating(self.model), torch.inference_mode():
             return _to_numpy(self.model(self._to_tensor(batch)))
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) → (N, features): the last feature maps, pooled."""
+        """(N, C, H, W) images → (N, num_features) pooled features."""
         with evaluating(self.model), torch.inference_mode():
             maps = self.model.forward_features(self._to_tensor(batch))
             return _to_numpy(self.model.forward_head(maps, pre_logits=True))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """The state dict as arrays of ordinary layout; what floats is float32.
+        """The state dict as contiguous arrays; floating-point tensors as float32.
 
         Raises:
-            TensorsDoNotFitError: If the model was changed so that its config no longer describes it.
+            TensorsDoNotFitError: If the model was changed and no longer matches its config.
         """
         state = self.model.state_dict()
         arrays = {
@@ -112,10 +112,10 @@ class TorchRuntime:
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device behind a name, checked to be there.
+    """Resolve a device name, and check that the device is available.
 
     Raises:
-        UserError: If this machine has no such device.
+        UserError: If the device is not available.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -124,19 +124,19 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f'unknown device "{name}"; take auto, cpu, cuda, cuda:1 or mps') from error
+        raise UserError(f"device={name}: must be auto, cpu, cuda, cuda:1 or mps") from error
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    there = counts.get(device.type, 0)
-    if (device.index or 0) >= there:
-        raise UserError(f'device "{name}" is not here: torch sees {there} of type {device.type}')
+    available = counts.get(device.type, 0)
+    if (device.index or 0) >= available:
+        raise UserError(f"device={name}: not available; torch finds {available} of type {device.type}")
     return device
 
 
 def check_tensors(model: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Accept only tensors that are exactly the model's, by name, shape and type, without NaN or infinity.
+    """Check that tensors match a model's in name, shape and type, and are finite.
 
     Raises:
-        TensorsDoNotFitError: Names what is missing, left over, or wrong.
+        TensorsDoNotFitError: If a tensor is missing, unexpected or wrong.
     """
     expected = model.state_dict()
     for problem, names in (
@@ -163,11 +163,11 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None
 
 
 def _skeleton(architecture: Mapping[str, Any], *, at_most: int) -> Backbone[Any]:
-    """The model without memory for its values, so that absurd sizes cost nothing.
+    """The model on the meta device, so that absurd sizes allocate no memory.
 
     Args:
-        architecture: What `config_to_dict` wrote.
-        at_most: Tensors that there are. Every layer has at least one, so an architecture of more layers is
+        architecture: From `config_to_dict`.
+        at_most: Number of tensors. Every layer has at least one, so an architecture with more layers is
             refused before it is built.
     """
     config = config_from_dict(architecture)

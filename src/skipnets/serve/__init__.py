@@ -1,4 +1,4 @@
-"""A classifier behind HTTP, and a page for people.
+"""Serve a classifier over HTTP, with a web page.
 
 Names are loaded on first use, so that importing this package costs nothing.
 """

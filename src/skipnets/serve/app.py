@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
@@ -20,7 +21,7 @@ from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import ClientDisconnect
 
-from skipnets.classifier import Classifier, Prediction
+from skipnets.classifier import Classifier, Prediction, as_classifier
 from skipnets.errors import UserError
 from skipnets.serve.examples import Example
 from skipnets.serve.guard import Guard
@@ -200,7 +201,7 @@ _IMAGE = {"type": "string", "format": "binary"}
 
 
 def create_app(
-    classifier: Classifier | Callable[[], Classifier],
+    model: str | os.PathLike[str] | Classifier | Callable[[], Classifier],
     *,
     limits: Limits | None = None,
     token: str | None = None,
@@ -212,7 +213,8 @@ def create_app(
     """A classifier as an ASGI application; its service is `app.state.service`.
 
     Args:
-        classifier: A classifier, or a function that loads it while the server already answers `/healthz`.
+        model: A model file, a run folder, an export, a classifier, or a function that loads one. It is loaded
+            while the server already answers `/healthz`.
         limits: Beyond them requests are refused; None takes the defaults.
         token: Bearer token that clients must send; None requires none.
         examples: Images that the page offers.
@@ -226,7 +228,7 @@ def create_app(
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
         raise UserError("token: must be printable ASCII without blanks around it, and not empty")
     service = Service(
-        (lambda: classifier) if isinstance(classifier, Classifier) else classifier,
+        model if callable(model) else partial(as_classifier, model),
         limits=limits or Limits(),
         batch_size=batch_size,
         batch_delay=batch_delay,

@@ -1,6 +1,6 @@
 """Dynamic batching: images of concurrent requests go through the network together.
 
-N is the images of a batch; H, W and C their height, width and channels.
+Shapes: N images of a batch, H height, W width, C channels.
 """
 
 from __future__ import annotations

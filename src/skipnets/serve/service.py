@@ -3,7 +3,7 @@
 Images are decoded by a pool of threads, and the network runs in one thread (and in those of its runtime);
 the event loop does neither.
 
-N is the images of a batch; H, W and C their height, width and channels.
+Shapes: N images of a batch, H height, W width, C channels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happens around Lightning's loop: random numbers, averaged weights, the record, the best model."""
+"""Lightning callbacks: seeding, averaged weights, metrics of each epoch, the best model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MONITORED: Mapping[BestBy, tuple[str, Literal["min", "max"]]] = {
 
 
 def seed_everything(seed: int, *position: int) -> None:
-    """Seed Python, NumPy and torch from a run's seed and where in the run we are (epoch, device)."""
+    """Seed Python, NumPy and torch from a run's seed and a position in the run (epoch, device)."""
     state = int(np.random.SeedSequence([seed, *position]).generate_state(1)[0])
     random.seed(state)
     np.random.seed(state)  # noqa: NPY002 — what libraries without a generator of their own draw from
@@ -38,9 +38,9 @@ def seed_everything(seed: int, *position: int) -> None:
 
 
 class EpochSeeds(Callback):
-    """Makes dropout, MixUp and their like in an epoch depend on seed, epoch and device alone.
+    """Makes randomness in an epoch (dropout, MixUp) depend only on seed, epoch and device.
 
-    So an epoch that is started anew after an interruption is the same epoch, and no generator's state needs
+    So an epoch restarted after an interruption is the same epoch, and no generator's state needs
     saving. The seed is set at the first batch, not at the epoch's start: loaders draw numbers when they
     begin, and a resumed run begins with other loaders than one that has been running.
     """
@@ -58,7 +58,7 @@ class EpochSeeds(Callback):
 
 
 class Averaging(WeightAveraging):
-    """An exponential moving average of weights and norm statistics, which is what gets validated and saved.
+    """Exponential moving average of weights and norm statistics, which is validated and saved.
 
     The decay starts low, min(decay, (1 + n) / (10 + n)) after n steps, so that the average forgets the random
     weights in a short run too (as in TensorFlow's ExponentialMovingAverage with `num_updates`).
@@ -70,7 +70,7 @@ class Averaging(WeightAveraging):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the average; its counter stays on the CPU, where reading it waits for no device."""
+        """Create the average; its counter stays on the CPU, where reading it does not wait for a device."""
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
@@ -98,24 +98,24 @@ class Patience(EarlyStopping):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop before the first batch where patience had run out."""
+        """Stop before the first batch if patience had run out."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
 
 
 class Record(Callback):
-    """Keeps one row an epoch, writes `metrics.csv`, and `model.safetensors` whenever the best epoch is new.
+    """Collects one row per epoch, writes `metrics.csv`, and `model.safetensors` after every new best epoch.
 
-    Better is the figure that `best_by` names, on the validation split; of equal ones the epoch with the lower
-    validation loss, then the earlier.
+    Epochs are ranked by the metric `best_by` on the validation split, then by lower validation loss, then the
+    earlier one.
 
     Args:
-        run: Where to write.
-        best_by: The figure.
-        epochs: How many there will be at most.
-        average: Holds the weights to save; None saves the task's own.
-        save: Writes a model and the row of its epoch as the run's best.
-        say: Shows one line an epoch.
+        run: The run to write to.
+        best_by: The metric that ranks epochs.
+        epochs: Maximum number of epochs.
+        average: Averaged weights to save; None saves the task's own.
+        save: Saves a model and the row of its epoch as the run's best.
+        say: Prints one line per epoch.
     """
 
     def __init__(
@@ -157,9 +157,9 @@ class Record(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the epoch's row; runs before early stopping and before the checkpoint is written."""
         assert isinstance(pl_module, ClassificationTask)
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
-        if not np.isfinite([figures["train_loss"], figures["val_loss"]]).all():
+        if not np.isfinite([metrics["train_loss"], metrics["val_loss"]]).all():
             raise UserError(
                 f"lr: training diverged in epoch {trainer.current_epoch + 1} (the loss is not finite) "
                 f"with lr={pl_module.config.lr:g}; a tenth of it may be right"
@@ -167,10 +167,10 @@ class Record(Callback):
         row = Row(
             epoch=trainer.current_epoch + 1,
             lr=rate,
-            train_loss=figures["train_loss"],
-            val_loss=figures["val_loss"],
-            val_accuracy=figures["val_accuracy"],
-            val_balanced_accuracy=figures["val_balanced_accuracy"],
+            train_loss=metrics["train_loss"],
+            val_loss=metrics["val_loss"],
+            val_accuracy=metrics["val_accuracy"],
+            val_balanced_accuracy=metrics["val_balanced_accuracy"],
             seconds=time.perf_counter() - self._epoch_started - self._validation_seconds,
             validation_seconds=self._validation_seconds,
         )
@@ -208,7 +208,7 @@ class EpochBar(RichProgressBar):
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Nothing: the figures of an epoch are in its line."""
+        """Show no metrics: they are in the epoch's line."""
         return {}
 
     @override
@@ -217,7 +217,7 @@ class EpochBar(RichProgressBar):
 
 
 def gather_failures(trainer: pl.Trainer, failures: dict[str, str]) -> dict[str, str]:
-    """The undecodable images of all processes."""
+    """Gather the undecodable images of all processes."""
     if trainer.world_size == 1:
         return failures
     parts: list[dict[str, str]] = [{} for _ in range(trainer.world_size)]
@@ -226,10 +226,10 @@ def gather_failures(trainer: pl.Trainer, failures: dict[str, str]) -> dict[str, 
 
 
 def rank(row: Row, best_by: BestBy) -> tuple[float, float]:
-    """What to compare epochs by: the higher the better."""
+    """Sort key of an epoch; higher is better."""
     name, mode = MONITORED[best_by]
-    figure = getattr(row, name)
-    return (figure if mode == "max" else -figure, -row.val_loss)
+    value = getattr(row, name)
+    return (value if mode == "max" else -value, -row.val_loss)
 
 
 def best_row(rows: list[Row], best_by: BestBy) -> Row | None:
@@ -238,7 +238,7 @@ def best_row(rows: list[Row], best_by: BestBy) -> Row | None:
 
 
 def epoch_line(row: Row, epochs: int, *, improved: bool) -> str:
-    """What a person reads after an epoch."""
+    """The line printed after an epoch."""
     return (
         f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  train loss {row.train_loss:.4f}  "
         f"val loss {row.val_loss:.4f}  val accuracy {row.val_accuracy:6.2%}  "

@@ -1,4 +1,4 @@
-"""Learning curves: the losses, the validation accuracy and the learning rate over the epochs."""
+"""Plot learning curves: losses, validation accuracy and learning rate over the epochs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Palette:
         }
 
 
-# Those of the report in light mode (report/page.css).
+# Colors of the report in light mode (report/page.css).
 _PAPER = Palette(
     ink="#1a222c", soft="#5a6675", line="#dfe3e8", surface="#ffffff", train="#c4560a", validation="#1d62b8"
 )
@@ -72,11 +72,11 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str,
     """Draw losses, validation accuracy and learning rate over the epochs.
 
     Args:
-        rows: One an epoch.
-        best_epoch: The one to mark, counted from 1.
-        path: A PNG file; replaced if it is there.
-        title: What was trained on what.
-        note: Stands below the charts, such as `loss_note` gives.
+        rows: One per epoch.
+        best_epoch: Epoch to mark, counted from 1.
+        path: A PNG file; an existing one is replaced.
+        title: Title of the figure.
+        note: Text below the charts, such as from `loss_note`.
     """
     best = next(row for row in rows if row.epoch == best_epoch)
     note = textwrap.fill(note, _NOTE_WIDTH)
@@ -102,7 +102,7 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str,
 
 
 def loss_note(config: TrainConfig) -> str:
-    """Why the training loss may lie above the validation loss; empty if nothing makes it harder."""
+    """Explain why the training loss may be above the validation loss; empty if it should not be."""
     reasons = {
         f"label smoothing {config.label_smoothing:g}": config.label_smoothing,
         "MixUp": config.mixup,
@@ -112,25 +112,25 @@ def loss_note(config: TrainConfig) -> str:
             config.model_options.get(name) for name in ("drop_rate", "proj_drop_rate", "drop_path_rate")
         ),
     }
-    found = [reason for reason, applies in reasons.items() if applies]
-    if not found:
+    applicable = [reason for reason, applies in reasons.items() if applies]
+    if not applicable:
         return ""
-    listed = " and ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+    listed = " and ".join(filter(None, [", ".join(applicable[:-1]), applicable[-1]]))
     return (
-        f"The training loss includes {listed}; the validation loss does not. So the training loss can lie "
-        "above the validation loss without anything being wrong."
+        f"The training loss includes {listed}; the validation loss does not. So it is normal for the "
+        "training loss to be above the validation loss."
     )
 
 
 def plot_losses(axes: Axes, rows: Sequence[Row], colors: Palette) -> None:
-    """Training and validation loss."""
+    """Plot training and validation loss."""
     epochs = [row.epoch for row in rows]
     style: dict[str, Any] = {"marker": _marker(rows), "markersize": 4}
     axes.plot(epochs, [row.train_loss for row in rows], color=colors.train, label="training", **style)
     axes.plot(epochs, [row.val_loss for row in rows], color=colors.validation, label="validation", **style)
     every = [loss for row in rows for loss in (row.train_loss, row.val_loss) if math.isfinite(loss)]
     if every and min(every) > 0 and max(every) > 10 * float(np.median(every)):
-        # A wild start must not flatten the rest.
+        # Log scale, so that a very high loss at the start does not flatten the rest.
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
@@ -141,7 +141,7 @@ def plot_losses(axes: Axes, rows: Sequence[Row], colors: Palette) -> None:
 
 
 def plot_accuracy(axes: Axes, rows: Sequence[Row], best_epoch: int, colors: Palette) -> None:
-    """Validation accuracy, the best epoch marked."""
+    """Plot validation accuracy, and mark the best epoch."""
     accuracy = {row.epoch: row.val_accuracy for row in rows}
     axes.plot(
         list(accuracy), list(accuracy.values()), color=colors.validation, marker=_marker(rows), markersize=4
@@ -161,7 +161,7 @@ def plot_accuracy(axes: Axes, rows: Sequence[Row], best_epoch: int, colors: Pale
 
 
 def plot_learning_rate(axes: Axes, rows: Sequence[Row], colors: Palette) -> None:
-    """The learning rate."""
+    """Plot the learning rate."""
     epochs, rates = [row.epoch for row in rows], [row.lr for row in rows]
     axes.plot(epochs, rates, color=colors.soft, marker=_marker(rows), markersize=4)
     axes.set_ylim(bottom=0)
@@ -174,5 +174,5 @@ def _label_epochs(axes: Axes) -> None:
 
 
 def _marker(rows: Sequence[Row]) -> str:
-    """Points where there are few epochs; a run of one is no line."""
+    """Markers for few epochs, as a single epoch is not a line."""
     return "o" if len(rows) <= 12 else ""

@@ -1,4 +1,4 @@
-"""The optimizer and the course of its rate, built from plain numbers. Rates are per step."""
+"""Optimizers and learning-rate schedules. Rates are per step."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-# Where the warm-up starts, as a part of the full rate.
+# Start of the warm-up, as a fraction of the full rate.
 WARMUP_START = 0.01
 
 
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, decay_norm_and_bias: bool
 ) -> list[dict[str, Any]]:
-    """The trainable parameters, those without weight decay (norms and biases) in a group of their own.
+    """Group trainable parameters into those with and without weight decay (norms and biases).
 
     Norms and biases are the parameters with one dimension (He et al. 2019, arXiv 1812.01187, section 3.1).
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [p for p in trainable if decay_norm_and_bias or p.ndim > 1]
-    spared = [p for p in trainable if not decay_norm_and_bias and p.ndim <= 1]
-    groups = ((decayed, weight_decay), (spared, 0.0))
+    undecayed = [p for p in trainable if not decay_norm_and_bias and p.ndim <= 1]
+    groups = ((decayed, weight_decay), (undecayed, 0.0))
     return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
 
 
@@ -44,16 +44,16 @@ def make_optimizer(
     nesterov: bool,
     fused: bool,
 ) -> Optimizer:
-    """SGD or AdamW in its fused form, or its foreach form where the fused one cannot be used.
+    """Create SGD or AdamW in its fused form, or its foreach form if the fused one cannot be used.
 
     Args:
-        name: Which of the two.
-        groups: What `parameter_groups` returns.
+        name: Name of the optimizer.
+        groups: From `parameter_groups`.
         lr: The highest learning rate.
         momentum: SGD's momentum, AdamW's first beta.
         nesterov: SGD only.
-        fused: False where something between gradient and step needs the unscaled gradient (clipping under
-            a gradient scaler).
+        fused: Must be False if the unscaled gradient is needed before the step (clipping under a gradient
+            scaler).
     """
     form: dict[str, bool] = {"fused": True} if fused else {"foreach": True}
     if name == "adamw":
@@ -70,15 +70,15 @@ def make_schedule(
     warmup: float,
     milestones: Sequence[float],
 ) -> LRScheduler:
-    """The rate at every step: a linear warm-up, then constant, falling at milestones, or along a cosine.
+    """Create a schedule: a linear warm-up, then a constant rate, drops at milestones, or a cosine.
 
     Args:
-        optimizer: Its groups hold the highest rate.
-        name: What comes after the warm-up.
-        steps_per_epoch: Optimizer steps.
-        epochs: Length of the training.
-        warmup: Length of the warm-up, in epochs; it is part of the training.
-        milestones: Fractions of the training; each falls on the nearest start of an epoch.
+        optimizer: Optimizer whose groups hold the highest rate.
+        name: Schedule after the warm-up.
+        steps_per_epoch: Optimizer steps per epoch.
+        epochs: Number of epochs.
+        warmup: Length of the warm-up in epochs, included in `epochs`.
+        milestones: Fractions of the training, rounded to whole epochs.
     """
     total = steps_per_epoch * epochs
     rising = min(round(warmup * steps_per_epoch), total - 1)
@@ -101,7 +101,7 @@ def make_schedule(
 
 @torch.no_grad()
 def average_towards(average: list[torch.Tensor], current: list[torch.Tensor], weight: float) -> None:
-    """Move an exponential moving average a step: average += weight · (current − average).
+    """Update an exponential moving average: average += weight · (current − average).
 
     Counters, such as a norm's number of batches, are copied.
     """

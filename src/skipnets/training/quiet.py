@@ -1,4 +1,4 @@
-"""Lightning without what it tells people who write training loops."""
+"""Suppress Lightning's tips and warnings for authors of training loops."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import rich
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
-# Each of these is intended here, or is about Lightning's own code.
-_INTENDED = (
+# Each of these is intended here, or concerns Lightning's own code.
+_IGNORED = (
     r"The .*dataloader.* does not have many workers",
     r"The number of training batches .* is smaller than the logging interval",
     r"Checkpoint directory .* exists and is not empty",
@@ -27,13 +27,13 @@ _LOGGERS = ("pytorch_lightning", "lightning", "lightning_fabric")
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """No tips and reports for a while; rich's console, which Lightning's bar uses, on standard error."""
+    """Suppress Lightning's messages in the block, and send its progress bar to standard error."""
     console = rich.get_console()
     before = console.__dict__
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        _hush()
+        _silence()
         rich.reconfigure(stderr=True)
         try:
             yield
@@ -44,16 +44,16 @@ def quiet_lightning() -> Iterator[None]:
 
 
 class QuietProcesses(Callback):
-    """The same in processes that Lightning spawns: they begin with settings of their own."""
+    """Suppresses Lightning's messages in processes that it spawns, which do not inherit the filters."""
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if multiprocessing.parent_process() is not None:
-            _hush()
+            _silence()
 
 
-def _hush() -> None:
-    for message in _INTENDED:
+def _silence() -> None:
+    for message in _IGNORED:
         warnings.filterwarnings("ignore", message=message)
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)

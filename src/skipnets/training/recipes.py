@@ -1,4 +1,4 @@
-"""The recipes: what a run does where the user has not said otherwise. Data, no code paths."""
+"""Recipes: default training settings, as data."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def with_recipe(config: TrainConfig) -> TrainConfig:
-    """The configuration with its recipe chosen and every field that the recipe knows filled in.
+    """Choose a configuration's recipe, and fill in the fields that are not set.
 
-    In a run shorter than the recipe's, its warm-up takes a quarter of the epochs at most.
+    The recipe's warm-up takes at most a quarter of the epochs.
     """
     name = config.recipe or ("finetune" if config.weights else "scratch")
     if name == "finetune" and config.weights is None:

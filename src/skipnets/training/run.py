@@ -1,4 +1,4 @@
-"""The run folder: what lies where, what is written at its start, and what can be read from it."""
+"""The run folder: its files, and functions to write and read them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _LIBRARIES = ("skipnets", "torch", "torchvision", "pytorch-lightning", "torchmet
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The figures of one epoch, a row of `metrics.csv`.
+    """Metrics of one epoch, a row of `metrics.csv`.
 
     Attributes:
         epoch: Counted from 1.
-        lr: The highest rate of any parameter group after the epoch's last step.
-        train_loss: Mean over the epoch, of what is minimized: with label smoothing, class weights, mixing.
-        val_loss: Mean negative log-likelihood on the validation split, plain.
-        val_accuracy: On the validation split.
+        lr: Highest learning rate of any parameter group after the epoch's last step.
+        train_loss: Mean training loss over the epoch, with label smoothing, class weights and mixing.
+        val_loss: Mean negative log-likelihood on the validation split.
+        val_accuracy: Accuracy on the validation split.
         val_balanced_accuracy: Mean recall of the classes on the validation split.
         seconds: Duration of the epoch's training.
         validation_seconds: Duration of its validation.
@@ -58,13 +58,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Run(Display):
-    """A run folder. What it knows, it reads from its files.
+    """A run folder; its properties are read from its files.
 
     Attributes:
         folder: `runs/NAME`.
     """
 
     folder: Path
+
+    def __fspath__(self) -> str:
+        """The folder, so that whatever takes the path of a run takes a run."""
+        return str(self.folder)
 
     @property
     def config_file(self) -> Path:
@@ -78,7 +82,7 @@ class Run(Display):
 
     @property
     def splits(self) -> Path:
-        """Which image was in which split."""
+        """The split of each image, a CSV file."""
         return self.folder / run_folder.SPLITS
 
     @property
@@ -88,22 +92,22 @@ class Run(Display):
 
     @property
     def checkpoint(self) -> Path:
-        """Lightning's checkpoint after the last whole epoch."""
+        """Lightning's checkpoint after the last complete epoch."""
         return self.folder / run_folder.CHECKPOINTS / run_folder.LAST_CHECKPOINT
 
     @property
     def metrics(self) -> Path:
-        """One row an epoch."""
+        """Metrics with one row per epoch, a CSV file."""
         return self.folder / run_folder.METRICS
 
     @property
     def curves(self) -> Path:
-        """The metrics as an image."""
+        """Learning curves, a PNG file."""
         return self.folder / run_folder.CURVES
 
     @property
     def skipped_file(self) -> Path:
-        """The images that could not be decoded in training or validation; absent where there are none."""
+        """The images that could not be decoded in training or validation; absent if there are none."""
         return self.folder / run_folder.SKIPPED
 
     @property
@@ -116,7 +120,7 @@ class Run(Display):
 
     @property
     def evaluation(self) -> Path:
-        """The figures on the test split; absent before the end, and where there are no test images."""
+        """Metrics on the test split; absent before the end, or without test images."""
         return self.folder / run_folder.EVALUATION
 
     @property
@@ -126,7 +130,7 @@ class Run(Display):
 
     @property
     def rows(self) -> list[Row]:
-        """The figures of every epoch so far."""
+        """Metrics of all epochs so far."""
         return read_metrics(self.metrics)
 
     @property
@@ -138,13 +142,13 @@ class Run(Display):
 
     @property
     def scores(self) -> dict[str, Any]:
-        """The figures of the test split, as in `evaluation.json`; empty where it was not evaluated."""
+        """Metrics on the test split, as in `evaluation.json`; empty if it was not evaluated."""
         if not self.evaluation.exists():
             return {}
         return run_folder.read_evaluation(self.folder)
 
     def tables(self) -> list[Table]:
-        """What `print` and a notebook show."""
+        """Tables that `print` and notebooks show."""
         rows = {"run": str(self.folder)}
         if self.model.exists():
             rows["model"] = f"{self.model} (epoch {self.best_epoch}, the best on validation data)"
@@ -152,27 +156,27 @@ class Run(Display):
 
 
 def claim(folder: Path) -> Run:
-    """A run folder that is free to be written.
+    """Claim a new run folder.
 
     Raises:
-        UserError: Something is there already.
+        UserError: If it already exists and is not empty.
     """
     run = Run(folder)
     if run.config_file.exists():
         raise UserError(
-            f"out: {folder} already holds a run; give another folder, or go on with it: "
+            f"out: {folder} already holds a run; name another folder, or resume it: "
             f"skipnets train --resume {folder}"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"out: {folder} is not an empty folder; give a new one")
+        raise UserError(f"out: {folder} is not an empty folder; name a new one")
     return run
 
 
 def reopen(folder: Path) -> Run:
-    """A run folder that an interrupted training left.
+    """Open the run folder of an interrupted training.
 
     Raises:
-        UserError: There is none, or it is complete.
+        UserError: If there is none, or the run is complete.
     """
     run = Run(folder)
     if not run.config_file.is_file() or not run.splits.is_file():
@@ -187,13 +191,13 @@ def reopen(folder: Path) -> Run:
 
 
 def write_config(run: Run, config: TrainConfig) -> None:
-    """Write `run.yaml`; with it the folder counts as a run."""
+    """Write `run.yaml`, which marks the folder as a run."""
     with atomic_path(run.config_file) as path:
         path.write_text(config_to_yaml(config), encoding="utf-8")
 
 
 def write_environment(run: Run, seed: int) -> None:
-    """Write `environment.json`: what else the result depends on."""
+    """Write `environment.json`: versions, hardware and seed."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -217,7 +221,7 @@ def write_environment(run: Run, seed: int) -> None:
 
 
 def write_metrics(path: Path, rows: Sequence[Row]) -> None:
-    """Write `metrics.csv`, whole."""
+    """Write `metrics.csv` atomically."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
         writer.writeheader()
@@ -225,18 +229,18 @@ def write_metrics(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows that `write_metrics` wrote; none where there is no file yet."""
+    """Read the rows that `write_metrics` wrote; none if there is no file yet."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(epoch=int(line.pop("epoch")), **{name: float(figure) for name, figure in line.items()})
+            Row(epoch=int(line.pop("epoch")), **{name: float(value) for name, value in line.items()})
             for line in csv.DictReader(file)
         ]
 
 
 def write_skipped(run: Run, skipped: Mapping[str, str]) -> None:
-    """Write `skipped.csv`: the images that could not be decoded and why."""
+    """Write `skipped.csv`: the images that could not be decoded, with reasons."""
     if not skipped:
         return
     with (

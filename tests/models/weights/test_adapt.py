@@ -71,14 +71,14 @@ def test_channels_are_adapted_as_timm_does(channels):
     torch.testing.assert_close(adapt_channels(weight, channels), adapt_input_conv(channels, weight))
 
 
-def test_a_gray_image_answers_as_its_color_copy():
+def test_a_gray_image_gives_the_logits_of_its_color_copy():
     weight, gray = torch.randn(4, 3, 3, 3), torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(
         torch.conv2d(gray, adapt_channels(weight, 1)), torch.conv2d(gray.expand(2, 3, 8, 8), weight)
     )
 
 
-def test_color_from_gray_answers_alike_on_gray():
+def test_color_from_gray_gives_equal_logits_on_gray():
     weight, gray = torch.randn(4, 1, 3, 3), torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(
         torch.conv2d(gray.expand(2, 3, 8, 8), adapt_channels(weight, 3)), torch.conv2d(gray, weight)

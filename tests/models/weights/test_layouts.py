@@ -33,7 +33,7 @@ def test_two_spellings_of_one_name_are_refused(make_densenet, stirred, write):
     tensors = stirred(make_densenet())
     old = {name.replace("layer1.norm1", "layer1.norm.1"): tensor for name, tensor in tensors.items()}
     twice = "features.denseblock2.denselayer1.norm1.weight"
-    with pytest.raises(UserError, match="left over: "):
+    with pytest.raises(UserError, match="unexpected: "):
         load_weights(make_densenet(), write({**old, twice: tensors[twice]}))
 
 
@@ -83,7 +83,7 @@ def test_averaged_weights_come_first_and_it_is_said(average, plain, make, stirre
     model = make()
     report = load_weights(model, write({plain: raw, average: averaged}))
     assert_same(model, averaged)
-    assert report.notes == (f"taken from '{average}'; the file also has '{plain}'",)
+    assert report.notes == (f"loaded from '{average}'; the file also has '{plain}'",)
 
 
 def test_an_empty_average_does_not_count(make, stirred, write, assert_same):
@@ -103,7 +103,7 @@ def test_an_empty_average_does_not_count(make, stirred, write, assert_same):
         (torch.ones(2), "only Tensor"),
     ],
 )
-def test_no_state_dict_says_what_there_is(value, holds, write):
+def test_a_missing_state_dict_lists_the_contents(value, holds, write):
     with pytest.raises(UserError, match=holds):
         create_model("resnet20", weights=write(value))
 
@@ -111,11 +111,11 @@ def test_no_state_dict_says_what_there_is(value, holds, write):
 def test_a_checkpoint_that_holds_itself(write):
     endless = {}
     endless["model"] = endless
-    with pytest.raises(UserError, match="holds no state dict"):
+    with pytest.raises(UserError, match="has no state dict"):
         create_model("resnet20", weights=write(endless))
 
 
-def test_own_prefix_is_not_taken_for_a_wrapper(make_densenet, stirred, write, assert_same):
+def test_own_prefix_is_not_removed_as_a_wrapper(make_densenet, stirred, write, assert_same):
     body = {k: t for k, t in stirred(make_densenet()).items() if k.startswith("features.")}
     model = make_densenet(num_classes=0)
     report = load_weights(model, write(body))

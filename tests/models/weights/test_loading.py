@@ -34,7 +34,7 @@ def test_all_of_torchvisions_names_are_covered():
 
 
 @names
-def test_torchvisions_state_dict_loads_whole_and_answers_alike(name, write, assert_same):
+def test_torchvisions_state_dict_loads_and_gives_equal_logits(name, write, assert_same):
     theirs = torchvision.models.get_model(name, weights=None)
     x = torch.randn(2, 3, 64, 64)
     theirs(x)  # running statistics that keep a deep random network finite
@@ -133,7 +133,7 @@ def test_a_wrong_shape_names_the_tensor_and_touches_nothing(make, stirred, write
     before = snapshot(model)
     with pytest.raises(UserError) as caught:
         load_weights(model, write(tensors))
-    assert f"does not fit {model.config.name}: {wrong} is {(shape[0], shape[1] + 1, *shape[2:])}" in str(
+    assert f"does not match {model.config.name}: {wrong} is {(shape[0], shape[1] + 1, *shape[2:])}" in str(
         caught.value
     )
     assert str(shape) in str(caught.value)
@@ -148,7 +148,7 @@ def test_missing_and_left_over_tensors_are_listed(make, stirred, write, snapshot
     tensors["auxiliary.weight"] = torch.zeros(3)
     model = make()
     before = snapshot(model)
-    with pytest.raises(UserError, match=f"missing: {missing}; left over: auxiliary.weight$"):
+    with pytest.raises(UserError, match=f"missing: {missing}; unexpected: auxiliary.weight$"):
         load_weights(model, write(tensors))
     assert_same(model, before)
 

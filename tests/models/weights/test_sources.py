@@ -66,9 +66,9 @@ def test_the_old_format_of_torch_save(make, stirred, write, assert_same):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("absent.pth", r"there are no weights '.*absent.pth': give a torchvision tag"),
-        ("imagenet21k", r"there are no weights 'imagenet21k': give a torchvision tag"),
-        ("https://example.org/a.pth", r"there are no weights 'https://example.org/a.pth': give"),
+        ("absent.pth", r"weights=.*absent.pth: must be a torchvision tag"),
+        ("imagenet21k", r"weights=imagenet21k: must be a torchvision tag"),
+        ("https://example.org/a.pth", r"weights=https://example.org/a.pth: must be"),
     ],
 )
 def test_no_such_source(name, words):
@@ -78,7 +78,7 @@ def test_no_such_source(name, words):
 def test_a_kind_that_holds_no_weights(tmp_path):
     path = tmp_path / "weights.onnx"
     path.write_bytes(b"x")
-    refused(path, "weights.onnx is not a file of weights")
+    refused(path, "weights.onnx is not a weights file")
 
 
 GARBAGE = {
@@ -96,7 +96,7 @@ GARBAGE = {
 def test_garbage(content, suffix, tmp_path):
     path = tmp_path / f"weights.{suffix}"
     path.write_bytes(content)
-    refused(path, rf"weights\.{suffix} is not a whole ")
+    refused(path, rf"weights\.{suffix} is not a complete ")
 
 
 @pytest.mark.parametrize("kept", [0.001, 0.3, 0.9, 0.999])
@@ -106,7 +106,7 @@ def test_truncated_files(suffix, kept, write):
     path = write(create_model("resnet20").state_dict(), f"weights.{suffix}", **old)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
-    refused(path, rf"weights\.{suffix} is not a whole ")
+    refused(path, rf"weights\.{suffix} is not a complete ")
 
 
 class Malicious:
@@ -134,7 +134,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(save, suffix, tmp_path, monke
     path = tmp_path / f"weights.{suffix}"
     save({"state_dict": create_model("resnet20").state_dict(), "extra": Malicious()}, path)
     told = r"holds more than tensors \((posix|nt)\.mkdir\)"
-    refused(path, "is not a whole PyTorch checkpoint$" if save is pickled else told)
+    refused(path, "is not a complete PyTorch checkpoint$" if save is pickled else told)
     assert not trap.exists()
     pickle.loads(pickle.dumps(Malicious()))
     assert trap.exists()  # the trap works
@@ -149,7 +149,7 @@ def test_objects_in_an_npz_are_refused_and_not_run(tmp_path, monkeypatch):
     trap = tmp_path / "trap"
     monkeypatch.setenv("SKIPNETS_TEST_TRAP", str(trap))
     np.savez(tmp_path / "weights.npz", weight=np.array([Malicious()], dtype=object))
-    refused(tmp_path / "weights.npz", "not a whole .npz file of number arrays")
+    refused(tmp_path / "weights.npz", "not a complete .npz file of numeric arrays")
     assert not trap.exists()
 
 
@@ -308,7 +308,7 @@ def test_the_tag_imagenet_is_torchvisions_default():
     refused("IMAGENET1K_V1", "resnet50-0676ba61.pth could not be downloaded", "resnet50")
     refused(
         "IMAGENET1K_V1",
-        f"fetched by hand, it belongs at {re.escape(str(cache('IMAGENET1K_V1')))}",
+        f"you can download it to {re.escape(str(cache('IMAGENET1K_V1')))} yourself",
         "resnet18",
     )
 
@@ -335,11 +335,11 @@ def test_a_damaged_cache_says_what_to_remove():
 def test_tags_that_do_not_exist():
     refused(
         "IMAGENET1K_V2",
-        "resnet18 has no weights 'IMAGENET1K_V2'; it has imagenet, IMAGENET1K_V1$",
+        "weights=IMAGENET1K_V2: must be one of imagenet, IMAGENET1K_V1 for resnet18$",
         "resnet18",
     )
-    refused("imagenet", "torchvision publishes no weights for resnet20")
-    refused("imagenet", "torchvision publishes no weights for densenet264", "densenet264")
+    refused("imagenet", "weights=imagenet: torchvision publishes none for resnet20")
+    refused("imagenet", "weights=imagenet: torchvision publishes none for densenet264", "densenet264")
 
 
 def test_gray_models_get_gray_numbers(stirred):
@@ -398,7 +398,7 @@ def test_a_hub_name_that_cannot_be_fetched(error, monkeypatch):
     gist = re.escape(" ".join(str(error).split()))
     refused(
         "hf-hub:timm/nothing",
-        rf"hf-hub:timm/nothing could not be fetched \({gist}\): it must name",
+        rf"weights=hf-hub:timm/nothing: could not be downloaded \({gist}\); must name",
         "resnet18",
     )
 

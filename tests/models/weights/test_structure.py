@@ -1,4 +1,4 @@
-"""Foreign names: what order and shapes can tell, and what they cannot."""
+"""Matching by structure: what order and shapes can determine, and what they cannot."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_shuffled_layers_are_matched_rightly_or_not_at_all(family, data):
 
 def test_left_over_tensors_are_listed(make, stirred, write, snapshot, assert_same):
     foreign = numbered(stirred(make())) | {"extra.weight": torch.zeros(3, 3, 5, 5)}
-    assert_refused(write(foreign), make(), r"left over: extra.weight \(3, 3, 5, 5\)$", snapshot, assert_same)
+    assert_refused(write(foreign), make(), r"unexpected: extra.weight \(3, 3, 5, 5\)$", snapshot, assert_same)
 
 
 def test_what_nothing_fits_is_listed(make, stirred, write, snapshot, assert_same):
@@ -140,11 +140,11 @@ def test_what_nothing_fits_is_listed(make, stirred, write, snapshot, assert_same
     del foreign["op0.weight"]
     model = make()
     stem = next(iter(model.state_dict()))
-    words = rf"nothing fits {re.escape(stem)} \(\d+, 3, \d, \d\)$"
+    words = rf"nothing matches {re.escape(stem)} \(\d+, 3, \d, \d\)$"
     assert_refused(write(foreign), model, words, snapshot, assert_same)
 
 
-def test_names_that_tell_no_role_are_refused(make, stirred, write, snapshot, assert_same):
+def test_names_without_a_role_are_refused(make, stirred, write, snapshot, assert_same):
     """Gamma and beta have one shape, mean and variance too."""
     foreign = {f"arr_{place}": tensor for place, tensor in enumerate(stirred(make()).values())}
     words = "the names do not say what these tensors are .* arr_0, arr_1.* and [0-9]+ more$"
@@ -178,7 +178,7 @@ def test_a_sorted_source_is_matched_only_where_shapes_are_unique(
         ): tensor
         for name, tensor in tensors.items()
     }
-    words = "ambiguous: the source is sorted by name, and nothing but another order tells apart"
+    words = "ambiguous: the source is sorted by name, and only another order distinguishes"
     assert_refused(write(foreign, "weights.safetensors"), make_resnet20(), words, snapshot, assert_same)
     assert_refused(write(dict(sorted(foreign.items()))), make_resnet20(), words, snapshot, assert_same)
     model = make_resnet20()
@@ -231,7 +231,7 @@ def test_shortcuts_that_come_first_in_their_block(make_resnet, stirred, write, a
     assert_same(model, tensors)
 
 
-def test_shortcuts_that_come_first_without_saying_so(make_resnet, stirred, write, snapshot, assert_same):
+def test_unnamed_shortcuts_that_come_first(make_resnet, stirred, write, snapshot, assert_same):
     foreign = numbered(transformers_names(stirred(make_resnet())))
     assert_refused(write(foreign), make_resnet(), "the order differs: ", snapshot, assert_same)
 
@@ -263,7 +263,7 @@ def pre_activation_resnet20():
 
 @pytest.mark.parametrize(("old", "new"), [("", ""), ("layer", "stage"), (".bn", ".norm")])
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_a_pre_activation_resnet_is_not_taken_for_the_original(
+def test_a_pre_activation_resnet_is_not_matched_with_the_original(
     old, new, suffix, make_resnet20, write, snapshot, assert_same
 ):
     theirs, model = pre_activation_resnet20().state_dict(), make_resnet20()
@@ -303,8 +303,8 @@ def test_keras_kernels_are_turned(make, stirred, write, assert_same):
     assert len(report.mapping) == sum(not name.endswith("tracked") for name in tensors)
 
 
-def test_channels_last_without_saying_so_is_refused(make, stirred, write, snapshot, assert_same):
+def test_unnamed_channels_last_is_refused(make, stirred, write, snapshot, assert_same):
     foreign = {name.replace("kernel", "weight"): t for name, t in keras_names(stirred(make())).items()}
     assert_refused(
-        write(foreign, "weights.npz"), make(), "nothing fits .* left over: ", snapshot, assert_same
+        write(foreign, "weights.npz"), make(), "nothing matches .* unexpected: ", snapshot, assert_same
     )

@@ -1,4 +1,4 @@
-"""Loading weights from torchvision, timm, the Hugging Face hub and files: all of them or none."""
+"""Load weights from torchvision, timm, the Hugging Face hub and files, strictly."""
 
 from skipnets.models.weights.loading import load_weights
 from skipnets.models.weights.report import LoadReport

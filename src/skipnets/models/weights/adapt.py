@@ -1,4 +1,4 @@
-"""Adapting a checkpoint to another number of classes or of input channels.
+"""Adapt a checkpoint to another number of classes or input channels.
 
 Shapes: O output channels, C input channels.
 """
@@ -22,7 +22,7 @@ def adapt_stem(target: Target, values: dict[str, Tensor]) -> str | None:
         values: Tensors by the model's names; the stem's is replaced if it differs.
 
     Returns:
-        One sentence for the report if anything was done.
+        A sentence for the report if it was adapted.
     """
     wanted, channels = target.tensors[target.stem].shape[1], values[target.stem].shape[1]
     if channels == wanted:
@@ -32,15 +32,15 @@ def adapt_stem(target: Target, values: dict[str, Tensor]) -> str | None:
     return f"first convolution {how}: {target.stem} has {channels} in the source and {wanted} in the model"
 
 
-def renew_head(target: Target, values: dict[str, Tensor]) -> str | None:
-    """Re-initialize the head where the checkpoint's is for another number of classes.
+def reset_head(target: Target, values: dict[str, Tensor]) -> str | None:
+    """Re-initialize the head if the checkpoint's has another number of classes.
 
     Args:
         target: What the model expects.
         values: Tensors by the model's names; the head's are replaced if they differ.
 
     Returns:
-        One sentence for the report if anything was done.
+        A sentence for the report if it was adapted.
 
     Raises:
         NoMatchError: If the head's weight and bias disagree.

@@ -35,14 +35,14 @@ def unwrap(value: object, source: str) -> tuple[dict[str, Tensor], tuple[str, ..
     if found is None:
         holds = ", ".join(map(repr, value)) if isinstance(value, Mapping) else type(value).__name__
         raise UserError(
-            f"{source} holds no state dict (a dictionary of names and tensors), only {holds or 'nothing'}"
+            f"{source} has no state dict (a dictionary of names and tensors), only {holds or 'nothing'}"
         )
     tensors, path = found
     tensors.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel counts its updates
     assert isinstance(value, Mapping)
     others = [key for key in WRAPPERS if key not in path and _find(value.get(key), ()) is not None]
     if path and others:
-        return tensors, (f"taken from {path[0]!r}; the file also has {', '.join(map(repr, others))}",)
+        return tensors, (f"loaded from {path[0]!r}; the file also has {', '.join(map(repr, others))}",)
     return tensors, ()
 
 
@@ -90,7 +90,7 @@ LAYOUTS: Mapping[str, Callable[[str], str]] = {
 
 
 def channels_first(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Transpose what Keras and Flax call `kernel` to PyTorch's order of axes.
+    """Transpose the `kernel` tensors of Keras and Flax to PyTorch's axis order.
 
     Convolutions are (height, width, C, O) there and (O, C, height, width) here, linear layers (C, O) and
     (O, C). The name alone decides, since a shape such as (3, 3, 3, 3) cannot.

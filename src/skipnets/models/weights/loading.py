@@ -1,4 +1,4 @@
-"""Loading weights into a model: read, match by name or else by structure, adapt, load all or nothing."""
+"""Load weights into a model: read, match by name or by structure, adapt, load all or none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skipnets.errors import UserError, listed
 from skipnets.models.backbone import Backbone
-from skipnets.models.weights.adapt import adapt_stem, renew_head
+from skipnets.models.weights.adapt import adapt_stem, reset_head
 from skipnets.models.weights.layouts import LAYOUTS, channels_first, without_prefix
 from skipnets.models.weights.report import LoadReport
 from skipnets.models.weights.sources import read_source
@@ -22,15 +22,15 @@ logger = logging.getLogger("skipnets")
 
 
 def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadReport:
-    """Load published or own weights into a model, all of them or none.
+    """Load weights into a model, all of them or none.
 
     Known names (torchvision's, also as before 0.3, and timm's, in any wrapper) are matched by name, others
-    by structure; `skipnets.models.weights.structure` says what is accepted. A head for
+    by structure; see `skipnets.models.weights.structure`. A head for
     another number of classes is re-initialized and a first convolution for other channels adapted; the report
     and a logged warning say so. Floating-point types are cast to the model's.
 
     Args:
-        model: A DenseNet or ResNet of this package.
+        model: A model of this package.
         source: A torchvision tag (`"imagenet"`, `"IMAGENET1K_V2"`; downloaded and checked), a Hugging Face
             repository (`"hf-hub:timm/densenet121.ra_in1k"`), a .safetensors, .pth, .pt, .th or .npz file, or
             a folder that holds a model.safetensors and perhaps timm's config.json.
@@ -60,9 +60,9 @@ def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadRe
         values = {wanted: tensors[found] for wanted, found in mapping.items()}
         _require_floats(values)
         stem_change = adapt_stem(target, values)
-        head_change = renew_head(target, values)
+        head_change = reset_head(target, values)
     except NoMatchError as reason:
-        raise UserError(f"{checkpoint.source} does not fit {name}: {reason}") from None
+        raise UserError(f"{checkpoint.source} does not match {name}: {reason}") from None
     # Everything has been checked by now, so this cannot fail half-way.
     model.load_state_dict({**target.tensors, **values}, strict=True)
 
@@ -119,7 +119,7 @@ def _match(
     except NoMatchError as reason:
         if isinstance(reason, AmbiguousMatchError) or len(missing) > len(target.tensors) / 2:
             raise
-        differences = (("missing", missing), ("left over", unknown))
+        differences = (("missing", missing), ("unexpected", unknown))
         names = "; ".join(f"{what}: {listed(names)}" for what, names in differences if names)
         raise NoMatchError(names) from None
 

@@ -17,11 +17,11 @@ class LoadReport:
         layout: How tensors were matched: the names' layout, or by structure.
         mapping: Names in the model to names in the source, in the model's order. Re-initialized tensors are
             not in it.
-        changes: Where the source and the model differ and what was done about it (head, first convolution).
-        notes: What else is worth knowing, for example which of several state dicts was taken.
-        input: How the source says that images are to be prepared, fitted to the model's input channels;
-            None where it does not say.
-        prefix: What all names in the source begin with, such as "module.".
+        changes: Adaptations where the source and the model differ (head, first convolution).
+        notes: Further remarks, for example which of several state dicts was used.
+        input: Preprocessing that the source states, adapted to the model's input channels; None if it does
+            not.
+        prefix: Common prefix of all names in the source, such as "module.".
     """
 
     source: str

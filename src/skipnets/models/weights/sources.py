@@ -1,7 +1,7 @@
-"""Reading weights from torchvision's tags, Hugging Face repositories, local files and folders.
+"""Read weights from torchvision's tags, Hugging Face repositories, local files and folders.
 
 Nothing is downloaded unless the source names a download. Pickles are read with `weights_only=True` only, so
-opening a file never runs code that is in it.
+opening a file never runs code in it.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class PublishedInput:
         size: Height and width of the network's input, in pixels.
         resize_size: The shorter side, in pixels, to which images are resized before the center of `size`
             is cut out; None where they are not cropped.
-        mean: One number a channel, subtracted from values in 0..1.
-        std: One number a channel, divided by.
+        mean: Mean per channel, for values from 0 to 1.
+        std: Standard deviation per channel, for values from 0 to 1.
         interpolation: "bilinear", "bicubic", …
     """
 
@@ -62,7 +62,7 @@ class PublishedInput:
         )
 
     def for_channels(self, channels: int) -> PublishedInput:
-        """The same for another number of input channels, as the first convolution is adapted to it."""
+        """Adapt the preprocessing to another number of input channels, like the first convolution."""
 
         def fitted(values: tuple[float, ...]) -> tuple[float, ...]:
             if channels == 1:
@@ -93,17 +93,17 @@ _IMAGENET = PublishedInput(
     std=(0.229, 0.224, 0.225),
     interpolation="bilinear",
 )
-# Where nobody says otherwise, by stem.
-USUAL_INPUT = {"imagenet": _IMAGENET, "cifar": replace(_IMAGENET, size=(32, 32), resize_size=None)}
+# Defaults by stem, for sources that state none.
+DEFAULT_INPUT = {"imagenet": _IMAGENET, "cifar": replace(_IMAGENET, size=(32, 32), resize_size=None)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The contents of a source.
+    """Weights read from a source.
 
     Args:
         source: Its name, for messages.
-        tensors: By the source's own names.
+        tensors: Tensors by the source's names.
         ordered: Whether `tensors` are in the order in which the model made them, not sorted by name.
         input: How images are preprocessed, where the source says so.
         notes: Remarks for the report.
@@ -139,19 +139,17 @@ def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoin
             str(path), path / "model.safetensors", config if config.is_file() else None, model_name
         )
     if not path.is_file():
-        raise UserError(f"there are no weights {str(source)!r}: give {FORMS}")
+        raise UserError(f"weights={source}: must be {FORMS}")
     return _from_file(path)
 
 
 def _from_torchvision(tag: str, model_name: str) -> Checkpoint:
     if model_name not in torchvision.models.list_models(module=torchvision.models):
-        raise UserError(
-            f"torchvision publishes no weights for {model_name}, so it has no {tag!r}: give a file"
-        )
+        raise UserError(f"weights={tag}: torchvision publishes none for {model_name}; name a file")
     published = torchvision.models.get_model_weights(model_name)
     tags = [weights.name for weights in published]
     if tag not in ("imagenet", *tags):
-        raise UserError(f"{model_name} has no weights {tag!r}; it has imagenet, {', '.join(tags)}")
+        raise UserError(f"weights={tag}: must be one of imagenet, {', '.join(tags)} for {model_name}")
     weights = published.DEFAULT if tag == "imagenet" else published[tag]
     cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     try:
@@ -163,8 +161,8 @@ def _from_torchvision(tag: str, model_name: str) -> Checkpoint:
             )
     except OSError as error:
         raise UserError(
-            f"{weights.url} could not be downloaded ({one_line(error)}); "
-            f"fetched by hand, it belongs at {cached}"
+            f"weights={tag}: {weights.url} could not be downloaded ({one_line(error)}); "
+            f"you can download it to {cached} yourself"
         ) from error
     except Exception as error:  # torch.load raises anything at all on damaged files
         what = "remove it and try again" if cached.exists() else "try again"
@@ -197,8 +195,8 @@ def _from_hub(source: str, model_name: str) -> Checkpoint:
         )
     except (OSError, ValueError, EntryNotFoundError) as error:
         raise UserError(
-            f"{source} could not be fetched ({one_line(error)}): it must name a repository OWNER/NAME with "
-            "config.json and model.safetensors; a local folder with these files works too"
+            f"weights={source}: could not be downloaded ({one_line(error)}); must name a repository "
+            "OWNER/NAME with config.json and model.safetensors; a local folder with these files works too"
         ) from error
     return _from_folder(source, Path(weights), Path(config), model_name)
 
@@ -221,7 +219,7 @@ def _from_folder(source: str, weights: Path, config_path: Path | None, model_nam
     if architecture not in (None, model_name):
         notes += (
             f'config.json names the architecture "{architecture}", not {model_name}: '
-            "what has no weights (pooling, activations) may differ",
+            "parts without weights (pooling, activations) may differ",
         )
     return replace(checkpoint, input=published, notes=notes)
 
@@ -251,8 +249,8 @@ def _from_file(path: Path) -> Checkpoint:
     elif suffix in PICKLED:
         tensors, notes = unwrap(_read_pickle(path), str(path))
     else:
-        known = (".safetensors", ".npz", *PICKLED)
-        raise UserError(f"{path} is not a file of weights{near_matches(suffix, known)} (known: {FORMS})")
+        suffixes = (".safetensors", ".npz", *PICKLED)
+        raise UserError(f"{path} is not a weights file{near_matches(suffix, suffixes)}; must be {FORMS}")
     if not tensors:
         raise UserError(f"{path} holds no tensors")
     for name, tensor in tensors.items():
@@ -271,7 +269,7 @@ def _from_safetensors(path: Path) -> Checkpoint:
         own = json.loads(metadata.get("skipnets", "{}"))
         published = _from_own(own.get("preprocessing"))
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({one_line(error)})") from error
+        raise UserError(f"{path} is not a complete safetensors file ({one_line(error)})") from error
     except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
         raise UserError(f"{path} has damaged metadata ({one_line(error)})") from error
     if not tensors:
@@ -280,7 +278,7 @@ def _from_safetensors(path: Path) -> Checkpoint:
 
 
 def _from_own(preprocessing: Mapping[str, Any] | None) -> PublishedInput | None:
-    """From the metadata of this project's own model files."""
+    """Preprocessing from the metadata of a model file."""
     if preprocessing is None:
         return None
     height, width = preprocessing["size"]
@@ -299,7 +297,9 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds on damaged files
-        raise UserError(f"{path} is not a whole .npz file of number arrays ({one_line(error)})") from error
+        raise UserError(
+            f"{path} is not a complete .npz file of numeric arrays ({one_line(error)})"
+        ) from error
 
 
 def _read_pickle(path: Path) -> object:
@@ -314,6 +314,6 @@ def _read_pickle(path: Path) -> object:
                 f"{path} holds more than tensors ({refused[1] or refused[2]}), and unpickling that could run "
                 "code: save the state dict alone, or as .safetensors"
             ) from error
-        # An UnpicklingError explains at length how to read the file unsafely: nobody should.
+        # An UnpicklingError explains at length how to read the file unsafely, which nobody should do.
         why = "" if isinstance(error, pickle.UnpicklingError) else f" ({one_line(error)})"
-        raise UserError(f"{path} is not a whole PyTorch checkpoint{why}") from error
+        raise UserError(f"{path} is not a complete PyTorch checkpoint{why}") from error

@@ -1,18 +1,18 @@
-"""Matching tensors by structure, where names are unknown: by layer, kind of layer and shape.
+"""Match tensors by structure if names are unknown: by layer, kind of layer and shape.
 
-Tensors are first gathered into layers (all that share a name up to its last word), because within a layer
-the last word tells them apart: `weight`, `gamma`, `moving_mean` … Layers of the same name on both sides
+Tensors are first grouped into layers (all that share a name up to its last word); within a layer the last
+word identifies them: `weight`, `gamma`, `moving_mean` … Layers of the same name on both sides
 are matched. Of the rest the convolutions are paired in order, and so are the norms and the linear
 layers; where the source names its shortcuts, they are paired separately. Matched layers must have the
-same shapes, and nothing may be left over.
+same shapes, and no layer may remain unmatched.
 
 Layers of equal shapes are interchangeable, and a wrong pairing of them would load without an error. Order
 alone is not enough evidence, so a match is also refused
 - where the numbers in interchangeable layers' names run against the order,
-- where a group of one side (`block3.…`) would be split: a pre-activation ResNet has the very
-  same shapes in the very same order as the original one, and only this tells them apart,
-- where the source keeps no order (safetensors sorts by name), unless a shape occurs but once, or the names
-  are one count.
+- where a group of one side (`block3.…`) would be split: a pre-activation ResNet has the
+  same shapes in the same order as the original one, and only this distinguishes them,
+- where the source keeps no order (safetensors sorts by name), unless each shape occurs only once, or the
+  names are numbered consecutively.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Layer:
     """The tensors of one convolution, norm or linear layer.
 
     Args:
-        name: What their names share.
-        kind: By the weight's number of axes.
+        name: Common prefix of their names.
+        kind: Kind of layer, from the weight's number of axes.
         names: Full names by role ("weight", "running_mean", …).
         shapes: Shapes by role.
     """
@@ -64,7 +64,7 @@ class Layer:
 
     @property
     def is_shortcut(self) -> bool:
-        """Whether its name says that it stands in a shortcut."""
+        """Whether its name marks it as part of a shortcut."""
         return not _SHORTCUT.isdisjoint(
             re.split(r"[^a-z]+", self.name.lower().replace("down_sample", "downsample"))
         )
@@ -90,7 +90,7 @@ class Layer:
 
 
 def match(target: Target, tensors: Mapping[str, Tensor], *, ordered: bool) -> dict[str, str]:
-    """Find a source's tensor for each of a model's.
+    """Match each tensor of a model with one of a source.
 
     Args:
         target: The tensors that the model expects.
@@ -101,8 +101,8 @@ def match(target: Target, tensors: Mapping[str, Tensor], *, ordered: bool) -> di
         The model's names to the source's, in the model's order. `num_batches_tracked` may be missing.
 
     Raises:
-        NoMatchError: If something is missing or left over.
-        AmbiguousMatchError: If something could be matched in more than one way.
+        NoMatchError: If a tensor is missing or unexpected.
+        AmbiguousMatchError: If a tensor could be matched in more than one way.
     """
     wanted, found = _layers(target.tensors), _layers(tensors)
     if target.num_classes == 0:
@@ -157,7 +157,7 @@ def _layers(tensors: Mapping[str, Tensor]) -> list[Layer]:
 
 
 def _is_count(layers: Sequence[Layer]) -> bool:
-    """Whether the names are one pattern with one number in it, such as `layer12`: that is an order, too."""
+    """Whether the names share one pattern with one number, such as `layer12`, which also defines an order."""
     patterns = {layer.pattern for layer in layers}
     return len(patterns) == 1 and patterns.pop().count("#") == 1
 
@@ -185,7 +185,7 @@ def _pairs_by_name(
 
 
 def _require_same_layers(target: Target, wanted: Sequence[Layer], found: Sequence[Layer]) -> None:
-    """Raise where no order could match, listing what is left on either side."""
+    """Raise if the layers of the two sides differ whatever their order, listing the differences."""
     pool: dict[Hashable, list[Layer]] = defaultdict(list)
     for layer in found:
         pool[_signature(layer)].append(layer)
@@ -197,9 +197,9 @@ def _require_same_layers(target: Target, wanted: Sequence[Layer], found: Sequenc
             left.remove(other)
     reasons = []
     if lacking:
-        reasons.append(f"nothing fits {listed(map(str, lacking))}")
+        reasons.append(f"nothing matches {listed(map(str, lacking))}")
     if left:
-        reasons.append(f"left over: {listed(map(str, left))}")
+        reasons.append(f"unexpected: {listed(map(str, left))}")
     if reasons:
         raise NoMatchError("; ".join(reasons))
 
@@ -247,7 +247,7 @@ def _pairs_by_shape(
         candidates = [other for other in found if _fits(target, layer, other)]
         if len(candidates) > 1:
             raise AmbiguousMatchError(
-                "ambiguous: the source is sorted by name, and nothing but another order tells apart "
+                "ambiguous: the source is sorted by name, and only another order distinguishes "
                 f"{listed(map(str, candidates))}"
             )
         pairs.append((layer, candidates[0]))

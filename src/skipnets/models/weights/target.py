@@ -13,7 +13,7 @@ from skipnets.models.family import network_graph
 
 
 class NoMatchError(Exception):
-    """A source's tensors cannot be matched with a model's; `load_weights` makes a UserError of it."""
+    """A source's tensors cannot be matched with a model's; `load_weights` raises a UserError from it."""
 
 
 class AmbiguousMatchError(NoMatchError):
@@ -27,8 +27,8 @@ class Target:
     Args:
         tensors: The model's state dict.
         stem: The name of the first convolution's weight (O, C, height, width).
-        head: Path of the linear layer of the head, which a model of 0 classes lacks.
-        num_classes: 0 for a model without a head.
+        head: Path of the head's linear layer, which a model with 0 classes does not have.
+        num_classes: Outputs of the head; 0 for a model without one.
     """
 
     tensors: dict[str, Tensor]

@@ -7,6 +7,15 @@ import functools
 import torch
 from torch import Tensor
 
+__all__ = [
+    "OLDEST",
+    "WIDEST_BOTTLENECK",
+    "WIDEST_GROWTH",
+    "unavailable",
+    "unsupported_block",
+    "unsupported_kernels",
+]
+
 OLDEST = (8, 0)
 """The first compute capability whose tensor cores take bfloat16 and TF32."""
 

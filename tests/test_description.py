@@ -1,0 +1,69 @@
+"""What a file says about its classifier: refused where it does not fit together, and plain for JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skipnets.data import Preprocessing
+from skipnets.description import Description, plain
+from skipnets.errors import UserError
+from skipnets.models.registry import config_to_dict, model_config
+
+
+def describe(**changes: Any) -> Description:
+    values: dict[str, Any] = {
+        "architecture": config_to_dict(model_config("resnet18", num_classes=2)),
+        "classes": ["cat", "dog"],
+        "preprocessing": Preprocessing(size=64),
+        "temperature": 1,
+        "provenance": {"data": Path("pets")},
+    }
+    return Description(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": "ab"}, "classes must be a list of names"),
+        ({"classes": []}, "classes must be a list of names"),
+        ({"classes": ["cat", ""]}, "classes must be a list of names"),
+        ({"classes": ["cat", "cat"]}, "twice: cat"),
+        ({"classes": ["a", "b", "c"]}, "3 classes for a network with 2 outputs"),
+        ({"preprocessing": Preprocessing(size=64, channels=1)}, "preprocessing makes 1 channels"),
+        ({"temperature": 0}, "temperature=0: must be a positive number"),
+        ({"temperature": True}, "temperature=True: must be a positive number"),
+        ({"temperature": float("nan")}, "temperature=nan: must be a positive number"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        describe(**changes)
+
+
+def test_a_file_gives_back_what_was_written() -> None:
+    written = json.loads(json.dumps(describe(temperature=1.5).to_dict()))
+    read = Description.from_metadata(Path("m.safetensors"), written)
+    assert read.to_dict() == written
+    assert (read.temperature, read.preprocessing) == (1.5, Preprocessing(size=64))
+
+
+@pytest.mark.parametrize("key", ["architecture", "classes", "preprocessing", "provenance"])
+@pytest.mark.parametrize("value", [None, 3, "text"])
+def test_damaged_metadata_name_the_file_and_the_key(key: str, value: object) -> None:
+    metadata = {**describe().to_dict(), key: value}
+    message = rf"^m\.safetensors: damaged metadata \({key} is missing or of the wrong type\)$"
+    with pytest.raises(UserError, match=message):
+        Description.from_metadata(Path("m.safetensors"), metadata)
+
+
+def test_plain_values() -> None:
+    value = {1: np.array([1.5, np.inf]), "path": Path("a"), "pair": (np.int64(3), np.bool_(True), None)}
+    assert plain(value) == {"1": [1.5, None], "path": "a", "pair": [3, True, None]}
+    json.dumps(plain(value), allow_nan=False)
+    with pytest.raises(UserError, match="must hold plain values, not set"):
+        plain({"a": {1}})

@@ -1,0 +1,44 @@
+"""The machine is described as the system describes it."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from skipnets.machine import library_versions, processor
+
+
+def test_versions_are_those_that_are_installed() -> None:
+    assert library_versions(["numpy", "no-such-thing"]) == {
+        "numpy": version("numpy"),
+        "no-such-thing": "not installed",
+    }
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        (
+            "processor\t: 0\nmodel name\t: Fast CPU: 3 GHz\nprocessor\t: 1\nmodel name\t: other\n",
+            "Fast CPU: 3 GHz",
+        ),
+        ("processor\t: 0\n", "fallback"),
+        (None, "fallback"),
+    ],
+)
+def test_the_processor_has_a_name_on_every_system(
+    cpuinfo: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, encoding: str) -> str:
+        assert (str(path), encoding) == ("/proc/cpuinfo", "utf-8")
+        if cpuinfo is None:
+            raise OSError
+        return cpuinfo
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "fallback")
+    assert processor() == expected
