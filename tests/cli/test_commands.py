@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
 import subprocess
@@ -85,3 +86,20 @@ def test_a_missing_extra_is_named(command: str, library: str, extra: str, runs: 
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"skipnets: {missing_extra(extra)}\n"
+
+
+def test_standard_output_that_takes_nothing_is_one_line() -> None:
+    words = [sys.executable, "-m", "skipnets", "models", "resnet18"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "skipnets: standard output: cannot be written (No space left on device)\n"
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "skipnets", "models"]
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
