@@ -152,7 +152,7 @@ def test_a_network_trains_through_the_kernels(monkeypatch, name, size):
 
 
 def gradients_by_module(model):
-    """A norm's scale and shift together: as norms follow it, the gradient of the stem's scale is nearly zero."""
+    """A norm's scale and shift together: the gradient of the stem's scale is nearly zero."""
     own = [[parameter.grad.flatten() for parameter in m.parameters(recurse=False)] for m in model.modules()]
     return [torch.cat(gradients) for gradients in own if gradients]
 
