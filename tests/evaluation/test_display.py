@@ -30,11 +30,11 @@ def test_what_people_read() -> None:
     lines = [line.split() for line in as_text(metric_tables(METRICS)).splitlines()]
     for row in (
         "images 1,234 (pets, test)",
-        "accuracy 91.25% (95 % interval 90.00% to 92.00%)",
+        "accuracy 91.25% (95% interval 90.00% to 92.00%)",
         "balanced accuracy 87.50%",
         "negative log-likelihood 0.2500",
-        "calibration error (ECE) 1.50%",
-        "mean AUROC –",
+        "expected calibration error (ECE) 1.50%",
+        "macro AUROC –",
         "cat 0.500 0.250 0.333 0.750 1,234",
         "dog – – – – 0",
         "note few images",

@@ -104,7 +104,7 @@ def test_intervals_have_a_width_where_no_answer_is_wrong(tmp_path: Path) -> None
             assert 0.8 < low < high == metric.values[1] == 1
     [note] = [note for note in comparison.notes if "Newcombe" in note]
     assert note.startswith(
-        "perfect: every resample gives the same balanced accuracy, mean F1, mean AUROC: the interval shown"
+        "perfect: every resample gives the same balanced accuracy, macro F1, macro AUROC: the interval shown"
     )
 
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         assert message in str(error.value)
     with pytest.raises(UserError, match="at least two, not 1"):
         compare([a])
-    with pytest.raises(UserError, match="resamples must be at least 1"):
+    with pytest.raises(UserError, match="resamples=0: must be at least 1"):
         compare([a, a], resamples=0)
 
 

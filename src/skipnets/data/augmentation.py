@@ -25,7 +25,7 @@ class Augmentation:
     """What happens to a training image, in the order of the fields.
 
     Args:
-        resized_crop: A box of 8 to 100 % of the area and 3:4 to 4:3 is resized to the input (torchvision's
+        resized_crop: A box of 8 to 100% of the area and 3:4 to 4:3 is resized to the input (torchvision's
             RandomResizedCrop); otherwise the whole image is taken as `Preprocessing` does.
         padding: Black pixels added at every edge before a crop of the former size (RandomCrop); 0 for none.
         mirror: Left and right are swapped in half of the images (RandomHorizontalFlip).

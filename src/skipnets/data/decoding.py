@@ -59,8 +59,8 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b
 # a quarter of a gibibyte as RGB. Twice as large an image Pillow itself refuses.
 MAX_PIXELS = 89_478_485
 
-# How much finer than its result a reduced JPEG is. With 1, crops are 4 % less sharp than from the whole
-# image, with 2 the difference is below 1 % (Pillow's thumbnail() takes 2 as well).
+# How much finer than its result a reduced JPEG is. With 1, crops are 4% less sharp than from the whole
+# image, with 2 the difference is below 1% (Pillow's thumbnail() takes 2 as well).
 _REDUCING_GAP = 2
 
 
