@@ -1,4 +1,4 @@
-"""What images there are, their labels and their splits: from a folder, a manifest, or a named set."""
+"""What images there are, their labels and their splits: from a folder, a manifest, or a named dataset."""
 
 from __future__ import annotations
 
@@ -170,14 +170,14 @@ def open_dataset(
     keeping the ratio of the fractions. What is not used and what may mislead is logged.
 
     Args:
-        data: a folder, a manifest, or a named set: digits, mnist, fashion-mnist, cifar10, cifar100, svhn.
+        data: a folder, a manifest, or a named dataset: digits, mnist, fashion-mnist, cifar10, cifar100, svhn.
             A folder that is named like a set is written ./digits.
         seed: of the dealing out, not negative.
         fractions: shares of train, val and test, which sum to 1. None deals nothing out: images without a
             split are then "test", and any number of classes and images will do. For data to be evaluated.
         splits: a CSV file written by an earlier run, whose splits are repeated; images that it does not
             list are left out.
-        download: whether a named set may be fetched from the network.
+        download: whether a named dataset may be fetched from the network.
         duplicates: copies of an image: "keep-together" names them and, where splits are drawn, puts them into
             one; "drop" names them and keeps one of them; "ignore" does not look for them.
         options: how the data is read where that does not show by itself.
@@ -255,11 +255,11 @@ def _find(data: str | os.PathLike[str], options: DataOptions, *, download: bool)
         unpack = "; unpack it first" if path.suffix.lower() in _ARCHIVES else ""
         raise UserError(
             f"{data}: must be a folder, a manifest ({', '.join(MANIFEST_SUFFIXES)}) "
-            f"or a named set ({', '.join(NAMED_SETS)}){unpack}"
+            f"or a named dataset ({', '.join(NAMED_SETS)}){unpack}"
         )
     else:
         raise UserError(
-            f"{data}: no such folder, manifest or named set ({', '.join(NAMED_SETS)})"
+            f"{data}: no such folder, manifest or named dataset ({', '.join(NAMED_SETS)})"
             f"{near_matches(str(data), NAMED_SETS)}"
         )
     check_labels(listing)
@@ -508,5 +508,5 @@ def _named(name: str, *, download: bool) -> ImageDataset:
         labels=np.concatenate([labels for _, labels in parts.values()]),
         splits=np.array(splits, dtype="<U5"),
         images=np.concatenate([images for images, _ in parts.values()]),
-        listing=Listing(layout="named set"),
+        listing=Listing(layout="named dataset"),
     )

@@ -171,12 +171,15 @@ def compare(
         seed: Seed of the bootstrap.
 
     Raises:
-        UserError: If there are fewer than two, one has no predictions, or images or classes differ.
+        UserError: If there are fewer than two, one is named twice or has no predictions, or images or
+            classes differ.
     """
     if len(runs) < 2:
         raise UserError(f"runs: must name at least two, not {len(runs)}")
     if resamples < 1:
         raise UserError(f"resamples={resamples}: must be at least 1")
+    if len({Path(run).resolve() for run in runs}) < len(runs):
+        raise UserError(f"runs: must be different folders, not {', '.join(map(str, runs))}")
     first, *others = [read_results(run) for run in runs]
     every = [first, *(_aligned(first, other) for other in others)]
     names = _names([results.folder for results in every])
