@@ -58,7 +58,7 @@ def find_augmentation(name: str, size: tuple[int, int]) -> Augmentation:
     Inputs below 32 pixels are padded by an eighth of their size, which at 32 is the papers' 4.
 
     Raises:
-        UserError: there is no such augmentation.
+        UserError: There is no such augmentation.
     """
     if name not in AUGMENTATIONS:
         near = near_matches(name, AUGMENTATIONS)

@@ -39,7 +39,7 @@ def read_named(name: str, *, download: bool) -> tuple[tuple[str, ...], Parts]:
     """The classes and the images of a named dataset.
 
     Raises:
-        UserError: its files are not there (the message says which and where), damaged, or could not be
+        UserError: Its files are not there (the message says which and where), damaged, or could not be
             downloaded.
     """
     return NAMED_SETS[name](download)
