@@ -29,12 +29,15 @@ def describe(**changes: Any) -> Description:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": "ab"}, "classes must be a list of names"),
-        ({"classes": []}, "classes must be a list of names"),
-        ({"classes": ["cat", ""]}, "classes must be a list of names"),
-        ({"classes": ["cat", "cat"]}, "twice: cat"),
-        ({"classes": ["a", "b", "c"]}, "3 classes for a network with 2 outputs"),
-        ({"preprocessing": Preprocessing(size=64, channels=1)}, "preprocessing makes 1 channels"),
+        ({"classes": "ab"}, "classes: must be a list of at least one name"),
+        ({"classes": []}, "classes: must be a list of at least one name"),
+        ({"classes": ["cat", ""]}, "classes: must be a list of at least one name"),
+        ({"classes": ["cat", "cat"]}, "classes: must be unique; repeated: cat"),
+        ({"classes": ["a", "b", "c"]}, "classes: must be 2, the network.s outputs, not 3"),
+        (
+            {"preprocessing": Preprocessing(size=64, channels=1)},
+            "preprocessing: must give in_chans=3 channels for",
+        ),
         ({"temperature": 0}, "temperature=0: must be a positive number"),
         ({"temperature": True}, "temperature=True: must be a positive number"),
         ({"temperature": float("nan")}, "temperature=nan: must be a positive number"),

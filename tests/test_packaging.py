@@ -16,7 +16,8 @@ from skipnets.errors import EXTRAS
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OPTIONAL = {"skipnets_engine"}  # a package of its own, looked for where it would help
+# A package of its own, looked for where it would help; Triton comes with the builds of PyTorch that use it.
+OPTIONAL = {"skipnets_engine", "triton"}
 
 
 def _normal(distribution: str) -> str:
@@ -85,6 +86,10 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     deferred = {
         "skipnets.models.densenet": {"skipnets.models.block_execution"},
         "skipnets.models.family": {"skipnets.models.densenet", "skipnets.models.resnet"},
+        # An operation hands over to its Triton executor on a GPU: elsewhere there need be no Triton.
+        "skipnets.ops.dense_block": {"skipnets.ops.triton.dense_block"},
+        "skipnets.ops.transition": {"skipnets.ops.triton.transition"},
+        "skipnets.ops.stem": {"skipnets.ops.triton.stem"},
     }
     graph: dict[str, set[str]] = {}
     for module, path in modules.items():

@@ -135,7 +135,7 @@ def test_a_run_does_where_its_folder_does(tmp_path: Path) -> None:
     assert skipnets.insight.summarize(run).name == "resnet20"
     with pytest.raises(UserError, match="is not a run folder"):
         skipnets.report.write_report(run)
-    with pytest.raises(UserError, match="runs: comparing takes two or more, not 1"):
+    with pytest.raises(UserError, match="runs: must name at least two, not 1"):
         skipnets.report.compare([run])
 
 

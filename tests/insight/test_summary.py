@@ -113,7 +113,7 @@ def test_sources(tmp_path) -> None:
         ("densenet121", {"input_size": 16}, "too small for densenet121"),
         ("densenet121", {"input_size": 0}, "input_size=0×0: must be at least 1"),
         ("densenet121", {"batch_size": 0}, "batch_size=0: must be at least 1"),
-        ("densenet121", {"grow_rate": 3}, 'no field "grow_rate"'),
+        ("densenet121", {"grow_rate": 3}, "grow_rate: must be a field of densenet121"),
     ],
 )
 def test_wrong_input(source: str, options: dict[str, object], message: str) -> None:

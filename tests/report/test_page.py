@@ -123,7 +123,7 @@ def test_everything_is_there(page: Page, hostile_run: Run) -> None:
         "resnet20",
         "scratch: sgd, learning rate 0.1",
         "3 of 3; epoch 2 was the best on validation data",
-        "block_execution: linear",
+        "block_execution: auto",
         '"processors":',
         "Loss",
         "Validation accuracy",
@@ -313,7 +313,7 @@ def test_a_perfect_run_says_where_its_intervals_come_from(hostile_run: Run, tmp_
         names=results.names,
     )
     text = Page(write_report(folder, workers=0).read_text(encoding="utf-8")).text
-    note = "every resample gives the same balanced accuracy, mean F1, mean AUROC"
+    note = "every resample gives the same balanced accuracy, macro F1, macro AUROC"
     assert note in text
     assert note not in Page(write_report(hostile_run.folder, tmp_path / "r.html").read_text("utf-8")).text
 

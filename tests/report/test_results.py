@@ -43,7 +43,7 @@ def test_folders_without_predictions_say_what_to_do(tmp_path: Path) -> None:
     write_results(folder, logits, labels)
     table = pyarrow.parquet.read_table(folder / "predictions.parquet")
     pyarrow.parquet.write_table(table.drop_columns(["p:b"]), folder / "predictions.parquet")
-    with pytest.raises(UserError, match="they do not fit"):
+    with pytest.raises(UserError, match="they do not match"):
         read_results(folder)
     (folder / "predictions.parquet").unlink()
     with pytest.raises(UserError, match=r"has no predictions\.parquet: .*--resume"):
