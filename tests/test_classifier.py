@@ -503,12 +503,24 @@ class TestPredict:
         [
             ({"top_k": 0}, "top_k=0: must be at least 1"),
             ({"batch_size": 0}, "batch_size=0: must be at least 1"),
-            ({"workers": -1}, "workers=-1: must be at least 0"),
+            ({"workers": 0}, "workers=0: must be at least 1"),
         ],
     )
     def test_impossible_options(self, classifier: Classifier, options: dict[str, int], words: str) -> None:
         with pytest.raises(UserError, match=words):
             classifier.predict_iter([], **options)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("inputs", [3, None])
+    def test_what_is_no_image(self, classifier: Classifier, inputs: object) -> None:
+        kinds = "paths, PIL images, arrays or tensors"
+        with pytest.raises(UserError, match=f"^images: must be {kinds}, not {type(inputs).__name__}$"):
+            classifier.predict(inputs)  # type: ignore[arg-type]
+
+    def test_what_is_no_path(self, classifier: Classifier) -> None:
+        with pytest.raises(UserError, match=r"^path: must be a path, not Classifier$"):
+            load(classifier)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=r"^run: must be a path, not Classifier$"):
+            skipnets.report.write_report(classifier)  # type: ignore[arg-type]
 
     def test_no_images(self, classifier: Classifier) -> None:
         assert classifier.predict([]) == []

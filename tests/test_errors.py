@@ -8,7 +8,15 @@ import sys
 
 import pytest
 
-from skipnets.errors import MissingExtraError, listed, missing_extra, near_matches, needs_extra, one_line
+from skipnets.errors import (
+    MissingExtraError,
+    engine_command,
+    listed,
+    missing_extra,
+    near_matches,
+    needs_extra,
+    one_line,
+)
 
 
 class _Installed:
@@ -23,25 +31,32 @@ class _Installed:
 
 
 @pytest.mark.parametrize(
-    ("origin", "command"),
+    ("origin", "command", "engine"),
     [
-        (None, 'pip install "skipnets[train]"'),
-        ({"url": "file:///home/me/a%20b", "dir_info": {}}, 'pip install "/home/me/a b[train]"'),
+        (None, 'pip install "skipnets[train]"', 'pip install "skipnets-engine"'),
+        (
+            {"url": "file:///home/me/a%20b", "dir_info": {}},
+            'pip install "/home/me/a b[train]"',
+            'pip install "/home/me/a b/engine"',
+        ),
         (
             {"url": "file:///src", "dir_info": {"editable": True}},
             'pip install --editable "/src[train]"',
+            'pip install "/src/engine"',
         ),
         (
             {"url": "https://example.org/s.git", "vcs_info": {"vcs": "git", "commit_id": "1"}},
             'pip install "skipnets[train] @ git+https://example.org/s.git"',
+            'pip install "skipnets-engine @ git+https://example.org/s.git#subdirectory=engine"',
         ),
     ],
 )
 def test_an_extra_is_installed_from_where_the_package_came_from(
-    origin: dict[str, object] | None, command: str, monkeypatch: pytest.MonkeyPatch
+    origin: dict[str, object] | None, command: str, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: _Installed(origin))
     assert str(missing_extra("train")) == f'this needs the extra "train": {command}'
+    assert engine_command() == engine
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,11 @@ def test_packages_are_reached_without_importing_them(name: str) -> None:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
+def test_operations_are_reached_without_importing_them() -> None:
+    script = "import skipnets; assert skipnets.ops.dense_block.dense_block is not None and dir(skipnets.ops)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 def test_no_public_name_is_that_of_a_module_beside_it() -> None:
     """`from skipnets.insight import overlay` would give a function or a module, as the case may be."""
     for name in PACKAGES[1:]:

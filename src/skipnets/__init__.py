@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from skipnets.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from skipnets import data, deploy, evaluation, insight, models, report, runtimes, serve, training
+    from skipnets import data, deploy, evaluation, insight, models, ops, report, runtimes, serve, training
     from skipnets.classifier import Classifier, load
     from skipnets.data.preprocessing import Preprocessing
     from skipnets.models.factory import create_model
@@ -34,6 +34,7 @@ __all__ = [
     "list_models",
     "load",
     "models",
+    "ops",
     "report",
     "runtimes",
     "serve",
@@ -56,6 +57,7 @@ __getattr__, __dir__ = lazy_exports(
         "evaluation",
         "insight",
         "models",
+        "ops",
         "report",
         "runtimes",
         "serve",

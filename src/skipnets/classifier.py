@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import Description
-from skipnets.errors import UserError, listed
+from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
 from skipnets.models.registry import config_to_dict
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
@@ -221,8 +221,7 @@ class Classifier(Display):
         workers: int | None = None,
     ) -> Iterator[Prediction]:
         """Like `predict`, one prediction at a time: only a few batches of images are in memory."""
-        if top_k < 1:
-            raise UserError(f"top_k={top_k}: must be at least 1")
+        check_at_least_1(top_k=top_k)
         return self._predictions(self._batches(inputs, batch_size, workers), top_k)
 
     def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
@@ -349,10 +348,7 @@ class Classifier(Display):
 
     def _batches(self, inputs: Images, batch_size: int, workers: int | None) -> Iterator[ImageBatch]:
         """Read images in threads, two batches ahead."""
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size}: must be at least 1")
-        if workers is not None and workers < 0:
-            raise UserError(f"workers={workers}: must be at least 0")
+        check_at_least_1(batch_size=batch_size, workers=workers)
         return evaluation_batches(
             named_sources(inputs),
             self.preprocessing,
@@ -377,6 +373,7 @@ def load(
         UserError: If there is no model file, it is truncated, damaged, from a newer version or of another
             type, or cannot run here.
     """
+    check_path("path", path)
     if export_format(path) is not None:
         opened = open_exported(path, runtime=runtime, device=device, threads=threads)
         description = Description.from_metadata(opened.path, opened.metadata)
@@ -406,6 +403,7 @@ def as_classifier(
     """The classifier that a function was given: itself, or what `load` opens at a path."""
     if isinstance(model, Classifier):
         return model
+    check_path("model", model, " or a Classifier")
     return load(model, runtime=runtime, device=device, threads=threads)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 _TRAIN = (
@@ -81,9 +82,36 @@ def needs_extra(preferred: str | None = None) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Begin the message of a UserError with the option whose value is at fault."""
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from error
+
+
 def install_command(extra: str) -> str:
-    """The pip command for an extra, from the same origin as this package (a checkout or PyPI)."""
-    # Imported here because it takes time and only errors need them.
+    """The command that installs an extra from the package's own origin, a checkout or PyPI."""
+    url, path, editable = _origin()
+    if path is not None:
+        return f'pip install {"--editable " if editable else ""}"{path}[{extra}]"'
+    return f'pip install "skipnets[{extra}]{f" @ {url}" if url else ""}"'
+
+
+def engine_command() -> str:
+    """The command that installs the package skipnets-engine from the same origin, where it is a folder."""
+    url, path, _ = _origin()
+    if path is not None:
+        return f'pip install "{path}/engine"'
+    return f'pip install "skipnets-engine{f" @ {url}#subdirectory=engine" if url else ""}"'
+
+
+def _origin() -> tuple[str, str | None, bool]:
+    """Where this package was installed from: a repository's URL or "", a local path, whether editable."""
+    # Imported here because these take time and only errors need them.
     import importlib.metadata
     import json
     import urllib.parse
@@ -95,18 +123,48 @@ def install_command(extra: str) -> str:
         origin = {}
     url = origin.get("url", "")
     if "vcs_info" in origin:
-        return f'pip install "skipnets[{extra}] @ {origin["vcs_info"]["vcs"]}+{url}"'
+        return f"{origin['vcs_info']['vcs']}+{url}", None, False
     if url.startswith("file:"):
         path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
-        editable = "--editable " if origin.get("dir_info", {}).get("editable") else ""
-        return f'pip install {editable}"{path}[{extra}]"'
-    return f'pip install "skipnets[{extra}]"'
+        return "", path, bool(origin.get("dir_info", {}).get("editable"))
+    return "", None, False
+
+
+def check_at_least_1(**options: int | None) -> None:
+    """Check counts; None stands for a default.
+
+    Raises:
+        UserError: If one is below 1; it names the option.
+    """
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value}: must be at least 1")
+
+
+def check_path(name: str, value: object, or_else: str = "") -> None:
+    """Check that an argument is a path.
+
+    Args:
+        name: The argument's name.
+        value: Its value.
+        or_else: What it may be as well, for the message, such as " or a Classifier".
+
+    Raises:
+        UserError: If it is something else.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(f"{name}: must be a path{or_else}, not {type(value).__name__}")
 
 
 def near_matches(wrong: str, names: Iterable[str]) -> str:
     """Suggestions to append to a message: "; did you mean a, b?", or "" if no name is close."""
     near = difflib.get_close_matches(wrong, list(names), n=3, cutoff=0.5)
     return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def class_hint(wrong: str, classes: Sequence[str]) -> str:
+    """What a class's name must be, for a message about one that the classifier does not have."""
+    return f"must be a class of the classifier: {listed(classes, 8)}{near_matches(wrong, classes)}"
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

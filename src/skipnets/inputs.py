@@ -23,9 +23,9 @@ from skipnets.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from skipnets.data.decoding import Source
+    from skipnets.data.decoding import Page, Source
 
-    Image = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor
+    Image = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor | Page
     Images = Image | Iterable[Image]
 
 __all__ = ["expand", "is_tensor", "named_sources"]
@@ -41,6 +41,9 @@ def named_sources(inputs: Images) -> Iterator[tuple[str, Source]]:
         UserError: If a folder or pattern has no images.
     """
     if not _is_one(inputs):
+        if not isinstance(inputs, Iterable):
+            kinds = "paths, PIL images, arrays or tensors"
+            raise UserError(f"images: must be {kinds}, not {type(inputs).__name__}")
         return _named(cast("Iterable[Image]", inputs))
     paths = expand(inputs) if isinstance(inputs, str | os.PathLike) else None
     return _named([cast("Image", inputs)] if paths is None else cast("list[Image]", paths))

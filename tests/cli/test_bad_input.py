@@ -28,6 +28,7 @@ def place(tmp_path: Path, photos: Path, trained: Path, runs: dict[str, Path]) ->
     (tmp_path / "bad.pth").write_bytes(b"\x80\x02not a checkpoint")
     (tmp_path / "unknown.yaml").write_text(f"data: {photos}\nout: {tmp_path / 'out'}\nlearning_rat: 0.1\n")
     (tmp_path / "broken.yaml").write_text("data: [")
+    (tmp_path / "labels.csv").write_text("path,cat\nphoto.png,dark\n")
     (tmp_path / "list.yaml").write_text("- data")
     (tmp_path / "photos").symlink_to(photos)
     (tmp_path / "run").symlink_to(trained)
@@ -53,7 +54,11 @@ CASES = {
     "one class": (["train", "one-class", "--out", "out"], ["one-class", "only", "one class"]),
     "a class too small to split": (["train", "few", "--out", "out"], ["few", '"one"', "at least 3"]),
     "missing data": (["train", "nowhere", "--out", "out"], ["nowhere", "no such folder"]),
-    "no data": (["train", "--out", "out"], ["data: must be given"]),
+    "no splits": (
+        ["train", "photos", "--out", "out", "--splits", "no.csv"],
+        ["--splits: no.csv: No such file"],
+    ),
+    "no data": (["train", "--out", "out"], ["DATA must be given"]),
     "no run folder": (["train", "photos"], ["--out must be given"]),
     "a missing model file": (
         ["predict", "none.safetensors", "photos"],
@@ -80,7 +85,46 @@ CASES = {
         ["already holds a run", "--resume"],
     ),
     "a negative rate": (["train", "photos", "--out", "out", "--lr", -1], ["lr", "-1", "greater than 0"]),
-    "a rate that is none": (["train", "photos", "--out", "out", "--lr", "fast"], ["--lr", "fast"]),
+    "a rate that is none": (
+        ["train", "photos", "--out", "out", "--lr", "fast"],
+        ["--lr=fast: must be a number"],
+    ),
+    "a rate that is not there": (["train", "photos", "--out", "out", "--lr"], ["--lr: must have a value"]),
+    "a rate given twice": (
+        ["train", "photos", "--out", "out", "--lr", 1, "--lr", 2],
+        ["--lr=2: must be given once"],
+    ),
+    "a size of three": (["train", "photos", "--out", "out", "--size", 3, 4, 5], ["4 5: too many values"]),
+    "a wrong field of the model": (
+        ["train", "photos", "--out", "out", "--model-options.growth-rate", "x"],
+        ["--model-options.growth-rate=x: must be a whole number"],
+    ),
+    "a wrong norm": (
+        ["summary", "resnet18", "--model-options.norm", "layer"],
+        ["--model-options.norm=layer: must be one of batch, group, none"],
+    ),
+    "two formats": (
+        ["summary", "resnet18", "--json", "--format", "csv"],
+        ["--format=csv: must be json with --json"],
+    ),
+    "memory without fit": (
+        ["summary", "resnet18", "--memory", "1GiB"],
+        ["--memory=1GiB: needs --batch-size=fit"],
+    ),
+    "an execution without fit": (
+        ["summary", "resnet18", "--execution", "linear"],
+        ["--execution=linear: needs --batch-size=fit"],
+    ),
+    "no threads to read": (["predict", "run", "photos", "--workers", 0], ["--workers=0: must be at least 1"]),
+    "fewer threads to read": (["evaluate", "run", "--workers", -1], ["--workers=-1: must be at least 1"]),
+    "no such column": (
+        ["evaluate", "run", "labels.csv", "--label-column", "x"],
+        ["--label-column=x: ", "has the columns"],
+    ),
+    "options on how other data are read": (
+        ["evaluate", "run", "--label-column", "x"],
+        ["DATA must be given with options"],
+    ),
     "a wrong choice": (
         ["train", "photos", "--out", "out", "--imbalance", "ignore"],
         ["ignore", "weighted-loss"],
@@ -90,7 +134,10 @@ CASES = {
         ["fractions", "1"],
     ),
     "an unknown field in the YAML": (["train", "--config", "unknown.yaml"], ["unknown.yaml", "learning_rat"]),
-    "broken YAML": (["train", "--config", "broken.yaml"], ["broken.yaml", "YAML"]),
+    "broken YAML": (
+        ["train", "--config", "broken.yaml"],
+        ["broken.yaml, line 1: not YAML (expected the node content"],
+    ),
     "YAML that is a list": (["train", "--config", "list.yaml"], ["list.yaml", "mapping"]),
     "missing YAML": (["train", "--config", "no.yaml"], ["no.yaml"]),
     "resume with other options": (
@@ -103,14 +150,17 @@ CASES = {
     "an unknown split": (["evaluate", "run", "--split", "tset"], ["tset", "test"]),
     "an unknown table format": (
         ["predict", "run", "photos", "--output", "out.xlsx"],
-        ["out.xlsx", ".parquet, .csv, .jsonl"],
+        ["--output=out.xlsx: must end in .parquet, .csv or .jsonl"],
     ),
     "an unknown runtime": (["predict", "run", "photos", "--runtime", "tensorrt"], ["tensorrt"]),
     "an unknown device": (["predict", "run", "photos", "--device", "abacus"], ["abacus"]),
     "no ranking": (["predict", "run", "photos", "--top-k", 0], ["--top-k=0: must be at least 1"]),
     "no model matches": (["models", "vgg*"], ["vgg*"]),
-    "no such model": (["summary", "densnet121"], ["densnet121", "did you mean densenet121"]),
-    "too small images": (["summary", "densenet121", "--input-size", 8], ["8×8", "29×29"]),
+    "no such model": (["summary", "densnet121"], ["MODEL=densnet121: must be", "did you mean densenet121"]),
+    "too small images": (
+        ["summary", "densenet121", "--input-size", 8],
+        ["--input-size=8: must be at least 29 for densenet121"],
+    ),
     "fit without memory": (["summary", "resnet18", "--batch-size", "fit"], ["--memory", "16GiB"]),
     "memory that is none": (
         ["summary", "resnet18", "--batch-size", "fit", "--memory", "much"],

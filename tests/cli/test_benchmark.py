@@ -39,7 +39,7 @@ def test_training_steps_are_timed_under_every_execution(tmp_path: Path, run) -> 
     words = ("benchmark", tmp_path, "--training", "--batch-size", 2, "--threads", 1)
     result = run(*words, "--output", tmp_path / "t.json")
     assert result.status == 0, result.err
-    costs = json.loads((tmp_path / "t.json").read_text())
+    costs = json.loads((tmp_path / "t.json").read_text())["rows"]
     assert result.out.splitlines()[0].startswith("batch")
     assert result.out.splitlines()[-1] == str(tmp_path / "t.json")
     assert {cost["batch_size"] for cost in costs} == {2}

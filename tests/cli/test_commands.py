@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
 import subprocess
@@ -98,3 +99,20 @@ def test_help_fits_80_columns_and_shows_no_switch_without_purpose(
     ]
     assert all(line.startswith("    ") for line in examples[1:-1] if line and "://" not in line), examples
     assert not [line for line in lines if "--no-json" in line or "--empty-" in line]
+
+
+def test_standard_output_that_takes_nothing_is_one_line() -> None:
+    words = [sys.executable, "-m", "skipnets", "models", "resnet18"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "skipnets: standard output: cannot be written (No space left on device)\n"
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "skipnets", "models"]
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -45,7 +45,9 @@ def test_what_was_compared_is_printed(run: Callable[..., Result]) -> None:
     shown = run(*words).out
     for expected in ("new.pt2", "pt2, fp32, takes uint8", "30 images (photos)", "30 of 30"):
         assert expected in shown
+    words[words.index("new.pt2")] = "another.pt2"
     told = json.loads(run(*words, "--json").out)
+    assert told["written"] == ["another.pt2"]
     assert told["check"]["count"] == told["check"]["same_labels"] == 30
     assert 0 <= told["check"]["largest_difference"] < 1e-5
 
@@ -98,6 +100,24 @@ WRONG = {
         ["new.pt2 was not written", "differs by"],
     ),
     "a negative drop": (["export", "run", "--max-drop", -1], ["--max-drop=-1"]),
+    "a negative tolerance": (["export", "run", "--tolerance", -1], ["--tolerance=-1.0: must be at least 0"]),
+    "an export that is there, in ONNX": (
+        ["export", "run", "--output", "m.onnx"],
+        ["--output=m.onnx: already exists; remove it or name another"],
+    ),
+    "an export that is there, in OpenVINO": (
+        ["export", "run", "--output", "m", "--format", "openvino"],
+        ["--output=m: already exists; remove it or name another"],
+    ),
+    "an export that is there, in either": (
+        ["export", "run", "--output", "m", "--format", "auto"],
+        ["m.onnx: already exists; remove it or name another"],
+    ),
+    "less than no time": (["benchmark", "m.onnx", "--seconds", -1], ["--seconds=-1.0: must be at least 0"]),
+    "a table of speeds of another kind": (
+        ["benchmark", "m.onnx", "--output", "b.txt"],
+        ["must end in .json"],
+    ),
     "another runtime than the export's": (
         ["predict", "m.onnx", "photos", "--runtime", "openvino"],
         ["m.onnx", "skipnets export MODEL"],

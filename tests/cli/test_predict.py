@@ -56,3 +56,13 @@ def test_an_image_that_fails_is_listed_and_stops_nothing(
     assert result.out.splitlines()[1].startswith(f"{photos / 'dark/00.png'}\t")
     assert "1 of 2 images failed" in result.err
     assert "broken.jpg" in result.err
+
+
+def test_json_names_the_predictions_and_what_was_written(
+    trained: Path, photos: Path, tmp_path: Path, run
+) -> None:
+    words = ("predict", trained, photos / "dark/00.png", "--json")
+    found = json.loads(run(*words, "--output", tmp_path / "p.csv").out)
+    assert found["written"] == [str(tmp_path / "p.csv")]
+    assert [each["source"] for each in found["predictions"]] == [str(photos / "dark/00.png")]
+    assert json.loads(run(*words).out) == {**found, "written": []}

@@ -32,7 +32,8 @@ def test_a_summary_follows_its_options(run) -> None:
     assert found["input"] == [3, 64, 64]
     assert found["stages"][1]["shape"] == [48, 32, 32]
     result = run("summary", "resnet18", "--batch-size", "fit", "--memory", "16GiB")
-    images = int(result.err.rsplit(" ", 1)[1])
+    first = result.out.splitlines()[0]
+    images = int(first.removeprefix("largest batch that trains in 16GiB: "))
     assert images > 100
     assert f"for {images} images" in result.out
 
@@ -40,6 +41,16 @@ def test_a_summary_follows_its_options(run) -> None:
 def test_every_block_execution_has_its_largest_batch(run) -> None:
     fit = ("summary", "densenet_bc40_k12", "--batch-size", "fit", "--memory", "4GiB", "--execution")
     found = [run(*fit, execution) for execution in ("plain", "linear", "linear-recompute")]
-    images = [int(result.err.rsplit(" ", 1)[1]) for result in found]
+    images = [int(result.out.splitlines()[0].rsplit(" ", 1)[1]) for result in found]
     assert images[0] < images[1] < images[2]
     assert "linear-recompute execution" in found[2].out
+
+
+def test_none_is_none_in_every_spelling(run) -> None:
+    def parameters(*norm: str) -> int:
+        words = ("summary", "resnet20", *norm, "--json")
+        return json.loads(run(*words).out)["totals"]["parameters"]
+
+    without = parameters("--model-options.norm", "none")
+    assert without == parameters("--model-options.norm", "null")
+    assert without != parameters()

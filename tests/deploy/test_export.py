@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -301,11 +302,13 @@ class TestWrongInput:
                 "format=pt2: must be onnx or openvino for int8",
             ),
             ({"max_drop": -1}, "max_drop=-1: must be 0 or more"),
-            ({"output": "m.pt2"}, r'"m\.pt2" must end in \.onnx'),
-            ({"output": "m.onnx", "file_format": "openvino"}, r'"m\.onnx" must be a folder'),
-            ({"output": "m.onnx", "file_format": "auto"}, r'"m\.onnx" must be without suffix'),
-            ({"check": "/nowhere"}, "/nowhere: no such folder"),
-            ({"int8": True, "calibration": "/nowhere"}, "/nowhere: no such folder"),
+            ({"output": "m.pt2"}, r"^output=m\.pt2: must end in \.onnx for format=onnx"),
+            ({"output": "m.onnx", "file_format": "openvino"}, r"^output=m\.onnx: must be a folder"),
+            ({"output": "m.onnx", "file_format": "auto"}, r"^output=m\.onnx: must be without suffix"),
+            ({"tolerance": -1.0}, r"^tolerance=-1\.0: must be at least 0"),
+            ({"tolerance": float("nan")}, "^tolerance=nan: must be at least 0"),
+            ({"check": "/nowhere"}, r"^check: /nowhere: no such folder"),
+            ({"int8": True, "calibration": "/nowhere"}, r"^calibration: /nowhere: no such folder"),
         ],
     )
     def test_options(self, options: dict[str, object], words: str, classifier: Classifier) -> None:
@@ -319,10 +322,17 @@ class TestWrongInput:
         with pytest.raises(UserError, match="is an export: export the model file"):
             export_model(load(exports["onnx"].path))
 
-    def test_an_existing_folder_is_refused(self, tmp_path: Path, classifier: Classifier) -> None:
-        (tmp_path / "m").mkdir()
+    @pytest.mark.parametrize(
+        ("name", "file_format"), [("m", "openvino"), ("m.onnx", "onnx"), ("m.pt2", "pt2"), ("m.onnx", "auto")]
+    )
+    def test_what_exists_is_not_replaced(
+        self, tmp_path: Path, classifier: Classifier, name: str, file_format: Literal["onnx"]
+    ) -> None:
+        (tmp_path / name).write_text("mine")
+        output = tmp_path / ("m" if file_format == "auto" else name)
         with pytest.raises(UserError, match="already exists; remove it"):
-            export_model(classifier, tmp_path / "m", file_format="openvino")
+            export_model(classifier, output, file_format=file_format)
+        assert (tmp_path / name).read_text() == "mine"
 
     def test_calibration_with_other_classes(self, tmp_path: Path, classifier: Classifier) -> None:
         data = write_class_folders(tmp_path / "data", ("ant", "bee", "dog"))

@@ -56,7 +56,7 @@ def make_run(folder: Path, data: Path, *, seed: int = 0, name: str = "resnet20")
         provenance={"data": str(data), "scores": {"epoch": 2}},
     )
     classifier.save(run.model)
-    evaluation = evaluate(classifier, dataset, split="test", workers=0)
+    evaluation = evaluate(classifier, dataset, split="test", workers=1)
     evaluation.save(folder)
     if evaluation.failures:
         write_skipped(run, {"elsewhere/broken.png": "cut short"})

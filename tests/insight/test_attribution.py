@@ -154,7 +154,7 @@ def test_several_images_and_classes(method: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": ["d"]}, 'classes="d": must be among a, b, c'),
+        ({"classes": ["d"]}, "classes=d: must be a class of the classifier: a, b, c"),
         ({"method": "guess"}, "method=guess: must be one of gradcam"),
         ({"stage": "layer9"}, "stage=layer9: must be auto or one of relu, layer1, layer2, layer3"),
     ],
@@ -162,6 +162,12 @@ def test_several_images_and_classes(method: str) -> None:
 def test_wrong_input(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         explain(_classifier("resnet20"), [_image(8, 8)], **options)
+
+
+def test_one_path_is_one_image(tmp_path) -> None:
+    _image(9, 12).save(tmp_path / "a.png")
+    found = list(explain(_classifier("resnet20"), str(tmp_path / "a.png")))
+    assert [row[0].source for row in found] == [str(tmp_path / "a.png")]
 
 
 def test_a_map_of_one_value_is_refused() -> None:

@@ -33,7 +33,7 @@ def test_a_name_and_its_fields() -> None:
     ("source", "fields", "message"),
     [
         ("densnet121", {}, "did you mean densenet121"),
-        ("no/such/run", {}, "not a model file, run folder or model name"),
+        ("no/such/run", {}, "must be a model file, a run folder or a model's name"),
         (model_config("resnet20"), {"width": 8}, "width: can be changed only for a model's name"),
     ],
 )

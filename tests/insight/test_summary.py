@@ -109,11 +109,15 @@ def test_sources(tmp_path) -> None:
     ("source", "options", "message"),
     [
         ("densnet121", {}, "did you mean densenet121"),
-        ("nowhere/model.safetensors", {}, "not a model file, run folder or model name"),
-        ("densenet121", {"input_size": 16}, "too small for densenet121"),
-        ("densenet121", {"input_size": 0}, "input_size=0×0: must be at least 1"),
+        ("nowhere/model.safetensors", {}, "must be a model file, a run folder or a model's name"),
+        ("densenet121", {"input_size": 16}, "input_size=16: must be at least 29 for densenet121"),
+        ("densenet121", {"input_size": 0}, "input_size=0: must be at least 29 for densenet121"),
         ("densenet121", {"batch_size": 0}, "batch_size=0: must be at least 1"),
-        ("densenet121", {"grow_rate": 3}, "grow_rate: must be a field of densenet121"),
+        (
+            "densenet121",
+            {"grow_rate": 3},
+            "grow_rate: must be a field of densenet121; did you mean growth_rate",
+        ),
     ],
 )
 def test_wrong_input(source: str, options: dict[str, object], message: str) -> None:

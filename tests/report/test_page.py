@@ -67,7 +67,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def report(hostile_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(hostile_run.folder, tmp_path_factory.mktemp("report") / "r.html", workers=0)
+    return write_report(hostile_run.folder, tmp_path_factory.mktemp("report") / "r.html", workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def wide_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = {"path": results.names, "label": [classes[label] for label in labels]}
     table |= {f"p:{name}": probabilities[:, index] for index, name in enumerate(classes)}
     pyarrow.parquet.write_table(pyarrow.table(table), run.folder / "predictions.parquet")
-    return write_report(run.folder, folder / "r.html", workers=0)
+    return write_report(run.folder, folder / "r.html", workers=1)
 
 
 def open_page(browser: Any, report: Path, width: int, scheme: str) -> Any:
@@ -281,7 +281,7 @@ def test_a_calibrated_run_shows_its_temperature(hostile_data: Path, tmp_path: Pa
     classifier.provenance["calibration"] = {"images": 6, "data": "pets", "split": "val"}
     classifier.save(run.model)
     results = read_results(run.folder)
-    page = Page(write_report(run.folder, workers=0).read_text(encoding="utf-8"))
+    page = Page(write_report(run.folder, workers=1).read_text(encoding="utf-8"))
     assert "fitted on 6 images (pets, val). It is stored in the model file" in page.text
     assert "T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}2.50" in " ".join(page.texts)
     ece = reliability(results.probabilities, results.labels).ece
@@ -291,12 +291,12 @@ def test_a_calibrated_run_shows_its_temperature(hostile_data: Path, tmp_path: Pa
 def test_many_classes_and_two_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "_SINGLE_CURVES", 3)
     many = write_images(tmp_path / "many", tuple(f"class {index:02}" for index in range(32)), 4)
-    page = Page(write_report(make_run(tmp_path / "run", many).folder, workers=0).read_text(encoding="utf-8"))
+    page = Page(write_report(make_run(tmp_path / "run", many).folder, workers=1).read_text(encoding="utf-8"))
     assert "only the most frequent mistakes are listed" in page.text
     assert "The 3 classes with the lowest average precision" in page.text
     assert page.values("popovertarget")
     two = write_images(tmp_path / "two", ("no", "yes"), 8)
-    page = Page(write_report(make_run(tmp_path / "run2", two).folder, workers=0).read_text(encoding="utf-8"))
+    page = Page(write_report(make_run(tmp_path / "run2", two).folder, workers=1).read_text(encoding="utf-8"))
     assert "Click a cell" in page.text
     assert "not be read and are not in any metric" not in page.text
     assert "Every image could be read." in page.text
@@ -312,14 +312,14 @@ def test_a_perfect_run_says_where_its_intervals_come_from(hostile_run: Run, tmp_
         classes=results.classes,
         names=results.names,
     )
-    text = Page(write_report(folder, workers=0).read_text(encoding="utf-8")).text
+    text = Page(write_report(folder, workers=1).read_text(encoding="utf-8")).text
     note = "every resample gives the same balanced accuracy, macro F1, macro AUROC"
     assert note in text
     assert note not in Page(write_report(hostile_run.folder, tmp_path / "r.html").read_text("utf-8")).text
 
 
 def test_what_cannot_be_reported_on_is_refused(hostile_run: Run, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"output: .*report\.pdf must end in \.html"):
+    with pytest.raises(UserError, match=r"output=.*report\.pdf: must end in \.html"):
         write_report(hostile_run.folder, tmp_path / "report.pdf")
     with pytest.raises(UserError, match=r"is not a run folder \(no run\.yaml\)"):
         write_report(tmp_path)

@@ -78,7 +78,7 @@ def test_without_a_class_it_is_the_most_probable_one(client: httpx.Client, class
 def test_what_cannot_be_explained_is_refused_in_one_line(client: httpx.Client) -> None:
     image = as_file(make_image(40, 40)).getvalue()
     for files, data, said in (
-        ({"file": image}, {"label": "dog"}, 'classes="dog": must be among'),
+        ({"file": image}, {"label": "dog"}, "label=dog: must be a class of the classifier: ant, bee, cat"),
         ({"file": b"no image"}, {}, "not an image in a known format"),
         ([("file", image), ("file", image)], {}, "Too many files"),
     ):

@@ -71,7 +71,7 @@ def test_a_port_in_use_is_one_line_and_status_2(
         port = taken.getsockname()[1]
         assert main(["serve", str(colors_onnx), "--port", str(port)]) == 2
     assert capsys.readouterr().err == (
-        f"skipnets: port={port}: in use on 127.0.0.1; choose another, or 0 for a free one\n"
+        f"skipnets: --port={port}: in use on 127.0.0.1; choose another, or 0 for a free one\n"
     )
 
 

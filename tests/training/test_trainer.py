@@ -308,9 +308,9 @@ def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
         ({"freeze": 9}, r"^freeze=9: must be at most 3, the stages of densenet_bc40_k12"),
         ({"mean": (0.1, 0.2, 0.3)}, r"mean=.*must have 1 values"),
         ({"data": "digit"}, r"^digit: no such folder.*did you mean digits"),
-        ({"accelerator": "toaster"}, r"accelerator='toaster'"),
-        ({"devices": "many"}, r"devices='many'"),
-        ({"strategy": "dpp"}, r"strategy='dpp'"),
+        ({"accelerator": "toaster"}, "accelerator='toaster': must be one of auto, cpu, gpu, mps$"),
+        ({"devices": "many"}, "devices='many': must be a number of devices"),
+        ({"strategy": "dpp"}, "strategy='dpp': must be one of auto, ddp, ddp_spawn; did you mean ddp"),
         (
             {"model": "resnet20", "model_options": {}, "block_execution": "linear"},
             r"^block_execution=\"linear\": must be plain, resnet20",
@@ -368,8 +368,17 @@ def test_two_processes_count_every_image_once(tiny: MakeConfig, tmp_path: Path, 
     assert run.scores["accuracy"] >= 0
 
 
-@pytest.mark.parametrize("workers", [0, 1, 8])
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(
+    ("workers", "fails"),
+    [
+        (8, False),
+        (1, True),
+        *(
+            pytest.param(workers, fails, marks=pytest.mark.slow)
+            for workers, fails in [(0, False), (0, True), (1, False), (8, True)]
+        ),
+    ],
+)
 def test_no_worker_process_outlives_the_run(
     tiny: MakeConfig, tmp_path: Path, workers: int, fails: bool
 ) -> None:

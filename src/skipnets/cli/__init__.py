@@ -6,6 +6,8 @@ with listed failures, 2 for wrong input. A command's module is imported only whe
 
 from __future__ import annotations
 
+import ast
+import errno
 import logging
 import os
 import re
@@ -17,7 +19,7 @@ from typing import Any
 import cyclopts
 from cyclopts.help import DefaultFormatter
 
-from skipnets.errors import UserError, needs_extra
+from skipnets.errors import MissingExtraError, UserError, near_matches, needs_extra
 
 __all__ = ["COMMANDS", "main", "make_app"]
 
@@ -40,6 +42,9 @@ COMMANDS = {
     "benchmark": "Benchmark a classifier in every runtime on this machine.",
     "serve": "Serve a classifier over HTTP, with a web page.",
 }
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def make_app(command: str | None) -> cyclopts.App:
@@ -90,21 +95,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     _set_up_logging()
+    if sys.stdout is None:
+        _print_error("standard output: is closed; results go there")
+        return 2
     try:
         with needs_extra(), _imports_unwrapped():
             status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except cyclopts.CycloptsError as error:
+        _print_error(_parsing_error(error, words))
+        return 2
+    except MissingExtraError as error:
         _print_error(str(error))
         return 2
     except UserError as error:
-        _print_error(_as_typed(str(error), words[0] if words else None))
+        _print_error(_as_typed(str(error), words))
         return 2
     except KeyboardInterrupt as interruption:
         _print_error(str(interruption) or "interrupted")
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has exited
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 1
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        _discard_output()
+        _print_error(f"standard output: cannot be written ({error.strerror})")
+        return 2
     return status if isinstance(status, int) else 0
 
 
@@ -119,19 +137,91 @@ def _imports_unwrapped() -> Iterator[None]:
         raise
 
 
-def _as_typed(message: str, command: str | None) -> str:
-    """Name an option in an error as it is typed: "--batch-size=0: must be at least 1"."""
-    match = re.match(r"([a-z]\w*)(=|: )", message)
-    if match is None or command not in COMMANDS:
+def _parsing_error(error: cyclopts.CycloptsError, words: Sequence[str]) -> str:
+    """The parser's message in the form of the library's: "--lr=fast: must be a number"."""
+    text = str(error).rstrip(".")
+    name = error.argument.name if error.argument is not None else ""
+    if isinstance(error, cyclopts.CoercionError) and error.token is not None:
+        choices = re.search(r"Choose from: (.*)", text)
+        kinds: dict[object, str] = {int: "must be a whole number", float: "must be a number"}
+        right = (
+            f"must be one of {choices[1]}".replace('"', "") if choices else kinds.get(error.target_type, text)
+        )
+        option = error.token.keyword or name
+        return f"{option}={error.token.value}: {right}"
+    if isinstance(error, cyclopts.MissingArgumentError):
+        option = error.keyword or name
+        count = re.search(r"requires (\d+) positional", text)
+        if not any(word.partition("=")[0] == option for word in words):
+            return f"{option} must be given"
+        return f"{option}: must have {f'{count[1]} values' if count else 'a value'}"
+    if isinstance(error, cyclopts.RepeatArgumentError):
+        return f"{error.token.keyword or name}={error.token.value}: must be given once"
+    if isinstance(error, cyclopts.UnusedCliTokensError):
+        unused = " ".join(error.unused_tokens or ())
+        return f"{unused}: too many values; skipnets {words[0]} --help shows what it takes"
+    if isinstance(error, cyclopts.UnknownOptionError):
+        return re.sub(
+            r"Unknown option: (\S+?)\.? Did you mean (.*)\?", r"\1: no such option; did you mean \2?", text
+        )
+    if isinstance(error, cyclopts.UnknownCommandError):
+        return f"{words[0]}: no such command{near_matches(words[0], COMMANDS)} (skipnets --help lists all)"
+    return text
+
+
+def _as_typed(message: str, words: Sequence[str]) -> str:
+    """Name options and values in an error as they are typed: "--batch-size=0: must be at least 1"."""
+    if not words or words[0] not in COMMANDS:
         return message
-    option = f"--{match[1].replace('_', '-')}"
-    arguments = make_app(command)[command].assemble_argument_collection()
-    if option not in {name for argument in arguments for name in argument.names}:
-        return message
-    rest = message[match.end() :]
-    if match[2] == "=":
-        return f"{option}={rest}"
-    return f"{option} {rest}" if rest.startswith("must") else f"{option}: {rest}"
+    arguments = make_app(words[0])[words[0]].assemble_argument_collection()
+    names = {name for argument in arguments for name in argument.names}
+
+    def typed(name: str) -> str | None:
+        option = name.replace("_", "-")
+        if f"--{option}" in names:
+            return f"--{option}"
+        if any(word.startswith(f"--model-options.{option}") for word in words):
+            return f"--model-options.{option}"
+        return name.upper() if name.upper() in names else None
+
+    match = re.match(r"([a-z]\w*)(?:=(.*?))?: ?(.*)", message, re.DOTALL)
+    if match is not None and (option := typed(match[1])):
+        value, rest = match[2], re.sub(r"'([\w.-]+)'", r"\1", re.sub(r"\bNone\b", "none", match[3]))
+        if value is None:
+            start = f"{option} {rest}" if rest.startswith("must") else f"{option}: {rest}"
+        else:
+            start = f"{option}={_typed_value(value)}: {rest}"
+        message = start
+    message = _name_commands_of_hints(message, names)
+    return re.sub(
+        r"(?<![\w./-])([a-z]\w*)=(?!\.\.\.)", lambda found: f"{typed(found[1]) or found[1]}=", message
+    )
+
+
+def _name_commands_of_hints(message: str, names: set[str]) -> str:
+    """Say which commands have the options that a message on data recommends, if this one does not."""
+    from skipnets.data.options import DataOptions
+
+    options = {f"--{field.replace('_', '-')}" for field in DataOptions.__dataclass_fields__}
+    if lacking := sorted(options.intersection(re.findall(r"(?<= )--[a-z-]+", message)) - names):
+        return f"{message} ({', '.join(lacking)}: of skipnets train, data, evaluate, calibrate and reuse)"
+    return message
+
+
+def _typed_value(text: str) -> str:
+    """A value in Python's notation as it is typed: "'x'" → "x", "None" → "none", "[8, 0]" → "8 0"."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _discard_output() -> None:
+    """Let what is still buffered go nowhere, or Python would fail on it again as it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(message: str) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from skipnets.cli.output import print_json, print_paths, print_tables
+from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.tables import make_table
 
@@ -52,6 +53,8 @@ def benchmark(
         output: A .json file for all measurements.
         threads: CPU threads of every candidate. Default: one per processor.
     """
+    if output is not None and output.suffix.lower() != ".json":
+        raise UserError(f"output={output}: must end in .json")
     if training:
         _training(model, batch_size or [16], json=json, output=output, threads=threads)
         return
@@ -69,7 +72,7 @@ def benchmark(
     if output is not None:
         table.save(output)
     if json:
-        print_json(table.to_dict())
+        print_json({**table.to_dict(), "written": [] if output is None else [str(output)]})
         return
     print_tables(table.tables())
     print_paths(output)
@@ -94,13 +97,12 @@ def _training(
             report=_print_progress,
         )
     ]
+    rows = {"rows": [asdict(cost) for cost in costs]}
     if output is not None:
         with atomic_path(output) as temporary:
-            temporary.write_text(
-                json_format.dumps([asdict(cost) for cost in costs], indent=2) + "\n", "utf-8"
-            )
+            temporary.write_text(json_format.dumps(rows, indent=2) + "\n", "utf-8")
     if json:
-        print_json([asdict(cost) for cost in costs])
+        print_json({**rows, "written": [] if output is None else [str(output)]})
         return
     headings = ("batch", "execution", "ms", "slowest", "saved MiB", "peak MiB", "largest batch")
     table = make_table(

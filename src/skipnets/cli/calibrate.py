@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from skipnets.classifier import load
 from skipnets.cli.output import print_failures, print_json, print_tables, progress
+from skipnets.data.options import DataOptions
 from skipnets.errors import UserError
 from skipnets.tables import properties_table
 
@@ -15,6 +19,7 @@ def calibrate(
     data: str | None = None,
     /,
     *,
+    options: Annotated[DataOptions | None, Parameter(name="*")] = None,
     split: str | None = None,
     json: bool = False,
     batch_size: int = 64,
@@ -34,6 +39,7 @@ def calibrate(
         skipnets calibrate model.safetensors photos-it-has-not-seen
 
     Args:
+        options: Each is described below.
         model: A model file or a run folder.
         data: A folder of images, a manifest or a named dataset, not the training or test images. Default: the
             model's training data, with the run's splits.
@@ -60,6 +66,7 @@ def calibrate(
             batch_size=batch_size,
             workers=workers,
             download=download,
+            options=options,
             progress=report,
         )
     classifier.save(classifier.path)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from skipnets.cli.output import print_json, print_tables
+from skipnets.cli.output import print_json, print_paths, print_tables
 from skipnets.data.copies import write_copies
 from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
@@ -63,11 +63,11 @@ def data(
             sys.stdout.writelines(f"missing: {name}\n" for name in error.names)
         raise
     found = survey(dataset, path)
-    if json:
-        print_json(found.to_dict())
-    else:
-        print_tables(found.tables())
     if copies is not None:
         write_copies(copies, dataset.copies, dataset)
-        sys.stdout.write(f"copies written to {copies}\n" if not json else "")
+    if json:
+        print_json({**found.to_dict(), "written": [] if copies is None else [str(copies)]})
+    else:
+        print_tables(found.tables())
+        print_paths(copies)
     return 1 if found.unreadable else 0

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from skipnets.classifier import load
 from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress
+from skipnets.data.options import DataOptions
 from skipnets.evaluation.tables import check_table_path
 
 
@@ -14,6 +18,7 @@ def evaluate(
     data: str | None = None,
     /,
     *,
+    options: Annotated[DataOptions | None, Parameter(name="*")] = None,
     split: str = "test",
     json: bool = False,
     output: Path | None = None,
@@ -33,6 +38,7 @@ def evaluate(
         skipnets evaluate runs/cats/model.onnx new-photos --output evaluation
 
     Args:
+        options: Each is described below.
         model: A model file, an export or a run folder.
         data: A folder of images, a manifest or a named dataset. Default: the model's training data,
             with the run's splits.
@@ -50,7 +56,7 @@ def evaluate(
     from skipnets.evaluation import evaluate as evaluate_classifier
 
     if predictions is not None:
-        check_table_path(predictions)
+        check_table_path(predictions, "predictions")
     classifier = load(model, runtime=runtime, device=device, threads=threads)
     with progress("evaluating") as report:
         evaluation = evaluate_classifier(
@@ -60,6 +66,7 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             download=download,
+            options=options,
             progress=report,
         )
     if output is not None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from skipnets.classifier import load
-from skipnets.cli.output import print_paths, progress_bar
+from skipnets.cli.output import print_failures, print_paths, progress_bar
 from skipnets.cli.paths import expand
+from skipnets.data.decoding import ImageDecodeError
 from skipnets.errors import UserError
-from skipnets.insight.attribution import Method
+from skipnets.insight.attribution import Explanation, Method
 from skipnets.insight.attribution import explain as explain_images
 from skipnets.insight.overlays import save_explanations
 
@@ -27,7 +29,7 @@ def explain(
     stage: str = "auto",
     device: str = "auto",
     threads: int | None = None,
-) -> None:
+) -> int:
     """Show which parts of an image contribute to a class.
 
     For example:
@@ -49,12 +51,26 @@ def explain(
         threads: CPU threads that compute. Default: PyTorch's own choice.
     """
     if output.suffix.lower() != ".png":
-        raise UserError(f"output: {output} must end in .png")
+        raise UserError(f"output={output}: must end in .png")
     paths = [path for word in images for path in expand(word)]
     classifier = load(model, runtime="torch", device=device, threads=threads)
-    explanations = explain_images(classifier, paths, classes=classes, method=method, stage=stage)
+    failures: dict[str, str] = {}
+
+    def explanations(paths: Iterable[str]) -> Iterator[list[Explanation]]:
+        for path in paths:
+            try:
+                yield from explain_images(classifier, [path], classes=classes, method=method, stage=stage)
+            except ImageDecodeError as error:
+                failures[path] = str(error)
+        if len(failures) == total:
+            raise UserError(f"images: none can be read: {next(iter(failures.values()))}")
+
+    total = len(set(paths))
     with progress_bar() as progress:
         sheet, folder = save_explanations(
-            progress.track(explanations, total=len(paths), description="explaining"), output
+            explanations(progress.track(paths, description="explaining")), output
         )
     print_paths(sheet, folder)
+    if failures:
+        print_failures(failures, of=len(paths))
+    return 1 if failures else 0

@@ -37,8 +37,8 @@ def export(
         model: A model file or a run folder.
         format: onnx, openvino, pt2 (torch.export), or auto, which times ONNX and OpenVINO on this machine and
             keeps the faster.
-        output: The file; for openvino, a new folder; for auto, a name without suffix. Default: next to the
-            model file.
+        output: The file; for openvino, a new folder; for auto, a name without suffix; nothing that exists is
+            replaced. Default: next to the model file.
         input: Input type of the graph: uint8 pixels, which it normalizes, or preprocessed float32.
         check: Images for the comparison with PyTorch: a folder, a manifest or a named dataset. Default: those
             of --calibration, else the run's validation images, else generated images.
@@ -64,7 +64,7 @@ def export(
         max_drop=max_drop,
     )
     if json:
-        print_json(result.to_dict())
+        print_json({**result.to_dict(), "written": [str(result.path)]})
         return
     compared = result.check
     rows = {

@@ -51,7 +51,7 @@ def predict(
         workers: Threads that read images. Default: one per processor, at most 8.
     """
     if output is not None:
-        check_table_path(output)
+        check_table_path(output, "output")
     paths = [path for word in images for path in expand(word)]
     classifier = load(model, runtime=runtime, device=device, threads=threads)
     predictions = classifier.predict_iter(paths, top_k, batch_size=batch_size, workers=workers)
@@ -64,7 +64,8 @@ def predict(
     if output is not None:
         write_table(output, _columns(rows, min(top_k, len(classifier.classes))))
     if json:
-        print_json([asdict(row) for row in rows])
+        written = [] if output is None else [str(output)]
+        print_json({"predictions": [asdict(row) for row in rows], "written": written})
     elif output is None:
         _print(rows)
     else:

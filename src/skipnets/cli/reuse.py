@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from cyclopts import Parameter
 
 from skipnets.classifier import load
 from skipnets.cli.output import print_failures, print_paths
+from skipnets.data.options import DataOptions
 from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation.evaluating import open_own_images
@@ -20,6 +23,7 @@ def reuse(
     data: str | None = None,
     /,
     *,
+    options: Annotated[DataOptions | None, Parameter(name="*")] = None,
     output: Path,
     images: int = 256,
     download: bool = False,
@@ -33,6 +37,7 @@ def reuse(
         skipnets reuse runs/cats --output reuse.png
 
     Args:
+        options: Each is described below.
         model: A model file or a run folder.
         data: For residual branches: a folder of images, a manifest or a named dataset. Default: the model's
             training data.
@@ -50,7 +55,7 @@ def reuse(
         dataset = (
             open_own_images(classifier, download=download)
             if data is None
-            else open_dataset(data, fractions=None, download=download)
+            else open_dataset(data, fractions=None, download=download, options=options)
         )
         chosen = np.unique(np.linspace(0, len(dataset) - 1, min(images, len(dataset))).astype(int))
         sources = [dataset.source(int(index)) for index in chosen]

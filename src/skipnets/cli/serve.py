@@ -9,6 +9,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from skipnets.classifier import load
+from skipnets.data.decoding import MAX_PIXELS
+from skipnets.errors import UserError
 
 
 def serve(
@@ -62,6 +64,16 @@ def serve(
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per processor, at most 8.
     """
+    most = MAX_PIXELS / 1e6
+    limits = {"max_megabytes": max_megabytes, "max_files": max_files, "timeout": timeout}
+    for name, value in {**limits, "max_megapixels": max_megapixels}.items():
+        if not value > 0:
+            raise UserError(f"{name}={value}: must be above 0")
+    if max_megapixels > most:
+        raise UserError(f"max_megapixels={max_megapixels}: must be at most {most:.0f}")
+    if queue < max_files:
+        raise UserError(f"queue={queue}: must be at least max_files={max_files}, the images of one request")
+
     from skipnets.serve import Limits, create_app, find_examples, run_server
 
     app = create_app(

@@ -12,6 +12,7 @@ from skipnets.files import atomic_path
 from skipnets.insight.memory import largest_batch
 from skipnets.insight.summary import Summary, summarize
 from skipnets.models.graph import BlockExecution
+from skipnets.models.registry import parse_fields
 from skipnets.tables import as_text
 
 
@@ -22,9 +23,9 @@ def summary(
     input_size: int | None = None,
     batch_size: str = "1",
     memory: str | None = None,
-    execution: BlockExecution = "plain",
+    execution: BlockExecution | None = None,
     depth: int = 1,
-    format: Literal["text", "markdown", "csv", "json"] = "text",  # noqa: A002
+    format: Literal["text", "markdown", "csv", "json"] | None = None,  # noqa: A002
     json: bool = False,
     output: Path | None = None,
     model_options: dict[str, Any] | None = None,
@@ -44,23 +45,33 @@ def summary(
         batch_size: Batch size of the memory totals; fit finds the largest one that trains in --memory.
         memory: Memory limit for training on a CPU with --batch-size fit, such as 16GiB.
         execution: How dense blocks run in training, for fit: plain, linear or linear-recompute.
+            Default: plain.
         depth: 1 shows stages, 2 their layers or blocks, 3 the parts of those.
-        format: text, markdown, csv or json.
+        format: text, markdown, csv or json. Default: text.
         json: The same as --format json.
         output: A file to write instead of printing.
         model_options: Fields to change in a named model, such as --model-options.growth-rate 24.
     """
-    fields = _plain(model_options or {})
+    fields = parse_fields(model_options or {})
     size: dict[str, Any] = {"input_size": input_size, **fields}
     if batch_size == "fit":
         if memory is None:
             raise UserError("memory: must be given for batch_size=fit, such as 16GiB")
-        images = largest_batch(model, memory, execution=execution, **size)
-        print(f"largest batch that trains in {memory}: {images}", file=sys.stderr)  # noqa: T201
+        images = largest_batch(model, memory, execution=execution or "plain", **size)
     else:
+        for name, value in (("memory", memory), ("execution", execution)):
+            if value is not None:
+                raise UserError(f"{name}={value}: needs batch_size=fit")
         images = _parse_int("batch_size", batch_size)
     if json:
+        if format not in (None, "json"):
+            raise UserError(f"format={format}: must be json with --json")
         format = "json"  # noqa: A001
+    format = format or "text"  # noqa: A001
+    if batch_size == "fit":
+        # JSON and CSV on standard output stay one document; JSON has the number as batch_size.
+        to = sys.stderr if format in ("csv", "json") and output is None else sys.stdout
+        to.write(f"largest batch that trains in {memory}: {images}\n")
     result = summarize(model, batch_size=images, **size)
     if format == "text" and output is None:
         print_tables([result.to_rich(depth)])
@@ -82,13 +93,3 @@ def _parse_int(name: str, text: str) -> int:
     if not text.isdecimal():
         raise UserError(f"{name}={text}: must be an integer or fit")
     return int(text)
-
-
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Parse option values: "12" → 12, "[2, 2]" → [2, 2]."""
-    import yaml
-
-    return {
-        name.replace("-", "_"): yaml.safe_load(value) if isinstance(value, str) else value
-        for name, value in options.items()
-    }

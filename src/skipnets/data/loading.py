@@ -155,7 +155,7 @@ def evaluation_batches(
     """
     numbered = enumerate(sources.sources() if isinstance(sources, ImageDataset) else sources)
     reading: deque[tuple[int, str, Future[NDArray[np.uint8] | ImageDecodeError]]] = deque()
-    pool = ThreadPoolExecutor(max(workers, 1))
+    pool = ThreadPoolExecutor(workers)
 
     def read(source: Source) -> NDArray[np.uint8] | ImageDecodeError:
         try:

@@ -25,7 +25,7 @@ from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find
 from skipnets.data.named import NAMED_SETS, read_named
 from skipnets.data.options import DataOptions
 from skipnets.data.splits import SPLITS, SplitRow, check_fractions, cut, cut_groups, read_splits, write_splits
-from skipnets.errors import UserError, listed, near_matches
+from skipnets.errors import UserError, check_path, listed, naming, near_matches
 
 __all__ = ["ImageDataset", "images_below", "open_dataset"]
 
@@ -211,6 +211,7 @@ def find_dataset(
     """`open_dataset` for those who show `ImageDataset.listing` themselves: it logs nothing."""
     if seed < 0:
         raise UserError(f"seed={seed}: must not be negative")
+    check_path("data", data)
     options = options or DataOptions()
     shares = None if fractions is None else check_fractions(fractions)
     dataset = _find(data, options, download=download)
@@ -463,7 +464,8 @@ def _warn_of_absent_classes(dataset: ImageDataset, splits: NDArray[np.str_]) -> 
 
 
 def _repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missing: str) -> ImageDataset:
-    rows = read_splits(path)
+    with naming("splits"):
+        rows = read_splits(path)
     root = dataset.root
     known = {name: index for index, name in enumerate(dataset.names)}
     split_of: dict[int, str] = {}

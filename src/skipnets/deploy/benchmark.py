@@ -10,6 +10,7 @@ Shapes: N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.deploy.timing import Candidate, Timing, alternate
-from skipnets.errors import UserError
+from skipnets.errors import UserError, check_at_least_1
 from skipnets.files import atomic_path
 from skipnets.machine import library_versions, processor
 from skipnets.models.accounting import macs
@@ -174,6 +175,9 @@ def compare_speeds(
 
     if not batch_sizes or min(batch_sizes) < 1:
         raise UserError(f"batch_size={list(batch_sizes)}: must be at least 1")
+    if not (seconds >= 0 and math.isfinite(seconds)):
+        raise UserError(f"seconds={seconds}: must be at least 0")
+    check_at_least_1(threads=threads)
     threads = threads or os.cpu_count() or 1
     # PyTorch has the weights that the other runtimes are made of; an export runs in its own.
     runtime = "auto" if isinstance(model, str | os.PathLike) and export_format(model) is not None else "torch"

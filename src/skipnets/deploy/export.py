@@ -121,7 +121,14 @@ def export_model(
     Examples:
         >>> export_model("runs/cats", file_format="openvino").check.largest_difference
     """
-    _check_options(file_format, input_type, int8=int8, calibration=calibration, max_drop=max_drop)
+    _check_options(
+        file_format,
+        input_type,
+        tolerance=tolerance,
+        int8=int8,
+        calibration=calibration,
+        max_drop=max_drop,
+    )
     classifier = _source(model)
     final = _output(classifier, output, file_format)
     require_libraries(file_format, int8=int8)
@@ -226,7 +233,6 @@ def _write_fastest(exporter: Exporter, final: Path) -> Export:
         seconds = _time_one_image({name: export.path for name, export in exports.items()})
         fastest = exports[min(seconds, key=lambda name: seconds[name])]
         path = final.with_name(final.name + _SUFFIXES[fastest.file_format])
-        _refuse_existing_folder(path)
         fastest.path.replace(path)
     return replace(fastest, path=path, seconds=seconds)
 
@@ -255,7 +261,7 @@ def _time_one_image(paths: dict[str, Path]) -> dict[str, float]:
 
 
 def _check_options(
-    file_format: str, input_type: str, *, int8: bool, calibration: object, max_drop: float
+    file_format: str, input_type: str, *, tolerance: float, int8: bool, calibration: object, max_drop: float
 ) -> None:
     if file_format not in FORMATS:
         raise UserError(
@@ -267,13 +273,15 @@ def _check_options(
         raise UserError("calibration: must be given for int8, labeled images of the same classes")
     if int8 and file_format == "pt2":
         raise UserError("format=pt2: must be onnx or openvino for int8")
+    if not tolerance >= 0:
+        raise UserError(f"tolerance={tolerance}: must be at least 0")
     if not max_drop >= 0:
         raise UserError(f"max_drop={max_drop}: must be 0 or more percentage points")
 
 
 def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:
     """The classifier to be exported, in torch on the CPU."""
-    if not isinstance(model, Classifier) and export_format(model) is not None:
+    if isinstance(model, str | os.PathLike) and export_format(model) is not None:
         raise UserError(f"{model} is an export: export the model file that it was made from")
     classifier = as_classifier(model, runtime="torch", device="cpu")
     if classifier.export is not None:
@@ -284,29 +292,28 @@ def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:
 
 
 def _output(classifier: Classifier, output: str | os.PathLike[str] | None, file_format: str) -> Path:
-    """The final path, without suffix for "auto"."""
+    """The final path, where nothing is yet; without suffix for "auto"."""
     suffix = {**_SUFFIXES, "auto": ""}[file_format]
     if output is None:
         if classifier.path is None:
             raise UserError("output: must be given for a classifier that was never saved")
-        return _free(classifier.path.with_name(classifier.path.stem + suffix))
+        return _free(classifier.path.with_name(classifier.path.stem + suffix), file_format)
     path = Path(output)
     wanted = export_format(path) if path.suffix else None
     if file_format in ("onnx", "pt2") and path.suffix.lower() != suffix:
-        raise UserError(f'output: "{output}" must end in {suffix} for the format "{file_format}"')
+        raise UserError(f"output={output}: must end in {suffix} for format={file_format}")
     if file_format in ("openvino", "auto") and wanted is not None:
         raise UserError(
-            f'output: "{output}" must be {"a folder" if file_format == "openvino" else "without suffix"} '
-            f'for the format "{file_format}"'
+            f"output={output}: must be {'a folder' if file_format == 'openvino' else 'without suffix'} "
+            f"for format={file_format}"
         )
-    return _free(path)
+    return _free(path, file_format)
 
 
-def _free(path: Path) -> Path:
-    _refuse_existing_folder(path)
+def _free(path: Path, file_format: str) -> Path:
+    """The path, if nothing is there that the export would replace."""
+    names = [path.name + _SUFFIXES[each] for each in _AUTO] if file_format == "auto" else [path.name]
+    for name in names:
+        if path.with_name(name).exists():
+            raise UserError(f"output={path.with_name(name)}: already exists; remove it or name another")
     return path
-
-
-def _refuse_existing_folder(path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"output: the folder {path} already exists; remove it or name another")

@@ -22,7 +22,7 @@ from skipnets.data.loading import evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.deploy.timing import alternate
-from skipnets.errors import UserError, listed, needs_extra
+from skipnets.errors import UserError, listed, naming, needs_extra
 from skipnets.runtimes.graph_format import IMAGES, LOGITS, ExportFormat
 from skipnets.runtimes.runtime import InputType
 
@@ -76,7 +76,8 @@ def open_calibration(data: str | os.PathLike[str] | ImageDataset, classes: Seque
     Raises:
         UserError: If the classes differ, or a split has no images.
     """
-    dataset = data if isinstance(data, ImageDataset) else open_dataset(data)
+    with naming("calibration"):
+        dataset = data if isinstance(data, ImageDataset) else open_dataset(data)
     if set(dataset.classes) != set(classes):
         wrong = sorted(set(dataset.classes) ^ set(classes))
         raise UserError(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from skipnets.classifier import Classifier
 from skipnets.data.decoding import ImageDecodeError, open_image
 from skipnets.data.sources import ImageDataset, open_dataset
-from skipnets.errors import UserError
+from skipnets.errors import UserError, naming
 from skipnets.evaluation.evaluating import open_own_images
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class CheckImages:
 def check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDataset | None) -> CheckImages:
     """The given images, else the validation images of the classifier's run, else generated ones."""
     if data is not None:
-        dataset = data if isinstance(data, ImageDataset) else open_dataset(data, fractions=None)
+        with naming("check"):
+            dataset = data if isinstance(data, ImageDataset) else open_dataset(data, fractions=None)
         name = "the given images" if isinstance(data, ImageDataset) else os.fspath(data)
         return _sample(dataset, name)
     try:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier, as_classifier, softmax
+from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, needs_extra
 
@@ -114,6 +115,7 @@ def calibrate(
     batch_size: int = 64,
     workers: int = 2,
     download: bool = False,
+    options: DataOptions | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Calibration:
     """Fit a classifier's temperature on images that it was not trained on.
@@ -128,6 +130,7 @@ def calibrate(
         batch_size: Images per forward pass.
         workers: Threads that read images.
         download: Whether a named dataset may be downloaded.
+        options: As for `evaluate`.
         progress: Called after every batch with the number of images done and their total.
 
     Raises:
@@ -135,7 +138,7 @@ def calibrate(
     """
     classifier = as_classifier(model)
     if split is None:
-        split = _held_out_split(classifier, data, download)
+        split = _held_out_split(classifier, data, download, options)
     evaluation = evaluate(
         classifier,
         data,
@@ -143,6 +146,7 @@ def calibrate(
         batch_size=batch_size,
         workers=workers,
         download=download,
+        options=options,
         progress=progress,
     )
     trained_on = (evaluation.known or {}).get("train", 0)
@@ -179,10 +183,13 @@ def calibrate(
 
 
 def _held_out_split(
-    classifier: Classifier, data: ImageDataset | str | os.PathLike[str] | None, download: bool
+    classifier: Classifier,
+    data: ImageDataset | str | os.PathLike[str] | None,
+    download: bool,
+    options: DataOptions | None,
 ) -> str:
     """The split to fit on: "val", or "all" for data without splits."""
-    if splits_there(classifier, data, download=download) != ["test"]:
+    if splits_there(classifier, data, download=download, options=options) != ["test"]:
         return "val"
     if (
         data is not None

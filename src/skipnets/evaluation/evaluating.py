@@ -26,7 +26,7 @@ from skipnets.data.named import NAMED_SETS
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, SplitRow, read_split_rows
-from skipnets.errors import UserError, listed, needs_extra
+from skipnets.errors import UserError, check_at_least_1, listed, needs_extra
 from skipnets.evaluation.confusion import draw_confusion, save_figure
 from skipnets.evaluation.display import metric_tables
 from skipnets.evaluation.tables import write_table
@@ -198,6 +198,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 2,
     download: bool = False,
+    options: DataOptions | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Evaluation:
     """Evaluate a classifier on labeled images.
@@ -214,6 +215,7 @@ def evaluate(
         batch_size: Images per forward pass.
         workers: Threads that read images.
         download: Whether a named dataset may be downloaded.
+        options: How a folder or manifest is read; None reads a run's own data as training did.
         progress: Called after every batch with the number of images done and their total.
 
     Raises:
@@ -224,11 +226,10 @@ def evaluate(
         >>> evaluation = evaluate("runs/cats")
         >>> evaluation.metrics.accuracy, evaluation.warnings
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size}: must be at least 1")
+    check_at_least_1(batch_size=batch_size, workers=workers)
     classifier = as_classifier(model)
     record = _run_record(classifier)
-    dataset, runs_own = _find(classifier, record, data, download)
+    dataset, runs_own = _find(classifier, record, data, download, options)
     chosen = dataset.split(split)
     name = _name_of(data, dataset, record if runs_own else None)
     if not len(chosen):
@@ -259,14 +260,18 @@ def _find(
     record: _RunRecord | None,
     data: ImageDataset | str | os.PathLike[str] | None,
     download: bool,
+    options: DataOptions | None,
 ) -> tuple[ImageDataset, bool]:
     """The images in their splits, and whether they are those of the classifier's own run."""
     if isinstance(data, ImageDataset):
         dataset = data
     elif data is None:
+        if options is not None:
+            raise UserError("data: must be given with options of how it is read")
         dataset = _open_runs_own(classifier, record, download)
     else:
-        options = record.options if record is not None and os.fspath(data) == record.data else None
+        if options is None and record is not None and os.fspath(data) == record.data:
+            options = record.options
         dataset = open_dataset(data, fractions=None, download=download, options=options)
     runs_own = record is not None and record.is_of(dataset)
     if record is not None and runs_own and not isinstance(data, ImageDataset):
@@ -275,10 +280,14 @@ def _find(
 
 
 def splits_there(
-    classifier: Classifier, data: ImageDataset | str | os.PathLike[str] | None, *, download: bool = False
+    classifier: Classifier,
+    data: ImageDataset | str | os.PathLike[str] | None,
+    *,
+    download: bool = False,
+    options: DataOptions | None = None,
 ) -> list[str]:
     """The splits that `evaluate` finds in the data."""
-    dataset, _ = _find(classifier, _run_record(classifier), data, download)
+    dataset, _ = _find(classifier, _run_record(classifier), data, download, options)
     return [str(split) for split in np.unique(dataset.splits)]
 
 

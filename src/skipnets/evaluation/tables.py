@@ -21,15 +21,19 @@ __all__ = ["check_table_path", "write_table"]
 Column = Sequence[str | float | int | None] | NDArray[Any]
 
 
-def check_table_path(path: str | os.PathLike[str]) -> None:
+def check_table_path(path: str | os.PathLike[str], option: str) -> None:
     """Check, before the work that fills it, that a table can be written to a path.
+
+    Args:
+        path: Where it is to be written.
+        option: The name of the argument that gives the path, for the error.
 
     Raises:
         UserError: If `write_table` does not support the extension, or its library is missing.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in (".parquet", ".csv", ".jsonl"):
-        raise UserError(f"{path}: a table must end in .parquet, .csv, .jsonl")
+        raise UserError(f"{option}={path}: must end in .parquet, .csv or .jsonl")
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise missing_extra("train")
 
@@ -44,7 +48,7 @@ def write_table(path: str | os.PathLike[str], columns: Mapping[str, Column]) -> 
     Raises:
         UserError: If the extension is another one, or the file cannot be written.
     """
-    check_table_path(path)
+    check_table_path(path, "path")
     writers = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
     with atomic_path(path) as temporary:
         writers[Path(path).suffix.lower()](temporary, columns)

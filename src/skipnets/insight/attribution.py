@@ -13,14 +13,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier, as_classifier
-from skipnets.errors import UserError, listed, near_matches, needs_extra
+from skipnets.errors import UserError, class_hint, needs_extra
 
 with needs_extra("explain"):  # Before torch, which the same extra brings.
     from captum.attr import IntegratedGradients, LayerGradCam, Occlusion
@@ -28,10 +28,15 @@ with needs_extra("explain"):  # Before torch, which the same extra brings.
 import torch
 from torch import Tensor, nn
 
+from skipnets.inputs import named_sources
 from skipnets.models.accounting import Grid, grids
 from skipnets.models.family import network_graph, stage_groups
 from skipnets.models.graph import Activation, Graph, Norm
 from skipnets.models.modes import evaluating
+
+if TYPE_CHECKING:
+    from skipnets.data.decoding import Source
+    from skipnets.inputs import Images
 
 Method = Literal["gradcam", "integrated-gradients", "occlusion"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -98,7 +103,7 @@ def resized(image: Image.Image, scale: float) -> Image.Image:
 
 def explain(
     model: str | os.PathLike[str] | Classifier,
-    images: Sequence[Any],
+    images: Images,
     *,
     classes: Sequence[str] | None = None,
     method: Method = "gradcam",
@@ -108,7 +113,7 @@ def explain(
 
     Args:
         model: A model file, a run folder, or a classifier that runs in PyTorch.
-        images: Paths, PIL images or arrays.
+        images: One image or several: paths, PIL images, arrays and tensors, as `Classifier.predict` takes.
         classes: Classes to explain; None explains each image's most probable class.
         method: "gradcam" (Selvaraju et al. 2017, arXiv 1610.02391): the maps of a stage, weighted by how much
             the class depends on each. "integrated-gradients" (Sundararajan et al. 2017, arXiv 1703.01365):
@@ -129,10 +134,9 @@ def explain(
     classifier = as_classifier(model, runtime="torch")
     for label in classes or ():
         if label not in classifier.classes:
-            near = near_matches(label, classifier.classes)
-            raise UserError(f'classes="{label}": must be among {listed(classifier.classes, 8)}{near}')
+            raise UserError(f"classes={label}: {class_hint(label, classifier.classes)}")
     module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
-    return _explanations(classifier, images, classes, method, module_path, position)
+    return _explanations(classifier, named_sources(images), classes, method, module_path, position)
 
 
 def stage_names(classifier: Classifier) -> list[str]:
@@ -176,15 +180,14 @@ def _last_name(path: str) -> str:
 
 def _explanations(
     classifier: Classifier,
-    images: Sequence[Any],
+    images: Iterator[tuple[str, Source]],
     classes: Sequence[str] | None,
     method: Method,
     module_path: str | None,
     position: Grid,
 ) -> Iterator[list[Explanation]]:
     model, preprocessing = classifier.model, classifier.preprocessing
-    for index, source in enumerate(images):
-        name = os.fspath(source) if isinstance(source, str | os.PathLike) else f"[{index}]"
+    for name, source in images:
         image = preprocessing.open(source)
         batch = preprocessing.batch([image])
         probabilities = classifier.probabilities(batch)[0]

@@ -79,7 +79,7 @@ def draw_diagram(
     """
     path = Path(output)
     if path.suffix.lower() not in FORMATS:
-        raise UserError(f"output: {path} must end in {', '.join(FORMATS)}")
+        raise UserError(f"output={path}: must end in {', '.join(FORMATS)}")
     several = sources if isinstance(sources, list) else [sources]
     if not several:
         raise UserError("sources: must name at least one")

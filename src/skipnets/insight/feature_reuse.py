@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from skipnets.classifier import Classifier, as_classifier
 from skipnets.data.preprocessing import ImageDecodeError
 from skipnets.errors import UserError, needs_extra
 from skipnets.files import atomic_path
+from skipnets.inputs import named_sources
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph
 from skipnets.models.graph import Add, Convolution, Graph, Linear, Operation, Pad, Scope
@@ -36,6 +37,10 @@ with needs_extra("train"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, Rectangle
+
+if TYPE_CHECKING:
+    from skipnets.data.decoding import Source
+    from skipnets.inputs import Images
 
 FORMATS = (".png", ".svg", ".pdf")
 _CELL = 0.17  # inches
@@ -234,12 +239,13 @@ class ResidualReuse:
 Reuse = DenseReuse | ResidualReuse
 
 
-def reuse(model: str | os.PathLike[str] | Classifier, images: Sequence[Any] | None = None) -> Reuse:
+def reuse(model: str | os.PathLike[str] | Classifier, images: Images | None = None) -> Reuse:
     """Measure how a trained network uses its connections.
 
     Args:
         model: A model file, a run folder, or a classifier that runs in PyTorch.
-        images: Paths, PIL images or arrays, if `needs_images` is true; dense blocks need none.
+        images: One image or several, as `Classifier.predict` takes, if `needs_images` is true; dense blocks
+            need none.
 
     Raises:
         UserError: If residual branches are to be measured and no image can be read, or if the network has
@@ -253,9 +259,10 @@ def reuse(model: str | os.PathLike[str] | Classifier, images: Sequence[Any] | No
         return DenseReuse(name=name, blocks=tuple(_dense_blocks(network, graph)))
     if not _scopes(graph, "residual block"):
         raise UserError(f"{name} has neither dense nor residual blocks")
-    if not images:
+    named = list(named_sources(() if images is None else images))
+    if not named:
         raise UserError(f"images: must name at least one, to measure the branches of {name} on")
-    return _residual_blocks(classifier, network, graph, images)
+    return _residual_blocks(classifier, network, graph, named)
 
 
 def needs_images(classifier: Classifier) -> bool:
@@ -278,7 +285,7 @@ def save_reuse(found: Reuse, output: str | os.PathLike[str]) -> tuple[Path, Path
     """
     path = Path(output)
     if path.suffix.lower() not in FORMATS:
-        raise UserError(f"output: {path} must end in {', '.join(FORMATS)}")
+        raise UserError(f"output={path}: must end in {', '.join(FORMATS)}")
     table = path.with_suffix(".csv")
     rows = list(found.rows())
     with atomic_path(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -370,7 +377,7 @@ def _residual_sums(graph: Graph) -> Iterator[_ResidualBlock]:
 
 
 def _residual_blocks(
-    classifier: Classifier, model: Backbone[Any], graph: Graph, images: Sequence[Any]
+    classifier: Classifier, model: Backbone[Any], graph: Graph, images: Sequence[tuple[str, Source]]
 ) -> ResidualReuse:
     blocks = list(_residual_sums(graph))
     sizes: dict[int, float] = {}  # Sum over images of a value's mean absolute value.
@@ -392,11 +399,10 @@ def _residual_blocks(
         with evaluating(model), torch.no_grad():
             for start in range(0, len(images), _BATCH):
                 pixels = []
-                for index, image in enumerate(images[start : start + _BATCH], start):
+                for name, image in images[start : start + _BATCH]:
                     try:
                         pixels.append(classifier.preprocessing(image))
                     except ImageDecodeError as error:
-                        name = os.fspath(image) if isinstance(image, str | os.PathLike) else f"[{index}]"
                         failures[name] = str(error)
                 if pixels:
                     classifier.logits(np.stack(pixels))

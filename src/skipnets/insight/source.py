@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from skipnets.classifier import Classifier, describe
-from skipnets.errors import UserError, near_matches
+from skipnets.errors import UserError, check_path, near_matches
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph
 from skipnets.models.graph import Graph
@@ -41,15 +41,11 @@ class Architecture:
         Raises:
             UserError: If images of this size are too small for the network.
         """
-        height, width = (wanted, wanted) if isinstance(wanted, int) else wanted or self.input_size
-        if min(height, width) < 1:
-            raise UserError(f"input_size={height}×{width}: must be at least 1")
+        wanted = self.input_size if wanted is None else wanted
+        height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
         smallest = self.config.smallest_size
         if min(height, width) < smallest:
-            raise UserError(
-                f"input_size={height}×{width}: too small for {self.config.name}, "
-                f"the smallest that works is {smallest}×{smallest}"
-            )
+            raise UserError(f"input_size={wanted}: must be at least {smallest} for {self.config.name}")
         return height, width
 
 
@@ -74,11 +70,12 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
     if isinstance(source, Classifier):
         config = config_from_dict(source.architecture)
         return Architecture(config=config, input_size=source.preprocessing.size)
+    check_path("model", source, ", a model's name, a configuration, a model or a Classifier")
     if not Path(source).exists():
         name = os.fspath(source)
         raise UserError(
-            f'"{name}" is not a model file, run folder or model name{near_matches(name, REGISTRY)} '
-            "(skipnets models lists all)"
+            f"model={name}: must be a model file, a run folder or a model's name"
+            f"{near_matches(name, REGISTRY)} (skipnets models lists all)"
         )
     description = describe(source)
     height, width = description["preprocessing"]["size"]

@@ -383,7 +383,8 @@ def model_config(name: str, **fields: Any) -> ModelConfig:
     Raises:
         UserError: For an unknown name or field, or an impossible value.
     """
-    if name not in REGISTRY:
+    if not isinstance(name, str) or name not in REGISTRY:
+        name = str(name)
         raise UserError(
             f"model={name}: must be a model's name{near_matches(name, REGISTRY)} (skipnets models lists all)"
         )
@@ -395,6 +396,25 @@ def model_config(name: str, **fields: Any) -> ModelConfig:
                 f"{field}: must be a field of {name}{near_matches(field, names) or ': ' + ', '.join(names)}"
             )
     return row.replace(**fields)
+
+
+def parse_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a model's fields that come as text from a command line or a file.
+
+    Texts are read as YAML ("12" → 12, "[2, 2]" → [2, 2]), and "none" and "null" mean None.
+    """
+    import yaml  # Here because YAML comes with the extra `train`, and models are listed without it.
+
+    values = {
+        str(name).replace("-", "_"): yaml.safe_load(value) if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+    return {name: None if means_none(value) else value for name, value in values.items()}
+
+
+def means_none(value: object) -> bool:
+    """Whether a text from a command line or a file stands for None."""
+    return isinstance(value, str) and value.lower() in ("none", "null")
 
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from skipnets.errors import UserError, listed
+from skipnets.errors import UserError, check_path, listed
 from skipnets.evaluation.intervals import Interval, auroc_interval, mean_interval, wilson_interval
 from skipnets.report.bootstrap import METRICS, resample, weighted_metrics
 from skipnets.report.results import Results, read_results
@@ -174,6 +174,9 @@ def compare(
         UserError: If there are fewer than two, one is named twice or has no predictions, or images or
             classes differ.
     """
+    runs = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
+    for run in runs:
+        check_path("runs", run)
     if len(runs) < 2:
         raise UserError(f"runs: must name at least two, not {len(runs)}")
     if resamples < 1:

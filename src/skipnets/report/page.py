@@ -26,7 +26,7 @@ from skipnets import run_folder
 from skipnets.classifier import Classifier, describe, load, softmax
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
-from skipnets.errors import UserError
+from skipnets.errors import UserError, check_at_least_1, check_path
 from skipnets.evaluation.calibration import FEW, NoTemperatureError, fit_temperature
 from skipnets.evaluation.confusion import tints
 from skipnets.evaluation.evaluating import evaluate, open_own_images
@@ -107,10 +107,12 @@ def write_report(
         >>> write_report("runs/cats")
         PosixPath('runs/cats/report.html')
     """
+    check_path("run", run)
     folder = Run(Path(run))
     path = folder.folder / run_folder.REPORT if output is None else Path(output)
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"output: {path} must end in .html")
+        raise UserError(f"output={path}: must end in .html")
+    check_at_least_1(workers=workers)
     page = _page(folder, device=device, threads=threads, workers=workers, progress=progress or _silent)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")

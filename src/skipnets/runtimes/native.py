@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.errors import UserError
+from skipnets.errors import UserError, engine_command
 from skipnets.models.family import network_graph
 from skipnets.models.registry import config_from_dict
 from skipnets.runtimes.runtime import TensorsDoNotFitError
@@ -137,12 +137,12 @@ def _import_engine() -> Any:
         engine = importlib.import_module("skipnets_engine")
     except ImportError as error:
         raise NotForTheEngineError(
-            f"runtime=native: needs the package skipnets-engine: pip install skipnets-engine ({error})"
+            f"runtime=native: needs the package skipnets-engine: {engine_command()}"
         ) from error
     if engine.INTERFACE != _INTERFACE:
         raise NotForTheEngineError(
             f"skipnets-engine {engine.__version__} does not match this skipnets "
             f"(interface {engine.INTERFACE}, not {_INTERFACE}): "
-            "pip install --upgrade skipnets skipnets-engine"
+            f"{engine_command()} --upgrade"
         )
     return engine

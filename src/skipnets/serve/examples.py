@@ -10,7 +10,7 @@ from PIL import Image
 
 from skipnets.data.decoding import ImageDecodeError, Source, open_image
 from skipnets.data.sources import images_below, open_dataset
-from skipnets.errors import UserError
+from skipnets.errors import UserError, naming
 
 __all__ = ["Example", "find_examples"]
 
@@ -46,7 +46,8 @@ def find_examples(data: str | Path, *, count: int = 8) -> list[Example]:
     if Path(data).is_dir():
         named: list[tuple[str, Source]] = [(path.stem, path) for path in images_below(Path(data))]
     else:
-        dataset = open_dataset(str(data), fractions=None).split("test")
+        with naming("examples"):
+            dataset = open_dataset(str(data), fractions=None).split("test")
         order = dataset.labels.argsort(kind="stable").tolist()
         named = [(dataset.classes[dataset.labels[index]], dataset.source(index)) for index in order]
     examples = []

@@ -7,7 +7,7 @@ import io
 from PIL import Image
 
 from skipnets.classifier import Classifier
-from skipnets.errors import UserError
+from skipnets.errors import UserError, class_hint
 
 __all__ = ["can_explain", "explanation_png"]
 
@@ -40,6 +40,8 @@ def explanation_png(classifier: Classifier, image: Image.Image, label: str | Non
     """
     from skipnets.insight import explain, overlay
 
+    if label is not None and label not in classifier.classes:
+        raise UserError(f"label={label}: {class_hint(label, classifier.classes)}")
     [[explanation]] = explain(classifier, [image], classes=None if label is None else [label])
     scale = _scale_for_a_screen(explanation.image)
     file = io.BytesIO()

@@ -16,7 +16,7 @@ from skipnets.data.options import ClassOrder, DataOptions, Layout, Missing
 from skipnets.data.sources import Duplicates
 from skipnets.errors import UserError, near_matches, one_line
 from skipnets.models.graph import ExecutionPolicy
-from skipnets.models.registry import rename_version_1_fields
+from skipnets.models.registry import means_none, parse_fields, rename_version_1_fields
 
 T = TypeVar("T")
 
@@ -39,18 +39,7 @@ def _text(value: object) -> object:
 
 
 def _plain_values(value: object) -> object:
-    """Text from a command line, read as YAML: "12" → 12, "[2, 2]" → [2, 2], "none" and "null" → None."""
-    if not isinstance(value, Mapping):
-        return value
-    read = {
-        str(name).replace("-", "_"): yaml.safe_load(v) if isinstance(v, str) else v
-        for name, v in value.items()
-    }
-    return {name: None if _means_none(v) else v for name, v in read.items()}
-
-
-def _means_none(value: object) -> bool:
-    return isinstance(value, str) and value.lower() in ("none", "null")
+    return parse_fields(value) if isinstance(value, Mapping) else value
 
 
 def _for_people(checked: type[T]) -> type[T]:
@@ -60,7 +49,7 @@ def _for_people(checked: type[T]) -> type[T]:
     @functools.wraps(check)
     def __init__(self: T, *args: Any, **fields: Any) -> None:  # noqa: N807
         given = {
-            name: None if _means_none(value) and name not in _NONE_IS_A_VALUE else value
+            name: None if means_none(value) and name not in _NONE_IS_A_VALUE else value
             for name, value in fields.items()
         }
         try:
@@ -293,7 +282,9 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
             f"{path}: cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
         ) from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {one_line(error)}") from None
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark is not None else f"{path}"
+        raise UserError(f"{where}: not YAML ({getattr(error, 'problem', None) or one_line(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f'{path}: must be a mapping of options, such as "data: digits"')
     try:

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import pytorch_lightning as pl
 import rich
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import StrategyRegistry
 from typing_extensions import override
 
 from skipnets import run_folder
@@ -28,7 +31,7 @@ from skipnets.data.options import Missing
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
 from skipnets.data.survey import survey
-from skipnets.errors import UserError, listed, one_line
+from skipnets.errors import UserError, listed, near_matches, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import atomic_path
 from skipnets.models.backbone import Backbone
@@ -184,9 +187,30 @@ def _trainer(run: Run, config: ResolvedConfig, callbacks: list[Callback]) -> pl.
             benchmark=not on_cpu,  # All batches but the last of an epoch are of one size.
         )
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
-        options = ("accelerator", "devices", "strategy", "precision")
-        given = ", ".join(f"{name}={getattr(config, name)!r}" for name in options)
-        raise UserError(f"{given}: {one_line(error)}") from None
+        raise UserError(
+            _wrong_device(config) or f"accelerator={config.accelerator}: {one_line(error)}"
+        ) from None
+
+
+def _wrong_device(config: ResolvedConfig) -> str | None:
+    """Which of the options that Lightning refused is wrong, and what would be right."""
+    accelerators, strategies = ("auto", "cpu", "gpu", "mps"), ("auto", "ddp", "ddp_spawn")
+    for name, known, also in (
+        ("accelerator", accelerators, AcceleratorRegistry.available_accelerators()),
+        ("strategy", strategies, StrategyRegistry.available_strategies()),
+    ):
+        value = getattr(config, name)
+        if value not in {*known, *also}:
+            return f"{name}={value!r}: must be one of {', '.join(known)}{near_matches(value, known)}"
+    here: dict[str, Callable[[], bool]] = {
+        "gpu": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if config.accelerator in here and not here[config.accelerator]():
+        return f"accelerator={config.accelerator!r}: not available on this machine; auto takes what there is"
+    if not re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\d+)*,?", str(config.devices)):
+        return f'devices={config.devices!r}: must be a number of devices, a list such as "0,2", or auto'
+    return None
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from skipnets.errors import UserError, near_matches, needs_extra, one_line
+from skipnets.errors import UserError, check_path, near_matches, needs_extra, one_line
 from skipnets.models.weights.layouts import unwrap
 
 PICKLED = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar")
@@ -130,6 +130,7 @@ def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoin
         return _from_torchvision(source, model_name)
     if isinstance(source, str) and source.startswith("hf-hub:"):
         return _from_hub(source, model_name)
+    check_path("weights", source, " or a text")
     path = Path(source)
     if path.is_dir():
         if not (path / "model.safetensors").is_file():
