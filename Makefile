@@ -63,7 +63,7 @@ constraints: .venv/installed-dev
 
 # The tests that need an NVIDIA GPU.
 test-cuda: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cuda tests/ops/triton tests/training
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cuda tests/ops/triton tests/runtimes tests/training
 
 # The engine's own tests under AddressSanitizer and UBSan, then its threads under ThreadSanitizer.
 test-engine-sanitized: .venv/installed-dev

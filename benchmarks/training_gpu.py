@@ -36,7 +36,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,7 @@ from torch import nn
 from skipnets.models import create_model, model_config
 from skipnets.models.accounting import macs
 from skipnets.models.family import network_graph
+from skipnets.models.graph import ExecutionPolicy
 from skipnets.models.registry import DenseNetConfig
 
 BASELINE = "torchvision"
@@ -107,7 +108,7 @@ def build(table: Table, variant: str, device: str) -> nn.Module:
             model: nn.Module = timm.create_model(table.model, num_classes=config.num_classes)
         elif name != BASELINE:
             model = create_model(table.model)
-            model.set_block_execution(name)  # type: ignore[operator]
+            model.set_block_execution(cast(ExecutionPolicy, name))
         elif isinstance(config, DenseNetConfig):
             from training import torchvision_densenet
 
@@ -115,7 +116,7 @@ def build(table: Table, variant: str, device: str) -> nn.Module:
         else:
             model = torchvision.models.get_model(table.model)
     order = torch.contiguous_format if "NCHW" in variant else torch.channels_last
-    return model.to(device, memory_format=order).train()
+    return model.to(device).to(memory_format=order).train()
 
 
 class Training:
@@ -156,7 +157,7 @@ class Training:
 
     def capture(self) -> None:
         """The whole step as one CUDA graph."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.warm_up(2)
@@ -232,6 +233,7 @@ def limits(table: Table, rates: tuple[float, float]) -> tuple[float, float]:
         return arithmetic, 0.0
     itemsize = 2 if table.precision == "bf16" else 4
     side = table.size // 4 if config.stem == "imagenet" else table.size
+    assert config.stem_channels is not None
     channels, k, moved = config.stem_channels, config.growth_rate, 0.0
     bottleneck = 4 * k
     for layers in config.block_config:
@@ -290,7 +292,7 @@ def measure(table: Table, device: str) -> list[dict[str, Any]]:
             "slowest": max(step for step, _ in found),
             "python_seconds": statistics.median(python for _, python in found),
         }
-        report = getattr(trainings[name].model, "block_execution_report", dict)()
+        report: dict[str, str] = getattr(trainings[name].model, "block_execution_report", dict)()
         if report:
             rows[name]["execution"] = sorted(set(report.values()))
     return list(rows.values())
@@ -404,7 +406,7 @@ def main(arguments: argparse.Namespace) -> None:
     device, start = arguments.device, time.monotonic()
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    tables = TABLES
+    tables: tuple[Table, ...] = TABLES
     if arguments.dry:  # To try the script itself.
         tables = tuple(table._replace(batch_size=2, size=32) for table in TABLES[:1])
     if arguments.compile_mode:
@@ -452,9 +454,10 @@ def main(arguments: argparse.Namespace) -> None:
                 torch.cuda.empty_cache()
         for title, row in collect_compiled(processes, start + arguments.seconds + arguments.compile_seconds):
             measured = zip(tables, results, strict=False)
-            table, result = next((pair for pair in measured if pair[0].title == title), (None, None))
-            if table is None or result is None:
+            found = next((pair for pair in measured if pair[0].title == title), None)
+            if found is None:
                 continue
+            table, result = found
             result["rows"].append(row)
             show(table, result["rows"], result["limits"])
             save()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import math
 import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -652,20 +654,51 @@ ASIDE = {
 }
 
 
+@pytest.mark.parametrize("has_run", [False, True])
 @pytest.mark.parametrize("case", ASIDE)
-def test_steps_aside_with_the_reason(case):
+def test_steps_aside_with_the_reason(case, has_run):
     change, reason = ASIDE[case]
     model = make_model(**SMALL)
     linear = copy_with(model, "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    if has_run:
+        assert_same(train_once(linear, x), train_once(model, x))
+        assert_ran(linear, "linear")
     change(model)
     torch.manual_seed(0)
     change(linear)
-    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
-    assert linear.block_execution_report()["features.denseblock1"].startswith(f"plain: {reason}")
+    expected = "linear" if has_run else f"plain: {reason}"  # How it ran last, or would run now.
+    assert linear.block_execution_report()["features.denseblock1"].startswith(expected)
     assert_same(train_once(linear, x), train_once(model, x))
     report = linear.block_execution_report()
     assert report["features.denseblock1"].startswith(f"plain: {reason}")
     assert report["features.denseblock2"] == report["features.transition1"] == "linear"
+
+
+def test_a_block_that_has_not_changed_is_not_checked_again(monkeypatch):
+    linear = copy_with(make_model(**SMALL), "linear")
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    checked = []
+    check = MemoryEfficientDenseBlock._unsupported_layers
+    monkeypatch.setattr(
+        MemoryEfficientDenseBlock, "_unsupported_layers", lambda block: checked.append(block) or check(block)
+    )
+    train_once(linear, x)
+    blocks = len(checked)
+    assert blocks > 0
+    train_once(linear.eval().train(), x)
+    assert len(checked) == blocks
+    train_once(copy.deepcopy(linear), x)
+    assert len(checked) == 2 * blocks
+
+
+def test_a_block_that_was_checked_can_be_freed():
+    linear = copy_with(make_model(**SMALL), "linear")
+    train_once(linear, torch.randn(3, 3, 8, 8, dtype=torch.float64))
+    block = weakref.ref(linear.features.denseblock1)
+    del linear
+    gc.collect()
+    assert block() is None
 
 
 def test_steps_aside_for_a_synchronized_norm():

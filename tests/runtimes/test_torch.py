@@ -30,6 +30,18 @@ def test_open_runtime_computes_what_the_model_does() -> None:
     assert (opened.name, opened.device) == ("torch", "cpu")
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_computes_what_the_cpu_does() -> None:
+    original = tiny()
+    architecture = config_to_dict(original.model.config)
+    opened = open_runtime("torch", architecture=architecture, tensors=original.tensors(), device="cuda")
+    batch = np.random.default_rng(0).normal(size=(3, 3, 9, 11)).astype(np.float32)
+    np.testing.assert_allclose(opened.logits(batch), original.logits(batch), rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(opened.embed(batch), original.embed(batch), rtol=1e-2, atol=1e-2)
+    assert opened.device == "cuda:0"
+
+
 def test_threads_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)

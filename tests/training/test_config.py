@@ -105,7 +105,7 @@ def test_changes_take_precedence_over_the_file(tmp_path: Path) -> None:
         ("data: digits\nout: x\nlabel_smoothin: 0.1\n", r"no such option; did you mean label_smoothing"),
         ("data: digits\nout: x\nlr: fast\n", r"run.yaml: lr='fast': must be a valid number"),
         ("- data\n", r"run.yaml: must be a mapping"),
-        ("data: [\n", r"run.yaml: not YAML"),
+        ("data: [\n", r"run.yaml, line 2: not YAML"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, message: str) -> None:

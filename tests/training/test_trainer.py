@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -269,6 +270,51 @@ def test_a_last_batch_of_one_does_not_break_batch_norm(tiny: MakeConfig) -> None
     options = {"stem": "imagenet", "shortcut": "projection"}
     config = tiny(batch_size=83, epochs=1, model="resnet20", model_options=options)
     assert train(config).rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpu_bytes", "step", "words"),
+    [
+        (
+            {},
+            1 << 40,
+            0,
+            ["--batch-size 8 --accumulate 2 or --block-execution linear-recompute, which needs"],
+        ),
+        ({"accumulate": 3}, 1 << 40, 0, ["--batch-size 8 --accumulate 6 or"]),
+        ({"block_execution": "linear-recompute"}, 1 << 40, 0, ["--batch-size 8 --accumulate 2$"]),
+        ({"model": "resnet20", "model_options": {}}, 1 << 40, 0, ["--batch-size 8 --accumulate 2$"]),
+        ({"block_execution": "plain"}, 600_000, 0, ["--batch-size 4 --accumulate 4 or"]),
+        (
+            {},
+            1 << 10,
+            8,
+            ["--batch-size 1 --accumulate 16 or", r"; the best model so far \(epoch 1\) is .*run"],
+        ),
+    ],
+)
+def test_out_of_memory_says_what_would_fit_and_loses_nothing(
+    tiny: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    gpu_bytes: int,
+    step: int,
+    words: list[str],
+) -> None:
+    monkeypatch.setattr(trainer, "_gpu_bytes", lambda: gpu_bytes)
+    with monkeypatch.context() as patch:
+        interrupt_at(
+            patch, step, torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        )
+        with pytest.raises(UserError, match=r"^batch_size=16: does not fit into the GPU's memory") as caught:
+            train(tiny(**changes))
+    for wanted in words:
+        assert re.search(wanted, str(caught.value))
+    assert "\n" not in str(caught.value)
+    run = Run(tiny().out)
+    assert len(run.rows) == step // 6
+    # The memory was another process's: it goes on.
+    assert len(resume(run.folder).rows) == 3
 
 
 def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from itertools import islice
 from typing import NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,17 @@ class _Execution(nn.Module):
         return guards.unsupported_input(features, self.parameters())
 
 
+class _CheckedBlock(NamedTuple):
+    """A block that can run as one operation, as it was when that was checked."""
+
+    structure: guards.Structure
+    layers: list[_LayerParts]
+
+
+# The check takes as long as the kernels of a small block. Not an attribute, as copies would take it along.
+_CHECKED: WeakKeyDictionary[nn.Module, _CheckedBlock] = WeakKeyDictionary()
+
+
 class MemoryEfficientDenseBlock(_Execution, DenseBlock):
     """A dense block that trains as one operation."""
 
@@ -122,7 +134,7 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
         """(N, C, H, W) → (N, C + L·k, H, W)."""
         if self.unsupported_reason(features) is not None:
             return DenseBlock.forward(self, features)
-        layers = [_LayerParts.of(layer) for layer in self]
+        layers = _CHECKED[self].layers
         trains = torch.is_grad_enabled() and (
             features.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
         )
@@ -147,6 +159,15 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
         """Why the block as it is now cannot be run as one operation, or None."""
         if not self.training:
             return "eval mode"
+        checked = _CHECKED.get(self)
+        if checked is not None and checked.structure.unchanged():
+            return None
+        reason = self._unsupported_layers()
+        if reason is None:
+            _CHECKED[self] = _CheckedBlock(guards.Structure(self), [_LayerParts.of(layer) for layer in self])
+        return reason
+
+    def _unsupported_layers(self) -> str | None:
         if len(self) == 0:
             return "it has no layers"
         if reason := guards.unsupported_hooks(module for module in self.modules() if module is not self):
@@ -166,7 +187,12 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
         return None
 
     def _not_fused(self, features: Tensor) -> str | None:
-        return not_fused(features, [_LayerParts.of(self[0]).parameters()])
+        return not_fused(features, [_CHECKED[self].layers[0].parameters()])
+
+    def _unsupported_input(self, features: Tensor) -> str | None:
+        layers = [layer.parameters() for layer in _CHECKED[self].layers]
+        parameters = [tensor for layer in layers for tensor in layer if tensor is not None]
+        return guards.unsupported_input(features, parameters)
 
 
 class MemoryEfficientTransition(_Execution, Transition):

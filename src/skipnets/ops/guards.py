@@ -5,7 +5,9 @@ Every function returns the reason why it cannot, as a short phrase, or None.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +102,38 @@ def unsupported_hooks(modules: Iterable[nn.Module]) -> str | None:
         if "forward" in vars(module):
             return "a module's forward is replaced"
     return None
+
+
+class Structure:
+    """What the checks of a module's descendants have read, to see at little cost that nothing has changed.
+
+    These are the descendants' classes, children, modes, attributes, hooks and parameters (which they are, not
+    their values). Replaced by an equal one also counts as changed. The module itself is not referred to.
+
+    Args:
+        module: Whose descendants have no hooks.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        inside = [descendant for descendant in module.modules() if descendant is not module]
+        self._modules = inside
+        self._tables = [
+            module._modules,
+            *chain.from_iterable((vars(each), each._modules, each._parameters) for each in inside),
+        ]
+        self._hooks = [vars(each)[table] for each in inside for table in _HOOK_TABLES]
+        self._read = self._values()
+
+    def unchanged(self) -> bool:
+        """Whether everything is as it was."""
+        if any(self._hooks) or any(getattr(module_internals, table, None) for table in _GLOBAL_HOOK_TABLES):
+            return False
+        now = self._values()
+        return len(now) == len(self._read) and all(map(operator.is_, now, self._read))
+
+    def _values(self) -> list[object]:
+        values = chain.from_iterable(map(dict.values, self._tables))
+        return [*map(type, self._modules), *values]
 
 
 def _article(name: str) -> str:

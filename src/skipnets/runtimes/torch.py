@@ -64,7 +64,10 @@ class TorchRuntime:
         model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()}, assign=True)
         if threads is not None:
             torch.set_num_threads(threads)
-        return cls(model.eval().to(target))
+        model = model.eval().to(target)
+        if target.type == "cuda":
+            model = model.to(memory_format=torch.channels_last)
+        return cls(model)
 
     @property
     def device(self) -> str:
@@ -101,7 +104,11 @@ class TorchRuntime:
 
     def _to_tensor(self, batch: NDArray[Any]) -> Tensor:
         parameter = next(self.model.parameters())
-        return torch.from_numpy(np.ascontiguousarray(batch)).to(parameter.device, parameter.dtype)
+        images = torch.from_numpy(np.ascontiguousarray(batch))
+        if not parameter.is_cuda:
+            return images.to(parameter.device, parameter.dtype)
+        images = images.pin_memory().to(parameter.device, non_blocking=True)
+        return images.to(parameter.dtype, memory_format=torch.channels_last)
 
 
 def pick_device(name: str) -> torch.device:

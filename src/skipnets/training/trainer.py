@@ -34,7 +34,10 @@ from skipnets.data.survey import survey
 from skipnets.errors import UserError, listed, near_matches, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import atomic_path
+from skipnets.models.accounting import kept_bytes
 from skipnets.models.backbone import Backbone
+from skipnets.models.block_execution import execution_report
+from skipnets.models.family import family_of, network_graph
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
@@ -249,10 +252,38 @@ def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, r
         if not trainer.interrupted:
             raise
         raise TrainingInterrupted(_how_to_go_on(run)) from None
+    except torch.OutOfMemoryError:
+        raise UserError(_out_of_memory(run, task.config, task.model)) from None
     finally:
         data.close()
         if handler is not None:
             signal.signal(signal.SIGINT, handler)
+
+
+def _out_of_memory(run: Run, config: ResolvedConfig, model: Backbone[Any]) -> str:
+    """What would fit into the GPU: a smaller batch, by the network's graph, or a policy that needs less."""
+    runs_as_one = any(not policy.startswith("plain") for policy in execution_report(model).values())
+    execution = config.block_execution
+    if execution == "auto":
+        execution = "linear" if runs_as_one else "plain"
+    width = 2 if config.precision in ("bf16-mixed", "16-mixed") else 1
+    kept = kept_bytes(network_graph(model.config), *config.size, 1, execution) / width
+    # Weights, their gradients, the optimizer's state and the average; beside what is kept, as much passes by.
+    fixed = 5 * sum(parameter.nbytes for parameter in model.parameters())
+    fits = int((_gpu_bytes() - fixed) / (2 * kept))
+    steps = max(-(-config.batch_size // max(fits, 1)), 2)
+    smaller = f"--batch-size {config.batch_size // steps} --accumulate {steps * config.accumulate}"
+    message = f"batch_size={config.batch_size}: does not fit into the GPU's memory; take {smaller}"
+    if execution != "linear-recompute" and "linear-recompute" in family_of(model.config).executions:
+        message += " or --block-execution linear-recompute, which needs less"
+    if run.rows:
+        message += f"; the best model so far (epoch {run.best_epoch}) is {run.model}"
+    return message
+
+
+def _gpu_bytes() -> int:
+    """All of the GPU's memory."""
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
 
 def _how_to_go_on(run: Run) -> str:

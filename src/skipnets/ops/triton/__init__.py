@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 
 import torch
 from torch import Tensor
@@ -30,13 +28,15 @@ def unavailable(device: torch.device) -> str | None:
     """Why the kernels cannot run on this device, or None."""
     if device.type != "cuda":
         return "there are fused kernels for CUDA alone"
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST:
         return f"fused kernels need compute capability {OLDEST[0]}.{OLDEST[1]}"
     try:
-        importlib.import_module("skipnets.ops.triton.dense_block")
-    except Exception as error:
+        from skipnets.ops.triton.device import try_out
+
+        try_out(device)
+    except Exception as error:  # Whatever a broken installation, compiler or driver raises.
+        if isinstance(error, ModuleNotFoundError) and error.name == "triton":
+            return "Triton is not installed"
         return f"Triton cannot be used: {' '.join(str(error).split())[:200]}"
     return None
 

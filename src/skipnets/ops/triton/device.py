@@ -10,6 +10,8 @@ import torch
 import triton
 from torch import Tensor
 
+from skipnets.ops.triton import kernels
+
 BLOCK_M, BLOCK_C = 32, 64
 """Rows and columns of a tile of the kernels that only read and write."""
 
@@ -22,6 +24,17 @@ def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         return torch.cuda.device(device)
     return contextlib.nullcontext()
+
+
+def try_out(device: torch.device) -> None:
+    """Compile and launch a small kernel.
+
+    Raises:
+        Exception: Whatever keeps Triton from working here: no C compiler, no assembler, an older driver, …
+    """
+    with on_device(device):
+        partial = torch.zeros(2, 1, 16, device=device)
+        kernels.finish_sums[1, 2](partial, 1, torch.empty_like(partial[:, 0]), 16, BLOCK_P=128, BLOCK=16)
 
 
 @functools.cache

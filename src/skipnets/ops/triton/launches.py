@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
+
+from skipnets.ops.triton.tuning import TUNER, Config
 
 logger = logging.getLogger("skipnets")
 
@@ -85,12 +88,18 @@ class Recorder:
         x, y, z = (*grid, 1, 1)[:3]
         self.launches.append(Launch(compiled, (x, y, z), tuple(ordered), tuple(pointers)))
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Launches inside are not part of the pass."""
+    def tune(
+        self,
+        kernel: str,
+        problem: tuple[object, ...],
+        candidates: tuple[Config, ...],
+        run: Callable[[Config], object],
+        device: torch.device,
+    ) -> Config:
+        """As `Tuner.choose`; what is launched to measure is not part of the pass."""
         self._recording = False
         try:
-            yield
+            return TUNER.choose(kernel, problem, candidates, run, device)
         finally:
             self._recording = True
 
@@ -101,6 +110,37 @@ class Recorder:
         raise LookupError("a kernel's argument does not lie in any tensor of the pass")
 
 
+class Compiler:
+    """Takes the launches of a pass to compile their kernels, and launches none."""
+
+    def __call__(self, kernel: Any, grid: tuple[int, ...], *arguments: object, **options: object) -> None:
+        """Compile what this launch needs."""
+        kernel.warmup(*arguments, grid=grid, **options)
+
+    def tune(
+        self,
+        kernel: str,
+        problem: tuple[object, ...],
+        candidates: tuple[Config, ...],
+        run: Callable[[Config], object],
+        device: torch.device,
+    ) -> Config:
+        """Compile all candidates between which nothing has been chosen yet; returns one of them."""
+        left = TUNER.left(kernel, problem, candidates, device)
+        for config in left[1:]:
+            run(config)
+        return left[0]
+
+
+def compile_kernels(build: Callable[[Compiler], None]) -> None:
+    """Compile the kernels of a pass side by side: each takes seconds, and most of that outside of Python."""
+    mode = getattr(triton, "AsyncCompileMode", None)
+    if mode is None:  # Triton before 3.4 compiles each at its first launch.
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool, mode(pool, ignore_errors=True):
+        build(Compiler())
+
+
 class Launches:
     """The recorded launches of many passes."""
 
@@ -108,13 +148,15 @@ class Launches:
         self._recorded: dict[Hashable, list[Launch]] = {}
         self._repeats = True
 
-    def run(self, key: Hashable, tensors: Sequence[Tensor], build: Callable[[Recorder], None]) -> None:
+    def run(
+        self, key: Hashable, tensors: Sequence[Tensor], build: Callable[[Recorder | Compiler], None]
+    ) -> None:
         """Run a pass: by `build` the first time, repeated from then on.
 
         Args:
             key: All that its launches depend on but addresses.
             tensors: All that its kernels' pointers point into, always in the same order.
-            build: Makes the launches.
+            build: Makes the launches; also called to compile them.
         """
         launches = self._recorded.get(key)
         if launches is not None and _aligned(tensors) and not _observed():
@@ -126,6 +168,8 @@ class Launches:
                 self._repeats = False
             else:
                 return
+        if launches is None and tensors[0].is_cuda:
+            compile_kernels(build)
         recorder = Recorder(tensors)
         build(recorder)
         if recorder.launches is not None and self._repeats:

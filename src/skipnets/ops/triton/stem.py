@@ -21,7 +21,7 @@ from skipnets.ops.chunks import MapShape, as_maps
 from skipnets.ops.stem import PADDING, STRIDE, StemParameters, StemPlan, StemResult
 from skipnets.ops.triton import kernels
 from skipnets.ops.triton.device import BLOCK_C, BLOCK_M, grid, on_device, rows_of, shares
-from skipnets.ops.triton.launches import LAUNCHES, Recorder
+from skipnets.ops.triton.launches import LAUNCHES, Compiler, Recorder
 
 _BLOCK_M = 16
 """Rows of a tile of the kernels that read windows, which takes registers."""
@@ -50,7 +50,7 @@ class _StemFunction(torch.autograd.Function):
             partial = gamma.new_empty(3, programs, channels)
             vectors = gamma.new_empty(4, channels)
 
-            def build(launch: Recorder) -> None:
+            def build(launch: Recorder | Compiler) -> None:
                 mean, variance, scale, shift = vectors
                 launch(
                     kernels.input_columns,
@@ -126,7 +126,7 @@ class _StemFunction(torch.autograd.Function):
             partial, sums = vectors.new_empty(2, programs, channels), vectors.new_empty(2, channels)
             out = torch.empty(shape.rows, channels, dtype=plan.dtype, device=images.device)
 
-            def build(launch: Recorder) -> None:
+            def build(launch: Recorder | Compiler) -> None:
                 mean, variance, scale, shift = vectors
                 norm = (mean, variance, plan.eps, scale, shift)
                 blocks = {"BLOCK_M": _BLOCK_M, "BLOCK_C": BLOCK_C}

@@ -20,7 +20,7 @@ from skipnets.ops.chunks import MapShape, as_maps
 from skipnets.ops.transition import TransitionParameters
 from skipnets.ops.triton import kernels
 from skipnets.ops.triton.device import BLOCK_C, BLOCK_M, grid, on_device, rows_of, shares
-from skipnets.ops.triton.launches import LAUNCHES, Recorder
+from skipnets.ops.triton.launches import LAUNCHES, Compiler, Recorder
 
 
 def transition(x: Tensor, parameters: TransitionParameters, eps: float, statistics: Statistics) -> Tensor:
@@ -39,7 +39,7 @@ class _TransitionFunction(torch.autograd.Function):
         affine = torch.stack(Affine.of(statistics, gamma, beta, eps))
         pooled = torch.empty(pooled_shape.rows, x.shape[1], dtype=x.dtype, device=x.device)
 
-        def build(launch: Recorder) -> None:
+        def build(launch: Recorder | Compiler) -> None:
             launch(
                 kernels.pool_activated,
                 grid(pooled),
@@ -78,7 +78,7 @@ class _TransitionFunction(torch.autograd.Function):
             weight_gradient = (incoming.t() @ pooled).to(weight.dtype).view(weight.shape)
             spread = incoming @ weight.flatten(1).to(x.dtype)
 
-            def build(launch: Recorder) -> None:
+            def build(launch: Recorder | Compiler) -> None:
                 norm = (mean, variance, ctx.eps, affine[0], affine[1])
                 blocks = {"BLOCK_M": BLOCK_M, "BLOCK_C": BLOCK_C}
                 sizes = (shape.rows, channels, shape.height, shape.width)

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,6 +26,7 @@ Config = Mapping[str, int]
 """A kernel's tile sizes, `num_warps`, `num_stages`, and `waves`: programs for each multiprocessor."""
 
 _WARMUP, _REPEATS = 2, 8
+_SECONDS_BETWEEN_REPORTS = 5
 
 
 class Tuner:
@@ -34,6 +36,8 @@ class Tuner:
         self._path = path
         self._lock = threading.Lock()
         self._chosen: dict[str, dict[str, int]] | None = None
+        self._started: float | None = None
+        self._reported = 0.0
         self.timings: dict[str, list[tuple[dict[str, int], float]]] = {}
 
     def choose(
@@ -53,20 +57,66 @@ class Tuner:
             run: Launches the kernel; what it writes must not depend on how often it is run.
             device: Where.
         """
-        if device.type != "cuda" or len(candidates) == 1:
-            return candidates[0]
-        key = " ".join(map(str, (kernel, *problem, *_platform(device))))
         with self._lock:
+            left = self._left(kernel, problem, candidates, device)
+            if len(left) == 1:
+                return left[0]
+            key = _key(kernel, problem, device)
+            timings = [(dict(candidate), _milliseconds(run, candidate)) for candidate in left]
+            self.timings[key] = timings
+            best, milliseconds = min(timings, key=lambda timing: timing[1])
+            if milliseconds == float("inf"):
+                raise RuntimeError(f"none of the configurations of {kernel} runs on this card")
             chosen = self._read()
-            if key not in chosen:
-                timings = [(dict(candidate), _milliseconds(run, candidate)) for candidate in candidates]
-                self.timings[key] = timings
-                best = min(timings, key=lambda timing: timing[1])
-                if best[1] == float("inf"):
-                    raise RuntimeError(f"none of the configurations of {kernel} runs on this card")
-                chosen[key] = best[0]
-                self._write(chosen)
-            return chosen[key]
+            chosen[key] = best
+            self._write(chosen)
+            self._report()
+            return best
+
+    def left(
+        self,
+        kernel: str,
+        problem: tuple[object, ...],
+        candidates: tuple[Config, ...],
+        device: torch.device,
+    ) -> tuple[Config, ...]:
+        """The candidates that are still to be measured, or the one that was chosen.
+
+        Args:
+            kernel: As for `choose`, and so are the others.
+            problem: What the choice depends on.
+            candidates: All.
+            device: Where.
+        """
+        with self._lock:
+            return self._left(kernel, problem, candidates, device)
+
+    def _left(
+        self,
+        kernel: str,
+        problem: tuple[object, ...],
+        candidates: tuple[Config, ...],
+        device: torch.device,
+    ) -> tuple[Config, ...]:
+        if device.type != "cuda" or len(candidates) == 1:
+            return candidates[:1]
+        chosen = self._read().get(_key(kernel, problem, device))
+        if chosen in candidates:  # Not one of another version: buffers are made for these.
+            return (chosen,)
+        if self._started is None:
+            self._started = self._reported = time.monotonic()
+            logger.info(
+                "compiling and timing kernels for this GPU, once for each network and batch size%s",
+                "" if self._path is None else f"; the choices are kept in {self._path}",
+            )
+        return candidates
+
+    def _report(self) -> None:
+        """Say how far it is, every few seconds."""
+        now = time.monotonic()
+        if self._started is not None and now - self._reported > _SECONDS_BETWEEN_REPORTS:
+            self._reported = now
+            logger.info("%d kernels timed after %.0f s", len(self.timings), now - self._started)
 
     def _read(self) -> dict[str, dict[str, int]]:
         if self._chosen is None:
@@ -86,6 +136,10 @@ class Tuner:
                 Path(temporary).write_text(json.dumps(chosen, indent=0))
         except OSError as error:
             logger.debug("the choice of kernels cannot be kept: %s", error)
+
+
+def _key(kernel: str, problem: tuple[object, ...], device: torch.device) -> str:
+    return " ".join(map(str, (kernel, *problem, *_platform(device))))
 
 
 def _milliseconds(run: Callable[[Config], object], config: Config) -> float:
