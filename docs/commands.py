@@ -28,11 +28,13 @@ def reference() -> str:
 
 
 def _section(name: str) -> str:
-    command = make_app(name)[name]
+    app = make_app(name)
+    command = app[name]
     help_text = docstring_parser.parse(command.help)
-    shown = [
-        argument for argument in command.assemble_argument_collection(parse_docstring=True) if argument.show
-    ]
+    arguments = command.assemble_argument_collection(
+        default_parameter=app.default_parameter, parse_docstring=True
+    )
+    shown = [argument for argument in arguments if argument.show]
     places = [argument for argument in shown if argument.index is not None]
     usage = " ".join(
         [f"skipnets {name}"]

@@ -590,3 +590,11 @@ heavy = {{"torch", "torchvision", "matplotlib", "sklearn", "pyarrow", "pydantic"
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_a_prediction_shows_its_ranking_or_why_it_failed() -> None:
+    shown = str(Prediction(source="[3]", label="a", probability=0.9, ranking=(("a", 0.9), ("b", 0.1))))
+    assert [line.split() for line in shown.splitlines()[1:]] == [["[3]", "a", "90.0%"], ["b", "10.0%"]]
+    failed = Prediction(source="<b>.jpg", error="not an image")
+    assert "failed: not an image" in str(failed)
+    assert "&lt;b&gt;.jpg" in failed._repr_html_()

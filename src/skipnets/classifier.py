@@ -26,7 +26,7 @@ from skipnets.models.registry import config_to_dict
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
 from skipnets.runtimes.exported import export_format, open_exported
 from skipnets.runtimes.model_file import FORMAT_VERSION, read_model_file, write_model_file
-from skipnets.tables import Display, properties_table
+from skipnets.tables import Display, make_table, properties_table
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ __all__ = ["Classifier", "Prediction", "as_classifier", "describe", "load", "sof
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
+class Prediction(Display):
     """A classifier's prediction for one image.
 
     Attributes:
@@ -56,6 +56,16 @@ class Prediction:
     probability: float | None = None
     ranking: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+
+    def tables(self) -> list[Table]:
+        """Tables that `print` and notebooks show."""
+        rows = [(label, f"{probability:.1%}") for label, probability in self.ranking]
+        if self.error is not None:
+            rows = [(f"failed: {self.error}", "")]
+        columns: Any = {"image": "left", "class": "left", "probability": "right"}
+        return [
+            make_table(columns, [(self.source if index == 0 else "", *row) for index, row in enumerate(rows)])
+        ]
 
 
 class Classifier(Display):

@@ -40,6 +40,8 @@ def test_a_temperature_is_stored_and_used_by_every_later_command(
     text = run("calibrate", folder).out
     assert f"{temperature:.4f}, stored in" in text
     assert "are few" in text
+    assert f"1 → {temperature:.4f}" in text
+    assert "exports made before keep their temperature" in text
 
 
 def test_training_images_are_refused_and_the_file_left_alone(unsure: Path, run) -> None:

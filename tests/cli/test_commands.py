@@ -88,6 +88,19 @@ def test_a_missing_extra_is_named(command: str, library: str, extra: str, runs: 
     assert done.stderr == f"skipnets: {missing_extra(extra)}\n"
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_80_columns_and_shows_no_switch_without_purpose(
+    command: str, monkeypatch: pytest.MonkeyPatch, run
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run(command, "--help").out.splitlines()
+    examples = lines[
+        lines.index("For example:") + 1 : next(i for i, line in enumerate(lines) if line[:1] == "╭")
+    ]
+    assert all(line.startswith("    ") for line in examples[1:-1] if line and "://" not in line), examples
+    assert not [line for line in lines if "--no-json" in line or "--empty-" in line]
+
+
 def test_standard_output_that_takes_nothing_is_one_line() -> None:
     words = [sys.executable, "-m", "skipnets", "models", "resnet18"]
     with Path("/dev/full").open("w") as full:

@@ -18,7 +18,7 @@ def test_runs_are_compared(trained: Path, photos: Path, unsure: Path, tmp_path: 
         "accuracy",
         "other against light",
         "alone correct on",
-        "95 % interval",
+        "95% interval",
     ):
         assert expected in result.out
     comparison = json.loads(run("compare", trained, tmp_path / "other", "--resamples", 50, "--json").out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -12,7 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skipnets.data.decoding import MAX_PIXELS, ImageDecodeError, open_image, open_region, read_header
+from skipnets.data.decoding import (
+    FORMATS,
+    MAX_PIXELS,
+    ImageDecodeError,
+    open_image,
+    open_region,
+    read_header,
+)
 from skipnets.errors import UserError
 
 
@@ -346,3 +354,11 @@ def test_header(tmp_path, mode, suffix, bits, channels):
 def test_header_of_16_bit_colors():
     header = read_header(png(np.zeros((1, 1, 3), dtype=np.uint16), 2))
     assert (header.bits, header.channels, header.format) == (16, 3, "PNG")
+
+
+def test_the_guides_list_the_formats_that_are_read() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guide"
+    listed = (guide / "data.md").read_text(encoding="utf-8").split("\n## Formats\n\n")[1].split(" files ")[0]
+    names = {name.replace(" ", "").upper() for name in re.split(", | and ", listed)}
+    assert names == set(FORMATS)
+    assert f"not an image in a known format ({', '.join(FORMATS)})" in (guide / "serve.md").read_text("utf-8")

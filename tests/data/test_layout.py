@@ -334,8 +334,8 @@ def test_heic_with_its_extra_is_read(tmp_path):
     from pillow_heif import from_pillow
 
     (tmp_path / "cat").mkdir()
-    picture = Image.new("RGB", (64, 48), (200, 30, 40))
-    from_pillow(picture).save(tmp_path / "cat" / "a.heic")
+    image = Image.new("RGB", (64, 48), (200, 30, 40))
+    from_pillow(image).save(tmp_path / "cat" / "a.heic")
     (tmp_path / "cat" / "b.jpg").write_bytes((tmp_path / "cat" / "a.heic").read_bytes())
     plant(tmp_path, {"dog": 1})
     dataset = find_dataset(tmp_path, fractions=None)

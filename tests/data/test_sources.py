@@ -230,10 +230,10 @@ def test_wrong_places(tmp_path):
     (tmp_path / "x.zip").write_text("")
     with pytest.raises(
         UserError,
-        match=r"x\.zip: must be a folder, a manifest \(\.csv, .*named set \(digits, mnist.*unpack",
+        match=r"x\.zip: must be a folder, a manifest \(\.csv, .*named dataset \(digits, mnist.*unpack",
     ):
         open_dataset(tmp_path / "x.zip")
-    with pytest.raises(UserError, match=r"nothing: no such folder, manifest or named set"):
+    with pytest.raises(UserError, match=r"nothing: no such folder, manifest or named dataset"):
         open_dataset(tmp_path / "nothing")
     with pytest.raises(UserError, match="did you mean cifar10"):
         open_dataset("cifar-10")

@@ -23,7 +23,7 @@ def test_the_drawing_shows_the_matrix() -> None:
     assert {"pets", "fine", "recall", "precision"} <= set(texts)
     # recall 1234/1235, 7/12, none; precision 1234/1239, 7/7, 0/1
     edges = [text for text in texts if "%" in text or text == "–"]
-    assert edges == ["100 %", "100 %", "58 %", "100 %", "–", "0 %"]
+    assert edges == ["100%", "100%", "58%", "100%", "–", "0%"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ant", "$bee$", "c" * 23 + "…"]
 
 

@@ -30,7 +30,7 @@ def test_what_people_read() -> None:
     lines = [line.split() for line in as_text(metric_tables(METRICS)).splitlines()]
     for row in (
         "images 1,234 (pets, test)",
-        "accuracy 91.25% (95 % interval 90.00% to 92.00%)",
+        "accuracy 91.25% (95% interval 90.00% to 92.00%)",
         "balanced accuracy 87.50%",
         "negative log-likelihood 0.2500",
         "expected calibration error (ECE) 1.50%",

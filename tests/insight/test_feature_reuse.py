@@ -124,3 +124,18 @@ def test_wrong_input(tmp_path) -> None:
     with pytest.raises(UserError, match="must end in"):
         save_reuse(reuse(_classifier("densenet_bc40_k12")), tmp_path / "a.txt")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("blocks", [(1,), (2, 2, 2), (6, 6, 6)])
+def test_nothing_of_the_drawing_is_cut(blocks: tuple[int, ...]) -> None:
+    model = create_model("densenet_bc40_k12", block_config=blocks)
+    found = reuse(
+        Classifier.from_model(model, classes=list("0123456789"), preprocessing=Preprocessing(size=32))
+    )
+    figure = found.draw()
+    inside = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    assert inside.x0 >= 0
+    assert inside.y0 >= 0
+    assert inside.x1 <= width
+    assert inside.y1 <= height

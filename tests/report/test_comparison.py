@@ -174,8 +174,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         assert message in str(error.value)
     with pytest.raises(UserError, match="at least two, not 1"):
         compare([a])
-    with pytest.raises(UserError, match=r"resamples=0: must be at least 1"):
-        compare([a, a], resamples=0)
+    with pytest.raises(UserError, match="resamples=0: must be at least 1"):
+        compare([a, cases["their classes differ (c, d)"]], resamples=0)
+    with pytest.raises(UserError, match="runs: must be different folders, not "):
+        compare([a, a.parent / "d" / ".." / a.name])
 
 
 def test_other_data_of_the_same_names_are_noted(tmp_path: Path) -> None:

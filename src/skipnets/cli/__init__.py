@@ -14,8 +14,10 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import cyclopts
+from cyclopts.help import DefaultFormatter
 
 from skipnets.errors import MissingExtraError, UserError, near_matches, needs_extra
 
@@ -56,12 +58,24 @@ def make_app(command: str | None) -> cyclopts.App:
         name="skipnets",
         help="Image classifiers with skip connections: from images in folders to a checked model file.",
         help_format="plaintext",
+        help_formatter=_HelpFormatter(),
         version=_version,
         result_action="return_value",
+        default_parameter=cyclopts.Parameter(negative_bool=(), negative_iterable=()),
     )
     for name, line in COMMANDS.items():
         app.command(f"skipnets.cli.{name}:{name}", name=name, help=None if name == command else line)
     return app
+
+
+class _HelpFormatter(DefaultFormatter):
+    """Shows the help of options without the line breaks that it has in the docstrings."""
+
+    def __call__(self, console: Any, options: Any, panel: Any) -> None:
+        for entry in panel.entries:
+            text = entry.description.primary_renderable
+            text.plain = " ".join(text.plain.split())
+        super().__call__(console, options, panel)
 
 
 def _version() -> str:

@@ -6,6 +6,9 @@ import json as json_format
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from skipnets.cli.output import print_json, print_paths, print_tables
 from skipnets.errors import UserError
@@ -20,8 +23,8 @@ def benchmark(
     training: bool = False,
     batch_size: list[int] | None = None,
     seconds: float = 20.0,
-    compiled: bool = True,
-    int8: bool = True,
+    compiled: Annotated[bool, Parameter(negative="--no-compiled")] = True,
+    int8: Annotated[bool, Parameter(negative="--no-int8")] = True,
     calibration: str | None = None,
     json: bool = False,
     output: Path | None = None,
@@ -32,7 +35,7 @@ def benchmark(
     For example:
 
         skipnets benchmark runs/cats
-        skipnets benchmark runs/cats/model.onnx --batch-size 1 8 --output speeds.json
+        skipnets benchmark runs/cats/model.onnx --batch-size 1 8 --output a.json
         skipnets benchmark densenet_bc100_k12 --training --batch-size 64
 
     Args:

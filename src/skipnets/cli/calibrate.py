@@ -31,7 +31,7 @@ def calibrate(
     """Calibrate a classifier's probabilities: fit a temperature on validation data, and store it in the file.
 
     The temperature divides the logits. It changes no predicted class, but the probabilities of every later
-    command. Earlier exports keep the old temperature.
+    command. Exports made before keep the old temperature.
 
     For example:
 
@@ -41,12 +41,12 @@ def calibrate(
     Args:
         options: Each is described below.
         model: A model file or a run folder.
-        data: A folder of images, a manifest or a named set, not the training or test images. Default: the
+        data: A folder of images, a manifest or a named dataset, not the training or test images. Default: the
             model's training data, with the run's splits.
         split: train, val, test or all. Default: val, or all if the data have no splits.
         json: Print the temperature, the metrics and the written file as JSON.
         batch_size: Images per forward pass.
-        download: Allow downloading a named set.
+        download: Allow downloading a named dataset.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images.
@@ -76,10 +76,12 @@ def calibrate(
         rows = {
             "temperature": f"{calibration.temperature:.4f}, stored in {classifier.path}",
             "fitted on": f"{calibration.images:,} images ({calibration.data}, {calibration.split})",
+            "at temperature": f"1 → {calibration.temperature:.4f}",
             "negative log-likelihood": f"{calibration.nll_before:.4f} → {calibration.nll_after:.4f}",
             "expected calibration error (ECE)": f"{calibration.ece_before:.2%} → {calibration.ece_after:.2%}",
         }
-        notes = [properties_table({"note": warning}) for warning in calibration.warnings]
+        earlier = "exports made before keep their temperature: export again"
+        notes = [properties_table({"note": warning}) for warning in (*calibration.warnings, earlier)]
         print_tables([properties_table(rows), *notes])
     if calibration.failures:
         print_failures(calibration.failures, of=calibration.images + len(calibration.failures))

@@ -37,7 +37,7 @@ def data(
         skipnets data scans --page all --json
 
     Args:
-        path: A folder of images, a manifest (.csv, .tsv, .txt, .jsonl, .parquet) or a named set.
+        path: A folder of images, a manifest (.csv, .tsv, .txt, .jsonl, .parquet) or a named dataset.
         options: Each is described below.
         fractions: Fractions of the training, validation and test splits, for data without splits.
         seed: Seed of the splits.
@@ -45,7 +45,7 @@ def data(
             one; or do not look for them.
         copies: A CSV file to write all copies to.
         json: Print the result as JSON.
-        download: Allow downloading a named set.
+        download: Allow downloading a named dataset.
     """
     try:
         dataset = find_dataset(

@@ -35,19 +35,19 @@ def evaluate(
     For example:
 
         skipnets evaluate runs/cats
-        skipnets evaluate runs/cats/model.safetensors new-photos --split all --output evaluation
+        skipnets evaluate runs/cats/model.onnx new-photos --output evaluation
 
     Args:
         options: Each is described below.
-        model: A model file or a run folder.
-        data: A folder of images, a manifest or a named set. Default: the model's training data,
+        model: A model file, an export or a run folder.
+        data: A folder of images, a manifest or a named dataset. Default: the model's training data,
             with the run's splits.
         split: train, val, test or all. Data without splits are all test.
         json: Print all metrics and the written files as JSON.
         output: A folder for evaluation.json, confusion.png and predictions.parquet.
         predictions: A .parquet, .csv or .jsonl file for all predictions.
         batch_size: Images per forward pass.
-        download: Allow downloading a named set.
+        download: Allow downloading a named dataset.
         runtime: auto (the fastest that supports the network), native, onnxruntime, openvino or torch.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.

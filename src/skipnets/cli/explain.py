@@ -35,7 +35,8 @@ def explain(
     For example:
 
         skipnets explain runs/cats a.jpg b.jpg --output seen.png
-        skipnets explain runs/cats a.jpg --classes cat --classes dog --method occlusion --output seen.png
+        skipnets explain runs/cats a.jpg --classes cat --output cat.png
+        skipnets explain runs/cats a.jpg --method occlusion --output seen.png
 
     Args:
         model: A model file or a run folder.

@@ -31,7 +31,7 @@ def export(
     For example:
 
         skipnets export runs/cats --format openvino
-        skipnets export runs/cats --format auto --int8 --calibration photos --output deployed/cats
+        skipnets export runs/cats --format auto --int8 --calibration photos
 
     Args:
         model: A model file or a run folder.
@@ -40,8 +40,8 @@ def export(
         output: The file; for openvino, a new folder; for auto, a name without suffix; nothing that exists is
             replaced. Default: next to the model file.
         input: Input type of the graph: uint8 pixels, which it normalizes, or preprocessed float32.
-        check: Images for the comparison with PyTorch: a folder, a manifest or a named set. Default: those of
-            --calibration, else the run's validation images, else generated images.
+        check: Images for the comparison with PyTorch: a folder, a manifest or a named dataset. Default: those
+            of --calibration, else the run's validation images, else generated images.
         tolerance: Maximum difference between a probability and PyTorch's (not with --int8).
         int8: Quantize weights and activations to 8 bits.
         calibration: Labeled images of the same classes, for quantization and to measure its accuracy.

@@ -19,7 +19,7 @@ def info(model: Path, /, *, json: bool = False) -> None:
         skipnets info runs/cats/model.safetensors
 
     Args:
-        model: A model file or a run folder.
+        model: A model file, an export or a run folder.
         json: Print the metadata as JSON.
     """
     description = describe(model)
@@ -29,7 +29,7 @@ def info(model: Path, /, *, json: bool = False) -> None:
     architecture = dict(description["architecture"])
     name = architecture.pop("name")
     rows = {
-        "file": f"{description['path']} ({description['bytes'] / 2**20:.1f} MiB)",
+        "file": f"{description['path']} ({_size(description['bytes'])})",
         "written by": f"skipnets {description['skipnets_version']}, format {description['format_version']}",
         "model": f"{name}, {description['parameters']:,} parameters",
         "architecture": _line(architecture),
@@ -60,6 +60,11 @@ def _export(export: dict[str, Any] | None) -> dict[str, str]:
             f"on {accuracy['count']} images"
         )
     return rows
+
+
+def _size(count: int) -> str:
+    """A number of bytes in KiB, or in MiB from one on."""
+    return f"{count / 2**10:.1f} KiB" if count < 2**20 else f"{count / 2**20:.1f} MiB"
 
 
 def _line(value: Any) -> str:

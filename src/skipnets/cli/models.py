@@ -28,7 +28,7 @@ def models(pattern: str = "*", /, *, json: bool = False) -> None:
             {name: {**config_to_dict(REGISTRY[name]), "parameters": _parameters(name)} for name in names}
         )
         return
-    headings = ("name", "parameters", "blocks", "made of", "stem", "classes")
+    headings = ("name", "parameters", "blocks", "layers", "stem", "classes")
     table = make_table(
         {name: "right" if name in ("parameters", "classes") else "left" for name in headings},
         (

@@ -41,14 +41,14 @@ def plan(
         return
     height, width = classifier.preprocessing.size
     total = sum(step["seconds"] for step in report["steps"])
-    headings = ("step", "makes", "algorithm", "million MACs", "MiB", "ms", "share of peak")
+    headings = ("step", "output", "algorithm", "MMACs", "MiB", "ms", "share of peak")
     table = make_table(
-        {name: "left" if name in ("step", "makes", "algorithm") else "right" for name in headings},
+        {name: "left" if name in ("step", "output", "algorithm") else "right" for name in headings},
         map(_cells, report["steps"]),
         title=(
             f"Images of {height}×{width}, {batch_size} at once: {total * 1e3:.2f} ms each "
             f"with {report['threads']} threads of {report['isa']}\n"
-            f"Peak is {report['peak_macs'] / 1e9:.0f} billion MACs per second; "
+            f"Peak is {report['peak_macs'] / 1e9:.0f} GMAC/s; "
             "Winograd's algorithm, which needs fewer MACs, can exceed it."
         ),
     )

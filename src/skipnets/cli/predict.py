@@ -39,7 +39,7 @@ def predict(
         find . -name "*.jpg" | skipnets predict runs/cats - --output labels.csv
 
     Args:
-        model: A model file or a run folder.
+        model: A model file, an export or a run folder.
         images: Files, folders of images, patterns, or - for paths on standard input, one per line.
         output: A .csv, .jsonl or .parquet file to write instead of printing.
         json: Print all predictions as JSON.

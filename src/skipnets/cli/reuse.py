@@ -39,11 +39,11 @@ def reuse(
     Args:
         options: Each is described below.
         model: A model file or a run folder.
-        data: For residual branches: a folder of images, a manifest or a named set. Default: the model's
+        data: For residual branches: a folder of images, a manifest or a named dataset. Default: the model's
             training data.
         output: A .png, .svg or .pdf file; its data are written next to it as .csv.
         images: Maximum number of images to measure on.
-        download: Allow downloading a named set.
+        download: Allow downloading a named dataset.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.
     """

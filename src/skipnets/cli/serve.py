@@ -48,7 +48,7 @@ def serve(
         model: A model file, an export or a run folder.
         host: Address to listen on; 0.0.0.0 accepts other machines.
         port: Port to listen on; 0 picks a free one.
-        examples: Images that the page offers: a folder, a manifest or a named set.
+        examples: Images that the page offers: a folder, a manifest or a named dataset.
         token: Token that clients must send (Authorization: Bearer TOKEN). Prefer the environment variable:
             every user of the machine can read a command line.
         batch_size: Maximum number of images in a batch.

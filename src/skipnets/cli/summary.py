@@ -36,7 +36,7 @@ def summary(
 
         skipnets summary densenet121 --depth 3
         skipnets summary runs/cats --input-size 320 --format markdown
-        skipnets summary densenet121 --batch-size fit --memory 16GiB --execution linear
+        skipnets summary densenet121 --batch-size fit --memory 16GiB
 
     Args:
         model: A model's name, a model file or a run folder.

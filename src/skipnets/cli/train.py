@@ -25,7 +25,7 @@ else:
     TrainOptions = TypedDict(
         "TrainOptions",
         {
-            field: Annotated[kind, Parameter(help=_HELP[field], consume_multiple=True)]
+            field: Annotated[kind, Parameter(help=_HELP[field], consume_multiple=True, negative_bool="no-")]
             for field, kind in get_type_hints(TrainConfig).items()
             if field != "data"
         },
@@ -54,8 +54,8 @@ def train(
     Args:
         options: Each is described below.
         data: A folder of images (root/<class>/… or root/{train,val,test}/<class>/…), a manifest (a table with
-            columns of files, labels and perhaps splits) or a named set such as digits or cifar10; `skipnets
-            data` shows how it is read.
+            columns of files, labels and perhaps splits) or a named dataset such as digits or cifar10;
+            `skipnets data` shows how it is read.
         config: A YAML file of these options, such as the run.yaml of an earlier run; options on the command
             line override it.
         resume: Folder of an interrupted run to resume.

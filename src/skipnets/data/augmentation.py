@@ -25,7 +25,7 @@ class Augmentation:
     """What happens to a training image, in the order of the fields.
 
     Args:
-        resized_crop: A box of 8 to 100 % of the area and 3:4 to 4:3 is resized to the input (torchvision's
+        resized_crop: A box of 8 to 100% of the area and 3:4 to 4:3 is resized to the input (torchvision's
             RandomResizedCrop); otherwise the whole image is taken as `Preprocessing` does.
         padding: Black pixels added at every edge before a crop of the former size (RandomCrop); 0 for none.
         mirror: Left and right are swapped in half of the images (RandomHorizontalFlip).
@@ -58,7 +58,7 @@ def find_augmentation(name: str, size: tuple[int, int]) -> Augmentation:
     Inputs below 32 pixels are padded by an eighth of their size, which at 32 is the papers' 4.
 
     Raises:
-        UserError: there is no such augmentation.
+        UserError: There is no such augmentation.
     """
     if name not in AUGMENTATIONS:
         near = near_matches(name, AUGMENTATIONS)

@@ -32,8 +32,8 @@ MOST = 100_000
 
 _SIDE = 32
 _FREQUENCIES = 8
-# How far apart descriptors (of length 1) and aligned thumbnails (likewise) of copies may be: at these, 95 %
-# of re-encodings and crops to 90 % are found among CIFAR-10's images; see benchmarks/duplicates.py.
+# How far apart descriptors (of length 1) and aligned thumbnails (likewise) of copies may be: at these, 95%
+# of re-encodings and crops to 90% are found among CIFAR-10's images; see benchmarks/duplicates.py.
 _CANDIDATE_DISTANCE = 0.8
 _COPY_DISTANCE = 0.2
 _CANDIDATES = 3

@@ -59,8 +59,8 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b
 # a quarter of a gibibyte as RGB. Twice as large an image Pillow itself refuses.
 MAX_PIXELS = 89_478_485
 
-# How much finer than its result a reduced JPEG is. With 1, crops are 4 % less sharp than from the whole
-# image, with 2 the difference is below 1 % (Pillow's thumbnail() takes 2 as well).
+# How much finer than its result a reduced JPEG is. With 1, crops are 4% less sharp than from the whole
+# image, with 2 the difference is below 1% (Pillow's thumbnail() takes 2 as well).
 _REDUCING_GAP = 2
 
 
@@ -76,13 +76,13 @@ def open_image(source: Source, channels: int | None = None, *, max_pixels: int =
     upper byte instead, which is less than one gray level away).
 
     Args:
-        source: a path, a page of a file, the bytes of a file, an open binary file, a PIL image, or an array
+        source: A path, a page of a file, the bytes of a file, an open binary file, a PIL image, or an array
             (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or uint16.
         channels: 1 for gray (mode L), 3 for RGB, None for whichever of the two the image has.
-        max_pixels: the most that is decoded, at most `MAX_PIXELS`; the header says how many there are.
+        max_pixels: The most that is decoded, at most `MAX_PIXELS`; the header says how many there are.
 
     Raises:
-        ImageDecodeError: the source is missing, damaged, of another format, without a fixed range of
+        ImageDecodeError: The source is missing, damaged, of another format, without a fixed range of
             values (32-bit), or larger than `max_pixels`.
     """
     with _opened(source, max_pixels) as image:
@@ -122,8 +122,8 @@ def open_region(
     uses this.
 
     Args:
-        source: as for `open_image`.
-        choose_box: gets width and height of the upright image, returns the box to cut out.
+        source: As for `open_image`.
+        choose_box: Gets width and height of the upright image, returns the box to cut out.
         size: (H, W) that the box will be resized to.
         channels: 1 or 3.
         decode_jpeg: A faster decoder than Pillow's for JPEGs that are needed as they are: upright, whole, in

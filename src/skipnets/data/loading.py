@@ -90,20 +90,20 @@ def training_loader(
     A last batch of one image joins the batch before it: BatchNorm cannot learn from one.
 
     Args:
-        dataset: what to train on.
-        preprocessing: size, channels, interpolation, and the fit of what is not cropped at random.
-        augmentation: a name of `skipnets.data.augmentation.AUGMENTATIONS`.
-        batch_size: images a step (and process).
-        workers: processes that read. A set that is held in memory is read by them once, and batches
+        dataset: Images to train on.
+        preprocessing: Size, channels, interpolation, and the fit of what is not cropped at random.
+        augmentation: A name of `skipnets.data.augmentation.AUGMENTATIONS`.
+        batch_size: Images per step (and process).
+        workers: Processes that read. A set that is held in memory is read by them once, and batches
             are then cut in this process unless each image is changed one by one ("trivial").
-        seed: of order and augmentation.
-        sampler: draws an epoch's order; None for every image once. See `balanced`.
-        rank: which of the processes that train together this is.
-        world_size: how many these are; each gets another, equally long part of the epoch.
-        held_bytes: the most memory that decoded images may take.
+        seed: Seed of order and augmentation.
+        sampler: Draws an epoch's order; None for every image once. See `balanced`.
+        rank: Which of the processes that train together this is.
+        world_size: How many these are; each gets another, equally long part of the epoch.
+        held_bytes: The most memory that decoded images may take.
 
     Raises:
-        UserError: the augmentation is unknown, or there is nothing to train on.
+        UserError: The augmentation is unknown, or there is nothing to train on.
     """
     from skipnets.data.augmentation import find_augmentation
 
@@ -199,13 +199,13 @@ class EpochSchedule:
     """Which images make up which batch of an epoch; nothing but seed, epoch and rank decides it.
 
     Args:
-        count: how many images there are.
-        order: draws an epoch's order, for training: every process gets equally many images, and a last
+        count: Number of images.
+        order: Draws an epoch's order, for training: every process gets equally many images, and a last
             batch of one joins the one before it. None takes all of them in order.
-        batch_size: images a batch.
-        seed: not negative.
-        rank: of this process.
-        world_size: number of processes that share an epoch.
+        batch_size: Images per batch.
+        seed: Not negative.
+        rank: Of this process.
+        world_size: Number of processes that share an epoch.
     """
 
     def __init__(
@@ -267,8 +267,8 @@ class ImageLoader:
     train together another comes twice for it, because all must take equally many steps.
 
     Attributes:
-        sampler: the schedule; call its `set_epoch` before each epoch. (Lightning does.)
-        failures: name → reason for every image that could not be read so far.
+        sampler: The schedule; call its `set_epoch` before each epoch. (Lightning does.)
+        failures: Name → reason for every image that could not be read so far.
     """
 
     # Lightning looks for one wherever there is a sampler.
@@ -369,9 +369,9 @@ class _Reader:
     """From a batch's seed and positions to its pixels; it runs in the workers.
 
     Args:
-        images: where they come from.
-        preprocessing: how they are fitted to their size.
-        augmentation: how they are varied.
+        images: Where they come from.
+        preprocessing: How they are fitted to their size.
+        augmentation: Random changes to the training images.
     """
 
     def __init__(

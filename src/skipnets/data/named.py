@@ -31,15 +31,15 @@ _IDX_FILES = {
 
 
 def data_folder() -> Path:
-    """Where named sets lie and downloads go."""
+    """Where named datasets lie and downloads go."""
     return Path(os.environ.get("SKIPNETS_DATA") or Path.home() / ".cache" / "skipnets")
 
 
 def read_named(name: str, *, download: bool) -> tuple[tuple[str, ...], Parts]:
-    """The classes and the images of a named set.
+    """The classes and the images of a named dataset.
 
     Raises:
-        UserError: its files are not there (the message says which and where), damaged, or could not be
+        UserError: Its files are not there (the message says which and where), damaged, or could not be
             downloaded.
     """
     return NAMED_SETS[name](download)

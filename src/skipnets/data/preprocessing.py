@@ -39,18 +39,18 @@ class Preprocessing:
     Normalize on a PIL image.
 
     Args:
-        size: height and width of the input in pixels; one number for a square.
-        fit: what happens to an image of another shape. "pad": all of it is seen, centerd on the mean
+        size: Height and width of the input in pixels; one number for a square.
+        fit: What happens to an image of another shape. "pad": all of it is seen, centered on the mean
             color. "crop": the middle is seen. "stretch": all of it is seen, distorted.
-        crop_fraction: for "crop", which share of the resized image's shorter side is kept, in (0, 1]:
+        crop_fraction: For "crop", which share of the resized image's shorter side is kept, in (0, 1]:
             224/256 = 0.875 in torchvision's ImageNet evaluation.
         channels: 1 (gray) or 3 (RGB).
-        mean: per channel, in units where white is 1; ImageNet's by default.
-        std: per channel, as `mean`.
+        mean: Per channel, in units where white is 1; ImageNet's by default.
+        std: Per channel, as `mean`.
         interpolation: "bilinear", "bicubic", "nearest" or "lanczos"; all but "nearest" are antialiased.
 
     Raises:
-        UserError: a value is impossible.
+        UserError: A value is impossible.
     """
 
     size: tuple[int, int]
@@ -102,7 +102,7 @@ class Preprocessing:
         """Read an image upright and with this preprocessing's channels (see `open_image`).
 
         Raises:
-            ImageDecodeError: it cannot be read.
+            ImageDecodeError: It cannot be read.
         """
         return open_image(source, self.channels)
 
@@ -173,7 +173,7 @@ class Preprocessing:
         """The inverse of `to_dict`; fields that are missing take their defaults.
 
         Raises:
-            UserError: a field is unknown or its value impossible.
+            UserError: A field is unknown or its value impossible.
         """
         known = [field.name for field in fields(cls)]
         for name in values:

@@ -1,4 +1,4 @@
-"""What images there are, their labels and their splits: from a folder, a manifest, or a named set."""
+"""What images there are, their labels and their splits: from a folder, a manifest, or a named dataset."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class ImageDataset:
     """A labeled list of images, held in memory or lying in files. N images.
 
     Args:
-        classes: the class names; a label is a position in this.
+        classes: The class names; a label is a position in this.
         names: N names, unique: the path below `root`, or such as "digits/0001". What splits.csv holds.
         labels: (N,) int64.
         splits: (N,) "train", "val" or "test".
-        root: the folder that `names` are relative to; None where `images` holds the images.
+        root: The folder that `names` are relative to; None where `images` holds the images.
         images: (N, H, W) or (N, H, W, 3) uint8; None where they lie in files.
         groups: (N,) what must not be divided among splits, such as a patient; None where nothing is known.
-        contents: what tells each image's content apart; None where that is not computed yet.
-        copies: pairs of images that show the same, as far as these were looked for.
+        contents: Size and hash of each image's file; None where they are not computed yet.
+        copies: Pairs of images that show the same, as far as these were looked for.
         pages: (N,) which page of its file each image is, from 0; None for the first.
-        listing: what was found where the images were looked for, with notes and warnings.
+        listing: What was found where the images were looked for, with notes and warnings.
     """
 
     classes: tuple[str, ...]
@@ -75,7 +75,7 @@ class ImageDataset:
         """The images of "train", "val" or "test", or of "all" of them; classes and their order stay.
 
         Raises:
-            UserError: there is no such split.
+            UserError: There is no such split.
         """
         if name == "all":
             return self
@@ -120,7 +120,7 @@ class ImageDataset:
         """The image, upright, in mode L or RGB.
 
         Raises:
-            ImageDecodeError: it cannot be read.
+            ImageDecodeError: It cannot be read.
         """
         return open_image(self.source(index))
 
@@ -170,20 +170,20 @@ def open_dataset(
     keeping the ratio of the fractions. What is not used and what may mislead is logged.
 
     Args:
-        data: a folder, a manifest, or a named set: digits, mnist, fashion-mnist, cifar10, cifar100, svhn.
+        data: A folder, a manifest, or a named dataset: digits, mnist, fashion-mnist, cifar10, cifar100, svhn.
             A folder that is named like a set is written ./digits.
-        seed: of the dealing out, not negative.
-        fractions: shares of train, val and test, which sum to 1. None deals nothing out: images without a
+        seed: Seed of the random split, not negative.
+        fractions: Fractions of train, val and test, which sum to 1. None splits nothing: images without a
             split are then "test", and any number of classes and images will do. For data to be evaluated.
-        splits: a CSV file written by an earlier run, whose splits are repeated; images that it does not
+        splits: A CSV file written by an earlier run, whose splits are repeated; images that it does not
             list are left out.
-        download: whether a named set may be fetched from the network.
-        duplicates: copies of an image: "keep-together" names them and, where splits are drawn, puts them into
+        download: Whether a named dataset may be fetched from the network.
+        duplicates: Copies of an image: "keep-together" names them and, where splits are drawn, puts them into
             one; "drop" names them and keeps one of them; "ignore" does not look for them.
-        options: how the data is read where that does not show by itself.
+        options: How the data is read where it is ambiguous.
 
     Raises:
-        UserError: there is no such data, or not enough of it, or it can be read in two ways.
+        UserError: There is no such data, or not enough of it, or it can be read in two ways.
     """
     return _log(
         find_dataset(
@@ -256,11 +256,11 @@ def _find(data: str | os.PathLike[str], options: DataOptions, *, download: bool)
         unpack = "; unpack it first" if path.suffix.lower() in _ARCHIVES else ""
         raise UserError(
             f"{data}: must be a folder, a manifest ({', '.join(MANIFEST_SUFFIXES)}) "
-            f"or a named set ({', '.join(NAMED_SETS)}){unpack}"
+            f"or a named dataset ({', '.join(NAMED_SETS)}){unpack}"
         )
     else:
         raise UserError(
-            f"{data}: no such folder, manifest or named set ({', '.join(NAMED_SETS)})"
+            f"{data}: no such folder, manifest or named dataset ({', '.join(NAMED_SETS)})"
             f"{near_matches(str(data), NAMED_SETS)}"
         )
     check_labels(listing)
@@ -510,5 +510,5 @@ def _named(name: str, *, download: bool) -> ImageDataset:
         labels=np.concatenate([labels for _, labels in parts.values()]),
         splits=np.array(splits, dtype="<U5"),
         images=np.concatenate([images for images, _ in parts.values()]),
-        listing=Listing(layout="named set"),
+        listing=Listing(layout="named dataset"),
     )

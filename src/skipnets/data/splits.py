@@ -42,7 +42,7 @@ def check_fractions(fractions: Sequence[float]) -> dict[str, float]:
     """The share of each split, without those of zero.
 
     Raises:
-        UserError: not three shares that sum to 1, or none for training.
+        UserError: Not three shares that sum to 1, or none for training.
     """
     shares = tuple(float(share) for share in fractions)
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
@@ -59,8 +59,8 @@ def cut(labels: NDArray[np.int64], shares: Mapping[str, float], seed: int) -> ND
 
     Args:
         labels: (N,) class of each image; every class that occurs does so at least `len(shares)` times.
-        shares: split → its share; normalized here.
-        seed: not negative.
+        shares: Split → its share; normalized here.
+        seed: Not negative.
 
     Returns:
         (N,) the split of each image.
@@ -89,8 +89,8 @@ def cut_groups(
     Args:
         labels: (N,) class of each image.
         groups: (N,) group of each image.
-        shares: split → its share; normalized here.
-        seed: not negative; decides among groups that are alike.
+        shares: Split → its share; normalized here.
+        seed: Not negative; decides among groups that are alike.
 
     Returns:
         (N,) the split of each image.
@@ -131,7 +131,7 @@ def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
     """Read what `write_splits` wrote: path → (label, split).
 
     Raises:
-        UserError: the file is missing or holds something else.
+        UserError: The file is missing or holds something else.
     """
     return {row.path: (row.label, row.split) for row in read_split_rows(path)}
 
@@ -140,7 +140,7 @@ def read_split_rows(path: str | os.PathLike[str]) -> list[SplitRow]:
     """Read what `write_splits` wrote; path, label and split must be there, as in files of version 0.1.
 
     Raises:
-        UserError: naming the line that is wrong.
+        UserError: If a line is wrong; the message names it.
     """
     rows: dict[str, SplitRow] = {}
     try:

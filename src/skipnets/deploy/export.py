@@ -106,7 +106,7 @@ def export_model(
             image on this machine.
         input_type: "uint8" takes pixels (N, C, H, W) from 0 to 255 and normalizes in the graph; "float32"
             takes the output of `Preprocessing`.
-        check: Images for the comparison: a folder, a manifest or a named set. None uses those of
+        check: Images for the comparison: a folder, a manifest or a named dataset. None uses those of
             `calibration`, else the validation split of the classifier's run, else generated images.
         tolerance: Maximum difference between a probability and PyTorch's; not used with int8.
         int8: Quantize weights and activations to 8 bits.

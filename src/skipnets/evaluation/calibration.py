@@ -45,7 +45,7 @@ class Calibration:
 
     Attributes:
         temperature: Divides the logits.
-        data: The folder, manifest or named set.
+        data: The folder, manifest or named dataset.
         split: The split of these data.
         images: Number of images used.
         nll_before: Mean negative log-likelihood at temperature 1, in nats.
@@ -129,7 +129,7 @@ def calibrate(
         split: None uses "val", or all of the data if they are not split.
         batch_size: Images per forward pass.
         workers: Threads that read images.
-        download: Whether a named set may be downloaded.
+        download: Whether a named dataset may be downloaded.
         options: As for `evaluate`.
         progress: Called after every batch with the number of images done and their total.
 

@@ -166,7 +166,7 @@ def _write_heading(axes: Axes, title: str, note: str, *, room: float) -> None:
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.0f} %" if whole else "–"
+    return f"{100 * part / whole:.0f}%" if whole else "–"
 
 
 def _shortened(name: str, most: int = 24) -> str:

@@ -49,7 +49,7 @@ class Evaluation(Display):
 
     Attributes:
         classifier: The classifier's file, or the name of its architecture if it has none.
-        data: The folder, manifest or named set that it was evaluated on.
+        data: The folder, manifest or named dataset that it was evaluated on.
         split: "train", "val", "test" or "all".
         classes: The classifier's K classes.
         metrics: The metrics.
@@ -208,13 +208,13 @@ def evaluate(
 
     Args:
         model: A model file, a run folder, an export, or a classifier.
-        data: A folder, a manifest, a named set, or an open dataset; None uses the data of the classifier's
-            own run. If these are the run's data (the same folder, or nine tenths of its images by content),
-            the run's splits are used; other data without splits are all "test".
+        data: A folder, a manifest, a named dataset, or an open dataset; None uses the data of the
+            classifier's own run. If these are the run's data (the same folder, or nine tenths of its images
+            by content), the run's splits are used; other data without splits are all "test".
         split: "train", "val", "test" or "all".
         batch_size: Images per forward pass.
         workers: Threads that read images.
-        download: Whether a named set may be downloaded.
+        download: Whether a named dataset may be downloaded.
         options: How a folder or manifest is read; None reads a run's own data as training did.
         progress: Called after every batch with the number of images done and their total.
 
@@ -345,7 +345,7 @@ class _RunRecord:
         if dataset.root is not None and dataset.root.resolve() == self.root:
             return True
         if dataset.root is None:
-            return set(dataset.names) <= self.rows.keys()  # a named set
+            return set(dataset.names) <= self.rows.keys()  # a named dataset
         return sum(split is not None for split in self.known_splits(dataset)) > 0.9 * len(self.rows)
 
     def splits_of(self, dataset: ImageDataset) -> ImageDataset:
@@ -392,7 +392,7 @@ class _RunRecord:
 
     @property
     def root(self) -> Path | None:
-        """The folder that the names are relative to; None for a named set."""
+        """The folder that the names are relative to; None for a named dataset."""
         path = Path(self.data or "")
         if self.data is None or self.data in NAMED_SETS or not path.exists():
             return None

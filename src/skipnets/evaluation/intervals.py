@@ -1,4 +1,4 @@
-"""95 % confidence intervals that stay valid where no prediction or every prediction is wrong.
+"""95% confidence intervals that stay valid where no prediction or every prediction is wrong.
 
 Shapes: K classes.
 """
@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 __all__ = ["Interval", "auroc_interval", "mean_interval", "wilson_interval"]
 
 Interval = tuple[float, float]
-_NORMAL_97_5 = NormalDist().inv_cdf(0.975)  # 95 % lie within ±
+_NORMAL_97_5 = NormalDist().inv_cdf(0.975)  # 95% lie within ±
 
 
 def wilson_interval(successes: int, trials: int) -> Interval:

@@ -30,7 +30,7 @@ class Metrics:
 
     Attributes:
         accuracy: Share of images whose most probable class is correct.
-        accuracy_interval: Its 95 % confidence interval (Wilson).
+        accuracy_interval: Its 95% confidence interval (Wilson).
         balanced_accuracy: Mean recall of the classes that occur.
         top5: Share of images whose true class is among the five most probable; None up to 5 classes.
         nll: Mean negative log-likelihood of the true class, in nats.

@@ -29,7 +29,7 @@ class Reliability:
         counts: (B,) predictions in each bin.
         confidence: (B,) their mean confidence; NaN for an empty bin.
         accuracy: (B,) the share that is correct; NaN for an empty bin.
-        intervals: (B, 2) 95 % confidence intervals of the accuracy (Wilson); NaN for an empty bin.
+        intervals: (B, 2) 95% confidence intervals of the accuracy (Wilson); NaN for an empty bin.
     """
 
     edges: NDArray[np.float64]

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from skipnets.inputs import Images
 
 FORMATS = (".png", ".svg", ".pdf")
-_CELL = 0.17
+_CELL = 0.17  # inches
+_TITLE_WIDTH = 5.4  # inches
 _INK = "#22272e"
 _BATCH = 16
 
@@ -98,12 +99,12 @@ class DenseReuse:
         columns = [len(block.targets) for block in self.blocks]
         rows = max(len(block.sources) for block in self.blocks)
         cell = min(max(_CELL, 7.2 / sum(columns)), 0.3)
-        gap, left, bottom, top = 0.42, 0.75, 0.55, 1.05
+        gap, left, right, bottom, top, bar_height = 0.42, 0.75, 1.1, 0.55, 1.05, 1.6
         # Sources are often read about equally: colors over the whole range from 0 to 1 would hide the rest.
         lowest = min(float(np.nanmin(block.relative())) for block in self.blocks)
         lowest = min(math.floor(10 * lowest) / 10, 0.9)
-        width = left + cell * sum(columns) + gap * (len(columns) - 1) + 0.95
-        height = bottom + cell * rows + top
+        width = max(left + cell * sum(columns) + gap * (len(columns) - 1) + right, _TITLE_WIDTH)
+        height = bottom + max(cell * rows, bar_height) + top
         figure = Figure(figsize=(width, height), facecolor="white")
         x, image = left, None
         for number, block in enumerate(self.blocks, start=1):
@@ -114,7 +115,12 @@ class DenseReuse:
             image = _draw_block(axes, block, number, lowest=lowest, first=number == 1, final=last)
             x += cell * len(block.targets) + gap
         bar = figure.add_axes(
-            ((x - gap + 0.22) / width, (height - top - 1.6) / height, 0.12 / width, 1.6 / height)
+            (
+                (x - gap + 0.22) / width,
+                (height - top - bar_height) / height,
+                0.12 / width,
+                bar_height / height,
+            )
         )
         assert image is not None
         figure.colorbar(image, cax=bar, ticks=[lowest, (lowest + 1) / 2, 1], format="%.2g")

@@ -29,7 +29,7 @@ from skipnets.models.graph import BlockExecution
 
 # What PyTorch's CPU kernels allocate when they first run: threads, generated code, caches.
 RUNTIME_BYTES = 96 << 20
-# Gaps that the C library's allocator leaves between tensors: 0 to 25 % were measured.
+# Gaps that the C library's allocator leaves between tensors: 0 to 25% were measured.
 SLACK = 1.1
 
 

@@ -229,8 +229,8 @@ class NormGradient:
         self._beta_gradient += gradient.sum(0, dtype=self._mean.dtype)
         if self._explicit_sum is not None:
             columns = self._explicit
-            centerd = x[:, columns] - self._mean[columns]
-            self._explicit_sum[columns] += (gradient[:, columns] * centerd).sum(0, dtype=self._mean.dtype)
+            centered = x[:, columns] - self._mean[columns]
+            self._explicit_sum[columns] += (gradient[:, columns] * centered).sum(0, dtype=self._mean.dtype)
 
     def finish(self, weight_product: Tensor) -> ParameterGradients:
         """Finish the sums.

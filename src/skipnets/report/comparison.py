@@ -55,7 +55,7 @@ class MetricValues:
     Attributes:
         name: One of `skipnets.report.bootstrap.METRICS`.
         values: One value for each run.
-        intervals: 95 % confidence intervals (Wilson for accuracy, else the bootstrap's percentiles); None
+        intervals: 95% confidence intervals (Wilson for accuracy, else the bootstrap's percentiles); None
             where it was not resampled.
     """
 
@@ -72,7 +72,7 @@ class Difference:
         run: Name of the run.
         metric: One of `skipnets.report.bootstrap.METRICS`.
         difference: Run minus first run.
-        interval: Its 95 % confidence interval (percentiles of the paired bootstrap).
+        interval: Its 95% confidence interval (percentiles of the paired bootstrap).
         p: The p-value: the probability of a difference at least as large if the runs were equally good. With
             several runs it is adjusted for all comparisons of this metric (Holm).
         test: "exact McNemar" or "paired bootstrap".
@@ -152,7 +152,7 @@ class Comparison(Display):
             {
                 f"{run} against {self.runs[0]}": "left",
                 "difference": "right",
-                "95 % interval": "right",
+                "95% interval": "right",
                 "p": "right",
                 "": "left",
             },
@@ -171,7 +171,8 @@ def compare(
         seed: Seed of the bootstrap.
 
     Raises:
-        UserError: If there are fewer than two, one has no predictions, or images or classes differ.
+        UserError: If there are fewer than two, one is named twice or has no predictions, or images or
+            classes differ.
     """
     runs = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     for run in runs:
@@ -180,6 +181,8 @@ def compare(
         raise UserError(f"runs: must name at least two, not {len(runs)}")
     if resamples < 1:
         raise UserError(f"resamples={resamples}: must be at least 1")
+    if len({Path(run).resolve() for run in runs}) < len(runs):
+        raise UserError(f"runs: must be different folders, not {', '.join(map(str, runs))}")
     first, *others = [read_results(run) for run in runs]
     every = [first, *(_aligned(first, other) for other in others)]
     names = _names([results.folder for results in every])
@@ -248,7 +251,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def metric_interval(
     metric: str, probabilities: NDArray[np.float64], labels: NDArray[np.int64], sample: dict[str, Any]
 ) -> Interval | None:
-    """A metric's 95 % interval; None where it was not resampled.
+    """A metric's 95% interval; None where it was not resampled.
 
     For a share of the images it is Wilson's; for other metrics, the percentiles of the resamples. Where all
     resamples are equal, because no prediction is wrong, those would have no width: then the intervals of the

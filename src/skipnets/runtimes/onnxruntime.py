@@ -30,7 +30,7 @@ class OnnxRuntime:
     """A `skipnets.runtimes.Runtime` around ONNX Runtime.
 
     A graph accepts any image size, but its session is opened for one: ONNX Runtime reuses buffers, and adds
-    residual branches in place, only if it knows the sizes (4 to 8 % of a ResNet-50's time on CPUs). Images
+    residual branches in place, only if it knows the sizes (4 to 8% of a ResNet-50's time on CPUs). Images
     of another size use a second session.
 
     Args:

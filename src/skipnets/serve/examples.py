@@ -37,7 +37,7 @@ def find_examples(data: str | Path, *, count: int = 8) -> list[Example]:
     """Choose varied images and hold them in memory.
 
     Args:
-        data: A folder of images, in subfolders or not, a manifest, or a named set.
+        data: A folder of images, in subfolders or not, a manifest, or a named dataset.
         count: Most images to choose.
 
     Raises:

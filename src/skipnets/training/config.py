@@ -1,4 +1,4 @@
-"""Everything a training run can be told: one frozen dataclass, read by the command line and from YAML."""
+"""The options of a training run: one frozen dataclass, read by the command line and from YAML."""
 
 from __future__ import annotations
 
@@ -71,30 +71,30 @@ class TrainConfig:
     """
 
     data: Annotated[str, BeforeValidator(_text)]
-    """A folder of images, a manifest (.csv, .tsv, .txt, .jsonl, .parquet) or a named set such as cifar10."""
+    """A folder, a manifest (.csv, .tsv, .txt, .jsonl, .parquet) or a named dataset such as cifar10."""
     out: Path
-    """The run folder to write; it must not hold anything yet."""
+    """The run folder to write; it must be empty or not exist."""
 
     model: str | None = None
     """A name from `skipnets models`. Default: densenet_bc40_k12 up to 64 pixels, densenet121 above."""
     model_options: Annotated[dict[str, Any], BeforeValidator(_plain_values)] = dataclasses.field(
         default_factory=dict
     )
-    """Fields of the model that differ from the named one, such as growth_rate or block_config."""
+    """Fields of the model to change, such as growth_rate or block_config."""
     weights: Annotated[str | None, BeforeValidator(_text)] = None
-    """Where training starts from: a torchvision tag (imagenet), hf-hub:NAME, a file. Default: nothing."""
+    """Initial weights: a torchvision tag (imagenet), hf-hub:NAME, a file. Default: random weights."""
 
     recipe: Literal["scratch", "finetune", "paper-cifar", "paper-imagenet"] | None = None
-    """The source of every value left open here. Default: finetune with weights, scratch without."""
+    """Default values of the other options. Default: finetune with weights, scratch without."""
     epochs: Count | None = None
-    """How often training sees every image."""
+    """Number of passes over the training images."""
     batch_size: Count | None = None
     """Images per step and device."""
     accumulate: Count | None = None
     """Batches whose gradients are added up before the weights change."""
 
     optimizer: Literal["sgd", "adamw"] | None = None
-    """What turns gradients into steps."""
+    """The optimizer."""
     lr: Rate | None = None
     """The highest learning rate, reached after the warm-up. It is not scaled with the batch size."""
     momentum: Share | None = None
@@ -106,7 +106,7 @@ class TrainConfig:
     decay_norm_and_bias: bool | None = None
     """Whether weight decay also acts on norms and biases (as in the papers)."""
     schedule: Literal["constant", "milestones", "cosine"] | None = None
-    """How the rate falls: not, by ten at every milestone, or along half a cosine wave to zero."""
+    """How the learning rate changes: constant, divided by ten at milestones, or a cosine down to zero."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
     """Where the rate is divided by ten, as fractions of the training: 0.5 is after half of the epochs."""
     warmup: NotNegative | None = None
@@ -114,27 +114,27 @@ class TrainConfig:
     clip: NotNegative | None = None
     """The largest norm of the gradient; longer ones are shortened to it. 0 switches it off."""
     label_smoothing: Share | None = None
-    """The part of the target that is spread over all classes."""
+    """Fraction of the target that is spread over all classes."""
     imbalance: Literal["none", "weighted-loss", "balanced-sampling"] | None = None
-    """Against unequal classes: weigh the loss by 1/frequency, or draw every class equally often."""
+    """For unequal classes: weight the loss by 1/frequency, or sample every class equally often."""
     ema: Share | None = None
     """Decay per step of the averaged weights that are validated and saved; 0 saves the plain weights."""
     freeze: Annotated[int, Field(ge=0)] | None = None
-    """How many stages keep their weights and statistics, counted from the stem: 1 is the stem alone."""
+    """Number of stages that keep their weights and statistics, from the stem on: 1 is the stem alone."""
 
     augmentation: str | None = None
-    """How training images are varied: none, flip, crop, crop-flip, resized-crop or trivial."""
+    """Augmentation of training images: none, flip, crop, crop-flip, resized-crop or trivial."""
     mixup: NotNegative | None = None
     """Strength of MixUp (alpha of its beta distribution); 0 switches it off."""
     cutmix: NotNegative | None = None
     """Strength of CutMix; where MixUp is on as well, each batch gets one of the two."""
 
     size: Side | tuple[Side, Side] | None = None
-    """Height and width the network sees, in pixels. Default: the images' own up to 64, otherwise 224."""
+    """Input height and width, in pixels. Default: the images' own up to 64, otherwise 224."""
     fit: Literal["pad", "crop", "stretch"] | None = None
-    """How an image of another shape comes to that size. Default: pad, which cuts nothing off."""
+    """How an image of another shape is brought to that size. Default: pad, which cuts nothing off."""
     crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """With crop: the part of the shorter side that is seen."""
+    """With crop: fraction of the shorter side that is kept."""
     channels: Literal[1, 3] | None = None
     """1 for gray, 3 for color. Default: what the images are, or what the weights expect."""
     mean: tuple[float, ...] | None = None
@@ -149,7 +149,7 @@ class TrainConfig:
     splits: Path | None = None
     """A splits.csv (path,label,split) to repeat, such as an earlier run's."""
     download: bool = False
-    """Allow a named set to be fetched."""
+    """Allow downloading a named dataset."""
     duplicates: Duplicates = "keep-together"
     """Copies of an image: keep them in one split, where splits are drawn; drop all but one; ignore them."""
     layout: Layout = "auto"
@@ -161,11 +161,11 @@ class TrainConfig:
     root: Path | None = None
     """What a manifest's relative paths start from. Default: the manifest's folder."""
     path_column: str | None = None
-    """The manifest's column of image files; a number where it has no header. Default: told by its name."""
+    """The manifest's column of image files, or its number. Default: recognized by its name."""
     label_column: str | None = None
-    """Its column of classes. Default: told by its name."""
+    """Its column of classes. Default: recognized by its name."""
     split_column: str | None = None
-    """Its column of splits. Default: told by its name, if there is one."""
+    """Its column of splits. Default: recognized by its name, if there is one."""
     group_column: str | None = None
     """Its column of what must not be divided among splits, such as patients."""
     group_pattern: str | None = None
@@ -176,14 +176,14 @@ class TrainConfig:
     """Whether files that a manifest or splits.csv lists and that are not there are an error or skipped."""
 
     best_by: Literal["accuracy", "balanced-accuracy", "loss"] | None = None
-    """The validation figure that picks the best epoch. Default: accuracy, balanced with `imbalance`."""
+    """The validation metric that picks the best epoch. Default: accuracy, balanced with `imbalance`."""
     patience: Annotated[int, Field(ge=0)] | None = None
     """Stop after this many epochs without a better one; 0 never stops early."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Starts every random number of the run: same seed and machine, same result."""
+    """Random seed: the same seed on the same machine gives the same result."""
 
     workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that read images. Default: one a core, none for sets held in memory."""
+    """Processes that read images. Default: one per core, none for datasets held in memory."""
     accelerator: str = "auto"
     """What to train on, in Lightning's words: auto, cpu, gpu, mps."""
     devices: int | str = 1

@@ -89,7 +89,7 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str,
         figure.suptitle(title, fontsize=13, weight="bold", x=0.012, ha="left", parse_math=False)
         losses, accuracy, rate = figure.subplots(1, 3)
         plot_losses(losses, rows, _PAPER)
-        losses.legend(loc="upper right")
+        losses.legend(loc="best")
         plot_accuracy(accuracy, rows, best_epoch, _PAPER)
         plot_learning_rate(rate, rows, _PAPER)
         losses.set_title("Loss")
@@ -136,7 +136,7 @@ def plot_losses(axes: Axes, rows: Sequence[Row], colors: Palette) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.06 * (max(every, default=0) or 1))
     _label_epochs(axes)
 
 
@@ -164,7 +164,7 @@ def plot_learning_rate(axes: Axes, rows: Sequence[Row], colors: Palette) -> None
     """Plot the learning rate."""
     epochs, rates = [row.epoch for row in rows], [row.lr for row in rows]
     axes.plot(epochs, rates, color=colors.soft, marker=_marker(rows), markersize=4)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.06 * (max(rates) or 1))
     _label_epochs(axes)
 
 
