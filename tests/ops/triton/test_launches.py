@@ -184,3 +184,10 @@ def test_profilers_see_every_launch(repeats, monkeypatch):
     hooks.launch_enter_hook.calls.clear()
     step(x, layers, plan, downstream)
     assert repeats
+
+
+def test_compiling_ahead_that_fails_loses_only_time() -> None:
+    def build(_: object) -> None:
+        raise RuntimeError("another version's way to compile")
+
+    launches.compile_kernels(build)

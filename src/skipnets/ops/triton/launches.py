@@ -137,8 +137,13 @@ def compile_kernels(build: Callable[[Compiler], None]) -> None:
     mode = getattr(triton, "AsyncCompileMode", None)
     if mode is None:  # Triton before 3.4 compiles each at its first launch.
         return
-    with ThreadPoolExecutor(os.cpu_count()) as pool, mode(pool, ignore_errors=True):
-        build(Compiler())
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool, mode(pool, ignore_errors=True):
+            build(Compiler())
+    except (
+        Exception
+    ) as error:  # Only time is lost: a kernel that is not ready is compiled at its first launch.
+        logger.debug("Triton %s: kernels are not compiled ahead: %s", triton.__version__, error)
 
 
 class Launches:
