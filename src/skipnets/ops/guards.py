@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,7 @@ class Structure:
     def __init__(self, module: nn.Module) -> None:
         inside = [descendant for descendant in module.modules() if descendant is not module]
         self._modules = inside
-        self._tables = [
+        self._tables: list[dict[str, Any]] = [
             module._modules,
             *chain.from_iterable((vars(each), each._modules, each._parameters) for each in inside),
         ]
@@ -132,7 +133,7 @@ class Structure:
         return len(now) == len(self._read) and all(map(operator.is_, now, self._read))
 
     def _values(self) -> list[object]:
-        values = chain.from_iterable(map(dict.values, self._tables))
+        values = chain.from_iterable(table.values() for table in self._tables)
         return [*map(type, self._modules), *values]
 
 
