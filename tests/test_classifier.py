@@ -424,7 +424,7 @@ class TestPredict:
     @given(
         good=st.lists(st.booleans(), max_size=12),
         batch_size=st.integers(1, 5),
-        workers=st.integers(0, 3),
+        workers=st.integers(1, 3),
         top_k=st.integers(1, 5),
     )
     def test_order_and_count_never_change(

@@ -336,7 +336,7 @@ def test_a_detector_trains_on_our_backbone(name: str, fields: dict[str, Any], po
 def test_timm_creates_our_models_where_they_are_registered() -> None:
     """As `docs/reference/models.md` shows: libraries then take them by name, as any of timm's."""
 
-    def skipnets_densenet121(
+    def tested_densenet121(
         pretrained: bool = False,
         pretrained_cfg: object = None,
         pretrained_cfg_overlay: object = None,
@@ -345,9 +345,9 @@ def test_timm_creates_our_models_where_they_are_registered() -> None:
     ) -> nn.Module:
         return skipnets.create_model("densenet121", pretrained, **options)
 
-    timm.models.register_model(skipnets_densenet121)
+    timm.models.register_model(tested_densenet121)
     backbone = timm.create_model(
-        "skipnets_densenet121", features_only=True, out_indices=(1, 2), growth_rate=8, in_chans=1
+        "tested_densenet121", features_only=True, out_indices=(1, 2), growth_rate=8, in_chans=1
     )
     assert backbone.feature_info.channels() == [16 + 6 * 8, 32 + 12 * 8]
     assert [map_.shape[1:] for map_ in backbone(torch.randn(1, 1, 64, 64))] == [(64, 16, 16), (128, 8, 8)]

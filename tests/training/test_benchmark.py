@@ -86,5 +86,5 @@ def test_costs_of_every_execution():
 
 
 def test_a_batch_of_one_cannot_train():
-    with pytest.raises(UserError, match="batch_size=1 is too small"):
+    with pytest.raises(UserError, match="batch_size=1: must be at least 2"):
         training_costs(create_model("densenet_bc40_k12").config, batch_size=1, size=32)
