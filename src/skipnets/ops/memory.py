@@ -4,8 +4,8 @@ When large pieces of memory are freed, the C library gives most of them back to 
 then touches each page of its maps for the first time again, which costs several times as much as writing to
 them. PyTorch keeps such memory on GPUs, not on CPUs.
 
-A tuned C library (mallopt) or jemalloc come to the same step time (`benchmarks/allocator.py`). But mallopt would
-change the whole process that this library is a guest in, and jemalloc must be preloaded by whoever starts it.
+A tuned C library (mallopt) and jemalloc come to the same step time (`benchmarks/allocator.py`). But mallopt
+would change the whole process that this library is a guest in, and jemalloc must be preloaded.
 """
 
 from __future__ import annotations
