@@ -145,7 +145,7 @@ CASES = {
     "a class called train": Case(
         {"train": 3, "bus": 2, "car": 2},
         "test: bus 2, car 2, train 3",
-        ('"train" is taken for a class, though it is named like the train split',),
+        ('"train" is read as a class, though it is named like the train split',),
     ),
     "a class called train, with folders": Case(
         {"train/steam": 3, "bus": 2, "car": 2},
@@ -204,7 +204,7 @@ CASES = {
     "annotations with images": Case(
         {**PAIR, "annotations/trimaps": 2},
         "test: annotations 2, cat 2, dog 3",
-        ('"annotations" is taken for a class; if it is none, --exclude annotations',),
+        ('"annotations" is read as a class; if it is not one, --exclude annotations',),
     ),
     "masks left out": Case(
         {**PAIR, "cat/0_mask.png": image_bytes()}, UNSPLIT, ("1 excluded",), {"exclude": ("*_mask.png",)}

@@ -174,11 +174,11 @@ def _read_classes(listing: Listing, top: _Folder, *, forced: bool) -> None:
             listing.passed_over[f"folder {folder.name} without images"] += 1
     if not forced:
         listing.warnings += [
-            f'the folder "{name}" is taken for a class, though it is named like the {split} split'
+            f'the folder "{name}" is read as a class, though it is named like the {split} split'
             for name, split in split_names(listing.classes).items()
         ]
     listing.warnings += [
-        f'the folder "{name}" is taken for a class; if it is none, --exclude {name}'
+        f'the folder "{name}" is read as a class; if it is not one, --exclude {name}'
         for name in listing.classes
         if name.casefold() in _NOT_CLASSES
     ]
