@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
 import skipnets
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError
 from skipnets.training import TrainConfig
@@ -61,7 +62,7 @@ def test_statistics_are_those_of_the_pixels_of_the_training_split() -> None:
     train = images_in_memory(50, (6, 7, 3)).split("train")
     assert train.images is not None
     values = train.images.astype(np.float64) / 255
-    mean, std = channel_statistics(train, (6, 7), 3)
+    mean, std = channel_statistics(train, Preprocessing((6, 7)))
     np.testing.assert_allclose(mean, values.mean((0, 1, 2)), atol=5e-5)
     np.testing.assert_allclose(std, values.std((0, 1, 2)), atol=5e-5)
 
@@ -70,7 +71,7 @@ def test_statistics_of_one_color_stay_finite() -> None:
     train = images_in_memory(10, (6, 6)).split("train")
     assert train.images is not None
     train.images[:] = 51
-    assert channel_statistics(train, 6, 1) == ((0.2,), (0.0039,))
+    assert channel_statistics(train, Preprocessing(6, channels=1)) == ((0.2,), (0.0039,))
 
 
 def test_class_weights_are_scikit_learns() -> None:

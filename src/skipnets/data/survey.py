@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from skipnets.data.decoding import Header, ImageDecodeError, read_header
-from skipnets.data.listing import counted, passed_over_line
+from skipnets.data.decoding import ImageDecodeError, read_header
+from skipnets.data.listing import channel_word, counted, passed_over_line
+from skipnets.data.raster import Header
 from skipnets.data.sources import ImageDataset
 from skipnets.data.splits import SPLITS
 from skipnets.errors import listed
@@ -106,7 +107,7 @@ class Survey(Display):
             "classes": f"{len(self.classes):,}",
             "groups": "" if self.groups is None else f"{self.groups:,}",
             "size": self._sizes(),
-            "channels": _shares({1: "gray", 3: "color"}, (header.channels for header in self.headers)),
+            "channels": _shares({}, (channel_word(header.channels) for header in self.headers)),
             "bits": _shares({}, (header.bits for header in self.headers)),
             "format": _shares({}, (header.format for header in self.headers)),
             "unreadable": listed((f"{name} ({reason})" for name, reason in self.unreadable.items()), 3),
@@ -178,8 +179,7 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
 
 def _headers(dataset: ImageDataset, most: int | None) -> tuple[list[Header], dict[str, str], int]:
     if dataset.images is not None:
-        height, width = dataset.images.shape[1:3]
-        return [Header(width, height, dataset.channels, 8, "array", several=False)], {}, len(dataset)
+        return [read_header(dataset.images[0])], {}, len(dataset)
     step = 1 if most is None else max(-(-len(dataset) // most), 1)
     positions = range(0, len(dataset), step)
 
@@ -204,8 +204,8 @@ def _header_notes(dataset: ImageDataset, headers: Sequence[Header]) -> Iterator[
     several = sum(header.several for header in headers)
     if several and dataset.pages is None:
         yield (
-            f"{counted(several, 'file')} with several pages or frames: the first is taken "
-            "(--page all makes an image of each, --page 2 takes the second)"
+            f"{counted(several, 'file')} with several pages or frames: the first is taken, of a volume the "
+            "middle one (--page all makes an image of each, --page 2 takes the second)"
         )
 
 

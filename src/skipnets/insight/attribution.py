@@ -136,7 +136,9 @@ def explain(
         if label not in classifier.classes:
             raise UserError(f"classes={label}: {class_hint(label, classifier.classes)}")
     module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
-    return _explanations(classifier, named_sources(images), classes, method, module_path, position)
+    return _explanations(
+        classifier, named_sources(images, classifier.preprocessing), classes, method, module_path, position
+    )
 
 
 def stage_names(classifier: Classifier) -> list[str]:
@@ -188,8 +190,8 @@ def _explanations(
 ) -> Iterator[list[Explanation]]:
     model, preprocessing = classifier.model, classifier.preprocessing
     for name, source in images:
-        image = preprocessing.open(source)
-        batch = preprocessing.batch([image])
+        opened = preprocessing.open(source)
+        image, batch = preprocessing.shown(opened), preprocessing.batch([opened])
         probabilities = classifier.probabilities(batch)[0]
         labels = classes or [classifier.classes[int(probabilities.argmax())]]
         explanations = []

@@ -16,14 +16,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier, Prediction
-from skipnets.data.decoding import ImageDecodeError, open_image
+from skipnets.data.decoding import ImageDecodeError
+from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError
 from skipnets.serve.batching import Batcher
 from skipnets.serve.explaining import can_explain, explanation_png
@@ -212,7 +213,8 @@ class Service:
         """Load, and predict once, so that the first client does not wait for a runtime's warm-up."""
         classifier = self._load()
         preprocessing = classifier.preprocessing
-        _probabilities(classifier, np.zeros((1, *preprocessing.size, preprocessing.channels), np.uint8))
+        shape = (1, *preprocessing.size, preprocessing.channels)
+        _probabilities(classifier, np.zeros(shape, preprocessing.pixel_type))
         self._explains = can_explain(classifier)
         self._classifier = classifier
         self.metrics.model.info(
@@ -239,14 +241,13 @@ class Service:
         self.metrics.images.labels("answered").inc()
         return Prediction(source=upload.name, label=ranking[0][0], probability=ranking[0][1], ranking=ranking)
 
-    def _open_image(self, upload: Upload) -> Image.Image:
-        channels = self.classifier.preprocessing.channels
-        return open_image(upload.file, channels, max_pixels=self.limits.pixels)
+    def _open_image(self, upload: Upload) -> Image.Image | WindowedImage:
+        return self.classifier.preprocessing.open(upload.file, max_pixels=self.limits.pixels)
 
-    def _pixels(self, upload: Upload) -> NDArray[np.uint8]:
+    def _pixels(self, upload: Upload) -> NDArray[Any]:
         return self.classifier.preprocessing.pixels(self._open_image(upload))
 
-    def _answer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def _answer(self, pixels: NDArray[Any]) -> NDArray[np.float64]:
         """(N, H, W, C) → (N, classes), timed."""
         start = time.perf_counter()
         probabilities = _probabilities(self.classifier, pixels)
@@ -257,7 +258,7 @@ class Service:
         return probabilities
 
 
-def _probabilities(classifier: Classifier, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _probabilities(classifier: Classifier, pixels: NDArray[Any]) -> NDArray[np.float64]:
     """(N, H, W, C) → (N, classes)."""
     normalizes = classifier.runtime.input_type == "uint8"
     prepare = classifier.preprocessing.planes if normalizes else classifier.preprocessing.normalize

@@ -135,8 +135,17 @@ class TrainConfig:
     """How an image of another shape is brought to that size. Default: pad, which cuts nothing off."""
     crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """With crop: fraction of the shorter side that is kept."""
-    channels: Literal[1, 3] | None = None
-    """1 for gray, 3 for color. Default: what the images are, or what the weights expect."""
+    channels: Count | None = None
+    """1 for gray, 3 for color, or a number of bands. Default: what the images have, or the weights expect."""
+    window: tuple[float, ...] | None = None
+    """Of images of more than 8 bits: which values are black and white, in their own units (for CT, Hounsfield
+    units); one pair, or one a channel. Default: found by `percentiles`."""
+    percentiles: tuple[float, float] | None = None
+    """Which shares of the training images' values, in percent, are the window. Default: 0.5 and 99.5."""
+    voi: bool = False
+    """Whether each DICOM file's own window (its VOI LUT) is used instead."""
+    shown_channels: tuple[Count, Count, Count] | None = None
+    """Of many bands, the three that people are shown as red, green and blue, from 1. Default: 1 2 3."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel, in 0..1. Default: the weights' published one, or the training split's."""
     std: tuple[Rate, ...] | None = None
@@ -171,7 +180,9 @@ class TrainConfig:
     group_pattern: str | None = None
     """A regular expression that finds the group in an image's path."""
     page: Count | Literal["all"] | None = None
-    """Which page of a TIFF file or frame of an animation is the image; all makes an image of each."""
+    """Which page of a TIFF file, frame or slice of a volume is the image; all makes an image of each."""
+    max_pixels: Count | None = None
+    """The most pixels that an image may have; larger ones are refused. Default: 89,478,485."""
     missing: Missing = "error"
     """Whether files that a manifest or splits.csv lists and that are not there are an error or skipped."""
 
@@ -237,7 +248,7 @@ class ResolvedConfig(TrainConfig):
     size: tuple[Side, Side]
     fit: Literal["pad", "crop", "stretch"]
     crop_fraction: Annotated[float, Field(gt=0, le=1)]
-    channels: Literal[1, 3]
+    channels: Count
     mean: tuple[float, ...]
     std: tuple[Rate, ...]
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"]

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.data.augmentation import find_augmentation
-from skipnets.data.decoding import ImageDecodeError, open_region
-from skipnets.data.preprocessing import Preprocessing
+from skipnets.data.decoding import ImageDecodeError, Source, image_size, open_region
+from skipnets.data.preprocessing import VOI, Preprocessing, Window, resize_values
+from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import ImageDataset
-from skipnets.errors import UserError
+from skipnets.data.window import PERCENTILES, measure_window
+from skipnets.errors import UserError, listed
 from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
 from skipnets.models.family import family_of
@@ -63,7 +65,7 @@ def prepare(config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = 
     natural = None if config.size is not None and config.model is not None else natural_size(train)
     small = max(_pair(config.size or natural or LARGE_SIZE)) <= SMALL
     name = config.model or (SMALL_MODEL if small and config.weights is None else LARGE_MODEL)
-    channels = config.channels or (3 if config.weights is not None else train.channels)
+    channels = config.channels or _channels(train, pretrained=config.weights is not None)
     if clash := sorted({"num_classes", "in_chans"} & set(config.model_options)):
         raise UserError(
             f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"
@@ -77,13 +79,21 @@ def prepare(config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = 
     published = getattr(model.weights_report, "input", None)
     size = config.size or (published.size if published else natural or natural_size(train))
     mean, std = config.mean, config.std
-    if published is not None:
+    reading = Preprocessing(
+        size,
+        channels=channels,
+        window=_window(config, train, channels),
+        bits=max(train.bits, 8),
+        shown_channels=[number - 1 for number in config.shown_channels or (1, 2, 3)],
+    )
+    # Bands are measured one by one: they are not what the published numbers are of.
+    if published is not None and channels in (1, 3):
         mean, std = (
             mean or _fit_channels(published.mean, channels),
             std or _fit_channels(published.std, channels),
         )
     if mean is None or std is None:
-        measured = channel_statistics(train, size, channels)
+        measured = channel_statistics(train, reading)
         mean, std = mean or measured[0], std or measured[1]
     preprocessing = Preprocessing(
         size,
@@ -93,10 +103,22 @@ def prepare(config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = 
         mean=mean,
         std=std,
         interpolation=config.interpolation or (published.interpolation if published else "bilinear"),
+        window=reading.window,
+        bits=reading.bits,
+        shown_channels=reading.shown_channels,
     )
     find_augmentation(config.augmentation or "none", preprocessing.size)
+    window = None if preprocessing.window == VOI else preprocessing.window
     resolved: dict[str, Any] = {
-        **preprocessing.to_dict(),
+        "size": preprocessing.size,
+        "fit": preprocessing.fit,
+        "crop_fraction": preprocessing.crop_fraction,
+        "channels": channels,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "interpolation": preprocessing.interpolation,
+        "window": None if window is None else tuple(value for pair in window for value in pair),
+        "percentiles": None,
         "model": name,
         "workers": _cores() if config.workers is None else config.workers,
         "precision": resolve_precision(config.precision, config.accelerator),
@@ -118,7 +140,7 @@ def natural_size(train: ImageDataset) -> tuple[int, int] | int:
         sizes = []
         for index in _sample(len(train), 64):
             try:
-                sizes.append(train.open(index).size)
+                sizes.append(image_size(train.source(index)))
             except ImageDecodeError:
                 continue
         if not sizes:
@@ -127,27 +149,54 @@ def natural_size(train: ImageDataset) -> tuple[int, int] | int:
     return (int(height), int(width)) if max(height, width) <= SMALL else LARGE_SIZE
 
 
+def _channels(train: ImageDataset, *, pretrained: bool) -> int:
+    """As many as the images have; gray ones become color for published weights."""
+    found = train.channels
+    return 3 if pretrained and found == 1 else found
+
+
+def _window(config: TrainConfig, train: ImageDataset, channels: int) -> Window | None:
+    """Which values are black and white: as the user says or, of more than 8 bits, as is measured and said."""
+    given = [name for name in ("window", "percentiles", "voi") if getattr(config, name)]
+    if len(given) > 1:
+        raise UserError(f"{given[0]}: must be given without {given[1]}")
+    if config.window is not None or config.voi:
+        return config.window or VOI
+    if config.percentiles is None and train.bits <= 8:
+        return None
+    low, high = percentiles = config.percentiles or PERCENTILES
+    measured = measure_window(train, _sample(len(train), SAMPLE), channels=channels, percentiles=percentiles)
+    pairs = listed(dict.fromkeys(f"{low:g} to {high:g}" for low, high in measured.window), 4)
+    own = any(header.display_window for header in train.some_headers)
+    train.listing.notes.append(
+        f"window: {pairs}, the {low:g} and {high:g} percentiles of the training images "
+        f"(values from {measured.lowest:g} to {measured.highest:g}); --window LOW HIGH sets another"
+        f"{', --voi takes the one in each DICOM file' if own else ''}"
+    )
+    train.listing.warnings.extend(measured.warnings)
+    return measured.window
+
+
 def channel_statistics(
-    train: ImageDataset, size: int | tuple[int, int], channels: int
+    train: ImageDataset, reading: Preprocessing
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over training images, in 0..1.
 
     Up to 512 images, evenly spread over the split; what fills the edges around an image does not count.
+
+    Args:
+        train: The training images.
+        reading: Size, channels and window.
     """
+    channels = reading.channels
     total = np.zeros(channels)
     squares = np.zeros(channels)
     count = 0
     for index in _sample(len(train), SAMPLE):
         try:
-            image, _ = open_region(
-                train.source(index),
-                lambda width, height: (0, 0, width, height),
-                size=_pair(size),
-                channels=channels,
-            )
+            pixels = _resized(train.source(index), reading)
         except ImageDecodeError:
             continue
-        pixels = np.asarray(image.resize(_pair(size)[::-1], Image.Resampling.BILINEAR))
         values = pixels.reshape(-1, channels) / 255.0
         total += values.sum(0)
         squares += (values**2).sum(0)
@@ -158,6 +207,18 @@ def channel_statistics(
     # Images of one color have no spread; 1/255 keeps them finite.
     std = np.sqrt(np.maximum(squares / count - mean**2, 0)).clip(1 / 255)
     return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)
+
+
+def _resized(source: Source, reading: Preprocessing) -> NDArray[Any]:
+    """All of an image, at the input's size."""
+    if reading.window is not None:
+        opened = reading.open(source)
+        assert isinstance(opened, WindowedImage)
+        return resize_values(opened.values, reading.size[::-1], "bilinear")
+    image, _ = open_region(
+        source, lambda width, height: (0, 0, width, height), size=reading.size, channels=reading.channels
+    )
+    return np.asarray(image.resize(reading.size[::-1], Image.Resampling.BILINEAR))
 
 
 def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:

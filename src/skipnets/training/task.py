@@ -23,7 +23,7 @@ from skipnets.models.family import stage_groups
 from skipnets.training.config import ResolvedConfig
 from skipnets.training.optimization import make_optimizer, make_schedule, parameter_groups
 
-# Images (N, C, H, W) uint8; labels (N,); positions in the split (N,).
+# Images (N, C, H, W) from 0 to 255, uint8 or float32; labels (N,); positions in the split (N,).
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -77,8 +77,8 @@ class ClassificationTask(pl.LightningModule):
         return logits
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 → float, on the device that trains: a quarter of the bytes travel there."""
-        normal = images.to(self.mean.dtype, memory_format=self.layout)
+        """(N, C, H, W) from 0 to 255 → normalized, on the device that trains: bytes travel there as bytes."""
+        normal = images.to(self.mean.dtype, memory_format=self.layout, copy=True)
         return normal.div_(255).sub_(self.mean).div_(self.std)
 
     @override
