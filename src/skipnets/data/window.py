@@ -9,13 +9,14 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.data.decoding import ImageDecodeError, read_values
 from skipnets.data.sources import ImageDataset
-from skipnets.errors import UserError
+from skipnets.errors import UserError, listed
 
 PERCENTILES = (0.5, 99.5)
 # So many values of an image tell its distribution well enough.
@@ -30,15 +31,31 @@ class MeasuredWindow:
 
     Attributes:
         window: (low, high) of each channel.
+        percentiles: Which they are.
         lowest: The lowest value that was seen.
         highest: The highest.
         warnings: What may make results wrong.
     """
 
     window: tuple[tuple[float, float], ...]
+    percentiles: tuple[float, float]
     lowest: float
     highest: float
     warnings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        pairs = listed(dict.fromkeys(f"{low:g} to {high:g}" for low, high in self.window), 4)
+        low, high = self.percentiles
+        return f"{self.lowest:g} to {self.highest:g}; {low:g} and {high:g} percentiles {pairs}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as plain values for JSON."""
+        return {
+            "lowest": self.lowest,
+            "highest": self.highest,
+            "percentiles": list(self.percentiles),
+            "window": [list(pair) for pair in self.window],
+        }
 
 
 def measure_window(
@@ -92,6 +109,7 @@ def measure_window(
     whole = bool((finite == np.rint(finite)).all())
     return MeasuredWindow(
         window=tuple(windows if by_channel else windows * channels),
+        percentiles=percentiles,
         lowest=float(finite.min()) if finite.size else 0.0,
         highest=float(finite.max()) if finite.size else 0.0,
         warnings=tuple(_depth_warnings(dataset, samples)) if whole else (),

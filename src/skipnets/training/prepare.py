@@ -169,11 +169,9 @@ def _window(config: TrainConfig, train: ImageDataset, channels: int) -> Window |
     pairs = listed(dict.fromkeys(f"{low:g} to {high:g}" for low, high in measured.window), 4)
     own = any(header.display_window for header in train.some_headers)
     train.listing.notes.append(
-        f"window: {pairs}, the {low:g} and {high:g} percentiles of the training images "
-        f"(values from {measured.lowest:g} to {measured.highest:g}); --window LOW HIGH sets another"
-        f"{', --voi takes the one in each DICOM file' if own else ''}"
+        f"window: {pairs}, the {low:g} and {high:g} percentiles of the training images; --window LOW HIGH "
+        f"sets another{', --voi takes the one in each DICOM file' if own else ''}"
     )
-    train.listing.warnings.extend(measured.warnings)
     return measured.window
 
 
