@@ -7,12 +7,12 @@
     git clone https://github.com/alexeygrigorev/clothing-dataset-small
     python benchmarks/datasets.py --out datasets --sources . --cifar10 cifar10-jpeg.tar.gz
 
-They differ in what a default has to cope with: 500 to 50,000 training images, 8 to 26 classes, 8 to 80
+They differ in what a default has to cope with: 500 to 50,000 training images, 8 to 26 classes, 16 to 80
 pixels, gray and color, balanced and not, rendered, handwritten and photographed:
 
 | name | images | what they show | from |
 |---|---|---|---|
-| digits | 8×8, gray | handwritten digits | scikit-learn |
+| digits | 16×16, gray | handwritten digits, 8×8 doubled (some programs refuse those) | scikit-learn |
 | fashion | 28×28, gray | clothing; 10,000 training images of Fashion-MNIST | a Debian package |
 | glyphs | 28×28, gray | capital letters in many fonts, 20 of each for training | rendered here |
 | textures | 64×64 | ten kinds of surfaces of any color and scale | generated here |
@@ -106,7 +106,7 @@ def digits(generator: Generator, sources: Sources) -> Iterator[Example]:
     order = generator.permutation(len(images))
     tested = set(order[: len(order) // 3].tolist())
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        yield png("test" if index in tested else "train", classes[label], image)
+        yield png("test" if index in tested else "train", classes[label], image.repeat(2, 0).repeat(2, 1))
 
 
 def fashion(generator: Generator, sources: Sources) -> Iterator[Example]:
