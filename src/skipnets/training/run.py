@@ -133,6 +133,15 @@ class Run(Display):
         """Metrics of all epochs so far."""
         return read_metrics(self.metrics)
 
+    def fold(self, number: int) -> Run:
+        """The run of a fold, counted from 1, of a run with folds."""
+        return Run(self.folder / run_folder.FOLD.format(number=number))
+
+    @property
+    def folds(self) -> list[Run]:
+        """The runs of all folds; empty without."""
+        return [self.fold(number) for number in range(1, (self.config.folds or 0) + 1)]
+
     @property
     def best_epoch(self) -> int:
         """The epoch, counted from 1, whose weights `model.safetensors` holds."""
@@ -151,7 +160,19 @@ class Run(Display):
         """Tables that `print` and notebooks show."""
         rows = {"run": str(self.folder)}
         if self.model.exists():
-            rows["model"] = f"{self.model} (epoch {self.best_epoch}, the best on validation data)"
+            count = len(self.folds) if self.config_file.exists() else 0
+            rows["model"] = f"{self.model} (" + (
+                f"the ensemble of the {count} folds' models)"
+                if count
+                else f"epoch {self.best_epoch}, the best on validation data)"
+            )
+        if (self.folder / run_folder.TEST / run_folder.EVALUATION).exists():
+            test = run_folder.read_evaluation(self.folder / run_folder.TEST)
+            low, high = test["accuracy_interval"]
+            rows["ensemble on test images"] = (
+                f"accuracy {test['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%}), "
+                f"{test['images']:,} images"
+            )
         return [*(metric_tables(self.scores) if self.scores else []), properties_table(rows)]
 
 

@@ -42,6 +42,7 @@ from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patienc
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
+from skipnets.training.folds import resume_folds, train_folds
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.run import Row, Run, claim, reopen, write_config, write_environment
@@ -68,6 +69,8 @@ def train(config: TrainConfig) -> Run:
         UserError: Wrong input. Where that shows before training, nothing has been written.
         TrainingInterrupted: Ctrl-C.
     """
+    if config.folds is not None:
+        return _in_folds(config.out, lambda: train_folds(config, train_on=_train_on, say=_say))
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = find_dataset(
         config.data,
@@ -87,6 +90,21 @@ def train(config: TrainConfig) -> Run:
     return _train(run, prepared, dataset, fresh=True)
 
 
+def _train_on(run: Run, config: TrainConfig, dataset: ImageDataset) -> Run:
+    """Train a new run on a dataset that is already split."""
+    return _train(run, prepare(config, dataset), dataset, fresh=True)
+
+
+def _in_folds(folder: Path, work: Callable[[], Run]) -> Run:
+    """Train in folds; Ctrl-C says how to go on with all of them."""
+    try:
+        return work()
+    except TrainingInterrupted:
+        raise TrainingInterrupted(
+            f"interrupted; go on with: skipnets train --resume {folder} (folds that are complete are kept)"
+        ) from None
+
+
 def resume(folder: str | Path, *, missing: Missing | None = None) -> Run:
     """Go on with a training that was interrupted, from the beginning of the epoch it was in.
 
@@ -102,6 +120,17 @@ def resume(folder: str | Path, *, missing: Missing | None = None) -> Run:
     """
     run = reopen(Path(folder)) if not _is_helper() else Run(Path(folder))
     config = run.config
+    if config.folds is not None:
+        return _in_folds(
+            run.folder,
+            lambda: resume_folds(
+                run,
+                missing=missing,
+                train_on=_train_on,
+                resume=lambda fold: resume(fold.folder, missing=missing),
+                say=_say,
+            ),
+        )
     options = config.data_options
     dataset = open_dataset(
         config.data,
