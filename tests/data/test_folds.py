@@ -1,4 +1,4 @@
-"""Folds judge every image once, keep groups and copies together, and leave test images out."""
+"""Folds hold out every image once, keep groups and copies together, and leave test images out."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def dataset(
     )
 
 
-def test_every_image_is_judged_once_and_never_seen_before() -> None:
+def test_every_image_is_held_out_once() -> None:
     folds = deal_out_folds(dataset([0] * 20 + [1] * 10), 5, 0, "data")
     assert [np.bincount(folds.dataset.labels[folds.numbers == k]).tolist() for k in range(1, 6)] == [
         [4, 2]
     ] * 5
     for number in range(1, 6):
         fold = folds.fold(number, SHARES, 0, "data")
-        judged = {folds.dataset.names[i] for i in np.flatnonzero(folds.numbers == number)}
-        assert set(fold.split("test").names) == judged
+        held_out = {folds.dataset.names[i] for i in np.flatnonzero(folds.numbers == number)}
+        assert set(fold.split("test").names) == held_out
         assert [len(fold.split(name)) for name in ("train", "val", "test")] == [20, 4, 6]
 
 

@@ -80,12 +80,12 @@ def test_every_image_has_the_prediction_of_the_one_model_that_did_not_see_it(who
     assert dict(zip(table["path"], map(str, table["fold"]), strict=True)) == fold_of
     for number, fold in enumerate(whole.folds, start=1):
         seen = {row.path for row in read_split_rows(fold.splits) if row.split != "test"}
-        judged = [name for name, its in fold_of.items() if its == str(number)]
-        assert not seen & set(judged)
-        assert seen | set(judged) == set(fold_of)
+        held_out = [name for name, its in fold_of.items() if its == str(number)]
+        assert not seen & set(held_out)
+        assert seen | set(held_out) == set(fold_of)
         classifier = skipnets.load(fold, runtime="torch")
-        [prediction] = classifier.predict([data / judged[0]])
-        position = table["path"].index(judged[0])
+        [prediction] = classifier.predict([data / held_out[0]])
+        position = table["path"].index(held_out[0])
         assert table[f"p:{prediction.label}"][position] == pytest.approx(prediction.probability, abs=1e-5)
     assert whole.scores["accuracy"] == np.mean(
         [label == prediction for label, prediction in zip(table["label"], table["prediction"], strict=True)]

@@ -1,7 +1,7 @@
-"""Cross-validation: which images are judged in which fold, and the splits of each fold.
+"""Cross-validation: which images each fold holds out, and the splits of each fold.
 
-Every image outside the test split is judged once, by a model that neither learned from it nor chose its best
-epoch on it. N images, K folds.
+Every image outside the test split is held out once, from a model that neither learned from it nor chose its
+best epoch on it. N images, K folds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Folds:
 
     Attributes:
         dataset: All images; what is not "test" is "train".
-        numbers: (N,) the fold that judges each image, from 1; 0 for images of the test split.
+        numbers: (N,) the fold that holds out each image, from 1; 0 for images of the test split.
         count: K.
     """
 
@@ -45,19 +45,19 @@ class Folds:
     count: int
 
     def fold(self, number: int, shares: Mapping[str, float], seed: int, data: object) -> ImageDataset:
-        """The images of one fold: those it judges as "test", the others as "train" and "val".
+        """The images of one fold: those it holds out as "test", the others as "train" and "val".
 
         Args:
             number: From 1 to K.
-            shares: Of "train" and "val" among the images that are not judged.
+            shares: Of "train" and "val" among the images that are not held out.
             seed: Of that draw.
             data: What was opened, for messages.
         """
         used = np.flatnonzero(self.numbers > 0)
         chosen = self.dataset.select(used)
-        judged = self.numbers[used] == number
+        held_out = self.numbers[used] == number
         return deal_out(
-            replace(chosen, splits=np.where(judged, "test", "").astype("<U5")), shares, seed, data
+            replace(chosen, splits=np.where(held_out, "test", "").astype("<U5")), shares, seed, data
         )
 
     def write(self, path: Path) -> None:
@@ -168,7 +168,7 @@ def _check_units(
         if of_label == 1:
             raise UserError(
                 f'folds={folds}: all images of class "{dataset.classes[label]}" are of one group, so no '
-                "model learns from some and is judged on others"
+                "model learns from some and is evaluated on others"
             )
         if of_label < folds:
             few.append(f'"{dataset.classes[label]}" has {of_label}')

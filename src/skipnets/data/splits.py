@@ -28,7 +28,7 @@ class SplitRow(NamedTuple):
         group: What it must not be separated from; "" where that is not known.
         size: Bytes of its content (`skipnets.data.contents`); -1 in files of version 0.1.
         hash: Of its content; "" where it is not known.
-        fold: Of a run with folds, the number of the fold that judges the image; "" for a test image. Files
+        fold: Of a run with folds, the number of the fold that holds out the image; "" for a test image. Files
             of other runs have no such column.
     """
 
@@ -137,8 +137,8 @@ def cut_folds(
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     numbers = np.zeros(len(labels), dtype=np.int64)
     splitter = kind(folds, shuffle=True, random_state=seed)
-    for number, (_, judged) in enumerate(splitter.split(labels, labels, groups), start=1):
-        numbers[judged] = number
+    for number, (_, held_out) in enumerate(splitter.split(labels, labels, groups), start=1):
+        numbers[held_out] = number
     return numbers
 
 

@@ -26,7 +26,7 @@ COMPARED = ("accuracy", "balanced_accuracy", "nll", "ece", "macro_f1", "macro_au
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FoldResult:
-    """What a fold's model predicted for the images that the fold judges. n images.
+    """What a fold's model predicted for the images that the fold holds out. n images.
 
     Attributes:
         number: The fold, from 1.
@@ -56,7 +56,7 @@ class FoldResult:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OutOfFold(Evaluation):
-    """An evaluation in which every image was judged by the model of its fold.
+    """An evaluation in which every image was predicted by the model of the fold that holds it out.
 
     Attributes:
         groups: The N images' groups; "" where there are none.

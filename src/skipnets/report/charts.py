@@ -28,6 +28,7 @@ from skipnets.training.run import Row
 __all__ = [
     "Curves",
     "draw_curves",
+    "draw_fold_learning",
     "draw_learning",
     "draw_one_class",
     "draw_reliability",
@@ -94,6 +95,22 @@ def draw_learning(rows: Sequence[Row], best_epoch: int) -> tuple[str, str, str]:
         _chart("learning-accuracy", lambda axes: plot_accuracy(axes, rows, best_epoch, _PALETTE)),
         _chart("learning-rate", lambda axes: plot_learning_rate(axes, rows, _PALETTE)),
     )
+
+
+def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
+    """Validation accuracy over the epochs, one line for each fold."""
+
+    def draw(axes: Axes) -> None:
+        for rows in folds:
+            epochs, values = [row.epoch for row in rows], [row.val_accuracy for row in rows]
+            marker = "o" if len(rows) == 1 else ""
+            axes.plot(epochs, values, color=C1, alpha=0.6, linewidth=1.4, marker=marker)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        axes.margins(y=0.08)
+
+    return _chart("fold-learning", draw)
 
 
 def draw_reliability(bins: Reliability, key: str) -> str:

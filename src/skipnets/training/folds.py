@@ -2,8 +2,8 @@
 
 runs/NAME/
   run.yaml, environment.json    as of any run; what the data decided is the same in all folds
-  splits.csv                    with the fold that judges each image
-  fold-1/, fold-2/, ...         runs, of which each judges its fold as its test split
+  splits.csv                    with the fold that holds out each image
+  fold-1/, fold-2/, ...         runs, whose test split is what the fold holds out
   predictions.parquet           of every image by the model of its fold; also evaluation.json, confusion.png
   model.safetensors             the ensemble of the folds' models
   test/                         the ensemble's evaluation on the test split, if the data have one
@@ -117,7 +117,7 @@ def _fold_config(config: TrainConfig, fold: Run, number: int) -> TrainConfig:
 
 
 def _datasets(folds: Folds, config: TrainConfig) -> Iterator[ImageDataset]:
-    """The split images of each fold; train and val share what is not judged in the ratio of the fractions."""
+    """The split images of each fold; train and val share the rest in the ratio of the fractions."""
     fractions = check_fractions(config.fractions)
     shares = {name: share for name, share in fractions.items() if name != "test"}
     if "val" not in shares:
@@ -130,8 +130,8 @@ def _line(first: ImageDataset, folds: Folds) -> str:
     counts = [int((first.splits == name).sum()) for name in ("train", "val", "test")]
     test = int((folds.numbers == 0).sum())
     return (
-        f"{folds.count} folds, each of about {counts[0]:,} images to learn from, {counts[1]:,} to choose the "
-        f"best epoch on and {counts[2]:,} to judge"
+        f"{folds.count} folds, each of about {counts[0]:,} images to train on, {counts[1]:,} to choose the "
+        f"best epoch on and {counts[2]:,} held out to evaluate"
         + (f"; {test:,} test images are left to the ensemble" if test else "")
     )
 
@@ -157,12 +157,19 @@ def _train_missing(
         if fold.folder.exists():  # begun, but interrupted before there was anything to go on with
             shutil.rmtree(fold.folder)
         train_on(fold, _fold_config(config, fold, number), dataset)
-    _join(run, config, folds, say)
+    join_folds(run, folds, say)
     return run
 
 
-def _join(run: Run, config: TrainConfig, folds: Folds, say: Callable[[str], None]) -> None:
-    """Write the ensemble, its evaluation on the test split, and at last the out-of-fold predictions."""
+def join_folds(run: Run, folds: Folds, say: Callable[[str], None]) -> None:
+    """Write the ensemble, its evaluation on the test split, and at last the out-of-fold predictions.
+
+    Args:
+        run: All of whose folds are complete.
+        folds: Which images each held out.
+        say: Shows a line.
+    """
+    config = run.config
     results = [_result(run.fold(number), number) for number in range(1, folds.count + 1)]
     dataset = folds.dataset
     groups = {} if dataset.groups is None else dict(zip(dataset.names, dataset.groups.tolist(), strict=True))
