@@ -158,3 +158,14 @@ def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path:
         assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=r"^folds=1: must be greater than or equal to 2"):
         settings(data, tmp_path / "run", folds=1)
+
+
+@pytest.mark.slow
+def test_all_folds_can_be_extended(data: Path, tmp_path: Path) -> None:
+    options = {"schedule": "constant", "warmup": 0.0, "folds": 2}
+    longer = train(settings(data, tmp_path / "longer", epochs=2, **options))
+    run = train(settings(data, tmp_path / "run", epochs=1, **options))
+    extended = resume(run.folder, epochs=2)
+    assert extended.scores == longer.scores | {"classifier": str(run.folder)}
+    with pytest.raises(UserError, match=r"^epochs=2: must be more than the 2"):
+        resume(run.folder, epochs=2)

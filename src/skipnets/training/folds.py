@@ -31,6 +31,7 @@ from skipnets.evaluation import evaluate
 from skipnets.evaluation.out_of_fold import FoldResult, OutOfFold, out_of_fold
 from skipnets.evaluation.predictions import read_predictions
 from skipnets.training.config import TrainConfig
+from skipnets.training.extending import reset_results
 from skipnets.training.prepare import prepare
 from skipnets.training.run import Run, claim, write_config, write_environment
 
@@ -38,8 +39,8 @@ _HEADERS_READ = 5000
 
 TrainOn = Callable[[Run, TrainConfig, ImageDataset], Run]
 """Trains a new run on a dataset that is already split."""
-Resume = Callable[[Run], Run]
-"""Goes on with a fold's run."""
+Resume = Callable[[Run, int | None], Run]
+"""Goes on with a fold's run, up to another number of epochs or None."""
 
 
 def train_folds(config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], None]) -> Run:
@@ -96,6 +97,21 @@ def resume_folds(
     return _train_missing(run, folds, train_on=train_on, resume=resume, say=say)
 
 
+def extend_folds(run: Run, epochs: int) -> None:
+    """Prepare a run with folds to be resumed up to a larger number of epochs in each fold.
+
+    Raises:
+        UserError: The run already has as many epochs.
+    """
+    config = run.config
+    if epochs <= (config.epochs or 0):
+        raise UserError(
+            f"epochs={epochs}: must be more than the {config.epochs} that the run in {run.folder} has"
+        )
+    write_config(run, dataclasses.replace(config, epochs=epochs))
+    reset_results(run)
+
+
 def _check_options(config: TrainConfig) -> None:
     if str(config.devices) != "1":
         raise UserError(
@@ -149,9 +165,10 @@ def _train_missing(
     for number, dataset in enumerate(_datasets(folds, config), start=1):
         fold = run.fold(number)
         if resume is not None and fold.config_file.is_file() and fold.splits.is_file():
-            if not fold.evaluation.exists():
+            longer = config.epochs != fold.config.epochs
+            if longer or not fold.evaluation.exists():
                 say(f"fold {number} of {folds.count}, resumed")
-                resume(fold)
+                resume(fold, config.epochs if longer else None)
             continue
         say(f"fold {number} of {folds.count}")
         if fold.folder.exists():  # begun, but interrupted before there was anything to go on with

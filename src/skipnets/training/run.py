@@ -124,6 +124,16 @@ class Run(Display):
         return self.folder / run_folder.EVALUATION
 
     @property
+    def predictions(self) -> Path:
+        """Predictions on the test split, or out of fold; a Parquet file."""
+        return self.folder / run_folder.PREDICTIONS
+
+    @property
+    def confusion(self) -> Path:
+        """The confusion matrix of those predictions, a PNG file."""
+        return self.folder / run_folder.CONFUSION
+
+    @property
     def config(self) -> TrainConfig:
         """The resolved configuration."""
         return read_config(self.config_file)
@@ -193,8 +203,12 @@ def claim(folder: Path) -> Run:
     return run
 
 
-def reopen(folder: Path) -> Run:
+def reopen(folder: Path, *, complete: bool = False) -> Run:
     """Open the run folder of an interrupted training.
+
+    Args:
+        folder: The run folder.
+        complete: Whether the run may be complete.
 
     Raises:
         UserError: If there is none, or the run is complete.
@@ -204,9 +218,10 @@ def reopen(folder: Path) -> Run:
         raise UserError(
             f"resume: {folder} is not a run folder (no {run_folder.CONFIG} with {run_folder.SPLITS} in it)"
         )
-    if run.evaluation.exists():
+    if run.evaluation.exists() and not complete:
         raise UserError(
-            f"resume: the run in {folder} is complete; start another with --config {run.config_file}"
+            f"resume: the run in {folder} is complete; --epochs with more than its {run.config.epochs} "
+            f"extends it, --config {run.config_file} starts another"
         )
     return run
 
