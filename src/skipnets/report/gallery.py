@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,12 +101,20 @@ class Thumbnails:
         results: The predictions, with the images' names.
         dataset: The images; None if they are no longer there.
         classifier: The classifier that Grad-CAM explains.
+        classifier_of: Where several have predicted, the one that did for the image at an index.
     """
 
-    def __init__(self, results: Results, dataset: ImageDataset | None, classifier: Classifier) -> None:
+    def __init__(
+        self,
+        results: Results,
+        dataset: ImageDataset | None,
+        classifier: Classifier,
+        classifier_of: Callable[[int], Classifier] | None = None,
+    ) -> None:
         self._results = results
         self._dataset = dataset
         self._classifier = classifier
+        self._classifier_of = classifier_of or (lambda _: classifier)
         # Parquet holds valid UTF-8; other bytes of a file name are � there.
         names = [] if dataset is None else dataset.names
         self._position = {_valid(name): index for index, name in enumerate(names)}
@@ -125,7 +133,7 @@ class Thumbnails:
         scale = _scale(image)
         shown = data_uri(resized(image, scale))
         try:
-            [explanations] = explain(self._classifier, [image], classes=classes)
+            [explanations] = explain(self._classifier_of(index), [image], classes=classes)
         except UserError:  # a network whose every map is a single value
             return shown, []
         return shown, [data_uri(overlay(explanation.resized(scale))) for explanation in explanations]

@@ -29,7 +29,7 @@ from skipnets.data.options import Missing
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
 from skipnets.data.survey import survey
-from skipnets.errors import UserError, listed, near_matches, one_line
+from skipnets.errors import UserError, check_at_least_1, listed, near_matches, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import atomic_path
 from skipnets.models.accounting import kept_bytes
@@ -42,6 +42,8 @@ from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
+from skipnets.training.extending import extend
+from skipnets.training.folds import extend_folds, resume_folds, train_folds
 from skipnets.training.interruption import resumable
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
@@ -66,6 +68,8 @@ def train(config: TrainConfig) -> Run:
         UserError: Wrong input. Where that shows before training, nothing has been written.
         TrainingInterrupted: Ctrl-C.
     """
+    if config.folds is not None:
+        return _in_folds(config.out, lambda: train_folds(config, train_on=_train_on, say=_say))
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = find_dataset(
         config.data,
@@ -85,7 +89,22 @@ def train(config: TrainConfig) -> Run:
     return _train(run, prepared, dataset, fresh=True)
 
 
-def resume(folder: str | Path, *, missing: Missing | None = None) -> Run:
+def _train_on(run: Run, config: TrainConfig, dataset: ImageDataset) -> Run:
+    """Train a new run on a dataset that is already split."""
+    return _train(run, prepare(config, dataset), dataset, fresh=True)
+
+
+def _in_folds(folder: Path, work: Callable[[], Run]) -> Run:
+    """Train in folds; Ctrl-C says how to go on with all of them."""
+    try:
+        return work()
+    except TrainingInterrupted:
+        raise TrainingInterrupted(
+            f"interrupted; go on with: skipnets train --resume {folder} (folds that are complete are kept)"
+        ) from None
+
+
+def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | None = None) -> Run:
     """Go on with a training that was interrupted, from the beginning of the epoch it was in.
 
     The result is the one that the training would have had without the interruption, on the same machine.
@@ -93,13 +112,34 @@ def resume(folder: str | Path, *, missing: Missing | None = None) -> Run:
     Args:
         folder: The run folder.
         missing: "skip" goes on without images that are no longer there; None does as the run was started.
+        epochs: Train up to this many epochs, more than the run was started with, also if it is complete; the
+            rate goes on as in the middle of a schedule over all of them. None does as the run was started.
 
     Raises:
         UserError: It is none, its run is complete, or the data are no longer there.
         TrainingInterrupted: Ctrl-C.
     """
-    run = reopen(Path(folder)) if not _is_helper() else Run(Path(folder))
+    run = reopen(Path(folder), complete=epochs is not None) if not _is_helper() else Run(Path(folder))
+    if epochs is not None and not _is_helper():
+        check_at_least_1(epochs=epochs)
+        if run.evaluation.exists():
+            _say(
+                "the run was evaluated on its test split before: if that result made you extend it, the next "
+                "one is a little optimistic"
+            )
+        (extend_folds if run.config.folds is not None else extend)(run, epochs)
     config = run.config
+    if config.folds is not None:
+        return _in_folds(
+            run.folder,
+            lambda: resume_folds(
+                run,
+                missing=missing,
+                train_on=_train_on,
+                resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
+                say=_say,
+            ),
+        )
     options = config.data_options
     dataset = open_dataset(
         config.data,
