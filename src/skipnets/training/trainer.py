@@ -38,6 +38,9 @@ from skipnets.models.accounting import kept_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
 from skipnets.models.family import family_of, network_graph
+from skipnets.training import budget
+from skipnets.training.announcement import announcement
+from skipnets.training.budget import Forecast, TimeBudget
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
@@ -55,11 +58,12 @@ class TrainingInterrupted(KeyboardInterrupt):
     """Ctrl-C during training; the message says where the best model is and how to go on."""
 
 
-def train(config: TrainConfig) -> Run:
+def train(config: TrainConfig, *, started: float | None = None) -> Run:
     """Train a classifier, choose its best epoch on the validation split, and evaluate that on the test split.
 
     Args:
         config: What to train, on what, how, and where to.
+        started: When the run's time began, on `time.perf_counter`. Default: now.
 
     Returns:
         The run folder. In the other processes of a distributed training, too: they return when training ends.
@@ -68,6 +72,7 @@ def train(config: TrainConfig) -> Run:
         UserError: Wrong input. Where that shows before training, nothing has been written.
         TrainingInterrupted: Ctrl-C.
     """
+    started = budget.clock() if started is None else started
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = find_dataset(
         config.data,
@@ -79,11 +84,12 @@ def train(config: TrainConfig) -> Run:
         options=config.data_options,
     )
     _check_splits(dataset)
-    prepared = prepare(config, dataset)
+    prepared = prepare(config, dataset, started=started)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
     if not _is_helper():
         _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
+        _say(announcement(prepared, dataset))
     return _train(run, prepared, dataset, fresh=True)
 
 
@@ -143,6 +149,18 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
     ]
     if average is not None:
         callbacks.insert(0, average)
+    if prepared.training_ends is not None and fresh:
+        callbacks.append(
+            TimeBudget(
+                config,
+                ends=prepared.training_ends,
+                change_plan=task.change_plan,
+                record=functools.partial(write_config, run),
+                say=_say,
+            )
+        )
+    else:
+        callbacks.append(Forecast(config, val=counts["val"], test=counts["test"], say=_say))
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
