@@ -39,7 +39,7 @@ def images_in_memory(count: int, size: tuple[int, ...], seed: int = 0) -> ImageD
 def test_size_model_and_channels_follow_from_the_images(
     size: tuple[int, ...], expected: tuple[tuple[int, int], str, int]
 ) -> None:
-    prepared = prepare(TrainConfig(data="x", out=Path("y")), images_in_memory(10, size))
+    prepared = prepare(TrainConfig(data="x", out=Path("y"), recipe="scratch"), images_in_memory(10, size))
     config = prepared.config
     assert (config.size, config.model, config.channels) == expected
     assert prepared.model.num_classes == 2
@@ -103,7 +103,7 @@ def test_finetuning_starts_from_a_checkpoint(tiny: MakeConfig, tmp_path: Path) -
     save_file(donor.state_dict(), tmp_path / "donor.safetensors")
     config = tiny(weights=tmp_path / "donor.safetensors")
     prepared = prepare(config, images_in_memory(10, (8, 8, 3)))
-    assert prepared.config.recipe == "finetune"
+    assert (prepared.config.recipe, prepared.config.lr) == ("auto", 0.01)
     assert prepared.config.channels == 3
     ours, theirs = prepared.model.state_dict(), donor.state_dict()
     assert [name for name in ours if not np.array_equal(ours[name], theirs[name])] == [
