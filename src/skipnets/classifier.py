@@ -23,6 +23,7 @@ from skipnets.description import Description
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
 from skipnets.models.registry import config_to_dict
+from skipnets.origin import Origin
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
 from skipnets.runtimes.exported import export_format, open_exported
 from skipnets.runtimes.model_file import FORMAT_VERSION, read_model_file, write_model_file
@@ -115,6 +116,7 @@ class Classifier(Display):
         self.temperature = description.temperature
         self.path = path
         self.export = None if export is None else dict(export)
+        self._origin: Origin | None = None
 
     @classmethod
     def from_model(
@@ -302,6 +304,30 @@ class Classifier(Display):
             f"runtime={self.runtime.name!r}, device={self.runtime.device!r})"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets: a torch module by value, of other runtimes the file to open again."""
+        state = vars(self).copy()
+        if self._origin is not None and (self.export is not None or self.runtime.name != "torch"):
+            del state["runtime"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again where the state holds no runtime.
+
+        Raises:
+            UserError: If it is no longer the same file.
+        """
+        vars(self).update(state)
+        if "runtime" not in state:
+            assert self._origin is not None
+            self._origin.check()
+            self.runtime = load(
+                self._origin.path,
+                runtime=self._origin.runtime,
+                device=self._origin.device,
+                threads=self._origin.threads,
+            ).runtime
+
     def _torch_runtime(self) -> TorchRuntime:
         if self.export is not None:
             raise UserError(
@@ -377,7 +403,8 @@ def load(
     if export_format(path) is not None:
         opened = open_exported(path, runtime=runtime, device=device, threads=threads)
         description = Description.from_metadata(opened.path, opened.metadata)
-        return _classifier(description, opened.runtime, opened.path, export=opened.metadata["export"])
+        classifier = _classifier(description, opened.runtime, opened.path, export=opened.metadata["export"])
+        return _remembering(classifier, device, threads)
     file = read_model_file(path)
     description = Description.from_metadata(file.path, file.metadata)
     try:
@@ -390,7 +417,7 @@ def load(
         )
     except TensorsDoNotFitError as error:
         raise UserError(f"{file.path}: {error}") from error
-    return _classifier(description, engine, file.path)
+    return _remembering(_classifier(description, engine, file.path), device, threads)
 
 
 def as_classifier(
@@ -420,6 +447,15 @@ def _classifier(
         path=path,
         export=export,
     )
+
+
+def _remembering(classifier: Classifier, device: str, threads: int | None) -> Classifier:
+    """The classifier, which can then be pickled."""
+    assert classifier.path is not None
+    classifier._origin = Origin.of(
+        classifier.path, runtime=classifier.runtime.name, device=device, threads=threads
+    )
+    return classifier
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from skipnets.inputs import named_sources
 from skipnets.models.accounting import Grid, grids
 from skipnets.models.family import network_graph, stage_groups
 from skipnets.models.graph import Activation, Graph, Norm
-from skipnets.models.modes import evaluating
+from skipnets.models.modes import evaluating, sharing_tensors
 
 if TYPE_CHECKING:
     from skipnets.data.decoding import Source
@@ -186,7 +186,8 @@ def _explanations(
     module_path: str | None,
     position: Grid,
 ) -> Iterator[list[Explanation]]:
-    model, preprocessing = classifier.model, classifier.preprocessing
+    # Captum puts hooks on the model, which must not see what other threads predict or explain meanwhile.
+    model, preprocessing = sharing_tensors(classifier.model), classifier.preprocessing
     for name, source in images:
         image = preprocessing.open(source)
         batch = preprocessing.batch([image])

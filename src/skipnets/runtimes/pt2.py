@@ -18,7 +18,7 @@ from torch.export.passes import move_to_device_pass
 from skipnets.errors import UserError, one_line
 from skipnets.runtimes.graph_format import PT2_METADATA
 from skipnets.runtimes.runtime import InputType
-from skipnets.runtimes.torch import pick_device
+from skipnets.runtimes.torch import pick_device, without_lost_threads
 
 __all__ = ["Pt2Runtime"]
 
@@ -75,6 +75,7 @@ class Pt2Runtime:
         return self._run(batch)[1]
 
     def _run(self, batch: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        without_lost_threads()
         with torch.inference_mode():
             outputs: tuple[Tensor, Tensor] = self.module(
                 torch.tensor(np.ascontiguousarray(batch), device=self._device)
