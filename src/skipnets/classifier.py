@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.description import Description
+from skipnets.description import Description, check_answers
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
 from skipnets.models.registry import config_to_dict
 from skipnets.origin import Origin
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
-from skipnets.runtimes.exported import export_format, open_exported
+from skipnets.runtimes.exported import export_format, open_exported, read_export_metadata
 from skipnets.runtimes.model_file import FORMAT_VERSION, read_model_file, write_model_file
 from skipnets.tables import Display, make_table, properties_table
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from skipnets.inputs import Images
     from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
+
+_NOT_FINITE = "the network computes what is no number: its weights or its preprocessing are wrong"
 
 __all__ = ["Classifier", "Prediction", "as_classifier", "describe", "load", "softmax"]
 
@@ -249,9 +251,16 @@ class Classifier(Display):
         They are the softmax of the logits divided by the temperature.
 
         Raises:
-            UserError: As `logits`.
+            UserError: As `logits`, and if the network's outputs are not finite.
         """
-        return softmax(self.logits(batch), self.temperature)
+        probabilities = self._softmax(self.logits(batch))
+        if not np.isfinite(probabilities).all():
+            raise UserError(f"batch: {_NOT_FINITE}")
+        return probabilities
+
+    def _softmax(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):  # those that are not finite are reported by the caller
+            return softmax(logits, self.temperature)
 
     def ranking(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[tuple[str, float], ...]:
         """The most probable classes of one image with their probabilities, best first.
@@ -362,12 +371,16 @@ class Classifier(Display):
     def _predictions(self, batches: Iterator[ImageBatch], top_k: int) -> Iterator[Prediction]:
         for batch in batches:
             rows: Iterator[NDArray[np.float64]]
-            rows = iter(self.probabilities(batch.inputs) if len(batch.inputs) else ())
+            rows = iter(self._softmax(self.logits(batch.inputs)) if len(batch.inputs) else ())
             for source, error in batch.outcomes():
                 if error is not None:
                     yield Prediction(source=source, error=error)
                     continue
-                ranking = self.ranking(next(rows), top_k)
+                row = next(rows)
+                if not np.isfinite(row).all():
+                    yield Prediction(source=source, error=f"{source}: {_NOT_FINITE}")
+                    continue
+                ranking = self.ranking(row, top_k)
                 yield Prediction(
                     source=source, label=ranking[0][0], probability=ranking[0][1], ranking=ranking
                 )
@@ -403,6 +416,7 @@ def load(
     if export_format(path) is not None:
         opened = open_exported(path, runtime=runtime, device=device, threads=threads)
         description = Description.from_metadata(opened.path, opened.metadata)
+        check_answers(opened.path, opened.runtime, description)
         classifier = _classifier(description, opened.runtime, opened.path, export=opened.metadata["export"])
         return _remembering(classifier, device, threads)
     file = read_model_file(path)
@@ -472,10 +486,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         UserError: As for `load`, except for problems in the weights.
     """
     if export_format(path) is not None:
-        opened = open_exported(path)
-        export = opened.metadata["export"]
+        where, metadata = read_export_metadata(path)
+        export = metadata["export"]
         return {
-            **_description(opened.path, opened.metadata, export.get("parameters")),
+            **_description(where, metadata, export.get("parameters")),
             "export": {key: value for key, value in export.items() if key != "parameters"},
         }
     file = read_model_file(path)
