@@ -205,6 +205,7 @@ def create_app(
     *,
     limits: Limits | None = None,
     token: str | None = None,
+    allow_hosts: Sequence[str] = (),
     examples: Sequence[Example] = (),
     batch_size: int = 32,
     batch_delay: float = 0.005,
@@ -217,6 +218,8 @@ def create_app(
             while the server already answers `/healthz`.
         limits: Beyond them requests are refused; None takes the defaults.
         token: Bearer token that clients must send; None requires none.
+        allow_hosts: Names by which clients may address the server, beside localhost; "*" for any. Without
+            names, only connections to a loopback address are checked.
         examples: Images that the page offers.
         batch_size: Most images in a batch.
         batch_delay: Longest time that an image waits for others while the network is idle, in seconds.
@@ -257,6 +260,7 @@ def create_app(
         token=token,
         free=_FREE,
         counted=_COUNTED,
+        hosts=frozenset(name.lower() for name in allow_hosts),
         headers={
             "Cache-Control": "no-store",
             "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",

@@ -1,4 +1,4 @@
-"""Middleware for every request: limits, the token, headers and metrics.
+"""Middleware for every request: where it comes from, limits, the token, headers and metrics.
 
 Plain ASGI: a request's body passes through in chunks as it arrives.
 """
@@ -22,12 +22,13 @@ __all__ = ["Guard"]
 
 _LOG = logging.getLogger("skipnets")
 
-# A client that is still sending when the response comes would see a broken connection, not the response.
-_SECONDS_TO_DISCARD = 2.0
+# A client that reads its response only after it has sent everything would see a broken connection instead.
+_SECONDS_TO_DISCARD = 10.0
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Guard:
-    """ASGI middleware that enforces limits and the token, and counts requests.
+    """ASGI middleware that enforces limits, the token and where requests come from, and counts them.
 
     Args:
         app: The routes.
@@ -36,6 +37,7 @@ class Guard:
         free: Paths that need no token.
         counted: Paths with metrics of their own.
         headers: Added to every response, unless a route has set them.
+        hosts: Names of this server, lower case, beside those of this machine; "*" for any.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Guard:
         free: frozenset[str],
         counted: frozenset[str],
         headers: Mapping[str, str],
+        hosts: frozenset[str] = frozenset(),
     ) -> None:
         self._app = app
         self._service = service
@@ -54,6 +57,7 @@ class Guard:
         self._free = free
         self._counted = counted
         self._headers = dict(headers)
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -71,18 +75,22 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
-                if not timeout.expired():
-                    await body.discard()
+                if self._service.state == "draining":
+                    headers["Connection"] = "close"
+            elif not message.get("more_body", False) and not timeout.expired():
+                # The response can be read now, and ends when the request has.
+                await send({**message, "more_body": True})
+                await body.discard()
+                message = {"type": "http.response.body", "body": b""}
             await send(message)
 
         self._service.running += 1
         try:
             async with asyncio.timeout(self._service.limits.seconds) as timeout:
-                if self._is_authorized(scope):
+                refusal = self._refusal(scope, body)
+                if refusal is None:
                     await self._app(scope, body.receive, answer)
                 else:
-                    refusal = _refusal(401, "a token is needed: Authorization: Bearer …")
-                    refusal.headers["WWW-Authenticate"] = "Bearer"
                     await refusal(scope, receive, answer)
         except Exception as error:
             if isinstance(error, TimeoutError) and timeout.expired():
@@ -97,6 +105,49 @@ class Guard:
             path = scope["path"] if scope["path"] in self._counted else "other"
             self._service.metrics.requests.labels(path, str(status)).inc()
             self._service.metrics.request_seconds.labels(path).observe(time.perf_counter() - start)
+
+    def _refusal(self, scope: Scope, body: _Body) -> JSONResponse | None:
+        """Why a request is refused before anything of it is read; None if it is not."""
+        headers = Headers(scope=scope)
+        if not self._is_addressed(scope, headers):
+            return _refusal(
+                421, f"Host {headers['host']!r} is not a name of this server (--allow-host adds names)"
+            )
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not self._is_same_site(headers):
+            return _refusal(403, "requests from pages of other sites are refused")
+        if not self._is_authorized(scope):
+            refusal = _refusal(401, "a token is needed: Authorization: Bearer …")
+            refusal.headers["WWW-Authenticate"] = "Bearer"
+            return refusal
+        if body.is_announced_too_large:
+            return _refusal(413, body.too_large)
+        return None
+
+    def _is_addressed(self, scope: Scope, headers: Headers) -> bool:
+        """Whether the request names this server.
+
+        A page of another site can point its own name at a loopback address and then read what this server
+        answers (DNS rebinding): its requests still carry that name. So names count where a connection came
+        in on a loopback address, or where names are given.
+        """
+        host = headers.get("host")
+        if host is None or "*" in self._hosts:
+            return True
+        local = (scope.get("server") or ("",))[0] in _LOCAL_NAMES
+        if not local and not self._hosts:
+            return True
+        return _host_name(host) in _LOCAL_NAMES | self._hosts
+
+    def _is_same_site(self, headers: Headers) -> bool:
+        """Whether no page of another site sent this: browsers say where a request comes from."""
+        site = headers.get("sec-fetch-site")
+        if site is not None:
+            return site in ("same-origin", "none")
+        origin = headers.get("origin")
+        if origin is None:
+            return True  # not a browser
+        address = origin.partition("://")[2]
+        return address == headers.get("host") or _host_name(address) in self._hosts
 
     def _too_late(self, body: _Body) -> JSONResponse:
         seconds = f"{self._service.limits.seconds:g} s"
@@ -128,7 +179,8 @@ class _Body:
         headers = Headers(scope=scope)
         announced = headers.get("content-length", "0")
         self.complete = announced == "0" and "transfer-encoding" not in headers
-        self._announced = int(announced) if announced.isdecimal() else 0
+        self.is_announced_too_large = announced.isdecimal() and int(announced[:20]) > limit
+        self.too_large = f"the request is larger than {limit:,} bytes, the limit"
         self._waits = headers.get("expect", "").lower() == "100-continue"
         self._receive = receive
         self._limit = limit
@@ -140,13 +192,11 @@ class _Body:
         Raises:
             HTTPException: If there is more than the limit.
         """
-        if self._announced > self._limit:
-            raise self._too_large()
         # Reading the body sends the "100 Continue" that the client waits for.
         self._waits = False
         message = await self._next()
         if self._size > self._limit:
-            raise self._too_large()
+            raise HTTPException(413, self.too_large)
         return message
 
     async def discard(self) -> None:
@@ -167,8 +217,12 @@ class _Body:
         self.complete = not message.get("more_body", False)
         return message
 
-    def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"the request is larger than {self._limit:,} bytes, the limit")
+
+def _host_name(host: str) -> str:
+    """The name in a Host header, lower case, without its port: "[::1]:8000" → "::1"."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower().rstrip(".")
 
 
 def _refusal(status: int, detail: str) -> JSONResponse:
