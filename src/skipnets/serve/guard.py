@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from skipnets.serve.service import Service
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "refusal_body"]
 
 _LOG = logging.getLogger("skipnets")
 
@@ -35,7 +35,7 @@ class Guard:
         service: Its limits are enforced and its metrics updated.
         token: Bearer token that clients must send, except on `free` paths; None requires none.
         free: Paths that need no token.
-        counted: Paths with metrics of their own.
+        counted: From a path to the one under which it is counted.
         headers: Added to every response, unless a route has set them.
         hosts: Names of this server, lower case, beside those of this machine; "*" for any.
     """
@@ -47,7 +47,7 @@ class Guard:
         service: Service,
         token: str | None,
         free: frozenset[str],
-        counted: frozenset[str],
+        counted: Callable[[str], str],
         headers: Mapping[str, str],
         hosts: frozenset[str] = frozenset(),
     ) -> None:
@@ -94,15 +94,15 @@ class Guard:
                     await refusal(scope, receive, answer)
         except Exception as error:
             if isinstance(error, TimeoutError) and timeout.expired():
-                refusal = self._too_late(body)
+                refusal = self._too_late(scope, body)
             else:
                 _LOG.exception("%s %s failed", scope["method"], scope["path"])
-                refusal = _refusal(500, "internal error; see the server's log")
+                refusal = _refusal(scope, 500, "internal error; see the server's log")
             if not status:
                 await refusal(scope, receive, answer)
         finally:
             self._service.running -= 1
-            path = scope["path"] if scope["path"] in self._counted else "other"
+            path = self._counted(scope["path"])
             self._service.metrics.requests.labels(path, str(status)).inc()
             self._service.metrics.request_seconds.labels(path).observe(time.perf_counter() - start)
 
@@ -111,16 +111,16 @@ class Guard:
         headers = Headers(scope=scope)
         if not self._is_addressed(scope, headers):
             return _refusal(
-                421, f"Host {headers['host']!r} is not a name of this server (--allow-host adds names)"
+                scope, 421, f"Host {headers['host']!r} is not a name of this server (--allow-host adds names)"
             )
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not self._is_same_site(headers):
-            return _refusal(403, "requests from pages of other sites are refused")
+            return _refusal(scope, 403, "requests from pages of other sites are refused")
         if not self._is_authorized(scope):
-            refusal = _refusal(401, "a token is needed: Authorization: Bearer …")
+            refusal = _refusal(scope, 401, "a token is needed: Authorization: Bearer …")
             refusal.headers["WWW-Authenticate"] = "Bearer"
             return refusal
         if body.is_announced_too_large:
-            return _refusal(413, body.too_large)
+            return _refusal(scope, 413, body.too_large)
         return None
 
     def _is_addressed(self, scope: Scope, headers: Headers) -> bool:
@@ -149,11 +149,11 @@ class Guard:
         address = origin.partition("://")[2]
         return address == headers.get("host") or _host_name(address) in self._hosts
 
-    def _too_late(self, body: _Body) -> JSONResponse:
+    def _too_late(self, scope: Scope, body: _Body) -> JSONResponse:
         seconds = f"{self._service.limits.seconds:g} s"
         if body.complete:
-            return _refusal(504, f"no answer within {seconds}")
-        refusal = _refusal(408, f"the request did not arrive within {seconds}")
+            return _refusal(scope, 504, f"no answer within {seconds}")
+        refusal = _refusal(scope, 408, f"the request did not arrive within {seconds}")
         refusal.headers["Connection"] = "close"
         return refusal
 
@@ -225,5 +225,10 @@ def _host_name(host: str) -> str:
     return host.partition(":")[0].lower().rstrip(".")
 
 
-def _refusal(status: int, detail: str) -> JSONResponse:
-    return JSONResponse({"detail": detail}, status)
+def refusal_body(path: str, detail: str) -> dict[str, str]:
+    """The JSON of a refusal; the Open Inference Protocol calls its line `error`."""
+    return {"error" if path.startswith("/v2") else "detail": detail}
+
+
+def _refusal(scope: Scope, status: int, detail: str) -> JSONResponse:
+    return JSONResponse(refusal_body(scope["path"], detail), status)

@@ -34,6 +34,8 @@ from skipnets.serve.metrics import Metrics
 
 __all__ = ["BusyError", "Service", "Upload"]
 
+_BODIES_HELD = 4
+
 State = Literal["loading", "ready", "draining", "failed"]
 
 
@@ -123,6 +125,7 @@ class Service:
         self._classifier: Classifier | None = None
         self._explains = False
         self._admitted = 0
+        self._held = 0
         self._seconds_an_image = 0.05
         self._budget = PixelBudget(limits.memory)
         self.metrics.image_memory.set_function(lambda: self._budget.used)
@@ -207,6 +210,26 @@ class Service:
         finally:
             self._admitted -= places
             self.metrics.queue.set(self._admitted)
+
+    @contextlib.contextmanager
+    def holding(self, announced: str | None) -> Iterator[None]:
+        """Room for a request's body that is held in memory, not in a file.
+
+        Args:
+            announced: Its Content-Length; None if it is not known.
+
+        Raises:
+            BusyError: If the bodies of other requests take all the room.
+        """
+        most = self.limits.body_bytes
+        size = min(int(announced[:12]), most) if announced is not None and announced.isdecimal() else most
+        if self._held and self._held + size > _BODIES_HELD * most:
+            raise BusyError("the bodies of other requests fill the memory that is set aside for them", 1)
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
 
     async def predict(self, uploads: Sequence[Upload], top_k: int) -> list[Prediction]:
         """Classify each image; one that cannot be read has an error and does not stop the others."""
