@@ -31,9 +31,10 @@ from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block, not_fused
 from skipnets.ops.transition import TransitionParameters, transition
-from skipnets.ops.triton import unsupported_kernels
+from skipnets.ops.triton import slower_launches, unsupported_kernels
 
 _STEM = ("conv0", "norm0", "relu0", "pool0")
+_FUSED = "fused kernels"
 
 
 class _LayerParts(NamedTuple):
@@ -78,7 +79,10 @@ class _Execution(nn.Module):
         if reason is not None:
             return f"plain: {reason}"
         policy = "linear-recompute" if self.recompute else "linear"
-        return policy if self.executor is None else f"{policy}: {self.executor}"
+        if self.executor is None:
+            return policy
+        slower = slower_launches() if self.executor == _FUSED else None
+        return f"{policy}: {self.executor}" + (f", but {slower}" if slower else "")
 
     def unsupported_reason(self, features: Tensor) -> str | None:
         """Why this forward pass has to be plain, or None; remembered for the report."""
@@ -101,7 +105,7 @@ class _Execution(nn.Module):
                 return "faster on a processor without AVX-512"
             return None
         reason = self._not_fused(features)
-        self.executor = "fused kernels" if reason is None else f"PyTorch's operators, as {reason}"
+        self.executor = _FUSED if reason is None else f"PyTorch's operators, as {reason}"
         return reason if self.automatic else None
 
     def _not_fused(self, features: Tensor) -> str | None:  # noqa: ARG002 — a block's depends on them
