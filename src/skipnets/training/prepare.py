@@ -19,10 +19,9 @@ from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
-from skipnets.models.family import family_of
-from skipnets.models.graph import ExecutionPolicy
 from skipnets.training.callbacks import seed_everything
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
+from skipnets.training.execution import choose_execution
 from skipnets.training.recipes import with_recipe
 
 # Images up to this side are shown to the network as they are, by a stem that does not shrink them.
@@ -56,7 +55,7 @@ def prepare(config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = 
         dataset: The data set with its splits.
         load_weights: False where a checkpoint will replace them anyway.
     """
-    wanted_execution = config.block_execution
+    given = config
     config = with_recipe(config)
     train = dataset.split("train")
     seed_everything(config.seed)
@@ -100,7 +99,7 @@ def prepare(config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = 
         "model": name,
         "workers": _cores() if config.workers is None else config.workers,
         "precision": resolve_precision(config.precision, config.accelerator),
-        "block_execution": _set_block_execution(model, wanted_execution, config.block_execution),
+        **choose_execution(model, given, config, preprocessing.size),
         "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
     }
     values = {field: getattr(config, field) for field in FIELDS} | resolved
@@ -203,13 +202,3 @@ def _fit_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     if len(values) == channels:
         return tuple(float(value) for value in values)
     return (float(np.mean(values)),) * channels
-
-
-def _set_block_execution(
-    model: Backbone[Any], wanted: ExecutionPolicy | None, default: ExecutionPolicy | None
-) -> ExecutionPolicy:
-    """Choose how dense blocks run, where the model has any; returns what was chosen."""
-    executions = family_of(model.config).executions
-    chosen = wanted or (default if len(executions) > 1 else None) or "plain"
-    model.set_block_execution(chosen)
-    return chosen
