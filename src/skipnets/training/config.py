@@ -217,10 +217,15 @@ class TrainConfig:
     """Number format of the computation. Default: bf16-mixed on GPUs that have it, 16-mixed on older ones,
     32-true on CPUs. On a GPU, 32-true also keeps convolutions and matrix products from using TF32."""
     channels_last: bool | None = None
-    """Keep images in memory channel by channel within a pixel, which is faster for most convolutions."""
+    """Keep images in memory channel by channel within a pixel, which is faster for most convolutions.
+    Default: yes on a GPU; on a CPU whichever is faster, which is measured."""
     block_execution: ExecutionPolicy | None = None
-    """How dense blocks run: auto (what is fastest on the device), plain, linear (in linear memory), or
-    linear-recompute (in still less, for more time). The numbers are the same."""
+    """How dense blocks run: auto (what is fastest on the device; on a CPU some steps are measured), plain,
+    linear (in linear memory), or linear-recompute (in still less, for more time). The numbers are the
+    same."""
+    operators: dict[str, str] | None = None
+    """What computes each layer shape on a CPU, as measured where the run was started. It is written into
+    run.yaml, so that the same run again rounds alike. Default: measured."""
 
     @property
     def data_options(self) -> DataOptions:

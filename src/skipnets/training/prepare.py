@@ -19,12 +19,11 @@ from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
-from skipnets.models.family import family_of
-from skipnets.models.graph import ExecutionPolicy
 from skipnets.training import budget
 from skipnets.training.callbacks import seed_everything
 from skipnets.training.choice import choose
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
+from skipnets.training.execution import choose_execution
 from skipnets.training.recipes import with_recipe
 
 # Images up to this side are shown to the network as they are, by a stem that does not shrink them.
@@ -66,10 +65,10 @@ def prepare(
         load_weights: False where a checkpoint will replace them anyway.
         started: When the run's time began, on `budget.clock`. Default: now.
     """
+    given = config
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
     started = budget.clock() if started is None else started
-    wanted_execution = config.block_execution
     train = dataset.split("train")
     if clash := sorted({"num_classes", "in_chans"} & set(config.model_options)):
         raise UserError(
@@ -129,7 +128,7 @@ def prepare(
         "epoch_plan": config.epoch_plan
         or (((0, config.epochs),) if chosen.training_ends is not None else ()),
         "precision": precision,
-        "block_execution": _set_block_execution(model, wanted_execution, config.block_execution),
+        **choose_execution(model, given, config, preprocessing.size),
         "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
     }
     values = {field: getattr(config, field) for field in FIELDS} | resolved
@@ -248,13 +247,3 @@ def _fit_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     if len(values) == channels:
         return tuple(float(value) for value in values)
     return (float(np.mean(values)),) * channels
-
-
-def _set_block_execution(
-    model: Backbone[Any], wanted: ExecutionPolicy | None, default: ExecutionPolicy | None
-) -> ExecutionPolicy:
-    """Choose how dense blocks run, where the model has any; returns what was chosen."""
-    executions = family_of(model.config).executions
-    chosen = wanted or (default if len(executions) > 1 else None) or "plain"
-    model.set_block_execution(chosen)
-    return chosen
