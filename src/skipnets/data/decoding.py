@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from skipnets.data import arrays, dicom, nifti, tiff
+from skipnets.data.pixel_budget import peak_bytes, raster_peak_bytes, webp_canvas, webp_peak_bytes
 from skipnets.data.raster import (
     Header,
     RasterFile,
@@ -76,6 +77,9 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b
 # How much finer than its result a reduced JPEG is. With 1, crops are 4% less sharp than from the whole
 # image, with 2 the difference is below 1% (Pillow's thumbnail() takes 2 as well).
 _REDUCING_GAP = 2
+
+
+_BAND_ROWS = 256
 
 
 class ImageDecodeError(UserError):
@@ -271,11 +275,15 @@ def _opened(source: Source, max_pixels: int | None = None) -> Iterator[Image.Ima
             yield source
     else:
         name = str(source) if isinstance(source, str | os.PathLike | Page) else "image"
-        with _one_error(name, limit), _open_file(source, limit) as opened:
-            if isinstance(opened, Image.Image):
-                _turn_to(opened, _number(source) or 0)
-                check_size(opened.width * opened.height, limit)
-            yield opened
+        with _one_error(name, limit):
+            canvas = webp_canvas(_head(source, 30))
+            if canvas is not None:
+                check_size(canvas[0] * canvas[1], limit)
+            with _open_file(source, limit) as opened:
+                if isinstance(opened, Image.Image):
+                    _turn_to(opened, _number(source) or 0)
+                    check_size(opened.width * opened.height, limit)
+                yield opened
 
 
 @contextmanager
@@ -326,7 +334,7 @@ def _open_file(
             pass
         if isinstance(file, str | os.PathLike):
             file = stack.enter_context(Path(file).open("rb"))
-        opened = _open_other(file, max_pixels)
+        opened = _open_other(_whole_file(file), max_pixels)
         stack.callback(opened.close)
         yield opened
 
@@ -338,7 +346,7 @@ def _is_misread(image: TiffImagePlugin.TiffImageFile) -> bool:
     photometric = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
     alpha = image.mode in ("LA", "RGBA")
     bands = (photometric in (0, 1) and samples > 1 + alpha) or (photometric == 2 and samples > 4)
-    return bands or dicom.is_dicom(_head(image.fp))
+    return bands or dicom.is_dicom(_head(_file_of(image)))
 
 
 def _open_other(file: BinaryIO, max_pixels: int) -> Image.Image | RasterFile:
@@ -369,18 +377,24 @@ def _for(extra: str, kind: str, there: bool, file: BinaryIO) -> BinaryIO:
     return file
 
 
-def _head(file: Any) -> bytes:
-    file.seek(0)
-    head: bytes = file.read(4096)
-    file.seek(0)
-    return head
-
-
 def _turn_to(image: Image.Image, page: int) -> None:
     try:
         image.seek(page)
     except EOFError:
         raise ValueError("there is no such page") from None
+
+
+def _head(source: str | os.PathLike[str] | bytes | BinaryIO | Page, size: int = 4096) -> bytes:
+    """The first bytes of a file."""
+    if isinstance(source, bytes):
+        return source[:size]
+    if isinstance(source, str | os.PathLike | Page):
+        with Path(source.path if isinstance(source, Page) else source).open("rb") as opened:
+            return opened.read(size)
+    source.seek(0)
+    head = source.read(size)
+    source.seek(0)
+    return head
 
 
 @functools.cache
@@ -482,9 +496,13 @@ def _pillow_values(image: Image.Image, number: int | None, channels: int | None,
 def _file_of(image: Image.Image) -> BinaryIO:
     """The file that an image is to be decoded from, at its start."""
     assert isinstance(image, ImageFile.ImageFile)
-    file = cast(BinaryIO, image.fp)
+    return _whole_file(image.fp)
+
+
+def _whole_file(file: Any) -> BinaryIO:
+    """A file at its start, with all that libraries ask of one."""
     file.seek(0)
-    return file
+    return cast(BinaryIO, file) if isinstance(file, io.IOBase) else io.BytesIO(file.read())
 
 
 def _both_bytes(image: Image.Image) -> Values:
@@ -566,6 +584,8 @@ def _by_tifffile(image: TiffImagePlugin.TiffImageFile) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     # First, because PNG may hold its EXIF block behind the pixels, and Pillow turns TIFF by itself in load().
     image = _loaded(image)
+    if _orientation(image) == 1:
+        return image  # without the copy that exif_transpose makes
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a damaged EXIF block says nothing about the pixels
@@ -579,10 +599,20 @@ def _converted(image: Image.Image, channels: int | None) -> Image.Image:
     elif image.mode in ("I", "F"):
         raise ValueError("32-bit pixels have no fixed range; save it with 8 or 16 bits")
     elif image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        image = _on_white(image)
     mode = {1: "L", 3: "RGB", None: "L" if image.mode in ("1", "L") else "RGB"}[channels]
     return image if image.mode == mode else image.convert("RGB").convert(mode)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """An image without its transparency, composed in bands of rows, for want of three copies of it."""
+    composed = Image.new("RGB", image.size)
+    for top in range(0, image.height, _BAND_ROWS):
+        box = (0, top, image.width, min(top + _BAND_ROWS, image.height))
+        band = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", band.size, "white")
+        composed.paste(Image.alpha_composite(white, band).convert("RGB"), box)
+    return composed
 
 
 def read_header(source: Source) -> Header:
@@ -597,12 +627,40 @@ def read_header(source: Source) -> Header:
     with _opened(source) as image:
         if not isinstance(image, Image.Image):
             return image.header
-        # Pillow turns TIFF's size itself, and would decode a PNG to look for the tag behind its pixels.
-        turned = image.format in ("JPEG", "MPO", "WEBP") and _orientation(image) >= 5
-        width, height = image.size[::-1] if turned else image.size
-        gray = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
-        several = bool(getattr(image, "is_animated", False))
-        return Header(width, height, 1 if gray else 3, _bits(image), image.format or "", several)
+        return _pillow_header(image)
+
+
+def _pillow_header(image: Image.Image) -> Header:
+    # Pillow turns TIFF's size itself, and would decode a PNG to look for the tag behind its pixels.
+    turned = image.format in ("JPEG", "MPO", "WEBP") and _orientation(image) >= 5
+    width, height = image.size[::-1] if turned else image.size
+    gray = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+    several = bool(getattr(image, "is_animated", False))
+    return Header(width, height, 1 if gray else 3, _bits(image), image.format or "", several)
+
+
+def decoding_bytes(source: Source, *, max_pixels: int = MAX_PIXELS, windowed: bool = False) -> int:
+    """The most memory that `open_image` takes for an image, in bytes, from its header alone.
+
+    Args:
+        source: As for `open_image`.
+        max_pixels: Likewise.
+        windowed: Whether it is read with all of its bits (`read_values`) and windowed.
+
+    Raises:
+        ImageDecodeError: There is no image in a known format, or it is larger than `max_pixels`.
+    """
+    if isinstance(source, bytes) or hasattr(source, "read"):
+        canvas = webp_canvas(_head(cast("bytes | BinaryIO", source), 30))
+        if canvas is not None and canvas[0] * canvas[1] <= max_pixels:
+            return webp_peak_bytes(*canvas)
+    if windowed and isinstance(source, np.ndarray):
+        return raster_peak_bytes(read_header(source))
+    with _opened(source, max_pixels) as opened:
+        if not isinstance(opened, Image.Image):
+            return raster_peak_bytes(opened.header)
+        header = _pillow_header(opened)
+        return peak_bytes(opened) + (raster_peak_bytes(header) if windowed else 0)
 
 
 def _bits(image: Image.Image) -> int:
