@@ -27,8 +27,9 @@ from skipnets.data.decoding import (
     read_values,
     window_values,
 )
+from skipnets.data.listing import channel_word
 from skipnets.data.raster import WindowedImage
-from skipnets.errors import UserError, near_matches
+from skipnets.errors import UserError, listed, near_matches
 
 __all__ = ["FITS", "INTERPOLATIONS", "VOI", "ImageDecodeError", "Preprocessing"]
 
@@ -250,6 +251,17 @@ class Preprocessing:
         for row, image in zip(pixels, images, strict=True):
             row[...] = self.pixels(image)
         return self.normalize(pixels)
+
+    def summary(self) -> str:
+        """Size, channels, fit and window in a few words."""
+        height, width = self.size
+        words = [f"{height} × {width}", channel_word(self.channels), self.fit]
+        if self.window == VOI:
+            words.append("each file's own window")
+        elif self.window is not None:
+            pairs = dict.fromkeys(f"{low:g} to {high:g}" for low, high in self.window)
+            words.append(f"window {listed(pairs, 3)}")
+        return ", ".join(words)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them; those of windows and bands only where they differ from 8 bits."""
