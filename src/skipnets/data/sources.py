@@ -207,14 +207,18 @@ def find_dataset(
     download: bool = False,
     duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
+    strict: bool = True,
 ) -> ImageDataset:
-    """`open_dataset` for those who show `ImageDataset.listing` themselves: it logs nothing."""
+    """`open_dataset` for those who show `ImageDataset.listing` themselves: it logs nothing.
+
+    Without `strict`, a class that is spelled in two ways is always a warning, and never an error.
+    """
     if seed < 0:
         raise UserError(f"seed={seed}: must not be negative")
     check_path("data", data)
     options = options or DataOptions()
     shares = None if fractions is None else check_fractions(fractions)
-    dataset = _find(data, options, download=download)
+    dataset = _find(data, options, download=download, strict=strict)
     if duplicates not in get_args(Duplicates):
         raise UserError(f"duplicates={duplicates!r}: must be one of {', '.join(get_args(Duplicates))}")
     if splits is None and duplicates != "ignore":
@@ -230,7 +234,9 @@ def find_dataset(
     return _deal_out(dataset, shares, seed, data)
 
 
-def _find(data: str | os.PathLike[str], options: DataOptions, *, download: bool) -> ImageDataset:
+def _find(
+    data: str | os.PathLike[str], options: DataOptions, *, download: bool, strict: bool
+) -> ImageDataset:
     """The images, with the splits and groups that the data itself tells."""
     if isinstance(data, str) and data in NAMED_SETS:
         return _named(data, download=download)
@@ -263,7 +269,7 @@ def _find(data: str | os.PathLike[str], options: DataOptions, *, download: bool)
             f"{data}: no such folder, manifest or named dataset ({', '.join(NAMED_SETS)})"
             f"{near_matches(str(data), NAMED_SETS)}"
         )
-    check_labels(listing)
+    check_labels(listing, strict=strict)
     if options.group_pattern is not None:
         _find_groups(listing, options.group_pattern)
     elif not any(entry.group for entry in listing.entries):

@@ -95,8 +95,8 @@ class Survey(Display):
             "warnings": list(self.warnings),
         }
 
-    def tables(self) -> list[Table]:
-        """What `print` and a notebook show."""
+    def facts(self) -> dict[str, str]:
+        """What there is but for counts of classes, in words; without what there is nothing to say about."""
         splits = ", ".join(f"{split} {sum(counts):,}" for split, counts in self.counts.items())
         rows = {
             "data": self.data,
@@ -112,7 +112,11 @@ class Survey(Display):
             "unreadable": listed((f"{name} ({reason})" for name, reason in self.unreadable.items()), 3),
             "passed over": passed_over_line(self.passed_over),
         }
-        properties = properties_table({name: text for name, text in rows.items() if text})
+        return {name: text for name, text in rows.items() if text}
+
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show."""
+        properties = properties_table(self.facts())
         for note in self.notes:
             properties.add_row("note", cell(note))
         warnings = properties_table({})

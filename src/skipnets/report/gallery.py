@@ -5,8 +5,6 @@ Shapes: N images, K classes.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +20,16 @@ from skipnets.errors import UserError
 from skipnets.insight.attribution import explain, resized
 from skipnets.insight.overlays import overlay
 from skipnets.report.results import Results
+from skipnets.report.thumbnails import data_uri, thumbnail_scale
 
-__all__ = ["Cell", "Thumbnails", "confusion_cells", "least_confident_correct", "most_confident_mistakes"]
+__all__ = [
+    "Cell",
+    "Thumbnails",
+    "confusion_cells",
+    "least_confident_correct",
+    "most_confident_mistakes",
+]
 
-THUMBNAIL = 112  # pixels, the longer side
 GALLERY = 12  # images in each gallery with Grad-CAM
 WRONG_CELL, RIGHT_CELL = 12, 6  # images of one cell of the confusion matrix
 ALL_CELLS = 600  # images of all cells
@@ -108,20 +112,20 @@ class Thumbnails:
     def thumbnail(self, index: int) -> str | None:
         """An image as a data URI; None if it is not there."""
         image = self._open(index)
-        return None if image is None else _data_uri(resized(image, _scale(image)))
+        return None if image is None else data_uri(resized(image, thumbnail_scale(image)))
 
     def explained(self, index: int, classes: Sequence[str]) -> tuple[str | None, list[str]]:
         """An image and its Grad-CAM overlay for each of these classes, as data URIs."""
         image = self._open(index)
         if image is None:
             return None, []
-        scale = _scale(image)
-        shown = _data_uri(resized(image, scale))
+        scale = thumbnail_scale(image)
+        shown = data_uri(resized(image, scale))
         try:
             [explanations] = explain(self._classifier, [image], classes=classes)
         except UserError:  # a network whose every map is a single value
             return shown, []
-        return shown, [_data_uri(overlay(explanation.resized(scale))) for explanation in explanations]
+        return shown, [data_uri(overlay(explanation.resized(scale))) for explanation in explanations]
 
     def _open(self, index: int) -> Image.Image | None:
         position = self._position.get(self._results.names[index])
@@ -131,18 +135,6 @@ class Thumbnails:
             return self._classifier.preprocessing.open(self._dataset.source(position))
         except ImageDecodeError:
             return None
-
-
-def _scale(image: Image.Image) -> float:
-    """The scale of a thumbnail; an integer for small images, so that all their pixels stay of equal size."""
-    scale = THUMBNAIL / max(image.size)
-    return max(round(scale), 1) if scale > 1 else scale
-
-
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _in_order(positions: NDArray[np.int64], key: NDArray[Any]) -> list[int]:
