@@ -34,7 +34,6 @@ from sklearn.pipeline import make_pipeline
 
 import skipnets
 from skipnets.evaluation import evaluate
-from skipnets.report import label_errors
 from skipnets.report.auditing import CERTAIN
 from skipnets.report.label_errors import calibrated, find_label_errors
 
@@ -78,11 +77,7 @@ def folder(
 
 def measured(true: Labels, given: Labels, probabilities: Probabilities, *, raw: bool) -> dict[str, float]:
     wrong = true != given
-    if raw:
-        label_errors.calibrated = lambda _, values: values  # type: ignore[assignment]
-    else:
-        label_errors.calibrated = calibrated
-        probabilities = calibrated(given, probabilities)
+    probabilities = probabilities if raw else calibrated(given, probabilities)
     named = find_label_errors(given, probabilities)
     images = [error.image for error in named]
     corrected = [error for error in named if error.of_suggested >= CERTAIN]

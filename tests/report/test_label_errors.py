@@ -32,7 +32,7 @@ def test_nine_tenths_of_the_least_probable_labels_are_wrong(
     swapped: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
     true, given, probabilities = swapped
-    errors = find_label_errors(given, probabilities)
+    errors = find_label_errors(given, calibrated(given, probabilities))
     most = round(0.03 * len(true))
     first = [error.image for error in errors[:most]]
     assert (true[first] != given[first]).mean() >= 0.9
@@ -63,7 +63,9 @@ def test_an_overconfident_model_is_calibrated_first() -> None:
     predicted = np.where(generator.random(500) < 0.3, generator.integers(0, 5, 500), labels)
     probabilities = np.full((500, 5), 1e-6)
     probabilities[np.arange(500), predicted] = 1 - 4e-6
-    assert all(error.of_suggested < 0.9 for error in find_label_errors(labels, probabilities))
+    assert all(
+        error.of_suggested < 0.9 for error in find_label_errors(labels, calibrated(labels, probabilities))
+    )
 
 
 def test_nothing_to_find() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _CLASSES_SHOWN = 20
 _FIRST, _LAST = 12, 4
 _RIGHT: Literal["right"] = "right"
+_NO_SPLIT = "no split"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Survey(Display):
         data: What was opened.
         layout: How the images are arranged.
         classes: Their names, in the order of their labels.
-        counts: Split → images of each class.
+        counts: Split → images of each class; "no split" where the data does not tell it.
         columns: A manifest's columns and what each is used for; "" for nothing.
         groups: How many groups there are; None where groups are not known.
         headers: What the headers of the images say, without those that cannot be read.
@@ -102,7 +103,7 @@ class Survey(Display):
             "data": self.data,
             "layout": self.layout,
             "columns": ", ".join(f"{name} ({role})" for name, role in self.columns.items() if role),
-            "images": f"{self.total:,} ({splits})",
+            "images": f"{self.total:,}" + (f" ({splits})" if [*self.counts] != [_NO_SPLIT] else ""),
             "classes": f"{len(self.classes):,}",
             "groups": "" if self.groups is None else f"{self.groups:,}",
             "size": self._sizes(),
@@ -159,8 +160,8 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
     listing = dataset.listing
     classes = len(dataset.classes)
     counts = {
-        split: np.bincount(dataset.labels[dataset.splits == split], minlength=classes).tolist()
-        for split in SPLITS
+        split or _NO_SPLIT: np.bincount(dataset.labels[dataset.splits == split], minlength=classes).tolist()
+        for split in (*SPLITS, "")
         if (dataset.splits == split).any()
     }
     headers, unreadable, looked_at = _headers(dataset, most)

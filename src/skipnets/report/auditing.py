@@ -21,7 +21,7 @@ from skipnets.data.copies import MOST, find_copies
 from skipnets.data.listing import counted
 from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import ImageDataset, find_dataset
+from skipnets.data.sources import ImageDataset, find_with_own_splits
 from skipnets.data.survey import Survey, survey
 from skipnets.errors import check_at_least_1
 from skipnets.evaluation.tables import write_table
@@ -36,7 +36,7 @@ from skipnets.report.findings import (
     size_findings,
     sorted_findings,
 )
-from skipnets.report.label_errors import find_label_errors
+from skipnets.report.label_errors import calibrated, find_label_errors
 from skipnets.report.predictions import TABLES, UnseenPredictions, predict_unseen, read_predictions
 from skipnets.tables import Display, cell, make_table, properties_table
 
@@ -339,17 +339,15 @@ def audit(
 def _open(
     data: str | os.PathLike[str], options: DataOptions, *, download: bool
 ) -> tuple[ImageDataset, list[str]]:
-    """The images in the splits that the data tell, else "", and the listed files that are not there."""
+    """The images, and the listed files that are not there."""
     missing: list[str] = []
     try:
-        dataset = find_dataset(data, fractions=None, download=download, options=options, strict=False)
+        dataset = find_with_own_splits(data, download=download, options=options, strict=False)
     except MissingFilesError as error:
         missing = error.names
         options = replace(options, missing="skip")
-        dataset = find_dataset(data, fractions=None, download=download, options=options, strict=False)
-    entries = dataset.listing.entries
-    told = any(entry.split for entry in entries) if entries else len(np.unique(dataset.splits)) > 1
-    return dataset if told else replace(dataset, splits=np.full(len(dataset), "", dtype="<U5")), missing
+        dataset = find_with_own_splits(data, download=download, options=options, strict=False)
+    return dataset, missing
 
 
 def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tuple[list[Finding], LabelCheck]:
@@ -360,7 +358,7 @@ def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tupl
     )
     checked = labels >= 0
     images, labels = predictions.images[checked], labels[checked]
-    probabilities = predictions.probabilities[checked]
+    probabilities = calibrated(labels, predictions.probabilities[checked])
     findings = []
     for error in find_label_errors(labels, probabilities):
         image, suggested = int(images[error.image]), predictions.classes[error.suggested]

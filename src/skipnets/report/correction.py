@@ -110,7 +110,7 @@ def write_manifest(audit: Audit, path: str | os.PathLike[str], *, drop: Collecti
     columns = {
         "path": [relative_name(folder, str(dataset.file(image).absolute())) for image in kept.tolist()],
         "label": [row.label for row in rows],
-        **({"split": remaining.splits.tolist()} if audit.has_splits else {}),
+        **({"split": remaining.splits.tolist()} if (remaining.splits != "").all() else {}),
         "split_group": _split_groups(remaining),
         "given_label": [dataset.classes[dataset.labels[image]] for image in kept],
         "reason": [" | ".join(row.reasons) for row in rows],

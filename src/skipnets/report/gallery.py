@@ -5,7 +5,7 @@ Shapes: N images, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,12 +98,20 @@ class Thumbnails:
         results: The predictions, with the images' names.
         dataset: The images; None if they are no longer there.
         classifier: The classifier that Grad-CAM explains.
+        classifier_of: Where several have predicted, the one that did for the image at an index.
     """
 
-    def __init__(self, results: Results, dataset: ImageDataset | None, classifier: Classifier) -> None:
+    def __init__(
+        self,
+        results: Results,
+        dataset: ImageDataset | None,
+        classifier: Classifier,
+        classifier_of: Callable[[int], Classifier] | None = None,
+    ) -> None:
         self._results = results
         self._dataset = dataset
         self._classifier = classifier
+        self._classifier_of = classifier_of or (lambda _: classifier)
         # Parquet holds valid UTF-8; other bytes of a file name are � there.
         names = [] if dataset is None else dataset.names
         self._position = {_valid(name): index for index, name in enumerate(names)}
@@ -122,7 +130,7 @@ class Thumbnails:
         scale = thumbnail_scale(image)
         shown = data_uri(resized(image, scale))
         try:
-            [explanations] = explain(self._classifier, [image], classes=classes)
+            [explanations] = explain(self._classifier_of(index), [image], classes=classes)
         except UserError:  # a network whose every map is a single value
             return shown, []
         return shown, [data_uri(overlay(explanation.resized(scale))) for explanation in explanations]

@@ -42,17 +42,14 @@ class LabelError(NamedTuple):
 def find_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> list[LabelError]:
     """Find labels that are probably wrong, those with the least probable label first.
 
-    Probabilities that it gives are calibrated.
-
     Args:
         labels: (N,) the given classes.
-        probabilities: (N, K) predicted by a model that was not trained on these images.
+        probabilities: (N, K) predicted by a model that was not trained on these images; best `calibrated`.
     """
     with needs_extra("report"):
         from cleanlab.filter import find_label_issues
     if not len(labels):
         return []
-    probabilities = calibrated(labels, probabilities)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes with so few images that some errors may be missed
         # What both of cleanlab's rules name: precision goes before recall.
@@ -76,6 +73,8 @@ def find_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.float
 def calibrated(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
     """(N, K) at the temperature at which the labels are most likely; unchanged where there is none."""
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float64)
+    if not len(labels):
+        return logits
     try:
         return softmax(logits, fit_temperature(logits, labels))
     except NoTemperatureError:
