@@ -235,6 +235,9 @@ def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
     """
     distance_of = {(copy.first, copy.second): copy.distance for copy in dataset.copies}
     for first, *others in copy_groups(dataset):
+        contradictions = list(_contradictions(dataset, [first, *others]))
+        yield from contradictions
+        left_out = {finding.image for finding in contradictions if finding.action == "left out"}
         for image in others:
             exact = _content(dataset, image) == _content(dataset, first)
             distance = distance_of.get((min(first, image), max(first, image)), 0.0 if exact else 1.0)
@@ -245,9 +248,8 @@ def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
             kind = "leak" if split != later else "exact-copy" if exact else "near-copy"
             if kind == "leak":
                 detail += f"; {split} and {later}"
-            action: Action = "left out" if kind == "leak" else "kept together"
+            action: Action = "left out" if kind == "leak" or image in left_out else "kept together"
             yield Finding(kind, image, dataset.names[image], detail, distance, action, first)
-        yield from _contradictions(dataset, [first, *others])
 
 
 def _contradictions(dataset: ImageDataset, group: Sequence[int]) -> Iterator[Finding]:
