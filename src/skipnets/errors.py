@@ -29,7 +29,7 @@ EXTRAS = {
     "train": _TRAIN,
     "deploy": ("nncf", "onnx", "onnxscript", "openvino"),
     "explain": (*_TRAIN, "captum"),
-    "report": (*_TRAIN, "captum", "jinja2", "markupsafe"),
+    "report": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe"),
     "heic": ("pillow_heif",),
     "medical": ("nibabel", "pydicom"),
     "science": ("tifffile",),

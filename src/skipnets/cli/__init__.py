@@ -28,6 +28,7 @@ COMMANDS = {
     "models": "List the models that can be trained.",
     "info": "Show the metadata of a model file.",
     "data": "Show what a dataset contains, before training on it.",
+    "audit": "Look for what may be wrong with a dataset, and write a corrected manifest.",
     "train": "Train a classifier on images in folders.",
     "evaluate": "Evaluate a classifier on labeled images.",
     "predict": "Classify images.",
@@ -205,7 +206,9 @@ def _name_commands_of_hints(message: str, names: set[str]) -> str:
 
     options = {f"--{field.replace('_', '-')}" for field in DataOptions.__dataclass_fields__}
     if lacking := sorted(options.intersection(re.findall(r"(?<= )--[a-z-]+", message)) - names):
-        return f"{message} ({', '.join(lacking)}: of skipnets train, data, evaluate, calibrate and reuse)"
+        return (
+            f"{message} ({', '.join(lacking)}: of skipnets train, data, audit, evaluate, calibrate and reuse)"
+        )
     return message
 
 

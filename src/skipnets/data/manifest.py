@@ -36,6 +36,8 @@ _COLUMN_NAMES = {
     ),
     "label": ("label", "class", "target", "labels", "class_name", "label_name", "category", "class_label"),
     "split": ("split", "subset", "partition", "set", "data_split"),
+    # What `skipnets audit --write` writes. Other names, such as "group", may mean anything.
+    "group": ("split_group",),
 }
 # Columns whose rows belong together: two images of one patient must not be in two splits.
 _GROUP_WORDS = (
@@ -52,7 +54,7 @@ class Columns:
         path: The image files. Default: recognized by its name.
         label: The classes; recognized likewise.
         split: The splits; recognized likewise, if there is one.
-        group: What must not be divided among splits. Default: nothing.
+        group: What must not be divided among splits. Default: split_group, if there is such a column.
     """
 
     path: str | None = None
@@ -278,6 +280,8 @@ def _recognize(path: Path, table: _Table, columns: Columns, root: Path) -> dict[
         if not candidates and len(free) == 1:
             candidates = free
         used["label"] = _only(path, table, "label", candidates)
+    if "group" not in used and (candidates := _named(free, "group")):
+        used["group"] = candidates[0]
     return used
 
 
