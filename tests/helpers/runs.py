@@ -15,6 +15,7 @@ from skipnets.data.folds import deal_out_folds
 from skipnets.data.sources import find_with_own_splits
 from skipnets.evaluation import evaluate
 from skipnets.models import create_model
+from skipnets.training.batches import ShownImage, draw_batch
 from skipnets.training.config import TrainConfig
 from skipnets.training.folds import join_folds
 from skipnets.training.recipes import with_recipe
@@ -52,6 +53,13 @@ def make_run(folder: Path, data: Path, *, seed: int = 0, name: str = "resnet20")
     write_environment(run, seed=0)
     dataset.write_splits(run.splits)
     write_metrics(run.metrics, [row(epoch) for epoch in (1, 2, 3)])
+    shades = [Image.new("RGB", (16, 16), (80 * number,) * 3) for number in range(3)]
+    mixed = ((dataset.classes[0], 0.75), (dataset.classes[1], 0.25))
+    labels = (((dataset.classes[0], 1.0),), ((dataset.classes[1], 1.0),), mixed)
+    draw_batch(
+        [ShownImage(image=image, labels=each) for image, each in zip(shades, labels, strict=True)],
+        run.batches,
+    )
     torch.manual_seed(seed)
     classifier = Classifier.from_model(
         create_model(name, num_classes=len(dataset.classes)),
@@ -107,4 +115,9 @@ def row(epoch: int) -> Row:
         val_balanced_accuracy=0.2 * epoch,
         seconds=50.0,
         validation_seconds=1.0,
+        train_accuracy=0.15 * epoch,
+        gradient_norm=1.5 / epoch,
+        images_per_second=400.0,
+        processor_seconds=51.0,
+        memory=900.0,
     )

@@ -23,6 +23,7 @@ from skipnets.errors import UserError
 from skipnets.runtimes.model_file import read_model_file
 from skipnets.training import Run, TrainConfig, TrainingInterrupted, read_config, resume, train, trainer
 from skipnets.training.config import config_to_yaml
+from skipnets.training.divergence import DivergenceError
 from skipnets.training.task import ClassificationTask
 
 MakeConfig = Callable[..., TrainConfig]
@@ -45,7 +46,8 @@ EVERYTHING = {
 
 def result(run: Run) -> dict[str, Any]:
     """What a run came to, without what the clock or the place decides."""
-    timeless = {"seconds": 0.0, "validation_seconds": 0.0}
+    measured = ("seconds", "validation_seconds", "images_per_second", "processor_seconds", "memory")
+    timeless: dict[str, Any] = dict.fromkeys(measured, 0.0)
     evaluation = json.loads(run.evaluation.read_text())
     return {
         "rows": [dataclasses.replace(row, **timeless) for row in run.rows],
@@ -81,6 +83,7 @@ def test_a_run_folder_holds_what_the_design_says(tiny: MakeConfig) -> None:
         "checkpoints",
         "metrics.csv",
         "tensorboard",
+        "batches.png",
         "curves.png",
         "confusion.png",
         "evaluation.json",
@@ -319,7 +322,7 @@ def test_out_of_memory_says_what_would_fit_and_loses_nothing(
 
 def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
     with pytest.raises(
-        UserError, match=r"^lr: training diverged in epoch 1 .* with lr=1e\+30; a tenth of it"
+        DivergenceError, match=r"^lr: training diverged in epoch 1, step \d .*, with lr=1e\+30; a tenth of it"
     ):
         train(
             tiny(

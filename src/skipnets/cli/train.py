@@ -83,6 +83,9 @@ def train(
 
 def _finish(start: Callable[[], Run]) -> int:
     """Train, and print the result."""
-    run = start()
+    from skipnets.training.interruption import prompt_end
+
+    with prompt_end():
+        run = start()
     print_tables(run.tables())
     return 1 if run.scores.get("failures") or run.skipped else 0

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,14 @@ from skipnets.report.gallery import (
     WRONG_CELL,
     Thumbnails,
     confusion_cells,
+    data_uri,
     least_confident_correct,
     most_confident_mistakes,
 )
 from skipnets.report.results import Results, read_results
+from skipnets.training.batches import read_batch
 from skipnets.training.curves import loss_note
-from skipnets.training.run import Run
+from skipnets.training.run import Row, Run
 
 __all__ = ["write_report"]
 
@@ -204,7 +206,7 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
         "Epochs": f"{len(rows)} of {config.epochs}; epoch {best} was the best on validation data"
         if len(runs) == 1
         else f"{config.epochs} a fold; the best on validation data were {best}",
-        "Training time": _duration(sum(row.seconds + row.validation_seconds for row in rows)),
+        "Training time": _training_time(rows),
         "Hardware": f"{machine[0]}, {environment.get('processors', '?')} processors",
         "Software": ", ".join(
             f"{name} {libraries[name]}" for name in ("skipnets", "torch", "torchvision") if name in libraries
@@ -284,6 +286,7 @@ def _learning(run: Run) -> dict[str, Any] | None:
     if not rows:
         return None
     loss, accuracy, rate = charts.draw_learning(rows, run.best_epoch)
+    measures = charts.draw_measures(rows)
     best = next((row for row in rows if row.epoch == run.best_epoch), rows[-1])
     return {
         "loss": Markup(loss),  # noqa: S704 - drawn here, from numbers alone
@@ -292,8 +295,17 @@ def _learning(run: Run) -> dict[str, Any] | None:
         "loss_note": loss_note(run.config),
         "best": best,
         "schedule": f"{run.config.schedule} schedule, at most {max(row.lr for row in rows):.3g}",
-        "epochs": len(rows),
+        "measures": [(title, Markup(chart)) for title, chart in measures.items()],  # noqa: S704
+        "trained": any(row.train_accuracy is not None for row in rows),
+        "batch": _batch(run),
     }
+
+
+def _batch(run: Run) -> list[dict[str, Any]]:
+    """The first training batch as the network saw it; empty for a run that kept none."""
+    if not run.batches.is_file():
+        return []
+    return [{"image": data_uri(shown.image), "labels": shown.labels} for shown in read_batch(run.batches)]
 
 
 def _confusion(
@@ -523,6 +535,13 @@ def _decimal(value: float | None, digits: int = 3) -> str:
 def _area(value: float | None) -> str:
     """An area under a curve, with one more digit because it is often near 1."""
     return _decimal(value, 4)
+
+
+def _training_time(rows: Sequence[Row]) -> str:
+    """How long the epochs took, and how much of the processor's time."""
+    text = _duration(sum(row.seconds + row.validation_seconds for row in rows))
+    used = [row.processor_seconds for row in rows if row.processor_seconds is not None]
+    return f"{text} ({_duration(sum(used))} of processor time)" if used else text
 
 
 def _duration(seconds: float) -> str:

@@ -40,6 +40,14 @@ class Row:
         val_balanced_accuracy: Mean recall of the classes on the validation split.
         seconds: Duration of the epoch's training.
         validation_seconds: Duration of its validation.
+        train_accuracy: Accuracy on the training images as the network saw them, augmented, while its weights
+            changed; of mixed images, the class with the larger share counts.
+        gradient_norm: Mean over the steps of the gradient's norm, before clipping.
+        images_per_second: Training images a second.
+        processor_seconds: Processor time of the epoch and its validation, with that of the workers.
+        memory: Peak memory in the epoch's training, in MiB: PyTorch's on a GPU, the process's otherwise.
+
+    The fields that may be None are so in runs of version 0.1.
     """
 
     epoch: int
@@ -50,6 +58,11 @@ class Row:
     val_balanced_accuracy: float
     seconds: float
     validation_seconds: float
+    train_accuracy: float | None = None
+    gradient_norm: float | None = None
+    images_per_second: float | None = None
+    processor_seconds: float | None = None
+    memory: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row as plain values."""
@@ -104,6 +117,11 @@ class Run(Display):
     def curves(self) -> Path:
         """Learning curves, a PNG file."""
         return self.folder / run_folder.CURVES
+
+    @property
+    def batches(self) -> Path:
+        """The first training batch as the network sees it, a PNG file."""
+        return self.folder / run_folder.BATCHES
 
     @property
     def skipped_file(self) -> Path:
@@ -270,7 +288,7 @@ def read_metrics(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(epoch=int(line.pop("epoch")), **{name: float(value) for name, value in line.items()})
+            Row(epoch=int(line.pop("epoch")), **{name: float(value) for name, value in line.items() if value})
             for line in csv.DictReader(file)
         ]
 

@@ -7,8 +7,6 @@ import dataclasses
 import functools
 import os
 import re
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,23 +36,23 @@ from skipnets.models.accounting import kept_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
 from skipnets.models.family import family_of, network_graph
+from skipnets.training.batches import FirstBatch
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
+from skipnets.training.divergence import Divergence
 from skipnets.training.extending import extend
 from skipnets.training.folds import extend_folds, resume_folds, train_folds
+from skipnets.training.interruption import resumable
 from skipnets.training.prepare import Prepared, class_weights, prepare
+from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.run import Row, Run, claim, reopen, write_config, write_environment
 from skipnets.training.task import ClassificationTask
 
 # How many headers the table of the data is made from, before training.
 _HEADERS_READ = 5000
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during training; the message says where the best model is and how to go on."""
 
 
 def train(config: TrainConfig) -> Run:
@@ -175,9 +173,13 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
     counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
     save = functools.partial(_save_best, run, config, prepared.preprocessing, dataset.classes, counts)
     record = Record(run, best_by=config.best_by, epochs=config.epochs, average=average, save=save, say=_say)
+    end = ExpectedEnd()
     callbacks: list[Callback] = [
         QuietProcesses(),
         EpochSeeds(config.seed),
+        FirstBatch(run.batches, dataset.classes),
+        Divergence(run),
+        end,
         record,
         LearningRateMonitor("epoch"),
     ]
@@ -186,17 +188,17 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
-        if rich.get_console().is_terminal:
-            callbacks.append(EpochBar())
+        callbacks.append(EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say))
         trainer = _trainer(run, config, callbacks)
         if fresh and not _is_helper():
             write_config(run, config)
             write_environment(run, config.seed)
             dataset.write_splits(run.splits)
-        with _on_gpu(config.precision):
+        with resumable(run), _on_gpu(config.precision):
             _fit(trainer, task, data, run)
     if trainer.global_rank == 0:
-        _finish(run, config, dataset)
+        with resumable(run):
+            _finish(run, config, dataset)
     return run
 
 
@@ -278,9 +280,7 @@ def _on_gpu(precision: str) -> Iterator[None]:
 
 
 def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, run: Run) -> None:
-    """Let Lightning train; Ctrl-C becomes TrainingInterrupted, and is Python's own again afterwards."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if in_main_thread else None
+    """Let Lightning train."""
     try:
         trainer.fit(
             task,
@@ -288,16 +288,10 @@ def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, r
             ckpt_path=run.checkpoint if run.checkpoint.exists() else None,
             weights_only=True,
         )
-    except SystemExit:
-        if not trainer.interrupted:
-            raise
-        raise TrainingInterrupted(_how_to_go_on(run)) from None
     except torch.OutOfMemoryError:
         raise UserError(_out_of_memory(run, task.config, task.model)) from None
     finally:
         data.close()
-        if handler is not None:
-            signal.signal(signal.SIGINT, handler)
 
 
 def _out_of_memory(run: Run, config: ResolvedConfig, model: Backbone[Any]) -> str:
@@ -324,17 +318,6 @@ def _out_of_memory(run: Run, config: ResolvedConfig, model: Backbone[Any]) -> st
 def _gpu_bytes() -> int:
     """All of the GPU's memory."""
     return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-
-
-def _how_to_go_on(run: Run) -> str:
-    rows = run.rows
-    if not rows or not run.model.exists():
-        return f"interrupted in epoch 1; start it again with: skipnets train --resume {run.folder}"
-    return (
-        f"interrupted in epoch {rows[-1].epoch + 1}; the best model so far (epoch {run.best_epoch}) is "
-        f"{run.model}; "
-        f"go on with: skipnets train --resume {run.folder}"
-    )
 
 
 def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
