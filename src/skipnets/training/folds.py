@@ -32,6 +32,7 @@ from skipnets.evaluation.out_of_fold import FoldResult, OutOfFold, out_of_fold
 from skipnets.evaluation.predictions import read_predictions
 from skipnets.training.config import TrainConfig
 from skipnets.training.extending import reset_results
+from skipnets.training.interruption import resumable
 from skipnets.training.prepare import prepare
 from skipnets.training.run import Run, claim, write_config, write_environment
 
@@ -174,7 +175,8 @@ def _train_missing(
         if fold.folder.exists():  # begun, but interrupted before there was anything to go on with
             shutil.rmtree(fold.folder)
         train_on(fold, _fold_config(config, fold, number), dataset)
-    join_folds(run, folds, say)
+    with resumable(run):
+        join_folds(run, folds, say)
     return run
 
 

@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> Run:
         TrainingInterrupted: Ctrl-C.
     """
     if config.folds is not None:
-        return _in_folds(config.out, lambda: train_folds(config, train_on=_train_on, say=_say))
+        return train_folds(config, train_on=_train_on, say=_say)
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = find_dataset(
         config.data,
@@ -92,16 +92,6 @@ def train(config: TrainConfig) -> Run:
 def _train_on(run: Run, config: TrainConfig, dataset: ImageDataset) -> Run:
     """Train a new run on a dataset that is already split."""
     return _train(run, prepare(config, dataset), dataset, fresh=True)
-
-
-def _in_folds(folder: Path, work: Callable[[], Run]) -> Run:
-    """Train in folds; Ctrl-C says how to go on with all of them."""
-    try:
-        return work()
-    except TrainingInterrupted:
-        raise TrainingInterrupted(
-            f"interrupted; go on with: skipnets train --resume {folder} (folds that are complete are kept)"
-        ) from None
 
 
 def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | None = None) -> Run:
@@ -130,15 +120,12 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
         (extend_folds if run.config.folds is not None else extend)(run, epochs)
     config = run.config
     if config.folds is not None:
-        return _in_folds(
-            run.folder,
-            lambda: resume_folds(
-                run,
-                missing=missing,
-                train_on=_train_on,
-                resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
-                say=_say,
-            ),
+        return resume_folds(
+            run,
+            missing=missing,
+            train_on=_train_on,
+            resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
+            say=_say,
         )
     options = config.data_options
     dataset = open_dataset(
