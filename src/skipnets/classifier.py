@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.description import Description
+from skipnets.description import Description, check_answers
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
 from skipnets.models.registry import config_to_dict
+from skipnets.origin import Origin
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
 from skipnets.runtimes.ensemble import EnsembleRuntime
-from skipnets.runtimes.exported import export_format, open_exported
+from skipnets.runtimes.exported import export_format, open_exported, read_export_metadata
 from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
 from skipnets.tables import Display, make_table, properties_table
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from skipnets.inputs import Images
     from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
+
+_NOT_FINITE = "the network computes what is no number: its weights or its preprocessing are wrong"
 
 __all__ = ["Classifier", "Prediction", "as_classifier", "describe", "load", "softmax"]
 
@@ -122,6 +125,7 @@ class Classifier(Display):
         self.ensemble = description.members
         self._members: tuple[Classifier, ...] = ()
         self._number: int | None = None  # among the networks of an ensemble's file
+        self._origin: Origin | None = None
 
     @classmethod
     def from_model(
@@ -310,9 +314,16 @@ class Classifier(Display):
         They are the softmax of the logits divided by the temperature.
 
         Raises:
-            UserError: As `logits`.
+            UserError: As `logits`, and if the network's outputs are not finite.
         """
-        return softmax(self.logits(batch), self.temperature)
+        probabilities = self._softmax(self.logits(batch))
+        if not np.isfinite(probabilities).all():
+            raise UserError(f"batch: {_NOT_FINITE}")
+        return probabilities
+
+    def _softmax(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):  # those that are not finite are reported by the caller
+            return softmax(logits, self.temperature)
 
     def ranking(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[tuple[str, float], ...]:
         """The most probable classes of one image with their probabilities, best first.
@@ -374,6 +385,31 @@ class Classifier(Display):
             f"{self.path} is an export without a torch module: use the model file that it was made from"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets: a torch module by value, of other runtimes the file to open again."""
+        state = vars(self).copy()
+        if self._origin is not None and (self.export is not None or self.runtime.name != "torch"):
+            del state["runtime"], state["_members"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again where the state holds no runtime.
+
+        Raises:
+            UserError: If it is no longer the same file.
+        """
+        vars(self).update(state)
+        if "runtime" not in state:
+            assert self._origin is not None
+            self._origin.check()
+            again = load(
+                self._origin.path,
+                runtime=self._origin.runtime,
+                device=self._origin.device,
+                threads=self._origin.threads,
+            )
+            self.runtime, self._members = again.runtime, again._members
+
     def _torch_runtime(self) -> TorchRuntime:
         if self.export is not None:
             raise self._no_module()
@@ -413,12 +449,16 @@ class Classifier(Display):
     def _predictions(self, batches: Iterator[ImageBatch], top_k: int) -> Iterator[Prediction]:
         for batch in batches:
             rows: Iterator[NDArray[np.float64]]
-            rows = iter(self.probabilities(batch.inputs) if len(batch.inputs) else ())
+            rows = iter(self._softmax(self.logits(batch.inputs)) if len(batch.inputs) else ())
             for source, error in batch.outcomes():
                 if error is not None:
                     yield Prediction(source=source, error=error)
                     continue
-                ranking = self.ranking(next(rows), top_k)
+                row = next(rows)
+                if not np.isfinite(row).all():
+                    yield Prediction(source=source, error=f"{source}: {_NOT_FINITE}")
+                    continue
+                ranking = self.ranking(row, top_k)
                 yield Prediction(
                     source=source, label=ranking[0][0], probability=ranking[0][1], ranking=ranking
                 )
@@ -454,7 +494,9 @@ def load(
     if export_format(path) is not None:
         opened = open_exported(path, runtime=runtime, device=device, threads=threads)
         description = Description.from_metadata(opened.path, opened.metadata)
-        return _classifier(description, opened.runtime, opened.path, export=opened.metadata["export"])
+        check_answers(opened.path, opened.runtime, description)
+        classifier = _classifier(description, opened.runtime, opened.path, export=opened.metadata["export"])
+        return _remembering(classifier, device, threads)
     file = read_model_file(path)
     description = Description.from_metadata(file.path, file.metadata)
     networks = [file.tensors()] if description.members == 1 else file.members()
@@ -474,13 +516,13 @@ def load(
     except TensorsDoNotFitError as error:
         raise UserError(f"{file.path}: {error}") from error
     if description.members == 1:
-        return _classifier(description, engines[0], file.path)
+        return _remembering(_classifier(description, engines[0], file.path), device, threads)
     ensemble = _classifier(description, EnsembleRuntime(engines), file.path)
     single = replace(description, members=1, temperature=1.0)
     ensemble._members = tuple(_classifier(single, engine, file.path) for engine in engines)
     for number, member in enumerate(ensemble._members):
         member._number = number
-    return ensemble
+    return _remembering(ensemble, device, threads)
 
 
 def as_classifier(
@@ -513,6 +555,15 @@ def _classifier(
     )
 
 
+def _remembering(classifier: Classifier, device: str, threads: int | None) -> Classifier:
+    """The classifier, which can then be pickled."""
+    assert classifier.path is not None
+    classifier._origin = Origin.of(
+        classifier.path, runtime=classifier.runtime.name, device=device, threads=threads
+    )
+    return classifier
+
+
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Metadata of a model file or an export, without loading weights or torch.
 
@@ -528,10 +579,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         UserError: As for `load`, except for problems in the weights.
     """
     if export_format(path) is not None:
-        opened = open_exported(path)
-        export = opened.metadata["export"]
+        where, metadata = read_export_metadata(path)
+        export = metadata["export"]
         return {
-            **_description(opened.path, opened.metadata, export.get("parameters")),
+            **_description(where, metadata, export.get("parameters")),
             "export": {key: value for key, value in export.items() if key != "parameters"},
         }
     file = read_model_file(path)

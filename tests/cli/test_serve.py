@@ -64,8 +64,10 @@ def test_a_model_file_is_served_by_the_engine_without_torch(tmp_path: Path) -> N
     ("words", "said"),
     [
         (["--port", "70000"], "--port=70000: must be from 0 to 65535"),
-        (["--host", "256.0.0.1"], "--host=256.0.0.1: not an address of this machine"),
-        (["--host", "203.0.113.7"], "--host=203.0.113.7: not an address of this machine"),
+        (["--host", "256.0.0.1", "--no-token"], "--host=256.0.0.1: not an address of this machine"),
+        (["--host", "203.0.113.7", "--no-token"], "--host=203.0.113.7: not an address of this machine"),
+        (["--host", "0.0.0.0"], "--host=0.0.0.0: every machine that reaches it could use the server"),
+        (["--max-image-memory", "0"], "--max-image-memory=0.0: must be above 0"),
         (["--batch-size", "0"], "--batch-size=0: must be at least 1"),
         (["--workers", "0"], "--workers=0: must be at least 1"),
         (["--max-files", "0"], "--max-files=0: must be above 0"),

@@ -6,7 +6,6 @@ Shapes: N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import tempfile
@@ -36,6 +35,7 @@ from skipnets.errors import UserError, near_matches
 from skipnets.files import atomic_path
 from skipnets.runtimes.exported import export_format
 from skipnets.runtimes.graph_format import EXPORT_FORMATS, ExportFormat
+from skipnets.runtimes.model_file import metadata_text
 from skipnets.runtimes.runtime import InputType
 
 __all__ = ["Check", "CheckFailedError", "Export", "export_model"]
@@ -197,7 +197,11 @@ class Exporter:
             export["accuracy"] = asdict(accuracy)
         with atomic_path(path) as temporary:
             write_graph(graph, file_format, temporary, self._metadata(export))
-            exported = load(temporary, device="cpu")
+            try:
+                exported = load(temporary, device="cpu")
+            except UserError as error:
+                reason = str(error).replace(str(temporary), "it")
+                raise CheckFailedError(f"{path} was not written: {reason}") from error
             check = self.check.compare(self.classifier, exported)
             if accuracy is None and not check.largest_difference <= self.tolerance:
                 raise CheckFailedError(
@@ -218,8 +222,7 @@ class Exporter:
         return self._onnx if file_format == "onnx" else openvino_graph(self._onnx)
 
     def _metadata(self, export: dict[str, Any]) -> str:
-        metadata = {**self.classifier.metadata(), "export": export}
-        return json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+        return metadata_text({**self.classifier.metadata(), "export": export})
 
 
 def _write_fastest(exporter: Exporter, final: Path) -> Export:

@@ -32,7 +32,7 @@ from skipnets.inputs import named_sources
 from skipnets.models.accounting import Grid, grids
 from skipnets.models.family import network_graph, stage_groups
 from skipnets.models.graph import Activation, Graph, Norm
-from skipnets.models.modes import evaluating
+from skipnets.models.modes import evaluating, sharing_tensors
 
 if TYPE_CHECKING:
     from skipnets.data.decoding import Source
@@ -189,7 +189,9 @@ def _explanations(
     module_path: str | None,
     position: Grid,
 ) -> Iterator[list[Explanation]]:
-    models, preprocessing = [member.model for member in classifier.members], classifier.preprocessing
+    # Captum puts hooks on a model, which must not see what other threads predict or explain meanwhile.
+    models = [sharing_tensors(member.model) for member in classifier.members]
+    preprocessing = classifier.preprocessing
     for name, source in images:
         image = preprocessing.open(source)
         batch = preprocessing.batch([image])

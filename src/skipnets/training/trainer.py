@@ -36,7 +36,10 @@ from skipnets.models.accounting import kept_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
 from skipnets.models.family import family_of, network_graph
+from skipnets.training import budget
+from skipnets.training.announcement import announcement
 from skipnets.training.batches import FirstBatch
+from skipnets.training.budget import Forecast, TimeBudget
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
@@ -44,7 +47,7 @@ from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
 from skipnets.training.extending import extend
 from skipnets.training.folds import extend_folds, resume_folds, train_folds
-from skipnets.training.interruption import resumable
+from skipnets.training.interruption import TrainingInterrupted, resumable
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
@@ -55,11 +58,12 @@ from skipnets.training.task import ClassificationTask
 _HEADERS_READ = 5000
 
 
-def train(config: TrainConfig) -> Run:
+def train(config: TrainConfig, *, started: float | None = None) -> Run:
     """Train a classifier, choose its best epoch on the validation split, and evaluate that on the test split.
 
     Args:
         config: What to train, on what, how, and where to.
+        started: When the run's time began, on `time.perf_counter`. Default: now.
 
     Returns:
         The run folder. In the other processes of a distributed training, too: they return when training ends.
@@ -68,6 +72,7 @@ def train(config: TrainConfig) -> Run:
         UserError: Wrong input. Where that shows before training, nothing has been written.
         TrainingInterrupted: Ctrl-C.
     """
+    started = budget.clock() if started is None else started
     if config.folds is not None:
         return train_folds(config, train_on=_train_on, say=_say)
     run = Run(config.out) if _is_helper() else claim(config.out)
@@ -81,11 +86,12 @@ def train(config: TrainConfig) -> Run:
         options=config.data_options,
     )
     _check_splits(dataset)
-    prepared = prepare(config, dataset)
+    prepared = prepare(config, dataset, started=started)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
     if not _is_helper():
         _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
+        _say(announcement(prepared, dataset))
     return _train(run, prepared, dataset, fresh=True)
 
 
@@ -172,6 +178,18 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
     ]
     if average is not None:
         callbacks.insert(0, average)
+    if prepared.training_ends is not None and fresh:
+        callbacks.append(
+            TimeBudget(
+                config,
+                ends=prepared.training_ends,
+                change_plan=task.change_plan,
+                record=functools.partial(write_config, run),
+                say=_say,
+            )
+        )
+    else:
+        callbacks.append(Forecast(config, val=counts["val"], test=counts["test"], say=_say))
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
