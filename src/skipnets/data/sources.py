@@ -529,9 +529,14 @@ def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data
     if len(short):
         others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
         others += ", copies of one another counted once" if len(dataset.copies) else ""
+        name = f'"{dataset.classes[short[0]]}"'
+        spelled_alike = [
+            f" ({line})" for line in dataset.listing.warnings if name in line and "in spelling" in line
+        ]
         raise UserError(
-            f'{data}: class "{dataset.classes[short[0]]}" has {counts[short[0]]} images to be split into '
+            f"{data}: class {name} has {counts[short[0]]} images to be split into "
             f"{', '.join(wanted)}{others}; it takes at least {len(wanted)}, one for each"
+            f"{''.join(spelled_alike)}"
         )
     splits = dataset.splits.astype("<U5")
     if dataset.groups is None:

@@ -38,7 +38,7 @@ def extend(run: Run, epochs: int) -> None:
         raise UserError(f"epochs={epochs}: must be more than the {before} that the run in {run.folder} has")
     if begun and not run.checkpoint.exists():
         raise UserError(f"resume: {run.checkpoint} is gone, so the run cannot be extended")
-    config = dataclasses.replace(config, epochs=epochs)
+    config = dataclasses.replace(config, epochs=epochs, time=None, epoch_plan=())
     reset_results(run)
     if begun:
         checkpoint = torch.load(run.checkpoint, weights_only=True)

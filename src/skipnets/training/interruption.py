@@ -65,6 +65,8 @@ def how_to_resume(run: Run) -> str:
     command = f"skipnets train --resume {whole}"
     if not run.config_file.exists():
         return "interrupted before the first epoch; nothing was written"
+    if run.config.folds is not None:
+        return f"interrupted after the last fold; go on with: {command}"
     rows, epochs = run.rows, run.config.epochs
     if rows and rows[-1].epoch == epochs:
         return f"interrupted before the evaluation; go on with: {command}"

@@ -47,7 +47,7 @@ from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
 from skipnets.training.extending import extend
 from skipnets.training.folds import extend_folds, resume_folds, train_folds
-from skipnets.training.interruption import TrainingInterrupted, resumable
+from skipnets.training.interruption import resumable
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
@@ -74,7 +74,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     """
     started = budget.clock() if started is None else started
     if config.folds is not None:
-        return _in_folds(config.out, lambda: train_folds(config, train_on=_train_on, say=_say))
+        return train_folds(config, train_on=_train_on, say=_say)
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = find_dataset(
         config.data,
@@ -98,16 +98,6 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
 def _train_on(run: Run, config: TrainConfig, dataset: ImageDataset) -> Run:
     """Train a new run on a dataset that is already split."""
     return _train(run, prepare(config, dataset), dataset, fresh=True)
-
-
-def _in_folds(folder: Path, work: Callable[[], Run]) -> Run:
-    """Train in folds; Ctrl-C says how to go on with all of them."""
-    try:
-        return work()
-    except TrainingInterrupted:
-        raise TrainingInterrupted(
-            f"interrupted; go on with: skipnets train --resume {folder} (folds that are complete are kept)"
-        ) from None
 
 
 def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | None = None) -> Run:
@@ -136,15 +126,12 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
         (extend_folds if run.config.folds is not None else extend)(run, epochs)
     config = run.config
     if config.folds is not None:
-        return _in_folds(
-            run.folder,
-            lambda: resume_folds(
-                run,
-                missing=missing,
-                train_on=_train_on,
-                resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
-                say=_say,
-            ),
+        return resume_folds(
+            run,
+            missing=missing,
+            train_on=_train_on,
+            resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
+            say=_say,
         )
     options = config.data_options
     dataset = open_dataset(
