@@ -45,7 +45,7 @@ def SLOW(gradient):
     KIND
     return gradient
 ClassificationTask.training_step = training_step
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(cli.main())
 """
 IN_PYTHON = "time.sleep(60)"
 # Like a long step: the signal does not come to the thread that computes, and Python runs no handler there.

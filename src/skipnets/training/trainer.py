@@ -37,7 +37,7 @@ from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
 from skipnets.models.family import family_of, network_graph
 from skipnets.training.batches import FirstBatch
-from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
+from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
@@ -141,6 +141,7 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
         Divergence(run),
         end,
         record,
+        LiveCurves(record, functools.partial(_draw_curves, run, config)),
         LearningRateMonitor("epoch"),
     ]
     if average is not None:
@@ -287,8 +288,7 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
             f"{len(skipped)} images could not be decoded and were left out: {listed(skipped)}; "
             f"see {run.skipped_file}"
         )
-    title = f"{config.model} on {config.data}"
-    draw_curves(run.rows, run.best_epoch, run.curves, title=title, note=loss_note(config))
+    _draw_curves(run, config, run.rows, run.best_epoch)
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
         return
@@ -298,6 +298,11 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
     classifier.provenance["scores"] = scores
     classifier.save(run.model)
     evaluation.save(run.folder)
+
+
+def _draw_curves(run: Run, config: ResolvedConfig, rows: list[Row], best_epoch: int) -> None:
+    title = f"{config.model} on {config.data}"
+    draw_curves(rows, best_epoch, run.curves, title=title, note=loss_note(config))
 
 
 def _save_best(
