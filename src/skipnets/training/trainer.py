@@ -158,7 +158,7 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
         with resumable(run), _on_gpu(config.precision):
             _fit(trainer, task, data, run)
     if trainer.global_rank == 0:
-        with resumable(run):
+        with resumable(run, evaluating=True):
             _finish(run, config, dataset)
     return run
 
