@@ -20,7 +20,7 @@ from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import DivergenceError, average_note, message
 from skipnets.training.meter import Meter
 from skipnets.training.optimization import average_towards
-from skipnets.training.progress_lines import ExpectedEnd, end_text
+from skipnets.training.progress_lines import ExpectedEnd, clock_time
 from skipnets.training.run import Row, Run, write_metrics, write_skipped
 from skipnets.training.task import ClassificationTask
 
@@ -288,7 +288,7 @@ class EpochBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
         remaining = self.end.seconds(self.trainer)
-        return text if remaining is None else f"{text}, {end_text(remaining)}"
+        return text if remaining is None else f"{text}, ends at {clock_time(remaining)}"
 
 
 def gather_failures(trainer: pl.Trainer, failures: dict[str, str]) -> dict[str, str]:
