@@ -15,9 +15,9 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cyclopts
 from cyclopts.help import DefaultFormatter
@@ -65,6 +65,7 @@ def make_app(command: str | None) -> cyclopts.App:
         help_formatter=_HelpFormatter(),
         version=_version,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,  # an interruption has a message
         default_parameter=cyclopts.Parameter(negative_bool=(), negative_iterable=()),
     )
     for name, line in COMMANDS.items():
@@ -117,7 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt as interruption:
         _print_error(str(interruption) or "interrupted")
-        return getattr(interruption, "exit_status", 130)
+        status = getattr(interruption, "exit_status", 130)
+        if arguments is None:
+            _end_process(status)
+        return status
     except BrokenPipeError:  # the reader of our output, such as `head`, has exited
         _discard_output()
         return 1
@@ -241,6 +245,14 @@ def _typed_value(text: str) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower()
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _end_process(status: int) -> NoReturn:
+    """End at once: Python takes more than a second to clear away the modules that training needs."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def _discard_output() -> None:

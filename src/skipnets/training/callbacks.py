@@ -20,7 +20,7 @@ from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import DivergenceError, average_note, message
 from skipnets.training.meter import Meter
 from skipnets.training.optimization import average_towards
-from skipnets.training.progress_lines import ExpectedEnd, end_text
+from skipnets.training.progress_lines import ExpectedEnd, clock_time
 from skipnets.training.run import Row, Run, write_metrics, write_skipped
 from skipnets.training.task import ClassificationTask
 
@@ -241,6 +241,31 @@ class Record(Callback):
         self.rows = [Row(**row) for row in state_dict["rows"]]
 
 
+class LiveCurves(Callback):
+    """Draws the learning curves while the run goes on, for at most a hundredth of its time.
+
+    Args:
+        record: It comes before this one in the list of callbacks.
+        draw: Draws rows, of which one epoch is the best.
+    """
+
+    def __init__(self, record: Record, draw: Callable[[list[Row], int], None]) -> None:
+        self.record = record
+        self.draw = draw
+        self._drawn, self._cost = time.perf_counter(), 1.0
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, if the last time is long enough ago."""
+        started = time.perf_counter()
+        best = best_row(self.record.rows, self.record.best_by)
+        if best is None or started - self._drawn < 100 * self._cost or not trainer.is_global_zero:
+            return
+        self.draw(self.record.rows, best.epoch)
+        self._drawn = time.perf_counter()
+        self._cost = self._drawn - started
+
+
 class EpochBar(RichProgressBar):
     """Lightning's progress bar on standard error, with epochs counted from 1, and the expected end.
 
@@ -263,7 +288,7 @@ class EpochBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
         remaining = self.end.seconds(self.trainer)
-        return text if remaining is None else f"{text}, {end_text(remaining)}"
+        return text if remaining is None else f"{text}, ends at {clock_time(remaining)}"
 
 
 def gather_failures(trainer: pl.Trainer, failures: dict[str, str]) -> dict[str, str]:

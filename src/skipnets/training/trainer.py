@@ -40,7 +40,7 @@ from skipnets.training import budget
 from skipnets.training.announcement import announcement
 from skipnets.training.batches import FirstBatch
 from skipnets.training.budget import Forecast, TimeBudget
-from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
+from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
@@ -174,6 +174,7 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
         Divergence(run),
         end,
         record,
+        LiveCurves(record, functools.partial(_draw_curves, run, config)),
         LearningRateMonitor("epoch"),
     ]
     if average is not None:
@@ -202,7 +203,7 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
         with resumable(run), _on_gpu(config.precision):
             _fit(trainer, task, data, run)
     if trainer.global_rank == 0:
-        with resumable(run):
+        with resumable(run, evaluating=True):
             _finish(run, config, dataset)
     return run
 
@@ -332,8 +333,7 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
             f"{len(skipped)} images could not be decoded and were left out: {listed(skipped)}; "
             f"see {run.skipped_file}"
         )
-    title = f"{config.model} on {config.data}"
-    draw_curves(run.rows, run.best_epoch, run.curves, title=title, note=loss_note(config))
+    _draw_curves(run, config, run.rows, run.best_epoch)
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
         return
@@ -343,6 +343,11 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
     classifier.provenance["scores"] = scores
     classifier.save(run.model)
     evaluation.save(run.folder)
+
+
+def _draw_curves(run: Run, config: ResolvedConfig, rows: list[Row], best_epoch: int) -> None:
+    title = f"{config.model} on {config.data}"
+    draw_curves(rows, best_epoch, run.curves, title=title, note=loss_note(config))
 
 
 def _save_best(
