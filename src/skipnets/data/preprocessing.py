@@ -5,8 +5,10 @@ Pillow and numpy only, so that predicting needs no torch. N batch, C channels, H
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -29,6 +31,9 @@ INTERPOLATIONS = {
 # ImageNet's statistics, which published weights expect; for gray, the means over the three channels.
 _MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
 _STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
+
+# Beyond these, inputs leave the range of the formats that networks compute in.
+_SMALLEST_STD, _LARGEST = 1e-5, 1e4
 
 
 @dataclass(frozen=True)
@@ -73,13 +78,13 @@ class Preprocessing:
         interpolation: str = "bilinear",
     ) -> None:
         height, width = _height_width(size)
-        if fit not in FITS:
+        if not isinstance(fit, str) or fit not in FITS:
             raise UserError(f"fit={fit!r}: must be one of {', '.join(FITS)}{near_matches(str(fit), FITS)}")
-        if not 0 < crop_fraction <= 1:
+        if not (_is_number(crop_fraction) and 0 < crop_fraction <= 1):
             raise UserError(f"crop_fraction={crop_fraction}: must be above 0 and at most 1")
-        if channels not in (1, 3):
+        if not isinstance(channels, int) or isinstance(channels, bool) or channels not in (1, 3):
             raise UserError(f"channels={channels}: must be 1 (gray) or 3 (RGB)")
-        if interpolation not in INTERPOLATIONS:
+        if not isinstance(interpolation, str) or interpolation not in INTERPOLATIONS:
             raise UserError(
                 f"interpolation={interpolation!r}: must be one of {', '.join(INTERPOLATIONS)}"
                 f"{near_matches(str(interpolation), INTERPOLATIONS)}"
@@ -95,6 +100,11 @@ class Preprocessing:
         }
         if min(values["std"]) <= 0:
             raise UserError(f"std={values['std']}: must be positive")
+        if min(values["std"]) < _SMALLEST_STD or max(map(abs, values["mean"] + values["std"])) > _LARGEST:
+            raise UserError(
+                f"mean={values['mean']}, std={values['std']}: must be in units where white is 1, "
+                f"std at least {_SMALLEST_STD:g}, both at most {_LARGEST:g}"
+            )
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -215,13 +225,23 @@ class Preprocessing:
 
 
 def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(side, int) and side >= 1 for side in pair):
+    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
+    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
+    if len(pair) != 2 or not whole or min(pair) < 1:
         raise UserError(f"size={size!r}: must be a positive number of pixels, or height and width")
+    if pair[0] * pair[1] > MAX_PIXELS:
+        raise UserError(f"size={size!r}: must be at most {MAX_PIXELS:,} pixels in all")
     return pair[0], pair[1]
 
 
 def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    if isinstance(values, str) or not all(map(_is_number, values)):
+        raise UserError(f"{name}={values!r}: must be {channels} numbers, one a channel")
     if len(values) != channels:
         raise UserError(f"{name}={tuple(values)}: must have {channels} values, one a channel")
     return tuple(float(value) for value in values)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite number, of Python or of NumPy."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
