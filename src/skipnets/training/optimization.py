@@ -19,6 +19,9 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from skipnets.models.backbone import Backbone
+from skipnets.models.family import stage_groups
+
 # Start of the warm-up, as a fraction of the full rate.
 WARMUP_START = 0.01
 
@@ -35,6 +38,29 @@ def parameter_groups(
     undecayed = [p for p in trainable if not decay_norm_and_bias and p.ndim <= 1]
     groups = ((decayed, weight_decay), (undecayed, 0.0))
     return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
+
+
+def layerwise_groups(
+    model: Backbone[Any], weight_decay: float, *, decay_norm_and_bias: bool, lr: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """The groups of `parameter_groups` for each stage, with rates that fall toward the stem.
+
+    Args:
+        model: Its head has the rate `lr`, its last stage `layer_decay` times it, and so on down to the stem.
+        weight_decay: Of all stages.
+        decay_norm_and_bias: Whether it also acts on norms and biases.
+        lr: The head's rate.
+        layer_decay: Factor from stage to stage.
+    """
+    modules = dict(model.stages())
+    stages = [nn.ModuleList(modules[path] for path in paths) for paths in stage_groups(model.config)]
+    in_stages = {id(parameter) for stage in stages for parameter in stage.parameters()}
+    head = nn.ParameterList(p for p in model.parameters() if id(p) not in in_stages)
+    groups = []
+    for depth, part in enumerate([head, *reversed(stages)]):
+        for group in parameter_groups(part, weight_decay, decay_norm_and_bias=decay_norm_and_bias):
+            groups.append(group | {"lr": lr * layer_decay**depth})
+    return groups
 
 
 def make_optimizer(

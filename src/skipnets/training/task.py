@@ -25,6 +25,7 @@ from skipnets.training.budget import progress
 from skipnets.training.config import ResolvedConfig
 from skipnets.training.optimization import (
     follow_progress,
+    layerwise_groups,
     make_optimizer,
     make_schedule,
     parameter_groups,
@@ -142,9 +143,12 @@ class ClassificationTask(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer and schedule; the rate changes with every step."""
         config = self.config
-        groups = parameter_groups(
-            self.model, config.weight_decay, decay_norm_and_bias=config.decay_norm_and_bias
-        )
+        decay: dict[str, Any] = {"decay_norm_and_bias": config.decay_norm_and_bias}
+        if config.layer_decay < 1:
+            decay |= {"lr": config.lr, "layer_decay": config.layer_decay}
+            groups = layerwise_groups(self.model, config.weight_decay, **decay)
+        else:
+            groups = parameter_groups(self.model, config.weight_decay, **decay)
         optimizer = make_optimizer(
             config.optimizer,
             groups,

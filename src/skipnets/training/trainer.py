@@ -45,6 +45,7 @@ from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patienc
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
+from skipnets.training.head import fit_head_to
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.run import Row, Run, claim, reopen, write_config, write_environment
@@ -135,6 +136,8 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
     if config.imbalance == "weighted-loss":
         weights = torch.from_numpy(class_weights(train_images.labels, len(dataset.classes)))
     task = ClassificationTask(model, config, weights)
+    if config.fit_head and not run.checkpoint.exists():
+        fit_head_to(train_images, task, prepared)
     data = ImageDataModule(train_images, dataset.split("val"), prepared.preprocessing, config)
 
     average = Averaging(config.ema) if config.ema else None
