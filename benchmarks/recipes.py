@@ -2,7 +2,7 @@
 
     python benchmarks/datasets.py --out datasets
     python benchmarks/recipes.py datasets/{digits,fashion,signs,emoji,cifar10-10k} --out recipes.jsonl
-    python benchmarks/recipes.py datasets/emoji --time 40 --seeds 0 --out recipes.jsonl --options "" "lr: 0.1" "{ema: 0.0, batch_size: 16}"
+    python benchmarks/recipes.py datasets/emoji --time 40 --out recipes.jsonl --options "" "{lr: 0.1}"
 
 Each training has the time in seconds of processor time (user and system, one thread, from the start of
 training on, without the imports), by which also its schedule goes: other programs on the machine change

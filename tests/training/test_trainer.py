@@ -33,6 +33,7 @@ from skipnets.training import (
     trainer,
 )
 from skipnets.training.config import config_to_yaml
+from skipnets.training.divergence import DivergenceError
 from skipnets.training.task import ClassificationTask
 
 MakeConfig = Callable[..., TrainConfig]
@@ -55,7 +56,8 @@ EVERYTHING = {
 
 def result(run: Run) -> dict[str, Any]:
     """What a run came to, without what the clock or the place decides."""
-    timeless = {"seconds": 0.0, "validation_seconds": 0.0}
+    measured = ("seconds", "validation_seconds", "images_per_second", "processor_seconds", "memory")
+    timeless: dict[str, Any] = dict.fromkeys(measured, 0.0)
     evaluation = json.loads(run.evaluation.read_text())
     return {
         "rows": [dataclasses.replace(row, **timeless) for row in run.rows],
@@ -91,6 +93,7 @@ def test_a_run_folder_holds_what_the_design_says(tiny: MakeConfig) -> None:
         "checkpoints",
         "metrics.csv",
         "tensorboard",
+        "batches.png",
         "curves.png",
         "confusion.png",
         "evaluation.json",
@@ -116,7 +119,7 @@ def test_a_run_folder_holds_what_the_design_says(tiny: MakeConfig) -> None:
 def test_the_resolved_configuration_repeats_the_run(tiny: MakeConfig, tmp_path: Path) -> None:
     run = train(tiny(recipe="scratch"))
     resolved = yaml.safe_load(run.config_file.read_text())
-    optional = {"weights", "splits", "root", "page", "group_pattern", "time"}
+    optional = {"weights", "folds", "splits", "root", "page", "group_pattern", "time"}
     optional |= {f"{role}_column" for role in ("path", "label", "split", "group")}
     assert {field.name for field in dataclasses.fields(TrainConfig)} - set(resolved) == optional
     again = train(read_config(run.config_file, out=tmp_path / "again"))
@@ -376,7 +379,7 @@ def test_out_of_memory_says_what_would_fit_and_loses_nothing(
 
 def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
     with pytest.raises(
-        UserError, match=r"^lr: training diverged in epoch 1 .* with lr=1e\+30; a tenth of it"
+        DivergenceError, match=r"^lr: training diverged in epoch 1, step \d .*, with lr=1e\+30; a tenth of it"
     ):
         train(
             tiny(

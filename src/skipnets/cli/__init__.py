@@ -1,7 +1,8 @@
 """The command line. Each command parses its arguments, calls one library function, and prints the result.
 
 Results go to standard output, everything else to standard error. Exit status is 0 for success, 1 for success
-with listed failures, 2 for wrong input. A command's module is imported only when the command is called.
+with listed failures or a training that diverged, 2 for wrong input. A command's module is imported only when
+the command is called.
 """
 
 from __future__ import annotations
@@ -110,10 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except UserError as error:
         _print_error(_as_typed(str(error), words))
-        return 2
+        return error.exit_status
     except KeyboardInterrupt as interruption:
         _print_error(str(interruption) or "interrupted")
-        return 130
+        return getattr(interruption, "exit_status", 130)
     except BrokenPipeError:  # the reader of our output, such as `head`, has exited
         _discard_output()
         return 1

@@ -173,6 +173,8 @@ class TrainConfig:
 
     fractions: tuple[NotNegative, NotNegative, NotNegative] = (0.7, 0.15, 0.15)
     """Sizes of the training, validation and test splits where the data does not come split."""
+    folds: Annotated[int, Field(ge=2, le=100)] | None = None
+    """Cross-validation: train that many models, each on other images, and join them to one classifier."""
     splits: Path | None = None
     """A splits.csv (path,label,split) to repeat, such as an earlier run's."""
     download: bool = False

@@ -83,7 +83,7 @@ def fit_head(model: Backbone[Any], batches: Iterable[tuple[Tensor, Tensor]]) -> 
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         head.weight.copy_(weight / std)
         head.bias.copy_(bias - (weight * (mean / std)).sum(1))

@@ -21,6 +21,8 @@ from torch.optim.lr_scheduler import (
 
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import stage_groups
+from skipnets.training.config import TrainConfig
+from skipnets.training.schedule_plan import progress
 
 # Start of the warm-up, as a fraction of the full rate.
 WARMUP_START = 0.01
@@ -127,6 +129,42 @@ def make_schedule(
         group["lr"] = group["initial_lr"]
     before = LinearLR(optimizer, start_factor=WARMUP_START, total_iters=rising)
     return SequentialLR(optimizer, [before, after], milestones=[rising])
+
+
+def schedule_of_run(
+    optimizer: Optimizer,
+    config: TrainConfig,
+    *,
+    steps_per_epoch: int,
+    plan: Callable[[], Sequence[tuple[int, int]]],
+) -> LRScheduler:
+    """The schedule that a resolved configuration describes.
+
+    Args:
+        optimizer: Optimizer whose groups hold the highest rate.
+        config: With `epoch_plan` where the number of epochs came from a time.
+        steps_per_epoch: Optimizer steps per epoch.
+        plan: Returns the plan as it is now, if the configuration has one.
+    """
+    assert config.schedule is not None
+    assert config.epochs is not None
+    warmup, milestones = config.warmup or 0.0, config.milestones or ()
+    if config.epoch_plan:
+        return follow_progress(
+            optimizer,
+            config.schedule,
+            lambda step: progress(step / steps_per_epoch, plan()),
+            warmup=warmup / config.epoch_plan[0][1],
+            milestones=milestones,
+        )
+    return make_schedule(
+        optimizer,
+        config.schedule,
+        steps_per_epoch=steps_per_epoch,
+        epochs=config.epochs,
+        warmup=warmup,
+        milestones=milestones,
+    )
 
 
 def follow_progress(

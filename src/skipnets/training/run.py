@@ -40,6 +40,14 @@ class Row:
         val_balanced_accuracy: Mean recall of the classes on the validation split.
         seconds: Duration of the epoch's training.
         validation_seconds: Duration of its validation.
+        train_accuracy: Accuracy on the training images as the network saw them, augmented, while its weights
+            changed; of mixed images, the class with the larger share counts.
+        gradient_norm: Mean over the steps of the gradient's norm, before clipping.
+        images_per_second: Training images a second.
+        processor_seconds: Processor time of the epoch and its validation, with that of the workers.
+        memory: Peak memory in the epoch's training, in MiB: PyTorch's on a GPU, the process's otherwise.
+
+    The fields that may be None are so in runs of version 0.1.
     """
 
     epoch: int
@@ -50,6 +58,11 @@ class Row:
     val_balanced_accuracy: float
     seconds: float
     validation_seconds: float
+    train_accuracy: float | None = None
+    gradient_norm: float | None = None
+    images_per_second: float | None = None
+    processor_seconds: float | None = None
+    memory: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row as plain values."""
@@ -106,6 +119,11 @@ class Run(Display):
         return self.folder / run_folder.CURVES
 
     @property
+    def batches(self) -> Path:
+        """The first training batch as the network sees it, a PNG file."""
+        return self.folder / run_folder.BATCHES
+
+    @property
     def skipped_file(self) -> Path:
         """The images that could not be decoded in training or validation; absent if there are none."""
         return self.folder / run_folder.SKIPPED
@@ -124,6 +142,16 @@ class Run(Display):
         return self.folder / run_folder.EVALUATION
 
     @property
+    def predictions(self) -> Path:
+        """Predictions on the test split, or out of fold; a Parquet file."""
+        return self.folder / run_folder.PREDICTIONS
+
+    @property
+    def confusion(self) -> Path:
+        """The confusion matrix of those predictions, a PNG file."""
+        return self.folder / run_folder.CONFUSION
+
+    @property
     def config(self) -> TrainConfig:
         """The resolved configuration."""
         return read_config(self.config_file)
@@ -132,6 +160,15 @@ class Run(Display):
     def rows(self) -> list[Row]:
         """Metrics of all epochs so far."""
         return read_metrics(self.metrics)
+
+    def fold(self, number: int) -> Run:
+        """The run of a fold, counted from 1, of a run with folds."""
+        return Run(self.folder / run_folder.FOLD.format(number=number))
+
+    @property
+    def folds(self) -> list[Run]:
+        """The runs of all folds; empty without."""
+        return [self.fold(number) for number in range(1, (self.config.folds or 0) + 1)]
 
     @property
     def best_epoch(self) -> int:
@@ -151,7 +188,19 @@ class Run(Display):
         """Tables that `print` and notebooks show."""
         rows = {"run": str(self.folder)}
         if self.model.exists():
-            rows["model"] = f"{self.model} (epoch {self.best_epoch}, the best on validation data)"
+            count = len(self.folds) if self.config_file.exists() else 0
+            rows["model"] = f"{self.model} (" + (
+                f"the ensemble of the {count} folds' models)"
+                if count
+                else f"epoch {self.best_epoch}, the best on validation data)"
+            )
+        if (self.folder / run_folder.TEST / run_folder.EVALUATION).exists():
+            test = run_folder.read_evaluation(self.folder / run_folder.TEST)
+            low, high = test["accuracy_interval"]
+            rows["ensemble on test images"] = (
+                f"accuracy {test['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%}), "
+                f"{test['images']:,} images"
+            )
         return [*(metric_tables(self.scores) if self.scores else []), properties_table(rows)]
 
 
@@ -172,8 +221,12 @@ def claim(folder: Path) -> Run:
     return run
 
 
-def reopen(folder: Path) -> Run:
+def reopen(folder: Path, *, complete: bool = False) -> Run:
     """Open the run folder of an interrupted training.
+
+    Args:
+        folder: The run folder.
+        complete: Whether the run may be complete.
 
     Raises:
         UserError: If there is none, or the run is complete.
@@ -183,9 +236,10 @@ def reopen(folder: Path) -> Run:
         raise UserError(
             f"resume: {folder} is not a run folder (no {run_folder.CONFIG} with {run_folder.SPLITS} in it)"
         )
-    if run.evaluation.exists():
+    if run.evaluation.exists() and not complete:
         raise UserError(
-            f"resume: the run in {folder} is complete; start another with --config {run.config_file}"
+            f"resume: the run in {folder} is complete; --epochs with more than its {run.config.epochs} "
+            f"extends it, --config {run.config_file} starts another"
         )
     return run
 
@@ -234,7 +288,7 @@ def read_metrics(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(epoch=int(line.pop("epoch")), **{name: float(value) for name, value in line.items()})
+            Row(epoch=int(line.pop("epoch")), **{name: float(value) for name, value in line.items() if value})
             for line in csv.DictReader(file)
         ]
 
