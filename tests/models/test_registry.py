@@ -66,8 +66,9 @@ def test_parameter_counts_are_the_published_ones(name: str, count: int) -> None:
 
 def test_patterns_select_names_in_the_registry_s_order() -> None:
     assert list_models("resnet?8") == ["resnet18"]
+    assert list_models("resnet10*", pretrained=True) == ["resnet101"]
     assert list_models("densenet_bc*")[0] == "densenet_bc40_k12"
-    assert len(list_models()) == 30
+    assert len(list_models()) == 40
     assert list_models("vgg*") == []
 
 

@@ -303,15 +303,19 @@ def _cifar_resnet(name: str, depth: int) -> ResNetConfig:
     )
 
 
-def _narrow_resnet(name: str, width: int, block_config: tuple[int, ...], stem: Stem) -> ResNetConfig:
-    """Basic blocks, fewer and with fewer channels: for CPUs and short trainings."""
+def _narrow_resnet(name: str, width: int, blocks: int, stem: Stem) -> ResNetConfig:
+    """Few basic blocks with few channels, for CPUs and short trainings.
+
+    Four stages after the stem of ImageNet, else three.
+    """
+    stages = 4 if stem == "imagenet" else 3
     return ResNetConfig(
         name=name,
         block="basic",
-        block_config=block_config,
+        block_config=(blocks,) * stages,
         width=width,
         stem=stem,
-        num_classes=10 if stem == "cifar" else 1000,
+        num_classes=1000 if stem == "imagenet" else 10,
     )
 
 
@@ -332,6 +336,20 @@ DENSENETS: tuple[DenseNetConfig, ...] = (
     _cifar_densenet_bc("densenet_bc250_k24", 24, depth=250),
 )
 
+_NARROW_RESNETS: tuple[ResNetConfig, ...] = (
+    # 2 layers a block, the stem and the head: 8 layers are three blocks, 10 are four.
+    _narrow_resnet("resnet8_w16", 16, 1, "small"),
+    _narrow_resnet("resnet8_w32", 32, 1, "small"),
+    _narrow_resnet("resnet8_w64", 64, 1, "small"),
+    _narrow_resnet("resnet14_w32", 32, 2, "small"),
+    _narrow_resnet("resnet14_w64", 64, 2, "small"),
+    _narrow_resnet("resnet10_w16", 16, 1, "imagenet"),
+    _narrow_resnet("resnet10_w24", 24, 1, "imagenet"),
+    _narrow_resnet("resnet10_w32", 32, 1, "imagenet"),
+    _narrow_resnet("resnet10_w48", 48, 1, "imagenet"),
+    _narrow_resnet("resnet10", 64, 1, "imagenet"),
+)
+
 RESNETS: tuple[ResNetConfig, ...] = (
     ResNetConfig(name="resnet18", block="basic", block_config=(2, 2, 2, 2)),
     ResNetConfig(name="resnet34", block="basic", block_config=(3, 4, 6, 3)),
@@ -349,24 +367,16 @@ RESNETS: tuple[ResNetConfig, ...] = (
     _cifar_resnet("resnet56", depth=56),
     _cifar_resnet("resnet110", depth=110),
     _cifar_resnet("resnet1202", depth=1202),
-    _narrow_resnet("resnet8_w16", 16, (1, 1, 1), "cifar"),
-    _narrow_resnet("resnet8_w32", 32, (1, 1, 1), "cifar"),
-    _narrow_resnet("resnet14_w32", 32, (2, 2, 2), "cifar"),
-    _narrow_resnet("resnet14_w64", 64, (2, 2, 2), "cifar"),
-    _narrow_resnet("resnet10_w16", 16, (1, 1, 1, 1), "imagenet"),
-    _narrow_resnet("resnet10_w24", 24, (1, 1, 1, 1), "imagenet"),
-    _narrow_resnet("resnet18_w24", 24, (2, 2, 2, 2), "imagenet"),
-    _narrow_resnet("resnet18_w32", 32, (2, 2, 2, 2), "imagenet"),
+    *_NARROW_RESNETS,
 )
 
 # Filled by `register_models`: rows by name, and each family's configuration class.
 REGISTRY: dict[str, ModelConfig] = {}
 _CONFIG_CLASSES: dict[str, type[ModelConfig]] = {}
 # torchvision publishes weights for all ImageNet models but the two largest of the DenseNet authors.
-_PUBLISHED = {row.name for row in (*DENSENETS, *RESNETS) if row.stem == "imagenet"} - {
-    "densenet264",
-    "densenet264_k48",
-}
+_PUBLISHED = {
+    row.name for row in (*DENSENETS, *RESNETS) if row.stem == "imagenet" and row not in _NARROW_RESNETS
+} - {"densenet264", "densenet264_k48"}
 
 
 def register_models(config_class: type[ModelConfig], rows: Iterable[ModelConfig]) -> None:
