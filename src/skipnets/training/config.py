@@ -125,6 +125,12 @@ class TrainConfig:
     """Shrinks the weights: as an L2 penalty in SGD, decoupled in AdamW."""
     decay_norm_and_bias: bool | None = None
     """Whether weight decay also acts on norms and biases (as in the papers)."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Factor by which the learning rate falls from stage to stage, from the head down to the stem: below 1,
+    early stages of a pretrained network change less."""
+    fit_head: bool | None = None
+    """Whether the new head is fitted to the features of the initial weights before all layers are trained, so
+    that a random head does not spoil them (Kumar et al. 2022, arXiv 2202.10054)."""
     schedule: Literal["constant", "milestones", "cosine", "linear"] | None = None
     """How the learning rate changes: constant, divided by ten at milestones, or down to zero on a cosine or
     a line."""
@@ -264,6 +270,8 @@ class ResolvedConfig(TrainConfig):
     nesterov: bool
     weight_decay: NotNegative
     decay_norm_and_bias: bool
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    fit_head: bool
     schedule: Literal["constant", "milestones", "cosine", "linear"]
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
     warmup: NotNegative

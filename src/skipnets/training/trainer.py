@@ -39,7 +39,7 @@ from skipnets.models.family import family_of, network_graph
 from skipnets.training import budget
 from skipnets.training.announcement import announcement
 from skipnets.training.batches import FirstBatch
-from skipnets.training.budget import Forecast, TimeBudget
+from skipnets.training.budget import TimeBudget
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
@@ -47,6 +47,7 @@ from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
 from skipnets.training.extending import extend
 from skipnets.training.folds import extend_folds, resume_folds, train_folds
+from skipnets.training.head import fit_head_to
 from skipnets.training.interruption import resumable
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
@@ -160,6 +161,8 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
     if config.imbalance == "weighted-loss":
         weights = torch.from_numpy(class_weights(train_images.labels, len(dataset.classes)))
     task = ClassificationTask(model, config, weights)
+    if config.fit_head and not run.checkpoint.exists():
+        fit_head_to(train_images, task, prepared)
     data = ImageDataModule(train_images, dataset.split("val"), prepared.preprocessing, config)
 
     average = Averaging(config.ema) if config.ema else None
@@ -189,8 +192,6 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
                 say=_say,
             )
         )
-    else:
-        callbacks.append(Forecast(config, val=counts["val"], test=counts["test"], say=_say))
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
