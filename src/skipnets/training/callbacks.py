@@ -137,6 +137,12 @@ class Record(Callback):
         self.rows: list[Row] = []
         self._epoch_started = self._validation_started = time.perf_counter()
         self._validation_seconds = 0.0
+        self._seconds_before = 0.0
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock, at what it showed where training goes on within an epoch."""
+        self._epoch_started = time.perf_counter() - self._seconds_before
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -157,6 +163,8 @@ class Record(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the epoch's row; runs before early stopping and before the checkpoint is written."""
         assert isinstance(pl_module, ClassificationTask)
+        if trainer.is_global_zero:
+            self.run.check_present()
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         if not np.isfinite([metrics["train_loss"], metrics["val_loss"]]).all():
@@ -189,13 +197,15 @@ class Record(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """The rows, for the checkpoint."""
-        return {"rows": [row.to_dict() for row in self.rows]}
+        """The rows and the epoch's seconds so far, for the checkpoint."""
+        seconds = time.perf_counter() - self._epoch_started
+        return {"rows": [row.to_dict() for row in self.rows], "seconds": seconds}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The rows up to the epoch that the checkpoint follows."""
         self.rows = [Row(**row) for row in state_dict["rows"]]
+        self._seconds_before = state_dict.get("seconds", 0.0)
 
 
 class EpochBar(RichProgressBar):
