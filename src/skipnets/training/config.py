@@ -29,6 +29,8 @@ Recipe = Literal["auto", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
+# A run.yaml without it was cut short.
+END_OF_FILE = "# end of the configuration"
 FORMAT_VERSION = 2  # of run.yaml; version 0.1 wrote none, and its models' `drop_rate` was the layers'
 
 
@@ -223,6 +225,10 @@ class TrainConfig:
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed: the same seed on the same machine gives the same result."""
 
+    checkpoint_minutes: NotNegative = 10
+    """Minutes between checkpoints within an epoch, from which --resume goes on to the step; 0 writes them at
+    the end of epochs only."""
+
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that read images. Default: one per core, none for datasets held in memory."""
     accelerator: str = "auto"
@@ -384,10 +390,11 @@ def _plain(value: object) -> object:
 
 def config_to_yaml(config: TrainConfig) -> str:
     """The text of a `run.yaml`."""
-    return yaml.safe_dump(
+    text: str = yaml.safe_dump(
         {"format_version": FORMAT_VERSION, **config_to_dict(config)},
         sort_keys=False,
         allow_unicode=True,
         default_flow_style=None,
         width=110,
     )
+    return f"{text}{END_OF_FILE}\n"
