@@ -209,6 +209,7 @@ def test_nothing_that_identifies_a_patient_is_written(
         ["predict", folder, str(image), str(damaged)],
         ["explain", folder, str(image), "--output", str(out / "seen.png")],
         ["info", folder],
+        ["audit", str(scans), folder, "--output", str(out / "audit.html"), "--write", str(out / "clean.csv")],
     ):
         assert main(words) in (0, 1), words
     write_report(run, out / "report.html", workers=1)
