@@ -285,6 +285,7 @@ def test_bands_from_training_to_thumbnails(bands: Path, tmp_path: Path) -> None:
     assert "data:image/jpeg" in report.read_text()
 
 
+@pytest.mark.slow
 def test_published_weights_are_adapted_to_bands(bands: Path, tmp_path: Path) -> None:
     source = skipnets.create_model("densenet_bc40_k12", num_classes=7, block_config=(2, 2), growth_rate=4)
     torch.save(source.state_dict(), tmp_path / "weights.pth")
