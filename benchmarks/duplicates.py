@@ -1,6 +1,7 @@
 """How well, and how fast, copies of images are found: recall and precision for each way of altering an image.
 
     python benchmarks/duplicates.py cifar10-jpeg --images 10000 --altered 500
+    python benchmarks/duplicates.py cifar10-jpeg --speed            # --scale 0.1: a tenth of the images
 
 Of so many images of a folder (at any depth), some get an altered copy each: saved as JPEG anew, resized,
 brightened, cut, mirrored, both. Recall is the share of these copies that is found; precision is the share of
@@ -8,7 +9,10 @@ pairs found that were made here, so copies that were in the data before count ag
 hundreds; --show writes them as a sheet). The same is measured for a perceptual hash of 64 bits and a
 difference hash (ImageHash: pip install ImageHash), each at the Hamming distance that gives it the best F1.
 
-Time is the wall time of `find_copies` and of hashing the files, on the images as they lie on the disk.
+Time is the wall time of `find_copies` and of hashing the files, on the images as they lie on the disk. --speed
+measures it for 50,000 images of the folder, and for 5,000 JPEGs of 400×500 pixels (images of the folder,
+enlarged and with noise, so that decoding takes as long as of a photograph), at half and at the full number, each
+in a process of its own: with the processor time, and by how much the process's memory grows at most.
 """
 
 from __future__ import annotations
@@ -16,14 +20,20 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import platform
+import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
@@ -119,6 +129,48 @@ def hashed(dataset: ImageDataset, name: str, made: Pairs) -> tuple[Pairs, float]
     return {pair for pair, distance in best.items() if distance <= limit}, seconds
 
 
+def photograph(path: Path, generator: np.random.Generator, target: Path) -> None:
+    """Write a JPEG of 400×500 pixels with the noise of a camera."""
+    with Image.open(path) as image:
+        large = np.asarray(
+            image.convert("RGB").resize((400, 500), Image.Resampling.BICUBIC), dtype=np.float32
+        )
+    noisy = large + generator.normal(0, 6, large.shape)
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(target, quality=90)
+
+
+def timed(root: str, names: list[str]) -> dict[str, float]:
+    """Seconds and MiB that the search takes in this process."""
+    find_copies(dataset_of(Path(root), names[:2]), [])  # imports
+    dataset = dataset_of(Path(root), names)
+    before = psutil.Process().memory_info().rss
+    start, processor = time.perf_counter(), time.process_time()
+    copies = find_copies(dataset, contents(dataset))
+    return {
+        "images": len(names),
+        "seconds": round(time.perf_counter() - start, 1),
+        "processor_seconds": round(time.process_time() - processor, 1),
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / 2**20),
+        "copies": len(copies),
+    }
+
+
+def speed(paths: list[Path], scale: float, generator: np.random.Generator) -> list[dict[str, Any]]:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        small = [str(path.resolve()) for path in paths[: round(50_000 * scale)]]
+        large = []
+        for number in range(round(5_000 * scale)):
+            large.append(f"{number}.jpg")
+            photograph(paths[number], generator, Path(folder, large[-1]))
+        for kind, names in (("32×32", small), ("400×500", large)):
+            for part in (names[: len(names) // 2], names):
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                    rows.append({"kind": kind, **pool.submit(timed, folder, part).result()})
+                print(json.dumps(rows[-1], ensure_ascii=False))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -127,13 +179,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", default=["ours", "phash", "dhash"])
     parser.add_argument("--output", type=Path, help="a JSON file for the results")
+    parser.add_argument("--speed", action="store_true", help="measure time and memory alone")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of images for --speed")
     parser.add_argument("--show", type=Path, help="a PNG of pairs that were found and not made")
     arguments = parser.parse_args()
 
     generator = np.random.default_rng(arguments.seed)
     every = images_below(arguments.folder)
     chosen = [every[int(i)] for i in generator.permutation(len(every))[: arguments.images]]
-    results = []
+    results: list[dict[str, Any]] = []
+    if arguments.speed:
+        shuffled = [every[int(i)] for i in generator.permutation(len(every))]
+        results = speed(shuffled, arguments.scale, generator)
+        return write(arguments, results)
     with tempfile.TemporaryDirectory() as folder:
         names = [str(path.resolve()) for path in chosen]
         made: dict[str, Pairs] = {}
@@ -168,8 +226,13 @@ def main() -> None:
             print(json.dumps(row, indent=2))
             if method == "ours" and arguments.show:
                 show(dataset, sorted(pairs - all_made)[:60], arguments.show)
+    return write(arguments, results)
+
+
+def write(arguments: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     record = {
         "machine": platform.processor() or platform.machine(),
+        "processors": os.cpu_count(),
         "python": platform.python_version(),
         "seed": arguments.seed,
         "results": results,
