@@ -9,10 +9,10 @@ pairs found that were made here, so copies that were in the data before count ag
 hundreds; --show writes them as a sheet). The same is measured for a perceptual hash of 64 bits and a
 difference hash (ImageHash: pip install ImageHash), each at the Hamming distance that gives it the best F1.
 
-Time is the wall time of `find_copies` and of hashing the files, on the images as they lie on the disk. --speed
-measures it for 50,000 images of the folder, and for 5,000 JPEGs of 400×500 pixels (images of the folder,
-enlarged and with noise, so that decoding takes as long as of a photograph), at half and at the full number, each
-in a process of its own: with the processor time, and by how much the process's memory grows at most.
+Time is the wall time of `find_copies` and of hashing the files, on the images as they lie on the disk.
+--speed measures it for 50,000 images of the folder, and for 5,000 JPEGs of 400×500 pixels (images of the folder,
+enlarged and with noise, so that decoding takes as long as of a photograph), at half and at the full number,
+each in a process of its own: with the processor time, and by how much the process's memory grows at most.
 """
 
 from __future__ import annotations
