@@ -1,18 +1,19 @@
-"""How well, and how fast, copies of images are found: recall and precision for each way of altering an image.
+"""How well, and how fast, copies of images are found: recall and precision for each alteration.
 
     python benchmarks/duplicates.py cifar10-jpeg --images 10000 --altered 500
     python benchmarks/duplicates.py cifar10-jpeg --speed            # --scale 0.1: a tenth of the images
 
 Of so many images of a folder (at any depth), some get an altered copy each: saved as JPEG anew, resized,
-brightened, cut, mirrored, both. Recall is the share of these copies that is found; precision is the share of
-pairs found that were made here, so copies that were in the data before count against it (CIFAR-10 has
-hundreds; --show writes them as a sheet). The same is measured for a perceptual hash of 64 bits and a
-difference hash (ImageHash: pip install ImageHash), each at the Hamming distance that gives it the best F1.
+brightened, cut, mirrored, both. Recall is the share of these copies that is found; precision is the share
+of pairs found that were made here, so copies that were in the data before count against it (CIFAR-10 has
+hundreds; --show writes them as a sheet). The same is measured for perceptual and difference hashes of 64
+bits, each at the Hamming distance that gives it the best F1 (pip install ImageHash; or pip install
+imagededup, and --methods imagededup-phash imagededup-dhash).
 
 Time is the wall time of `find_copies` and of hashing the files, on the images as they lie on the disk.
---speed measures it for 50,000 images of the folder, and for 5,000 JPEGs of 400×500 pixels (images of the folder,
-enlarged and with noise, so that decoding takes as long as of a photograph), at half and at the full number,
-each in a process of its own: with the processor time, and by how much the process's memory grows at most.
+--speed measures it for 50,000 images of the folder, and for 5,000 JPEGs of 400×500 pixels (images of the
+folder, enlarged and with noise, so that decoding takes as long as of a photograph), at half and at the full
+number, each in a process of its own: with the processor time, and by how much its memory grows at most.
 """
 
 from __future__ import annotations
@@ -96,18 +97,32 @@ def ours(dataset: ImageDataset) -> tuple[Pairs, float]:
     return {(copy.first, copy.second) for copy in copies}, time.perf_counter() - start
 
 
-def hashed(dataset: ImageDataset, name: str, made: Pairs) -> tuple[Pairs, float]:
-    """Pairs by ImageHash, each image also mirrored, at the distance with the best F1."""
+def hash_of(name: str) -> Callable[[Image.Image], NDArray[Any]]:
+    """An image's 64 bits by ImageHash, or by imagededup."""
+    if name.startswith("imagededup-"):
+        from imagededup.methods import DHash, PHash
+
+        method = {"imagededup-phash": PHash, "imagededup-dhash": DHash}[name](verbose=False)
+        return lambda image: np.unpackbits(
+            np.frombuffer(bytes.fromhex(method.encode_image(image_array=np.asarray(image))), np.uint8)
+        )
     import imagehash
+
+    function = getattr(imagehash, name)
+    return lambda image: function(image).hash.ravel()
+
+
+def hashed(dataset: ImageDataset, name: str, made: Pairs) -> tuple[Pairs, float]:
+    """Pairs by a library's hash, each image also mirrored, at the distance with the best F1."""
     from sklearn.neighbors import NearestNeighbors
 
+    hash_image = hash_of(name)
     start = time.perf_counter()
-    hash_image = getattr(imagehash, name)
 
     def bits(mirror: bool) -> NDArray[np.float32]:
         images = (Image.open(dataset.file(index)).convert("RGB") for index in range(len(dataset)))
         turned = (ImageOps.mirror(image) if mirror else image for image in images)
-        return np.stack([hash_image(image).hash.ravel() for image in turned]).astype(np.float32)
+        return np.stack([hash_image(image) for image in turned]).astype(np.float32)
 
     plain = bits(False)
     index = NearestNeighbors(algorithm="brute", metric="sqeuclidean").fit(plain)
