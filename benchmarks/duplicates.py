@@ -80,6 +80,20 @@ ALTERATIONS: dict[str, Alteration] = {
 }
 
 
+# Beyond what the search is made for.
+HARDER: dict[str, Alteration] = {
+    "cut to 75 %": lambda image, generator: crop(image, 0.75, generator),
+    "turned by 10°": lambda image, _: image.rotate(10, Image.Resampling.BICUBIC, fillcolor=(128, 128, 128)),
+    "turned by 90°": lambda image, _: image.transpose(Image.Transpose.ROTATE_90),
+    "hue": lambda image, _: Image.merge("RGB", image.split()[::-1]),
+    "noise": lambda image, generator: Image.fromarray(
+        (np.asarray(image) + generator.normal(0, 25, (image.height, image.width, 3)))
+        .clip(0, 255)
+        .astype(np.uint8)
+    ),
+}
+
+
 def dataset_of(root: Path, names: list[str]) -> ImageDataset:
     count = len(names)
     return ImageDataset(
@@ -95,6 +109,53 @@ def ours(dataset: ImageDataset) -> tuple[Pairs, float]:
     start = time.perf_counter()
     copies = find_copies(dataset, contents(dataset))
     return {(copy.first, copy.second) for copy in copies}, time.perf_counter() - start
+
+
+def embedded(dataset: ImageDataset, model: Path, made: Pairs) -> tuple[Pairs, float]:
+    """Pairs of neighbors in the embedding of a classifier, each image also mirrored, at the best F1."""
+    import skipnets
+
+    classifier = skipnets.load(model)
+    start = time.perf_counter()
+
+    def embed(mirror: bool) -> NDArray[np.float32]:
+        images = (dataset.open(index).convert("RGB") for index in range(len(dataset)))
+        turned = [ImageOps.mirror(image) if mirror else image for image in images]
+        features = classifier.embed(turned)
+        return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+    best = neighbors(embed(False), embed(True))
+    seconds = time.perf_counter() - start
+    return best_pairs(best, made, np.linspace(0, 0.5, 201).tolist()), seconds
+
+
+def neighbors(plain: NDArray[np.float32], mirrored: NDArray[np.float32]) -> dict[tuple[int, int], float]:
+    """Pair → squared distance, of each image with its four nearest, as it is and mirrored."""
+    from sklearn.neighbors import NearestNeighbors
+
+    index = NearestNeighbors(algorithm="brute", metric="sqeuclidean").fit(plain)
+    best: dict[tuple[int, int], float] = {}
+    for queries in (plain, mirrored):
+        distances, found = index.kneighbors(queries, n_neighbors=5)
+        for one, (others, away) in enumerate(zip(found.tolist(), distances.tolist(), strict=True)):
+            for other, distance in zip(others, away, strict=True):
+                if one != other:
+                    key = (min(one, other), max(one, other))
+                    best[key] = min(best.get(key, np.inf), distance)
+    return best
+
+
+def best_pairs(best: dict[tuple[int, int], float], made: Pairs, limits: list[float]) -> Pairs:
+    """The pairs within the distance at which their F1 is best."""
+
+    def within(limit: float) -> Pairs:
+        return {pair for pair, distance in best.items() if distance <= limit}
+
+    def f1(limit: float) -> float:
+        pairs = within(limit)
+        return 2 * len(pairs & made) / (len(pairs) + len(made))
+
+    return within(max(limits, key=f1))
 
 
 def hash_of(name: str) -> Callable[[Image.Image], NDArray[Any]]:
@@ -114,8 +175,6 @@ def hash_of(name: str) -> Callable[[Image.Image], NDArray[Any]]:
 
 def hashed(dataset: ImageDataset, name: str, made: Pairs) -> tuple[Pairs, float]:
     """Pairs by a library's hash, each image also mirrored, at the distance with the best F1."""
-    from sklearn.neighbors import NearestNeighbors
-
     hash_image = hash_of(name)
     start = time.perf_counter()
 
@@ -124,24 +183,9 @@ def hashed(dataset: ImageDataset, name: str, made: Pairs) -> tuple[Pairs, float]
         turned = (ImageOps.mirror(image) if mirror else image for image in images)
         return np.stack([hash_image(image) for image in turned]).astype(np.float32)
 
-    plain = bits(False)
-    index = NearestNeighbors(algorithm="brute", metric="sqeuclidean").fit(plain)
-    best: dict[tuple[int, int], float] = {}
-    for queries in (plain, bits(True)):
-        distances, found = index.kneighbors(queries, n_neighbors=5)
-        for one, (others, away) in enumerate(zip(found.tolist(), distances.tolist(), strict=True)):
-            for other, distance in zip(others, away, strict=True):
-                if one != other:
-                    key = (min(one, other), max(one, other))
-                    best[key] = min(best.get(key, 64.0), distance)
+    best = neighbors(bits(False), bits(True))
     seconds = time.perf_counter() - start
-
-    def f1(limit: int) -> float:
-        pairs = {pair for pair, distance in best.items() if distance <= limit}
-        return 2 * len(pairs & made) / (len(pairs) + len(made))
-
-    limit = max(range(25), key=f1)
-    return {pair for pair, distance in best.items() if distance <= limit}, seconds
+    return best_pairs(best, made, [float(bits) for bits in range(25)]), seconds
 
 
 def photograph(path: Path, generator: np.random.Generator, target: Path) -> None:
@@ -194,6 +238,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", default=["ours", "phash", "dhash"])
     parser.add_argument("--output", type=Path, help="a JSON file for the results")
+    parser.add_argument("--harder", action="store_true", help="other alterations, harder to see through")
+    parser.add_argument("--model", type=Path, help="a classifier for the method embedding")
     parser.add_argument("--speed", action="store_true", help="measure time and memory alone")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of images for --speed")
     parser.add_argument("--show", type=Path, help="a PNG of pairs that were found and not made")
@@ -211,7 +257,7 @@ def main() -> None:
         names = [str(path.resolve()) for path in chosen]
         made: dict[str, Pairs] = {}
         sources = iter(generator.permutation(len(chosen)).tolist())
-        for kind, alter in ALTERATIONS.items():
+        for kind, alter in (HARDER if arguments.harder else ALTERATIONS).items():
             made[kind] = set()
             for _ in range(arguments.altered):
                 source = next(sources, None)
@@ -225,8 +271,15 @@ def main() -> None:
                 names.append(str(path))
         dataset = dataset_of(Path(folder), names)
         all_made = set().union(*made.values())
+        found_by: dict[str, Pairs] = {}
         for method in arguments.methods:
-            pairs, seconds = ours(dataset) if method == "ours" else hashed(dataset, method, all_made)
+            if method == "ours":
+                pairs, seconds = ours(dataset)
+            elif method == "embedding":
+                pairs, seconds = embedded(dataset, arguments.model, all_made)
+            else:
+                pairs, seconds = hashed(dataset, method, all_made)
+            found_by[method] = pairs
             row = {
                 "method": method,
                 "images": len(names),
@@ -237,8 +290,12 @@ def main() -> None:
                     kind: round(len(pairs & some) / len(some), 4) for kind, some in made.items()
                 },
             }
+            if method == "embedding" and "ours" in found_by:
+                both = pairs | found_by["ours"]
+                row["recall_with_ours"] = round(len(both & all_made) / len(all_made), 4)
+                row["precision_with_ours"] = round(len(both & all_made) / len(both), 4)
             results.append(row)
-            print(json.dumps(row, indent=2))
+            print(json.dumps(row, indent=2, ensure_ascii=False), flush=True)
             if method == "ours" and arguments.show:
                 show(dataset, sorted(pairs - all_made)[:60], arguments.show)
     return write(arguments, results)
