@@ -170,7 +170,9 @@ def _thumbnails(
 
 def _about(audit: Audit, path: Path) -> dict[str, Any]:
     total = len(audit.dataset)
-    data = shlex.quote(audit.data)
+    words = [audit.data]
+    if audit.label_check is not None and Path(audit.label_check.source).exists():
+        words.append(audit.label_check.source)
     return {
         "title": Path(audit.data).name or audit.data,
         "data": audit.data,
@@ -180,7 +182,7 @@ def _about(audit: Audit, path: Path) -> dict[str, Any]:
         "table": path.with_suffix(".csv").name,
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
         "version": __version__,
-        "command": f"skipnets audit {data} --write clean.csv",
+        "command": f"skipnets audit {shlex.join(words)} --write clean.csv",
         "in_files": audit.dataset.root is not None,
     }
 

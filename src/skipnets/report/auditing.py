@@ -363,7 +363,7 @@ def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tupl
     for error in find_label_errors(labels, probabilities):
         image, suggested = int(images[error.image]), predictions.classes[error.suggested]
         given = dataset.classes[dataset.labels[image]]
-        detail = f"{suggested} {error.of_suggested:.1%}, {given} {error.of_label:.1%}"
+        detail = f"{error.of_suggested:.1%} {suggested}, {error.of_label:.1%} {given}"
         judged = dataset.splits[image] in ("val", "test")
         action: Action = "corrected" if error.of_suggested >= CERTAIN and not judged else "marked"
         findings.append(
