@@ -121,6 +121,37 @@ CASES = {
     "blanks around labels": Case(
         "m.csv", table("path,label").replace("dog\n", "dog \n", 1), FOUR, ("blanks around class names",)
     ),
+    "blanks of no width around labels": Case(
+        "m.csv",
+        table("path,label").replace("dog\n", "dog\u200b\n", 1).replace("cat", "\ufeffcat\u00a0", 1),
+        FOUR,
+        ("blanks around class names",),
+    ),
+    "one label in two cases": Case(
+        "m.csv",
+        table("path,label").replace("dog\n", "Dog\n", 1),
+        "test: Dog 1, cat 2, dog 1",
+        ('classes "Dog", "dog" differ only in spelling',),
+    ),
+    "one file as two paths with two labels": Case(
+        "m.csv",
+        table("path,label") + "./a.png,dog\n",
+        r"error: lists a\.png twice, with label 'cat' and 'dog'",
+    ),
+    "splits in other languages": Case(
+        "m.csv",
+        table("path,label,split", "Entraînement", "essai", " Trening ", "TESTAUS"),
+        "train: cat 1, dog 1; test: cat 1, dog 1",
+    ),
+    "a class in test alone": Case(
+        "m.csv",
+        table("path,label,split", "train", "train", "test", "test"),
+        "train: cat 2; test: dog 2",
+        (
+            'classes that are not in train, so every image of them counts as wrong: "dog"',
+            'classes that are in train but not in test: "cat"',
+        ),
+    ),
     "a row twice": Case(
         "m.csv", table("path,label") + "a.png,cat\n./a.png,cat\n", FOUR, ("2 rows that repeat",)
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
@@ -45,7 +46,8 @@ def train(
 
     For example:
 
-        skipnets train photos --weights imagenet --out runs/photos
+        skipnets train photos --time 10m --out runs/photos
+        skipnets train photos --weights imagenet --out runs/pretrained
         skipnets train photos --model resnet50 --size 288 --out runs/larger
         skipnets train photos --model-options.growth-rate 24 --out runs/narrow
         skipnets train --config runs/photos/run.yaml --out runs/again --seed 1
@@ -75,10 +77,11 @@ def train(
 
         return _finish(lambda: resume_run(resume, missing=missing, epochs=epochs))
 
+    started = time.perf_counter()  # A run's time includes the import of PyTorch.
     from skipnets.training import train as train_run
 
     settings = TrainConfig(**given) if config is None else read_config(config, **given)
-    return _finish(lambda: train_run(settings))
+    return _finish(lambda: train_run(settings, started=started))
 
 
 def _finish(start: Callable[[], Run]) -> int:

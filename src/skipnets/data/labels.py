@@ -26,6 +26,7 @@ def check_labels(listing: Listing, *, strict: bool = True) -> None:
         splits_of.setdefault(entry.label, set()).add(entry.split)
     _check_spelling(listing, splits_of, strict=strict)
     _check_splits(listing, splits_of)
+    _check_folders(listing)
     several = [name for name in splits_of if _is_several(name, splits_of)]
     if several:
         listing.warnings.append(
@@ -71,6 +72,22 @@ def _check_splits(listing: Listing, splits_of: dict[str, set[str]]) -> None:
         absent = [name for name, splits in splits_of.items() if "train" in splits and split not in splits]
         if absent:
             listing.warnings.append(f"classes that are in train but not in {split}: {_quoted(absent)}")
+
+
+def _check_folders(listing: Listing) -> None:
+    """Warn where all class folders hold the same folders: then those may be the classes, as in train/cat."""
+    below: dict[str, set[str]] = {}
+    for entry in listing.entries:
+        folders = entry.name.split("/")[:-1]
+        if entry.split or not folders or folders[0] != entry.label:
+            return
+        below.setdefault(entry.label, set()).add(folders[1] if len(folders) > 1 else "")
+    first, *others = below.values() or [set()]
+    if others and len(first) > 1 and "" not in first and all(names == first for names in others):
+        listing.warnings.append(
+            f"the class folders {_quoted(below)} all hold the folders {_quoted(sorted(first))}: if those are "
+            "the classes, and the upper folders splits, name them train, val and test"
+        )
 
 
 def _spelling_key(name: str) -> str:

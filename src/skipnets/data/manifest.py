@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES
-from skipnets.data.layout import spelled
+from skipnets.data.decoding import EXTRA_OF_SUFFIX, SUFFIXES
+from skipnets.data.layout import BLANKS, spelled
 from skipnets.data.listing import Entry, Listing, counted
 from skipnets.data.split_names import split_named
 from skipnets.errors import UserError, listed, near_matches, needs_extra, one_line
@@ -96,7 +96,7 @@ def find_listed(path: Path, *, columns: Columns, root: Path | None = None, missi
         raise UserError(f"{path}: lists no images")
     used = _recognize(path, table, columns, root)
     listing = Listing(layout="manifest", root=root, notes=table.notes)
-    if any(label != label.strip() for label in _column(table, used["label"])):
+    if any(label != label.strip(BLANKS) for label in _column(table, used["label"])):
         listing.notes.append("blanks around class names are left out")
     listing.columns = dict.fromkeys(table.names, "") | {name: role for role, name in used.items()}
     rows = _values(path, table, used)
@@ -248,7 +248,7 @@ def _delimiter(path: Path, text: str) -> str:
 
 
 def _looks_like_path(cell: str) -> bool:
-    return cell.strip().lower().endswith((*SUFFIXES, *HEIF_SUFFIXES))
+    return cell.strip().lower().endswith((*SUFFIXES, *EXTRA_OF_SUFFIX))
 
 
 def _recognize(path: Path, table: _Table, columns: Columns, root: Path) -> dict[str, str]:

@@ -448,6 +448,8 @@ def _open_runs_own(classifier: Classifier, record: _RunRecord | None, download: 
         raise UserError(
             f"{classifier.path or 'this classifier'} is not in a run folder: name the data to evaluate it on"
         )
+    if record.splits is not None:
+        run_folder.check_splits(Path(record.splits).parent)
     try:
         return open_dataset(record.data, splits=record.splits, download=download, options=record.options)
     except UserError as error:

@@ -19,9 +19,10 @@ import numpy as np
 from skipnets.data.appearance import Appearance
 from skipnets.data.contents import Content
 from skipnets.data.copies import clusters
-from skipnets.data.decoding import Header, ImageDecodeError
+from skipnets.data.decoding import ImageDecodeError
 from skipnets.data.labels import spellings
 from skipnets.data.listing import counted
+from skipnets.data.raster import Header
 from skipnets.data.sources import ImageDataset
 
 __all__ = [

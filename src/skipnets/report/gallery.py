@@ -15,6 +15,7 @@ from PIL import Image
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import ImageDecodeError
+from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.insight.attribution import explain, resized
@@ -120,22 +121,26 @@ class Thumbnails:
     def thumbnail(self, index: int) -> str | None:
         """An image as a data URI; None if it is not there."""
         image = self._open(index)
-        return None if image is None else data_uri(resized(image, thumbnail_scale(image)))
+        if image is None:
+            return None
+        shown = self._classifier.preprocessing.shown(image)
+        return data_uri(resized(shown, thumbnail_scale(shown)))
 
     def explained(self, index: int, classes: Sequence[str]) -> tuple[str | None, list[str]]:
         """An image and its Grad-CAM overlay for each of these classes, as data URIs."""
         image = self._open(index)
         if image is None:
             return None, []
-        scale = thumbnail_scale(image)
-        shown = data_uri(resized(image, scale))
+        small = self._classifier.preprocessing.shown(image)
+        scale = thumbnail_scale(small)
+        shown = data_uri(resized(small, scale))
         try:
             [explanations] = explain(self._classifier_of(index), [image], classes=classes)
         except UserError:  # a network whose every map is a single value
             return shown, []
         return shown, [data_uri(overlay(explanation.resized(scale))) for explanation in explanations]
 
-    def _open(self, index: int) -> Image.Image | None:
+    def _open(self, index: int) -> Image.Image | WindowedImage | None:
         position = self._position.get(self._results.names[index])
         if position is None or self._dataset is None:
             return None
