@@ -31,6 +31,7 @@ EXTRAS = {
     "explain": (*_TRAIN, "captum"),
     "report": (*_TRAIN, "captum", "jinja2", "markupsafe"),
     "heic": ("pillow_heif",),
+    "medical": ("nibabel", "pydicom"),
     "science": ("tifffile",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
 }

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.data.contents import Content, repeated
-from skipnets.data.decoding import ImageDecodeError, is_image, open_region
+from skipnets.data.decoding import ImageDecodeError, is_image, open_region, render_image
 from skipnets.files import atomic_path
 
 if TYPE_CHECKING:
@@ -158,15 +158,19 @@ def _background(rows: NDArray[np.int64], distances: NDArray[np.float32], count: 
 def _thumbnails(dataset: ImageDataset, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
     """(N, S, S) gray; of images that are too small or cannot be read, zeros."""
     blank = np.zeros((_SIDE, _SIDE), dtype=np.uint8)
+    deep = dataset.bits > 8 or dataset.bands
 
     def thumbnail(position: int) -> NDArray[np.uint8]:
         try:
-            image, _ = open_region(
-                dataset.source(position),
-                lambda width, height: (0, 0, width, height),
-                size=(_SIDE, _SIDE),
-                channels=1,
-            )
+            if deep:
+                image = render_image(dataset.source(position)).convert("L")
+            else:
+                image, _ = open_region(
+                    dataset.source(position),
+                    lambda width, height: (0, 0, width, height),
+                    size=(_SIDE, _SIDE),
+                    channels=1,
+                )
         except ImageDecodeError:
             return blank
         if min(image.size) < _LEAST_SIDE:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES
+from skipnets.data.decoding import EXTRA_OF_SUFFIX, SUFFIXES
 from skipnets.data.layout import spelled
 from skipnets.data.listing import Entry, Listing, counted
 from skipnets.data.split_names import split_named
@@ -246,7 +246,7 @@ def _delimiter(path: Path, text: str) -> str:
 
 
 def _looks_like_path(cell: str) -> bool:
-    return cell.strip().lower().endswith((*SUFFIXES, *HEIF_SUFFIXES))
+    return cell.strip().lower().endswith((*SUFFIXES, *EXTRA_OF_SUFFIX))
 
 
 def _recognize(path: Path, table: _Table, columns: Columns, root: Path) -> dict[str, str]:

@@ -36,6 +36,7 @@ from skipnets.training.run import Row
 __all__ = [
     "Curves",
     "draw_curves",
+    "draw_fold_learning",
     "draw_learning",
     "draw_measures",
     "draw_one_class",
@@ -115,6 +116,22 @@ def draw_measures(rows: Sequence[Row]) -> dict[str, str]:
         for name, title in MEASURES.items()
         if has_measure(rows, name)
     }
+
+
+def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
+    """Validation accuracy over the epochs, one line for each fold."""
+
+    def draw(axes: Axes) -> None:
+        for rows in folds:
+            epochs, values = [row.epoch for row in rows], [row.val_accuracy for row in rows]
+            marker = "o" if len(rows) == 1 else ""
+            axes.plot(epochs, values, color=C1, alpha=0.6, linewidth=1.4, marker=marker)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        axes.margins(y=0.08)
+
+    return _chart("fold-learning", draw)
 
 
 def draw_reliability(bins: Reliability, key: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from PIL import Image
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import ImageDecodeError
+from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.insight.attribution import explain, resized
@@ -101,12 +102,20 @@ class Thumbnails:
         results: The predictions, with the images' names.
         dataset: The images; None if they are no longer there.
         classifier: The classifier that Grad-CAM explains.
+        classifier_of: Where several have predicted, the one that did for the image at an index.
     """
 
-    def __init__(self, results: Results, dataset: ImageDataset | None, classifier: Classifier) -> None:
+    def __init__(
+        self,
+        results: Results,
+        dataset: ImageDataset | None,
+        classifier: Classifier,
+        classifier_of: Callable[[int], Classifier] | None = None,
+    ) -> None:
         self._results = results
         self._dataset = dataset
         self._classifier = classifier
+        self._classifier_of = classifier_of or (lambda _: classifier)
         # Parquet holds valid UTF-8; other bytes of a file name are � there.
         names = [] if dataset is None else dataset.names
         self._position = {_valid(name): index for index, name in enumerate(names)}
@@ -115,22 +124,26 @@ class Thumbnails:
     def thumbnail(self, index: int) -> str | None:
         """An image as a data URI; None if it is not there."""
         image = self._open(index)
-        return None if image is None else data_uri(resized(image, _scale(image)))
+        if image is None:
+            return None
+        shown = self._classifier.preprocessing.shown(image)
+        return data_uri(resized(shown, _scale(shown)))
 
     def explained(self, index: int, classes: Sequence[str]) -> tuple[str | None, list[str]]:
         """An image and its Grad-CAM overlay for each of these classes, as data URIs."""
         image = self._open(index)
         if image is None:
             return None, []
-        scale = _scale(image)
-        shown = data_uri(resized(image, scale))
+        small = self._classifier.preprocessing.shown(image)
+        scale = _scale(small)
+        shown = data_uri(resized(small, scale))
         try:
-            [explanations] = explain(self._classifier, [image], classes=classes)
+            [explanations] = explain(self._classifier_of(index), [image], classes=classes)
         except UserError:  # a network whose every map is a single value
             return shown, []
         return shown, [data_uri(overlay(explanation.resized(scale))) for explanation in explanations]
 
-    def _open(self, index: int) -> Image.Image | None:
+    def _open(self, index: int) -> Image.Image | WindowedImage | None:
         position = self._position.get(self._results.names[index])
         if position is None or self._dataset is None:
             return None

@@ -37,6 +37,7 @@ from skipnets.files import atomic_path
 from skipnets.report import charts
 from skipnets.report.bootstrap import resample
 from skipnets.report.comparison import edge_note, metric_interval
+from skipnets.report.folds import FoldClassifiers, fold_section
 from skipnets.report.gallery import (
     ALL_CELLS,
     GALLERY,
@@ -139,7 +140,9 @@ def _page(
     results = read_results(run.folder)
     classifier = load(run.model, runtime="torch", device=device, threads=threads)
     images, moved = _images(classifier, results)
-    thumbnails = Thumbnails(results, images, classifier)
+    in_folds = "folds" in results.evaluation
+    judges = FoldClassifiers(run, device) if in_folds else None
+    thumbnails = Thumbnails(results, images, classifier, judges)
     metrics = measure(results.logits, results.labels, temperature=results.temperature)
     [sample] = resample([results.probabilities], results.labels, resamples=RESAMPLES, seed=0)
     environment = jinja2.Environment(
@@ -156,8 +159,9 @@ def _page(
         edge_note=edge_note(sample),
         classes=_classes(results, metrics),
         learning=_learning(run),
+        folds=fold_section(run, results.evaluation),
         confusion=_confusion(results, metrics, thumbnails, progress),
-        calibration=_calibration(classifier, results, images, workers, progress),
+        calibration=_calibration(None if in_folds else classifier, results, images, workers, progress),
         curves=_curves(results, metrics),
         galleries=_galleries(results, thumbnails, progress),
         balance=_balance(run, results),
@@ -184,19 +188,24 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
     preprocessing = model["preprocessing"]
     height, width = preprocessing["size"]
     counts = Counter(split for _, split in read_splits(run.splits).values())
-    rows = run.rows
+    runs = run.folds or [run]
+    rows = [row for each in runs for row in each.rows]
+    best = ", ".join(str(each.best_epoch) for each in runs)
     libraries = environment.get("libraries", {})
     machine = environment.get("gpus") or [environment.get("processor", "unknown")]
     facts = {
         "Data": f"{config.data}: " + ", ".join(f"{counts[split]:,} {split}" for split in SPLITS),
         "Classes": f"{len(results.classes):,}",
-        "Model": f"{model['architecture']['name']}, {model['parameters']:,} parameters",
+        "Model": ("" if len(runs) == 1 else f"ensemble of {len(runs)} ")
+        + f"{model['architecture']['name']}, {model['parameters']:,} parameters",
         "Initial weights": config.weights or "random",
         "Input": f"{height} × {width}, {'gray' if preprocessing['channels'] == 1 else 'RGB'}, "
         f"{preprocessing['fit']}",
         "Recipe": f"{config.recipe}: {config.optimizer}, learning rate {config.lr:g}, "
         f"batch size {config.batch_size}, augmentation {config.augmentation}",
-        "Epochs": f"{len(rows)} of {config.epochs}; epoch {run.best_epoch} was the best on validation data",
+        "Epochs": f"{len(rows)} of {config.epochs}; epoch {best} was the best on validation data"
+        if len(runs) == 1
+        else f"{config.epochs} a fold; the best on validation data were {best}",
         "Training time": _training_time(rows),
         "Hardware": f"{machine[0]}, {environment.get('processors', '?')} processors",
         "Software": ", ".join(
@@ -349,17 +358,23 @@ def _confusion(
 
 
 def _calibration(
-    classifier: Classifier,
+    classifier: Classifier | None,
     results: Results,
     dataset: ImageDataset | None,
     workers: int,
     progress: Callable[[str, int, int], object],
 ) -> dict[str, Any]:
-    """Reliability at temperature 1 and at the model's temperature; one is fitted here if it has none."""
-    stored = classifier.temperature != 1
-    record = classifier.provenance.get("calibration", {})
-    temperature, fitted_on, reason = classifier.temperature, None, None
-    if stored:
+    """Reliability at temperature 1 and at the model's temperature; one is fitted here if it has none.
+
+    The classifier is None where several have predicted.
+    """
+    stored = classifier is not None and classifier.temperature != 1
+    temperature, fitted_on, reason = 1.0, None, None
+    if classifier is None:
+        reason = "the predictions are those of several models"
+    elif stored:
+        temperature = classifier.temperature
+        record = classifier.provenance.get("calibration", {})
         fitted_on = f"{record.get('images', '?')} images ({record.get('data')}, {record.get('split')})"
     elif dataset is None or not len(dataset.split("val")):
         reason = "there are no validation images to fit a temperature on"

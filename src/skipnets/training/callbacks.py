@@ -204,7 +204,7 @@ class Record(Callback):
                 self.save(self.average.model if self.average is not None else pl_module.model, row)
             write_metrics(self.run.metrics, self.rows)
             write_skipped(self.run, failures)
-            self.say(epoch_line(row, self.epochs, improved=improved))
+            self.say(epoch_line(row, trainer.max_epochs or self.epochs, improved=improved))
             self._log(pl_module, row)
 
     def _check(self, task: ClassificationTask, row: Row) -> None:

@@ -142,6 +142,16 @@ class Run(Display):
         return self.folder / run_folder.EVALUATION
 
     @property
+    def predictions(self) -> Path:
+        """Predictions on the test split, or out of fold; a Parquet file."""
+        return self.folder / run_folder.PREDICTIONS
+
+    @property
+    def confusion(self) -> Path:
+        """The confusion matrix of those predictions, a PNG file."""
+        return self.folder / run_folder.CONFUSION
+
+    @property
     def config(self) -> TrainConfig:
         """The resolved configuration."""
         return read_config(self.config_file)
@@ -150,6 +160,15 @@ class Run(Display):
     def rows(self) -> list[Row]:
         """Metrics of all epochs so far."""
         return read_metrics(self.metrics)
+
+    def fold(self, number: int) -> Run:
+        """The run of a fold, counted from 1, of a run with folds."""
+        return Run(self.folder / run_folder.FOLD.format(number=number))
+
+    @property
+    def folds(self) -> list[Run]:
+        """The runs of all folds; empty without."""
+        return [self.fold(number) for number in range(1, (self.config.folds or 0) + 1)]
 
     @property
     def best_epoch(self) -> int:
@@ -169,7 +188,19 @@ class Run(Display):
         """Tables that `print` and notebooks show."""
         rows = {"run": str(self.folder)}
         if self.model.exists():
-            rows["model"] = f"{self.model} (epoch {self.best_epoch}, the best on validation data)"
+            count = len(self.folds) if self.config_file.exists() else 0
+            rows["model"] = f"{self.model} (" + (
+                f"the ensemble of the {count} folds' models)"
+                if count
+                else f"epoch {self.best_epoch}, the best on validation data)"
+            )
+        if (self.folder / run_folder.TEST / run_folder.EVALUATION).exists():
+            test = run_folder.read_evaluation(self.folder / run_folder.TEST)
+            low, high = test["accuracy_interval"]
+            rows["ensemble on test images"] = (
+                f"accuracy {test['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%}), "
+                f"{test['images']:,} images"
+            )
         return [*(metric_tables(self.scores) if self.scores else []), properties_table(rows)]
 
 
@@ -190,8 +221,12 @@ def claim(folder: Path) -> Run:
     return run
 
 
-def reopen(folder: Path) -> Run:
+def reopen(folder: Path, *, complete: bool = False) -> Run:
     """Open the run folder of an interrupted training.
+
+    Args:
+        folder: The run folder.
+        complete: Whether the run may be complete.
 
     Raises:
         UserError: If there is none, or the run is complete.
@@ -201,9 +236,10 @@ def reopen(folder: Path) -> Run:
         raise UserError(
             f"resume: {folder} is not a run folder (no {run_folder.CONFIG} with {run_folder.SPLITS} in it)"
         )
-    if run.evaluation.exists():
+    if run.evaluation.exists() and not complete:
         raise UserError(
-            f"resume: the run in {folder} is complete; start another with --config {run.config_file}"
+            f"resume: the run in {folder} is complete; --epochs with more than its {run.config.epochs} "
+            f"extends it, --config {run.config_file} starts another"
         )
     return run
 

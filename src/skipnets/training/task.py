@@ -5,6 +5,7 @@ Shapes: N batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,10 +21,16 @@ from typing_extensions import override
 from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import stage_groups
+from skipnets.training.budget import progress
 from skipnets.training.config import ResolvedConfig
-from skipnets.training.optimization import make_optimizer, make_schedule, parameter_groups
+from skipnets.training.optimization import (
+    follow_progress,
+    make_optimizer,
+    make_schedule,
+    parameter_groups,
+)
 
-# Images (N, C, H, W) uint8; labels (N,); positions in the split (N,).
+# Images (N, C, H, W) from 0 to 255, uint8 or float32; labels (N,); positions in the split (N,).
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -45,6 +52,7 @@ class ClassificationTask(pl.LightningModule):
         super().__init__()
         self.model = model
         self.config = config
+        self.plan: Sequence[tuple[int, int]] = config.epoch_plan
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.layout)
         self.loss = nn.CrossEntropyLoss(class_weights, label_smoothing=config.label_smoothing)
@@ -63,6 +71,10 @@ class ClassificationTask(pl.LightningModule):
         self.gradient_norms: list[Tensor] = []
         self.train()
 
+    def change_plan(self, plan: Sequence[tuple[int, int]]) -> None:
+        """Let the learning rate follow another number of epochs; see `budget.progress`."""
+        self.plan = plan
+
     @override
     def train(self, mode: bool = True) -> ClassificationTask:
         """As in every module, but frozen stages keep their statistics."""
@@ -78,8 +90,8 @@ class ClassificationTask(pl.LightningModule):
         return logits
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 → float, on the device that trains: a quarter of the bytes travel there."""
-        normal = images.to(self.mean.dtype, memory_format=self.layout)
+        """(N, C, H, W) from 0 to 255 → normalized, on the device that trains: bytes travel there as bytes."""
+        normal = images.to(self.mean.dtype, memory_format=self.layout, copy=True)
         return normal.div_(255).sub_(self.mean).div_(self.std)
 
     @override
@@ -162,14 +174,24 @@ class ClassificationTask(pl.LightningModule):
             nesterov=config.nesterov,
             fused=config.precision != "16-mixed",
         )
-        schedule = make_schedule(
-            optimizer,
-            config.schedule,
-            steps_per_epoch=max(int(self.trainer.estimated_stepping_batches) // config.epochs, 1),
-            epochs=config.epochs,
-            warmup=config.warmup,
-            milestones=config.milestones,
-        )
+        steps_per_epoch = max(int(self.trainer.estimated_stepping_batches) // config.epochs, 1)
+        if self.plan:
+            schedule = follow_progress(
+                optimizer,
+                config.schedule,
+                lambda step: progress(step / steps_per_epoch, self.plan),
+                warmup=config.warmup / self.plan[0][1],
+                milestones=config.milestones,
+            )
+        else:
+            schedule = make_schedule(
+                optimizer,
+                config.schedule,
+                steps_per_epoch=steps_per_epoch,
+                epochs=config.epochs,
+                warmup=config.warmup,
+                milestones=config.milestones,
+            )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -29,20 +29,25 @@ from skipnets.data.options import Missing
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
 from skipnets.data.survey import survey
-from skipnets.errors import UserError, listed, near_matches, one_line
+from skipnets.errors import UserError, check_at_least_1, listed, near_matches, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import atomic_path
 from skipnets.models.accounting import kept_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
 from skipnets.models.family import family_of, network_graph
+from skipnets.training import budget
+from skipnets.training.announcement import announcement
 from skipnets.training.batches import FirstBatch
+from skipnets.training.budget import TimeBudget
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
-from skipnets.training.interruption import resumable
+from skipnets.training.extending import extend
+from skipnets.training.folds import extend_folds, resume_folds, train_folds
+from skipnets.training.interruption import TrainingInterrupted, resumable
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
@@ -53,11 +58,12 @@ from skipnets.training.task import ClassificationTask
 _HEADERS_READ = 5000
 
 
-def train(config: TrainConfig) -> Run:
+def train(config: TrainConfig, *, started: float | None = None) -> Run:
     """Train a classifier, choose its best epoch on the validation split, and evaluate that on the test split.
 
     Args:
         config: What to train, on what, how, and where to.
+        started: When the run's time began, on `time.perf_counter`. Default: now.
 
     Returns:
         The run folder. In the other processes of a distributed training, too: they return when training ends.
@@ -66,6 +72,9 @@ def train(config: TrainConfig) -> Run:
         UserError: Wrong input. Where that shows before training, nothing has been written.
         TrainingInterrupted: Ctrl-C.
     """
+    started = budget.clock() if started is None else started
+    if config.folds is not None:
+        return _in_folds(config.out, lambda: train_folds(config, train_on=_train_on, say=_say))
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = find_dataset(
         config.data,
@@ -77,15 +86,32 @@ def train(config: TrainConfig) -> Run:
         options=config.data_options,
     )
     _check_splits(dataset)
-    prepared = prepare(config, dataset)
+    prepared = prepare(config, dataset, started=started)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
     if not _is_helper():
         _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
+        _say(announcement(prepared, dataset))
     return _train(run, prepared, dataset, fresh=True)
 
 
-def resume(folder: str | Path, *, missing: Missing | None = None) -> Run:
+def _train_on(run: Run, config: TrainConfig, dataset: ImageDataset) -> Run:
+    """Train a new run on a dataset that is already split."""
+    return _train(run, prepare(config, dataset), dataset, fresh=True)
+
+
+def _in_folds(folder: Path, work: Callable[[], Run]) -> Run:
+    """Train in folds; Ctrl-C says how to go on with all of them."""
+    try:
+        return work()
+    except TrainingInterrupted as interruption:
+        raise TrainingInterrupted(
+            f"interrupted; go on with: skipnets train --resume {folder} (folds that are complete are kept)",
+            interruption.exit_status,
+        ) from None
+
+
+def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | None = None) -> Run:
     """Go on with a training that was interrupted, from the beginning of the epoch it was in.
 
     The result is the one that the training would have had without the interruption, on the same machine.
@@ -93,13 +119,34 @@ def resume(folder: str | Path, *, missing: Missing | None = None) -> Run:
     Args:
         folder: The run folder.
         missing: "skip" goes on without images that are no longer there; None does as the run was started.
+        epochs: Train up to this many epochs, more than the run was started with, also if it is complete; the
+            rate goes on as in the middle of a schedule over all of them. None does as the run was started.
 
     Raises:
         UserError: It is none, its run is complete, or the data are no longer there.
         TrainingInterrupted: Ctrl-C.
     """
-    run = reopen(Path(folder)) if not _is_helper() else Run(Path(folder))
+    run = reopen(Path(folder), complete=epochs is not None) if not _is_helper() else Run(Path(folder))
+    if epochs is not None and not _is_helper():
+        check_at_least_1(epochs=epochs)
+        if run.evaluation.exists():
+            _say(
+                "the run was evaluated on its test split before: if that result made you extend it, the next "
+                "one is a little optimistic"
+            )
+        (extend_folds if run.config.folds is not None else extend)(run, epochs)
     config = run.config
+    if config.folds is not None:
+        return _in_folds(
+            run.folder,
+            lambda: resume_folds(
+                run,
+                missing=missing,
+                train_on=_train_on,
+                resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
+                say=_say,
+            ),
+        )
     options = config.data_options
     dataset = open_dataset(
         config.data,
@@ -133,7 +180,7 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
     counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
     save = functools.partial(_save_best, run, config, prepared.preprocessing, dataset.classes, counts)
     record = Record(run, best_by=config.best_by, epochs=config.epochs, average=average, save=save, say=_say)
-    end = ExpectedEnd()
+    end = ExpectedEnd(test=counts["test"], batch_size=config.batch_size)
     callbacks: list[Callback] = [
         QuietProcesses(),
         EpochSeeds(config.seed),
@@ -146,6 +193,16 @@ def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) 
     ]
     if average is not None:
         callbacks.insert(0, average)
+    if prepared.training_ends is not None and fresh:
+        callbacks.append(
+            TimeBudget(
+                config,
+                ends=prepared.training_ends,
+                change_plan=task.change_plan,
+                record=functools.partial(write_config, run),
+                say=_say,
+            )
+        )
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
