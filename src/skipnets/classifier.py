@@ -437,6 +437,9 @@ class Classifier(Display):
     def _checked(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
         array = batch.detach().cpu().numpy() if is_tensor(batch) else batch
         channels = self.preprocessing.channels
+        if not isinstance(array, np.ndarray):
+            kind = type(batch).__name__
+            raise UserError(f"batch: must be an array or tensor (N, {channels}, H, W), not {kind}")
         if array.ndim != 4 or array.shape[1] != channels:
             raise UserError(f"batch: must be (N, {channels}, H, W), not {array.shape}")
         if self.runtime.input_type == "float32":

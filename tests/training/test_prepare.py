@@ -116,6 +116,20 @@ def test_finetuning_starts_from_a_checkpoint(tiny: MakeConfig, tmp_path: Path) -
     ]
 
 
+def test_a_classifier_s_weights_bring_their_network(tiny: MakeConfig, tmp_path: Path) -> None:
+    model = skipnets.create_model("resnet20", block_config=(1, 1), width=8, num_classes=5, in_chans=1)
+    donor = skipnets.Classifier.from_model(
+        model, classes=list("abcde"), preprocessing=skipnets.Preprocessing(size=(8, 12), channels=1)
+    )
+    donor.save(tmp_path / "donor.safetensors")
+    config = tiny(weights=tmp_path / "donor.safetensors", model=None, model_options={})
+    prepared = prepare(config, images_in_memory(10, (8, 8, 3)))
+    assert prepared.config.model == "resnet20"
+    assert prepared.config.model_options == {"block_config": [1, 1], "width": 8}
+    assert (prepared.config.channels, prepared.config.size) == (1, (8, 12))
+    assert np.array_equal(prepared.model.state_dict()["conv1.weight"], model.state_dict()["conv1.weight"])
+
+
 def test_a_data_set_without_readable_images_is_refused(tmp_path: Path, tiny: MakeConfig) -> None:
     for label in ("a", "b"):
         (tmp_path / label).mkdir()

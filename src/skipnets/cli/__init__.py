@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ast
 import errno
+import itertools
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import cyclopts
@@ -28,6 +30,7 @@ COMMANDS = {
     "models": "List the models that can be trained.",
     "info": "Show the metadata of a model file.",
     "data": "Show what a dataset contains, before training on it.",
+    "audit": "Look for what may be wrong with a dataset, and write a corrected manifest.",
     "train": "Train a classifier on images in folders.",
     "evaluate": "Evaluate a classifier on labeled images.",
     "predict": "Classify images.",
@@ -187,8 +190,10 @@ def _as_typed(message: str, words: Sequence[str]) -> str:
             return f"--{option}"
         if any(word.startswith(f"--model-options.{option}") for word in words):
             return f"--model-options.{option}"
-        return name.upper() if name.upper() in names else None
+        # One of several values of an argument is reported in the singular.
+        return next((each for each in (name.upper(), f"{name.upper()}S") if each in names), None)
 
+    message = _name_output_option(message, words)
     match = re.match(r"([a-z]\w*)(?:=(.*?))?: ?(.*)", message, re.DOTALL)
     if match is not None and (option := typed(match[1])):
         value, rest = match[2], re.sub(r"'([\w.-]+)'", r"\1", re.sub(r"\bNone\b", "none", match[3]))
@@ -203,13 +208,31 @@ def _as_typed(message: str, words: Sequence[str]) -> str:
     )
 
 
+def _name_output_option(message: str, words: Sequence[str]) -> str:
+    """Begin a message on a path that cannot be written with the option that gave it."""
+    match = re.fullmatch(r"(.+?) cannot be written: (.*)", message, re.DOTALL)
+    if match is None:
+        return message
+    path = Path(match[1])
+    options = [word.partition("=") for word in words]
+    pairs = [(name, value) for name, equals, value in options if name.startswith("--") and equals]
+    pairs += [(name, value) for name, value in itertools.pairwise(words) if name.startswith("--")]
+    for name, value in pairs:
+        if Path(value) == path or Path(value) in path.parents:
+            inside = "" if Path(value) == path else f" ({path})"
+            return f"{name}={value}: cannot be written: {match[2]}{inside}"
+    return message
+
+
 def _name_commands_of_hints(message: str, names: set[str]) -> str:
     """Say which commands have the options that a message on data recommends, if this one does not."""
     from skipnets.data.options import DataOptions
 
     options = {f"--{field.replace('_', '-')}" for field in DataOptions.__dataclass_fields__}
     if lacking := sorted(options.intersection(re.findall(r"(?<= )--[a-z-]+", message)) - names):
-        return f"{message} ({', '.join(lacking)}: of skipnets train, data, evaluate, calibrate and reuse)"
+        return (
+            f"{message} ({', '.join(lacking)}: of skipnets train, data, audit, evaluate, calibrate and reuse)"
+        )
     return message
 
 

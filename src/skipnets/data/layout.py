@@ -24,6 +24,27 @@ from skipnets.errors import UserError, install_command, listed
 LAYOUTS = ("auto", "classes", "splits")
 
 # Folders that operating systems, network drives and notebooks leave behind.
+# What `str.strip` takes for blanks, and what takes no room: zero-width space and joiners, byte-order mark.
+BLANKS = "".join(
+    map(
+        chr,
+        (
+            *range(9, 14),
+            *range(28, 33),
+            0x85,
+            0xA0,
+            0x1680,
+            *range(0x2000, 0x200E),
+            0x2028,
+            0x2029,
+            0x202F,
+            0x205F,
+            0x2060,
+            0x3000,
+            0xFEFF,
+        ),
+    )
+)
 _JUNK_FOLDERS = {
     *("__MACOSX", "@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN", "System Volume Information"),
     *("__pycache__", "@Recycle"),
@@ -265,8 +286,11 @@ def _add_class(listing: Listing, label: str, folder: _Folder, split: str) -> Non
 
 
 def spelled(label: str) -> str:
-    """A class name without blanks around it, in one Unicode form: macOS spells é in two code points."""
-    return unicodedata.normalize("NFC", label).strip()
+    """A class name without blanks around it, in one Unicode form: macOS spells é in two code points.
+
+    Characters of no width, which some editors and spreadsheets leave, count as blanks.
+    """
+    return unicodedata.normalize("NFC", label).strip(BLANKS)
 
 
 def _pass_loose_over(listing: Listing, folder: _Folder) -> None:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice, repeat
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -257,6 +257,7 @@ class EpochSchedule:
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.start = 0  # batches of the next iteration that were used before
 
     @property
     def smallest(self) -> int:
@@ -291,7 +292,10 @@ class EpochSchedule:
 
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Per batch, the seed of its augmentation and the positions of its images."""
+        start, self.start = self.start, 0
         for number, batch in enumerate(self.batches()):
+            if number < start:
+                continue
             sequence = np.random.SeedSequence((self.seed, self.epoch, self.rank, number))
             yield int(sequence.generate_state(1, np.uint64)[0]), batch
 
@@ -333,6 +337,8 @@ class ImageLoader:
         self.dataset = dataset
         self.sampler = schedule
         self.failures: dict[str, str] = {}
+        self._position = _Position()
+        self._resumed: _Position | None = None
         reader = _Reader(dataset, preprocessing, augmentation)
         height, width = preprocessing.size
         image_bytes = height * width * preprocessing.channels * np.dtype(preprocessing.pixel_type).itemsize
@@ -360,29 +366,68 @@ class ImageLoader:
         if shut_down := getattr(running, "_shutdown_workers", None):
             shut_down()
 
+    def state_dict(self) -> dict[str, Any]:
+        """How far the epoch is, for `load_state_dict`."""
+        at_end = self._position.read == len(self.sampler) and not self._position.left
+        position = _Position() if at_end and not self._position.owed else self._position
+        return {**asdict(position), "failures": dict(self.failures)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on where `state_dict` was called."""
+        self._resumed = _Position(read=state["read"], owed=state["owed"], left=state["left"])
+        self.failures.update(state["failures"])
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         import torch
 
         labels = torch.from_numpy(self.dataset.labels)
-        served = owed = 0
+        resumed, self._resumed = self._resumed, None
+        at = self._position = resumed or _Position()
+        served = at.read
+        if at.left:  # in the middle of a batch that comes several times: it is read again
+            at.read -= 1
+        self.sampler.start = at.read
         for images, index, failures in self._batches:
+            at.read += 1
             for position, reason in failures:
                 name = self.dataset.names[position]
                 if name not in self.failures:
                     logger.warning("left out: %s", reason)
                     self.failures[name] = reason
             if len(index) < self.sampler.smallest:
-                owed += self.sampler.world_size > 1
+                at.owed += self.sampler.world_size > 1
                 continue
             batch = images.permute(0, 3, 1, 2), labels[index], index
             served += 1
-            yield from repeat(batch, 1 + owed)
-            owed = 0
+            at.left = at.left or 1 + at.owed
+            at.owed = 0
+            while at.left:
+                at.left -= 1
+                yield batch
         if served:
-            yield from repeat(batch, owed)
+            at.left, at.owed = at.owed, 0
+            while at.left:
+                at.left -= 1
+                yield batch
         elif self.failures:
             reason = next(iter(self.failures.values()))
             raise UserError(f"too few images could be read to make one batch; for one, {reason}")
+        self._position = _Position()
+
+
+@dataclass
+class _Position:
+    """How far an epoch is.
+
+    Attributes:
+        read: Batches of the schedule that were read.
+        owed: Batches that could not be read, for each of which another comes twice.
+        left: How often the last one read is still to come.
+    """
+
+    read: int = 0
+    owed: int = 0
+    left: int = 0
 
 
 def _affordable(workers: int, batch_bytes: int) -> int:

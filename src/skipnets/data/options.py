@@ -27,7 +27,8 @@ class DataOptions:
         path_column: The manifest's column of image files, by name, or by number where it has no header.
         label_column: Its column of classes.
         split_column: Its column of splits.
-        group_column: Its column of what must not be divided among splits, such as patients.
+        group_column: Its column of what must not be divided among splits, such as patients. Default:
+            split_group, if there is such a column.
         group_pattern: A regular expression that finds the group in an image's path: its first parenthesis,
             or all that it matches.
         page: Which page of a TIFF file, frame of an animation or slice of a volume is the image, from 1;

@@ -278,16 +278,22 @@ def find_with_own_splits(
     download: bool = False,
     duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
+    strict: bool = True,
 ) -> ImageDataset:
-    """`find_dataset` without dealing out: the split of an image is "" where the data does not tell it."""
+    """`find_dataset` without dealing out: the split of an image is "" where the data does not tell it.
+
+    Without `strict`, a class that is spelled in two ways is always a warning, and never an error.
+    """
     check_path("data", data)
-    dataset = _find(data, options or DataOptions(), download=download)
+    dataset = _find(data, options or DataOptions(), download=download, strict=strict)
     if duplicates not in get_args(Duplicates):
         raise UserError(f"duplicates={duplicates!r}: must be one of {', '.join(get_args(Duplicates))}")
     return dataset if duplicates == "ignore" else _find_copies(dataset, drop=duplicates == "drop")
 
 
-def _find(data: str | os.PathLike[str], options: DataOptions, *, download: bool) -> ImageDataset:
+def _find(
+    data: str | os.PathLike[str], options: DataOptions, *, download: bool, strict: bool
+) -> ImageDataset:
     """The images, with the splits and groups that the data itself tells."""
     if isinstance(data, str) and data in NAMED_SETS:
         return _named(data, download=download)
@@ -320,7 +326,7 @@ def _find(data: str | os.PathLike[str], options: DataOptions, *, download: bool)
             f"{data}: no such folder, manifest or named dataset ({', '.join(NAMED_SETS)})"
             f"{near_matches(str(data), NAMED_SETS)}"
         )
-    check_labels(listing)
+    check_labels(listing, strict=strict)
     _warn_of_arrays(listing)
     if options.group_pattern is not None:
         _find_groups(listing, options.group_pattern)
@@ -523,9 +529,14 @@ def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data
     if len(short):
         others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
         others += ", copies of one another counted once" if len(dataset.copies) else ""
+        name = f'"{dataset.classes[short[0]]}"'
+        spelled_alike = [
+            f" ({line})" for line in dataset.listing.warnings if name in line and "in spelling" in line
+        ]
         raise UserError(
-            f'{data}: class "{dataset.classes[short[0]]}" has {counts[short[0]]} images to be split into '
+            f"{data}: class {name} has {counts[short[0]]} images to be split into "
             f"{', '.join(wanted)}{others}; it takes at least {len(wanted)}, one for each"
+            f"{''.join(spelled_alike)}"
         )
     splits = dataset.splits.astype("<U5")
     if dataset.groups is None:

@@ -28,6 +28,7 @@ _FIRST, _LAST = 12, 4
 # Of how many images with more than 8 bits the values are looked at.
 _MEASURED = 100
 _RIGHT: Literal["right"] = "right"
+_NO_SPLIT = "no split"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Survey(Display):
         data: What was opened.
         layout: How the images are arranged.
         classes: Their names, in the order of their labels.
-        counts: Split → images of each class.
+        counts: Split → images of each class; "no split" where the data does not tell it.
         columns: A manifest's columns and what each is used for; "" for nothing.
         groups: How many groups there are; None where groups are not known.
         headers: What the headers of the images say, without those that cannot be read.
@@ -102,14 +103,14 @@ class Survey(Display):
             "warnings": list(self.warnings),
         }
 
-    def tables(self) -> list[Table]:
-        """What `print` and a notebook show."""
+    def facts(self) -> dict[str, str]:
+        """What there is but for counts of classes, in words; without what there is nothing to say about."""
         splits = ", ".join(f"{split} {sum(counts):,}" for split, counts in self.counts.items())
         rows = {
             "data": self.data,
             "layout": self.layout,
             "columns": ", ".join(f"{name} ({role})" for name, role in self.columns.items() if role),
-            "images": f"{self.total:,} ({splits})",
+            "images": f"{self.total:,}" + (f" ({splits})" if [*self.counts] != [_NO_SPLIT] else ""),
             "classes": f"{len(self.classes):,}",
             "groups": "" if self.groups is None else f"{self.groups:,}",
             "size": self._sizes(),
@@ -120,7 +121,11 @@ class Survey(Display):
             "unreadable": listed((f"{name} ({reason})" for name, reason in self.unreadable.items()), 3),
             "passed over": passed_over_line(self.passed_over),
         }
-        properties = properties_table({name: text for name, text in rows.items() if text})
+        return {name: text for name, text in rows.items() if text}
+
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show."""
+        properties = properties_table(self.facts())
         for note in self.notes:
             properties.add_row("note", cell(note))
         warnings = properties_table({})
@@ -163,8 +168,8 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
     listing = dataset.listing
     classes = len(dataset.classes)
     counts = {
-        split: np.bincount(dataset.labels[dataset.splits == split], minlength=classes).tolist()
-        for split in SPLITS
+        split or _NO_SPLIT: np.bincount(dataset.labels[dataset.splits == split], minlength=classes).tolist()
+        for split in (*SPLITS, "")
         if (dataset.splits == split).any()
     }
     headers, unreadable, looked_at = _headers(dataset, most)

@@ -5,8 +5,6 @@ Shapes: N images, K classes.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,17 +21,16 @@ from skipnets.errors import UserError
 from skipnets.insight.attribution import explain, resized
 from skipnets.insight.overlays import overlay
 from skipnets.report.results import Results
+from skipnets.report.thumbnails import data_uri, thumbnail_scale
 
 __all__ = [
     "Cell",
     "Thumbnails",
     "confusion_cells",
-    "data_uri",
     "least_confident_correct",
     "most_confident_mistakes",
 ]
 
-THUMBNAIL = 112  # pixels, the longer side
 GALLERY = 12  # images in each gallery with Grad-CAM
 WRONG_CELL, RIGHT_CELL = 12, 6  # images of one cell of the confusion matrix
 ALL_CELLS = 600  # images of all cells
@@ -127,7 +124,7 @@ class Thumbnails:
         if image is None:
             return None
         shown = self._classifier.preprocessing.shown(image)
-        return data_uri(resized(shown, _scale(shown)))
+        return data_uri(resized(shown, thumbnail_scale(shown)))
 
     def explained(self, index: int, classes: Sequence[str]) -> tuple[str | None, list[str]]:
         """An image and its Grad-CAM overlay for each of these classes, as data URIs."""
@@ -135,7 +132,7 @@ class Thumbnails:
         if image is None:
             return None, []
         small = self._classifier.preprocessing.shown(image)
-        scale = _scale(small)
+        scale = thumbnail_scale(small)
         shown = data_uri(resized(small, scale))
         try:
             [explanations] = explain(self._classifier_of(index), [image], classes=classes)
@@ -151,19 +148,6 @@ class Thumbnails:
             return self._classifier.preprocessing.open(self._dataset.source(position))
         except ImageDecodeError:
             return None
-
-
-def _scale(image: Image.Image) -> float:
-    """The scale of a thumbnail; an integer for small images, so that all their pixels stay of equal size."""
-    scale = THUMBNAIL / max(image.size)
-    return max(round(scale), 1) if scale > 1 else scale
-
-
-def data_uri(image: Image.Image) -> str:
-    """An image as a JPEG in a data URI."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _in_order(positions: NDArray[np.int64], key: NDArray[Any]) -> list[int]:

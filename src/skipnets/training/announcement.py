@@ -9,6 +9,7 @@ from skipnets.data.sources import ImageDataset
 from skipnets.training import budget
 from skipnets.training.config import ResolvedConfig
 from skipnets.training.prepare import Prepared
+from skipnets.training.progress_lines import end_text
 from skipnets.training.speed import training_device
 
 
@@ -27,7 +28,7 @@ def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
     if passes != 1:
         length += f" (an epoch is {passes:.2g} passes over the training images)"
     if (seconds := _seconds(prepared, dataset)) is not None:
-        length += f"; {budget.ends_at(seconds)}"
+        length += f"; {end_text(seconds)}"
     lines = {"network": network, "training": length, f"recipe {config.recipe}": _settings(config)}
     width = max(map(len, lines))
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())

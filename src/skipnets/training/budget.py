@@ -11,13 +11,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
-from skipnets.duration import format_duration
 from skipnets.training.config import ResolvedConfig
 
 # What a run's budget is measured with, in seconds; benchmarks put the processor's time in its place.
@@ -78,25 +76,6 @@ def finish_seconds(test: int, seconds_per_image: float) -> float:
     return _FINISH_SECONDS + _TEST_COST * VALIDATION_COST * test * seconds_per_image
 
 
-def progress(epoch: float, plan: Sequence[tuple[int, int]]) -> float:
-    """The share of a training that is done, 0 to 1, after so many epochs.
-
-    Args:
-        epoch: Epochs that are done, with the fraction of the present one.
-        plan: Pairs of the epoch after which the number of epochs was decided, and that number, in order: the
-            first is (0, epochs). Between them, the share grows evenly.
-    """
-    done, start, total = 0.0, *plan[0]
-    for after, changed in plan[1:]:
-        if epoch <= after:
-            break
-        done += (1 - done) * (after - start) / (total - start)
-        start, total = after, changed
-    if total <= start:
-        return 1.0
-    return min(done + (1 - done) * (epoch - start) / (total - start), 1.0)
-
-
 def corrected_epochs(*, done: int, planned: int, epoch_seconds: float, seconds_left: float) -> int:
     """The number of epochs that end with the budget, after so many.
 
@@ -118,7 +97,7 @@ def corrected_epochs(*, done: int, planned: int, epoch_seconds: float, seconds_l
 class TimeBudget(Callback):
     """Corrects the number of epochs after each one, so that the run ends with its budget.
 
-    The learning rate follows (`progress`): it still reaches zero at the end.
+    The learning rate follows (`schedule_plan.progress`): it still reaches zero at the end.
 
     Args:
         config: The run's; its `epoch_plan` holds the first pair.
@@ -175,9 +154,3 @@ class TimeBudget(Callback):
             self.say(
                 f"after epoch {done}: {epochs} epochs fit into the time, not {self.config.epoch_plan[-2][1]}"
             )
-
-
-def ends_at(seconds: float) -> str:
-    """The time of day at which something ends that takes so many more seconds."""
-    end = datetime.now().astimezone() + timedelta(seconds=seconds)
-    return f"ends at {end:%H:%M:%S}, in {format_duration(seconds)}"

@@ -140,9 +140,17 @@ class Record(Callback):
         self.rows: list[Row] = []
         self._epoch_started = self._validation_started = time.perf_counter()
         self._validation_seconds = 0.0
+        self._seconds_before = 0.0
         self._images = 0
         self._meter = Meter(torch.device("cpu"))
         self._average_noted = False
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock, at what it showed where training goes on within an epoch."""
+        self._epoch_started = time.perf_counter() - self._seconds_before
+        self._meter = Meter(pl_module.device)
+        self._meter.start()
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -174,6 +182,8 @@ class Record(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the epoch's row; runs before early stopping and before the checkpoint is written."""
         assert isinstance(pl_module, ClassificationTask)
+        if trainer.is_global_zero:
+            self.run.check_present()
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         seconds = time.perf_counter() - self._epoch_started - self._validation_seconds
@@ -232,13 +242,17 @@ class Record(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """The rows, for the checkpoint."""
-        return {"rows": [row.to_dict() for row in self.rows]}
+        """The rows and the epoch's seconds so far, for the checkpoint."""
+        seconds = time.perf_counter() - self._epoch_started
+        rows = [row.to_dict() for row in self.rows]
+        return {"rows": rows, "seconds": seconds, "images": self._images}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The rows up to the epoch that the checkpoint follows."""
         self.rows = [Row(**row) for row in state_dict["rows"]]
+        self._seconds_before = state_dict.get("seconds", 0.0)
+        self._images = state_dict.get("images", 0)
 
 
 class LiveCurves(Callback):

@@ -29,6 +29,8 @@ Recipe = Literal["auto", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
+# A run.yaml without it was cut short.
+END_OF_FILE = "# end of the configuration"
 FORMAT_VERSION = 2  # of run.yaml; version 0.1 wrote none, and its models' `drop_rate` was the layers'
 
 
@@ -125,6 +127,12 @@ class TrainConfig:
     """Shrinks the weights: as an L2 penalty in SGD, decoupled in AdamW."""
     decay_norm_and_bias: bool | None = None
     """Whether weight decay also acts on norms and biases (as in the papers)."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Factor by which the learning rate falls from stage to stage, from the head down to the stem: below 1,
+    early stages of a pretrained network change less."""
+    fit_head: bool | None = None
+    """Whether the new head is fitted to the features of the initial weights before all layers are trained, so
+    that a random head does not spoil them (Kumar et al. 2022, arXiv 2202.10054)."""
     schedule: Literal["constant", "milestones", "cosine", "linear"] | None = None
     """How the learning rate changes: constant, divided by ten at milestones, or down to zero on a cosine or
     a line."""
@@ -177,7 +185,8 @@ class TrainConfig:
     fractions: tuple[NotNegative, NotNegative, NotNegative] = (0.7, 0.15, 0.15)
     """Sizes of the training, validation and test splits where the data does not come split."""
     folds: Annotated[int, Field(ge=2, le=100)] | None = None
-    """Cross-validation: train that many models, each on other images, and join them to one classifier."""
+    """Cross-validation: train that many models, each on other images, and join them to one classifier. They
+    share the time, if that is given."""
     splits: Path | None = None
     """A splits.csv (path,label,split) to repeat, such as an earlier run's."""
     download: bool = False
@@ -215,6 +224,10 @@ class TrainConfig:
     """Stop after this many epochs without a better one; 0 never stops early."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed: the same seed on the same machine gives the same result."""
+
+    checkpoint_minutes: NotNegative = 10
+    """Minutes between checkpoints within an epoch, from which --resume goes on to the step; 0 writes them at
+    the end of epochs only."""
 
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that read images. Default: one per core, none for datasets held in memory."""
@@ -263,6 +276,8 @@ class ResolvedConfig(TrainConfig):
     nesterov: bool
     weight_decay: NotNegative
     decay_norm_and_bias: bool
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    fit_head: bool
     schedule: Literal["constant", "milestones", "cosine", "linear"]
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
     warmup: NotNegative
@@ -375,10 +390,11 @@ def _plain(value: object) -> object:
 
 def config_to_yaml(config: TrainConfig) -> str:
     """The text of a `run.yaml`."""
-    return yaml.safe_dump(
+    text: str = yaml.safe_dump(
         {"format_version": FORMAT_VERSION, **config_to_dict(config)},
         sort_keys=False,
         allow_unicode=True,
         default_flow_style=None,
         width=110,
     )
+    return f"{text}{END_OF_FILE}\n"

@@ -71,6 +71,8 @@ def how_to_resume(run: Run, *, evaluating: bool) -> str:
     command = f"skipnets train --resume {whole}"
     if not run.config_file.exists():
         return "interrupted before the first epoch; nothing was written"
+    if run.config.folds is not None:
+        return f"interrupted after the last fold; go on with: {command}"
     if evaluating:
         return f"interrupted in the evaluation of the test images; go on with: {command}"
     rows = run.rows

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from skipnets.classifier import describe
 from skipnets.data.augmentation import find_augmentation
 from skipnets.data.decoding import ImageDecodeError, Source, image_size, open_region
 from skipnets.data.preprocessing import VOI, Preprocessing, Window, resize_values
@@ -21,6 +24,7 @@ from skipnets.data.window import PERCENTILES, measure_window
 from skipnets.errors import UserError, listed
 from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
+from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict
 from skipnets.training import budget
 from skipnets.training.callbacks import seed_everything
 from skipnets.training.choice import choose
@@ -76,7 +80,12 @@ def prepare(
         raise UserError(
             f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"
         )
-    channels = config.channels or _channels(train, pretrained=config.weights is not None)
+    own = None if config.model or config.model_options else _network_of(config.weights)
+    if own is not None:
+        config = dataclasses.replace(config, model=own.name, model_options=_changed_fields(own))
+        channels = config.channels or own.in_chans
+    else:
+        channels = config.channels or _channels(train, pretrained=config.weights is not None)
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
     precision = resolve_precision(config.precision, config.accelerator)
     automatic = config.recipe in (None, "auto")
@@ -161,6 +170,27 @@ def prepare(
         training_ends=chosen.training_ends,
         seconds_per_image=chosen.seconds_per_image,
     )
+
+
+def _network_of(weights: str | None) -> ModelConfig | None:
+    """The network whose weights one of our model files or run folders holds; None for other weights."""
+    if weights is None or not Path(weights).exists():
+        return None
+    try:
+        config = config_from_dict(describe(weights)["architecture"])
+    except (UserError, KeyError):
+        return None
+    return config if config.name in REGISTRY else None
+
+
+def _changed_fields(config: ModelConfig) -> dict[str, Any]:
+    """The fields in which a network differs from the row of its name, but for what the data decides."""
+    row = vars(REGISTRY[config.name])
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(config).items()
+        if name not in ("num_classes", "in_chans") and value != row[name]
+    }
 
 
 def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, int] | int:

@@ -11,7 +11,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
-from skipnets.training.budget import VALIDATION_COST, ends_at, finish_seconds
+from skipnets.duration import format_duration
+from skipnets.training.budget import VALIDATION_COST, finish_seconds
 
 # Seconds before the first line, between the first two lines, and at most between two lines.
 _FIRST, _SECOND, _MOST = 2.0, 15.0, 120.0
@@ -139,8 +140,13 @@ def progress_line(
     """One line on how far the training is: "epoch 1/20  step 30/230  loss 2.1034  0.12 s a step  …"."""
     return (
         f"epoch {epoch:>{len(str(epochs))}}/{epochs}  step {step}/{steps}  loss {loss:.4f}  "
-        f"{seconds_per_step:.2g} s a step  {ends_at(remaining)}"
+        f"{seconds_per_step:.2g} s a step  {end_text(remaining)}"
     )
+
+
+def end_text(remaining: float) -> str:
+    """When something ends that takes so many seconds more: "ends at 14:32, in 5 min 10 s"."""
+    return f"ends at {clock_time(remaining)}, in {format_duration(remaining)}"
 
 
 def clock_time(remaining: float) -> str:
