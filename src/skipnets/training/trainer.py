@@ -187,7 +187,7 @@ def _train_locked(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh:
     counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
     save = functools.partial(_save_best, run, config, prepared.preprocessing, dataset.classes, counts)
     record = Record(run, best_by=config.best_by, epochs=config.epochs, average=average, save=save, say=_say)
-    end = ExpectedEnd()
+    end = ExpectedEnd(test=counts["test"], batch_size=config.batch_size)
     callbacks: list[Callback] = [
         QuietProcesses(),
         EpochSeeds(config.seed),
