@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import skipnets
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.models.registry import ModelConfig
 from skipnets.training import TrainConfig, choice
+from skipnets.training import prepare as prepare_module
 from skipnets.training.prepare import prepare
 
 MakeConfig = Callable[..., TrainConfig]
@@ -113,3 +115,25 @@ def test_processes_that_train_together_decide_alike(
 def test_time_and_epochs_exclude_one_another(tiny: MakeConfig) -> None:
     with pytest.raises(UserError, match=r"^time='5m': must be given without epochs=3$"):
         prepare(tiny(time="5m"), images(40, 8, 8))
+
+
+def test_cached_imagenet_weights_start_color_photographs(
+    tiny: MakeConfig,
+    measured: list[tuple[str, tuple[int, int]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[tuple[str, str | None]] = []
+
+    def create_model(name: str, *, weights: str | None, **fields: Any) -> Any:
+        loaded.append((name, weights))
+        return skipnets.create_model(name, **fields)
+
+    monkeypatch.setattr(prepare_module, "create_model", create_model)
+    monkeypatch.setattr(prepare_module, "is_cached", lambda name: name == "resnet18")
+    photographs, small = images(30, 80, 70, 3), images(30, 40, 30, 3)
+    config = prepare(open_config(tiny, time="20s"), photographs).config
+    assert (config.weights, config.model, config.fit_head) == ("imagenet", "resnet18", True)
+    assert measured == [("resnet18", (224, 224))]
+    for data, changes in ((small, {}), (photographs, {"recipe": "scratch"}), (photographs, {"size": 32})):
+        prepare(open_config(tiny, time="20s", **changes), data)
+    assert [weights for _, weights in loaded] == ["imagenet", None, None, None]

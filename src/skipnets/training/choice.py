@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from skipnets.duration import parse_duration
 from skipnets.models.registry import model_config
 from skipnets.training import budget
 from skipnets.training.auto import (
+    PRETRAINED_PASSES,
     WARMUP_SHARE,
     Candidate,
     Facts,
@@ -55,6 +56,7 @@ def choose(
     *,
     sides: tuple[int, int],
     default_model: str,
+    networks: Sequence[str] = (),
     model_options: Mapping[str, Any],
     precision: Precision,
     started: float,
@@ -66,6 +68,7 @@ def choose(
         dataset: The data set with its splits.
         sides: Height and width of the input, if nothing is chosen.
         default_model: The network where none is given or chosen.
+        networks: Those to choose from that the weights are published for, from cheap to costly.
         model_options: Fields of the network, with its classes and channels.
         precision: Number format that training will have.
         started: When the run's time began, on `budget.clock`.
@@ -112,7 +115,13 @@ def choose(
         return seconds + STEP_SECONDS / batch_size
 
     speed = None
-    if automatic and config.model is None and config.weights is None and not config.model_options:
+    networks = () if not automatic or config.model or config.model_options else networks
+    if networks:
+        shown = PRETRAINED_PASSES * len(train)
+        ladder = [Candidate(model=name, side=side) for name in networks]
+        chosen, speed = choose_network(ladder, measured, wanted=shown, seconds=total)
+        values["model"] = chosen.model
+    elif automatic and config.model is None and config.weights is None and not config.model_options:
         shown = wanted_images(len(train)) if timed else config.epochs * (config.epoch_images or len(train))  # type: ignore[operator]
         ladder = candidates(side, fixed=config.size is not None)
         chosen, speed = choose_network(ladder, measured, wanted=shown, seconds=total)
