@@ -205,7 +205,7 @@ def choose_network(
 
 def wanted_images(images: int) -> float:
     """How many images a training should show before a larger network is worth its time."""
-    return 30_000 * math.sqrt(max(images, 500) / 1500)
+    return 60_000 * math.sqrt(max(images, 500) / 1500)
 
 
 def default_seconds(images: int, side: int) -> float:

@@ -115,15 +115,14 @@ def choose(
         return seconds + STEP_SECONDS / batch_size
 
     speed = None
-    networks = () if not automatic or config.model or config.model_options else networks
-    if networks:
-        shown = PRETRAINED_PASSES * len(train)
-        ladder = [Candidate(model=name, side=side) for name in networks]
-        chosen, speed = choose_network(ladder, measured, wanted=shown, seconds=total)
-        values["model"] = chosen.model
-    elif automatic and config.model is None and config.weights is None and not config.model_options:
-        shown = wanted_images(len(train)) if timed else config.epochs * (config.epoch_images or len(train))  # type: ignore[operator]
-        ladder = candidates(side, fixed=config.size is not None)
+    if automatic and config.model is None and not config.model_options and (networks or not config.weights):
+        shown: float = config.epochs * (config.epoch_images or len(train)) if config.epochs else 0
+        if networks:
+            shown = shown or PRETRAINED_PASSES * len(train)
+            ladder = tuple(Candidate(model=name, side=side) for name in networks)
+        else:
+            shown = shown or wanted_images(len(train))
+            ladder = candidates(side, fixed=config.size is not None)
         chosen, speed = choose_network(ladder, measured, wanted=shown, seconds=total)
         values["model"] = chosen.model
         if chosen.side != side:
