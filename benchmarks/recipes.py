@@ -50,7 +50,7 @@ def measure(data: Path, options: str, seed: int, seconds: float) -> dict[str, ob
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(
-            data=data,
+            data=str(data),
             out=Path(folder) / "run",
             time=f"{seconds}s",
             seed=seed,

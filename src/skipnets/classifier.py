@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.data.listing import channel_word
 from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.description import Description
+from skipnets.description import Description, check_answers
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
 from skipnets.models.registry import config_to_dict
+from skipnets.origin import Origin
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
 from skipnets.runtimes.ensemble import EnsembleRuntime
-from skipnets.runtimes.exported import export_format, open_exported
+from skipnets.runtimes.exported import export_format, open_exported, read_export_metadata
 from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
 from skipnets.tables import Display, make_table, properties_table
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from skipnets.inputs import Images
     from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
+
+_NOT_FINITE = "the network computes what is no number: its weights or its preprocessing are wrong"
 
 __all__ = ["Classifier", "Prediction", "as_classifier", "describe", "load", "softmax"]
 
@@ -122,6 +126,7 @@ class Classifier(Display):
         self.ensemble = description.members
         self._members: tuple[Classifier, ...] = ()
         self._number: int | None = None  # among the networks of an ensemble's file
+        self._origin: Origin | None = None
 
     @classmethod
     def from_model(
@@ -264,8 +269,9 @@ class Classifier(Display):
 
         Args:
             inputs: One image or any mixture of them: paths, PIL images, arrays ((H, W) or (H, W, C), uint8 or
-                uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1). A folder or a
-                pattern such as "new/*.jpg" stands for the images in it.
+                uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1); where the
+                preprocessing has a window, arrays and tensors of any numbers. A folder or a pattern such as
+                "new/*.jpg" stands for the images in it.
             top_k: Number of classes in a ranking.
             batch_size: Images per forward pass.
             workers: Threads that read images; None uses one per processor, at most 8.
@@ -310,9 +316,16 @@ class Classifier(Display):
         They are the softmax of the logits divided by the temperature.
 
         Raises:
-            UserError: As `logits`.
+            UserError: As `logits`, and if the network's outputs are not finite.
         """
-        return softmax(self.logits(batch), self.temperature)
+        probabilities = self._softmax(self.logits(batch))
+        if not np.isfinite(probabilities).all():
+            raise UserError(f"batch: {_NOT_FINITE}")
+        return probabilities
+
+    def _softmax(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):  # those that are not finite are reported by the caller
+            return softmax(logits, self.temperature)
 
     def ranking(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[tuple[str, float], ...]:
         """The most probable classes of one image with their probabilities, best first.
@@ -352,7 +365,7 @@ class Classifier(Display):
                 {
                     "model": self._name(),
                     "classes": f"{len(self.classes)}: {listed(self.classes, 10)}",
-                    "images": f"{height}×{width}, {'gray' if self.preprocessing.channels == 1 else 'color'}",
+                    "images": f"{height}×{width}, {channel_word(self.preprocessing.channels)}",
                     "runs in": f"{self.runtime.name} on {self.runtime.device}",
                     **({} if self.path is None else {"file": str(self.path)}),
                 }
@@ -373,6 +386,31 @@ class Classifier(Display):
         return UserError(
             f"{self.path} is an export without a torch module: use the model file that it was made from"
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets: a torch module by value, of other runtimes the file to open again."""
+        state = vars(self).copy()
+        if self._origin is not None and (self.export is not None or self.runtime.name != "torch"):
+            del state["runtime"], state["_members"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again where the state holds no runtime.
+
+        Raises:
+            UserError: If it is no longer the same file.
+        """
+        vars(self).update(state)
+        if "runtime" not in state:
+            assert self._origin is not None
+            self._origin.check()
+            again = load(
+                self._origin.path,
+                runtime=self._origin.runtime,
+                device=self._origin.device,
+                threads=self._origin.threads,
+            )
+            self.runtime, self._members = again.runtime, again._members
 
     def _torch_runtime(self) -> TorchRuntime:
         if self.export is not None:
@@ -399,6 +437,9 @@ class Classifier(Display):
     def _checked(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
         array = batch.detach().cpu().numpy() if is_tensor(batch) else batch
         channels = self.preprocessing.channels
+        if not isinstance(array, np.ndarray):
+            kind = type(batch).__name__
+            raise UserError(f"batch: must be an array or tensor (N, {channels}, H, W), not {kind}")
         if array.ndim != 4 or array.shape[1] != channels:
             raise UserError(f"batch: must be (N, {channels}, H, W), not {array.shape}")
         if self.runtime.input_type == "float32":
@@ -410,12 +451,16 @@ class Classifier(Display):
     def _predictions(self, batches: Iterator[ImageBatch], top_k: int) -> Iterator[Prediction]:
         for batch in batches:
             rows: Iterator[NDArray[np.float64]]
-            rows = iter(self.probabilities(batch.inputs) if len(batch.inputs) else ())
+            rows = iter(self._softmax(self.logits(batch.inputs)) if len(batch.inputs) else ())
             for source, error in batch.outcomes():
                 if error is not None:
                     yield Prediction(source=source, error=error)
                     continue
-                ranking = self.ranking(next(rows), top_k)
+                row = next(rows)
+                if not np.isfinite(row).all():
+                    yield Prediction(source=source, error=f"{source}: {_NOT_FINITE}")
+                    continue
+                ranking = self.ranking(row, top_k)
                 yield Prediction(
                     source=source, label=ranking[0][0], probability=ranking[0][1], ranking=ranking
                 )
@@ -424,7 +469,7 @@ class Classifier(Display):
         """Read images in threads, two batches ahead."""
         check_at_least_1(batch_size=batch_size, workers=workers)
         return evaluation_batches(
-            named_sources(inputs),
+            named_sources(inputs, self.preprocessing),
             self.preprocessing,
             batch_size=batch_size,
             workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
@@ -451,7 +496,9 @@ def load(
     if export_format(path) is not None:
         opened = open_exported(path, runtime=runtime, device=device, threads=threads)
         description = Description.from_metadata(opened.path, opened.metadata)
-        return _classifier(description, opened.runtime, opened.path, export=opened.metadata["export"])
+        check_answers(opened.path, opened.runtime, description)
+        classifier = _classifier(description, opened.runtime, opened.path, export=opened.metadata["export"])
+        return _remembering(classifier, device, threads)
     file = read_model_file(path)
     description = Description.from_metadata(file.path, file.metadata)
     networks = [file.tensors()] if description.members == 1 else file.members()
@@ -471,13 +518,13 @@ def load(
     except TensorsDoNotFitError as error:
         raise UserError(f"{file.path}: {error}") from error
     if description.members == 1:
-        return _classifier(description, engines[0], file.path)
+        return _remembering(_classifier(description, engines[0], file.path), device, threads)
     ensemble = _classifier(description, EnsembleRuntime(engines), file.path)
     single = replace(description, members=1, temperature=1.0)
     ensemble._members = tuple(_classifier(single, engine, file.path) for engine in engines)
     for number, member in enumerate(ensemble._members):
         member._number = number
-    return ensemble
+    return _remembering(ensemble, device, threads)
 
 
 def as_classifier(
@@ -510,6 +557,15 @@ def _classifier(
     )
 
 
+def _remembering(classifier: Classifier, device: str, threads: int | None) -> Classifier:
+    """The classifier, which can then be pickled."""
+    assert classifier.path is not None
+    classifier._origin = Origin.of(
+        classifier.path, runtime=classifier.runtime.name, device=device, threads=threads
+    )
+    return classifier
+
+
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Metadata of a model file or an export, without loading weights or torch.
 
@@ -525,10 +581,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         UserError: As for `load`, except for problems in the weights.
     """
     if export_format(path) is not None:
-        opened = open_exported(path)
-        export = opened.metadata["export"]
+        where, metadata = read_export_metadata(path)
+        export = metadata["export"]
         return {
-            **_description(opened.path, opened.metadata, export.get("parameters")),
+            **_description(where, metadata, export.get("parameters")),
             "export": {key: value for key, value in export.items() if key != "parameters"},
         }
     file = read_model_file(path)

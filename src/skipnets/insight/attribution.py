@@ -32,7 +32,7 @@ from skipnets.inputs import named_sources
 from skipnets.models.accounting import Grid, grids
 from skipnets.models.family import network_graph, stage_groups
 from skipnets.models.graph import Activation, Graph, Norm
-from skipnets.models.modes import evaluating
+from skipnets.models.modes import evaluating, sharing_tensors
 
 if TYPE_CHECKING:
     from skipnets.data.decoding import Source
@@ -139,7 +139,9 @@ def explain(
         if label not in classifier.classes:
             raise UserError(f"classes={label}: {class_hint(label, classifier.classes)}")
     module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
-    return _explanations(classifier, named_sources(images), classes, method, module_path, position)
+    return _explanations(
+        classifier, named_sources(images, classifier.preprocessing), classes, method, module_path, position
+    )
 
 
 def stage_names(classifier: Classifier) -> list[str]:
@@ -189,10 +191,12 @@ def _explanations(
     module_path: str | None,
     position: Grid,
 ) -> Iterator[list[Explanation]]:
-    models, preprocessing = [member.model for member in classifier.members], classifier.preprocessing
+    # Captum puts hooks on a model, which must not see what other threads predict or explain meanwhile.
+    models = [sharing_tensors(member.model) for member in classifier.members]
+    preprocessing = classifier.preprocessing
     for name, source in images:
-        image = preprocessing.open(source)
-        batch = preprocessing.batch([image])
+        opened = preprocessing.open(source)
+        image, batch = preprocessing.shown(opened), preprocessing.batch([opened])
         probabilities = classifier.probabilities(batch)[0]
         labels = classes or [classifier.classes[int(probabilities.argmax())]]
         explanations = []

@@ -184,6 +184,11 @@ class DenseNet(Backbone[DenseNetConfig]):
         blocks = r"^features\.(?:denseblock|transition)(\d+)"
         return {"stem": r"^features\.(?:conv|norm)0", "blocks": blocks if coarse else layers}
 
+    def _run_stages(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) images → the last map; the stages are one module, so that hooks on `features` run."""
+        maps: Tensor = self.features(x)
+        return maps
+
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield `features.conv0` … `features.relu5` with their paths."""
         for name, module in self.features.named_children():

@@ -28,6 +28,7 @@ __all__ = [
     "FORMAT_VERSION",
     "ModelFile",
     "member_name",
+    "metadata_text",
     "parse_metadata",
     "read_model_file",
     "write_model_file",
@@ -130,7 +131,7 @@ def write_model_file(
     Raises:
         UserError: If it cannot be written.
     """
-    text = json.dumps({"format_version": FORMAT_VERSION, **metadata}, ensure_ascii=False, allow_nan=False)
+    text = metadata_text({"format_version": FORMAT_VERSION, **metadata})
     with atomic_path(path) as temporary:
         # Not save_file: it makes files that only their owner may read, whatever the umask says.
         temporary.write_bytes(safetensors.numpy.save(dict(tensors), metadata={_KEY: text}))
@@ -171,7 +172,7 @@ def parse_metadata(path: Path, text: str) -> dict[str, Any]:
         UserError: If they are damaged or from a newer version.
     """
     try:
-        metadata = json.loads(text)
+        metadata = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged metadata (not JSON)") from error
     version = metadata.get("format_version") if isinstance(metadata, dict) else None
@@ -184,6 +185,16 @@ def parse_metadata(path: Path, text: str) -> dict[str, Any]:
         )
     assert isinstance(metadata, dict)
     return _from_version_1(metadata) if version == 1 else metadata
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def metadata_text(metadata: Mapping[str, Any]) -> str:
+    """Metadata as JSON; what is not valid Unicode, such as a byte of a folder's name, is escaped."""
+    text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _from_version_1(metadata: dict[str, Any]) -> dict[str, Any]:

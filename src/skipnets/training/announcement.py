@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from skipnets.data.listing import channel_word
 from skipnets.data.sources import ImageDataset
 from skipnets.training import budget
 from skipnets.training.config import ResolvedConfig
@@ -18,7 +19,7 @@ def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
     height, width = config.size
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = max(-(-config.epoch_images // config.batch_size), 1)
-    color = "gray" if config.channels == 1 else "color"
+    color = channel_word(config.channels)
     network = f"{config.model}, {parameters:,} parameters, {height}×{width} {color}"
     if prepared.seconds_per_image is not None:
         network += f", {1000 * prepared.seconds_per_image:.2g} ms an image on {_device(config)}"

@@ -29,6 +29,8 @@ Recipe = Literal["auto", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
+# A run.yaml without it was cut short.
+END_OF_FILE = "# end of the configuration"
 FORMAT_VERSION = 2  # of run.yaml; version 0.1 wrote none, and its models' `drop_rate` was the layers'
 
 
@@ -162,8 +164,17 @@ class TrainConfig:
     """How an image of another shape is brought to that size. Default: pad, which cuts nothing off."""
     crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """With crop: fraction of the shorter side that is kept."""
-    channels: Literal[1, 3] | None = None
-    """1 for gray, 3 for color. Default: what the images are, or what the weights expect."""
+    channels: Count | None = None
+    """1 for gray, 3 for color, or a number of bands. Default: what the images have, or the weights expect."""
+    window: tuple[float, ...] | None = None
+    """Of images of more than 8 bits: which values are black and white, in their own units (for CT, Hounsfield
+    units); one pair, or one a channel. Default: found by `percentiles`."""
+    percentiles: tuple[float, float] | None = None
+    """Which shares of the training images' values, in percent, are the window. Default: 0.5 and 99.5."""
+    voi: bool = False
+    """Whether each DICOM file's own window (its VOI LUT) is used instead."""
+    shown_channels: tuple[Count, Count, Count] | None = None
+    """Of many bands, the three that people are shown as red, green and blue, from 1. Default: 1 2 3."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel, in 0..1. Default: the weights' published one, or the training split's."""
     std: tuple[Rate, ...] | None = None
@@ -174,7 +185,8 @@ class TrainConfig:
     fractions: tuple[NotNegative, NotNegative, NotNegative] = (0.7, 0.15, 0.15)
     """Sizes of the training, validation and test splits where the data does not come split."""
     folds: Annotated[int, Field(ge=2, le=100)] | None = None
-    """Cross-validation: train that many models, each on other images, and join them to one classifier."""
+    """Cross-validation: train that many models, each on other images, and join them to one classifier. They
+    share the time, if that is given."""
     splits: Path | None = None
     """A splits.csv (path,label,split) to repeat, such as an earlier run's."""
     download: bool = False
@@ -200,7 +212,9 @@ class TrainConfig:
     group_pattern: str | None = None
     """A regular expression that finds the group in an image's path."""
     page: Count | Literal["all"] | None = None
-    """Which page of a TIFF file or frame of an animation is the image; all makes an image of each."""
+    """Which page of a TIFF file, frame or slice of a volume is the image; all makes an image of each."""
+    max_pixels: Count | None = None
+    """The most pixels that an image may have; larger ones are refused. Default: 89,478,485."""
     missing: Missing = "error"
     """Whether files that a manifest or splits.csv lists and that are not there are an error or skipped."""
 
@@ -210,6 +224,10 @@ class TrainConfig:
     """Stop after this many epochs without a better one; 0 never stops early."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed: the same seed on the same machine gives the same result."""
+
+    checkpoint_minutes: NotNegative = 10
+    """Minutes between checkpoints within an epoch, from which --resume goes on to the step; 0 writes them at
+    the end of epochs only."""
 
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that read images. Default: one per core, none for datasets held in memory."""
@@ -223,10 +241,15 @@ class TrainConfig:
     """Number format of the computation. Default: bf16-mixed on GPUs that have it, 16-mixed on older ones,
     32-true on CPUs. On a GPU, 32-true also keeps convolutions and matrix products from using TF32."""
     channels_last: bool | None = None
-    """Keep images in memory channel by channel within a pixel, which is faster for most convolutions."""
+    """Keep images in memory channel by channel within a pixel, which is faster for most convolutions.
+    Default: yes on a GPU; on a CPU whichever is faster, which is measured."""
     block_execution: ExecutionPolicy | None = None
-    """How dense blocks run: auto (what is fastest on the device), plain, linear (in linear memory), or
-    linear-recompute (in still less, for more time). The numbers are the same."""
+    """How dense blocks run: auto (what is fastest on the device; on a CPU some steps are measured), plain,
+    linear (in linear memory), or linear-recompute (in still less, for more time). The numbers are the
+    same."""
+    operators: dict[str, str] | None = None
+    """What computes each layer shape on a CPU, as measured where the run was started. It is written into
+    run.yaml, so that the same run again rounds alike. Default: measured."""
 
     @property
     def data_options(self) -> DataOptions:
@@ -269,7 +292,7 @@ class ResolvedConfig(TrainConfig):
     size: tuple[Side, Side]
     fit: Literal["pad", "crop", "stretch"]
     crop_fraction: Annotated[float, Field(gt=0, le=1)]
-    channels: Literal[1, 3]
+    channels: Count
     mean: tuple[float, ...]
     std: tuple[Rate, ...]
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"]
@@ -367,10 +390,11 @@ def _plain(value: object) -> object:
 
 def config_to_yaml(config: TrainConfig) -> str:
     """The text of a `run.yaml`."""
-    return yaml.safe_dump(
+    text: str = yaml.safe_dump(
         {"format_version": FORMAT_VERSION, **config_to_dict(config)},
         sort_keys=False,
         allow_unicode=True,
         default_flow_style=None,
         width=110,
     )
+    return f"{text}{END_OF_FILE}\n"

@@ -22,8 +22,8 @@ _FEW, _LONG_STEP = 4, 0.5
 def training_device(accelerator: str) -> torch.device:
     """The device that an `accelerator` in Lightning's words means here."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    if accelerator == "mps":
+        return torch.device("cuda")
+    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
         return torch.device("mps")
     return torch.device("cpu")
 
@@ -50,7 +50,7 @@ def seconds_per_image(
         channels_last: Whether images lie channel by channel within a pixel.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    cuda = [device.index or 0] if device.type == "cuda" else []
+    cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         model = build_model(config).to(memory_format=layout).to(device)
         images = torch.randn(batch_size, config.in_chans, *size, device=device).to(memory_format=layout)

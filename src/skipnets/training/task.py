@@ -29,7 +29,7 @@ from skipnets.training.optimization import (
     schedule_of_run,
 )
 
-# Images (N, C, H, W) uint8; labels (N,); positions in the split (N,).
+# Images (N, C, H, W) from 0 to 255, uint8 or float32; labels (N,); positions in the split (N,).
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -89,8 +89,8 @@ class ClassificationTask(pl.LightningModule):
         return logits
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 → float, on the device that trains: a quarter of the bytes travel there."""
-        normal = images.to(self.mean.dtype, memory_format=self.layout)
+        """(N, C, H, W) from 0 to 255 → normalized, on the device that trains: bytes travel there as bytes."""
+        normal = images.to(self.mean.dtype, memory_format=self.layout, copy=True)
         return normal.div_(255).sub_(self.mean).div_(self.std)
 
     @override
