@@ -167,7 +167,7 @@ def prepare(
         "workers": _cores() if config.workers is None else config.workers,
         "epoch_plan": config.epoch_plan
         or (((0, config.epochs),) if chosen.training_ends is not None else ()),
-        "precision": precision,
+        "precision": chosen.precision,
         **choose_execution(model, given, config, preprocessing.size),
         "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
     }
