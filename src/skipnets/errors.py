@@ -30,6 +30,7 @@ EXTRAS = {
     "deploy": ("nncf", "onnx", "onnxscript", "openvino"),
     "explain": (*_TRAIN, "captum"),
     "report": (*_TRAIN, "captum", "jinja2", "markupsafe"),
+    "tune": (*_TRAIN, "captum", "jinja2", "markupsafe", "optuna"),
     "heic": ("pillow_heif",),
     "science": ("tifffile",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"),

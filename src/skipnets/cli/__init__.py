@@ -31,6 +31,7 @@ COMMANDS = {
     "info": "Show the metadata of a model file.",
     "data": "Show what a dataset contains, before training on it.",
     "train": "Train a classifier on images in folders.",
+    "tune": "Find good training settings by experiment.",
     "evaluate": "Evaluate a classifier on labeled images.",
     "predict": "Classify images.",
     "summary": "Show a network's layers, parameters with their formulas, compute and memory.",

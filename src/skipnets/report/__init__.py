@@ -12,9 +12,17 @@ from skipnets.lazy import lazy_exports
 if TYPE_CHECKING:
     from skipnets.report.comparison import Comparison, compare
     from skipnets.report.page import write_report
+    from skipnets.report.tuning import write_tuning_report
 
-__all__ = ["Comparison", "compare", "write_report"]
+__all__ = ["Comparison", "compare", "write_report", "write_tuning_report"]
 
 __getattr__, __dir__ = lazy_exports(
-    __name__, {"Comparison": "comparison", "compare": "comparison", "write_report": "page"}, extra="report"
+    __name__,
+    {
+        "Comparison": "comparison",
+        "compare": "comparison",
+        "write_report": "page",
+        "write_tuning_report": "tuning",
+    },
+    extra="report",
 )
