@@ -32,6 +32,7 @@ COMMANDS = {
     "data": "Show what a dataset contains, before training on it.",
     "audit": "Look for what may be wrong with a dataset, and write a corrected manifest.",
     "train": "Train a classifier on images in folders.",
+    "tune": "Find good training settings by experiment.",
     "evaluate": "Evaluate a classifier on labeled images.",
     "predict": "Classify images.",
     "summary": "Show a network's layers, parameters with their formulas, compute and memory.",
