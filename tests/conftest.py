@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,11 @@ from tests.helpers.serving import write_colors_onnx
 # Triton reads this when a kernel is defined: without a GPU, kernels are run by its interpreter.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# What is measured on this machine is kept, but not in the cache of whoever runs the tests.
+if not os.environ.get("XDG_CACHE_HOME"):
+    _CACHE = tempfile.TemporaryDirectory(prefix="skipnets-cache-")
+    os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 # How long one example takes says more about the machine's other work than about what is tested.
 hypothesis.settings.register_profile("skipnets", deadline=None)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from skipnets.machine import library_versions, processor
+from skipnets import machine
+from skipnets.machine import available_memory, library_versions, processor
 
 
 def test_versions_are_those_that_are_installed() -> None:
@@ -42,3 +43,17 @@ def test_the_processor_has_a_name_on_every_system(
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "fallback")
     assert processor() == expected
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "expected"),
+    [("MemTotal:  9 kB\nMemAvailable:       7 kB\n", 7 * 1024), ("MemTotal:  9 kB\n", None), (None, None)],
+)
+def test_available_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, meminfo: str | None, expected: int | None
+) -> None:
+    file = tmp_path / "meminfo"
+    if meminfo is not None:
+        file.write_text(meminfo)
+    monkeypatch.setattr(machine, "Path", lambda name: file)
+    assert available_memory() == expected

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,8 +25,9 @@ from skipnets.inputs import is_tensor, named_sources
 from skipnets.models.registry import config_to_dict
 from skipnets.origin import Origin
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
+from skipnets.runtimes.ensemble import EnsembleRuntime
 from skipnets.runtimes.exported import export_format, open_exported, read_export_metadata
-from skipnets.runtimes.model_file import FORMAT_VERSION, read_model_file, write_model_file
+from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
 from skipnets.tables import Display, make_table, properties_table
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Classifier(Display):
         temperature: Divides the logits before the softmax; `skipnets calibrate` fits it.
         path: The file it was loaded from.
         export: Metadata of an export: format, input, int8, check; None for a model file.
+        ensemble: Number of networks whose probabilities are averaged; 1 for a single network.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -102,6 +104,7 @@ class Classifier(Display):
         temperature: float = 1.0,
         path: Path | None = None,
         export: Mapping[str, Any] | None = None,
+        ensemble: int = 1,
     ) -> None:
         description = Description(
             architecture=architecture,
@@ -109,6 +112,7 @@ class Classifier(Display):
             preprocessing=preprocessing,
             temperature=temperature,
             provenance=provenance,
+            members=ensemble,
         )
         self.architecture = dict(description.architecture)
         self.classes = tuple(description.classes)
@@ -118,6 +122,9 @@ class Classifier(Display):
         self.temperature = description.temperature
         self.path = path
         self.export = None if export is None else dict(export)
+        self.ensemble = description.members
+        self._members: tuple[Classifier, ...] = ()
+        self._number: int | None = None  # among the networks of an ensemble's file
         self._origin: Origin | None = None
 
     @classmethod
@@ -147,6 +154,52 @@ class Classifier(Display):
             runtime=TorchRuntime(model),
         )
 
+    @classmethod
+    def from_members(
+        cls, members: Sequence[Classifier], *, provenance: Mapping[str, Any] | None = None
+    ) -> Classifier:
+        """Create an ensemble: a classifier that averages the probabilities of others.
+
+        Args:
+            members: Classifiers of one architecture, with the same classes and preprocessing, such as those
+                of a run's folds. Their temperatures must be 1: `skipnets calibrate` calibrates the ensemble.
+            provenance: As for `Classifier`; `created` is added if it is missing.
+
+        Raises:
+            UserError: If there is none, or they differ.
+        """
+        if not members:
+            raise UserError("members: must be at least one classifier")
+        first = members[0]
+        for name in ("architecture", "classes", "preprocessing", "temperature"):
+            if any(getattr(member, name) != getattr(first, name) for member in members):
+                raise UserError(f"members: must be classifiers of the same {name}")
+        if first.temperature != 1:
+            raise UserError("members: must have a temperature of 1; calibrate the ensemble instead")
+        if any(member.ensemble > 1 for member in members):
+            raise UserError("members: must be single networks, not ensembles")
+        ensemble = cls(
+            architecture=first.architecture,
+            classes=first.classes,
+            preprocessing=first.preprocessing,
+            provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
+            runtime=EnsembleRuntime([member.runtime for member in members]),
+            ensemble=len(members),
+        )
+        ensemble._members = tuple(members)
+        return ensemble
+
+    @property
+    def members(self) -> tuple[Classifier, ...]:
+        """The classifiers of the networks that an ensemble averages; of a single network, itself.
+
+        Raises:
+            UserError: If the classifier is an export of an ensemble, which is one graph.
+        """
+        if self.ensemble > 1 and self.export is not None:
+            raise self._no_module()
+        return self._members or (self,)
+
     @property
     def model(self) -> Backbone[Any]:
         """The torch module that the runtime uses: changing it changes the classifier.
@@ -154,8 +207,13 @@ class Classifier(Display):
         A classifier in the native engine is loaded again and runs in torch from then on.
 
         Raises:
-            UserError: If the classifier is an export, which has no module.
+            UserError: If the classifier is an export, which has no module, or an ensemble, which has several.
         """
+        if self.ensemble > 1 and self.export is None:
+            raise UserError(
+                f"{self.path or 'this classifier'} is an ensemble of {self.ensemble} networks: name the run "
+                "folder of one of its folds, or in Python take one of classifier.members"
+            )
         return self._torch_runtime().model
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -168,10 +226,14 @@ class Classifier(Display):
             UserError: If it cannot be written, weights are not finite, or the model was changed and no longer
                 matches its config.
         """
-        if self.runtime.name == "native":
-            tensors = self._tensors_of_file()
+        if self.ensemble == 1:
+            tensors = self._tensors()
         else:
-            tensors = self._torch_runtime().tensors()
+            tensors = {
+                member_name(number, name): tensor
+                for number, member in enumerate(self.members)
+                for name, tensor in member._tensors().items()
+            }
         write_model_file(path, self.metadata(), tensors)
 
     def metadata(self) -> dict[str, Any]:
@@ -190,6 +252,7 @@ class Classifier(Display):
             preprocessing=self.preprocessing,
             temperature=self.temperature,
             provenance=self.provenance,
+            members=self.ensemble,
         )
         return {"format_version": FORMAT_VERSION, "skipnets_version": __version__, **description.to_dict()}
 
@@ -298,7 +361,7 @@ class Classifier(Display):
         return [
             properties_table(
                 {
-                    "model": self.architecture["name"],
+                    "model": self._name(),
                     "classes": f"{len(self.classes)}: {listed(self.classes, 10)}",
                     "images": f"{height}×{width}, {'gray' if self.preprocessing.channels == 1 else 'color'}",
                     "runs in": f"{self.runtime.name} on {self.runtime.device}",
@@ -309,15 +372,24 @@ class Classifier(Display):
 
     def __repr__(self) -> str:
         return (
-            f"Classifier({self.architecture['name']}, {len(self.classes)} classes, "
+            f"Classifier({self._name()}, {len(self.classes)} classes, "
             f"runtime={self.runtime.name!r}, device={self.runtime.device!r})"
+        )
+
+    def _name(self) -> str:
+        name = str(self.architecture["name"])
+        return name if self.ensemble == 1 else f"ensemble of {self.ensemble} {name}"
+
+    def _no_module(self) -> UserError:
+        return UserError(
+            f"{self.path} is an export without a torch module: use the model file that it was made from"
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process gets: a torch module by value, of other runtimes the file to open again."""
         state = vars(self).copy()
         if self._origin is not None and (self.export is not None or self.runtime.name != "torch"):
-            del state["runtime"]
+            del state["runtime"], state["_members"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -330,18 +402,17 @@ class Classifier(Display):
         if "runtime" not in state:
             assert self._origin is not None
             self._origin.check()
-            self.runtime = load(
+            again = load(
                 self._origin.path,
                 runtime=self._origin.runtime,
                 device=self._origin.device,
                 threads=self._origin.threads,
-            ).runtime
+            )
+            self.runtime, self._members = again.runtime, again._members
 
     def _torch_runtime(self) -> TorchRuntime:
         if self.export is not None:
-            raise UserError(
-                f"{self.path} is an export without a torch module: use the model file that it was made from"
-            )
+            raise self._no_module()
         from skipnets.runtimes.torch import TorchRuntime
 
         if self.runtime.name == "native":
@@ -351,7 +422,11 @@ class Classifier(Display):
 
     def _tensors_of_file(self) -> dict[str, NDArray[Any]]:
         assert self.path is not None  # only `load` makes a classifier that does not run in torch
-        return read_model_file(self.path).tensors()
+        file = read_model_file(self.path)
+        return file.tensors() if self._number is None else file.members()[self._number]
+
+    def _tensors(self) -> dict[str, NDArray[Any]]:
+        return self._tensors_of_file() if self.runtime.name == "native" else self._torch_runtime().tensors()
 
     def _no_images(self) -> NDArray[Any]:
         height, width = self.preprocessing.size
@@ -421,17 +496,30 @@ def load(
         return _remembering(classifier, device, threads)
     file = read_model_file(path)
     description = Description.from_metadata(file.path, file.metadata)
+    networks = [file.tensors()] if description.members == 1 else file.members()
+    if len(networks) != description.members:
+        raise UserError(f"{file.path}: holds {len(networks)} networks, not {description.members}")
     try:
-        engine = open_runtime(
-            runtime,
-            architecture=description.architecture,
-            tensors=file.tensors(),
-            device=device,
-            threads=threads,
-        )
+        engines = [
+            open_runtime(
+                runtime,
+                architecture=description.architecture,
+                tensors=tensors,
+                device=device,
+                threads=threads,
+            )
+            for tensors in networks
+        ]
     except TensorsDoNotFitError as error:
         raise UserError(f"{file.path}: {error}") from error
-    return _remembering(_classifier(description, engine, file.path), device, threads)
+    if description.members == 1:
+        return _remembering(_classifier(description, engines[0], file.path), device, threads)
+    ensemble = _classifier(description, EnsembleRuntime(engines), file.path)
+    single = replace(description, members=1, temperature=1.0)
+    ensemble._members = tuple(_classifier(single, engine, file.path) for engine in engines)
+    for number, member in enumerate(ensemble._members):
+        member._number = number
+    return _remembering(ensemble, device, threads)
 
 
 def as_classifier(
@@ -460,6 +548,7 @@ def _classifier(
         temperature=description.temperature,
         path=path,
         export=export,
+        ensemble=description.members,
     )
 
 
@@ -480,7 +569,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (their
-        number), classes, preprocessing, temperature, provenance.
+        number of all networks), classes, preprocessing, temperature, provenance; of an ensemble members, its
+        number of networks.
 
     Raises:
         UserError: As for `load`, except for problems in the weights.

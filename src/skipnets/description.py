@@ -56,6 +56,7 @@ class Description:
         preprocessing: How an image becomes the network's input.
         temperature: Divides the logits before the softmax.
         provenance: Where the weights come from, as plain values.
+        members: Number of networks of this architecture whose probabilities are averaged.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -66,12 +67,15 @@ class Description:
     preprocessing: Preprocessing
     temperature: float
     provenance: Mapping[str, Any]
+    members: int = 1
 
     def __post_init__(self) -> None:
         # Converted to a config and back, so that an architecture of an older version is upgraded.
         architecture = config_to_dict(config_from_dict(self.architecture))
         _check_fit(architecture, self.classes, self.preprocessing)
         check_temperature(self.temperature)
+        if not isinstance(self.members, int) or isinstance(self.members, bool) or self.members < 1:
+            raise UserError(f"members={self.members!r}: must be a number of networks, at least 1")
         for name, value in (
             ("architecture", architecture),
             ("classes", tuple(self.classes)),
@@ -106,6 +110,7 @@ class Description:
                 preprocessing=Preprocessing.from_dict(metadata["preprocessing"]),
                 temperature=metadata.get("temperature", 1.0),
                 provenance=metadata["provenance"],
+                members=metadata.get("members", 1),
             )
         except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}: damaged metadata ({error})") from error
@@ -120,6 +125,7 @@ class Description:
         _check_types("provenance", provenance, _PROVENANCE)
         return {
             "architecture": dict(self.architecture),
+            **({"members": self.members} if self.members > 1 else {}),
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
             "temperature": self.temperature,

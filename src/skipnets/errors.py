@@ -11,6 +11,7 @@ _TRAIN = (
     "docstring_parser",
     "huggingface_hub",
     "matplotlib",
+    "psutil",
     "pyarrow",
     "pydantic",
     "pytorch_lightning",
@@ -39,8 +40,13 @@ EXTRAS = {
 class UserError(ValueError):
     """Wrong input; the message is one line that names it and says what would be right.
 
-    The command line prints the message without a traceback and exits with status 2.
+    The command line prints the message without a traceback.
+
+    Attributes:
+        exit_status: Of the command.
     """
+
+    exit_status = 2
 
 
 class MissingExtraError(UserError):

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["library_versions", "processor"]
+__all__ = ["available_memory", "library_versions", "processor"]
 
 
 def processor() -> str:
@@ -18,6 +18,16 @@ def processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def available_memory() -> int | None:
+    """Bytes that programs could take without swapping; None where the system does not report it."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    sizes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return sizes[0] * 1024 if sizes else None
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:

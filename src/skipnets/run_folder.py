@@ -22,10 +22,13 @@ METRICS = "metrics.csv"
 SKIPPED = "skipped.csv"
 TENSORBOARD = "tensorboard"
 CURVES = "curves.png"
+BATCHES = "batches.png"
 CONFUSION = "confusion.png"
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.parquet"
 REPORT = "report.html"
+FOLD = "fold-{number}"  # a run folder, in that of a run with folds
+TEST = "test"  # the evaluation of a run with folds on its test split
 
 
 def read_evaluation(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.helpers.commands import QUICK, Result, write_image
+from tests.helpers.modules import modules_imported_anew
 
 from skipnets.errors import missing_extra
 
@@ -232,11 +232,8 @@ def test_one_clear_line(
     assert sorted(place.rglob("*")) == before
 
 
-def test_a_missing_extra_says_how_to_install_it(photos: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("skipnets.training")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "skipnets.cli.train", raising=False)
-    monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
-    result = run("train", photos, "--out", photos.parent / "none")
+def test_a_missing_extra_says_how_to_install_it(photos: Path, run) -> None:
+    with modules_imported_anew("skipnets.training", "skipnets.cli.train", missing="pytorch_lightning"):
+        result = run("train", photos, "--out", photos.parent / "none")
     assert (result.status, result.out) == (2, "")
     assert result.err == f"skipnets: {missing_extra('train')}\n"

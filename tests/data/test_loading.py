@@ -110,6 +110,18 @@ def test_an_epoch_shows_every_image_once(dataset, augmentation):
         assert labels.tolist() == dataset.labels[index.numpy()].tolist()
 
 
+@pytest.mark.parametrize("epoch_images", [10, 30, 41, 60, 100])
+def test_epochs_of_any_length_go_on_where_the_last_one_ended(dataset, epoch_images):
+    loader = training_loader(dataset, PREPROCESSING, batch_size=8, epoch_images=epoch_images)
+    shown = [torch.cat([index for _, _, index in epoch(loader, number)]).tolist() for number in range(5)]
+    assert {len(index) for index in shown} == {epoch_images}
+    row = [index for part in shown for index in part]
+    for start in range(0, len(row) - 40, 41):
+        assert sorted(row[start : start + 41]) == list(range(41))
+    whole = training_loader(dataset, PREPROCESSING, batch_size=8)
+    assert row[:10] == torch.cat([index for _, _, index in epoch(whole, 0)]).tolist()[:10]
+
+
 @pytest.mark.parametrize(
     ("batch_size", "sizes"), [(8, [8, 8, 8, 8, 9]), (40, [41]), (41, [41]), (50, [41]), (13, [13, 13, 13, 2])]
 )

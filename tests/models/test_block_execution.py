@@ -912,16 +912,3 @@ def test_memory_grows_in_proportion_to_the_depth(policy, lowest, highest):
         sizes.append(saved_bytes(model, x))
     slope = math.log(sizes[1] / sizes[0]) / math.log(layers[1] / layers[0])
     assert lowest <= slope <= highest
-
-
-@pytest.mark.parametrize(
-    ("capability", "expected"), [("AVX512", "linear"), ("AVX2", "plain"), ("DEFAULT", "plain")]
-)
-def test_auto_on_a_cpu_depends_on_the_instruction_set(monkeypatch, capability, expected):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    model = create_model("densenet_bc40_k12", block_config=(2, 2), growth_rate=4)
-    for policy in ("auto", "linear"):
-        model.set_block_execution(policy)
-        model(torch.randn(2, 3, 8, 8)).sum().backward()
-        wanted = expected if policy == "auto" else "linear"
-        assert all(said.startswith(wanted) for said in model.block_execution_report().values())

@@ -10,15 +10,16 @@ from torch import nn
 from skipnets.training.optimization import (
     WARMUP_START,
     average_towards,
+    follow_progress,
     make_optimizer,
     make_schedule,
     parameter_groups,
 )
 
+Name = Literal["constant", "milestones", "cosine", "linear"]
 
-def rates(
-    name: Literal["constant", "milestones", "cosine"], *, warmup: float, steps: int = 5, epochs: int = 8
-) -> list[float]:
+
+def rates(name: Name, *, warmup: float, steps: int = 5, epochs: int = 8) -> list[float]:
     model = nn.Linear(2, 2)
     groups = parameter_groups(model, 0.0, decay_norm_and_bias=True)
     optimizer = make_optimizer("sgd", groups, lr=0.1, momentum=0.9, nesterov=True, fused=True)
@@ -35,10 +36,8 @@ def rates(
 
 
 @pytest.mark.parametrize("warmup", [0.0, 1.4])
-@pytest.mark.parametrize("name", ["constant", "milestones", "cosine"])
-def test_schedules_equal_their_closed_forms(
-    name: Literal["constant", "milestones", "cosine"], warmup: float
-) -> None:
+@pytest.mark.parametrize("name", ["constant", "milestones", "cosine", "linear"])
+def test_schedules_equal_their_closed_forms(name: Name, warmup: float) -> None:
     rising, total = round(warmup * 5), 40
 
     def closed_form(step: int) -> float:
@@ -46,9 +45,25 @@ def test_schedules_equal_their_closed_forms(
             return 0.1 * (WARMUP_START + (1 - WARMUP_START) * step / rising)
         if name == "cosine":
             return 0.05 * (1 + math.cos(math.pi * (step - rising) / (total - rising)))
+        if name == "linear":
+            return 0.1 * (1 - (step - rising) / (total - rising))
         return 0.1 * (0.1 ** ((step >= 20) + (step >= 30)) if name == "milestones" else 1)
 
     assert rates(name, warmup=warmup) == pytest.approx([closed_form(step) for step in range(total)])
+
+
+@pytest.mark.parametrize("name", ["constant", "milestones", "cosine", "linear"])
+def test_a_schedule_over_progress_is_the_one_over_steps(name: Name) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    schedule = follow_progress(
+        optimizer, name, lambda step: step / 40, warmup=1.4 / 8, milestones=(0.5, 0.75)
+    )
+    seen = []
+    for _ in range(40):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert seen == pytest.approx(rates(name, warmup=1.4), abs=1e-9)
 
 
 def test_a_warmup_longer_than_the_run_is_cut() -> None:

@@ -1,7 +1,8 @@
 """The command line. Each command parses its arguments, calls one library function, and prints the result.
 
 Results go to standard output, everything else to standard error. Exit status is 0 for success, 1 for success
-with listed failures, 2 for wrong input. A command's module is imported only when the command is called.
+with listed failures or a training that diverged, 2 for wrong input. A command's module is imported only when
+the command is called.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import cyclopts
 from cyclopts.help import DefaultFormatter
 
 from skipnets.errors import MissingExtraError, UserError, near_matches, needs_extra
+from skipnets.terminal import LogHandler, printable, tolerate
 
 __all__ = ["COMMANDS", "main", "make_app"]
 
@@ -94,6 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if sys.stderr is None:  # closed by whoever started this process
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+    tolerate(sys.stdout)
+    tolerate(sys.stderr)
     _set_up_logging()
     if sys.stdout is None:
         _print_error("standard output: is closed; results go there")
@@ -110,10 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except UserError as error:
         _print_error(_as_typed(str(error), words))
-        return 2
+        return error.exit_status
     except KeyboardInterrupt as interruption:
         _print_error(str(interruption) or "interrupted")
-        return 130
+        return getattr(interruption, "exit_status", 130)
     except BrokenPipeError:  # the reader of our output, such as `head`, has exited
         _discard_output()
         return 1
@@ -226,11 +233,13 @@ def _discard_output() -> None:
 
 def _print_error(message: str) -> None:
     """Print one line on standard error."""
-    sys.stderr.write(f"skipnets: {' '.join(message.split())}\n")
+    with suppress(OSError):  # nothing can be said where standard error is full or closed
+        sys.stderr.write(f"skipnets: {printable(' '.join(message.split()))}\n")
+        sys.stderr.flush()
 
 
 def _set_up_logging() -> None:
     """Show the library's log messages (a re-initialized head, a skipped image) on standard error."""
     logger = logging.getLogger("skipnets")
-    logger.handlers = [logging.StreamHandler(sys.stderr)]
+    logger.handlers = [LogHandler()]
     logger.setLevel(logging.INFO)

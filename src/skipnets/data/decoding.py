@@ -8,17 +8,19 @@ from __future__ import annotations
 import functools
 import io
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from skipnets.data.pixel_budget import peak_bytes, webp_canvas, webp_peak_bytes
 from skipnets.errors import UserError, install_command, one_line
 
 
@@ -62,6 +64,9 @@ MAX_PIXELS = 89_478_485
 # How much finer than its result a reduced JPEG is. With 1, crops are 4% less sharp than from the whole
 # image, with 2 the difference is below 1% (Pillow's thumbnail() takes 2 as well).
 _REDUCING_GAP = 2
+
+
+_BAND_ROWS = 256
 
 
 class ImageDecodeError(UserError):
@@ -174,6 +179,10 @@ def _opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Imag
         else:
             if isinstance(source, str | os.PathLike | Page):
                 name = str(source)
+                _check_regular(Path(source.path if isinstance(source, Page) else source))
+            canvas = webp_canvas(_head(source, 30))
+            if canvas is not None and canvas[0] * canvas[1] > max_pixels:
+                raise Image.DecompressionBombError
             with _open_file(source) as image:
                 if isinstance(source, Page):
                     _turn_to(image, source.number)
@@ -212,14 +221,29 @@ def _turn_to(image: Image.Image, page: int) -> None:
 
 
 def _is_heif(file: str | os.PathLike[str] | BinaryIO) -> bool:
-    if isinstance(file, str | os.PathLike):
-        with Path(file).open("rb") as opened:
-            head = opened.read(12)
-    else:
-        file.seek(0)
-        head = file.read(12)
-        file.seek(0)
+    head = _head(file, 12)
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what is no file: reading from a pipe may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise ValueError(f"{kind}, not a file")
+
+
+def _head(source: str | os.PathLike[str] | bytes | BinaryIO | Page, size: int) -> bytes:
+    """The first bytes of a file."""
+    if isinstance(source, bytes):
+        return source[:size]
+    if isinstance(source, str | os.PathLike | Page):
+        with Path(source.path if isinstance(source, Page) else source).open("rb") as opened:
+            return opened.read(size)
+    source.seek(0)
+    head = source.read(size)
+    source.seek(0)
+    return head
 
 
 @functools.cache
@@ -317,6 +341,8 @@ def _by_tifffile(image: TiffImagePlugin.TiffImageFile) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     # First, because PNG may hold its EXIF block behind the pixels, and Pillow turns TIFF by itself in load().
     image = _loaded(image)
+    if _orientation(image) == 1:
+        return image  # without the copy that exif_transpose makes
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a damaged EXIF block says nothing about the pixels
@@ -330,10 +356,20 @@ def _converted(image: Image.Image, channels: int | None) -> Image.Image:
     elif image.mode in ("I", "F"):
         raise ValueError("32-bit pixels have no fixed range; save it with 8 or 16 bits")
     elif image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        image = _on_white(image)
     mode = {1: "L", 3: "RGB", None: "L" if image.mode in ("1", "L") else "RGB"}[channels]
     return image if image.mode == mode else image.convert("RGB").convert(mode)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """An image without its transparency, composed in bands of rows, for want of three copies of it."""
+    composed = Image.new("RGB", image.size)
+    for top in range(0, image.height, _BAND_ROWS):
+        box = (0, top, image.width, min(top + _BAND_ROWS, image.height))
+        band = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", band.size, "white")
+        composed.paste(Image.alpha_composite(white, band).convert("RGB"), box)
+    return composed
 
 
 @dataclass(frozen=True)
@@ -370,6 +406,20 @@ def read_header(source: Source) -> Header:
         gray = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
         several = bool(getattr(image, "is_animated", False))
         return Header(width, height, 1 if gray else 3, _bits(image), image.format or "", several)
+
+
+def decoding_bytes(source: Source, *, max_pixels: int = MAX_PIXELS) -> int:
+    """The most memory that `open_image` takes for an image, in bytes, from its header alone.
+
+    Raises:
+        ImageDecodeError: There is no image in a known format, or it is larger than `max_pixels`.
+    """
+    if isinstance(source, bytes) or hasattr(source, "read"):
+        canvas = webp_canvas(_head(cast("bytes | BinaryIO", source), 30))
+        if canvas is not None and canvas[0] * canvas[1] <= max_pixels:
+            return webp_peak_bytes(*canvas)
+    with _opened(source, max_pixels) as image:
+        return peak_bytes(image)
 
 
 def _bits(image: Image.Image) -> int:

@@ -81,6 +81,7 @@ def training_loader(
     workers: int = 0,
     seed: int = 0,
     sampler: Order | None = None,
+    epoch_images: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     held_bytes: int = HELD_BYTES,
@@ -97,7 +98,9 @@ def training_loader(
         workers: Processes that read. A set that is held in memory is read by them once, and batches
             are then cut in this process unless each image is changed one by one ("trivial").
         seed: Seed of order and augmentation.
-        sampler: Draws an epoch's order; None for every image once. See `balanced`.
+        sampler: Draws a pass's order; None for every image once. See `balanced`.
+        epoch_images: Images of an epoch, over all processes, where that is not one pass: an epoch then goes
+            on where the one before it ended.
         rank: Which of the processes that train together this is.
         world_size: How many these are; each gets another, equally long part of the epoch.
         held_bytes: The most memory that decoded images may take.
@@ -109,7 +112,13 @@ def training_loader(
 
     order = sampler or (lambda generator: generator.permutation(len(dataset)))
     schedule = EpochSchedule(
-        len(dataset), order, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+        len(dataset),
+        order,
+        batch_size=batch_size,
+        epoch_images=epoch_images,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
     )
     found = find_augmentation(augmentation, preprocessing.size)
     return ImageLoader(dataset, preprocessing, found, schedule, workers=workers, held_bytes=held_bytes)
@@ -203,6 +212,7 @@ class EpochSchedule:
         order: Draws an epoch's order, for training: every process gets equally many images, and a last
             batch of one joins the one before it. None takes all of them in order.
         batch_size: Images per batch.
+        epoch_images: Images of an epoch, over all processes; None for one pass.
         seed: Not negative.
         rank: Of this process.
         world_size: Number of processes that share an epoch.
@@ -214,6 +224,7 @@ class EpochSchedule:
         order: Order | None,
         *,
         batch_size: int,
+        epoch_images: int | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -223,6 +234,7 @@ class EpochSchedule:
         self.count = count
         self.order = order
         self.batch_size = batch_size
+        self.epoch_images = count if epoch_images is None else epoch_images
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -243,12 +255,19 @@ class EpochSchedule:
         if self.order is None:
             share = np.arange(self.count)
         else:
-            order = self.order(np.random.default_rng((self.seed, self.epoch)))
+            order = self._epoch(self.order)
             share = order[self.rank : len(order) - len(order) % self.world_size : self.world_size]
         batches = np.split(share, range(self.batch_size, len(share), self.batch_size))
         if len(batches) > 1 and len(batches[-1]) < self.smallest:
             batches[-2:] = [np.concatenate(batches[-2:])]
         return batches
+
+    def _epoch(self, order: Order) -> NDArray[np.int64]:
+        """The epoch's positions: its part of an endless row of passes, each with an order of its own."""
+        start, end = self.epoch * self.epoch_images, (self.epoch + 1) * self.epoch_images
+        first, last = start // self.count, (end - 1) // self.count
+        passes = [order(np.random.default_rng((self.seed, number))) for number in range(first, last + 1)]
+        return np.concatenate(passes)[start - first * self.count : end - first * self.count]
 
     def __len__(self) -> int:
         return len(self.batches())

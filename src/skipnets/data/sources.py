@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -214,20 +214,29 @@ def find_dataset(
     check_path("data", data)
     options = options or DataOptions()
     shares = None if fractions is None else check_fractions(fractions)
-    dataset = _find(data, options, download=download)
-    if duplicates not in get_args(Duplicates):
-        raise UserError(f"duplicates={duplicates!r}: must be one of {', '.join(get_args(Duplicates))}")
-    if splits is None and duplicates != "ignore":
-        dataset = _find_copies(dataset, drop=duplicates == "drop")
+    dataset = find_with_own_splits(
+        data, download=download, duplicates="ignore" if splits is not None else duplicates, options=options
+    )
     if splits is not None:
-        return _repeat_splits(dataset, splits, missing=options.missing)
+        return repeat_splits(dataset, splits, missing=options.missing)
     if shares is None:
         return replace(dataset, splits=np.where(dataset.splits == "", "test", dataset.splits))
-    if len(dataset.classes) < 2:
-        raise UserError(
-            f'{data}: holds one class only, "{dataset.classes[0]}"; telling classes apart takes two or more'
-        )
-    return _deal_out(dataset, shares, seed, data)
+    return deal_out(dataset, shares, seed, data)
+
+
+def find_with_own_splits(
+    data: str | os.PathLike[str],
+    *,
+    download: bool = False,
+    duplicates: Duplicates = "ignore",
+    options: DataOptions | None = None,
+) -> ImageDataset:
+    """`find_dataset` without dealing out: the split of an image is "" where the data does not tell it."""
+    check_path("data", data)
+    dataset = _find(data, options or DataOptions(), download=download)
+    if duplicates not in get_args(Duplicates):
+        raise UserError(f"duplicates={duplicates!r}: must be one of {', '.join(get_args(Duplicates))}")
+    return dataset if duplicates == "ignore" else _find_copies(dataset, drop=duplicates == "drop")
 
 
 def _find(data: str | os.PathLike[str], options: DataOptions, *, download: bool) -> ImageDataset:
@@ -394,12 +403,23 @@ def _renumbered(copies: Sequence[Copy], indices: NDArray[np.int64]) -> list[Copy
     return [copy._replace(first=position[copy.first], second=position[copy.second]) for copy in kept]
 
 
-def _deal_out(dataset: ImageDataset, shares: dict[str, float], seed: int, data: object) -> ImageDataset:
-    """Give a split to images that have none, and cut a missing val or test from train."""
+def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data: object) -> ImageDataset:
+    """Give a split to images that have none, and cut a missing val or test from train.
+
+    Args:
+        dataset: With the splits that the data itself tells.
+        shares: Split → its share.
+        seed: Not negative.
+        data: What was opened, for messages.
+
+    Raises:
+        UserError: There are too few classes or images, or groups lie in several of the given splits.
+    """
+    check_classes(dataset, data)
     present = set(dataset.splits.tolist())
     pool = dataset.splits == ("" if "" in present else "train")
     wanted = {split: share for split, share in shares.items() if split == "train" or split not in present}
-    _check_groups(dataset, pool)
+    check_groups(dataset, pool)
     if len(wanted) == 1 and "" not in present:
         return dataset
     in_pool = [copy for copy in dataset.copies if pool[copy.first] and pool[copy.second]]
@@ -421,23 +441,34 @@ def _deal_out(dataset: ImageDataset, shares: dict[str, float], seed: int, data: 
         # Copies follow the first of them.
         splits[pool] = splits[together[pool]]
     else:
-        units = _joined(dataset.groups, together)
+        units = join_groups(dataset.groups, together)
         splits[pool] = cut_groups(dataset.labels[pool], units[pool], wanted, seed)
-        _warn_of_absent_classes(dataset, splits)
+        warn_of_absent_classes(dataset, splits)
     return replace(dataset, splits=splits)
 
 
-def _joined(groups: NDArray[np.str_], together: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) numbers of the smallest units that keep both groups and copies together."""
+def check_classes(dataset: ImageDataset, data: object) -> None:
+    """There must be classes to tell apart."""
+    if len(dataset.classes) < 2:
+        raise UserError(
+            f'{data}: holds one class only, "{dataset.classes[0]}"; telling classes apart takes two or more'
+        )
+
+
+def join_groups(groups: NDArray[np.str_], together: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) numbers of the smallest units that keep both groups and copies together.
+
+    An image without a group is a unit of its own.
+    """
     _, group = np.unique(groups, return_inverse=True)
-    unit = group.copy()
+    unit = np.where(groups == "", len(group) + np.arange(len(group)), group)
     for position, first in enumerate(together):
         if unit[position] != unit[first]:
             unit[unit == unit[position]] = unit[first]
     return unit
 
 
-def _check_groups(dataset: ImageDataset, pool: NDArray[np.bool_]) -> None:
+def check_groups(dataset: ImageDataset, pool: NDArray[np.bool_]) -> None:
     """Groups must not cross the splits that the data came with."""
     if dataset.groups is None:
         return
@@ -445,7 +476,7 @@ def _check_groups(dataset: ImageDataset, pool: NDArray[np.bool_]) -> None:
     crossing = {
         str(group)
         for group, split in zip(dataset.groups[~pool], dataset.splits[~pool], strict=True)
-        if home.setdefault(str(group), str(split)) != split
+        if group and home.setdefault(str(group), str(split)) != split
     }
     crossing |= {str(group) for group in dataset.groups[pool] if str(group) in home}
     if crossing:
@@ -455,7 +486,8 @@ def _check_groups(dataset: ImageDataset, pool: NDArray[np.bool_]) -> None:
         )
 
 
-def _warn_of_absent_classes(dataset: ImageDataset, splits: NDArray[np.str_]) -> None:
+def warn_of_absent_classes(dataset: ImageDataset, splits: NDArray[np.str_]) -> None:
+    """Add to the dataset's warnings which splits lack a class."""
     for split in np.unique(splits):
         labels = set(dataset.labels[splits == split].tolist())
         absent = [name for label, name in enumerate(dataset.classes) if label not in labels]
@@ -463,7 +495,8 @@ def _warn_of_absent_classes(dataset: ImageDataset, splits: NDArray[np.str_]) -> 
             dataset.listing.warnings.append(f"too few groups: no images of {listed(absent)} in {split}")
 
 
-def _repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missing: str) -> ImageDataset:
+def repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missing: str) -> ImageDataset:
+    """The images that a splits.csv lists, in its splits; `missing` is as in `DataOptions`."""
     with naming("splits"):
         rows = read_splits(path)
     root = dataset.root

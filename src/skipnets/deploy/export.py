@@ -25,6 +25,7 @@ from skipnets.deploy.graph import (
     require_libraries,
     simplify,
     trace,
+    trace_ensemble,
     write_graph,
 )
 from skipnets.deploy.quantize import Accuracy, Quantization, open_calibration, quantize
@@ -96,7 +97,9 @@ def export_model(
     """Export a classifier as a graph that runs without this package, verified before the file appears.
 
     The graph takes any number of images of any size that the architecture allows, and outputs "logits" (N, K)
-    and "features" (N, num_features). It carries the metadata from which `skipnets.load` creates a classifier.
+    and "features" (N, num_features); that of an ensemble holds all its networks, and its logits are the
+    logarithms of their mean probabilities. It carries the metadata from which `skipnets.load` creates a
+    classifier.
 
     Args:
         model: A model file, a run folder, or a classifier that runs in torch.
@@ -166,8 +169,14 @@ class Exporter:
         self.check = check
         self.tolerance = tolerance
         self.quantization = quantization
-        model = simplify(classifier.model, classifier.preprocessing, input_type)
-        self.program = trace(model, classifier.preprocessing.size, input_type)
+        self.models = [member.model for member in classifier.members]
+        simplified = [simplify(model, classifier.preprocessing, input_type) for model in self.models]
+        size = classifier.preprocessing.size
+        self.program = (
+            trace(simplified[0], size, input_type)
+            if classifier.ensemble == 1
+            else trace_ensemble(simplified, size, input_type)
+        )
         self._onnx: Any = None
 
     def write(self, path: Path, file_format: ExportFormat, *, int8: bool | None = None) -> Export:
@@ -181,7 +190,7 @@ class Exporter:
             "format": file_format,
             "input": self.input_type,
             "int8": accuracy is not None,
-            "parameters": sum(parameter.numel() for parameter in self.classifier.model.parameters()),
+            "parameters": sum(parameter.numel() for model in self.models for parameter in model.parameters()),
         }
         if accuracy is not None:
             export["accuracy"] = asdict(accuracy)

@@ -167,6 +167,10 @@ class Evaluation(Display):
         Raises:
             UserError: If it cannot be written.
         """
+        write_table(path, self.prediction_columns())
+
+    def prediction_columns(self) -> dict[str, Any]:
+        """The columns of `write_predictions`, name → N values."""
         predicted = self.probabilities.argmax(1)
         columns: dict[str, Any] = {
             "path": self.names,
@@ -176,7 +180,7 @@ class Evaluation(Display):
         }
         for index, name in enumerate(self.classes):
             columns[f"p:{name}"] = np.ascontiguousarray(self.probabilities[:, index])
-        write_table(path, columns)
+        return columns
 
     def draw_confusion(self, path: str | os.PathLike[str]) -> None:
         """Draw the confusion matrix; see `skipnets.evaluation.draw_confusion`."""

@@ -1,11 +1,10 @@
 """How the dense blocks, transitions and stem of a DenseNet are executed in training, chosen from outside.
 
-`"auto"` takes what is fastest on the device that they run on. `"plain"` runs them layer by layer, as
-`skipnets.models.densenet` defines them. `"linear"` runs each as one
-operation of `skipnets.ops` that keeps memory in proportion to the depth; `"linear-recompute"` keeps less
-still and repeats the 1×1 convolutions in the backward pass. The numbers are the same. Where an operation
-could not be right (eval mode, dropout, hooks on layers inside, …) the block runs plainly, and
-`execution_report` says why.
+`"auto"` takes what is fastest on the device that they run on; on a CPU that is measured. `"plain"` runs
+them layer by layer, as `skipnets.models.densenet` defines them. `"linear"` runs each as one operation of
+`skipnets.ops` that keeps memory in proportion to the depth; `"linear-recompute"` keeps less still and repeats
+the 1×1 convolutions in the backward pass. The numbers are the same. Where an operation could not be right
+(eval mode, dropout, hooks on layers inside, …) the block runs plainly, and `execution_report` says why.
 
 A module is switched by giving it a subclass of its class that overrides `forward` alone: parameters,
 children and names stay, and so do hooks on it, copying and pickling.
@@ -26,14 +25,16 @@ from torchvision.ops import StochasticDepth
 from skipnets.errors import UserError, near_matches
 from skipnets.models.backbone import check_input
 from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, DenseNet, Transition
-from skipnets.models.graph import BLOCK_EXECUTIONS, ExecutionPolicy
+from skipnets.models.execution_choice import fastest_execution
+from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution, ExecutionPolicy
 from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block, not_fused
 from skipnets.ops.transition import TransitionParameters, transition
-from skipnets.ops.triton import unsupported_kernels
+from skipnets.ops.triton import slower_launches, unsupported_kernels
 
 _STEM = ("conv0", "norm0", "relu0", "pool0")
+_FUSED = "fused kernels"
 
 
 class _LayerParts(NamedTuple):
@@ -67,6 +68,7 @@ class _Execution(nn.Module):
 
     recompute: bool = False
     automatic: bool = False
+    measured: BlockExecution | None = None
     has_run: bool = False
     reason: str | None = None
     executor: str | None = None
@@ -78,7 +80,10 @@ class _Execution(nn.Module):
         if reason is not None:
             return f"plain: {reason}"
         policy = "linear-recompute" if self.recompute else "linear"
-        return policy if self.executor is None else f"{policy}: {self.executor}"
+        if self.executor is None:
+            return policy
+        slower = slower_launches() if self.executor == _FUSED else None
+        return f"{policy}: {self.executor}" + (f", but {slower}" if slower else "")
 
     def unsupported_reason(self, features: Tensor) -> str | None:
         """Why this forward pass has to be plain, or None; remembered for the report."""
@@ -96,12 +101,11 @@ class _Execution(nn.Module):
     def _slow(self, features: Tensor) -> str | None:
         """Why a plain run is faster on this device, or None; `executor` is set where it is not the CPU's."""
         if features.device.type == "cpu":
-            # Measured: 0.8 to 1.0 of plain execution's time with AVX-512, 1.4 to 1.8 with AVX2 alone.
-            if self.automatic and torch.backends.cpu.get_cpu_capability() != "AVX512":
-                return "faster on a processor without AVX-512"
+            if self.automatic and self.measured in (None, "plain"):
+                return "the fastest on this machine" if self.measured else "nothing has been measured"
             return None
         reason = self._not_fused(features)
-        self.executor = "fused kernels" if reason is None else f"PyTorch's operators, as {reason}"
+        self.executor = _FUSED if reason is None else f"PyTorch's operators, as {reason}"
         return reason if self.automatic else None
 
     def _not_fused(self, features: Tensor) -> str | None:  # noqa: ARG002 — a block's depends on them
@@ -236,11 +240,14 @@ class MemoryEfficientTransition(_Execution, Transition):
 class MemoryEfficientDenseNet(_Execution, DenseNet):
     """A DenseNet whose ImageNet stem trains as one operation; its blocks are switched one by one.
 
+    With "auto" on a CPU, its first forward pass in training measures what is fastest, for its blocks, too.
     `forward_intermediates`, which shows a map from within the stem, runs its layers.
     """
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""
+        if self.automatic and self.measured is None and not torch.compiler.is_compiling():
+            self._measure(x)
         if self.unsupported_reason(x) is not None:
             return DenseNet.forward_features(self, x)
         x = check_input(x, self.config.in_chans, self.config.smallest_size)
@@ -253,6 +260,21 @@ class MemoryEfficientDenseNet(_Execution, DenseNet):
         for _, stage in islice(self.stages(), len(_STEM), None):
             maps = stage(maps)
         return maps
+
+    def _measure(self, x: Tensor) -> None:
+        """Find out which execution trains this network fastest on the CPU, for batches like this one."""
+        on_cpu = x.device.type == "cpu" and x.ndim == 4
+        if not on_cpu or not self.training or not torch.is_grad_enabled() or guards.unsupported_tracing(x):
+            return
+        images, channels, height, width = check_input(
+            x, self.config.in_chans, self.config.smallest_size
+        ).shape
+        last = any(parameter.ndim == 4 and not parameter.is_contiguous() for parameter in self.parameters())
+        execution = fastest_execution(self, (images, channels, height, width), channels_last=last)
+        for module in self.modules():
+            if isinstance(module, _Execution):
+                module.measured = execution.policy
+                module.recompute = execution.policy == "linear-recompute"
 
     def unsupported_structure(self) -> str | None:
         """Why the stem as it is now cannot be run as one operation, or None."""
@@ -305,14 +327,12 @@ def set_block_execution(model: nn.Module, policy: ExecutionPolicy) -> None:
         near = near_matches(policy, policies)
         raise UserError(f'unknown block execution "{policy}"{near}; it is one of {", ".join(policies)}')
     for module in model.modules():
-        if isinstance(module, DenseNet) and module.config.stem != "imagenet":
-            continue
         for plain, linear in _LINEAR.items():
             if type(module) in (plain, linear):
                 module.__class__ = plain if policy == "plain" else linear
         if isinstance(module, _Execution):
             module.recompute, module.automatic = policy == "linear-recompute", policy == "auto"
-            module.has_run, module.executor = False, None
+            module.has_run, module.executor, module.measured = False, None, None
 
 
 def execution_report(model: nn.Module) -> dict[str, str]:

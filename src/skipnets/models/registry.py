@@ -299,6 +299,18 @@ def _cifar_resnet(name: str, depth: int) -> ResNetConfig:
     )
 
 
+def _narrow_resnet(name: str, width: int, block_config: tuple[int, ...], stem: Stem) -> ResNetConfig:
+    """Basic blocks, fewer and with fewer channels: for CPUs and short trainings."""
+    return ResNetConfig(
+        name=name,
+        block="basic",
+        block_config=block_config,
+        width=width,
+        stem=stem,
+        num_classes=10 if stem == "cifar" else 1000,
+    )
+
+
 DENSENETS: tuple[DenseNetConfig, ...] = (
     _densenet("densenet121", 32, (6, 12, 24, 16)),
     _densenet("densenet169", 32, (6, 12, 32, 32)),
@@ -333,6 +345,14 @@ RESNETS: tuple[ResNetConfig, ...] = (
     _cifar_resnet("resnet56", depth=56),
     _cifar_resnet("resnet110", depth=110),
     _cifar_resnet("resnet1202", depth=1202),
+    _narrow_resnet("resnet8_w16", 16, (1, 1, 1), "cifar"),
+    _narrow_resnet("resnet8_w32", 32, (1, 1, 1), "cifar"),
+    _narrow_resnet("resnet14_w32", 32, (2, 2, 2), "cifar"),
+    _narrow_resnet("resnet14_w64", 64, (2, 2, 2), "cifar"),
+    _narrow_resnet("resnet10_w16", 16, (1, 1, 1, 1), "imagenet"),
+    _narrow_resnet("resnet10_w24", 24, (1, 1, 1, 1), "imagenet"),
+    _narrow_resnet("resnet18_w24", 24, (2, 2, 2, 2), "imagenet"),
+    _narrow_resnet("resnet18_w32", 32, (2, 2, 2, 2), "imagenet"),
 )
 
 # Filled by `register_models`: rows by name, and each family's configuration class.

@@ -9,6 +9,6 @@ __all__: list[str] = []
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {},
-    submodules=("batch_norm", "chunks", "convolution", "dense_block", "memory", "transition"),
+    submodules=("batch_norm", "choices", "chunks", "convolution", "dense_block", "memory", "transition"),
     extra="train",
 )

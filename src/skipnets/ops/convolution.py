@@ -1,35 +1,105 @@
 """Convolutions of dense layers and transitions on matrices (positions, channels).
 
+To a 1×1 kernel it does not matter which positions form an image. Which way of computing it is fastest
+depends on the processor, and by factors: it is measured (`pointwise_ways`).
+
 Shapes: n images of H×W in m = n·H·W rows, C input channels, K output channels; the kernel is s×s, 1 or 3, and
     the padding (s − 1)/2.
 """
 
 from __future__ import annotations
 
+import functools
+from typing import Literal, NamedTuple, cast, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skipnets.ops.choices import CHOICES
 from skipnets.ops.chunks import MapShape, as_maps, as_matrix
 
 _MANY_IMAGES = 16
-"""From this size on the library uses its fast kernel for 1×1 convolutions on one thread, too."""
+
+Way = Literal["columns", "maps", "product"]
+"""How a 1×1 convolution is computed: by the library's convolution, of the rows read as at least 16 equal
+columns or of the images as they are, or as a matrix product."""
 
 
-def convolve(x: Tensor, weight: Tensor, shape: MapShape) -> Tensor:
+class PointwiseWays(NamedTuple):
+    """How the 1×1 convolutions of one operation are computed, forward and backward."""
+
+    forward: Way = "columns"
+    backward: Way = "columns"
+
+
+DEFAULT_WAYS = PointwiseWays()
+
+
+def pointwise_ways(
+    channels: int, outputs: int, shape: MapShape, rows: int, device: torch.device, dtype: torch.dtype
+) -> PointwiseWays:
+    """The fastest ways on this machine, measured the first time; the default where speed is no concern.
+
+    Args:
+        channels: C, of a typical layer.
+        outputs: K.
+        shape: Of the maps.
+        rows: Of a chunk.
+        device: Where.
+        dtype: Computed in.
+    """
+    if device.type != "cpu" or dtype != torch.float32:
+        return DEFAULT_WAYS
+
+    @functools.cache
+    def operands() -> tuple[Tensor, Tensor, Tensor]:
+        """What is only made if something has to be measured: x, weights, gradient."""
+        sizes = ((rows, channels), (outputs, channels, 1, 1), (rows, outputs))
+        x, weight, gradient = (torch.ones(size) for size in sizes)
+        return x, weight, gradient
+
+    def forward(way: Way) -> Tensor:
+        x, weight, _ = operands()
+        return convolve(x, weight, shape, way)
+
+    def backward(way: Way) -> Tensor:
+        x, weight, gradient = operands()
+        return convolve_backward(gradient, x, weight, shape, way, weight_gradient=torch.zeros_like(weight))
+
+    problem = f"1x1 convolution {channels}>{outputs} {shape.height}x{shape.width}"
+    chosen = [
+        CHOICES.choose(f"{problem} {name}", {way: functools.partial(run, way) for way in get_args(Way)})
+        for name, run in (("forward", forward), ("backward", backward))
+    ]
+    return PointwiseWays(*cast(list[Way], chosen))
+
+
+def convolve(x: Tensor, weight: Tensor, shape: MapShape, way: Way = "columns") -> Tensor:
     """Convolution: (m, C) with weights (K, C, s, s) → (m, K)."""
-    extent = _extent(len(x), weight, shape)
+    if way == "product" and weight.shape[2:] == (1, 1):
+        return x @ weight.flatten(1).t()
+    extent = _extent(len(x), weight, shape, way)
     return as_matrix(F.conv2d(as_maps(x, extent), weight, padding=weight.shape[-1] // 2))
 
 
 def convolve_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, shape: MapShape, *, weight_gradient: Tensor
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    shape: MapShape,
+    way: Way = "columns",
+    *,
+    weight_gradient: Tensor,
 ) -> Tensor:
     """The gradient of the input of `convolve`: (m, K) → (m, C).
 
     That of the weights (K, C, s, s) is added to `weight_gradient`, in its type.
     """
-    extent = _extent(len(x), weight, shape)
+    if way == "product" and weight.shape[2:] == (1, 1):
+        weight_gradient.flatten(1).addmm_(gradient.t(), x)
+        return gradient @ weight.flatten(1)
+    extent = _extent(len(x), weight, shape, way)
     x_gradient, chunk_weight_gradient, _ = torch.ops.aten.convolution_backward(
         as_maps(gradient, extent),
         as_maps(x, extent),
@@ -47,13 +117,9 @@ def convolve_backward(
     return as_matrix(x_gradient)
 
 
-def _extent(rows: int, weight: Tensor, shape: MapShape) -> MapShape:
-    """The shape of the maps as which the rows are convolved.
-
-    To a 1×1 kernel it does not matter which positions form an image: they are cut into at least 16 equal
-    columns. Up to a fifth faster on CPUs than a matrix product, in both directions.
-    """
-    if weight.shape[2:] != (1, 1):
+def _extent(rows: int, weight: Tensor, shape: MapShape, way: Way) -> MapShape:
+    """The shape of the maps as which the rows are convolved."""
+    if weight.shape[2:] != (1, 1) or way == "maps":
         return shape
     images = next(count for count in range(min(_MANY_IMAGES, rows), rows + 1) if rows % count == 0)
     return MapShape(images, rows // images, 1)

@@ -46,7 +46,7 @@ from skipnets.ops.batch_norm import (
     scale_shift_relu,
 )
 from skipnets.ops.chunks import MapShape, Workspace, as_matrix, empty_maps
-from skipnets.ops.convolution import convolve, convolve_backward
+from skipnets.ops.convolution import DEFAULT_WAYS, convolve, convolve_backward, pointwise_ways
 from skipnets.ops.triton import unsupported_block
 
 Chunks = list[Tensor]
@@ -165,8 +165,10 @@ class _Pass:
     what a bottleneck makes is therefore kept as a list of chunks.
     """
 
-    def __init__(self, plan: DenseBlockPlan, maps: Tensor, input_channels: int) -> None:
-        self.plan = plan
+    def __init__(
+        self, plan: DenseBlockPlan, maps: Tensor, input_channels: int, layers: list[LayerParameters]
+    ) -> None:
+        self.plan, self.layers = plan, layers
         self.maps = maps
         self.shape = MapShape.of(maps)
         self.features = as_matrix(maps)
@@ -174,6 +176,10 @@ class _Pass:
         self.workspace = Workspace(maps.device)
         mean_width = (input_channels + maps.shape[1]) // 2
         self.chunks = list(self.shape.chunks(mean_width, self.dtype.itemsize, maps.device))
+        self.ways = DEFAULT_WAYS
+        if layers[0].weight2 is not None:
+            outputs, rows = layers[0].weight1.shape[0], self.chunks[0].stop
+            self.ways = pointwise_ways(mean_width, outputs, self.shape, rows, maps.device, self.dtype)
 
     def read(self, channels: int) -> Chunks:
         """The first features."""
@@ -188,7 +194,7 @@ class _Pass:
         """Norm → ReLU → 1×1 convolution, chunk by chunk: (m, c) → (m, K)."""
         weight = weight.to(self.dtype)
         for chunk in source:
-            yield convolve(self.activate(chunk, affine), weight, self.shape)
+            yield convolve(self.activate(chunk, affine), weight, self.shape, self.ways.forward)
 
 
 class _Forward(_Pass):
@@ -196,8 +202,7 @@ class _Forward(_Pass):
         shape = MapShape.of(x)
         growth_rate = (layers[0].weight1 if layers[0].weight2 is None else layers[0].weight2).shape[0]
         channels = x.shape[1] + len(layers) * growth_rate
-        super().__init__(plan, empty_maps(shape, channels, like=x, dtype=plan.dtype), x.shape[1])
-        self.layers = layers
+        super().__init__(plan, empty_maps(shape, channels, like=x, dtype=plan.dtype), x.shape[1], layers)
         self.input_channels, self.growth_rate = x.shape[1], growth_rate
         self.mean = torch.empty(channels, dtype=self.sum_dtype, device=x.device)
         self.variance = torch.empty_like(self.mean)
@@ -270,9 +275,9 @@ class _Backward(_Pass):
         kept: list[Tensor],
         layers: list[LayerParameters],
     ) -> None:
-        super().__init__(plan, maps, input_channels)
+        super().__init__(plan, maps, input_channels, layers)
         self.statistics, self.bottleneck_statistics = statistics, bottleneck_statistics
-        self.input_channels, self.kept, self.layers = input_channels, kept, layers
+        self.input_channels, self.kept = input_channels, kept
         gradient_maps = empty_maps(self.shape, maps.shape[1], like=maps, dtype=self.sum_dtype)
         self.gradient = as_matrix(gradient_maps.copy_(gradient))
         # Sums over the layers of the two vectors of the correction, for every feature.
@@ -367,7 +372,7 @@ class _Backward(_Pass):
         for gradient, chunk in zip(gradients, source, strict=True):
             activated = self.activate(chunk, norm.affine)
             incoming = convolve_backward(
-                gradient, activated, weight, self.shape, weight_gradient=weight_gradient
+                gradient, activated, weight, self.shape, self.ways.backward, weight_gradient=weight_gradient
             )
             masked = relu_backward(incoming, activated, out=incoming)
             norm.add(masked, chunk)

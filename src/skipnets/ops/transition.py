@@ -31,7 +31,7 @@ from skipnets.ops.batch_norm import (
     scale_shift_relu,
 )
 from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps
-from skipnets.ops.convolution import convolve, convolve_backward
+from skipnets.ops.convolution import PointwiseWays, convolve, convolve_backward, pointwise_ways
 from skipnets.ops.triton import unsupported_kernels
 
 
@@ -89,11 +89,13 @@ class _TransitionFunction(torch.autograd.Function):
         compute_weight = weight.to(x.dtype)
         workspace = Workspace(x.device)
         with without_autocast(x.device):
-            for rows in shape.chunks(x.shape[1], x.dtype.itemsize, x.device):
+            chunks = list(shape.chunks(x.shape[1], x.dtype.itemsize, x.device))
+            way = _ways(weight, pooled_shape, _pooled_rows(chunks[0], shape, pooled_shape), x).forward
+            for rows in chunks:
                 scratch = workspace.matrix("activated", source[rows].shape, x.dtype)
                 pooled = _pool(scale_shift_relu(source[rows], affine, scratch), shape)
                 out_rows = _pooled_rows(rows, shape, pooled_shape)
-                target[out_rows] = convolve(pooled, compute_weight, pooled_shape)
+                target[out_rows] = convolve(pooled, compute_weight, pooled_shape, way)
         return out if x.is_contiguous(memory_format=torch.channels_last) else out.contiguous()
 
     @staticmethod
@@ -125,13 +127,14 @@ def _backward(
     x_gradient = as_matrix(x_gradient_maps)
     workspace = Workspace(x.device)
     chunks = list(shape.chunks(x.shape[1], x.dtype.itemsize, x.device))
+    way = _ways(weight, pooled_shape, _pooled_rows(chunks[0], shape, pooled_shape), x).backward
     for rows in chunks:
         scratch = workspace.matrix("activated", source[rows].shape, x.dtype)
         activated = scale_shift_relu(source[rows], norm.affine, scratch)
         pooled_gradient = incoming[_pooled_rows(rows, shape, pooled_shape)]
         pooled = _pool(activated, shape)
         spread = convolve_backward(
-            pooled_gradient, pooled, quarter, pooled_shape, weight_gradient=weight_gradient
+            pooled_gradient, pooled, quarter, pooled_shape, way, weight_gradient=weight_gradient
         )
         _spread(spread, shape, out=x_gradient[rows])
         masked = relu_backward(x_gradient[rows], activated, out=x_gradient[rows])
@@ -144,6 +147,11 @@ def _backward(
         torch.addcmul(offset, source[rows], slope, out=line)
         torch.addcmul(line, x_gradient[rows], norm.affine.scale, out=x_gradient[rows])
     return x_gradient_maps, gamma_gradient, beta_gradient, weight_gradient
+
+
+def _ways(weight: Tensor, pooled_shape: MapShape, rows: slice, x: Tensor) -> PointwiseWays:
+    """How the 1×1 convolution of the pooled maps is computed."""
+    return pointwise_ways(weight.shape[1], weight.shape[0], pooled_shape, rows.stop, x.device, x.dtype)
 
 
 def _pooled_rows(rows: slice, shape: MapShape, pooled_shape: MapShape) -> slice:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,14 @@ from skipnets.insight.attribution import explain, resized
 from skipnets.insight.overlays import overlay
 from skipnets.report.results import Results
 
-__all__ = ["Cell", "Thumbnails", "confusion_cells", "least_confident_correct", "most_confident_mistakes"]
+__all__ = [
+    "Cell",
+    "Thumbnails",
+    "confusion_cells",
+    "data_uri",
+    "least_confident_correct",
+    "most_confident_mistakes",
+]
 
 THUMBNAIL = 112  # pixels, the longer side
 GALLERY = 12  # images in each gallery with Grad-CAM
@@ -94,12 +101,20 @@ class Thumbnails:
         results: The predictions, with the images' names.
         dataset: The images; None if they are no longer there.
         classifier: The classifier that Grad-CAM explains.
+        classifier_of: Where several have predicted, the one that did for the image at an index.
     """
 
-    def __init__(self, results: Results, dataset: ImageDataset | None, classifier: Classifier) -> None:
+    def __init__(
+        self,
+        results: Results,
+        dataset: ImageDataset | None,
+        classifier: Classifier,
+        classifier_of: Callable[[int], Classifier] | None = None,
+    ) -> None:
         self._results = results
         self._dataset = dataset
         self._classifier = classifier
+        self._classifier_of = classifier_of or (lambda _: classifier)
         # Parquet holds valid UTF-8; other bytes of a file name are � there.
         names = [] if dataset is None else dataset.names
         self._position = {_valid(name): index for index, name in enumerate(names)}
@@ -108,7 +123,7 @@ class Thumbnails:
     def thumbnail(self, index: int) -> str | None:
         """An image as a data URI; None if it is not there."""
         image = self._open(index)
-        return None if image is None else _data_uri(resized(image, _scale(image)))
+        return None if image is None else data_uri(resized(image, _scale(image)))
 
     def explained(self, index: int, classes: Sequence[str]) -> tuple[str | None, list[str]]:
         """An image and its Grad-CAM overlay for each of these classes, as data URIs."""
@@ -116,12 +131,12 @@ class Thumbnails:
         if image is None:
             return None, []
         scale = _scale(image)
-        shown = _data_uri(resized(image, scale))
+        shown = data_uri(resized(image, scale))
         try:
-            [explanations] = explain(self._classifier, [image], classes=classes)
+            [explanations] = explain(self._classifier_of(index), [image], classes=classes)
         except UserError:  # a network whose every map is a single value
             return shown, []
-        return shown, [_data_uri(overlay(explanation.resized(scale))) for explanation in explanations]
+        return shown, [data_uri(overlay(explanation.resized(scale))) for explanation in explanations]
 
     def _open(self, index: int) -> Image.Image | None:
         position = self._position.get(self._results.names[index])
@@ -139,7 +154,8 @@ def _scale(image: Image.Image) -> float:
     return max(round(scale), 1) if scale > 1 else scale
 
 
-def _data_uri(image: Image.Image) -> str:
+def data_uri(image: Image.Image) -> str:
+    """An image as a JPEG in a data URI."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

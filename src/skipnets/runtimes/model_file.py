@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from skipnets.models.registry import rename_version_1_fields
 __all__ = [
     "FORMAT_VERSION",
     "ModelFile",
+    "member_name",
     "metadata_text",
     "parse_metadata",
     "read_model_file",
@@ -34,6 +36,7 @@ __all__ = [
 
 FORMAT_VERSION = 2
 _KEY = "skipnets"
+_MEMBER = re.compile(r"members\.(\d+)\.(.+)")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -72,6 +75,19 @@ class ModelFile:
         except (OSError, safetensors.SafetensorError, TypeError, AttributeError, KeyError) as error:
             raise UserError(f"{self.path}: its tensors cannot be read ({error})") from error
 
+    def members(self) -> list[dict[str, NDArray[Any]]]:
+        """Read the tensors of each network of an ensemble.
+
+        Raises:
+            UserError: As `tensors`, or if there are tensors of no network.
+        """
+        found: dict[int, dict[str, NDArray[Any]]] = {}
+        for name, tensor in self.tensors().items():
+            if (match := _MEMBER.fullmatch(name)) is None:
+                raise UserError(f"{self.path}: the tensor {name} belongs to no network of the ensemble")
+            found.setdefault(int(match[1]), {})[match[2]] = tensor
+        return [found[number] for number in sorted(found)]
+
 
 def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
     """Read the header of a model file, or of the one in a run folder.
@@ -95,6 +111,11 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
             "skipnets.create_model(name, weights=...) or train with them"
         )
     return ModelFile(path=path, metadata=parse_metadata(path, text), shapes=shapes)
+
+
+def member_name(number: int, tensor: str) -> str:
+    """The name in a file of a tensor of an ensemble's network."""
+    return f"members.{number}.{tensor}"
 
 
 def write_model_file(
@@ -126,6 +147,8 @@ def _locate(path: Path) -> Path:
         return inside
     if not path.exists():
         raise UserError(f"{path} does not exist: name a model file ({run_folder.MODEL}) or a run folder")
+    if not path.is_file():  # reading from a pipe may never end
+        raise UserError(f"{path}: a pipe, a socket or a device, not a model file")
     return path
 
 

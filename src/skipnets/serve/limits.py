@@ -1,4 +1,4 @@
-"""Limits on one request, and on the queue."""
+"""Limits on requests, connections, the queue and memory."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ class Limits:
         queue: Most images being read, waiting or computed. A request beyond that gets status 503 with
             `Retry-After`.
         seconds: Longest time for a request, its upload included.
+        memory: Most bytes of images being decoded, of all requests together. An image whose header implies
+            more is refused; others wait for their turn.
+        connections: Most open connections. If there are more, the one that has been silent for longest is
+            closed; if none is silent, the new one is refused.
+        client_connections: Most open connections from one address, except this machine's own.
+        head_seconds: Longest time until a request's head has arrived.
 
     Raises:
         UserError: If a value is impossible.
@@ -28,9 +34,13 @@ class Limits:
 
     body_bytes: int = 32 * 2**20
     files: int = 32
-    pixels: int = 50_000_000
+    pixels: int = 25_000_000
     queue: int = 256
     seconds: float = 30.0
+    memory: int = 256 * 2**20
+    connections: int = 512
+    client_connections: int = 64
+    head_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

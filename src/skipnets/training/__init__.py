@@ -11,10 +11,10 @@ from skipnets.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from skipnets.training.config import TrainConfig, read_config
+    from skipnets.training.interruption import TrainingInterrupted
     from skipnets.training.recipes import RECIPES
     from skipnets.training.run import Run
-    from skipnets.training.trainer import TrainingInterrupted, resume, train
-
+    from skipnets.training.trainer import resume, train
 
 __all__ = ["RECIPES", "Run", "TrainConfig", "TrainingInterrupted", "read_config", "resume", "train"]
 
@@ -24,7 +24,7 @@ __getattr__, __dir__ = lazy_exports(
         "RECIPES": "recipes",
         "Run": "run",
         "TrainConfig": "config",
-        "TrainingInterrupted": "trainer",
+        "TrainingInterrupted": "interruption",
         "read_config": "config",
         "resume": "trainer",
         "train": "trainer",

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from skipnets.data.options import ClassOrder, DataOptions, Layout, Missing
 from skipnets.data.sources import Duplicates
+from skipnets.duration import parse_duration
 from skipnets.errors import UserError, near_matches, one_line
 from skipnets.models.graph import ExecutionPolicy
 from skipnets.models.registry import means_none, parse_fields, rename_version_1_fields
@@ -24,6 +25,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
+Recipe = Literal["auto", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
@@ -38,6 +40,14 @@ _NONE_IS_A_VALUE = ("augmentation", "imbalance")
 
 def _text(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
+
+
+def _time(value: object) -> object:
+    """A time in its shortest text: the number of seconds where it is given as a number."""
+    if value is None or means_none(value):
+        return None
+    parse_duration(value if isinstance(value, int | float | str) else str(value))
+    return value if isinstance(value, str) else f"{value:g}s"
 
 
 def _plain_values(value: object) -> object:
@@ -78,7 +88,8 @@ class TrainConfig:
     """The run folder to write; it must be empty or not exist."""
 
     model: str | None = None
-    """A name from `skipnets models`. Default: densenet_bc40_k12 up to 64 pixels, densenet121 above."""
+    """A name from `skipnets models`. Default: the recipe auto chooses by the images, the device and the time;
+    in the others densenet_bc40_k12 up to 64 pixels, densenet121 above."""
     model_options: Annotated[dict[str, Any], BeforeValidator(_plain_values)] = dataclasses.field(
         default_factory=dict
     )
@@ -86,10 +97,19 @@ class TrainConfig:
     weights: Annotated[str | None, BeforeValidator(_text)] = None
     """Initial weights: a torchvision tag (imagenet), hf-hub:NAME, a file. Default: random weights."""
 
-    recipe: Literal["scratch", "finetune", "paper-cifar", "paper-imagenet"] | None = None
-    """Default values of the other options. Default: finetune with weights, scratch without."""
+    recipe: Recipe | None = None
+    """Default values of the other options. Default: auto, which chooses them by the images and the time."""
+    time: Annotated[str | None, BeforeValidator(_time)] = None
+    """How long the run may take, evaluation included, such as 90s, 5m or 1h30m. Default, where epochs are not
+    given either: from the number and size of the images."""
     epochs: Count | None = None
-    """Number of passes over the training images."""
+    """Number of epochs: passes over the training images, unless epoch_images says otherwise. Default: what
+    fits into the time."""
+    epoch_images: Count | None = None
+    """Training images of an epoch. Default: all of them; less where the time is too short for four passes,
+    several times as many where it is enough for hundreds."""
+    epoch_plan: tuple[tuple[int, int], ...] = ()
+    """What a run decided about its length, to repeat it: after which epoch, how many epochs in all."""
     batch_size: Count | None = None
     """Images per step and device."""
     accumulate: Count | None = None
@@ -107,8 +127,9 @@ class TrainConfig:
     """Shrinks the weights: as an L2 penalty in SGD, decoupled in AdamW."""
     decay_norm_and_bias: bool | None = None
     """Whether weight decay also acts on norms and biases (as in the papers)."""
-    schedule: Literal["constant", "milestones", "cosine"] | None = None
-    """How the learning rate changes: constant, divided by ten at milestones, or a cosine down to zero."""
+    schedule: Literal["constant", "milestones", "cosine", "linear"] | None = None
+    """How the learning rate changes: constant, divided by ten at milestones, or down to zero on a cosine or
+    a line."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
     """Where the rate is divided by ten, as fractions of the training: 0.5 is after half of the epochs."""
     warmup: NotNegative | None = None
@@ -148,6 +169,8 @@ class TrainConfig:
 
     fractions: tuple[NotNegative, NotNegative, NotNegative] = (0.7, 0.15, 0.15)
     """Sizes of the training, validation and test splits where the data does not come split."""
+    folds: Annotated[int, Field(ge=2, le=100)] | None = None
+    """Cross-validation: train that many models, each on other images, and join them to one classifier."""
     splits: Path | None = None
     """A splits.csv (path,label,split) to repeat, such as an earlier run's."""
     download: bool = False
@@ -200,10 +223,15 @@ class TrainConfig:
     """Number format of the computation. Default: bf16-mixed on GPUs that have it, 16-mixed on older ones,
     32-true on CPUs. On a GPU, 32-true also keeps convolutions and matrix products from using TF32."""
     channels_last: bool | None = None
-    """Keep images in memory channel by channel within a pixel, which is faster for most convolutions."""
+    """Keep images in memory channel by channel within a pixel, which is faster for most convolutions.
+    Default: yes on a GPU; on a CPU whichever is faster, which is measured."""
     block_execution: ExecutionPolicy | None = None
-    """How dense blocks run: auto (what is fastest on the device), plain, linear (in linear memory), or
-    linear-recompute (in still less, for more time). The numbers are the same."""
+    """How dense blocks run: auto (what is fastest on the device; on a CPU some steps are measured), plain,
+    linear (in linear memory), or linear-recompute (in still less, for more time). The numbers are the
+    same."""
+    operators: dict[str, str] | None = None
+    """What computes each layer shape on a CPU, as measured where the run was started. It is written into
+    run.yaml, so that the same run again rounds alike. Default: measured."""
 
     @property
     def data_options(self) -> DataOptions:
@@ -219,8 +247,9 @@ class ResolvedConfig(TrainConfig):
     """A `TrainConfig` in which nothing is left to the recipe, the data or the weights; see `prepare`."""
 
     model: str
-    recipe: Literal["scratch", "finetune", "paper-cifar", "paper-imagenet"]
+    recipe: Recipe
     epochs: Count
+    epoch_images: Count
     batch_size: Count
     accumulate: Count
     optimizer: Literal["sgd", "adamw"]
@@ -229,7 +258,7 @@ class ResolvedConfig(TrainConfig):
     nesterov: bool
     weight_decay: NotNegative
     decay_norm_and_bias: bool
-    schedule: Literal["constant", "milestones", "cosine"]
+    schedule: Literal["constant", "milestones", "cosine", "linear"]
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
     warmup: NotNegative
     clip: NotNegative
@@ -293,8 +322,14 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
         raise UserError(f"{where}: not YAML ({getattr(error, 'problem', None) or one_line(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f'{path}: must be a mapping of options, such as "data: digits"')
+    options = _present_options(path, content)
+    # A run's file holds the time that was asked for and the epochs that fitted: the change decides the other.
+    if changes.get("time") is not None:
+        options = {name: value for name, value in options.items() if not name.startswith("epoch")}
+    elif changes.get("epochs") is not None:
+        options = {name: value for name, value in options.items() if name not in ("time", "epoch_plan")}
     try:
-        return TrainConfig(**_present_options(path, content) | changes)
+        return TrainConfig(**options | changes)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

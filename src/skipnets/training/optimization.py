@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingLR,
+    LambdaLR,
     LinearLR,
     LRScheduler,
     MultiStepLR,
@@ -63,14 +65,14 @@ def make_optimizer(
 
 def make_schedule(
     optimizer: Optimizer,
-    name: Literal["constant", "milestones", "cosine"],
+    name: Literal["constant", "milestones", "cosine", "linear"],
     *,
     steps_per_epoch: int,
     epochs: int,
     warmup: float,
     milestones: Sequence[float],
 ) -> LRScheduler:
-    """Create a schedule: a linear warm-up, then a constant rate, drops at milestones, or a cosine.
+    """Create a schedule: a linear warm-up, then a constant rate, drops at milestones, a cosine or a line.
 
     Args:
         optimizer: Optimizer whose groups hold the highest rate.
@@ -85,6 +87,8 @@ def make_schedule(
     after: LRScheduler
     if name == "cosine":
         after = CosineAnnealingLR(optimizer, T_max=total - rising)
+    elif name == "linear":
+        after = LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=total - rising)
     elif name == "milestones":
         at = sorted({max(round(part * epochs) * steps_per_epoch - rising, 1) for part in milestones})
         after = MultiStepLR(optimizer, milestones=at, gamma=0.1)
@@ -97,6 +101,38 @@ def make_schedule(
         group["lr"] = group["initial_lr"]
     before = LinearLR(optimizer, start_factor=WARMUP_START, total_iters=rising)
     return SequentialLR(optimizer, [before, after], milestones=[rising])
+
+
+def follow_progress(
+    optimizer: Optimizer,
+    name: Literal["constant", "milestones", "cosine", "linear"],
+    progress: Callable[[int], float],
+    *,
+    warmup: float,
+    milestones: Sequence[float],
+) -> LRScheduler:
+    """Create a schedule over the share of the training that is done, for trainings whose length may change.
+
+    Args:
+        optimizer: Optimizer whose groups hold the highest rate.
+        name: Schedule after the warm-up.
+        progress: From the number of steps taken to the share of the training that is done, 0 to 1.
+        warmup: Share of the training over which the rate rises linearly.
+        milestones: Shares of the training after which the rate is divided by ten.
+    """
+
+    def factor(step: int) -> float:
+        done = progress(step)
+        if done < warmup:
+            return WARMUP_START + (1 - WARMUP_START) * done / warmup
+        after = (done - warmup) / max(1 - warmup, 1e-9)
+        if name == "cosine":
+            return (1 + math.cos(math.pi * after)) / 2
+        if name == "linear":
+            return 1 - after
+        return float(0.1 ** sum(done >= part for part in milestones)) if name == "milestones" else 1.0
+
+    return LambdaLR(optimizer, factor)
 
 
 @torch.no_grad()

@@ -19,10 +19,11 @@ from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
-from skipnets.models.family import family_of
-from skipnets.models.graph import ExecutionPolicy
+from skipnets.training import budget
 from skipnets.training.callbacks import seed_everything
+from skipnets.training.choice import choose
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
+from skipnets.training.execution import choose_execution
 from skipnets.training.recipes import with_recipe
 
 # Images up to this side are shown to the network as they are, by a stem that does not shrink them.
@@ -41,41 +42,66 @@ class Prepared:
         config: Resolved: nothing is left to the recipe or the data.
         model: With its initial weights.
         preprocessing: For validation, evaluation, and every later use of the model.
+        training_ends: Where the clock decides the number of epochs, the time on `budget.clock` at which
+            training must have ended.
+        seconds_per_image: Seconds of a training image on the device, where they were measured.
     """
 
     config: ResolvedConfig
     model: Backbone[Any]
     preprocessing: Preprocessing
+    training_ends: float | None = None
+    seconds_per_image: float | None = None
 
 
-def prepare(config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = True) -> Prepared:
+def prepare(
+    config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = True, started: float | None = None
+) -> Prepared:
     """Build the model and fill in what the configuration leaves to the recipe, the data or the weights.
 
     Args:
         config: As the user gave it.
         dataset: The data set with its splits.
         load_weights: False where a checkpoint will replace them anyway.
+        started: When the run's time began, on `budget.clock`. Default: now.
     """
-    wanted_execution = config.block_execution
-    config = with_recipe(config)
+    given = config
+    if config.time is not None and config.epochs is not None and not config.epoch_plan:
+        raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
+    started = budget.clock() if started is None else started
     train = dataset.split("train")
-    seed_everything(config.seed)
-    natural = None if config.size is not None and config.model is not None else natural_size(train)
-    small = max(_pair(config.size or natural or LARGE_SIZE)) <= SMALL
-    name = config.model or (SMALL_MODEL if small and config.weights is None else LARGE_MODEL)
-    channels = config.channels or (3 if config.weights is not None else train.channels)
     if clash := sorted({"num_classes", "in_chans"} & set(config.model_options)):
         raise UserError(
             f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"
         )
+    channels = config.channels or (3 if config.weights is not None else train.channels)
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
+    precision = resolve_precision(config.precision, config.accelerator)
+    automatic = config.recipe in (None, "auto")
+    natural = config.size or natural_size(
+        train, kept=LARGE_SIZE if automatic and config.weights is None else SMALL
+    )
+    small = max(_pair(natural)) <= SMALL
+    static_model = SMALL_MODEL if small and config.weights is None else LARGE_MODEL
+    chosen = choose(
+        config,
+        dataset,
+        sides=_pair(natural),
+        default_model=static_model,
+        model_options=options,
+        precision=precision,
+        started=started,
+    )
+    config = with_recipe(config, **{"model": static_model, **chosen.values})
+    name = config.model or static_model
+    seed_everything(config.seed)
     model = create_model(name, weights=config.weights if load_weights else None, **options)
 
     if config.batch_size == 1 and model.config.norm == "batch":
         raise UserError(f"batch_size=1: must be at least 2 for the batch norms of {name}")
 
     published = getattr(model.weights_report, "input", None)
-    size = config.size or (published.size if published else natural or natural_size(train))
+    size = config.size or (published.size if published else natural)
     mean, std = config.mean, config.std
     if published is not None:
         mean, std = (
@@ -97,20 +123,33 @@ def prepare(config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = 
     find_augmentation(config.augmentation or "none", preprocessing.size)
     resolved: dict[str, Any] = {
         **preprocessing.to_dict(),
-        "model": name,
+        "epoch_images": config.epoch_images or len(train),
         "workers": _cores() if config.workers is None else config.workers,
-        "precision": resolve_precision(config.precision, config.accelerator),
-        "block_execution": _set_block_execution(model, wanted_execution, config.block_execution),
+        "epoch_plan": config.epoch_plan
+        or (((0, config.epochs),) if chosen.training_ends is not None else ()),
+        "precision": precision,
+        **choose_execution(model, given, config, preprocessing.size),
         "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
     }
     values = {field: getattr(config, field) for field in FIELDS} | resolved
-    return Prepared(config=ResolvedConfig(**values), model=model, preprocessing=preprocessing)
+    return Prepared(
+        config=ResolvedConfig(**values),
+        model=model,
+        preprocessing=preprocessing,
+        training_ends=chosen.training_ends,
+        seconds_per_image=chosen.seconds_per_image,
+    )
 
 
-def natural_size(train: ImageDataset) -> tuple[int, int] | int:
-    """The size to show images at: their own where they are small, otherwise 224.
+def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, int] | int:
+    """The size to show images at: their own where they are small, otherwise at most 224.
 
-    Small ones of different sizes are shown at the largest height and width among them.
+    Small ones of different sizes are shown at the largest height and width among them, larger ones as a
+    square.
+
+    Args:
+        train: The training images.
+        kept: Up to this side, larger images keep their typical size; above it they are shown at 224.
     """
     if train.images is not None:
         height, width = train.images.shape[1:3]
@@ -124,7 +163,12 @@ def natural_size(train: ImageDataset) -> tuple[int, int] | int:
         if not sizes:
             raise UserError(f"data: none of the {len(train)} training images looked at can be decoded")
         width, height = (max(side) for side in zip(*sizes, strict=True))
-    return (int(height), int(width)) if max(height, width) <= SMALL else LARGE_SIZE
+    if max(height, width) <= SMALL:
+        return (int(height), int(width))
+    typical = (
+        max(height, width) if train.images is not None else int(np.median([max(side) for side in sizes]))
+    )
+    return typical if typical <= kept else LARGE_SIZE
 
 
 def channel_statistics(
@@ -203,13 +247,3 @@ def _fit_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
     if len(values) == channels:
         return tuple(float(value) for value in values)
     return (float(np.mean(values)),) * channels
-
-
-def _set_block_execution(
-    model: Backbone[Any], wanted: ExecutionPolicy | None, default: ExecutionPolicy | None
-) -> ExecutionPolicy:
-    """Choose how dense blocks run, where the model has any; returns what was chosen."""
-    executions = family_of(model.config).executions
-    chosen = wanted or (default if len(executions) > 1 else None) or "plain"
-    model.set_block_execution(chosen)
-    return chosen

@@ -7,8 +7,6 @@ import dataclasses
 import functools
 import os
 import re
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,38 +27,45 @@ from skipnets.data.options import Missing
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
 from skipnets.data.survey import survey
-from skipnets.errors import UserError, listed, near_matches, one_line
+from skipnets.errors import UserError, check_at_least_1, listed, near_matches, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import remove_orphans
 from skipnets.models.accounting import kept_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
 from skipnets.models.family import family_of, network_graph
+from skipnets.terminal import printable_lines
+from skipnets.training import budget
+from skipnets.training.announcement import announcement
+from skipnets.training.batches import FirstBatch
+from skipnets.training.budget import Forecast, TimeBudget
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
 from skipnets.training.checkpoints import AtomicCheckpoints, StepCheckpoints, newest_checkpoint
 from skipnets.training.checks import check_files, check_images
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
+from skipnets.training.divergence import Divergence
+from skipnets.training.extending import extend
+from skipnets.training.folds import extend_folds, resume_folds, train_folds
+from skipnets.training.interruption import TrainingInterrupted, resumable
 from skipnets.training.locking import locked
 from skipnets.training.prepare import Prepared, class_weights, prepare
+from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
-from skipnets.training.run import Row, Run, begin, claim, reopen
+from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
 from skipnets.training.task import ClassificationTask
 
 # How many headers the table of the data is made from, before training.
 _HEADERS_READ = 5000
 
 
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during training; the message says where the best model is and how to go on."""
-
-
-def train(config: TrainConfig) -> Run:
+def train(config: TrainConfig, *, started: float | None = None) -> Run:
     """Train a classifier, choose its best epoch on the validation split, and evaluate that on the test split.
 
     Args:
         config: What to train, on what, how, and where to.
+        started: When the run's time began, on `time.perf_counter`. Default: now.
 
     Returns:
         The run folder. In the other processes of a distributed training, too: they return when training ends.
@@ -69,6 +74,10 @@ def train(config: TrainConfig) -> Run:
         UserError: Wrong input. Where that shows before training, nothing has been written.
         TrainingInterrupted: Ctrl-C.
     """
+    started = budget.clock() if started is None else started
+    if config.folds is not None:
+        claim(config.out)
+        return _in_folds(config.out, lambda: train_folds(config, train_on=_train_on, say=_say))
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = find_dataset(
         config.data,
@@ -80,15 +89,32 @@ def train(config: TrainConfig) -> Run:
         options=config.data_options,
     )
     _check_splits(dataset)
-    prepared = prepare(config, dataset)
+    prepared = prepare(config, dataset, started=started)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
     if not _is_helper():
         _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
+        _say(announcement(prepared, dataset))
     return _train(run, prepared, dataset, fresh=True)
 
 
-def resume(folder: str | Path, *, missing: Missing | None = None) -> Run:
+def _train_on(run: Run, config: TrainConfig, dataset: ImageDataset) -> Run:
+    """Train a new run on a dataset that is already split."""
+    return _train(run, prepare(config, dataset), dataset, fresh=True)
+
+
+def _in_folds(folder: Path, work: Callable[[], Run]) -> Run:
+    """Train in folds; Ctrl-C says how to go on with all of them."""
+    try:
+        with locked(folder):
+            return work()
+    except TrainingInterrupted:
+        raise TrainingInterrupted(
+            f"interrupted; go on with: skipnets train --resume {folder} (folds that are complete are kept)"
+        ) from None
+
+
+def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | None = None) -> Run:
     """Go on with a training that was interrupted, from its last checkpoint.
 
     The result is the one that the training would have had without the interruption, on the same machine.
@@ -96,15 +122,36 @@ def resume(folder: str | Path, *, missing: Missing | None = None) -> Run:
     Args:
         folder: The run folder.
         missing: "skip" goes on without images that are no longer there; None does as the run was started.
+        epochs: Train up to this many epochs, more than the run was started with, also if it is complete; the
+            rate goes on as in the middle of a schedule over all of them. None does as the run was started.
 
     Raises:
         UserError: It is none, its run is complete, its files are damaged, or the data are no longer there or
             are others.
         TrainingInterrupted: Ctrl-C.
     """
-    run = reopen(Path(folder)) if not _is_helper() else Run(Path(folder))
+    run = reopen(Path(folder), complete=epochs is not None) if not _is_helper() else Run(Path(folder))
     check_files(run)
+    if epochs is not None and not _is_helper():
+        check_at_least_1(epochs=epochs)
+        if run.evaluation.exists():
+            _say(
+                "the run was evaluated on its test split before: if that result made you extend it, the next "
+                "one is a little optimistic"
+            )
+        (extend_folds if run.config.folds is not None else extend)(run, epochs)
     config = run.config
+    if config.folds is not None:
+        return _in_folds(
+            run.folder,
+            lambda: resume_folds(
+                run,
+                missing=missing,
+                train_on=_train_on,
+                resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
+                say=_say,
+            ),
+        )
     options = config.data_options
     dataset = open_dataset(
         config.data,
@@ -151,27 +198,43 @@ def _train_locked(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh:
     counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
     save = functools.partial(_save_best, run, config, prepared.preprocessing, dataset.classes, counts)
     record = Record(run, best_by=config.best_by, epochs=config.epochs, average=average, save=save, say=_say)
+    end = ExpectedEnd()
     callbacks: list[Callback] = [
         QuietProcesses(),
         EpochSeeds(config.seed),
+        FirstBatch(run.batches, dataset.classes),
+        Divergence(run),
+        end,
         record,
         LearningRateMonitor("epoch"),
     ]
     if average is not None:
         callbacks.insert(0, average)
+    if prepared.training_ends is not None and fresh:
+        callbacks.append(
+            TimeBudget(
+                config,
+                ends=prepared.training_ends,
+                change_plan=task.change_plan,
+                record=functools.partial(write_config, run),
+                say=_say,
+            )
+        )
+    else:
+        callbacks.append(Forecast(config, val=counts["val"], test=counts["test"], say=_say))
     callbacks.append(StepCheckpoints(run, config.checkpoint_minutes))
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
-        if rich.get_console().is_terminal:
-            callbacks.append(EpochBar())
+        callbacks.append(EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say))
         trainer = _trainer(run, config, callbacks)
         if fresh and not _is_helper():
             begin(run, config, dataset.write_splits)
-        with _on_gpu(config.precision):
+        with resumable(run), _on_gpu(config.precision):
             _fit(trainer, task, data, run)
     if trainer.global_rank == 0:
-        _finish(run, config, dataset)
+        with resumable(run):
+            _finish(run, config, dataset)
     return run
 
 
@@ -253,9 +316,7 @@ def _on_gpu(precision: str) -> Iterator[None]:
 
 
 def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, run: Run) -> None:
-    """Let Lightning train; Ctrl-C becomes TrainingInterrupted, and is Python's own again afterwards."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if in_main_thread else None
+    """Let Lightning train."""
     try:
         trainer.fit(
             task,
@@ -263,10 +324,6 @@ def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, r
             ckpt_path=newest_checkpoint(run),
             weights_only=True,
         )
-    except SystemExit:
-        if not trainer.interrupted:
-            raise
-        raise TrainingInterrupted(_how_to_go_on(run)) from None
     except torch.OutOfMemoryError:
         raise UserError(_out_of_memory(run, task.config, task.model)) from None
     except OSError as error:  # of TensorBoard's files, which are not written by us
@@ -277,8 +334,6 @@ def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, r
         ) from error
     finally:
         data.close()
-        if handler is not None:
-            signal.signal(signal.SIGINT, handler)
 
 
 def _out_of_memory(run: Run, config: ResolvedConfig, model: Backbone[Any]) -> str:
@@ -305,17 +360,6 @@ def _out_of_memory(run: Run, config: ResolvedConfig, model: Backbone[Any]) -> st
 def _gpu_bytes() -> int:
     """All of the GPU's memory."""
     return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-
-
-def _how_to_go_on(run: Run) -> str:
-    rows = run.rows
-    if not rows or not run.model.exists():
-        return f"interrupted in epoch 1; start it again with: skipnets train --resume {run.folder}"
-    return (
-        f"interrupted in epoch {rows[-1].epoch + 1}; the best model so far (epoch {run.best_epoch}) is "
-        f"{run.model}; "
-        f"go on with: skipnets train --resume {run.folder}"
-    )
 
 
 def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
@@ -386,4 +430,4 @@ def _say(line: str) -> None:
     console = rich.get_console()
     if not console.stderr:
         console = rich.console.Console(stderr=True)
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable_lines(line), highlight=False, markup=False, soft_wrap=True)

@@ -15,8 +15,9 @@ import torch
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters
 
 pytest.importorskip("triton")
+from skipnets.models import block_execution
 from skipnets.ops.triton import dense_block as fused
-from skipnets.ops.triton import kernels, launches
+from skipnets.ops.triton import kernels, launches, slower_launches
 from skipnets.ops.triton.launches import Launches, Recorder
 
 pytestmark = pytest.mark.skipif(
@@ -150,7 +151,14 @@ def test_other_sizes_and_unaligned_tensors_are_launched_by_triton(repeats):
     assert not any(kernel is kernels.input_columns for kernel in repeats[:forward])
 
 
-def test_a_launcher_of_another_kind_is_not_used_twice(repeats, monkeypatch):
+@pytest.fixture
+def slower(monkeypatch):
+    """What has been found slower; nothing yet."""
+    monkeypatch.setattr(launches, "SLOWER", {})
+    return launches.SLOWER
+
+
+def test_a_launcher_of_another_kind_is_told_once_and_not_used_twice(repeats, slower, monkeypatch, caplog):
     plan = DenseBlockPlan((1e-3, 1e-2), (1e-3, 1e-5), True, torch.float32)
     x, downstream, layers = torch.randn(2, 16, 3, 4), torch.randn(2, 48, 3, 4), make_layers(0)
     expected = step(x, layers, plan, downstream)
@@ -164,6 +172,9 @@ def test_a_launcher_of_another_kind_is_not_used_twice(repeats, monkeypatch):
         for a, b in zip(step(x, layers, plan, downstream), expected, strict=True):
             assert torch.equal(a, b)
     assert len(repeats) == 1
+    (message,) = caplog.messages
+    assert "Triton examines every launch" in message
+    assert slower_launches() == "Triton examines every launch"
 
 
 def test_a_pointer_into_no_tensor_of_the_pass_is_refused(repeats):
@@ -186,8 +197,24 @@ def test_profilers_see_every_launch(repeats, monkeypatch):
     assert repeats
 
 
-def test_compiling_ahead_that_fails_loses_only_time() -> None:
-    def build(_: object) -> None:
-        raise RuntimeError("another version's way to compile")
+def test_compiling_ahead_that_fails_is_told_once_and_reported(slower, caplog):
+    def build(_):
+        raise RuntimeError("another version's\nway to compile")
 
-    launches.compile_kernels(build)
+    if not hasattr(launches.triton, "AsyncCompileMode"):
+        pytest.skip("this Triton compiles each kernel at its first launch anyway")
+    for _ in range(2):
+        launches.compile_kernels(build)
+    (message,) = caplog.messages
+    assert caplog.records[0].levelname == "WARNING"
+    assert "kernels are compiled one by one" in message
+    assert "another version's way to compile" in message
+    assert slower_launches() == "kernels are compiled one by one"
+
+
+def test_a_report_names_what_is_slower(slower):
+    execution = block_execution.MemoryEfficientTransition(8, 4, norm="batch").train()
+    execution.has_run, execution.executor = True, "fused kernels"
+    assert execution.policy == "linear: fused kernels"
+    slower["kernels are compiled one by one"] = "Triton 9"
+    assert execution.policy == "linear: fused kernels, but kernels are compiled one by one"

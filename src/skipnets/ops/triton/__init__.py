@@ -11,6 +11,7 @@ __all__ = [
     "OLDEST",
     "WIDEST_BOTTLENECK",
     "WIDEST_GROWTH",
+    "slower_launches",
     "unavailable",
     "unsupported_block",
     "unsupported_kernels",
@@ -48,6 +49,13 @@ def unsupported_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"there are no fused kernels for {str(dtype).removeprefix('torch.')}"
     return None
+
+
+def slower_launches() -> str | None:
+    """What the installed version of Triton cannot do, which costs time alone, or None."""
+    from skipnets.ops.triton.launches import SLOWER
+
+    return "; ".join(SLOWER) or None
 
 
 def unsupported_block(x: Tensor, growth_weight: Tensor | None) -> str | None:

@@ -27,6 +27,16 @@ _ALIGNMENT = 16
 
 _MOST_RECORDINGS = 256
 
+SLOWER: dict[str, str] = {}
+"""What the installed version of Triton cannot do, at a cost in time: what happens instead → why."""
+
+
+def _report_slower(instead: str, error: Exception) -> None:
+    """Warn, the first time, and remember it for `skipnets.ops.triton.slower_launches`."""
+    if instead not in SLOWER:
+        SLOWER[instead] = f"Triton {triton.__version__}: {' '.join(str(error).split())[:200]}"
+        logger.warning("fused kernels are slower than they could be: %s (%s)", instead, SLOWER[instead])
+
 
 class Launch(NamedTuple):
     """A launch that can be repeated.
@@ -140,10 +150,8 @@ def compile_kernels(build: Callable[[Compiler], None]) -> None:
     try:
         with ThreadPoolExecutor(os.cpu_count()) as pool, mode(pool, ignore_errors=True):
             build(Compiler())
-    except (
-        Exception
-    ) as error:  # Only time is lost: a kernel that is not ready is compiled at its first launch.
-        logger.debug("Triton %s: kernels are not compiled ahead: %s", triton.__version__, error)
+    except Exception as error:  # A kernel that is not ready is compiled at its first launch.
+        _report_slower("kernels are compiled one by one", error)
 
 
 class Launches:
@@ -168,7 +176,7 @@ class Launches:
             try:
                 repeat(launches, [tensor.data_ptr() for tensor in tensors], _stream(tensors[0].device))
             except (AttributeError, TypeError) as error:  # Another version's way to launch.
-                logger.debug("Triton %s: launches are not repeated: %s", triton.__version__, error)
+                _report_slower("Triton examines every launch", error)
                 self._recorded.clear()
                 self._repeats = False
             else:

@@ -7,9 +7,7 @@ Without a GPU (Triton's interpreter) the first candidate is taken.
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +16,7 @@ from pathlib import Path
 import torch
 import triton
 
-from skipnets.files import atomic_path
+from skipnets.ops.choices import ChoiceFile, cache_folder
 
 logger = logging.getLogger("skipnets")
 
@@ -33,9 +31,8 @@ class Tuner:
     """Finds the fastest of a kernel's configurations for a problem; safe to use from several threads."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
+        self._file = ChoiceFile(path)
         self._lock = threading.Lock()
-        self._chosen: dict[str, dict[str, int]] | None = None
         self._started: float | None = None
         self._reported = 0.0
         self.timings: dict[str, list[tuple[dict[str, int], float]]] = {}
@@ -67,9 +64,7 @@ class Tuner:
             best, milliseconds = min(timings, key=lambda timing: timing[1])
             if milliseconds == float("inf"):
                 raise RuntimeError(f"none of the configurations of {kernel} runs on this card")
-            chosen = self._read()
-            chosen[key] = best
-            self._write(chosen)
+            self._file.put(key, best)
             self._report()
             return best
 
@@ -100,14 +95,14 @@ class Tuner:
     ) -> tuple[Config, ...]:
         if device.type != "cuda" or len(candidates) == 1:
             return candidates[:1]
-        chosen = self._read().get(_key(kernel, problem, device))
+        chosen = self._file.get(_key(kernel, problem, device))
         if chosen in candidates:  # Not one of another version: buffers are made for these.
             return (chosen,)
         if self._started is None:
             self._started = self._reported = time.monotonic()
             logger.info(
                 "compiling and timing kernels for this GPU, once for each network and batch size%s",
-                "" if self._path is None else f"; the choices are kept in {self._path}",
+                "" if self._file.path is None else f"; the choices are kept in {self._file.path}",
             )
         return candidates
 
@@ -117,25 +112,6 @@ class Tuner:
         if self._started is not None and now - self._reported > _SECONDS_BETWEEN_REPORTS:
             self._reported = now
             logger.info("%d kernels timed after %.0f s", len(self.timings), now - self._started)
-
-    def _read(self) -> dict[str, dict[str, int]]:
-        if self._chosen is None:
-            try:
-                self._chosen = json.loads(self._path.read_text()) if self._path is not None else {}
-            except (OSError, ValueError):
-                self._chosen = {}
-        assert self._chosen is not None
-        return self._chosen
-
-    def _write(self, chosen: dict[str, dict[str, int]]) -> None:
-        if self._path is None:
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self._path) as temporary:
-                Path(temporary).write_text(json.dumps(chosen, indent=0))
-        except OSError as error:
-            logger.debug("the choice of kernels cannot be kept: %s", error)
 
 
 def _key(kernel: str, problem: tuple[object, ...], device: torch.device) -> str:
@@ -163,11 +139,6 @@ def _milliseconds(run: Callable[[Config], object], config: Config) -> float:
 def _platform(device: torch.device) -> tuple[str, ...]:
     """What a choice is valid for: card, Triton and these kernels."""
     return torch.cuda.get_device_name(device).replace(" ", "-"), triton.__version__
-
-
-def cache_folder() -> Path:
-    """Where choices are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skipnets"
 
 
 TUNER = Tuner(cache_folder() / "triton.json")

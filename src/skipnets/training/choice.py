@@ -1,0 +1,148 @@
+"""What a run leaves open, decided where it runs: by the images, the device and the time."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from skipnets.data.sources import ImageDataset
+from skipnets.duration import parse_duration
+from skipnets.models.registry import model_config
+from skipnets.training import budget
+from skipnets.training.auto import (
+    WARMUP_SHARE,
+    Candidate,
+    Facts,
+    apply_rules,
+    candidates,
+    choose_network,
+    default_seconds,
+    wanted_images,
+)
+from skipnets.training.config import Precision, TrainConfig
+from skipnets.training.mirroring import keeps_class_mirrored
+from skipnets.training.recipes import RECIPES
+from skipnets.training.speed import seconds_per_image, training_device
+
+# Beside the network, a step costs this much in the training loop: reading, moving, logging.
+STEP_SECONDS = 0.003
+# Where several processes train together nothing is measured before: they must decide alike.
+_ASSUMED_SECONDS_PER_IMAGE = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was decided.
+
+    Attributes:
+        values: Option → value, for options that are not given.
+        training_ends: The time on `budget.clock` at which training must have ended; None where the number of
+            epochs is given.
+        seconds_per_image: Of a training image, where it was measured.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    training_ends: float | None = None
+    seconds_per_image: float | None = None
+
+
+def choose(
+    config: TrainConfig,
+    dataset: ImageDataset,
+    *,
+    sides: tuple[int, int],
+    default_model: str,
+    model_options: Mapping[str, Any],
+    precision: Precision,
+    started: float,
+) -> Choice:
+    """Decide what the configuration leaves open.
+
+    Args:
+        config: As the user gave it.
+        dataset: The data set with its splits.
+        sides: Height and width of the input, if nothing is chosen.
+        default_model: The network where none is given or chosen.
+        model_options: Fields of the network, with its classes and channels.
+        precision: Number format that training will have.
+        started: When the run's time began, on `budget.clock`.
+    """
+    automatic = config.recipe in (None, "auto")
+    timed = config.epochs is None and (automatic or config.time is not None)
+    by_rules = automatic and any(getattr(config, name) is None for name in RECIPES["auto"])
+    if not (timed or by_rules):
+        return Choice()
+    train, val, test = (dataset.split(name) for name in ("train", "val", "test"))
+    side = max(sides)
+    facts = Facts(
+        images=len(train),
+        classes=len(dataset.classes),
+        side=side,
+        passes=0,
+        steps=0,
+        mirrored=float(config.augmentation is not None or keeps_class_mirrored(train)),
+        pretrained=float(config.weights is not None),
+    )
+    values: dict[str, Any] = {}
+    if automatic:
+        values |= apply_rules(facts, ("batch",))
+    batch_size = (
+        config.batch_size or values.get("batch_size") or RECIPES[config.recipe or "auto"]["batch_size"]
+    )
+    total = parse_duration(config.time) if config.time else default_seconds(len(train), side)
+    device = training_device(config.accelerator)
+
+    def measured(candidate: Candidate) -> float:
+        if _is_distributed(config):
+            return _ASSUMED_SECONDS_PER_IMAGE
+        scale = candidate.side / side
+        seconds = seconds_per_image(
+            model_config(candidate.model, **model_options),
+            size=(max(round(sides[0] * scale), 1), max(round(sides[1] * scale), 1)),
+            batch_size=min(batch_size, max(len(train), 2)),
+            device=device,
+            precision=precision,
+            channels_last=config.channels_last is not False,
+        )
+        return seconds + STEP_SECONDS / batch_size
+
+    speed = None
+    if automatic and config.model is None and config.weights is None:
+        shown = wanted_images(len(train)) if timed else config.epochs * (config.epoch_images or len(train))  # type: ignore[operator]
+        ladder = candidates(side, fixed=config.size is not None)
+        chosen, speed = choose_network(ladder, measured, wanted=shown, seconds=total)
+        values["model"] = chosen.model
+        if chosen.side != side:
+            values["size"] = tuple(max(round(part * chosen.side / side), 1) for part in sides)
+            facts = dataclasses.replace(facts, side=chosen.side)
+    elif timed:
+        speed = measured(Candidate(model=config.model or default_model, side=side))
+
+    ends = None
+    epochs, images = config.epochs or 0, config.epoch_images or len(train)
+    if timed:
+        assert speed is not None
+        ends = started + total - budget.finish_seconds(len(test), speed)
+        seconds = total if _is_distributed(config) else ends - budget.clock()
+        plan = budget.plan_epochs(len(train), len(val), seconds_per_image=speed, seconds=seconds)
+        epochs, images = plan.epochs, config.epoch_images or plan.images
+        values |= {
+            "time": config.time or f"{total:.0f}s",
+            "epochs": epochs,
+            "epoch_images": images,
+        }
+    facts = dataclasses.replace(
+        facts, passes=epochs * images / len(train), steps=epochs * max(images // batch_size, 1)
+    )
+    if automatic:
+        values |= apply_rules(facts)
+        values["warmup"] = WARMUP_SHARE * epochs
+    return Choice(values=values, training_ends=ends, seconds_per_image=speed)
+
+
+def _is_distributed(config: TrainConfig) -> bool:
+    """Whether several processes train together."""
+    return str(config.devices) != "1" or int(os.environ.get("WORLD_SIZE", "1")) > 1
