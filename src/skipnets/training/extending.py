@@ -13,7 +13,7 @@ from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.training.checkpoints import newest_checkpoint
 from skipnets.training.config import TrainConfig
-from skipnets.training.optimization import make_schedule
+from skipnets.training.optimization import schedule_of_run
 from skipnets.training.run import Run, write_config
 
 __all__ = ["extend", "reset_results"]
@@ -39,7 +39,9 @@ def extend(run: Run, epochs: int) -> None:
         raise UserError(f"epochs={epochs}: must be more than the {before} that the run in {run.folder} has")
     if run.rows and newest is None:
         raise UserError(f"resume: {run.checkpoint} is gone, so the run cannot be extended")
-    config = dataclasses.replace(config, epochs=epochs)
+    # The new number of epochs goes before the time that the old one came from.
+    plan = ((0, epochs),) if config.epoch_plan else ()
+    config = dataclasses.replace(config, epochs=epochs, time=None, epoch_plan=plan)
     reset_results(run)
     if newest is not None:
         checkpoint = torch.load(newest, weights_only=True)
@@ -62,17 +64,13 @@ def _set_schedule(checkpoint: dict[str, Any], config: TrainConfig) -> None:
     optimizer = SGD(
         [{"params": [nn.Parameter(torch.zeros(1))], "lr": group["initial_lr"]} for group in groups]
     )
-    assert config.schedule is not None
-    assert config.epochs is not None
-    schedule = make_schedule(
+    schedule = schedule_of_run(
         optimizer,
-        config.schedule,
+        config,
         steps_per_epoch=checkpoint.get(
             "steps_per_epoch", checkpoint["global_step"] // (checkpoint["epoch"] + 1)
         ),
-        epochs=config.epochs,
-        warmup=config.warmup or 0.0,
-        milestones=config.milestones or (),
+        plan=lambda: config.epoch_plan,
     )
     for _ in range(checkpoint["global_step"]):
         optimizer.step()

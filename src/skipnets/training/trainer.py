@@ -38,8 +38,8 @@ from skipnets.terminal import printable_lines
 from skipnets.training import budget
 from skipnets.training.announcement import announcement
 from skipnets.training.batches import FirstBatch
-from skipnets.training.budget import Forecast, TimeBudget
-from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
+from skipnets.training.budget import TimeBudget
+from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
 from skipnets.training.checkpoints import AtomicCheckpoints, StepCheckpoints, newest_checkpoint
 from skipnets.training.checks import check_files, check_images
 from skipnets.training.config import ResolvedConfig, TrainConfig
@@ -48,7 +48,8 @@ from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
 from skipnets.training.extending import extend
 from skipnets.training.folds import extend_folds, resume_folds, train_folds
-from skipnets.training.interruption import TrainingInterrupted, resumable
+from skipnets.training.head import fit_head_to
+from skipnets.training.interruption import resumable
 from skipnets.training.locking import locked
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
@@ -77,7 +78,8 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     started = budget.clock() if started is None else started
     if config.folds is not None:
         claim(config.out)
-        return _in_folds(config.out, lambda: train_folds(config, train_on=_train_on, say=_say))
+        with locked(config.out):
+            return train_folds(config, train_on=_train_on, say=_say)
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = find_dataset(
         config.data,
@@ -101,17 +103,6 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
 def _train_on(run: Run, config: TrainConfig, dataset: ImageDataset) -> Run:
     """Train a new run on a dataset that is already split."""
     return _train(run, prepare(config, dataset), dataset, fresh=True)
-
-
-def _in_folds(folder: Path, work: Callable[[], Run]) -> Run:
-    """Train in folds; Ctrl-C says how to go on with all of them."""
-    try:
-        with locked(folder):
-            return work()
-    except TrainingInterrupted:
-        raise TrainingInterrupted(
-            f"interrupted; go on with: skipnets train --resume {folder} (folds that are complete are kept)"
-        ) from None
 
 
 def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | None = None) -> Run:
@@ -142,16 +133,14 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
         (extend_folds if run.config.folds is not None else extend)(run, epochs)
     config = run.config
     if config.folds is not None:
-        return _in_folds(
-            run.folder,
-            lambda: resume_folds(
+        with locked(run.folder):
+            return resume_folds(
                 run,
                 missing=missing,
                 train_on=_train_on,
                 resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
                 say=_say,
-            ),
-        )
+            )
     options = config.data_options
     dataset = open_dataset(
         config.data,
@@ -192,6 +181,8 @@ def _train_locked(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh:
     if config.imbalance == "weighted-loss":
         weights = torch.from_numpy(class_weights(train_images.labels, len(dataset.classes)))
     task = ClassificationTask(model, config, weights)
+    if config.fit_head and not run.checkpoint.exists():
+        fit_head_to(train_images, task, prepared)
     data = ImageDataModule(train_images, dataset.split("val"), prepared.preprocessing, config)
 
     average = Averaging(config.ema) if config.ema else None
@@ -206,6 +197,7 @@ def _train_locked(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh:
         Divergence(run),
         end,
         record,
+        LiveCurves(record, functools.partial(_draw_curves, run, config)),
         LearningRateMonitor("epoch"),
     ]
     if average is not None:
@@ -220,8 +212,6 @@ def _train_locked(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh:
                 say=_say,
             )
         )
-    else:
-        callbacks.append(Forecast(config, val=counts["val"], test=counts["test"], say=_say))
     callbacks.append(StepCheckpoints(run, config.checkpoint_minutes))
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
@@ -233,7 +223,7 @@ def _train_locked(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh:
         with resumable(run), _on_gpu(config.precision):
             _fit(trainer, task, data, run)
     if trainer.global_rank == 0:
-        with resumable(run):
+        with resumable(run, evaluating=True):
             _finish(run, config, dataset)
     return run
 
@@ -369,8 +359,7 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
             f"{len(skipped)} images could not be decoded and were left out: {listed(skipped)}; "
             f"see {run.skipped_file}"
         )
-    title = f"{config.model} on {config.data}"
-    draw_curves(run.rows, run.best_epoch, run.curves, title=title, note=loss_note(config))
+    _draw_curves(run, config, run.rows, run.best_epoch)
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
         return
@@ -380,6 +369,11 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
     classifier.provenance["scores"] = scores
     classifier.save(run.model)
     evaluation.save(run.folder)
+
+
+def _draw_curves(run: Run, config: ResolvedConfig, rows: list[Row], best_epoch: int) -> None:
+    title = f"{config.model} on {config.data}"
+    draw_curves(rows, best_epoch, run.curves, title=title, note=loss_note(config))
 
 
 def _save_best(
