@@ -23,6 +23,7 @@ import cyclopts
 from cyclopts.help import DefaultFormatter
 
 from skipnets.errors import MissingExtraError, UserError, near_matches, needs_extra
+from skipnets.terminal import LogHandler, printable, tolerate
 
 __all__ = ["COMMANDS", "main", "make_app"]
 
@@ -100,6 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if sys.stderr is None:  # closed by whoever started this process
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+    tolerate(sys.stdout)
+    tolerate(sys.stderr)
     _set_up_logging()
     if sys.stdout is None:
         _print_error("standard output: is closed; results go there")
@@ -263,11 +268,13 @@ def _discard_output() -> None:
 
 def _print_error(message: str) -> None:
     """Print one line on standard error."""
-    sys.stderr.write(f"skipnets: {' '.join(message.split())}\n")
+    with suppress(OSError):  # nothing can be said where standard error is full or closed
+        sys.stderr.write(f"skipnets: {printable(' '.join(message.split()))}\n")
+        sys.stderr.flush()
 
 
 def _set_up_logging() -> None:
     """Show the library's log messages (a re-initialized head, a skipped image) on standard error."""
     logger = logging.getLogger("skipnets")
-    logger.handlers = [logging.StreamHandler(sys.stderr)]
+    logger.handlers = [LogHandler()]
     logger.setLevel(logging.INFO)

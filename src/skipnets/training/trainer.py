@@ -34,6 +34,7 @@ from skipnets.models.accounting import kept_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
 from skipnets.models.family import family_of, network_graph
+from skipnets.terminal import printable_lines
 from skipnets.training import budget
 from skipnets.training.announcement import announcement
 from skipnets.training.batches import FirstBatch
@@ -77,6 +78,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     """
     started = budget.clock() if started is None else started
     if config.folds is not None:
+        claim(config.out)
         with locked(config.out):
             return train_folds(config, train_on=train_on, say=_say)
     run = Run(config.out) if _is_helper() else claim(config.out)
@@ -439,4 +441,4 @@ def _say(line: str) -> None:
     console = rich.get_console()
     if not console.stderr:
         console = rich.console.Console(stderr=True)
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable_lines(line), highlight=False, markup=False, soft_wrap=True)
