@@ -73,7 +73,7 @@ def measure_appearance(
 def open_small(dataset: ImageDataset, index: int, side: int) -> Image.Image:
     """An image in RGB whose longer side has at most so many pixels; of a JPEG no more is decoded than needed.
 
-    Of more than 8 bits, each image is stretched by itself, and of many bands the first three are shown.
+    What has more than 8 bits is stretched to what a person sees; of bands, the first three are shown.
 
     Raises:
         ImageDecodeError: It cannot be read.
