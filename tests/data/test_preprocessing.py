@@ -255,3 +255,12 @@ def test_windows_survive_json_and_are_told(fields, words):
     assert words in preprocessing.summary()
     # Files of models for 8 bits are what they were.
     assert ("window" in text) == (preprocessing.pixel_type == "float32")
+
+
+def test_levels_become_values_and_levels_again():
+    levels = RANDOM.integers(0, 256, (6, 7, 2), dtype=np.uint8)
+    preprocessing = Preprocessing((6, 7), channels=2, window=[(-1000, 400), (0, 1e-3)], bits=32)
+    np.testing.assert_allclose(preprocessing.pixels(preprocessing.unwindowed(levels)), levels, atol=1e-3)
+    gray = Preprocessing((6, 7), channels=1, window=(-5, 5), bits=32)
+    np.testing.assert_allclose(gray.pixels(gray.unwindowed(levels[..., 0])), levels[..., :1], atol=1e-3)
+    assert Preprocessing(8).unwindowed(levels) is levels

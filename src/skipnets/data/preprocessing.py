@@ -175,6 +175,13 @@ class Preprocessing:
         low, high = np.array(self.window, dtype=np.float64).T
         return WindowedImage(window_values(values, low, high))
 
+    def unwindowed(self, levels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Values that the window shows as these levels, (…, C) or, of one channel, (…): for made-up images."""
+        if self.window is None or isinstance(self.window, str):
+            return levels
+        low, high = np.array(self.window, dtype=np.float64).T
+        return (low + levels / 255 * (high - low)).astype(np.float32)
+
     def shown(self, image: Image.Image | WindowedImage) -> Image.Image:
         """An opened image in 8 bits, for people: gray or in color, or three of its bands."""
         return image if isinstance(image, Image.Image) else image.shown(self.shown_channels)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _CLASSES_SHOWN = 20
 _FIRST, _LAST = 12, 4
 # Of how many images with more than 8 bits the values are looked at.
-_MEASURED = 100
+_MEASURED = 64
 _RIGHT: Literal["right"] = "right"
 _NO_SPLIT = "no split"
 

@@ -19,8 +19,8 @@ from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, listed
 
 PERCENTILES = (0.5, 99.5)
-# So many values of an image tell its distribution well enough.
-_VALUES_AN_IMAGE = 16_384
+# So many values of an image, over all channels, tell its distribution well enough; at least so many pixels.
+_VALUES_AN_IMAGE, _PIXELS_AN_IMAGE = 16_384, 256
 # Bits of common detectors; a class whose images never use more than one of these may be of another source.
 _DEPTHS = (8, 10, 12, 14, 16)
 # As from 8 to 12 or from 12 to 16: by less, what is bright in one class may account for it.
@@ -87,6 +87,7 @@ def measure_window(
             f"percentiles={low:g} {high:g}: must be two numbers from 0 to 100, the lower one first"
         )
     most = dataset.bits
+    wanted = max(_VALUES_AN_IMAGE // channels, _PIXELS_AN_IMAGE)
 
     def read(position: int) -> tuple[int, NDArray[np.float64]] | None:
         try:
@@ -96,7 +97,7 @@ def measure_window(
         if values.bits <= 8 < most:
             return None
         pixels = values.array.reshape(-1, channels)
-        return position, pixels[:: -(-len(pixels) // _VALUES_AN_IMAGE)].astype(np.float64)
+        return position, pixels[:: -(-len(pixels) // wanted)].astype(np.float64)
 
     with ThreadPoolExecutor(4) as pool:
         samples = [sample for sample in pool.map(read, positions) if sample is not None]

@@ -217,5 +217,5 @@ def _noise(classifier: Classifier) -> ImageDataset:
         names=[f"noise/{index}" for index in range(_GENERATED)],
         labels=np.arange(_GENERATED) % len(classifier.classes),
         splits=np.array(["train", "val"] * (_GENERATED // 2)),
-        images=images,
+        images=classifier.preprocessing.unwindowed(images),
     )

@@ -85,7 +85,7 @@ def check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDat
         own = open_own_images(classifier).split("val")
         return _sample(own, "the run's validation images", classifier.preprocessing)
     except UserError:
-        return CheckImages(name="generated images", sources=_generated(24, classifier.preprocessing.channels))
+        return CheckImages(name="generated images", sources=_generated(24, classifier.preprocessing))
 
 
 def _sample(dataset: ImageDataset, name: str, preprocessing: Preprocessing) -> CheckImages:
@@ -111,9 +111,10 @@ def _readable(sources: list[Any], name: str, preprocessing: Preprocessing) -> li
     return readable
 
 
-def _generated(count: int, channels: int) -> list[NDArray[np.uint8]]:
-    """Reproducible images of many shapes with coarse and fine structure: (H, W, 3), or as many bands."""
-    channels = 3 if channels == 1 else channels
+def _generated(count: int, preprocessing: Preprocessing) -> list[NDArray[Any]]:
+    """Reproducible images of many shapes with coarse and fine structure, in color or of as many bands."""
+    windowed = preprocessing.window is not None
+    channels = preprocessing.channels if windowed or preprocessing.channels > 1 else 3
     generator = np.random.default_rng(0)
     images = []
     for _ in range(count):
@@ -124,5 +125,6 @@ def _generated(count: int, channels: int) -> list[NDArray[np.uint8]]:
             axis=2,
         )
         noise = generator.normal(size=waves.shape) * generator.uniform(0, 0.5)
-        images.append(np.clip(127.5 + 127.5 * (waves + noise), 0, 255).astype(np.uint8))
+        levels = np.clip(127.5 + 127.5 * (waves + noise), 0, 255).astype(np.uint8)
+        images.append(preprocessing.unwindowed(levels))
     return images
