@@ -23,6 +23,7 @@ from PIL import Image
 from skipnets.data.contents import Content, repeated
 from skipnets.data.decoding import ImageDecodeError, is_image, open_region, render_image
 from skipnets.files import atomic_path
+from skipnets.terminal import csv_text
 
 if TYPE_CHECKING:
     from skipnets.data.sources import ImageDataset
@@ -120,7 +121,8 @@ def write_copies(path: str | os.PathLike[str], copies: Iterable[Copy], dataset: 
                 (dataset.names[index], dataset.classes[dataset.labels[index]], dataset.splits[index])
                 for index in (copy.first, copy.second)
             ]
-            writer.writerow([*sides[0], *sides[1], copy.exact, f"{copy.distance:.4f}"])
+            cells = [*sides[0], *sides[1], copy.exact, f"{copy.distance:.4f}"]
+            writer.writerow(map(csv_text, cells))
 
 
 def _find_near(
