@@ -79,7 +79,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     started = budget.clock() if started is None else started
     if config.folds is not None:
         claim(config.out)
-        with locked(config.out):
+        with _alone_in(config.out):
             return train_folds(config, train_on=train_on, say=_say)
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = find_dataset(
@@ -98,7 +98,8 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     if not _is_helper():
         _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
         _say(announcement(prepared, dataset))
-    prepared = with_found_rate(prepared, dataset, run.rates, _say)
+    with _alone_in(run.folder):
+        prepared = with_found_rate(prepared, dataset, run.rates, _say)
     return _train(run, prepared, dataset, fresh=True)
 
 
@@ -144,7 +145,7 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
         (extend_folds if run.config.folds is not None else extend)(run, epochs)
     config = run.config
     if config.folds is not None:
-        with locked(run.folder):
+        with _alone_in(run.folder):
             return resume_folds(
                 run,
                 missing=missing,
@@ -169,13 +170,12 @@ def _train(
     run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback] = ()
 ) -> Run:
     """Train in a folder that no other training writes to meanwhile; see `_train_locked`."""
-    if _is_helper():
-        return _train_locked(run, prepared, dataset, fresh=fresh, also=also)
-    with locked(run.folder):
-        if fresh:
-            claim(run.folder)  # again: another training may have been faster
-        for folder in (run.folder, run.checkpoint.parent):
-            remove_orphans(folder, in_use=False)
+    with _alone_in(run.folder):
+        if not _is_helper():
+            if fresh:
+                claim(run.folder)  # again: another training may have been faster
+            for folder in (run.folder, run.checkpoint.parent):
+                remove_orphans(folder, in_use=False)
         return _train_locked(run, prepared, dataset, fresh=fresh, also=also)
 
 
@@ -429,6 +429,11 @@ def check_splits(dataset: ImageDataset) -> None:
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):
             raise UserError(f"fractions: there are no images to {purpose} (the split {name} is empty)")
+
+
+def _alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of a run folder; the processes that train together hold one."""
+    return contextlib.nullcontext() if _is_helper() else locked(folder)
 
 
 def _is_helper() -> bool:
