@@ -30,6 +30,7 @@ EXTRAS = {
     "deploy": ("nncf", "onnx", "onnxscript", "openvino"),
     "explain": (*_TRAIN, "captum"),
     "report": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe"),
+    "tune": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe", "optuna"),
     "heic": ("pillow_heif",),
     "medical": ("nibabel", "pydicom"),
     "science": ("tifffile",),

@@ -81,6 +81,23 @@ def test_large_images_are_made_small(tmp_path: Path) -> None:
     assert np.abs(difference).mean() < 2
 
 
+def test_more_than_8_bits_are_shown_as_a_person_sees_them(tmp_path: Path) -> None:
+    """12 bits in 16: as they are stored, the brightest is a sixteenth of white."""
+    (tmp_path / "a").mkdir()
+    for seed in range(2):
+        gray = np.asarray(scene(seed).convert("L"), dtype=np.uint16)
+        Image.fromarray(gray * 16 + 5).save(tmp_path / "a" / f"{seed}.png")
+    Image.fromarray(np.full((40, 40), 900, dtype=np.uint16)).save(tmp_path / "a" / "blank.png")
+    dataset = find_dataset(tmp_path, fractions=None)
+    first, second, blank = measure_appearance(dataset)
+    for seen in (first, second):
+        assert not isinstance(seen, ImageDecodeError)
+        assert seen.brightest > 0.95
+        assert seen.colorless
+    assert not isinstance(blank, ImageDecodeError)
+    assert blank.contrast == 0
+
+
 def test_images_in_memory() -> None:
     digits = find_dataset("digits", fractions=None).select(np.arange(5))
     for image, seen in zip(digits.images, measure_appearance(digits), strict=True):  # type: ignore[arg-type]

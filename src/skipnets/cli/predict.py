@@ -12,9 +12,10 @@ from cyclopts import Parameter
 
 from skipnets.classifier import Prediction, load
 from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
-from skipnets.cli.paths import chosen_pages, expand
+from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.evaluation.tables import check_table_path, write_table
-from skipnets.tables import make_table, printable
+from skipnets.tables import make_table
+from skipnets.terminal import printable
 
 
 def predict(
@@ -57,7 +58,7 @@ def predict(
     """
     if output is not None:
         check_table_path(output, "output")
-    paths = [path for word in images for path in expand(word)]
+    paths = expand_all(images)
     classifier = load(model, runtime=runtime, device=device, threads=threads)
     images_of = chosen_pages(paths, page=page, max_pixels=max_pixels)
     predictions = classifier.predict_iter(images_of, top_k, batch_size=batch_size, workers=workers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -276,6 +277,8 @@ def _opened(source: Source, max_pixels: int | None = None) -> Iterator[Image.Ima
     else:
         name = str(source) if isinstance(source, str | os.PathLike | Page) else "image"
         with _one_error(name, limit):
+            if isinstance(source, str | os.PathLike | Page):
+                _check_regular(Path(source.path if isinstance(source, Page) else source))
             canvas = webp_canvas(_head(source, 30))
             if canvas is not None:
                 check_size(canvas[0] * canvas[1], limit)
@@ -382,6 +385,14 @@ def _turn_to(image: Image.Image, page: int) -> None:
         image.seek(page)
     except EOFError:
         raise ValueError("there is no such page") from None
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what is no file: reading from a pipe may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise ValueError(f"{kind}, not a file")
 
 
 def _head(source: str | os.PathLike[str] | bytes | BinaryIO | Page, size: int = 4096) -> bytes:

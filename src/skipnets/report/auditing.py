@@ -81,6 +81,7 @@ class Audit(Display):
         survey: What the dataset holds.
         findings: Kind → findings, gravest first. Kinds without findings are there, too.
         label_check: How labels were checked; None if they were not, for lack of predictions.
+        options: How the data were read.
     """
 
     data: str
@@ -88,6 +89,7 @@ class Audit(Display):
     survey: Survey
     findings: Mapping[str, Sequence[Finding]]
     label_check: LabelCheck | None
+    options: DataOptions
 
     @property
     def has_splits(self) -> bool:
@@ -333,6 +335,7 @@ def audit(
         survey=overview,
         findings=sorted_findings(findings),
         label_check=check,
+        options=options or DataOptions(),
     )
 
 
@@ -363,7 +366,7 @@ def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tupl
     for error in find_label_errors(labels, probabilities):
         image, suggested = int(images[error.image]), predictions.classes[error.suggested]
         given = dataset.classes[dataset.labels[image]]
-        detail = f"{suggested} {error.of_suggested:.1%}, {given} {error.of_label:.1%}"
+        detail = f"{error.of_suggested:.1%} {suggested}, {error.of_label:.1%} {given}"
         judged = dataset.splits[image] in ("val", "test")
         action: Action = "corrected" if error.of_suggested >= CERTAIN and not judged else "marked"
         findings.append(

@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, describe, load, softmax
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
 from skipnets.errors import UserError, check_at_least_1, check_path
@@ -179,7 +180,6 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
     config = run.config
     environment = json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.is_file() else {}
     preprocessing = model["preprocessing"]
-    height, width = preprocessing["size"]
     counts = Counter(split for _, split in read_splits(run.splits).values())
     runs = run.folds or [run]
     rows = [row for each in runs for row in each.rows]
@@ -192,8 +192,7 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
         "Model": ("" if len(runs) == 1 else f"ensemble of {len(runs)} ")
         + f"{model['architecture']['name']}, {model['parameters']:,} parameters",
         "Initial weights": config.weights or "random",
-        "Input": f"{height} × {width}, {'gray' if preprocessing['channels'] == 1 else 'RGB'}, "
-        f"{preprocessing['fit']}",
+        "Input": Preprocessing.from_dict(preprocessing).summary(),
         "Recipe": f"{config.recipe}: {config.optimizer}, learning rate {config.lr:g}, "
         f"batch size {config.batch_size}, augmentation {config.augmentation}",
         "Epochs": f"{len(rows)} of {config.epochs}; epoch {best} was the best on validation data"

@@ -237,7 +237,7 @@ class Service:
         with _until_given_up() as given_up:
             return await asyncio.gather(*[self._predict(upload, top_k, given_up) for upload in uploads])
 
-    async def probabilities(self, images: Sequence[Upload | NDArray[np.uint8]]) -> NDArray[np.float64]:
+    async def probabilities(self, images: Sequence[Upload | NDArray[Any]]) -> NDArray[np.float64]:
         """Probabilities of images: (N, classes).
 
         Args:

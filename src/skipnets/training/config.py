@@ -119,6 +119,9 @@ class TrainConfig:
     """The optimizer."""
     lr: Rate | None = None
     """The highest learning rate, reached after the warm-up. It is not scaled with the batch size."""
+    find_lr: bool = False
+    """Look for that rate before: train 100 steps at rising rates, and take the one at which the loss falls
+    fastest."""
     momentum: Share | None = None
     """SGD's momentum, or AdamW's first beta."""
     nesterov: bool | None = None

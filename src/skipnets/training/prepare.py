@@ -79,6 +79,8 @@ def prepare(
     given = config
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
+    if config.find_lr and config.lr is not None:
+        raise UserError(f"find_lr: must be given without lr={config.lr:g}")
     started = budget.clock() if started is None else started
     train = dataset.split("train")
     if clash := sorted({"num_classes", "in_chans"} & set(config.model_options)):
