@@ -598,3 +598,96 @@ def test_a_prediction_shows_its_ranking_or_why_it_failed() -> None:
     failed = Prediction(source="<b>.jpg", error="not an image")
     assert "failed: not an image" in str(failed)
     assert "&lt;b&gt;.jpg" in failed._repr_html_()
+
+
+class TestWrongTypes:
+    def test_a_batch_is_an_array(self, classifier: Classifier) -> None:
+        with pytest.raises(UserError, match=r"^batch: must be an array or tensor \(N, 3, H, W\), not int$"):
+            classifier.logits(3)  # type: ignore[arg-type]
+
+    def test_counts_are_whole_numbers(self, classifier: Classifier) -> None:
+        for wrong in ("x", 1.5):
+            with pytest.raises(UserError, match=rf"^top_k={wrong!r}: must be a whole number, at least 1$"):
+                classifier.predict(make_image(), top_k=wrong)  # type: ignore[arg-type]
+        assert len(classifier.predict(make_image(), top_k=np.int64(2))[0].ranking) == 2  # type: ignore[arg-type]
+
+
+class TestEnsembles:
+    @pytest.fixture
+    def members(self) -> list[Classifier]:
+        made = []
+        for seed in range(3):
+            torch.manual_seed(seed)
+            model = create_model("resnet20", block_config=(1, 1), num_classes=3)
+            made.append(Classifier.from_model(model, classes=CLASSES, preprocessing=Preprocessing(size=16)))
+        return made
+
+    @pytest.fixture
+    def file(self, members: list[Classifier], tmp_path: Path) -> Path:
+        Classifier.from_members(members).save(tmp_path / "model.safetensors")
+        return tmp_path / "model.safetensors"
+
+    @pytest.mark.parametrize("runtime", ["torch", "native"])
+    def test_one_file_gives_the_mean_of_the_probabilities(
+        self, members: list[Classifier], file: Path, runtime: str, tmp_path: Path
+    ) -> None:
+        if runtime == "native":
+            pytest.importorskip("skipnets_engine")
+        loaded = load(file, runtime=runtime)
+        expected = np.mean([member.probabilities(batch()) for member in members], axis=0)
+        np.testing.assert_allclose(loaded.probabilities(batch()), expected, rtol=1e-4, atol=1e-6)
+        assert loaded.predict(make_image())[0].probability > 1 / 3
+        assert loaded.embed(make_image()).shape == (1, 3 * 32)
+        assert loaded.runtime.name == runtime
+        loaded.save(tmp_path / "again.safetensors")
+        assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+
+    def test_its_members_are_classifiers(self, members: list[Classifier], file: Path) -> None:
+        loaded = load(file)
+        assert len(loaded.members) == loaded.ensemble == 3
+        for member, original in zip(loaded.members, members, strict=True):
+            state = member.model.state_dict()
+            assert all(torch.equal(state[name], value) for name, value in original.model.state_dict().items())
+        assert members[0].members == (members[0],)
+        assert "ensemble of 3 resnet20" in repr(loaded)
+        about = describe(file)
+        assert about["members"] == 3
+        assert about["parameters"] == 3 * sum(p.numel() for p in members[0].model.parameters())
+        with pytest.raises(
+            UserError, match="is an ensemble of 3 networks: name the run folder of one of its"
+        ):
+            _ = loaded.model
+
+    def test_its_temperature_is_its_own(self, file: Path) -> None:
+        loaded = load(file)
+        loaded.temperature = 2.0
+        loaded.save(file)
+        again = load(file)
+        np.testing.assert_allclose(
+            again.probabilities(batch()), softmax(again.logits(batch()), 2.0), rtol=1e-6
+        )
+        assert again.members[0].temperature == 1
+
+    def test_members_must_be_alike(self, members: list[Classifier]) -> None:
+        other = Classifier.from_model(
+            members[0].model, classes=("x", "y", "z"), preprocessing=members[0].preprocessing
+        )
+        with pytest.raises(UserError, match=r"^members: must be classifiers of the same classes$"):
+            Classifier.from_members([members[0], other])
+        with pytest.raises(UserError, match=r"^members: must be at least one classifier$"):
+            Classifier.from_members([])
+        with pytest.raises(UserError, match=r"^members: must be single networks, not ensembles$"):
+            Classifier.from_members([Classifier.from_members(members[:2])] * 2)
+        members[0].temperature = members[1].temperature = 2.0
+        with pytest.raises(UserError, match=r"^members: must have a temperature of 1"):
+            Classifier.from_members(members[:2])
+
+    def test_a_damaged_ensemble_is_refused(self, file: Path) -> None:
+        metadata = metadata_of(file)
+        for count, message in ((4, "holds 3 networks, not 4"), (0, "members=0"), ("3", "members='3'")):
+            rewrite(file, metadata=metadata | {"members": count})
+            with pytest.raises(UserError, match=message):
+                load(file)
+        rewrite(file, metadata=metadata, tensors={"conv.weight": np.zeros(1, np.float32)})
+        with pytest.raises(UserError, match=r"the tensor conv\.weight belongs to no network of the ensemble"):
+            load(file)

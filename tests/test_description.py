@@ -64,6 +64,12 @@ def test_damaged_metadata_name_the_file_and_the_key(key: str, value: object) -> 
         Description.from_metadata(Path("m.safetensors"), metadata)
 
 
+def test_what_cannot_be_read_again_is_not_written() -> None:
+    with pytest.raises(UserError, match=r"provenance\.epochs is '3', which is of the wrong type"):
+        describe(provenance={"epochs": "3"}).to_dict()
+    describe(provenance={"epochs": None, "note": {"anything": [1]}}).to_dict()
+
+
 def test_plain_values() -> None:
     value = {1: np.array([1.5, np.inf]), "path": Path("a"), "pair": (np.int64(3), np.bool_(True), None)}
     assert plain(value) == {"1": [1.5, None], "path": "a", "pair": [3, True, None]}

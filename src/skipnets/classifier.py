@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.data.listing import channel_word
 from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.description import Description
+from skipnets.description import Description, check_answers
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
 from skipnets.models.registry import config_to_dict
+from skipnets.origin import Origin
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
-from skipnets.runtimes.exported import export_format, open_exported
-from skipnets.runtimes.model_file import FORMAT_VERSION, read_model_file, write_model_file
+from skipnets.runtimes.ensemble import EnsembleRuntime
+from skipnets.runtimes.exported import export_format, open_exported, read_export_metadata
+from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
 from skipnets.tables import Display, make_table, properties_table
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from skipnets.inputs import Images
     from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
+
+_NOT_FINITE = "the network computes what is no number: its weights or its preprocessing are wrong"
 
 __all__ = ["Classifier", "Prediction", "as_classifier", "describe", "load", "softmax"]
 
@@ -83,6 +88,7 @@ class Classifier(Display):
         temperature: Divides the logits before the softmax; `skipnets calibrate` fits it.
         path: The file it was loaded from.
         export: Metadata of an export: format, input, int8, check; None for a model file.
+        ensemble: Number of networks whose probabilities are averaged; 1 for a single network.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -99,6 +105,7 @@ class Classifier(Display):
         temperature: float = 1.0,
         path: Path | None = None,
         export: Mapping[str, Any] | None = None,
+        ensemble: int = 1,
     ) -> None:
         description = Description(
             architecture=architecture,
@@ -106,6 +113,7 @@ class Classifier(Display):
             preprocessing=preprocessing,
             temperature=temperature,
             provenance=provenance,
+            members=ensemble,
         )
         self.architecture = dict(description.architecture)
         self.classes = tuple(description.classes)
@@ -115,6 +123,10 @@ class Classifier(Display):
         self.temperature = description.temperature
         self.path = path
         self.export = None if export is None else dict(export)
+        self.ensemble = description.members
+        self._members: tuple[Classifier, ...] = ()
+        self._number: int | None = None  # among the networks of an ensemble's file
+        self._origin: Origin | None = None
 
     @classmethod
     def from_model(
@@ -143,6 +155,52 @@ class Classifier(Display):
             runtime=TorchRuntime(model),
         )
 
+    @classmethod
+    def from_members(
+        cls, members: Sequence[Classifier], *, provenance: Mapping[str, Any] | None = None
+    ) -> Classifier:
+        """Create an ensemble: a classifier that averages the probabilities of others.
+
+        Args:
+            members: Classifiers of one architecture, with the same classes and preprocessing, such as those
+                of a run's folds. Their temperatures must be 1: `skipnets calibrate` calibrates the ensemble.
+            provenance: As for `Classifier`; `created` is added if it is missing.
+
+        Raises:
+            UserError: If there is none, or they differ.
+        """
+        if not members:
+            raise UserError("members: must be at least one classifier")
+        first = members[0]
+        for name in ("architecture", "classes", "preprocessing", "temperature"):
+            if any(getattr(member, name) != getattr(first, name) for member in members):
+                raise UserError(f"members: must be classifiers of the same {name}")
+        if first.temperature != 1:
+            raise UserError("members: must have a temperature of 1; calibrate the ensemble instead")
+        if any(member.ensemble > 1 for member in members):
+            raise UserError("members: must be single networks, not ensembles")
+        ensemble = cls(
+            architecture=first.architecture,
+            classes=first.classes,
+            preprocessing=first.preprocessing,
+            provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
+            runtime=EnsembleRuntime([member.runtime for member in members]),
+            ensemble=len(members),
+        )
+        ensemble._members = tuple(members)
+        return ensemble
+
+    @property
+    def members(self) -> tuple[Classifier, ...]:
+        """The classifiers of the networks that an ensemble averages; of a single network, itself.
+
+        Raises:
+            UserError: If the classifier is an export of an ensemble, which is one graph.
+        """
+        if self.ensemble > 1 and self.export is not None:
+            raise self._no_module()
+        return self._members or (self,)
+
     @property
     def model(self) -> Backbone[Any]:
         """The torch module that the runtime uses: changing it changes the classifier.
@@ -150,8 +208,13 @@ class Classifier(Display):
         A classifier in the native engine is loaded again and runs in torch from then on.
 
         Raises:
-            UserError: If the classifier is an export, which has no module.
+            UserError: If the classifier is an export, which has no module, or an ensemble, which has several.
         """
+        if self.ensemble > 1 and self.export is None:
+            raise UserError(
+                f"{self.path or 'this classifier'} is an ensemble of {self.ensemble} networks: name the run "
+                "folder of one of its folds, or in Python take one of classifier.members"
+            )
         return self._torch_runtime().model
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -164,10 +227,14 @@ class Classifier(Display):
             UserError: If it cannot be written, weights are not finite, or the model was changed and no longer
                 matches its config.
         """
-        if self.runtime.name == "native":
-            tensors = self._tensors_of_file()
+        if self.ensemble == 1:
+            tensors = self._tensors()
         else:
-            tensors = self._torch_runtime().tensors()
+            tensors = {
+                member_name(number, name): tensor
+                for number, member in enumerate(self.members)
+                for name, tensor in member._tensors().items()
+            }
         write_model_file(path, self.metadata(), tensors)
 
     def metadata(self) -> dict[str, Any]:
@@ -186,6 +253,7 @@ class Classifier(Display):
             preprocessing=self.preprocessing,
             temperature=self.temperature,
             provenance=self.provenance,
+            members=self.ensemble,
         )
         return {"format_version": FORMAT_VERSION, "skipnets_version": __version__, **description.to_dict()}
 
@@ -201,8 +269,9 @@ class Classifier(Display):
 
         Args:
             inputs: One image or any mixture of them: paths, PIL images, arrays ((H, W) or (H, W, C), uint8 or
-                uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1). A folder or a
-                pattern such as "new/*.jpg" stands for the images in it.
+                uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1); where the
+                preprocessing has a window, arrays and tensors of any numbers. A folder or a pattern such as
+                "new/*.jpg" stands for the images in it.
             top_k: Number of classes in a ranking.
             batch_size: Images per forward pass.
             workers: Threads that read images; None uses one per processor, at most 8.
@@ -247,9 +316,16 @@ class Classifier(Display):
         They are the softmax of the logits divided by the temperature.
 
         Raises:
-            UserError: As `logits`.
+            UserError: As `logits`, and if the network's outputs are not finite.
         """
-        return softmax(self.logits(batch), self.temperature)
+        probabilities = self._softmax(self.logits(batch))
+        if not np.isfinite(probabilities).all():
+            raise UserError(f"batch: {_NOT_FINITE}")
+        return probabilities
+
+    def _softmax(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):  # those that are not finite are reported by the caller
+            return softmax(logits, self.temperature)
 
     def ranking(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[tuple[str, float], ...]:
         """The most probable classes of one image with their probabilities, best first.
@@ -287,9 +363,9 @@ class Classifier(Display):
         return [
             properties_table(
                 {
-                    "model": self.architecture["name"],
+                    "model": self._name(),
                     "classes": f"{len(self.classes)}: {listed(self.classes, 10)}",
-                    "images": f"{height}×{width}, {'gray' if self.preprocessing.channels == 1 else 'color'}",
+                    "images": f"{height}×{width}, {channel_word(self.preprocessing.channels)}",
                     "runs in": f"{self.runtime.name} on {self.runtime.device}",
                     **({} if self.path is None else {"file": str(self.path)}),
                 }
@@ -298,15 +374,47 @@ class Classifier(Display):
 
     def __repr__(self) -> str:
         return (
-            f"Classifier({self.architecture['name']}, {len(self.classes)} classes, "
+            f"Classifier({self._name()}, {len(self.classes)} classes, "
             f"runtime={self.runtime.name!r}, device={self.runtime.device!r})"
         )
 
+    def _name(self) -> str:
+        name = str(self.architecture["name"])
+        return name if self.ensemble == 1 else f"ensemble of {self.ensemble} {name}"
+
+    def _no_module(self) -> UserError:
+        return UserError(
+            f"{self.path} is an export without a torch module: use the model file that it was made from"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets: a torch module by value, of other runtimes the file to open again."""
+        state = vars(self).copy()
+        if self._origin is not None and (self.export is not None or self.runtime.name != "torch"):
+            del state["runtime"], state["_members"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again where the state holds no runtime.
+
+        Raises:
+            UserError: If it is no longer the same file.
+        """
+        vars(self).update(state)
+        if "runtime" not in state:
+            assert self._origin is not None
+            self._origin.check()
+            again = load(
+                self._origin.path,
+                runtime=self._origin.runtime,
+                device=self._origin.device,
+                threads=self._origin.threads,
+            )
+            self.runtime, self._members = again.runtime, again._members
+
     def _torch_runtime(self) -> TorchRuntime:
         if self.export is not None:
-            raise UserError(
-                f"{self.path} is an export without a torch module: use the model file that it was made from"
-            )
+            raise self._no_module()
         from skipnets.runtimes.torch import TorchRuntime
 
         if self.runtime.name == "native":
@@ -316,7 +424,11 @@ class Classifier(Display):
 
     def _tensors_of_file(self) -> dict[str, NDArray[Any]]:
         assert self.path is not None  # only `load` makes a classifier that does not run in torch
-        return read_model_file(self.path).tensors()
+        file = read_model_file(self.path)
+        return file.tensors() if self._number is None else file.members()[self._number]
+
+    def _tensors(self) -> dict[str, NDArray[Any]]:
+        return self._tensors_of_file() if self.runtime.name == "native" else self._torch_runtime().tensors()
 
     def _no_images(self) -> NDArray[Any]:
         height, width = self.preprocessing.size
@@ -325,6 +437,9 @@ class Classifier(Display):
     def _checked(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
         array = batch.detach().cpu().numpy() if is_tensor(batch) else batch
         channels = self.preprocessing.channels
+        if not isinstance(array, np.ndarray):
+            kind = type(batch).__name__
+            raise UserError(f"batch: must be an array or tensor (N, {channels}, H, W), not {kind}")
         if array.ndim != 4 or array.shape[1] != channels:
             raise UserError(f"batch: must be (N, {channels}, H, W), not {array.shape}")
         if self.runtime.input_type == "float32":
@@ -336,12 +451,16 @@ class Classifier(Display):
     def _predictions(self, batches: Iterator[ImageBatch], top_k: int) -> Iterator[Prediction]:
         for batch in batches:
             rows: Iterator[NDArray[np.float64]]
-            rows = iter(self.probabilities(batch.inputs) if len(batch.inputs) else ())
+            rows = iter(self._softmax(self.logits(batch.inputs)) if len(batch.inputs) else ())
             for source, error in batch.outcomes():
                 if error is not None:
                     yield Prediction(source=source, error=error)
                     continue
-                ranking = self.ranking(next(rows), top_k)
+                row = next(rows)
+                if not np.isfinite(row).all():
+                    yield Prediction(source=source, error=f"{source}: {_NOT_FINITE}")
+                    continue
+                ranking = self.ranking(row, top_k)
                 yield Prediction(
                     source=source, label=ranking[0][0], probability=ranking[0][1], ranking=ranking
                 )
@@ -350,7 +469,7 @@ class Classifier(Display):
         """Read images in threads, two batches ahead."""
         check_at_least_1(batch_size=batch_size, workers=workers)
         return evaluation_batches(
-            named_sources(inputs),
+            named_sources(inputs, self.preprocessing),
             self.preprocessing,
             batch_size=batch_size,
             workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
@@ -377,20 +496,35 @@ def load(
     if export_format(path) is not None:
         opened = open_exported(path, runtime=runtime, device=device, threads=threads)
         description = Description.from_metadata(opened.path, opened.metadata)
-        return _classifier(description, opened.runtime, opened.path, export=opened.metadata["export"])
+        check_answers(opened.path, opened.runtime, description)
+        classifier = _classifier(description, opened.runtime, opened.path, export=opened.metadata["export"])
+        return _remembering(classifier, device, threads)
     file = read_model_file(path)
     description = Description.from_metadata(file.path, file.metadata)
+    networks = [file.tensors()] if description.members == 1 else file.members()
+    if len(networks) != description.members:
+        raise UserError(f"{file.path}: holds {len(networks)} networks, not {description.members}")
     try:
-        engine = open_runtime(
-            runtime,
-            architecture=description.architecture,
-            tensors=file.tensors(),
-            device=device,
-            threads=threads,
-        )
+        engines = [
+            open_runtime(
+                runtime,
+                architecture=description.architecture,
+                tensors=tensors,
+                device=device,
+                threads=threads,
+            )
+            for tensors in networks
+        ]
     except TensorsDoNotFitError as error:
         raise UserError(f"{file.path}: {error}") from error
-    return _classifier(description, engine, file.path)
+    if description.members == 1:
+        return _remembering(_classifier(description, engines[0], file.path), device, threads)
+    ensemble = _classifier(description, EnsembleRuntime(engines), file.path)
+    single = replace(description, members=1, temperature=1.0)
+    ensemble._members = tuple(_classifier(single, engine, file.path) for engine in engines)
+    for number, member in enumerate(ensemble._members):
+        member._number = number
+    return _remembering(ensemble, device, threads)
 
 
 def as_classifier(
@@ -419,7 +553,17 @@ def _classifier(
         temperature=description.temperature,
         path=path,
         export=export,
+        ensemble=description.members,
     )
+
+
+def _remembering(classifier: Classifier, device: str, threads: int | None) -> Classifier:
+    """The classifier, which can then be pickled."""
+    assert classifier.path is not None
+    classifier._origin = Origin.of(
+        classifier.path, runtime=classifier.runtime.name, device=device, threads=threads
+    )
+    return classifier
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -430,16 +574,17 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
         Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (their
-        number), classes, preprocessing, temperature, provenance.
+        number of all networks), classes, preprocessing, temperature, provenance; of an ensemble members, its
+        number of networks.
 
     Raises:
         UserError: As for `load`, except for problems in the weights.
     """
     if export_format(path) is not None:
-        opened = open_exported(path)
-        export = opened.metadata["export"]
+        where, metadata = read_export_metadata(path)
+        export = metadata["export"]
         return {
-            **_description(opened.path, opened.metadata, export.get("parameters")),
+            **_description(where, metadata, export.get("parameters")),
             "export": {key: value for key, value in export.items() if key != "parameters"},
         }
     file = read_model_file(path)

@@ -1,4 +1,8 @@
-"""The metadata of a classifier in a model file or an export: validation, and conversion to JSON."""
+"""The metadata of a classifier in a model file or an export: validation, and conversion to JSON.
+
+Whatever a file says passes through here, from whichever reader: `Description.from_metadata` for what every
+file has, `check_export` for what exports have besides, `check_answers` for whether the network does so.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,39 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast, get_args
 
 import numpy as np
 
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.errors import UserError
+from skipnets.errors import UserError, one_line
 from skipnets.models.registry import config_from_dict, config_to_dict
+from skipnets.runtimes.graph_format import EXPORT_FORMATS
+from skipnets.runtimes.runtime import InputType
 
-__all__ = ["Description", "plain"]
+if TYPE_CHECKING:
+    from skipnets.runtimes.runtime import Runtime
+
+__all__ = ["Description", "check_answers", "check_export", "plain"]
+
+# More than any network of the families has; a file with more was made to exhaust the memory.
+_MOST_LAYERS = 10_000
+_LARGEST_FIELD = 1 << 24
+# What other modules read from the provenance, if it is there.
+_PROVENANCE: dict[str, tuple[type, ...]] = {
+    "created": (str,),
+    "data": (str,),
+    "data_options": (dict,),
+    "images": (dict,),
+    "weights": (str,),
+    "recipe": (str,),
+    "epochs": (int,),
+    "seed": (int,),
+    "scores": (dict,),
+    "calibration": (dict,),
+}
+_CHECK = {"images": (str,), "count": (int,), "same_labels": (int,), "largest_difference": (int, float)}
+_ACCURACY = {"before": (int, float), "after": (int, float), "count": (int,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +56,7 @@ class Description:
         preprocessing: How an image becomes the network's input.
         temperature: Divides the logits before the softmax.
         provenance: Where the weights come from, as plain values.
+        members: Number of networks of this architecture whose probabilities are averaged.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -38,12 +67,15 @@ class Description:
     preprocessing: Preprocessing
     temperature: float
     provenance: Mapping[str, Any]
+    members: int = 1
 
     def __post_init__(self) -> None:
         # Converted to a config and back, so that an architecture of an older version is upgraded.
         architecture = config_to_dict(config_from_dict(self.architecture))
         _check_fit(architecture, self.classes, self.preprocessing)
         check_temperature(self.temperature)
+        if not isinstance(self.members, int) or isinstance(self.members, bool) or self.members < 1:
+            raise UserError(f"members={self.members!r}: must be a number of networks, at least 1")
         for name, value in (
             ("architecture", architecture),
             ("classes", tuple(self.classes)),
@@ -68,14 +100,19 @@ class Description:
             ):
                 if not isinstance(metadata.get(key), kind):
                     raise UserError(f"{key} is missing or of the wrong type")
+            if not isinstance(metadata.get("skipnets_version", ""), str):
+                raise UserError("skipnets_version is of the wrong type")
+            _check_sane(metadata["architecture"])
+            _check_types("provenance", metadata["provenance"], _PROVENANCE)
             return cls(
                 architecture=metadata["architecture"],
                 classes=metadata["classes"],
                 preprocessing=Preprocessing.from_dict(metadata["preprocessing"]),
                 temperature=metadata.get("temperature", 1.0),
                 provenance=metadata["provenance"],
+                members=metadata.get("members", 1),
             )
-        except (UserError, TypeError, ValueError, KeyError) as error:
+        except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}: damaged metadata ({error})") from error
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,13 +121,96 @@ class Description:
         Raises:
             UserError: If the provenance holds values that JSON cannot represent.
         """
+        provenance = plain(self.provenance)
+        _check_types("provenance", provenance, _PROVENANCE)
         return {
             "architecture": dict(self.architecture),
+            **({"members": self.members} if self.members > 1 else {}),
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
             "temperature": self.temperature,
-            "provenance": plain(self.provenance),
+            "provenance": provenance,
         }
+
+
+def check_export(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Validate what an export's metadata say of its graph.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    export = metadata.get("export")
+    input_type = export.get("input") if isinstance(export, dict) else None
+    if not isinstance(input_type, str) or input_type not in get_args(InputType):
+        raise UserError(f"{path}: damaged metadata (export.input is {input_type!r})")
+    assert isinstance(export, dict)
+    try:
+        if export.get("format", "onnx") not in EXPORT_FORMATS:
+            raise UserError(f"export.format is {export['format']!r}")
+        _check_types("export", export, {"int8": (bool,), "parameters": (int,), "check": (dict,)})
+        _check_types("export.check", export.get("check") or {}, _CHECK, all_of_them=True)
+        _check_types("export", export, {"accuracy": (dict,)})
+        _check_types("export.accuracy", export.get("accuracy") or {}, _ACCURACY, all_of_them=True)
+    except (UserError, TypeError) as error:
+        raise UserError(f"{path}: damaged metadata ({error})") from error
+
+
+def check_answers(path: Path, runtime: Runtime, description: Description) -> None:
+    """Check that a graph computes what its metadata say: run it on one black image.
+
+    Raises:
+        UserError: If it fails, has another number of classes, or computes what is not finite.
+    """
+    if runtime.input_type != "float32" and description.preprocessing.window is not None:
+        raise UserError(f"{path}: damaged: its graph takes bytes, which its preprocessing does not make")
+    batch = np.zeros((1, description.preprocessing.channels, *description.preprocessing.size))
+    try:
+        logits = runtime.logits(batch.astype(runtime.input_type))
+        features = runtime.embed(batch.astype(runtime.input_type))
+    except Exception as error:  # each runtime's library has errors of its own
+        raise UserError(
+            f"{path}: its graph cannot compute images of its own preprocessing ({one_line(error, 0)})"
+        ) from error
+    if logits.shape != (1, len(description.classes)) or features.ndim != 2 or len(features) != 1:
+        raise UserError(
+            f"{path}: damaged: its graph computes {logits.shape} and {features.shape} "
+            f"for one image and {len(description.classes)} classes"
+        )
+    if not (np.isfinite(logits).all() and np.isfinite(features).all()):
+        raise UserError(f"{path}: damaged: its graph computes what is no number")
+
+
+def _check_types(
+    name: str,
+    values: Mapping[str, Any],
+    types: Mapping[str, tuple[type, ...]],
+    *,
+    all_of_them: bool = False,
+) -> None:
+    """Check the types of values that may be absent or None; where there are any, perhaps none of them may."""
+    if all_of_them and values and (missing := [key for key in types if values.get(key) is None]):
+        raise UserError(f"{name}.{missing[0]} is missing")
+    for key, allowed in types.items():
+        value = values.get(key)
+        is_wrong = not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)
+        if value is not None and is_wrong:
+            raise UserError(f"{name}.{key} is {_short(value)}, which is of the wrong type")
+
+
+def _check_sane(architecture: Mapping[str, Any]) -> None:
+    """Refuse numbers that no network has, before something is built of them."""
+    for name, value in architecture.items():
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(each, int) and abs(each) > _LARGEST_FIELD for each in numbers):
+            raise UserError(f"architecture.{name} is {_short(value)}, which no network has")
+    blocks = architecture.get("block_config")
+    if isinstance(blocks, list) and sum(each for each in blocks if isinstance(each, int)) > _MOST_LAYERS:
+        raise UserError(f"architecture.block_config is {_short(blocks)}, which no network has")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def check_temperature(temperature: object) -> None:

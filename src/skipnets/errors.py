@@ -11,6 +11,7 @@ _TRAIN = (
     "docstring_parser",
     "huggingface_hub",
     "matplotlib",
+    "psutil",
     "pyarrow",
     "pydantic",
     "pytorch_lightning",
@@ -28,8 +29,10 @@ EXTRAS = {
     "train": _TRAIN,
     "deploy": ("nncf", "onnx", "onnxscript", "openvino"),
     "explain": (*_TRAIN, "captum"),
-    "report": (*_TRAIN, "captum", "jinja2", "markupsafe"),
+    "report": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe"),
+    "tune": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe", "optuna"),
     "heic": ("pillow_heif",),
+    "medical": ("nibabel", "pydicom"),
     "science": ("tifffile",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
 }
@@ -39,8 +42,13 @@ EXTRAS = {
 class UserError(ValueError):
     """Wrong input; the message is one line that names it and says what would be right.
 
-    The command line prints the message without a traceback and exits with status 2.
+    The command line prints the message without a traceback.
+
+    Attributes:
+        exit_status: Of the command.
     """
+
+    exit_status = 2
 
 
 class MissingExtraError(UserError):
@@ -134,10 +142,14 @@ def check_at_least_1(**options: int | None) -> None:
     """Check counts; None stands for a default.
 
     Raises:
-        UserError: If one is below 1; it names the option.
+        UserError: If one is no whole number or below 1; it names the option.
     """
     for name, value in options.items():
-        if value is not None and value < 1:
+        if value is None:
+            continue
+        if not hasattr(value, "__index__"):
+            raise UserError(f"{name}={value!r}: must be a whole number, at least 1")
+        if value < 1:
             raise UserError(f"{name}={value}: must be at least 1")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.helpers.commands import QUICK, Result, write_image
+from tests.helpers.modules import modules_imported_anew
 
 from skipnets.errors import missing_extra
 
@@ -168,8 +168,8 @@ CASES = {
     ),
     "a batch that is none": (["summary", "resnet18", "--batch-size", "big"], ["big", "integer or fit"]),
     "a summary where nothing can be": (
-        ["summary", "resnet18", "--output", "file/s.txt"],
-        ["cannot be written"],
+        ["summary", "resnet18", "--output=file/s.txt"],
+        ["--output=file/s.txt: cannot be written: "],
     ),
     "a drawing of another kind": (
         ["diagram", "resnet18", "--output", "a.gif"],
@@ -177,7 +177,11 @@ CASES = {
     ),
     "a drawing where nothing can be": (
         ["diagram", "resnet18", "--block", 1, "--output", "file/d.svg"],
-        ["file/d.svg", "cannot be written"],
+        ["--output=file/d.svg: cannot be written: "],
+    ),
+    "a drawing of no model": (
+        ["diagram", "resnet18", "resnt34", "--output", "a.svg"],
+        ["MODELS=resnt34: must be", "did you mean resnet34"],
     ),
     "no such block": (["diagram", "resnet18", "--block", 5, "--output", "a.svg"], ["from 1 to 4", "5"]),
     "a sheet of another kind": (["explain", "run", "photo.png", "--output", "a.jpg"], ["a.jpg", ".png"]),
@@ -232,11 +236,8 @@ def test_one_clear_line(
     assert sorted(place.rglob("*")) == before
 
 
-def test_a_missing_extra_says_how_to_install_it(photos: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("skipnets.training")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "skipnets.cli.train", raising=False)
-    monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
-    result = run("train", photos, "--out", photos.parent / "none")
+def test_a_missing_extra_says_how_to_install_it(photos: Path, run) -> None:
+    with modules_imported_anew("skipnets.training", "skipnets.cli.train", missing="pytorch_lightning"):
+        result = run("train", photos, "--out", photos.parent / "none")
     assert (result.status, result.out) == (2, "")
     assert result.err == f"skipnets: {missing_extra('train')}\n"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.helpers.classifiers import FORMATS, write_class_folders
 from tests.helpers.commands import Result, write_image
+from tests.helpers.modules import modules_imported_anew
 
 from skipnets.classifier import Classifier, load
 from skipnets.deploy.export import Export
@@ -170,10 +170,9 @@ def test_what_is_not_installed(
     install: str,
     place: Path,
     run: Callable[..., Result],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in ("onnxruntime", "openvino", "pt2", "torch"):
-        monkeypatch.delitem(sys.modules, f"skipnets.runtimes.{module}", raising=False)
-    monkeypatch.setitem(sys.modules, missing, None)
     before = sorted(place.rglob("*"))
-    check_refusal(run(*words), place, before, [install])
+    runtimes = (f"skipnets.runtimes.{module}" for module in ("onnxruntime", "openvino", "pt2", "torch"))
+    with modules_imported_anew(*runtimes, missing=missing):
+        result = run(*words)
+    check_refusal(result, place, before, [install])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import skipnets
 
@@ -66,3 +67,14 @@ def test_json_names_the_predictions_and_what_was_written(
     assert found["written"] == [str(tmp_path / "p.csv")]
     assert [each["source"] for each in found["predictions"]] == [str(photos / "dark/00.png")]
     assert json.loads(run(*words).out) == {**found, "written": []}
+
+
+def test_a_page_and_a_limit_hold_for_every_image(trained: Path, photos: Path, tmp_path: Path, run) -> None:
+    bright, dark = (Image.open(photos / f"{name}/00.png") for name in ("bright side", "dark"))
+    dark.save(tmp_path / "two.tif", save_all=True, append_images=[bright])
+    first, second = (run("predict", trained, tmp_path / "two.tif", "--page", page) for page in (1, 2))
+    assert [result.out.split("\t")[1] for result in (first, second)] == ["dark", "bright side"]
+    assert second.out.startswith(f"{tmp_path / 'two.tif'}, page 2\t")
+    refused = run("predict", trained, photos / "dark/00.png", "--max-pixels", 3)
+    assert refused.status == 1
+    assert "00.png: larger than 3 pixels, the most that is read" in refused.err

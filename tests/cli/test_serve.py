@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import signal
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
+from tests.helpers.modules import modules_imported_anew
 from tests.helpers.serving import announced, make_image, started
 
 from skipnets.classifier import Classifier
@@ -64,12 +64,14 @@ def test_a_model_file_is_served_by_the_engine_without_torch(tmp_path: Path) -> N
     ("words", "said"),
     [
         (["--port", "70000"], "--port=70000: must be from 0 to 65535"),
-        (["--host", "256.0.0.1"], "--host=256.0.0.1: not an address of this machine"),
-        (["--host", "203.0.113.7"], "--host=203.0.113.7: not an address of this machine"),
+        (["--host", "256.0.0.1", "--no-token"], "--host=256.0.0.1: not an address of this machine"),
+        (["--host", "203.0.113.7", "--no-token"], "--host=203.0.113.7: not an address of this machine"),
+        (["--host", "0.0.0.0"], "--host=0.0.0.0: every machine that reaches it could use the server"),
+        (["--max-image-memory", "0"], "--max-image-memory=0.0: must be above 0"),
         (["--batch-size", "0"], "--batch-size=0: must be at least 1"),
         (["--workers", "0"], "--workers=0: must be at least 1"),
         (["--max-files", "0"], "--max-files=0: must be above 0"),
-        (["--max-megapixels", "100"], "--max-megapixels=100.0: must be at most 89"),
+        (["--max-megapixels", "0"], "--max-megapixels=0.0: must be above 0"),
         (["--examples", "nowhere"], "nowhere"),
         (["--token", ""], "--token must be printable ASCII"),
         (["--port", "0", "--threads", "0"], "--threads=0: must be at least 1"),
@@ -94,13 +96,10 @@ def test_a_model_that_is_not_there_is_one_line_and_status_2(
 
 @pytest.mark.parametrize("library", ["fastapi", "uvicorn", "prometheus_client", "python_multipart"])
 def test_a_missing_extra_says_what_to_install(
-    library: str, colors_onnx: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    library: str, colors_onnx: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in list(sys.modules):
-        if module.startswith(("skipnets.serve.", f"{library}.")):
-            monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, library, None)
-    assert main(["serve", str(colors_onnx), "--port", "0"]) == 2
+    with modules_imported_anew("skipnets.serve", missing=library):
+        assert main(["serve", str(colors_onnx), "--port", "0"]) == 2
     assert capsys.readouterr().err == f"skipnets: {missing_extra('serve')}\n"
 
 

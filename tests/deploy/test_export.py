@@ -47,6 +47,24 @@ class TestWhatIsWritten:
         np.testing.assert_allclose(exported.embed(IMAGES), classifier.embed(IMAGES), atol=1e-5)
         assert exported.embed(IMAGES).shape == (len(IMAGES), features)
 
+    @pytest.mark.parametrize(
+        "file_format", ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in FORMATS[1:])]
+    )
+    def test_an_ensemble_is_one_graph(self, file_format: str, tmp_path: Path) -> None:
+        members = [make_classifier("resnet20", drop_rate=rate) for rate in (0.0, 0.0)]
+        with torch.no_grad():
+            members[1].model.get_classifier().weight.mul_(-2)
+        ensemble = Classifier.from_members(members)
+        suffix = {"onnx": ".onnx", "openvino": "", "pt2": ".pt2"}[file_format]
+        exported = load(export_model(ensemble, tmp_path / f"a{suffix}", file_format=file_format).path)
+        expected = np.mean([each.probabilities(each.preprocess(IMAGES)) for each in members], axis=0)
+        probabilities = exported.probabilities(exported.preprocess(IMAGES))
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+        np.testing.assert_allclose(exported.embed(IMAGES), ensemble.embed(IMAGES), atol=1e-5)
+        assert exported.ensemble == 2
+        with pytest.raises(UserError, match="is an export without a torch module"):
+            _ = exported.members
+
     @pytest.mark.parametrize("file_format", FORMATS)
     def test_metadata_equal_those_of_the_model_file(
         self, file_format: str, exports: dict[str, Export], classifier: Classifier

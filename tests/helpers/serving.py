@@ -140,12 +140,15 @@ def detail(response: httpx.Response, status: int) -> str:
 @contextlib.contextmanager
 def started(code: str, *words: object, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """A process, which is killed if the test leaves it running."""
+    root = Path(__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"} | variables,
+        env=os.environ
+        | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", "OMP_NUM_THREADS": "1"}
+        | variables,
     )
     try:
         yield process

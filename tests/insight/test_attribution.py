@@ -312,3 +312,15 @@ def test_the_evidence_is_found_where_it_was_put(family: str, tmp_path: Path) -> 
         for before, after in zip(found, _explained(classifier, shown[:16]), strict=False):
             alike.append(np.corrcoef(before.grid.ravel(), after.grid.ravel())[0, 1])
     assert np.mean(alike) < 0.5
+
+
+@pytest.mark.parametrize("method", ["gradcam", "integrated-gradients"])
+def test_the_map_of_an_ensemble_is_the_mean_of_its_networks_maps(method: str) -> None:
+    torch.manual_seed(0)
+    members = [_classifier("resnet20", block_config=(1, 1, 1)) for _ in range(2)]
+    ensemble = Classifier.from_members(members)
+    [[found]] = explain(ensemble, [_image(40, 40)], classes=["b"], method=method)  # type: ignore[arg-type]
+    each = [next(explain(member, [_image(40, 40)], classes=["b"], method=method))[0] for member in members]  # type: ignore[arg-type]
+    np.testing.assert_allclose(found.grid, (each[0].grid + each[1].grid) / 2, rtol=1e-5, atol=1e-7)
+    assert found.probability == pytest.approx((each[0].probability + each[1].probability) / 2)
+    assert found.stage == each[0].stage

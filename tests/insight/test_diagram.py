@@ -71,6 +71,8 @@ def test_stages_of_equal_size_are_level_and_other_sizes_leave_no_gap(tmp_path, f
         above = 0.48 if number > 1 else 0
         stage, block = (_height_of(figures[0], f"{kind} {number}") for kind in ("stage", "dense block"))
         assert stage - block == pytest.approx(above)
+    heads = {item.get_position()[1] for item in figures[0].axes[0].texts if item.get_text() == "head"}
+    assert len(heads) == 1
     draw_diagram("resnet20", output=tmp_path / "a.png")
     draw_diagram(["resnet20", "densenet121"], output=tmp_path / "a.png")
     alone, beside = (_height_of(figure, "stage 1") - _height_of(figure, "head") for figure in figures[1:])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.helpers.classifiers import FORMATS, some_image
+from tests.helpers.modules import modules_imported_anew
 
 from skipnets.classifier import Classifier, describe, load
 from skipnets.deploy.export import Export
@@ -149,12 +150,9 @@ def test_a_missing_library(
     file_format: str,
     words: str,
     exports: dict[str, Export],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in ("onnxruntime", "openvino", "pt2", "torch"):
-        monkeypatch.delitem(sys.modules, f"skipnets.runtimes.{module}", raising=False)
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UserError, match=words):
+    runtimes = (f"skipnets.runtimes.{module}" for module in ("onnxruntime", "openvino", "pt2", "torch"))
+    with modules_imported_anew(*runtimes, missing=library), pytest.raises(UserError, match=words):
         load(exports[file_format].path)
 
 

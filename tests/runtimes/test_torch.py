@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import torch
+from tests.helpers.modules import modules_imported_anew
 
 from skipnets.errors import UserError
 from skipnets.models.factory import create_model
@@ -68,10 +67,11 @@ def test_runtimes_that_cannot_be_had(kind: str, threads: int | None, words: str)
     assert sorted(RUNTIMES) == list(RUNTIMES)
 
 
-def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "skipnets.runtimes.torch")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match='this needs the extra "train": pip install'):
+def test_without_torch_the_error_says_what_to_install() -> None:
+    with (
+        modules_imported_anew("skipnets.runtimes.torch", missing="torch"),
+        pytest.raises(UserError, match='this needs the extra "train": pip install'),
+    ):
         open_runtime("torch", architecture={}, tensors={})
 
 

@@ -27,6 +27,7 @@ def serving(colors: Classifier) -> Iterator[Callable[..., httpx.Client]]:
         def start(**options: Any) -> httpx.Client:
             app = create_app(colors, **options)
             client = stack.enter_context(served(app))
+            client.app = app  # type: ignore[attr-defined]
             wait_until(ready(app))
             return client
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hmac
 import re
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from tests.helpers.serving import Serving, detail, make_image, upload, wait_until
 
@@ -26,6 +29,82 @@ def test_a_request_is_limited_in_bytes_announced_or_not(serving: Serving) -> Non
     assert client.post("/v1/predict", files=upload(make_image("red"))).status_code == 200
 
 
+def test_too_large_a_request_is_told_so_whatever_else_is_going_on(
+    serving: Serving, colors: Classifier
+) -> None:
+    client = serving(limits=Limits(body_bytes=50_000, queue=1, files=1))
+    colors.runtime.held.clear()
+    with ThreadPoolExecutor(9) as pool:
+        busy = pool.submit(client.post, "/v1/predict", files=upload(make_image("red")))
+        wait_until(lambda: "skipnets_queue_images 1.0" in client.get("/metrics").text)
+
+        def send_too_much(_: int) -> httpx.Response:
+            # A client that reads the response only when it has sent everything, as many do.
+            with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as one:
+                one.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n\r\n")
+                for _ in range(9):
+                    time.sleep(0.02)
+                    one.sendall(b"x" * 10_000)
+                return one.recv(13)
+
+        assert set(pool.map(send_too_much, range(8))) == {b"HTTP/1.1 413 "}
+        colors.runtime.held.set()
+        assert busy.result().status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:80", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("cats.example.org", 200),
+        ("evil.example", 421),
+        ("localhost.evil.example:8000", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("", 421),
+    ],
+)
+def test_another_name_for_a_loopback_address_is_refused(serving: Serving, host: str, status: int) -> None:
+    client = serving(allow_hosts=["cats.example.org"])
+    response = client.get("/v1/model", headers={"host": host})
+    assert response.status_code == status
+    if status == 421:
+        assert "not a name of this server" in detail(response, 421)
+
+
+def test_any_name_where_any_is_allowed(serving: Serving) -> None:
+    client = serving(allow_hosts=["*"])
+    assert client.get("/v1/model", headers={"host": "evil.example"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"origin": "http://localhost:8000"}, 200),
+        ({"origin": "https://cats.example.org"}, 200),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "http://localhost:9999"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "same-origin", "origin": "https://proxied.example"}, 200),
+    ],
+)
+def test_pages_of_other_sites_cannot_use_the_server(
+    serving: Serving, headers: dict[str, str], status: int
+) -> None:
+    client = serving(allow_hosts=["cats.example.org"])
+    headers = {"host": "localhost:8000", **headers}
+    response = client.post("/v1/predict", files=upload(make_image("red")), headers=headers)
+    assert response.status_code == status
+    assert client.get("/v1/model", headers=headers).status_code == 200  # browsers keep its answer from others
+
+
 def test_a_request_takes_no_longer_than_it_may(serving: Serving, colors: Classifier) -> None:
     client = serving(limits=Limits(seconds=1.0))
     colors.runtime.held.clear()
@@ -39,7 +118,7 @@ def test_an_upload_takes_no_longer_than_it_may(serving: Serving) -> None:
     client = serving(limits=Limits(seconds=1.0))
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as slow:
         slow.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         )
         answer = b"".join(iter(lambda: slow.recv(4096), b""))
@@ -51,7 +130,7 @@ def test_a_client_that_goes_away_leaves_no_trace(serving: Serving, caplog: pytes
     client = serving()
     with socket.create_connection((client.base_url.host, client.base_url.port)) as leaving:
         leaving.sendall(
-            b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         )
     wait_until(lambda: 'path="/v1/predict",status="400"' in client.get("/metrics").text)

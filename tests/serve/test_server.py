@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import subprocess
@@ -47,6 +48,23 @@ def test_sigterm_lets_the_running_request_finish() -> None:
         assert process.wait(20) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{address}/healthz")
+
+
+def test_kept_connections_learn_that_they_end() -> None:
+    with started(SLOW.replace("1.5", "0")) as process:
+        _, address = announced(process)
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(httpx.Client(base_url=address, timeout=20)) for _ in range(8)]
+            for client in clients:
+                assert "connection" not in client.get("/healthz").headers
+            process.send_signal(signal.SIGTERM)
+            wait_until(lambda: httpx.get(f"{address}/readyz").status_code == 503)
+            for client in clients:
+                response = client.post("/v1/predict", files={"files": make_image("red")})
+                assert (response.status_code, response.headers["connection"]) == (503, "close")
+        before = time.monotonic()
+        assert process.wait(20) == 0
+        assert time.monotonic() - before < 3  # it waits for no one that has left
 
 
 def test_a_second_signal_does_not_wait_for_what_is_queued() -> None:

@@ -5,12 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
-from tests.helpers.serving import Serving, detail, make_colors, make_image, ready, served, upload, wait_until
+from tests.helpers.serving import (
+    Serving,
+    detail,
+    make_colors,
+    make_image,
+    ready,
+    served,
+    started,
+    upload,
+    wait_until,
+)
 
 from skipnets.classifier import Classifier
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.serve import Limits, create_app
 
 
@@ -86,3 +100,58 @@ def test_no_response_is_lost_or_swapped(serving: Serving, colors: Classifier) ->
     served_ones = batches[: batches.index(32)] if 32 in batches else batches
     assert max(served_ones) > 1
     assert max(served_ones) <= 8
+
+
+# A server, and the growth of its peak memory.
+MEASURED = """
+import sys, threading
+from pathlib import Path
+import httpx
+from tests.helpers.images import animated_webp
+from tests.helpers.serving import make_colors, make_image, ready, served, started, upload, wait_until
+from skipnets.serve import Limits, create_app
+
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+app = create_app(make_colors(), limits=Limits(pixels=50_000_000, memory=128 * 2**20), workers=8)
+with served(app) as client:
+    wait_until(ready(app))
+    one = client.post("/v1/predict", files=upload(animated_webp(10, 10))).json()["predictions"][0]
+    assert one["error"] is None, one
+    for side, count in ((7000, 32), (2000, 12)):
+        Path("/proc/self/clear_refs").write_text("5")
+        before = peak()
+        response = client.post("/v1/predict", files=upload(*[animated_webp(side, side)] * count))
+        errors = {row["error"] for row in response.json()["predictions"]}
+        print(side, peak() - before, *errors, sep="|")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="measures by Linux's peak memory")
+def test_images_that_declare_more_than_they_hold_take_no_memory() -> None:
+    with started(MEASURED) as process:
+        refused, fitting = (line.split("|") for line in process.communicate(timeout=60)[0].splitlines())
+    assert refused[2] == "decoding it can take 935 MiB, and 128 MiB is the limit"
+    assert float(refused[1]) < 32
+    assert fitting[2] == "None"
+    assert float(fitting[1]) < 128 + 48  # 12 of them, all at once, would take 900
+
+
+def test_what_nobody_waits_for_is_not_decoded(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, go_on = [], threading.Event()
+    pixels = Preprocessing.pixels
+
+    def slow_pixels(self: Preprocessing, image: Image.Image) -> NDArray[np.uint8]:
+        decoded.append(image.size)
+        go_on.wait(5)
+        return pixels(self, image)
+
+    client = serving(limits=Limits(seconds=0.5), workers=2)
+    monkeypatch.setattr(Preprocessing, "pixels", slow_pixels)
+    response = client.post("/v1/predict", files=upload(*[make_image("red")] * 16))
+    assert "no answer within 0.5 s" in detail(response, 504)
+    go_on.set()
+    monkeypatch.undo()
+    assert client.post("/v1/predict", files=upload(make_image("red"))).status_code == 200
+    assert len(decoded) == 2  # those that had begun

@@ -74,7 +74,7 @@ def test_nothing_is_measured_for_a_gpu(tiny, asked, monkeypatch) -> None:
     images = images_in_memory(10, (8, 8))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    config = prepare(tiny(accelerator="auto"), images).config
+    config = prepare(tiny(accelerator="auto", recipe="scratch"), images).config
     assert (config.block_execution, config.channels_last, config.operators) == ("auto", True, {})
     assert asked == []
 

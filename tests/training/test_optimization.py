@@ -7,18 +7,21 @@ import pytest
 import torch
 from torch import nn
 
+from skipnets.models.factory import create_model
 from skipnets.training.optimization import (
     WARMUP_START,
     average_towards,
+    follow_progress,
+    layerwise_groups,
     make_optimizer,
     make_schedule,
     parameter_groups,
 )
 
+Name = Literal["constant", "milestones", "cosine", "linear"]
 
-def rates(
-    name: Literal["constant", "milestones", "cosine"], *, warmup: float, steps: int = 5, epochs: int = 8
-) -> list[float]:
+
+def rates(name: Name, *, warmup: float, steps: int = 5, epochs: int = 8) -> list[float]:
     model = nn.Linear(2, 2)
     groups = parameter_groups(model, 0.0, decay_norm_and_bias=True)
     optimizer = make_optimizer("sgd", groups, lr=0.1, momentum=0.9, nesterov=True, fused=True)
@@ -35,10 +38,8 @@ def rates(
 
 
 @pytest.mark.parametrize("warmup", [0.0, 1.4])
-@pytest.mark.parametrize("name", ["constant", "milestones", "cosine"])
-def test_schedules_equal_their_closed_forms(
-    name: Literal["constant", "milestones", "cosine"], warmup: float
-) -> None:
+@pytest.mark.parametrize("name", ["constant", "milestones", "cosine", "linear"])
+def test_schedules_equal_their_closed_forms(name: Name, warmup: float) -> None:
     rising, total = round(warmup * 5), 40
 
     def closed_form(step: int) -> float:
@@ -46,13 +47,40 @@ def test_schedules_equal_their_closed_forms(
             return 0.1 * (WARMUP_START + (1 - WARMUP_START) * step / rising)
         if name == "cosine":
             return 0.05 * (1 + math.cos(math.pi * (step - rising) / (total - rising)))
+        if name == "linear":
+            return 0.1 * (1 - (step - rising) / (total - rising))
         return 0.1 * (0.1 ** ((step >= 20) + (step >= 30)) if name == "milestones" else 1)
 
     assert rates(name, warmup=warmup) == pytest.approx([closed_form(step) for step in range(total)])
 
 
+@pytest.mark.parametrize("name", ["constant", "milestones", "cosine", "linear"])
+def test_a_schedule_over_progress_is_the_one_over_steps(name: Name) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    schedule = follow_progress(
+        optimizer, name, lambda step: step / 40, warmup=1.4 / 8, milestones=(0.5, 0.75)
+    )
+    seen = []
+    for _ in range(40):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert seen == pytest.approx(rates(name, warmup=1.4), abs=1e-9)
+
+
 def test_a_warmup_longer_than_the_run_is_cut() -> None:
     assert rates("cosine", warmup=10, steps=1, epochs=3)[-1] == pytest.approx(0.1)
+
+
+def test_rates_fall_from_the_head_to_the_stem() -> None:
+    model = create_model("resnet18", width=8, num_classes=2)
+    groups = layerwise_groups(model, 0.1, decay_norm_and_bias=False, lr=1.0, layer_decay=0.5)
+    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert len(rate) == len(list(model.parameters()))
+    expected = {"fc": 1.0, "layer4": 0.5, "layer3": 0.25, "layer2": 0.125, "layer1": 1 / 16, "conv1": 1 / 32}
+    for path, value in expected.items():
+        assert {rate[id(p)] for p in model.get_submodule(path).parameters()} == {value}
+    assert {group["weight_decay"] for group in groups} == {0.1, 0.0}
 
 
 def test_norms_and_biases_are_spared_from_weight_decay() -> None:

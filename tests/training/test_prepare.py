@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
 import skipnets
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError
 from skipnets.training import TrainConfig
@@ -39,7 +40,9 @@ def images_in_memory(count: int, size: tuple[int, ...], seed: int = 0) -> ImageD
 def test_size_model_and_channels_follow_from_the_images(
     size: tuple[int, ...], expected: tuple[tuple[int, int], str, int]
 ) -> None:
-    given = TrainConfig(data="x", out=Path("y"), block_execution="plain", channels_last=True)
+    given = TrainConfig(
+        data="x", out=Path("y"), recipe="scratch", block_execution="plain", channels_last=True
+    )
     prepared = prepare(given, images_in_memory(10, size))
     config = prepared.config
     assert (config.size, config.model, config.channels) == expected
@@ -62,7 +65,7 @@ def test_statistics_are_those_of_the_pixels_of_the_training_split() -> None:
     train = images_in_memory(50, (6, 7, 3)).split("train")
     assert train.images is not None
     values = train.images.astype(np.float64) / 255
-    mean, std = channel_statistics(train, (6, 7), 3)
+    mean, std = channel_statistics(train, Preprocessing((6, 7)))
     np.testing.assert_allclose(mean, values.mean((0, 1, 2)), atol=5e-5)
     np.testing.assert_allclose(std, values.std((0, 1, 2)), atol=5e-5)
 
@@ -71,7 +74,7 @@ def test_statistics_of_one_color_stay_finite() -> None:
     train = images_in_memory(10, (6, 6)).split("train")
     assert train.images is not None
     train.images[:] = 51
-    assert channel_statistics(train, 6, 1) == ((0.2,), (0.0039,))
+    assert channel_statistics(train, Preprocessing(6, channels=1)) == ((0.2,), (0.0039,))
 
 
 def test_class_weights_are_scikit_learns() -> None:
@@ -104,13 +107,27 @@ def test_finetuning_starts_from_a_checkpoint(tiny: MakeConfig, tmp_path: Path) -
     save_file(donor.state_dict(), tmp_path / "donor.safetensors")
     config = tiny(weights=tmp_path / "donor.safetensors")
     prepared = prepare(config, images_in_memory(10, (8, 8, 3)))
-    assert prepared.config.recipe == "finetune"
+    assert (prepared.config.recipe, prepared.config.lr) == ("auto", 0.01)
     assert prepared.config.channels == 3
     ours, theirs = prepared.model.state_dict(), donor.state_dict()
     assert [name for name in ours if not np.array_equal(ours[name], theirs[name])] == [
         "classifier.weight",
         "classifier.bias",
     ]
+
+
+def test_a_classifier_s_weights_bring_their_network(tiny: MakeConfig, tmp_path: Path) -> None:
+    model = skipnets.create_model("resnet20", block_config=(1, 1), width=8, num_classes=5, in_chans=1)
+    donor = skipnets.Classifier.from_model(
+        model, classes=list("abcde"), preprocessing=skipnets.Preprocessing(size=(8, 12), channels=1)
+    )
+    donor.save(tmp_path / "donor.safetensors")
+    config = tiny(weights=tmp_path / "donor.safetensors", model=None, model_options={})
+    prepared = prepare(config, images_in_memory(10, (8, 8, 3)))
+    assert prepared.config.model == "resnet20"
+    assert prepared.config.model_options == {"block_config": [1, 1], "width": 8}
+    assert (prepared.config.channels, prepared.config.size) == (1, (8, 12))
+    assert np.array_equal(prepared.model.state_dict()["conv1.weight"], model.state_dict()["conv1.weight"])
 
 
 def test_a_data_set_without_readable_images_is_refused(tmp_path: Path, tiny: MakeConfig) -> None:

@@ -46,9 +46,14 @@ def test_the_papers_recipes_equal_the_papers() -> None:
     assert (imagenet.batch_size, imagenet.epochs, imagenet.milestones) == (256, 90, (1 / 3, 2 / 3))
 
 
-def test_the_recipe_follows_from_the_weights() -> None:
-    assert with_recipe(config()).recipe == "scratch"
-    assert with_recipe(config(weights="imagenet")).recipe == "finetune"
+def test_auto_is_the_default_and_what_is_chosen_goes_before_the_recipe() -> None:
+    assert with_recipe(config()).recipe == with_recipe(config(weights="imagenet")).recipe == "auto"
+    assert with_recipe(config(), lr=0.3, model="resnet20").lr == 0.3
+    assert with_recipe(config(lr=0.2), lr=0.3).lr == 0.2
+    assert with_recipe(config(), epochs=2).warmup == 0.5
+
+
+def test_finetuning_needs_weights() -> None:
     with pytest.raises(UserError, match=r"^weights: must be given for recipe=finetune"):
         with_recipe(config(recipe="finetune"))
 

@@ -21,8 +21,19 @@ import skipnets
 from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
 from skipnets.runtimes.model_file import read_model_file
-from skipnets.training import Run, TrainConfig, TrainingInterrupted, read_config, resume, train, trainer
+from skipnets.training import (
+    Run,
+    TrainConfig,
+    TrainingInterrupted,
+    budget,
+    choice,
+    read_config,
+    resume,
+    train,
+    trainer,
+)
 from skipnets.training.config import config_to_yaml
+from skipnets.training.divergence import DivergenceError
 from skipnets.training.task import ClassificationTask
 
 MakeConfig = Callable[..., TrainConfig]
@@ -45,7 +56,8 @@ EVERYTHING = {
 
 def result(run: Run) -> dict[str, Any]:
     """What a run came to, without what the clock or the place decides."""
-    timeless = {"seconds": 0.0, "validation_seconds": 0.0}
+    measured = ("seconds", "validation_seconds", "images_per_second", "processor_seconds", "memory")
+    timeless: dict[str, Any] = dict.fromkeys(measured, 0.0)
     evaluation = json.loads(run.evaluation.read_text())
     return {
         "rows": [dataclasses.replace(row, **timeless) for row in run.rows],
@@ -81,12 +93,13 @@ def test_a_run_folder_holds_what_the_design_says(tiny: MakeConfig) -> None:
         "checkpoints",
         "metrics.csv",
         "tensorboard",
+        "batches.png",
         "curves.png",
         "confusion.png",
         "evaluation.json",
         "predictions.parquet",
     }
-    assert [path.name for path in run.checkpoint.parent.iterdir()] == ["last.ckpt"]
+    assert {path.name for path in run.checkpoint.parent.iterdir()} == {"last.ckpt", "previous.ckpt"}
     assert [row.epoch for row in run.rows] == list(range(1, 9))
     assert all(row.seconds > 0 and row.validation_seconds > 0 for row in run.rows)
     best = max(run.rows, key=lambda row: (row.val_accuracy, -row.val_loss))
@@ -106,7 +119,8 @@ def test_a_run_folder_holds_what_the_design_says(tiny: MakeConfig) -> None:
 def test_the_resolved_configuration_repeats_the_run(tiny: MakeConfig, tmp_path: Path) -> None:
     run = train(tiny(recipe="scratch"))
     resolved = yaml.safe_load(run.config_file.read_text())
-    optional = {"weights", "splits", "root", "page", "group_pattern"}
+    optional = {"weights", "folds", "splits", "root", "page", "group_pattern", "time"}
+    optional |= {"window", "percentiles", "max_pixels", "shown_channels"}
     optional |= {f"{role}_column" for role in ("path", "label", "split", "group")}
     assert {field.name for field in dataclasses.fields(TrainConfig)} - set(resolved) == optional
     again = train(read_config(run.config_file, out=tmp_path / "again"))
@@ -257,12 +271,59 @@ def test_one_line_an_epoch_on_standard_error(tiny: MakeConfig, capsys: pytest.Ca
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
-    *table, first, second = lines
+    *table, network, length, recipe, first, second = lines
     assert table[0].startswith("data      ")
     assert table[-1].split() == ["2", "2", "28", "6", "6", "40"]
+    assert re.fullmatch(r"network      densenet_bc40_k12, [\d,]+ parameters, 8×8 gray", network)
+    assert length == "training     2 epochs of 6 steps of 16 images"
+    assert recipe.startswith("recipe auto  sgd, rate 0.05")
     assert first.startswith("epoch 1/2  train loss ")
     assert first.endswith(" s  best")
     assert second.startswith("epoch 2/2  train loss ")
+
+
+def test_a_time_decides_the_number_of_epochs_and_is_kept(
+    tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that stands still but for the training steps, of which each takes a second."""
+    now = [0.0]
+    monkeypatch.setattr(budget, "clock", lambda: now[0])
+    monkeypatch.setattr(choice, "seconds_per_image", lambda *_, **__: 0.5 / 16)
+    step = ClassificationTask.training_step
+
+    def slow_step(self: ClassificationTask, batch: Any, batch_idx: int) -> Any:
+        now[0] += 1.0
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", slow_step)
+    # Of 60 s, 56 are for training: twice 6 s, an epoch by the probe, and by the clock 6.
+    timed = {"epochs": None, "time": "60s", "model_options": {"block_config": [1], "growth_rate": 2}}
+    run = train(tiny(out=tmp_path / "whole", **timed))
+    assert run.config.time == "60s"
+    assert run.config.epoch_plan[0][1] > run.config.epochs == len(run.rows) == 9
+    assert run.rows[-1].lr == 0
+    assert 50 < now[0] <= 60
+    settings = yaml.safe_load(run.config_file.read_text())
+    assert settings["epoch_plan"][-1][1] == 9
+
+    def stop_the_clock() -> float:
+        raise AssertionError("a repeated run looks at its plan, not at the clock")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(budget, "corrected_epochs", stop_the_clock)
+        again = train(read_config(run.config_file, out=tmp_path / "again"))
+    assert result(again) == result(run)
+
+    now[0] = 0.0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 20, KeyboardInterrupt())
+        with pytest.raises(TrainingInterrupted):
+            train(tiny(**timed))
+    planned = Run(tmp_path / "run").config.epochs
+    now[0] = 1e6
+    resumed = resume(tmp_path / "run")
+    assert len(resumed.rows) == planned
+    assert resumed.rows[-1].lr == 0
 
 
 def test_a_last_batch_of_one_does_not_break_batch_norm(tiny: MakeConfig) -> None:
@@ -319,7 +380,7 @@ def test_out_of_memory_says_what_would_fit_and_loses_nothing(
 
 def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
     with pytest.raises(
-        UserError, match=r"^lr: training diverged in epoch 1 .* with lr=1e\+30; a tenth of it"
+        DivergenceError, match=r"^lr: training diverged in epoch 1, step \d .*, with lr=1e\+30; a tenth of it"
     ):
         train(
             tiny(

@@ -31,7 +31,7 @@ def info(model: Path, /, *, json: bool = False) -> None:
     rows = {
         "file": f"{description['path']} ({_size(description['bytes'])})",
         "written by": f"skipnets {description['skipnets_version']}, format {description['format_version']}",
-        "model": f"{name}, {description['parameters']:,} parameters",
+        "model": f"{name}, {description['parameters'] or 0:,} parameters",
         "architecture": _line(architecture),
         "classes": f"{len(description['classes'])}: {', '.join(description['classes'])}",
         "preprocessing": _line(description["preprocessing"]),
@@ -46,19 +46,21 @@ def _export(export: dict[str, Any] | None) -> dict[str, str]:
     """Rows on an export and how it was verified; none for a model file."""
     if export is None:
         return {}
-    check = export["check"]
-    rows = {
-        "export": f"{export['format']}, {'int8' if export['int8'] else 'fp32'}, takes {export['input']}",
-        "checked on": (
+    precision = "int8" if export.get("int8") else "fp32"
+    rows = {"export": f"{export.get('format')}, {precision}, takes {export['input']}"}
+    if check := export.get("check"):
+        rows["checked on"] = (
             f"{check['count']} images ({check['images']}): same label {check['same_labels']}, "
             f"largest difference {check['largest_difference']:.1e} of a probability, against PyTorch"
-        ),
-    }
-    if (accuracy := export.get("accuracy")) is not None:
+        )
+    if accuracy := export.get("accuracy"):
         rows["accuracy"] = (
             f"{accuracy['before']:.2%} before, {accuracy['after']:.2%} after int8, "
-            f"on {accuracy['count']} images"
+            f"on {accuracy['count']:,} images"
         )
+        if "drop_interval" in accuracy:  # not in exports of earlier versions
+            low, high = accuracy["drop_interval"]
+            rows["accuracy"] += f"; 95% interval of the drop {low:.2f} to {high:.2f} points"
     return rows
 
 

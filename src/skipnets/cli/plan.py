@@ -33,7 +33,8 @@ def plan(
     for name, value in (("batch_size", batch_size), ("rounds", rounds)):
         if not 1 <= value <= 1024:
             raise UserError(f"{name}={value}: must be from 1 to 1024")
-    classifier = load(model, runtime="native", threads=threads)
+    # The networks of an ensemble are of one architecture: one plan is that of all.
+    classifier, *others = load(model, runtime="native", threads=threads).members
     assert isinstance(classifier.runtime, NativeRuntime)
     report = classifier.runtime.plan(classifier.preprocessing.size, batch_size=batch_size, rounds=rounds)
     if json:
@@ -47,8 +48,9 @@ def plan(
         map(_cells, report["steps"]),
         title=(
             f"Images of {height}×{width}, {batch_size} at once: {total * 1e3:.2f} ms each "
-            f"with {report['threads']} threads of {report['isa']}\n"
-            f"Peak is {report['peak_macs'] / 1e9:.0f} GMAC/s; "
+            f"with {report['threads']} threads of {report['isa']}"
+            + (f", in each of the ensemble's {1 + len(others)} networks\n" if others else "\n")
+            + f"Peak is {report['peak_macs'] / 1e9:.0f} GMAC/s; "
             "Winograd's algorithm, which needs fewer MACs, can exceed it."
         ),
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from skipnets.classifier import load
-from skipnets.data.decoding import MAX_PIXELS
+from skipnets.classifier import describe, load
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 
 
@@ -21,13 +22,19 @@ def serve(
     port: int = 8000,
     examples: str | None = None,
     token: Annotated[str | None, Parameter(env_var="SKIPNETS_TOKEN")] = None,
+    no_token: bool = False,
+    allow_host: list[str] | None = None,
     batch_size: int = 32,
     batch_delay: float = 0.005,
     max_megabytes: float = 32.0,
     max_files: int = 32,
-    max_megapixels: float = 50.0,
+    max_megapixels: float = 25.0,
+    max_image_memory: float = 256.0,
+    max_connections: int = 512,
+    max_connections_per_client: int = 64,
     queue: int = 256,
     timeout: float = 30.0,
+    timeout_head: float = 10.0,
     runtime: str = "auto",
     device: str = "auto",
     threads: int | None = None,
@@ -46,36 +53,59 @@ def serve(
 
     Args:
         model: A model file, an export or a run folder.
-        host: Address to listen on; 0.0.0.0 accepts other machines.
+        host: Address to listen on; 0.0.0.0 accepts other machines, and needs a token or --no-token.
         port: Port to listen on; 0 picks a free one.
         examples: Images that the page offers: a folder, a manifest or a named dataset.
         token: Token that clients must send (Authorization: Bearer TOKEN). Prefer the environment variable:
             every user of the machine can read a command line.
+        no_token: Let other machines classify images without a token.
+        allow_host: Further names of the server, such as the one that a reverse proxy passes on. Connections
+            to a loopback address must name localhost or one of these: a web page could otherwise reach the
+            server under a name of its own. "*" allows all.
         batch_size: Maximum number of images in a batch.
         batch_delay: Maximum time that an image waits for others to join its batch, in seconds.
         max_megabytes: Maximum size of a request.
         max_files: Maximum number of images in a request.
         max_megapixels: Maximum size of an image, checked before it is decoded.
+        max_image_memory: Maximum memory of all images that are being decoded, in MiB; further images wait.
+        max_connections: Maximum number of open connections; the one that is silent for longest makes room.
+        max_connections_per_client: Maximum number of open connections from one other machine; raise it if
+            that is a reverse proxy.
         queue: Maximum number of images in progress; further requests get status 503 and may retry.
         timeout: Maximum time for a request, including its upload, in seconds.
+        timeout_head: Maximum time until a request's first lines have arrived, in seconds.
         runtime: auto (the fastest that supports the network), native, onnxruntime, openvino or torch;
             only torch offers Grad-CAM maps.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per processor, at most 8.
     """
-    most = MAX_PIXELS / 1e6
-    limits = {"max_megabytes": max_megabytes, "max_files": max_files, "timeout": timeout}
-    for name, value in {**limits, "max_megapixels": max_megapixels}.items():
+    limits = {
+        "max_megabytes": max_megabytes,
+        "max_files": max_files,
+        "max_megapixels": max_megapixels,
+        "max_image_memory": max_image_memory,
+        "max_connections": max_connections,
+        "max_connections_per_client": max_connections_per_client,
+        "timeout": timeout,
+        "timeout_head": timeout_head,
+    }
+    for name, value in limits.items():
         if not value > 0:
             raise UserError(f"{name}={value}: must be above 0")
-    if max_megapixels > most:
-        raise UserError(f"max_megapixels={max_megapixels}: must be at most {most:.0f}")
     if queue < max_files:
         raise UserError(f"queue={queue}: must be at least max_files={max_files}, the images of one request")
+    if token is None and not no_token and not _is_local(host):
+        raise UserError(
+            f"host={host}: every machine that reaches it could use the server; set SKIPNETS_TOKEN, "
+            "or give --no-token to let them"
+        )
 
     from skipnets.serve import Limits, create_app, find_examples, run_server
 
+    preprocessing = None
+    if examples is not None:
+        preprocessing = Preprocessing.from_dict(describe(model)["preprocessing"])
     app = create_app(
         partial(load, model, runtime=runtime, device=device, threads=threads),
         limits=Limits(
@@ -84,11 +114,24 @@ def serve(
             pixels=round(max_megapixels * 1e6),
             queue=queue,
             seconds=timeout,
+            memory=round(max_image_memory * 2**20),
+            connections=max_connections,
+            client_connections=max_connections_per_client,
+            head_seconds=timeout_head,
         ),
         token=token,
-        examples=find_examples(examples) if examples is not None else (),
+        allow_hosts=allow_host or (),
+        examples=() if examples is None else find_examples(examples, preprocessing=preprocessing),
         batch_size=batch_size,
         batch_delay=batch_delay,
         workers=workers,
     )
     run_server(app, host=host, port=port)
+
+
+def _is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

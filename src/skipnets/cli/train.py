@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
@@ -13,19 +14,23 @@ from skipnets.cli.output import print_tables
 from skipnets.errors import UserError
 from skipnets.training.config import TrainConfig, read_config
 
+# Field of TrainConfig → its description.
+OPTION_HELP = {
+    field.arg_name: field.description for field in docstring_parser.parse_from_object(TrainConfig).params
+}
+
 if TYPE_CHECKING:
     from skipnets.training import Run
 
     TrainOptions = dict[str, Any]
 else:
     # TrainConfig's fields as optional options; the config file or the recipe fills in the others.
-    _HELP = {
-        field.arg_name: field.description for field in docstring_parser.parse_from_object(TrainConfig).params
-    }
     TrainOptions = TypedDict(
         "TrainOptions",
         {
-            field: Annotated[kind, Parameter(help=_HELP[field], consume_multiple=True, negative_bool="no-")]
+            field: Annotated[
+                kind, Parameter(help=OPTION_HELP[field], consume_multiple=True, negative_bool="no-")
+            ]
             for field, kind in get_type_hints(TrainConfig).items()
             if field != "data"
         },
@@ -45,11 +50,14 @@ def train(
 
     For example:
 
-        skipnets train photos --weights imagenet --out runs/photos
+        skipnets train photos --time 10m --out runs/photos
+        skipnets train photos --weights imagenet --out runs/pretrained
         skipnets train photos --model resnet50 --size 288 --out runs/larger
         skipnets train photos --model-options.growth-rate 24 --out runs/narrow
         skipnets train --config runs/photos/run.yaml --out runs/again --seed 1
+        skipnets train photos --folds 5 --out runs/folds
         skipnets train --resume runs/photos
+        skipnets train --resume runs/photos --epochs 200
 
     Args:
         options: Each is described below.
@@ -58,27 +66,33 @@ def train(
             `skipnets data` shows how it is read.
         config: A YAML file of these options, such as the run.yaml of an earlier run; options on the command
             line override it.
-        resume: Folder of an interrupted run to resume.
+        resume: Folder of an interrupted run to resume, or with more epochs than it had of any run to extend.
     """
     given = dict(options or {})
     if data is not None:
         given["data"] = data
     if resume is not None:
-        missing = given.pop("missing", None)
+        missing, epochs = given.pop("missing", None), given.pop("epochs", None)
         if given or config is not None:
-            raise UserError("resume: must be given without other options but --missing; a run keeps its own")
+            raise UserError(
+                "resume: must be given without other options but --missing and --epochs; a run keeps its own"
+            )
         from skipnets.training import resume as resume_run
 
-        return _finish(lambda: resume_run(resume, missing=missing))
+        return _finish(lambda: resume_run(resume, missing=missing, epochs=epochs))
 
+    started = time.perf_counter()  # A run's time includes the import of PyTorch.
     from skipnets.training import train as train_run
 
     settings = TrainConfig(**given) if config is None else read_config(config, **given)
-    return _finish(lambda: train_run(settings))
+    return _finish(lambda: train_run(settings, started=started))
 
 
 def _finish(start: Callable[[], Run]) -> int:
     """Train, and print the result."""
-    run = start()
+    from skipnets.training.interruption import prompt_end
+
+    with prompt_end():
+        run = start()
     print_tables(run.tables())
     return 1 if run.scores.get("failures") or run.skipped else 0

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
+from skipnets.terminal import csv_text, from_csv_text
 
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("path", "label", "split")
@@ -28,6 +29,8 @@ class SplitRow(NamedTuple):
         group: What it must not be separated from; "" where that is not known.
         size: Bytes of its content (`skipnets.data.contents`); -1 in files of version 0.1.
         hash: Of its content; "" where it is not known.
+        fold: Of a run with folds, the number of the fold that holds out the image; "" for a test image. Files
+            of other runs have no such column.
     """
 
     path: str
@@ -36,6 +39,7 @@ class SplitRow(NamedTuple):
     group: str = ""
     size: int = -1
     hash: str = ""
+    fold: str = ""
 
 
 def check_fractions(fractions: Sequence[float]) -> dict[str, float]:
@@ -115,6 +119,30 @@ def cut_groups(
     return np.array(names, dtype="<U5")[split_of[members]]
 
 
+def cut_folds(
+    labels: NDArray[np.int64], folds: int, seed: int, *, groups: NDArray[Any] | None = None
+) -> NDArray[np.int64]:
+    """Deal images out to folds, each with about its share of every class, and with whole groups.
+
+    Args:
+        labels: (N,) class of each image; every class that occurs does so at least `folds` times.
+        folds: Number of folds.
+        seed: Not negative.
+        groups: (N,) group of each image, of which there are at least `folds`; None if there are none.
+
+    Returns:
+        (N,) the fold of each image, from 1.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    numbers = np.zeros(len(labels), dtype=np.int64)
+    splitter = kind(folds, shuffle=True, random_state=seed)
+    for number, (_, held_out) in enumerate(splitter.split(labels, labels, groups), start=1):
+        numbers[held_out] = number
+    return numbers
+
+
 def write_splits(path: str | os.PathLike[str], rows: Sequence[SplitRow]) -> None:
     """Write which image is in which split as CSV, for `read_splits` and `open_dataset(splits=...)`."""
     with (
@@ -123,8 +151,9 @@ def write_splits(path: str | os.PathLike[str], rows: Sequence[SplitRow]) -> None
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(SplitRow._fields)
-        writer.writerows(rows)
+        columns = SplitRow._fields if any(row.fold for row in rows) else SplitRow._fields[:-1]
+        writer.writerow(columns)
+        writer.writerows(map(csv_text, row[: len(columns)]) for row in rows)
 
 
 def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
@@ -159,12 +188,13 @@ def read_split_rows(path: str | os.PathLike[str]) -> list[SplitRow]:
                 if not size.removeprefix("-").isdecimal():
                     raise UserError(f"{line}: size={size!r}: must be a number of bytes")
                 row = SplitRow(
-                    path=cells["path"],
-                    label=cells["label"],
+                    path=from_csv_text(cells["path"]),
+                    label=from_csv_text(cells["label"]),
                     split=cells["split"],
-                    group=cells.get("group", ""),
+                    group=from_csv_text(cells.get("group", "")),
                     size=int(size),
                     hash=cells.get("hash", ""),
+                    fold=cells.get("fold", ""),
                 )
                 if row.split not in SPLITS:
                     raise UserError(f"{line}: split={row.split!r}: must be one of {', '.join(SPLITS)}")

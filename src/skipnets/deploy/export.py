@@ -6,7 +6,6 @@ Shapes: N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import tempfile
@@ -26,6 +25,7 @@ from skipnets.deploy.graph import (
     require_libraries,
     simplify,
     trace,
+    trace_ensemble,
     write_graph,
 )
 from skipnets.deploy.quantize import Accuracy, Quantization, open_calibration, quantize
@@ -35,6 +35,7 @@ from skipnets.errors import UserError, near_matches
 from skipnets.files import atomic_path
 from skipnets.runtimes.exported import export_format
 from skipnets.runtimes.graph_format import EXPORT_FORMATS, ExportFormat
+from skipnets.runtimes.model_file import metadata_text
 from skipnets.runtimes.runtime import InputType
 
 __all__ = ["Check", "CheckFailedError", "Export", "export_model"]
@@ -86,7 +87,7 @@ def export_model(
     output: str | os.PathLike[str] | None = None,
     *,
     file_format: Literal["onnx", "openvino", "pt2", "auto"] = "onnx",
-    input_type: InputType = "uint8",
+    input_type: InputType | None = None,
     check: str | os.PathLike[str] | ImageDataset | None = None,
     tolerance: float = TOLERANCE,
     int8: bool = False,
@@ -96,7 +97,9 @@ def export_model(
     """Export a classifier as a graph that runs without this package, verified before the file appears.
 
     The graph takes any number of images of any size that the architecture allows, and outputs "logits" (N, K)
-    and "features" (N, num_features). It carries the metadata from which `skipnets.load` creates a classifier.
+    and "features" (N, num_features); that of an ensemble holds all its networks, and its logits are the
+    logarithms of their mean probabilities. It carries the metadata from which `skipnets.load` creates a
+    classifier.
 
     Args:
         model: A model file, a run folder, or a classifier that runs in torch.
@@ -105,14 +108,15 @@ def export_model(
         file_format: "onnx", "openvino", "pt2", or "auto": the faster of ONNX and OpenVINO for one
             image on this machine.
         input_type: "uint8" takes pixels (N, C, H, W) from 0 to 255 and normalizes in the graph; "float32"
-            takes the output of `Preprocessing`.
+            takes the output of `Preprocessing`. None takes "uint8", but "float32" where images are windowed.
         check: Images for the comparison: a folder, a manifest or a named dataset. None uses those of
             `calibration`, else the validation split of the classifier's run, else generated images.
         tolerance: Maximum difference between a probability and PyTorch's; not used with int8.
         int8: Quantize weights and activations to 8 bits.
         calibration: Labeled images of the classifier's classes: the training split for quantization ranges,
             the validation split for accuracy.
-        max_drop: Maximum drop in accuracy by int8, in percentage points.
+        max_drop: Maximum drop in accuracy by int8, in percentage points. It takes at least 100 / max_drop
+            validation images to judge, 200 for half a point or less.
 
     Raises:
         CheckFailedError: If the export's outputs differ; it is deleted.
@@ -123,13 +127,19 @@ def export_model(
     """
     _check_options(
         file_format,
-        input_type,
+        input_type or "uint8",
         tolerance=tolerance,
         int8=int8,
         calibration=calibration,
         max_drop=max_drop,
     )
     classifier = _source(model)
+    pixel_type = classifier.preprocessing.pixel_type
+    if input_type == "uint8" != pixel_type:
+        raise UserError(
+            "input=uint8: must be float32 for a model of images with more than 8 bits, or of bands"
+        )
+    input_type = input_type or pixel_type
     final = _output(classifier, output, file_format)
     require_libraries(file_format, int8=int8)
     quantization = None
@@ -166,8 +176,14 @@ class Exporter:
         self.check = check
         self.tolerance = tolerance
         self.quantization = quantization
-        model = simplify(classifier.model, classifier.preprocessing, input_type)
-        self.program = trace(model, classifier.preprocessing.size, input_type)
+        self.models = [member.model for member in classifier.members]
+        simplified = [simplify(model, classifier.preprocessing, input_type) for model in self.models]
+        size = classifier.preprocessing.size
+        self.program = (
+            trace(simplified[0], size, input_type)
+            if classifier.ensemble == 1
+            else trace_ensemble(simplified, size, input_type)
+        )
         self._onnx: Any = None
 
     def write(self, path: Path, file_format: ExportFormat, *, int8: bool | None = None) -> Export:
@@ -181,13 +197,17 @@ class Exporter:
             "format": file_format,
             "input": self.input_type,
             "int8": accuracy is not None,
-            "parameters": sum(parameter.numel() for parameter in self.classifier.model.parameters()),
+            "parameters": sum(parameter.numel() for model in self.models for parameter in model.parameters()),
         }
         if accuracy is not None:
             export["accuracy"] = asdict(accuracy)
         with atomic_path(path) as temporary:
             write_graph(graph, file_format, temporary, self._metadata(export))
-            exported = load(temporary, device="cpu")
+            try:
+                exported = load(temporary, device="cpu")
+            except UserError as error:
+                reason = str(error).replace(str(temporary), "it")
+                raise CheckFailedError(f"{path} was not written: {reason}") from error
             check = self.check.compare(self.classifier, exported)
             if accuracy is None and not check.largest_difference <= self.tolerance:
                 raise CheckFailedError(
@@ -208,8 +228,7 @@ class Exporter:
         return self._onnx if file_format == "onnx" else openvino_graph(self._onnx)
 
     def _metadata(self, export: dict[str, Any]) -> str:
-        metadata = {**self.classifier.metadata(), "export": export}
-        return json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+        return metadata_text({**self.classifier.metadata(), "export": export})
 
 
 def _write_fastest(exporter: Exporter, final: Path) -> Export:

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +40,7 @@ __all__ = [
     "require_libraries",
     "simplify",
     "trace",
+    "trace_ensemble",
     "write_graph",
 ]
 
@@ -67,6 +68,22 @@ class _Deployed(nn.Module):
         return self.network.get_classifier()(features), features
 
 
+class _DeployedEnsemble(nn.Module):
+    """Networks whose probabilities are averaged, as `skipnets.runtimes.ensemble` does."""
+
+    def __init__(self, networks: Sequence[Backbone[Any]]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(_Deployed(network) for network in networks)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) → logits (N, classes) and all features (N, E * num_features)."""
+        outputs = [member(images) for member in self.members]
+        # The softmax of this logarithm is the mean itself.
+        probabilities = torch.stack([logits.softmax(1) for logits, _ in outputs]).mean(0)
+        smallest = torch.finfo(probabilities.dtype).tiny
+        return probabilities.clamp(min=smallest).log(), torch.cat([features for _, features in outputs], 1)
+
+
 def simplify(model: Backbone[Any], preprocessing: Preprocessing, input_type: InputType) -> Backbone[Any]:
     """Apply every exact rewrite that makes the exported network faster."""
     model = pool_before_convolution(fold_norms(copy.deepcopy(model).cpu().float()))
@@ -83,6 +100,25 @@ def trace(model: Backbone[Any], size: tuple[int, int], input_type: InputType) ->
         size: Usual height and width of the images.
         input_type: Input type of the graph.
     """
+    return _trace(_Deployed(model), model, size, input_type)
+
+
+def trace_ensemble(
+    models: Sequence[Backbone[Any]], size: tuple[int, int], input_type: InputType
+) -> torch.export.ExportedProgram:
+    """Trace networks of one architecture as a single graph that averages their probabilities.
+
+    Args:
+        models: From `simplify`.
+        size: Usual height and width of the images.
+        input_type: Input type of the graph.
+    """
+    return _trace(_DeployedEnsemble(models), models[0], size, input_type)
+
+
+def _trace(
+    deployed: nn.Module, model: Backbone[Any], size: tuple[int, int], input_type: InputType
+) -> torch.export.ExportedProgram:
     smallest = model.config.smallest_size
     # Two images, not square, and no extent of 1: torch.export would specialize on equal sizes.
     height, width = (max(side, 2 * smallest) for side in size)
@@ -96,7 +132,7 @@ def trace(model: Backbone[Any], size: tuple[int, int], input_type: InputType) ->
     settings: Any = importlib.import_module("torch.fx.experimental._config")
     with settings.patch(backed_size_oblivious=True):
         return torch.export.export(
-            _Deployed(model).eval(),
+            deployed.eval(),
             (torch.zeros(shape, dtype=getattr(torch, input_type)),),
             dynamic_shapes=(dynamic,),
             strict=False,

@@ -44,7 +44,46 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
         ),
     )
     overall = properties_table({name: value for name, value in rows.items() if value})
-    return [overall, classes, *(properties_table({"note": warning}) for warning in metrics["warnings"])]
+    folds = [_fold_table(metrics)] if "folds" in metrics else []
+    return [
+        overall,
+        *folds,
+        classes,
+        *(properties_table({"note": warning}) for warning in metrics["warnings"]),
+    ]
+
+
+def _fold_table(metrics: Mapping[str, Any]) -> Table:
+    """Metrics of each fold, their mean and their standard deviation."""
+    columns = {
+        "accuracy": ("accuracy", "{:.2%}"),
+        "balanced_accuracy": ("balanced accuracy", "{:.2%}"),
+        "nll": ("NLL", "{:.4f}"),
+        "macro_auroc": ("macro AUROC", "{:.4f}"),
+    }
+
+    def cells(values: Mapping[str, Any]) -> list[str]:
+        return [
+            "–" if values.get(key) is None else pattern.format(values[key])
+            for key, (_, pattern) in columns.items()
+        ]
+
+    spread = metrics["between_folds"]
+    summary = [
+        [name, "", "", *cells({key: value[statistic] for key, value in spread.items()})]
+        for name, statistic in (("mean", "mean"), ("standard deviation", "std"))
+    ]
+    headings: dict[str, Any] = {"fold": "left", "images": "right", "best epoch": "right"}
+    return make_table(
+        headings | {title: "right" for title, _ in columns.values()},
+        [
+            *(
+                [str(row["fold"]), f"{row['images']:,}", str(row["best_epoch"]), *cells(row)]
+                for row in metrics["folds"]
+            ),
+            *summary,
+        ],
+    )
 
 
 def _share(value: float | None, *, digits: int) -> str:

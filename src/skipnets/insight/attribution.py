@@ -32,7 +32,7 @@ from skipnets.inputs import named_sources
 from skipnets.models.accounting import Grid, grids
 from skipnets.models.family import network_graph, stage_groups
 from skipnets.models.graph import Activation, Graph, Norm
-from skipnets.models.modes import evaluating
+from skipnets.models.modes import evaluating, sharing_tensors
 
 if TYPE_CHECKING:
     from skipnets.data.decoding import Source
@@ -111,6 +111,9 @@ def explain(
 ) -> Iterator[list[Explanation]]:
     """Compute which parts of each image contribute to a class.
 
+    Of an ensemble, the map is the mean of its networks' maps, and the class and its probability are the
+    ensemble's.
+
     Args:
         model: A model file, a run folder, or a classifier that runs in PyTorch.
         images: One image or several: paths, PIL images, arrays and tensors, as `Classifier.predict` takes.
@@ -136,7 +139,9 @@ def explain(
         if label not in classifier.classes:
             raise UserError(f"classes={label}: {class_hint(label, classifier.classes)}")
     module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
-    return _explanations(classifier, named_sources(images), classes, method, module_path, position)
+    return _explanations(
+        classifier, named_sources(images, classifier.preprocessing), classes, method, module_path, position
+    )
 
 
 def stage_names(classifier: Classifier) -> list[str]:
@@ -150,7 +155,7 @@ def _stages(classifier: Classifier) -> dict[str, tuple[str, int]]:
     A dense block's output concatenates features of any sign and scale. Grad-CAM weights maps against each
     other, so it takes them where the next layer reads them: after the norm and ReLU that follow.
     """
-    config = classifier.model.config
+    config = classifier.members[0].model.config
     graph = network_graph(config)
     stem, *groups = stage_groups(config)
     rectified = [path for path in stem if isinstance(graph.producer(graph.stages[path]), Activation)]
@@ -186,17 +191,21 @@ def _explanations(
     module_path: str | None,
     position: Grid,
 ) -> Iterator[list[Explanation]]:
-    model, preprocessing = classifier.model, classifier.preprocessing
+    # Captum puts hooks on a model, which must not see what other threads predict or explain meanwhile.
+    models = [sharing_tensors(member.model) for member in classifier.members]
+    preprocessing = classifier.preprocessing
     for name, source in images:
-        image = preprocessing.open(source)
-        batch = preprocessing.batch([image])
+        opened = preprocessing.open(source)
+        image, batch = preprocessing.shown(opened), preprocessing.batch([opened])
         probabilities = classifier.probabilities(batch)[0]
         labels = classes or [classifier.classes[int(probabilities.argmax())]]
         explanations = []
         for label in labels:
             target = classifier.classes.index(label)
-            with evaluating(model):
-                grid = _attribute(model, batch, target, method, module_path)
+            grids_of_models = []
+            for model in models:
+                with evaluating(model):
+                    grids_of_models.append(_attribute(model, batch, target, method, module_path))
             explanations.append(
                 Explanation(
                     source=name,
@@ -205,7 +214,7 @@ def _explanations(
                     method=method,
                     stage=module_path,
                     image=image,
-                    grid=grid,
+                    grid=np.mean(grids_of_models, axis=0),
                     position=position,
                     box=preprocessing.geometry(*image.size),
                     input_size=preprocessing.size,
@@ -248,7 +257,7 @@ def _attribute(
 def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     """The module of a named stage, and the positions of its map's values in the input."""
     size = classifier.preprocessing.size
-    graph = network_graph(classifier.model.config)
+    graph = network_graph(classifier.members[0].model.config)
     shapes, stages = graph.shapes(*size), _stages(classifier)
     if stage == "auto":
         fine = [name for name, (_, value) in stages.items() if min(shapes[value][1:]) >= FINE_ENOUGH]

@@ -151,19 +151,22 @@ def _figure(drawings: Sequence[_Drawing]) -> Figure:
 
 
 def _tops(drawings: Sequence[_Drawing], width: float) -> list[list[float]]:
-    """Top of each panel; panels of a map size that several models share start at the same height."""
-    columns: list[list[list[Panel]]] = [
-        [list(group) for _, group in itertools.groupby(drawing.panels, key=lambda panel: panel.map_size)]
-        for drawing in drawings
+    """Top of each panel; panels of a shared map size start at the same height, heads too."""
+
+    def level_of(panel: Panel) -> tuple[tuple[int, int], bool]:
+        return panel.map_size, panel.title != "head"
+
+    columns = [
+        [list(group) for _, group in itertools.groupby(drawing.panels, key=level_of)] for drawing in drawings
     ]
-    sizes = sorted({group[0].map_size for column in columns for group in column}, reverse=True)
+    sizes = sorted({level_of(group[0]) for column in columns for group in column}, reverse=True)
     tops: list[list[float]] = [[] for _ in drawings]
     levels = [0.0] * len(columns)
     for size in sizes:
         found = {
-            number: [panel for group in column if group[0].map_size == size for panel in group]
+            number: [panel for group in column if level_of(group[0]) == size for panel in group]
             for number, column in enumerate(columns)
-            if any(group[0].map_size == size for group in column)
+            if any(level_of(group[0]) == size for group in column)
         }
         level = min(levels[number] for number in found)
         for number, group in found.items():

@@ -48,6 +48,11 @@ class Panel(Protocol):
         """Height and width of its feature maps."""
         ...
 
+    @property
+    def title(self) -> str:
+        """Name of the stage, such as "dense block 2"."""
+        ...
+
     def height(self, width: float) -> float:
         """Height that the panel needs at a width."""
         ...

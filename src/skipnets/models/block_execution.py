@@ -298,7 +298,7 @@ class MemoryEfficientDenseNet(_Execution, DenseNet):
         if type(pool) is not nn.MaxPool2d or _max_pooling(pool) != _max_pooling(nn.MaxPool2d(3, 2, 1)):
             return "its pooling is not the maximum of 3×3 at stride 2"
         return (
-            guards.unsupported_hooks(modules.values())
+            guards.unsupported_hooks((self.features, *modules.values()))
             or guards.unsupported_norm(modules["norm0"])
             or guards.unsupported_convolution(modules["conv0"], size=stem.KERNEL, stride=stem.STRIDE)
         )

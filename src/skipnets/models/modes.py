@@ -1,20 +1,56 @@
-"""Temporary eval mode."""
+"""Temporary eval mode, and copies of a model whose mode and hooks are their own."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import threading
+import weakref
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass
+class _Borrowed:
+    """How many blocks have a model in eval mode at present, and which of its modules were training before."""
+
+    blocks: int = 0
+    training: list[nn.Module] = field(default_factory=list)
+
+
+_LOCK = threading.Lock()
+_BORROWED: weakref.WeakKeyDictionary[nn.Module, _Borrowed] = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode for the block, then restore each module's own mode."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    """Put a model in eval mode for the block, then restore each module's own mode.
+
+    Blocks of several threads may overlap: the last one restores the modes.
+    """
+    with _LOCK:
+        borrowed = _BORROWED.setdefault(model, _Borrowed())
+        if borrowed.blocks == 0:
+            borrowed.training = [module for module in model.modules() if module.training]
+            model.eval()
+        borrowed.blocks += 1
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _LOCK:
+            borrowed.blocks -= 1
+            if borrowed.blocks == 0:
+                for module in borrowed.training:
+                    module.training = True
+                borrowed.training = []
+
+
+def sharing_tensors(model: Model) -> Model:
+    """Copy a model's modules but not its tensors, so that hooks on the copy see no calls of other threads."""
+    tensors = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

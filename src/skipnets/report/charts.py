@@ -22,13 +22,24 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_curve
 
 from skipnets.evaluation.reliability import Reliability
-from skipnets.training.curves import Palette, plot_accuracy, plot_learning_rate, plot_losses
+from skipnets.training.curves import (
+    MEASURES,
+    Palette,
+    has_measure,
+    plot_accuracy,
+    plot_learning_rate,
+    plot_losses,
+    plot_measure,
+)
 from skipnets.training.run import Row
 
 __all__ = [
     "Curves",
+    "chart",
     "draw_curves",
+    "draw_fold_learning",
     "draw_learning",
+    "draw_measures",
     "draw_one_class",
     "draw_reliability",
     "one_class_curves",
@@ -51,6 +62,7 @@ SERIES = tuple(_VARIABLES[f"c{number}"] for number in range(1, 6))
 _PALETTE = Palette(ink=INK, soft=SOFT, line=_VARIABLES["line"], surface=SURFACE, train=C2, validation=C1)
 _STYLE: Any = {**_PALETTE.style(), "svg.fonttype": "none", "path.simplify_threshold": 0.4}
 _POINTS = 400
+_SMALL = (3.4, 2.1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,12 +100,39 @@ def one_class_curves(probability: NDArray[np.float64], is_class: NDArray[np.bool
 
 
 def draw_learning(rows: Sequence[Row], best_epoch: int) -> tuple[str, str, str]:
-    """Losses, validation accuracy and learning rate over the epochs."""
+    """Losses, accuracies and learning rate over the epochs."""
     return (
-        _chart("learning-loss", lambda axes: plot_losses(axes, rows, _PALETTE)),
-        _chart("learning-accuracy", lambda axes: plot_accuracy(axes, rows, best_epoch, _PALETTE)),
-        _chart("learning-rate", lambda axes: plot_learning_rate(axes, rows, _PALETTE)),
+        chart("learning-loss", lambda axes: plot_losses(axes, rows, _PALETTE)),
+        chart("learning-accuracy", lambda axes: plot_accuracy(axes, rows, best_epoch, _PALETTE)),
+        chart("learning-rate", lambda axes: plot_learning_rate(axes, rows, _PALETTE)),
     )
+
+
+def draw_measures(rows: Sequence[Row]) -> dict[str, str]:
+    """What else was measured in each epoch (gradient norm, speed, cost): title → small chart."""
+    return {
+        title: chart(
+            f"learning-{name}", lambda axes, name=name: plot_measure(axes, rows, name, _PALETTE), _SMALL
+        )
+        for name, title in MEASURES.items()
+        if has_measure(rows, name)
+    }
+
+
+def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
+    """Validation accuracy over the epochs, one line for each fold."""
+
+    def draw(axes: Axes) -> None:
+        for rows in folds:
+            epochs, values = [row.epoch for row in rows], [row.val_accuracy for row in rows]
+            marker = "o" if len(rows) == 1 else ""
+            axes.plot(epochs, values, color=C1, alpha=0.6, linewidth=1.4, marker=marker)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        axes.margins(y=0.08)
+
+    return chart("fold-learning", draw)
 
 
 def draw_reliability(bins: Reliability, key: str) -> str:
@@ -137,8 +176,8 @@ def draw_curves(curves: Sequence[tuple[Curves, str | None]], key: str) -> tuple[
 
     size = (5.2, 4.4)
     return (
-        _chart(f"{key}-pr", lambda axes: _precision_recall(axes, ordered), size),
-        _chart(f"{key}-roc", lambda axes: _roc(axes, ordered), size),
+        chart(f"{key}-pr", lambda axes: _precision_recall(axes, ordered), size),
+        chart(f"{key}-roc", lambda axes: _roc(axes, ordered), size),
     )
 
 
@@ -158,7 +197,14 @@ def draw_one_class(curves: Curves, key: str) -> str:
         return _svg(figure, key)
 
 
-def _chart(key: str, draw: Any, size: tuple[float, float] = (4.3, 3.0)) -> str:
+def chart(key: str, draw: Any, size: tuple[float, float] = (4.3, 3.0)) -> str:
+    """An SVG of one pair of axes.
+
+    Args:
+        key: Identifier, unique on the page.
+        draw: Draws on the axes, in the colors of this module.
+        size: In inches.
+    """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())

@@ -13,17 +13,17 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, describe, load, softmax
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
 from skipnets.errors import UserError, check_at_least_1, check_path
@@ -37,6 +37,7 @@ from skipnets.files import atomic_path
 from skipnets.report import charts
 from skipnets.report.bootstrap import resample
 from skipnets.report.comparison import edge_note, metric_interval
+from skipnets.report.folds import FoldClassifiers, fold_section
 from skipnets.report.gallery import (
     ALL_CELLS,
     GALLERY,
@@ -47,9 +48,12 @@ from skipnets.report.gallery import (
     least_confident_correct,
     most_confident_mistakes,
 )
+from skipnets.report.rendering import area, decimal, render, share
 from skipnets.report.results import Results, read_results
+from skipnets.report.thumbnails import data_uri
+from skipnets.training.batches import read_batch
 from skipnets.training.curves import loss_note
-from skipnets.training.run import Run
+from skipnets.training.run import Row, Run
 
 __all__ = ["write_report"]
 
@@ -137,25 +141,21 @@ def _page(
     results = read_results(run.folder)
     classifier = load(run.model, runtime="torch", device=device, threads=threads)
     images, moved = _images(classifier, results)
-    thumbnails = Thumbnails(results, images, classifier)
+    in_folds = "folds" in results.evaluation
+    judges = FoldClassifiers(run, device) if in_folds else None
+    thumbnails = Thumbnails(results, images, classifier, judges)
     metrics = measure(results.logits, results.labels, temperature=results.temperature)
     [sample] = resample([results.probabilities], results.labels, resamples=RESAMPLES, seed=0)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skipnets.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"share": _share, "number": _decimal, "area": _area}
-    return environment.get_template("page.html.jinja").render(
+    return render(
+        "page.html.jinja",
         about=_about(run, results, thumbnails, moved),
         tiles=_tiles(results, metrics, sample),
         edge_note=edge_note(sample),
         classes=_classes(results, metrics),
         learning=_learning(run),
+        folds=fold_section(run, results.evaluation),
         confusion=_confusion(results, metrics, thumbnails, progress),
-        calibration=_calibration(classifier, results, images, workers, progress),
+        calibration=_calibration(None if in_folds else classifier, results, images, workers, progress),
         curves=_curves(results, metrics),
         galleries=_galleries(results, thumbnails, progress),
         balance=_balance(run, results),
@@ -180,22 +180,25 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
     config = run.config
     environment = json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.is_file() else {}
     preprocessing = model["preprocessing"]
-    height, width = preprocessing["size"]
     counts = Counter(split for _, split in read_splits(run.splits).values())
-    rows = run.rows
+    runs = run.folds or [run]
+    rows = [row for each in runs for row in each.rows]
+    best = ", ".join(str(each.best_epoch) for each in runs)
     libraries = environment.get("libraries", {})
     machine = environment.get("gpus") or [environment.get("processor", "unknown")]
     facts = {
         "Data": f"{config.data}: " + ", ".join(f"{counts[split]:,} {split}" for split in SPLITS),
         "Classes": f"{len(results.classes):,}",
-        "Model": f"{model['architecture']['name']}, {model['parameters']:,} parameters",
+        "Model": ("" if len(runs) == 1 else f"ensemble of {len(runs)} ")
+        + f"{model['architecture']['name']}, {model['parameters']:,} parameters",
         "Initial weights": config.weights or "random",
-        "Input": f"{height} × {width}, {'gray' if preprocessing['channels'] == 1 else 'RGB'}, "
-        f"{preprocessing['fit']}",
+        "Input": Preprocessing.from_dict(preprocessing).summary(),
         "Recipe": f"{config.recipe}: {config.optimizer}, learning rate {config.lr:g}, "
         f"batch size {config.batch_size}, augmentation {config.augmentation}",
-        "Epochs": f"{len(rows)} of {config.epochs}; epoch {run.best_epoch} was the best on validation data",
-        "Training time": _duration(sum(row.seconds + row.validation_seconds for row in rows)),
+        "Epochs": f"{len(rows)} of {config.epochs}; epoch {best} was the best on validation data"
+        if len(runs) == 1
+        else f"{config.epochs} a fold; the best on validation data were {best}",
+        "Training time": _training_time(rows),
         "Hardware": f"{machine[0]}, {environment.get('processors', '?')} processors",
         "Software": ", ".join(
             f"{name} {libraries[name]}" for name in ("skipnets", "torch", "torchvision") if name in libraries
@@ -231,7 +234,7 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
 
 def _tiles(results: Results, metrics: Metrics, sample: dict[str, Any]) -> list[dict[str, Any]]:
     """Metrics at the top of the page, each with its interval."""
-    formats = {"percent": _share, "number": _decimal, "area": _area}
+    formats = {"percent": share, "number": decimal, "area": area}
     tiles = []
     for name, (title, format_name, meaning) in _METRICS.items():
         value = getattr(metrics, name)
@@ -275,6 +278,7 @@ def _learning(run: Run) -> dict[str, Any] | None:
     if not rows:
         return None
     loss, accuracy, rate = charts.draw_learning(rows, run.best_epoch)
+    measures = charts.draw_measures(rows)
     best = next((row for row in rows if row.epoch == run.best_epoch), rows[-1])
     return {
         "loss": Markup(loss),  # noqa: S704 - drawn here, from numbers alone
@@ -283,8 +287,17 @@ def _learning(run: Run) -> dict[str, Any] | None:
         "loss_note": loss_note(run.config),
         "best": best,
         "schedule": f"{run.config.schedule} schedule, at most {max(row.lr for row in rows):.3g}",
-        "epochs": len(rows),
+        "measures": [(title, Markup(chart)) for title, chart in measures.items()],  # noqa: S704
+        "trained": any(row.train_accuracy is not None for row in rows),
+        "batch": _batch(run),
     }
+
+
+def _batch(run: Run) -> list[dict[str, Any]]:
+    """The first training batch as the network saw it; empty for a run that kept none."""
+    if not run.batches.is_file():
+        return []
+    return [{"image": data_uri(shown.image), "labels": shown.labels} for shown in read_batch(run.batches)]
 
 
 def _confusion(
@@ -337,17 +350,23 @@ def _confusion(
 
 
 def _calibration(
-    classifier: Classifier,
+    classifier: Classifier | None,
     results: Results,
     dataset: ImageDataset | None,
     workers: int,
     progress: Callable[[str, int, int], object],
 ) -> dict[str, Any]:
-    """Reliability at temperature 1 and at the model's temperature; one is fitted here if it has none."""
-    stored = classifier.temperature != 1
-    record = classifier.provenance.get("calibration", {})
-    temperature, fitted_on, reason = classifier.temperature, None, None
-    if stored:
+    """Reliability at temperature 1 and at the model's temperature; one is fitted here if it has none.
+
+    The classifier is None where several have predicted.
+    """
+    stored = classifier is not None and classifier.temperature != 1
+    temperature, fitted_on, reason = 1.0, None, None
+    if classifier is None:
+        reason = "the predictions are those of several models"
+    elif stored:
+        temperature = classifier.temperature
+        record = classifier.provenance.get("calibration", {})
         fitted_on = f"{record.get('images', '?')} images ({record.get('data')}, {record.get('split')})"
     elif dataset is None or not len(dataset.split("val")):
         reason = "there are no validation images to fit a temperature on"
@@ -494,20 +513,11 @@ def _failures(run: Run, results: Results) -> dict[str, Any]:
     return {"shown": list(failures.items())[:_FAILURES], "count": len(failures)}
 
 
-def _share(value: float | None, digits: int = 1) -> str:
-    """A share as a percentage; a dash where it is undefined."""
-    return (
-        "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
-    )
-
-
-def _decimal(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def _area(value: float | None) -> str:
-    """An area under a curve, with one more digit because it is often near 1."""
-    return _decimal(value, 4)
+def _training_time(rows: Sequence[Row]) -> str:
+    """How long the epochs took, and how much of the processor's time."""
+    text = _duration(sum(row.seconds + row.validation_seconds for row in rows))
+    used = [row.processor_seconds for row in rows if row.processor_seconds is not None]
+    return f"{text} ({_duration(sum(used))} of processor time)" if used else text
 
 
 def _duration(seconds: float) -> str:

@@ -13,17 +13,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 from numpy.typing import NDArray
 
 from skipnets import run_folder
 from skipnets.classifier import describe, softmax
 from skipnets.errors import UserError, one_line
+from skipnets.evaluation.predictions import read_predictions
 
 __all__ = ["Results", "read_results"]
-
-# The smallest float32 above zero, in place of probabilities that were rounded to 0.
-_LEAST = 2.0**-149
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,18 +87,17 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
 
 def _read(folder: Path) -> Results:
     evaluation = run_folder.read_evaluation(folder)
-    table = pyarrow.parquet.read_table(folder / run_folder.PREDICTIONS)
     classes = tuple(row["name"] for row in evaluation["classes"])
-    number = {name: index for index, name in enumerate(classes)}
-    probabilities = np.stack([table[f"p:{name}"].to_numpy() for name in classes], axis=1).astype(np.float64)
+    names, labels, log_probabilities = read_predictions(folder / run_folder.PREDICTIONS, classes)
     evaluated_at = float(evaluation.get("temperature", 1.0))
-    has_model = (folder / run_folder.MODEL).is_file()
+    # Out-of-fold predictions are those of other models than the ensemble in the folder.
+    is_of_model = (folder / run_folder.MODEL).is_file() and "folds" not in evaluation
     return Results(
         folder=folder,
         evaluation=evaluation,
         classes=classes,
-        names=table["path"].to_pylist(),
-        labels=np.array([number[label] for label in table["label"].to_pylist()], dtype=np.int64),
-        logits=np.log(np.maximum(probabilities, _LEAST)) * evaluated_at,
-        temperature=describe(folder)["temperature"] if has_model else evaluated_at,
+        names=names,
+        labels=labels,
+        logits=log_probabilities * evaluated_at,
+        temperature=describe(folder)["temperature"] if is_of_model else evaluated_at,
     )

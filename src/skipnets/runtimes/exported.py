@@ -1,7 +1,7 @@
 """Exported networks: graphs in another library's format that carry a classifier's metadata.
 
 The metadata are one JSON text, as in a model file with one more key, "export": the graph's input type and how
-it was checked. Only the format is validated here. Needs no torch unless a .pt2 is opened.
+it was checked. `skipnets.description` validates them. Needs no torch unless a .pt2 is run.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -9,16 +9,19 @@ Shapes: N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
+from skipnets.description import check_export
 from skipnets.errors import UserError, needs_extra
+from skipnets.runtimes.archive import Archive
 from skipnets.runtimes.graph_format import EXPORT_FORMATS, OPENVINO_GRAPH, ExportFormat
 from skipnets.runtimes.model_file import parse_metadata
-from skipnets.runtimes.runtime import InputType, Runtime
+from skipnets.runtimes.runtime import Runtime
 
-__all__ = ["Exported", "export_format", "open_exported"]
+__all__ = ["Exported", "export_format", "open_exported", "read_export_metadata"]
 
 _RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch"}
 
@@ -80,34 +83,59 @@ def open_exported(
         raise UserError(f"runtime={runtime}: {path} runs only in {_RUNTIMES[kind]}; {instead}")
     if kind == "openvino" and path.suffix.lower() == ".xml":
         path = path.parent
-    if not path.exists():
-        raise UserError(f"{path} does not exist: name a model file, an export or a run folder")
+    _check_exists(path)
     if threads is not None and threads < 1:
         raise UserError(f"threads={threads}: must be at least 1")
-    opened, text = _open(kind, path, device, threads)
+    with needs_extra():
+        opened, text = _open(kind, path, device, threads)
+    metadata = _parse(path, text)
+    opened.input_type = metadata["export"]["input"]
+    return Exported(path=path, metadata=metadata, runtime=opened)
+
+
+def read_export_metadata(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
+    """The file or folder of an export, and its metadata; a .pt2 is read without torch.
+
+    Raises:
+        UserError: As `open_exported`, except for problems in the network.
+    """
+    if export_format(path) != "pt2":
+        opened = open_exported(path)
+        return opened.path, opened.metadata
+    path = Path(path)
+    _check_exists(path)
+    with closing(Archive(path)) as archive:
+        return path, _parse(path, archive.metadata)
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a model file, an export or a run folder")
+    if not (path.is_file() or path.is_dir()):  # reading from a pipe may never end
+        raise UserError(f"{path}: a pipe, a socket or a device, not an export")
+
+
+def _parse(path: Path, text: str | None) -> dict[str, Any]:
+    """The metadata of an export, of which "export" is validated."""
     if text is None:
         raise UserError(
             f"{path} was not written by skipnets export: it carries no classes and no preprocessing"
         )
     metadata = parse_metadata(path, text)
-    input_type = metadata.get("export", {}).get("input") if isinstance(metadata.get("export"), dict) else None
-    if input_type not in get_args(InputType):
-        raise UserError(f"{path}: damaged metadata (export.input is {input_type!r})")
-    opened.input_type = cast(InputType, input_type)
-    return Exported(path=path, metadata=metadata, runtime=opened)
+    check_export(path, metadata)
+    return metadata
 
 
 def _open(kind: ExportFormat, path: Path, device: str, threads: int | None) -> tuple[Any, str | None]:
     """Open a runtime, and read the metadata in the file."""
-    with needs_extra():
-        if kind == "onnx":
-            from skipnets.runtimes.onnxruntime import OnnxRuntime
+    if kind == "onnx":
+        from skipnets.runtimes.onnxruntime import OnnxRuntime
 
-            return OnnxRuntime.open(path, device=device, threads=threads)
-        if kind == "openvino":
-            from skipnets.runtimes.openvino import OpenVINORuntime
+        return OnnxRuntime.open(path, device=device, threads=threads)
+    if kind == "openvino":
+        from skipnets.runtimes.openvino import OpenVINORuntime
 
-            return OpenVINORuntime.open(path, device=device, threads=threads)
-        from skipnets.runtimes.pt2 import Pt2Runtime
+        return OpenVINORuntime.open(path, device=device, threads=threads)
+    from skipnets.runtimes.pt2 import Pt2Runtime
 
-        return Pt2Runtime.open(path, device=device, threads=threads)
+    return Pt2Runtime.open(path, device=device, threads=threads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from skipnets.models.registry import rename_version_1_fields
 __all__ = [
     "FORMAT_VERSION",
     "ModelFile",
+    "member_name",
+    "metadata_text",
     "parse_metadata",
     "read_model_file",
     "write_model_file",
@@ -33,6 +36,7 @@ __all__ = [
 
 FORMAT_VERSION = 2
 _KEY = "skipnets"
+_MEMBER = re.compile(r"members\.(\d+)\.(.+)")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -71,6 +75,19 @@ class ModelFile:
         except (OSError, safetensors.SafetensorError, TypeError, AttributeError, KeyError) as error:
             raise UserError(f"{self.path}: its tensors cannot be read ({error})") from error
 
+    def members(self) -> list[dict[str, NDArray[Any]]]:
+        """Read the tensors of each network of an ensemble.
+
+        Raises:
+            UserError: As `tensors`, or if there are tensors of no network.
+        """
+        found: dict[int, dict[str, NDArray[Any]]] = {}
+        for name, tensor in self.tensors().items():
+            if (match := _MEMBER.fullmatch(name)) is None:
+                raise UserError(f"{self.path}: the tensor {name} belongs to no network of the ensemble")
+            found.setdefault(int(match[1]), {})[match[2]] = tensor
+        return [found[number] for number in sorted(found)]
+
 
 def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
     """Read the header of a model file, or of the one in a run folder.
@@ -96,6 +113,11 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
     return ModelFile(path=path, metadata=parse_metadata(path, text), shapes=shapes)
 
 
+def member_name(number: int, tensor: str) -> str:
+    """The name in a file of a tensor of an ensemble's network."""
+    return f"members.{number}.{tensor}"
+
+
 def write_model_file(
     path: str | os.PathLike[str], metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]
 ) -> None:
@@ -109,7 +131,7 @@ def write_model_file(
     Raises:
         UserError: If it cannot be written.
     """
-    text = json.dumps({"format_version": FORMAT_VERSION, **metadata}, ensure_ascii=False, allow_nan=False)
+    text = metadata_text({"format_version": FORMAT_VERSION, **metadata})
     with atomic_path(path) as temporary:
         # Not save_file: it makes files that only their owner may read, whatever the umask says.
         temporary.write_bytes(safetensors.numpy.save(dict(tensors), metadata={_KEY: text}))
@@ -125,6 +147,8 @@ def _locate(path: Path) -> Path:
         return inside
     if not path.exists():
         raise UserError(f"{path} does not exist: name a model file ({run_folder.MODEL}) or a run folder")
+    if not path.is_file():  # reading from a pipe may never end
+        raise UserError(f"{path}: a pipe, a socket or a device, not a model file")
     return path
 
 
@@ -150,7 +174,7 @@ def parse_metadata(path: Path, text: str) -> dict[str, Any]:
         UserError: If they are damaged or from a newer version.
     """
     try:
-        metadata = json.loads(text)
+        metadata = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged metadata (not JSON)") from error
     version = metadata.get("format_version") if isinstance(metadata, dict) else None
@@ -163,6 +187,16 @@ def parse_metadata(path: Path, text: str) -> dict[str, Any]:
         )
     assert isinstance(metadata, dict)
     return _from_version_1(metadata) if version == 1 else metadata
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def metadata_text(metadata: Mapping[str, Any]) -> str:
+    """Metadata as JSON; what is not valid Unicode, such as a byte of a folder's name, is escaped."""
+    text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _from_version_1(metadata: dict[str, Any]) -> dict[str, Any]:

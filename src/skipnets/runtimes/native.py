@@ -68,7 +68,14 @@ class NativeRuntime:
         """
         if device not in ("auto", "cpu"):
             raise UserError(f"device={device}: must be auto or cpu for runtime=native")
-        graph = network_graph(config_from_dict(architecture))
+        config = config_from_dict(architecture)
+        # Every layer has a tensor, so what has more layers is refused before a graph of them is built.
+        if sum(config.block_config) > len(tensors):
+            raise TensorsDoNotFitError(
+                f"the tensors do not fit the architecture: {len(tensors)} for blocks of "
+                f"{config.block_config} layers"
+            )
+        graph = network_graph(config)
         skipnets_engine = _import_engine()
         try:
             engine = skipnets_engine.Engine(graph, tensors, threads=threads)

@@ -6,6 +6,7 @@ Shapes: N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from functools import partial
 from pathlib import Path
@@ -52,9 +53,14 @@ class OnnxRuntime:
         if self._input in INPUT_NAMES and LOGITS in outputs:
             self.metadata = unoptimized.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
         self._size = _image_size(self.metadata)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Open the session for the usual size."""
         self._size_session = self._open(size=self._size)
         self._lock = threading.Lock()
         self._any_size_session: onnxruntime.InferenceSession | None = None
+        self._process = os.getpid()
 
     @classmethod
     def open(
@@ -87,6 +93,8 @@ class OnnxRuntime:
         return self._run(FEATURES, batch)
 
     def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:
+        if self._process != os.getpid():
+            self._begin()  # forked: the sessions' threads stayed in the parent
         session = self._size_session if batch.shape[2:] == self._size else self._any_size()
         result: NDArray[np.float32] = session.run([output], {self._input: np.ascontiguousarray(batch)})[0]
         return result

@@ -6,6 +6,8 @@ Shapes: N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import ctypes
+import os
+import queue
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +62,10 @@ def keeping_signal_stack() -> Iterator[None]:
 
 
 class OpenVINORuntime:
-    """A `skipnets.runtimes.Runtime` around a compiled OpenVINO graph.
+    """A `skipnets.runtimes.Runtime` around a compiled OpenVINO graph, for any number of threads.
+
+    An inference request holds the input and the outputs of one call, so two calls at a time take two of them.
+    There are as many as there were calls at the same time.
 
     Args:
         compiled: Compiled graph that `skipnets export` wrote.
@@ -73,7 +78,8 @@ class OpenVINORuntime:
     def __init__(self, compiled: openvino.CompiledModel, device: str) -> None:
         self.compiled = compiled
         self.device = device.lower()
-        self._request = compiled.create_infer_request()
+        self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+        self._process = os.getpid()
 
     @classmethod
     def open(
@@ -114,8 +120,19 @@ class OpenVINORuntime:
         return self._run(FEATURES, batch)
 
     def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:
-        self._request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
-        return self._request.get_tensor(output).data.copy()
+        if (
+            self._process != os.getpid()
+        ):  # forked: calls of the parent's threads hold requests that never return
+            self._idle, self._process = queue.SimpleQueue(), os.getpid()
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = self.compiled.create_infer_request()
+        try:
+            request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
+            return request.get_tensor(output).data.copy()
+        finally:
+            self._idle.put(request)
 
 
 def compile_graph(graph: openvino.Model, device: str, threads: int | None) -> openvino.CompiledModel:

@@ -5,20 +5,19 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.export.passes import move_to_device_pass
 
-from skipnets.errors import UserError, one_line
-from skipnets.runtimes.graph_format import PT2_METADATA
+from skipnets.errors import UserError
+from skipnets.runtimes.archive import Archive
+from skipnets.runtimes.program import Program, read_program
 from skipnets.runtimes.runtime import InputType
-from skipnets.runtimes.torch import pick_device
+from skipnets.runtimes.torch import pick_device, without_lost_threads
 
 __all__ = ["Pt2Runtime"]
 
@@ -27,15 +26,15 @@ class Pt2Runtime:
     """A `skipnets.runtimes.Runtime` around an exported program: the torch runtime for a .pt2.
 
     Args:
-        module: Maps a batch to logits and features.
+        program: Maps a batch to logits and features.
         device: Device of its tensors.
     """
 
     name = "torch"
     input_type: InputType = "float32"
 
-    def __init__(self, module: nn.Module, device: torch.device) -> None:
-        self.module = module
+    def __init__(self, program: Program, device: torch.device) -> None:
+        self.program = program
         self._device = device
 
     @classmethod
@@ -48,18 +47,16 @@ class Pt2Runtime:
             UserError: If it cannot be read, or the device is not available.
         """
         where = pick_device(device)
-        texts: dict[str, Any] = {PT2_METADATA: ""}
-        if not zipfile.is_zipfile(path):
-            raise UserError(f"{path} is not a readable .pt2 file (it is damaged or of another type)")
-        try:
-            program = torch.export.load(path, extra_files=texts)
-            if where.type != "cpu":
-                program = move_to_device_pass(program, where)
-        except Exception as error:  # a damaged archive makes it raise nearly anything
-            raise UserError(f"{path} is not a readable .pt2 file ({one_line(error, 0)})") from error
+        with closing(Archive(path)) as archive:
+            text = archive.metadata
+            if text is None:
+                raise UserError(
+                    f"{path} was not written by skipnets export: it carries no classes and no preprocessing"
+                )
+            program = read_program(archive).to(where)
         if threads is not None:
             torch.set_num_threads(threads)
-        return cls(program.module(), where), texts[PT2_METADATA] or None
+        return cls(program, where), text
 
     @property
     def device(self) -> str:
@@ -75,9 +72,8 @@ class Pt2Runtime:
         return self._run(batch)[1]
 
     def _run(self, batch: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        without_lost_threads()
         with torch.inference_mode():
-            outputs: tuple[Tensor, Tensor] = self.module(
-                torch.tensor(np.ascontiguousarray(batch), device=self._device)
-            )
+            outputs = self.program(torch.tensor(np.ascontiguousarray(batch), device=self._device))
         logits, features = (output.float().cpu().numpy() for output in outputs)
         return logits, features

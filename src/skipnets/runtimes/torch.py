@@ -5,6 +5,7 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,9 @@ from skipnets.models.modes import evaluating
 from skipnets.models.registry import config_from_dict, config_to_dict
 from skipnets.runtimes.runtime import InputType, TensorsDoNotFitError
 
-__all__ = ["TorchRuntime", "check_tensors", "pick_device"]
+__all__ = ["TorchRuntime", "check_tensors", "pick_device", "without_lost_threads"]
+
+_process = os.getpid()
 
 
 class TorchRuntime:
@@ -76,11 +79,13 @@ class TorchRuntime:
 
     def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) images → (N, classes) logits."""
+        without_lost_threads()
         with evaluating(self.model), torch.inference_mode():
             return _to_numpy(self.model(self._to_tensor(batch)))
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) images → (N, num_features) pooled features."""
+        without_lost_threads()
         with evaluating(self.model), torch.inference_mode():
             maps = self.model.forward_features(self._to_tensor(batch))
             return _to_numpy(self.model.forward_head(maps, pre_logits=True))
@@ -130,6 +135,14 @@ def pick_device(name: str) -> torch.device:
     if (device.index or 0) >= available:
         raise UserError(f"device={name}: not available; torch finds {available} of type {device.type}")
     return device
+
+
+def without_lost_threads() -> None:
+    """Let a forked process compute in one thread: it lacks its parent's, and would wait for them for ever."""
+    global _process
+    if os.getpid() != _process:
+        torch.set_num_threads(1)
+        _process = os.getpid()
 
 
 def check_tensors(model: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None:

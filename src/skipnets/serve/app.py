@@ -23,14 +23,16 @@ from starlette.requests import ClientDisconnect
 
 from skipnets.classifier import Classifier, Prediction, as_classifier
 from skipnets.errors import UserError
+from skipnets.serve.documentation import documentation_page
 from skipnets.serve.examples import Example
-from skipnets.serve.guard import Guard
+from skipnets.serve.guard import Guard, refusal_body
+from skipnets.serve.inference import inference_router
 from skipnets.serve.limits import Limits
 from skipnets.serve.service import BusyError, Service, Upload
 
 __all__ = ["create_app"]
 
-_FREE = frozenset({"/", "/healthz", "/readyz"})
+_FREE = frozenset({"/", "/docs", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 _COUNTED = _FREE | {"/metrics", "/openapi.json", "/v1/explain", "/v1/model", "/v1/predict"}
 _TOP_K = 100
 _NAME_LENGTH = 255
@@ -138,7 +140,7 @@ class ModelAnswer(BaseModel):
                     "limits": {
                         "body_bytes": 33554432,
                         "files": 32,
-                        "pixels": 50000000,
+                        "pixels": 25000000,
                         "seconds": 30,
                         "top_k": _TOP_K,
                     },
@@ -205,6 +207,7 @@ def create_app(
     *,
     limits: Limits | None = None,
     token: str | None = None,
+    allow_hosts: Sequence[str] = (),
     examples: Sequence[Example] = (),
     batch_size: int = 32,
     batch_delay: float = 0.005,
@@ -217,6 +220,8 @@ def create_app(
             while the server already answers `/healthz`.
         limits: Beyond them requests are refused; None takes the defaults.
         token: Bearer token that clients must send; None requires none.
+        allow_hosts: Names by which clients may address the server, beside localhost; "*" for any. Without
+            names, only connections to a loopback address are checked.
         examples: Images that the page offers.
         batch_size: Most images in a batch.
         batch_delay: Longest time that an image waits for others while the network is idle, in seconds.
@@ -245,7 +250,7 @@ def create_app(
         summary="Classifies images.",
         version="1",
         lifespan=lifespan,
-        # Their pages would fetch scripts from other sites; the description itself is at /openapi.json.
+        # Their pages would fetch scripts from other sites.
         docs_url=None,
         redoc_url=None,
     )
@@ -256,7 +261,8 @@ def create_app(
         service=service,
         token=token,
         free=_FREE,
-        counted=_COUNTED,
+        counted=_counted,
+        hosts=frozenset(name.lower() for name in allow_hosts),
         headers={
             "Cache-Control": "no-store",
             "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -267,8 +273,10 @@ def create_app(
     )
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(BusyError, _busy)
+    app.add_exception_handler(HTTPException, _refused)
     _add_operations(app, service, page)
     _add_interface(app, service, examples)
+    app.include_router(inference_router(service))
     return app
 
 
@@ -279,6 +287,12 @@ def _add_operations(app: FastAPI, service: Service, page: str) -> None:
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return Response(page, media_type="text/html; charset=utf-8", headers=headers)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        described = documentation_page(app.openapi())
+        security = {"Content-Security-Policy": _policy(described)}
+        return Response(described, media_type="text/html; charset=utf-8", headers=security)
 
     @app.get("/healthz", summary="Whether the process is alive", tags=["operation"])
     async def healthz() -> Status:
@@ -456,9 +470,22 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
 
 
-async def _busy(_: Request, error: Exception) -> Response:
+async def _busy(request: Request, error: Exception) -> Response:
     assert isinstance(error, BusyError)
-    return JSONResponse({"detail": str(error)}, 503, {"Retry-After": str(error.seconds)})
+    body = refusal_body(request.url.path, str(error))
+    return JSONResponse(body, 503, {"Retry-After": str(error.seconds)})
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse(refusal_body(request.url.path, error.detail), error.status_code, error.headers)
+
+
+def _counted(path: str) -> str:
+    """The path under which a request is counted: one of the routes, whatever clients ask for."""
+    if path.startswith("/v2/models/"):
+        return "/v2/infer" if path.endswith("/infer") else "/v2/models"
+    return path if path in _COUNTED else "other"
 
 
 def _policy(page: str) -> str:

@@ -1,4 +1,4 @@
-"""Middleware for every request: limits, the token, headers and metrics.
+"""Middleware for every request: where it comes from, limits, the token, headers and metrics.
 
 Plain ASGI: a request's body passes through in chunks as it arrives.
 """
@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -18,24 +18,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from skipnets.serve.service import Service
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "refusal_body"]
 
 _LOG = logging.getLogger("skipnets")
 
-# A client that is still sending when the response comes would see a broken connection, not the response.
-_SECONDS_TO_DISCARD = 2.0
+# A client that reads its response only after it has sent everything would see a broken connection instead.
+_SECONDS_TO_DISCARD = 10.0
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Guard:
-    """ASGI middleware that enforces limits and the token, and counts requests.
+    """ASGI middleware that enforces limits, the token and where requests come from, and counts them.
 
     Args:
         app: The routes.
         service: Its limits are enforced and its metrics updated.
         token: Bearer token that clients must send, except on `free` paths; None requires none.
         free: Paths that need no token.
-        counted: Paths with metrics of their own.
+        counted: From a path to the one under which it is counted.
         headers: Added to every response, unless a route has set them.
+        hosts: Names of this server, lower case, beside those of this machine; "*" for any.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class Guard:
         service: Service,
         token: str | None,
         free: frozenset[str],
-        counted: frozenset[str],
+        counted: Callable[[str], str],
         headers: Mapping[str, str],
+        hosts: frozenset[str] = frozenset(),
     ) -> None:
         self._app = app
         self._service = service
@@ -54,6 +57,7 @@ class Guard:
         self._free = free
         self._counted = counted
         self._headers = dict(headers)
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -71,38 +75,85 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
-                if not timeout.expired():
-                    await body.discard()
+                if self._service.state == "draining":
+                    headers["Connection"] = "close"
+            elif not message.get("more_body", False) and not timeout.expired():
+                # The response can be read now, and ends when the request has.
+                await send({**message, "more_body": True})
+                await body.discard()
+                message = {"type": "http.response.body", "body": b""}
             await send(message)
 
         self._service.running += 1
         try:
             async with asyncio.timeout(self._service.limits.seconds) as timeout:
-                if self._is_authorized(scope):
+                refusal = self._refusal(scope, body)
+                if refusal is None:
                     await self._app(scope, body.receive, answer)
                 else:
-                    refusal = _refusal(401, "a token is needed: Authorization: Bearer …")
-                    refusal.headers["WWW-Authenticate"] = "Bearer"
                     await refusal(scope, receive, answer)
         except Exception as error:
             if isinstance(error, TimeoutError) and timeout.expired():
-                refusal = self._too_late(body)
+                refusal = self._too_late(scope, body)
             else:
                 _LOG.exception("%s %s failed", scope["method"], scope["path"])
-                refusal = _refusal(500, "internal error; see the server's log")
+                refusal = _refusal(scope, 500, "internal error; see the server's log")
             if not status:
                 await refusal(scope, receive, answer)
         finally:
             self._service.running -= 1
-            path = scope["path"] if scope["path"] in self._counted else "other"
+            path = self._counted(scope["path"])
             self._service.metrics.requests.labels(path, str(status)).inc()
             self._service.metrics.request_seconds.labels(path).observe(time.perf_counter() - start)
 
-    def _too_late(self, body: _Body) -> JSONResponse:
+    def _refusal(self, scope: Scope, body: _Body) -> JSONResponse | None:
+        """Why a request is refused before anything of it is read; None if it is not."""
+        headers = Headers(scope=scope)
+        if not self._is_addressed(scope, headers):
+            return _refusal(
+                scope, 421, f"Host {headers['host']!r} is not a name of this server (--allow-host adds names)"
+            )
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not self._is_same_site(headers):
+            return _refusal(scope, 403, "requests from pages of other sites are refused")
+        if not self._is_authorized(scope):
+            refusal = _refusal(scope, 401, "a token is needed: Authorization: Bearer …")
+            refusal.headers["WWW-Authenticate"] = "Bearer"
+            return refusal
+        if body.is_announced_too_large:
+            return _refusal(scope, 413, body.too_large)
+        return None
+
+    def _is_addressed(self, scope: Scope, headers: Headers) -> bool:
+        """Whether the request names this server.
+
+        A page of another site can point its own name at a loopback address and then read what this server
+        answers (DNS rebinding): its requests still carry that name. So names count where a connection came
+        in on a loopback address, or where names are given.
+        """
+        host = headers.get("host")
+        if host is None or "*" in self._hosts:
+            return True
+        local = (scope.get("server") or ("",))[0] in _LOCAL_NAMES
+        if not local and not self._hosts:
+            return True
+        return _host_name(host) in _LOCAL_NAMES | self._hosts
+
+    def _is_same_site(self, headers: Headers) -> bool:
+        """Whether no page of another site sent this: browsers say where a request comes from."""
+        site = headers.get("sec-fetch-site")
+        if site is not None:
+            return site in ("same-origin", "none")
+        origin = headers.get("origin")
+        if origin is None:
+            return True  # not a browser
+        address = origin.partition("://")[2]
+        return address == headers.get("host") or _host_name(address) in self._hosts
+
+    def _too_late(self, scope: Scope, body: _Body) -> JSONResponse:
         seconds = f"{self._service.limits.seconds:g} s"
         if body.complete:
-            return _refusal(504, f"no answer within {seconds}")
-        refusal = _refusal(408, f"the request did not arrive within {seconds}")
+            return _refusal(scope, 504, f"no answer within {seconds}")
+        refusal = _refusal(scope, 408, f"the request did not arrive within {seconds}")
         refusal.headers["Connection"] = "close"
         return refusal
 
@@ -128,7 +179,8 @@ class _Body:
         headers = Headers(scope=scope)
         announced = headers.get("content-length", "0")
         self.complete = announced == "0" and "transfer-encoding" not in headers
-        self._announced = int(announced) if announced.isdecimal() else 0
+        self.is_announced_too_large = announced.isdecimal() and int(announced[:20]) > limit
+        self.too_large = f"the request is larger than {limit:,} bytes, the limit"
         self._waits = headers.get("expect", "").lower() == "100-continue"
         self._receive = receive
         self._limit = limit
@@ -140,13 +192,11 @@ class _Body:
         Raises:
             HTTPException: If there is more than the limit.
         """
-        if self._announced > self._limit:
-            raise self._too_large()
         # Reading the body sends the "100 Continue" that the client waits for.
         self._waits = False
         message = await self._next()
         if self._size > self._limit:
-            raise self._too_large()
+            raise HTTPException(413, self.too_large)
         return message
 
     async def discard(self) -> None:
@@ -167,9 +217,18 @@ class _Body:
         self.complete = not message.get("more_body", False)
         return message
 
-    def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"the request is larger than {self._limit:,} bytes, the limit")
+
+def _host_name(host: str) -> str:
+    """The name in a Host header, lower case, without its port: "[::1]:8000" → "::1"."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower().rstrip(".")
 
 
-def _refusal(status: int, detail: str) -> JSONResponse:
-    return JSONResponse({"detail": detail}, status)
+def refusal_body(path: str, detail: str) -> dict[str, str]:
+    """The JSON of a refusal; the Open Inference Protocol calls its line `error`."""
+    return {"error" if path.startswith("/v2") else "detail": detail}
+
+
+def _refusal(scope: Scope, status: int, detail: str) -> JSONResponse:
+    return JSONResponse(refusal_body(scope["path"], detail), status)

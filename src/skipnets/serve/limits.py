@@ -1,10 +1,9 @@
-"""Limits on one request, and on the queue."""
+"""Limits on requests, connections, the queue and memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from skipnets.data.decoding import MAX_PIXELS
 from skipnets.errors import UserError
 
 __all__ = ["Limits"]
@@ -21,6 +20,12 @@ class Limits:
         queue: Most images being read, waiting or computed. A request beyond that gets status 503 with
             `Retry-After`.
         seconds: Longest time for a request, its upload included.
+        memory: Most bytes of images being decoded, of all requests together. An image whose header implies
+            more is refused; others wait for their turn.
+        connections: Most open connections. If there are more, the one that has been silent for longest is
+            closed; if none is silent, the new one is refused.
+        client_connections: Most open connections from one address, except this machine's own.
+        head_seconds: Longest time until a request's head has arrived.
 
     Raises:
         UserError: If a value is impossible.
@@ -28,17 +33,19 @@ class Limits:
 
     body_bytes: int = 32 * 2**20
     files: int = 32
-    pixels: int = 50_000_000
+    pixels: int = 25_000_000
     queue: int = 256
     seconds: float = 30.0
+    memory: int = 256 * 2**20
+    connections: int = 512
+    client_connections: int = 64
+    head_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if not value > 0:
                 raise UserError(f"{field.name}={value}: must be above 0")
-        if self.pixels > MAX_PIXELS:
-            raise UserError(f"pixels={self.pixels:,}: must be at most {MAX_PIXELS:,}")
         if self.files > self.queue:
             raise UserError(
                 f"queue={self.queue}: must be at least files={self.files}, the images of one request"

@@ -45,6 +45,16 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.image_memory = Gauge(
+            "skipnets_image_memory_bytes", "Memory reserved for images being decoded.", registry=registry
+        )
+        self.connections = Gauge("skipnets_connections", "Open connections.", registry=registry)
+        self.connections_refused = Counter(
+            "skipnets_connections_refused",
+            "Connections that were refused or closed for their number or their slowness.",
+            ["reason"],
+            registry=registry,
+        )
         self.ready = Gauge("skipnets_ready", "1 if the server accepts images.", registry=registry)
         self.model = Info("skipnets_model", "The model that is served.", registry=registry)
 

@@ -12,18 +12,21 @@ import asyncio
 import contextlib
 import importlib.metadata
 import math
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier, Prediction
-from skipnets.data.decoding import ImageDecodeError, open_image
+from skipnets.data.decoding import ImageDecodeError, decoding_bytes
+from skipnets.data.pixel_budget import AbandonedError, PixelBudget
+from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError
 from skipnets.serve.batching import Batcher
 from skipnets.serve.explaining import can_explain, explanation_png
@@ -31,6 +34,8 @@ from skipnets.serve.limits import Limits
 from skipnets.serve.metrics import Metrics
 
 __all__ = ["BusyError", "Service", "Upload"]
+
+_BODIES_HELD = 4
 
 State = Literal["loading", "ready", "draining", "failed"]
 
@@ -59,6 +64,30 @@ class Upload:
 
     name: str
     file: BinaryIO
+
+
+class _Awaited:
+    """A file that is read as long as its request is waited for.
+
+    Args:
+        file: An open binary file.
+        given_up: Set when nobody waits any more.
+    """
+
+    def __init__(self, file: BinaryIO, given_up: threading.Event) -> None:
+        self._file = file
+        self._given_up = given_up
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Read bytes, as of any file.
+
+        Raises:
+            AbandonedError: If nobody waits any more; decoders that read in pieces end with it.
+        """
+        if self._given_up.is_set():
+            raise AbandonedError
+        return self._file.read(size)
 
 
 class Service:
@@ -97,7 +126,10 @@ class Service:
         self._classifier: Classifier | None = None
         self._explains = False
         self._admitted = 0
+        self._held = 0
         self._seconds_an_image = 0.05
+        self._budget = PixelBudget(limits.memory)
+        self.metrics.image_memory.set_function(lambda: self._budget.used)
         self._readers = ThreadPoolExecutor(workers, thread_name_prefix="reader")
         self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._batcher = Batcher(
@@ -180,9 +212,43 @@ class Service:
             self._admitted -= places
             self.metrics.queue.set(self._admitted)
 
+    @contextlib.contextmanager
+    def holding(self, announced: str | None) -> Iterator[None]:
+        """Room for a request's body that is held in memory, not in a file.
+
+        Args:
+            announced: Its Content-Length; None if it is not known.
+
+        Raises:
+            BusyError: If the bodies of other requests take all the room.
+        """
+        most = self.limits.body_bytes
+        size = min(int(announced[:12]), most) if announced is not None and announced.isdecimal() else most
+        if self._held and self._held + size > _BODIES_HELD * most:
+            raise BusyError("the bodies of other requests fill the memory that is set aside for them", 1)
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+
     async def predict(self, uploads: Sequence[Upload], top_k: int) -> list[Prediction]:
         """Classify each image; one that cannot be read has an error and does not stop the others."""
-        return await asyncio.gather(*[self._predict(upload, top_k) for upload in uploads])
+        with _until_given_up() as given_up:
+            return await asyncio.gather(*[self._predict(upload, top_k, given_up) for upload in uploads])
+
+    async def probabilities(self, images: Sequence[Upload | NDArray[Any]]) -> NDArray[np.float64]:
+        """Probabilities of images: (N, classes).
+
+        Args:
+            images: Files, or pixels (H, W, C).
+
+        Raises:
+            ImageDecodeError: If one of them cannot be read.
+        """
+        with _until_given_up() as given_up:
+            rows = [self._probabilities(image, given_up) for image in images]
+            return np.stack(await asyncio.gather(*rows))
 
     async def explain(self, upload: Upload, label: str | None) -> bytes:
         """A PNG of the image with the Grad-CAM map of a class; None takes the most probable class.
@@ -193,9 +259,8 @@ class Service:
             UserError: If the image cannot be read or the class is unknown.
         """
         loop = asyncio.get_running_loop()
-        classifier = self.classifier
-        image = await loop.run_in_executor(self._readers, self._open_image, upload)
-        return await loop.run_in_executor(self._network, explanation_png, classifier, image, label)
+        with _until_given_up() as given_up:
+            return await loop.run_in_executor(self._readers, self._explain, upload, label, given_up)
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
@@ -212,7 +277,8 @@ class Service:
         """Load, and predict once, so that the first client does not wait for a runtime's warm-up."""
         classifier = self._load()
         preprocessing = classifier.preprocessing
-        _probabilities(classifier, np.zeros((1, *preprocessing.size, preprocessing.channels), np.uint8))
+        shape = (1, *preprocessing.size, preprocessing.channels)
+        _probabilities(classifier, np.zeros(shape, preprocessing.pixel_type))
         self._explains = can_explain(classifier)
         self._classifier = classifier
         self.metrics.model.info(
@@ -227,26 +293,54 @@ class Service:
         self.state = state
         self.metrics.ready.set(state == "ready")
 
-    async def _predict(self, upload: Upload, top_k: int) -> Prediction:
-        classifier = self.classifier
-        loop = asyncio.get_running_loop()
+    async def _predict(self, upload: Upload, top_k: int, given_up: threading.Event) -> Prediction:
         try:
-            pixels = await loop.run_in_executor(self._readers, self._pixels, upload)
+            row = await self._probabilities(upload, given_up)
         except ImageDecodeError as error:
-            self.metrics.images.labels("unreadable").inc()
             return Prediction(source=upload.name, error=str(error).removeprefix("image: "))
-        ranking = classifier.ranking(await self._batcher.ask(pixels), top_k)
-        self.metrics.images.labels("answered").inc()
+        ranking = self.classifier.ranking(row, top_k)
         return Prediction(source=upload.name, label=ranking[0][0], probability=ranking[0][1], ranking=ranking)
 
-    def _open_image(self, upload: Upload) -> Image.Image:
-        channels = self.classifier.preprocessing.channels
-        return open_image(upload.file, channels, max_pixels=self.limits.pixels)
+    async def _probabilities(
+        self, image: Upload | NDArray[Any], given_up: threading.Event
+    ) -> NDArray[np.float64]:
+        """(classes,) probabilities of an image; counted."""
+        loop = asyncio.get_running_loop()
+        try:
+            pixels = await loop.run_in_executor(self._readers, self._pixels, image, given_up)
+        except ImageDecodeError:
+            self.metrics.images.labels("unreadable").inc()
+            raise
+        row = await self._batcher.ask(pixels)
+        self.metrics.images.labels("answered").inc()
+        return row
 
-    def _pixels(self, upload: Upload) -> NDArray[np.uint8]:
-        return self.classifier.preprocessing.pixels(self._open_image(upload))
+    @contextlib.contextmanager
+    def _decoded(
+        self, image: Upload | NDArray[Any], given_up: threading.Event
+    ) -> Iterator[Image.Image | WindowedImage]:
+        """An image, upright; its memory is reserved while the context is open."""
+        source: Any = _Awaited(image.file, given_up) if isinstance(image, Upload) else image
+        preprocessing, limit = self.classifier.preprocessing, self.limits.pixels
+        size = decoding_bytes(source, max_pixels=limit, windowed=preprocessing.window is not None)
+        if size > self._budget.limit:
+            raise ImageDecodeError(f"image: {self._budget.refusal(size)}")
+        with self._budget.reserved(size, abandoned=given_up.is_set):
+            yield preprocessing.open(source, max_pixels=limit)
 
-    def _answer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def _pixels(self, image: Upload | NDArray[Any], given_up: threading.Event) -> NDArray[Any]:
+        with self._decoded(image, given_up) as opened:
+            return self.classifier.preprocessing.pixels(opened)
+
+    def _explain(self, upload: Upload, label: str | None, given_up: threading.Event) -> bytes:
+        with self._decoded(upload, given_up) as image:
+            explained = self._network.submit(explanation_png, self.classifier, image, label)
+            while not wait([explained], timeout=0.1).done:
+                if given_up.is_set() and explained.cancel():
+                    raise AbandonedError
+            return explained.result()
+
+    def _answer(self, pixels: NDArray[Any]) -> NDArray[np.float64]:
         """(N, H, W, C) → (N, classes), timed."""
         start = time.perf_counter()
         probabilities = _probabilities(self.classifier, pixels)
@@ -257,7 +351,17 @@ class Service:
         return probabilities
 
 
-def _probabilities(classifier: Classifier, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+@contextlib.contextmanager
+def _until_given_up() -> Iterator[threading.Event]:
+    """An event that is set when the block ends, however it does: work in threads then stops."""
+    event = threading.Event()
+    try:
+        yield event
+    finally:
+        event.set()
+
+
+def _probabilities(classifier: Classifier, pixels: NDArray[Any]) -> NDArray[np.float64]:
     """(N, H, W, C) → (N, classes)."""
     normalizes = classifier.runtime.input_type == "uint8"
     prepare = classifier.preprocessing.planes if normalizes else classifier.preprocessing.normalize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -14,10 +15,12 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, RichProgressBar
 from torch import Tensor
 from typing_extensions import override
 
-from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.training.data import ImageDataModule
+from skipnets.training.divergence import DivergenceError, average_note, message
+from skipnets.training.meter import Meter
 from skipnets.training.optimization import average_towards
+from skipnets.training.progress_lines import ExpectedEnd, clock_time
 from skipnets.training.run import Row, Run, write_metrics, write_skipped
 from skipnets.training.task import ClassificationTask
 
@@ -137,11 +140,33 @@ class Record(Callback):
         self.rows: list[Row] = []
         self._epoch_started = self._validation_started = time.perf_counter()
         self._validation_seconds = 0.0
+        self._seconds_before = 0.0
+        self._images = 0
+        self._meter = Meter(torch.device("cpu"))
+        self._average_noted = False
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock, at what it showed where training goes on within an epoch."""
+        self._epoch_started = time.perf_counter() - self._seconds_before
+        self._meter = Meter(pl_module.device)
+        self._meter.start()
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._epoch_started = time.perf_counter()
+        self._images = 0
+        self._meter = Meter(pl_module.device)
+        self._meter.start()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images, and look at the memory."""
+        self._images += len(batch[1]) * trainer.world_size
+        self._meter.sample()
 
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -157,13 +182,11 @@ class Record(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the epoch's row; runs before early stopping and before the checkpoint is written."""
         assert isinstance(pl_module, ClassificationTask)
+        if trainer.is_global_zero:
+            self.run.check_present()
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
-        if not np.isfinite([metrics["train_loss"], metrics["val_loss"]]).all():
-            raise UserError(
-                f"lr: training diverged in epoch {trainer.current_epoch + 1} (the loss is not finite) "
-                f"with lr={pl_module.config.lr:g}; a tenth of it may be right"
-            )
+        seconds = time.perf_counter() - self._epoch_started - self._validation_seconds
         row = Row(
             epoch=trainer.current_epoch + 1,
             lr=rate,
@@ -171,9 +194,15 @@ class Record(Callback):
             val_loss=metrics["val_loss"],
             val_accuracy=metrics["val_accuracy"],
             val_balanced_accuracy=metrics["val_balanced_accuracy"],
-            seconds=time.perf_counter() - self._epoch_started - self._validation_seconds,
+            seconds=seconds,
             validation_seconds=self._validation_seconds,
+            train_accuracy=metrics["train_accuracy"],
+            gradient_norm=pl_module.take_gradient_norm(),
+            images_per_second=self._images / seconds,
+            processor_seconds=self._meter.processor_seconds,
+            memory=self._meter.memory,
         )
+        self._check(pl_module, row)
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
         failures = gather_failures(trainer, data.failures)
@@ -185,24 +214,82 @@ class Record(Callback):
                 self.save(self.average.model if self.average is not None else pl_module.model, row)
             write_metrics(self.run.metrics, self.rows)
             write_skipped(self.run, failures)
-            self.say(epoch_line(row, self.epochs, improved=improved))
+            self.say(epoch_line(row, trainer.max_epochs or self.epochs, improved=improved))
+            self._log(pl_module, row)
+
+    def _check(self, task: ClassificationTask, row: Row) -> None:
+        """End the run if the losses are not finite; say once if the averaged weights are far behind."""
+        if not np.isfinite([row.train_loss, row.val_loss]).all():
+            raise DivergenceError(message(task.config, self.run, row.epoch, None, math.nan))
+        if self.average is None or self._average_noted:
+            return
+        note = average_note(
+            self.average.decay,
+            val_loss=row.val_loss,
+            train_loss=row.train_loss,
+            classes=task.model.num_classes,
+        )
+        if note is not None:
+            self._average_noted = True
+            self.say(note)
+
+    def _log(self, task: ClassificationTask, row: Row) -> None:
+        """What TensorBoard does not get from the task."""
+        names = ("gradient_norm", "images_per_second", "processor_seconds", "memory")
+        values = {name: value for name in names if (value := getattr(row, name)) is not None}
+        for logger in task.loggers:
+            logger.log_metrics(values, step=task.global_step)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """The rows, for the checkpoint."""
-        return {"rows": [row.to_dict() for row in self.rows]}
+        """The rows and the epoch's seconds so far, for the checkpoint."""
+        seconds = time.perf_counter() - self._epoch_started
+        rows = [row.to_dict() for row in self.rows]
+        return {"rows": rows, "seconds": seconds, "images": self._images}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The rows up to the epoch that the checkpoint follows."""
         self.rows = [Row(**row) for row in state_dict["rows"]]
+        self._seconds_before = state_dict.get("seconds", 0.0)
+        self._images = state_dict.get("images", 0)
+
+
+class LiveCurves(Callback):
+    """Draws the learning curves while the run goes on, for at most a hundredth of its time.
+
+    Args:
+        record: It comes before this one in the list of callbacks.
+        draw: Draws rows, of which one epoch is the best.
+    """
+
+    def __init__(self, record: Record, draw: Callable[[list[Row], int], None]) -> None:
+        self.record = record
+        self.draw = draw
+        self._drawn, self._cost = time.perf_counter(), 1.0
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, if the last time is long enough ago."""
+        started = time.perf_counter()
+        best = best_row(self.record.rows, self.record.best_by)
+        if best is None or started - self._drawn < 100 * self._cost or not trainer.is_global_zero:
+            return
+        self.draw(self.record.rows, best.epoch)
+        self._drawn = time.perf_counter()
+        self._cost = self._drawn - started
 
 
 class EpochBar(RichProgressBar):
-    """Lightning's progress bar on standard error, with epochs counted from 1."""
+    """Lightning's progress bar on standard error, with epochs counted from 1, and the expected end.
 
-    def __init__(self) -> None:
+    Args:
+        end: Estimates the end.
+    """
+
+    def __init__(self, end: ExpectedEnd) -> None:
         super().__init__(refresh_rate=10, console_kwargs={"stderr": True})
+        self.end = end
 
     @override
     def get_metrics(
@@ -213,7 +300,9 @@ class EpochBar(RichProgressBar):
 
     @override
     def _get_train_description(self, current_epoch: int) -> str:
-        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        remaining = self.end.seconds(self.trainer)
+        return text if remaining is None else f"{text}, ends at {clock_time(remaining)}"
 
 
 def gather_failures(trainer: pl.Trainer, failures: dict[str, str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from skipnets.data.options import ClassOrder, DataOptions, Layout, Missing
 from skipnets.data.sources import Duplicates
+from skipnets.duration import parse_duration
 from skipnets.errors import UserError, near_matches, one_line
 from skipnets.models.graph import ExecutionPolicy
 from skipnets.models.registry import means_none, parse_fields, rename_version_1_fields
@@ -24,9 +25,12 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
+Recipe = Literal["auto", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
+# A run.yaml without it was cut short.
+END_OF_FILE = "# end of the configuration"
 FORMAT_VERSION = 2  # of run.yaml; version 0.1 wrote none, and its models' `drop_rate` was the layers'
 
 
@@ -36,6 +40,14 @@ _NONE_IS_A_VALUE = ("augmentation", "imbalance")
 
 def _text(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
+
+
+def _time(value: object) -> object:
+    """A time in its shortest text: the number of seconds where it is given as a number."""
+    if value is None or means_none(value):
+        return None
+    parse_duration(value if isinstance(value, int | float | str) else str(value))
+    return value if isinstance(value, str) else f"{value:g}s"
 
 
 def _plain_values(value: object) -> object:
@@ -76,7 +88,8 @@ class TrainConfig:
     """The run folder to write; it must be empty or not exist."""
 
     model: str | None = None
-    """A name from `skipnets models`. Default: densenet_bc40_k12 up to 64 pixels, densenet121 above."""
+    """A name from `skipnets models`. Default: the recipe auto chooses by the images, the device and the time;
+    in the others densenet_bc40_k12 up to 64 pixels, densenet121 above."""
     model_options: Annotated[dict[str, Any], BeforeValidator(_plain_values)] = dataclasses.field(
         default_factory=dict
     )
@@ -84,10 +97,19 @@ class TrainConfig:
     weights: Annotated[str | None, BeforeValidator(_text)] = None
     """Initial weights: a torchvision tag (imagenet), hf-hub:NAME, a file. Default: random weights."""
 
-    recipe: Literal["scratch", "finetune", "paper-cifar", "paper-imagenet"] | None = None
-    """Default values of the other options. Default: finetune with weights, scratch without."""
+    recipe: Recipe | None = None
+    """Default values of the other options. Default: auto, which chooses them by the images and the time."""
+    time: Annotated[str | None, BeforeValidator(_time)] = None
+    """How long the run may take, evaluation included, such as 90s, 5m or 1h30m. Default, where epochs are not
+    given either: from the number and size of the images."""
     epochs: Count | None = None
-    """Number of passes over the training images."""
+    """Number of epochs: passes over the training images, unless epoch_images says otherwise. Default: what
+    fits into the time."""
+    epoch_images: Count | None = None
+    """Training images of an epoch. Default: all of them; less where the time is too short for four passes,
+    several times as many where it is enough for hundreds."""
+    epoch_plan: tuple[tuple[int, int], ...] = ()
+    """What a run decided about its length, to repeat it: after which epoch, how many epochs in all."""
     batch_size: Count | None = None
     """Images per step and device."""
     accumulate: Count | None = None
@@ -97,6 +119,9 @@ class TrainConfig:
     """The optimizer."""
     lr: Rate | None = None
     """The highest learning rate, reached after the warm-up. It is not scaled with the batch size."""
+    find_lr: bool = False
+    """Look for that rate before: train 100 steps at rising rates, and take the one at which the loss falls
+    fastest."""
     momentum: Share | None = None
     """SGD's momentum, or AdamW's first beta."""
     nesterov: bool | None = None
@@ -105,8 +130,15 @@ class TrainConfig:
     """Shrinks the weights: as an L2 penalty in SGD, decoupled in AdamW."""
     decay_norm_and_bias: bool | None = None
     """Whether weight decay also acts on norms and biases (as in the papers)."""
-    schedule: Literal["constant", "milestones", "cosine"] | None = None
-    """How the learning rate changes: constant, divided by ten at milestones, or a cosine down to zero."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Factor by which the learning rate falls from stage to stage, from the head down to the stem: below 1,
+    early stages of a pretrained network change less."""
+    fit_head: bool | None = None
+    """Whether the new head is fitted to the features of the initial weights before all layers are trained, so
+    that a random head does not spoil them (Kumar et al. 2022, arXiv 2202.10054)."""
+    schedule: Literal["constant", "milestones", "cosine", "linear"] | None = None
+    """How the learning rate changes: constant, divided by ten at milestones, or down to zero on a cosine or
+    a line."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
     """Where the rate is divided by ten, as fractions of the training: 0.5 is after half of the epochs."""
     warmup: NotNegative | None = None
@@ -135,8 +167,17 @@ class TrainConfig:
     """How an image of another shape is brought to that size. Default: pad, which cuts nothing off."""
     crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """With crop: fraction of the shorter side that is kept."""
-    channels: Literal[1, 3] | None = None
-    """1 for gray, 3 for color. Default: what the images are, or what the weights expect."""
+    channels: Count | None = None
+    """1 for gray, 3 for color, or a number of bands. Default: what the images have, or the weights expect."""
+    window: tuple[float, ...] | None = None
+    """Of images of more than 8 bits: which values are black and white, in their own units (for CT, Hounsfield
+    units); one pair, or one a channel. Default: found by `percentiles`."""
+    percentiles: tuple[float, float] | None = None
+    """Which shares of the training images' values, in percent, are the window. Default: 0.5 and 99.5."""
+    voi: bool = False
+    """Whether each DICOM file's own window (its VOI LUT) is used instead."""
+    shown_channels: tuple[Count, Count, Count] | None = None
+    """Of many bands, the three that people are shown as red, green and blue, from 1. Default: 1 2 3."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel, in 0..1. Default: the weights' published one, or the training split's."""
     std: tuple[Rate, ...] | None = None
@@ -146,6 +187,9 @@ class TrainConfig:
 
     fractions: tuple[NotNegative, NotNegative, NotNegative] = (0.7, 0.15, 0.15)
     """Sizes of the training, validation and test splits where the data does not come split."""
+    folds: Annotated[int, Field(ge=2, le=100)] | None = None
+    """Cross-validation: train that many models, each on other images, and join them to one classifier. They
+    share the time, if that is given."""
     splits: Path | None = None
     """A splits.csv (path,label,split) to repeat, such as an earlier run's."""
     download: bool = False
@@ -171,7 +215,9 @@ class TrainConfig:
     group_pattern: str | None = None
     """A regular expression that finds the group in an image's path."""
     page: Count | Literal["all"] | None = None
-    """Which page of a TIFF file or frame of an animation is the image; all makes an image of each."""
+    """Which page of a TIFF file, frame or slice of a volume is the image; all makes an image of each."""
+    max_pixels: Count | None = None
+    """The most pixels that an image may have; larger ones are refused. Default: 89,478,485."""
     missing: Missing = "error"
     """Whether files that a manifest or splits.csv lists and that are not there are an error or skipped."""
 
@@ -182,6 +228,10 @@ class TrainConfig:
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed: the same seed on the same machine gives the same result."""
 
+    checkpoint_minutes: NotNegative = 10
+    """Minutes between checkpoints within an epoch, from which --resume goes on to the step; 0 writes them at
+    the end of epochs only."""
+
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that read images. Default: one per core, none for datasets held in memory."""
     accelerator: str = "auto"
@@ -191,8 +241,9 @@ class TrainConfig:
     strategy: str = "auto"
     """How several devices share the work, in Lightning's words: auto, ddp, ddp_spawn."""
     precision: Precision = "auto"
-    """Number format of the computation. Default: bf16-mixed on GPUs that have it, 16-mixed on older ones,
-    32-true on CPUs. On a GPU, 32-true also keeps convolutions and matrix products from using TF32."""
+    """Number format of the computation. Default: bf16-mixed on GPUs that have it, 16-mixed on older ones; on
+    CPUs 32-true, or bf16-mixed where the time is limited and that is measured to be faster. On a GPU, 32-true
+    also keeps convolutions and matrix products from using TF32."""
     channels_last: bool | None = None
     """Keep images in memory channel by channel within a pixel, which is faster for most convolutions.
     Default: yes on a GPU; on a CPU whichever is faster, which is measured."""
@@ -218,8 +269,9 @@ class ResolvedConfig(TrainConfig):
     """A `TrainConfig` in which nothing is left to the recipe, the data or the weights; see `prepare`."""
 
     model: str
-    recipe: Literal["scratch", "finetune", "paper-cifar", "paper-imagenet"]
+    recipe: Recipe
     epochs: Count
+    epoch_images: Count
     batch_size: Count
     accumulate: Count
     optimizer: Literal["sgd", "adamw"]
@@ -228,7 +280,9 @@ class ResolvedConfig(TrainConfig):
     nesterov: bool
     weight_decay: NotNegative
     decay_norm_and_bias: bool
-    schedule: Literal["constant", "milestones", "cosine"]
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    fit_head: bool
+    schedule: Literal["constant", "milestones", "cosine", "linear"]
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
     warmup: NotNegative
     clip: NotNegative
@@ -242,7 +296,7 @@ class ResolvedConfig(TrainConfig):
     size: tuple[Side, Side]
     fit: Literal["pad", "crop", "stretch"]
     crop_fraction: Annotated[float, Field(gt=0, le=1)]
-    channels: Literal[1, 3]
+    channels: Count
     mean: tuple[float, ...]
     std: tuple[Rate, ...]
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"]
@@ -292,8 +346,14 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
         raise UserError(f"{where}: not YAML ({getattr(error, 'problem', None) or one_line(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f'{path}: must be a mapping of options, such as "data: digits"')
+    options = _present_options(path, content)
+    # A run's file holds the time that was asked for and the epochs that fitted: the change decides the other.
+    if changes.get("time") is not None:
+        options = {name: value for name, value in options.items() if not name.startswith("epoch")}
+    elif changes.get("epochs") is not None:
+        options = {name: value for name, value in options.items() if name not in ("time", "epoch_plan")}
     try:
-        return TrainConfig(**_present_options(path, content) | changes)
+        return TrainConfig(**options | changes)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -334,10 +394,11 @@ def _plain(value: object) -> object:
 
 def config_to_yaml(config: TrainConfig) -> str:
     """The text of a `run.yaml`."""
-    return yaml.safe_dump(
+    text: str = yaml.safe_dump(
         {"format_version": FORMAT_VERSION, **config_to_dict(config)},
         sort_keys=False,
         allow_unicode=True,
         default_flow_style=None,
         width=110,
     )
+    return f"{text}{END_OF_FILE}\n"

@@ -1,4 +1,4 @@
-"""Plot learning curves: losses, validation accuracy and learning rate over the epochs."""
+"""Plot learning curves: losses, accuracy, learning rate, gradient and cost of each epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from skipnets.files import atomic_path
 from skipnets.training.config import TrainConfig
@@ -63,13 +63,13 @@ class Palette:
 
 
 # Colors of the report in light mode (report/page.css).
-_PAPER = Palette(
+PAPER = Palette(
     ink="#1a222c", soft="#5a6675", line="#dfe3e8", surface="#ffffff", train="#c4560a", validation="#1d62b8"
 )
 
 
 def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str, note: str = "") -> None:
-    """Draw losses, validation accuracy and learning rate over the epochs.
+    """Draw losses, accuracy, learning rate, gradient norm, speed and memory over the epochs.
 
     Args:
         rows: One per epoch.
@@ -80,31 +80,36 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str,
     """
     best = next(row for row in rows if row.epoch == best_epoch)
     note = textwrap.fill(note, _NOTE_WIDTH)
-    with mpl.rc_context(_PAPER.style()):
+    with mpl.rc_context(PAPER.style()):
+        measured = [name for name in MEASURES if has_measure(rows, name)]
         figure = Figure(
-            figsize=(12, 4.1 + 0.2 * note.count("\n")),
+            figsize=(12, (7.2 if measured else 4.1) + 0.2 * note.count("\n")),
             dpi=150,
             layout=ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.12),
         )
         figure.suptitle(title, fontsize=13, weight="bold", x=0.012, ha="left", parse_math=False)
-        losses, accuracy, rate = figure.subplots(1, 3)
-        plot_losses(losses, rows, _PAPER)
+        grid = figure.add_gridspec(2 if measured else 1, 12, height_ratios=(3, 2) if measured else None)
+        losses, accuracy, rate = (figure.add_subplot(grid[0, 4 * n : 4 * n + 4]) for n in range(3))
+        plot_losses(losses, rows, PAPER)
         losses.legend(loc="best")
-        plot_accuracy(accuracy, rows, best_epoch, _PAPER)
-        plot_learning_rate(rate, rows, _PAPER)
+        plot_accuracy(accuracy, rows, best_epoch, PAPER)
+        plot_learning_rate(rate, rows, PAPER)
         losses.set_title("Loss")
-        accuracy.set_title(f"Validation accuracy, best {best.val_accuracy:.1%}")
+        accuracy.set_title(f"Accuracy, best in validation {best.val_accuracy:.1%}")
         rate.set_title("Learning rate")
+        for number, name in enumerate(measured):
+            axes = figure.add_subplot(grid[1, 3 * number : 3 * number + 3])
+            plot_measure(axes, rows, name, PAPER)
+            axes.set_title(MEASURES[name])
         if note:
-            figure.supxlabel(note, fontsize=9.5, color=_PAPER.soft, x=0.012, ha="left")
+            figure.supxlabel(note, fontsize=9.5, color=PAPER.soft, x=0.012, ha="left")
         with atomic_path(path) as temporary:
             figure.savefig(temporary)
 
 
 def loss_note(config: TrainConfig) -> str:
     """Explain why the training loss may be above the validation loss; empty if it should not be."""
-    reasons = {
-        f"label smoothing {config.label_smoothing:g}": config.label_smoothing,
+    on_images = {
         "MixUp": config.mixup,
         "CutMix": config.cutmix,
         f"augmented images ({config.augmentation})": config.augmentation not in (None, "none"),
@@ -112,14 +117,20 @@ def loss_note(config: TrainConfig) -> str:
             config.model_options.get(name) for name in ("drop_rate", "proj_drop_rate", "drop_path_rate")
         ),
     }
-    applicable = [reason for reason, applies in reasons.items() if applies]
+    shown = [reason for reason, applies in on_images.items() if applies]
+    applicable = [f"label smoothing {config.label_smoothing:g}"] if config.label_smoothing else []
+    applicable += shown
     if not applicable:
         return ""
-    listed = " and ".join(filter(None, [", ".join(applicable[:-1]), applicable[-1]]))
+    also = " The same holds for the accuracies, the other way round." if shown else ""
     return (
-        f"The training loss includes {listed}; the validation loss does not. So it is normal for the "
-        "training loss to be above the validation loss."
+        f"The training loss includes {_listed(applicable)}; the validation loss does not. So it is normal "
+        f"for the training loss to be above the validation loss.{also}"
     )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def plot_losses(axes: Axes, rows: Sequence[Row], colors: Palette) -> None:
@@ -141,8 +152,10 @@ def plot_losses(axes: Axes, rows: Sequence[Row], colors: Palette) -> None:
 
 
 def plot_accuracy(axes: Axes, rows: Sequence[Row], best_epoch: int, colors: Palette) -> None:
-    """Plot validation accuracy, and mark the best epoch."""
+    """Plot training and validation accuracy, and mark the best epoch."""
     accuracy = {row.epoch: row.val_accuracy for row in rows}
+    training = {row.epoch: row.train_accuracy for row in rows if row.train_accuracy is not None}
+    axes.plot(list(training), list(training.values()), color=colors.train, marker=_marker(rows), markersize=4)
     axes.plot(
         list(accuracy), list(accuracy.values()), color=colors.validation, marker=_marker(rows), markersize=4
     )
@@ -165,6 +178,30 @@ def plot_learning_rate(axes: Axes, rows: Sequence[Row], colors: Palette) -> None
     epochs, rates = [row.epoch for row in rows], [row.lr for row in rows]
     axes.plot(epochs, rates, color=colors.soft, marker=_marker(rows), markersize=4)
     axes.set_ylim(0, 1.06 * (max(rates) or 1))
+    _label_epochs(axes)
+
+
+MEASURES = {
+    "gradient_norm": "Gradient norm, before clipping",
+    "images_per_second": "Training images a second",
+    "processor_seconds": "Processor seconds of an epoch",
+    "memory": "Peak memory, MiB",
+}
+"""What rows measure besides loss, accuracy and rate, with the charts' titles."""
+
+
+def has_measure(rows: Sequence[Row], name: str) -> bool:
+    """Whether any row has this measure; those of version 0.1 have none."""
+    return any(getattr(row, name) is not None for row in rows)
+
+
+def plot_measure(axes: Axes, rows: Sequence[Row], name: str, colors: Palette) -> None:
+    """Plot one of `MEASURES`."""
+    values = {row.epoch: value for row in rows if (value := getattr(row, name)) is not None}
+    axes.plot(list(values), list(values.values()), color=colors.soft, marker=_marker(rows), markersize=4)
+    axes.set_ylim(0, 1.08 * (max(filter(math.isfinite, values.values()), default=0) or 1))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     _label_epochs(axes)
 
 

@@ -55,6 +55,7 @@ class ImageDataModule(pl.LightningDataModule):
                 workers=config.workers,
                 seed=config.seed,
                 sampler=balanced(self.train.labels) if config.imbalance == "balanced-sampling" else None,
+                epoch_images=config.epoch_images,
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
             )

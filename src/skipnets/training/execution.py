@@ -12,6 +12,7 @@ from skipnets.models.family import family_of
 from skipnets.models.graph import ExecutionPolicy
 from skipnets.ops.choices import CHOICES
 from skipnets.training.config import TrainConfig
+from skipnets.training.speed import training_device
 
 
 def choose_execution(
@@ -33,7 +34,8 @@ def choose_execution(
     CHOICES.repeat(operators)
     if len(family_of(model.config).executions) == 1 and policy in (None, "auto"):
         policy = "plain"
-    if not _trains_on_cpu(config) or min(size) < model.config.smallest_size:  # That is refused later.
+    too_small = min(size) < model.config.smallest_size  # That is refused later.
+    if too_small or training_device(config.accelerator).type != "cpu":
         policy = policy or config.block_execution or "plain"
         channels_last = config.channels_last if channels_last is None else channels_last
     else:
@@ -46,9 +48,3 @@ def choose_execution(
                 operators = operator_choices(model, shape, execution)
     model.set_block_execution(policy)
     return {"block_execution": policy, "channels_last": channels_last, "operators": operators}
-
-
-def _trains_on_cpu(config: TrainConfig) -> bool:
-    if config.accelerator != "auto":
-        return config.accelerator == "cpu"
-    return not (torch.cuda.is_available() or torch.backends.mps.is_available())

@@ -16,6 +16,8 @@ _PAPER: dict[str, Any] = {
     "nesterov": True,
     "weight_decay": 1e-4,
     "decay_norm_and_bias": True,
+    "layer_decay": 1.0,
+    "fit_head": False,
     "schedule": "milestones",
     "warmup": 0.0,
     "clip": 0.0,
@@ -38,6 +40,18 @@ _MODERN: dict[str, Any] = _PAPER | {
 }
 
 RECIPES: dict[str, dict[str, Any]] = {
+    # Where to start from; the rules of `skipnets.training.auto` replace what the images, the device and the
+    # time make better.
+    "auto": _MODERN
+    | {
+        "epochs": 30,
+        "batch_size": 32,
+        "lr": 0.05,
+        "weight_decay": 5e-4,
+        "warmup": 2.0,
+        "augmentation": "crop-flip",
+        "ema": 0.0,
+    },
     # Huang et al. 2017, section 4.2 (the CIFAR runs; "+" is the augmentation of He et al. 2016).
     "paper-cifar": _PAPER
     | {"epochs": 300, "batch_size": 64, "milestones": (0.5, 0.75), "augmentation": "crop-flip"},
@@ -68,15 +82,20 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def with_recipe(config: TrainConfig) -> TrainConfig:
-    """Choose a configuration's recipe, and fill in the fields that are not set.
+def with_recipe(config: TrainConfig, **chosen: Any) -> TrainConfig:
+    """Fill in the fields that are not set, from the configuration's recipe.
 
     The recipe's warm-up takes at most a quarter of the epochs.
+
+    Args:
+        config: Its recipe is auto unless it names one.
+        chosen: Values that go before the recipe's.
     """
-    name = config.recipe or ("finetune" if config.weights else "scratch")
+    name = config.recipe or "auto"
     if name == "finetune" and config.weights is None:
         raise UserError("weights: must be given for recipe=finetune, such as weights=imagenet or a file")
-    filled = {field: value for field, value in RECIPES[name].items() if getattr(config, field) is None}
+    values = RECIPES[name] | chosen
+    filled = {field: value for field, value in values.items() if getattr(config, field) is None}
     if "warmup" in filled:
         filled["warmup"] = min(filled["warmup"], (config.epochs or filled["epochs"]) / 4)
     config = dataclasses.replace(config, recipe=name, **filled)

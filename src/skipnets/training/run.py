@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from skipnets import run_folder
 from skipnets.errors import UserError
 from skipnets.evaluation.display import metric_tables
-from skipnets.files import atomic_path
+from skipnets.files import atomic_path, is_temporary
 from skipnets.machine import library_versions, processor
 from skipnets.tables import Display, properties_table
+from skipnets.terminal import csv_text, from_csv_text
 from skipnets.training.config import TrainConfig, config_to_yaml, read_config
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ class Row:
         val_balanced_accuracy: Mean recall of the classes on the validation split.
         seconds: Duration of the epoch's training.
         validation_seconds: Duration of its validation.
+        train_accuracy: Accuracy on the training images as the network saw them, augmented, while its weights
+            changed; of mixed images, the class with the larger share counts.
+        gradient_norm: Mean over the steps of the gradient's norm, before clipping.
+        images_per_second: Training images a second.
+        processor_seconds: Processor time of the epoch and its validation, with that of the workers.
+        memory: Peak memory in the epoch's training, in MiB: PyTorch's on a GPU, the process's otherwise.
+
+    The fields that may be None are so in runs of version 0.1.
     """
 
     epoch: int
@@ -50,6 +59,11 @@ class Row:
     val_balanced_accuracy: float
     seconds: float
     validation_seconds: float
+    train_accuracy: float | None = None
+    gradient_norm: float | None = None
+    images_per_second: float | None = None
+    processor_seconds: float | None = None
+    memory: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row as plain values."""
@@ -92,8 +106,13 @@ class Run(Display):
 
     @property
     def checkpoint(self) -> Path:
-        """Lightning's checkpoint after the last complete epoch."""
+        """Lightning's last checkpoint."""
         return self.folder / run_folder.CHECKPOINTS / run_folder.LAST_CHECKPOINT
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The checkpoint before it, to go on from where the last one is damaged."""
+        return self.folder / run_folder.CHECKPOINTS / run_folder.PREVIOUS_CHECKPOINT
 
     @property
     def metrics(self) -> Path:
@@ -106,6 +125,16 @@ class Run(Display):
         return self.folder / run_folder.CURVES
 
     @property
+    def batches(self) -> Path:
+        """The first training batch as the network sees it, a PNG file."""
+        return self.folder / run_folder.BATCHES
+
+    @property
+    def rates(self) -> Path:
+        """The loss at rising learning rates, a PNG file; only of a run that looked for its rate."""
+        return self.folder / run_folder.RATES
+
+    @property
     def skipped_file(self) -> Path:
         """The images that could not be decoded in training or validation; absent if there are none."""
         return self.folder / run_folder.SKIPPED
@@ -115,13 +144,25 @@ class Run(Display):
         """Name → reason of those images."""
         if not self.skipped_file.exists():
             return {}
-        with self.skipped_file.open(newline="", encoding="utf-8") as file:
-            return {line["path"]: line["reason"] for line in csv.DictReader(file)}
+        with self.skipped_file.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return {
+                from_csv_text(line["path"]): from_csv_text(line["reason"]) for line in csv.DictReader(file)
+            }
 
     @property
     def evaluation(self) -> Path:
         """Metrics on the test split; absent before the end, or without test images."""
         return self.folder / run_folder.EVALUATION
+
+    @property
+    def predictions(self) -> Path:
+        """Predictions on the test split, or out of fold; a Parquet file."""
+        return self.folder / run_folder.PREDICTIONS
+
+    @property
+    def confusion(self) -> Path:
+        """The confusion matrix of those predictions, a PNG file."""
+        return self.folder / run_folder.CONFUSION
 
     @property
     def config(self) -> TrainConfig:
@@ -132,6 +173,15 @@ class Run(Display):
     def rows(self) -> list[Row]:
         """Metrics of all epochs so far."""
         return read_metrics(self.metrics)
+
+    def fold(self, number: int) -> Run:
+        """The run of a fold, counted from 1, of a run with folds."""
+        return Run(self.folder / run_folder.FOLD.format(number=number))
+
+    @property
+    def folds(self) -> list[Run]:
+        """The runs of all folds; empty without."""
+        return [self.fold(number) for number in range(1, (self.config.folds or 0) + 1)]
 
     @property
     def best_epoch(self) -> int:
@@ -147,12 +197,37 @@ class Run(Display):
             return {}
         return run_folder.read_evaluation(self.folder)
 
+    def check_present(self) -> None:
+        """Check that the folder was not removed or replaced while the run is trained.
+
+        Raises:
+            UserError: If it was; nothing is written in its place.
+        """
+        if not self.config_file.exists():
+            raise UserError(f"out: {self.folder} was removed during the training, and with it the run")
+
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""
         rows = {"run": str(self.folder)}
         if self.model.exists():
-            rows["model"] = f"{self.model} (epoch {self.best_epoch}, the best on validation data)"
+            count = len(self.folds) if self.config_file.exists() else 0
+            rows["model"] = f"{self.model} (" + (
+                f"the ensemble of the {count} folds' models)"
+                if count
+                else f"epoch {self.best_epoch}, the best on validation data)"
+            )
+        if (self.folder / run_folder.TEST / run_folder.EVALUATION).exists():
+            test = run_folder.read_evaluation(self.folder / run_folder.TEST)
+            low, high = test["accuracy_interval"]
+            rows["ensemble on test images"] = (
+                f"accuracy {test['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%}), "
+                f"{test['images']:,} images"
+            )
         return [*(metric_tables(self.scores) if self.scores else []), properties_table(rows)]
+
+
+# What a run that was killed as it began may have left.
+_BEGINNINGS = {run_folder.LOCK, run_folder.RATES, run_folder.ENVIRONMENT, run_folder.SPLITS}
 
 
 def claim(folder: Path) -> Run:
@@ -167,13 +242,44 @@ def claim(folder: Path) -> Run:
             f"out: {folder} already holds a run; name another folder, or resume it: "
             f"skipnets train --resume {folder}"
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and _is_free(folder)):
         raise UserError(f"out: {folder} is not an empty folder; name a new one")
     return run
 
 
-def reopen(folder: Path) -> Run:
+def _is_free(folder: Path) -> bool:
+    """Whether a folder is empty, or holds the beginning of a run that was killed too early to be resumed."""
+    names = {path.name for path in folder.iterdir() if not is_temporary(path)}
+    return not names or (run_folder.LOCK in names and names <= _BEGINNINGS)
+
+
+def begin(run: Run, config: TrainConfig, write_splits: Callable[[Path], None]) -> None:
+    """Write the files that a run begins with; run.yaml comes last, because it marks the folder as a run.
+
+    Args:
+        run: Whose folder is locked.
+        config: Resolved.
+        write_splits: Writes splits.csv to a path.
+
+    Raises:
+        UserError: If one cannot be written; then nothing is left.
+    """
+    try:
+        write_splits(run.splits)
+        write_environment(run, config.seed)
+        write_config(run, config)
+    except BaseException:
+        for path in (run.environment, run.splits):
+            path.unlink(missing_ok=True)
+        raise
+
+
+def reopen(folder: Path, *, complete: bool = False) -> Run:
     """Open the run folder of an interrupted training.
+
+    Args:
+        folder: The run folder.
+        complete: Whether the run may be complete.
 
     Raises:
         UserError: If there is none, or the run is complete.
@@ -183,9 +289,10 @@ def reopen(folder: Path) -> Run:
         raise UserError(
             f"resume: {folder} is not a run folder (no {run_folder.CONFIG} with {run_folder.SPLITS} in it)"
         )
-    if run.evaluation.exists():
+    if run.evaluation.exists() and not complete:
         raise UserError(
-            f"resume: the run in {folder} is complete; start another with --config {run.config_file}"
+            f"resume: the run in {folder} is complete; --epochs with more than its {run.config.epochs} "
+            f"extends it, --config {run.config_file} starts another"
         )
     return run
 
@@ -197,7 +304,7 @@ def write_config(run: Run, config: TrainConfig) -> None:
 
 
 def write_environment(run: Run, seed: int) -> None:
-    """Write `environment.json`: versions, hardware and seed."""
+    """Write `environment.json`: versions, hardware, seed, and what splits.csv must be."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -214,7 +321,8 @@ def write_environment(run: Run, seed: int) -> None:
         else [],
         "cuda": torch.version.cuda if cuda else None,
         "seed": seed,
-        "command": sys.argv,
+        "command": [argument.encode("utf-8", "backslashreplace").decode() for argument in sys.argv],
+        "files": {run_folder.SPLITS: run_folder.fingerprint(run.splits)} if run.splits.exists() else {},
     }
     with atomic_path(run.environment) as path:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -234,7 +342,7 @@ def read_metrics(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(epoch=int(line.pop("epoch")), **{name: float(value) for name, value in line.items()})
+            Row(epoch=int(line.pop("epoch")), **{name: float(value) for name, value in line.items() if value})
             for line in csv.DictReader(file)
         ]
 
@@ -245,8 +353,8 @@ def write_skipped(run: Run, skipped: Mapping[str, str]) -> None:
         return
     with (
         atomic_path(run.skipped_file) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
         writer.writerow(["path", "reason"])
-        writer.writerows(sorted(skipped.items()))
+        writer.writerows(map(csv_text, row) for row in sorted(skipped.items()))

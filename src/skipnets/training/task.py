@@ -5,6 +5,7 @@ Shapes: N batch, C channels, H height, W width, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,9 +22,14 @@ from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import stage_groups
 from skipnets.training.config import ResolvedConfig
-from skipnets.training.optimization import make_optimizer, make_schedule, parameter_groups
+from skipnets.training.optimization import (
+    layerwise_groups,
+    make_optimizer,
+    parameter_groups,
+    schedule_of_run,
+)
 
-# Images (N, C, H, W) uint8; labels (N,); positions in the split (N,).
+# Images (N, C, H, W) from 0 to 255, uint8 or float32; labels (N,); positions in the split (N,).
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -45,6 +51,7 @@ class ClassificationTask(pl.LightningModule):
         super().__init__()
         self.model = model
         self.config = config
+        self.plan: Sequence[tuple[int, int]] = config.epoch_plan
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.layout)
         self.loss = nn.CrossEntropyLoss(class_weights, label_smoothing=config.label_smoothing)
@@ -60,7 +67,12 @@ class ClassificationTask(pl.LightningModule):
             ),
         }
         self.metrics = nn.ModuleList(self.validation_metrics.values())
+        self.gradient_norms: list[Tensor] = []
         self.train()
+
+    def change_plan(self, plan: Sequence[tuple[int, int]]) -> None:
+        """Let the learning rate follow another number of epochs; see `schedule_plan.progress`."""
+        self.plan = plan
 
     @override
     def train(self, mode: bool = True) -> ClassificationTask:
@@ -77,8 +89,8 @@ class ClassificationTask(pl.LightningModule):
         return logits
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 → float, on the device that trains: a quarter of the bytes travel there."""
-        normal = images.to(self.mean.dtype, memory_format=self.layout)
+        """(N, C, H, W) from 0 to 255 → normalized, on the device that trains: bytes travel there as bytes."""
+        normal = images.to(self.mean.dtype, memory_format=self.layout, copy=True)
         return normal.div_(255).sub_(self.mean).div_(self.std)
 
     @override
@@ -88,10 +100,14 @@ class ClassificationTask(pl.LightningModule):
         images, targets = self.normalize(pixels), labels
         if self.mix is not None:
             images, targets = self.mix(images, labels)
-        loss: Tensor = self.loss(self(images), targets)
-        self.log(
-            "train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True
-        )
+        logits = self(images)
+        loss: Tensor = self.loss(logits, targets)
+        shown = targets if targets.ndim == 1 else targets.argmax(1)
+        measured = {
+            "train_loss": loss.detach(),
+            "train_accuracy": (logits.detach().argmax(1) == shown).float().mean(),
+        }
+        self.log_dict(measured, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss
 
     @override
@@ -118,21 +134,40 @@ class ClassificationTask(pl.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Shorten the gradient to the recipe's norm.
+        """Shorten the gradient to the recipe's norm, and keep the norm that it had.
 
         Lightning refuses to with a fused optimizer, which may unscale by itself: ours is fused only where
         nothing is scaled.
         """
         if gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            gradients = (parameter.grad for parameter in self.parameters())
+            norm = nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+        self.gradient_norms.append(norm.detach())
+
+    def take_gradient_norm(self) -> float | None:
+        """Mean of the gradient's norm over the steps since the last call; None without any finite one.
+
+        Under a gradient scaler, steps with an infinite gradient are skipped.
+        """
+        norms, self.gradient_norms = self.gradient_norms, []
+        if not norms:
+            return None
+        finite = torch.stack(norms)
+        finite = finite[torch.isfinite(finite)]
+        return float(finite.mean()) if len(finite) else None
 
     @override
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer and schedule; the rate changes with every step."""
         config = self.config
-        groups = parameter_groups(
-            self.model, config.weight_decay, decay_norm_and_bias=config.decay_norm_and_bias
-        )
+        decay: dict[str, Any] = {"decay_norm_and_bias": config.decay_norm_and_bias}
+        if config.layer_decay < 1:
+            decay |= {"lr": config.lr, "layer_decay": config.layer_decay}
+            groups = layerwise_groups(self.model, config.weight_decay, **decay)
+        else:
+            groups = parameter_groups(self.model, config.weight_decay, **decay)
         optimizer = make_optimizer(
             config.optimizer,
             groups,
@@ -141,14 +176,8 @@ class ClassificationTask(pl.LightningModule):
             nesterov=config.nesterov,
             fused=config.precision != "16-mixed",
         )
-        schedule = make_schedule(
-            optimizer,
-            config.schedule,
-            steps_per_epoch=max(int(self.trainer.estimated_stepping_batches) // config.epochs, 1),
-            epochs=config.epochs,
-            warmup=config.warmup,
-            milestones=config.milestones,
-        )
+        steps_per_epoch = max(int(self.trainer.estimated_stepping_batches) // config.epochs, 1)
+        schedule = schedule_of_run(optimizer, config, steps_per_epoch=steps_per_epoch, plan=lambda: self.plan)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

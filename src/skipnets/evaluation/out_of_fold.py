@@ -1,0 +1,142 @@
+"""Out-of-fold predictions: of every image by the one model of a cross-validation that has not seen it.
+
+Shapes: N images, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from skipnets.evaluation.evaluating import Evaluation
+from skipnets.evaluation.metrics import measure
+
+__all__ = ["FoldResult", "OutOfFold", "out_of_fold"]
+
+# The metrics of `Evaluation.to_dict` that are compared between folds.
+COMPARED = ("accuracy", "balanced_accuracy", "nll", "ece", "macro_f1", "macro_auroc")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FoldResult:
+    """What a fold's model predicted for the images that the fold holds out. n images.
+
+    Attributes:
+        number: The fold, from 1.
+        best_epoch: The epoch of its model.
+        metrics: The contents of its evaluation.json.
+        names: The images' names.
+        labels: (n,) true classes.
+        logits: (n, K), not divided by a temperature.
+    """
+
+    number: int
+    best_epoch: int
+    metrics: Mapping[str, Any]
+    names: Sequence[str]
+    labels: NDArray[np.int64]
+    logits: NDArray[np.floating[Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fold's metrics, as in the parent's evaluation.json."""
+        return {
+            "fold": self.number,
+            "images": len(self.names),
+            "best_epoch": self.best_epoch,
+            **{name: self.metrics[name] for name in COMPARED},
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OutOfFold(Evaluation):
+    """An evaluation in which every image was predicted by the model of the fold that holds it out.
+
+    Attributes:
+        groups: The N images' groups; "" where there are none.
+        fold_of: (N,) the fold of each image, from 1.
+        folds: Metrics of each fold.
+    """
+
+    groups: list[str]
+    fold_of: NDArray[np.int64]
+    folds: list[dict[str, Any]]
+
+    @property
+    @override
+    def warnings(self) -> list[str]:
+        return [
+            *super().warnings,
+            "these are the metrics of the folds' models; the ensemble of them has seen all of these images",
+        ]
+
+    @override
+    def to_dict(self) -> dict[str, Any]:
+        """As of any evaluation, with the metrics of each fold and their spread."""
+        return {
+            **super().to_dict(),
+            "folds": self.folds,
+            "between_folds": {name: _spread([row[name] for row in self.folds]) for name in COMPARED},
+        }
+
+    @override
+    def prediction_columns(self) -> dict[str, Any]:
+        """As of any evaluation, with the columns group and fold."""
+        columns = super().prediction_columns()
+        first = {name: columns.pop(name) for name in ("path", "label")}
+        return {**first, "group": self.groups, "fold": self.fold_of, **columns}
+
+
+def out_of_fold(
+    folds: Sequence[FoldResult],
+    *,
+    classifier: str,
+    data: str,
+    classes: tuple[str, ...],
+    groups: Mapping[str, str],
+) -> OutOfFold:
+    """Join the results of folds, in the order of the images' names.
+
+    Args:
+        folds: One of each fold.
+        classifier: The run folder.
+        data: What was trained on.
+        classes: The K classes.
+        groups: Name → group.
+    """
+    names = [name for fold in folds for name in fold.names]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    labels = np.concatenate([fold.labels for fold in folds])[order]
+    logits = np.concatenate([fold.logits for fold in folds])[order].astype(np.float32)
+    known = [fold.metrics["known"] or {} for fold in folds]
+    return OutOfFold(
+        classifier=classifier,
+        data=data,
+        split="out-of-fold",
+        classes=classes,
+        metrics=measure(logits, labels),
+        names=[names[index] for index in order],
+        labels=labels,
+        logits=logits,
+        temperature=1.0,
+        failures={name: reason for fold in folds for name, reason in fold.metrics["failures"].items()},
+        known={split: sum(count.get(split, 0) for count in known) for split in ("train", "val", "test")},
+        groups=[groups.get(names[index], "") for index in order],
+        fold_of=np.repeat([fold.number for fold in folds], [len(fold.names) for fold in folds])[order],
+        folds=[fold.to_dict() for fold in folds],
+    )
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean and standard deviation over the folds in which the metric is defined."""
+    defined = [value for value in values if value is not None and math.isfinite(value)]
+    return {
+        "mean": statistics.fmean(defined) if defined else None,
+        "std": statistics.stdev(defined) if len(defined) > 1 else None,
+    }

@@ -1,0 +1,54 @@
+"""Run several networks on the same images and average their probabilities.
+
+Shapes: N batch, C channels, H height, W width, E networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.runtimes.runtime import InputType, Runtime
+
+__all__ = ["EnsembleRuntime", "average_logits"]
+
+
+class EnsembleRuntime:
+    """A `skipnets.runtimes.Runtime` around those of several networks of one architecture, one after another.
+
+    Args:
+        members: At least one, all of one kind.
+    """
+
+    def __init__(self, members: Sequence[Runtime]) -> None:
+        self.members = tuple(members)
+        self.name = self.members[0].name
+        self.input_type: InputType = self.members[0].input_type
+
+    @property
+    def device(self) -> str:
+        """The device that the networks run on."""
+        return self.members[0].device
+
+    def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """(N, C, H, W) images → (N, classes) logarithms of the networks' mean probabilities."""
+        return average_logits(np.stack([member.logits(batch) for member in self.members]))
+
+    def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """(N, C, H, W) images → (N, E * num_features): the networks' pooled features side by side.
+
+        They are not averaged: the features of one network have nothing to do with those of another.
+        """
+        return np.concatenate([member.embed(batch) for member in self.members], axis=1)
+
+
+def average_logits(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """(E, N, classes) logits → (N, classes), whose softmax is the mean of the E softmaxes."""
+    shifted = logits.astype(np.float64) - logits.max(2, keepdims=True)
+    probabilities = np.exp(shifted)
+    log_probabilities = shifted - np.log(probabilities.sum(2, keepdims=True))
+    averaged: NDArray[np.float64] = np.logaddexp.reduce(log_probabilities, axis=0) - np.log(len(logits))
+    return averaged.astype(np.float32)

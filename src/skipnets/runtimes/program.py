@@ -1,0 +1,287 @@
+"""Run a program of `torch.export`, operation by operation.
+
+It is read as data (`skipnets.runtimes.archive`). An operation is one of a short list, its arguments are
+numbers and tensors; expressions, other operations and other kinds of arguments are refused by name.
+
+Shapes: N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skipnets.errors import UserError
+from skipnets.runtimes.archive import Archive
+from skipnets.runtimes.graph_format import INPUT_NAMES
+
+__all__ = ["OPERATIONS", "Program", "read_program"]
+
+OPERATIONS = frozenset(
+    {
+        *("adaptive_avg_pool2d.default", "add.Tensor", "amax.default", "avg_pool2d.default"),
+        *("batch_norm.default", "cat.default", "conv2d.default", "dropout.default", "flatten.using_ints"),
+        *("group_norm.default", "linear.default", "max_pool2d.default", "mul.Tensor", "pad.default"),
+        *("relu.default", "sub.Tensor", "to.dtype"),
+    }
+)
+"""The operations of aten that exports consist of; none writes to its arguments or to files."""
+
+_PREFIX = "torch.ops.aten."
+# It states what the types of the input were, which the classifier checks itself.
+_STATEMENT = "_assert_tensor_metadata.default"
+# Of torch._export.serde.schema.ScalarType.
+_TYPES = {1: torch.uint8, 5: torch.int64, 7: torch.float32}
+# Arguments that would make an operation random, or write to its running statistics.
+_NEVER = {("dropout.default", "train"), ("batch_norm.default", "training")}
+
+
+@dataclass(frozen=True)
+class _Value:
+    """An argument that an earlier operation computes.
+
+    Attributes:
+        name: Its name.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One operation.
+
+    Attributes:
+        operator: Of torch.
+        arguments: By position; numbers, `_Value`, or lists of them.
+        keywords: By name.
+        result: The name of what it computes.
+        last_used: Names of values that no later operation needs.
+    """
+
+    operator: Any
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    result: str
+    last_used: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network as a list of operations.
+
+    Attributes:
+        steps: In order.
+        tensors: Its weights.
+        input: The name of the images.
+        outputs: The names of logits and features.
+    """
+
+    steps: tuple[_Step, ...]
+    tensors: Mapping[str, Tensor]
+    input: str
+    outputs: tuple[str, str]
+
+    def to(self, device: torch.device) -> Program:
+        """The program with its weights on a device."""
+        tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return Program(self.steps, tensors, self.input, self.outputs)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) images → (N, classes) logits and (N, num_features) pooled features."""
+        values = {**self.tensors, self.input: images}
+
+        def value(argument: Any) -> Any:
+            if isinstance(argument, list):
+                return [value(each) for each in argument]
+            return values[argument.name] if isinstance(argument, _Value) else argument
+
+        for step in self.steps:
+            arguments = [value(argument) for argument in step.arguments]
+            keywords = {name: value(argument) for name, argument in step.keywords.items()}
+            values[step.result] = step.operator(*arguments, **keywords)
+            for name in step.last_used:
+                del values[name]
+        logits, features = (values[name] for name in self.outputs)
+        return logits, features
+
+
+def read_program(archive: Archive) -> Program:
+    """The program in a .pt2 file.
+
+    Raises:
+        UserError: If it is damaged, or consists of something else than the operations of an export.
+    """
+    try:
+        return _Parser(archive).program()
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{archive.path} is not a readable .pt2 file ({type(error).__name__} in its program)"
+        ) from error
+
+
+class _Parser:
+    """From JSON to a `Program`.
+
+    Args:
+        archive: The file.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.module: dict[str, Any] = archive.graph["graph_module"]
+        self.defined: set[str] = set()
+
+    def program(self) -> Program:
+        """The program, checked."""
+        stored = self._stored_tensors()
+        tensors: dict[str, Tensor] = {}
+        images = None
+        for specification in self.module["signature"]["input_specs"]:
+            [(kind, content)] = specification.items()
+            if kind in ("parameter", "buffer"):
+                tensors[content["arg"]["name"]] = stored[content[f"{kind}_name"]]
+            elif kind == "user_input" and images is None:
+                images = content["arg"]["as_tensor"]["name"]
+            else:
+                self._refuse(f"an input of the kind {kind!r}")
+        if images not in INPUT_NAMES:
+            self._refuse(f"an input named {images!r}")
+        assert isinstance(images, str)
+        graph = self.module["graph"]
+        outputs = tuple(output["as_tensor"]["name"] for output in graph["outputs"])
+        for specification in self.module["signature"]["output_specs"]:
+            if list(specification) != ["user_output"]:
+                self._refuse(f"an output of the kind {next(iter(specification), None)!r}")
+        if len(outputs) != 2:
+            self._refuse(f"{len(outputs)} outputs")
+        self.defined = {*tensors, images}
+        steps = [step for node in graph["nodes"] if (step := self._step(node)) is not None]
+        for output in outputs:
+            self._used(output)
+        return Program(_forgetful(steps, keep=outputs), tensors, images, (outputs[0], outputs[1]))
+
+    def _stored_tensors(self) -> dict[str, Tensor]:
+        """All tensors, by the name that they had in the model."""
+        storages: dict[str, bytearray] = {}
+        tensors = {}
+        for name, content in self.archive.weights.items():
+            if content["use_pickle"] is not False:
+                self._refuse(f"the tensor {name!r} as a pickle")
+            about, member = content["tensor_meta"], content["path_name"]
+            if about["dtype"] not in _TYPES:
+                self._refuse(f"the tensor {name!r} of an unknown type")
+            kind = _TYPES[about["dtype"]]
+            shape = [_whole(extent) for extent in about["sizes"]]
+            strides = [_whole(extent) for extent in about["strides"]]
+            offset = _whole(about["storage_offset"])
+            if member not in storages:
+                storages[member] = bytearray(self.archive.weight(member))
+            flat = torch.frombuffer(storages[member], dtype=kind) if storages[member] else torch.empty(0)
+            if min([*shape, *strides, offset, 1]) < 0 or flat.numel() < _extent(shape, strides, offset):
+                raise UserError(f"{self.archive.path}: damaged (the tensor {name!r} is larger than its data)")
+            tensor = flat.as_strided(shape, strides, offset)
+            if kind.is_floating_point and not bool(torch.isfinite(tensor).all()):
+                raise UserError(
+                    f"{self.archive.path}: tensor {name} is not finite: "
+                    "the training diverged or the file is damaged"
+                )
+            tensors[name] = tensor
+        return tensors
+
+    def _step(self, node: dict[str, Any]) -> _Step | None:
+        """One operation; None for a statement about the input."""
+        target = node["target"]
+        name = target.removeprefix(_PREFIX)
+        if name == _STATEMENT:
+            return None
+        if not target.startswith(_PREFIX) or name not in OPERATIONS:
+            self._refuse(f"the operation {target!r}")
+        packet, _, overload = name.partition(".")
+        operator = getattr(getattr(torch.ops.aten, packet), overload)
+        arguments: list[Any] = []
+        keywords: dict[str, Any] = {}
+        for each in node["inputs"]:
+            value = self._argument(each["arg"])
+            if (name, each["name"]) in _NEVER and value is not False:
+                self._refuse(f"{name} as in training")
+            if each["kind"] == 1 and not keywords:
+                arguments.append(value)
+            else:
+                keywords[each["name"]] = value
+        [output] = node["outputs"]
+        result = output["as_tensor"]["name"]
+        if not isinstance(result, str) or result in self.defined:
+            self._refuse(f"{result!r} twice")
+        self.defined.add(result)
+        return _Step(operator, tuple(arguments), keywords, result, ())
+
+    def _argument(self, argument: dict[str, Any]) -> Any:
+        """A number, a type, or a reference to a tensor."""
+        [(kind, value)] = argument.items()
+        if kind == "as_none":
+            return None
+        if kind == "as_tensor":
+            return self._used(value["name"])
+        if kind == "as_tensors":
+            return [self._used(each["name"]) for each in value]
+        if kind == "as_scalar_type" and value in _TYPES:
+            return _TYPES[value]
+        plain = {"as_bool": bool, "as_int": int, "as_float": (int, float), "as_string": str}
+        if kind in plain and isinstance(value, plain[kind]):  # type: ignore[arg-type]
+            return value
+        many = {"as_ints": int, "as_floats": (int, float)}
+        if kind in many and all(isinstance(each, many[kind]) for each in value):  # type: ignore[arg-type]
+            return list(value)
+        return self._refuse(f"an argument of the kind {kind!r}")
+
+    def _used(self, name: str) -> _Value:
+        if name not in self.defined:
+            self._refuse(f"{name!r}, which nothing computes,")
+        return _Value(name)
+
+    def _refuse(self, what: str) -> Any:
+        raise UserError(f"{self.archive.path}: holds {what}, which no export of skipnets does: not opened")
+
+
+def _forgetful(steps: list[_Step], *, keep: tuple[str, ...]) -> tuple[_Step, ...]:
+    """The steps, which drop values after their last use, so that memory is as small as when layers run."""
+    computed = {step.result for step in steps}
+    needed, backwards = set(keep), []
+    for step in reversed(steps):
+        used = {step.result, *_names([*step.arguments, *step.keywords.values()])}
+        done = tuple(sorted(used & computed - needed))
+        needed |= used
+        backwards.append(_Step(step.operator, step.arguments, step.keywords, step.result, done))
+    return tuple(reversed(backwards))
+
+
+def _names(arguments: list[Any]) -> set[str]:
+    found: set[str] = set()
+    for argument in arguments:
+        if isinstance(argument, list):
+            found |= _names(argument)
+        elif isinstance(argument, _Value):
+            found.add(argument.name)
+    return found
+
+
+def _whole(extent: dict[str, Any]) -> int:
+    """A whole number; an expression is refused with a KeyError."""
+    value = extent["as_int"]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _extent(shape: list[int], strides: list[int], offset: int) -> int:
+    """How many values a strided tensor reaches over."""
+    if len(shape) != len(strides) or 0 in shape:
+        return 0 if 0 in shape and len(shape) == len(strides) else 1 << 62
+    return offset + 1 + sum((extent - 1) * stride for extent, stride in zip(shape, strides, strict=True))

@@ -1,0 +1,334 @@
+"""The Open Inference Protocol (KServe V2), for clients of KServe, Triton and their like.
+
+A request has one input, `images`: encoded files (BYTES, base64 in JSON) or pixels (UINT8, or numbers that a
+window is for). The outputs are
+`probabilities` and `labels`. Tensors are in JSON, or behind it in the binary tensor extension.
+
+Source: https://github.com/kserve/open-inference-protocol, and Triton's extension for binary tensors,
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+
+Shapes: N images, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from skipnets.classifier import Classifier
+from skipnets.data.decoding import ImageDecodeError
+from skipnets.errors import UserError
+from skipnets.serve.service import Service, Upload
+from skipnets.version import __version__
+
+__all__ = ["Inference", "inference_router", "read_inference", "write_inference"]
+
+_HEADER_LENGTH = "inference-header-content-length"
+_VERSION = "1"
+Output = Literal["probabilities", "labels"]
+
+# The protocol's types of pixels, and NumPy's.
+_TYPES = {"UINT8": "u1"}
+_WINDOWED_TYPES = {"UINT8": "u1", "UINT16": "<u2", "INT16": "<i2", "FP32": "<f4"}
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A request of the protocol.
+
+    Attributes:
+        images: Encoded files, or arrays (H, W, C).
+        outputs: Name → whether its tensor is sent in binary.
+        id: The client's own; repeated in the response.
+    """
+
+    images: Sequence[bytes | NDArray[Any]]
+    outputs: Mapping[Output, bool]
+    id: str | None = None
+
+
+def read_inference(
+    body: bytes, header_length: str | None, channels: int, *, windowed: bool = False
+) -> Inference:
+    """Read a request.
+
+    Args:
+        body: JSON, and binary tensors behind it.
+        header_length: How much of the body is JSON, as the request's header says; None for all of it.
+        channels: Of images that are sent as pixels.
+        windowed: Whether pixels may have more than 8 bits, for a model with a window.
+
+    Raises:
+        UserError: If it is none, or asks for what the model does not have.
+    """
+    if header_length is None:
+        text, binary = body, b""
+    elif header_length.isdecimal() and int(header_length[:12]) <= len(body):
+        text, binary = body[: int(header_length)], body[int(header_length) :]
+    else:
+        raise UserError(f"{_HEADER_LENGTH}={header_length}: must be at most the body's {len(body)} bytes")
+    try:
+        request = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError("the request is not JSON") from error
+    inputs = _field(request, "inputs", list)
+    if len(inputs) != 1 or _field(inputs[0], "name", str) != "images":
+        raise UserError("inputs: must be one, named images")
+    return Inference(
+        images=_images(inputs[0], binary, channels, _WINDOWED_TYPES if windowed else _TYPES),
+        outputs=_outputs(request),
+        id=_field(request, "id", str, None),
+    )
+
+
+def write_inference(
+    inference: Inference, probabilities: NDArray[np.float64], classes: Sequence[str], model: str
+) -> Response:
+    """The response to a request.
+
+    Args:
+        inference: The request.
+        probabilities: (N, classes).
+        classes: Their names.
+        model: Its name.
+    """
+    labels = [classes[index] for index in probabilities.argmax(axis=1)]
+    tensors: dict[Output, tuple[str, list[int], list[Any]]] = {
+        "probabilities": (
+            "FP32",
+            list(probabilities.shape),
+            probabilities.astype(np.float32).ravel().tolist(),
+        ),
+        "labels": ("BYTES", [len(labels)], labels),
+    }
+    outputs: list[dict[str, Any]] = []
+    binary: list[bytes] = []
+    for name, is_binary in inference.outputs.items():
+        datatype, shape, data = tensors[name]
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
+        if is_binary:
+            packed = np.asarray(data, "<f4").tobytes() if datatype == "FP32" else _packed(data)
+            binary.append(packed)
+            output["parameters"] = {"binary_data_size": len(packed)}
+        else:
+            output["data"] = data
+        outputs.append(output)
+    answer: dict[str, Any] = {"model_name": model, "model_version": _VERSION, "outputs": outputs}
+    if inference.id is not None:
+        answer["id"] = inference.id
+    if not binary:
+        return JSONResponse(answer)
+    head = json.dumps(answer).encode()
+    headers = {_HEADER_LENGTH: str(len(head))}
+    return Response(head + b"".join(binary), media_type="application/octet-stream", headers=headers)
+
+
+def inference_router(service: Service) -> APIRouter:
+    """The protocol's routes."""
+    router = APIRouter(prefix="/v2", tags=["v2"])
+
+    @router.get("", summary="The server")
+    async def server() -> dict[str, Any]:
+        return {"name": "skipnets", "version": __version__, "extensions": ["binary_tensor_data"]}
+
+    @router.get("/health/live", summary="Whether the process is alive")
+    async def live() -> dict[str, Any]:
+        return {"live": True}
+
+    @router.get("/health/ready", summary="Whether images are accepted")
+    async def ready(response: Response) -> dict[str, Any]:
+        response.status_code = 200 if service.state == "ready" else 503
+        return {"ready": service.state == "ready"}
+
+    @router.get("/models/{name}", summary="The model's inputs and outputs")
+    @router.get("/models/{name}/versions/{version}", include_in_schema=False)
+    async def model(name: str, version: str = _VERSION) -> JSONResponse:
+        return _no_such_model(service, name, version) or JSONResponse(_metadata(service.classifier))
+
+    @router.get("/models/{name}/ready", summary="Whether the model accepts images")
+    @router.get("/models/{name}/versions/{version}/ready", include_in_schema=False)
+    async def model_ready(name: str, version: str = _VERSION) -> JSONResponse:
+        is_ready = service.state == "ready"
+        status = 200 if is_ready else 503
+        return _no_such_model(service, name, version) or JSONResponse(
+            {"name": name, "ready": is_ready}, status
+        )
+
+    @router.post("/models/{name}/infer", summary="Classify images", response_class=Response)
+    @router.post("/models/{name}/versions/{version}/infer", include_in_schema=False)
+    async def infer(request: Request, name: str, version: str = _VERSION) -> Response:
+        """Input `images`: encoded files (BYTES, base64 in JSON) or pixels (UINT8, N × H × W × C).
+
+        For a model of images with more than 8 bits, pixels may also be UINT16, INT16 or FP32.
+
+        Outputs `probabilities` (FP32) and `labels` (BYTES); tensors may be in the binary extension.
+        """
+        if (missing := _no_such_model(service, name, version)) is not None:
+            return missing
+        if "content-encoding" in request.headers:
+            return _error("content-encoding: must not be given; images are compressed already", 415)
+        classifier = service.classifier
+        length = request.headers.get(_HEADER_LENGTH)
+        try:
+            with service.admitted() as take, service.holding(request.headers.get("content-length")):
+                body = await request.body()
+                preprocessing = classifier.preprocessing
+                inference = await run_in_threadpool(
+                    read_inference,
+                    body,
+                    length,
+                    preprocessing.channels,
+                    windowed=preprocessing.window is not None,
+                )
+                if len(inference.images) > service.limits.files:
+                    raise UserError(f"images: there may be {service.limits.files} in a request")
+                take(len(inference.images))
+                rows = await service.probabilities(
+                    [
+                        Upload("", io.BytesIO(image)) if isinstance(image, bytes) else image
+                        for image in inference.images
+                    ]
+                )
+        except ClientDisconnect:
+            return _error("the client disconnected", 400)
+        except UserError as error:
+            text = str(error)
+            return _error(text.removeprefix("image: ") if isinstance(error, ImageDecodeError) else text, 400)
+        return write_inference(inference, rows, classifier.classes, name)
+
+    return router
+
+
+def _metadata(classifier: Classifier) -> dict[str, Any]:
+    classes = len(classifier.classes)
+    return {
+        "name": str(classifier.architecture["name"]),
+        "versions": [_VERSION],
+        "platform": f"skipnets_{classifier.runtime.name}",
+        "inputs": [{"name": "images", "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]},
+            {"name": "labels", "datatype": "BYTES", "shape": [-1]},
+        ],
+        "parameters": {"classes": list(classifier.classes)},
+    }
+
+
+def _no_such_model(service: Service, name: str, version: str) -> JSONResponse | None:
+    served = str(service.classifier.architecture["name"])
+    if name == served and version == _VERSION:
+        return None
+    return _error(f"model {name!r}, version {version!r}: this server has {served!r}, version '1'", 404)
+
+
+def _error(text: str, status: int) -> JSONResponse:
+    return JSONResponse({"error": text}, status)
+
+
+def _field(record: Any, name: str, kind: type, *default: Any) -> Any:
+    """A field of a JSON object, of one type."""
+    if not isinstance(record, dict):
+        raise UserError(f"{name}: must be in a JSON object")
+    if name not in record and default:
+        return default[0]
+    value = record.get(name)
+    if not isinstance(value, kind):
+        raise UserError(f"{name}: must be of type {kind.__name__}")
+    return value
+
+
+def _images(
+    tensor: dict[str, Any], binary: bytes, channels: int, types: Mapping[str, str]
+) -> Sequence[bytes | NDArray[Any]]:
+    datatype = _field(tensor, "datatype", str)
+    shape = _field(tensor, "shape", list)
+    if not all(isinstance(size, int) and 0 < size < 2**31 for size in shape):
+        raise UserError(f"shape={shape}: must be of numbers above 0")
+    parameters = _field(tensor, "parameters", dict, {})
+    data: Any = tensor.get("data")
+    if "binary_data_size" in parameters:
+        data = binary
+        if parameters["binary_data_size"] != len(binary):
+            raise UserError(
+                f"binary_data_size={parameters['binary_data_size']}: {len(binary)} bytes follow the JSON"
+            )
+    elif not isinstance(data, list):
+        raise UserError("data: must be a list, or follow the JSON in binary")
+    if datatype == "BYTES":
+        files = _unpacked(data) if isinstance(data, bytes) else _from_base64(data)
+        if shape not in ([len(files)], [len(files), 1]):
+            raise UserError(f"shape={shape}: must be [{len(files)}], the number of images")
+        return files
+    if datatype not in types:
+        raise UserError(
+            f"datatype={datatype}: must be BYTES (encoded images) or {' or '.join(types)} (pixels)"
+        )
+    if len(shape) != 4 or shape[3] != channels:
+        raise UserError(f"shape={shape}: must be [N, H, W, {channels}]")
+    return list(_pixels(data, shape, types[datatype]))
+
+
+def _pixels(data: bytes | list[Any], shape: list[int], dtype: str) -> NDArray[Any]:
+    """(N, H, W, C)."""
+    try:
+        flat = np.frombuffer(data, dtype) if isinstance(data, bytes) else np.array(data, dtype).ravel()
+        return flat.reshape(shape)
+    except (ValueError, TypeError, OverflowError) as error:
+        kind = " from 0 to 255" if dtype == "u1" else f" of type {np.dtype(dtype)}"
+        raise UserError(f"data: must be {'×'.join(map(str, shape))} numbers{kind}") from error
+
+
+def _from_base64(data: list[Any]) -> list[bytes]:
+    try:
+        return [base64.b64decode(item, validate=True) for item in data]
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise UserError("data: must be image files in base64") from error
+
+
+def _unpacked(data: bytes) -> list[bytes]:
+    """BYTES elements, each behind its length in four bytes."""
+    items: list[bytes] = []
+    place = 0
+    while place < len(data):
+        if place + 4 > len(data):
+            raise UserError("data: is cut short")
+        [size] = struct.unpack_from("<I", data, place)
+        place += 4
+        if place + size > len(data):
+            raise UserError("data: is cut short")
+        items.append(data[place : place + size])
+        place += size
+    return items
+
+
+def _packed(items: Sequence[str]) -> bytes:
+    encoded = [item.encode(errors="replace") for item in items]
+    return b"".join(struct.pack("<I", len(item)) + item for item in encoded)
+
+
+def _outputs(request: dict[str, Any]) -> dict[Output, bool]:
+    all_binary = _field(request, "parameters", dict, {}).get("binary_data_output") is True
+    wanted = _field(request, "outputs", list, [])
+    if not wanted:
+        return {"probabilities": all_binary, "labels": all_binary}
+    outputs: dict[Output, bool] = {}
+    for output in wanted:
+        name = _field(output, "name", str)
+        if name not in ("probabilities", "labels"):
+            raise UserError(f"outputs: there is no {name!r}; there are probabilities and labels")
+        binary = _field(output, "parameters", dict, {}).get("binary_data", all_binary)
+        outputs[cast(Output, name)] = binary is True
+    return outputs

@@ -1,0 +1,74 @@
+"""What a run is about to do, in a few lines, and when it will have ended."""
+
+from __future__ import annotations
+
+import torch
+
+from skipnets.data.listing import channel_word
+from skipnets.data.sources import ImageDataset
+from skipnets.training import budget
+from skipnets.training.config import ResolvedConfig
+from skipnets.training.prepare import Prepared
+from skipnets.training.progress_lines import end_text
+from skipnets.training.speed import training_device
+
+
+def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
+    """Network, length and settings of a run, a line each."""
+    config, model = prepared.config, prepared.model
+    height, width = config.size
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    steps = max(-(-config.epoch_images // config.batch_size), 1)
+    color = channel_word(config.channels)
+    network = f"{config.model}, {parameters:,} parameters, {height}×{width} {color}"
+    if prepared.seconds_per_image is not None:
+        network += (
+            f", {config.precision}, {1000 * prepared.seconds_per_image:.2g} ms an image on {_device(config)}"
+        )
+    length = f"{config.epochs} epochs of {steps} steps of {config.batch_size} images"
+    passes = config.epoch_images / len(dataset.split("train"))
+    if passes != 1:
+        length += f" (an epoch is {passes:.2g} passes over the training images)"
+    if (seconds := _seconds(prepared, dataset)) is not None:
+        length += f"; {end_text(seconds)}"
+    lines = {"network": network, "training": length, f"recipe {config.recipe}": _settings(config)}
+    width = max(map(len, lines))
+    return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+
+
+def _seconds(prepared: Prepared, dataset: ImageDataset) -> float | None:
+    """How long the run will take from now on, where the speed is known."""
+    speed, config = prepared.seconds_per_image, prepared.config
+    test = len(dataset.split("test"))
+    if prepared.training_ends is not None and speed is not None:
+        return prepared.training_ends - budget.clock() + budget.finish_seconds(test, speed)
+    if speed is None:
+        return None
+    epoch = config.epoch_images + budget.VALIDATION_COST * len(dataset.split("val"))
+    return config.epochs * epoch * speed + budget.finish_seconds(test, speed)
+
+
+def _device(config: ResolvedConfig) -> str:
+    device = training_device(config.accelerator)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}" if device.type == "cpu" else device.type
+
+
+def _settings(config: ResolvedConfig) -> str:
+    """The settings that matter most, those that are off left out."""
+    settings = [
+        f"{config.optimizer}, rate {config.lr:g}, {config.schedule}, warm-up {config.warmup:.2g} epochs",
+        f"weight decay {config.weight_decay:g}",
+        f"augmentation {config.augmentation}",
+    ]
+    for name, value in {
+        "MixUp": config.mixup,
+        "CutMix": config.cutmix,
+        "label smoothing": config.label_smoothing,
+        "averaged weights": config.ema,
+    }.items():
+        if value:
+            settings.append(f"{name} {value:g}")
+    return "; ".join(settings)

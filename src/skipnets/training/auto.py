@@ -1,0 +1,214 @@
+"""The recipe `auto`: network, size, batch and settings from the images, the device and the time.
+
+Every rule is a row of a table with what it was measured by; `benchmarks/recipes.py` repeats the measurements.
+A rule looks at properties of the data (`Facts`), never at its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What rules look at.
+
+    Attributes:
+        images: Number of training images.
+        classes: Number of classes.
+        side: The larger of the input's height and width, in pixels.
+        passes: How often the training goes through the images.
+        steps: Number of optimizer steps.
+        mirrored: 1 where a mirrored image still shows its class, 0 where it does not.
+        pretrained: 1 with initial weights, 0 from scratch.
+    """
+
+    images: float
+    classes: float
+    side: float
+    passes: float
+    steps: float
+    mirrored: float
+    pretrained: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Values of options, where every fact lies within its limits.
+
+    Attributes:
+        values: Option → value.
+        least: Fact → the smallest value with which the rule holds.
+        below: Fact → the value below which it holds.
+        evidence: What it was measured by.
+    """
+
+    values: Mapping[str, Any]
+    least: Mapping[str, float] = field(default_factory=dict)
+    below: Mapping[str, float] = field(default_factory=dict)
+    evidence: str
+
+    def holds(self, facts: Facts) -> bool:
+        """Whether the facts lie within the limits."""
+        return all(getattr(facts, name) >= limit for name, limit in self.least.items()) and all(
+            getattr(facts, name) < limit for name, limit in self.below.items()
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A network, and the input size that it is considered at.
+
+    Attributes:
+        model: Name in the registry.
+        side: Side of the input, in pixels.
+    """
+
+    model: str
+    side: int
+
+
+# Networks to start from ImageNet's weights, at the size of those, from cheap to costly.
+PRETRAINED = ("resnet18", "densenet121", "resnet50")
+# How often a pretrained network is to see each image before a larger one is worth its time.
+PRETRAINED_PASSES = 10
+
+# The share of the training over which the learning rate rises.
+WARMUP_SHARE = 0.1
+
+# Images up to this side keep their size.
+KEPT_SIDE = 64
+# Networks from cheap to costly, up to a side of the input in pixels: the stem leaves maps of about 16×16.
+_NETWORKS: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (40, ("resnet8_w16", "resnet8_w32", "resnet14_w32", "resnet8_w64", "resnet14_w64")),
+    (10**9, ("resnet10_w16", "resnet10_w24", "resnet10_w32", "resnet10_w48", "resnet10", "resnet18")),
+)
+# Larger images, with the size that they are shrunk to, from cheap to costly.
+_SHRUNK: tuple[Candidate, ...] = tuple(
+    Candidate(model=model, side=side)
+    for model, side in (
+        ("resnet10_w16", 64),
+        ("resnet10_w24", 64),
+        ("resnet10_w32", 64),
+        ("resnet10_w24", 96),
+        ("resnet10_w32", 96),
+        ("resnet10_w32", 128),
+        ("resnet10_w48", 128),
+        ("resnet10_w48", 160),
+        ("resnet10_w48", 224),
+        ("resnet10", 224),
+        ("resnet18", 224),
+    )
+)
+
+# The first rule of each group that holds gives its values. Evidence is test accuracy in percent, for equal
+# processor time of one thread.
+RULES: Mapping[str, tuple[Rule, ...]] = {
+    # Decided before the number of passes and steps is known.
+    "batch": (Rule(values={"batch_size": 32}, evidence="with 23 steps an epoch (batch 64) runs lose"),),
+    "optimization": (
+        Rule(
+            least={"pretrained": 1},
+            values={"lr": 0.01, "layer_decay": 0.7, "fit_head": True},
+            evidence="CIFAR ResNet-20 to sign digits, 20 s: 95.0, from random weights 58.6 in more time",
+        ),
+        Rule(
+            values={"lr": 0.05},
+            evidence="sign digits, 45 s: 99.2; clothing, 40 s: 68.7",
+        ),
+    ),
+    "augmentation": (
+        Rule(
+            below={"mirrored": 1},
+            values={"augmentation": "crop"},
+            evidence="letters and signs: their mirror images are other signs",
+        ),
+        Rule(
+            values={"augmentation": "crop-flip"},
+            evidence="pending",
+        ),
+    ),
+    "regularization": (
+        Rule(
+            values={"label_smoothing": 0.1, "weight_decay": 5e-4},
+            evidence="pending",
+        ),
+    ),
+    "averaging": (
+        Rule(
+            values={"ema": 0.0},
+            evidence="where the rate reaches zero, averages (0.99) are 0.3 below the last weights in 17 runs",
+        ),
+    ),
+}
+
+
+def apply_rules(facts: Facts, groups: Sequence[str] = tuple(RULES)) -> dict[str, Any]:
+    """Option → value, by the first rule that holds in each group."""
+    values: dict[str, Any] = {}
+    for group in groups:
+        rule = next((rule for rule in RULES[group] if rule.holds(facts)), None)
+        if rule is not None:
+            values.update(rule.values)
+    return values
+
+
+def candidates(side: int, *, fixed: bool) -> tuple[Candidate, ...]:
+    """Networks for images, with input sizes, from cheap to costly.
+
+    Args:
+        side: The larger side of the images, in pixels.
+        fixed: Whether the input has this size; otherwise larger images may be shrunk.
+    """
+    if fixed or side <= KEPT_SIDE:
+        return tuple(Candidate(model=name, side=side) for name in _networks(side))
+    shrunk = [candidate for candidate in _SHRUNK if candidate.side < 1.2 * side]
+    widest, largest = shrunk[-1].model, shrunk[-1].side
+    names = _networks(largest)
+    wider = names[names.index(widest) + 1 :]
+    return (*shrunk, *(Candidate(model=name, side=largest) for name in wider))
+
+
+def _networks(side: int) -> tuple[str, ...]:
+    return next(names for largest, names in _NETWORKS if side <= largest)
+
+
+def choose_network(
+    ladder: Sequence[Candidate],
+    seconds_per_image: Callable[[Candidate], float],
+    *,
+    wanted: float,
+    seconds: float,
+) -> tuple[Candidate, float]:
+    """The most costly of the candidates that sees the images often enough in the time.
+
+    Args:
+        ladder: From cheap to costly; they are measured until one is too slow.
+        seconds_per_image: Measures a candidate.
+        wanted: How many images the training should show.
+        seconds: The time for training.
+
+    Returns:
+        The candidate and its seconds an image.
+    """
+    chosen, speed = ladder[0], seconds_per_image(ladder[0])
+    for candidate in ladder[1:]:
+        slower = seconds_per_image(candidate)
+        if seconds / slower < wanted:
+            break
+        chosen, speed = candidate, slower
+    return chosen, speed
+
+
+def wanted_images(images: int) -> float:
+    """How many images a training should show before a larger network is worth its time."""
+    return 60_000 * math.sqrt(max(images, 500) / 1500)
+
+
+def default_seconds(images: int, side: int) -> float:
+    """A sensible time for a training where none is given: 1 minute to 1 hour, by the amount of pixels."""
+    amount = images * side**2 / (2000 * 64**2)
+    return min(max(300 * math.sqrt(amount), 60), 3600)

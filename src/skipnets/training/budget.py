@@ -1,0 +1,156 @@
+"""A training within a budget of time: how many epochs fit, and corrections while it runs.
+
+What was decided is recorded in `run.yaml` (`epochs`, `epoch_images`, `epoch_plan`), so a resumed or repeated
+run keeps its schedule whatever the clock says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from typing_extensions import override
+
+from skipnets.training.config import ResolvedConfig
+
+# What a run's budget is measured with, in seconds; benchmarks put the processor's time in its place.
+clock: Callable[[], float] = time.perf_counter
+
+# A validation image costs about a third of a training image: no gradient.
+VALIDATION_COST = 1 / 3
+# The share of a budget that validation may take; where it would take more, epochs are longer.
+VALIDATION_SHARE = 0.1
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 100
+# Loading the best model, drawing and writing, and how much slower than in validation a test image is.
+_FINISH_SECONDS, _TEST_COST = 4.0, 1.5
+# An epoch is given up only where it would overrun the budget by more than this share of itself.
+_TOLERANCE = 0.15
+# Epochs are added only before this share of the training is done: later the rate is already low.
+_EXTENDED_UNTIL = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochPlan:
+    """How many epochs of how many images fit into a budget.
+
+    Attributes:
+        epochs: Number of epochs.
+        images: Training images of each: a whole number of passes, or the part of one that fits.
+    """
+
+    epochs: int
+    images: int
+
+
+def plan_epochs(train: int, val: int, *, seconds_per_image: float, seconds: float) -> EpochPlan:
+    """Divide a budget into epochs.
+
+    An epoch is one pass over the training images where 4 to 100 of these fit; several passes where more fit,
+    or where validation after each would take more than a tenth of the time; a part of one otherwise.
+
+    Args:
+        train: Number of training images.
+        val: Number of validation images.
+        seconds_per_image: Seconds that a training image takes.
+        seconds: The budget, without the evaluation at the end.
+    """
+    affordable = max(seconds / seconds_per_image, 1.0)  # training images, if there were no validation
+    most_epochs = VALIDATION_SHARE * affordable / max(val * VALIDATION_COST, 1e-9)
+    passes = affordable / (train + val * VALIDATION_COST)
+    if passes < FEWEST_EPOCHS:
+        images = (affordable - FEWEST_EPOCHS * val * VALIDATION_COST) / FEWEST_EPOCHS
+        return EpochPlan(epochs=FEWEST_EPOCHS, images=min(max(int(images), 2), train))
+    wanted = min(passes, MOST_EPOCHS, max(most_epochs, FEWEST_EPOCHS))
+    repeats = max(round((affordable / wanted - val * VALIDATION_COST) / train), 1)
+    epoch_cost = repeats * train + val * VALIDATION_COST
+    return EpochPlan(epochs=max(int(affordable / epoch_cost), 1), images=repeats * train)
+
+
+def finish_seconds(test: int, seconds_per_image: float) -> float:
+    """How long what follows the last epoch takes: the evaluation of the test images, and the charts."""
+    return _FINISH_SECONDS + _TEST_COST * VALIDATION_COST * test * seconds_per_image
+
+
+def corrected_epochs(*, done: int, planned: int, epoch_seconds: float, seconds_left: float) -> int:
+    """The number of epochs that end with the budget, after so many.
+
+    Args:
+        done: Epochs that are complete, at least one.
+        planned: Number of epochs so far.
+        epoch_seconds: Duration of an epoch with its validation.
+        seconds_left: What is left of the budget, without the evaluation at the end.
+    """
+    left = planned - done
+    fit = max(math.floor(seconds_left / epoch_seconds + _TOLERANCE), 0)
+    if fit < left:
+        return done + fit
+    if fit > left * 1.1 and left and done < _EXTENDED_UNTIL * planned:
+        return done + fit
+    return planned
+
+
+class TimeBudget(Callback):
+    """Corrects the number of epochs after each one, so that the run ends with its budget.
+
+    The learning rate follows (`schedule_plan.progress`): it still reaches zero at the end.
+
+    Args:
+        config: The run's; its `epoch_plan` holds the first pair.
+        ends: The time on `clock` at which training must have ended.
+        change_plan: Hands a changed plan to the learning rate's schedule.
+        record: Writes the configuration with a changed plan.
+        say: Prints a line.
+    """
+
+    def __init__(
+        self,
+        config: ResolvedConfig,
+        *,
+        ends: float,
+        change_plan: Callable[[Sequence[tuple[int, int]]], None],
+        record: Callable[[ResolvedConfig], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.config = config
+        self.ends = ends
+        self.change_plan = change_plan
+        self.record = record
+        self.say = say
+        self._epoch_started = clock()
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock; what lies between two epochs counts with the later one."""
+        if trainer.current_epoch == 0:
+            self._epoch_started = clock()
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare the clock with the plan; the first process decides for all."""
+        now = clock()
+        done = trainer.current_epoch + 1
+        epochs = corrected_epochs(
+            done=done,
+            planned=self.config.epochs,
+            epoch_seconds=now - self._epoch_started,
+            seconds_left=self.ends - now,
+        )
+        self._epoch_started = now
+        epochs = trainer.strategy.broadcast(epochs)
+        if epochs == self.config.epochs:
+            return
+        self.config = dataclasses.replace(
+            self.config, epochs=epochs, epoch_plan=(*self.config.epoch_plan, (done, epochs))
+        )
+        self.change_plan(self.config.epoch_plan)
+        trainer.fit_loop.max_epochs = epochs
+        if trainer.is_global_zero:
+            self.record(self.config)
+            self.say(
+                f"after epoch {done}: {epochs} epochs fit into the time, not {self.config.epoch_plan[-2][1]}"
+            )

@@ -1,0 +1,256 @@
+"""Cross-validation: a run for each fold, the predictions for every image, and the folds as one classifier.
+
+runs/NAME/
+  run.yaml, environment.json    as of any run; what the data decided is the same in all folds
+  splits.csv                    with the fold that holds out each image
+  fold-1/, fold-2/, ...         runs, whose test split is what the fold holds out
+  predictions.parquet           of every image by the model of its fold; also evaluation.json, confusion.png
+  model.safetensors             the ensemble of the folds' models
+  test/                         the ensemble's evaluation on the test split, if the data have one
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from skipnets import run_folder
+from skipnets.classifier import Classifier, load
+from skipnets.data.contents import contents
+from skipnets.data.folds import Folds, deal_out_folds, read_folds
+from skipnets.data.sources import ImageDataset, find_with_own_splits
+from skipnets.data.splits import check_fractions
+from skipnets.data.survey import survey
+from skipnets.duration import parse_duration
+from skipnets.errors import UserError
+from skipnets.evaluation import evaluate
+from skipnets.evaluation.out_of_fold import FoldResult, OutOfFold, out_of_fold
+from skipnets.evaluation.predictions import read_predictions
+from skipnets.training.announcement import announcement
+from skipnets.training.config import FIELDS, TrainConfig
+from skipnets.training.extending import reset_results
+from skipnets.training.interruption import resumable
+from skipnets.training.prepare import prepare
+from skipnets.training.rate_finder import with_found_rate
+from skipnets.training.run import Run, begin, claim, write_config
+
+_HEADERS_READ = 5000
+
+TrainOn = Callable[[Run, TrainConfig, ImageDataset], Run]
+"""Trains a new run on a dataset that is already split."""
+Resume = Callable[[Run, int | None], Run]
+"""Goes on with a fold's run, up to another number of epochs or None."""
+
+
+def train_folds(config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], None]) -> Run:
+    """Train a model for each fold, evaluate each on the images it has not seen, and join them.
+
+    Args:
+        config: With `folds`.
+        train_on: Trains a fold.
+        say: Shows a line.
+
+    Raises:
+        UserError: Wrong input. Where that shows before training, nothing has been written.
+    """
+    assert config.folds is not None
+    _check_options(config)
+    run = claim(config.out)
+    dataset = find_with_own_splits(
+        config.data, download=config.download, duplicates=config.duplicates, options=config.data_options
+    )
+    if config.splits is None:
+        folds = deal_out_folds(dataset, config.folds, config.seed, config.data)
+    else:
+        folds = read_folds(dataset, config.splits, config.folds, missing=config.missing)
+    first, *_ = list(_datasets(folds, config))  # all of them, so that what is wrong shows before training
+    prepared = prepare(_fold_config(_with_share_of_time(config), run.fold(1), 1), first)
+    folds = dataclasses.replace(
+        folds, dataset=dataclasses.replace(folds.dataset, contents=contents(folds.dataset))
+    )
+    say(str(survey(folds.dataset, config.data, most=_HEADERS_READ)))
+    say(_line(first, folds))
+    say(f"in each fold:\n{announcement(prepared, first)}")
+    prepared = with_found_rate(prepared, first, run.rates, say)
+    begin(run, _resolved(config, prepared.config, len(first.split("train"))), folds.write)
+    return _train_missing(run, folds, train_on=train_on, resume=None, say=say)
+
+
+def resume_folds(
+    run: Run, *, missing: str | None, train_on: TrainOn, resume: Resume, say: Callable[[str], None]
+) -> Run:
+    """Go on with the fold in which a run was interrupted.
+
+    Args:
+        run: With `folds` in its configuration.
+        missing: "skip" goes on without images that are no longer there; None does as the run was started.
+        train_on: Trains a fold.
+        resume: Goes on with a fold.
+        say: Shows a line.
+    """
+    config = run.config
+    assert config.folds is not None
+    options = config.data_options
+    dataset = find_with_own_splits(config.data, download=config.download, options=options)
+    folds = read_folds(dataset, run.splits, config.folds, missing=missing or options.missing)
+    return _train_missing(run, folds, train_on=train_on, resume=resume, say=say)
+
+
+def extend_folds(run: Run, epochs: int) -> None:
+    """Prepare a run with folds to be resumed up to a larger number of epochs in each fold.
+
+    Raises:
+        UserError: The run already has as many epochs.
+    """
+    config = run.config
+    if epochs <= (config.epochs or 0):
+        raise UserError(
+            f"epochs={epochs}: must be more than the {config.epochs} that the run in {run.folder} has"
+        )
+    write_config(run, dataclasses.replace(config, epochs=epochs, time=None, epoch_plan=()))
+    reset_results(run)
+
+
+def _check_options(config: TrainConfig) -> None:
+    if str(config.devices) != "1":
+        raise UserError(
+            f"devices={config.devices}: must be 1 with folds, which are trained one after another"
+        )
+
+
+def _with_share_of_time(config: TrainConfig) -> TrainConfig:
+    """The configuration with the time that one fold may take."""
+    if config.time is None or config.epochs is not None:
+        return config
+    assert config.folds is not None
+    return dataclasses.replace(config, time=f"{parse_duration(config.time) / config.folds:.1f}s")
+
+
+def _resolved(config: TrainConfig, of_fold: TrainConfig, train_images: int) -> TrainConfig:
+    """What was resolved for the first fold holds for all; what is the run's own stays."""
+    values = {name: getattr(of_fold, name) for name in FIELDS}
+    values |= {
+        name: getattr(config, name) for name in ("folds", "out", "seed", "splits", "fractions", "time")
+    }
+    if of_fold.epoch_images == train_images:
+        values["epoch_images"] = None  # all of them, which are a few more or less in other folds
+    return TrainConfig(**values)
+
+
+def _fold_config(config: TrainConfig, fold: Run, number: int) -> TrainConfig:
+    """The configuration of a fold, which repeats that fold alone."""
+    # Other initial weights in each fold make the ensemble's members differ more.
+    seed = (config.seed + number - 1) % 2**31
+    return dataclasses.replace(config, folds=None, out=fold.folder, splits=fold.splits, seed=seed)
+
+
+def _datasets(folds: Folds, config: TrainConfig) -> Iterator[ImageDataset]:
+    """The split images of each fold; train and val share the rest in the ratio of the fractions."""
+    fractions = check_fractions(config.fractions)
+    shares = {name: share for name, share in fractions.items() if name != "test"}
+    if "val" not in shares:
+        raise UserError(f"fractions={config.fractions}: must leave images to choose the best epoch on (val)")
+    for number in range(1, folds.count + 1):
+        yield folds.fold(number, shares, config.seed, config.data)
+
+
+def _line(first: ImageDataset, folds: Folds) -> str:
+    counts = [int((first.splits == name).sum()) for name in ("train", "val", "test")]
+    test = int((folds.numbers == 0).sum())
+    return (
+        f"{folds.count} folds, each of about {counts[0]:,} images to train on, {counts[1]:,} to choose the "
+        f"best epoch on and {counts[2]:,} held out to evaluate"
+        + (f"; {test:,} test images are left to the ensemble" if test else "")
+    )
+
+
+def _train_missing(
+    run: Run,
+    folds: Folds,
+    *,
+    train_on: TrainOn,
+    resume: Resume | None,
+    say: Callable[[str], None],
+) -> Run:
+    """Train the folds that are not complete, and join all."""
+    config = run.config  # resolved, so that all folds have one network and one preprocessing
+    for number, dataset in enumerate(_datasets(folds, config), start=1):
+        fold = run.fold(number)
+        if resume is not None and fold.config_file.is_file() and fold.splits.is_file():
+            longer = config.epochs != fold.config.epochs
+            if longer or not fold.evaluation.exists():
+                say(f"fold {number} of {folds.count}, resumed")
+                resume(fold, config.epochs if longer else None)
+            continue
+        say(f"fold {number} of {folds.count}")
+        if fold.folder.exists():  # begun, but interrupted before there was anything to go on with
+            shutil.rmtree(fold.folder)
+        train_on(fold, _fold_config(config, fold, number), dataset)
+    with resumable(run):
+        join_folds(run, folds, say)
+    return run
+
+
+def join_folds(run: Run, folds: Folds, say: Callable[[str], None]) -> None:
+    """Write the ensemble, its evaluation on the test split, and at last the out-of-fold predictions.
+
+    Args:
+        run: All of whose folds are complete.
+        folds: Which images each held out.
+        say: Shows a line.
+    """
+    config = run.config
+    results = [_result(run.fold(number), number) for number in range(1, folds.count + 1)]
+    dataset = folds.dataset
+    groups = {} if dataset.groups is None else dict(zip(dataset.names, dataset.groups.tolist(), strict=True))
+    members = [load(fold.model, runtime="torch", device="cpu") for fold in run.folds]
+    evaluation = out_of_fold(
+        results, classifier=str(run.folder), data=config.data, classes=members[0].classes, groups=groups
+    )
+    ensemble = Classifier.from_members(members, provenance=_provenance(config, folds, evaluation))
+    ensemble.save(run.model)
+    if (folds.numbers == 0).any():
+        device = "cpu" if config.accelerator == "cpu" else "auto"
+        batch_size = config.batch_size or 64
+        tested = evaluate(load(run.model, device=device), dataset, split="test", batch_size=batch_size)
+        tested.save(run.folder / run_folder.TEST)
+        ensemble.provenance["scores"]["test_accuracy"] = tested.metrics.accuracy
+        ensemble.save(run.model)
+    else:
+        say("there are no test images apart: the ensemble itself is not evaluated, the folds' models are")
+    evaluation.save(run.folder)
+
+
+def _result(fold: Run, number: int) -> FoldResult:
+    """What a fold's run wrote."""
+    metrics = fold.scores
+    classes = [row["name"] for row in metrics["classes"]]
+    names, labels, logits = read_predictions(fold.folder / run_folder.PREDICTIONS, classes)
+    return FoldResult(
+        number=number, best_epoch=fold.best_epoch, metrics=metrics, names=names, labels=labels, logits=logits
+    )
+
+
+def _provenance(config: TrainConfig, folds: Folds, evaluation: OutOfFold) -> dict[str, Any]:
+    options = config.data_options.to_dict()
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": config.data,
+        **({"data_options": options} if options else {}),
+        "images": {
+            "train": int(np.count_nonzero(folds.numbers)),
+            "val": 0,
+            "test": int((folds.numbers == 0).sum()),
+        },
+        "folds": folds.count,
+        "weights": config.weights,
+        "recipe": config.recipe,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "scores": {"out_of_fold_accuracy": evaluation.metrics.accuracy},
+    }

@@ -1,0 +1,86 @@
+"""How fast the device at hand trains a network, measured within a second."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+
+import torch
+import torch.nn.functional as F
+
+from skipnets.models.factory import build_model
+from skipnets.models.registry import ModelConfig
+from skipnets.training import budget
+from skipnets.training.config import Precision
+
+# A measurement takes at least this many steps after the first, and then goes on up to this time.
+_STEPS, _SECONDS = 2, 0.3
+# First a few images are tried; where a whole batch would take longer than this, they must do.
+_FEW, _LONG_STEP = 4, 0.5
+
+
+def training_device(accelerator: str) -> torch.device:
+    """The device that an `accelerator` in Lightning's words means here."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def seconds_per_image(
+    config: ModelConfig,
+    *,
+    size: tuple[int, int],
+    batch_size: int,
+    device: torch.device,
+    precision: Precision = "32-true",
+    channels_last: bool = True,
+) -> float:
+    """Seconds that a training image takes on the device: the median of a few whole steps on noise.
+
+    The network is a throwaway one, and random numbers that follow are as if it had never been.
+
+    Args:
+        config: Of the network.
+        size: Height and width of the images.
+        batch_size: Images of a step.
+        device: Where to train.
+        precision: Number format, as in `TrainConfig`.
+        channels_last: Whether images lie channel by channel within a pixel.
+    """
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        model = build_model(config).to(memory_format=layout).to(device)
+        images = torch.randn(batch_size, config.in_chans, *size, device=device).to(memory_format=layout)
+        labels = torch.randint(config.num_classes, (batch_size,), device=device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, foreach=True)
+
+        def step(count: int) -> float:
+            start = budget.clock()
+            optimizer.zero_grad(set_to_none=True)
+            with _autocast(device, precision):
+                loss = F.cross_entropy(model(images[:count]), labels[:count])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            loss.item()  # waits for the device
+            return budget.clock() - start
+
+        few = min(_FEW, batch_size)
+        step(few)
+        if (seconds := step(few)) * batch_size / few > _LONG_STEP:
+            return seconds / few
+        step(batch_size)
+        begin = budget.clock()
+        steps: list[float] = []
+        while len(steps) < _STEPS or budget.clock() - begin < _SECONDS:
+            steps.append(step(batch_size))
+        return statistics.median(steps) / batch_size
+
+
+def _autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
+    formats = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    if precision in formats:
+        return torch.autocast(device.type, formats[precision])
+    return contextlib.nullcontext()

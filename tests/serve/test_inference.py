@@ -1,0 +1,212 @@
+"""The Open Inference Protocol (KServe V2)."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import struct
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from tests.helpers.serving import CLASSES, Serving, detail, make_image, upload
+
+from skipnets.classifier import Classifier
+from skipnets.errors import UserError
+from skipnets.serve import Limits
+from skipnets.serve.inference import read_inference
+
+INFER = "/v2/models/resnet20/infer"
+
+
+def in_json(*images: bytes, **more: Any) -> dict[str, Any]:
+    data = [base64.b64encode(image).decode() for image in images]
+    return {"inputs": [{"name": "images", "shape": [len(images)], "datatype": "BYTES", "data": data}], **more}
+
+
+def outputs(response: httpx.Response) -> dict[str, Any]:
+    assert response.status_code == 200, response.text
+    return {output["name"]: output["data"] for output in response.json()["outputs"]}
+
+
+def test_answers_are_those_of_our_own_interface(serving: Serving) -> None:
+    client = serving()
+    images = [make_image(name) for name in ("blue", "red")]
+    ours = client.post("/v1/predict", files=upload(*images), params={"top_k": 3}).json()["predictions"]
+    found = client.post(INFER, json=in_json(*images, id="7"))
+    assert (found.json()["id"], found.json()["model_name"]) == ("7", "resnet20")
+    assert outputs(found)["labels"] == [row["label"] for row in ours] == ["blue", "red"]
+    rows = np.array(outputs(found)["probabilities"]).reshape(2, 3)
+    for row, expected in zip(rows, ours, strict=True):
+        shares = {entry["label"]: entry["probability"] for entry in expected["ranking"]}
+        assert row == pytest.approx([shares[name] for name in CLASSES], abs=1e-7)
+
+
+def test_pixels_get_the_same_answers_as_files(serving: Serving) -> None:
+    client = serving()
+    pixels = np.asarray(Image.open(io.BytesIO(make_image("green"))))[None]
+    tensor = {
+        "name": "images",
+        "shape": list(pixels.shape),
+        "datatype": "UINT8",
+        "data": pixels.ravel().tolist(),
+    }
+    by_pixels = client.post(INFER, json={"inputs": [tensor], "outputs": [{"name": "probabilities"}]})
+    by_file = client.post(INFER, json=in_json(make_image("green")))
+    assert list(outputs(by_pixels)) == ["probabilities"]
+    assert outputs(by_pixels)["probabilities"] == outputs(by_file)["probabilities"]
+
+
+def test_tensors_behind_the_json(serving: Serving) -> None:
+    client = serving()
+    images = [make_image("red"), make_image("blue")]
+    packed = b"".join(struct.pack("<I", len(image)) + image for image in images)
+    head = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "images",
+                    "shape": [2],
+                    "datatype": "BYTES",
+                    "parameters": {"binary_data_size": len(packed)},
+                }
+            ],
+            "parameters": {"binary_data_output": True},
+        }
+    ).encode()
+    headers = {"inference-header-content-length": str(len(head))}
+    response = client.post(INFER, content=head + packed, headers=headers)
+    assert response.status_code == 200
+    length = int(response.headers["inference-header-content-length"])
+    answer, binary = json.loads(response.content[:length]), response.content[length:]
+    [shares, labels] = answer["outputs"]
+    first = shares["parameters"]["binary_data_size"]
+    rows = np.frombuffer(binary[:first], "<f4").reshape(shares["shape"])
+    assert [CLASSES[row.argmax()] for row in rows] == ["red", "blue"]
+    assert rows.sum(axis=1) == pytest.approx([1, 1])
+    assert binary[first:] == b"\x03\0\0\0red\x04\0\0\0blue"
+    assert labels["shape"] == [2]
+
+
+def test_health_and_metadata(serving: Serving) -> None:
+    client = serving()
+    assert client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+    assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+    for path in ("/v2/models/resnet20", "/v2/models/resnet20/versions/1"):
+        about = client.get(path).json()
+        assert about["inputs"] == [{"name": "images", "datatype": "BYTES", "shape": [-1]}]
+        assert about["outputs"][0] == {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}
+        assert client.get(f"{path}/ready").json()["ready"] is True
+        assert client.get("/v2/models/other/ready").status_code == 404
+    wrong = client.post("/v2/models/other/infer", json=in_json(make_image("red")))
+    assert "this server has 'resnet20'" in wrong.json()["error"]
+    metrics = client.get("/metrics").text
+    assert 'path="/v2/infer",status="404"' in metrics
+    assert "other/infer" not in metrics
+
+
+def test_what_clients_get_wrong_is_one_line(serving: Serving, colors: Classifier) -> None:
+    client = serving(limits=Limits(files=2, body_bytes=100_000), token="Sesame")
+    assert client.get("/v2/health/ready").status_code == 200
+    assert "token" in client.get("/v2").json()["error"]
+    client.headers["authorization"] = "Bearer Sesame"
+    image = make_image("red")
+    bad = {
+        "images: there may be 2": in_json(image, image, image),
+        "not an image in a known format": in_json(image, b"no image"),
+        "inputs: must be one, named images": {"inputs": []},
+        "outputs: there is no 'logits'": in_json(image, outputs=[{"name": "logits"}]),
+    }
+    for said, request in bad.items():
+        response = client.post(INFER, json=request)
+        assert response.status_code == 400
+        assert said in response.json()["error"]
+    assert client.post(INFER, content=b"x" * 200_000).status_code == 413
+    response = client.post(INFER, json=in_json(image), headers={"content-encoding": "gzip"})
+    assert response.status_code == 415
+    assert detail(client.get("/v1/examples/9"), 404)  # beside it, our own interface keeps its form
+
+
+def tensor(**fields: Any) -> dict[str, Any]:
+    return {"inputs": [{"name": "images", "shape": [1], "datatype": "BYTES", "data": ["AAAA"]} | fields]}
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ([], "inputs: must be in a JSON object"),
+        ({"inputs": 1}, "inputs: must be of type list"),
+        ({"inputs": [1]}, "name: must be in a JSON object"),
+        (tensor(name="other"), "inputs: must be one, named images"),
+        (tensor(datatype="FP32"), "datatype=FP32: must be BYTES .* or UINT8"),
+        (tensor(shape=[2]), r"shape=\[2\]: must be \[1\], the number of images"),
+        (tensor(shape=[-1]), "shape=.*: must be of numbers above 0"),
+        (tensor(data=["ä"]), "data: must be image files in base64"),
+        (tensor(data=[1]), "data: must be image files in base64"),
+        (tensor(data=None), "data: must be a list"),
+        (tensor(parameters={"binary_data_size": 3}), "binary_data_size=3: 0 bytes follow"),
+        (tensor(datatype="UINT8"), r"shape=\[1\]: must be \[N, H, W, 3\]"),
+        (tensor(datatype="UINT8", shape=[1, 2, 2, 3], data=[300] * 12), "data: must be 1×2×2×3 numbers"),
+        (tensor(datatype="UINT8", shape=[1, 2, 2, 3], data=[1]), "data: must be 1×2×2×3 numbers"),
+        (tensor(datatype="UINT8", shape=[1, 2, 2, 3], data=[[1], [1, 2]]), "data: must be 1×2×2×3 numbers"),
+        ({**tensor(), "outputs": [{"name": 1}]}, "name: must be of type str"),
+        ({**tensor(), "id": 7}, "id: must be of type str"),
+    ],
+)
+def test_damaged_requests_are_refused(request_: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read_inference(json.dumps(request_).encode(), None, 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "length", "said"),
+    [
+        (b"{", None, "is not JSON"),
+        (b"[" * 100_000, None, "is not JSON"),
+        (b"{}", "3", "must be at most the body's 2 bytes"),
+        (b"{}", "-1", "must be at most the body's 2 bytes"),
+    ],
+)
+def test_bodies_that_are_no_requests_are_refused(body: bytes, length: str | None, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read_inference(body, length, 3)
+
+
+@pytest.mark.parametrize("packed", [b"\1", b"\5\0\0\0ab"])
+def test_binary_tensors_cut_short_are_refused(packed: bytes) -> None:
+    head = json.dumps(tensor(data=None, parameters={"binary_data_size": len(packed)})).encode()
+    with pytest.raises(UserError, match="cut short"):
+        read_inference(head + packed, str(len(head)), 3)
+
+
+@pytest.mark.slow  # and only where its client is: pip install "tritonclient[http]"
+def test_triton_s_client_is_answered(serving: Serving) -> None:
+    triton = pytest.importorskip("tritonclient.http")
+    address = serving().base_url
+    client = triton.InferenceServerClient(f"{address.host}:{address.port}")
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("resnet20")
+    assert client.get_model_metadata("resnet20")["outputs"][1]["name"] == "labels"
+    files = np.array([make_image("blue"), make_image("green")], object)
+    for binary in (True, False):
+        asked = triton.InferInput("images", [2], "BYTES")
+        asked.set_data_from_numpy(files)
+        wanted = [triton.InferRequestedOutput(name, binary) for name in ("labels", "probabilities")]
+        result = client.infer("resnet20", [asked], outputs=wanted)
+        assert [bytes(name) if binary else name.encode() for name in result.as_numpy("labels")] == [
+            b"blue",
+            b"green",
+        ]
+        assert result.as_numpy("probabilities").shape == (2, 3)
+    pixels = triton.InferInput("images", [1, 8, 8, 3], "UINT8")
+    pixels.set_data_from_numpy(np.full((1, 8, 8, 3), (220, 30, 20), np.uint8))
+    assert client.infer("resnet20", [pixels]).as_numpy("labels")[0] == b"red"
+    asked = triton.InferInput("images", [1], "BYTES")
+    asked.set_data_from_numpy(np.array([b"no image"], object))
+    with pytest.raises(Exception, match="not an image"):
+        client.infer("resnet20", [asked])

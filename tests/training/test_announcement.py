@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from skipnets.data.sources import open_dataset
+from skipnets.training import TrainConfig
+from skipnets.training.announcement import announcement
+from skipnets.training.prepare import prepare
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def test_network_length_and_settings_are_told(tiny: MakeConfig) -> None:
+    config = tiny(epochs=None, time="50s", cutmix=1.0)
+    dataset = open_dataset(config.data)
+    prepared = prepare(config, dataset)
+    network, length, recipe = announcement(prepared, dataset).splitlines()
+    parameters = sum(parameter.numel() for parameter in prepared.model.parameters())
+    assert f" {parameters:,} parameters, 8×8 gray, " in network
+    assert re.search(r" ms an image on \d+ CPU threads?$", network)
+    assert f" {prepared.config.epochs} epochs of " in length
+    assert re.search(r"; ends at \d\d:\d\d, in (50|49|48|47) s$", length)
+    assert "augmentation none; CutMix 1; label smoothing" in recipe

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+
+from skipnets.data.augmentation import AUGMENTATIONS
+from skipnets.models.registry import REGISTRY
+from skipnets.training.auto import (
+    RULES,
+    Candidate,
+    Facts,
+    apply_rules,
+    candidates,
+    choose_network,
+    default_seconds,
+)
+from skipnets.training.config import FIELDS
+
+FACTS = Facts(images=1500, classes=10, side=64, passes=20, steps=900, mirrored=1, pretrained=0)
+
+
+def test_every_rule_gives_options_tells_its_evidence_and_can_hold() -> None:
+    facts = [
+        Facts(
+            images=images, classes=10, side=side, passes=passes, steps=1, mirrored=mirrored, pretrained=start
+        )
+        for images, side, passes, mirrored, start in itertools.product(
+            (50, 500, 5000, 50_000), (8, 32, 64, 224), (1, 5, 30, 100, 400), (0, 1), (0, 1)
+        )
+    ]
+    for rules in RULES.values():
+        for number, rule in enumerate(rules):
+            assert set(rule.values) <= set(FIELDS)
+            assert rule.evidence
+            assert any(rule.holds(f) and not any(r.holds(f) for r in rules[:number]) for f in facts)
+        assert rules[-1].least == rules[-1].below == {}
+    assert {rule.values.get("augmentation", "none") for r in RULES.values() for rule in r} <= set(
+        AUGMENTATIONS
+    )
+
+
+def test_images_that_must_not_be_mirrored_are_not() -> None:
+    for passes in (2, 20, 200):
+        facts = dataclasses.replace(FACTS, passes=passes, mirrored=0)
+        augmentation = AUGMENTATIONS[apply_rules(facts)["augmentation"]]
+        assert not augmentation.mirror
+
+
+def test_candidates_are_known_networks_from_cheap_to_costly() -> None:
+    for side in (8, 28, 32, 64, 96, 150, 224):
+        ladder = candidates(side, fixed=False)
+        assert {candidate.model for candidate in ladder} <= set(REGISTRY)
+        assert len(set(ladder)) == len(ladder) > 2
+        assert [c.side for c in ladder] == sorted(c.side for c in ladder)
+        assert max(c.side for c in ladder) <= max(1.2 * side, 64)
+        if side <= 64:
+            assert {c.side for c in ladder} == {side}
+    assert {c.side for c in candidates(224, fixed=True)} == {224}
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [(1, "a"), (99, "a"), (100, "b"), (399, "b"), (4000, "c")])
+def test_the_most_costly_network_that_fits_is_chosen(seconds: float, chosen: str) -> None:
+    measured: list[str] = []
+    costs = {"a": 0.1, "b": 1.0, "c": 4.0}
+
+    def measure(candidate: Candidate) -> float:
+        measured.append(candidate.model)
+        return costs[candidate.model]
+
+    ladder = [Candidate(model=name, side=64) for name in costs]
+    found, speed = choose_network(ladder, measure, wanted=100, seconds=seconds)
+    assert (found.model, speed) == (chosen, costs[chosen])
+    assert len(measured) == min(ord(chosen) - ord("a") + 2, 3)
+
+
+def test_the_time_grows_with_the_pixels_between_a_minute_and_an_hour() -> None:
+    assert default_seconds(1000, 8) == 60
+    assert default_seconds(2000, 64) == 300
+    assert default_seconds(50_000, 32) == 750
+    assert default_seconds(10**7, 224) == 3600

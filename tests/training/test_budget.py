@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from skipnets.training.budget import corrected_epochs, plan_epochs
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "affordable", "epochs", "images"),
+    [
+        (1000, 0, 30_500, 30, 1000),  # whole passes
+        (1000, 300, 33_000, 30, 1000),  # 1,100 an epoch with validation
+        (100, 0, 100_000, 100, 1000),  # ten passes an epoch: not more than 100 epochs
+        (50_000, 0, 100_000, 4, 25_000),  # half a pass an epoch: not less than four
+        (50_000, 3000, 104_000, 4, 25_000),
+        (1000, 3000, 60_000, 6, 9000),  # validation takes at most a tenth
+        (100, 10, 0, 4, 2),  # no time at all
+    ],
+)
+def test_epochs_fill_the_time(train: int, val: int, affordable: int, epochs: int, images: int) -> None:
+    plan = plan_epochs(train, val, seconds_per_image=0.5, seconds=0.5 * affordable)
+    assert (plan.epochs, plan.images) == (epochs, images)
+
+
+@pytest.mark.parametrize(
+    ("done", "planned", "seconds_left", "expected"),
+    [
+        (1, 10, 90, 10),
+        (1, 10, 45, 5),
+        (1, 10, 89, 10),  # a little late is not worth an epoch
+        (1, 10, 180, 19),
+        (1, 10, 95, 10),
+        (9, 10, 50, 10),  # the rate is nearly zero
+        (5, 10, 0, 5),
+        (10, 10, 50, 10),
+    ],
+)
+def test_the_clock_corrects_the_number_of_epochs(
+    done: int, planned: int, seconds_left: float, expected: int
+) -> None:
+    found = corrected_epochs(done=done, planned=planned, epoch_seconds=10, seconds_left=seconds_left)
+    assert found == expected

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import skipnets
+from skipnets.data.sources import ImageDataset
+from skipnets.errors import UserError
+from skipnets.models.registry import ModelConfig
+from skipnets.training import TrainConfig, choice
+from skipnets.training import prepare as prepare_module
+from skipnets.training.prepare import prepare
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, int]]]:
+    """What was measured; an image takes a microsecond for each of the pixels and the stem's channels."""
+    seen: list[tuple[str, tuple[int, int]]] = []
+
+    def seconds_per_image(
+        config: ModelConfig, *, size: tuple[int, int], precision: str = "32-true", **_: Any
+    ) -> float:
+        if precision == "32-true":
+            seen.append((config.name, size))
+        return 1e-6 * size[0] * size[1] * getattr(config, "width", 16)
+
+    monkeypatch.setattr(choice, "seconds_per_image", seconds_per_image)
+    return seen
+
+
+def images(count: int, *size: int) -> ImageDataset:
+    return ImageDataset(
+        classes=("a", "b"),
+        names=[str(index) for index in range(count)],
+        labels=np.arange(count) % 2,
+        splits=np.array((["train"] * 8 + ["val", "test"]) * count)[:count],
+        images=np.random.default_rng(0).integers(0, 200, (count, *size)).astype(np.uint8),
+    )
+
+
+def open_config(tiny: MakeConfig, **changes: Any) -> TrainConfig:
+    nothing = {"model": None, "model_options": {}, "epochs": None, "batch_size": None, "augmentation": None}
+    return tiny(**(nothing | changes))
+
+
+def test_more_time_is_a_larger_network_and_explicit_options_win(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]
+) -> None:
+    data = images(300, 24, 24)
+    short = prepare(open_config(tiny, time="20s"), data).config
+    long = prepare(open_config(tiny, time="5h"), data).config
+    assert (short.time, long.time) == ("20s", "5h")
+    assert short.model != long.model == measured[-1][0]
+    assert short.epoch_plan == ((0, short.epochs),)
+    given = {"model": "resnet20", "lr": 0.3, "ema": 0.5, "augmentation": "none", "batch_size": 7}
+    fixed = prepare(open_config(tiny, time="20s", **given), data).config
+    assert {name: getattr(fixed, name) for name in given} == given
+
+
+@pytest.mark.parametrize(("factor", "precision"), [(0.5, "bf16-mixed"), (0.95, "32-true")])
+def test_a_cpu_computes_in_sixteen_bits_where_that_is_faster(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch, factor: float, precision: str
+) -> None:
+    monkeypatch.setattr(
+        choice,
+        "seconds_per_image",
+        lambda *_, precision, **__: 0.01 * (factor if precision == "bf16-mixed" else 1),
+    )
+    data = images(300, 24, 24)
+    assert prepare(open_config(tiny, time="20s"), data).config.precision == precision
+    assert prepare(tiny(epochs=None, time="20s"), data).config.precision == precision
+    assert prepare(open_config(tiny, time="20s", precision="32-true"), data).config.precision == "32-true"
+    assert prepare(tiny(), data).config.precision == "32-true"
+
+
+def test_without_time_and_epochs_a_time_follows_from_the_images(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]
+) -> None:
+    config = prepare(open_config(tiny), images(300, 24, 24)).config
+    assert config.time == "60s"
+    assert config.epochs > 1
+
+
+def test_given_epochs_and_network_need_no_clock(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]
+) -> None:
+    prepared = prepare(tiny(), images(40, 8, 8))
+    assert prepared.training_ends is None
+    assert (prepared.config.time, prepared.config.epochs, prepared.config.epoch_plan) == (None, 3, ())
+    assert measured == []
+
+
+def test_given_epochs_choose_a_network_that_ends_in_time(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]
+) -> None:
+    data = images(300, 24, 24)
+    few, many = (prepare(open_config(tiny, epochs=epochs), data).config.model for epochs in (2, 500))
+    assert few != many
+
+
+def test_large_images_are_shrunk_where_time_is_short(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]
+) -> None:
+    data = images(30, 200, 120)
+    assert prepare(open_config(tiny, time="10s"), data).config.size == (64, 64)
+    assert prepare(open_config(tiny, time="10s", size=(200, 100)), data).config.size == (200, 100)
+    assert max(prepare(open_config(tiny, time="90h"), data).config.size) == 224
+
+
+def test_a_recipe_by_name_takes_a_time_too(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]
+) -> None:
+    config = prepare(tiny(recipe="scratch", epochs=None, time="20s"), images(40, 8, 8)).config
+    assert (config.recipe, config.time, config.augmentation) == ("scratch", "20s", "none")
+    assert set(measured) == {("densenet_bc40_k12", (8, 8))}
+
+
+def test_processes_that_train_together_decide_alike(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]
+) -> None:
+    first, second = (
+        prepare(open_config(tiny, time="20s", devices=2), images(300, 24, 24), started=started).config
+        for started in (None, -5.0)
+    )
+    assert first == second
+    assert measured == []
+
+
+def test_time_and_epochs_exclude_one_another(tiny: MakeConfig) -> None:
+    with pytest.raises(UserError, match=r"^time='5m': must be given without epochs=3$"):
+        prepare(tiny(time="5m"), images(40, 8, 8))
+
+
+def test_cached_imagenet_weights_start_color_photographs(
+    tiny: MakeConfig,
+    measured: list[tuple[str, tuple[int, int]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[tuple[str, str | None]] = []
+
+    def create_model(name: str, *, weights: str | None, **fields: Any) -> Any:
+        loaded.append((name, weights))
+        return skipnets.create_model(name, **fields)
+
+    monkeypatch.setattr(prepare_module, "create_model", create_model)
+    monkeypatch.setattr(prepare_module, "is_cached", lambda name: name == "resnet18")
+    photographs, small = images(30, 80, 70, 3), images(30, 40, 30, 3)
+    config = prepare(open_config(tiny, time="20s"), photographs).config
+    assert (config.weights, config.model, config.fit_head) == ("imagenet", "resnet18", True)
+    assert set(measured) == {("resnet18", (224, 224))}
+    for data, changes in ((small, {}), (photographs, {"recipe": "scratch"}), (photographs, {"size": 32})):
+        prepare(open_config(tiny, time="20s", **changes), data)
+    assert [weights for _, weights in loaded] == ["imagenet", None, None, None]

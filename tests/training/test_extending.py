@@ -1,0 +1,76 @@
+"""More epochs for a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skipnets.errors import UserError
+from skipnets.runtimes.model_file import read_model_file
+from skipnets.training import Run, TrainConfig, resume, train
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def timeless(run: Run) -> list[object]:
+    measured = ("seconds", "validation_seconds", "images_per_second", "processor_seconds", "memory")
+    return [
+        {name: value for name, value in row.to_dict().items() if name not in measured} for row in run.rows
+    ]
+
+
+def test_a_complete_run_goes_on_as_if_it_had_been_longer(
+    tiny: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a constant rate, two epochs and two more are four."""
+    options = {"schedule": "constant", "warmup": 0.0, "ema": 0.9}
+    whole = train(tiny(out=tmp_path / "whole", epochs=4, **options))
+    run = train(tiny(epochs=2, **options))
+    extended = resume(run.folder, epochs=4)
+    assert timeless(extended) == timeless(whole)
+    first, second = (read_model_file(each.model).tensors() for each in (extended, whole))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert extended.scores == whole.scores | {"classifier": str(run.model)}
+    assert extended.config.epochs == 4
+    assert "was evaluated on its test split before" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"^epochs=4: must be more than the 4 that the run in .* has$"):
+        resume(run.folder, epochs=4)
+    with pytest.raises(UserError, match=r"is complete; --epochs with more than its 4 extends it, --config"):
+        resume(run.folder)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"schedule": "cosine"},
+        pytest.param({"schedule": "milestones", "milestones": (0.5, 0.75)}, marks=pytest.mark.slow),
+    ],
+)
+def test_the_rate_goes_on_as_in_the_longer_schedule(
+    tiny: MakeConfig, tmp_path: Path, schedule: dict[str, object]
+) -> None:
+    options = {"warmup": 1.0, "ema": 0.0, **schedule}
+    whole = train(tiny(out=tmp_path / "whole", epochs=4, **options))
+    run = resume(train(tiny(epochs=2, **options)).folder, epochs=4)
+    assert [row.lr for row in run.rows[2:]] == pytest.approx([row.lr for row in whole.rows[2:]])
+
+
+def test_a_run_that_ran_out_of_patience_gets_it_back(tiny: MakeConfig) -> None:
+    hopeless = {"lr": 1e-9, "patience": 1, "epochs": 6, "ema": 0.0}
+    run = train(tiny(**hopeless))
+    stopped = len(run.rows)
+    assert stopped < 6
+    assert len(resume(run.folder, epochs=8).rows) > stopped
+
+
+def test_what_cannot_be_extended(tiny: MakeConfig) -> None:
+    run = train(tiny(epochs=1))
+    with pytest.raises(UserError, match=r"^epochs=0: must be at least 1$"):
+        resume(run.folder, epochs=0)
+    run.checkpoint.unlink()
+    with pytest.raises(UserError, match=r"^resume: .*last\.ckpt is gone, so the run cannot be extended$"):
+        resume(run.folder, epochs=2)
+    assert run.evaluation.exists()

@@ -1,0 +1,173 @@
+"""Cross-validation: folds, what is joined of them, and the ensemble."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import yaml
+from scipy.special import softmax
+
+import skipnets
+from skipnets.data.splits import read_split_rows
+from skipnets.errors import UserError
+from skipnets.evaluation import evaluate
+from skipnets.runtimes.model_file import read_model_file
+from skipnets.training import Run, TrainConfig, TrainingInterrupted, resume, train
+from skipnets.training.task import ClassificationTask
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="module")
+def data(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits' folder with a test split: 30 images a class in train and 10 in test."""
+    root = tmp_path_factory.mktemp("folds") / "digits"
+    for digit in range(3):
+        for number, image in enumerate(sorted((digits_folder / str(digit)).iterdir())):
+            folder = root / ("train" if number < 30 else "test") / str(digit)
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, folder / image.name)
+    return root
+
+
+def settings(data: Path, out: Path, **changes: object) -> TrainConfig:
+    fields = {
+        "data": data,
+        "out": out,
+        "folds": 3,
+        "model": "densenet_bc40_k12",
+        "model_options": {"block_config": [2, 2], "growth_rate": 4},
+        "epochs": 4,
+        "batch_size": 16,
+        "augmentation": "none",
+        "ema": 0,
+        "workers": 0,
+        "accelerator": "cpu",
+    }
+    return TrainConfig(**(fields | changes))
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with three folds."""
+    return train(settings(data, tmp_path_factory.mktemp("runs") / "run"))
+
+
+def test_the_folder_holds_folds_the_ensemble_and_out_of_fold_predictions(whole: Run) -> None:
+    assert {path.name for path in whole.folder.iterdir()} == {
+        *("run.yaml", "environment.json", "splits.csv", "model.safetensors", "fold-1", "fold-2", "fold-3"),
+        *("evaluation.json", "predictions.parquet", "confusion.png", "test"),
+    }
+    assert [fold.folder.name for fold in whole.folds] == ["fold-1", "fold-2", "fold-3"]
+    assert all(len(fold.rows) == 4 and fold.scores["images"] == 30 for fold in whole.folds)
+    rows = read_split_rows(whole.splits)
+    assert sorted(row.fold for row in rows) == [""] * 30 + ["1"] * 30 + ["2"] * 30 + ["3"] * 30
+    assert {row.split for row in rows if row.fold} == {"train"}
+    configs = [yaml.safe_load(fold.config_file.read_text()) for fold in whole.folds]
+    assert len({str(config["mean"]) for config in configs}) == 1
+    assert [config["seed"] for config in configs] == [0, 1, 2]
+
+
+def test_every_image_has_the_prediction_of_the_one_model_that_did_not_see_it(whole: Run, data: Path) -> None:
+    table = pyarrow.parquet.read_table(whole.folder / "predictions.parquet").to_pydict()
+    fold_of = {row.path: row.fold for row in read_split_rows(whole.splits) if row.fold}
+    assert dict(zip(table["path"], map(str, table["fold"]), strict=True)) == fold_of
+    for number, fold in enumerate(whole.folds, start=1):
+        seen = {row.path for row in read_split_rows(fold.splits) if row.split != "test"}
+        held_out = [name for name, its in fold_of.items() if its == str(number)]
+        assert not seen & set(held_out)
+        assert seen | set(held_out) == set(fold_of)
+        classifier = skipnets.load(fold, runtime="torch")
+        [prediction] = classifier.predict([data / held_out[0]])
+        position = table["path"].index(held_out[0])
+        assert table[f"p:{prediction.label}"][position] == pytest.approx(prediction.probability, abs=1e-5)
+    assert whole.scores["accuracy"] == np.mean(
+        [label == prediction for label, prediction in zip(table["label"], table["prediction"], strict=True)]
+    )
+
+
+def test_the_ensemble_is_one_classifier_and_is_evaluated_once_on_test_images(whole: Run, data: Path) -> None:
+    ensemble = skipnets.load(whole)
+    assert ensemble.ensemble == 3
+    assert ensemble.provenance["images"] == {"train": 90, "val": 0, "test": 30}
+    images = sorted((data / "test" / "1").iterdir())
+    batch = ensemble.preprocess(images)
+    members = [softmax(skipnets.load(fold, runtime="torch").logits(batch), axis=1) for fold in whole.folds]
+    np.testing.assert_allclose(ensemble.probabilities(batch), np.mean(members, axis=0), rtol=1e-4, atol=1e-6)
+    evaluation = evaluate(whole)
+    assert evaluation.known == {"train": 0, "val": 0, "test": 30}
+    tested = json.loads((whole.folder / "test" / "evaluation.json").read_text())
+    assert tested["accuracy"] == evaluation.metrics.accuracy == ensemble.provenance["scores"]["test_accuracy"]
+    text = str(whole)
+    assert "the ensemble of the 3 folds' models" in text
+    assert "ensemble on test images" in text
+
+
+def test_an_interrupted_run_goes_on_at_its_fold_and_comes_to_the_same(
+    whole: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ClassificationTask.training_step
+    steps = iter(range(10**9))
+
+    def training_step(self: ClassificationTask, batch: object, batch_idx: int) -> object:
+        loss = original(self, batch, batch_idx)  # type: ignore[arg-type]
+        if next(steps) == 19:  # 3 steps an epoch, 12 a fold: in the third epoch of the second
+            raise KeyboardInterrupt
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", training_step)
+        with pytest.raises(
+            TrainingInterrupted, match=r"fold-2/.*; go on with: skipnets train --resume \S+/run$"
+        ):
+            train(settings(data, tmp_path / "run"))
+    run = Run(tmp_path / "run")
+    assert [fold.evaluation.exists() for fold in run.folds] == [True, False, False]
+    first = run.folds[0].model.stat().st_mtime_ns
+    assert len(run.folds[1].rows) == 2
+    resumed = resume(run.folder)
+    assert run.folds[0].model.stat().st_mtime_ns == first
+    tensors, expected = (read_model_file(each.model).tensors() for each in (resumed, whole))
+    assert tensors.keys() == expected.keys()
+    assert all(np.array_equal(tensors[name], expected[name]) for name in tensors)
+    assert resumed.scores == whole.scores | {"classifier": str(resumed.folder)}
+    with pytest.raises(UserError, match="is complete"):
+        resume(run.folder)
+
+
+@pytest.mark.slow
+def test_an_earlier_run_s_folds_can_be_repeated(whole: Run, data: Path, tmp_path: Path) -> None:
+    again = train(settings(data, tmp_path / "again", epochs=1, splits=whole.splits, seed=7))
+    fold_of = [{row.path: row.fold for row in read_split_rows(run.splits)} for run in (whole, again)]
+    assert fold_of[0] == fold_of[1]
+
+
+def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"devices": 2}, r"^devices=2: must be 1 with folds"),
+        ({"folds": 40}, r'^folds=40: .* has classes with fewer images than folds: "0" has 30'),
+        ({"fractions": (0.8, 0.0, 0.2)}, r"^fractions=.*: must leave images to choose the best epoch on"),
+        ({"splits": tmp_path / "none.csv"}, r"none\.csv: No such file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(settings(data, tmp_path / "run", **changes))
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=r"^folds=1: must be greater than or equal to 2"):
+        settings(data, tmp_path / "run", folds=1)
+
+
+@pytest.mark.slow
+def test_all_folds_can_be_extended(data: Path, tmp_path: Path) -> None:
+    options = {"schedule": "constant", "warmup": 0.0, "folds": 2}
+    longer = train(settings(data, tmp_path / "longer", epochs=2, **options))
+    run = train(settings(data, tmp_path / "run", epochs=1, **options))
+    extended = resume(run.folder, epochs=2)
+    assert extended.scores == longer.scores | {"classifier": str(run.folder)}
+    with pytest.raises(UserError, match=r"^epochs=2: must be more than the 2"):
+        resume(run.folder, epochs=2)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from skipnets.data.sources import ImageDataset, open_dataset
+from skipnets.training.mirroring import keeps_class_mirrored
+
+
+def dataset(images: np.ndarray, labels: np.ndarray) -> ImageDataset:
+    return ImageDataset(
+        classes=("a", "b"),
+        names=[str(index) for index in range(len(images))],
+        labels=labels,
+        splits=np.full(len(images), "train"),
+        images=images,
+    )
+
+
+def wedges(mirrored_class: bool, count: int = 60) -> ImageDataset:
+    """Ramps that rise to the right; those of class 1 fall instead, or are steeper."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    ramp = np.linspace(0, 1, 12)[None, :].repeat(12, 0)
+    shapes = (ramp, ramp[:, ::-1]) if mirrored_class else (np.abs(ramp - 0.5), np.abs(ramp - 0.5) < 0.2)
+    images = np.stack([shapes[label] for label in labels]) * 150 + generator.uniform(0, 60, (count, 12, 12))
+    return dataset(images.astype(np.uint8), labels)
+
+
+def test_what_mirrors_into_another_class_is_not_mirrored() -> None:
+    assert not keeps_class_mirrored(wedges(mirrored_class=True))
+    assert keeps_class_mirrored(wedges(mirrored_class=False))
+
+
+def test_digits_are_not_mirrored() -> None:
+    assert not keeps_class_mirrored(open_dataset("digits").split("train"))
+
+
+@pytest.mark.parametrize("count", [4, 60])
+def test_where_pixels_do_not_tell_mirroring_is_harmless(count: int) -> None:
+    generator = np.random.default_rng(1)
+    images = generator.integers(0, 255, (count, 12, 12)).astype(np.uint8)
+    images[0] = 7  # of one color
+    assert keeps_class_mirrored(dataset(images, np.arange(count) % 2))
