@@ -31,6 +31,8 @@ EXTRAS = {
     "explain": (*_TRAIN, "captum"),
     "report": (*_TRAIN, "captum", "jinja2", "markupsafe"),
     "heic": ("pillow_heif",),
+    "remote": ("fsspec",),
+    "ray": ("ray",),
     "science": ("tifffile",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
 }
