@@ -600,6 +600,18 @@ def test_a_prediction_shows_its_ranking_or_why_it_failed() -> None:
     assert "&lt;b&gt;.jpg" in failed._repr_html_()
 
 
+class TestWrongTypes:
+    def test_a_batch_is_an_array(self, classifier: Classifier) -> None:
+        with pytest.raises(UserError, match=r"^batch: must be an array or tensor \(N, 3, H, W\), not int$"):
+            classifier.logits(3)  # type: ignore[arg-type]
+
+    def test_counts_are_whole_numbers(self, classifier: Classifier) -> None:
+        for wrong in ("x", 1.5):
+            with pytest.raises(UserError, match=rf"^top_k={wrong!r}: must be a whole number, at least 1$"):
+                classifier.predict(make_image(), top_k=wrong)  # type: ignore[arg-type]
+        assert len(classifier.predict(make_image(), top_k=np.int64(2))[0].ranking) == 2  # type: ignore[arg-type]
+
+
 class TestEnsembles:
     @pytest.fixture
     def members(self) -> list[Classifier]:

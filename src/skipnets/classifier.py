@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.data.listing import channel_word
 from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import Description, check_answers
@@ -269,8 +270,9 @@ class Classifier(Display):
 
         Args:
             inputs: One image or any mixture of them: paths, PIL images, arrays ((H, W) or (H, W, C), uint8 or
-                uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1). A folder or a
-                pattern such as "new/*.jpg" stands for the images in it.
+                uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1); where the
+                preprocessing has a window, arrays and tensors of any numbers. A folder or a pattern such as
+                "new/*.jpg" stands for the images in it.
             top_k: Number of classes in a ranking.
             batch_size: Images per forward pass.
             workers: Threads that read images; None uses one per processor, at most 8.
@@ -289,7 +291,9 @@ class Classifier(Display):
         workers: int | None = None,
     ) -> Iterator[Prediction]:
         """Like `predict`, one prediction at a time: only a few batches of images are in memory."""
-        return self.predict_named(named_sources(inputs), top_k, batch_size=batch_size, workers=workers)
+        return self.predict_named(
+            named_sources(inputs, self.preprocessing), top_k, batch_size=batch_size, workers=workers
+        )
 
     def predict_named(
         self,
@@ -382,7 +386,7 @@ class Classifier(Display):
                 {
                     "model": self._name(),
                     "classes": f"{len(self.classes)}: {listed(self.classes, 10)}",
-                    "images": f"{height}×{width}, {'gray' if self.preprocessing.channels == 1 else 'color'}",
+                    "images": f"{height}×{width}, {channel_word(self.preprocessing.channels)}",
                     "runs in": f"{self.runtime.name} on {self.runtime.device}",
                     **({} if self.path is None else {"file": str(self.path)}),
                 }
@@ -454,6 +458,9 @@ class Classifier(Display):
     def _checked(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[Any]:
         array = batch.detach().cpu().numpy() if is_tensor(batch) else batch
         channels = self.preprocessing.channels
+        if not isinstance(array, np.ndarray):
+            kind = type(batch).__name__
+            raise UserError(f"batch: must be an array or tensor (N, {channels}, H, W), not {kind}")
         if array.ndim != 4 or array.shape[1] != channels:
             raise UserError(f"batch: must be (N, {channels}, H, W), not {array.shape}")
         if self.runtime.input_type == "float32":
@@ -480,7 +487,7 @@ class Classifier(Display):
                 )
 
     def _batches(self, inputs: Images, batch_size: int, workers: int | None) -> Iterator[ImageBatch]:
-        return self._named_batches(named_sources(inputs), batch_size, workers)
+        return self._named_batches(named_sources(inputs, self.preprocessing), batch_size, workers)
 
     def _named_batches(
         self, sources: Iterable[tuple[str, Source]], batch_size: int, workers: int | None

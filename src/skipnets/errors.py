@@ -29,10 +29,12 @@ EXTRAS = {
     "train": _TRAIN,
     "deploy": ("nncf", "onnx", "onnxscript", "openvino"),
     "explain": (*_TRAIN, "captum"),
-    "report": (*_TRAIN, "captum", "jinja2", "markupsafe"),
+    "report": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe"),
+    "tune": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe", "optuna"),
     "heic": ("pillow_heif",),
     "remote": ("fsspec",),
     "ray": ("ray",),
+    "medical": ("nibabel", "pydicom"),
     "science": ("tifffile",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
 }
@@ -142,10 +144,14 @@ def check_at_least_1(**options: int | None) -> None:
     """Check counts; None stands for a default.
 
     Raises:
-        UserError: If one is below 1; it names the option.
+        UserError: If one is no whole number or below 1; it names the option.
     """
     for name, value in options.items():
-        if value is not None and value < 1:
+        if value is None:
+            continue
+        if not hasattr(value, "__index__"):
+            raise UserError(f"{name}={value!r}: must be a whole number, at least 1")
+        if value < 1:
             raise UserError(f"{name}={value}: must be at least 1")
 
 

@@ -168,8 +168,8 @@ CASES = {
     ),
     "a batch that is none": (["summary", "resnet18", "--batch-size", "big"], ["big", "integer or fit"]),
     "a summary where nothing can be": (
-        ["summary", "resnet18", "--output", "file/s.txt"],
-        ["cannot be written"],
+        ["summary", "resnet18", "--output=file/s.txt"],
+        ["--output=file/s.txt: cannot be written: "],
     ),
     "a drawing of another kind": (
         ["diagram", "resnet18", "--output", "a.gif"],
@@ -177,7 +177,11 @@ CASES = {
     ),
     "a drawing where nothing can be": (
         ["diagram", "resnet18", "--block", 1, "--output", "file/d.svg"],
-        ["file/d.svg", "cannot be written"],
+        ["--output=file/d.svg: cannot be written: "],
+    ),
+    "a drawing of no model": (
+        ["diagram", "resnet18", "resnt34", "--output", "a.svg"],
+        ["MODELS=resnt34: must be", "did you mean resnet34"],
     ),
     "no such block": (["diagram", "resnet18", "--block", 5, "--output", "a.svg"], ["from 1 to 4", "5"]),
     "a sheet of another kind": (["explain", "run", "photo.png", "--output", "a.jpg"], ["a.jpg", ".png"]),

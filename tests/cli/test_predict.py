@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import skipnets
 
@@ -88,9 +89,21 @@ def test_options_of_folders_need_one(trained: Path, photos: Path, tmp_path: Path
     for words, said in (
         (["--shard", "1/2"], "--shard=1/2: needs --output with a folder"),
         (["--engine", "ray", "--output", tmp_path / "a.csv"], "--engine=ray: needs --output with a folder"),
+        (["--page", "2", "--output", tmp_path / "out"], "--page=2: must not be given with a folder"),
         (["--shard", "3/2", "--output", tmp_path / "out"], "--shard=3/2: must be like 3/16"),
         (["--engine", "ray", "--shard", "1/2", "--output", tmp_path / "out"], "--shard=1/2: --engine=ray"),
     ):
         result = run("predict", trained, photos, *words)
         assert (result.status, result.out) == (2, "")
         assert said in result.err
+
+
+def test_a_page_and_a_limit_hold_for_every_image(trained: Path, photos: Path, tmp_path: Path, run) -> None:
+    bright, dark = (Image.open(photos / f"{name}/00.png") for name in ("bright side", "dark"))
+    dark.save(tmp_path / "two.tif", save_all=True, append_images=[bright])
+    first, second = (run("predict", trained, tmp_path / "two.tif", "--page", page) for page in (1, 2))
+    assert [result.out.split("\t")[1] for result in (first, second)] == ["dark", "bright side"]
+    assert second.out.startswith(f"{tmp_path / 'two.tif'}, page 2\t")
+    refused = run("predict", trained, photos / "dark/00.png", "--max-pixels", 3)
+    assert refused.status == 1
+    assert "00.png: larger than 3 pixels, the most that is read" in refused.err

@@ -8,6 +8,8 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from skipnets.data.contents import contents, repeated
 from skipnets.data.copies import Copy, clusters, find_copies, write_copies
@@ -67,6 +69,17 @@ def test_altered_copies_are_found_and_nothing_else(tmp_path, alter):
     assert all(copy.distance <= 0.2 and not copy.exact for copy in copies)
 
 
+def test_progress_goes_up_to_the_end(tmp_path):
+    (tmp_path / "a").mkdir()
+    for seed in range(6):
+        scene(seed).save(tmp_path / "a" / f"{seed}.png")
+    dataset = find_dataset(tmp_path, fractions=None)
+    told = []
+    find_copies(dataset, contents(dataset), lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (18, 18)
+
+
 def test_the_same_bytes(tmp_path):
     for name, seed in (("a/0", 0), ("a/1", 1), ("b/2", 0), ("b/3", 3), ("b/4", 0)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -104,6 +117,15 @@ def test_images_of_one_color_and_tiny_ones_are_no_copies(tmp_path):
 def test_clusters_are_joined():
     found = clusters([Copy(*pair, False, 0.1) for pair in ((0, 3), (2, 4), (3, 4), (1, 5))], 7)
     assert found.tolist() == [0, 1, 0, 0, 0, 1, 6]
+
+
+def test_clusters_are_the_connected_components_of_a_graph():
+    pairs = np.random.default_rng(0).integers(0, 500, (300, 2))
+    found = clusters([Copy(*sorted(pair), False, 0.1) for pair in pairs.tolist()], 500)
+    graph = coo_array((np.ones(300), pairs.T), shape=(500, 500))
+    _, component = connected_components(graph, directed=False)
+    first = np.unique(component, return_index=True)[1]
+    assert found.tolist() == first[component].tolist()
 
 
 def write_pairs(root, count: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skipnets.data.labels import check_group_names, check_labels
+from skipnets.data.labels import check_group_names, check_labels, spellings
 from skipnets.data.listing import Entry, Listing
 from skipnets.errors import UserError
 
@@ -24,6 +24,10 @@ def test_one_class_in_two_spellings(names: tuple[str, str]) -> None:
     assert all(f'"{name}"' in warning for name in names)
     with pytest.raises(UserError, match="differ only in spelling"):
         check_labels(listing((names[0], "train"), (names[1], "test")))
+    lenient = listing((names[0], "train"), (names[1], "test"))
+    check_labels(lenient, strict=False)
+    assert any("differ only in spelling; are they one class?" in warning for warning in lenient.warnings)
+    assert list(spellings(["cow", *names, "cattle"])) == [sorted(names)]
 
 
 def test_different_names_are_left_alone() -> None:
@@ -59,3 +63,19 @@ def test_file_names_that_tell_of_patients() -> None:
     assert warnings("patient_1.png", "patient_2.png", "patient_3.png") == []  # one image each
     assert warnings("patient_1/a.png", "patient_1/b.png") == []  # one patient
     assert warnings("a.png", "b.png", "impatient1.png") == []
+
+
+def test_class_folders_that_all_hold_the_same_folders() -> None:
+    """Splits in words that are not known, such as "a" for training: what is below them are the classes."""
+
+    def warnings(*names: str) -> list[str]:
+        found = Listing(entries=[Entry(name, name.split("/")[0]) for name in names])
+        check_labels(found)
+        return found.warnings
+
+    [warning] = warnings("a/cat/1.png", "a/dog/1.png", "b/cat/1.png", "b/dog/1.png", "b/dog/2.png")
+    assert 'the class folders "a", "b" all hold the folders "cat", "dog"' in warning
+    assert "name them train, val and test" in warning
+    assert warnings("a/cat/1.png", "a/dog/1.png", "b/cat/1.png", "b/emu/1.png") == []
+    assert warnings("a/img/1.png", "b/img/1.png") == []
+    assert warnings("a/cat/1.png", "a/dog/1.png", "a/2.png", "b/cat/1.png", "b/dog/1.png", "b/2.png") == []

@@ -121,6 +121,37 @@ CASES = {
     "blanks around labels": Case(
         "m.csv", table("path,label").replace("dog\n", "dog \n", 1), FOUR, ("blanks around class names",)
     ),
+    "blanks of no width around labels": Case(
+        "m.csv",
+        table("path,label").replace("dog\n", "dog\u200b\n", 1).replace("cat", "\ufeffcat\u00a0", 1),
+        FOUR,
+        ("blanks around class names",),
+    ),
+    "one label in two cases": Case(
+        "m.csv",
+        table("path,label").replace("dog\n", "Dog\n", 1),
+        "test: Dog 1, cat 2, dog 1",
+        ('classes "Dog", "dog" differ only in spelling',),
+    ),
+    "one file as two paths with two labels": Case(
+        "m.csv",
+        table("path,label") + "./a.png,dog\n",
+        r"error: lists a\.png twice, with label 'cat' and 'dog'",
+    ),
+    "splits in other languages": Case(
+        "m.csv",
+        table("path,label,split", "Entraînement", "essai", " Trening ", "TESTAUS"),
+        "train: cat 1, dog 1; test: cat 1, dog 1",
+    ),
+    "a class in test alone": Case(
+        "m.csv",
+        table("path,label,split", "train", "train", "test", "test"),
+        "train: cat 2; test: dog 2",
+        (
+            'classes that are not in train, so every image of them counts as wrong: "dog"',
+            'classes that are in train but not in test: "cat"',
+        ),
+    ),
     "a row twice": Case(
         "m.csv", table("path,label") + "a.png,cat\n./a.png,cat\n", FOUR, ("2 rows that repeat",)
     ),
@@ -335,3 +366,14 @@ def test_too_few_groups_for_a_class_are_named(tmp_path):
     assert dataset.listing.warnings == [
         f"too few groups: no images of dog in {split}" for split in ("test", "val")
     ]
+
+
+def test_the_column_split_group_is_taken_for_groups(tmp_path):
+    write_groups(tmp_path, [("ab"[index % 2], "", f"g{index // 2}") for index in range(12)])
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(manifest.read_text().replace("patient", "split_group"))
+    dataset = find_dataset(manifest)
+    assert dataset.listing.columns["split_group"] == "group"
+    assert len(np.unique(dataset.groups)) == 6
+    for group in np.unique(dataset.groups):
+        assert len(set(dataset.splits[dataset.groups == group])) == 1

@@ -261,3 +261,12 @@ def test_reading_needs_no_torch(tmp_path):
         "assert not {'torch', 'torchvision', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_too_few_images_of_a_misspelled_class_say_so(tmp_path):
+    """The reason is in sight, not in a warning that the error has swallowed."""
+    for label, count in (("cat", 6), ("Cat", 1), ("dog", 6)):
+        for index in range(count):
+            put(tmp_path, f"{label}/{index}.png")
+    with pytest.raises(UserError, match=r'class "Cat" has 1 images .*"Cat", "cat" differ only in spelling'):
+        open_dataset(tmp_path)

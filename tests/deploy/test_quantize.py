@@ -58,6 +58,10 @@ def test_openvino(classifier: Classifier, connections: list[object], tmp_path: P
     assert export.accuracy is not None
     assert export.accuracy.before == 18 / 20  # two of the four wrong ones are in the validation split
     assert export.accuracy.count == 20
+    low, high = export.accuracy.drop_interval
+    assert low <= export.accuracy.drop <= high
+    assert high - low > 5
+    assert f"(95% interval {low:.2f} to {high:.2f})" in str(export.accuracy)
     exported = load(export.path)
     assert exported.export is not None
     assert exported.export["int8"] is True
@@ -98,14 +102,14 @@ def test_a_drop_turns_to_the_accuracy_aware_mode(
     file_format: str, classifier: Classifier, onnx_model: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first int8 graph is made to look bad; the accuracy-aware one is judged as it is."""
-    answers = iter([1.0, 0.5])
-    right = MODULE._Data.accuracy
+    answers = iter([np.arange(20) < 20, np.arange(20) < 10])
+    original = MODULE._Data.right
 
-    def accuracy(self: object, predict: object) -> float:
-        measured = right(self, predict)
+    def right(self: object, predict: object) -> np.ndarray:
+        measured = original(self, predict)
         return next(answers, measured)
 
-    monkeypatch.setattr(MODULE._Data, "accuracy", accuracy)
+    monkeypatch.setattr(MODULE._Data, "right", right)
     monkeypatch.setattr(MODULE, "alternate", timings(fp32=2.0, int8=1.0))
     graph = onnx_model if file_format == "onnx" else openvino_graph(onnx_model)
     _, found = quantized(classifier, graph, file_format, max_drop=10)
@@ -116,12 +120,23 @@ def test_a_drop_turns_to_the_accuracy_aware_mode(
 def test_what_costs_too_much_all_the_same_is_refused(
     classifier: Classifier, onnx_model: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([1.0, 0.5, 0.6])
-    monkeypatch.setattr(MODULE._Data, "accuracy", lambda self, predict: next(answers))
+    answers = iter([np.arange(20) < right for right in (20, 10, 12)])
+    monkeypatch.setattr(MODULE._Data, "right", lambda self, predict: next(answers))
     with pytest.raises(
-        UserError, match=r"drops by 40\.00 points \(100\.00% to 60\.00%\), more than max_drop=0\.5"
+        UserError, match=r"drops by 40\.00 points \(100\.00% to 60\.00%\), more than max_drop=5"
     ):
-        quantized(classifier, openvino_graph(onnx_model), "openvino")
+        quantized(classifier, openvino_graph(onnx_model), "openvino", max_drop=5)
+
+
+@pytest.mark.parametrize(("max_drop", "needed"), [(0.5, 200), (0.0, 200), (3.0, 34)])
+def test_too_few_images_cannot_judge_it(classifier: Classifier, max_drop: float, needed: int) -> None:
+    """Of 20 images, one is 5 points: no drop of half a point would be seen."""
+    with pytest.raises(
+        UserError,
+        match=rf"^calibration: has 20 validation images, of which one is 5 points of accuracy; "
+        rf"to judge max_drop={max_drop:g} it takes at least {needed}$",
+    ):
+        quantized(classifier, None, "openvino", max_drop=max_drop)
 
 
 def test_calibration_images_are_put_in_the_classifiers_order() -> None:

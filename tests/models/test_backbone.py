@@ -163,7 +163,25 @@ def test_full_backward_hooks_see_every_module(name: str) -> None:
     for path, module in model.named_modules():
         module.register_full_backward_hook(lambda *_, path=path: seen.add(path))
     model(torch.randn(2, 3, 64, 64, requires_grad=True)).sum().backward()
-    assert {path for path, _ in model.named_modules()} - seen <= {"features"}  # a container that never runs
+    assert {path for path, _ in model.named_modules()} == seen
+
+
+@pytest.mark.parametrize("execution", ["plain", "linear"])
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_hooks_on_a_densenet_s_features_see_its_last_map(execution: str, stem: str) -> None:
+    """As on torchvision's, whose `features` is a module that runs."""
+    torch.manual_seed(0)
+    model = create_model("densenet_bc40_k12", block_config=(1, 1), stem=stem).train()
+    model.set_block_execution(execution)  # type: ignore[arg-type]
+    model(torch.randn(2, 3, 64, 64))  # what is found about the stem is kept, until it changes
+    seen: list[torch.Tensor] = []
+    model.features.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    model.features.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    x = torch.randn(2, 3, 64, 64)
+    maps = model.forward_features(x)
+    assert len(seen) == 2
+    assert torch.equal(seen[0], x)
+    assert torch.equal(seen[1], maps)
 
 
 @every_small

@@ -123,7 +123,9 @@ def test_an_interrupted_run_goes_on_at_its_fold_and_comes_to_the_same(
 
     with monkeypatch.context() as patch:
         patch.setattr(ClassificationTask, "training_step", training_step)
-        with pytest.raises(TrainingInterrupted, match=r"--resume .*run \(folds that are complete are kept\)"):
+        with pytest.raises(
+            TrainingInterrupted, match=r"fold-2/.*; go on with: skipnets train --resume \S+/run$"
+        ):
             train(settings(data, tmp_path / "run"))
     run = Run(tmp_path / "run")
     assert [fold.evaluation.exists() for fold in run.folds] == [True, False, False]

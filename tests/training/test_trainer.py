@@ -99,7 +99,7 @@ def test_a_run_folder_holds_what_the_design_says(tiny: MakeConfig) -> None:
         "evaluation.json",
         "predictions.parquet",
     }
-    assert [path.name for path in run.checkpoint.parent.iterdir()] == ["last.ckpt"]
+    assert {path.name for path in run.checkpoint.parent.iterdir()} == {"last.ckpt", "previous.ckpt"}
     assert [row.epoch for row in run.rows] == list(range(1, 9))
     assert all(row.seconds > 0 and row.validation_seconds > 0 for row in run.rows)
     best = max(run.rows, key=lambda row: (row.val_accuracy, -row.val_loss))
@@ -120,6 +120,7 @@ def test_the_resolved_configuration_repeats_the_run(tiny: MakeConfig, tmp_path: 
     run = train(tiny(recipe="scratch"))
     resolved = yaml.safe_load(run.config_file.read_text())
     optional = {"weights", "folds", "splits", "root", "page", "group_pattern", "time"}
+    optional |= {"window", "percentiles", "max_pixels", "shown_channels"}
     optional |= {f"{role}_column" for role in ("path", "label", "split", "group")}
     assert {field.name for field in dataclasses.fields(TrainConfig)} - set(resolved) == optional
     again = train(read_config(run.config_file, out=tmp_path / "again"))

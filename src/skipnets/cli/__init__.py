@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import ast
 import errno
+import itertools
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
 
 import cyclopts
 from cyclopts.help import DefaultFormatter
 
 from skipnets.errors import MissingExtraError, UserError, near_matches, needs_extra
+from skipnets.terminal import LogHandler, printable, tolerate
 
 __all__ = ["COMMANDS", "main", "make_app"]
 
@@ -28,7 +31,9 @@ COMMANDS = {
     "models": "List the models that can be trained.",
     "info": "Show the metadata of a model file.",
     "data": "Show what a dataset contains, before training on it.",
+    "audit": "Look for what may be wrong with a dataset, and write a corrected manifest.",
     "train": "Train a classifier on images in folders.",
+    "tune": "Find good training settings by experiment.",
     "evaluate": "Evaluate a classifier on labeled images.",
     "predict": "Classify images.",
     "summary": "Show a network's layers, parameters with their formulas, compute and memory.",
@@ -62,6 +67,7 @@ def make_app(command: str | None) -> cyclopts.App:
         help_formatter=_HelpFormatter(),
         version=_version,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,  # an interruption has a message
         default_parameter=cyclopts.Parameter(negative_bool=(), negative_iterable=()),
     )
     for name, line in COMMANDS.items():
@@ -95,10 +101,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    _set_up_logging()
+    if sys.stderr is None:  # closed by whoever started this process
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+    tolerate(sys.stdout)
+    tolerate(sys.stderr)
     if sys.stdout is None:
         _print_error("standard output: is closed; results go there")
         return 2
+    with _messages_shown():
+        return _run(words, ends_process=arguments is None)
+
+
+def _run(words: Sequence[str], *, ends_process: bool) -> int:
+    """Run one command; returns the exit status."""
     try:
         with needs_extra(), _imports_unwrapped():
             status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
@@ -114,7 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt as interruption:
         _print_error(str(interruption) or "interrupted")
-        return getattr(interruption, "exit_status", 130)
+        status = getattr(interruption, "exit_status", 130)
+        if ends_process:
+            _end_process(status)
+        return status
     except BrokenPipeError:  # the reader of our output, such as `head`, has exited
         _discard_output()
         return 1
@@ -183,8 +201,10 @@ def _as_typed(message: str, words: Sequence[str]) -> str:
             return f"--{option}"
         if any(word.startswith(f"--model-options.{option}") for word in words):
             return f"--model-options.{option}"
-        return name.upper() if name.upper() in names else None
+        # One of several values of an argument is reported in the singular.
+        return next((each for each in (name.upper(), f"{name.upper()}S") if each in names), None)
 
+    message = _name_output_option(message, words)
     match = re.match(r"([a-z]\w*)(?:=(.*?))?: ?(.*)", message, re.DOTALL)
     if match is not None and (option := typed(match[1])):
         value, rest = match[2], re.sub(r"'([\w.-]+)'", r"\1", re.sub(r"\bNone\b", "none", match[3]))
@@ -199,13 +219,31 @@ def _as_typed(message: str, words: Sequence[str]) -> str:
     )
 
 
+def _name_output_option(message: str, words: Sequence[str]) -> str:
+    """Begin a message on a path that cannot be written with the option that gave it."""
+    match = re.fullmatch(r"(.+?) cannot be written: (.*)", message, re.DOTALL)
+    if match is None:
+        return message
+    path = Path(match[1])
+    options = [word.partition("=") for word in words]
+    pairs = [(name, value) for name, equals, value in options if name.startswith("--") and equals]
+    pairs += [(name, value) for name, value in itertools.pairwise(words) if name.startswith("--")]
+    for name, value in pairs:
+        if Path(value) == path or Path(value) in path.parents:
+            inside = "" if Path(value) == path else f" ({path})"
+            return f"{name}={value}: cannot be written: {match[2]}{inside}"
+    return message
+
+
 def _name_commands_of_hints(message: str, names: set[str]) -> str:
     """Say which commands have the options that a message on data recommends, if this one does not."""
     from skipnets.data.options import DataOptions
 
     options = {f"--{field.replace('_', '-')}" for field in DataOptions.__dataclass_fields__}
     if lacking := sorted(options.intersection(re.findall(r"(?<= )--[a-z-]+", message)) - names):
-        return f"{message} ({', '.join(lacking)}: of skipnets train, data, evaluate, calibrate and reuse)"
+        return (
+            f"{message} ({', '.join(lacking)}: of skipnets train, data, audit, evaluate, calibrate and reuse)"
+        )
     return message
 
 
@@ -220,6 +258,14 @@ def _typed_value(text: str) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+def _end_process(status: int) -> NoReturn:
+    """End at once: Python takes more than a second to clear away the modules that training needs."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
 def _discard_output() -> None:
     """Let what is still buffered go nowhere, or Python would fail on it again as it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -227,11 +273,20 @@ def _discard_output() -> None:
 
 def _print_error(message: str) -> None:
     """Print one line on standard error."""
-    sys.stderr.write(f"skipnets: {' '.join(message.split())}\n")
+    with suppress(OSError):  # nothing can be said where standard error is full or closed
+        sys.stderr.write(f"skipnets: {printable(' '.join(message.split()))}\n")
+        sys.stderr.flush()
 
 
-def _set_up_logging() -> None:
+@contextmanager
+def _messages_shown() -> Iterator[None]:
     """Show the library's log messages (a re-initialized head, a skipped image) on standard error."""
     logger = logging.getLogger("skipnets")
-    logger.handlers = [logging.StreamHandler(sys.stderr)]
+    before = logger.handlers, logger.level
+    logger.handlers = [LogHandler()]
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers = before[0]
+        logger.setLevel(before[1])

@@ -18,7 +18,7 @@ def export(
     *,
     format: Literal["onnx", "openvino", "pt2", "auto"] = "onnx",  # noqa: A002 - the option's name
     output: Path | None = None,
-    input: Annotated[Literal["uint8", "float32"], Parameter(name="--input")] = "uint8",  # noqa: A002
+    input: Annotated[Literal["uint8", "float32"] | None, Parameter(name="--input")] = None,  # noqa: A002
     check: str | None = None,
     tolerance: float = 1e-4,
     int8: bool = False,
@@ -39,13 +39,15 @@ def export(
             keeps the faster.
         output: The file; for openvino, a new folder; for auto, a name without suffix; nothing that exists is
             replaced. Default: next to the model file.
-        input: Input type of the graph: uint8 pixels, which it normalizes, or preprocessed float32.
+        input: Input type of the graph: uint8 pixels, which it normalizes, or preprocessed float32. Default:
+            uint8, but float32 for a model of images with more than 8 bits, or of bands.
         check: Images for the comparison with PyTorch: a folder, a manifest or a named dataset. Default: those
             of --calibration, else the run's validation images, else generated images.
         tolerance: Maximum difference between a probability and PyTorch's (not with --int8).
         int8: Quantize weights and activations to 8 bits.
         calibration: Labeled images of the same classes, for quantization and to measure its accuracy.
-        max_drop: Maximum drop in accuracy by --int8, in percentage points.
+        max_drop: Maximum drop in accuracy by --int8, in percentage points; the fewer, the more validation
+            images it takes to judge (200 for half a point).
         json: Print the result as JSON.
     """
     from skipnets.deploy.export import export_model
@@ -75,11 +77,8 @@ def export(
         "same label": f"{compared.same_labels} of {compared.count}",
     }
     if result.accuracy is not None:
-        accuracy = result.accuracy
-        rows["accuracy"] = (
-            f"{accuracy.before:.2%} before, {accuracy.after:.2%} after int8, on {accuracy.count} images"
-            f"{' (some layers kept 32 bits)' if accuracy.accuracy_aware else ''}"
-        )
+        kept = " (some layers kept 32 bits)" if result.accuracy.accuracy_aware else ""
+        rows["accuracy"] = f"{result.accuracy}{kept}"
     for name, seconds in (result.seconds or {}).items():
         rows[f"{name}, one image"] = f"{1000 * seconds:.1f} ms"
     print_tables([properties_table(rows)])

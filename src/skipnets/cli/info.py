@@ -56,8 +56,11 @@ def _export(export: dict[str, Any] | None) -> dict[str, str]:
     if accuracy := export.get("accuracy"):
         rows["accuracy"] = (
             f"{accuracy['before']:.2%} before, {accuracy['after']:.2%} after int8, "
-            f"on {accuracy['count']} images"
+            f"on {accuracy['count']:,} images"
         )
+        if "drop_interval" in accuracy:  # not in exports of earlier versions
+            low, high = accuracy["drop_interval"]
+            rows["accuracy"] += f"; 95% interval of the drop {low:.2f} to {high:.2f} points"
     return rows
 
 

@@ -15,10 +15,11 @@ from cyclopts import Parameter
 
 from skipnets.classifier import Prediction, load
 from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
-from skipnets.cli.paths import expand
+from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.errors import UserError
 from skipnets.evaluation.tables import check_table_path, write_table
-from skipnets.tables import make_table, printable
+from skipnets.tables import make_table
+from skipnets.terminal import printable
 
 if TYPE_CHECKING:
     from skipnets.batch_prediction import BatchResult
@@ -37,6 +38,8 @@ def predict(
     top_k: int = 1,
     shard: str | None = None,
     engine: Literal["local", "ray"] = "local",
+    page: int | None = None,
+    max_pixels: int | None = None,
     batch_size: int = 32,
     runtime: str = "auto",
     device: str = "auto",
@@ -63,6 +66,9 @@ def predict(
             write into the same folder.
         engine: local, or ray to divide the images among the machines of a Ray cluster (RAY_ADDRESS), which
             all see the model, the images and the folder at the same paths.
+        page: Page of a TIFF file, frame or slice of a volume, from 1. Default: the first; of a volume, the
+            middle one.
+        max_pixels: The most pixels that an image may have. Default: 89,478,485.
         batch_size: Images per forward pass.
         runtime: auto (the fastest that supports the network), native, onnxruntime, openvino or torch.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -70,6 +76,9 @@ def predict(
         workers: Threads that read images. Default: one per processor, at most 8.
     """
     if output is not None and (output.is_dir() or not output.suffix):
+        if page is not None or max_pixels is not None:
+            option = f"page={page}" if page is not None else f"max_pixels={max_pixels}"
+            raise UserError(f"{option}: must not be given with a folder as output")
         classify = partial(_classify, model, images, output, shard, engine, runtime, device, threads)
         return _to_folder(classify, output, json, top_k=top_k, batch_size=batch_size, workers=workers)
     if shard is not None or engine != "local":
@@ -77,9 +86,10 @@ def predict(
         raise UserError(f"{option}: needs --output with a folder")
     if output is not None:
         check_table_path(output, "output")
-    paths = [path for word in images for path in expand(word)]
+    paths = expand_all(images)
     classifier = load(model, runtime=runtime, device=device, threads=threads)
-    predictions = classifier.predict_iter(paths, top_k, batch_size=batch_size, workers=workers)
+    images_of = chosen_pages(paths, page=page, max_pixels=max_pixels)
+    predictions = classifier.predict_iter(images_of, top_k, batch_size=batch_size, workers=workers)
     with progress_bar() as progress:
         rows = list(
             progress.track(

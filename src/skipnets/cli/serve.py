@@ -9,8 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from skipnets.classifier import load
-from skipnets.data.decoding import MAX_PIXELS
+from skipnets.classifier import describe, load
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 
 
@@ -80,7 +80,6 @@ def serve(
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per processor, at most 8.
     """
-    most = MAX_PIXELS / 1e6
     limits = {
         "max_megabytes": max_megabytes,
         "max_files": max_files,
@@ -94,8 +93,6 @@ def serve(
     for name, value in limits.items():
         if not value > 0:
             raise UserError(f"{name}={value}: must be above 0")
-    if max_megapixels > most:
-        raise UserError(f"max_megapixels={max_megapixels}: must be at most {most:.0f}")
     if queue < max_files:
         raise UserError(f"queue={queue}: must be at least max_files={max_files}, the images of one request")
     if token is None and not no_token and not _is_local(host):
@@ -106,6 +103,9 @@ def serve(
 
     from skipnets.serve import Limits, create_app, find_examples, run_server
 
+    preprocessing = None
+    if examples is not None:
+        preprocessing = Preprocessing.from_dict(describe(model)["preprocessing"])
     app = create_app(
         partial(load, model, runtime=runtime, device=device, threads=threads),
         limits=Limits(
@@ -121,7 +121,7 @@ def serve(
         ),
         token=token,
         allow_hosts=allow_host or (),
-        examples=find_examples(examples) if examples is not None else (),
+        examples=() if examples is None else find_examples(examples, preprocessing=preprocessing),
         batch_size=batch_size,
         batch_delay=batch_delay,
         workers=workers,

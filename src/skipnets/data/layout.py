@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from skipnets import run_folder
-from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES, can_read_heif, is_image
+from skipnets.data.decoding import EXTRA_OF_SUFFIX, SUFFIXES, can_read, is_image
 from skipnets.data.listing import Entry, Listing, counted, passed_over_line
 from skipnets.data.split_names import is_neutral, split_names
 from skipnets.data.splits import SPLITS
@@ -24,6 +24,27 @@ from skipnets.errors import UserError, install_command, listed
 LAYOUTS = ("auto", "classes", "splits")
 
 # Folders that operating systems, network drives and notebooks leave behind.
+# What `str.strip` takes for blanks, and what takes no room: zero-width space and joiners, byte-order mark.
+BLANKS = "".join(
+    map(
+        chr,
+        (
+            *range(9, 14),
+            *range(28, 33),
+            0x85,
+            0xA0,
+            0x1680,
+            *range(0x2000, 0x200E),
+            0x2028,
+            0x2029,
+            0x202F,
+            0x205F,
+            0x2060,
+            0x3000,
+            0xFEFF,
+        ),
+    )
+)
 _JUNK_FOLDERS = {
     *("__MACOSX", "@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN", "System Volume Information"),
     *("__pycache__", "@Recycle"),
@@ -265,8 +286,11 @@ def _add_class(listing: Listing, label: str, folder: _Folder, split: str) -> Non
 
 
 def spelled(label: str) -> str:
-    """A class name without blanks around it, in one Unicode form: macOS spells é in two code points."""
-    return unicodedata.normalize("NFC", label).strip()
+    """A class name without blanks around it, in one Unicode form: macOS spells é in two code points.
+
+    Characters of no width, which some editors and spreadsheets leave, count as blanks.
+    """
+    return unicodedata.normalize("NFC", label).strip(BLANKS)
 
 
 def _pass_loose_over(listing: Listing, folder: _Folder) -> None:
@@ -311,7 +335,7 @@ class _Scan:
             place = Path(path, entry.name)
             if reason := self._reason_against(entry, place):
                 self.passed_over[reason] += 1
-                folder.unreadable += reason.startswith(HEIF_SUFFIXES)
+                folder.unreadable += reason.startswith(tuple(EXTRA_OF_SUFFIX))
             elif not entry.is_dir():
                 folder.images.append(place)
             elif _identity(place) not in (*above, identity):
@@ -343,11 +367,15 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _not_an_image(file: os.DirEntry[str]) -> str:
     """Why a file is passed over; "" where it is an image."""
+    if not file.is_file() and Path(file.path).exists():  # a link that leads nowhere is named when it is read
+        return "not files (pipes, sockets, devices)"
     suffix = os.path.splitext(file.name)[1].lower()  # noqa: PTH122 - Path() would cost more than the rest
     if suffix in SUFFIXES:
         return ""
-    if suffix in HEIF_SUFFIXES:
-        return "" if can_read_heif() else f"{suffix} ({install_command('heic')})"
+    if suffix == ".gz" and file.name.lower().endswith(".nii.gz"):
+        suffix = ".nii.gz"
+    if suffix in EXTRA_OF_SUFFIX:
+        return "" if can_read(suffix) else f"{suffix} ({install_command(EXTRA_OF_SUFFIX[suffix])})"
     if file.name.lower() in _JUNK_FILES:
         return "system files"
     if suffix not in _NOT_IMAGES and file.is_file() and is_image(Path(file.path)):

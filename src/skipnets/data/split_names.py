@@ -12,15 +12,22 @@ _WORDS = {
         *("train", "training", "trn", "trainset", "trainingset", "traindata", "trainingsdaten"),
         *("entrainement", "apprentissage", "entrenamiento", "addestramento", "treino", "treinamento"),
         *("egitim", "обучение", "тренировка", "训练", "训练集", "訓練", "学習", "학습", "훈련"),
+        *("обучающая", "тренировочная", "навчання", "treningowe", "treningowy", "treningowa", "trening"),
+        *("traning", "træning", "koulutus", "trenovaci", "antrenament", "latih", "pelatihan"),
+        *("εκπαίδευση", "تدريب"),
     ),
     "val": (
         *("val", "valid", "validation", "validate", "validationset", "valset", "dev", "devel", "development"),
         *("eval", "evaluation", "validierung", "validacion", "validacao", "validazione", "convalida"),
         *("dogrulama", "валидация", "验证", "验证集", "驗證", "検証", "검증"),
+        *("валидационная", "валідація", "walidacyjne", "walidacyjny", "walidacja", "validatie", "validering"),
+        *("validointi", "validacni", "validare", "validasi", "επικύρωση", "تحقق"),
     ),
     "test": (
         *("test", "testing", "tst", "testset", "testdata", "testdaten", "holdout", "prueba", "pruebas"),
         *("teste", "тест", "测试", "测试集", "測試", "テスト", "테스트"),
+        *("essai", "essais", "prova", "тестовая", "тестирование", "тестування", "testowe", "testowy"),
+        *("testowa", "testaus", "testen", "testovaci", "testare", "uji", "pengujian", "δοκιμή", "اختبار"),
     ),
 }
 _SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}

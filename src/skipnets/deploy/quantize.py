@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.deploy.timing import alternate
 from skipnets.errors import UserError, listed, naming, needs_extra
+from skipnets.evaluation.intervals import paired_interval
 from skipnets.runtimes.graph_format import IMAGES, LOGITS, ExportFormat
 from skipnets.runtimes.runtime import InputType
 
@@ -31,6 +33,7 @@ __all__ = ["Accuracy", "Quantization", "open_calibration", "quantize"]
 logger = logging.getLogger("skipnets")
 
 CALIBRATION_IMAGES = 300
+_FINEST_DROP = 0.5  # percentage points: what a smaller max_drop is judged as, for the number of images
 Inputs = NDArray[Any]
 Predict = Callable[[Inputs], NDArray[np.float32]]
 
@@ -44,17 +47,26 @@ class Accuracy:
         after: Accuracy of the 8-bit graph.
         count: Number of validation images.
         accuracy_aware: Whether layers were kept in 32 bits to preserve accuracy.
+        drop_interval: 95% confidence interval of `drop`.
     """
 
     before: float
     after: float
     count: int
     accuracy_aware: bool
+    drop_interval: tuple[float, float]
 
     @property
     def drop(self) -> float:
         """Drop in accuracy, in percentage points."""
         return 100 * (self.before - self.after)
+
+    def __str__(self) -> str:
+        low, high = self.drop_interval
+        return (
+            f"{self.before:.2%} before, {self.after:.2%} after int8, on {self.count:,} images; "
+            f"drop {self.drop:.2f} points (95% interval {low:.2f} to {high:.2f})"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +130,15 @@ def quantize(
         The 8-bit graph, of the same format, and its accuracy.
 
     Raises:
-        UserError: If accuracy still drops too far, or an ONNX graph does not get faster.
+        UserError: If accuracy still drops too far, there are too few images to judge that, or an ONNX graph
+            does not get faster.
     """
+    _check_count(len(options.dataset.split("val")), options.max_drop)
     backend = _OPENVINO if file_format == "openvino" else _ONNX
     data = _Data(options.dataset, preprocessing, input_type)
     nncf = _import_nncf()
     with _quiet(), _signal_stack_kept():
-        before = data.accuracy(backend.predictor(graph))
+        right = data.right(backend.predictor(graph))
         calibration = nncf.Dataset(data.calibration(), lambda batch: {IMAGES: batch})
         quantized = nncf.quantize(
             graph,
@@ -133,12 +147,11 @@ def quantize(
             preset=nncf.QuantizationPreset.MIXED,
             fast_bias_correction=True,
         )
-        after = data.accuracy(backend.predictor(quantized))
-    aware = 100 * (before - after) > options.max_drop
-    if aware:
+        accuracy = _accuracy(right, data.right(backend.predictor(quantized)))
+    if accuracy.drop > options.max_drop:
         logger.info(
             "int8 costs %.2f points of accuracy, more than %.2f: looking for layers that must keep 32 bits",
-            100 * (before - after),
+            accuracy.drop,
             options.max_drop,
         )
         with _quiet(), _signal_stack_kept():
@@ -151,16 +164,39 @@ def quantize(
                 drop_type=nncf.DropType.ABSOLUTE,
                 subset_size=CALIBRATION_IMAGES,
             )
-            after = data.accuracy(backend.predictor(quantized))
-    accuracy = Accuracy(before=before, after=after, count=data.count, accuracy_aware=aware)
+            after = data.right(backend.predictor(quantized))
+        accuracy = replace(_accuracy(right, after), accuracy_aware=True)
     if accuracy.drop > options.max_drop:
         raise UserError(
             f"int8 was not written: accuracy drops by {accuracy.drop:.2f} points "
-            f"({before:.2%} to {after:.2%}), more than max_drop={options.max_drop}"
+            f"({accuracy.before:.2%} to {accuracy.after:.2%}), more than max_drop={options.max_drop}"
         )
     if file_format == "onnx":
         _require_gain(backend.predictor(graph), backend.predictor(quantized), next(iter(data.calibration())))
     return quantized, accuracy
+
+
+def _check_count(images: int, max_drop: float) -> None:
+    """One image more or less must not be more than the drop that is to be noticed."""
+    needed = math.ceil(100 / max(max_drop, _FINEST_DROP))
+    if images < needed:
+        raise UserError(
+            f"calibration: has {images:,} validation images, of which one is {100 / images:.2g} points of "
+            f"accuracy; to judge max_drop={max_drop:g} it takes at least {needed:,}"
+        )
+
+
+def _accuracy(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Accuracy:
+    """Both accuracies, from which images were classified correctly before and after."""
+    lost, won = int((before & ~after).sum()), int((after & ~before).sum())
+    low, high = paired_interval(lost, won, len(before))
+    return Accuracy(
+        before=float(before.mean()),
+        after=float(after.mean()),
+        count=len(before),
+        accuracy_aware=False,
+        drop_interval=(100 * low, 100 * high),
+    )
 
 
 class _Data:
@@ -171,7 +207,6 @@ class _Data:
         chosen = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES]
         self._train, self._val = train.select(np.sort(chosen)), dataset.split("val")
         self._preprocessing, self._input_type = preprocessing, input_type
-        self.count = 0
 
     def calibration(self) -> list[Inputs]:
         """Inputs with one image each."""
@@ -182,16 +217,12 @@ class _Data:
         """Batches of inputs with their labels."""
         return self._batches(self._val)
 
-    def accuracy(self, predict: Predict) -> float:
-        """Accuracy on the validation images."""
-        counts = [
-            (int((predict(batch).argmax(1) == labels).sum()), len(labels))
-            for batch, labels in self.validation()
-        ]
-        self.count = sum(count for _, count in counts)
-        if not self.count:
+    def right(self, predict: Predict) -> NDArray[np.bool_]:
+        """Which of the validation images are classified correctly."""
+        right = [predict(batch).argmax(1) == labels for batch, labels in self.validation()]
+        if not right:
             raise UserError("calibration: none of the validation images can be read")
-        return sum(right for right, _ in counts) / self.count
+        return np.concatenate(right)
 
     def _batches(self, dataset: ImageDataset) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
         for batch in evaluation_batches(

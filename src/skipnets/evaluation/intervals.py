@@ -12,7 +12,7 @@ from statistics import NormalDist
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 
-__all__ = ["Interval", "auroc_interval", "mean_interval", "wilson_interval"]
+__all__ = ["Interval", "auroc_interval", "mean_interval", "paired_interval", "wilson_interval"]
 
 Interval = tuple[float, float]
 _NORMAL_97_5 = NormalDist().inv_cdf(0.975)  # 95% lie within ±
@@ -22,6 +22,26 @@ def wilson_interval(successes: int, trials: int) -> Interval:
     """Wilson's interval of a proportion; see Brown, Cai and DasGupta 2001, Statistical Science 16(2)."""
     interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def paired_interval(lost: int, won: int, trials: int) -> Interval:
+    """Interval of the difference of two proportions that were measured on the same trials.
+
+    Half a trial is added to each of the four possible outcomes (Agresti and Min 2005, Statistics in Medicine
+    24(5), "Wald+2"), so that it has a width even if the two never differ.
+
+    Args:
+        lost: Trials that only the first had right.
+        won: Trials that only the second had right.
+        trials: All trials.
+
+    Returns:
+        Of the first proportion minus the second.
+    """
+    lost_more, won_more, more = lost + 0.5, won + 0.5, trials + 2
+    difference = (lost_more - won_more) / more
+    spread = math.sqrt((lost_more + won_more) / more - difference**2) / math.sqrt(more)
+    return max(difference - _NORMAL_97_5 * spread, -1.0), min(difference + _NORMAL_97_5 * spread, 1.0)
 
 
 def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:

@@ -140,7 +140,10 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""
-        x = check_input(x, self.config.in_chans, self.config.smallest_size)
+        return self._run_stages(check_input(x, self.config.in_chans, self.config.smallest_size))
+
+    def _run_stages(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) images → the last map."""
         for _, stage in self.stages():
             x = stage(x)
         return x

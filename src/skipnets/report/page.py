@@ -18,12 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, describe, load, softmax
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
 from skipnets.errors import UserError, check_at_least_1, check_path
@@ -45,11 +45,12 @@ from skipnets.report.gallery import (
     WRONG_CELL,
     Thumbnails,
     confusion_cells,
-    data_uri,
     least_confident_correct,
     most_confident_mistakes,
 )
+from skipnets.report.rendering import area, decimal, render, share
 from skipnets.report.results import Results, read_results
+from skipnets.report.thumbnails import data_uri
 from skipnets.training.batches import read_batch
 from skipnets.training.curves import loss_note
 from skipnets.training.run import Row, Run
@@ -145,15 +146,8 @@ def _page(
     thumbnails = Thumbnails(results, images, classifier, judges)
     metrics = measure(results.logits, results.labels, temperature=results.temperature)
     [sample] = resample([results.probabilities], results.labels, resamples=RESAMPLES, seed=0)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skipnets.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"share": _share, "number": _decimal, "area": _area}
-    return environment.get_template("page.html.jinja").render(
+    return render(
+        "page.html.jinja",
         about=_about(run, results, thumbnails, moved),
         tiles=_tiles(results, metrics, sample),
         edge_note=edge_note(sample),
@@ -186,7 +180,6 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
     config = run.config
     environment = json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.is_file() else {}
     preprocessing = model["preprocessing"]
-    height, width = preprocessing["size"]
     counts = Counter(split for _, split in read_splits(run.splits).values())
     runs = run.folds or [run]
     rows = [row for each in runs for row in each.rows]
@@ -199,8 +192,7 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
         "Model": ("" if len(runs) == 1 else f"ensemble of {len(runs)} ")
         + f"{model['architecture']['name']}, {model['parameters']:,} parameters",
         "Initial weights": config.weights or "random",
-        "Input": f"{height} × {width}, {'gray' if preprocessing['channels'] == 1 else 'RGB'}, "
-        f"{preprocessing['fit']}",
+        "Input": Preprocessing.from_dict(preprocessing).summary(),
         "Recipe": f"{config.recipe}: {config.optimizer}, learning rate {config.lr:g}, "
         f"batch size {config.batch_size}, augmentation {config.augmentation}",
         "Epochs": f"{len(rows)} of {config.epochs}; epoch {best} was the best on validation data"
@@ -242,7 +234,7 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
 
 def _tiles(results: Results, metrics: Metrics, sample: dict[str, Any]) -> list[dict[str, Any]]:
     """Metrics at the top of the page, each with its interval."""
-    formats = {"percent": _share, "number": _decimal, "area": _area}
+    formats = {"percent": share, "number": decimal, "area": area}
     tiles = []
     for name, (title, format_name, meaning) in _METRICS.items():
         value = getattr(metrics, name)
@@ -519,22 +511,6 @@ def _failures(run: Run, results: Results) -> dict[str, Any]:
     evaluated: Mapping[str, str] = results.evaluation.get("failures", {})
     failures = {**run.skipped, **evaluated}
     return {"shown": list(failures.items())[:_FAILURES], "count": len(failures)}
-
-
-def _share(value: float | None, digits: int = 1) -> str:
-    """A share as a percentage; a dash where it is undefined."""
-    return (
-        "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
-    )
-
-
-def _decimal(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def _area(value: float | None) -> str:
-    """An area under a curve, with one more digit because it is often near 1."""
-    return _decimal(value, 4)
 
 
 def _training_time(rows: Sequence[Row]) -> str:

@@ -26,14 +26,18 @@ from skipnets.data.folds import Folds, deal_out_folds, read_folds
 from skipnets.data.sources import ImageDataset, find_with_own_splits
 from skipnets.data.splits import check_fractions
 from skipnets.data.survey import survey
+from skipnets.duration import parse_duration
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
 from skipnets.evaluation.out_of_fold import FoldResult, OutOfFold, out_of_fold
 from skipnets.evaluation.predictions import read_predictions
-from skipnets.training.config import TrainConfig
+from skipnets.training.announcement import announcement
+from skipnets.training.config import FIELDS, TrainConfig
 from skipnets.training.extending import reset_results
+from skipnets.training.interruption import resumable
 from skipnets.training.prepare import prepare
-from skipnets.training.run import Run, claim, write_config, write_environment
+from skipnets.training.rate_finder import with_found_rate
+from skipnets.training.run import Run, begin, claim, write_config
 
 _HEADERS_READ = 5000
 
@@ -65,15 +69,15 @@ def train_folds(config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], 
     else:
         folds = read_folds(dataset, config.splits, config.folds, missing=config.missing)
     first, *_ = list(_datasets(folds, config))  # all of them, so that what is wrong shows before training
-    resolved = prepare(_fold_config(config, run.fold(1), 1), first).config
+    prepared = prepare(_fold_config(_with_share_of_time(config), run.fold(1), 1), first)
     folds = dataclasses.replace(
         folds, dataset=dataclasses.replace(folds.dataset, contents=contents(folds.dataset))
     )
     say(str(survey(folds.dataset, config.data, most=_HEADERS_READ)))
     say(_line(first, folds))
-    write_config(run, dataclasses.replace(resolved, **_own_fields(config)))
-    write_environment(run, config.seed)
-    folds.write(run.splits)
+    say(f"in each fold:\n{announcement(prepared, first)}")
+    prepared = with_found_rate(prepared, first, run.rates, say)
+    begin(run, _resolved(config, prepared.config, len(first.split("train"))), folds.write)
     return _train_missing(run, folds, train_on=train_on, resume=None, say=say)
 
 
@@ -108,7 +112,7 @@ def extend_folds(run: Run, epochs: int) -> None:
         raise UserError(
             f"epochs={epochs}: must be more than the {config.epochs} that the run in {run.folder} has"
         )
-    write_config(run, dataclasses.replace(config, epochs=epochs))
+    write_config(run, dataclasses.replace(config, epochs=epochs, time=None, epoch_plan=()))
     reset_results(run)
 
 
@@ -119,10 +123,23 @@ def _check_options(config: TrainConfig) -> None:
         )
 
 
-def _own_fields(config: TrainConfig) -> dict[str, Any]:
-    """What a run with folds says of itself and not of its folds."""
-    names = ("folds", "out", "seed", "splits", "fractions")
-    return {name: getattr(config, name) for name in names}
+def _with_share_of_time(config: TrainConfig) -> TrainConfig:
+    """The configuration with the time that one fold may take."""
+    if config.time is None or config.epochs is not None:
+        return config
+    assert config.folds is not None
+    return dataclasses.replace(config, time=f"{parse_duration(config.time) / config.folds:.1f}s")
+
+
+def _resolved(config: TrainConfig, of_fold: TrainConfig, train_images: int) -> TrainConfig:
+    """What was resolved for the first fold holds for all; what is the run's own stays."""
+    values = {name: getattr(of_fold, name) for name in FIELDS}
+    values |= {
+        name: getattr(config, name) for name in ("folds", "out", "seed", "splits", "fractions", "time")
+    }
+    if of_fold.epoch_images == train_images:
+        values["epoch_images"] = None  # all of them, which are a few more or less in other folds
+    return TrainConfig(**values)
 
 
 def _fold_config(config: TrainConfig, fold: Run, number: int) -> TrainConfig:
@@ -174,7 +191,8 @@ def _train_missing(
         if fold.folder.exists():  # begun, but interrupted before there was anything to go on with
             shutil.rmtree(fold.folder)
         train_on(fold, _fold_config(config, fold, number), dataset)
-    join_folds(run, folds, say)
+    with resumable(run):
+        join_folds(run, folds, say)
     return run
 
 

@@ -16,6 +16,8 @@ _PAPER: dict[str, Any] = {
     "nesterov": True,
     "weight_decay": 1e-4,
     "decay_norm_and_bias": True,
+    "layer_decay": 1.0,
+    "fit_head": False,
     "schedule": "milestones",
     "warmup": 0.0,
     "clip": 0.0,
@@ -48,7 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-4,
         "warmup": 2.0,
         "augmentation": "crop-flip",
-        "ema": 0.99,
+        "ema": 0.0,
     },
     # Huang et al. 2017, section 4.2 (the CIFAR runs; "+" is the augmentation of He et al. 2016).
     "paper-cifar": _PAPER
