@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from skipnets import files
 from skipnets.errors import UserError
-from skipnets.files import atomic_path
+from skipnets.files import atomic_path, force_to_disk, is_temporary, remove_orphans
 
 
 def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path: Path) -> None:
@@ -64,3 +69,75 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_errors_about_other_files_are_not_its_own(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="other"), atomic_path(tmp_path / "a.csv"):
         (tmp_path / "other").read_text()
+
+
+def test_file_and_folder_are_on_the_disk_before_and_after_the_renaming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[tuple[str, str]] = []
+    names: dict[int, str] = {}
+    opened, synced, replaced = os.open, os.fsync, Path.replace
+
+    def watched_open(path: object, *arguments: object) -> int:
+        descriptor = opened(path, *arguments)  # type: ignore[arg-type]
+        names[descriptor] = Path(path).name  # type: ignore[arg-type]
+        return descriptor
+
+    def watched_fsync(descriptor: int) -> None:
+        events.append(("fsync", names[descriptor]))
+        synced(descriptor)
+
+    def watched_replace(self: Path, target: Path) -> Path:
+        events.append(("rename", self.name))
+        return replaced(self, target)
+
+    monkeypatch.setattr(os, "open", watched_open)
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    with atomic_path(tmp_path / "a.csv") as temporary:
+        temporary.write_text("text")
+        events.append(("written", temporary.name))
+    name = temporary.name
+    assert events == [("written", name), ("fsync", name), ("rename", name), ("fsync", tmp_path.name)]
+    events.clear()
+    with atomic_path(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "inside").write_text("text")
+    assert [("fsync", "inside"), ("fsync", temporary.name), ("rename", temporary.name)] == events[:3]
+
+
+KILLED = """
+import os, signal, sys
+from skipnets.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "table.csv"
+    subprocess.run([sys.executable, "-c", KILLED, target], check=False)
+    [orphan] = tmp_path.iterdir()
+    assert is_temporary(orphan)
+    (tmp_path / ".config").write_text("kept")
+    running = tmp_path / f".other.{os.getpid()}-00112233.tmp.csv"
+    running.write_text("written by a process that runs")
+    (tmp_path / ".folder.1a2b3c4d.tmp").mkdir()  # as version 0.1 named it
+
+    remove_orphans(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4  # as long as another machine may be writing them
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() - 2 * 3600,) * 2)
+    monkeypatch.setattr(files, "_looked_through", set())
+    with atomic_path(target) as temporary:
+        temporary.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".config", running.name, "table.csv"])
+    remove_orphans(tmp_path, in_use=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".config", "table.csv"]
+    remove_orphans(tmp_path / "nowhere")
+
+
+def test_what_is_not_there_cannot_be_forced_to_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        force_to_disk(tmp_path / "nothing")

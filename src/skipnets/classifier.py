@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.data.listing import channel_word
 from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import Description, check_answers
@@ -268,8 +269,9 @@ class Classifier(Display):
 
         Args:
             inputs: One image or any mixture of them: paths, PIL images, arrays ((H, W) or (H, W, C), uint8 or
-                uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1). A folder or a
-                pattern such as "new/*.jpg" stands for the images in it.
+                uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1); where the
+                preprocessing has a window, arrays and tensors of any numbers. A folder or a pattern such as
+                "new/*.jpg" stands for the images in it.
             top_k: Number of classes in a ranking.
             batch_size: Images per forward pass.
             workers: Threads that read images; None uses one per processor, at most 8.
@@ -363,7 +365,7 @@ class Classifier(Display):
                 {
                     "model": self._name(),
                     "classes": f"{len(self.classes)}: {listed(self.classes, 10)}",
-                    "images": f"{height}×{width}, {'gray' if self.preprocessing.channels == 1 else 'color'}",
+                    "images": f"{height}×{width}, {channel_word(self.preprocessing.channels)}",
                     "runs in": f"{self.runtime.name} on {self.runtime.device}",
                     **({} if self.path is None else {"file": str(self.path)}),
                 }
@@ -467,7 +469,7 @@ class Classifier(Display):
         """Read images in threads, two batches ahead."""
         check_at_least_1(batch_size=batch_size, workers=workers)
         return evaluation_batches(
-            named_sources(inputs),
+            named_sources(inputs, self.preprocessing),
             self.preprocessing,
             batch_size=batch_size,
             workers=min(os.cpu_count() or 1, 8) if workers is None else workers,

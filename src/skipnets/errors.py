@@ -29,9 +29,10 @@ EXTRAS = {
     "train": _TRAIN,
     "deploy": ("nncf", "onnx", "onnxscript", "openvino"),
     "explain": (*_TRAIN, "captum"),
-    "report": (*_TRAIN, "captum", "jinja2", "markupsafe"),
-    "tune": (*_TRAIN, "captum", "jinja2", "markupsafe", "optuna"),
+    "report": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe"),
+    "tune": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe", "optuna"),
     "heic": ("pillow_heif",),
+    "medical": ("nibabel", "pydicom"),
     "science": ("tifffile",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
 }

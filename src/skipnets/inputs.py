@@ -17,36 +17,40 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
+from skipnets.data.decoding import Page
+from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import images_below
 from skipnets.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-    from skipnets.data.decoding import Page, Source
+    from skipnets.data.decoding import Source
+    from skipnets.data.preprocessing import Preprocessing
 
-    Image = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor | Page
+    Image = str | os.PathLike[str] | PIL.Image.Image | NDArray[Any] | torch.Tensor | Page | WindowedImage
     Images = Image | Iterable[Image]
 
 __all__ = ["expand", "is_tensor", "named_sources"]
 
 
-def named_sources(inputs: Images) -> Iterator[tuple[str, Source]]:
+def named_sources(inputs: Images, preprocessing: Preprocessing | None = None) -> Iterator[tuple[str, Source]]:
     """Yield each image with a name: its path, or "[3]" for the fourth input if that is not a path.
 
     Args:
         inputs: One or more images; folders and patterns are expanded.
+        preprocessing: What they are for: it knows how many bands an array has, and whether there is a window.
 
     Raises:
         UserError: If a folder or pattern has no images.
     """
-    if not _is_one(inputs):
+    if not _is_one(inputs, 3 if preprocessing is None else preprocessing.channels):
         if not isinstance(inputs, Iterable):
             kinds = "paths, PIL images, arrays or tensors"
             raise UserError(f"images: must be {kinds}, not {type(inputs).__name__}")
-        return _named(cast("Iterable[Image]", inputs))
+        return _named(cast("Iterable[Image]", inputs), preprocessing)
     paths = expand(inputs) if isinstance(inputs, str | os.PathLike) else None
-    return _named([cast("Image", inputs)] if paths is None else cast("list[Image]", paths))
+    return _named([cast("Image", inputs)] if paths is None else cast("list[Image]", paths), preprocessing)
 
 
 def expand(path: str | os.PathLike[str]) -> list[str]:
@@ -75,32 +79,43 @@ def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     return loaded is not None and isinstance(value, loaded.Tensor)
 
 
-def _is_one(inputs: object) -> bool:
+def _is_one(inputs: object, channels: int) -> bool:
     """Whether inputs are a single image or path."""
     if isinstance(inputs, np.ndarray):
-        return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[2] in (1, 3, 4))
+        return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[2] in (1, 3, 4, channels))
     if is_tensor(inputs):
-        return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[0] in (1, 3, 4))
-    return isinstance(inputs, str | bytes | os.PathLike | PIL.Image.Image)
+        return inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[0] in (1, 3, 4, channels))
+    return isinstance(inputs, str | bytes | os.PathLike | PIL.Image.Image | Page | WindowedImage)
 
 
-def _named(inputs: Iterable[Image]) -> Iterator[tuple[str, Source]]:
+def _named(inputs: Iterable[Image], preprocessing: Preprocessing | None) -> Iterator[tuple[str, Source]]:
     for index, image in enumerate(inputs):
         if isinstance(image, str | os.PathLike):
             yield from ((path, path) for path in expand(image))
+            continue
+        if isinstance(image, Page):
+            yield str(image), image
             continue
         if isinstance(image, PIL.Image.Image):
             # It may be listed twice, and two threads must not decode it at once. Errors recur on reading.
             with contextlib.suppress(Exception):
                 image.load()
-        yield f"[{index}]", _array_from_tensor(image) if is_tensor(image) else cast("Source", image)
+        yield (
+            f"[{index}]",
+            _array_from_tensor(image, preprocessing) if is_tensor(image) else cast("Source", image),
+        )
 
 
-def _array_from_tensor(tensor: torch.Tensor) -> NDArray[Any]:
-    """(C, H, W) or (H, W) tensor of uint8, or of floats from 0 to 1 → (H, W, C) or (H, W) uint8."""
+def _array_from_tensor(tensor: torch.Tensor, preprocessing: Preprocessing | None) -> NDArray[Any]:
+    """(C, H, W) or (H, W) tensor of uint8, or of floats from 0 to 1 → (H, W, C) or (H, W) uint8.
+
+    Where the preprocessing has a window, numbers are values of that and stay as they are.
+    """
     array: NDArray[Any] = tensor.detach().cpu().numpy()
     if array.ndim == 3:
         array = array.transpose(1, 2, 0)
+    if preprocessing is not None and preprocessing.window is not None:
+        return array
     # Floats out of range, and NaN, are passed on: the reader refuses them.
     from_0_to_1 = array.dtype.kind == "f" and bool(((array >= 0) & (array <= 1)).all())
     return np.rint(array * 255).astype(np.uint8) if from_0_to_1 else array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,6 +16,8 @@ SPLITS = "splits.csv"
 MODEL = "model.safetensors"
 CHECKPOINTS = "checkpoints"
 LAST_CHECKPOINT = "last.ckpt"
+PREVIOUS_CHECKPOINT = "previous.ckpt"
+LOCK = ".lock"
 METRICS = "metrics.csv"
 SKIPPED = "skipped.csv"
 TENSORBOARD = "tensorboard"
@@ -46,3 +49,40 @@ def read_evaluation(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if "pictures" in metrics:  # version 0.1's key
         metrics["images"] = metrics.pop("pictures")
     return metrics
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """The number of lines of a file and its hash, for `check_splits`.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    content = path.read_bytes()
+    return {"lines": content.count(b"\n"), "blake2b": hashlib.blake2b(content, digest_size=16).hexdigest()}
+
+
+def check_splits(folder: str | os.PathLike[str]) -> None:
+    """Check that a run's splits.csv is as training wrote it; runs of version 0.1 do not say how it was.
+
+    Raises:
+        UserError: If it was cut short or changed, or environment.json is damaged.
+    """
+    path, environment = Path(folder) / SPLITS, Path(folder) / ENVIRONMENT
+    try:
+        known = json.loads(environment.read_text(encoding="utf-8"))
+        wanted = known.get("files", {}).get(SPLITS)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{environment}: damaged ({error})") from error
+    if wanted is None:
+        return
+    try:
+        found = fingerprint(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    if found != wanted:
+        raise UserError(
+            f"{path}: has {found['lines']:,} lines and is not the file of {wanted['lines']:,} lines that "
+            "training wrote; it was cut short or changed"
+        )

@@ -8,6 +8,8 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from skipnets.data.contents import contents, repeated
 from skipnets.data.copies import Copy, clusters, find_copies, write_copies
@@ -104,6 +106,15 @@ def test_images_of_one_color_and_tiny_ones_are_no_copies(tmp_path):
 def test_clusters_are_joined():
     found = clusters([Copy(*pair, False, 0.1) for pair in ((0, 3), (2, 4), (3, 4), (1, 5))], 7)
     assert found.tolist() == [0, 1, 0, 0, 0, 1, 6]
+
+
+def test_clusters_are_the_connected_components_of_a_graph():
+    pairs = np.random.default_rng(0).integers(0, 500, (300, 2))
+    found = clusters([Copy(*sorted(pair), False, 0.1) for pair in pairs.tolist()], 500)
+    graph = coo_array((np.ones(300), pairs.T), shape=(500, 500))
+    _, component = connected_components(graph, directed=False)
+    first = np.unique(component, return_index=True)[1]
+    assert found.tolist() == first[component].tolist()
 
 
 def write_pairs(root, count: int) -> None:

@@ -9,6 +9,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,9 +18,12 @@ from skipnets.data.decoding import (
     FORMATS,
     MAX_PIXELS,
     ImageDecodeError,
+    Page,
     open_image,
     open_region,
     read_header,
+    read_values,
+    render_image,
 )
 from skipnets.errors import UserError
 
@@ -362,3 +366,44 @@ def test_the_guides_list_the_formats_that_are_read() -> None:
     names = {name.replace(" ", "").upper() for name in re.split(", | and ", listed)}
     assert names == set(FORMATS)
     assert f"not an image in a known format ({', '.join(FORMATS)})" in (guide / "serve.md").read_text("utf-8")
+
+
+def test_a_limit_of_a_page_holds_for_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(GRAY).save(path)
+    with pytest.raises(ImageDecodeError, match=r"a\.png: larger than 34 pixels, the most that is read"):
+        open_image(Page(path, None, 34))
+    # Pillow's own limit gives way where one was raised knowingly, and only there.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setattr("skipnets.data.decoding.MAX_PIXELS", 10)
+    with pytest.raises(ImageDecodeError, match=r"larger than 10 pixels.*--max-pixels allows more"):
+        open_image(path)
+    np.testing.assert_array_equal(np.asarray(open_image(Page(path, None, 35))), GRAY)
+    with pytest.raises(ImageDecodeError, match="larger than 10 pixels"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("color_type", [0, 2, 6])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_all_16_bits_of_a_png(color_type: int, filtered: bool) -> None:
+    channels = {0: 1, 2: 3, 6: 4}[color_type]
+    pixels = RANDOM.integers(0, 65536, (6, 5, channels), dtype=np.uint16)
+    data = imagecodecs.png_encode(pixels) if filtered else png(pixels, color_type)
+    np.testing.assert_array_equal(read_values(data, channels).array, pixels)
+    assert read_header(data).bits == 16
+
+
+def test_values_of_8_bits_are_the_image() -> None:
+    np.testing.assert_array_equal(read_values(saved(Image.fromarray(RGB), "PNG")).array, RGB)
+    np.testing.assert_array_equal(read_values(GRAY).array[:, :, 0], GRAY)
+    ink = np.array([[[1, 2, 3, 4]]], np.uint8)
+    np.testing.assert_array_equal(read_values(Image.fromarray(ink, "CMYK"), 4).array, ink)
+
+
+def test_rendering_stretches_what_has_no_fixed_range() -> None:
+    ramp = np.linspace(-5, 5, 201, dtype=np.float32).reshape(1, -1).repeat(10, 0)
+    shown = np.asarray(render_image(ramp)).astype(int)
+    np.testing.assert_allclose(shown, np.clip((ramp + 4.95) / 9.9, 0, 1) * 255, atol=1)
+    assert render_image(RANDOM.random((5, 6, 7))).mode == "RGB"
+    assert render_image(np.full((5, 6), np.nan)).getextrema() == (0, 0)
+    np.testing.assert_array_equal(np.asarray(render_image(GRAY)), GRAY)

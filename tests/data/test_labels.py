@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skipnets.data.labels import check_group_names, check_labels
+from skipnets.data.labels import check_group_names, check_labels, spellings
 from skipnets.data.listing import Entry, Listing
 from skipnets.errors import UserError
 
@@ -24,6 +24,10 @@ def test_one_class_in_two_spellings(names: tuple[str, str]) -> None:
     assert all(f'"{name}"' in warning for name in names)
     with pytest.raises(UserError, match="differ only in spelling"):
         check_labels(listing((names[0], "train"), (names[1], "test")))
+    lenient = listing((names[0], "train"), (names[1], "test"))
+    check_labels(lenient, strict=False)
+    assert any("differ only in spelling; are they one class?" in warning for warning in lenient.warnings)
+    assert list(spellings(["cow", *names, "cattle"])) == [sorted(names)]
 
 
 def test_different_names_are_left_alone() -> None:

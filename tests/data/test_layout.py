@@ -316,7 +316,6 @@ def test_natural_order_of_classes(tmp_path):
 
 
 def test_heic_without_its_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("skipnets.data.layout.can_read_heif", lambda: False)
     monkeypatch.setattr("skipnets.data.decoding.can_read_heif", lambda: False)
     content = b"\0\0\0\x18ftypheic" + bytes(20)
     root = plant(tmp_path, {**PAIR, "cat/a.heic": content, "cat/b.HEIC": content, "dog/c.jpg": content})

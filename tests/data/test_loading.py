@@ -335,3 +335,55 @@ def test_no_more_workers_than_shared_memory_has_room_for(dataset, monkeypatch, c
     assert said in caplog.text
     alone = training_loader(dataset, Preprocessing(16), "resized-crop", batch_size=8, workers=0, held_bytes=0)
     assert equal(batches, epoch(alone, 0))
+
+
+@pytest.mark.parametrize("augmentation", ["crop-flip", "resized-crop"])
+@pytest.mark.parametrize("workers", [0, 1, 2, pytest.param(8, marks=pytest.mark.slow)])
+def test_an_epoch_goes_on_where_it_was_left_with_any_number_of_workers(dataset, augmentation, workers):
+    def loader(workers: int) -> object:
+        return training_loader(
+            dataset, PREPROCESSING, augmentation, batch_size=8, workers=workers, seed=3, held_bytes=0
+        )
+
+    whole = epoch(loader(0), 1)
+    first = loader(workers)
+    first.sampler.set_epoch(1)
+    iterator = iter(first)
+    begun = [tuple(part.clone() for part in next(iterator)) for _ in range(2)]
+    state = first.state_dict()
+    first.close()
+    second = loader(workers)
+    second.load_state_dict(state)
+    assert equal([*begun, *epoch(second, 1)], whole)
+    # What comes after is a whole epoch again.
+    assert equal(epoch(second, 2), epoch(loader(0), 2))
+    second.close()
+
+
+def test_the_position_after_an_epoch_is_the_beginning_of_another(dataset):
+    loader = training_loader(dataset, PREPROCESSING, batch_size=8)
+    beginning = loader.state_dict()
+    iterator = iter(loader)
+    for _ in range(len(loader)):
+        next(iterator)
+    assert loader.state_dict() == beginning  # at the last batch, before the iterator is asked for another
+    assert next(iterator, None) is None
+    assert loader.state_dict() == beginning
+
+
+def test_a_batch_that_comes_twice_is_remembered_between_its_times(damaged):
+    def loader() -> object:
+        # Of two processes, so that each of the two images that cannot be read leaves one batch too few.
+        return training_loader(damaged, PREPROCESSING, batch_size=1, seed=5, world_size=2, rank=0)
+
+    whole = epoch(loader(), 0)
+    for count in range(1, len(whole)):
+        first = loader()
+        first.sampler.set_epoch(0)
+        iterator = iter(first)
+        for _ in range(count):
+            next(iterator)
+        second = loader()
+        second.load_state_dict(first.state_dict())
+        assert equal(epoch(second, 0), whole[count:])
+        assert second.failures.items() >= first.failures.items()

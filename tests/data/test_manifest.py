@@ -366,3 +366,14 @@ def test_too_few_groups_for_a_class_are_named(tmp_path):
     assert dataset.listing.warnings == [
         f"too few groups: no images of dog in {split}" for split in ("test", "val")
     ]
+
+
+def test_the_column_split_group_is_taken_for_groups(tmp_path):
+    write_groups(tmp_path, [("ab"[index % 2], "", f"g{index // 2}") for index in range(12)])
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(manifest.read_text().replace("patient", "split_group"))
+    dataset = find_dataset(manifest)
+    assert dataset.listing.columns["split_group"] == "group"
+    assert len(np.unique(dataset.groups)) == 6
+    for group in np.unique(dataset.groups):
+        assert len(set(dataset.splits[dataset.groups == group])) == 1

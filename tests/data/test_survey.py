@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from skipnets.data.sources import find_dataset
+from skipnets.data.sources import find_dataset, open_dataset
 from skipnets.data.survey import survey
 
 
@@ -52,3 +53,29 @@ def test_it_prints_itself(folder: Path) -> None:
     for expected in ("pets", "cat", "dog", "broken.png", ".txt"):
         assert expected in captured.get()
     assert "broken.png" in str(found)
+
+
+def test_values_of_more_than_8_bits(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 4096, (12, 20, 20)).astype(np.uint16)
+    images[::2] //= 256  # one class with 4 bits, the other with 12
+    for index, image in enumerate(images):
+        folder = tmp_path / "ab"[index % 2]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / f"{index}.png")
+    found = survey(open_dataset(tmp_path), "scans")
+    assert found.values is not None
+    assert (found.values.lowest, found.values.highest) == (images.min(), images.max())
+    np.testing.assert_allclose(found.values.window[0], np.percentile(images, (0.5, 99.5)), atol=0.1)
+    assert f"0 to {images.max()}; 0.5 and 99.5 percentiles 0 to " in str(found)
+    assert found.to_dict()["values"]["highest"] == images.max()
+    assert any('the values of "a" stay below 256' in warning for warning in found.warnings)
+
+
+def test_mixed_depths_are_a_warning(tmp_path: Path) -> None:
+    for index, dtype in enumerate((np.uint8, np.uint16)):
+        folder = tmp_path / "ab"[index]
+        folder.mkdir()
+        for number in range(3):
+            Image.fromarray(np.full((8, 8), 99, dtype)).save(folder / f"{number}.png")
+    found = survey(open_dataset(tmp_path), "scans")
+    assert any(warning.startswith("images of 8 and 16 bits are mixed") for warning in found.warnings)

@@ -66,8 +66,9 @@ def test_parameter_counts_are_the_published_ones(name: str, count: int) -> None:
 
 def test_patterns_select_names_in_the_registry_s_order() -> None:
     assert list_models("resnet?8") == ["resnet18"]
+    assert list_models("resnet10*", pretrained=True) == ["resnet101"]
     assert list_models("densenet_bc*")[0] == "densenet_bc40_k12"
-    assert len(list_models()) == 30
+    assert len(list_models()) == 40
     assert list_models("vgg*") == []
 
 
@@ -91,7 +92,7 @@ def test_a_config_survives_json(name: str) -> None:
         ("densenet121", {"block_config": ()}, "block_config=(): must list"),
         ("densenet121", {"block_config": (6, -1)}, "block_config=-1: must be a whole number"),
         ("densenet121", {"block_config": "6,12"}, "block_config='6,12': must list"),
-        ("densenet121", {"stem": "tiny"}, "stem='tiny': must be one of 'imagenet', 'cifar'"),
+        ("densenet121", {"stem": "tiny"}, "stem='tiny': must be one of 'imagenet', 'small', 'cifar'"),
         ("densenet121", {"norm": "layer"}, "norm='layer': must be one of"),
         ("densenet121", {"in_chans": True}, "in_chans=True: must be a whole number"),
         ("resnet50", {"drop_rate": 1.0}, "drop_rate=1.0: must be at least 0 and below 1"),
@@ -147,7 +148,7 @@ def test_the_stem_follows_the_growth_rate_unless_it_is_given() -> None:
     growth_rate=st.integers(1, 9),
     bottleneck=st.sampled_from([None, 1, 4]),
     compression=st.floats(0.1, 1.0),
-    stem=st.sampled_from(["imagenet", "cifar"]),
+    stem=st.sampled_from(["imagenet", "small", "cifar"]),
     norm=st.sampled_from(["batch", "group", None]),
     in_chans=st.integers(1, 5),
 )

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
 from skipnets.training import TrainConfig, train
-from skipnets.training.callbacks import Averaging, best_row, epoch_line, seed_everything
+from skipnets.training import callbacks as callbacks_module
+from skipnets.training.callbacks import Averaging, LiveCurves, best_row, epoch_line, seed_everything
 from skipnets.training.run import Row
 
 MakeConfig = Callable[..., TrainConfig]
@@ -70,3 +72,24 @@ def test_averaged_weights_equal_their_closed_form(
         expected = expected + (1 - min(0.3, (1 + step) / (10 + step))) * (followed[step] - expected)
     assert len(followed) == 6
     torch.testing.assert_close(averages[-1], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_curves_are_drawn_for_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    drawn: list[tuple[float, int, int]] = []
+
+    def draw(rows: list[Row], best_epoch: int) -> None:
+        drawn.append((now[0], len(rows), best_epoch))
+        now[0] += 2.0
+
+    monkeypatch.setattr(callbacks_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    rows: list[Row] = []
+    live = LiveCurves(cast("Any", SimpleNamespace(rows=rows, best_by="accuracy")), draw)
+    trainer = cast("Any", SimpleNamespace(is_global_zero=True))
+    live.on_train_epoch_end(trainer, cast("Any", None))
+    for epoch in range(1, 51):
+        now[0] += 12.0
+        rows.append(row(epoch, 0.01 * epoch, 1.0))
+        live.on_train_epoch_end(trainer, cast("Any", None))
+    # First after a hundred seconds, then after a hundred times the two that drawing takes.
+    assert drawn == [(1108.0, 9, 9), (1314.0, 26, 26), (1520.0, 43, 43)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from skipnets.errors import UserError
-from skipnets.training import Run, TrainConfig, TrainingInterrupted, resume
+from skipnets.training import Run, TrainConfig, TrainingInterrupted, resume, train, trainer
 from skipnets.training.config import config_to_yaml
 from skipnets.training.interruption import how_to_resume, prompt_end, resumable
 
@@ -45,7 +45,7 @@ def SLOW(gradient):
     KIND
     return gradient
 ClassificationTask.training_step = training_step
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(cli.main())
 """
 IN_PYTHON = "time.sleep(60)"
 # Like a long step: the signal does not come to the thread that computes, and Python runs no handler there.
@@ -128,9 +128,25 @@ def test_a_fold_is_resumed_with_the_whole_run(tmp_path: Path) -> None:
     for folder in (tmp_path / "run", tmp_path / "run" / "fold-1"):
         folder.mkdir()
         (folder / "run.yaml").write_text(f"data: digits\nout: {folder}\nepochs: 3\n")
-    assert how_to_resume(Run(tmp_path / "run" / "fold-1")) == (
+    assert how_to_resume(Run(tmp_path / "run" / "fold-1"), evaluating=False) == (
         f"interrupted in epoch 1; start it again with: skipnets train --resume {tmp_path / 'run'}"
     )
+
+
+def test_an_interrupted_evaluation_is_made_up_for(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    config = tiny(epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "evaluate", interrupted)
+        with pytest.raises(
+            TrainingInterrupted, match=r"^interrupted in the evaluation .* go on with: skipnets"
+        ):
+            train(config)
+    run = resume(config.out)
+    assert len(run.rows) == 1
+    assert run.evaluation.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from skipnets.models.factory import create_model
 from skipnets.training.optimization import (
     WARMUP_START,
     average_towards,
     follow_progress,
+    layerwise_groups,
     make_optimizer,
     make_schedule,
     parameter_groups,
@@ -68,6 +70,17 @@ def test_a_schedule_over_progress_is_the_one_over_steps(name: Name) -> None:
 
 def test_a_warmup_longer_than_the_run_is_cut() -> None:
     assert rates("cosine", warmup=10, steps=1, epochs=3)[-1] == pytest.approx(0.1)
+
+
+def test_rates_fall_from_the_head_to_the_stem() -> None:
+    model = create_model("resnet18", width=8, num_classes=2)
+    groups = layerwise_groups(model, 0.1, decay_norm_and_bias=False, lr=1.0, layer_decay=0.5)
+    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert len(rate) == len(list(model.parameters()))
+    expected = {"fc": 1.0, "layer4": 0.5, "layer3": 0.25, "layer2": 0.125, "layer1": 1 / 16, "conv1": 1 / 32}
+    for path, value in expected.items():
+        assert {rate[id(p)] for p in model.get_submodule(path).parameters()} == {value}
+    assert {group["weight_decay"] for group in groups} == {0.1, 0.0}
 
 
 def test_norms_and_biases_are_spared_from_weight_decay() -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
 import skipnets
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError
 from skipnets.training import TrainConfig
@@ -64,7 +65,7 @@ def test_statistics_are_those_of_the_pixels_of_the_training_split() -> None:
     train = images_in_memory(50, (6, 7, 3)).split("train")
     assert train.images is not None
     values = train.images.astype(np.float64) / 255
-    mean, std = channel_statistics(train, (6, 7), 3)
+    mean, std = channel_statistics(train, Preprocessing((6, 7)))
     np.testing.assert_allclose(mean, values.mean((0, 1, 2)), atol=5e-5)
     np.testing.assert_allclose(std, values.std((0, 1, 2)), atol=5e-5)
 
@@ -73,7 +74,7 @@ def test_statistics_of_one_color_stay_finite() -> None:
     train = images_in_memory(10, (6, 6)).split("train")
     assert train.images is not None
     train.images[:] = 51
-    assert channel_statistics(train, 6, 1) == ((0.2,), (0.0039,))
+    assert channel_statistics(train, Preprocessing(6, channels=1)) == ((0.2,), (0.0039,))
 
 
 def test_class_weights_are_scikit_learns() -> None:
@@ -113,6 +114,20 @@ def test_finetuning_starts_from_a_checkpoint(tiny: MakeConfig, tmp_path: Path) -
         "classifier.weight",
         "classifier.bias",
     ]
+
+
+def test_a_classifier_s_weights_bring_their_network(tiny: MakeConfig, tmp_path: Path) -> None:
+    model = skipnets.create_model("resnet20", block_config=(1, 1), width=8, num_classes=5, in_chans=1)
+    donor = skipnets.Classifier.from_model(
+        model, classes=list("abcde"), preprocessing=skipnets.Preprocessing(size=(8, 12), channels=1)
+    )
+    donor.save(tmp_path / "donor.safetensors")
+    config = tiny(weights=tmp_path / "donor.safetensors", model=None, model_options={})
+    prepared = prepare(config, images_in_memory(10, (8, 8, 3)))
+    assert prepared.config.model == "resnet20"
+    assert prepared.config.model_options == {"block_config": [1, 1], "width": 8}
+    assert (prepared.config.channels, prepared.config.size) == (1, (8, 12))
+    assert np.array_equal(prepared.model.state_dict()["conv1.weight"], model.state_dict()["conv1.weight"])
 
 
 def test_a_data_set_without_readable_images_is_refused(tmp_path: Path, tiny: MakeConfig) -> None:

@@ -40,28 +40,24 @@ class Loop:
             num_training_batches=steps,
             num_val_batches=[val_batches],
             is_global_zero=True,
-            fit_loop=SimpleNamespace(
-                epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=0)))
-            ),
         )
         self.call("on_train_start")
+        self.call("on_train_epoch_start")
 
     def call(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self.trainer, cast("Any", None), *arguments)
 
     def epoch(self, step: float, validation: float, first: float | None = None) -> None:
-        self.call("on_train_epoch_start")
         for batch in range(self.trainer.num_training_batches):
             self.clock.now += first if first is not None and batch == 0 else step
-            self.trainer.fit_loop.epoch_loop.batch_progress.current.ready = batch + 1
             self.call("on_train_batch_end", {"loss": 1.5}, None, batch)
         self.call("on_validation_start")
         self.clock.now += validation
         self.call("on_validation_end")
         self.call("on_train_epoch_end")
         self.trainer.current_epoch += 1
-        self.trainer.fit_loop.epoch_loop.batch_progress.current.ready = 0
+        self.call("on_train_epoch_start")
 
 
 def test_the_expected_end_is_that_of_the_steps_and_validations_that_are_left(clock: Clock) -> None:

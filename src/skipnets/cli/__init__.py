@@ -15,9 +15,9 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cyclopts
 from cyclopts.help import DefaultFormatter
@@ -30,6 +30,7 @@ COMMANDS = {
     "models": "List the models that can be trained.",
     "info": "Show the metadata of a model file.",
     "data": "Show what a dataset contains, before training on it.",
+    "audit": "Look for what may be wrong with a dataset, and write a corrected manifest.",
     "train": "Train a classifier on images in folders.",
     "tune": "Find good training settings by experiment.",
     "evaluate": "Evaluate a classifier on labeled images.",
@@ -65,6 +66,7 @@ def make_app(command: str | None) -> cyclopts.App:
         help_formatter=_HelpFormatter(),
         version=_version,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,  # an interruption has a message
         default_parameter=cyclopts.Parameter(negative_bool=(), negative_iterable=()),
     )
     for name, line in COMMANDS.items():
@@ -117,7 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt as interruption:
         _print_error(str(interruption) or "interrupted")
-        return getattr(interruption, "exit_status", 130)
+        status = getattr(interruption, "exit_status", 130)
+        if arguments is None:
+            _end_process(status)
+        return status
     except BrokenPipeError:  # the reader of our output, such as `head`, has exited
         _discard_output()
         return 1
@@ -226,7 +231,9 @@ def _name_commands_of_hints(message: str, names: set[str]) -> str:
 
     options = {f"--{field.replace('_', '-')}" for field in DataOptions.__dataclass_fields__}
     if lacking := sorted(options.intersection(re.findall(r"(?<= )--[a-z-]+", message)) - names):
-        return f"{message} ({', '.join(lacking)}: of skipnets train, data, evaluate, calibrate and reuse)"
+        return (
+            f"{message} ({', '.join(lacking)}: of skipnets train, data, audit, evaluate, calibrate and reuse)"
+        )
     return message
 
 
@@ -239,6 +246,14 @@ def _typed_value(text: str) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower()
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _end_process(status: int) -> NoReturn:
+    """End at once: Python takes more than a second to clear away the modules that training needs."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def _discard_output() -> None:

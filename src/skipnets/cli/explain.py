@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from skipnets.classifier import load
 from skipnets.cli.output import print_failures, print_paths, progress_bar
-from skipnets.cli.paths import expand
+from skipnets.cli.paths import chosen_pages, expand
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.errors import UserError
 from skipnets.insight.attribution import Explanation, Method
@@ -27,6 +27,8 @@ def explain(
     classes: list[str] | None = None,
     method: Method = "gradcam",
     stage: str = "auto",
+    page: int | None = None,
+    max_pixels: int | None = None,
     device: str = "auto",
     threads: int | None = None,
 ) -> int:
@@ -47,6 +49,9 @@ def explain(
         method: gradcam, integrated-gradients or occlusion.
         stage: Stage for Grad-CAM: auto, or a name such as layer3 or denseblock3; late stages are more
             specific to the class, early stages have finer maps.
+        page: Page of a TIFF file, frame or slice of a volume, from 1. Default: the first; of a volume, the
+            middle one.
+        max_pixels: The most pixels that an image may have. Default: 89,478,485.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.
     """
@@ -59,7 +64,8 @@ def explain(
     def explanations(paths: Iterable[str]) -> Iterator[list[Explanation]]:
         for path in paths:
             try:
-                yield from explain_images(classifier, [path], classes=classes, method=method, stage=stage)
+                image = chosen_pages([path], page=page, max_pixels=max_pixels)
+                yield from explain_images(classifier, image, classes=classes, method=method, stage=stage)
             except ImageDecodeError as error:
                 failures[path] = str(error)
         if len(failures) == total:

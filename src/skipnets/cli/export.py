@@ -18,7 +18,7 @@ def export(
     *,
     format: Literal["onnx", "openvino", "pt2", "auto"] = "onnx",  # noqa: A002 - the option's name
     output: Path | None = None,
-    input: Annotated[Literal["uint8", "float32"], Parameter(name="--input")] = "uint8",  # noqa: A002
+    input: Annotated[Literal["uint8", "float32"] | None, Parameter(name="--input")] = None,  # noqa: A002
     check: str | None = None,
     tolerance: float = 1e-4,
     int8: bool = False,
@@ -39,7 +39,8 @@ def export(
             keeps the faster.
         output: The file; for openvino, a new folder; for auto, a name without suffix; nothing that exists is
             replaced. Default: next to the model file.
-        input: Input type of the graph: uint8 pixels, which it normalizes, or preprocessed float32.
+        input: Input type of the graph: uint8 pixels, which it normalizes, or preprocessed float32. Default:
+            uint8, but float32 for a model of images with more than 8 bits, or of bands.
         check: Images for the comparison with PyTorch: a folder, a manifest or a named dataset. Default: those
             of --calibration, else the run's validation images, else generated images.
         tolerance: Maximum difference between a probability and PyTorch's (not with --int8).

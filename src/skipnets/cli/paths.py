@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import glob
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from skipnets import inputs
-from skipnets.errors import UserError
+from skipnets.data.decoding import MAX_PIXELS, Page
+from skipnets.errors import UserError, check_at_least_1
 
 
 def expand(path: str) -> list[str]:
@@ -24,3 +26,20 @@ def expand(path: str) -> list[str]:
     if not Path(path).exists() and not glob.has_magic(path):
         raise UserError(f"images: {path} does not exist (and no file matches it as a pattern)")
     return inputs.expand(path)
+
+
+def chosen_pages(
+    paths: Sequence[str], *, page: int | None, max_pixels: int | None
+) -> Sequence[str] | Sequence[Page]:
+    """The images in these files, where a page or a limit is chosen for them.
+
+    Args:
+        paths: The files.
+        page: Counted from 1; None for the one that stands for a file.
+        max_pixels: The most that an image may have; None for the default.
+    """
+    check_at_least_1(page=page, max_pixels=max_pixels)
+    if page is None and max_pixels is None:
+        return paths
+    number = None if page is None else page - 1
+    return [Page(Path(path), number, max_pixels or MAX_PIXELS) for path in paths]

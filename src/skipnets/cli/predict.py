@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from skipnets.classifier import Prediction, load
 from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
-from skipnets.cli.paths import expand
+from skipnets.cli.paths import chosen_pages, expand
 from skipnets.evaluation.tables import check_table_path, write_table
 from skipnets.tables import make_table, printable
 
@@ -25,6 +25,8 @@ def predict(
     output: Path | None = None,
     json: bool = False,
     top_k: int = 1,
+    page: int | None = None,
+    max_pixels: int | None = None,
     batch_size: int = 32,
     runtime: str = "auto",
     device: str = "auto",
@@ -44,6 +46,9 @@ def predict(
         output: A .csv, .jsonl or .parquet file to write instead of printing.
         json: Print all predictions as JSON.
         top_k: Number of most probable classes to list for each image.
+        page: Page of a TIFF file, frame or slice of a volume, from 1. Default: the first; of a volume, the
+            middle one.
+        max_pixels: The most pixels that an image may have. Default: 89,478,485.
         batch_size: Images per forward pass.
         runtime: auto (the fastest that supports the network), native, onnxruntime, openvino or torch.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -54,7 +59,8 @@ def predict(
         check_table_path(output, "output")
     paths = [path for word in images for path in expand(word)]
     classifier = load(model, runtime=runtime, device=device, threads=threads)
-    predictions = classifier.predict_iter(paths, top_k, batch_size=batch_size, workers=workers)
+    images_of = chosen_pages(paths, page=page, max_pixels=max_pixels)
+    predictions = classifier.predict_iter(images_of, top_k, batch_size=batch_size, workers=workers)
     with progress_bar() as progress:
         rows = list(
             progress.track(

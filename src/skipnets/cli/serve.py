@@ -10,7 +10,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from skipnets.classifier import load
-from skipnets.data.decoding import MAX_PIXELS
 from skipnets.errors import UserError
 
 
@@ -80,7 +79,6 @@ def serve(
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per processor, at most 8.
     """
-    most = MAX_PIXELS / 1e6
     limits = {
         "max_megabytes": max_megabytes,
         "max_files": max_files,
@@ -94,8 +92,6 @@ def serve(
     for name, value in limits.items():
         if not value > 0:
             raise UserError(f"{name}={value}: must be above 0")
-    if max_megapixels > most:
-        raise UserError(f"max_megapixels={max_megapixels}: must be at most {most:.0f}")
     if queue < max_files:
         raise UserError(f"queue={queue}: must be at least max_files={max_files}, the images of one request")
     if token is None and not no_token and not _is_local(host):

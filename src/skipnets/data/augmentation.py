@@ -1,11 +1,13 @@
 """How training images are varied, drawn by torchvision.transforms.v2 from PyTorch's global generator.
 
-N batch, H height, W width, C channels; images are uint8, channels last.
+N batch, H height, W width, C channels; images are channels last, uint8 or, of more bits or bands, float32
+from 0 to 255.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from skipnets.data.decoding import Box
+from skipnets.data.preprocessing import resize_values
 from skipnets.errors import UserError, near_matches
 
 # Up to this side, an image is shifted rather than enlarged from a part of it: so do the CIFAR papers.
@@ -82,13 +85,13 @@ def draw_mirrored(count: int) -> list[bool]:
 
 
 def resized_crop(
-    image: Image.Image | NDArray[np.uint8],
+    image: Image.Image | NDArray[Any],
     box: Box,
     *,
     size: tuple[int, int],
     interpolation: str,
     mirror: bool,
-) -> NDArray[np.uint8]:
+) -> NDArray[Any]:
     """Cut a box out of an image (or (H, W, C) pixels), to whole pixels, and resize it to (H, W): (H, W, C).
 
     torchvision's antialiased resize of uint8 tensors gives Pillow's values (to one level) in half the time.
@@ -98,19 +101,22 @@ def resized_crop(
         cut = np.array(image.crop((left, top, right, bottom)))
     else:
         cut = np.ascontiguousarray(image[top:bottom, left:right])
+    cut = cut.reshape(*cut.shape[:2], -1)
+    if cut.dtype == np.float32:
+        values = resize_values(cut, size[::-1], interpolation)
+        return values[:, ::-1] if mirror else values
     if interpolation == "lanczos":
-        pixels = v2.functional.pil_to_tensor(
-            Image.fromarray(cut).resize(size[::-1], Image.Resampling.LANCZOS)
-        )
+        pil_image = Image.fromarray(cut[:, :, 0] if cut.shape[2] == 1 else cut)
+        pixels = v2.functional.pil_to_tensor(pil_image.resize(size[::-1], Image.Resampling.LANCZOS))
     else:
-        channels_first = torch.from_numpy(cut.reshape(*cut.shape[:2], -1)).permute(2, 0, 1)
+        channels_first = torch.from_numpy(cut).permute(2, 0, 1)
         mode = v2.InterpolationMode(interpolation)
         pixels = v2.functional.resize(channels_first, list(size), mode, antialias=True)
     resized: NDArray[np.uint8] = (pixels.flip(-1) if mirror else pixels).permute(1, 2, 0).numpy()
     return resized
 
 
-def shift_and_mirror(images: NDArray[np.uint8], *, padding: int, mirror: bool) -> NDArray[np.uint8]:
+def shift_and_mirror(images: NDArray[Any], *, padding: int, mirror: bool) -> NDArray[Any]:
     """Padded RandomCrop, then RandomHorizontalFlip, each image by its own draw: a new (N, H, W, C)."""
     count, height, width, _ = images.shape
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -123,13 +129,26 @@ def shift_and_mirror(images: NDArray[np.uint8], *, padding: int, mirror: bool) -
     return shifted
 
 
-def trivial_augment(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def trivial_augment(images: NDArray[Any]) -> NDArray[Any]:
     """TrivialAugmentWide, each image by its own draw: a new (N, H, W, C).
 
-    On PIL images, where torchvision's operators are faster than on tensors.
+    On PIL images, where torchvision's operators are faster than on tensors. Images of more bits or bands are
+    tensors, of which every band is changed alike, as a gray image.
     """
     changed = np.empty_like(images)
     for result, image in zip(changed, images, strict=True):
+        if image.dtype == np.float32:
+            result[...] = _trivial_augment_values(image)
+            continue
         pil_image = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
         result[...] = np.asarray(_trivial_augment(pil_image)).reshape(image.shape)
     return changed
+
+
+def _trivial_augment_values(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H, W, C) from 0 to 255."""
+    bands = torch.from_numpy(values / 255).permute(2, 0, 1)
+    # Of three, color is changed as color; others are a batch of gray images, (C, 1, H, W).
+    changed = _trivial_augment(bands if len(bands) == 3 else bands[:, None])
+    result: NDArray[np.float32] = changed.reshape(bands.shape).permute(1, 2, 0).numpy() * 255
+    return result.clip(0, 255)

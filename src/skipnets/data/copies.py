@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.data.contents import Content, repeated
-from skipnets.data.decoding import ImageDecodeError, is_image, open_region
+from skipnets.data.decoding import ImageDecodeError, is_image, open_region, render_image
 from skipnets.files import atomic_path
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ _LEAST_SIDE = 16
 # Thumbnails that vary less than this many gray levels show nothing that could be compared.
 _LEAST_CONTRAST = 4
 _PAIRS_AT_ONCE = 256
+_AT_ONCE = 512
 
 
 class Copy(NamedTuple):
@@ -60,12 +61,17 @@ class Copy(NamedTuple):
     distance: float
 
 
-def find_copies(dataset: ImageDataset, contents: Sequence[Content]) -> list[Copy]:
+def find_copies(
+    dataset: ImageDataset,
+    contents: Sequence[Content],
+    progress: Callable[[int, int], object] | None = None,
+) -> list[Copy]:
     """Find which images of a dataset are copies of others, in the order of their positions.
 
     Args:
         dataset: Of any size; near copies are looked for among up to 100,000 images.
         contents: Of each image, from `skipnets.data.contents`.
+        progress: Called with the number of images decoded so far and their total; comparing follows.
     """
     exact = [
         Copy(same[0], other, exact=True, distance=0.0)
@@ -75,7 +81,7 @@ def find_copies(dataset: ImageDataset, contents: Sequence[Content]) -> list[Copy
     ]
     # Of equal files one stands for all.
     first_only = np.setdiff1d(np.arange(len(dataset)), [copy.second for copy in exact])
-    near = _find_near(dataset, first_only) if 1 < len(first_only) <= MOST else []
+    near = _find_near(dataset, first_only, progress) if 1 < len(first_only) <= MOST else []
     return sorted([*exact, *near])
 
 
@@ -86,12 +92,18 @@ def _can_be_read(dataset: ImageDataset, position: int) -> bool:
 
 def clusters(copies: Iterable[Copy], count: int) -> NDArray[np.int64]:
     """(count,) for each image the position of the first image that it is directly or indirectly a copy of."""
-    first = np.arange(count)
+    # Disjoint sets (Galler and Fischer, 1964): every image leads to an earlier one of its set, or to itself.
+    earlier = list(range(count))
+
+    def first_of(image: int) -> int:
+        while earlier[image] != image:
+            earlier[image] = image = earlier[earlier[image]]
+        return image
+
     for copy in copies:
-        one, other = sorted((first[copy.first], first[copy.second]))
-        if one != other:
-            first[first == other] = one
-    return first
+        one, other = sorted((first_of(copy.first), first_of(copy.second)))
+        earlier[other] = one
+    return np.array([first_of(image) for image in range(count)], dtype=np.int64)
 
 
 def write_copies(path: str | os.PathLike[str], copies: Iterable[Copy], dataset: ImageDataset) -> None:
@@ -110,14 +122,16 @@ def write_copies(path: str | os.PathLike[str], copies: Iterable[Copy], dataset: 
             writer.writerow([*sides[0], *sides[1], copy.exact, f"{copy.distance:.4f}"])
 
 
-def _find_near(dataset: ImageDataset, positions: NDArray[np.int64]) -> list[Copy]:
+def _find_near(
+    dataset: ImageDataset, positions: NDArray[np.int64], progress: Callable[[int, int], object] | None
+) -> list[Copy]:
     try:
         from sklearn.neighbors import NearestNeighbors
     except ImportError:  # in the core installation, which only predicts
         return []
     if dataset.images is not None and min(dataset.images.shape[1:3]) < _LEAST_SIDE:
         return []
-    thumbnails = _thumbnails(dataset, positions)
+    thumbnails = _thumbnails(dataset, positions, progress)
     varied = thumbnails.std((1, 2)) >= _LEAST_CONTRAST
     thumbnails, positions = thumbnails[varied], positions[varied]
     if len(positions) < 2:
@@ -155,26 +169,39 @@ def _background(rows: NDArray[np.int64], distances: NDArray[np.float32], count: 
     return np.where(np.bincount(rows, minlength=count) < _CANDIDATES, 1.0, furthest)
 
 
-def _thumbnails(dataset: ImageDataset, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _thumbnails(
+    dataset: ImageDataset, positions: NDArray[np.int64], progress: Callable[[int, int], object] | None
+) -> NDArray[np.uint8]:
     """(N, S, S) gray; of images that are too small or cannot be read, zeros."""
     blank = np.zeros((_SIDE, _SIDE), dtype=np.uint8)
+    deep = dataset.bits > 8 or dataset.bands
 
     def thumbnail(position: int) -> NDArray[np.uint8]:
         try:
-            image, _ = open_region(
-                dataset.source(position),
-                lambda width, height: (0, 0, width, height),
-                size=(_SIDE, _SIDE),
-                channels=1,
-            )
+            if deep:
+                image = render_image(dataset.source(position)).convert("L")
+            else:
+                image, _ = open_region(
+                    dataset.source(position),
+                    lambda width, height: (0, 0, width, height),
+                    size=(_SIDE, _SIDE),
+                    channels=1,
+                )
         except ImageDecodeError:
             return blank
         if min(image.size) < _LEAST_SIDE:
             return blank
         return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
 
+    found = np.empty((len(positions), _SIDE, _SIDE), dtype=np.uint8)
     with ThreadPoolExecutor(4) as pool:
-        return np.stack(list(pool.map(thumbnail, positions.tolist())))
+        for start in range(0, len(positions), _AT_ONCE):
+            part = positions[start : start + _AT_ONCE].tolist()
+            for row, image in enumerate(pool.map(thumbnail, part), start):
+                found[row] = image
+            if progress is not None:
+                progress(start + len(part), len(positions))
+    return found
 
 
 def _describe(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
-"""From a file, bytes or an array to an upright 8-bit image, whatever it was saved as.
+"""From a file, bytes or an array to an upright image, whatever it was saved as: in 8 bits, or with all bits.
 
-Everything here is Pillow and numpy. Sizes are in pixels; boxes are (left, top, right, bottom).
+What Pillow does not read, modules of their own do: DICOM, NIfTI, TIFF files of many bands, NumPy's arrays.
+H height, W width, C channels; sizes are in pixels; boxes are (left, top, right, bottom).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import functools
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -19,27 +20,44 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from skipnets.data.pixel_budget import peak_bytes, webp_canvas, webp_peak_bytes
+from skipnets.data import arrays, dicom, nifti, tiff
+from skipnets.data.pixel_budget import peak_bytes, raster_peak_bytes, webp_canvas, webp_peak_bytes
+from skipnets.data.raster import (
+    Header,
+    RasterFile,
+    TooLargeError,
+    Values,
+    WindowedImage,
+    check_size,
+    fit_channels,
+    turn_upright,
+)
 from skipnets.errors import UserError, install_command, one_line
+
+# A few hundred bytes can declare an image that fills all memory. This is where Pillow begins to warn:
+# a quarter of a gibibyte as RGB. Twice as large an image Pillow itself refuses.
+MAX_PIXELS = 89_478_485
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page of a TIFF file, or one frame of an animation.
+    """An image in a file, where its path alone does not say which, or how large it may be.
 
     Attributes:
         path: The file.
-        number: Counted from 0.
+        number: The page, frame or slice, counted from 0; None for the one that stands for the file.
+        max_pixels: The most that is decoded.
     """
 
     path: Path
-    number: int
+    number: int | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __str__(self) -> str:
-        return f"{self.path}, page {self.number + 1}"
+        return str(self.path) if self.number is None else f"{self.path}, page {self.number + 1}"
 
 
-Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Page
+Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Page | WindowedImage
 Box = tuple[float, float, float, float]
 JPEGDecoder = Callable[[bytes], NDArray[np.uint8]]
 """From a JPEG file's bytes to (H, W, 3)."""
@@ -48,17 +66,13 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 # Files with these names are images; others are when their content is.
 SUFFIXES = (
     *(".apng", ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jpx"),
-    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp", *arrays.SUFFIXES),
 )
 # Files with these names may hold several images.
-PAGED_SUFFIXES = (".apng", ".gif", ".png", ".tif", ".tiff", ".webp")
+PAGED_SUFFIXES = (".apng", ".gif", ".png", ".tif", ".tiff", ".webp", *dicom.SUFFIXES, *nifti.SUFFIXES)
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 # The ISO media brands of HEIC photographs (ISO/IEC 23008-12, annex B).
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-
-# A few hundred bytes can declare an image that fills all memory. This is where Pillow begins to warn:
-# a quarter of a gibibyte as RGB. Twice as large an image Pillow itself refuses.
-MAX_PIXELS = 89_478_485
 
 # How much finer than its result a reduced JPEG is. With 1, crops are 4% less sharp than from the whole
 # image, with 2 the difference is below 1% (Pillow's thumbnail() takes 2 as well).
@@ -72,25 +86,106 @@ class ImageDecodeError(UserError):
     """One image that cannot be read; the message names it and the reason."""
 
 
-def open_image(source: Source, channels: int | None = None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(source: Source, channels: int | None = None, *, max_pixels: int | None = None) -> Image.Image:
     """Read an image as a person sees it: upright, 8 bits, gray or RGB.
 
     EXIF orientation is applied; transparency is laid on white; palettes and CMYK become RGB; an animation
     gives its first frame. 16 bits are divided by 257 and rounded (in color, Pillow's decoders keep the
-    upper byte instead, which is less than one gray level away).
+    upper byte instead, which is less than one gray level away). `read_values` keeps all bits.
 
     Args:
         source: A path, a page of a file, the bytes of a file, an open binary file, a PIL image, or an array
             (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8 or uint16.
         channels: 1 for gray (mode L), 3 for RGB, None for whichever of the two the image has.
-        max_pixels: The most that is decoded, at most `MAX_PIXELS`; the header says how many there are.
+        max_pixels: The most that is decoded; the header says how many there are. Default: what the page
+            says, or `MAX_PIXELS`.
 
     Raises:
         ImageDecodeError: The source is missing, damaged, of another format, without a fixed range of
-            values (32-bit), or larger than `max_pixels`.
+            values (32-bit, DICOM of more than 8 bits), or larger than `max_pixels`.
     """
-    with _opened(source, max_pixels) as image:
-        return _converted(_upright(image), channels)
+    with _opened(source, max_pixels) as opened:
+        return _read_image(opened, source, channels)
+
+
+def read_values(
+    source: Source, channels: int | None = None, *, as_displayed: bool = False, max_pixels: int | None = None
+) -> Values:
+    """Read an image with all the bits that it has, upright, in the units that its file gives them.
+
+    Of DICOM files these are the modality's, such as Hounsfield units. PNG and TIFF files keep all 16 bits;
+    color in JPEG 2000, AVIF and HEIC comes with 8.
+
+    Args:
+        source: As for `open_image`; arrays may be (H, W), (H, W, C) or (C, H, W) of any numbers.
+        channels: How many; None for as many as the image has.
+        as_displayed: Whether values of more than 8 bits are shown by the file's own window (DICOM's VOI LUT).
+        max_pixels: As for `open_image`.
+
+    Raises:
+        ImageDecodeError: As for `open_image`, or its channels cannot become so many.
+    """
+    if isinstance(source, np.ndarray):
+        with _one_error(f"array {source.shape} {source.dtype}"):
+            values = fit_channels(arrays.array_values(source, channels), channels)
+            return _as_displayed(values) if as_displayed else values
+    with _opened(source, max_pixels) as opened:
+        if isinstance(opened, Image.Image):
+            values = _pillow_values(opened, _number(source), channels, max_pixels or _limit(source))
+        elif as_displayed and isinstance(opened, dicom.DicomFile) and opened.header.bits > 8:
+            values = Values(array=opened.read_as_displayed(_number(source)), bits=8)
+        else:
+            values = opened.read(_number(source), channels)
+        values = fit_channels(values, channels)
+        return _as_displayed(values) if as_displayed else values
+
+
+def _as_displayed(values: Values) -> Values:
+    """Values of 8 bits, which say themselves how they are shown."""
+    if values.bits > 8:
+        raise ValueError("has no display window of its own (DICOM's VOI LUT)")
+    return values
+
+
+def render_image(source: Source) -> Image.Image:
+    """An image in 8 bits, gray or RGB, for people to look at and for comparing images.
+
+    What has more than 8 bits is stretched, each image by its own 0.5 and 99.5 percentiles; of many channels,
+    the first three are shown.
+
+    Raises:
+        ImageDecodeError: It cannot be read.
+    """
+    values = read_values(source)
+    if values.bits <= 8 and values.array.shape[2] in (1, 3):
+        return open_image(source)
+    array = values.array[:, :, :3].astype(np.float64)
+    finite = array[np.isfinite(array)]
+    low, high = np.percentile(finite, (0.5, 99.5)) if finite.size else (0, 1)
+    shown = window_values(values, np.array([low]), np.array([high if high > low else low + 1]))
+    return WindowedImage(shown).shown()
+
+
+def window_values(values: Values, low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(H, W, C) from 0 (black, at `low` and below) to 255 (white); where there is no value, black.
+
+    Args:
+        values: Any image.
+        low: (C,) or (1,) what is shown black.
+        high: (C,) or (1,) what is shown white, above `low`.
+    """
+    array = values.array
+    # float32 holds all numbers of 16 bits; the others may differ by less than it tells apart.
+    exact = "float32" if array.dtype.itemsize <= 2 and array.dtype.kind in "iu" else "float64"
+    shown: NDArray[np.floating] = array.astype(exact)
+    shown -= low
+    shown *= 255 / (high - low)
+    np.clip(shown, 0, 255, out=shown)
+    if values.white_is_low:
+        np.subtract(255, shown, out=shown)
+    if array.dtype.kind == "f":
+        shown[np.isnan(shown)] = 0
+    return shown.astype(np.float32, copy=False)
 
 
 @overload
@@ -137,9 +232,11 @@ def open_region(
         The image, upright and perhaps reduced, and where in it the box lies. What `decode_jpeg` gave comes
         as an array (H, W, 3).
     """
-    with _opened(source) as image:
-        if image.format not in ("JPEG", "MPO"):
-            image = _converted(_upright(image), channels)
+    with _opened(source) as opened:
+        if isinstance(opened, Image.Image) and opened.format in ("JPEG", "MPO"):
+            image = opened
+        else:
+            image = _read_image(opened, source, channels)
         orientation = _orientation(image)
         width, height = image.size[::-1] if orientation >= 5 else image.size
         left, top, right, bottom = choose_box(width, height)
@@ -165,30 +262,42 @@ def open_region(
 
 
 @contextmanager
-def _opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def _opened(source: Source, max_pixels: int | None = None) -> Iterator[Image.Image | RasterFile]:
     """The image, header read; any failure inside the block becomes one ImageDecodeError."""
-    name = "image"
-    try:
-        if isinstance(source, np.ndarray):
-            name = f"array {source.shape} {source.dtype}"
+    limit = max_pixels or _limit(source)
+    if isinstance(source, np.ndarray):
+        with _one_error(f"array {source.shape} {source.dtype}"):
             yield _from_array(source)
-        elif isinstance(source, Image.Image):
-            name = str(getattr(source, "filename", "") or f"image {source.size} {source.mode}")
+    elif isinstance(source, WindowedImage):
+        yield source.shown()
+    elif isinstance(source, Image.Image):
+        with _one_error(str(getattr(source, "filename", "") or f"image {source.size} {source.mode}")):
             yield source
-        else:
-            if isinstance(source, str | os.PathLike | Page):
-                name = str(source)
+    else:
+        name = str(source) if isinstance(source, str | os.PathLike | Page) else "image"
+        with _one_error(name, limit):
             canvas = webp_canvas(_head(source, 30))
-            if canvas is not None and canvas[0] * canvas[1] > max_pixels:
-                raise Image.DecompressionBombError
-            with _open_file(source) as image:
-                if isinstance(source, Page):
-                    _turn_to(image, source.number)
-                if image.width * image.height > max_pixels:
-                    raise Image.DecompressionBombError
-                yield image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageDecodeError(f"{name}: larger than {max_pixels:,} pixels, the most that is read") from error
+            if canvas is not None:
+                check_size(canvas[0] * canvas[1], limit)
+            with _open_file(source, limit) as opened:
+                if isinstance(opened, Image.Image):
+                    _turn_to(opened, _number(source) or 0)
+                    check_size(opened.width * opened.height, limit)
+                yield opened
+
+
+@contextmanager
+def _one_error(name: str, limit: int = MAX_PIXELS) -> Iterator[None]:
+    """Any failure inside the block becomes one ImageDecodeError."""
+    try:
+        yield
+    except ImageDecodeError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, TooLargeError) as error:
+        more = "; --max-pixels allows more" if limit == MAX_PIXELS else ""
+        raise ImageDecodeError(
+            f"{name}: larger than {limit:,} pixels, the most that is read{more}"
+        ) from error
     except FileNotFoundError as error:
         raise ImageDecodeError(f"{name}: no such file") from error
     except UnidentifiedImageError as error:
@@ -197,18 +306,75 @@ def _opened(source: Source, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Imag
         raise ImageDecodeError(f"{name}: {one_line(error)}") from error
 
 
-def _open_file(source: str | os.PathLike[str] | bytes | BinaryIO | Page) -> Image.Image:
-    """The image in a file, recognized by its content; HEIC where its extra is installed."""
+def _limit(source: Source) -> int:
+    return source.max_pixels if isinstance(source, Page) else MAX_PIXELS
+
+
+def _number(source: Source) -> int | None:
+    return source.number if isinstance(source, Page) else None
+
+
+@contextmanager
+def _open_file(
+    source: str | os.PathLike[str] | bytes | BinaryIO | Page, max_pixels: int
+) -> Iterator[Image.Image | RasterFile]:
+    """The image in a file, recognized by its content; some formats where their extra is installed."""
     file: Any = source.path if isinstance(source, Page) else source
     file = io.BytesIO(file) if isinstance(file, bytes) else file
-    try:
-        return Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError:
-        if not _is_heif(file):
-            raise
-        if not can_read_heif():
-            raise ValueError(f"a HEIC image; to read it: {install_command('heic')}") from None
-        return Image.open(file, formats=("HEIF",))
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        # Pillow has one limit for the process. Raised, it still leaves ours, which is each image's own.
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    with ExitStack() as stack:
+        try:
+            image = stack.enter_context(Image.open(file, formats=FORMATS))
+            if not (isinstance(image, TiffImagePlugin.TiffImageFile) and _is_misread(image)):
+                yield image
+                return
+        except UnidentifiedImageError:
+            pass
+        if isinstance(file, str | os.PathLike):
+            file = stack.enter_context(Path(file).open("rb"))
+        opened = _open_other(_whole_file(file), max_pixels)
+        stack.callback(opened.close)
+        yield opened
+
+
+def _is_misread(image: TiffImagePlugin.TiffImageFile) -> bool:
+    """Whether Pillow sees one band of several, or a DICOM file that begins as a TIFF file does."""
+    tags = image.tag_v2
+    samples = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+    photometric = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
+    alpha = image.mode in ("LA", "RGBA")
+    bands = (photometric in (0, 1) and samples > 1 + alpha) or (photometric == 2 and samples > 4)
+    return bands or dicom.is_dicom(_head(_file_of(image)))
+
+
+def _open_other(file: BinaryIO, max_pixels: int) -> Image.Image | RasterFile:
+    """The image in a file that is in none of `FORMATS`."""
+    head = _head(file)
+    if dicom.is_dicom(head):
+        return dicom.DicomFile(
+            _for("medical", "DICOM file", dicom.can_read_dicom(), file), max_pixels=max_pixels
+        )
+    if nifti.is_nifti(head):
+        return nifti.NiftiFile(
+            _for("medical", "NIfTI file", nifti.can_read_nifti(), file), max_pixels=max_pixels
+        )
+    if arrays.is_array(head):
+        return arrays.ArrayFile(file, max_pixels=max_pixels)
+    if tiff.is_tiff(head):
+        return tiff.TiffRaster(file, max_pixels=max_pixels)
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return Image.open(_for("heic", "HEIC image", can_read_heif(), file), formats=("HEIF",))
+    raise UnidentifiedImageError
+
+
+def _for(extra: str, kind: str, there: bool, file: BinaryIO) -> BinaryIO:
+    """The file, from its start, if the extra that reads it is installed."""
+    if not there:
+        raise ValueError(f"a {kind}; to read it: {install_command(extra)}")
+    file.seek(0)
+    return file
 
 
 def _turn_to(image: Image.Image, page: int) -> None:
@@ -218,12 +384,7 @@ def _turn_to(image: Image.Image, page: int) -> None:
         raise ValueError("there is no such page") from None
 
 
-def _is_heif(file: str | os.PathLike[str] | BinaryIO) -> bool:
-    head = _head(file, 12)
-    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
-
-
-def _head(source: str | os.PathLike[str] | bytes | BinaryIO | Page, size: int) -> bytes:
+def _head(source: str | os.PathLike[str] | bytes | BinaryIO | Page, size: int = 4096) -> bytes:
     """The first bytes of a file."""
     if isinstance(source, bytes):
         return source[:size]
@@ -247,6 +408,20 @@ def can_read_heif() -> bool:
     return True
 
 
+# Files with these names are images that an extra reads.
+EXTRA_OF_SUFFIX = {
+    **dict.fromkeys(HEIF_SUFFIXES, "heic"),
+    **dict.fromkeys((*dicom.SUFFIXES, *nifti.SUFFIXES), "medical"),
+}
+
+
+def can_read(suffix: str) -> bool:
+    """Whether the extra that reads files of this name is there."""
+    if suffix in dicom.SUFFIXES:
+        return dicom.can_read_dicom()
+    return nifti.can_read_nifti() if suffix in nifti.SUFFIXES else can_read_heif()
+
+
 def is_image(path: Path) -> bool:
     """Whether a file's content is an image in a format that can be read, whatever its name."""
     try:
@@ -259,10 +434,88 @@ def is_image(path: Path) -> bool:
 def count_pages(path: Path) -> int:
     """How many pages or frames a file has; 1 where it cannot be read."""
     try:
-        with _opened(path) as image:
-            return int(getattr(image, "n_frames", 1))
+        with _opened(path) as opened:
+            return int(getattr(opened, "n_frames", 1)) if isinstance(opened, Image.Image) else opened.pages
     except ImageDecodeError:
         return 1
+
+
+def _read_image(opened: Image.Image | RasterFile, source: Source, channels: int | None) -> Image.Image:
+    """An opened image in mode L or RGB."""
+    if isinstance(opened, Image.Image):
+        return _converted(_upright(opened), channels)
+    values = opened.read(_number(source), channels)
+    array = values.array
+    if values.bits > 8:
+        if array.dtype != np.uint16 or values.bits < 16 or opened.header.format in ("DICOM", "NIfTI"):
+            raise ValueError(
+                f"its values ({values.bits} bits) have no fixed range from black to white; "
+                "this takes images of 8 bits"
+            )
+        array = _eight_bits(array)
+    fitted = fit_channels(
+        Values(array=array, bits=8, white_is_low=values.white_is_low, alpha=values.alpha), channels
+    ).array
+    if fitted.shape[2] not in (1, 3):
+        raise ValueError(f"has {fitted.shape[2]} channels, neither gray nor color")
+    shown = 255 - fitted if values.white_is_low else fitted
+    return Image.fromarray(shown[:, :, 0] if shown.shape[2] == 1 else shown)
+
+
+def _pillow_values(image: Image.Image, number: int | None, channels: int | None, max_pixels: int) -> Values:
+    """The values of what Pillow opened, with all the bits that the file has."""
+    bits = _bits(image)
+    pages = image.n_frames if isinstance(image, TiffImagePlugin.TiffImageFile) and number is None else 0
+    if channels == pages and channels not in (1, 3, 4):  # the pages are bands
+        with closing(tiff.TiffRaster(_file_of(image), max_pixels=max_pixels)) as file:
+            return file.read(None, channels)
+    if bits <= 8:
+        if channels == 4 and image.mode in ("CMYK", "RGBA", "RGBX"):
+            return Values(array=np.asarray(_upright(image)), bits=8)
+        shown = np.asarray(_converted(_upright(image), channels if channels in (1, 3) else None))
+        return Values(array=shown.reshape(*shown.shape[:2], -1), bits=8)
+    gray = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    tiles = getattr(image, "tile", ())
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        if not gray:
+            with closing(tiff.TiffRaster(_file_of(image), max_pixels=max_pixels)) as file:
+                return file.read(image.tell(), channels)
+        image.filename = ""  # see _loaded
+        white_is_low = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+        image.load()
+        return Values(array=np.asarray(image)[:, :, None], bits=bits, white_is_low=white_is_low)
+    if gray:
+        return Values(array=np.asarray(_upright(image))[:, :, None], bits=bits)
+    if image.format == "PNG" and tiles and tiles[0].args in ("RGB;16B", "RGBA;16B"):
+        return _both_bytes(image)
+    # Color of which Pillow keeps the upper byte.
+    upper = np.asarray(_converted(_upright(image), None)).astype(np.uint16) * np.uint16(257)
+    return Values(array=upper.reshape(*upper.shape[:2], -1), bits=bits)
+
+
+def _file_of(image: Image.Image) -> BinaryIO:
+    """The file that an image is to be decoded from, at its start."""
+    assert isinstance(image, ImageFile.ImageFile)
+    return _whole_file(image.fp)
+
+
+def _whole_file(file: Any) -> BinaryIO:
+    """A file at its start, with all that libraries ask of one."""
+    file.seek(0)
+    return cast(BinaryIO, file) if isinstance(file, io.IOBase) else io.BytesIO(file.read())
+
+
+def _both_bytes(image: Image.Image) -> Values:
+    """A PNG in 16-bit color. Pillow keeps the upper byte of each value; read as little-endian, the lower."""
+    data = _file_of(image).read()
+    parts = []
+    for order in ("B", "L"):
+        part: ImageFile.ImageFile = Image.open(io.BytesIO(data), formats=("PNG",))
+        part.tile = [tile._replace(args=f"{part.mode};16{order}") for tile in part.tile]
+        part.load()
+        parts.append(np.asarray(part).astype(np.uint16))
+    array = turn_upright(parts[0] * np.uint16(256) + parts[1], _orientation(part))
+    return Values(array=array, bits=16, alpha=array.shape[2] == 4)
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
@@ -362,44 +615,37 @@ def _on_white(image: Image.Image) -> Image.Image:
     return composed
 
 
-@dataclass(frozen=True)
-class Header:
-    """What an image's header tells.
-
-    Attributes:
-        width: Of the upright image, in pixels; of a PNG, as stored.
-        height: Likewise.
-        channels: 1 for gray, 3 for color.
-        bits: Of each channel, as stored.
-        format: Such as "JPEG".
-        several: Whether the file holds further pages or frames.
-    """
-
-    width: int
-    height: int
-    channels: int
-    bits: int
-    format: str
-    several: bool
-
-
 def read_header(source: Source) -> Header:
     """Read an image's header, without decoding its pixels.
 
     Raises:
         ImageDecodeError: There is no image in a known format.
     """
+    if isinstance(source, np.ndarray):
+        with _one_error(f"array {source.shape} {source.dtype}"):
+            return arrays.array_header(source)
     with _opened(source) as image:
-        # Pillow turns TIFF's size itself, and would decode a PNG to look for the tag behind its pixels.
-        turned = image.format in ("JPEG", "MPO", "WEBP") and _orientation(image) >= 5
-        width, height = image.size[::-1] if turned else image.size
-        gray = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
-        several = bool(getattr(image, "is_animated", False))
-        return Header(width, height, 1 if gray else 3, _bits(image), image.format or "", several)
+        if not isinstance(image, Image.Image):
+            return image.header
+        return _pillow_header(image)
 
 
-def decoding_bytes(source: Source, *, max_pixels: int = MAX_PIXELS) -> int:
+def _pillow_header(image: Image.Image) -> Header:
+    # Pillow turns TIFF's size itself, and would decode a PNG to look for the tag behind its pixels.
+    turned = image.format in ("JPEG", "MPO", "WEBP") and _orientation(image) >= 5
+    width, height = image.size[::-1] if turned else image.size
+    gray = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+    several = bool(getattr(image, "is_animated", False))
+    return Header(width, height, 1 if gray else 3, _bits(image), image.format or "", several)
+
+
+def decoding_bytes(source: Source, *, max_pixels: int = MAX_PIXELS, windowed: bool = False) -> int:
     """The most memory that `open_image` takes for an image, in bytes, from its header alone.
+
+    Args:
+        source: As for `open_image`.
+        max_pixels: Likewise.
+        windowed: Whether it is read with all of its bits (`read_values`) and windowed.
 
     Raises:
         ImageDecodeError: There is no image in a known format, or it is larger than `max_pixels`.
@@ -408,8 +654,13 @@ def decoding_bytes(source: Source, *, max_pixels: int = MAX_PIXELS) -> int:
         canvas = webp_canvas(_head(cast("bytes | BinaryIO", source), 30))
         if canvas is not None and canvas[0] * canvas[1] <= max_pixels:
             return webp_peak_bytes(*canvas)
-    with _opened(source, max_pixels) as image:
-        return peak_bytes(image)
+    if windowed and isinstance(source, np.ndarray):
+        return raster_peak_bytes(read_header(source))
+    with _opened(source, max_pixels) as opened:
+        if not isinstance(opened, Image.Image):
+            return raster_peak_bytes(opened.header)
+        header = _pillow_header(opened)
+        return peak_bytes(opened) + (raster_peak_bytes(header) if windowed else 0)
 
 
 def _bits(image: Image.Image) -> int:
@@ -422,9 +673,13 @@ def _bits(image: Image.Image) -> int:
     return 16 if ";16" in f"{getattr(image, 'tile', '')}{image.mode}" else 1 if image.mode == "1" else 8
 
 
-def is_gray(path: Path) -> bool:
-    """Whether an image's header says that it has no color; False where it cannot be read."""
-    try:
-        return read_header(path).channels == 1
-    except ImageDecodeError:
-        return False
+def image_size(source: Source) -> tuple[int, int]:
+    """Width and height of an image, upright.
+
+    Raises:
+        ImageDecodeError: It cannot be read.
+    """
+    with _opened(source) as opened:
+        if isinstance(opened, Image.Image):
+            return _upright(opened).size
+        return opened.header.width, opened.header.height

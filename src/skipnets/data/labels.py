@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from skipnets.data.listing import Listing, counted
 from skipnets.errors import UserError, listed
 
 
-def check_labels(listing: Listing) -> None:
+def check_labels(listing: Listing, *, strict: bool = True) -> None:
     """Add to a listing's warnings what makes its classes doubtful.
 
+    Args:
+        listing: What was found.
+        strict: Whether it is an error, and not a warning, if a class is spelled in one way where the model
+            learns and in another where it is judged.
+
     Raises:
-        UserError: A class is spelled in one way where the model learns and in another where it is judged.
+        UserError: It is, and `strict` is set.
     """
     splits_of: dict[str, set[str]] = {name: set() for name in listing.classes}
     for entry in listing.entries:
         splits_of.setdefault(entry.label, set()).add(entry.split)
-    _check_spelling(listing, splits_of)
+    _check_spelling(listing, splits_of, strict=strict)
     _check_splits(listing, splits_of)
     _check_folders(listing)
     several = [name for name in splits_of if _is_several(name, splits_of)]
@@ -34,16 +39,19 @@ def check_labels(listing: Listing) -> None:
         )
 
 
-def _check_spelling(listing: Listing, splits_of: dict[str, set[str]]) -> None:
+def spellings(classes: Iterable[str]) -> Iterator[list[str]]:
+    """The classes whose names differ in spelling only, wherever there are two or more, in their order."""
     alike: dict[str, list[str]] = {}
-    for name in sorted(splits_of):
+    for name in sorted(classes):
         alike.setdefault(_spelling_key(name), []).append(name)
-    for names in alike.values():
-        if len(names) == 1:
-            continue
+    return (names for names in alike.values() if len(names) > 1)
+
+
+def _check_spelling(listing: Listing, splits_of: dict[str, set[str]], *, strict: bool) -> None:
+    for names in spellings(splits_of):
         learned = [name for name in names if splits_of[name] & {"train", ""}]
         judged = [name for name in names if splits_of[name] and name not in learned]
-        if learned and judged:
+        if learned and judged and strict:
             raise UserError(
                 f"classes {_quoted(names)} differ only in spelling: {_quoted(judged)} is not in train and "
                 f"cannot be learned; rename one of them"

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from skipnets import run_folder
-from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES, can_read_heif, is_image
+from skipnets.data.decoding import EXTRA_OF_SUFFIX, SUFFIXES, can_read, is_image
 from skipnets.data.listing import Entry, Listing, counted, passed_over_line
 from skipnets.data.split_names import is_neutral, split_names
 from skipnets.data.splits import SPLITS
@@ -335,7 +335,7 @@ class _Scan:
             place = Path(path, entry.name)
             if reason := self._reason_against(entry, place):
                 self.passed_over[reason] += 1
-                folder.unreadable += reason.startswith(HEIF_SUFFIXES)
+                folder.unreadable += reason.startswith(tuple(EXTRA_OF_SUFFIX))
             elif not entry.is_dir():
                 folder.images.append(place)
             elif _identity(place) not in (*above, identity):
@@ -370,8 +370,10 @@ def _not_an_image(file: os.DirEntry[str]) -> str:
     suffix = os.path.splitext(file.name)[1].lower()  # noqa: PTH122 - Path() would cost more than the rest
     if suffix in SUFFIXES:
         return ""
-    if suffix in HEIF_SUFFIXES:
-        return "" if can_read_heif() else f"{suffix} ({install_command('heic')})"
+    if suffix == ".gz" and file.name.lower().endswith(".nii.gz"):
+        suffix = ".nii.gz"
+    if suffix in EXTRA_OF_SUFFIX:
+        return "" if can_read(suffix) else f"{suffix} ({install_command(EXTRA_OF_SUFFIX[suffix])})"
     if file.name.lower() in _JUNK_FILES:
         return "system files"
     if suffix not in _NOT_IMAGES and file.is_file() and is_image(Path(file.path)):

@@ -40,6 +40,7 @@ class Listing:
         notes: How the data was read where it could be read otherwise.
         warnings: What may make results wrong.
         columns: A manifest's columns and what they were used for; "" for nothing.
+        groups_found: Whether the groups are those that the images themselves name, and nobody asked for them.
     """
 
     layout: str = "in memory"
@@ -50,6 +51,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
+    groups_found: bool = False
 
 
 def passed_over_line(passed_over: Counter[str], most: int = 8) -> str:
@@ -66,6 +68,11 @@ def passed_over_line(passed_over: Counter[str], most: int = 8) -> str:
 def counted(count: int, noun: str, plural: str = "") -> str:
     """A number with its noun: "1 image", "1,200 images"."""
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def channel_word(channels: int) -> str:
+    """Gray, color, or how many bands."""
+    return {1: "gray", 3: "color"}.get(channels, f"{channels} bands")
 
 
 def natural_key(name: str) -> list[tuple[bool, int, str]]:

@@ -1,8 +1,9 @@
 """Batches of images for training and evaluation, made so that reading is never what the model waits for.
 
-Small training sets are decoded once and held as uint8; larger images are read by worker processes, which
-hand uint8 batches on. Normalizing is left to the device that trains. PyTorch is imported only where training
-input is asked for: `evaluation_batches` runs without it.
+Small training sets are decoded once and held as uint8 (float32 where the preprocessing windows images of more
+bits or bands); larger images are read by worker processes, which hand such batches on. Normalizing is left to
+the device that trains. PyTorch is imported only where training input is asked for: `evaluation_batches` runs
+without it.
 
 N batch, C channels, H height, W width.
 """
@@ -12,10 +13,10 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice, repeat
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.data.decoding import ImageDecodeError, Source, open_region
+from skipnets.data.listing import counted
 from skipnets.data.preprocessing import Preprocessing
+from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
     from skipnets.data.augmentation import Augmentation
 
@@ -160,27 +164,34 @@ def evaluation_batches(
         preprocessing: How they become input.
         batch_size: Images a batch, counting those that fail.
         workers: Threads that read (Pillow decodes and resizes without Python's lock); at least one.
-        normalize: False gives the pixels as they are, uint8, for a network that normalizes by itself.
+        normalize: False gives the pixels as they are, from 0 to 255, for a network that normalizes by itself.
     """
     numbered = enumerate(sources.sources() if isinstance(sources, ImageDataset) else sources)
-    reading: deque[tuple[int, str, Future[NDArray[np.uint8] | ImageDecodeError]]] = deque()
+    reading: deque[tuple[int, str, Future[NDArray[Any] | ImageDecodeError]]] = deque()
     pool = ThreadPoolExecutor(max(workers, 1))
 
-    def read(source: Source) -> NDArray[np.uint8] | ImageDecodeError:
+    as_displayed: list[str] = []
+
+    def read(name: str, source: Source) -> NDArray[Any] | ImageDecodeError:
         try:
-            return preprocessing.pixels(source)
+            if preprocessing.window is None:
+                return preprocessing.pixels(source)
+            image = preprocessing.open(source)
+            if isinstance(image, WindowedImage) and image.as_displayed:
+                as_displayed.append(name)
+            return preprocessing.pixels(image)
         except ImageDecodeError as error:
             return error
 
     def read_ahead(count: int) -> None:
         for position, (name, source) in islice(numbered, count):
-            reading.append((position, name, pool.submit(read, source)))
+            reading.append((position, name, pool.submit(read, name, source)))
 
     try:
         # Two batches are in hand: one is used, one is read ahead.
         read_ahead(2 * batch_size)
         while reading:
-            pixels: list[NDArray[np.uint8]] = []
+            pixels: list[NDArray[Any]] = []
             index: list[int] = []
             failures: Failures = []
             names: list[str] = []
@@ -195,10 +206,17 @@ def evaluation_batches(
                     pixels.append(result)
                     index.append(position)
             shape = (len(pixels), *preprocessing.size, preprocessing.channels)
-            stacked = np.array(pixels, dtype=np.uint8).reshape(shape)
+            stacked = np.array(pixels, dtype=preprocessing.pixel_type).reshape(shape)
             inputs = preprocessing.normalize(stacked) if normalize else preprocessing.planes(stacked)
             yield ImageBatch(
                 positions=np.array(index, dtype=np.int64), inputs=inputs, failures=failures, names=names
+            )
+        if as_displayed:
+            logger.warning(
+                "warning: %s of 8 bits, where the model was trained on %d: taken as shown, such as %s",
+                counted(len(as_displayed), "image"),
+                preprocessing.bits,
+                as_displayed[0],
             )
     finally:
         pool.shutdown(cancel_futures=True)
@@ -239,6 +257,7 @@ class EpochSchedule:
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.start = 0  # batches of the next iteration that were used before
 
     @property
     def smallest(self) -> int:
@@ -273,13 +292,18 @@ class EpochSchedule:
 
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Per batch, the seed of its augmentation and the positions of its images."""
+        start, self.start = self.start, 0
         for number, batch in enumerate(self.batches()):
+            if number < start:
+                continue
             sequence = np.random.SeedSequence((self.seed, self.epoch, self.rank, number))
             yield int(sequence.generate_state(1, np.uint64)[0]), batch
 
 
 class ImageLoader:
-    """Iterate over (images, labels, index): uint8 (N, C, H, W) stored channels last, and int64 (N,) twice.
+    """Iterate over (images, labels, index): (N, C, H, W) stored channels last, and int64 (N,) twice.
+
+    Images are of the preprocessing's `pixel_type`, from 0 to 255.
 
     Images that cannot be decoded are left out of their batch, named in the log once, and kept in
     `failures`. In training, a batch of which fewer than two remain is left out too; where several processes
@@ -313,9 +337,11 @@ class ImageLoader:
         self.dataset = dataset
         self.sampler = schedule
         self.failures: dict[str, str] = {}
+        self._position = _Position()
+        self._resumed: _Position | None = None
         reader = _Reader(dataset, preprocessing, augmentation)
         height, width = preprocessing.size
-        image_bytes = height * width * preprocessing.channels
+        image_bytes = height * width * preprocessing.channels * np.dtype(preprocessing.pixel_type).itemsize
         if not augmentation.resized_crop and len(dataset) * image_bytes <= held_bytes:
             reader.hold(_affordable(workers, min(_HELD_AT_ONCE, len(dataset)) * image_bytes))
             workers = workers if augmentation.trivial else 0
@@ -340,29 +366,68 @@ class ImageLoader:
         if shut_down := getattr(running, "_shutdown_workers", None):
             shut_down()
 
+    def state_dict(self) -> dict[str, Any]:
+        """How far the epoch is, for `load_state_dict`."""
+        at_end = self._position.read == len(self.sampler) and not self._position.left
+        position = _Position() if at_end and not self._position.owed else self._position
+        return {**asdict(position), "failures": dict(self.failures)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on where `state_dict` was called."""
+        self._resumed = _Position(read=state["read"], owed=state["owed"], left=state["left"])
+        self.failures.update(state["failures"])
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         import torch
 
         labels = torch.from_numpy(self.dataset.labels)
-        served = owed = 0
+        resumed, self._resumed = self._resumed, None
+        at = self._position = resumed or _Position()
+        served = at.read
+        if at.left:  # in the middle of a batch that comes several times: it is read again
+            at.read -= 1
+        self.sampler.start = at.read
         for images, index, failures in self._batches:
+            at.read += 1
             for position, reason in failures:
                 name = self.dataset.names[position]
                 if name not in self.failures:
                     logger.warning("left out: %s", reason)
                     self.failures[name] = reason
             if len(index) < self.sampler.smallest:
-                owed += self.sampler.world_size > 1
+                at.owed += self.sampler.world_size > 1
                 continue
             batch = images.permute(0, 3, 1, 2), labels[index], index
             served += 1
-            yield from repeat(batch, 1 + owed)
-            owed = 0
+            at.left = at.left or 1 + at.owed
+            at.owed = 0
+            while at.left:
+                at.left -= 1
+                yield batch
         if served:
-            yield from repeat(batch, owed)
+            at.left, at.owed = at.owed, 0
+            while at.left:
+                at.left -= 1
+                yield batch
         elif self.failures:
             reason = next(iter(self.failures.values()))
             raise UserError(f"too few images could be read to make one batch; for one, {reason}")
+        self._position = _Position()
+
+
+@dataclass
+class _Position:
+    """How far an epoch is.
+
+    Attributes:
+        read: Batches of the schedule that were read.
+        owed: Batches that could not be read, for each of which another comes twice.
+        left: How often the last one read is still to come.
+    """
+
+    read: int = 0
+    owed: int = 0
+    left: int = 0
 
 
 def _affordable(workers: int, batch_bytes: int) -> int:
@@ -399,7 +464,7 @@ class _Reader:
         self.dataset = dataset
         self.preprocessing = preprocessing
         self.augmentation = augmentation
-        self.held: NDArray[np.uint8] | None = None
+        self.held: NDArray[Any] | None = None
         self.held_failures: dict[int, str] = {}
 
     def hold(self, workers: int) -> None:
@@ -415,7 +480,7 @@ class _Reader:
             (0, np.arange(start, min(start + _HELD_AT_ONCE, count)))
             for start in range(0, count, _HELD_AT_ONCE)
         ]
-        held = np.empty((count, *self.preprocessing.size, self.preprocessing.channels), dtype=np.uint8)
+        held = self._empty(count)
         for pixels, index, failures in DataLoader(
             plain,  # type: ignore[arg-type]  # any object with __getitem__ will do
             batch_size=None,
@@ -444,7 +509,12 @@ class _Reader:
                 pixels = trivial_augment(pixels)
         return torch.from_numpy(pixels), torch.from_numpy(index), failures
 
-    def _read(self, batch: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64], Failures]:
+    def _empty(self, count: int) -> NDArray[Any]:
+        """(count, H, W, C)."""
+        shape = (count, *self.preprocessing.size, self.preprocessing.channels)
+        return np.empty(shape, dtype=self.preprocessing.pixel_type)
+
+    def _read(self, batch: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64], Failures]:
         """The pixels (N, H, W, C) of the images that can be read, their positions (N,), and the others."""
         failures: Failures = []
         if self.held is not None:
@@ -460,15 +530,21 @@ class _Reader:
         size, channels = self.preprocessing.size, self.preprocessing.channels
         crops = self.augmentation.resized_crop
         mirrored = draw_mirrored(len(batch)) if crops and self.augmentation.mirror else [False] * len(batch)
-        pixels = np.empty((len(batch), *size, channels), dtype=np.uint8)
+        pixels = self._empty(len(batch))
         read: list[int] = []
         for position, mirror in zip(batch.tolist(), mirrored, strict=True):
             source = self.dataset.source(position)
             try:
                 if crops:
-                    image, box = open_region(
-                        source, draw_box, size=size, channels=channels, decode_jpeg=decode_jpeg
-                    )
+                    image: Image.Image | NDArray[Any]
+                    if self.preprocessing.window is None:
+                        image, box = open_region(
+                            source, draw_box, size=size, channels=channels, decode_jpeg=decode_jpeg
+                        )
+                    else:
+                        opened = self.preprocessing.open(source)
+                        assert isinstance(opened, WindowedImage)
+                        image, box = opened.values, draw_box(*opened.size)
                     pixels[len(read)] = resized_crop(
                         image, box, size=size, interpolation=self.preprocessing.interpolation, mirror=mirror
                     )

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES
+from skipnets.data.decoding import EXTRA_OF_SUFFIX, SUFFIXES
 from skipnets.data.layout import BLANKS, spelled
 from skipnets.data.listing import Entry, Listing, counted
 from skipnets.data.split_names import split_named
@@ -36,6 +36,8 @@ _COLUMN_NAMES = {
     ),
     "label": ("label", "class", "target", "labels", "class_name", "label_name", "category", "class_label"),
     "split": ("split", "subset", "partition", "set", "data_split"),
+    # What `skipnets audit --write` writes. Other names, such as "group", may mean anything.
+    "group": ("split_group",),
 }
 # Columns whose rows belong together: two images of one patient must not be in two splits.
 _GROUP_WORDS = (
@@ -52,7 +54,7 @@ class Columns:
         path: The image files. Default: recognized by its name.
         label: The classes; recognized likewise.
         split: The splits; recognized likewise, if there is one.
-        group: What must not be divided among splits. Default: nothing.
+        group: What must not be divided among splits. Default: split_group, if there is such a column.
     """
 
     path: str | None = None
@@ -246,7 +248,7 @@ def _delimiter(path: Path, text: str) -> str:
 
 
 def _looks_like_path(cell: str) -> bool:
-    return cell.strip().lower().endswith((*SUFFIXES, *HEIF_SUFFIXES))
+    return cell.strip().lower().endswith((*SUFFIXES, *EXTRA_OF_SUFFIX))
 
 
 def _recognize(path: Path, table: _Table, columns: Columns, root: Path) -> dict[str, str]:
@@ -278,6 +280,8 @@ def _recognize(path: Path, table: _Table, columns: Columns, root: Path) -> dict[
         if not candidates and len(free) == 1:
             candidates = free
         used["label"] = _only(path, table, "label", candidates)
+    if "group" not in used and (candidates := _named(free, "group")):
+        used["group"] = candidates[0]
     return used
 
 

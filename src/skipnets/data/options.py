@@ -27,11 +27,14 @@ class DataOptions:
         path_column: The manifest's column of image files, by name, or by number where it has no header.
         label_column: Its column of classes.
         split_column: Its column of splits.
-        group_column: Its column of what must not be divided among splits, such as patients.
+        group_column: Its column of what must not be divided among splits, such as patients. Default:
+            split_group, if there is such a column.
         group_pattern: A regular expression that finds the group in an image's path: its first parenthesis,
             or all that it matches.
-        page: Which page of a TIFF file or frame of an animation is the image, from 1; "all" makes an image
-            of each. Default: the first.
+        page: Which page of a TIFF file, frame of an animation or slice of a volume is the image, from 1;
+            "all" makes an image of each. Default: the first; of a volume, the middle one.
+        max_pixels: The most pixels that an image may have; larger ones are refused before they take memory.
+            Default: 89,478,485.
         missing: "skip" goes on without files that a manifest or splits.csv lists and that are not there.
 
     Raises:
@@ -48,6 +51,7 @@ class DataOptions:
     group_column: str | None = None
     group_pattern: str | None = None
     page: int | Literal["all"] | None = None
+    max_pixels: int | None = None
     missing: Missing = "error"
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +82,8 @@ class DataOptions:
                 )
         if self.page is not None and self.page != "all" and (not isinstance(self.page, int) or self.page < 1):
             raise UserError(f"page={self.page!r}: must be a number from 1, or all")
+        if self.max_pixels is not None and (not isinstance(self.max_pixels, int) or self.max_pixels < 1):
+            raise UserError(f"max_pixels={self.max_pixels!r}: must be a number from 1")
         if self.root is not None:
             object.__setattr__(self, "root", Path(self.root))
         if self.group_pattern is not None:

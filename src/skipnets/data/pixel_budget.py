@@ -14,9 +14,17 @@ from contextlib import contextmanager, suppress
 
 from PIL import Image, TiffImagePlugin
 
+from skipnets.data.raster import Header
 from skipnets.errors import UserError
 
-__all__ = ["AbandonedError", "PixelBudget", "peak_bytes", "webp_canvas", "webp_peak_bytes"]
+__all__ = [
+    "AbandonedError",
+    "PixelBudget",
+    "peak_bytes",
+    "raster_peak_bytes",
+    "webp_canvas",
+    "webp_peak_bytes",
+]
 
 # Peak memory while an image is decoded, turned upright and converted, in bytes per pixel, as measured by
 # tests/data/test_pixel_budget.py: Pillow stores color in 4 bytes, turning and converting take a second copy.
@@ -24,6 +32,8 @@ _BYTES_PER_PIXEL = 10
 _BYTES_OF_FORMAT = {"WEBP": 20, "AVIF": 18, "JPEG2000": 26, "HEIF": 14}
 _BYTES_OF_MODE = {"RGBA": 14, "CMYK": 14, "LA": 14, "PA": 14, "I;16": 16, "I;16B": 16, "I": 16, "F": 16}
 _BYTES_OF_SEPARATE_PLANES = 34
+# Of a value: as float64 in the units of its file, windowed, and as float32, with masks.
+_BYTES_OF_WINDOWING = 32
 _BYTES_TO_RETURN = 16 * 2**20
 
 
@@ -131,6 +141,11 @@ def webp_canvas(head: bytes) -> tuple[int, int] | None:
 def webp_peak_bytes(width: int, height: int) -> int:
     """The most memory that decoding a WebP file takes, in bytes."""
     return width * height * _BYTES_OF_FORMAT["WEBP"]
+
+
+def raster_peak_bytes(header: Header) -> int:
+    """The most memory that reading an image with all of its bits and windowing it takes, in bytes."""
+    return header.width * header.height * header.channels * (header.bits // 8 + _BYTES_OF_WINDOWING)
 
 
 def peak_bytes(image: Image.Image) -> int:

@@ -1,6 +1,9 @@
 """The one way from an image to a model's input: in validation, evaluation, prediction and serving.
 
 Pillow and numpy only, so that predicting needs no torch. N batch, C channels, H height, W width.
+
+Images of 8 bits stay uint8 until they are normalized. Others are windowed: a range of their values becomes
+float32 from 0 (black) to 255 (white), and what follows is the same.
 """
 
 from __future__ import annotations
@@ -9,16 +12,29 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
-from typing import Any, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.data.decoding import MAX_PIXELS, Box, ImageDecodeError, Source, open_image
+from skipnets.data.decoding import (
+    MAX_PIXELS,
+    Box,
+    ImageDecodeError,
+    Source,
+    open_image,
+    read_values,
+    window_values,
+)
+from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError, near_matches
 
-__all__ = ["FITS", "INTERPOLATIONS", "ImageDecodeError", "Preprocessing"]
+__all__ = ["FITS", "INTERPOLATIONS", "VOI", "ImageDecodeError", "Preprocessing"]
+
+Window = Sequence[float] | Sequence[Sequence[float]] | Literal["voi"]
+# As a window: that of each DICOM file itself (its "values of interest").
+VOI: Literal["voi"] = "voi"
 
 FITS = ("pad", "crop", "stretch")
 INTERPOLATIONS = {
@@ -49,10 +65,15 @@ class Preprocessing:
             color. "crop": the middle is seen. "stretch": all of it is seen, distorted.
         crop_fraction: For "crop", which share of the resized image's shorter side is kept, in (0, 1]:
             224/256 = 0.875 in torchvision's ImageNet evaluation.
-        channels: 1 (gray) or 3 (RGB).
+        channels: 1 (gray), 3 (RGB), or any number of bands.
         mean: Per channel, in units where white is 1; ImageNet's by default.
         std: Per channel, as `mean`.
         interpolation: "bilinear", "bicubic", "nearest" or "lanczos"; all but "nearest" are antialiased.
+        window: Which values are shown black and white, (low, high) or one pair a channel, in the units of the
+            images' files; or "voi", each DICOM file's own. None for images of 8 bits, taken as they are.
+        bits: Of the images that it was made for. With more than 8, an image of 8 bits is taken as it is: what
+            somebody windowed before.
+        shown_channels: Of several bands, the three that are shown as red, green and blue; from 0.
 
     Raises:
         UserError: A value is impossible.
@@ -65,6 +86,9 @@ class Preprocessing:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     interpolation: str = "bilinear"
+    window: tuple[tuple[float, float], ...] | Literal["voi"] | None = None
+    bits: int = 8
+    shown_channels: tuple[int, int, int] = (0, 1, 2)
 
     def __init__(
         self,
@@ -76,14 +100,23 @@ class Preprocessing:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         interpolation: str = "bilinear",
+        window: Window | None = None,
+        bits: int = 8,
+        shown_channels: Sequence[int] = (0, 1, 2),
     ) -> None:
         height, width = _height_width(size)
         if not isinstance(fit, str) or fit not in FITS:
             raise UserError(f"fit={fit!r}: must be one of {', '.join(FITS)}{near_matches(str(fit), FITS)}")
         if not (_is_number(crop_fraction) and 0 < crop_fraction <= 1):
             raise UserError(f"crop_fraction={crop_fraction}: must be above 0 and at most 1")
-        if not isinstance(channels, int) or isinstance(channels, bool) or channels not in (1, 3):
-            raise UserError(f"channels={channels}: must be 1 (gray) or 3 (RGB)")
+        if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+            raise UserError(f"channels={channels}: must be 1 (gray), 3 (RGB) or a number of bands")
+        if not isinstance(bits, int) or isinstance(bits, bool) or bits < 1:
+            raise UserError(f"bits={bits}: must be at least 1")
+        if window is None and channels not in (1, 3):
+            window = (0, 255)  # bands are not what Pillow's 8-bit images hold
+        if window is None and bits > 8:
+            raise UserError(f"window: must be given for images of {bits} bits")
         if not isinstance(interpolation, str) or interpolation not in INTERPOLATIONS:
             raise UserError(
                 f"interpolation={interpolation!r}: must be one of {', '.join(INTERPOLATIONS)}"
@@ -94,9 +127,12 @@ class Preprocessing:
             "fit": fit,
             "crop_fraction": float(crop_fraction),
             "channels": channels,
-            "mean": _per_channel("mean", _MEAN[channels] if mean is None else mean, channels),
-            "std": _per_channel("std", _STD[channels] if std is None else std, channels),
+            "mean": _per_channel("mean", _of(_MEAN, channels) if mean is None else mean, channels),
+            "std": _per_channel("std", _of(_STD, channels) if std is None else std, channels),
             "interpolation": interpolation,
+            "window": _checked_window(window, channels),
+            "bits": bits,
+            "shown_channels": _checked_shown(shown_channels, channels),
         }
         if min(values["std"]) <= 0:
             raise UserError(f"std={values['std']}: must be positive")
@@ -108,13 +144,36 @@ class Preprocessing:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
-    def open(self, source: Source) -> Image.Image:
-        """Read an image upright and with this preprocessing's channels (see `open_image`).
+    @property
+    def pixel_type(self) -> Literal["uint8", "float32"]:
+        """The type of pixels before they are normalized."""
+        return "uint8" if self.window is None else "float32"
+
+    def open(self, source: Source, *, max_pixels: int | None = None) -> Image.Image | WindowedImage:
+        """Read an image upright and with this preprocessing's channels, windowed where it windows.
+
+        Args:
+            source: As for `skipnets.data.open_image`; where there is a window, arrays of any numbers, too.
+            max_pixels: The most that is decoded. Default: what the source says, or `MAX_PIXELS`.
 
         Raises:
             ImageDecodeError: It cannot be read.
         """
-        return open_image(source, self.channels)
+        if self.window is None:
+            return open_image(source, self.channels, max_pixels=max_pixels)
+        if isinstance(source, WindowedImage):
+            return source
+        values = read_values(source, self.channels, as_displayed=self.window == VOI, max_pixels=max_pixels)
+        if values.bits <= 8 and (self.bits > 8 or self.window == VOI):
+            shown = values.array.astype(np.float32)
+            return WindowedImage(255 - shown if values.white_is_low else shown, as_displayed=self.bits > 8)
+        assert not isinstance(self.window, str)
+        low, high = np.array(self.window, dtype=np.float64).T
+        return WindowedImage(window_values(values, low, high))
+
+    def shown(self, image: Image.Image | WindowedImage) -> Image.Image:
+        """An opened image in 8 bits, for people: gray or in color, or three of its bands."""
+        return image if isinstance(image, Image.Image) else image.shown(self.shown_channels)
 
     def geometry(self, width: int, height: int) -> Box:
         """Which box of a width × height image the input shows: to lay a map of the input over the image.
@@ -132,13 +191,21 @@ class Preprocessing:
             (top + self.size[0]) * y_scale,
         )
 
-    def pixels(self, image: Source) -> NDArray[np.uint8]:
-        """The image at the input's size, before normalization: (H, W, C) uint8."""
-        image = self.open(image)
+    def pixels(self, image: Source) -> NDArray[Any]:
+        """The image at the input's size, before normalization: (H, W, C), from 0 to 255, of `pixel_type`."""
+        opened = self.open(image)
+        resized_width, resized_height, _, _ = self._layout(*opened.size)
+        if resized_width * resized_height > MAX_PIXELS:
+            height, width = self.size
+            raise ImageDecodeError(f"image {opened.size}: too elongated to be cut to {width}x{height}")
+        if isinstance(opened, WindowedImage):
+            return self._fitted_values(opened)
+        return self._fitted(opened)
+
+    def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An image of 8 bits at the input's size."""
         height, width = self.size
         resized_width, resized_height, left, top = self._layout(*image.size)
-        if resized_width * resized_height > MAX_PIXELS:
-            raise ImageDecodeError(f"image {image.size}: too elongated to be cut to {width}x{height}")
         if image.size != (resized_width, resized_height):
             image = image.resize((resized_width, resized_height), INTERPOLATIONS[self.interpolation])
         if left < 0 or top < 0:
@@ -149,12 +216,24 @@ class Preprocessing:
             image = image.crop((left, top, left + width, top + height))
         return np.asarray(image).reshape(height, width, self.channels)
 
-    def planes(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(N, H, W, C) uint8 pixels → (N, C, H, W) uint8, for a network that normalizes by itself."""
+    def _fitted_values(self, image: WindowedImage) -> NDArray[np.float32]:
+        """A windowed image at the input's size."""
+        height, width = self.size
+        resized_width, resized_height, left, top = self._layout(*image.size)
+        values = resize_values(image.values, (resized_width, resized_height), self.interpolation)
+        canvas = np.empty((height, width, self.channels), dtype=np.float32)
+        canvas[...] = 255 * np.clip(np.array(self.mean, dtype=np.float32), 0, 1)
+        part = values[max(top, 0) : top + height, max(left, 0) : left + width]
+        x, y = max(-left, 0), max(-top, 0)
+        canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
+        return canvas
+
+    def planes(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """(N, H, W, C) pixels → (N, C, H, W), for a network that normalizes by itself."""
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
-    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, H, W, C) uint8 pixels → (N, C, H, W) float32 input."""
+    def normalize(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """(N, H, W, C) pixels → (N, C, H, W) float32 input."""
         inputs = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C")
         inputs /= np.float32(255)
         inputs -= np.asarray(self.mean, dtype=np.float32)[:, None, None]
@@ -167,16 +246,18 @@ class Preprocessing:
 
     def batch(self, images: Sequence[Source]) -> NDArray[np.float32]:
         """N images → (N, C, H, W) float32 input."""
-        pixels = np.empty((len(images), *self.size, self.channels), dtype=np.uint8)
+        pixels = np.empty((len(images), *self.size, self.channels), dtype=self.pixel_type)
         for row, image in zip(pixels, images, strict=True):
             row[...] = self.pixels(image)
         return self.normalize(pixels)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
-        }
+        """The fields as JSON can hold them; those of windows and bands only where they differ from 8 bits."""
+        values = asdict(self)
+        for name, plain in (("window", None), ("bits", 8), ("shown_channels", (0, 1, 2))):
+            if values[name] == plain:
+                del values[name]
+        return {name: _as_lists(value) for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -222,6 +303,50 @@ class Preprocessing:
     def _padding_color(self) -> int | tuple[int, ...]:
         color = tuple(min(max(round(255 * value), 0), 255) for value in self.mean)
         return color[0] if self.channels == 1 else color
+
+
+def resize_values(
+    values: NDArray[np.float32], size: tuple[int, int], interpolation: str
+) -> NDArray[np.float32]:
+    """(H, W, C) from 0 to 255 at another width and height: what Pillow does with 8 bits, but unrounded."""
+    if values.shape[1::-1] == size:
+        return values
+    planes = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize(size, INTERPOLATIONS[interpolation]))
+        for plane in np.moveaxis(values, 2, 0)
+    ]
+    # Bicubic and Lanczos overshoot at edges.
+    return np.stack(planes, axis=2).clip(0, 255)
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _of(table: dict[int, tuple[float, ...]], channels: int) -> tuple[float, ...]:
+    """The values of gray in every band where there are neither one nor three."""
+    return table.get(channels, table[1] * channels)
+
+
+def _checked_window(window: Any, channels: int) -> tuple[tuple[float, float], ...] | Literal["voi"] | None:
+    if window is None or window == VOI:
+        return cast(Literal["voi"] | None, window)
+    try:
+        flat = np.array(window, dtype=np.float64)
+    except (TypeError, ValueError):
+        flat = np.empty(0)
+    pairs = flat.reshape(-1, 2) if flat.size in (2, 2 * channels) else np.empty((0, 2))
+    if not (len(pairs) and np.isfinite(pairs).all() and (pairs[:, 0] < pairs[:, 1]).all()):
+        each = f", or {channels} such pairs, one a channel" if channels > 1 else ""
+        raise UserError(f"window={window}: must be two numbers, the lower one first{each}")
+    every = pairs if len(pairs) > 1 else pairs.repeat(channels, 0)
+    return tuple((float(low), float(high)) for low, high in every)
+
+
+def _checked_shown(shown: Sequence[int], channels: int) -> tuple[int, int, int]:
+    if len(shown) != 3 or (channels >= 3 and not all(0 <= channel < channels for channel in shown)):
+        raise UserError(f"shown_channels={tuple(shown)}: must be three of the {channels} channels")
+    return shown[0], shown[1], shown[2]
 
 
 def _height_width(size: int | Sequence[int]) -> tuple[int, int]:

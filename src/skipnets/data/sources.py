@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from skipnets.data.arrays import SUFFIXES as ARRAY_SUFFIXES
 from skipnets.data.contents import Content, contents
 from skipnets.data.copies import Copy, clusters, find_copies
-from skipnets.data.decoding import PAGED_SUFFIXES, Page, count_pages, is_gray, open_image
+from skipnets.data.decoding import (
+    MAX_PIXELS,
+    PAGED_SUFFIXES,
+    SUFFIXES,
+    ImageDecodeError,
+    Page,
+    count_pages,
+    open_image,
+    read_header,
+)
+from skipnets.data.dicom import can_read_dicom, groups_of, is_dicom
 from skipnets.data.labels import check_group_names, check_labels
 from skipnets.data.layout import find_images, images_below
 from skipnets.data.listing import Entry, Listing, counted, natural_key, passed_over_line
 from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find_metadata, relative_name
 from skipnets.data.named import NAMED_SETS, read_named
 from skipnets.data.options import DataOptions
+from skipnets.data.raster import Header
 from skipnets.data.splits import SPLITS, SplitRow, check_fractions, cut, cut_groups, read_splits, write_splits
 from skipnets.errors import UserError, check_path, listed, naming, near_matches
 
@@ -48,11 +62,12 @@ class ImageDataset:
         labels: (N,) int64.
         splits: (N,) "train", "val" or "test".
         root: The folder that `names` are relative to; None where `images` holds the images.
-        images: (N, H, W) or (N, H, W, 3) uint8; None where they lie in files.
+        images: (N, H, W) or (N, H, W, C), usually uint8; None where they lie in files.
         groups: (N,) what must not be divided among splits, such as a patient; None where nothing is known.
         contents: Size and hash of each image's file; None where they are not computed yet.
         copies: Pairs of images that show the same, as far as these were looked for.
-        pages: (N,) which page of its file each image is, from 0; None for the first.
+        pages: (N,) which page of its file each image is, from 0; None for the one that stands for the file.
+        max_pixels: The most that an image may have; larger ones are not decoded.
         listing: What was found where the images were looked for, with notes and warnings.
     """
 
@@ -61,9 +76,10 @@ class ImageDataset:
     labels: NDArray[np.int64]
     splits: NDArray[np.str_]
     root: Path | None = None
-    images: NDArray[np.uint8] | None = None
+    images: NDArray[Any] | None = None
     groups: NDArray[np.str_] | None = None
     pages: NDArray[np.int64] | None = None
+    max_pixels: int = MAX_PIXELS
     contents: list[Content] | None = None
     copies: Sequence[Copy] = ()
     listing: Listing = dataclasses.field(default_factory=Listing)
@@ -105,14 +121,16 @@ class ImageDataset:
         name = self.names[index]
         return self.root / (name if self.pages is None else name.rpartition(_PAGE_MARK)[0] or name)
 
-    def source(self, index: int) -> Path | Page | NDArray[np.uint8]:
+    def source(self, index: int) -> Path | Page | NDArray[Any]:
         """What `Preprocessing` and `open_image` read the image from: a file, a page, or pixels."""
         if self.images is not None:
             return self.images[index]
         path = self.file(index)
-        return path if self.pages is None else Page(path, int(self.pages[index]))
+        if self.pages is None and self.max_pixels == MAX_PIXELS:
+            return path
+        return Page(path, None if self.pages is None else int(self.pages[index]), self.max_pixels)
 
-    def sources(self) -> Iterator[tuple[str, Path | Page | NDArray[np.uint8]]]:
+    def sources(self) -> Iterator[tuple[str, Path | Page | NDArray[Any]]]:
         """The name and the source of each image."""
         return zip(self.names, map(self.source, range(len(self))), strict=True)
 
@@ -120,17 +138,47 @@ class ImageDataset:
         """The image, upright, in mode L or RGB.
 
         Raises:
-            ImageDecodeError: It cannot be read.
+            ImageDecodeError: It cannot be read, or not in 8 bits; `skipnets.data.decoding.read_values` can.
         """
         return open_image(self.source(index))
 
+    @functools.cached_property
+    def some_headers(self) -> list[Header]:
+        """The headers of up to 100 images, evenly spread, as far as they can be read."""
+        headers = []
+        for index in range(0, len(self), -(-len(self) // 100) or 1):
+            with contextlib.suppress(ImageDecodeError):
+                headers.append(read_header(self.source(index)))
+            if self.images is not None:
+                break  # they are all alike
+        return headers
+
     @property
     def channels(self) -> int:
-        """1 if the images are gray, else 3; of files, the headers of up to 100 are looked at."""
-        if self.images is not None:
-            return 1 if self.images.ndim == 3 else 3
-        sample = range(0, len(self), -(-len(self) // 100) or 1)
-        return 1 if sample and all(is_gray(self.file(index)) for index in sample) else 3
+        """1 if the images are gray, 3 if some are in color, else the number of their bands.
+
+        Raises:
+            UserError: Images of different numbers of bands are mixed.
+        """
+        found = {header.channels for header in self.some_headers}
+        if len(found) == 1:
+            return found.pop()
+        if found - {1, 3}:
+            raise UserError(
+                f"channels: images of {' and '.join(map(str, sorted(found)))} channels are mixed; "
+                "--channels says how many to take"
+            )
+        return 3
+
+    @property
+    def bands(self) -> bool:
+        """Whether some of the images have another number of channels than gray and color ones."""
+        return bool({header.channels for header in self.some_headers} - {1, 3})
+
+    @property
+    def bits(self) -> int:
+        """The most bits of a value among some of the images: above 8, they are to be windowed."""
+        return max((header.bits for header in self.some_headers), default=8)
 
     def write_splits(self, path: str | os.PathLike[str]) -> None:
         """Write splits.csv, which `open_dataset(splits=...)` repeats; every image is read for its hash."""
@@ -230,16 +278,22 @@ def find_with_own_splits(
     download: bool = False,
     duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
+    strict: bool = True,
 ) -> ImageDataset:
-    """`find_dataset` without dealing out: the split of an image is "" where the data does not tell it."""
+    """`find_dataset` without dealing out: the split of an image is "" where the data does not tell it.
+
+    Without `strict`, a class that is spelled in two ways is always a warning, and never an error.
+    """
     check_path("data", data)
-    dataset = _find(data, options or DataOptions(), download=download)
+    dataset = _find(data, options or DataOptions(), download=download, strict=strict)
     if duplicates not in get_args(Duplicates):
         raise UserError(f"duplicates={duplicates!r}: must be one of {', '.join(get_args(Duplicates))}")
     return dataset if duplicates == "ignore" else _find_copies(dataset, drop=duplicates == "drop")
 
 
-def _find(data: str | os.PathLike[str], options: DataOptions, *, download: bool) -> ImageDataset:
+def _find(
+    data: str | os.PathLike[str], options: DataOptions, *, download: bool, strict: bool
+) -> ImageDataset:
     """The images, with the splits and groups that the data itself tells."""
     if isinstance(data, str) and data in NAMED_SETS:
         return _named(data, download=download)
@@ -272,12 +326,23 @@ def _find(data: str | os.PathLike[str], options: DataOptions, *, download: bool)
             f"{data}: no such folder, manifest or named dataset ({', '.join(NAMED_SETS)})"
             f"{near_matches(str(data), NAMED_SETS)}"
         )
-    check_labels(listing)
+    check_labels(listing, strict=strict)
+    _warn_of_arrays(listing)
     if options.group_pattern is not None:
         _find_groups(listing, options.group_pattern)
     elif not any(entry.group for entry in listing.entries):
         check_group_names(listing)
     return _from_listing(listing, options)
+
+
+def _warn_of_arrays(listing: Listing) -> None:
+    """Arrays beside images may be masks or features of these."""
+    arrays = [entry.name for entry in listing.entries if entry.name.lower().endswith(ARRAY_SUFFIXES)]
+    if 0 < len(arrays) < len(listing.entries):
+        listing.warnings.append(
+            f"{counted(len(arrays), 'array')} beside images are read as images, such as {arrays[0]}; if they "
+            "are none, --exclude '*.np[yz]'"
+        )
 
 
 def _find_groups(listing: Listing, pattern: str) -> None:
@@ -299,6 +364,8 @@ def _find_groups(listing: Listing, pattern: str) -> None:
 def _from_listing(listing: Listing, options: DataOptions) -> ImageDataset:
     """Images in the order of their names."""
     entries = sorted(listing.entries)
+    if not any(entry.group for entry in entries):
+        entries = _by_patient(listing, entries)
     pages = None
     if options.page == "all":
         entries, pages = _every_page(listing.root, entries)
@@ -318,9 +385,40 @@ def _from_listing(listing: Listing, options: DataOptions) -> ImageDataset:
         splits=np.array([entry.split for entry in entries], dtype="<U5"),
         groups=groups if (groups != "").any() else None,
         pages=pages,
+        max_pixels=options.max_pixels or MAX_PIXELS,
         root=listing.root,
         listing=listing,
     )
+
+
+def _by_patient(listing: Listing, entries: list[Entry]) -> list[Entry]:
+    """The images with their patients as groups, where they are DICOM files."""
+    paths = [listing.root / entry.name for entry in entries]
+    if not can_read_dicom() or not any(map(_is_dicom, paths)):
+        return entries
+    groups = groups_of(paths)
+    kind = groups[0].partition(" ")[0]
+    if len(set(groups)) == len(groups):
+        return entries  # every image stands alone
+    if len(set(groups)) == 1:
+        listing.warnings.append(
+            "all DICOM files are of one patient and study, or do not say: images of one may come to lie "
+            "in several splits"
+        )
+        return entries
+    listing.groups_found = True
+    listing.notes.append(
+        f"groups: the DICOM files' {kind} identifiers, numbered; images of one {kind} stay in one split"
+    )
+    return [entry._replace(group=group) for entry, group in zip(entries, groups, strict=True)]
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.name.lower().endswith(SUFFIXES):
+        return False
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return is_dicom(file.read(132))
+    return False
 
 
 def _every_page(root: Path, entries: Sequence[Entry]) -> tuple[list[Entry], NDArray[np.int64]]:
@@ -484,7 +582,12 @@ def check_groups(dataset: ImageDataset, pool: NDArray[np.bool_]) -> None:
         if group and home.setdefault(str(group), str(split)) != split
     }
     crossing |= {str(group) for group in dataset.groups[pool] if str(group) in home}
-    if crossing:
+    if crossing and dataset.listing.groups_found:
+        dataset.listing.warnings.append(
+            f"images of {counted(len(crossing), 'patient or study', 'patients or studies')} lie in several "
+            f"of the given splits, which makes results too good: {listed(sorted(crossing))}"
+        )
+    elif crossing:
         raise UserError(
             f"groups that lie in several of the given splits: {listed(sorted(crossing))} "
             f"({counted(len(crossing), 'group')}); leave the splits out to have them drawn by group"

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from skipnets.data.decoding import Header, ImageDecodeError, read_header
-from skipnets.data.listing import counted, passed_over_line
+from skipnets.data.decoding import ImageDecodeError, read_header
+from skipnets.data.listing import channel_word, counted, passed_over_line
+from skipnets.data.raster import Header
 from skipnets.data.sources import ImageDataset
 from skipnets.data.splits import SPLITS
-from skipnets.errors import listed
+from skipnets.data.window import MeasuredWindow, measure_window
+from skipnets.errors import UserError, listed
 from skipnets.tables import Display, cell, make_table, properties_table
 
 if TYPE_CHECKING:
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 # Of more classes than this, the first and the last are shown.
 _CLASSES_SHOWN = 20
 _FIRST, _LAST = 12, 4
+# Of how many images with more than 8 bits the values are looked at.
+_MEASURED = 100
 _RIGHT: Literal["right"] = "right"
+_NO_SPLIT = "no split"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,7 @@ class Survey(Display):
         data: What was opened.
         layout: How the images are arranged.
         classes: Their names, in the order of their labels.
-        counts: Split → images of each class.
+        counts: Split → images of each class; "no split" where the data does not tell it.
         columns: A manifest's columns and what each is used for; "" for nothing.
         groups: How many groups there are; None where groups are not known.
         headers: What the headers of the images say, without those that cannot be read.
@@ -43,6 +48,7 @@ class Survey(Display):
         passed_over: Reason → count of files that are not used.
         notes: How the data was read where it could be read otherwise.
         warnings: What may make results wrong.
+        values: Of some of the images, where these have more than 8 bits or are of bands; otherwise None.
     """
 
     data: str
@@ -57,6 +63,7 @@ class Survey(Display):
     passed_over: Counter[str]
     notes: Sequence[str]
     warnings: Sequence[str]
+    values: MeasuredWindow | None = None
 
     @property
     def total(self) -> int:
@@ -87,6 +94,7 @@ class Survey(Display):
             "height": [min(heights), max(heights)] if heights else None,
             "channels": _tally(header.channels for header in self.headers),
             "bits": _tally(header.bits for header in self.headers),
+            "values": None if self.values is None else self.values.to_dict(),
             "formats": _tally(header.format for header in self.headers),
             "with_several_pages": sum(header.several for header in self.headers),
             "unreadable": dict(self.unreadable),
@@ -95,24 +103,29 @@ class Survey(Display):
             "warnings": list(self.warnings),
         }
 
-    def tables(self) -> list[Table]:
-        """What `print` and a notebook show."""
+    def facts(self) -> dict[str, str]:
+        """What there is but for counts of classes, in words; without what there is nothing to say about."""
         splits = ", ".join(f"{split} {sum(counts):,}" for split, counts in self.counts.items())
         rows = {
             "data": self.data,
             "layout": self.layout,
             "columns": ", ".join(f"{name} ({role})" for name, role in self.columns.items() if role),
-            "images": f"{self.total:,} ({splits})",
+            "images": f"{self.total:,}" + (f" ({splits})" if [*self.counts] != [_NO_SPLIT] else ""),
             "classes": f"{len(self.classes):,}",
             "groups": "" if self.groups is None else f"{self.groups:,}",
             "size": self._sizes(),
-            "channels": _shares({1: "gray", 3: "color"}, (header.channels for header in self.headers)),
+            "channels": _shares({}, (channel_word(header.channels) for header in self.headers)),
             "bits": _shares({}, (header.bits for header in self.headers)),
             "format": _shares({}, (header.format for header in self.headers)),
+            "values": "" if self.values is None else str(self.values),
             "unreadable": listed((f"{name} ({reason})" for name, reason in self.unreadable.items()), 3),
             "passed over": passed_over_line(self.passed_over),
         }
-        properties = properties_table({name: text for name, text in rows.items() if text})
+        return {name: text for name, text in rows.items() if text}
+
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show."""
+        properties = properties_table(self.facts())
         for note in self.notes:
             properties.add_row("note", cell(note))
         warnings = properties_table({})
@@ -155,11 +168,13 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
     listing = dataset.listing
     classes = len(dataset.classes)
     counts = {
-        split: np.bincount(dataset.labels[dataset.splits == split], minlength=classes).tolist()
-        for split in SPLITS
+        split or _NO_SPLIT: np.bincount(dataset.labels[dataset.splits == split], minlength=classes).tolist()
+        for split in (*SPLITS, "")
         if (dataset.splits == split).any()
     }
     headers, unreadable, looked_at = _headers(dataset, most)
+    values = _values(dataset)
+    depth_warnings = () if values is None else values.warnings
     return Survey(
         data=name,
         layout=listing.layout,
@@ -172,14 +187,31 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
         looked_at=looked_at,
         passed_over=listing.passed_over,
         notes=[*listing.notes, *_header_notes(dataset, headers)],
-        warnings=[*listing.warnings, *_header_warnings(headers, unreadable, looked_at)],
+        warnings=[
+            *listing.warnings,
+            *_header_warnings(headers, unreadable, looked_at),
+            *depth_warnings,
+        ],
+        values=values,
     )
+
+
+def _values(dataset: ImageDataset) -> MeasuredWindow | None:
+    """The values of some images, where they are to be windowed."""
+    try:
+        channels = dataset.channels
+        if dataset.bits <= 8 and channels in (1, 3):
+            return None
+        return measure_window(
+            dataset, range(0, len(dataset), -(-len(dataset) // _MEASURED)), channels=channels
+        )
+    except UserError:  # images of different channels, or none that can be read, are told of elsewhere
+        return None
 
 
 def _headers(dataset: ImageDataset, most: int | None) -> tuple[list[Header], dict[str, str], int]:
     if dataset.images is not None:
-        height, width = dataset.images.shape[1:3]
-        return [Header(width, height, dataset.channels, 8, "array", several=False)], {}, len(dataset)
+        return [read_header(dataset.images[0])], {}, len(dataset)
     step = 1 if most is None else max(-(-len(dataset) // most), 1)
     positions = range(0, len(dataset), step)
 
@@ -204,8 +236,8 @@ def _header_notes(dataset: ImageDataset, headers: Sequence[Header]) -> Iterator[
     several = sum(header.several for header in headers)
     if several and dataset.pages is None:
         yield (
-            f"{counted(several, 'file')} with several pages or frames: the first is taken "
-            "(--page all makes an image of each, --page 2 takes the second)"
+            f"{counted(several, 'file')} with several pages or frames: the first is taken, of a volume the "
+            "middle one (--page all makes an image of each, --page 2 takes the second)"
         )
 
 

@@ -208,8 +208,9 @@ def _noise(classifier: Classifier) -> ImageDataset:
     """Labeled noise, to calibrate an 8-bit graph that is only timed."""
     height, width = classifier.preprocessing.size
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (_GENERATED, height, width, 3), dtype=np.uint8)
-    if classifier.preprocessing.channels == 1:
+    channels = classifier.preprocessing.channels
+    images = generator.integers(0, 256, (_GENERATED, height, width, max(channels, 3)), dtype=np.uint8)
+    if channels == 1:
         images = images[..., 0]
     return ImageDataset(
         classes=classifier.classes,

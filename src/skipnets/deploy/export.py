@@ -87,7 +87,7 @@ def export_model(
     output: str | os.PathLike[str] | None = None,
     *,
     file_format: Literal["onnx", "openvino", "pt2", "auto"] = "onnx",
-    input_type: InputType = "uint8",
+    input_type: InputType | None = None,
     check: str | os.PathLike[str] | ImageDataset | None = None,
     tolerance: float = TOLERANCE,
     int8: bool = False,
@@ -108,7 +108,7 @@ def export_model(
         file_format: "onnx", "openvino", "pt2", or "auto": the faster of ONNX and OpenVINO for one
             image on this machine.
         input_type: "uint8" takes pixels (N, C, H, W) from 0 to 255 and normalizes in the graph; "float32"
-            takes the output of `Preprocessing`.
+            takes the output of `Preprocessing`. None takes "uint8", but "float32" where images are windowed.
         check: Images for the comparison: a folder, a manifest or a named dataset. None uses those of
             `calibration`, else the validation split of the classifier's run, else generated images.
         tolerance: Maximum difference between a probability and PyTorch's; not used with int8.
@@ -127,13 +127,19 @@ def export_model(
     """
     _check_options(
         file_format,
-        input_type,
+        input_type or "uint8",
         tolerance=tolerance,
         int8=int8,
         calibration=calibration,
         max_drop=max_drop,
     )
     classifier = _source(model)
+    pixel_type = classifier.preprocessing.pixel_type
+    if input_type == "uint8" != pixel_type:
+        raise UserError(
+            "input=uint8: must be float32 for a model of images with more than 8 bits, or of bands"
+        )
+    input_type = input_type or pixel_type
     final = _output(classifier, output, file_format)
     require_libraries(file_format, int8=int8)
     quantization = None

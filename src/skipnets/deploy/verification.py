@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier
-from skipnets.data.decoding import ImageDecodeError, open_image
+from skipnets.data.decoding import ImageDecodeError
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError, naming
 from skipnets.evaluation.evaluating import open_own_images
@@ -79,28 +80,29 @@ def check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDat
         with naming("check"):
             dataset = data if isinstance(data, ImageDataset) else open_dataset(data, fractions=None)
         name = "the given images" if isinstance(data, ImageDataset) else os.fspath(data)
-        return _sample(dataset, name)
+        return _sample(dataset, name, classifier.preprocessing)
     try:
-        return _sample(open_own_images(classifier).split("val"), "the run's validation images")
+        own = open_own_images(classifier).split("val")
+        return _sample(own, "the run's validation images", classifier.preprocessing)
     except UserError:
-        return CheckImages(name="generated images", sources=_generated(24))
+        return CheckImages(name="generated images", sources=_generated(24, classifier.preprocessing.channels))
 
 
-def _sample(dataset: ImageDataset, name: str) -> CheckImages:
+def _sample(dataset: ImageDataset, name: str, preprocessing: Preprocessing) -> CheckImages:
     """Up to `CHECKED_IMAGES` readable images, evenly spaced."""
     if not len(dataset):
         raise UserError(f"{name}: there are no images to check on")
     step = max(len(dataset) / CHECKED_IMAGES, 1)
     positions = (np.arange(min(len(dataset), CHECKED_IMAGES)) * step).astype(int)
     sources = [dataset.source(int(position)) for position in positions]
-    return CheckImages(name=name, sources=_readable(sources, name))
+    return CheckImages(name=name, sources=_readable(sources, name, preprocessing))
 
 
-def _readable(sources: list[Any], name: str) -> list[Any]:
+def _readable(sources: list[Any], name: str, preprocessing: Preprocessing) -> list[Any]:
     readable = []
     for source in sources:
         try:
-            open_image(source)
+            preprocessing.open(source)
         except ImageDecodeError:
             continue
         readable.append(source)
@@ -109,15 +111,17 @@ def _readable(sources: list[Any], name: str) -> list[Any]:
     return readable
 
 
-def _generated(count: int) -> list[NDArray[np.uint8]]:
-    """Reproducible images of many shapes with coarse and fine structure."""
+def _generated(count: int, channels: int) -> list[NDArray[np.uint8]]:
+    """Reproducible images of many shapes with coarse and fine structure: (H, W, 3), or as many bands."""
+    channels = 3 if channels == 1 else channels
     generator = np.random.default_rng(0)
     images = []
     for _ in range(count):
         height, width = (int(side) for side in generator.integers(24, 400, 2))
         y, x = np.mgrid[0:height, 0:width] / 50
         waves = np.stack(
-            [np.sin(x * a + y * b + c) for a, b, c in generator.normal(size=(3, 3)) * (2, 2, 3)], axis=2
+            [np.sin(x * a + y * b + c) for a, b, c in generator.normal(size=(channels, 3)) * (2, 2, 3)],
+            axis=2,
         )
         noise = generator.normal(size=waves.shape) * generator.uniform(0, 0.5)
         images.append(np.clip(127.5 + 127.5 * (waves + noise), 0, 255).astype(np.uint8))

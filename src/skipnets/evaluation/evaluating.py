@@ -364,31 +364,35 @@ class _RunRecord:
         return {split: used[split] for split in SPLITS}
 
     def known_splits(self, dataset: ImageDataset) -> list[str | None]:
-        """The split in which the run used each image; None for images that it did not use.
+        """The split in which the run used each image; None for images that it did not use."""
+        return [None if row is None else row.split for row in self.known_rows(dataset)]
+
+    def known_rows(self, dataset: ImageDataset) -> list[SplitRow | None]:
+        """The row of splits.csv that is each image; None for images that the run did not use.
 
         Images are identified by content; of images with equal content, the one with the same name counts.
         Version 0.1 did not record contents: then images are identified by path.
         """
         by_path = {self._path(row.path, self.root): row for row in self.rows.values()}
         by_content = {
-            Content(row.size, row.hash): row.split
+            Content(row.size, row.hash): row
             for split in reversed(SPLITS)  # an image in several splits counts as training
             for row in self.rows.values()
             if row.split == split and row.hash
         }
         root = None if dataset.root is None else dataset.root.resolve()
         known = contents(dataset, of_sizes={size for size, _ in by_content})
-        splits: list[str | None] = []
+        found: list[SplitRow | None] = []
         for name, content in zip(dataset.names, known, strict=True):
             same_path = by_path.get(self._path(name, root))
             named = [row for row in (same_path, self.rows.get(name)) if row is not None and row.hash]
             if same_path is not None and not same_path.hash:
-                splits.append(same_path.split)
-            elif exact := [row.split for row in named if (row.size, row.hash) == content]:
-                splits.append(exact[0])
+                found.append(same_path)
+            elif exact := [row for row in named if (row.size, row.hash) == content]:
+                found.append(exact[0])
             else:
-                splits.append(by_content.get(content))
-        return splits
+                found.append(by_content.get(content))
+        return found
 
     @staticmethod
     def _path(name: str, root: Path | None) -> str:
@@ -420,6 +424,16 @@ def _run_record(classifier: Classifier) -> _RunRecord | None:
     )
 
 
+def known_rows(classifier: Classifier, dataset: ImageDataset) -> list[SplitRow | None] | None:
+    """The row of the run's splits.csv that is each image, known by its content.
+
+    Returns:
+        None for an image that the classifier's training did not use; None alone if there is no record of it.
+    """
+    record = _run_record(classifier)
+    return None if record is None else record.known_rows(dataset)
+
+
 def open_own_images(classifier: Classifier, *, download: bool = False) -> ImageDataset:
     """Open the dataset of the classifier's own run, with the run's splits.
 
@@ -434,6 +448,8 @@ def _open_runs_own(classifier: Classifier, record: _RunRecord | None, download: 
         raise UserError(
             f"{classifier.path or 'this classifier'} is not in a run folder: name the data to evaluate it on"
         )
+    if record.splits is not None:
+        run_folder.check_splits(Path(record.splits).parent)
     try:
         return open_dataset(record.data, splits=record.splits, download=download, options=record.options)
     except UserError as error:

@@ -139,7 +139,9 @@ def explain(
         if label not in classifier.classes:
             raise UserError(f"classes={label}: {class_hint(label, classifier.classes)}")
     module_path, position = _stage(classifier, stage) if method == "gradcam" else (None, Grid())
-    return _explanations(classifier, named_sources(images), classes, method, module_path, position)
+    return _explanations(
+        classifier, named_sources(images, classifier.preprocessing), classes, method, module_path, position
+    )
 
 
 def stage_names(classifier: Classifier) -> list[str]:
@@ -193,8 +195,8 @@ def _explanations(
     models = [sharing_tensors(member.model) for member in classifier.members]
     preprocessing = classifier.preprocessing
     for name, source in images:
-        image = preprocessing.open(source)
-        batch = preprocessing.batch([image])
+        opened = preprocessing.open(source)
+        image, batch = preprocessing.shown(opened), preprocessing.batch([opened])
         probabilities = classifier.probabilities(batch)[0]
         labels = classes or [classifier.classes[int(probabilities.argmax())]]
         explanations = []

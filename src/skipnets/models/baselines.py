@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import DenseNet, ResNet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from skipnets.models.registry import DenseNetConfig, ResNetConfig
+from skipnets.models.registry import STEM_REDUCTION, DenseNetConfig, ResNetConfig
 
 __all__ = ["torchvision_densenet", "torchvision_resnet"]
 
@@ -27,9 +27,16 @@ def torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
         bn_size=config.bottleneck,
         num_classes=config.num_classes,
     )
-    if config.stem == "cifar":
+    if config.stem != "imagenet":
         del network.features.norm0, network.features.relu0, network.features.pool0
-        network.features.conv0 = nn.Conv2d(config.in_chans, config.stem_channels, 3, padding=1, bias=False)
+        network.features.conv0 = nn.Conv2d(
+            config.in_chans,
+            config.stem_channels,
+            3,
+            stride=STEM_REDUCTION[config.stem],
+            padding=1,
+            bias=False,
+        )
     elif config.in_chans != 3:
         network.features.conv0 = nn.Conv2d(
             config.in_chans, config.stem_channels, 7, stride=2, padding=3, bias=False

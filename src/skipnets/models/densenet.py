@@ -22,7 +22,7 @@ from skipnets.models.backbone import (
     initialize_convolutions,
     make_norm,
 )
-from skipnets.models.registry import DenseNetConfig, Norm, Stem
+from skipnets.models.registry import STEM_REDUCTION, DenseNetConfig, Norm, Stem
 
 if TYPE_CHECKING:
     from skipnets.models.graph import ExecutionPolicy
@@ -114,13 +114,14 @@ class DenseNet(Backbone[DenseNetConfig]):
     def __init__(self, config: DenseNetConfig) -> None:
         super().__init__(config)
         assert config.stem_channels is not None
-        channels, reduction = config.stem_channels, 1
+        channels, reduction = config.stem_channels, STEM_REDUCTION[config.stem]
         self.features = _stem(config.stem, config.in_chans, channels, config.norm)
         if config.stem == "imagenet":
             self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=2, module="features.relu0")]
-            reduction = 4
         else:
-            self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=1, module="features.conv0")]
+            self.feature_info = [
+                FeatureMapInfo(num_chs=channels, reduction=reduction, module="features.conv0")
+            ]
 
         path_rates = iter(config.drop_path_rates())
         for number, layers in enumerate(config.block_config, start=1):
@@ -195,8 +196,9 @@ class DenseNet(Backbone[DenseNetConfig]):
 
 
 def _stem(stem: Stem, in_chans: int, channels: int, norm: Norm) -> nn.Sequential:
-    if stem == "cifar":
-        conv0 = nn.Conv2d(in_chans, channels, 3, padding=1, bias=norm is None)
+    if stem != "imagenet":
+        stride = STEM_REDUCTION[stem]
+        conv0 = nn.Conv2d(in_chans, channels, 3, stride=stride, padding=1, bias=norm is None)
         return nn.Sequential(OrderedDict(conv0=conv0))
     return nn.Sequential(
         OrderedDict(

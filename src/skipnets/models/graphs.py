@@ -6,7 +6,7 @@ Shapes: C channels, k growth rate.
 from __future__ import annotations
 
 from skipnets.models.graph import Graph, GraphBuilder
-from skipnets.models.registry import DenseNetConfig, ResNetConfig
+from skipnets.models.registry import STEM_REDUCTION, DenseNetConfig, ResNetConfig
 
 __all__ = ["densenet_graph", "resnet_graph"]
 
@@ -26,7 +26,15 @@ def densenet_graph(config: DenseNetConfig) -> Graph:
             x = build.stage("features.pool0", build.pool("features.pool0", x, "max", 3, stride=2, padding=1))
     else:
         x = build.stage(
-            "features.conv0", build.convolution("features.conv0", 0, config.stem_channels, 3, bias=bias)
+            "features.conv0",
+            build.convolution(
+                "features.conv0",
+                0,
+                config.stem_channels,
+                3,
+                stride=STEM_REDUCTION[config.stem],
+                bias=bias,
+            ),
         )
     for number, layers in enumerate(config.block_config, start=1):
         block = f"features.denseblock{number}"
@@ -75,7 +83,7 @@ def resnet_graph(config: ResNetConfig) -> Graph:
     """Stem, stages of residual blocks, and the head."""
     build, bias = GraphBuilder(name=config.name, in_chans=config.in_chans), config.norm is None
     rates = iter(config.drop_path_rates())
-    kernel, stride = (7, 2) if config.stem == "imagenet" else (3, 1)
+    kernel, stride = (7, 2) if config.stem == "imagenet" else (3, STEM_REDUCTION[config.stem])
     x = build.stage("conv1", build.convolution("conv1", 0, config.width, kernel, stride=stride, bias=bias))
     x = build.stage("bn1", build.norm("bn1", x, config.norm))
     x = build.stage("relu", build.relu("relu", x))

@@ -17,7 +17,10 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 from skipnets.errors import UserError, near_matches
 
-Stem = Literal["imagenet", "cifar"]
+Stem = Literal["imagenet", "small", "cifar"]
+# Stem → how much smaller its maps are than the input, and the usual input size.
+STEM_REDUCTION: Mapping[str, int] = {"imagenet": 4, "small": 2, "cifar": 1}
+_DEFAULT_SIZE: Mapping[str, int] = {"imagenet": 224, "small": 64, "cifar": 32}
 Pooling = Literal["avg", "max", "avgmax", "catavgmax", ""]
 Norm = Literal["batch", "group"] | None
 
@@ -45,7 +48,8 @@ class ModelConfig:
         name: Name of the model in the registry.
         block_config: Dense layers or residual blocks of each stage.
         stem: `"imagenet"` is a 7×7 convolution of stride 2, norm, ReLU and 3×3 max-pooling of stride 2 (which
-            reduces the maps to a quarter); `"cifar"` is one 3×3 convolution (which keeps their size).
+            reduces the maps to a quarter); `"small"` is one 3×3 convolution of stride 2 (to half their
+            size); `"cifar"` is one of stride 1 (which keeps it).
         in_chans: Channels of the input: 3 for color, 1 for gray.
         num_classes: Outputs of the head; 0 for no head, so the model returns pooled features.
         global_pool: Pooling of the last map: `"avg"`, `"max"`, `"avgmax"` (the mean of both), `"catavgmax"`
@@ -77,7 +81,7 @@ class ModelConfig:
         object.__setattr__(self, "block_config", tuple(self.block_config))
         for layers in self.block_config:
             _require_int("block_config", layers, 1, 1024)
-        _require_choice("stem", self.stem, ("imagenet", "cifar"))
+        _require_choice("stem", self.stem, get_args(Stem))
         _require_choice("norm", self.norm, ("batch", "group", None))
         _require_int("in_chans", self.in_chans, 1, 4096)
         _require_int("num_classes", self.num_classes, 0, 1_000_000)
@@ -104,7 +108,7 @@ class ModelConfig:
     @property
     def default_size(self) -> int:
         """Default height and width of the images."""
-        return 224 if self.stem == "imagenet" else 32
+        return _DEFAULT_SIZE[self.stem]
 
     @property
     def description(self) -> str:
@@ -156,7 +160,7 @@ class DenseNetConfig(ModelConfig):
     def smallest_size(self) -> int:
         """Each transition halves the maps rounding down, the stem rounds up."""
         before_transitions = 2 ** (len(self.block_config) - 1)
-        return (before_transitions - 1) * (4 if self.stem == "imagenet" else 1) + 1
+        return (before_transitions - 1) * STEM_REDUCTION[self.stem] + 1
 
     @property
     def description(self) -> str:
@@ -217,7 +221,7 @@ class ResNetConfig(ModelConfig):
         if self.zero_init_last and self.norm is None:
             raise UserError("zero_init_last=True: needs norms, and norm=None leaves none to start at 0")
         if self.output_stride is not None:
-            stem_stride = 4 if self.stem == "imagenet" else 1
+            stem_stride = STEM_REDUCTION[self.stem]
             possible = tuple(stem_stride * 2**stage for stage in range(len(self.block_config)))
             _require_choice("output_stride", self.output_stride, (*possible, None))
 
@@ -242,7 +246,7 @@ class ResNetConfig(ModelConfig):
 
     def dilation(self, stage: int) -> int:
         """Spacing of the 3×3 kernels in a stage; the first block of a stage uses that of the stage before."""
-        stride = (4 if self.stem == "imagenet" else 1) * 2**stage
+        stride = STEM_REDUCTION[self.stem] * 2**stage
         return max(stride // (self.output_stride or stride), 1)
 
     def out_channels(self, stage: int) -> int:
@@ -299,15 +303,19 @@ def _cifar_resnet(name: str, depth: int) -> ResNetConfig:
     )
 
 
-def _narrow_resnet(name: str, width: int, block_config: tuple[int, ...], stem: Stem) -> ResNetConfig:
-    """Basic blocks, fewer and with fewer channels: for CPUs and short trainings."""
+def _narrow_resnet(name: str, width: int, blocks: int, stem: Stem) -> ResNetConfig:
+    """Few basic blocks with few channels, for CPUs and short trainings.
+
+    Four stages after the stem of ImageNet, else three.
+    """
+    stages = 4 if stem == "imagenet" else 3
     return ResNetConfig(
         name=name,
         block="basic",
-        block_config=block_config,
+        block_config=(blocks,) * stages,
         width=width,
         stem=stem,
-        num_classes=10 if stem == "cifar" else 1000,
+        num_classes=1000 if stem == "imagenet" else 10,
     )
 
 
@@ -328,6 +336,20 @@ DENSENETS: tuple[DenseNetConfig, ...] = (
     _cifar_densenet_bc("densenet_bc250_k24", 24, depth=250),
 )
 
+_NARROW_RESNETS: tuple[ResNetConfig, ...] = (
+    # 2 layers a block, the stem and the head: 8 layers are three blocks, 10 are four.
+    _narrow_resnet("resnet8_w16", 16, 1, "small"),
+    _narrow_resnet("resnet8_w32", 32, 1, "small"),
+    _narrow_resnet("resnet8_w64", 64, 1, "small"),
+    _narrow_resnet("resnet14_w32", 32, 2, "small"),
+    _narrow_resnet("resnet14_w64", 64, 2, "small"),
+    _narrow_resnet("resnet10_w16", 16, 1, "imagenet"),
+    _narrow_resnet("resnet10_w24", 24, 1, "imagenet"),
+    _narrow_resnet("resnet10_w32", 32, 1, "imagenet"),
+    _narrow_resnet("resnet10_w48", 48, 1, "imagenet"),
+    _narrow_resnet("resnet10", 64, 1, "imagenet"),
+)
+
 RESNETS: tuple[ResNetConfig, ...] = (
     ResNetConfig(name="resnet18", block="basic", block_config=(2, 2, 2, 2)),
     ResNetConfig(name="resnet34", block="basic", block_config=(3, 4, 6, 3)),
@@ -345,24 +367,16 @@ RESNETS: tuple[ResNetConfig, ...] = (
     _cifar_resnet("resnet56", depth=56),
     _cifar_resnet("resnet110", depth=110),
     _cifar_resnet("resnet1202", depth=1202),
-    _narrow_resnet("resnet8_w16", 16, (1, 1, 1), "cifar"),
-    _narrow_resnet("resnet8_w32", 32, (1, 1, 1), "cifar"),
-    _narrow_resnet("resnet14_w32", 32, (2, 2, 2), "cifar"),
-    _narrow_resnet("resnet14_w64", 64, (2, 2, 2), "cifar"),
-    _narrow_resnet("resnet10_w16", 16, (1, 1, 1, 1), "imagenet"),
-    _narrow_resnet("resnet10_w24", 24, (1, 1, 1, 1), "imagenet"),
-    _narrow_resnet("resnet18_w24", 24, (2, 2, 2, 2), "imagenet"),
-    _narrow_resnet("resnet18_w32", 32, (2, 2, 2, 2), "imagenet"),
+    *_NARROW_RESNETS,
 )
 
 # Filled by `register_models`: rows by name, and each family's configuration class.
 REGISTRY: dict[str, ModelConfig] = {}
 _CONFIG_CLASSES: dict[str, type[ModelConfig]] = {}
 # torchvision publishes weights for all ImageNet models but the two largest of the DenseNet authors.
-_PUBLISHED = {row.name for row in (*DENSENETS, *RESNETS) if row.stem == "imagenet"} - {
-    "densenet264",
-    "densenet264_k48",
-}
+_PUBLISHED = {
+    row.name for row in (*DENSENETS, *RESNETS) if row.stem == "imagenet" and row not in _NARROW_RESNETS
+} - {"densenet264", "densenet264_k48"}
 
 
 def register_models(config_class: type[ModelConfig], rows: Iterable[ModelConfig]) -> None:

@@ -22,7 +22,7 @@ from skipnets.models.backbone import (
     initialize_convolutions,
     make_norm,
 )
-from skipnets.models.registry import Norm, ResNetConfig
+from skipnets.models.registry import STEM_REDUCTION, Norm, ResNetConfig
 
 
 class BasicBlock(nn.Module):
@@ -129,7 +129,7 @@ class ResNet(Backbone[ResNetConfig]):
         if config.stem == "imagenet":
             self.conv1 = nn.Conv2d(config.in_chans, channels, 7, stride=2, padding=3, bias=norm is None)
         else:
-            self.conv1 = _conv3x3(config.in_chans, channels, norm=norm)
+            self.conv1 = _conv3x3(config.in_chans, channels, norm=norm, stride=STEM_REDUCTION[config.stem])
         self.bn1 = make_norm(norm, channels)
         self.relu = nn.ReLU()
         reduction = self.conv1.stride[0]

@@ -6,7 +6,7 @@ Every function returns the reason why it cannot, as a short phrase, or None.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -118,10 +118,9 @@ class Structure:
     def __init__(self, module: nn.Module) -> None:
         inside = [descendant for descendant in module.modules() if descendant is not module]
         self._modules = inside
-        self._tables: list[dict[str, Any]] = [
-            module._modules,
-            *chain.from_iterable((vars(each), each._modules, each._parameters) for each in inside),
-        ]
+        self._tables: list[Mapping[str, Any]] = [module._modules]
+        for each in inside:
+            self._tables += [vars(each), each._modules, each._parameters]
         self._hooks = [vars(each)[table] for each in inside for table in _HOOK_TABLES]
         self._read = self._values()
 

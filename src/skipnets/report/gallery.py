@@ -5,8 +5,6 @@ Shapes: N images, K classes.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,22 +15,22 @@ from PIL import Image
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import ImageDecodeError
+from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.insight.attribution import explain, resized
 from skipnets.insight.overlays import overlay
 from skipnets.report.results import Results
+from skipnets.report.thumbnails import data_uri, thumbnail_scale
 
 __all__ = [
     "Cell",
     "Thumbnails",
     "confusion_cells",
-    "data_uri",
     "least_confident_correct",
     "most_confident_mistakes",
 ]
 
-THUMBNAIL = 112  # pixels, the longer side
 GALLERY = 12  # images in each gallery with Grad-CAM
 WRONG_CELL, RIGHT_CELL = 12, 6  # images of one cell of the confusion matrix
 ALL_CELLS = 600  # images of all cells
@@ -123,22 +121,26 @@ class Thumbnails:
     def thumbnail(self, index: int) -> str | None:
         """An image as a data URI; None if it is not there."""
         image = self._open(index)
-        return None if image is None else data_uri(resized(image, _scale(image)))
+        if image is None:
+            return None
+        shown = self._classifier.preprocessing.shown(image)
+        return data_uri(resized(shown, thumbnail_scale(shown)))
 
     def explained(self, index: int, classes: Sequence[str]) -> tuple[str | None, list[str]]:
         """An image and its Grad-CAM overlay for each of these classes, as data URIs."""
         image = self._open(index)
         if image is None:
             return None, []
-        scale = _scale(image)
-        shown = data_uri(resized(image, scale))
+        small = self._classifier.preprocessing.shown(image)
+        scale = thumbnail_scale(small)
+        shown = data_uri(resized(small, scale))
         try:
             [explanations] = explain(self._classifier_of(index), [image], classes=classes)
         except UserError:  # a network whose every map is a single value
             return shown, []
         return shown, [data_uri(overlay(explanation.resized(scale))) for explanation in explanations]
 
-    def _open(self, index: int) -> Image.Image | None:
+    def _open(self, index: int) -> Image.Image | WindowedImage | None:
         position = self._position.get(self._results.names[index])
         if position is None or self._dataset is None:
             return None
@@ -146,19 +148,6 @@ class Thumbnails:
             return self._classifier.preprocessing.open(self._dataset.source(position))
         except ImageDecodeError:
             return None
-
-
-def _scale(image: Image.Image) -> float:
-    """The scale of a thumbnail; an integer for small images, so that all their pixels stay of equal size."""
-    scale = THUMBNAIL / max(image.size)
-    return max(round(scale), 1) if scale > 1 else scale
-
-
-def data_uri(image: Image.Image) -> str:
-    """An image as a JPEG in a data URI."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _in_order(positions: NDArray[np.int64], key: NDArray[Any]) -> list[int]:

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -45,11 +44,12 @@ from skipnets.report.gallery import (
     WRONG_CELL,
     Thumbnails,
     confusion_cells,
-    data_uri,
     least_confident_correct,
     most_confident_mistakes,
 )
+from skipnets.report.rendering import area, decimal, render, share
 from skipnets.report.results import Results, read_results
+from skipnets.report.thumbnails import data_uri
 from skipnets.training.batches import read_batch
 from skipnets.training.curves import loss_note
 from skipnets.training.run import Row, Run
@@ -145,15 +145,8 @@ def _page(
     thumbnails = Thumbnails(results, images, classifier, judges)
     metrics = measure(results.logits, results.labels, temperature=results.temperature)
     [sample] = resample([results.probabilities], results.labels, resamples=RESAMPLES, seed=0)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skipnets.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"share": _share, "number": _decimal, "area": _area}
-    return environment.get_template("page.html.jinja").render(
+    return render(
+        "page.html.jinja",
         about=_about(run, results, thumbnails, moved),
         tiles=_tiles(results, metrics, sample),
         edge_note=edge_note(sample),
@@ -242,7 +235,7 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
 
 def _tiles(results: Results, metrics: Metrics, sample: dict[str, Any]) -> list[dict[str, Any]]:
     """Metrics at the top of the page, each with its interval."""
-    formats = {"percent": _share, "number": _decimal, "area": _area}
+    formats = {"percent": share, "number": decimal, "area": area}
     tiles = []
     for name, (title, format_name, meaning) in _METRICS.items():
         value = getattr(metrics, name)
@@ -519,22 +512,6 @@ def _failures(run: Run, results: Results) -> dict[str, Any]:
     evaluated: Mapping[str, str] = results.evaluation.get("failures", {})
     failures = {**run.skipped, **evaluated}
     return {"shown": list(failures.items())[:_FAILURES], "count": len(failures)}
-
-
-def _share(value: float | None, digits: int = 1) -> str:
-    """A share as a percentage; a dash where it is undefined."""
-    return (
-        "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
-    )
-
-
-def _decimal(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def _area(value: float | None) -> str:
-    """An area under a curve, with one more digit because it is often near 1."""
-    return _decimal(value, 4)
 
 
 def _training_time(rows: Sequence[Row]) -> str:

@@ -140,7 +140,7 @@ class ModelAnswer(BaseModel):
                     "limits": {
                         "body_bytes": 33554432,
                         "files": 32,
-                        "pixels": 50000000,
+                        "pixels": 25000000,
                         "seconds": 30,
                         "top_k": _TOP_K,
                     },

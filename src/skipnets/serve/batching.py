@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from skipnets.errors import UserError
 
 __all__ = ["Batcher"]
 
-Network = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+Network = Callable[[NDArray[Any]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class _Waiting:
         since: When it arrived, on the event loop's clock.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     answer: asyncio.Future[NDArray[np.float64]]
     since: float
 
@@ -69,7 +70,7 @@ class Batcher:
         self._under_way = under_way
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
 
-    async def ask(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    async def ask(self, pixels: NDArray[Any]) -> NDArray[np.float64]:
         """(H, W, C) pixels → (classes,) probabilities, computed together with whatever else is waiting."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(pixels, loop.create_future(), loop.time())

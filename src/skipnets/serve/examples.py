@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from skipnets.data.decoding import ImageDecodeError, Source, open_image
+from skipnets.data.decoding import ImageDecodeError, Source, render_image
 from skipnets.data.sources import images_below, open_dataset
 from skipnets.errors import UserError, naming
 
@@ -56,7 +56,7 @@ def find_examples(data: str | Path, *, count: int = 8) -> list[Example]:
     for part in range(count):
         name, source = named[(2 * part + 1) * len(named) // (2 * count)]
         try:
-            examples.append(_example(name, open_image(source)))
+            examples.append(_example(name, render_image(source)))
         except ImageDecodeError:
             continue
     if not examples:

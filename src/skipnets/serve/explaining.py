@@ -7,6 +7,7 @@ import io
 from PIL import Image
 
 from skipnets.classifier import Classifier
+from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError, class_hint
 
 __all__ = ["can_explain", "explanation_png"]
@@ -27,12 +28,12 @@ def can_explain(classifier: Classifier) -> bool:
     return True
 
 
-def explanation_png(classifier: Classifier, image: Image.Image, label: str | None) -> bytes:
+def explanation_png(classifier: Classifier, image: Image.Image | WindowedImage, label: str | None) -> bytes:
     """An image with its Grad-CAM map as an overlay.
 
     Args:
         classifier: One that `can_explain`.
-        image: Upright, with as many channels as the network expects.
+        image: From the classifier's `Preprocessing.open`.
         label: The class to explain; None takes the most probable class.
 
     Raises:

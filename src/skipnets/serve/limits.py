@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from skipnets.data.decoding import MAX_PIXELS
 from skipnets.errors import UserError
 
 __all__ = ["Limits"]
@@ -47,8 +46,6 @@ class Limits:
             value = getattr(self, field.name)
             if not value > 0:
                 raise UserError(f"{field.name}={value}: must be above 0")
-        if self.pixels > MAX_PIXELS:
-            raise UserError(f"pixels={self.pixels:,}: must be at most {MAX_PIXELS:,}")
         if self.files > self.queue:
             raise UserError(
                 f"queue={self.queue}: must be at least files={self.files}, the images of one request"

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier, Prediction
-from skipnets.data.decoding import ImageDecodeError, decoding_bytes, open_image
+from skipnets.data.decoding import ImageDecodeError, decoding_bytes
 from skipnets.data.pixel_budget import AbandonedError, PixelBudget
+from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError
 from skipnets.serve.batching import Batcher
 from skipnets.serve.explaining import can_explain, explanation_png
@@ -276,7 +277,8 @@ class Service:
         """Load, and predict once, so that the first client does not wait for a runtime's warm-up."""
         classifier = self._load()
         preprocessing = classifier.preprocessing
-        _probabilities(classifier, np.zeros((1, *preprocessing.size, preprocessing.channels), np.uint8))
+        shape = (1, *preprocessing.size, preprocessing.channels)
+        _probabilities(classifier, np.zeros(shape, preprocessing.pixel_type))
         self._explains = can_explain(classifier)
         self._classifier = classifier
         self.metrics.model.info(
@@ -300,7 +302,7 @@ class Service:
         return Prediction(source=upload.name, label=ranking[0][0], probability=ranking[0][1], ranking=ranking)
 
     async def _probabilities(
-        self, image: Upload | NDArray[np.uint8], given_up: threading.Event
+        self, image: Upload | NDArray[Any], given_up: threading.Event
     ) -> NDArray[np.float64]:
         """(classes,) probabilities of an image; counted."""
         loop = asyncio.get_running_loop()
@@ -314,17 +316,19 @@ class Service:
         return row
 
     @contextlib.contextmanager
-    def _decoded(self, image: Upload | NDArray[np.uint8], given_up: threading.Event) -> Iterator[Image.Image]:
+    def _decoded(
+        self, image: Upload | NDArray[Any], given_up: threading.Event
+    ) -> Iterator[Image.Image | WindowedImage]:
         """An image, upright; its memory is reserved while the context is open."""
         source: Any = _Awaited(image.file, given_up) if isinstance(image, Upload) else image
-        limit = self.limits.pixels
-        size = decoding_bytes(source, max_pixels=limit)
+        preprocessing, limit = self.classifier.preprocessing, self.limits.pixels
+        size = decoding_bytes(source, max_pixels=limit, windowed=preprocessing.window is not None)
         if size > self._budget.limit:
             raise ImageDecodeError(f"image: {self._budget.refusal(size)}")
         with self._budget.reserved(size, abandoned=given_up.is_set):
-            yield open_image(source, self.classifier.preprocessing.channels, max_pixels=limit)
+            yield preprocessing.open(source, max_pixels=limit)
 
-    def _pixels(self, image: Upload | NDArray[np.uint8], given_up: threading.Event) -> NDArray[np.uint8]:
+    def _pixels(self, image: Upload | NDArray[Any], given_up: threading.Event) -> NDArray[Any]:
         with self._decoded(image, given_up) as opened:
             return self.classifier.preprocessing.pixels(opened)
 
@@ -336,7 +340,7 @@ class Service:
                     raise AbandonedError
             return explained.result()
 
-    def _answer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def _answer(self, pixels: NDArray[Any]) -> NDArray[np.float64]:
         """(N, H, W, C) → (N, classes), timed."""
         start = time.perf_counter()
         probabilities = _probabilities(self.classifier, pixels)
@@ -357,7 +361,7 @@ def _until_given_up() -> Iterator[threading.Event]:
         event.set()
 
 
-def _probabilities(classifier: Classifier, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _probabilities(classifier: Classifier, pixels: NDArray[Any]) -> NDArray[np.float64]:
     """(N, H, W, C) → (N, classes)."""
     normalizes = classifier.runtime.input_type == "uint8"
     prepare = classifier.preprocessing.planes if normalizes else classifier.preprocessing.normalize

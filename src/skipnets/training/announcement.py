@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from skipnets.data.listing import channel_word
 from skipnets.data.sources import ImageDataset
 from skipnets.training import budget
 from skipnets.training.config import ResolvedConfig
 from skipnets.training.prepare import Prepared
+from skipnets.training.progress_lines import end_text
 from skipnets.training.speed import training_device
 
 
@@ -17,7 +19,7 @@ def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
     height, width = config.size
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = max(-(-config.epoch_images // config.batch_size), 1)
-    color = "gray" if config.channels == 1 else "color"
+    color = channel_word(config.channels)
     network = f"{config.model}, {parameters:,} parameters, {height}×{width} {color}"
     if prepared.seconds_per_image is not None:
         network += f", {1000 * prepared.seconds_per_image:.2g} ms an image on {_device(config)}"
@@ -26,7 +28,7 @@ def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
     if passes != 1:
         length += f" (an epoch is {passes:.2g} passes over the training images)"
     if (seconds := _seconds(prepared, dataset)) is not None:
-        length += f"; {budget.ends_at(seconds)}"
+        length += f"; {end_text(seconds)}"
     lines = {"network": network, "training": length, f"recipe {config.recipe}": _settings(config)}
     width = max(map(len, lines))
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())

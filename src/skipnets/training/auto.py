@@ -80,9 +80,8 @@ WARMUP_SHARE = 0.1
 
 # Rows: the largest side, and networks from cheap to costly.
 _NETWORKS: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (40, ("resnet8_w16", "resnet8_w32", "resnet14_w32", "resnet14_w64")),
-    (96, ("resnet10_w16", "resnet10_w24", "resnet18_w24", "resnet18_w32", "resnet18")),
-    (10**9, ("resnet10_w24", "resnet18_w24", "resnet18_w32", "resnet18")),
+    (40, ("resnet8_w16", "resnet8_w32", "resnet14_w32", "resnet8_w64", "resnet14_w64", "densenet_bc40_k48")),
+    (10**9, ("resnet10_w16", "resnet10_w24", "resnet10_w32", "resnet10_w48", "resnet10", "resnet18")),
 )
 
 # The first rule of each group that holds gives its values.

@@ -82,9 +82,16 @@ class FirstBatch(Callback):
             return
         assert isinstance(pl_module, ClassificationTask)
         self._stop()
-        draw_batch(
-            shown_images(self._images, self._targets, self.classes, pl_module.mean, pl_module.std), self.path
+        shown_channels = [number - 1 for number in pl_module.config.shown_channels or (1, 2, 3)]
+        shown = shown_images(
+            self._images,
+            self._targets,
+            self.classes,
+            pl_module.mean,
+            pl_module.std,
+            shown_channels=shown_channels,
         )
+        draw_batch(shown, self.path)
         self._images = self._targets = None
 
     @override
@@ -107,7 +114,13 @@ class FirstBatch(Callback):
 
 
 def shown_images(
-    images: Tensor, targets: Tensor, classes: Sequence[str], mean: Tensor, std: Tensor
+    images: Tensor,
+    targets: Tensor,
+    classes: Sequence[str],
+    mean: Tensor,
+    std: Tensor,
+    *,
+    shown_channels: Sequence[int] = (0, 1, 2),
 ) -> list[ShownImage]:
     """The images of a batch and their labels.
 
@@ -117,7 +130,12 @@ def shown_images(
         classes: Names of the K classes.
         mean: (1, C, 1, 1), in 0..1.
         std: (1, C, 1, 1).
+        shown_channels: Of many channels, those that are shown as red, green and blue, from 0.
     """
+    channels = images.shape[1]
+    if channels not in (1, 3):
+        chosen = list(shown_channels) if channels > 3 else [0]
+        images, mean, std = images[:, chosen], mean[:, chosen], std[:, chosen]
     pixels = (images.float() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
     if targets.ndim == 1:
         targets = torch.nn.functional.one_hot(targets, len(classes))

@@ -11,14 +11,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
-from skipnets.duration import format_duration
 from skipnets.training.config import ResolvedConfig
 
 # What a run's budget is measured with, in seconds; benchmarks put the processor's time in its place.
@@ -35,8 +32,6 @@ _FINISH_SECONDS, _TEST_COST = 4.0, 1.5
 _TOLERANCE = 0.15
 # Epochs are added only before this share of the training is done: later the rate is already low.
 _EXTENDED_UNTIL = 0.8
-# Seconds of training by which a run's end is foretold.
-_FORECAST_AFTER = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,25 +76,6 @@ def finish_seconds(test: int, seconds_per_image: float) -> float:
     return _FINISH_SECONDS + _TEST_COST * VALIDATION_COST * test * seconds_per_image
 
 
-def progress(epoch: float, plan: Sequence[tuple[int, int]]) -> float:
-    """The share of a training that is done, 0 to 1, after so many epochs.
-
-    Args:
-        epoch: Epochs that are done, with the fraction of the present one.
-        plan: Pairs of the epoch after which the number of epochs was decided, and that number, in order: the
-            first is (0, epochs). Between them, the share grows evenly.
-    """
-    done, start, total = 0.0, *plan[0]
-    for after, changed in plan[1:]:
-        if epoch <= after:
-            break
-        done += (1 - done) * (after - start) / (total - start)
-        start, total = after, changed
-    if total <= start:
-        return 1.0
-    return min(done + (1 - done) * (epoch - start) / (total - start), 1.0)
-
-
 def corrected_epochs(*, done: int, planned: int, epoch_seconds: float, seconds_left: float) -> int:
     """The number of epochs that end with the budget, after so many.
 
@@ -121,7 +97,7 @@ def corrected_epochs(*, done: int, planned: int, epoch_seconds: float, seconds_l
 class TimeBudget(Callback):
     """Corrects the number of epochs after each one, so that the run ends with its budget.
 
-    The learning rate follows (`progress`): it still reaches zero at the end.
+    The learning rate follows (`schedule_plan.progress`): it still reaches zero at the end.
 
     Args:
         config: The run's; its `epoch_plan` holds the first pair.
@@ -178,52 +154,3 @@ class TimeBudget(Callback):
             self.say(
                 f"after epoch {done}: {epochs} epochs fit into the time, not {self.config.epoch_plan[-2][1]}"
             )
-
-
-class Forecast(Callback):
-    """Says when a run of a given number of epochs will have ended, by its first seconds.
-
-    Args:
-        config: The run's.
-        val: Number of validation images.
-        test: Number of test images.
-        say: Prints a line.
-    """
-
-    def __init__(self, config: ResolvedConfig, *, val: int, test: int, say: Callable[[str], None]) -> None:
-        self.config = config
-        self.val = val
-        self.test = test
-        self.say = say
-        self._began: float | None = None
-        self._steps = 0
-        self._said = False
-
-    @override
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Speak once, some seconds after the first step, if there is something to wait for."""
-        if self._said:
-            return
-        now = clock()
-        if self._began is None:  # The first step is slower: what comes for the first time is prepared.
-            self._began = now
-            return
-        self._steps += 1
-        if now - self._began < _FORECAST_AFTER:
-            return
-        self._said = True
-        per_step = (now - self._began) / self._steps
-        epochs, images = self.config.epochs - trainer.current_epoch, self.config.epoch_images
-        per_image = per_step / self.config.batch_size
-        seconds = (epochs * (images + VALIDATION_COST * self.val)) * per_image
-        seconds += finish_seconds(self.test, per_image) - (now - self._began)
-        if trainer.is_global_zero and seconds > 2 * _FORECAST_AFTER:
-            self.say(f"{1000 * per_step:.3g} ms a step; {ends_at(seconds)}")
-
-
-def ends_at(seconds: float) -> str:
-    """The time of day at which something ends that takes so many more seconds."""
-    end = datetime.now().astimezone() + timedelta(seconds=seconds)
-    return f"ends at {end:%H:%M:%S}, in {format_duration(seconds)}"

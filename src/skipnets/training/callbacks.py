@@ -20,7 +20,7 @@ from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import DivergenceError, average_note, message
 from skipnets.training.meter import Meter
 from skipnets.training.optimization import average_towards
-from skipnets.training.progress_lines import ExpectedEnd, end_text
+from skipnets.training.progress_lines import ExpectedEnd, clock_time
 from skipnets.training.run import Row, Run, write_metrics, write_skipped
 from skipnets.training.task import ClassificationTask
 
@@ -140,9 +140,17 @@ class Record(Callback):
         self.rows: list[Row] = []
         self._epoch_started = self._validation_started = time.perf_counter()
         self._validation_seconds = 0.0
+        self._seconds_before = 0.0
         self._images = 0
         self._meter = Meter(torch.device("cpu"))
         self._average_noted = False
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock, at what it showed where training goes on within an epoch."""
+        self._epoch_started = time.perf_counter() - self._seconds_before
+        self._meter = Meter(pl_module.device)
+        self._meter.start()
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -174,6 +182,8 @@ class Record(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the epoch's row; runs before early stopping and before the checkpoint is written."""
         assert isinstance(pl_module, ClassificationTask)
+        if trainer.is_global_zero:
+            self.run.check_present()
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         seconds = time.perf_counter() - self._epoch_started - self._validation_seconds
@@ -232,13 +242,42 @@ class Record(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """The rows, for the checkpoint."""
-        return {"rows": [row.to_dict() for row in self.rows]}
+        """The rows and the epoch's seconds so far, for the checkpoint."""
+        seconds = time.perf_counter() - self._epoch_started
+        rows = [row.to_dict() for row in self.rows]
+        return {"rows": rows, "seconds": seconds, "images": self._images}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The rows up to the epoch that the checkpoint follows."""
         self.rows = [Row(**row) for row in state_dict["rows"]]
+        self._seconds_before = state_dict.get("seconds", 0.0)
+        self._images = state_dict.get("images", 0)
+
+
+class LiveCurves(Callback):
+    """Draws the learning curves while the run goes on, for at most a hundredth of its time.
+
+    Args:
+        record: It comes before this one in the list of callbacks.
+        draw: Draws rows, of which one epoch is the best.
+    """
+
+    def __init__(self, record: Record, draw: Callable[[list[Row], int], None]) -> None:
+        self.record = record
+        self.draw = draw
+        self._drawn, self._cost = time.perf_counter(), 1.0
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, if the last time is long enough ago."""
+        started = time.perf_counter()
+        best = best_row(self.record.rows, self.record.best_by)
+        if best is None or started - self._drawn < 100 * self._cost or not trainer.is_global_zero:
+            return
+        self.draw(self.record.rows, best.epoch)
+        self._drawn = time.perf_counter()
+        self._cost = self._drawn - started
 
 
 class EpochBar(RichProgressBar):
@@ -263,7 +302,7 @@ class EpochBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
         remaining = self.end.seconds(self.trainer)
-        return text if remaining is None else f"{text}, {end_text(remaining)}"
+        return text if remaining is None else f"{text}, ends at {clock_time(remaining)}"
 
 
 def gather_failures(trainer: pl.Trainer, failures: dict[str, str]) -> dict[str, str]:

@@ -98,10 +98,12 @@ def choose(
     def measured(candidate: Candidate) -> float:
         if _is_distributed(config):
             return _ASSUMED_SECONDS_PER_IMAGE
-        scale = candidate.side / side
+        network, size = model_config(candidate.model, **model_options), _scaled(sides, candidate.side)
+        if min(size) < network.smallest_size:  # It is refused later, with a message.
+            return _ASSUMED_SECONDS_PER_IMAGE
         seconds = seconds_per_image(
-            model_config(candidate.model, **model_options),
-            size=(max(round(sides[0] * scale), 1), max(round(sides[1] * scale), 1)),
+            network,
+            size=size,
             batch_size=min(batch_size, max(len(train), 2)),
             device=device,
             precision=precision,
@@ -110,13 +112,13 @@ def choose(
         return seconds + STEP_SECONDS / batch_size
 
     speed = None
-    if automatic and config.model is None and config.weights is None:
+    if automatic and config.model is None and config.weights is None and not config.model_options:
         shown = wanted_images(len(train)) if timed else config.epochs * (config.epoch_images or len(train))  # type: ignore[operator]
         ladder = candidates(side, fixed=config.size is not None)
         chosen, speed = choose_network(ladder, measured, wanted=shown, seconds=total)
         values["model"] = chosen.model
         if chosen.side != side:
-            values["size"] = tuple(max(round(part * chosen.side / side), 1) for part in sides)
+            values["size"] = _scaled(sides, chosen.side)
             facts = dataclasses.replace(facts, side=chosen.side)
     elif timed:
         speed = measured(Candidate(model=config.model or default_model, side=side))
@@ -141,6 +143,12 @@ def choose(
         values |= apply_rules(facts)
         values["warmup"] = WARMUP_SHARE * epochs
     return Choice(values=values, training_ends=ends, seconds_per_image=speed)
+
+
+def _scaled(sides: tuple[int, int], side: int) -> tuple[int, int]:
+    """Height and width in the same ratio, of which the larger one is `side`."""
+    height, width = (max(round(part * side / max(sides)), 1) for part in sides)
+    return height, width
 
 
 def _is_distributed(config: TrainConfig) -> bool:

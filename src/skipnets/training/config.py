@@ -29,6 +29,8 @@ Recipe = Literal["auto", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
+# A run.yaml without it was cut short.
+END_OF_FILE = "# end of the configuration"
 FORMAT_VERSION = 2  # of run.yaml; version 0.1 wrote none, and its models' `drop_rate` was the layers'
 
 
@@ -128,6 +130,12 @@ class TrainConfig:
     """Shrinks the weights: as an L2 penalty in SGD, decoupled in AdamW."""
     decay_norm_and_bias: bool | None = None
     """Whether weight decay also acts on norms and biases (as in the papers)."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Factor by which the learning rate falls from stage to stage, from the head down to the stem: below 1,
+    early stages of a pretrained network change less."""
+    fit_head: bool | None = None
+    """Whether the new head is fitted to the features of the initial weights before all layers are trained, so
+    that a random head does not spoil them (Kumar et al. 2022, arXiv 2202.10054)."""
     schedule: Literal["constant", "milestones", "cosine", "linear"] | None = None
     """How the learning rate changes: constant, divided by ten at milestones, or down to zero on a cosine or
     a line."""
@@ -159,8 +167,17 @@ class TrainConfig:
     """How an image of another shape is brought to that size. Default: pad, which cuts nothing off."""
     crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """With crop: fraction of the shorter side that is kept."""
-    channels: Literal[1, 3] | None = None
-    """1 for gray, 3 for color. Default: what the images are, or what the weights expect."""
+    channels: Count | None = None
+    """1 for gray, 3 for color, or a number of bands. Default: what the images have, or the weights expect."""
+    window: tuple[float, ...] | None = None
+    """Of images of more than 8 bits: which values are black and white, in their own units (for CT, Hounsfield
+    units); one pair, or one a channel. Default: found by `percentiles`."""
+    percentiles: tuple[float, float] | None = None
+    """Which shares of the training images' values, in percent, are the window. Default: 0.5 and 99.5."""
+    voi: bool = False
+    """Whether each DICOM file's own window (its VOI LUT) is used instead."""
+    shown_channels: tuple[Count, Count, Count] | None = None
+    """Of many bands, the three that people are shown as red, green and blue, from 1. Default: 1 2 3."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel, in 0..1. Default: the weights' published one, or the training split's."""
     std: tuple[Rate, ...] | None = None
@@ -198,7 +215,9 @@ class TrainConfig:
     group_pattern: str | None = None
     """A regular expression that finds the group in an image's path."""
     page: Count | Literal["all"] | None = None
-    """Which page of a TIFF file or frame of an animation is the image; all makes an image of each."""
+    """Which page of a TIFF file, frame or slice of a volume is the image; all makes an image of each."""
+    max_pixels: Count | None = None
+    """The most pixels that an image may have; larger ones are refused. Default: 89,478,485."""
     missing: Missing = "error"
     """Whether files that a manifest or splits.csv lists and that are not there are an error or skipped."""
 
@@ -208,6 +227,10 @@ class TrainConfig:
     """Stop after this many epochs without a better one; 0 never stops early."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Random seed: the same seed on the same machine gives the same result."""
+
+    checkpoint_minutes: NotNegative = 10
+    """Minutes between checkpoints within an epoch, from which --resume goes on to the step; 0 writes them at
+    the end of epochs only."""
 
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that read images. Default: one per core, none for datasets held in memory."""
@@ -256,6 +279,8 @@ class ResolvedConfig(TrainConfig):
     nesterov: bool
     weight_decay: NotNegative
     decay_norm_and_bias: bool
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    fit_head: bool
     schedule: Literal["constant", "milestones", "cosine", "linear"]
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
     warmup: NotNegative
@@ -270,7 +295,7 @@ class ResolvedConfig(TrainConfig):
     size: tuple[Side, Side]
     fit: Literal["pad", "crop", "stretch"]
     crop_fraction: Annotated[float, Field(gt=0, le=1)]
-    channels: Literal[1, 3]
+    channels: Count
     mean: tuple[float, ...]
     std: tuple[Rate, ...]
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"]
@@ -368,10 +393,11 @@ def _plain(value: object) -> object:
 
 def config_to_yaml(config: TrainConfig) -> str:
     """The text of a `run.yaml`."""
-    return yaml.safe_dump(
+    text: str = yaml.safe_dump(
         {"format_version": FORMAT_VERSION, **config_to_dict(config)},
         sort_keys=False,
         allow_unicode=True,
         default_flow_style=None,
         width=110,
     )
+    return f"{text}{END_OF_FILE}\n"

@@ -18,8 +18,8 @@ from skipnets.training.task import ClassificationTask
 
 # A loss that no labels and no smoothing explain: the logits are in the thousands.
 LARGEST_LOSS = 1e4
-# On a GPU, looking at a number waits for the device.
-_GPU_STEPS = 50
+# Looking at a number waits for the GPU, and for the other processes.
+_SELDOM = 50
 
 
 class DivergenceError(UserError):
@@ -43,12 +43,15 @@ class Divergence(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the loss: after every step on a CPU, every 50 on a GPU."""
+        """Look at the loss: after every step on a CPU, every 50 on a GPU or with several processes."""
         loss = outputs["loss"].detach().nan_to_num(nan=math.inf, posinf=math.inf)
         self._worst = loss if self._worst is None else torch.maximum(self._worst, loss)
-        if loss.is_cuda and (batch_idx + 1) % _GPU_STEPS:
+        together = trainer.world_size > 1
+        if (loss.is_cuda or together) and (batch_idx + 1) % _SELDOM:
             return
-        worst, self._worst = float(self._worst), None
+        # All processes end: one alone would leave the others waiting for it.
+        worst = float(trainer.strategy.reduce(self._worst, reduce_op="max") if together else self._worst)
+        self._worst = None
         if worst > LARGEST_LOSS:
             assert isinstance(pl_module, ClassificationTask)
             epoch = trainer.current_epoch + 1

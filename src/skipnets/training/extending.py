@@ -12,10 +12,10 @@ from torch.optim import SGD
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.training.config import TrainConfig
-from skipnets.training.optimization import make_schedule
+from skipnets.training.optimization import schedule_of_run
 from skipnets.training.run import Run, write_config
 
-__all__ = ["extend", "reset_results"]
+__all__ = ["extend", "reset_results", "set_schedule"]
 
 
 def extend(run: Run, epochs: int) -> None:
@@ -38,11 +38,13 @@ def extend(run: Run, epochs: int) -> None:
         raise UserError(f"epochs={epochs}: must be more than the {before} that the run in {run.folder} has")
     if begun and not run.checkpoint.exists():
         raise UserError(f"resume: {run.checkpoint} is gone, so the run cannot be extended")
-    config = dataclasses.replace(config, epochs=epochs, time=None, epoch_plan=())
+    # The new number of epochs goes before the time that the old one came from.
+    plan = ((0, epochs),) if config.epoch_plan else ()
+    config = dataclasses.replace(config, epochs=epochs, time=None, epoch_plan=plan)
     reset_results(run)
     if begun:
         checkpoint = torch.load(run.checkpoint, weights_only=True)
-        _set_schedule(checkpoint, config)
+        set_schedule(checkpoint, config)
         _be_patient_again(checkpoint)
         with atomic_path(run.checkpoint) as temporary:
             torch.save(checkpoint, temporary)
@@ -55,21 +57,17 @@ def reset_results(run: Run) -> None:
         path.unlink(missing_ok=True)
 
 
-def _set_schedule(checkpoint: dict[str, Any], config: TrainConfig) -> None:
+def set_schedule(checkpoint: dict[str, Any], config: TrainConfig) -> None:
     """Replace the schedule's state and the optimizer's rates by those of the longer schedule at this step."""
     groups = checkpoint["optimizer_states"][0]["param_groups"]
     optimizer = SGD(
         [{"params": [nn.Parameter(torch.zeros(1))], "lr": group["initial_lr"]} for group in groups]
     )
-    assert config.schedule is not None
-    assert config.epochs is not None
-    schedule = make_schedule(
+    schedule = schedule_of_run(
         optimizer,
-        config.schedule,
+        config,
         steps_per_epoch=checkpoint["global_step"] // (checkpoint["epoch"] + 1),
-        epochs=config.epochs,
-        warmup=config.warmup or 0.0,
-        milestones=config.milestones or (),
+        plan=lambda: config.epoch_plan,
     )
     for _ in range(checkpoint["global_step"]):
         optimizer.step()

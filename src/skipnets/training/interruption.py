@@ -19,7 +19,7 @@ from skipnets.training.run import Run
 GRACE = 0.6
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_running: list[Run] = []
+_running: list[tuple[Run, bool]] = []
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -33,32 +33,37 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def resumable(run: Run) -> Iterator[None]:
-    """Turn an interruption in the block into TrainingInterrupted; signals are then handled as before."""
+def resumable(run: Run, *, evaluating: bool = False) -> Iterator[None]:
+    """Turn an interruption in the block into TrainingInterrupted; signals are then handled as before.
+
+    Args:
+        run: What the block trains or evaluates.
+        evaluating: Whether all epochs are done.
+    """
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in _SIGNALS} if in_main_thread else {}
-    _running.append(run)
+    _running.append((run, evaluating))
     try:
         yield
     except KeyboardInterrupt as interruption:
-        raise _interrupted(run, interruption) from None
+        raise _interrupted(run, evaluating, interruption) from None
     except SystemExit as end:  # Lightning's way to end after a KeyboardInterrupt
         if not isinstance(end.__context__, KeyboardInterrupt):
             raise
-        raise _interrupted(run, end.__context__) from None
+        raise _interrupted(run, evaluating, end.__context__) from None
     finally:
-        _running.remove(run)
+        _running.pop()
         for number, handler in before.items():
             signal.signal(number, handler)  # Lightning ignores SIGINT after the first
 
 
-def _interrupted(run: Run, interruption: KeyboardInterrupt) -> TrainingInterrupted:
-    error = TrainingInterrupted(how_to_resume(run))
+def _interrupted(run: Run, evaluating: bool, interruption: KeyboardInterrupt) -> TrainingInterrupted:
+    error = TrainingInterrupted(how_to_resume(run, evaluating=evaluating))
     error.exit_status = getattr(interruption, "exit_status", error.exit_status)
     return error
 
 
-def how_to_resume(run: Run) -> str:
+def how_to_resume(run: Run, *, evaluating: bool) -> str:
     """What an interrupted run has come to, and the command that goes on with it."""
     # A fold goes on with the whole run.
     whole = run.folder.parent if Run(run.folder.parent).config_file.exists() else run.folder
@@ -67,9 +72,9 @@ def how_to_resume(run: Run) -> str:
         return "interrupted before the first epoch; nothing was written"
     if run.config.folds is not None:
         return f"interrupted after the last fold; go on with: {command}"
-    rows, epochs = run.rows, run.config.epochs
-    if rows and rows[-1].epoch == epochs:
-        return f"interrupted before the evaluation; go on with: {command}"
+    if evaluating:
+        return f"interrupted in the evaluation of the test images; go on with: {command}"
+    rows = run.rows
     if not rows or not run.model.exists():
         return f"interrupted in epoch 1; start it again with: {command}"
     return (
@@ -120,7 +125,10 @@ def _watch(reading: int, ended: threading.Event) -> None:
             continue
         if ended.wait(GRACE):
             return
-        text = how_to_resume(_running[-1]) if _running else "interrupted"
+        text = "interrupted"
+        if _running:
+            run, evaluating = _running[-1]
+            text = how_to_resume(run, evaluating=evaluating)
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"\nskipnets: {text}\n")
             sys.stderr.flush()

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.data.decoding import ImageDecodeError, open_image
+from skipnets.data.decoding import ImageDecodeError, render_image
 from skipnets.data.sources import ImageDataset
 
 _IMAGES, _SIDE = 1000, 16
@@ -37,7 +37,7 @@ def _sample(train: ImageDataset) -> tuple[NDArray[np.float32], NDArray[np.int64]
     pixels, labels = [], []
     for index in np.linspace(0, len(train) - 1, min(len(train), _IMAGES)).astype(int):
         try:
-            image = open_image(train.source(int(index)), 1).resize((_SIDE, _SIDE))
+            image = render_image(train.source(int(index))).convert("L").resize((_SIDE, _SIDE))
         except ImageDecodeError:
             continue
         values = np.asarray(image, dtype=np.float32)

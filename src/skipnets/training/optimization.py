@@ -19,6 +19,11 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from skipnets.models.backbone import Backbone
+from skipnets.models.family import stage_groups
+from skipnets.training.config import TrainConfig
+from skipnets.training.schedule_plan import progress
+
 # Start of the warm-up, as a fraction of the full rate.
 WARMUP_START = 0.01
 
@@ -35,6 +40,29 @@ def parameter_groups(
     undecayed = [p for p in trainable if not decay_norm_and_bias and p.ndim <= 1]
     groups = ((decayed, weight_decay), (undecayed, 0.0))
     return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
+
+
+def layerwise_groups(
+    model: Backbone[Any], weight_decay: float, *, decay_norm_and_bias: bool, lr: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """The groups of `parameter_groups` for each stage, with rates that fall toward the stem.
+
+    Args:
+        model: Its head has the rate `lr`, its last stage `layer_decay` times it, and so on down to the stem.
+        weight_decay: Of all stages.
+        decay_norm_and_bias: Whether it also acts on norms and biases.
+        lr: The head's rate.
+        layer_decay: Factor from stage to stage.
+    """
+    modules = dict(model.stages())
+    stages = [nn.ModuleList(modules[path] for path in paths) for paths in stage_groups(model.config)]
+    in_stages = {id(parameter) for stage in stages for parameter in stage.parameters()}
+    head = nn.ParameterList(p for p in model.parameters() if id(p) not in in_stages)
+    groups = []
+    for depth, part in enumerate([head, *reversed(stages)]):
+        for group in parameter_groups(part, weight_decay, decay_norm_and_bias=decay_norm_and_bias):
+            groups.append(group | {"lr": lr * layer_decay**depth})
+    return groups
 
 
 def make_optimizer(
@@ -101,6 +129,42 @@ def make_schedule(
         group["lr"] = group["initial_lr"]
     before = LinearLR(optimizer, start_factor=WARMUP_START, total_iters=rising)
     return SequentialLR(optimizer, [before, after], milestones=[rising])
+
+
+def schedule_of_run(
+    optimizer: Optimizer,
+    config: TrainConfig,
+    *,
+    steps_per_epoch: int,
+    plan: Callable[[], Sequence[tuple[int, int]]],
+) -> LRScheduler:
+    """The schedule that a resolved configuration describes.
+
+    Args:
+        optimizer: Optimizer whose groups hold the highest rate.
+        config: With `epoch_plan` where the number of epochs came from a time.
+        steps_per_epoch: Optimizer steps per epoch.
+        plan: Returns the plan as it is now, if the configuration has one.
+    """
+    assert config.schedule is not None
+    assert config.epochs is not None
+    warmup, milestones = config.warmup or 0.0, config.milestones or ()
+    if config.epoch_plan:
+        return follow_progress(
+            optimizer,
+            config.schedule,
+            lambda step: progress(step / steps_per_epoch, plan()),
+            warmup=warmup / config.epoch_plan[0][1],
+            milestones=milestones,
+        )
+    return make_schedule(
+        optimizer,
+        config.schedule,
+        steps_per_epoch=steps_per_epoch,
+        epochs=config.epochs,
+        warmup=warmup,
+        milestones=milestones,
+    )
 
 
 def follow_progress(

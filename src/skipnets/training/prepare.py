@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from skipnets.classifier import describe
 from skipnets.data.augmentation import find_augmentation
-from skipnets.data.decoding import ImageDecodeError, open_region
-from skipnets.data.preprocessing import Preprocessing
+from skipnets.data.decoding import ImageDecodeError, Source, image_size, open_region
+from skipnets.data.preprocessing import VOI, Preprocessing, Window, resize_values
+from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import ImageDataset
-from skipnets.errors import UserError
+from skipnets.data.window import PERCENTILES, measure_window
+from skipnets.errors import UserError, listed
 from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
+from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict
 from skipnets.training import budget
 from skipnets.training.callbacks import seed_everything
 from skipnets.training.choice import choose
@@ -76,7 +82,12 @@ def prepare(
         raise UserError(
             f"model_options: {clash[0]} follows from the data; remove it (channels sets in_chans)"
         )
-    channels = config.channels or (3 if config.weights is not None else train.channels)
+    own = None if config.model or config.model_options else _network_of(config.weights)
+    if own is not None:
+        config = dataclasses.replace(config, model=own.name, model_options=_changed_fields(own))
+        channels = config.channels or own.in_chans
+    else:
+        channels = config.channels or _channels(train, pretrained=config.weights is not None)
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
     precision = resolve_precision(config.precision, config.accelerator)
     automatic = config.recipe in (None, "auto")
@@ -105,13 +116,21 @@ def prepare(
     published = getattr(model.weights_report, "input", None)
     size = config.size or (published.size if published else natural)
     mean, std = config.mean, config.std
-    if published is not None:
+    reading = Preprocessing(
+        size,
+        channels=channels,
+        window=_window(config, train, channels),
+        bits=max(train.bits, 8),
+        shown_channels=[number - 1 for number in config.shown_channels or (1, 2, 3)],
+    )
+    # Bands are measured one by one: they are not what the published numbers are of.
+    if published is not None and channels in (1, 3):
         mean, std = (
             mean or _fit_channels(published.mean, channels),
             std or _fit_channels(published.std, channels),
         )
     if mean is None or std is None:
-        measured = channel_statistics(train, size, channels)
+        measured = channel_statistics(train, reading)
         mean, std = mean or measured[0], std or measured[1]
     preprocessing = Preprocessing(
         size,
@@ -121,10 +140,22 @@ def prepare(
         mean=mean,
         std=std,
         interpolation=config.interpolation or (published.interpolation if published else "bilinear"),
+        window=reading.window,
+        bits=reading.bits,
+        shown_channels=reading.shown_channels,
     )
     find_augmentation(config.augmentation or "none", preprocessing.size)
+    window = None if preprocessing.window == VOI else preprocessing.window
     resolved: dict[str, Any] = {
-        **preprocessing.to_dict(),
+        "size": preprocessing.size,
+        "fit": preprocessing.fit,
+        "crop_fraction": preprocessing.crop_fraction,
+        "channels": channels,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "interpolation": preprocessing.interpolation,
+        "window": None if window is None else tuple(value for pair in window for value in pair),
+        "percentiles": None,
         "epoch_images": config.epoch_images or len(train),
         "workers": _cores() if config.workers is None else config.workers,
         "epoch_plan": config.epoch_plan
@@ -143,6 +174,27 @@ def prepare(
     )
 
 
+def _network_of(weights: str | None) -> ModelConfig | None:
+    """The network whose weights one of our model files or run folders holds; None for other weights."""
+    if weights is None or not Path(weights).exists():
+        return None
+    try:
+        config = config_from_dict(describe(weights)["architecture"])
+    except (UserError, KeyError):
+        return None
+    return config if config.name in REGISTRY else None
+
+
+def _changed_fields(config: ModelConfig) -> dict[str, Any]:
+    """The fields in which a network differs from the row of its name, but for what the data decides."""
+    row = vars(REGISTRY[config.name])
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(config).items()
+        if name not in ("num_classes", "in_chans") and value != row[name]
+    }
+
+
 def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, int] | int:
     """The size to show images at: their own where they are small, otherwise at most 224.
 
@@ -159,7 +211,7 @@ def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, int] |
         sizes = []
         for index in _sample(len(train), 64):
             try:
-                sizes.append(train.open(index).size)
+                sizes.append(image_size(train.source(index)))
             except ImageDecodeError:
                 continue
         if not sizes:
@@ -173,27 +225,52 @@ def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, int] |
     return typical if typical <= kept else LARGE_SIZE
 
 
+def _channels(train: ImageDataset, *, pretrained: bool) -> int:
+    """As many as the images have; gray ones become color for published weights."""
+    found = train.channels
+    return 3 if pretrained and found == 1 else found
+
+
+def _window(config: TrainConfig, train: ImageDataset, channels: int) -> Window | None:
+    """Which values are black and white: as the user says or, of more than 8 bits, as is measured and said."""
+    given = [name for name in ("window", "percentiles", "voi") if getattr(config, name)]
+    if len(given) > 1:
+        raise UserError(f"{given[0]}: must be given without {given[1]}")
+    if config.window is not None or config.voi:
+        return config.window or VOI
+    if config.percentiles is None and train.bits <= 8:
+        return None
+    low, high = percentiles = config.percentiles or PERCENTILES
+    measured = measure_window(train, _sample(len(train), SAMPLE), channels=channels, percentiles=percentiles)
+    pairs = listed(dict.fromkeys(f"{low:g} to {high:g}" for low, high in measured.window), 4)
+    own = any(header.display_window for header in train.some_headers)
+    train.listing.notes.append(
+        f"window: {pairs}, the {low:g} and {high:g} percentiles of the training images; --window LOW HIGH "
+        f"sets another{', --voi takes the one in each DICOM file' if own else ''}"
+    )
+    return measured.window
+
+
 def channel_statistics(
-    train: ImageDataset, size: int | tuple[int, int], channels: int
+    train: ImageDataset, reading: Preprocessing
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over training images, in 0..1.
 
     Up to 512 images, evenly spread over the split; what fills the edges around an image does not count.
+
+    Args:
+        train: The training images.
+        reading: Size, channels and window.
     """
+    channels = reading.channels
     total = np.zeros(channels)
     squares = np.zeros(channels)
     count = 0
     for index in _sample(len(train), SAMPLE):
         try:
-            image, _ = open_region(
-                train.source(index),
-                lambda width, height: (0, 0, width, height),
-                size=_pair(size),
-                channels=channels,
-            )
+            pixels = _resized(train.source(index), reading)
         except ImageDecodeError:
             continue
-        pixels = np.asarray(image.resize(_pair(size)[::-1], Image.Resampling.BILINEAR))
         values = pixels.reshape(-1, channels) / 255.0
         total += values.sum(0)
         squares += (values**2).sum(0)
@@ -204,6 +281,18 @@ def channel_statistics(
     # Images of one color have no spread; 1/255 keeps them finite.
     std = np.sqrt(np.maximum(squares / count - mean**2, 0)).clip(1 / 255)
     return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)
+
+
+def _resized(source: Source, reading: Preprocessing) -> NDArray[Any]:
+    """All of an image, at the input's size."""
+    if reading.window is not None:
+        opened = reading.open(source)
+        assert isinstance(opened, WindowedImage)
+        return resize_values(opened.values, reading.size[::-1], "bilinear")
+    image, _ = open_region(
+        source, lambda width, height: (0, 0, width, height), size=reading.size, channels=reading.channels
+    )
+    return np.asarray(image.resize(reading.size[::-1], Image.Resampling.BILINEAR))
 
 
 def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ class ExpectedEnd(Callback):
     """Estimates when the last epoch will have ended, from the steps and validations so far."""
 
     def __init__(self) -> None:
-        self._steps = self._validations = 0
+        self._steps = self._validations = self._done = 0
         self._training = self._validation = 0.0
         self._step_ended = self._validation_started = time.perf_counter()
 
@@ -36,9 +36,8 @@ class ExpectedEnd(Callback):
             return None
         epochs = trainer.max_epochs or 0
         steps = int(trainer.num_training_batches)
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         epochs_left = max(epochs - trainer.current_epoch, 0)
-        steps_left = max(epochs_left * steps - done, 0)
+        steps_left = max(epochs_left * steps - self._done, 0)
         validation = (
             self._validation / self._validations
             if self._validations
@@ -49,6 +48,7 @@ class ExpectedEnd(Callback):
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to measure: what lies between epochs is not a step's."""
+        self._done = 0
         self._step_ended = time.perf_counter()
 
     @override
@@ -57,6 +57,7 @@ class ExpectedEnd(Callback):
     ) -> None:
         """Count a step; an epoch's first one, which waits for the workers, only where there is no other."""
         now = time.perf_counter()
+        self._done = batch_idx + 1
         if batch_idx or trainer.num_training_batches == 1:
             self._steps += 1
             self._training += now - self._step_ended
@@ -136,7 +137,11 @@ def progress_line(
 
 def end_text(remaining: float) -> str:
     """When something ends that takes so many seconds more: "ends at 14:32, in 5 min 10 s"."""
-    ends = datetime.now().astimezone() + timedelta(seconds=remaining)
     minutes, seconds = divmod(round(remaining), 60)
     left = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"
-    return f"ends at {ends:%H:%M}, in {left if minutes else f'{seconds} s'}"
+    return f"ends at {clock_time(remaining)}, in {left if minutes else f'{seconds} s'}"
+
+
+def clock_time(remaining: float) -> str:
+    """The time of day in so many seconds, such as 14:32."""
+    return f"{datetime.now().astimezone() + timedelta(seconds=remaining):%H:%M}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytorch_lightning as pl
 import rich
@@ -32,15 +34,28 @@ def quiet_lightning() -> Iterator[None]:
     before = console.__dict__
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
+    excepthook = threading.excepthook
     with warnings.catch_warnings():
         _silence()
         rich.reconfigure(stderr=True)
+        threading.excepthook = _without_tensorboard(excepthook)
         try:
             yield
         finally:
+            threading.excepthook = excepthook
             console.__dict__ = before
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _without_tensorboard(excepthook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """A hook for exceptions of threads but TensorBoard's, which raises them where it is used, too."""
+
+    def hook(arguments: Any) -> None:
+        if "_AsyncWriterThread" not in type(arguments.thread).__name__:
+            excepthook(arguments)
+
+    return hook
 
 
 class QuietProcesses(Callback):

@@ -16,6 +16,8 @@ _PAPER: dict[str, Any] = {
     "nesterov": True,
     "weight_decay": 1e-4,
     "decay_norm_and_bias": True,
+    "layer_decay": 1.0,
+    "fit_head": False,
     "schedule": "milestones",
     "warmup": 0.0,
     "clip": 0.0,

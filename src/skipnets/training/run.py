@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from skipnets import run_folder
 from skipnets.errors import UserError
 from skipnets.evaluation.display import metric_tables
-from skipnets.files import atomic_path
+from skipnets.files import atomic_path, is_temporary
 from skipnets.machine import library_versions, processor
 from skipnets.tables import Display, properties_table
 from skipnets.training.config import TrainConfig, config_to_yaml, read_config
@@ -105,8 +105,13 @@ class Run(Display):
 
     @property
     def checkpoint(self) -> Path:
-        """Lightning's checkpoint after the last complete epoch."""
+        """Lightning's last checkpoint."""
         return self.folder / run_folder.CHECKPOINTS / run_folder.LAST_CHECKPOINT
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The checkpoint before it, to go on from where the last one is damaged."""
+        return self.folder / run_folder.CHECKPOINTS / run_folder.PREVIOUS_CHECKPOINT
 
     @property
     def metrics(self) -> Path:
@@ -189,6 +194,15 @@ class Run(Display):
             return {}
         return run_folder.read_evaluation(self.folder)
 
+    def check_present(self) -> None:
+        """Check that the folder was not removed or replaced while the run is trained.
+
+        Raises:
+            UserError: If it was; nothing is written in its place.
+        """
+        if not self.config_file.exists():
+            raise UserError(f"out: {self.folder} was removed during the training, and with it the run")
+
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""
         rows = {"run": str(self.folder)}
@@ -209,6 +223,10 @@ class Run(Display):
         return [*(metric_tables(self.scores) if self.scores else []), properties_table(rows)]
 
 
+# What a run that was killed as it began may have left.
+_BEGINNINGS = {run_folder.LOCK, run_folder.ENVIRONMENT, run_folder.SPLITS}
+
+
 def claim(folder: Path) -> Run:
     """Claim a new run folder.
 
@@ -221,9 +239,36 @@ def claim(folder: Path) -> Run:
             f"out: {folder} already holds a run; name another folder, or resume it: "
             f"skipnets train --resume {folder}"
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and _is_free(folder)):
         raise UserError(f"out: {folder} is not an empty folder; name a new one")
     return run
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a folder is empty, or holds the beginning of a run that was killed too early to be resumed."""
+    names = {path.name for path in folder.iterdir() if not is_temporary(path)}
+    return not names or (run_folder.LOCK in names and names <= _BEGINNINGS)
+
+
+def begin(run: Run, config: TrainConfig, write_splits: Callable[[Path], None]) -> None:
+    """Write the files that a run begins with; run.yaml comes last, because it marks the folder as a run.
+
+    Args:
+        run: Whose folder is locked.
+        config: Resolved.
+        write_splits: Writes splits.csv to a path.
+
+    Raises:
+        UserError: If one cannot be written; then nothing is left.
+    """
+    try:
+        write_splits(run.splits)
+        write_environment(run, config.seed)
+        write_config(run, config)
+    except BaseException:
+        for path in (run.environment, run.splits):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def reopen(folder: Path, *, complete: bool = False) -> Run:
@@ -256,7 +301,7 @@ def write_config(run: Run, config: TrainConfig) -> None:
 
 
 def write_environment(run: Run, seed: int) -> None:
-    """Write `environment.json`: versions, hardware and seed."""
+    """Write `environment.json`: versions, hardware, seed, and what splits.csv must be."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -273,7 +318,8 @@ def write_environment(run: Run, seed: int) -> None:
         else [],
         "cuda": torch.version.cuda if cuda else None,
         "seed": seed,
-        "command": sys.argv,
+        "command": [argument.encode("utf-8", "backslashreplace").decode() for argument in sys.argv],
+        "files": {run_folder.SPLITS: run_folder.fingerprint(run.splits)} if run.splits.exists() else {},
     }
     with atomic_path(run.environment) as path:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -13,8 +13,10 @@ from skipnets.models.registry import ModelConfig
 from skipnets.training import budget
 from skipnets.training.config import Precision
 
-# A measurement takes at least this many steps after the first, and goes on for at most so many seconds.
+# A measurement takes at least this many steps after the first, and then goes on up to this time.
 _STEPS, _SECONDS = 2, 0.3
+# First a few images are tried; where a whole batch would take longer than this, they must do.
+_FEW, _LONG_STEP = 4, 0.5
 
 
 def training_device(accelerator: str) -> torch.device:
@@ -54,18 +56,27 @@ def seconds_per_image(
         images = torch.randn(batch_size, config.in_chans, *size, device=device).to(memory_format=layout)
         labels = torch.randint(config.num_classes, (batch_size,), device=device)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, foreach=True)
-        seconds: list[float] = []
-        begin = budget.clock()
-        while len(seconds) <= _STEPS or budget.clock() - begin < _SECONDS:
+
+        def step(count: int) -> float:
             start = budget.clock()
             optimizer.zero_grad(set_to_none=True)
             with _autocast(device, precision):
-                loss = F.cross_entropy(model(images), labels)
+                loss = F.cross_entropy(model(images[:count]), labels[:count])
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             loss.item()  # waits for the device
-            seconds.append(budget.clock() - start)
-        return statistics.median(seconds[1:]) / batch_size
+            return budget.clock() - start
+
+        few = min(_FEW, batch_size)
+        step(few)
+        if (seconds := step(few)) * batch_size / few > _LONG_STEP:
+            return seconds / few
+        step(batch_size)
+        begin = budget.clock()
+        steps: list[float] = []
+        while len(steps) < _STEPS or budget.clock() - begin < _SECONDS:
+            steps.append(step(batch_size))
+        return statistics.median(steps) / batch_size
 
 
 def _autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:

@@ -21,16 +21,15 @@ from typing_extensions import override
 from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import stage_groups
-from skipnets.training.budget import progress
 from skipnets.training.config import ResolvedConfig
 from skipnets.training.optimization import (
-    follow_progress,
+    layerwise_groups,
     make_optimizer,
-    make_schedule,
     parameter_groups,
+    schedule_of_run,
 )
 
-# Images (N, C, H, W) uint8; labels (N,); positions in the split (N,).
+# Images (N, C, H, W) from 0 to 255, uint8 or float32; labels (N,); positions in the split (N,).
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -72,7 +71,7 @@ class ClassificationTask(pl.LightningModule):
         self.train()
 
     def change_plan(self, plan: Sequence[tuple[int, int]]) -> None:
-        """Let the learning rate follow another number of epochs; see `budget.progress`."""
+        """Let the learning rate follow another number of epochs; see `schedule_plan.progress`."""
         self.plan = plan
 
     @override
@@ -90,8 +89,8 @@ class ClassificationTask(pl.LightningModule):
         return logits
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 → float, on the device that trains: a quarter of the bytes travel there."""
-        normal = images.to(self.mean.dtype, memory_format=self.layout)
+        """(N, C, H, W) from 0 to 255 → normalized, on the device that trains: bytes travel there as bytes."""
+        normal = images.to(self.mean.dtype, memory_format=self.layout, copy=True)
         return normal.div_(255).sub_(self.mean).div_(self.std)
 
     @override
@@ -163,9 +162,12 @@ class ClassificationTask(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer and schedule; the rate changes with every step."""
         config = self.config
-        groups = parameter_groups(
-            self.model, config.weight_decay, decay_norm_and_bias=config.decay_norm_and_bias
-        )
+        decay: dict[str, Any] = {"decay_norm_and_bias": config.decay_norm_and_bias}
+        if config.layer_decay < 1:
+            decay |= {"lr": config.lr, "layer_decay": config.layer_decay}
+            groups = layerwise_groups(self.model, config.weight_decay, **decay)
+        else:
+            groups = parameter_groups(self.model, config.weight_decay, **decay)
         optimizer = make_optimizer(
             config.optimizer,
             groups,
@@ -175,23 +177,7 @@ class ClassificationTask(pl.LightningModule):
             fused=config.precision != "16-mixed",
         )
         steps_per_epoch = max(int(self.trainer.estimated_stepping_batches) // config.epochs, 1)
-        if self.plan:
-            schedule = follow_progress(
-                optimizer,
-                config.schedule,
-                lambda step: progress(step / steps_per_epoch, self.plan),
-                warmup=config.warmup / self.plan[0][1],
-                milestones=config.milestones,
-            )
-        else:
-            schedule = make_schedule(
-                optimizer,
-                config.schedule,
-                steps_per_epoch=steps_per_epoch,
-                epochs=config.epochs,
-                warmup=config.warmup,
-                milestones=config.milestones,
-            )
+        schedule = schedule_of_run(optimizer, config, steps_per_epoch=steps_per_epoch, plan=lambda: self.plan)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -19,9 +19,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import StrategyRegistry
-from typing_extensions import override
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, load
@@ -31,7 +29,7 @@ from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
 from skipnets.data.survey import survey
 from skipnets.errors import UserError, check_at_least_1, listed, near_matches, one_line
 from skipnets.evaluation import evaluate
-from skipnets.files import atomic_path
+from skipnets.files import remove_orphans
 from skipnets.models.accounting import kept_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
@@ -39,20 +37,24 @@ from skipnets.models.family import family_of, network_graph
 from skipnets.training import budget
 from skipnets.training.announcement import announcement
 from skipnets.training.batches import FirstBatch
-from skipnets.training.budget import Forecast, TimeBudget
-from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, Patience, Record
+from skipnets.training.budget import TimeBudget
+from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
+from skipnets.training.checkpoints import AtomicCheckpoints, StepCheckpoints, newest_checkpoint
+from skipnets.training.checks import check_files, check_images
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
 from skipnets.training.extending import extend
 from skipnets.training.folds import extend_folds, resume_folds, train_folds
+from skipnets.training.head import fit_head_to
 from skipnets.training.interruption import resumable
+from skipnets.training.locking import locked
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
-from skipnets.training.rate_finder import with_found_rate
-from skipnets.training.run import Row, Run, claim, reopen, write_config, write_environment
+from skipnets.training.rate_finder import RatePlot, with_found_rate
+from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
 from skipnets.training.task import ClassificationTask
 
 # How many headers the table of the data is made from, before training.
@@ -75,7 +77,8 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     """
     started = budget.clock() if started is None else started
     if config.folds is not None:
-        return train_folds(config, train_on=train_on, say=_say)
+        with locked(config.out):
+            return train_folds(config, train_on=train_on, say=_say)
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = find_dataset(
         config.data,
@@ -93,8 +96,9 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     if not _is_helper():
         _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
         _say(announcement(prepared, dataset))
-    prepared = with_found_rate(prepared, dataset, run.rates, _say)
-    return _train(run, prepared, dataset, fresh=True)
+    prepared, search = with_found_rate(prepared, dataset, _say)
+    also = [] if search is None else [RatePlot(search, run.rates)]
+    return _train(run, prepared, dataset, fresh=True, also=also)
 
 
 def train_on(
@@ -112,7 +116,7 @@ def train_on(
 
 
 def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | None = None) -> Run:
-    """Go on with a training that was interrupted, from the beginning of the epoch it was in.
+    """Go on with a training that was interrupted, from its last checkpoint.
 
     The result is the one that the training would have had without the interruption, on the same machine.
 
@@ -123,10 +127,12 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
             rate goes on as in the middle of a schedule over all of them. None does as the run was started.
 
     Raises:
-        UserError: It is none, its run is complete, or the data are no longer there.
+        UserError: It is none, its run is complete, its files are damaged, or the data are no longer there or
+            are others.
         TrainingInterrupted: Ctrl-C.
     """
     run = reopen(Path(folder), complete=epochs is not None) if not _is_helper() else Run(Path(folder))
+    check_files(run)
     if epochs is not None and not _is_helper():
         check_at_least_1(epochs=epochs)
         if run.evaluation.exists():
@@ -137,13 +143,14 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
         (extend_folds if run.config.folds is not None else extend)(run, epochs)
     config = run.config
     if config.folds is not None:
-        return resume_folds(
-            run,
-            missing=missing,
-            train_on=train_on,
-            resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
-            say=_say,
-        )
+        with locked(run.folder):
+            return resume_folds(
+                run,
+                missing=missing,
+                train_on=train_on,
+                resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
+                say=_say,
+            )
     options = config.data_options
     dataset = open_dataset(
         config.data,
@@ -152,12 +159,27 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
         download=config.download,
         options=options if missing is None else dataclasses.replace(options, missing=missing),
     )
+    check_images(run.splits, dataset)
     prepared = prepare(config, dataset, load_weights=not run.checkpoint.exists())
     return _train(run, prepared, dataset, fresh=False)
 
 
 def _train(
     run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback] = ()
+) -> Run:
+    """Train in a folder that no other training writes to meanwhile; see `_train_locked`."""
+    if _is_helper():
+        return _train_locked(run, prepared, dataset, fresh=fresh, also=also)
+    with locked(run.folder):
+        if fresh:
+            claim(run.folder)  # again: another training may have been faster
+        for folder in (run.folder, run.checkpoint.parent):
+            remove_orphans(folder, in_use=False)
+        return _train_locked(run, prepared, dataset, fresh=fresh, also=also)
+
+
+def _train_locked(
+    run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback]
 ) -> Run:
     """Everything from the first epoch that is missing to the evaluation.
 
@@ -174,6 +196,8 @@ def _train(
     if config.imbalance == "weighted-loss":
         weights = torch.from_numpy(class_weights(train_images.labels, len(dataset.classes)))
     task = ClassificationTask(model, config, weights)
+    if config.fit_head and not run.checkpoint.exists():
+        fit_head_to(train_images, task, prepared)
     data = ImageDataModule(train_images, dataset.split("val"), prepared.preprocessing, config)
 
     average = Averaging(config.ema) if config.ema else None
@@ -188,6 +212,7 @@ def _train(
         Divergence(run),
         end,
         record,
+        LiveCurves(record, functools.partial(_draw_curves, run, config)),
         LearningRateMonitor("epoch"),
     ]
     if average is not None:
@@ -202,21 +227,18 @@ def _train(
                 say=_say,
             )
         )
-    else:
-        callbacks.append(Forecast(config, val=counts["val"], test=counts["test"], say=_say))
+    callbacks.append(StepCheckpoints(run, config.checkpoint_minutes))
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
         callbacks.append(EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say))
         trainer = _trainer(run, config, [*callbacks, *also])
         if fresh and not _is_helper():
-            write_config(run, config)
-            write_environment(run, config.seed)
-            dataset.write_splits(run.splits)
+            begin(run, config, dataset.write_splits)
         with resumable(run), _on_gpu(config.precision):
             _fit(trainer, task, data, run)
     if trainer.global_rank == 0:
-        with resumable(run):
+        with resumable(run, evaluating=True):
             _finish(run, config, dataset)
     return run
 
@@ -240,7 +262,7 @@ def _trainer(run: Run, config: ResolvedConfig, callbacks: list[Callback]) -> pl.
             gradient_clip_val=config.clip or None,
             callbacks=[*callbacks, checkpoint],
             logger=TensorBoardLogger(run.folder, name=run_folder.TENSORBOARD, version=""),
-            plugins=[AtomicCheckpoints()],
+            plugins=[AtomicCheckpoints(run)],
             enable_progress_bar=any(isinstance(callback, EpochBar) for callback in callbacks),
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -304,11 +326,17 @@ def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, r
         trainer.fit(
             task,
             datamodule=data,
-            ckpt_path=run.checkpoint if run.checkpoint.exists() else None,
+            ckpt_path=newest_checkpoint(run),
             weights_only=True,
         )
     except torch.OutOfMemoryError:
         raise UserError(_out_of_memory(run, task.config, task.model)) from None
+    except OSError as error:  # of TensorBoard's files, which are not written by us
+        run.check_present()
+        raise UserError(
+            f"out: {run.folder} cannot be written: {error.strerror or one_line(error)}; "
+            f"go on with: skipnets train --resume {run.folder}"
+        ) from error
     finally:
         data.close()
 
@@ -346,8 +374,7 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
             f"{len(skipped)} images could not be decoded and were left out: {listed(skipped)}; "
             f"see {run.skipped_file}"
         )
-    title = f"{config.model} on {config.data}"
-    draw_curves(run.rows, run.best_epoch, run.curves, title=title, note=loss_note(config))
+    _draw_curves(run, config, run.rows, run.best_epoch)
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
         return
@@ -357,6 +384,11 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
     classifier.provenance["scores"] = scores
     classifier.save(run.model)
     evaluation.save(run.folder)
+
+
+def _draw_curves(run: Run, config: ResolvedConfig, rows: list[Row], best_epoch: int) -> None:
+    title = f"{config.model} on {config.data}"
+    draw_curves(rows, best_epoch, run.curves, title=title, note=loss_note(config))
 
 
 def _save_best(
@@ -409,16 +441,3 @@ def _say(line: str) -> None:
     if not console.stderr:
         console = rich.console.Console(stderr=True)
     console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it, so that the last one is always whole.
-
-    Lightning's own way goes through a temporary file that may lie on another disk.
-    """
-
-    @override
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save it."""
-        with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)

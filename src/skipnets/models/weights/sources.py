@@ -94,7 +94,11 @@ _IMAGENET = PublishedInput(
     interpolation="bilinear",
 )
 # Defaults by stem, for sources that state none.
-DEFAULT_INPUT = {"imagenet": _IMAGENET, "cifar": replace(_IMAGENET, size=(32, 32), resize_size=None)}
+DEFAULT_INPUT = {
+    "imagenet": _IMAGENET,
+    "small": replace(_IMAGENET, size=(64, 64), resize_size=None),
+    "cifar": replace(_IMAGENET, size=(32, 32), resize_size=None),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,150 @@
+"""Which values of a dataset are to be shown black and white, where its images have more than 8 bits.
+
+H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.data.decoding import ImageDecodeError, read_values
+from skipnets.data.sources import ImageDataset
+from skipnets.errors import UserError, listed
+
+PERCENTILES = (0.5, 99.5)
+# So many values of an image tell its distribution well enough.
+_VALUES_AN_IMAGE = 16_384
+# Bits of common detectors; a class whose images never use more than one of these may be of another source.
+_DEPTHS = (8, 10, 12, 14, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredWindow:
+    """The window of a dataset.
+
+    Attributes:
+        window: (low, high) of each channel.
+        percentiles: Which they are.
+        lowest: The lowest value that was seen.
+        highest: The highest.
+        warnings: What may make results wrong.
+    """
+
+    window: tuple[tuple[float, float], ...]
+    percentiles: tuple[float, float]
+    lowest: float
+    highest: float
+    warnings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        pairs = listed(dict.fromkeys(f"{low:g} to {high:g}" for low, high in self.window), 4)
+        low, high = self.percentiles
+        return f"{self.lowest:g} to {self.highest:g}; {low:g} and {high:g} percentiles {pairs}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers as plain values for JSON."""
+        return {
+            "lowest": self.lowest,
+            "highest": self.highest,
+            "percentiles": list(self.percentiles),
+            "window": [list(pair) for pair in self.window],
+        }
+
+
+def measure_window(
+    dataset: ImageDataset,
+    positions: Sequence[int],
+    *,
+    channels: int,
+    percentiles: tuple[float, float] = PERCENTILES,
+) -> MeasuredWindow:
+    """Find the percentiles of the values of some images.
+
+    Every image counts alike. NaN and infinities do not count, nor do images of 8 bits among deeper ones.
+    The channels of color images have one window, so that colors stay; bands and arrays have one each.
+
+    Args:
+        dataset: The training images.
+        positions: Those that are looked at.
+        channels: As many as the model takes.
+        percentiles: Lower and upper.
+
+    Raises:
+        UserError: The percentiles are impossible, or none of the images can be read.
+    """
+    low, high = percentiles
+    if not 0 <= low < high <= 100:
+        raise UserError(
+            f"percentiles={low:g} {high:g}: must be two numbers from 0 to 100, the lower one first"
+        )
+    most = dataset.bits
+
+    def read(position: int) -> tuple[int, NDArray[np.float64]] | None:
+        try:
+            values = read_values(dataset.source(position), channels)
+        except ImageDecodeError:
+            return None
+        if values.bits <= 8 < most:
+            return None
+        pixels = values.array.reshape(-1, channels)
+        return position, pixels[:: -(-len(pixels) // _VALUES_AN_IMAGE)].astype(np.float64)
+
+    with ThreadPoolExecutor(4) as pool:
+        samples = [sample for sample in pool.map(read, positions) if sample is not None]
+    if not samples:
+        raise UserError(f"data: none of the {len(positions)} training images looked at can be decoded")
+    pooled = np.concatenate([values for _, values in samples])
+    formats = {header.format for header in dataset.some_headers}
+    by_channel = channels not in (1, 3) or formats <= {"NPY", "NPZ", "array"}
+    columns = list(pooled.T) if by_channel else [pooled.ravel()]
+    windows = [_window(column[np.isfinite(column)], percentiles) for column in columns]
+    finite = pooled[np.isfinite(pooled)]
+    whole = bool((finite == np.rint(finite)).all())
+    return MeasuredWindow(
+        window=tuple(windows if by_channel else windows * channels),
+        percentiles=percentiles,
+        lowest=float(finite.min()) if finite.size else 0.0,
+        highest=float(finite.max()) if finite.size else 0.0,
+        warnings=tuple(_depth_warnings(dataset, samples)) if whole else (),
+    )
+
+
+def _window(values: NDArray[np.float64], percentiles: tuple[float, float]) -> tuple[float, float]:
+    """The percentiles; where they are equal, the extremes; where these are, half a unit around them."""
+    if not values.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(values, percentiles))
+    if low == high:
+        low, high = float(values.min()), float(values.max())
+    if low == high:
+        half = max(0.5, abs(low) * 2.0**-20)  # far above what float64 tells apart
+        return low - half, high + half
+    # As many digits as a ten-thousandth of the range.
+    digits = 4 - math.floor(math.log10(high - low))
+    return round(low, digits), round(high, digits)
+
+
+def _depth_warnings(dataset: ImageDataset, samples: Sequence[tuple[int, NDArray[np.float64]]]) -> list[str]:
+    """A class whose values never reach beyond 8, 10, … bits, while all images of another do."""
+    depths: dict[int, list[int]] = {}
+    for position, values in samples:
+        top = float(np.max(values, initial=0, where=np.isfinite(values)))
+        depth = next((bits for bits in _DEPTHS if top < 2**bits), 32)
+        depths.setdefault(int(dataset.labels[position]), []).append(depth)
+    known = {label: found for label, found in depths.items() if len(found) >= 3}
+    for low, found in sorted(known.items()):
+        for high, others in sorted(known.items()):
+            if max(found) < min(others):
+                return [
+                    f'the values of "{dataset.classes[low]}" stay below {2 ** max(found):,} and those of '
+                    f'"{dataset.classes[high]}" do not: if the images differ in how many bits were used, the '
+                    "model will learn that instead of what they show"
+                ]
+    return []

@@ -1,0 +1,384 @@
+"""Audit a dataset: what may be wrong with its images, labels and splits, and a manifest without it.
+
+Shapes: N images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skipnets.classifier import Classifier
+from skipnets.data.appearance import measure_appearance
+from skipnets.data.contents import contents
+from skipnets.data.copies import MOST, find_copies
+from skipnets.data.listing import counted
+from skipnets.data.manifest import MissingFilesError
+from skipnets.data.options import DataOptions
+from skipnets.data.sources import ImageDataset, find_with_own_splits
+from skipnets.data.survey import Survey, survey
+from skipnets.errors import check_at_least_1
+from skipnets.evaluation.tables import write_table
+from skipnets.report.findings import (
+    KINDS,
+    Action,
+    Finding,
+    actions,
+    appearance_findings,
+    class_findings,
+    copy_findings,
+    size_findings,
+    sorted_findings,
+)
+from skipnets.report.label_errors import calibrated, find_label_errors
+from skipnets.report.predictions import TABLES, UnseenPredictions, predict_unseen, read_predictions
+from skipnets.tables import Display, cell, make_table, properties_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Audit", "LabelCheck", "audit"]
+
+# Predictions that agree with fewer of the labels say more about the model than about the labels.
+_WEAK = 0.5
+# Calibrated probability from which a label is corrected. With 3% of the labels wrong, 89% of the corrections
+# are right if the model is right in 81% of the images, and all if in 97%; see benchmarks/label_errors.py.
+CERTAIN = 0.95
+
+Progress = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelCheck:
+    """How labels were checked against predictions.
+
+    Attributes:
+        source: Where the predictions come from.
+        images: How many images were checked.
+        trained_on: How many were not, because the model was trained on them.
+        agreement: The share of the checked images whose label was predicted.
+    """
+
+    source: str
+    images: int
+    trained_on: int
+    agreement: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audit(Display):
+    """What an audit found; it prints as a table.
+
+    Attributes:
+        data: What was opened.
+        dataset: Its N images, with `copies`; where the data do not tell splits, these are "".
+        survey: What the dataset holds.
+        findings: Kind → findings, gravest first. Kinds without findings are there, too.
+        label_check: How labels were checked; None if they were not, for lack of predictions.
+    """
+
+    data: str
+    dataset: ImageDataset
+    survey: Survey
+    findings: Mapping[str, Sequence[Finding]]
+    label_check: LabelCheck | None
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether the data tell which images train, validate and test."""
+        return bool((self.dataset.splits != "").any())
+
+    @property
+    def looked_for(self) -> list[str]:
+        """The kinds of findings that could be looked for."""
+        without = {
+            "label-error": self.label_check is None,
+            "leak": not self.has_splits,
+            "near-copy": len(self.dataset) > MOST,
+        }
+        return [kind for kind in KINDS if not without.get(kind, False)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was not looked for, and what to keep in mind, one sentence each."""
+        notes = []
+        check = self.label_check
+        if check is None:
+            notes.append(
+                "label errors were not looked for: that takes a model that was not trained on these images, "
+                "or out-of-fold predictions (skipnets train DATA --folds 5)"
+            )
+        else:
+            left = len(self.dataset) - check.images
+            if check.trained_on:
+                notes.append(
+                    f"labels of {check.images:,} images were checked; {check.trained_on:,} others were "
+                    "trained on, which takes out-of-fold predictions (skipnets train DATA --folds 5)"
+                )
+            elif left:
+                notes.append(f"labels of {counted(left, 'image')} were not checked: there is no prediction")
+            if check.agreement < _WEAK:
+                notes.append(
+                    f"the model agrees with {check.agreement:.0%} of the labels only: what it says about "
+                    "them means little"
+                )
+        if not self.has_splits:
+            notes.append("leaks were not looked for: the data have no splits")
+        if len(self.dataset) > MOST:
+            notes.append(f"near copies were not looked for: more than {MOST:,} images")
+        return notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts as plain values for JSON."""
+        check = self.label_check
+        return {
+            "data": self.data,
+            "images": len(self.dataset),
+            "classes": len(self.dataset.classes),
+            "splits": dict(Counter(split for split in self.dataset.splits.tolist() if split)),
+            "findings": {kind: len(found) for kind, found in self.findings.items()},
+            "images_with_findings": self.affected,
+            "label_check": None
+            if check is None
+            else {
+                "source": check.source,
+                "images": check.images,
+                "trained_on": check.trained_on,
+                "agreement": round(check.agreement, 4),
+            },
+            "passed_over": dict(self.survey.passed_over.most_common()),
+            "notes": self.notes,
+            "warnings": list(self.survey.warnings),
+        }
+
+    @property
+    def affected(self) -> int:
+        """How many images have at least one finding."""
+        return len(
+            {each.image for found in self.findings.values() for each in found if each.image is not None}
+        )
+
+    def tables(self) -> list[Table]:
+        """What `print` and a notebook show."""
+        check = self.label_check
+        properties = {
+            "data": self.data,
+            "images": f"{len(self.dataset):,} ({self.affected:,} with a finding)",
+            "classes": f"{len(self.dataset.classes):,}",
+        }
+        if check is not None:
+            properties["labels"] = f"{check.agreement:.1%} of {check.images:,} as predicted by {check.source}"
+        remarks = properties_table({})
+        for note in self.notes:
+            remarks.add_row("note", cell(note))
+        for warning in self.survey.warnings:
+            remarks.add_row("warning", cell(warning))
+        rows = [
+            [KINDS[kind].title, f"{len(found):,}", actions(found)]
+            for kind, found in self.findings.items()
+            if found
+        ]
+        found = make_table({"finding": "left", "count": "right", "in the corrected manifest": "left"}, rows)
+        return [properties_table(properties), *([found] if rows else []), remarks]
+
+    def write_findings(self, path: str | os.PathLike[str]) -> None:
+        """Write all findings as a table, one a row.
+
+        Args:
+            path: Ends in .csv, .jsonl or .parquet.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        dataset = self.dataset
+        findings = [finding for found in self.findings.values() for finding in found]
+
+        def label(image: int | None) -> str:
+            return "" if image is None else dataset.classes[dataset.labels[image]]
+
+        def split(image: int | None) -> str:
+            return "" if image is None else str(dataset.splits[image])
+
+        write_table(
+            path,
+            {
+                "kind": [each.kind for each in findings],
+                "name": [each.name for each in findings],
+                "label": [label(each.image) for each in findings],
+                "split": [split(each.image) for each in findings],
+                "detail": [each.detail for each in findings],
+                "suggested_label": [each.label or "" for each in findings],
+                "copy_of": ["" if each.other is None else dataset.names[each.other] for each in findings],
+                "copy_label": [label(each.other) for each in findings],
+                "copy_split": [split(each.other) for each in findings],
+                "action": [each.action for each in findings],
+            },
+        )
+
+    def write_page(self, path: str | os.PathLike[str], progress: Progress | None = None) -> None:
+        """Write the findings as one self-contained HTML file, with thumbnails of the gravest of each kind.
+
+        Args:
+            path: Ends in .html.
+            progress: Called with the name of the current step, the number of items done and their total.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        from skipnets.report.audit_page import write_audit_page
+
+        write_audit_page(self, path, progress)
+
+    def write_manifest(self, path: str | os.PathLike[str], *, drop: Collection[str] = ()) -> None:
+        """Write a corrected manifest, which `open_dataset` and training take as it is.
+
+        Columns: path, label, split where the data tell splits, split_group (copies and groups, which stay in
+        one split), given_label, reason (what was found, and what was done about it).
+
+        Args:
+            path: A .csv file.
+            drop: Further kinds of findings whose images are left out, of `KINDS`.
+
+        Raises:
+            UserError: It cannot be written, or the images do not lie in files of their own.
+        """
+        from skipnets.report.correction import write_manifest
+
+        write_manifest(self, path, drop=drop)
+
+
+def audit(
+    data: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Classifier | None = None,
+    *,
+    options: DataOptions | None = None,
+    download: bool = False,
+    batch_size: int = 64,
+    workers: int = 2,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Audit:
+    """Look for what may be wrong with a dataset: files, images, copies, classes, splits and labels.
+
+    Nothing is changed. Labels are checked where there are predictions by a model that was not trained on the
+    images.
+
+    Args:
+        data: A folder, a manifest or a named dataset.
+        model: A run folder, a model file, an export, a classifier, or a table of predictions (.parquet, .csv
+            or .jsonl with the columns path and "p:CLASS"). Of a run, the predictions in its folder are taken
+            (of test images, or out of fold), and the images that it was trained on are not judged.
+        options: How a folder or manifest is read.
+        download: Whether a named dataset may be downloaded.
+        batch_size: Images per forward pass.
+        workers: Threads that read images for the model.
+        runtime: As for `skipnets.load`.
+        device: As for `skipnets.load`.
+        threads: As for `skipnets.load`.
+        progress: Called with the name of the current step, the number of items done and their total.
+
+    Raises:
+        UserError: There is no such data or model, or the predictions are of other images.
+
+    Examples:
+        >>> found = audit("photos", "runs/cats")
+        >>> found.write_page("audit.html")
+        >>> found.write_manifest("clean.csv")
+    """
+    check_at_least_1(batch_size=batch_size, workers=workers)
+    show = progress or _silent
+    dataset, missing = _open(data, options or DataOptions(), download=download)
+    overview = survey(dataset, os.fspath(data))
+    known = contents(dataset)
+    copies = find_copies(dataset, known, lambda done, total: show("looking for copies", done, total))
+    dataset = replace(dataset, contents=known, copies=copies)
+    seen = measure_appearance(dataset, lambda done, total: show("looking at images", done, total))
+    readable = [name for name in dataset.names if name not in overview.unreadable]
+    headers = {} if dataset.images is not None else dict(zip(readable, overview.headers, strict=True))
+    findings = [
+        *(Finding("missing", None, name, "listed in the manifest", 0, "left out") for name in missing),
+        *appearance_findings(dataset, seen),
+        *size_findings(dataset, headers),
+        *copy_findings(dataset),
+        *class_findings(dataset),
+    ]
+    check = None
+    if model is not None:
+        if not isinstance(model, Classifier) and Path(model).suffix.lower() in TABLES:
+            predictions = read_predictions(model, dataset)
+        else:
+            predictions = predict_unseen(
+                model,
+                dataset,
+                batch_size=batch_size,
+                workers=workers,
+                runtime=runtime,
+                device=device,
+                threads=threads,
+                progress=lambda done, total: show("predicting", done, total),
+            )
+        errors, check = _check_labels(dataset, predictions)
+        findings += errors
+    return Audit(
+        data=os.fspath(data),
+        dataset=dataset,
+        survey=overview,
+        findings=sorted_findings(findings),
+        label_check=check,
+    )
+
+
+def _open(
+    data: str | os.PathLike[str], options: DataOptions, *, download: bool
+) -> tuple[ImageDataset, list[str]]:
+    """The images, and the listed files that are not there."""
+    missing: list[str] = []
+    try:
+        dataset = find_with_own_splits(data, download=download, options=options, strict=False)
+    except MissingFilesError as error:
+        missing = error.names
+        options = replace(options, missing="skip")
+        dataset = find_with_own_splits(data, download=download, options=options, strict=False)
+    return dataset, missing
+
+
+def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tuple[list[Finding], LabelCheck]:
+    """Images whose label the predictions contradict; classes that are not predicted are left out."""
+    number = {name: index for index, name in enumerate(predictions.classes)}
+    labels = np.array(
+        [number.get(dataset.classes[label], -1) for label in dataset.labels[predictions.images]]
+    )
+    checked = labels >= 0
+    images, labels = predictions.images[checked], labels[checked]
+    probabilities = calibrated(labels, predictions.probabilities[checked])
+    findings = []
+    for error in find_label_errors(labels, probabilities):
+        image, suggested = int(images[error.image]), predictions.classes[error.suggested]
+        given = dataset.classes[dataset.labels[image]]
+        detail = f"{suggested} {error.of_suggested:.1%}, {given} {error.of_label:.1%}"
+        judged = dataset.splits[image] in ("val", "test")
+        action: Action = "corrected" if error.of_suggested >= CERTAIN and not judged else "marked"
+        findings.append(
+            Finding(
+                "label-error", image, dataset.names[image], detail, error.of_label, action, label=suggested
+            )
+        )
+    agreement = float((probabilities.argmax(1) == labels).mean()) if len(labels) else 0.0
+    return findings, LabelCheck(
+        source=predictions.source,
+        images=len(images),
+        trained_on=predictions.trained_on,
+        agreement=agreement,
+    )
+
+
+def _silent(*_: object) -> None:
+    pass

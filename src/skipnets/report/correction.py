@@ -1,0 +1,130 @@
+"""A corrected manifest from an audit's findings: what is wrong for sure is put right, the rest is marked."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from skipnets.data.copies import Copy, clusters
+from skipnets.data.manifest import relative_name
+from skipnets.errors import UserError, near_matches
+from skipnets.evaluation.tables import write_table
+from skipnets.report.findings import KINDS, Action, Finding, merged_spellings
+
+if TYPE_CHECKING:
+    from skipnets.data.sources import ImageDataset
+    from skipnets.report.auditing import Audit
+
+__all__ = ["Corrected", "corrected", "write_manifest"]
+
+_ABOUT_IMAGES = tuple(kind for kind in KINDS if kind not in ("missing", "spelling", "small-class"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """What becomes of one image.
+
+    Attributes:
+        label: Its label, corrected or not.
+        kept: Whether it is in the manifest.
+        reasons: What was found, and what was done about it.
+    """
+
+    label: str
+    kept: bool
+    reasons: tuple[str, ...]
+
+
+def corrected(audit: Audit, drop: Collection[str] = ()) -> list[Corrected]:
+    """What becomes of each image.
+
+    Args:
+        audit: The findings.
+        drop: Further kinds of findings whose images are left out.
+
+    Raises:
+        UserError: There is no such kind.
+    """
+    for kind in drop:
+        if kind not in _ABOUT_IMAGES:
+            raise UserError(
+                f"drop={kind!r}: must be one of {', '.join(_ABOUT_IMAGES)}{near_matches(kind, _ABOUT_IMAGES)}"
+            )
+    dataset = audit.dataset
+    by_image: dict[int, list[Finding]] = {}
+    for found in audit.findings.values():
+        for finding in found:
+            if finding.image is not None:
+                by_image.setdefault(finding.image, []).append(finding)
+    merged = merged_spellings(dataset)
+    return [
+        _correct(dataset.classes[label], by_image.get(image, []), merged, drop, dataset.names)
+        for image, label in enumerate(dataset.labels)
+    ]
+
+
+def _correct(
+    given: str, findings: list[Finding], merged: Mapping[str, str], drop: Collection[str], names: list[str]
+) -> Corrected:
+    label, kept = merged.get(given, given), True
+    reasons = [f"spelling: {given}; corrected"] if given in merged else []
+    # What equal files are called decides before a model does.
+    ordered = sorted(findings, key=lambda each: each.kind != "contradiction")
+    by_copies = any(each.kind == "contradiction" and each.action == "corrected" for each in findings)
+    for finding in ordered:
+        action: Action = "left out" if finding.kind in drop else finding.action
+        if finding.kind == "label-error" and by_copies:
+            action = "marked"
+        if action == "corrected" and finding.label is not None:
+            label = merged.get(finding.label, finding.label)
+        kept = kept and action != "left out"
+        copy = "" if finding.other is None else f" ({names[finding.other]})"
+        reasons.append(f"{finding.kind}: {finding.detail}{copy}; {action}")
+    return Corrected(label=label, kept=kept, reasons=tuple(reasons))
+
+
+def write_manifest(audit: Audit, path: str | os.PathLike[str], *, drop: Collection[str] = ()) -> None:
+    """Write the corrected manifest; see `Audit.write_manifest`."""
+    path = Path(path)
+    dataset = audit.dataset
+    if path.suffix.lower() != ".csv":
+        raise UserError(f"write={path}: must end in .csv")
+    if dataset.root is None:
+        raise UserError(f"write={path}: {audit.data} does not lie in files, which a manifest could list")
+    if dataset.pages is not None and len({dataset.file(image) for image in range(len(dataset))}) < len(
+        dataset
+    ):
+        raise UserError(f"write={path}: a manifest lists files, not their pages; leave out --page all")
+    changes = corrected(audit, drop)
+    kept = np.flatnonzero([change.kept for change in changes])
+    if not len(kept):
+        raise UserError(f"write={path}: no image is left")
+    remaining = dataset.select(kept)
+    folder = path.absolute().parent
+    rows = [changes[image] for image in kept]
+    columns = {
+        "path": [relative_name(folder, str(dataset.file(image).absolute())) for image in kept.tolist()],
+        "label": [row.label for row in rows],
+        **({"split": remaining.splits.tolist()} if (remaining.splits != "").all() else {}),
+        "split_group": _split_groups(remaining),
+        "given_label": [dataset.classes[dataset.labels[image]] for image in kept],
+        "reason": [" | ".join(row.reasons) for row in rows],
+    }
+    write_table(path, columns)
+
+
+def _split_groups(dataset: ImageDataset) -> list[str]:
+    """(N,) the name of what each image stays together with: its copies, and its group if it has one."""
+    pairs = list(dataset.copies)
+    if dataset.groups is not None:
+        _, first, members = np.unique(dataset.groups, return_index=True, return_inverse=True)
+        pairs += [
+            Copy(int(first[member]), image, exact=False, distance=0) for image, member in enumerate(members)
+        ]
+    names = dataset.names if dataset.groups is None else dataset.groups.tolist()
+    return [names[image] for image in clusters(pairs, len(dataset))]

@@ -1,0 +1,321 @@
+"""What an audit finds in a dataset: images that stand out, copies, doubtful labels and classes.
+
+An image stands out by how it looks if it passes an absolute limit and has less than half of what is usual in
+its dataset, so that X-ray images are not all dark. cleanvision was measured for this and not taken
+(benchmarks/appearance.py): of images that are as they should be it names too many where all are alike, of
+blurred ones too few, and it decodes every image in full, by Pillow alone.
+
+Shapes: N images.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from skipnets.data.appearance import Appearance
+from skipnets.data.contents import Content
+from skipnets.data.copies import clusters
+from skipnets.data.decoding import ImageDecodeError
+from skipnets.data.labels import spellings
+from skipnets.data.listing import counted
+from skipnets.data.raster import Header
+from skipnets.data.sources import ImageDataset
+
+__all__ = [
+    "KINDS",
+    "Action",
+    "Finding",
+    "Kind",
+    "actions",
+    "appearance_findings",
+    "class_findings",
+    "copy_findings",
+    "size_findings",
+]
+
+
+class Kind(NamedTuple):
+    """A kind of finding.
+
+    Attributes:
+        title: Its heading.
+        meaning: What is found, in a sentence.
+    """
+
+    title: str
+    meaning: str
+
+
+KINDS = {
+    "label-error": Kind(
+        "Probable label errors",
+        "A prediction contradicts the label, with more confidence than is usual for its class (confident "
+        "learning). Labels are corrected where that is 95% or more, but not in given validation and test "
+        "splits: a test whose labels are what a model says flatters the model.",
+    ),
+    "contradiction": Kind(
+        "Copies with different labels",
+        "One image under two labels. Of equal files the majority decides; where there is none, all are left "
+        "out.",
+    ),
+    "spelling": Kind(
+        "Classes in two spellings",
+        "Class names that differ in case, blanks, hyphens or accents only. The most frequent spelling stays.",
+    ),
+    "leak": Kind(
+        "Copies across splits",
+        "Images that the model learns from, or is chosen by, and that a later split shows as well: results "
+        "come out too good. The image in the later split stays.",
+    ),
+    "exact-copy": Kind("Exact copies", "Files that are equal byte by byte."),
+    "near-copy": Kind("Near copies", "One image saved anew, resized, brightened, cut or mirrored."),
+    "missing": Kind("Missing files", "Files that the manifest lists and that are not there."),
+    "unreadable": Kind("Unreadable files", "Files that cannot be decoded."),
+    "blank": Kind("Blank images", "Images of one color."),
+    "dark": Kind("Dark images", "Hardly any pixel is brighter than a third of white."),
+    "bright": Kind("Overexposed images", "Nearly all pixels are white."),
+    "low-contrast": Kind("Low contrast", "Nearly all pixels have about the same gray level."),
+    "low-information": Kind(
+        "Low information", "Few gray levels make up nearly all of the image, as in a placeholder."
+    ),
+    "blurred": Kind("Blurred images", "Edges are less than half as sharp as is usual here."),
+    "odd-size": Kind("Odd sizes", "Far smaller or larger than the other images."),
+    "odd-shape": Kind("Odd aspect ratios", "Far longer or narrower than the other images."),
+    "odd-color": Kind("Gray among color", "Images without color among color images, or the reverse."),
+    "small-class": Kind(
+        "Small classes",
+        "Fewer than 10 images, or than a tenth of the largest class. Collect more, or train with --imbalance "
+        "weighted-loss.",
+    ),
+}
+"""Name of each kind of finding, as in `Audit.findings`, the CSV file and `--drop`; gravest first."""
+
+Action = Literal["corrected", "left out", "kept together", "marked", "kept"]
+"""What the corrected manifest does about a finding; "kept" of classes, "marked" of images."""
+
+
+class Finding(NamedTuple):
+    """One image, or one class, that is worth a look.
+
+    Attributes:
+        kind: One of `KINDS`.
+        image: The image's position in the dataset; None for a class or a file that is not there.
+        name: The image's name, the class or the missing file.
+        detail: What was found, such as "1200×90 pixels".
+        score: Findings of a kind are in the order of their scores, the gravest first.
+        action: What the corrected manifest does about it.
+        other: The position of the copy, if it is about one.
+        label: The label that the image or class should have, if it should have another one.
+    """
+
+    kind: str
+    image: int | None
+    name: str
+    detail: str
+    score: float
+    action: Action = "marked"
+    other: int | None = None
+    label: str | None = None
+
+
+# Kind → which number, its limit, and how it is told. Numbers fall towards what is wrong.
+_LIMITS: dict[str, tuple[Callable[[Appearance], float], float, str]] = {
+    "dark": (lambda seen: seen.brightest, 0.32, "99% of the pixels are below {:.0%} of white"),
+    "bright": (lambda seen: 1 - seen.darkest, 0.05, "95% of the pixels are within {:.0%} of white"),
+    "low-contrast": (lambda seen: seen.contrast, 0.15, "98% of the pixels are within {:.0%} of one another"),
+    "low-information": (lambda seen: seen.information, 3.0, "{:.1f} bits a pixel"),
+    "blurred": (lambda seen: seen.sharpness, 1.25, "sharpness {:.2f}"),
+}
+_ONE_COLOR = 3 / 255
+_NARROW = 0.35  # shorter side over longer side
+_SPREAD = 3  # interquartile ranges of size beyond the quartiles
+_FACTOR = 1.5
+_FEW = 10
+_SHARE = 0.1
+
+
+def appearance_findings(
+    dataset: ImageDataset, seen: Sequence[Appearance | ImageDecodeError]
+) -> Iterator[Finding]:
+    """Images that cannot be decoded, show nothing, or look unlike the others.
+
+    Args:
+        dataset: N images.
+        seen: What `measure_appearance` says of each.
+    """
+    shown: dict[int, Appearance] = {}
+    for image, each in enumerate(seen):
+        name = dataset.names[image]
+        if isinstance(each, ImageDecodeError):
+            yield Finding("unreadable", image, name, _reason(dataset, image, each), 0, "left out")
+        elif each.contrast <= _ONE_COLOR:
+            yield Finding("blank", image, name, f"all of about one gray level, {255 * each.brightest:.0f}", 0)
+        else:
+            shown[image] = each
+    if not shown:
+        return
+    told: set[int] = set()  # what is dark has little contrast, too
+    for kind, (number, limit, detail) in _LIMITS.items():
+        values = {image: number(each) for image, each in shown.items()}
+        known = [value for value in values.values() if not np.isnan(value)]
+        bound = min(limit, float(np.median(known)) / 2) if known else -np.inf
+        for image, value in values.items():
+            if value < bound and image not in told:
+                told.add(image)
+                yield Finding(kind, image, dataset.names[image], detail.format(value), value)
+    visible = {image: each for image, each in shown.items() if image not in told}
+    colorless = [image for image, each in visible.items() if each.colorless]
+    colored = [image for image, each in visible.items() if not each.colorless]
+    rare, what = (colorless, "gray") if len(colorless) <= len(colored) else (colored, "color")
+    for image in rare:
+        yield Finding("odd-color", image, dataset.names[image], what, 0)
+
+
+def size_findings(dataset: ImageDataset, headers: Mapping[str, Header]) -> Iterator[Finding]:
+    """Images whose size or shape is unlike that of the others.
+
+    Args:
+        dataset: N images.
+        headers: Name → header, of those that can be read.
+    """
+    positions = [image for image, name in enumerate(dataset.names) if name in headers]
+    if not positions:
+        return
+    sizes = np.array([(header.width, header.height) for header in map(headers.get, dataset.names) if header])
+    side = np.sqrt(sizes.prod(1))
+    low, middle, high = np.percentile(side, (25, 50, 75))
+    reach = (high / low) ** _SPREAD * _FACTOR
+    shape = sizes.min(1) / sizes.max(1)
+    narrow = min(_NARROW, float(np.median(shape)) / 2)
+    for image, (width, height), root, ratio in zip(positions, sizes.tolist(), side, shape, strict=True):
+        name = dataset.names[image]
+        if root < low / reach or root > high * reach:
+            away = -abs(float(np.log(root / middle)))
+            yield Finding("odd-size", image, name, f"{width}×{height} pixels", away)
+        if ratio < narrow:
+            yield Finding("odd-shape", image, name, f"{width}×{height} pixels", float(ratio))
+
+
+def class_findings(dataset: ImageDataset) -> Iterator[Finding]:
+    """Classes in two spellings, and classes that are far smaller than the largest."""
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
+    count_of = dict(zip(dataset.classes, counts, strict=True))
+    merged = merged_spellings(dataset)
+    for name, target in merged.items():
+        detail = f'{counted(count_of[name], "image")}; "{target}" has {count_of[target]:,}'
+        yield Finding("spelling", None, name, detail, -count_of[name], "corrected", label=target)
+    largest = max(counts, default=0)
+    for name, count in count_of.items():
+        if count < max(_FEW, _SHARE * largest) and name not in merged:
+            detail = f"{counted(count, 'image')}; the largest class has {largest:,}"
+            yield Finding("small-class", None, name, detail, count, "kept")
+
+
+def merged_spellings(dataset: ImageDataset) -> dict[str, str]:
+    """Class → the most frequent spelling of it, for classes that have another one."""
+    counts = Counter(dataset.labels.tolist())
+    number = {name: label for label, name in enumerate(dataset.classes)}
+    merged: dict[str, str] = {}
+    for names in spellings(dataset.classes):
+        target = max(names, key=lambda name: counts[number[name]])
+        merged |= {name: target for name in names if name != target}
+    return merged
+
+
+def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
+    """Copies: across splits, with different labels, and the rest.
+
+    Each image is compared with one that stands for all its copies: the first in the latest split.
+
+    Args:
+        dataset: With `copies` and `contents`; its splits are "" where the data do not tell any.
+    """
+    distance_of = {(copy.first, copy.second): copy.distance for copy in dataset.copies}
+    for first, *others in copy_groups(dataset):
+        contradictions = list(_contradictions(dataset, [first, *others]))
+        yield from contradictions
+        left_out = {finding.image for finding in contradictions if finding.action == "left out"}
+        for image in others:
+            exact = _content(dataset, image) == _content(dataset, first)
+            distance = distance_of.get((min(first, image), max(first, image)), 0.0 if exact else 1.0)
+            detail = "equal byte by byte" if exact else "nearly equal"
+            if distance == 1:
+                detail += " by way of other copies"
+            split, later = str(dataset.splits[image]), str(dataset.splits[first])
+            kind = "leak" if split != later else "exact-copy" if exact else "near-copy"
+            if kind == "leak":
+                detail += f"; {split} and {later}"
+            action: Action = "left out" if kind == "leak" or image in left_out else "kept together"
+            yield Finding(kind, image, dataset.names[image], detail, distance, action, first)
+
+
+def _contradictions(dataset: ImageDataset, group: Sequence[int]) -> Iterator[Finding]:
+    """The images of a group that have another label than their copies."""
+    merged = merged_spellings(dataset)
+    label_of = {image: dataset.classes[dataset.labels[image]] for image in group}
+    label_of = {image: merged.get(label, label) for image, label in label_of.items()}
+    equal: dict[Content | int, list[int]] = {}
+    for image in group:
+        equal.setdefault(_content(dataset, image), []).append(image)
+    for images in equal.values():
+        votes = Counter(label_of[image] for image in images).most_common()
+        if len(votes) == 1:
+            if label_of[images[0]] != label_of[group[0]]:
+                detail = f"nearly equal; labels {label_of[images[0]]} and {label_of[group[0]]}"
+                for image in images:
+                    yield Finding("contradiction", image, dataset.names[image], detail, 1, other=group[0])
+            continue
+        majority = votes[0][0] if votes[0][1] > votes[1][1] else None
+        detail = f"equal byte by byte; labels {' and '.join(label for label, _ in votes)}"
+        for image in images:
+            if label_of[image] != majority:
+                other = next(one for one in images if label_of[one] != label_of[image])
+                action: Action = "corrected" if majority is not None else "left out"
+                yield Finding(
+                    "contradiction", image, dataset.names[image], detail, 0, action, other, majority
+                )
+
+
+def copy_groups(dataset: ImageDataset) -> list[list[int]]:
+    """Images that show the same, each group with the first image of its latest split at the front."""
+    rank = {"test": 0, "val": 1, "train": 2, "": 3}
+    first = clusters(dataset.copies, len(dataset))
+    groups: dict[int, list[int]] = {}
+    for image in sorted({image for copy in dataset.copies for image in copy[:2]}):
+        groups.setdefault(int(first[image]), []).append(image)
+    return [
+        sorted(group, key=lambda image: (rank[str(dataset.splits[image])], image))
+        for group in groups.values()
+    ]
+
+
+def _content(dataset: ImageDataset, image: int) -> Content | int:
+    """What equal files have in common; the position where that is not known."""
+    content = None if dataset.contents is None else dataset.contents[image]
+    return content if content is not None and content.hash else image
+
+
+def _reason(dataset: ImageDataset, image: int, error: ImageDecodeError) -> str:
+    return str(error).removeprefix(f"{dataset.source(image)}: ") if dataset.images is None else str(error)
+
+
+def actions(findings: Iterable[Finding]) -> str:
+    """What the corrected manifest does about findings, such as "12 corrected, 3 marked"."""
+    counts = Counter(finding.action for finding in findings)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{counts[action]:,} {action}" for action in get_args(Action) if counts[action])
+
+
+def sorted_findings(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+    """Kind → findings, gravest first; every kind is there."""
+    found: dict[str, list[Finding]] = {kind: [] for kind in KINDS}
+    for finding in findings:
+        found[finding.kind].append(finding)
+    for each in found.values():
+        each.sort(key=lambda finding: (finding.score, finding.name))
+    return found

@@ -1,0 +1,81 @@
+"""Probable label errors by confident learning (Northcutt, Jiang and Chuang, 2021), as cleanlab does it.
+
+Of predictions by a model that was not trained on the images, those that contradict the label count if the
+model is more confident than it usually is in that class. The probabilities are calibrated on the given labels
+first: of the labels that an overconfident network doubts, twice as many are then wrong
+(benchmarks/label_errors.py).
+
+Shapes: N images, K classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.classifier import softmax
+from skipnets.errors import needs_extra
+from skipnets.evaluation.calibration import NoTemperatureError, fit_temperature
+
+__all__ = ["LabelError", "calibrated", "find_label_errors"]
+
+
+class LabelError(NamedTuple):
+    """An image whose label is probably wrong.
+
+    Attributes:
+        image: Its position.
+        suggested: The most probable other class.
+        of_label: The probability of the label.
+        of_suggested: The probability of the suggested class.
+    """
+
+    image: int
+    suggested: int
+    of_label: float
+    of_suggested: float
+
+
+def find_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> list[LabelError]:
+    """Find labels that are probably wrong, those with the least probable label first.
+
+    Args:
+        labels: (N,) the given classes.
+        probabilities: (N, K) predicted by a model that was not trained on these images; best `calibrated`.
+    """
+    with needs_extra("report"):
+        from cleanlab.filter import find_label_issues
+    if not len(labels):
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes with so few images that some errors may be missed
+        # What both of cleanlab's rules name: precision goes before recall.
+        found = find_label_issues(
+            labels, probabilities, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1
+        )
+    others = probabilities.copy()
+    others[np.arange(len(labels)), labels] = -1
+    suggested = others.argmax(1)
+    return [
+        LabelError(
+            image=int(image),
+            suggested=int(suggested[image]),
+            of_label=float(probabilities[image, labels[image]]),
+            of_suggested=float(probabilities[image, suggested[image]]),
+        )
+        for image in found
+    ]
+
+
+def calibrated(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(N, K) at the temperature at which the labels are most likely; unchanged where there is none."""
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float64)
+    if not len(labels):
+        return logits
+    try:
+        return softmax(logits, fit_temperature(logits, labels))
+    except NoTemperatureError:
+        return softmax(logits)

@@ -1,0 +1,99 @@
+"""`skipnets audit` writes a page, a table and a manifest, prints counts, and changes nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Result
+from tests.helpers.flawed import FOUND, write_flawed, write_predictions
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_flawed(tmp_path / "pets")
+    write_predictions(tmp_path / "pets", tmp_path / "predictions.csv")
+    monkeypatch.chdir(tmp_path)
+    return Path("pets")
+
+
+def test_files_and_table(pets: Path, run: Run) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in pets.rglob("*"))
+    result = run("audit", pets, "predictions.csv", "--write", "clean.csv", "--drop", "blank")
+    assert result.status == 0, result.err
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
+    assert lines[-3:] == ["audit.html", "audit.csv", "clean.csv"]
+    assert "Near copies 1 kept together" in lines
+    assert "labels 94.9% of 59 as predicted by predictions.csv" in lines
+    assert Path("audit.html").read_text().startswith("<!doctype html>")
+    with Path("audit.csv").open(newline="") as file:
+        kinds = [row["kind"] for row in csv.DictReader(file)]
+    assert {kind: kinds.count(kind) for kind in FOUND} == {kind: len(names) for kind, names in FOUND.items()}
+    assert "blank.png" not in Path("clean.csv").read_text()
+    assert sorted((path, path.stat().st_mtime_ns) for path in pets.rglob("*")) == before
+
+
+def test_json_and_output(pets: Path, run: Run, tmp_path: Path) -> None:
+    result = run("audit", pets, "--output", tmp_path / "reports" / "pets.html", "--json")
+    found = json.loads(result.out)
+    assert found["findings"]["unreadable"] == 1
+    assert found["label_check"] is None
+    assert found["written"] == [str(tmp_path / "reports" / f"pets.{suffix}") for suffix in ("html", "csv")]
+    assert all(Path(path).is_file() for path in found["written"])
+    assert not Path("audit.html").exists()
+
+
+def test_the_manifest_is_read_as_it_is(pets: Path, run: Run) -> None:
+    assert run("audit", pets, "predictions.csv", "--write", "clean.csv").status == 0
+    told = json.loads(run("data", "clean.csv", "--json").out)
+    assert told["columns"] == {
+        "path": "path",
+        "label": "label",
+        "split": "split",
+        "split_group": "group",
+        "given_label": "",
+        "reason": "",
+    }
+    assert told["splits"]["test"] == 20
+    assert told["unreadable"] == {}
+
+
+@pytest.mark.slow
+def test_training_starts_from_the_manifest(pets: Path, run: Run) -> None:
+    assert run("audit", pets, "predictions.csv", "--write", "clean.csv").status == 0
+    result = run(
+        *("train", "clean.csv", "--out", "run", "--model", "resnet20", "--epochs", 1, "--batch-size", 16),
+        *("--size", 16, "--workers", 0, "--accelerator", "cpu", "--model-options.width", 4),
+    )
+    assert result.status == 0, result.err
+    assert Path("run/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--output", "audit.pdf"), "--output=audit.pdf: must end in .html"),
+        (
+            ("--write", "audit.csv"),
+            "--write=audit.csv: is where the table of findings goes; take another name",
+        ),
+        (("--write", "clean.parquet"), "--write=clean.parquet: must end in .csv"),
+        (("--write", "clean.csv", "--drop", "dusk"), "--drop=dusk: must be one of "),
+        (("--drop", "dark"), "--drop: is for the manifest that --write names"),
+        (("nothing.csv",), "nothing.csv: cannot be read as a table of predictions"),
+        (("nothing",), "nothing"),
+    ],
+)
+def test_wrong_input_is_one_line_before_anything_is_written(
+    pets: Path, run: Run, words: tuple[str, ...], message: str
+) -> None:
+    result = run("audit", pets, *words)
+    assert result.status == 2
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+    assert not list(Path().glob("audit.*")) + list(Path().glob("clean.*"))

@@ -1,0 +1,55 @@
+"""What the readers share, against Pillow's own way of doing it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from skipnets.data.raster import Values, WindowedImage, check_page, fit_channels, turn_upright
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_upright_as_pillow_turns(orientation):
+    pixels = RANDOM.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    image.getexif()[274] = orientation
+    np.testing.assert_array_equal(
+        turn_upright(pixels, orientation), np.asarray(ImageOps.exif_transpose(image))
+    )
+
+
+def test_channels_become_others_as_in_pillow():
+    color = RANDOM.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    gray = fit_channels(Values(array=color, bits=8), 1).array[:, :, 0]
+    np.testing.assert_allclose(gray, np.asarray(Image.fromarray(color).convert("L")), atol=1)
+    three = fit_channels(Values(array=color[:, :, :1], bits=8), 3).array
+    np.testing.assert_array_equal(three, np.repeat(color[:, :, :1], 3, axis=2))
+    with pytest.raises(ValueError, match="has 3 channels where 5 are expected"):
+        fit_channels(Values(array=color, bits=8), 5)
+
+
+def test_alpha_is_laid_on_white():
+    deep = RANDOM.integers(0, 65536, (6, 5, 4), dtype=np.uint16)
+    opacity = deep[:, :, 3:] / 65535
+    laid = fit_channels(Values(array=deep, bits=16, alpha=True), 3).array
+    np.testing.assert_allclose(laid, deep[:, :, :3] * opacity + 65535 * (1 - opacity), atol=0.5)
+    assert fit_channels(Values(array=deep, bits=16, alpha=True), 4).array is deep
+
+
+def test_pages_that_are_not_there():
+    assert check_page(2, 3) == 2
+    for page in (-1, 3):
+        with pytest.raises(ValueError, match="no such page"):
+            check_page(page, 3)
+
+
+def test_bands_are_shown_as_gray_or_color():
+    values = RANDOM.uniform(0, 255, (4, 6, 5)).astype(np.float32)
+    assert WindowedImage(values).size == (6, 4)
+    np.testing.assert_array_equal(
+        np.asarray(WindowedImage(values).shown((4, 0, 2))), np.rint(values[:, :, [4, 0, 2]])
+    )
+    assert WindowedImage(values[:, :, :2]).shown().mode == "L"

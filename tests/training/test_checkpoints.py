@@ -1,0 +1,127 @@
+"""Training goes on from the step at which a checkpoint was written, to the same bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.training.test_trainer import EVERYTHING, interrupt_at, result
+
+from skipnets.errors import UserError
+from skipnets.training import Run, TrainConfig, TrainingInterrupted, resume, train
+from skipnets.training.checkpoints import (
+    StepCheckpoints,
+    _generators,
+    _restore_generators,
+    newest_checkpoint,
+)
+
+MakeConfig = Callable[..., TrainConfig]
+AT_EVERY_STEP = 1e-9
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The positions of the images of each training step, as they come."""
+    from skipnets.training.task import ClassificationTask
+
+    positions: list[tuple[int, ...]] = []
+    original = ClassificationTask.training_step
+
+    def training_step(self: ClassificationTask, batch: Any, batch_idx: int) -> Any:
+        positions.append(tuple(batch[2].tolist()))
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", training_step)
+    return positions
+
+
+@pytest.mark.parametrize("step", [9, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_resumed_epoch_goes_on_at_its_step(
+    step: int, tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[tuple[int, ...]]
+) -> None:
+    config = tiny(checkpoint_minutes=AT_EVERY_STEP, epochs=2, **EVERYTHING)
+    whole = train(dataclasses.replace(config, out=tmp_path / "whole"))
+    expected = seen.copy()
+    seen.clear()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, KeyboardInterrupt())
+        with pytest.raises(TrainingInterrupted):
+            train(config)
+    # Gradients add up over two batches, so the last checkpoint is that of an even number of steps.
+    before = seen.copy()
+    assert len(before) == step + 1
+    seen.clear()
+    run = resume(config.out)
+    done = step // 2 * 2
+    assert before == expected[: step + 1]
+    assert seen == expected[done:]
+    assert result(run) == result(whole)
+    assert run.rows[0].seconds > 0
+
+
+def test_without_checkpoints_within_epochs_an_epoch_begins_anew(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch, seen: list[tuple[int, ...]]
+) -> None:
+    config = tiny(checkpoint_minutes=0, epochs=1)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3, KeyboardInterrupt())
+        with pytest.raises(TrainingInterrupted):
+            train(config)
+    before = seen.copy()
+    seen.clear()
+    resume(config.out)
+    assert seen[:4] == before
+
+
+class TestDamagedCheckpoints:
+    def interrupted(self, tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> Run:
+        config = tiny(checkpoint_minutes=AT_EVERY_STEP, epochs=1)
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, 4, KeyboardInterrupt())
+            with pytest.raises(TrainingInterrupted):
+                train(config)
+        return Run(config.out)
+
+    @pytest.mark.parametrize(
+        "keep", [1000, pytest.param(0, marks=pytest.mark.slow), pytest.param(-1000, marks=pytest.mark.slow)]
+    )
+    def test_the_one_before_is_taken(
+        self, keep: int, tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = self.interrupted(tiny, monkeypatch)
+        run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:keep])
+        assert newest_checkpoint(run) == run.previous_checkpoint
+        whole = train(tiny(epochs=1, out=tmp_path / "whole"))
+        assert result(resume(run.folder)) == result(whole)
+
+    def test_none_is_left(self, tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = self.interrupted(tiny, monkeypatch)
+        for path in (run.checkpoint, run.previous_checkpoint):
+            path.write_bytes(b"")
+        with pytest.raises(UserError, match=r"^resume: no checkpoint in .* can be read"):
+            resume(run.folder)
+
+
+def test_generators_go_on() -> None:
+    states = _generators()
+    first = (torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random())  # noqa: NPY002
+    _restore_generators(states)
+    assert (torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()) == first  # noqa: NPY002
+
+
+def test_another_number_of_processes_is_refused(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(epochs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(StepCheckpoints, "state_dict", lambda _: {"processes": 2, "within_epoch": []})
+        interrupt_at(patch, 8, KeyboardInterrupt())
+        with pytest.raises(TrainingInterrupted):
+            train(config)
+    with pytest.raises(UserError, match=r"^devices=1: must be 2, by which the epochs"):
+        resume(config.out)
