@@ -206,6 +206,11 @@ class Preprocessing:
             return self._fitted_values(opened)
         return self._fitted(opened)
 
+    def resized_pixels(self, width: int, height: int) -> int:
+        """How many pixels an image has after the resize, of which the input may be a small part."""
+        resized_width, resized_height, _, _ = self._layout(width, height)
+        return resized_width * resized_height
+
     def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
         """An image of 8 bits at the input's size."""
         height, width = self.size
