@@ -17,6 +17,7 @@ _PAPER: dict[str, Any] = {
     "weight_decay": 1e-4,
     "decay_norm_and_bias": True,
     "layer_decay": 1.0,
+    "whiten_stem": False,
     "fit_head": False,
     "schedule": "milestones",
     "warmup": 0.0,
