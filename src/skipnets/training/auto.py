@@ -82,6 +82,9 @@ WARMUP_SHARE = 0.1
 # Images up to this side keep their size.
 KEPT_SIDE = 64
 # Networks from cheap to costly, up to a side of the input in pixels: the stem leaves maps of about 16×16.
+# 32 pixels, CIFAR-10, 10,000 images: 54.8 in 40 s with a stem to half the size, 46.6 in 60 s with a stem that
+# keeps it (both of width 32). 64 pixels, clothing, 40 s: 67.1 with ImageNet's stem, 47.5 with one to half the
+# size; rendered clothing, 60 s: 70.9 with 10 layers, 62.3 with 18.
 _NETWORKS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (40, ("resnet8_w16", "resnet8_w32", "resnet14_w32", "resnet8_w64", "resnet14_w64")),
     (10**9, ("resnet10_w16", "resnet10_w24", "resnet10_w32", "resnet10_w48", "resnet10", "resnet18")),
@@ -230,7 +233,12 @@ def choose_network(
 
 
 def wanted_images(images: int) -> float:
-    """How many images a training should show before a larger network is worth its time."""
+    """How many images a training should show before a larger network is worth its time.
+
+    Clothing (3,409 images): in 40 s width 24 reached 67.1 (26,000 shown) and width 32 68.7 (18,000); in 80 s
+    width 32 70.4 (40,000) and width 48 67.9 (22,000). CIFAR-10 (10,000 images), 40 s: width 32 54.8 (38,000),
+    width 64 45.2 (12,000). With more images, more are worth showing, in less than proportion.
+    """
     return 60_000 * math.sqrt(max(images, 500) / 1500)
 
 

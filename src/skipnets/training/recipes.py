@@ -47,7 +47,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {
         "epochs": 30,
         "batch_size": 32,
-        "lr": 0.05,
+        "lr": 0.07,
         "weight_decay": 5e-4,
         "warmup": 2.0,
         "augmentation": "crop-flip",
