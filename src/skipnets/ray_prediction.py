@@ -77,8 +77,9 @@ def predict_with_ray(
         loading={"runtime": runtime, "device": device, "threads": threads or 1},
         predicting={"top_k": top_k, "batch_size": batch_size, "workers": workers or threads or 1},
     )
-    gpus = {"num_gpus": 1} if device.startswith("cuda") else {}
-    rows = ray.data.range(shards, override_num_blocks=shards).map(task, num_cpus=threads or 1, **gpus)
+    gpus = 1 if device.startswith("cuda") else None
+    numbers = ray.data.range(shards, override_num_blocks=shards)
+    rows = numbers.map(task, num_cpus=threads or 1, num_gpus=gpus)
     earlier = set(Path(output).glob("part-*.parquet"))
     done = 0
     try:
