@@ -66,7 +66,8 @@ def predict_with_ray(
         ray.init(log_to_driver=False, include_dashboard=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     if shards is None:
-        processors = int(ray.cluster_resources().get("CPU", 1))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        processors = int(resources.get("CPU", 1))
         shards = shards_of(Path(output)) or _SHARDS_PER_PROCESSOR * processors
     task = functools.partial(
         _predict_shard,

@@ -338,7 +338,10 @@ def _open_file(
         if isinstance(file, str | os.PathLike):
             file = stack.enter_context(Path(file).open("rb"))
         opened = _open_other(_whole_file(file), max_pixels)
-        stack.callback(opened.close)
+        if isinstance(opened, Image.Image):
+            stack.enter_context(opened)  # closes its file; close() would take the pixels, too
+        else:
+            stack.callback(opened.close)
         yield opened
 
 

@@ -115,6 +115,7 @@ def prepare(
         started=started,
     )
     config = with_recipe(config, **{"model": static_model, **chosen.values})
+    config = dataclasses.replace(config, precision=chosen.precision)
     name = config.model or static_model
     seed_everything(config.seed)
     model = create_model(name, weights=config.weights if load_weights else None, **options)
@@ -169,7 +170,6 @@ def prepare(
         "workers": _cores() if config.workers is None else config.workers,
         "epoch_plan": config.epoch_plan
         or (((0, config.epochs),) if chosen.training_ends is not None else ()),
-        "precision": chosen.precision,
         **choose_execution(model, given, config, preprocessing.size),
         "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
     }

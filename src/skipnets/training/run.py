@@ -227,7 +227,7 @@ class Run(Display):
 
 
 # What a run that was killed as it began may have left.
-_BEGINNINGS = {run_folder.LOCK, run_folder.RATES, run_folder.ENVIRONMENT, run_folder.SPLITS}
+_BEGINNINGS = {run_folder.LOCK, run_folder.ENVIRONMENT, run_folder.SPLITS}
 
 
 def claim(folder: Path) -> Run:

@@ -54,7 +54,7 @@ from skipnets.training.locking import locked
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
-from skipnets.training.rate_finder import with_found_rate
+from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
 from skipnets.training.task import ClassificationTask
 
@@ -98,9 +98,9 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     if not _is_helper():
         _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
         _say(announcement(prepared, dataset))
-    with _alone_in(run.folder):
-        prepared = with_found_rate(prepared, dataset, run.rates, _say)
-    return _train(run, prepared, dataset, fresh=True)
+    prepared, search = with_found_rate(prepared, dataset, _say)
+    also = [] if search is None else [RatePlot(search, run.rates)]
+    return _train(run, prepared, dataset, fresh=True, also=also)
 
 
 def train_on(
