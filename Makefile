@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST_OPTIONS)
 # -P: the package that was built, not the sources in this folder, which lack the compiled part.
 PYTEST_ENGINE := cd engine && OMP_NUM_THREADS=1 ../$(BIN)/python -P $(PYTEST_OPTIONS)
 
-.PHONY: demo test test-all test-cuda test-lowest test-engine-sanitized coverage constraints check docs format clean
+.PHONY: demo fuzz test test-all test-cuda test-lowest test-engine-sanitized coverage constraints check docs format clean
 
 # Scans of the demo's test split as files: what `predict` takes.
 define WRITE_TEST_SCANS
@@ -60,6 +60,13 @@ coverage: .venv/installed-dev .venv/engine
 constraints: .venv/installed-dev
 	@(sed -n '/^#/p' constraints.txt; $(BIN)/python -m tests.helpers.requirements tested) > constraints.tmp
 	@mv constraints.tmp constraints.txt
+
+# Coverage-guided fuzzing of every reader of files, each for so many seconds.
+FUZZ_SECONDS ?= 60
+
+fuzz: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "atheris>=3.0"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 # The tests that need an NVIDIA GPU.
 test-cuda: .venv/installed-dev

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from skipnets.tables import Display, as_text, make_table, printable, properties_table
+from skipnets.tables import Display, as_text, make_table, properties_table
+from skipnets.terminal import printable
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,8 @@ def check_answers(path: Path, runtime: Runtime, description: Description) -> Non
     Raises:
         UserError: If it fails, has another number of classes, or computes what is not finite.
     """
+    if runtime.input_type != "float32" and description.preprocessing.window is not None:
+        raise UserError(f"{path}: damaged: its graph takes bytes, which its preprocessing does not make")
     batch = np.zeros((1, description.preprocessing.channels, *description.preprocessing.size))
     try:
         logits = runtime.logits(batch.astype(runtime.input_type))

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from skipnets.errors import UserError
+from skipnets.errors import UserError, one_line
 
 CONFIG = "run.yaml"
 ENVIRONMENT = "environment.json"
@@ -42,7 +42,7 @@ def read_evaluation(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / EVALUATION
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(metrics, dict):
         raise UserError(f"{path}: must be a JSON object")
@@ -70,13 +70,16 @@ def check_splits(folder: str | os.PathLike[str]) -> None:
     path, environment = Path(folder) / SPLITS, Path(folder) / ENVIRONMENT
     try:
         known = json.loads(environment.read_text(encoding="utf-8"))
-        wanted = known.get("files", {}).get(SPLITS)
     except FileNotFoundError:
         return
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{environment}: damaged ({error})") from error
-    if wanted is None:
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{environment}: damaged ({one_line(error)})") from error
+    files = known.get("files", {}) if isinstance(known, dict) else None
+    wanted = files.get(SPLITS) if isinstance(files, dict) else ""
+    if files is not None and wanted is None:
         return
+    if not isinstance(wanted, dict) or not isinstance(wanted.get("lines"), int):
+        raise UserError(f"{environment}: damaged (files is {str(files)[:60]!r})")
     try:
         found = fingerprint(path)
     except OSError as error:

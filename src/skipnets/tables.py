@@ -6,27 +6,20 @@ Names of classes and files are untrusted; every cell goes through `printable`.
 from __future__ import annotations
 
 import io
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
+
+from skipnets.terminal import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["Display", "as_html", "as_text", "cell", "make_table", "printable", "properties_table"]
+__all__ = ["Display", "as_html", "as_text", "cell", "make_table", "properties_table"]
 
 WIDE = 400
 _HTML = '<pre style="font-family: monospace; line-height: 1.3; overflow-x: auto">{code}</pre>'
-
-
-def printable(text: str) -> str:
-    """Escape control characters and line breaks in untrusted text."""
-    return "".join(
-        letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else ascii(letter)[1:-1]
-        for letter in text
-    )
 
 
 def cell(value: str) -> Text:
@@ -34,6 +27,13 @@ def cell(value: str) -> Text:
     from rich.text import Text
 
     return Text(printable(value))
+
+
+def _title(value: str | None) -> Text | None:
+    """A title of one or several lines, without interpreting markup; Rich's own style for titles."""
+    from rich.text import Text
+
+    return Text(printable_lines(value), style="table.title") if value else None
 
 
 def make_table(
@@ -48,7 +48,7 @@ def make_table(
     """
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=_title(title), title_justify="left", box=None, pad_edge=False)
     for index, (heading, side) in enumerate(headings.items()):
         table.add_column(cell(heading), justify=side, overflow="ellipsis" if index else "fold")
     for row in rows:
@@ -60,7 +60,7 @@ def properties_table(rows: Mapping[str, str], *, title: str | None = None) -> Ta
     """Create a table of names and values."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(title=_title(title), title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():

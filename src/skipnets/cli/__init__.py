@@ -23,6 +23,7 @@ import cyclopts
 from cyclopts.help import DefaultFormatter
 
 from skipnets.errors import MissingExtraError, UserError, near_matches, needs_extra
+from skipnets.terminal import LogHandler, printable, tolerate
 
 __all__ = ["COMMANDS", "main", "make_app"]
 
@@ -100,10 +101,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    _set_up_logging()
+    if sys.stderr is None:  # closed by whoever started this process
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+    tolerate(sys.stdout)
+    tolerate(sys.stderr)
     if sys.stdout is None:
         _print_error("standard output: is closed; results go there")
         return 2
+    with _messages_shown():
+        return _run(words, ends_process=arguments is None)
+
+
+def _run(words: Sequence[str], *, ends_process: bool) -> int:
+    """Run one command; returns the exit status."""
     try:
         with needs_extra(), _imports_unwrapped():
             status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
@@ -120,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         _print_error(str(interruption) or "interrupted")
         status = getattr(interruption, "exit_status", 130)
-        if arguments is None:
+        if ends_process:
             _end_process(status)
         return status
     except BrokenPipeError:  # the reader of our output, such as `head`, has exited
@@ -263,11 +273,20 @@ def _discard_output() -> None:
 
 def _print_error(message: str) -> None:
     """Print one line on standard error."""
-    sys.stderr.write(f"skipnets: {' '.join(message.split())}\n")
+    with suppress(OSError):  # nothing can be said where standard error is full or closed
+        sys.stderr.write(f"skipnets: {printable(' '.join(message.split()))}\n")
+        sys.stderr.flush()
 
 
-def _set_up_logging() -> None:
+@contextmanager
+def _messages_shown() -> Iterator[None]:
     """Show the library's log messages (a re-initialized head, a skipped image) on standard error."""
     logger = logging.getLogger("skipnets")
-    logger.handlers = [logging.StreamHandler(sys.stderr)]
+    before = logger.handlers, logger.level
+    logger.handlers = [LogHandler()]
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers = before[0]
+        logger.setLevel(before[1])

@@ -14,6 +14,7 @@ from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import Duplicates, find_dataset
 from skipnets.data.survey import survey
+from skipnets.terminal import printable
 
 
 def data(
@@ -60,7 +61,7 @@ def data(
         if json:
             print_json({"data": path, "missing": error.names})
         else:
-            sys.stdout.writelines(f"missing: {name}\n" for name in error.names)
+            sys.stdout.writelines(f"missing: {printable(name)}\n" for name in error.names)
         raise
     found = survey(dataset, path)
     if copies is not None:

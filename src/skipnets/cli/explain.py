@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from skipnets.classifier import load
 from skipnets.cli.output import print_failures, print_paths, progress_bar
-from skipnets.cli.paths import chosen_pages, expand
+from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.errors import UserError
 from skipnets.insight.attribution import Explanation, Method
@@ -57,7 +57,7 @@ def explain(
     """
     if output.suffix.lower() != ".png":
         raise UserError(f"output={output}: must end in .png")
-    paths = [path for word in images for path in expand(word)]
+    paths = expand_all(images)
     classifier = load(model, runtime="torch", device=device, threads=threads)
     failures: dict[str, str] = {}
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from skipnets.tables import as_text, printable
+from skipnets.tables import as_text
+from skipnets.terminal import json_text, printable
 
 
 def print_json(value: Any) -> None:
     """Print a JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_text(value) + "\n")
 
 
 def print_paths(*paths: Path | None) -> None:
     """Print the paths of written files on standard output, one per line; None is skipped."""
-    sys.stdout.writelines(f"{path}\n" for path in paths if path is not None)
+    sys.stdout.writelines(f"{printable(str(path))}\n" for path in paths if path is not None)
 
 
 def print_tables(tables: Iterable[RenderableType]) -> None:
@@ -51,7 +51,7 @@ def progress_bar() -> Progress:
     """A progress bar on standard error, if it is a terminal; it is removed at the end."""
     console = Console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -68,9 +68,10 @@ def print_failures(failures: Mapping[str, str], *, of: int) -> None:
         failures: Name → reason.
         of: Total number of images.
     """
-    sys.stderr.write(f"{len(failures)} of {of} images failed:\n")
-    # Most reasons begin with the name already.
-    sys.stderr.writelines(
-        f"  {printable(name)}: {printable(reason.removeprefix(f'{name}: '))}\n"
-        for name, reason in failures.items()
-    )
+    with suppress(OSError):  # where standard error is full or closed, the exit status says it
+        sys.stderr.write(f"{len(failures)} of {of} images failed:\n")
+        # Most reasons begin with the name already.
+        sys.stderr.writelines(
+            f"  {printable(name)}: {printable(reason.removeprefix(f'{name}: '))}\n"
+            for name, reason in failures.items()
+        )

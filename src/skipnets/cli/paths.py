@@ -12,6 +12,18 @@ from skipnets.data.decoding import MAX_PIXELS, Page
 from skipnets.errors import UserError, check_at_least_1
 
 
+def expand_all(words: Sequence[str]) -> list[str]:
+    """Expand several arguments to image paths; a file that is missing fails later, as a damaged image does.
+
+    Raises:
+        UserError: If a folder or pattern holds none, or all files are missing.
+    """
+    missing = [word for word in words if _is_missing(word)]
+    if len(missing) == len(words):
+        expand(words[0])
+    return [path for word in words for path in ([word] if word in missing else expand(word))]
+
+
 def expand(path: str) -> list[str]:
     """Expand one argument to image paths.
 
@@ -23,9 +35,13 @@ def expand(path: str) -> list[str]:
         if not lines:
             raise UserError("images: standard input holds no paths")
         return lines
-    if not Path(path).exists() and not glob.has_magic(path):
+    if _is_missing(path):
         raise UserError(f"images: {path} does not exist (and no file matches it as a pattern)")
     return inputs.expand(path)
+
+
+def _is_missing(path: str) -> bool:
+    return path != "-" and not Path(path).exists() and not glob.has_magic(path)
 
 
 def chosen_pages(

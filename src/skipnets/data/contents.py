@@ -47,6 +47,8 @@ def _content(dataset: ImageDataset, index: int, of_sizes: Container[int] | None)
         try:
             if of_sizes is not None and (size := path.stat().st_size) not in of_sizes:
                 return Content(size, "")
+            if not path.is_file():  # reading from a pipe may never end
+                return Content(-1, "")
             data = path.read_bytes()
         except OSError:
             return Content(-1, "")

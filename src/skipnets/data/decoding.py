@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -276,6 +277,8 @@ def _opened(source: Source, max_pixels: int | None = None) -> Iterator[Image.Ima
     else:
         name = str(source) if isinstance(source, str | os.PathLike | Page) else "image"
         with _one_error(name, limit):
+            if isinstance(source, str | os.PathLike | Page):
+                _check_regular(Path(source.path if isinstance(source, Page) else source))
             canvas = webp_canvas(_head(source, 30))
             if canvas is not None:
                 check_size(canvas[0] * canvas[1], limit)
@@ -335,7 +338,10 @@ def _open_file(
         if isinstance(file, str | os.PathLike):
             file = stack.enter_context(Path(file).open("rb"))
         opened = _open_other(_whole_file(file), max_pixels)
-        stack.callback(opened.close)
+        if isinstance(opened, Image.Image):
+            stack.enter_context(opened)  # closes its file; close() would take the pixels, too
+        else:
+            stack.callback(opened.close)
         yield opened
 
 
@@ -382,6 +388,14 @@ def _turn_to(image: Image.Image, page: int) -> None:
         image.seek(page)
     except EOFError:
         raise ValueError("there is no such page") from None
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what is no file: reading from a pipe may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise ValueError(f"{kind}, not a file")
 
 
 def _head(source: str | os.PathLike[str] | bytes | BinaryIO | Page, size: int = 4096) -> bytes:
@@ -661,6 +675,20 @@ def decoding_bytes(source: Source, *, max_pixels: int = MAX_PIXELS, windowed: bo
             return raster_peak_bytes(opened.header)
         header = _pillow_header(opened)
         return peak_bytes(opened) + (raster_peak_bytes(header) if windowed else 0)
+
+
+def declared_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height as the header says, perhaps before the image is turned upright.
+
+    Raises:
+        ImageDecodeError: There is no image in a known format, or it is larger than `max_pixels`.
+    """
+    if isinstance(source, bytes) or hasattr(source, "read"):
+        canvas = webp_canvas(_head(cast("bytes | BinaryIO", source), 30))
+        if canvas is not None and canvas[0] * canvas[1] <= max_pixels:
+            return canvas
+    with _opened(source, max_pixels) as opened:
+        return opened.size if isinstance(opened, Image.Image) else (opened.header.width, opened.header.height)
 
 
 def _bits(image: Image.Image) -> int:

@@ -367,6 +367,8 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _not_an_image(file: os.DirEntry[str]) -> str:
     """Why a file is passed over; "" where it is an image."""
+    if not file.is_file() and Path(file.path).exists():  # a link that leads nowhere is named when it is read
+        return "not files (pipes, sockets, devices)"
     suffix = os.path.splitext(file.name)[1].lower()  # noqa: PTH122 - Path() would cost more than the rest
     if suffix in SUFFIXES:
         return ""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
+from skipnets.terminal import csv_text, from_csv_text
 
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("path", "label", "split")
@@ -152,7 +153,7 @@ def write_splits(path: str | os.PathLike[str], rows: Sequence[SplitRow]) -> None
         writer = csv.writer(file, lineterminator="\n")
         columns = SplitRow._fields if any(row.fold for row in rows) else SplitRow._fields[:-1]
         writer.writerow(columns)
-        writer.writerows(row[: len(columns)] for row in rows)
+        writer.writerows(map(csv_text, row[: len(columns)]) for row in rows)
 
 
 def read_splits(path: str | os.PathLike[str]) -> dict[str, tuple[str, str]]:
@@ -187,10 +188,10 @@ def read_split_rows(path: str | os.PathLike[str]) -> list[SplitRow]:
                 if not size.removeprefix("-").isdecimal():
                     raise UserError(f"{line}: size={size!r}: must be a number of bytes")
                 row = SplitRow(
-                    path=cells["path"],
-                    label=cells["label"],
+                    path=from_csv_text(cells["path"]),
+                    label=from_csv_text(cells["label"]),
                     split=cells["split"],
-                    group=cells.get("group", ""),
+                    group=from_csv_text(cells.get("group", "")),
                     size=int(size),
                     hash=cells.get("hash", ""),
                     fold=cells.get("fold", ""),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
+from skipnets.terminal import csv_text
 
 __all__ = ["check_table_path", "write_table"]
 
@@ -63,11 +64,12 @@ def _write_parquet(path: Path, columns: Mapping[str, Column]) -> None:
 
 
 def _write_csv(path: Path, columns: Mapping[str, Column]) -> None:
-    # File names need not be valid UTF-8; surrogateescape preserves their bytes.
+    # File names need not be valid UTF-8; surrogateescape preserves their bytes. All names stay as they are
+    # but those that a spreadsheet would take for a formula.
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(zip(*map(_shortest_text, columns.values()), strict=True))
+        writer.writerows(zip(*map(_for_csv, columns.values()), strict=True))
 
 
 def _write_jsonl(path: Path, columns: Mapping[str, Column]) -> None:
@@ -78,6 +80,10 @@ def _write_jsonl(path: Path, columns: Mapping[str, Column]) -> None:
 
 def _listed(values: Column) -> Sequence[Any]:
     return values.tolist() if isinstance(values, np.ndarray) else values
+
+
+def _for_csv(values: Column) -> Sequence[Any]:
+    return [csv_text(value) for value in _shortest_text(values)]
 
 
 def _shortest_text(values: Column) -> Sequence[Any]:

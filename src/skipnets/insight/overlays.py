@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.insight.attribution import Explanation
+from skipnets.terminal import printable
 
 _INK = (34, 39, 46)
 _SOFT_INK = (91, 100, 112)
@@ -96,11 +97,11 @@ def _cells(row: Sequence[Explanation]) -> list[_Cell]:
     """Cells for an image and its overlays, scaled for the sheet."""
     first = row[0]
     return [
-        _Cell(image=_fitted(first.image.convert("RGB")), title=first.source, note=""),
+        _Cell(image=_fitted(first.image.convert("RGB")), title=printable(first.source), note=""),
         *(
             _Cell(
                 image=_fitted(overlay(item)),
-                title=item.label,
+                title=printable(item.label),
                 note=f"probability {item.probability:.1%} · {_METHOD_NAMES[item.method]}",
             )
             for item in row

@@ -24,6 +24,7 @@ from skipnets.insight.source import Source, architecture_of
 from skipnets.models.accounting import FLOAT_BYTES, kept_bytes, steps
 from skipnets.models.graph import BlockExecution, Graph, Shape
 from skipnets.tables import Display
+from skipnets.terminal import csv_text, printable_lines
 
 MIB = 2**20
 
@@ -136,7 +137,7 @@ class Summary(Display):
         writer.writerow(field.name for field in dataclasses.fields(Layer))
         for layer in self.rows(depth):
             writer.writerow(
-                "×".join(map(str, value)) if isinstance(value, tuple) else value
+                csv_text("×".join(map(str, value)) if isinstance(value, tuple) else value)
                 for value in _shallow(layer).values()
             )
         return file.getvalue()
@@ -322,7 +323,8 @@ _STAGE_COLUMNS: tuple[Column, ...] = (
 
 
 def _empty_table(title: str, columns: Sequence[Column]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    styled = Text(printable_lines(title), style="table.title")  # a name may hold what Rich takes for markup
+    table = Table(title=styled, title_justify="left", box=None, pad_edge=False)
     for heading, right, _ in columns:
         table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     return table

@@ -111,6 +111,8 @@ def read_export_metadata(path: str | os.PathLike[str]) -> tuple[Path, dict[str, 
 def _check_exists(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path} does not exist: name a model file, an export or a run folder")
+    if not (path.is_file() or path.is_dir()):  # reading from a pipe may never end
+        raise UserError(f"{path}: a pipe, a socket or a device, not an export")
 
 
 def _parse(path: Path, text: str | None) -> dict[str, Any]:

@@ -147,6 +147,8 @@ def _locate(path: Path) -> Path:
         return inside
     if not path.exists():
         raise UserError(f"{path} does not exist: name a model file ({run_folder.MODEL}) or a run folder")
+    if not path.is_file():  # reading from a pipe may never end
+        raise UserError(f"{path}: a pipe, a socket or a device, not a model file")
     return path
 
 

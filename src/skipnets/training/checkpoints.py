@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from pathlib import Path
@@ -19,12 +20,12 @@ from skipnets.data.loading import ImageLoader
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.training.run import Run
+from skipnets.training.task import ClassificationTask
 
 logger = logging.getLogger("skipnets")
 
 # Processes that train together agree on the time this often.
 _STEPS_BETWEEN_AGREEMENTS = 20
-_LOSS = "training_step.train_loss"
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -79,7 +80,7 @@ class StepCheckpoints(Callback):
     """Writes a checkpoint every so many minutes within an epoch.
 
     Lightning keeps weights, optimizer, schedule, averaged weights and counters. This adds what it does not,
-    for each process: the loader's position, the state of the random number generators, and the epoch's loss.
+    for each process: the loader's position, the random number generators, and what the epoch measured so far.
 
     Args:
         run: Whose checkpoints they are.
@@ -119,16 +120,16 @@ class StepCheckpoints(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add the loss from before the interruption; write a checkpoint when it is time."""
+        """Add what was measured before the interruption; write a checkpoint when it is time."""
         if self._resumed:
-            before, total = self._resumed[trainer.global_rank], _running_loss(trainer)
-            total.value += before["loss"].to(total.value.device)
-            total.cumulated_batch_size += before["images"].to(total.cumulated_batch_size.device)
+            assert isinstance(pl_module, ClassificationTask)
+            _add_measured(trainer, pl_module, self._resumed[trainer.global_rank]["measured"])
             self._resumed = []
         # Gradients that add up over batches are in no checkpoint. At the epoch's end one is written anyway.
         at_boundary = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if at_boundary and not trainer.is_last_batch and self._is_time(trainer, batch_idx):
-            self._within_epoch = _of_all_processes(trainer)
+            assert isinstance(pl_module, ClassificationTask)
+            self._within_epoch = _of_all_processes(trainer, pl_module)
             trainer.save_checkpoint(self.run.checkpoint)
             self._within_epoch = []
             self._saved = time.monotonic()
@@ -137,6 +138,14 @@ class StepCheckpoints(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from here, where another callback writes a checkpoint."""
         self._saved = time.monotonic()
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Record what a schedule over more epochs is made from."""
+        steps = int(trainer.num_training_batches) / trainer.accumulate_grad_batches
+        checkpoint["steps_per_epoch"] = math.ceil(steps)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -160,31 +169,44 @@ class StepCheckpoints(Callback):
         return bool(trainer.strategy.broadcast(is_time))
 
 
-def _loader(trainer: pl.Trainer) -> ImageLoader:
-    loader = trainer.train_dataloader
-    assert isinstance(loader, ImageLoader)
-    return loader
-
-
-def _running_loss(trainer: pl.Trainer) -> Any:
-    """Lightning's running mean of the training loss over the epoch."""
-    return trainer.fit_loop.epoch_loop._results[_LOSS]
-
-
-def _of_all_processes(trainer: pl.Trainer) -> list[dict[str, Any]]:
+def _of_all_processes(trainer: pl.Trainer, task: ClassificationTask) -> list[dict[str, Any]]:
     """What each process has to go on with, by its rank."""
-    total = _running_loss(trainer)
     mine = {
         "loader": _loader(trainer).state_dict(),
         "generators": _generators(),
-        "loss": total.value.clone(),
-        "images": total.cumulated_batch_size.clone(),
+        "measured": _measured(trainer, task),
     }
     if trainer.world_size == 1:
         return [mine]
     all_of_them: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
     torch.distributed.all_gather_object(all_of_them, mine)
     return all_of_them
+
+
+def _loader(trainer: pl.Trainer) -> ImageLoader:
+    loader = trainer.train_dataloader
+    assert isinstance(loader, ImageLoader)
+    return loader
+
+
+def _measured(trainer: pl.Trainer, task: ClassificationTask) -> dict[str, Any]:
+    """The epoch's training loss, accuracy and gradients so far."""
+    means = {
+        name: [mean.value.clone(), mean.cumulated_batch_size.clone()]
+        for name, mean in trainer.fit_loop.epoch_loop._results.items()
+        if name.startswith("training_step.")
+    }
+    return {"means": means, "gradient_norms": task.gradient_norms.copy()}
+
+
+def _add_measured(trainer: pl.Trainer, task: ClassificationTask, before: dict[str, Any]) -> None:
+    """Add what was measured before an interruption to what the first step after it measured."""
+    for name, (value, images) in before["means"].items():
+        mean = trainer.fit_loop.epoch_loop._results[name]
+        mean.value += value.to(mean.value.device)
+        mean.cumulated_batch_size += images.to(mean.cumulated_batch_size.device)
+    device = task.gradient_norms[0].device if task.gradient_norms else task.device
+    task.gradient_norms[:0] = [norm.to(device) for norm in before["gradient_norms"]]
 
 
 def _generators() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch.optim import SGD
 
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
+from skipnets.training.checkpoints import newest_checkpoint
 from skipnets.training.config import TrainConfig
 from skipnets.training.optimization import schedule_of_run
 from skipnets.training.run import Run, write_config
@@ -33,17 +34,17 @@ def extend(run: Run, epochs: int) -> None:
     """
     config = run.config
     before = config.epochs or 0
-    begun = bool(run.rows)
+    newest = newest_checkpoint(run)
     if epochs < before or (epochs == before and run.evaluation.exists()):
         raise UserError(f"epochs={epochs}: must be more than the {before} that the run in {run.folder} has")
-    if begun and not run.checkpoint.exists():
+    if run.rows and newest is None:
         raise UserError(f"resume: {run.checkpoint} is gone, so the run cannot be extended")
     # The new number of epochs goes before the time that the old one came from.
     plan = ((0, epochs),) if config.epoch_plan else ()
     config = dataclasses.replace(config, epochs=epochs, time=None, epoch_plan=plan)
     reset_results(run)
-    if begun:
-        checkpoint = torch.load(run.checkpoint, weights_only=True)
+    if newest is not None:
+        checkpoint = torch.load(newest, weights_only=True)
         set_schedule(checkpoint, config)
         _be_patient_again(checkpoint)
         with atomic_path(run.checkpoint) as temporary:
@@ -66,7 +67,9 @@ def set_schedule(checkpoint: dict[str, Any], config: TrainConfig) -> None:
     schedule = schedule_of_run(
         optimizer,
         config,
-        steps_per_epoch=checkpoint["global_step"] // (checkpoint["epoch"] + 1),
+        steps_per_epoch=checkpoint.get(
+            "steps_per_epoch", checkpoint["global_step"] // (checkpoint["epoch"] + 1)
+        ),
         plan=lambda: config.epoch_plan,
     )
     for _ in range(checkpoint["global_step"]):

@@ -19,6 +19,7 @@ from skipnets.evaluation.display import metric_tables
 from skipnets.files import atomic_path, is_temporary
 from skipnets.machine import library_versions, processor
 from skipnets.tables import Display, properties_table
+from skipnets.terminal import csv_text, from_csv_text
 from skipnets.training.config import TrainConfig, config_to_yaml, read_config
 
 if TYPE_CHECKING:
@@ -146,8 +147,10 @@ class Run(Display):
         """Name → reason of those images."""
         if not self.skipped_file.exists():
             return {}
-        with self.skipped_file.open(newline="", encoding="utf-8") as file:
-            return {line["path"]: line["reason"] for line in csv.DictReader(file)}
+        with self.skipped_file.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return {
+                from_csv_text(line["path"]): from_csv_text(line["reason"]) for line in csv.DictReader(file)
+            }
 
     @property
     def evaluation(self) -> Path:
@@ -353,8 +356,8 @@ def write_skipped(run: Run, skipped: Mapping[str, str]) -> None:
         return
     with (
         atomic_path(run.skipped_file) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
         writer.writerow(["path", "reason"])
-        writer.writerows(sorted(skipped.items()))
+        writer.writerows(map(csv_text, row) for row in sorted(skipped.items()))

@@ -34,6 +34,7 @@ from skipnets.models.accounting import kept_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
 from skipnets.models.family import family_of, network_graph
+from skipnets.terminal import printable_lines
 from skipnets.training import budget
 from skipnets.training.announcement import announcement
 from skipnets.training.batches import FirstBatch
@@ -77,7 +78,8 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     """
     started = budget.clock() if started is None else started
     if config.folds is not None:
-        with locked(config.out):
+        claim(config.out)
+        with _alone_in(config.out):
             return train_folds(config, train_on=train_on, say=_say)
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = find_dataset(
@@ -143,7 +145,7 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
         (extend_folds if run.config.folds is not None else extend)(run, epochs)
     config = run.config
     if config.folds is not None:
-        with locked(run.folder):
+        with _alone_in(run.folder):
             return resume_folds(
                 run,
                 missing=missing,
@@ -168,13 +170,12 @@ def _train(
     run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback] = ()
 ) -> Run:
     """Train in a folder that no other training writes to meanwhile; see `_train_locked`."""
-    if _is_helper():
-        return _train_locked(run, prepared, dataset, fresh=fresh, also=also)
-    with locked(run.folder):
-        if fresh:
-            claim(run.folder)  # again: another training may have been faster
-        for folder in (run.folder, run.checkpoint.parent):
-            remove_orphans(folder, in_use=False)
+    with _alone_in(run.folder):
+        if not _is_helper():
+            if fresh:
+                claim(run.folder)  # again: another training may have been faster
+            for folder in (run.folder, run.checkpoint.parent):
+                remove_orphans(folder, in_use=False)
         return _train_locked(run, prepared, dataset, fresh=fresh, also=also)
 
 
@@ -204,7 +205,7 @@ def _train_locked(
     counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
     save = functools.partial(_save_best, run, config, prepared.preprocessing, dataset.classes, counts)
     record = Record(run, best_by=config.best_by, epochs=config.epochs, average=average, save=save, say=_say)
-    end = ExpectedEnd()
+    end = ExpectedEnd(test=counts["test"], batch_size=config.batch_size)
     callbacks: list[Callback] = [
         QuietProcesses(),
         EpochSeeds(config.seed),
@@ -430,6 +431,11 @@ def check_splits(dataset: ImageDataset) -> None:
             raise UserError(f"fractions: there are no images to {purpose} (the split {name} is empty)")
 
 
+def _alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of a run folder; the processes that train together hold one."""
+    return contextlib.nullcontext() if _is_helper() else locked(folder)
+
+
 def _is_helper() -> bool:
     """Whether Lightning or torchrun started this process beside the one that writes the run folder."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0
@@ -440,4 +446,4 @@ def _say(line: str) -> None:
     console = rich.get_console()
     if not console.stderr:
         console = rich.console.Console(stderr=True)
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable_lines(line), highlight=False, markup=False, soft_wrap=True)

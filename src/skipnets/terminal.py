@@ -1,0 +1,75 @@
+"""Text from outside (names of files and classes, metadata, messages of libraries) made harmless to show.
+
+A name may hold escape sequences that rewrite a terminal, line breaks that forge lines of a log, bytes that
+are no UTF-8, or a formula that a spreadsheet runs. What the user sees is the name with these escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import unicodedata
+from typing import Any, TextIO
+
+__all__ = ["LogHandler", "csv_text", "from_csv_text", "json_text", "printable", "printable_lines", "tolerate"]
+
+# What a spreadsheet takes for a formula. Numbers with a sign are none.
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d*[.,]?\d+(?:[eE][+-]?\d+)?$)")
+
+
+def printable(text: str) -> str:
+    """Escape control characters, line breaks and what is not Unicode; letters of all scripts stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else ascii(letter)[1:-1]
+        for letter in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """Like `printable` for a text of several lines that this package has laid out."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def json_text(value: Any) -> str:
+    """A JSON document of several lines; characters that a terminal would obey are escaped as JSON escapes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "\n".join(
+        line if line.isprintable() else "".join(map(_json_letter, line)) for line in text.split("\n")
+    )
+
+
+def _json_letter(letter: str) -> str:
+    return letter if letter.isprintable() else json.dumps(letter)[1:-1]
+
+
+def csv_text(value: object) -> object:
+    """A cell of a CSV file: text that a spreadsheet would take for a formula begins with an apostrophe."""
+    is_formula = isinstance(value, str) and _FORMULA.match(value.lstrip("'"))
+    return f"'{value}" if is_formula else value
+
+
+def from_csv_text(value: str) -> str:
+    """The inverse of `csv_text`."""
+    return value[1:] if value.startswith("'") and _FORMULA.match(value.lstrip("'")) else value
+
+
+def tolerate(stream: TextIO | None) -> None:
+    """Let a stream escape what its encoding does not have, instead of losing all output for it."""
+    reconfigure = getattr(stream, "reconfigure", None)  # streams that tests put in their place have none
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+class LogHandler(logging.StreamHandler[TextIO]):
+    """Writes each message of the log as one harmless line on standard error."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, on one line."""
+        return printable(" ".join(super().format(record).splitlines()))
