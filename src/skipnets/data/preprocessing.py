@@ -50,6 +50,8 @@ _STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 
 # Beyond these, inputs leave the range of the formats that networks compute in.
 _SMALLEST_STD, _LARGEST = 1e-5, 1e4
+_NARROWEST_WINDOW, _LARGEST_VALUE = 1e-6, 1e12
+_MOST_CHANNELS = 4096
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,11 @@ class Preprocessing:
             raise UserError(f"fit={fit!r}: must be one of {', '.join(FITS)}{near_matches(str(fit), FITS)}")
         if not (_is_number(crop_fraction) and 0 < crop_fraction <= 1):
             raise UserError(f"crop_fraction={crop_fraction}: must be above 0 and at most 1")
-        if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
-            raise UserError(f"channels={channels}: must be 1 (gray), 3 (RGB) or a number of bands")
-        if not isinstance(bits, int) or isinstance(bits, bool) or bits < 1:
-            raise UserError(f"bits={bits}: must be at least 1")
+        if not _is_whole(channels) or not 1 <= channels <= _MOST_CHANNELS:
+            bands = f"a number of bands, at most {_MOST_CHANNELS}"
+            raise UserError(f"channels={channels}: must be 1 (gray), 3 (RGB) or {bands}")
+        if not _is_whole(bits) or not 1 <= bits <= 64:
+            raise UserError(f"bits={bits}: must be at least 1, and at most 64")
         if window is None and channels not in (1, 3):
             window = (0, 255)  # bands are not what Pillow's 8-bit images hold
         if window is None and bits > 8:
@@ -336,7 +339,8 @@ def _checked_window(window: Any, channels: int) -> tuple[tuple[float, float], ..
     except (TypeError, ValueError):
         flat = np.empty(0)
     pairs = flat.reshape(-1, 2) if flat.size in (2, 2 * channels) else np.empty((0, 2))
-    if not (len(pairs) and np.isfinite(pairs).all() and (pairs[:, 0] < pairs[:, 1]).all()):
+    sane = np.isfinite(pairs).all() and (abs(pairs) <= _LARGEST_VALUE).all()
+    if not (len(pairs) and sane and (pairs[:, 1] - pairs[:, 0] >= _NARROWEST_WINDOW).all()):
         each = f", or {channels} such pairs, one a channel" if channels > 1 else ""
         raise UserError(f"window={window}: must be two numbers, the lower one first{each}")
     every = pairs if len(pairs) > 1 else pairs.repeat(channels, 0)
@@ -344,15 +348,16 @@ def _checked_window(window: Any, channels: int) -> tuple[tuple[float, float], ..
 
 
 def _checked_shown(shown: Sequence[int], channels: int) -> tuple[int, int, int]:
-    if len(shown) != 3 or (channels >= 3 and not all(0 <= channel < channels for channel in shown)):
+    if isinstance(shown, str) or len(shown) != 3 or not all(map(_is_whole, shown)):
+        raise UserError(f"shown_channels={shown!r}: must be three whole numbers")
+    if channels >= 3 and not all(0 <= channel < channels for channel in shown):
         raise UserError(f"shown_channels={tuple(shown)}: must be three of the {channels} channels")
     return shown[0], shown[1], shown[2]
 
 
 def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
     pair = tuple(size) if isinstance(size, Sequence) else (size, size)
-    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
-    if len(pair) != 2 or not whole or min(pair) < 1:
+    if len(pair) != 2 or not all(map(_is_whole, pair)) or min(pair) < 1:
         raise UserError(f"size={size!r}: must be a positive number of pixels, or height and width")
     if pair[0] * pair[1] > MAX_PIXELS:
         raise UserError(f"size={size!r}: must be at most {MAX_PIXELS:,} pixels in all")
@@ -365,6 +370,10 @@ def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[flo
     if len(values) != channels:
         raise UserError(f"{name}={tuple(values)}: must have {channels} values, one a channel")
     return tuple(float(value) for value in values)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:
