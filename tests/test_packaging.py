@@ -86,8 +86,9 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     deferred = {
         "skipnets.models.densenet": {"skipnets.models.block_execution"},
         "skipnets.models.family": {"skipnets.models.densenet", "skipnets.models.resnet"},
-        # An operation hands over to its Triton executor on a GPU: elsewhere there need be no Triton.
-        "skipnets.ops.dense_block": {"skipnets.ops.triton.dense_block"},
+        # An operation hands over to its Triton executor on a GPU, and on a CPU to its native one: elsewhere
+        # there need be no Triton and no engine.
+        "skipnets.ops.dense_block": {"skipnets.ops.triton.dense_block", "skipnets.ops.native.dense_block"},
         "skipnets.ops.transition": {"skipnets.ops.triton.transition"},
         "skipnets.ops.stem": {"skipnets.ops.triton.stem"},
     }

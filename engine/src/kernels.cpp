@@ -6,36 +6,13 @@
 // processors without AVX-512.
 
 #include "kernels.h"
-
-#include <cstring>
-
-#ifdef __AVX__
-#include <immintrin.h>
-#endif
+#include "vector.h"
 
 namespace skipnets {
+
+extern const TrainingKernels SKIPNETS_TRAINING_TABLE;
+
 namespace {
-
-using Size = std::ptrdiff_t;
-
-constexpr int L = SKIPNETS_LANES;
-typedef float Vector __attribute__((vector_size(4 * L)));
-typedef float UnalignedVector __attribute__((vector_size(4 * L), aligned(4), may_alias));
-
-inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
-inline void store(float* p, Vector x) { *reinterpret_cast<UnalignedVector*>(p) = x; }
-
-// Comparing so that NaN stays NaN: an image with NaNs must not get a label that looks sound. Written as
-// intrinsics because compilers may not turn the portable form into one instruction (it differs at -0).
-inline Vector relu(Vector x) {
-#if SKIPNETS_LANES == 16
-    return _mm512_max_ps(Vector{}, x);
-#elif SKIPNETS_LANES == 8
-    return _mm256_max_ps(Vector{}, x);
-#else
-    return x < 0 ? Vector{} : x;
-#endif
-}
 
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
@@ -318,6 +295,7 @@ constexpr Kernels make_table() {
     table.largest = largest;
     table.mean = mean;
     table.peak = peak;
+    table.training = &SKIPNETS_TRAINING_TABLE;
     return table;
 }
 

@@ -32,6 +32,8 @@ struct Rows {
 
 using Multiply = void (*)(const float* rows, const float* panel, std::ptrdiff_t depth, const Rows& io);
 
+struct TrainingKernels;  // training_kernels.h
+
 struct Kernels {
     const char* name;
     int lanes;
@@ -77,6 +79,8 @@ struct Kernels {
 
     /// Fused multiply-adds in registers alone, `rounds` times rows[2]·2 of them: what the processor could do.
     float (*peak)(long rounds);
+
+    const TrainingKernels* training;
 };
 
 }  // namespace skipnets

@@ -11,6 +11,7 @@
 
 #include "engine.h"
 #include "isa.h"
+#include "training_module.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -230,6 +231,7 @@ NB_MODULE(_engine, m) {
         return names;
     });
     m.def("peak_macs", &peak_macs, "isa"_a = "");
+    add_training(m);
 
     nb::class_<Network>(m, "Network")
         .def(nb::init<>())

@@ -164,6 +164,8 @@ def check_answers(path: Path, runtime: Runtime, description: Description) -> Non
     Raises:
         UserError: If it fails, has another number of classes, or computes what is not finite.
     """
+    if runtime.input_type != "float32" and description.preprocessing.window is not None:
+        raise UserError(f"{path}: damaged: its graph takes bytes, which its preprocessing does not make")
     # A graph takes any size, and opening a file that claims an enormous one shall not cost memory.
     size = [min(side, _LARGEST_CHECKED) for side in description.preprocessing.size]
     batch = np.zeros((1, description.preprocessing.channels, *size), runtime.input_type)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tests.helpers.commands import write_image
 
-from skipnets.cli.paths import expand
+from skipnets.cli.paths import chosen_pages, expand
+from skipnets.data.decoding import MAX_PIXELS, Page
 from skipnets.errors import UserError
 
 
@@ -63,3 +64,12 @@ def test_a_word_that_stands_for_nothing(
     monkeypatch.chdir(folder)
     with pytest.raises(UserError, match=message):
         expand(word)
+
+
+def test_pages_and_limits_are_chosen_for_every_file() -> None:
+    assert chosen_pages(["a.tif", "b"], page=None, max_pixels=None) == ["a.tif", "b"]
+    assert chosen_pages(["a.tif"], page=3, max_pixels=None) == [Page(Path("a.tif"), 2, MAX_PIXELS)]
+    assert chosen_pages(["a.tif"], page=None, max_pixels=7) == [Page(Path("a.tif"), None, 7)]
+    for options in ({"page": 0, "max_pixels": None}, {"page": None, "max_pixels": 0}):
+        with pytest.raises(UserError, match="=0: must be at least 1"):
+            chosen_pages(["a.tif"], **options)

@@ -69,6 +69,17 @@ def test_altered_copies_are_found_and_nothing_else(tmp_path, alter):
     assert all(copy.distance <= 0.2 and not copy.exact for copy in copies)
 
 
+def test_progress_goes_up_to_the_end(tmp_path):
+    (tmp_path / "a").mkdir()
+    for seed in range(6):
+        scene(seed).save(tmp_path / "a" / f"{seed}.png")
+    dataset = find_dataset(tmp_path, fractions=None)
+    told = []
+    find_copies(dataset, contents(dataset), lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (18, 18)
+
+
 def test_the_same_bytes(tmp_path):
     for name, seed in (("a/0", 0), ("a/1", 1), ("b/2", 0), ("b/3", 3), ("b/4", 0)):
         (tmp_path / name).parent.mkdir(exist_ok=True)

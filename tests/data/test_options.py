@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,3 +29,22 @@ def test_a_wrong_value_says_what_would_be_right(options: dict[str, Any], message
 @pytest.mark.parametrize("page", [None, 1, 7, "all"])
 def test_pages(page: Any) -> None:
     assert DataOptions(page=page).page == page
+
+
+def test_options_as_they_are_typed(tmp_path: Path) -> None:
+    options = DataOptions(exclude=("a", "b c"), root=tmp_path, page="all", missing="skip")
+    words = [
+        "--exclude",
+        "a",
+        "--exclude",
+        "b c",
+        "--root",
+        str(tmp_path),
+        "--page",
+        "all",
+        "--missing",
+        "skip",
+    ]
+    assert options.arguments() == words
+    assert options.arguments(("page",)) == ["--page", "all"]
+    assert DataOptions().arguments() == []

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -174,3 +175,83 @@ def test_elongated_images_do_not_exhaust_memory():
     with pytest.raises(UserError, match="too elongated"):
         Preprocessing(224, fit="crop").pixels(Image.new("L", (1, 60_000)))
     assert Preprocessing(224).pixels(Image.new("L", (1, 60_000))).shape == (224, 224, 3)
+
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest", "lanczos"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_windowed_is_8_bits_without_rounding(fit, interpolation, channels):
+    # Smooth, because filters overshoot at edges, and 8 bits cut that off between the passes of a resize.
+    x, y, z = np.meshgrid(np.arange(53), np.arange(37), np.arange(channels))
+    pixels = (128 + 80 * np.sin(x / 7 + z) * np.cos(y / 5)).astype(np.uint8)
+    options = {"fit": fit, "interpolation": interpolation, "channels": channels, "crop_fraction": 0.8}
+    plain = Preprocessing((24, 20), **options).pixels(pixels).astype(float)
+    windowed = Preprocessing((24, 20), **options, window=(0, 65535), bits=16)
+    got = windowed.pixels(pixels.astype(np.uint16) * 257)
+    assert (got.dtype, got.shape) == (np.float32, (24, 20, channels))
+    np.testing.assert_allclose(got, plain, atol=1.5)
+    assert np.abs(got - plain).mean() < 0.5
+
+
+def test_windowed_resize_is_pytorchs():
+    values = RANDOM.random((40, 60, 2)).astype(np.float32)
+    got = Preprocessing((15, 25), fit="stretch", channels=2, window=(0, 1), bits=32).pixels(values)
+    channels_first = torch.from_numpy(values.transpose(2, 0, 1))[None]
+    expected = torch.nn.functional.interpolate(channels_first, (15, 25), mode="bilinear", antialias=True)
+    np.testing.assert_allclose(got, 255 * expected[0].permute(1, 2, 0).numpy(), atol=1e-3)
+
+
+def test_windows_cut_off_and_have_a_value_for_everything():
+    values = np.array([[-np.inf, -5, 0, 2, 5, 10, 99, np.inf, np.nan]], dtype=np.float32)
+    preprocessing = Preprocessing((1, 9), channels=1, window=(0, 10), bits=32)
+    np.testing.assert_allclose(
+        preprocessing.pixels(values)[0, :, 0], [0, 0, 0, 51, 127.5, 255, 255, 255, 0], atol=1e-4
+    )
+
+
+def test_every_band_has_its_window_mean_and_std():
+    windows = ((0, 1), (-10, 10), (100, 300), (0, 1e-6), (0, 65535))
+    means, stds = (0.1, 0.2, 0.3, 0.4, 0.5), (1, 2, 3, 4, 5)
+    preprocessing = Preprocessing((4, 6), channels=5, window=windows, mean=means, std=stds, bits=64)
+    shares = RANDOM.random((4, 6, 5))
+    low, high = np.array(windows).T
+    values = low + shares * (high - low)
+    expected = ((shares - means) / stds).transpose(2, 0, 1)
+    np.testing.assert_allclose(preprocessing(values), expected, atol=1e-5)
+    np.testing.assert_allclose(preprocessing(values.transpose(2, 0, 1)), expected, atol=1e-5)
+    # What is padded is the mean, exactly.
+    padded = replace_size(preprocessing, (8, 6))(values)
+    np.testing.assert_allclose(padded[:, :2], 0, atol=1e-6)
+
+
+def replace_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessing:
+    return Preprocessing.from_dict({**preprocessing.to_dict(), "size": list(size)})
+
+
+def test_8_bits_are_taken_as_shown_where_more_were_trained_on():
+    shown = RANDOM.integers(0, 256, (6, 7), dtype=np.uint8)
+    for bits, expected in ((16, shown), (8, np.clip((shown - 50.0) / 100, 0, 1) * 255)):
+        got = Preprocessing((6, 7), channels=1, window=(50, 150), bits=bits).pixels(shown)
+        np.testing.assert_allclose(got[:, :, 0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "32 × 32, color, pad"),
+        ({"channels": 1, "window": (-160, 240), "bits": 12}, "32 × 32, gray, pad, window -160 to 240"),
+        ({"channels": 1, "window": "voi", "bits": 12}, "32 × 32, gray, pad, each file's own window"),
+        ({"channels": 2, "fit": "crop"}, "32 × 32, 2 bands, crop, window 0 to 255"),
+        ({"channels": 5, "window": [[0, 1]] * 4 + [[0, 9]], "bits": 32}, "window 0 to 1, 0 to 9"),
+    ],
+)
+def test_windows_survive_json_and_are_told(fields, words):
+    preprocessing = Preprocessing(32, **fields)
+    text = json.dumps(preprocessing.to_dict())
+    assert Preprocessing.from_dict(json.loads(text)) == preprocessing
+    assert words in preprocessing.summary()
+    # Files of models for 8 bits are what they were.
+    assert ("window" in text) == (preprocessing.pixel_type == "float32")

@@ -94,6 +94,11 @@ def test_classes_of_different_depth_are_named():
     images[labels == 1] *= 16
     [warning] = measure_window(dataset(images, labels), range(12), channels=1).warnings
     assert warning.startswith('the values of "a" stay below 4,096 and those of "b" do not')
+    # What is bright in one class alone is no difference in depth, and Hounsfield units have none.
+    images[labels == 1] //= 8
+    assert not measure_window(dataset(images, labels), range(12), channels=1).warnings
+    units = images.astype(np.int32) * (1 + 15 * labels[:, None, None]) - 1024
+    assert not measure_window(dataset(units, labels), range(12), channels=1).warnings
 
 
 def test_color_has_one_window_and_images_of_8_bits_do_not_count(tmp_path):

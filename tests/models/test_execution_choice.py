@@ -11,7 +11,7 @@ from torch import nn
 
 from skipnets.models import create_model, execution_choice
 from skipnets.models.execution_choice import Execution, fastest_execution, operator_choices
-from skipnets.ops import convolution
+from skipnets.ops import convolution, dense_block
 from skipnets.ops.choices import Choices
 
 SMALL = {"block_config": (2, 2), "growth_rate": 4, "num_classes": 3}
@@ -22,8 +22,11 @@ SHAPE = (4, 3, 8, 8)
 def choosing(monkeypatch):
     """Choices of this test alone; the rates of executions, by name, replace the clock."""
     made = Choices(None)
-    for module in (execution_choice, convolution):
+    for module in (execution_choice, convolution, dense_block):
         monkeypatch.setattr(module, "CHOICES", made)
+    monkeypatch.setattr(
+        dense_block, "unsupported_natively", lambda *given: "PyTorch's operators are tested here"
+    )
     return made
 
 

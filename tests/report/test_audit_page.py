@@ -13,6 +13,7 @@ from tests.helpers.flawed import scene, write_flawed, write_predictions
 from tests.helpers.runs import HOSTILE_CLASSES, HOSTILE_FILE
 from tests.report.test_page import REFERENCES, Page
 
+from skipnets.data.options import DataOptions
 from skipnets.errors import UserError
 from skipnets.report import Audit, audit, audit_page
 
@@ -55,12 +56,12 @@ def test_everything_is_there(page: Page, checked: Audit) -> None:
         "Copies across splits 1",
         "Probable label errors 2",
         "In the corrected manifest: 1 corrected, 1 marked.",
-        "corrected: dog 99.3%, cat 0.7%",
+        "cat dog train corrected 99.3% dog, 0.7% cat",
         "train/cat/seen.jpg",
         "640×480 pixels",
         "Unreadable files 1",
         'Cat dog 1 image; "dog" has 35'.replace("Cat", "Dog"),
-        "--write clean.csv skipnets train clean.csv",
+        "p.csv --write clean.csv skipnets train clean.csv",
         "Looked for and not found: missing files, small classes.",
         "The largest class has 35.0 times as many images as the smallest.",
         "split folders, in each class folders",
@@ -113,6 +114,19 @@ def test_however_much_is_found_the_page_is_bounded(tmp_path: Path, monkeypatch: 
     ):
         assert expected in page.text, expected
     assert page.tags.count("img") == 2 * 2 + 2
+
+
+def test_commands_have_the_options_of_the_audit(tmp_path: Path) -> None:
+    (tmp_path / "my set" / "a").mkdir(parents=True)
+    scene(0).save(tmp_path / "my set" / "a" / "0.tif", save_all=True, append_images=[scene(1)])
+    (tmp_path / "my set" / "a" / "broken.tif").write_bytes(b"")
+    options = DataOptions(page=2, exclude=("masks", "*.bmp"), layout="classes")
+    audit(tmp_path / "my set", options=options).write_page(tmp_path / "audit.html")
+    page = Page((tmp_path / "audit.html").read_text(encoding="utf-8"))
+    command = (
+        f"skipnets audit '{tmp_path}/my set' --layout classes --exclude masks --exclude '*.bmp' --page 2"
+    )
+    assert f"{command} --write clean.csv skipnets train clean.csv --page 2 " in page.text
 
 
 def test_hostile_names_are_text_and_nothing_else(tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ def test_the_manifest(checked: Audit, tmp_path_factory: pytest.TempPathFactory) 
     }
     changed = {name: row["label"] for name, row in rows.items() if row["label"] != row["given_label"]}
     assert changed == {"train/cat/7.png": "dog", "train/cat/outvoted.png": "dog", "train/Dog/80.png": "dog"}
-    assert rows["train/cat/7.png"]["reason"] == "label-error: dog 99.3%, cat 0.7%; corrected"
+    assert rows["train/cat/7.png"]["reason"] == "label-error: 99.3% dog, 0.7% cat; corrected"
     assert rows["test/cat/47.png"]["label"] == "cat"
-    assert rows["test/cat/47.png"]["reason"] == "label-error: dog 99.3%, cat 0.7%; marked"
+    assert rows["test/cat/47.png"]["reason"] == "label-error: 99.3% dog, 0.7% cat; marked"
     assert rows["train/dog/blank.png"]["reason"] == "blank: all of about one gray level, 90; marked"
     assert rows["train/dog/22.png"]["reason"] == ""
     assert rows["train/dog/20.png"]["split_group"] == rows["train/dog/copy.png"]["split_group"]

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import skipnets
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.models.registry import ModelConfig
 from skipnets.training import TrainConfig, choice
+from skipnets.training import prepare as prepare_module
 from skipnets.training.prepare import prepare
 
 MakeConfig = Callable[..., TrainConfig]
@@ -20,8 +22,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, int]
     """What was measured; an image takes a microsecond for each of the pixels and the stem's channels."""
     seen: list[tuple[str, tuple[int, int]]] = []
 
-    def seconds_per_image(config: ModelConfig, *, size: tuple[int, int], **_: Any) -> float:
-        seen.append((config.name, size))
+    def seconds_per_image(
+        config: ModelConfig, *, size: tuple[int, int], precision: str = "32-true", **_: Any
+    ) -> float:
+        if precision == "32-true":
+            seen.append((config.name, size))
         return 1e-6 * size[0] * size[1] * getattr(config, "width", 16)
 
     monkeypatch.setattr(choice, "seconds_per_image", seconds_per_image)
@@ -55,6 +60,22 @@ def test_more_time_is_a_larger_network_and_explicit_options_win(
     given = {"model": "resnet20", "lr": 0.3, "ema": 0.5, "augmentation": "none", "batch_size": 7}
     fixed = prepare(open_config(tiny, time="20s", **given), data).config
     assert {name: getattr(fixed, name) for name in given} == given
+
+
+@pytest.mark.parametrize(("factor", "precision"), [(0.5, "bf16-mixed"), (0.95, "32-true")])
+def test_a_cpu_computes_in_sixteen_bits_where_that_is_faster(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch, factor: float, precision: str
+) -> None:
+    monkeypatch.setattr(
+        choice,
+        "seconds_per_image",
+        lambda *_, precision, **__: 0.01 * (factor if precision == "bf16-mixed" else 1),
+    )
+    data = images(300, 24, 24)
+    assert prepare(open_config(tiny, time="20s"), data).config.precision == precision
+    assert prepare(tiny(epochs=None, time="20s"), data).config.precision == precision
+    assert prepare(open_config(tiny, time="20s", precision="32-true"), data).config.precision == "32-true"
+    assert prepare(tiny(), data).config.precision == "32-true"
 
 
 def test_without_time_and_epochs_a_time_follows_from_the_images(
@@ -96,7 +117,7 @@ def test_a_recipe_by_name_takes_a_time_too(
 ) -> None:
     config = prepare(tiny(recipe="scratch", epochs=None, time="20s"), images(40, 8, 8)).config
     assert (config.recipe, config.time, config.augmentation) == ("scratch", "20s", "none")
-    assert measured == [("densenet_bc40_k12", (8, 8))]
+    assert set(measured) == {("densenet_bc40_k12", (8, 8))}
 
 
 def test_processes_that_train_together_decide_alike(
@@ -113,3 +134,25 @@ def test_processes_that_train_together_decide_alike(
 def test_time_and_epochs_exclude_one_another(tiny: MakeConfig) -> None:
     with pytest.raises(UserError, match=r"^time='5m': must be given without epochs=3$"):
         prepare(tiny(time="5m"), images(40, 8, 8))
+
+
+def test_cached_imagenet_weights_start_color_photographs(
+    tiny: MakeConfig,
+    measured: list[tuple[str, tuple[int, int]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[tuple[str, str | None]] = []
+
+    def create_model(name: str, *, weights: str | None, **fields: Any) -> Any:
+        loaded.append((name, weights))
+        return skipnets.create_model(name, **fields)
+
+    monkeypatch.setattr(prepare_module, "create_model", create_model)
+    monkeypatch.setattr(prepare_module, "is_cached", lambda name: name == "resnet18")
+    photographs, small = images(30, 80, 70, 3), images(30, 40, 30, 3)
+    config = prepare(open_config(tiny, time="20s"), photographs).config
+    assert (config.weights, config.model, config.fit_head) == ("imagenet", "resnet18", True)
+    assert set(measured) == {("resnet18", (224, 224))}
+    for data, changes in ((small, {}), (photographs, {"recipe": "scratch"}), (photographs, {"size": 32})):
+        prepare(open_config(tiny, time="20s", **changes), data)
+    assert [weights for _, weights in loaded] == ["imagenet", None, None, None]

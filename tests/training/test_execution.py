@@ -10,6 +10,7 @@ from tests.training.test_prepare import images_in_memory
 
 from skipnets.models import execution_choice
 from skipnets.models.execution_choice import Execution
+from skipnets.ops import dense_block
 from skipnets.ops.choices import CHOICES
 from skipnets.training import execution
 from skipnets.training.prepare import prepare
@@ -25,6 +26,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return Execution(given["policy"] or "linear", given["channels_last"] in (None, True))
 
     monkeypatch.setattr(execution, "fastest_execution", fastest)
+    monkeypatch.setattr(
+        dense_block, "unsupported_natively", lambda *given: "PyTorch's operators are tested here"
+    )
     return questions
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,7 +7,8 @@ from typing import Any, cast
 import pytest
 
 from skipnets.training import TrainConfig, progress_lines, train
-from skipnets.training.progress_lines import ExpectedEnd, ProgressLines, end_text, progress_line
+from skipnets.training.budget import finish_seconds
+from skipnets.training.progress_lines import ExpectedEnd, ProgressLines, progress_line
 
 
 class Clock:
@@ -61,19 +61,20 @@ class Loop:
 
 
 def test_the_expected_end_is_that_of_the_steps_and_validations_that_are_left(clock: Clock) -> None:
-    end = ExpectedEnd()
+    end = ExpectedEnd(test=0, batch_size=8)
     loop = Loop(clock, end, epochs=5, steps=10)
     assert end.seconds(loop.trainer) is None
     loop.epoch(step=2.0, validation=6.0, first=30.0)  # the first step, which prepares much, tells nothing
     assert end.seconds_per_step == 2.0
-    assert end.seconds(loop.trainer) == 4 * (10 * 2.0 + 6.0)
+    finish = finish_seconds(0, 2.0 / 8)
+    assert end.seconds(loop.trainer) == 4 * (10 * 2.0 + 6.0) + finish
     loop.trainer.max_epochs = 3  # as a budget of time may decide
-    assert end.seconds(loop.trainer) == 2 * (10 * 2.0 + 6.0)
+    assert end.seconds(loop.trainer) == 2 * (10 * 2.0 + 6.0) + finish
 
 
 def test_lines_come_soon_and_then_seldom(clock: Clock) -> None:
     lines: list[str] = []
-    end = ExpectedEnd()
+    end = ExpectedEnd(test=0, batch_size=8)
     loop = Loop(clock, end, ProgressLines(end, lines.append), epochs=2, steps=600)
     loop.epoch(step=0.5, validation=1.0)
     at = [int(line.split("step ")[1].split("/")[0]) * 0.5 for line in lines]
@@ -84,19 +85,11 @@ def test_lines_come_soon_and_then_seldom(clock: Clock) -> None:
 
 def test_epochs_of_a_moment_get_no_lines_between_them(clock: Clock) -> None:
     lines: list[str] = []
-    end = ExpectedEnd()
+    end = ExpectedEnd(test=0, batch_size=8)
     loop = Loop(clock, end, ProgressLines(end, lines.append), epochs=9, steps=10)
     for _ in range(9):
         loop.epoch(step=0.1, validation=0.1)
     assert lines == []
-
-
-@pytest.mark.parametrize(
-    ("seconds", "left"),
-    [(7.4, "7 s"), (59.6, "1 min 0 s"), (310, "5 min 10 s"), (3600 * 3 + 300, "3 h 5 min")],
-)
-def test_the_text_of_an_end(seconds: float, left: str) -> None:
-    assert re.fullmatch(rf"ends at \d\d:\d\d, in {left}", end_text(seconds))
 
 
 def test_epochs_are_aligned() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import PIL.Image
 import pytest
 import tifffile
 import torch
@@ -18,6 +19,7 @@ from tests.helpers.medical import NAME, PATIENT, STUDY, dicom_file
 from tests.helpers.serving import served, wait_until
 
 import skipnets
+from skipnets.classifier import Classifier
 from skipnets.cli import main
 from skipnets.data.loading import training_loader, validation_loader
 from skipnets.data.preprocessing import Preprocessing
@@ -27,9 +29,10 @@ from skipnets.errors import UserError
 from skipnets.insight import explain
 from skipnets.report import write_report
 from skipnets.runtimes.native import prefers_native
-from skipnets.serve import create_app
+from skipnets.serve import create_app, find_examples
 from skipnets.training import Run, TrainConfig, train
 from skipnets.training.config import config_to_yaml
+from skipnets.training.prepare import prepare
 from skipnets.training.task import ClassificationTask
 
 SIZE = (20, 24)
@@ -127,10 +130,56 @@ def test_training_validation_runtimes_and_server_see_the_same(run: Run, scans: P
     with served(create_app(exported)) as client:
         wait_until(lambda: client.get("/readyz").status_code == 200)
         answers = predictions(client, paths)
+        numbers = np.stack([pixels(val, index) for index in range(len(val))])[..., None]
+        rows = infer(client, exported, "FP32", numbers)
+        np.testing.assert_allclose(rows, expected_probabilities, atol=1e-5)
+        rows = infer(client, exported, "INT16", numbers)
+        np.testing.assert_allclose(rows, expected_probabilities, atol=1e-5)
+        np.testing.assert_allclose(infer(client, exported, "INT16", numbers.astype(int)), rows, atol=1e-5)
     for answer, row in zip(answers, expected_probabilities, strict=True):
         assert answer["error"] is None
         got = {each["label"]: each["probability"] for each in answer["ranking"]}
         np.testing.assert_allclose([got[name] for name in classifier.classes], row, atol=1e-5)
+
+
+def infer(client: httpx.Client, classifier: Classifier, datatype: str, numbers: np.ndarray) -> np.ndarray:
+    """Probabilities by the Open Inference Protocol, of images sent as numbers."""
+    data = numbers.ravel().tolist()
+    tensor = {"name": "images", "datatype": datatype, "shape": list(numbers.shape), "data": data}
+    name = classifier.architecture["name"]
+    answer = client.post(f"/v2/models/{name}/infer", json={"inputs": [tensor]}).json()
+    [output] = [each for each in answer["outputs"] if each["name"] == "probabilities"]
+    return np.reshape(output["data"], output["shape"])
+
+
+def test_a_resumed_run_prepares_the_same(run: Run, scans: Path) -> None:
+    again = prepare(run.config, open_dataset(scans, splits=run.splits))
+    assert again.preprocessing == skipnets.load(run, runtime="torch").preprocessing
+
+
+def test_each_files_own_window(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for index in range(24):
+        (tmp_path / "ab"[index % 2]).mkdir(exist_ok=True)
+        stored = random.integers(0, 4096, SIZE, dtype=np.uint16)
+        window = {"WindowCenter": 1000 + index, "WindowWidth": 500, "PatientID": f"{index}"}
+        (tmp_path / "ab"[index % 2] / f"{index}.dcm").write_bytes(dicom_file(stored, bits=12, **window))
+    dataset = open_dataset(tmp_path)
+    default = prepare(TrainConfig(data=str(tmp_path), out=tmp_path / "run", **TINY), dataset)
+    assert any("--voi takes the one in each DICOM file" in note for note in dataset.listing.notes)
+    own = prepare(TrainConfig(data=str(tmp_path), out=tmp_path / "run", voi=True, **TINY), dataset)
+    assert (default.preprocessing.bits, own.preprocessing.window, own.config.voi) == (12, "voi", True)
+    assert prepare(own.config, dataset).preprocessing == own.preprocessing
+
+
+def test_examples_of_the_page_are_seen_through_the_window(run: Run, scans: Path) -> None:
+    classifier = skipnets.load(run, runtime="torch", device="cpu")
+    [example] = find_examples(scans / "dark", count=1, preprocessing=classifier.preprocessing)
+    source = next(path for path in scans.rglob("*.dcm") if path.stem == example.name)
+    seen = classifier.preprocess([PIL.Image.open(io.BytesIO(example.content)), source])
+    np.testing.assert_allclose(seen[0], seen[1], atol=0.5 / 255 / classifier.preprocessing.std[0] + 1e-6)
+    with pytest.raises(UserError, match="must not be given for a model of 5 bands"):
+        find_examples(scans, preprocessing=Preprocessing(8, channels=5))
 
 
 def predictions(client: httpx.Client, paths: list[Path]) -> list[dict[str, Any]]:
@@ -160,6 +209,7 @@ def test_nothing_that_identifies_a_patient_is_written(
         ["predict", folder, str(image), str(damaged)],
         ["explain", folder, str(image), "--output", str(out / "seen.png")],
         ["info", folder],
+        ["audit", str(scans), folder, "--output", str(out / "audit.html"), "--write", str(out / "clean.csv")],
     ):
         assert main(words) in (0, 1), words
     write_report(run, out / "report.html", workers=1)
@@ -235,6 +285,7 @@ def test_bands_from_training_to_thumbnails(bands: Path, tmp_path: Path) -> None:
     assert "data:image/jpeg" in report.read_text()
 
 
+@pytest.mark.slow
 def test_published_weights_are_adapted_to_bands(bands: Path, tmp_path: Path) -> None:
     source = skipnets.create_model("densenet_bc40_k12", num_classes=7, block_config=(2, 2), growth_rate=4)
     torch.save(source.state_dict(), tmp_path / "weights.pth")

@@ -33,6 +33,7 @@ COMMANDS = {
     "data": "Show what a dataset contains, before training on it.",
     "audit": "Look for what may be wrong with a dataset, and write a corrected manifest.",
     "train": "Train a classifier on images in folders.",
+    "tune": "Find good training settings by experiment.",
     "evaluate": "Evaluate a classifier on labeled images.",
     "predict": "Classify images.",
     "summary": "Show a network's layers, parameters with their formulas, compute and memory.",
@@ -104,10 +105,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     tolerate(sys.stdout)
     tolerate(sys.stderr)
-    _set_up_logging()
     if sys.stdout is None:
         _print_error("standard output: is closed; results go there")
         return 2
+    with _messages_shown():
+        return _run(words, ends_process=arguments is None)
+
+
+def _run(words: Sequence[str], *, ends_process: bool) -> int:
+    """Run one command; returns the exit status."""
     try:
         with needs_extra(), _imports_unwrapped():
             status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
@@ -124,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         _print_error(str(interruption) or "interrupted")
         status = getattr(interruption, "exit_status", 130)
-        if arguments is None:
+        if ends_process:
             _end_process(status)
         return status
     except BrokenPipeError:  # the reader of our output, such as `head`, has exited
@@ -272,8 +278,15 @@ def _print_error(message: str) -> None:
         sys.stderr.flush()
 
 
-def _set_up_logging() -> None:
+@contextmanager
+def _messages_shown() -> Iterator[None]:
     """Show the library's log messages (a re-initialized head, a skipped image) on standard error."""
     logger = logging.getLogger("skipnets")
+    before = logger.handlers, logger.level
     logger.handlers = [LogHandler()]
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers = before[0]
+        logger.setLevel(before[1])

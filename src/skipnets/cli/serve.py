@@ -9,7 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from skipnets.classifier import load
+from skipnets.classifier import describe, load
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 
 
@@ -102,6 +103,9 @@ def serve(
 
     from skipnets.serve import Limits, create_app, find_examples, run_server
 
+    preprocessing = None
+    if examples is not None:
+        preprocessing = Preprocessing.from_dict(describe(model)["preprocessing"])
     app = create_app(
         partial(load, model, runtime=runtime, device=device, threads=threads),
         limits=Limits(
@@ -117,7 +121,7 @@ def serve(
         ),
         token=token,
         allow_hosts=allow_host or (),
-        examples=find_examples(examples) if examples is not None else (),
+        examples=() if examples is None else find_examples(examples, preprocessing=preprocessing),
         batch_size=batch_size,
         batch_delay=batch_delay,
         workers=workers,

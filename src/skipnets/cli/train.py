@@ -14,19 +14,23 @@ from skipnets.cli.output import print_tables
 from skipnets.errors import UserError
 from skipnets.training.config import TrainConfig, read_config
 
+# Field of TrainConfig → its description.
+OPTION_HELP = {
+    field.arg_name: field.description for field in docstring_parser.parse_from_object(TrainConfig).params
+}
+
 if TYPE_CHECKING:
     from skipnets.training import Run
 
     TrainOptions = dict[str, Any]
 else:
     # TrainConfig's fields as optional options; the config file or the recipe fills in the others.
-    _HELP = {
-        field.arg_name: field.description for field in docstring_parser.parse_from_object(TrainConfig).params
-    }
     TrainOptions = TypedDict(
         "TrainOptions",
         {
-            field: Annotated[kind, Parameter(help=_HELP[field], consume_multiple=True, negative_bool="no-")]
+            field: Annotated[
+                kind, Parameter(help=OPTION_HELP[field], consume_multiple=True, negative_bool="no-")
+            ]
             for field, kind in get_type_hints(TrainConfig).items()
             if field != "data"
         },

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.data.decoding import ImageDecodeError, open_region
+from skipnets.data.decoding import ImageDecodeError, open_region, render_image
 from skipnets.data.sources import ImageDataset
 
 _SIDE = 128
@@ -73,12 +73,18 @@ def measure_appearance(
 def open_small(dataset: ImageDataset, index: int, side: int) -> Image.Image:
     """An image in RGB whose longer side has at most so many pixels; of a JPEG no more is decoded than needed.
 
+    What has more than 8 bits is stretched to what a person sees; of bands, the first three are shown.
+
     Raises:
         ImageDecodeError: It cannot be read.
     """
-    image, _ = open_region(
-        dataset.source(index), lambda width, height: (0, 0, width, height), size=(side, side), channels=3
-    )
+    source = dataset.source(index)
+    if dataset.bits > 8 or dataset.bands:
+        image = render_image(source).convert("RGB")
+    else:
+        image, _ = open_region(
+            source, lambda width, height: (0, 0, width, height), size=(side, side), channels=3
+        )
     scale = side / max(image.size)
     if scale >= 1:
         return image

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,7 +43,7 @@ _LEAST_SIDE = 16
 # Thumbnails that vary less than this many gray levels show nothing that could be compared.
 _LEAST_CONTRAST = 4
 _PAIRS_AT_ONCE = 256
-_AT_ONCE = 512
+_IMAGES_AT_ONCE = 4096
 
 
 class Copy(NamedTuple):
@@ -72,7 +72,8 @@ def find_copies(
     Args:
         dataset: Of any size; near copies are looked for among up to 100,000 images.
         contents: Of each image, from `skipnets.data.contents`.
-        progress: Called with the number of images decoded so far and their total; comparing follows.
+        progress: Called with the number of steps done and their total; an image takes three, one to decode
+            it and two to compare it.
     """
     exact = [
         Copy(same[0], other, exact=True, distance=0.0)
@@ -133,8 +134,9 @@ def _find_near(
         return []
     if dataset.images is not None and min(dataset.images.shape[1:3]) < _LEAST_SIDE:
         return []
-    thumbnails = _thumbnails(dataset, positions, progress)
-    varied = thumbnails.std((1, 2)) >= _LEAST_CONTRAST
+    steps = _Steps(3 * len(positions), progress)
+    thumbnails = _thumbnails(dataset, positions, steps)
+    varied = np.concatenate([part.std((1, 2)) for part in _parts(thumbnails)]) >= _LEAST_CONTRAST
     thumbnails, positions = thumbnails[varied], positions[varied]
     if len(positions) < 2:
         return []
@@ -144,17 +146,19 @@ def _find_near(
     best: dict[tuple[int, int], float] = {}
     background = np.ones(len(positions))
     for mirrored in (False, True):
+        steps.go_to((1 + mirrored) / 3)
         queries = _describe(thumbnails[:, :, ::-1]) if mirrored else descriptors
         distances, found = index.kneighbors(queries, n_neighbors=neighbors)
         near = (distances < _CANDIDATE_DISTANCE) & (found != np.arange(len(positions))[:, None])
         pairs = np.argwhere(near)
         pairs = np.stack([pairs[:, 0], found[near]], 1)
-        aligned = _aligned_distances(thumbnails, pairs, mirrored)
+        aligned = _aligned_distances(thumbnails, pairs, mirrored, steps)
         if not mirrored:
             background = _background(pairs[:, 0], aligned, len(positions))
         for (one, other), distance in zip(pairs.tolist(), aligned.tolist(), strict=True):
             key = (min(one, other), max(one, other))
             best[key] = min(distance, best.get(key, np.inf))
+    steps.go_to(1)
     # Where all images are alike (digits, scans), copies must be far more so than images usually are.
     limit = min(_COPY_DISTANCE, float(np.median(background)) / 4)
     return [
@@ -164,6 +168,30 @@ def _find_near(
     ]
 
 
+class _Steps:
+    """Tells how far the search has come."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], object] | None) -> None:
+        self.total = total
+        self.done = 0.0
+        self.progress = progress
+
+    def go_to(self, share: float) -> None:
+        self.go(share * self.total - self.done)
+
+    def go(self, steps: float) -> None:
+        self.done += steps
+        if self.progress is not None:
+            self.progress(round(self.done), self.total)
+
+
+def _parts(thumbnails: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Thumbnails some thousands at a time: as floats, all of them would fill the memory."""
+    return (
+        thumbnails[start : start + _IMAGES_AT_ONCE] for start in range(0, len(thumbnails), _IMAGES_AT_ONCE)
+    )
+
+
 def _background(rows: NDArray[np.int64], distances: NDArray[np.float32], count: int) -> NDArray[np.float64]:
     """(count,) how far each image is from the last of its candidates; 1 where there are fewer."""
     furthest = np.zeros(count)
@@ -171,9 +199,7 @@ def _background(rows: NDArray[np.int64], distances: NDArray[np.float32], count: 
     return np.where(np.bincount(rows, minlength=count) < _CANDIDATES, 1.0, furthest)
 
 
-def _thumbnails(
-    dataset: ImageDataset, positions: NDArray[np.int64], progress: Callable[[int, int], object] | None
-) -> NDArray[np.uint8]:
+def _thumbnails(dataset: ImageDataset, positions: NDArray[np.int64], steps: _Steps) -> NDArray[np.uint8]:
     """(N, S, S) gray; of images that are too small or cannot be read, zeros."""
     blank = np.zeros((_SIDE, _SIDE), dtype=np.uint8)
     deep = dataset.bits > 8 or dataset.bands
@@ -197,12 +223,11 @@ def _thumbnails(
 
     found = np.empty((len(positions), _SIDE, _SIDE), dtype=np.uint8)
     with ThreadPoolExecutor(4) as pool:
-        for start in range(0, len(positions), _AT_ONCE):
-            part = positions[start : start + _AT_ONCE].tolist()
+        for start in range(0, len(positions), _PAIRS_AT_ONCE):
+            part = positions[start : start + _PAIRS_AT_ONCE].tolist()
             for row, image in enumerate(pool.map(thumbnail, part), start):
                 found[row] = image
-            if progress is not None:
-                progress(start + len(part), len(positions))
+            steps.go(len(part))
     return found
 
 
@@ -212,26 +237,37 @@ def _describe(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     frequency, place = np.arange(_FREQUENCIES)[:, None], np.arange(_SIDE) + 0.5
     basis = np.cos(np.pi * frequency * place / _SIDE, dtype=np.float32)
     basis[0] *= np.float32(0.5**0.5)
-    described = (basis @ thumbnails.astype(np.float32) @ basis.T).reshape(len(thumbnails), -1)[:, 1:]
+    described = np.concatenate(
+        [
+            (basis @ part.astype(np.float32) @ basis.T).reshape(len(part), -1)[:, 1:]
+            for part in _parts(thumbnails)
+        ]
+    )
     described /= np.linalg.norm(described, axis=1, keepdims=True)
     return described
 
 
 def _aligned_distances(
-    thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64], mirrored: bool
+    thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64], mirrored: bool, steps: _Steps
 ) -> NDArray[np.float32]:
     """(P,) how far the two images of each pair are apart once the first is laid on the second."""
-    distances = np.empty(len(pairs), dtype=np.float32)
-    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
-        part = slice(start, start + _PAIRS_AT_ONCE)
-        moving, fixed = (thumbnails[pairs[part, side]].astype(np.float32) for side in (0, 1))
+
+    def distance(start: int) -> NDArray[np.float32]:
+        part = pairs[start : start + _PAIRS_AT_ONCE]
+        moving, fixed = (thumbnails[part[:, side]].astype(np.float32) for side in (0, 1))
         if mirrored:
             moving = moving[:, :, ::-1]
         placement = np.tile(np.array([1, 0, 0], dtype=np.float32), (len(moving), 1))
         placement = _align(_halved(moving), _halved(fixed), placement, steps=4)
         placement = _align(moving, fixed, placement, steps=2)
-        distances[part] = _distance(moving, fixed, placement)
-    return distances
+        return _distance(moving, fixed, placement)
+
+    found = [np.empty(0, dtype=np.float32)]
+    with ThreadPoolExecutor(4) as pool:
+        for distances in pool.map(distance, range(0, len(pairs), _PAIRS_AT_ONCE)):
+            found.append(distances)
+            steps.go(steps.total / 3 * len(distances) / len(pairs))
+    return np.concatenate(found)
 
 
 def _align(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -61,6 +61,19 @@ class DataOptions:
             for option in fields(self)
             if (value := getattr(self, option.name)) != option.default
         }
+
+    def arguments(self, names: Container[str] | None = None) -> list[str]:
+        """The options that differ from their defaults, as they are typed: ["--page", "2"].
+
+        Args:
+            names: Of the options that are wanted. Default: all.
+        """
+        words = []
+        for name, value in self.to_dict().items():
+            if names is None or name in names:
+                for each in value if isinstance(value, tuple) else (value,):
+                    words += [f"--{name.replace('_', '-')}", str(each)]
+        return words
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

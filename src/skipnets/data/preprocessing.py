@@ -27,8 +27,9 @@ from skipnets.data.decoding import (
     read_values,
     window_values,
 )
+from skipnets.data.listing import channel_word
 from skipnets.data.raster import WindowedImage
-from skipnets.errors import UserError, near_matches
+from skipnets.errors import UserError, listed, near_matches
 
 __all__ = ["FITS", "INTERPOLATIONS", "VOI", "ImageDecodeError", "Preprocessing"]
 
@@ -48,10 +49,10 @@ INTERPOLATIONS = {
 _MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
 _STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 
+_MOST_CHANNELS = 4096
 # Beyond these, inputs leave the range of the formats that networks compute in.
 _SMALLEST_STD, _LARGEST = 1e-5, 1e4
 _NARROWEST_WINDOW, _LARGEST_VALUE = 1e-6, 1e12
-_MOST_CHANNELS = 4096
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,12 @@ class Preprocessing:
             raise UserError(f"fit={fit!r}: must be one of {', '.join(FITS)}{near_matches(str(fit), FITS)}")
         if not (_is_number(crop_fraction) and 0 < crop_fraction <= 1):
             raise UserError(f"crop_fraction={crop_fraction}: must be above 0 and at most 1")
-        if not _is_whole(channels) or not 1 <= channels <= _MOST_CHANNELS:
-            bands = f"a number of bands, at most {_MOST_CHANNELS}"
-            raise UserError(f"channels={channels}: must be 1 (gray), 3 (RGB) or {bands}")
-        if not _is_whole(bits) or not 1 <= bits <= 64:
-            raise UserError(f"bits={bits}: must be at least 1, and at most 64")
+        if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+            raise UserError(f"channels={channels}: must be 1 (gray), 3 (RGB) or a number of bands")
+        if channels > _MOST_CHANNELS:
+            raise UserError(f"channels={channels}: must be at most {_MOST_CHANNELS:,}")
+        if not isinstance(bits, int) or isinstance(bits, bool) or bits < 1:
+            raise UserError(f"bits={bits}: must be at least 1")
         if window is None and channels not in (1, 3):
             window = (0, 255)  # bands are not what Pillow's 8-bit images hold
         if window is None and bits > 8:
@@ -205,6 +207,11 @@ class Preprocessing:
             return self._fitted_values(opened)
         return self._fitted(opened)
 
+    def resized_pixels(self, width: int, height: int) -> int:
+        """How many pixels an image has after the resize, of which the input may be a small part."""
+        resized_width, resized_height, _, _ = self._layout(width, height)
+        return resized_width * resized_height
+
     def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
         """An image of 8 bits at the input's size."""
         height, width = self.size
@@ -253,6 +260,17 @@ class Preprocessing:
         for row, image in zip(pixels, images, strict=True):
             row[...] = self.pixels(image)
         return self.normalize(pixels)
+
+    def summary(self) -> str:
+        """Size, channels, fit and window in a few words."""
+        height, width = self.size
+        words = [f"{height} × {width}", channel_word(self.channels), self.fit]
+        if self.window == VOI:
+            words.append("each file's own window")
+        elif self.window is not None:
+            pairs = dict.fromkeys(f"{low:g} to {high:g}" for low, high in self.window)
+            words.append(f"window {listed(pairs, 3)}")
+        return ", ".join(words)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them; those of windows and bands only where they differ from 8 bits."""
@@ -348,9 +366,11 @@ def _checked_window(window: Any, channels: int) -> tuple[tuple[float, float], ..
 
 
 def _checked_shown(shown: Sequence[int], channels: int) -> tuple[int, int, int]:
-    if isinstance(shown, str) or len(shown) != 3 or not all(map(_is_whole, shown)):
-        raise UserError(f"shown_channels={shown!r}: must be three whole numbers")
-    if channels >= 3 and not all(0 <= channel < channels for channel in shown):
+    known = range(max(channels, 3))
+    whole = not isinstance(shown, str) and all(
+        isinstance(channel, int) and not isinstance(channel, bool) and channel in known for channel in shown
+    )
+    if len(shown) != 3 or not whole:
         raise UserError(f"shown_channels={tuple(shown)}: must be three of the {channels} channels")
     return shown[0], shown[1], shown[2]
 

@@ -23,6 +23,8 @@ PERCENTILES = (0.5, 99.5)
 _VALUES_AN_IMAGE = 16_384
 # Bits of common detectors; a class whose images never use more than one of these may be of another source.
 _DEPTHS = (8, 10, 12, 14, 16)
+# As from 8 to 12 or from 12 to 16: by less, what is bright in one class may account for it.
+_DEPTH_STEP = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +134,12 @@ def _window(values: NDArray[np.float64], percentiles: tuple[float, float]) -> tu
 
 
 def _depth_warnings(dataset: ImageDataset, samples: Sequence[tuple[int, NDArray[np.float64]]]) -> list[str]:
-    """A class whose values never reach beyond 8, 10, … bits, while all images of another do."""
+    """A class whose values never reach beyond 8, 10, … bits, while all images of another do.
+
+    Values below 0 are in units of their own, such as Hounsfield's, and not those of a detector.
+    """
+    if any(float(np.min(values, initial=0, where=np.isfinite(values))) < 0 for _, values in samples):
+        return []
     depths: dict[int, list[int]] = {}
     for position, values in samples:
         top = float(np.max(values, initial=0, where=np.isfinite(values)))
@@ -141,7 +148,7 @@ def _depth_warnings(dataset: ImageDataset, samples: Sequence[tuple[int, NDArray[
     known = {label: found for label, found in depths.items() if len(found) >= 3}
     for low, found in sorted(known.items()):
         for high, others in sorted(known.items()):
-            if max(found) < min(others):
+            if max(found) + _DEPTH_STEP <= min(others):
                 return [
                     f'the values of "{dataset.classes[low]}" stay below {2 ** max(found):,} and those of '
                     f'"{dataset.classes[high]}" do not: if the images differ in how many bits were used, the '

@@ -29,12 +29,12 @@ from skipnets.models.execution_choice import fastest_execution
 from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution, ExecutionPolicy
 from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
-from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block, not_fused
+from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block, executor, not_fused
 from skipnets.ops.transition import TransitionParameters, transition
 from skipnets.ops.triton import slower_launches, unsupported_kernels
 
 _STEM = ("conv0", "norm0", "relu0", "pool0")
-_FUSED = "fused kernels"
+_FUSED, _NATIVE = "fused kernels", "native kernels"
 
 
 class _LayerParts(NamedTuple):
@@ -103,10 +103,15 @@ class _Execution(nn.Module):
         if features.device.type == "cpu":
             if self.automatic and self.measured in (None, "plain"):
                 return "the fastest on this machine" if self.measured else "nothing has been measured"
+            self.executor = _NATIVE if self._runs_natively(features) else None
             return None
         reason = self._not_fused(features)
         self.executor = _FUSED if reason is None else f"PyTorch's operators, as {reason}"
         return reason if self.automatic else None
+
+    def _runs_natively(self, features: Tensor) -> bool:  # noqa: ARG002 — a block's depends on them
+        """Whether native code runs this module on the CPU."""
+        return False
 
     def _not_fused(self, features: Tensor) -> str | None:  # noqa: ARG002 — a block's depends on them
         """Why there are no fused kernels for this module, or None."""
@@ -189,6 +194,10 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
             if (sees, adds) != (first + index * growth_rate, growth_rate):
                 return "its layers' channels do not follow one growth rate"
         return None
+
+    def _runs_natively(self, features: Tensor) -> bool:
+        layers = [layer.parameters() for layer in _CHECKED[self].layers]
+        return executor(features, features.dtype, layers) == "native"
 
     def _not_fused(self, features: Tensor) -> str | None:
         return not_fused(features, [_CHECKED[self].layers[0].parameters()])

@@ -27,6 +27,7 @@ from skipnets.models.backbone import Backbone
 from skipnets.models.family import family_of, network_graph
 from skipnets.models.graph import BlockExecution
 from skipnets.models.registry import config_to_dict
+from skipnets.ops.autograd import separate_graph
 from skipnets.ops.choices import CHOICES
 
 logger = logging.getLogger("skipnets")
@@ -141,7 +142,7 @@ class _Probe:
 
 def _train(model: Backbone[Any], images: Tensor) -> None:
     model.zero_grad()
-    with torch.enable_grad():
+    with separate_graph():
         torch.autograd.backward(model(images).float().square().mean())
 
 

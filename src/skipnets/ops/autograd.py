@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -18,6 +18,13 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def separate_graph() -> Iterator[None]:
+    """Record a graph of one's own, of which the caller's hooks on saved tensors see nothing."""
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+        yield
 
 
 def differentiable_once(backward: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

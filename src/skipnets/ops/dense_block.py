@@ -26,14 +26,16 @@ Shapes: N images, H×W positions, M = N·H·W rows, C₀ channels of the input, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from skipnets.ops.autograd import differentiable_once, without_autocast
+from skipnets.ops.autograd import differentiable_once, separate_graph, without_autocast
 from skipnets.ops.batch_norm import (
     Affine,
     Correction,
@@ -45,8 +47,10 @@ from skipnets.ops.batch_norm import (
     relu_backward,
     scale_shift_relu,
 )
+from skipnets.ops.choices import CHOICES
 from skipnets.ops.chunks import MapShape, Workspace, as_matrix, empty_maps
 from skipnets.ops.convolution import DEFAULT_WAYS, convolve, convolve_backward, pointwise_ways
+from skipnets.ops.native import unsupported_block as unsupported_natively
 from skipnets.ops.triton import unsupported_block
 
 Chunks = list[Tensor]
@@ -114,6 +118,15 @@ def dense_block(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameter
         from skipnets.ops.triton.dense_block import dense_block as fused
 
         return fused(x, plan, layers)
+    if executor(x, plan.dtype, layers) == "native":
+        from skipnets.ops.native.dense_block import dense_block as native
+
+        return native(x, plan, layers)
+    return reference(x, plan, layers)
+
+
+def reference(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]) -> DenseBlockResult:
+    """`dense_block` by PyTorch's operators, on any device."""
     flat = [tensor for layer in layers for tensor in layer if tensor is not None]
     features, *statistics = _DenseBlockFunction.apply(x, plan, *flat)
     return DenseBlockResult(features, Statistics(*statistics[:2]), Statistics(*statistics[2:]))
@@ -122,6 +135,44 @@ def dense_block(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameter
 def not_fused(x: Tensor, layers: Sequence[LayerParameters]) -> str | None:
     """Why PyTorch's operators execute a block and not the kernels of `skipnets.ops.triton`, or None."""
     return unsupported_block(x, layers[0].weight2)
+
+
+def executor(
+    x: Tensor, dtype: torch.dtype, layers: Sequence[LayerParameters]
+) -> Literal["native", "pytorch"]:
+    """What runs a block on a CPU: native code where there is some and, when measured, it is faster."""
+    if unsupported_natively(x, layers[0].weight2, dtype) is not None:
+        return "pytorch"
+    from skipnets.ops.native.dense_block import dense_block as native
+
+    first, last = layers[0].weight1.shape[:2], layers[-1].weight1.shape[1]
+    problem = f"dense block {first[1]}-{last}>{first[0]} {x.shape[2]}x{x.shape[3]}"
+    probe = functools.cache(lambda: _Probe(x, dtype, layers))
+    ways = {"native": lambda: probe().step(native), "pytorch": lambda: probe().step(reference)}
+    return cast(Literal["native", "pytorch"], CHOICES.choose(problem, ways))
+
+
+class _Probe:
+    """Forward and backward passes of a block, for a few images and copies of its parameters."""
+
+    def __init__(self, x: Tensor, dtype: torch.dtype, layers: Sequence[LayerParameters]) -> None:
+        images = min(len(x), max(torch.get_num_threads(), 2))
+        size = (images, *x.shape[1:])
+        self._x = torch.linspace(-1, 1, math.prod(size), dtype=dtype).view(size)
+        self._layers = [
+            [tensor.detach().clone() for tensor in layer if tensor is not None] for layer in layers
+        ]
+        self._plan = DenseBlockPlan((1e-5,) * len(layers), (1e-5,) * len(layers), True, dtype)
+
+    def step(self, run: Callable[..., DenseBlockResult]) -> None:
+        with separate_graph(), without_autocast(self._x.device):
+            layers = [LayerParameters(*map(_leaf, layer)) for layer in self._layers]
+            features = run(_leaf(self._x), self._plan, layers).features
+            torch.autograd.backward(features, torch.ones_like(features))
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_()
 
 
 class _DenseBlockFunction(torch.autograd.Function):

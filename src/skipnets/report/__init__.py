@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from skipnets.report.auditing import Audit, audit
     from skipnets.report.comparison import Comparison, compare
     from skipnets.report.page import write_report
+    from skipnets.report.tuning import write_tuning_report
 
-__all__ = ["Audit", "Comparison", "audit", "compare", "write_report"]
+__all__ = ["Audit", "Comparison", "audit", "compare", "write_report", "write_tuning_report"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -24,6 +25,7 @@ __getattr__, __dir__ = lazy_exports(
         "audit": "auditing",
         "compare": "comparison",
         "write_report": "page",
+        "write_tuning_report": "tuning",
     },
     extra="report",
 )

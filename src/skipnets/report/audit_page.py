@@ -37,8 +37,11 @@ IMAGES = 24  # images that are shown of each other kind
 LISTED = 200  # files that are listed by name
 CLASSES = 100  # classes in the table of their sizes
 
+# What a manifest does not say about its files.
+_OF_FILES = ("class_order", "page", "max_pixels")
+
 _COPIES = ("leak", "exact-copy", "near-copy")
-_FILES = ("missing", "unreadable")
+_FILES = ("divided-group", "missing", "unreadable")
 _LOOKS = (
     *("blank", "dark", "bright", "low-contrast", "low-information", "blurred"),
     *("odd-size", "odd-shape", "odd-color"),
@@ -170,7 +173,9 @@ def _thumbnails(
 
 def _about(audit: Audit, path: Path) -> dict[str, Any]:
     total = len(audit.dataset)
-    data = shlex.quote(audit.data)
+    words = [audit.data, *audit.options.arguments()]
+    if audit.label_check is not None and Path(audit.label_check.source).exists():
+        words.insert(1, audit.label_check.source)
     return {
         "title": Path(audit.data).name or audit.data,
         "data": audit.data,
@@ -180,7 +185,8 @@ def _about(audit: Audit, path: Path) -> dict[str, Any]:
         "table": path.with_suffix(".csv").name,
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
         "version": __version__,
-        "command": f"skipnets audit {data} --write clean.csv",
+        "audit": f"skipnets audit {shlex.join(words)} --write clean.csv",
+        "train": shlex.join(["skipnets", "train", "clean.csv", *audit.options.arguments(_OF_FILES)]),
         "in_files": audit.dataset.root is not None,
     }
 
@@ -192,8 +198,8 @@ def _tiles(audit: Audit) -> list[dict[str, Any]]:
     checked = "not looked for" if check is None else f"of {check.images:,} images that were checked"
     return [
         {
-            "title": "Copies across splits",
-            "value": count["leak"] if audit.has_splits else None,
+            "title": "Leaks between splits",
+            "value": count["leak"] + count["divided-group"] if audit.has_splits else None,
             "meaning": "make results too good" if audit.has_splits else "the data have no splits",
         },
         {

@@ -33,6 +33,7 @@ from skipnets.report.findings import (
     appearance_findings,
     class_findings,
     copy_findings,
+    group_findings,
     size_findings,
     sorted_findings,
 )
@@ -81,6 +82,7 @@ class Audit(Display):
         survey: What the dataset holds.
         findings: Kind → findings, gravest first. Kinds without findings are there, too.
         label_check: How labels were checked; None if they were not, for lack of predictions.
+        options: How the data were read.
     """
 
     data: str
@@ -88,6 +90,7 @@ class Audit(Display):
     survey: Survey
     findings: Mapping[str, Sequence[Finding]]
     label_check: LabelCheck | None
+    options: DataOptions
 
     @property
     def has_splits(self) -> bool:
@@ -100,6 +103,7 @@ class Audit(Display):
         without = {
             "label-error": self.label_check is None,
             "leak": not self.has_splits,
+            "divided-group": not self.has_splits or self.dataset.groups is None,
             "near-copy": len(self.dataset) > MOST,
         }
         return [kind for kind in KINDS if not without.get(kind, False)]
@@ -254,7 +258,7 @@ class Audit(Display):
 
 
 def audit(
-    data: str | os.PathLike[str],
+    data: ImageDataset | str | os.PathLike[str],
     model: str | os.PathLike[str] | Classifier | None = None,
     *,
     options: DataOptions | None = None,
@@ -272,7 +276,7 @@ def audit(
     images.
 
     Args:
-        data: A folder, a manifest or a named dataset.
+        data: A folder, a manifest, a named dataset, or an open dataset, whose splits then count as given.
         model: A run folder, a model file, an export, a classifier, or a table of predictions (.parquet, .csv
             or .jsonl with the columns path and "p:CLASS"). Of a run, the predictions in its folder are taken
             (of test images, or out of fold), and the images that it was trained on are not judged.
@@ -295,8 +299,13 @@ def audit(
     """
     check_at_least_1(batch_size=batch_size, workers=workers)
     show = progress or _silent
-    dataset, missing = _open(data, options or DataOptions(), download=download)
-    overview = survey(dataset, os.fspath(data))
+    missing: list[str] = []
+    if isinstance(data, ImageDataset):
+        dataset, name = data, "images in memory" if data.root is None else str(data.root)
+    else:
+        dataset, missing = _open(data, options or DataOptions(), download=download)
+        name = os.fspath(data)
+    overview = survey(dataset, name)
     known = contents(dataset)
     copies = find_copies(dataset, known, lambda done, total: show("looking for copies", done, total))
     dataset = replace(dataset, contents=known, copies=copies)
@@ -308,6 +317,7 @@ def audit(
         *appearance_findings(dataset, seen),
         *size_findings(dataset, headers),
         *copy_findings(dataset),
+        *group_findings(dataset),
         *class_findings(dataset),
     ]
     check = None
@@ -328,11 +338,12 @@ def audit(
         errors, check = _check_labels(dataset, predictions)
         findings += errors
     return Audit(
-        data=os.fspath(data),
+        data=name,
         dataset=dataset,
         survey=overview,
         findings=sorted_findings(findings),
         label_check=check,
+        options=options or DataOptions(),
     )
 
 
@@ -363,7 +374,7 @@ def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tupl
     for error in find_label_errors(labels, probabilities):
         image, suggested = int(images[error.image]), predictions.classes[error.suggested]
         given = dataset.classes[dataset.labels[image]]
-        detail = f"{suggested} {error.of_suggested:.1%}, {given} {error.of_label:.1%}"
+        detail = f"{error.of_suggested:.1%} {suggested}, {error.of_label:.1%} {given}"
         judged = dataset.splits[image] in ("val", "test")
         action: Action = "corrected" if error.of_suggested >= CERTAIN and not judged else "marked"
         findings.append(

@@ -35,6 +35,7 @@ from skipnets.training.run import Row
 
 __all__ = [
     "Curves",
+    "chart",
     "draw_curves",
     "draw_fold_learning",
     "draw_learning",
@@ -61,7 +62,7 @@ SERIES = tuple(_VARIABLES[f"c{number}"] for number in range(1, 6))
 _PALETTE = Palette(ink=INK, soft=SOFT, line=_VARIABLES["line"], surface=SURFACE, train=C2, validation=C1)
 _STYLE: Any = {**_PALETTE.style(), "svg.fonttype": "none", "path.simplify_threshold": 0.4}
 _POINTS = 400
-_SMALL = (3.4, 2.1)
+_SMALL = (3.4, 2.4)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,16 +102,16 @@ def one_class_curves(probability: NDArray[np.float64], is_class: NDArray[np.bool
 def draw_learning(rows: Sequence[Row], best_epoch: int) -> tuple[str, str, str]:
     """Losses, accuracies and learning rate over the epochs."""
     return (
-        _chart("learning-loss", lambda axes: plot_losses(axes, rows, _PALETTE)),
-        _chart("learning-accuracy", lambda axes: plot_accuracy(axes, rows, best_epoch, _PALETTE)),
-        _chart("learning-rate", lambda axes: plot_learning_rate(axes, rows, _PALETTE)),
+        chart("learning-loss", lambda axes: plot_losses(axes, rows, _PALETTE)),
+        chart("learning-accuracy", lambda axes: plot_accuracy(axes, rows, best_epoch, _PALETTE)),
+        chart("learning-rate", lambda axes: plot_learning_rate(axes, rows, _PALETTE)),
     )
 
 
 def draw_measures(rows: Sequence[Row]) -> dict[str, str]:
     """What else was measured in each epoch (gradient norm, speed, cost): title → small chart."""
     return {
-        title: _chart(
+        title: chart(
             f"learning-{name}", lambda axes, name=name: plot_measure(axes, rows, name, _PALETTE), _SMALL
         )
         for name, title in MEASURES.items()
@@ -131,7 +132,7 @@ def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         axes.margins(y=0.08)
 
-    return _chart("fold-learning", draw)
+    return chart("fold-learning", draw)
 
 
 def draw_reliability(bins: Reliability, key: str) -> str:
@@ -175,8 +176,8 @@ def draw_curves(curves: Sequence[tuple[Curves, str | None]], key: str) -> tuple[
 
     size = (5.2, 4.4)
     return (
-        _chart(f"{key}-pr", lambda axes: _precision_recall(axes, ordered), size),
-        _chart(f"{key}-roc", lambda axes: _roc(axes, ordered), size),
+        chart(f"{key}-pr", lambda axes: _precision_recall(axes, ordered), size),
+        chart(f"{key}-roc", lambda axes: _roc(axes, ordered), size),
     )
 
 
@@ -196,7 +197,14 @@ def draw_one_class(curves: Curves, key: str) -> str:
         return _svg(figure, key)
 
 
-def _chart(key: str, draw: Any, size: tuple[float, float] = (4.3, 3.0)) -> str:
+def chart(key: str, draw: Any, size: tuple[float, float] = (4.3, 3.0)) -> str:
+    """An SVG of one pair of axes.
+
+    Args:
+        key: Identifier, unique on the page.
+        draw: Draws on the axes, in the colors of this module.
+        size: In inches.
+    """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())

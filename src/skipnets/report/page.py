@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, describe, load, softmax
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
 from skipnets.errors import UserError, check_at_least_1, check_path
@@ -51,6 +52,7 @@ from skipnets.report.rendering import area, decimal, render, share
 from skipnets.report.results import Results, read_results
 from skipnets.report.thumbnails import data_uri
 from skipnets.training.batches import read_batch
+from skipnets.training.config import TrainConfig
 from skipnets.training.curves import loss_note
 from skipnets.training.run import Row, Run
 
@@ -179,7 +181,6 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
     config = run.config
     environment = json.loads(run.environment.read_text(encoding="utf-8")) if run.environment.is_file() else {}
     preprocessing = model["preprocessing"]
-    height, width = preprocessing["size"]
     counts = Counter(split for _, split in read_splits(run.splits).values())
     runs = run.folds or [run]
     rows = [row for each in runs for row in each.rows]
@@ -192,8 +193,7 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
         "Model": ("" if len(runs) == 1 else f"ensemble of {len(runs)} ")
         + f"{model['architecture']['name']}, {model['parameters']:,} parameters",
         "Initial weights": config.weights or "random",
-        "Input": f"{height} × {width}, {'gray' if preprocessing['channels'] == 1 else 'RGB'}, "
-        f"{preprocessing['fit']}",
+        "Input": Preprocessing.from_dict(preprocessing).summary(),
         "Recipe": f"{config.recipe}: {config.optimizer}, learning rate {config.lr:g}, "
         f"batch size {config.batch_size}, augmentation {config.augmentation}",
         "Epochs": f"{len(rows)} of {config.epochs}; epoch {best} was the best on validation data"
@@ -291,7 +291,18 @@ def _learning(run: Run) -> dict[str, Any] | None:
         "measures": [(title, Markup(chart)) for title, chart in measures.items()],  # noqa: S704
         "trained": any(row.train_accuracy is not None for row in rows),
         "batch": _batch(run),
+        "batch_note": _batch_note(run.config),
     }
+
+
+def _batch_note(config: TrainConfig) -> str:
+    """What was done to the images of a batch."""
+    mixes = {"MixUp": config.mixup, "CutMix": config.cutmix}
+    used = " or ".join(name for name, strength in mixes.items() if strength)
+    augmented = (
+        "out augmentation" if config.augmentation == "none" else f" augmentation {config.augmentation}"
+    )
+    return f"with{augmented}" + (f" and with {used}" if used else "")
 
 
 def _batch(run: Run) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from skipnets.data.decoding import ImageDecodeError, Source, render_image
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import images_below, open_dataset
 from skipnets.errors import UserError, naming
 
@@ -33,16 +34,24 @@ class Example:
     media_type: str
 
 
-def find_examples(data: str | Path, *, count: int = 8) -> list[Example]:
+def find_examples(
+    data: str | Path, *, count: int = 8, preprocessing: Preprocessing | None = None
+) -> list[Example]:
     """Choose varied images and hold them in memory.
 
     Args:
         data: A folder of images, in subfolders or not, a manifest, or a named dataset.
         count: Most images to choose.
+        preprocessing: Of the model that they are for: where it has a window, they are shown through it.
 
     Raises:
-        UserError: If there are none that can be read.
+        UserError: If there are none that can be read, or the model's images are not gray or in color.
     """
+    if preprocessing is not None and preprocessing.channels not in (1, 3):
+        raise UserError(
+            f"examples={data}: must not be given for a model of {preprocessing.channels} bands; "
+            "the page shows gray and color"
+        )
     if Path(data).is_dir():
         named: list[tuple[str, Source]] = [(path.stem, path) for path in images_below(Path(data))]
     else:
@@ -56,12 +65,19 @@ def find_examples(data: str | Path, *, count: int = 8) -> list[Example]:
     for part in range(count):
         name, source = named[(2 * part + 1) * len(named) // (2 * count)]
         try:
-            examples.append(_example(name, render_image(source)))
+            examples.append(_example(name, _shown(source, preprocessing)))
         except ImageDecodeError:
             continue
     if not examples:
         raise UserError(f"examples={data}: holds no images that can be read")
     return examples
+
+
+def _shown(source: Source, preprocessing: Preprocessing | None) -> Image.Image:
+    """An image as the model sees it, in 8 bits, which it takes as they are."""
+    if preprocessing is None or preprocessing.bits <= 8:
+        return render_image(source)
+    return preprocessing.shown(preprocessing.open(source))
 
 
 def _example(name: str, image: Image.Image) -> Example:

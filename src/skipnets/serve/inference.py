@@ -1,6 +1,7 @@
 """The Open Inference Protocol (KServe V2), for clients of KServe, Triton and their like.
 
-A request has one input, `images`: encoded files (BYTES, base64 in JSON) or pixels (UINT8). The outputs are
+A request has one input, `images`: encoded files (BYTES, base64 in JSON) or pixels (UINT8, or numbers that a
+window is for). The outputs are
 `probabilities` and `labels`. Tensors are in JSON, or behind it in the binary tensor extension.
 
 Source: https://github.com/kserve/open-inference-protocol, and Triton's extension for binary tensors,
@@ -39,6 +40,10 @@ _HEADER_LENGTH = "inference-header-content-length"
 _VERSION = "1"
 Output = Literal["probabilities", "labels"]
 
+# The protocol's types of pixels, and NumPy's.
+_TYPES = {"UINT8": "u1"}
+_WINDOWED_TYPES = {"UINT8": "u1", "UINT16": "<u2", "INT16": "<i2", "FP32": "<f4"}
+
 
 @dataclass(frozen=True)
 class Inference:
@@ -50,18 +55,21 @@ class Inference:
         id: The client's own; repeated in the response.
     """
 
-    images: Sequence[bytes | NDArray[np.uint8]]
+    images: Sequence[bytes | NDArray[Any]]
     outputs: Mapping[Output, bool]
     id: str | None = None
 
 
-def read_inference(body: bytes, header_length: str | None, channels: int) -> Inference:
+def read_inference(
+    body: bytes, header_length: str | None, channels: int, *, windowed: bool = False
+) -> Inference:
     """Read a request.
 
     Args:
         body: JSON, and binary tensors behind it.
         header_length: How much of the body is JSON, as the request's header says; None for all of it.
         channels: Of images that are sent as pixels.
+        windowed: Whether pixels may have more than 8 bits, for a model with a window.
 
     Raises:
         UserError: If it is none, or asks for what the model does not have.
@@ -80,7 +88,7 @@ def read_inference(body: bytes, header_length: str | None, channels: int) -> Inf
     if len(inputs) != 1 or _field(inputs[0], "name", str) != "images":
         raise UserError("inputs: must be one, named images")
     return Inference(
-        images=_images(inputs[0], binary, channels),
+        images=_images(inputs[0], binary, channels, _WINDOWED_TYPES if windowed else _TYPES),
         outputs=_outputs(request),
         id=_field(request, "id", str, None),
     )
@@ -164,6 +172,8 @@ def inference_router(service: Service) -> APIRouter:
     async def infer(request: Request, name: str, version: str = _VERSION) -> Response:
         """Input `images`: encoded files (BYTES, base64 in JSON) or pixels (UINT8, N × H × W × C).
 
+        For a model of images with more than 8 bits, pixels may also be UINT16, INT16 or FP32.
+
         Outputs `probabilities` (FP32) and `labels` (BYTES); tensors may be in the binary extension.
         """
         if (missing := _no_such_model(service, name, version)) is not None:
@@ -175,8 +185,14 @@ def inference_router(service: Service) -> APIRouter:
         try:
             with service.admitted() as take, service.holding(request.headers.get("content-length")):
                 body = await request.body()
-                channels = classifier.preprocessing.channels
-                inference = await run_in_threadpool(read_inference, body, length, channels)
+                preprocessing = classifier.preprocessing
+                inference = await run_in_threadpool(
+                    read_inference,
+                    body,
+                    length,
+                    preprocessing.channels,
+                    windowed=preprocessing.window is not None,
+                )
                 if len(inference.images) > service.limits.files:
                     raise UserError(f"images: there may be {service.limits.files} in a request")
                 take(len(inference.images))
@@ -234,7 +250,9 @@ def _field(record: Any, name: str, kind: type, *default: Any) -> Any:
     return value
 
 
-def _images(tensor: dict[str, Any], binary: bytes, channels: int) -> Sequence[bytes | NDArray[np.uint8]]:
+def _images(
+    tensor: dict[str, Any], binary: bytes, channels: int, types: Mapping[str, str]
+) -> Sequence[bytes | NDArray[Any]]:
     datatype = _field(tensor, "datatype", str)
     shape = _field(tensor, "shape", list)
     if not all(isinstance(size, int) and 0 < size < 2**31 for size in shape):
@@ -254,20 +272,23 @@ def _images(tensor: dict[str, Any], binary: bytes, channels: int) -> Sequence[by
         if shape not in ([len(files)], [len(files), 1]):
             raise UserError(f"shape={shape}: must be [{len(files)}], the number of images")
         return files
-    if datatype != "UINT8":
-        raise UserError(f"datatype={datatype}: must be BYTES (encoded images) or UINT8 (pixels)")
+    if datatype not in types:
+        raise UserError(
+            f"datatype={datatype}: must be BYTES (encoded images) or {' or '.join(types)} (pixels)"
+        )
     if len(shape) != 4 or shape[3] != channels:
         raise UserError(f"shape={shape}: must be [N, H, W, {channels}]")
-    return list(_pixels(data, shape))
+    return list(_pixels(data, shape, types[datatype]))
 
 
-def _pixels(data: bytes | list[Any], shape: list[int]) -> NDArray[np.uint8]:
+def _pixels(data: bytes | list[Any], shape: list[int], dtype: str) -> NDArray[Any]:
     """(N, H, W, C)."""
     try:
-        flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.array(data, np.uint8).ravel()
+        flat = np.frombuffer(data, dtype) if isinstance(data, bytes) else np.array(data, dtype).ravel()
         return flat.reshape(shape)
     except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"data: must be {'×'.join(map(str, shape))} numbers from 0 to 255") from error
+        kind = " from 0 to 255" if dtype == "u1" else f" of type {np.dtype(dtype)}"
+        raise UserError(f"data: must be {'×'.join(map(str, shape))} numbers{kind}") from error
 
 
 def _from_base64(data: list[Any]) -> list[bytes]:

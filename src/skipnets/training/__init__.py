@@ -15,8 +15,20 @@ if TYPE_CHECKING:
     from skipnets.training.recipes import RECIPES
     from skipnets.training.run import Run
     from skipnets.training.trainer import resume, train
+    from skipnets.training.tuning.tuning import Tuning, resume_tuning, tune
 
-__all__ = ["RECIPES", "Run", "TrainConfig", "TrainingInterrupted", "read_config", "resume", "train"]
+__all__ = [
+    "RECIPES",
+    "Run",
+    "TrainConfig",
+    "TrainingInterrupted",
+    "Tuning",
+    "read_config",
+    "resume",
+    "resume_tuning",
+    "train",
+    "tune",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -25,9 +37,12 @@ __getattr__, __dir__ = lazy_exports(
         "Run": "run",
         "TrainConfig": "config",
         "TrainingInterrupted": "interruption",
+        "Tuning": "tuning.tuning",
         "read_config": "config",
         "resume": "trainer",
+        "resume_tuning": "tuning.tuning",
         "train": "trainer",
+        "tune": "tuning.tuning",
     },
     extra="train",
 )

@@ -71,55 +71,76 @@ class Candidate:
     side: int
 
 
-# Images up to this side keep their size; larger ones are considered at several.
-KEPT_SIDE = 64
-SIDES = (64, 96, 128, 160, 224)
+# Networks to start from ImageNet's weights, at the size of those, from cheap to costly.
+PRETRAINED = ("resnet18", "densenet121", "resnet50")
+# How often a pretrained network is to see each image before a larger one is worth its time.
+PRETRAINED_PASSES = 10
 
 # The share of the training over which the learning rate rises.
 WARMUP_SHARE = 0.1
 
-# Rows: the largest side, and networks from cheap to costly.
+# Images up to this side keep their size.
+KEPT_SIDE = 64
+# Networks from cheap to costly, up to a side of the input in pixels: the stem leaves maps of about 16×16.
 _NETWORKS: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (40, ("resnet8_w16", "resnet8_w32", "resnet14_w32", "resnet8_w64", "resnet14_w64", "densenet_bc40_k48")),
+    (40, ("resnet8_w16", "resnet8_w32", "resnet14_w32", "resnet8_w64", "resnet14_w64")),
     (10**9, ("resnet10_w16", "resnet10_w24", "resnet10_w32", "resnet10_w48", "resnet10", "resnet18")),
 )
+# Larger images, with the size that they are shrunk to, from cheap to costly.
+_SHRUNK: tuple[Candidate, ...] = tuple(
+    Candidate(model=model, side=side)
+    for model, side in (
+        ("resnet10_w16", 64),
+        ("resnet10_w24", 64),
+        ("resnet10_w32", 64),
+        ("resnet10_w24", 96),
+        ("resnet10_w32", 96),
+        ("resnet10_w32", 128),
+        ("resnet10_w48", 128),
+        ("resnet10_w48", 160),
+        ("resnet10_w48", 224),
+        ("resnet10", 224),
+        ("resnet18", 224),
+    )
+)
 
-# The first rule of each group that holds gives its values.
+# The first rule of each group that holds gives its values. Evidence is test accuracy in percent, for equal
+# processor time of one thread.
 RULES: Mapping[str, tuple[Rule, ...]] = {
     # Decided before the number of passes and steps is known.
-    "batch": (Rule(values={"batch_size": 32}, evidence="notes"),),
+    "batch": (Rule(values={"batch_size": 32}, evidence="with 23 steps an epoch (batch 64) runs lose"),),
     "optimization": (
         Rule(
             least={"pretrained": 1},
-            values={"lr": 0.01},
-            evidence="notes",
+            values={"lr": 0.01, "layer_decay": 0.7, "fit_head": True},
+            evidence="CIFAR ResNet-20 to sign digits, 20 s: 95.0, from random weights 58.6 in more time",
         ),
         Rule(
             values={"lr": 0.05},
-            evidence="notes",
+            evidence="sign digits, 45 s: 99.2; clothing, 40 s: 68.7",
         ),
     ),
     "augmentation": (
         Rule(
             below={"mirrored": 1},
             values={"augmentation": "crop"},
-            evidence="notes",
+            evidence="letters and signs: their mirror images are other signs",
         ),
         Rule(
             values={"augmentation": "crop-flip"},
-            evidence="notes",
+            evidence="pending",
         ),
     ),
     "regularization": (
         Rule(
             values={"label_smoothing": 0.1, "weight_decay": 5e-4},
-            evidence="notes",
+            evidence="pending",
         ),
     ),
     "averaging": (
         Rule(
-            values={"ema": 0.99},
-            evidence="notes",
+            values={"ema": 0.0},
+            evidence="where the rate reaches zero, averages (0.99) are 0.3 below the last weights in 17 runs",
         ),
     ),
 }
@@ -144,14 +165,11 @@ def candidates(side: int, *, fixed: bool) -> tuple[Candidate, ...]:
     """
     if fixed or side <= KEPT_SIDE:
         return tuple(Candidate(model=name, side=side) for name in _networks(side))
-    sides = [option for option in SIDES if option < side * 1.2]
-    ladder: list[Candidate] = []
-    for option in sides:
-        names = _networks(option)
-        # A larger input before a wider network: the images hold more than the network sees.
-        ladder += [Candidate(model=names[min(len(ladder), len(names) - 1)], side=option)]
-    ladder += [Candidate(model=name, side=sides[-1]) for name in _networks(sides[-1])[len(sides) :]]
-    return tuple(ladder)
+    shrunk = [candidate for candidate in _SHRUNK if candidate.side < 1.2 * side]
+    widest, largest = shrunk[-1].model, shrunk[-1].side
+    names = _networks(largest)
+    wider = names[names.index(widest) + 1 :]
+    return (*shrunk, *(Candidate(model=name, side=largest) for name in wider))
 
 
 def _networks(side: int) -> tuple[str, ...]:
@@ -187,7 +205,7 @@ def choose_network(
 
 def wanted_images(images: int) -> float:
     """How many images a training should show before a larger network is worth its time."""
-    return 30_000 * math.sqrt(max(images, 500) / 1500)
+    return 60_000 * math.sqrt(max(images, 500) / 1500)
 
 
 def default_seconds(images: int, side: int) -> float:

@@ -147,8 +147,8 @@ def shown_images(
 
 
 def _to_image(pixels: NDArray[np.uint8]) -> Image.Image:
-    """(H, W, C), of one channel or three."""
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+    """(H, W, C): color, or gray where C is below 3; of more channels, the first three."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] < 3 else pixels[..., :3]).convert("RGB")
 
 
 def _labels(shares: NDArray[np.float32], classes: Sequence[str]) -> tuple[tuple[str, float], ...]:

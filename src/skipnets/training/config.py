@@ -119,6 +119,9 @@ class TrainConfig:
     """The optimizer."""
     lr: Rate | None = None
     """The highest learning rate, reached after the warm-up. It is not scaled with the batch size."""
+    find_lr: bool = False
+    """Look for that rate before: train 100 steps at rising rates, and take the one at which the loss falls
+    fastest."""
     momentum: Share | None = None
     """SGD's momentum, or AdamW's first beta."""
     nesterov: bool | None = None
@@ -238,8 +241,9 @@ class TrainConfig:
     strategy: str = "auto"
     """How several devices share the work, in Lightning's words: auto, ddp, ddp_spawn."""
     precision: Precision = "auto"
-    """Number format of the computation. Default: bf16-mixed on GPUs that have it, 16-mixed on older ones,
-    32-true on CPUs. On a GPU, 32-true also keeps convolutions and matrix products from using TF32."""
+    """Number format of the computation. Default: bf16-mixed on GPUs that have it, 16-mixed on older ones; on
+    CPUs 32-true, or bf16-mixed where the time is limited and that is measured to be faster. On a GPU, 32-true
+    also keeps convolutions and matrix products from using TF32."""
     channels_last: bool | None = None
     """Keep images in memory channel by channel within a pixel, which is faster for most convolutions.
     Default: yes on a GPU; on a CPU whichever is faster, which is measured."""

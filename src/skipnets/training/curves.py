@@ -63,7 +63,7 @@ class Palette:
 
 
 # Colors of the report in light mode (report/page.css).
-_PAPER = Palette(
+PAPER = Palette(
     ink="#1a222c", soft="#5a6675", line="#dfe3e8", surface="#ffffff", train="#c4560a", validation="#1d62b8"
 )
 
@@ -80,7 +80,7 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str,
     """
     best = next(row for row in rows if row.epoch == best_epoch)
     note = textwrap.fill(note, _NOTE_WIDTH)
-    with mpl.rc_context(_PAPER.style()):
+    with mpl.rc_context(PAPER.style()):
         measured = [name for name in MEASURES if has_measure(rows, name)]
         figure = Figure(
             figsize=(12, (7.2 if measured else 4.1) + 0.2 * note.count("\n")),
@@ -90,19 +90,19 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str,
         figure.suptitle(title, fontsize=13, weight="bold", x=0.012, ha="left", parse_math=False)
         grid = figure.add_gridspec(2 if measured else 1, 12, height_ratios=(3, 2) if measured else None)
         losses, accuracy, rate = (figure.add_subplot(grid[0, 4 * n : 4 * n + 4]) for n in range(3))
-        plot_losses(losses, rows, _PAPER)
+        plot_losses(losses, rows, PAPER)
         losses.legend(loc="best")
-        plot_accuracy(accuracy, rows, best_epoch, _PAPER)
-        plot_learning_rate(rate, rows, _PAPER)
+        plot_accuracy(accuracy, rows, best_epoch, PAPER)
+        plot_learning_rate(rate, rows, PAPER)
         losses.set_title("Loss")
         accuracy.set_title(f"Accuracy, best in validation {best.val_accuracy:.1%}")
         rate.set_title("Learning rate")
         for number, name in enumerate(measured):
             axes = figure.add_subplot(grid[1, 3 * number : 3 * number + 3])
-            plot_measure(axes, rows, name, _PAPER)
+            plot_measure(axes, rows, name, PAPER)
             axes.set_title(MEASURES[name])
         if note:
-            figure.supxlabel(note, fontsize=9.5, color=_PAPER.soft, x=0.012, ha="left")
+            figure.supxlabel(note, fontsize=9.5, color=PAPER.soft, x=0.012, ha="left")
         with atomic_path(path) as temporary:
             figure.savefig(temporary)
 
@@ -182,9 +182,9 @@ def plot_learning_rate(axes: Axes, rows: Sequence[Row], colors: Palette) -> None
 
 
 MEASURES = {
-    "gradient_norm": "Gradient norm, before clipping",
-    "images_per_second": "Training images a second",
-    "processor_seconds": "Processor seconds of an epoch",
+    "gradient_norm": "Gradient norm",
+    "images_per_second": "Images a second",
+    "processor_seconds": "Processor seconds",
     "memory": "Peak memory, MiB",
 }
 """What rows measure besides loss, accuracy and rate, with the charts' titles."""

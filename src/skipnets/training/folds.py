@@ -36,6 +36,7 @@ from skipnets.training.config import FIELDS, TrainConfig
 from skipnets.training.extending import reset_results
 from skipnets.training.interruption import resumable
 from skipnets.training.prepare import prepare
+from skipnets.training.rate_finder import with_found_rate
 from skipnets.training.run import Run, begin, claim, write_config
 
 _HEADERS_READ = 5000
@@ -75,7 +76,10 @@ def train_folds(config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], 
     say(str(survey(folds.dataset, config.data, most=_HEADERS_READ)))
     say(_line(first, folds))
     say(f"in each fold:\n{announcement(prepared, first)}")
+    prepared, search = with_found_rate(prepared, first, say)
     begin(run, _resolved(config, prepared.config, len(first.split("train"))), folds.write)
+    if search is not None:
+        search.draw(run.rates)
     return _train_missing(run, folds, train_on=train_on, resume=None, say=say)
 
 

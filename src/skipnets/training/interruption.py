@@ -29,7 +29,9 @@ class TrainingInterrupted(KeyboardInterrupt):
         exit_status: Of the command, as a shell would give it: 128 and the signal's number.
     """
 
-    exit_status = 128 + signal.SIGINT
+    def __init__(self, message: str = "", exit_status: int = 128 + signal.SIGINT) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
 
 
 @contextlib.contextmanager
@@ -58,9 +60,8 @@ def resumable(run: Run, *, evaluating: bool = False) -> Iterator[None]:
 
 
 def _interrupted(run: Run, evaluating: bool, interruption: KeyboardInterrupt) -> TrainingInterrupted:
-    error = TrainingInterrupted(how_to_resume(run, evaluating=evaluating))
-    error.exit_status = getattr(interruption, "exit_status", error.exit_status)
-    return error
+    status = getattr(interruption, "exit_status", 128 + signal.SIGINT)
+    return TrainingInterrupted(how_to_resume(run, evaluating=evaluating), status)
 
 
 def how_to_resume(run: Run, *, evaluating: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 
 import psutil
 import torch
@@ -50,7 +51,8 @@ class Meter:
 
 def processor_seconds() -> float:
     """Processor time, user and system, of this process and the workers that it started so far."""
-    seconds = sum(psutil.Process().cpu_times()[:4])  # with that of workers that have ended
+    times = psutil.Process().cpu_times()
+    seconds = time.process_time() + times.children_user + times.children_system  # workers that have ended
     for worker in multiprocessing.active_children():
         try:
             seconds += sum(psutil.Process(worker.pid).cpu_times()[:4])

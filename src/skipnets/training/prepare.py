@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +26,16 @@ from skipnets.errors import UserError, listed
 from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
 from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict
+from skipnets.models.weights import is_cached
 from skipnets.training import budget
+from skipnets.training.auto import PRETRAINED
 from skipnets.training.callbacks import seed_everything
 from skipnets.training.choice import choose
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
 from skipnets.training.execution import choose_execution
 from skipnets.training.recipes import with_recipe
+
+logger = logging.getLogger("skipnets")
 
 # Images up to this side are shown to the network as they are, by a stem that does not shrink them.
 SMALL = 64
@@ -74,6 +79,8 @@ def prepare(
     given = config
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
+    if config.find_lr and config.lr is not None:
+        raise UserError(f"find_lr: must be given without lr={config.lr:g}")
     started = budget.clock() if started is None else started
     train = dataset.split("train")
     if clash := sorted({"num_classes", "in_chans"} & set(config.model_options)):
@@ -83,15 +90,18 @@ def prepare(
     own = None if config.model or config.model_options else _network_of(config.weights)
     if own is not None:
         config = dataclasses.replace(config, model=own.name, model_options=_changed_fields(own))
+    automatic = config.recipe in (None, "auto")
+    networks: tuple[str, ...] = ()
+    if automatic and config.model is None and not config.model_options:
+        config, networks = _with_published_weights(config, train)
+    if own is not None:
         channels = config.channels or own.in_chans
     else:
         channels = config.channels or _channels(train, pretrained=config.weights is not None)
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
     precision = resolve_precision(config.precision, config.accelerator)
-    automatic = config.recipe in (None, "auto")
-    natural = config.size or natural_size(
-        train, kept=LARGE_SIZE if automatic and config.weights is None else SMALL
-    )
+    kept = LARGE_SIZE if automatic and config.weights is None else SMALL
+    natural = config.size or (LARGE_SIZE if networks else natural_size(train, kept=kept))
     small = max(_pair(natural)) <= SMALL
     static_model = SMALL_MODEL if small and config.weights is None else LARGE_MODEL
     chosen = choose(
@@ -99,11 +109,13 @@ def prepare(
         dataset,
         sides=_pair(natural),
         default_model=static_model,
+        networks=networks,
         model_options=options,
         precision=precision,
         started=started,
     )
     config = with_recipe(config, **{"model": static_model, **chosen.values})
+    config = dataclasses.replace(config, precision=chosen.precision)
     name = config.model or static_model
     seed_everything(config.seed)
     model = create_model(name, weights=config.weights if load_weights else None, **options)
@@ -158,7 +170,6 @@ def prepare(
         "workers": _cores() if config.workers is None else config.workers,
         "epoch_plan": config.epoch_plan
         or (((0, config.epochs),) if chosen.training_ends is not None else ()),
-        "precision": precision,
         **choose_execution(model, given, config, preprocessing.size),
         "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
     }
@@ -170,6 +181,25 @@ def prepare(
         training_ends=chosen.training_ends,
         seconds_per_image=chosen.seconds_per_image,
     )
+
+
+def _with_published_weights(config: TrainConfig, train: ImageDataset) -> tuple[TrainConfig, tuple[str, ...]]:
+    """Start from ImageNet's weights where these are asked for, or are on this machine and fit the images.
+
+    They fit color images of more than 64 pixels, whose size is not given.
+
+    Returns:
+        The configuration with its weights, and the networks that there are such weights for.
+    """
+    if config.weights is not None:
+        return config, PRETRAINED if config.weights == "imagenet" else ()
+    if config.size is not None or config.channels not in (None, 3) or train.channels != 3:
+        return config, ()
+    cached = tuple(name for name in PRETRAINED if is_cached(name))
+    if not cached or max(_pair(natural_size(train))) <= SMALL:
+        return config, ()
+    logger.info("starts from ImageNet weights that are on this machine; --recipe scratch does not")
+    return dataclasses.replace(config, weights="imagenet"), cached
 
 
 def _network_of(weights: str | None) -> ModelConfig | None:

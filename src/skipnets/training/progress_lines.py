@@ -11,16 +11,24 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
+from skipnets.duration import format_duration
+from skipnets.training.budget import VALIDATION_COST, finish_seconds
+
 # Seconds before the first line, between the first two lines, and at most between two lines.
 _FIRST, _SECOND, _MOST = 2.0, 15.0, 120.0
-# What a validation image costs until the first validation is measured, as a share of a training image.
-_VALIDATION_COST = 1 / 3
 
 
 class ExpectedEnd(Callback):
-    """Estimates when the last epoch will have ended, from the steps and validations so far."""
+    """Estimates when the run will have ended, from the steps and validations so far.
 
-    def __init__(self) -> None:
+    Args:
+        test: Number of test images, which are evaluated at the end.
+        batch_size: Images of a step.
+    """
+
+    def __init__(self, *, test: int, batch_size: int) -> None:
+        self.test = test
+        self.batch_size = batch_size
         self._steps = self._validations = self._done = 0
         self._training = self._validation = 0.0
         self._step_ended = self._validation_started = time.perf_counter()
@@ -31,7 +39,7 @@ class ExpectedEnd(Callback):
         return self._training / self._steps if self._steps else None
 
     def seconds(self, trainer: pl.Trainer) -> float | None:
-        """Seconds from now to the end of the last epoch; None before the second step."""
+        """Seconds from now to the end of the run; None before the second step."""
         if self.seconds_per_step is None:
             return None
         epochs = trainer.max_epochs or 0
@@ -41,9 +49,10 @@ class ExpectedEnd(Callback):
         validation = (
             self._validation / self._validations
             if self._validations
-            else sum(trainer.num_val_batches) * _VALIDATION_COST * self.seconds_per_step
+            else sum(trainer.num_val_batches) * VALIDATION_COST * self.seconds_per_step
         )
-        return steps_left * self.seconds_per_step + epochs_left * validation
+        finish = finish_seconds(self.test, self.seconds_per_step / self.batch_size)
+        return steps_left * self.seconds_per_step + epochs_left * validation + finish
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -137,9 +146,7 @@ def progress_line(
 
 def end_text(remaining: float) -> str:
     """When something ends that takes so many seconds more: "ends at 14:32, in 5 min 10 s"."""
-    minutes, seconds = divmod(round(remaining), 60)
-    left = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"
-    return f"ends at {clock_time(remaining)}, in {left if minutes else f'{seconds} s'}"
+    return f"ends at {clock_time(remaining)}, in {format_duration(remaining)}"
 
 
 def clock_time(remaining: float) -> str:

@@ -50,7 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-4,
         "warmup": 2.0,
         "augmentation": "crop-flip",
-        "ema": 0.99,
+        "ema": 0.0,
     },
     # Huang et al. 2017, section 4.2 (the CIFAR runs; "+" is the augmentation of He et al. 2016).
     "paper-cifar": _PAPER

@@ -130,6 +130,11 @@ class Run(Display):
         return self.folder / run_folder.BATCHES
 
     @property
+    def rates(self) -> Path:
+        """The loss at rising learning rates, a PNG file; only of a run that looked for its rate."""
+        return self.folder / run_folder.RATES
+
+    @property
     def skipped_file(self) -> Path:
         """The images that could not be decoded in training or validation; absent if there are none."""
         return self.folder / run_folder.SKIPPED

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ from skipnets.training.locking import locked
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
+from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
 from skipnets.training.task import ClassificationTask
 
@@ -78,8 +79,8 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     started = budget.clock() if started is None else started
     if config.folds is not None:
         claim(config.out)
-        with locked(config.out):
-            return train_folds(config, train_on=_train_on, say=_say)
+        with _alone_in(config.out):
+            return train_folds(config, train_on=train_on, say=_say)
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = find_dataset(
         config.data,
@@ -90,19 +91,30 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
         duplicates=config.duplicates,
         options=config.data_options,
     )
-    _check_splits(dataset)
+    check_splits(dataset)
     prepared = prepare(config, dataset, started=started)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
     if not _is_helper():
         _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
         _say(announcement(prepared, dataset))
-    return _train(run, prepared, dataset, fresh=True)
+    prepared, search = with_found_rate(prepared, dataset, _say)
+    also = [] if search is None else [RatePlot(search, run.rates)]
+    return _train(run, prepared, dataset, fresh=True, also=also)
 
 
-def _train_on(run: Run, config: TrainConfig, dataset: ImageDataset) -> Run:
-    """Train a new run on a dataset that is already split."""
-    return _train(run, prepare(config, dataset), dataset, fresh=True)
+def train_on(
+    run: Run, config: TrainConfig, dataset: ImageDataset, *, callbacks: Sequence[Callback] = ()
+) -> Run:
+    """Train a new run on a dataset that is already split.
+
+    Args:
+        run: Where; nothing is there yet.
+        config: As for `train`; how the dataset is found is for the record alone.
+        dataset: With its splits.
+        callbacks: Lightning's, beside the run's own.
+    """
+    return _train(run, prepare(config, dataset), dataset, fresh=True, also=callbacks)
 
 
 def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | None = None) -> Run:
@@ -133,11 +145,11 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
         (extend_folds if run.config.folds is not None else extend)(run, epochs)
     config = run.config
     if config.folds is not None:
-        with locked(run.folder):
+        with _alone_in(run.folder):
             return resume_folds(
                 run,
                 missing=missing,
-                train_on=_train_on,
+                train_on=train_on,
                 resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
                 say=_say,
             )
@@ -154,19 +166,22 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
     return _train(run, prepared, dataset, fresh=False)
 
 
-def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) -> Run:
+def _train(
+    run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback] = ()
+) -> Run:
     """Train in a folder that no other training writes to meanwhile; see `_train_locked`."""
-    if _is_helper():
-        return _train_locked(run, prepared, dataset, fresh=fresh)
-    with locked(run.folder):
-        if fresh:
-            claim(run.folder)  # again: another training may have been faster
-        for folder in (run.folder, run.checkpoint.parent):
-            remove_orphans(folder, in_use=False)
-        return _train_locked(run, prepared, dataset, fresh=fresh)
+    with _alone_in(run.folder):
+        if not _is_helper():
+            if fresh:
+                claim(run.folder)  # again: another training may have been faster
+            for folder in (run.folder, run.checkpoint.parent):
+                remove_orphans(folder, in_use=False)
+        return _train_locked(run, prepared, dataset, fresh=fresh, also=also)
 
 
-def _train_locked(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool) -> Run:
+def _train_locked(
+    run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback]
+) -> Run:
     """Everything from the first epoch that is missing to the evaluation.
 
     Args:
@@ -174,6 +189,7 @@ def _train_locked(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh:
         prepared: With what.
         dataset: On what.
         fresh: Whether the run folder is yet to be begun.
+        also: Further callbacks.
     """
     config, model = prepared.config, prepared.model
     train_images = dataset.split("train")
@@ -189,7 +205,7 @@ def _train_locked(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh:
     counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
     save = functools.partial(_save_best, run, config, prepared.preprocessing, dataset.classes, counts)
     record = Record(run, best_by=config.best_by, epochs=config.epochs, average=average, save=save, say=_say)
-    end = ExpectedEnd()
+    end = ExpectedEnd(test=counts["test"], batch_size=config.batch_size)
     callbacks: list[Callback] = [
         QuietProcesses(),
         EpochSeeds(config.seed),
@@ -217,7 +233,7 @@ def _train_locked(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh:
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
         callbacks.append(EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say))
-        trainer = _trainer(run, config, callbacks)
+        trainer = _trainer(run, config, [*callbacks, *also])
         if fresh and not _is_helper():
             begin(run, config, dataset.write_splits)
         with resumable(run), _on_gpu(config.precision):
@@ -408,10 +424,16 @@ def _save_best(
     classifier.save(run.model)
 
 
-def _check_splits(dataset: ImageDataset) -> None:
+def check_splits(dataset: ImageDataset) -> None:
+    """There must be images to learn from and to choose the best epoch on."""
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):
             raise UserError(f"fractions: there are no images to {purpose} (the split {name} is empty)")
+
+
+def _alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of a run folder; the processes that train together hold one."""
+    return contextlib.nullcontext() if _is_helper() else locked(folder)
 
 
 def _is_helper() -> bool:

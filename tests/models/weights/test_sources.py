@@ -22,7 +22,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 
 from skipnets.errors import UserError
 from skipnets.models import create_model
-from skipnets.models.weights import PublishedInput, load_weights
+from skipnets.models.weights import PublishedInput, is_cached, load_weights
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -405,3 +405,14 @@ def test_a_hub_name_that_cannot_be_fetched(error, monkeypatch):
 
 def test_local_sources_ask_nobody(make, stirred, write):
     load_weights(make(), write(stirred(make())))  # the fixture above refuses every download
+
+
+def test_weights_are_cached_where_torchvision_leaves_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert not is_cached("resnet18")
+    assert not is_cached("resnet8_w16")
+    url = torchvision.models.ResNet18_Weights.DEFAULT.url
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / url.rpartition("/")[2]).touch()
+    assert is_cached("resnet18")
+    assert not is_cached("resnet50")

@@ -2,6 +2,6 @@
 
 from skipnets.models.weights.loading import load_weights
 from skipnets.models.weights.report import LoadReport
-from skipnets.models.weights.sources import PublishedInput
+from skipnets.models.weights.sources import PublishedInput, is_cached
 
-__all__ = ["LoadReport", "PublishedInput", "load_weights"]
+__all__ = ["LoadReport", "PublishedInput", "is_cached", "load_weights"]

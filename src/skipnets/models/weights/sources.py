@@ -148,6 +148,17 @@ def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoin
     return _from_file(path)
 
 
+def is_cached(model_name: str) -> bool:
+    """Whether `weights="imagenet"` would find the model's weights on this machine, without a download."""
+    if model_name not in torchvision.models.list_models(module=torchvision.models):
+        return False
+    return _cached(torchvision.models.get_model_weights(model_name).DEFAULT).is_file()
+
+
+def _cached(weights: Any) -> Path:
+    return Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+
+
 def _from_torchvision(tag: str, model_name: str) -> Checkpoint:
     if model_name not in torchvision.models.list_models(module=torchvision.models):
         raise UserError(f"weights={tag}: torchvision publishes none for {model_name}; name a file")
@@ -156,7 +167,7 @@ def _from_torchvision(tag: str, model_name: str) -> Checkpoint:
     if tag not in ("imagenet", *tags):
         raise UserError(f"weights={tag}: must be one of imagenet, {', '.join(tags)} for {model_name}")
     weights = published.DEFAULT if tag == "imagenet" else published[tag]
-    cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+    cached = _cached(weights)
     try:
         # check_hash compares with the start of the SHA-256 that is part of the file's name.
         # torch.hub announces downloads on standard output, which belongs to results.

@@ -1,0 +1,702 @@
+#include "dense_block.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "memory.h"
+#include "threads.h"
+#include "training_kernels.h"
+#include "winograd.h"
+
+namespace skipnets {
+namespace {
+
+using Size = std::ptrdiff_t;
+
+struct Range {
+    Size begin, end;
+    Size size() const { return end - begin; }
+};
+
+Range share(Size total, Size parts, Size part) { return {total * part / parts, total * (part + 1) / parts}; }
+
+Size ceil_div(Size a, Size b) { return (a + b - 1) / b; }
+
+// Floats of a chunk's scratch: three quarters of a second-level cache of one megabyte hold two of them.
+constexpr Size kScratchFloats = 96 << 10;
+
+/// Floats between two rows of scratch: whole vectors, and a cache line more, so that the rows' columns do not fall on
+/// the same few places of the first-level cache.
+Size padded(Size columns, int lanes) { return ceil_div(columns, lanes) * lanes + 16; }
+
+/// A matrix of weights as the products read it: panels of one or two vectors of outputs, [depth][width] each.
+struct Panels {
+    Size depth = 0, vectors = 0;
+    int lanes = 0;
+    float* data = nullptr;
+
+    Size size() const { return depth * vectors * lanes; }
+    int width(Size first) const { return int(std::min<Size>(kWidestPanel, vectors - first)); }
+    float& at(Size row, Size output) const {
+        const Size vector = output / lanes, first = vector / kWidestPanel * kWidestPanel;
+        return data[first * lanes * depth + row * width(first) * lanes + (output - first * lanes)];
+    }
+};
+
+/// Rows of a register tile for products with so many vectors of outputs.
+int tile_rows(const Kernels& kernels, Size vectors) { return kernels.rows[std::min<Size>(vectors, kWidestPanel)]; }
+
+alignas(64) const float kZeros[kWidestPanel * 16] = {};
+
+/// Padded out = a · panels for neighboring rows.
+void multiply(const Kernels& kernels, const ConstMatrix& a, Size rows, const Panels& panels, const Matrix& out,
+              float* packed) {
+    const Size tiles = ceil_div(rows, tile_rows(kernels, panels.vectors));
+    const float *source[kMaxRows], *zeros[kMaxRows];
+    float* target[kMaxRows];
+    std::fill(zeros, zeros + kMaxRows, kZeros);
+    Rows io{zeros, 0, target, 0, nullptr, 0, false};
+    for (Size tile = 0; tile < tiles; ++tile) {
+        const Range range = share(rows, tiles, tile);
+        for (Size r = range.begin; r < range.end; ++r) {
+            source[r - range.begin] = a.data + r * a.stride;
+            target[r - range.begin] = out.data + r * out.stride;
+        }
+        kernels.pack(packed, int(range.size()), source, 0, ceil_div(panels.depth, kernels.lanes));
+        for (Size first = 0; first < panels.vectors; first += kWidestPanel) {
+            io.out_offset = first * kernels.lanes;
+            kernels.multiply[panels.width(first)][range.size()](packed, panels.data + io.out_offset * panels.depth,
+                                                                panels.depth, io);
+        }
+    }
+}
+
+/// out (R, columns) += aᵀ b over the pixels, in register tiles.
+void multiply_transposed(const Kernels& kernels, const ConstMatrix& a, Size a_gap, Size a_columns,
+                         const ConstMatrix& b, Size b_gap, Size b_columns, const Lines& pixels, const Matrix& out) {
+    const Size vectors = ceil_div(b_columns, kernels.lanes);
+    const Size tiles = ceil_div(a_columns, tile_rows(kernels, vectors));
+    for (Size first = 0; first < vectors; first += kWidestPanel) {
+        const int width = int(std::min<Size>(kWidestPanel, vectors - first));
+        const Size column = first * kernels.lanes;
+        for (Size tile = 0; tile < tiles; ++tile) {
+            const Range range = share(a_columns, tiles, tile);
+            kernels.training->outer[width][range.size()]({a.data + range.begin, a.stride}, a_gap,
+                                                         {b.data + column, b.stride}, b_gap, pixels,
+                                                         {out.data + range.begin * out.stride + column, out.stride});
+        }
+    }
+}
+
+/// A norm with known statistics, and what its backward pass subtracts.
+struct Norm {
+    std::vector<float> scale, shift, mean;   // y = x · scale + shift
+    std::vector<double> inverse_deviation;
+
+    void set(const float* means, const float* variances, const float* gamma, const float* beta, double eps,
+             Size channels) {
+        scale.resize(channels), shift.resize(channels), inverse_deviation.resize(channels);
+        mean.assign(means, means + channels);
+        for (Size c = 0; c < channels; ++c) {
+            inverse_deviation[c] = 1 / std::sqrt(double(variances[c]) + eps);
+            scale[c] = float(gamma[c] * inverse_deviation[c]);
+            shift[c] = float(beta[c] - double(means[c]) * scale[c]);
+        }
+    }
+};
+
+/// Mean and sum of squared deviations of channels, merged by the formula of Chan, Golub and LeVeque (1979).
+struct Moments {
+    std::vector<double> mean, squares;
+    double count = 0;
+
+    void clear(Size channels) {
+        mean.assign(channels, 0.0), squares.assign(channels, 0.0);
+        count = 0;
+    }
+    template <class Number>
+    void add(double other_count, const Number* other_mean, const Number* other_squares) {
+        if (other_count == 0) return;
+        const double total = count + other_count;
+        for (std::size_t c = 0; c < mean.size(); ++c) {
+            const double difference = other_mean[c] - mean[c];
+            squares[c] += other_squares[c] + difference * difference * (count * other_count / total);
+            mean[c] += difference * (other_count / total);
+        }
+        count = total;
+    }
+};
+
+/// Sums of a norm's gradient g over pixels: Σ g and Σ g · (x − mean).
+struct GradientSums {
+    std::vector<double> sum, product;
+
+    void clear(Size channels) { sum.assign(channels, 0.0), product.assign(channels, 0.0); }
+    template <class Number>
+    void add(const Number* other_sum, const Number* other_product) {
+        for (std::size_t c = 0; c < sum.size(); ++c) sum[c] += other_sum[c], product[c] += other_product[c];
+    }
+};
+
+/// 3×3 convolutions take Winograd's algorithm F(2×2, 3×3): tiles of 2×2 pixels, whose 16 elements are products of
+/// their own.
+constexpr int kTile = 2, kElements = 16;
+
+// Between the elements of transformed tiles, in floats, so that those of one tile lie on different places of the cache.
+constexpr Size kElementGap = 16;
+
+Size whole_tiles(Size side) { return ceil_div(side, kTile) * kTile; }
+
+/// The strips into which images are cut for 3×3 convolutions: some lines of one image.
+struct Strips {
+    Size width, lines, each_image, total;  // of a strip's map with its border; lines of a strip without it
+
+    Strips(const DenseBlockShape& shape, int lanes) : width(whole_tiles(shape.width) + 2) {
+        const Size fitting = kScratchFloats / (width * padded(shape.bottleneck, lanes)) - 2;
+        lines = std::clamp<Size>(fitting / kTile * kTile, kTile, whole_tiles(shape.height));
+        each_image = ceil_div(shape.height, lines);
+        total = shape.images * each_image;
+    }
+};
+
+struct Strip {
+    Size image, begin, end;  // lines
+
+    Size lines() const { return end - begin; }
+};
+
+/// What a thread keeps for itself.
+struct Scratch {
+    float *left, *right;      // chunks of rows or a strip of a map with its border, of bottlenecks or features
+    float *map;               // a strip of a map of k channels with its border
+    float *product, *packed, *elements;
+    float *first, *second;    // a number a channel
+    Norm norm;
+};
+
+/// What is summed over a share of the pixels. There are as many shares as threads were asked for, however many there
+/// are: the result depends on the former alone.
+struct Partial {
+    Moments moments;
+    GradientSums sums;
+    float *weight1 = nullptr, *weight2 = nullptr;  // (K, c) and (9, k, K), padded
+};
+
+class Pass {
+public:
+    Pass(const DenseBlock& block, const Kernels& kernels, int threads)
+        : block_(block), shape_(block.shape), kernels_(kernels), training_(*kernels.training), shares_(threads),
+          strips_(block.shape, kernels.lanes) {
+        const Size lanes = kernels.lanes, widest = std::max(shape_.channels(), shape_.bottleneck);
+        wide_ = padded(widest, lanes), narrow_ = padded(shape_.bottleneck, lanes), grown_ = padded(shape_.growth, lanes);
+        chunk_ = std::clamp<Size>(kScratchFloats / wide_, 2 * kMaxRows, 8 * kMaxRows);
+        partials_.resize(shares_);
+        scratches_.resize(shares_);
+        const Size strip = (strips_.lines + 2) * strips_.width;
+        const Size pixels = std::max(chunk_, strips_.lines * shape_.width);
+        for (Scratch& scratch : scratches_) {
+            scratch.left = arena_.floats(std::max(chunk_ * wide_, strip * narrow_));
+            scratch.right = arena_.floats(chunk_ * narrow_);
+            scratch.map = arena_.floats(strip * grown_);
+            scratch.product = arena_.floats(std::max(chunk_ * wide_, pixels * narrow_));
+            const Size deepest = std::max(whole(shape_.bottleneck), whole(shape_.growth));
+            scratch.packed = arena_.floats(std::max(whole(widest) * kMaxRows,
+                                                    kElements * (deepest * kMaxRows + kElementGap)));
+            scratch.elements = arena_.floats(kElements * kMaxRows * kWidestPanel * lanes);
+            scratch.first = arena_.floats(wide_);
+            scratch.second = arena_.floats(wide_);
+        }
+    }
+
+protected:
+    /// Channels, rounded up to whole vectors.
+    Size whole(Size channels) const { return ceil_div(channels, kernels_.lanes) * kernels_.lanes; }
+
+    Panels make_panels(Size depth, Size outputs) {
+        Panels panels{depth, ceil_div(outputs, kernels_.lanes), kernels_.lanes, nullptr};
+        panels.data = arena_.floats(panels.size());
+        return panels;
+    }
+
+    /// Calls work(share) for the shares of this member.
+    template <class Work>
+    void for_shares(const Team& team, int member, Work work) {
+        for (int part = member; part < shares_; part += team.size()) work(part);
+    }
+
+    template <class Work>
+    void for_chunks(int part, Work work) {
+        const Range mine = share(shape_.rows(), shares_, part);
+        const Size chunks = ceil_div(mine.size(), chunk_);
+        for (Size chunk = 0; chunk < chunks; ++chunk) {
+            const Range range = share(mine.size(), chunks, chunk);
+            work(mine.begin + range.begin, range.size());
+        }
+    }
+
+    template <class Work>
+    void for_strips(int part, Work work) {
+        const Range mine = share(strips_.total, shares_, part);
+        for (Size strip = mine.begin; strip < mine.end; ++strip) {
+            const Size first = strip % strips_.each_image * strips_.lines;
+            work(Strip{strip / strips_.each_image, first, std::min(first + strips_.lines, shape_.height)});
+        }
+    }
+
+    /// relu(norm) of a strip and of the lines above and below that its tiles read, with zeros around the image; or
+    /// gradient + x · slope + offset where there is a gradient.
+    void fill_map(float* map, Size stride, const Strip& strip, const float* x, Size x_stride, Size channels,
+                  const float* scale_or_slope, const float* shift_or_offset, const float* gradient = nullptr) {
+        const Size line = strips_.width * stride;
+        for (Size y = strip.begin - 1; y <= strip.begin + whole_tiles(strip.lines()); ++y) {
+            float* to = map + (y - strip.begin + 1) * line;
+            if (y < 0 || y >= shape_.height) {
+                std::memset(to, 0, line * sizeof(float));
+                continue;
+            }
+            std::memset(to, 0, stride * sizeof(float));
+            std::memset(to + (shape_.width + 1) * stride, 0, (strips_.width - shape_.width - 1) * stride * sizeof(float));
+            const Size offset = ((strip.image * shape_.height + y) * shape_.width) * x_stride;
+            const Matrix inside{to + stride, stride};
+            if (gradient == nullptr)
+                training_.activate(inside, {x + offset, x_stride}, shape_.width, channels, scale_or_slope,
+                                   shift_or_offset);
+            else
+                training_.combine(inside, {gradient + offset, x_stride}, {x + offset, x_stride}, shape_.width,
+                                  channels, nullptr, scale_or_slope, shift_or_offset);
+        }
+    }
+
+    /// A 3×3 convolution of a strip with its border: padded out, a row for each pixel.
+    void convolve(const float* map, Size stride, Size channels, const Strip& strip, const Panels& panels,
+                  const Matrix& out, Scratch& scratch) {
+        const Size line = strips_.width * stride, lanes = kernels_.lanes, vectors = ceil_div(channels, lanes);
+        const Size across = ceil_div(shape_.width, kTile), tiles = across * ceil_div(strip.lines(), kTile);
+        const Size groups = ceil_div(tiles, tile_rows(kernels_, panels.vectors));
+        const float* zeros[kMaxRows];
+        std::fill(zeros, zeros + kMaxRows, kZeros);
+        for (Size group = 0; group < groups; ++group) {
+            const Range range = share(tiles, groups, group);
+            const int rows = int(range.size());
+            const Size element = vectors * rows * lanes + kElementGap;
+            for (int r = 0; r < rows; ++r) {
+                const Size tile = range.begin + r;
+                const float* source[kTile + 2];
+                for (int i = 0; i < kTile + 2; ++i)
+                    source[i] = map + (tile / across * kTile + i) * line + tile % across * kTile * stride;
+                kernels_.winograd_input[0](scratch.packed + r * lanes, element, rows * lanes, source, stride, vectors);
+            }
+            for (Size first = 0; first < panels.vectors; first += kWidestPanel) {
+                const Size width = panels.width(first) * lanes, channel = first * lanes;
+                float* row[kMaxRows];
+                for (int r = 0; r < rows; ++r) row[r] = scratch.elements + r * width;
+                Rows io{zeros, 0, row, 0, nullptr, 0, false};
+                for (int e = 0; e < kElements; ++e) {
+                    io.out_offset = e * rows * width;
+                    kernels_.multiply[panels.width(first)][rows](
+                        scratch.packed + e * element, panels.data + channel * panels.depth + e * channels * width,
+                        channels, io);
+                }
+                for (int r = 0; r < rows; ++r) {
+                    const Size y = (range.begin + r) / across * kTile, x = (range.begin + r) % across * kTile;
+                    float* target[kTile];
+                    for (int i = 0; i < kTile; ++i)
+                        target[i] = out.data + ((y + i) * shape_.width + x) * out.stride + channel;
+                    kernels_.winograd_output[0](row[r], rows * width, panels.width(first), target, out.stride,
+                                                int(std::min<Size>(kTile, strip.lines() - y)),
+                                                int(std::min<Size>(kTile, shape_.width - x)), kZeros, nullptr, 0,
+                                                false);
+                }
+            }
+        }
+    }
+
+    /// Memory for the transformed filters of a 3×3 convolution.
+    Panels make_filters(Size channels, Size outputs) { return make_panels(kElements * channels, outputs); }
+
+    /// The transformed filter between two channels.
+    void put_filter(const Panels& panels, Size channels, Size channel, Size output, const float* filter) {
+        double transformed[kElements];
+        transform_filter(kFilter2, filter, transformed);
+        float* to = &panels.at(channel, output);
+        const Size step = channels * panels.width(output / panels.lanes / kWidestPanel * kWidestPanel) * panels.lanes;
+        for (int e = 0; e < kElements; ++e) to[e * step] = float(transformed[e]);
+    }
+
+    Size first_row(const Strip& strip) const { return (strip.image * shape_.height + strip.begin) * shape_.width; }
+
+    /// Norm, ReLU and 1×1 convolution of a share's rows: the bottleneck and, in the partial, its statistics.
+    void make_bottleneck(Size layer, int part, const Norm& norm, const Panels& panels) {
+        Scratch& scratch = scratches_[part];
+        Moments& moments = partials_[part].moments;
+        const Size seen = shape_.seen(layer), channels = shape_.channels();
+        const Size bottleneck = shape_.bottleneck, stride = padded(seen, kernels_.lanes);
+        moments.clear(bottleneck);
+        for_chunks(part, [&](Size first, Size rows) {
+            const Matrix activated{scratch.left, stride}, product{scratch.product, narrow_};
+            training_.activate(activated, {block_.features + first * channels, channels}, rows, seen,
+                               norm.scale.data(), norm.shift.data());
+            multiply(kernels_, activated, rows, panels, product, scratch.packed);
+            const Matrix out{block_.bottlenecks[layer] + first * bottleneck, bottleneck};
+            training_.copy_with_statistics(out, product, rows, bottleneck, scratch.first, scratch.second);
+            moments.add(double(rows), scratch.first, scratch.second);
+        });
+    }
+
+    Panels make_weight1(Size layer) { return make_panels(shape_.seen(layer), shape_.bottleneck); }
+
+    void pack_weight1(Size layer, const Panels& panels) {
+        const Size seen = shape_.seen(layer);
+        const float* weight = block_.layers[layer].weight1;
+        for (Size o = 0; o < shape_.bottleneck; ++o) {
+            float* to = &panels.at(0, o);
+            const Size width = panels.width(o / panels.lanes / kWidestPanel * kWidestPanel) * panels.lanes;
+            for (Size c = 0; c < seen; ++c) to[c * width] = weight[o * seen + c];
+        }
+    }
+
+    const DenseBlock& block_;
+    const DenseBlockShape shape_;
+    const Kernels& kernels_;
+    const TrainingKernels& training_;
+    const int shares_;
+    const Strips strips_;
+    Size wide_, narrow_, grown_, chunk_;  // strides of scratch; rows of a chunk
+    Arena arena_;
+    std::vector<Partial> partials_;
+    std::vector<Scratch> scratches_;
+};
+
+class Forward : public Pass {
+public:
+    using Pass::Pass;
+
+    void run() {
+        for (Size layer = 0; layer < shape_.layers; ++layer) {
+            weights1_.push_back(make_weight1(layer));
+            weights2_.push_back(make_filters(shape_.bottleneck, shape_.growth));
+        }
+        run_team(shares_, [this](Team& team, int member) { work(team, member); });
+    }
+
+private:
+    void pack(Size layer) {
+        pack_weight1(layer, weights1_[layer]);
+        const float* weight = block_.layers[layer].weight2;
+        for (Size o = 0; o < shape_.growth; ++o)
+            for (Size c = 0; c < shape_.bottleneck; ++c)
+                put_filter(weights2_[layer], shape_.bottleneck, c, o, weight + (o * shape_.bottleneck + c) * 9);
+    }
+
+    void work(Team& team, int member) {
+        // Every member merges the same partial sums into statistics of its own.
+        std::vector<float> mean(shape_.channels()), variance(shape_.channels());
+        std::vector<float> mean2(shape_.bottleneck), variance2(shape_.bottleneck);
+        Norm norm;
+        for (Size layer = member; layer < shape_.layers; layer += team.size()) pack(layer);
+        for_shares(team, member, [&](int part) { measure_input(part); });
+        team.wait();
+        merge(mean.data(), variance.data(), shape_.input_channels);
+        if (member == 0) publish(mean, variance, 0, shape_.input_channels);
+        for (Size layer = 0; layer < shape_.layers; ++layer) {
+            const LayerParameters& given = block_.layers[layer];
+            const Size seen = shape_.seen(layer), bottleneck = shape_.bottleneck;
+            norm.set(mean.data(), variance.data(), given.gamma1, given.beta1, given.eps1, seen);
+            team.wait();  // The partial sums have been read by all.
+            for_shares(team, member, [&](int part) { make_bottleneck(layer, part, norm, weights1_[layer]); });
+            team.wait();
+            merge(mean2.data(), variance2.data(), bottleneck);
+            if (member == 0) {
+                std::copy(mean2.begin(), mean2.end(), block_.mean2 + layer * bottleneck);
+                std::copy(variance2.begin(), variance2.end(), block_.variance2 + layer * bottleneck);
+            }
+            norm.set(mean2.data(), variance2.data(), given.gamma2, given.beta2, given.eps2, bottleneck);
+            team.wait();
+            for_shares(team, member, [&](int part) { grow(layer, part, norm); });
+            team.wait();
+            merge(mean.data() + seen, variance.data() + seen, shape_.growth);
+            if (member == 0) publish(mean, variance, seen, seen + shape_.growth);
+        }
+    }
+
+    void measure_input(int part) {
+        Scratch& scratch = scratches_[part];
+        Moments& moments = partials_[part].moments;
+        const Size channels = shape_.channels();
+        moments.clear(shape_.input_channels);
+        for_chunks(part, [&](Size first, Size rows) {
+            training_.copy_with_statistics({nullptr, 0}, {block_.features + first * channels, channels}, rows,
+                                           shape_.input_channels, scratch.first, scratch.second);
+            moments.add(double(rows), scratch.first, scratch.second);
+        });
+    }
+
+    /// Norm, ReLU and 3×3 convolution of a share's strips: the layer's columns and, in the partial, their statistics.
+    void grow(Size layer, int part, const Norm& norm) {
+        Scratch& scratch = scratches_[part];
+        Moments& moments = partials_[part].moments;
+        const Size channels = shape_.channels(), bottleneck = shape_.bottleneck;
+        moments.clear(shape_.growth);
+        for_strips(part, [&](const Strip& strip) {
+            fill_map(scratch.left, narrow_, strip, block_.bottlenecks[layer], bottleneck, bottleneck,
+                     norm.scale.data(), norm.shift.data());
+            const Matrix grown{scratch.product, grown_};
+            convolve(scratch.left, narrow_, bottleneck, strip, weights2_[layer], grown, scratch);
+            const Size first = first_row(strip), rows = strip.lines() * shape_.width;
+            training_.copy_with_statistics({block_.features + first * channels + shape_.seen(layer), channels}, grown,
+                                           rows, shape_.growth, scratch.first, scratch.second);
+            moments.add(double(rows), scratch.first, scratch.second);
+        });
+    }
+
+    void merge(float* mean, float* variance, Size channels) {
+        Moments total;
+        total.clear(channels);
+        for (const Partial& partial : partials_)
+            total.add(partial.moments.count, partial.moments.mean.data(), partial.moments.squares.data());
+        for (Size c = 0; c < channels; ++c) {
+            mean[c] = float(total.mean[c]);
+            variance[c] = float(total.squares[c] / total.count);
+        }
+    }
+
+    void publish(const std::vector<float>& mean, const std::vector<float>& variance, Size begin, Size end) {
+        std::copy(mean.begin() + begin, mean.begin() + end, block_.mean + begin);
+        std::copy(variance.begin() + begin, variance.begin() + end, block_.variance + begin);
+    }
+
+    std::vector<Panels> weights1_, weights2_;
+};
+
+class Backward : public Pass {
+public:
+    Backward(const DenseBlock& block, bool recompute, float* gradient, float* masked,
+             const std::vector<LayerGradients>& gradients, float* input_gradient, const Kernels& kernels, int threads)
+        : Pass(block, kernels, threads), recompute_(recompute), gradient_(gradient), masked_(masked),
+          gradients_(gradients), input_gradient_(input_gradient) {
+        for (Size layer = 0; layer < shape_.layers; ++layer) {
+            if (recompute) forward1_.push_back(make_weight1(layer));
+            weights1_.push_back(make_panels(shape_.bottleneck, shape_.seen(layer)));
+            weights2_.push_back(make_filters(shape_.growth, shape_.bottleneck));
+        }
+        for (Partial& partial : partials_) {
+            partial.weight1 = arena_.floats(shape_.bottleneck * wide_);
+            partial.weight2 = arena_.floats(9 * shape_.growth * narrow_);
+        }
+    }
+
+    void run() {
+        run_team(shares_, [this](Team& team, int member) { work(team, member); });
+    }
+
+private:
+    // What the members compute alike, each for itself: the correction of every feature (see Correction in
+    // skipnets.ops.batch_norm), and the same as slope and offset.
+    struct State {
+        std::vector<double> mean_term, projection;
+        std::vector<float> slope, offset;
+        Norm norm;
+    };
+
+    void pack(Size layer) {
+        const Size seen = shape_.seen(layer), bottleneck = shape_.bottleneck;
+        const LayerParameters& given = block_.layers[layer];
+        if (recompute_) pack_weight1(layer, forward1_[layer]);
+        for (Size c = 0; c < seen; ++c) {
+            const Panels& panels = weights1_[layer];
+            float* to = &panels.at(0, c);
+            const Size width = panels.width(c / panels.lanes / kWidestPanel * kWidestPanel) * panels.lanes;
+            for (Size o = 0; o < bottleneck; ++o) to[o * width] = given.weight1[o * seen + c];
+        }
+        for (Size o = 0; o < shape_.growth; ++o)
+            for (Size c = 0; c < bottleneck; ++c) {
+                float turned[9];
+                std::reverse_copy(given.weight2 + (o * bottleneck + c) * 9, given.weight2 + (o * bottleneck + c + 1) * 9,
+                                  turned);
+                put_filter(weights2_[layer], shape_.growth, o, c, turned);
+            }
+    }
+
+    void work(Team& team, int member) {
+        State state;
+        const Size channels = shape_.channels();
+        state.mean_term.assign(channels, 0.0), state.projection.assign(channels, 0.0);
+        state.slope.resize(channels), state.offset.resize(channels);
+        for (Size layer = member; layer < shape_.layers; layer += team.size()) pack(layer);
+        team.wait();
+        for (Size layer = shape_.layers - 1; layer >= 0; --layer) back_through(layer, state, team, member);
+        if (input_gradient_ == nullptr) return;
+        set_line(state, 0, shape_.input_channels);
+        for_shares(team, member, [&](int part) {
+            const Range rows = share(shape_.rows(), shares_, part);
+            const Size offset = rows.begin * channels, inputs = shape_.input_channels;
+            training_.combine_exact({input_gradient_ + rows.begin * inputs, inputs}, {gradient_ + offset, channels},
+                                    {block_.features + offset, channels}, rows.size(), inputs, nullptr,
+                                    state.slope.data(), state.offset.data());
+        });
+    }
+
+    void back_through(Size layer, State& state, Team& team, int member) {
+        const LayerParameters& given = block_.layers[layer];
+        const LayerGradients& out = gradients_[layer];
+        const Size seen = shape_.seen(layer), bottleneck = shape_.bottleneck, growth = shape_.growth;
+        Norm& norm = state.norm;
+        if (recompute_) {
+            norm.set(block_.mean, block_.variance, given.gamma1, given.beta1, given.eps1, seen);
+            for_shares(team, member, [&](int part) { make_bottleneck(layer, part, norm, forward1_[layer]); });
+            team.wait();
+        }
+
+        set_line(state, seen, seen + growth);
+        norm.set(block_.mean2 + layer * bottleneck, block_.variance2 + layer * bottleneck, given.gamma2, given.beta2,
+                 given.eps2, bottleneck);
+        for_shares(team, member, [&](int part) { back_through_growth(layer, part, state); });
+        team.wait();
+        GradientSums sums;
+        merge(sums, bottleneck);
+        std::vector<float> slope(bottleneck), offset(bottleneck);
+        for (Size c = 0; c < bottleneck; ++c) {
+            const double projection = given.gamma2[c] * sums.product[c] * std::pow(norm.inverse_deviation[c], 3);
+            slope[c] = float(-projection / double(shape_.rows()));
+            offset[c] = float(-(norm.scale[c] * sums.sum[c]) / double(shape_.rows()) - double(norm.mean[c]) * slope[c]);
+        }
+        if (member == 0) write_norm(sums, norm, out.gamma2, out.beta2, bottleneck);
+        reduce_weight2(out.weight2, share(growth, team.size(), member));
+        const std::vector<float> scale2 = norm.scale;
+        norm.set(block_.mean, block_.variance, given.gamma1, given.beta1, given.eps1, seen);
+        team.wait();
+
+        for_shares(team, member, [&](int part) {
+            back_through_bottleneck(layer, part, norm, scale2.data(), slope.data(), offset.data());
+        });
+        team.wait();
+        merge(sums, seen);
+        for (Size c = 0; c < seen; ++c) {
+            state.mean_term[c] += norm.scale[c] * sums.sum[c];
+            state.projection[c] += given.gamma1[c] * sums.product[c] * std::pow(norm.inverse_deviation[c], 3);
+        }
+        if (member == 0) write_norm(sums, norm, out.gamma1, out.beta1, seen);
+        reduce_weight1(out.weight1, seen, share(bottleneck, team.size(), member));
+        team.wait();
+    }
+
+    /// Back through the 3×3 convolution, ReLU and the second norm's scale and shift.
+    void back_through_growth(Size layer, int part, const State& state) {
+        Scratch& scratch = scratches_[part];
+        Partial& partial = partials_[part];
+        const Norm& norm = state.norm;
+        const Size channels = shape_.channels(), bottleneck = shape_.bottleneck, seen = shape_.seen(layer);
+        const Size width = shape_.width, growth = shape_.growth;
+        partial.sums.clear(bottleneck);
+        std::fill(partial.weight2, partial.weight2 + 9 * growth * narrow_, 0.0f);
+        for_strips(part, [&](const Strip& strip) {
+            fill_map(scratch.left, narrow_, strip, block_.bottlenecks[layer], bottleneck, bottleneck,
+                     norm.scale.data(), norm.shift.data());
+            fill_map(scratch.map, grown_, strip, block_.features + seen, channels, growth, state.slope.data() + seen,
+                     state.offset.data() + seen, gradient_ + seen);
+            const Size wide_line = strips_.width * narrow_, line = strips_.width * grown_;
+            const Size behind = strips_.width - width;  // pixels between two lines of the strip
+            for (int tap = 0; tap < 9; ++tap)
+                multiply_transposed(kernels_, {scratch.map + line + grown_, grown_}, behind * grown_, growth,
+                                    {scratch.left + (tap / 3) * wide_line + (tap % 3) * narrow_, narrow_}, behind * narrow_,
+                                    bottleneck, {strip.lines(), width},
+                                    {partial.weight2 + tap * growth * narrow_, narrow_});
+            const Matrix product{scratch.product, narrow_};
+            convolve(scratch.map, grown_, growth, strip, weights2_[layer], product, scratch);
+            const Size offset = first_row(strip) * bottleneck;
+            training_.mask({masked_ + offset, bottleneck}, product, {block_.bottlenecks[layer] + offset, bottleneck},
+                           strip.lines() * width, bottleneck, norm.scale.data(), norm.shift.data(), norm.mean.data(),
+                           scratch.first, scratch.second);
+            partial.sums.add(scratch.first, scratch.second);
+        });
+    }
+
+    /// Back through the second norm, the 1×1 convolution, ReLU and the first norm's scale and shift.
+    void back_through_bottleneck(Size layer, int part, const Norm& norm, const float* scale2, const float* slope,
+                                 const float* offset) {
+        Scratch& scratch = scratches_[part];
+        Partial& partial = partials_[part];
+        const Size channels = shape_.channels(), bottleneck = shape_.bottleneck, seen = shape_.seen(layer);
+        const Size stride = padded(seen, kernels_.lanes);
+        partial.sums.clear(seen);
+        std::fill(partial.weight1, partial.weight1 + bottleneck * stride, 0.0f);
+        for_chunks(part, [&](Size first, Size rows) {
+            const Matrix incoming{scratch.right, narrow_}, activated{scratch.left, stride};
+            const Matrix product{scratch.product, stride};
+            const ConstMatrix x{block_.features + first * channels, channels};
+            training_.combine(incoming, {masked_ + first * bottleneck, bottleneck},
+                              {block_.bottlenecks[layer] + first * bottleneck, bottleneck}, rows, bottleneck, scale2,
+                              slope, offset);
+            training_.activate(activated, x, rows, seen, norm.scale.data(), norm.shift.data());
+            multiply_transposed(kernels_, incoming, 0, bottleneck, activated, 0, seen, {1, rows},
+                                {partial.weight1, stride});
+            multiply(kernels_, incoming, rows, weights1_[layer], product, scratch.packed);
+            training_.mask_and_add({gradient_ + first * channels, channels}, product, x, rows, seen,
+                                   norm.scale.data(), norm.shift.data(), norm.mean.data(), scratch.first,
+                                   scratch.second);
+            partial.sums.add(scratch.first, scratch.second);
+        });
+    }
+
+    void set_line(State& state, Size begin, Size end) {
+        const double rows = double(shape_.rows());
+        for (Size c = begin; c < end; ++c) {
+            state.slope[c] = float(-state.projection[c] / rows);
+            state.offset[c] = float(-state.mean_term[c] / rows - double(block_.mean[c]) * state.slope[c]);
+        }
+    }
+
+    void merge(GradientSums& sums, Size channels) {
+        sums.clear(channels);
+        for (const Partial& partial : partials_) sums.add(partial.sums.sum.data(), partial.sums.product.data());
+    }
+
+    void write_norm(const GradientSums& sums, const Norm& norm, float* gamma, float* beta, Size channels) {
+        for (Size c = 0; c < channels; ++c) {
+            gamma[c] = float(sums.product[c] * norm.inverse_deviation[c]);
+            beta[c] = float(sums.sum[c]);
+        }
+    }
+
+    void reduce_weight1(float* out, Size seen, const Range& outputs) {
+        const Size stride = padded(seen, kernels_.lanes);
+        for (Size o = outputs.begin; o < outputs.end; ++o)
+            for (Size c = 0; c < seen; ++c) {
+                float sum = 0;
+                for (const Partial& partial : partials_) sum += partial.weight1[o * stride + c];
+                out[o * seen + c] = sum;
+            }
+    }
+
+    void reduce_weight2(float* out, const Range& outputs) {
+        for (Size o = outputs.begin; o < outputs.end; ++o)
+            for (Size c = 0; c < shape_.bottleneck; ++c)
+                for (Size tap = 0; tap < 9; ++tap) {
+                    float sum = 0;
+                    for (const Partial& partial : partials_)
+                        sum += partial.weight2[(tap * shape_.growth + o) * narrow_ + c];
+                    out[(o * shape_.bottleneck + c) * 9 + tap] = sum;
+                }
+    }
+
+    const bool recompute_;
+    float *const gradient_, *const masked_;
+    const std::vector<LayerGradients>& gradients_;
+    float* const input_gradient_;
+    std::vector<Panels> forward1_, weights1_, weights2_;
+};
+
+}  // namespace
+
+void dense_block_forward(const DenseBlock& block, const Kernels& kernels, int threads) {
+    Forward(block, kernels, threads).run();
+}
+
+void dense_block_backward(const DenseBlock& block, bool recompute, float* gradient, float* masked,
+                          const std::vector<LayerGradients>& gradients, float* input_gradient,
+                          const Kernels& kernels, int threads) {
+    Backward(block, recompute, gradient, masked, gradients, input_gradient, kernels, threads).run();
+}
+
+}  // namespace skipnets

@@ -1,0 +1,210 @@
+// The kernels of training (see training_kernels.h). This file is compiled once for each instruction set.
+
+#include "training_kernels.h"
+
+#include "vector.h"
+
+namespace skipnets {
+namespace {
+
+// The first n < L floats, and 0 behind them.
+inline Vector load_part(const float* p, Size n) {
+#if SKIPNETS_LANES == 16
+    return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+#else
+    Vector x{};
+    for (Size i = 0; i < n; ++i) x[i] = p[i];
+    return x;
+#endif
+}
+
+inline void store_part(float* p, Vector x, Size n) {
+#if SKIPNETS_LANES == 16
+    _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), x);
+#else
+    for (Size i = 0; i < n; ++i) p[i] = x[i];
+#endif
+}
+
+// How the last vector of a row that is not padded is read and written.
+struct Whole {
+    Vector read(const float* p) const { return load(p); }
+    void write(float* p, Vector x) const { store(p, x); }
+};
+
+struct Part {
+    Size n;
+    Vector read(const float* p) const { return load_part(p, n); }
+    void write(float* p, Vector x) const { store_part(p, x, n); }
+};
+
+template <int N>
+struct Count {
+    constexpr int operator()() const { return N; }
+};
+
+// Calls work(first column, Whole or Part) for each vector of `columns`.
+template <class Work>
+inline void for_vectors(Size columns, Work work) {
+    Size column = 0;
+    for (; column + L <= columns; column += L) work(column, Whole{});
+    if (column < columns) work(column, Part{columns - column});
+}
+
+// ---- weight gradients ----------------------------------------------------------------------------------------
+
+template <int R, int V>
+void outer(const ConstMatrix& a, Size a_gap, const ConstMatrix& b, Size b_gap, const Lines& pixels,
+           const Matrix& out) {
+    Vector sum[R][V]{};
+    const float *left = a.data, *right = b.data;
+    const Size left_stride = a.stride, right_stride = b.stride;
+    for (Size line = 0; line < pixels.lines; ++line, left += a_gap, right += b_gap)
+        for (Size i = 0; i < pixels.length; ++i, left += left_stride, right += right_stride) {
+            Vector values[V];
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) values[v] = load(right + v * L);
+#pragma GCC unroll 32
+            for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+                for (int v = 0; v < V; ++v) sum[r][v] += left[r] * values[v];
+        }
+#pragma GCC unroll 32
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) {
+            float* p = out.data + r * out.stride + v * L;
+            store(p, load(p) + sum[r][v]);
+        }
+}
+
+template <int V, int Most, int R = Most>
+constexpr void list_outer(Outer* list) {
+    list[R] = outer<R, V>;
+    if constexpr (R > 1) list_outer<V, Most, R - 1>(list);
+}
+
+// ---- pixel by pixel ------------------------------------------------------------------------------------------
+
+void activate(const Matrix& out, const ConstMatrix& x, Size rows, Size columns, const float* scale,
+              const float* shift) {
+    for (Size r = 0; r < rows; ++r) {
+        float* to = out.data + r * out.stride;
+        const float* from = x.data + r * x.stride;
+        for_vectors(columns, [&](Size c, auto part) {
+            store(to + c, relu(part.read(from + c) * part.read(scale + c) + part.read(shift + c)));
+        });
+    }
+}
+
+template <bool Padded>
+void combine(const Matrix& out, const ConstMatrix& a, const ConstMatrix& b, Size rows, Size columns,
+             const float* scale, const float* slope, const float* offset) {
+    for (Size r = 0; r < rows; ++r) {
+        float* to = out.data + r * out.stride;
+        const float *one = a.data + r * a.stride, *other = b.data + r * b.stride;
+        for_vectors(columns, [&](Size c, auto part) {
+            Vector y = part.read(one + c);
+            if (scale) y *= part.read(scale + c);
+            y += part.read(other + c) * part.read(slope + c) + part.read(offset + c);
+            Padded ? store(to + c, y) : part.write(to + c, y);
+        });
+    }
+}
+
+// Some neighboring vectors of each row, one row after another: lines of the cache that lie together are read together,
+// and what is summed stays in registers.
+constexpr int kTogether = 4;
+
+template <int N, class Part>
+inline void copy_columns(const Matrix& out, const ConstMatrix& x, Size rows, Size c, Part part, float* mean,
+                         float* squares) {
+    Vector sum[N]{}, deviations[N]{}, average[N];
+    for (Size r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) {
+            const Vector value = part.read(x.data + r * x.stride + c + v * L);
+            sum[v] += value;
+            if (out.data) part.write(out.data + r * out.stride + c + v * L, value);
+        }
+    for (int v = 0; v < N; ++v) average[v] = sum[v] / float(rows);
+    for (Size r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) {
+            const Vector deviation = part.read(x.data + r * x.stride + c + v * L) - average[v];
+            deviations[v] += deviation * deviation;
+        }
+    for (int v = 0; v < N; ++v) {
+        part.write(mean + c + v * L, average[v]);
+        part.write(squares + c + v * L, deviations[v]);
+    }
+}
+
+void copy_with_statistics(const Matrix& out, const ConstMatrix& x, Size rows, Size columns, float* mean,
+                          float* squares) {
+    Size c = 0;
+    for (; c + kTogether * L <= columns; c += kTogether * L)
+        copy_columns<kTogether>(out, x, rows, c, Whole{}, mean, squares);
+    for (; c + L <= columns; c += L) copy_columns<1>(out, x, rows, c, Whole{}, mean, squares);
+    if (c < columns) copy_columns<1>(out, x, rows, c, Part{columns - c}, mean, squares);
+}
+
+template <bool Adds, int N, class Part>
+inline void mask_columns(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, Size rows, Size c,
+                         Part part, const float* scale, const float* shift, const float* mean, float* sum,
+                         float* product) {
+    Vector s[N], t[N], center[N], total[N]{}, products[N]{};
+    for (int v = 0; v < N; ++v) {
+        s[v] = part.read(scale + c + v * L);
+        t[v] = part.read(shift + c + v * L);
+        center[v] = part.read(mean + c + v * L);
+    }
+    for (Size r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) {
+            const Vector value = part.read(x.data + r * x.stride + c + v * L);
+            const Vector given = load(gradient.data + r * gradient.stride + c + v * L);
+            // As PyTorch: where the norm's output is NaN the gradient passes.
+            const Vector passed = value * s[v] + t[v] <= 0 ? Vector{} : given;
+            total[v] += passed;
+            products[v] += passed * (value - center[v]);
+            float* p = out.data + r * out.stride + c + v * L;
+            part.write(p, Adds ? part.read(p) + s[v] * passed : passed);
+        }
+    for (int v = 0; v < N; ++v) {
+        part.write(sum + c + v * L, total[v]);
+        part.write(product + c + v * L, products[v]);
+    }
+}
+
+template <bool Adds>
+void mask(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, Size rows, Size columns,
+          const float* scale, const float* shift, const float* mean, float* sum, float* product) {
+    const auto some = [&](auto count, Size c, auto part) {
+        mask_columns<Adds, count()>(out, gradient, x, rows, c, part, scale, shift, mean, sum, product);
+    };
+    Size c = 0;
+    for (; c + kTogether * L <= columns; c += kTogether * L) some(Count<kTogether>{}, c, Whole{});
+    for (; c + L <= columns; c += L) some(Count<1>{}, c, Whole{});
+    if (c < columns) some(Count<1>{}, c, Part{columns - c});
+}
+
+constexpr TrainingKernels make_table() {
+    TrainingKernels table{};
+    list_outer<1, SKIPNETS_ROWS_1>(table.outer[1]);
+    list_outer<2, SKIPNETS_ROWS_2>(table.outer[2]);
+    table.activate = activate;
+    table.combine = combine<true>;
+    table.combine_exact = combine<false>;
+    table.copy_with_statistics = copy_with_statistics;
+    table.mask = mask<false>;
+    table.mask_and_add = mask<true>;
+    return table;
+}
+
+}  // namespace
+
+extern const TrainingKernels SKIPNETS_TRAINING_TABLE;
+const TrainingKernels SKIPNETS_TRAINING_TABLE = make_table();
+
+}  // namespace skipnets

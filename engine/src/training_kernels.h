@@ -1,0 +1,64 @@
+// The loops of training that inference does not have, as a table of functions: one table an instruction set.
+//
+// Shapes: L lanes of a vector. A matrix is rows (pixels) × columns (channels) with a stride, in floats, between its
+// rows. "Padded" ones are scratch of this library: their rows are whole vectors, with zeros behind the last column.
+// Of all others no more is read and written than their columns.
+
+#pragma once
+
+#include <cstddef>
+
+#include "kernels.h"
+
+namespace skipnets {
+
+struct Matrix {
+    float* data;
+    std::ptrdiff_t stride;
+};
+
+struct ConstMatrix {
+    const float* data;
+    std::ptrdiff_t stride;
+
+    ConstMatrix(const float* data, std::ptrdiff_t stride) : data(data), stride(stride) {}
+    ConstMatrix(const Matrix& matrix) : data(matrix.data), stride(matrix.stride) {}
+};
+
+/// The pixels over which a sum of products goes: `lines` lines of `length` neighbors.
+struct Lines {
+    std::ptrdiff_t lines, length;
+};
+
+/// out[r][…] += Σ over pixels p of a[p][r] · b[p][…]: R rows of V vectors. `a_gap` and `b_gap` are what is skipped
+/// between the end of a line and the next one, in floats.
+using Outer = void (*)(const ConstMatrix& a, std::ptrdiff_t a_gap, const ConstMatrix& b, std::ptrdiff_t b_gap,
+                       const Lines& pixels, const Matrix& out);
+
+struct TrainingKernels {
+    Outer outer[kWidestPanel + 1][kMaxRows + 1];  // [V][R]; null where R is more than Kernels::rows[V]
+
+    /// Padded out = relu(scale · x + shift).
+    void (*activate)(const Matrix& out, const ConstMatrix& x, std::ptrdiff_t rows, std::ptrdiff_t columns,
+                     const float* scale, const float* shift);
+    /// Padded out = a · scale + b · slope + offset; a null scale is 1.
+    void (*combine)(const Matrix& out, const ConstMatrix& a, const ConstMatrix& b, std::ptrdiff_t rows,
+                    std::ptrdiff_t columns, const float* scale, const float* slope, const float* offset);
+    /// The same into a matrix that is not padded.
+    void (*combine_exact)(const Matrix& out, const ConstMatrix& a, const ConstMatrix& b, std::ptrdiff_t rows,
+                          std::ptrdiff_t columns, const float* scale, const float* slope, const float* offset);
+    /// out = padded x, with the mean of each column and the sum of its squared deviations; out may be null.
+    void (*copy_with_statistics)(const Matrix& out, const ConstMatrix& x, std::ptrdiff_t rows,
+                                 std::ptrdiff_t columns, float* mean, float* squares);
+    /// out = the padded gradient where scale · x + shift is positive, else 0; and for each column the sums of this
+    /// and of its product with x - mean.
+    void (*mask)(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, std::ptrdiff_t rows,
+                 std::ptrdiff_t columns, const float* scale, const float* shift, const float* mean, float* sum,
+                 float* product);
+    /// The same, but out += scale · this.
+    void (*mask_and_add)(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, std::ptrdiff_t rows,
+                         std::ptrdiff_t columns, const float* scale, const float* shift, const float* mean,
+                         float* sum, float* product);
+};
+
+}  // namespace skipnets

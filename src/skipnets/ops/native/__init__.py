@@ -1,0 +1,51 @@
+"""The native executor for CPUs: operations of `skipnets.ops` in the C++ of the package skipnets-engine."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+
+import torch
+from torch import Tensor
+
+__all__ = ["instruction_set", "unavailable", "unsupported_block"]
+
+_INTERFACE = 1  # version of skipnets_engine.training that this package uses
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why there are no native kernels on this machine, or None."""
+    try:
+        training = importlib.import_module("skipnets_engine.training")
+    except ModuleNotFoundError as error:
+        installed = error.name != "skipnets_engine"
+        return f"skipnets-engine is {'an older version' if installed else 'not installed'}"
+    except ImportError as error:
+        return f"skipnets-engine cannot be loaded: {' '.join(str(error).split())[:200]}"
+    if training.INTERFACE != _INTERFACE:
+        return f"skipnets-engine has version {training.INTERFACE} of its interface, not {_INTERFACE}"
+    return None
+
+
+def unsupported_block(x: Tensor, growth_weight: Tensor | None, dtype: torch.dtype) -> str | None:
+    """Why the native kernels cannot run a dense block, or None.
+
+    Args:
+        x: Its input, (N, C₀, H, W).
+        growth_weight: Of a layer's second convolution, (k, K, 3, 3); None without a bottleneck.
+        dtype: Computed in.
+    """
+    if x.device.type != "cpu":
+        return "there are native kernels for CPUs alone"
+    if dtype != torch.float32:
+        return f"there are no native kernels for {str(dtype).removeprefix('torch.')}"
+    if growth_weight is None:
+        return "there are native kernels for layers with a bottleneck alone"
+    return unavailable()
+
+
+def instruction_set() -> str:
+    """The one that the environment forces; empty for the fastest."""
+    return os.environ.get("SKIPNETS_ENGINE_ISA", "")

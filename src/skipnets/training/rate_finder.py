@@ -1,0 +1,205 @@
+"""Find a learning rate: raise it from step to step, and see where the loss falls fastest (Smith 2017)."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import io
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytorch_lightning as pl
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.tuner.tuning import Tuner
+from typing_extensions import override
+
+from skipnets.data.sources import ImageDataset
+from skipnets.errors import UserError
+from skipnets.files import atomic_path
+from skipnets.training.callbacks import seed_everything
+from skipnets.training.curves import PAPER
+from skipnets.training.data import ImageDataModule
+from skipnets.training.optimization import make_optimizer, parameter_groups
+from skipnets.training.prepare import Prepared
+from skipnets.training.quiet import quiet_lightning
+from skipnets.training.task import ClassificationTask
+
+__all__ = ["RatePlot", "RateSearch", "find_rate", "with_found_rate"]
+
+LOWEST, HIGHEST = 1e-5, 10.0
+STEPS = 100
+# The first losses are those of random weights at rates that change nothing.
+_SKIPPED = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateSearch:
+    """The loss at rising learning rates. S steps.
+
+    Attributes:
+        rates: (S,) the rate of each step.
+        losses: (S,) the training loss, averaged over the steps before.
+        suggestion: The rate at which the loss falls fastest, over the logarithm of the rate.
+    """
+
+    rates: NDArray[np.float64]
+    losses: NDArray[np.float64]
+    suggestion: float
+
+    def draw(self, path: Path) -> None:
+        """Draw the losses over the rates, and mark the suggestion; a PNG file."""
+        with mpl.rc_context(PAPER.style()):
+            figure = Figure(figsize=(7, 4), dpi=150, layout="constrained")
+            axes = figure.subplots()
+            axes.plot(self.rates, self.losses, color=PAPER.train)
+            axes.axvline(self.suggestion, color=PAPER.validation, linewidth=1.2)
+            axes.annotate(
+                f"{self.suggestion:.2g}, the steepest descent",
+                (self.suggestion, float(self.losses.max())),
+                xytext=(6, -4),
+                textcoords="offset points",
+                color=PAPER.validation,
+                va="top",
+            )
+            axes.set_xscale("log")
+            axes.set_xlabel("learning rate")
+            axes.set_title("Training loss as the learning rate rises")
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary)
+
+
+class _RateTask(ClassificationTask):
+    """Trains with the recipe's optimizer, without its schedule."""
+
+    @override
+    def configure_optimizers(self) -> Any:
+        config = self.config
+        groups = parameter_groups(
+            self.model, config.weight_decay, decay_norm_and_bias=config.decay_norm_and_bias
+        )
+        return make_optimizer(
+            config.optimizer,
+            groups,
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            fused=config.precision != "16-mixed",
+        )
+
+
+def find_rate(prepared: Prepared, dataset: ImageDataset) -> RateSearch:
+    """Train a copy of the network for 100 steps at rising rates, with Lightning's finder.
+
+    Args:
+        prepared: What a run would start with; it is not changed.
+        dataset: Of which training images are used.
+
+    Raises:
+        UserError: There are too few steps to tell, or several devices.
+    """
+    config = prepared.config
+    if str(config.devices) != "1":
+        raise UserError(f"find_lr: needs devices=1, not {config.devices}")
+    seed_everything(config.seed)
+    task = _RateTask(copy.deepcopy(prepared.model), config)
+    data = ImageDataModule(dataset.split("train"), dataset.split("val"), prepared.preprocessing, config)
+    with quiet_lightning(), tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            accelerator=config.accelerator,
+            devices=1,
+            precision=config.precision,
+            max_epochs=-1,
+            accumulate_grad_batches=config.accumulate,
+            gradient_clip_val=config.clip or None,
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            use_distributed_sampler=False,
+        )
+        try:
+            with _progress_on_terminals_alone():
+                finder = Tuner(trainer).lr_find(
+                    task,
+                    datamodule=data,
+                    min_lr=LOWEST,
+                    max_lr=HIGHEST,
+                    num_training=STEPS,
+                    update_attr=False,
+                )
+        finally:
+            data.close()
+    assert finder is not None
+    rates, losses = (np.array(finder.results[name], dtype=np.float64) for name in ("lr", "loss"))
+    return RateSearch(rates=rates, losses=losses, suggestion=steepest(rates, losses))
+
+
+@contextlib.contextmanager
+def _progress_on_terminals_alone() -> Iterator[None]:
+    """Keep the finder's progress bar, a line that is written a hundred times, out of log files."""
+    if sys.stderr.isatty():
+        yield
+        return
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def steepest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> float:
+    """The rate at which the loss falls fastest over the logarithm of the rate, before its minimum."""
+    sound = np.isfinite(losses)
+    rates, losses = rates[sound][_SKIPPED:], losses[sound][_SKIPPED:]
+    lowest = int(losses.argmin()) if len(losses) else 0
+    if lowest < 2:
+        raise UserError("find_lr: the loss does not fall at any rate; give --lr")
+    slope = np.gradient(losses[: lowest + 1], np.log(rates[: lowest + 1]))
+    return float(rates[slope.argmin()])
+
+
+class RatePlot(Callback):
+    """Draws the search when training begins: until then there is no run folder.
+
+    Args:
+        search: What was found.
+        path: Where to.
+    """
+
+    def __init__(self, search: RateSearch, path: Path) -> None:
+        self.search = search
+        self.path = path
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw it once, in the first process."""
+        if trainer.is_global_zero:
+            self.search.draw(self.path)
+
+
+def with_found_rate(
+    prepared: Prepared, dataset: ImageDataset, say: Callable[[str], None]
+) -> tuple[Prepared, RateSearch | None]:
+    """What a run starts with, with the rate that was found for it if its configuration asks for that.
+
+    Args:
+        prepared: Without that rate.
+        dataset: Of which training images are used.
+        say: Shows a line.
+    """
+    if not prepared.config.find_lr:
+        return prepared, None
+    search = find_rate(prepared, dataset)
+    rate = float(f"{search.suggestion:.3g}")
+    say(f"learning rate {rate:g}, where the loss falls fastest (from {LOWEST:g} to {HIGHEST:g})")
+    config = dataclasses.replace(prepared.config, lr=rate, find_lr=False)
+    return dataclasses.replace(prepared, config=config), search

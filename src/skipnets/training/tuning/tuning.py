@@ -1,0 +1,505 @@
+"""Find better settings for a training by many short ones, judged on the validation split alone.
+
+runs/NAME/
+  base.yaml      the configuration that every trial changes, with the time of a trial
+  splits.csv     the same for all trials; the test split is never read
+  study.db       Optuna's database, from which a tuning is resumed
+  trials.csv     a line a trial
+  trial-0001/    the run folder of a trial, without its checkpoints; its output is in logs/
+  run.yaml       the best settings, for `skipnets train --config`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from typing_extensions import override
+
+from skipnets import run_folder
+from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
+from skipnets.data.survey import survey
+from skipnets.duration import format_duration, parse_duration
+from skipnets.errors import UserError, check_at_least_1, one_line
+from skipnets.files import atomic_path
+from skipnets.tables import Display, make_table, properties_table
+from skipnets.training import budget
+from skipnets.training.callbacks import MONITORED, best_row
+from skipnets.training.config import TrainConfig, config_to_yaml, read_config
+from skipnets.training.prepare import prepare
+from skipnets.training.run import Run
+from skipnets.training.task import ClassificationTask
+from skipnets.training.trainer import check_splits, train_on
+from skipnets.training.tuning.space import search_space
+from skipnets.training.tuning.trials import (
+    BASE,
+    Pruner,
+    TrialRecord,
+    best_of,
+    load_study,
+    open_study,
+    read_trials,
+    write_table,
+)
+
+if TYPE_CHECKING:
+    import optuna
+    from rich.table import Table
+
+__all__ = ["Tuning", "resume_tuning", "tune"]
+
+# Without a time for each trial, so many fit into the time, if a trial then has enough.
+_TRIALS = 25
+_LEAST_TRIAL_SECONDS = 20.0
+# Where in a training, in tenths, trials are compared with one another.
+_POINTS = 10
+_HEADERS_READ = 5000
+_SHOWN = 10  # trials in the printed table
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Tuning(Display):
+    """The folder of a tuning; its properties are read from its files.
+
+    Attributes:
+        folder: `runs/NAME`.
+    """
+
+    folder: Path
+
+    @property
+    def base(self) -> TrainConfig:
+        """The configuration that every trial changes."""
+        return read_config(self.folder / BASE)
+
+    @property
+    def config_file(self) -> Path:
+        """The best settings, a YAML file."""
+        return self.folder / run_folder.CONFIG
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """All trials that were begun."""
+        return read_trials(load_study(self.folder))
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The best complete trial; None before there is one."""
+        return best_of(self.trials, minimize=self.metric == "loss")
+
+    @property
+    def metric(self) -> str:
+        """The metric on the validation split by which trials are compared."""
+        return _metric(self.base)
+
+    def tables(self) -> list[Table]:
+        """Tables that `print` and notebooks show."""
+        trials = self.trials
+        best, first = self.best, trials[0] if trials else None
+        shown = sorted(
+            (trial for trial in trials if trial.value is not None),
+            key=lambda trial: trial.value or 0.0,
+            reverse=self.metric != "loss",
+        )[:_SHOWN]
+        options = list(dict.fromkeys(name for trial in trials for name in trial.values))
+        columns: dict[str, Any] = {"trial": "right", "state": "left", f"val {self.metric}": "right"}
+        table = make_table(
+            columns | dict.fromkeys(options, "right"),
+            [
+                [
+                    str(each.number),
+                    each.state,
+                    _number(each.value),
+                    *(_short(each.values.get(o)) for o in options),
+                ]
+                for each in shown
+            ],
+        )
+        counts = {
+            state: sum(trial.state == state for trial in trials) for state in ("complete", "pruned", "failed")
+        }
+        rows = {
+            "tuning": str(self.folder),
+            "trials": f"{len(trials)}: "
+            + ", ".join(f"{count} {state}" for state, count in counts.items() if count),
+        }
+        if best is not None and first is not None:
+            rows[f"best val {self.metric}"] = (
+                f"{_number(best.value)} (trial {best.number}); "
+                f"the default settings have {_number(first.value)}"
+            )
+            rows["settings"] = str(self.config_file)
+            rows["next"] = f"skipnets train --config {self.config_file}"
+        return [table, properties_table(rows)]
+
+
+def tune(
+    config: TrainConfig,
+    *,
+    time: str | float = "1h",
+    trial_time: str | float | None = None,
+    trials: int | None = None,
+    processes: int = 1,
+    pruner: Pruner = "median",
+) -> Tuning:
+    """Train with many settings for a short time each, and find those that are best on the validation split.
+
+    Learning rate, weight decay, batch size, augmentation and network are varied (what the configuration sets
+    is not), by Optuna's TPE sampler; the first trial has the settings of a training without tuning. Every
+    trial has the same time, so a larger network must make up for its slowness. The test split is never read.
+
+    Args:
+        config: What all trials have in common; `out` is the folder of the tuning.
+        time: For all trials together, such as "1h" or a number of seconds.
+        trial_time: For each trial. Default: a 25th, at least 20 seconds; not with `config.epochs`.
+        trials: The most trials. Default: as many as the time allows.
+        processes: Trials at the same time, which share the processor's cores.
+        pruner: What stops hopeless trials: "median", those worse than half of the others at the same point,
+            or "halving", successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943).
+
+    Raises:
+        UserError: Wrong input. Where that shows before the first trial, nothing has been written.
+    """
+    check_at_least_1(trials=trials, processes=processes)
+    if config.folds is not None:
+        raise UserError(f"folds={config.folds}: must not be given, trials are judged on one validation split")
+    if config.find_lr:
+        raise UserError("find_lr: must not be given, the rate is tuned")
+    seconds = parse_duration(time)
+    folder = config.out
+    if (folder / BASE).exists():
+        raise UserError(f"out: {folder} already holds a tuning; resume it: skipnets tune --resume {folder}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"out: {folder} is not an empty folder; name a new one")
+    each = None
+    if config.epochs is None:
+        each = max(seconds / _TRIALS, _LEAST_TRIAL_SECONDS) if trial_time is None else None
+        each = parse_duration(trial_time, option="trial_time") if each is None else each  # type: ignore[arg-type]
+    elif trial_time is not None:
+        raise UserError(f"trial_time={trial_time}: must be given without epochs={config.epochs}")
+    dataset = find_dataset(
+        config.data,
+        seed=config.seed,
+        fractions=config.fractions,
+        splits=config.splits,
+        download=config.download,
+        duplicates=config.duplicates,
+        options=config.data_options,
+    )
+    check_splits(dataset)
+    base = dataclasses.replace(
+        config,
+        time=None if each is None else f"{each:.0f}s",
+        splits=folder / run_folder.SPLITS,
+        workers=_workers(config, processes),
+    )
+    search_space(base, prepare(base, _without_test(dataset)).config, train_images=len(dataset.split("train")))
+    _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
+    dataset.write_splits(folder / run_folder.SPLITS)
+    _write(folder / BASE, base)
+    return _go_on(folder, seconds, trials=trials, processes=processes, pruner=pruner)
+
+
+def resume_tuning(
+    folder: str | Path,
+    *,
+    time: str | float = "1h",
+    trials: int | None = None,
+    processes: int = 1,
+    pruner: Pruner = "median",
+) -> Tuning:
+    """Go on with a tuning, after an interruption or for more trials.
+
+    Args:
+        folder: Of the tuning.
+        time: For the trials from now on.
+        trials: The most trials, with those before. Default: as many as the time allows.
+        processes: As in `tune`.
+        pruner: As in `tune`.
+
+    Raises:
+        UserError: The folder is none of a tuning.
+    """
+    check_at_least_1(trials=trials, processes=processes)
+    folder = Path(folder)
+    if not (folder / BASE).is_file():
+        raise UserError(f"resume: {folder} is not the folder of a tuning (no {BASE} in it)")
+    return _go_on(folder, parse_duration(time), trials=trials, processes=processes, pruner=pruner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What a process that runs trials is told.
+
+    Attributes:
+        folder: Of the tuning.
+        seconds: How long it has.
+        trials: The most trials of all processes.
+        pruner: What stops trials.
+        seed: Of its sampler.
+        threads: Of the processor, for each step; None leaves PyTorch's number.
+    """
+
+    folder: Path
+    seconds: float
+    trials: int | None
+    pruner: Pruner
+    seed: int
+    threads: int | None
+
+
+def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, pruner: Pruner) -> Tuning:
+    tuning = Tuning(folder)
+    base = tuning.base
+    study = open_study(folder, minimize=tuning.metric == "loss", pruner=pruner)
+    for number in _abandoned(study):
+        study.tell(number, state=_state("FAIL"))
+    threads = None if processes == 1 else max((os.cpu_count() or 1) // processes, 1)
+    before = len(study.get_trials(deepcopy=False))
+    jobs = [
+        _Job(
+            folder=folder,
+            seconds=seconds,
+            trials=trials,
+            pruner=pruner,
+            seed=int(np.random.SeedSequence([base.seed, before, number]).generate_state(1)[0]),
+            threads=threads,
+        )
+        for number in range(processes)
+    ]
+    try:
+        if processes == 1:
+            _work(jobs[0])
+        else:
+            _work_in_processes(jobs)
+    except KeyboardInterrupt:
+        _finish(tuning)
+        raise KeyboardInterrupt(
+            f"interrupted; go on with: skipnets tune --resume {folder} --time 30m"
+        ) from None
+    _finish(tuning)
+    if tuning.best is None:
+        reasons = [trial.reason for trial in tuning.trials if trial.reason]
+        raise UserError(
+            f"time={format_duration(seconds)}: no trial was completed"
+            + (f"; the last failed: {reasons[-1]}" if reasons else "; give more time")
+        )
+    return tuning
+
+
+def _work_in_processes(jobs: Sequence[_Job]) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_work, args=(job,)) for job in jobs]
+    for worker in workers:
+        worker.start()
+    try:
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            worker.terminate()
+    if any(worker.exitcode for worker in workers):
+        raise UserError(
+            "processes: one of them ended with an error, which stands above; complete trials are kept"
+        )
+
+
+def _work(job: _Job) -> None:
+    """Run trials, one after another, until the time is up."""
+    ends = budget.clock() + job.seconds
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    tuning = Tuning(job.folder)
+    base = tuning.base
+    minimize = tuning.metric == "loss"
+    study = open_study(job.folder, minimize=minimize, pruner=job.pruner, seed=job.seed)
+    dataset = _without_test(
+        open_dataset(
+            base.data, splits=base.splits, seed=base.seed, download=base.download, options=base.data_options
+        )
+    )
+    default = prepare(base, dataset).config
+    space = search_space(base, default, train_images=len(dataset.split("train")))
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial({name: getattr(default, name) for name in space}, skip_if_exists=True)
+    expected = parse_duration(base.time) if base.time is not None else 0.0
+    while True:
+        begun = len([trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "WAITING"])
+        if job.trials is not None and begun >= job.trials:
+            return
+        if begun and budget.clock() + 0.7 * expected > ends:
+            return
+        started = budget.clock()
+        _try(study, study.ask(space), base, dataset, job.folder)
+        expected = max(expected, budget.clock() - started) if base.time is None else expected
+        records = read_trials(study)
+        _say(_line(records, minimize=minimize, metric=tuning.metric))
+        write_table(job.folder, records)
+
+
+def _try(
+    study: optuna.Study, trial: optuna.Trial, base: TrainConfig, dataset: ImageDataset, folder: Path
+) -> None:
+    """Train with the values of a trial, and tell what came of it."""
+    run = Run(folder / f"trial-{trial.number + 1:04d}")
+    reporter = TrialReporter(trial)
+    try:
+        config = dataclasses.replace(base, out=run.folder, **trial.params)
+        with _into_log(folder / "logs" / f"{run.folder.name}.log"):
+            train_on(run, config, dataset, callbacks=[reporter])
+    except UserError as error:  # it diverged, or did not fit into memory
+        trial.set_user_attr("reason", one_line(error))
+        study.tell(trial, state=_state("FAIL"))
+        return
+    except KeyboardInterrupt:
+        trial.set_user_attr("reason", "interrupted")
+        study.tell(trial, state=_state("FAIL"))
+        raise
+    finally:
+        for heavy in (run.checkpoint.parent, run.folder / run_folder.TENSORBOARD):
+            shutil.rmtree(heavy, ignore_errors=True)
+    by = reporter.by
+    best = best_row(run.rows, by)
+    assert best is not None
+    trial.set_user_attr("epochs", len(run.rows))
+    trial.set_user_attr("val_loss", best.val_loss)
+    if reporter.pruned:
+        study.tell(trial, state=_state("PRUNED"))
+    else:
+        study.tell(trial, getattr(best, MONITORED[by][0]))
+
+
+class TrialReporter(Callback):
+    """Compares a training with the trials before it, at each tenth, and stops it where it is hopeless.
+
+    Args:
+        trial: To report to.
+    """
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+        self.pruned = False
+        self.by: Any = "accuracy"
+        self._best: float | None = None
+        self._reported = 0
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read by which metric epochs are ranked."""
+        self.by = cast(ClassificationTask, pl_module).config.best_by
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report the best value so far, once for each tenth that is done."""
+        name, mode = MONITORED[self.by]
+        value = float(trainer.callback_metrics[name])
+        better = max if mode == "max" else min
+        self._best = value if self._best is None else better(self._best, value)
+        done = trainer.current_epoch + 1
+        reached = min(_POINTS * done // (trainer.max_epochs or done), _POINTS - 1)
+        for point in range(self._reported + 1, reached + 1):
+            self.trial.report(self._best, point)
+        if reached > self._reported:
+            self._reported = reached
+            if self.trial.should_prune():
+                self.pruned = trainer.should_stop = True
+
+
+def _finish(tuning: Tuning) -> None:
+    """Write the table of the trials, and the best settings."""
+    write_table(tuning.folder, tuning.trials)
+    if (best := tuning.best) is not None:
+        _write(
+            tuning.config_file,
+            dataclasses.replace(tuning.base, out=tuning.folder / "best", workers=None, **best.values),
+        )
+
+
+def _metric(config: TrainConfig) -> str:
+    return config.best_by or ("balanced-accuracy" if config.imbalance not in (None, "none") else "accuracy")
+
+
+def _abandoned(study: optuna.Study) -> list[int]:
+    """Trials of a process that is no more."""
+    return [trial.number for trial in study.get_trials(deepcopy=False) if trial.state.name == "RUNNING"]
+
+
+def _state(name: str) -> Any:
+    from optuna.trial import TrialState
+
+    return TrialState[name]
+
+
+def _without_test(dataset: ImageDataset) -> ImageDataset:
+    return dataset.select(np.flatnonzero(dataset.splits != "test"))
+
+
+def _workers(config: TrainConfig, processes: int) -> int | None:
+    """Several processes share the cores, also for reading images."""
+    if config.workers is not None or processes == 1:
+        return config.workers
+    return max((os.cpu_count() or 1) // processes, 1)
+
+
+def _write(path: Path, config: TrainConfig) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(config_to_yaml(config), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _into_log(path: Path) -> Iterator[None]:
+    """Write what a training says to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handlers = [
+        handler
+        for handler in logging.getLogger("skipnets").handlers
+        if isinstance(handler, logging.StreamHandler)
+    ]
+    with path.open("w", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+        before = [handler.setStream(log) for handler in handlers]
+        try:
+            yield
+        finally:
+            for handler, stream in zip(handlers, before, strict=True):
+                if stream is not None:
+                    handler.setStream(stream)
+
+
+def _line(records: Sequence[TrialRecord], *, minimize: bool, metric: str) -> str:
+    """What the last trial came to."""
+    last = records[-1]
+    best = best_of(records, minimize=minimize)
+    settings = ", ".join(f"{name} {_short(value)}" for name, value in last.values.items())
+    result = (
+        last.reason or f"val {metric} {_number(last.value)}{' (pruned)' if last.state == 'pruned' else ''}"
+    )
+    told = "" if best is None else f"; best {_number(best.value)} (trial {best.number})"
+    return f"trial {last.number}: {result}{told}  {settings}  {last.seconds:.0f} s"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

@@ -1,0 +1,53 @@
+"""Where native kernels are not used, and what is said of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from skipnets.ops import native
+
+X, WEIGHT = torch.zeros(2, 4, 3, 3), torch.zeros(4, 16, 3, 3)
+MISSING = ModuleNotFoundError("No module named 'skipnets_engine'", name="skipnets_engine")
+OLDER = ModuleNotFoundError("No module named", name="skipnets_engine.training")
+CASES = {
+    "missing": (MISSING, "skipnets-engine is not installed"),
+    "older": (OLDER, "skipnets-engine is an older version"),
+    "broken": (ImportError("wrong\nELF class"), "skipnets-engine cannot be loaded: wrong ELF class"),
+    "newer": (SimpleNamespace(INTERFACE=99), "skipnets-engine has version 99 of its interface, not 1"),
+    "right": (SimpleNamespace(INTERFACE=1), None),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_engine_that_is_installed(case, monkeypatch):
+    found, reason = CASES[case]
+
+    def import_module(name):
+        assert name == "skipnets_engine.training"
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(native.importlib, "import_module", import_module)
+    assert native.unavailable.__wrapped__() == reason
+
+
+def test_blocks_that_it_does_not_run(monkeypatch):
+    monkeypatch.setattr(native, "unavailable", lambda: None)
+    assert native.unsupported_block(X, WEIGHT, torch.float32) is None
+    assert native.unsupported_block(X, WEIGHT, torch.float64) == "there are no native kernels for float64"
+    assert native.unsupported_block(X, None, torch.float32) == (
+        "there are native kernels for layers with a bottleneck alone"
+    )
+    meta = X.to("meta")
+    assert native.unsupported_block(meta, WEIGHT, torch.float32) == "there are native kernels for CPUs alone"
+
+
+def test_the_environment_forces_an_instruction_set(monkeypatch):
+    monkeypatch.delenv("SKIPNETS_ENGINE_ISA", raising=False)
+    assert native.instruction_set() == ""
+    monkeypatch.setenv("SKIPNETS_ENGINE_ISA", "avx2")
+    assert native.instruction_set() == "avx2"

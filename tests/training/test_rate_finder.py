@@ -1,0 +1,57 @@
+"""The learning rate that is found before a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from skipnets.data.sources import find_dataset
+from skipnets.errors import UserError
+from skipnets.training import TrainConfig, train
+from skipnets.training.prepare import prepare
+from skipnets.training.rate_finder import HIGHEST, LOWEST, find_rate, steepest
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skipnets.training.rate_finder.STEPS", 30)
+
+
+def test_the_steepest_descent_is_that_over_the_logarithm() -> None:
+    """A sigmoid over the logarithm falls fastest at its middle, here at a rate of 0.03."""
+    rates = np.geomspace(1e-5, 10, 100)
+    losses = 2 - 1.5 / (1 + np.exp(-3 * np.log(rates / 0.03)))
+    losses[rates > 1] = np.geomspace(0.6, 50, (rates > 1).sum())  # it diverges
+    assert steepest(rates, losses) == pytest.approx(0.03, rel=0.15)
+    losses[-1] = np.nan
+    assert steepest(rates, losses) == pytest.approx(0.03, rel=0.15)
+    with pytest.raises(UserError, match=r"^find_lr: the loss does not fall at any rate; give --lr$"):
+        steepest(rates, np.arange(100.0))
+
+
+def test_looking_changes_nothing_that_training_starts_with(tiny: MakeConfig) -> None:
+    dataset = find_dataset(tiny().data)
+    prepared = prepare(tiny(recipe="scratch", block_execution="plain", channels_last=False), dataset)
+    before = {name: value.clone() for name, value in prepared.model.state_dict().items()}
+    search = find_rate(prepared, dataset)
+    assert all(torch.equal(before[name], value) for name, value in prepared.model.state_dict().items())
+    assert LOWEST < search.suggestion < HIGHEST
+    assert (np.diff(search.rates) > 0).all()
+
+
+def test_a_run_records_the_rate_that_it_found(tiny: MakeConfig, tmp_path: Path) -> None:
+    run = train(tiny(find_lr=True, epochs=1, recipe="scratch", block_execution="plain", channels_last=False))
+    config = run.config
+    assert config.lr is not None
+    assert not config.find_lr
+    with Image.open(run.rates) as plot:
+        assert plot.size == (1050, 600)
+    with pytest.raises(UserError, match=r"^find_lr: must be given without lr=0\.1$"):
+        train(tiny(find_lr=True, lr=0.1, out=tmp_path / "other"))

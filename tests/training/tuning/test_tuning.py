@@ -1,0 +1,171 @@
+"""Tuning: trials, what they may see, and going on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from PIL import Image
+
+from skipnets.errors import UserError
+from skipnets.training import TrainConfig, Tuning, resume_tuning, train, tune
+from skipnets.training.config import read_config
+from skipnets.training.task import ClassificationTask
+from skipnets.training.tuning import tuning as module
+from skipnets.training.tuning.tuning import TrialReporter
+
+
+def base(data: Path, out: Path, **changes: Any) -> TrainConfig:
+    fields = {
+        "data": data,
+        "out": out,
+        "model": "densenet_bc40_k12",
+        "model_options": {"block_config": [1, 1], "growth_rate": 4},
+        "epochs": 2,
+        "batch_size": 16,
+        "augmentation": "none",
+        "ema": 0,
+        "workers": 0,
+        "accelerator": "cpu",
+        "block_execution": "plain",
+        "channels_last": False,
+        "recipe": "scratch",
+        "duplicates": "ignore",
+    }
+    return TrainConfig(**(fields | changes))
+
+
+@pytest.fixture(scope="module")
+def tuned(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuning:
+    """Three trials; no test image is opened."""
+    opened: list[str] = []
+    open_file = Image.open
+
+    def watched(file: Any, *args: Any, **options: Any) -> Image.Image:
+        opened.append(str(file if isinstance(file, Path) else file.name))
+        return open_file(file, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image, "open", watched)
+        patch.setattr(module, "survey", lambda *_, **__: "")  # reads all headers
+        tuning = tune(base(digits_folder, tmp_path_factory.mktemp("tuning") / "run"), time="1h", trials=3)
+    rows = (tuning.folder / "splits.csv").read_text().splitlines()[1:]
+    test = {str(digits_folder / row.split(",")[0]) for row in rows if row.split(",")[2] == "test"}
+    assert opened
+    assert len(test) == 18
+    assert not test & set(opened)
+    return tuning
+
+
+def test_trials_are_kept_and_the_best_is_a_run_yaml(tuned: Tuning, tmp_path: Path) -> None:
+    trials = tuned.trials
+    assert [trial.number for trial in trials] == [1, 2, 3]
+    assert all(set(trial.values) == {"lr", "weight_decay"} for trial in trials)
+    assert {path.name for path in tuned.folder.iterdir()} == {
+        *("base.yaml", "splits.csv", "study.db", "trials.csv", "run.yaml"),
+        *("trial-0001", "trial-0002", "trial-0003", "logs"),
+    }
+    assert not (tuned.folder / "trial-0001" / "checkpoints").exists()
+    assert "epoch 2/2" in (tuned.folder / "logs" / "trial-0001.log").read_text()
+    best = tuned.best
+    assert best is not None
+    assert best.value == max(trial.value for trial in trials if trial.state == "complete")
+    settings = yaml.safe_load(tuned.config_file.read_text())
+    assert settings["lr"] == best.values["lr"]
+    text = str(tuned)
+    assert f"trial {best.number}" in text
+    assert f"skipnets train --config {tuned.config_file}" in text
+    run = train(read_config(tuned.config_file, out=tmp_path / "best"))
+    assert run.scores["images"] == 18
+    # The same settings on the same splits: the trial's own result.
+    assert max(row.val_accuracy for row in run.rows) == best.value
+
+
+def test_the_first_trial_has_the_default_settings(tuned: Tuning) -> None:
+    first = read_config(tuned.folder / "trial-0001" / "run.yaml")
+    assert (first.lr, first.weight_decay) == (0.1, 5e-4)
+
+
+def test_a_tuning_goes_on(tuned: Tuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(tuned.folder, folder)
+    original = ClassificationTask.training_step
+
+    def interrupted(self: ClassificationTask, *args: Any) -> Any:
+        original(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt, match=r"go on with: skipnets tune --resume \S+copy --time"):
+            resume_tuning(folder, trials=4)
+    assert Tuning(folder).trials[-1].reason == "interrupted"
+    went_on = resume_tuning(folder, trials=5)
+    assert [trial.state == "failed" for trial in went_on.trials] == [False, False, False, True, False]
+    assert resume_tuning(folder, time="1s").best == went_on.best  # there is no time for another
+
+
+def test_hopeless_trials_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports come once a tenth of the training, with the best value so far."""
+
+    class Module:
+        config = TrainConfig(data="x", out=Path("y"), best_by="accuracy")
+
+    class Trainer:
+        max_epochs = 4
+        should_stop = False
+        current_epoch = 0
+        callback_metrics: dict[str, float] = {}  # noqa: RUF012
+
+    study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.65), direction="maximize")
+    trial = study.ask()
+    reporter, trainer = TrialReporter(trial), Trainer()
+    reporter.on_train_start(trainer, Module())  # type: ignore[arg-type]
+    for epoch, accuracy in enumerate((0.5, 0.4, 0.7)):
+        trainer.current_epoch, trainer.callback_metrics = epoch, {"val_accuracy": accuracy}
+        reporter.on_train_epoch_end(trainer, Module())  # type: ignore[arg-type]
+    reported = study.trials[0].intermediate_values
+    assert reported == {1: 0.5, 2: 0.5, 3: 0.5, 4: 0.5, 5: 0.5, 6: 0.7, 7: 0.7}
+    assert reporter.pruned
+    assert trainer.should_stop
+
+
+@pytest.mark.slow
+def test_a_trial_that_diverges_does_not_end_the_tuning(digits_folder: Path, tmp_path: Path) -> None:
+    config = base(digits_folder, tmp_path / "run", lr=1e30, clip=0.0, epochs=1)
+    with pytest.raises(UserError, match=r"no trial was completed; the last failed: lr: .*diverged"):
+        tune(config, time="1h", trials=2)
+    assert [trial.state for trial in Tuning(tmp_path / "run").trials] == ["failed", "failed"]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_trials(digits_folder: Path, tmp_path: Path) -> None:
+    tuning = tune(base(digits_folder, tmp_path / "run", epochs=1), time="1h", trials=4, processes=2)
+    trials = tuning.trials
+    assert 4 <= len(trials) <= 5  # each may have begun the last one
+    assert len({str(trial.values) for trial in trials}) == len(trials)
+
+
+def test_wrong_options_are_one_line(digits_folder: Path, tmp_path: Path) -> None:
+    config = base(digits_folder, tmp_path / "run")
+    for changes, options, message in (
+        ({}, {"time": "soon"}, r"^time='soon': must be a time such as"),
+        ({}, {"trials": 0}, r"^trials=0: must be at least 1$"),
+        ({}, {"trial_time": "5s"}, r"^trial_time=5s: must be given without epochs=2$"),
+        ({"folds": 3}, {}, r"^folds=3: must not be given, trials are judged on one validation split$"),
+        ({"find_lr": True}, {}, r"^find_lr: must not be given, the rate is tuned$"),
+        ({"lr": 0.1, "weight_decay": 0.1}, {}, r"^there is nothing to tune"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tune(base(digits_folder, tmp_path / "run", **changes), **options)  # type: ignore[arg-type]
+        assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "other.txt").touch()
+    with pytest.raises(UserError, match=r"^out: .* is not an empty folder; name a new one$"):
+        tune(config)
+    with pytest.raises(UserError, match=r"^resume: .* is not the folder of a tuning \(no base.yaml in it\)$"):
+        resume_tuning(tmp_path)
