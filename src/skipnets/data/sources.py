@@ -477,7 +477,7 @@ def _copy_warnings(dataset: ImageDataset) -> Iterator[str]:
         yield (
             f"{counted(len(copies), 'image')} of {pair} are copies of one another, such as "
             f"{dataset.names[copies[0].first]} and {dataset.names[copies[0].second]}, which makes results "
-            "too good; --duplicates drop leaves one of each"
+            "too good; skipnets audit shows them, --duplicates drop leaves one of each"
         )
     labels = dataset.labels
     differing = [copy for copy in dataset.copies if labels[copy.first] != labels[copy.second]]

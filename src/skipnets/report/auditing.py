@@ -17,7 +17,7 @@ import numpy as np
 from skipnets.classifier import Classifier
 from skipnets.data.appearance import measure_appearance
 from skipnets.data.contents import contents
-from skipnets.data.copies import MOST, find_copies
+from skipnets.data.copies import LEAST_SIDE, MOST, find_copies
 from skipnets.data.listing import counted
 from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
@@ -33,6 +33,7 @@ from skipnets.report.findings import (
     appearance_findings,
     class_findings,
     copy_findings,
+    group_findings,
     size_findings,
     sorted_findings,
 )
@@ -102,9 +103,16 @@ class Audit(Display):
         without = {
             "label-error": self.label_check is None,
             "leak": not self.has_splits,
-            "near-copy": len(self.dataset) > MOST,
+            "divided-group": not self.has_splits or self.dataset.groups is None,
+            "near-copy": len(self.dataset) > MOST or self._tiny == len(self.survey.headers),
+            "blurred": self._tiny == len(self.survey.headers),
         }
         return [kind for kind in KINDS if not without.get(kind, False)]
+
+    @property
+    def _tiny(self) -> int:
+        """How many headers tell of images that are too small to be compared."""
+        return sum(min(header.width, header.height) < LEAST_SIDE for header in self.survey.headers)
 
     @property
     def notes(self) -> list[str]:
@@ -132,6 +140,12 @@ class Audit(Display):
                 )
         if not self.has_splits:
             notes.append("leaks were not looked for: the data have no splits")
+        if self._tiny:
+            all_or_some = "all" if self._tiny == len(self.survey.headers) else f"{self._tiny:,}"
+            notes.append(
+                f"near copies and blur were not looked for in images of less than {LEAST_SIDE} pixels: "
+                f"{all_or_some} of them"
+            )
         if len(self.dataset) > MOST:
             notes.append(f"near copies were not looked for: more than {MOST:,} images")
         return notes
@@ -240,8 +254,8 @@ class Audit(Display):
     def write_manifest(self, path: str | os.PathLike[str], *, drop: Collection[str] = ()) -> None:
         """Write a corrected manifest, which `open_dataset` and training take as it is.
 
-        Columns: path, label, split where the data tell splits, split_group (copies and groups, which stay in
-        one split), given_label, reason (what was found, and what was done about it).
+        Columns: path, label, split where the data tell splits, split_group where there are copies or groups
+        (which stay in one split), given_label, reason (what was found, and what was done about it).
 
         Args:
             path: A .csv file.
@@ -256,7 +270,7 @@ class Audit(Display):
 
 
 def audit(
-    data: str | os.PathLike[str],
+    data: ImageDataset | str | os.PathLike[str],
     model: str | os.PathLike[str] | Classifier | None = None,
     *,
     options: DataOptions | None = None,
@@ -274,7 +288,7 @@ def audit(
     images.
 
     Args:
-        data: A folder, a manifest or a named dataset.
+        data: A folder, a manifest, a named dataset, or an open dataset, whose splits then count as given.
         model: A run folder, a model file, an export, a classifier, or a table of predictions (.parquet, .csv
             or .jsonl with the columns path and "p:CLASS"). Of a run, the predictions in its folder are taken
             (of test images, or out of fold), and the images that it was trained on are not judged.
@@ -297,8 +311,13 @@ def audit(
     """
     check_at_least_1(batch_size=batch_size, workers=workers)
     show = progress or _silent
-    dataset, missing = _open(data, options or DataOptions(), download=download)
-    overview = survey(dataset, os.fspath(data))
+    missing: list[str] = []
+    if isinstance(data, ImageDataset):
+        dataset, name = data, "images in memory" if data.root is None else str(data.root)
+    else:
+        dataset, missing = _open(data, options or DataOptions(), download=download)
+        name = os.fspath(data)
+    overview = survey(dataset, name)
     known = contents(dataset)
     copies = find_copies(dataset, known, lambda done, total: show("looking for copies", done, total))
     dataset = replace(dataset, contents=known, copies=copies)
@@ -310,6 +329,7 @@ def audit(
         *appearance_findings(dataset, seen),
         *size_findings(dataset, headers),
         *copy_findings(dataset),
+        *group_findings(dataset),
         *class_findings(dataset),
     ]
     check = None
@@ -330,7 +350,7 @@ def audit(
         errors, check = _check_labels(dataset, predictions)
         findings += errors
     return Audit(
-        data=os.fspath(data),
+        data=name,
         dataset=dataset,
         survey=overview,
         findings=sorted_findings(findings),
