@@ -52,7 +52,8 @@ _STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 _MOST_CHANNELS = 4096
 # Beyond these, inputs leave the range of the formats that networks compute in.
 _SMALLEST_STD, _LARGEST = 1e-5, 1e4
-_NARROWEST_WINDOW, _LARGEST_VALUE = 1e-6, 1e12
+# A window's least width is against its larger end, as far as float64 tells apart: in SI units 1e-9 is usual.
+_NARROWEST_WINDOW, _LARGEST_VALUE = 1e-13, 1e30
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class Preprocessing:
         return WindowedImage(window_values(values, low, high))
 
     def unwindowed(self, levels: NDArray[np.uint8]) -> NDArray[Any]:
-        """Values that the window shows as these levels, (…, C) or, of one channel, (…): for made-up images."""
+        """Values that the window shows as these levels, (…, C) or (…) of one channel: for made-up images."""
         if self.window is None or isinstance(self.window, str):
             return levels
         low, high = np.array(self.window, dtype=np.float64).T
@@ -365,7 +366,8 @@ def _checked_window(window: Any, channels: int) -> tuple[tuple[float, float], ..
         flat = np.empty(0)
     pairs = flat.reshape(-1, 2) if flat.size in (2, 2 * channels) else np.empty((0, 2))
     sane = np.isfinite(pairs).all() and (abs(pairs) <= _LARGEST_VALUE).all()
-    if not (len(pairs) and sane and (pairs[:, 1] - pairs[:, 0] >= _NARROWEST_WINDOW).all()):
+    narrowest = np.maximum(_NARROWEST_WINDOW * abs(pairs).max(axis=1, initial=0), 1 / _LARGEST_VALUE)
+    if not (len(pairs) and sane and (pairs[:, 1] - pairs[:, 0] >= narrowest).all()):
         each = f", or {channels} such pairs, one a channel" if channels > 1 else ""
         raise UserError(f"window={window}: must be two numbers, the lower one first{each}")
     every = pairs if len(pairs) > 1 else pairs.repeat(channels, 0)
