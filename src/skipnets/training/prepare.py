@@ -34,6 +34,7 @@ from skipnets.training.choice import choose
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
 from skipnets.training.execution import choose_execution
 from skipnets.training.recipes import with_recipe
+from skipnets.training.whitening import whiten_stem
 
 logger = logging.getLogger("skipnets")
 
@@ -115,6 +116,7 @@ def prepare(
         started=started,
     )
     config = with_recipe(config, **{"model": static_model, **chosen.values})
+    config = dataclasses.replace(config, precision=chosen.precision)
     name = config.model or static_model
     seed_everything(config.seed)
     model = create_model(name, weights=config.weights if load_weights else None, **options)
@@ -154,6 +156,8 @@ def prepare(
         shown_channels=reading.shown_channels,
     )
     find_augmentation(config.augmentation or "none", preprocessing.size)
+    if config.whiten_stem and config.weights is None and load_weights:
+        whiten_stem(model, train, preprocessing)
     window = None if preprocessing.window == VOI else preprocessing.window
     resolved: dict[str, Any] = {
         "size": preprocessing.size,
@@ -169,7 +173,6 @@ def prepare(
         "workers": _cores() if config.workers is None else config.workers,
         "epoch_plan": config.epoch_plan
         or (((0, config.epochs),) if chosen.training_ends is not None else ()),
-        "precision": chosen.precision,
         **choose_execution(model, given, config, preprocessing.size),
         "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
     }
