@@ -92,9 +92,9 @@ class Bench:
         self.out = out
         self.core = core
         self.file = out / "results.json"
-        self.results: dict[str, Any] = {"cells": {}, "first epochs": {}}
+        self.results: dict[str, Any] = {"cells": {}, "epoch times": {}}
         if self.file.exists():
-            self.results = json.loads(self.file.read_text())
+            self.results |= json.loads(self.file.read_text())
         self.results["machine"] = {
             "processor": processor(),
             "python": platform.python_version(),
@@ -108,7 +108,7 @@ class Bench:
 
     def forget(self, program: str) -> None:
         """Drop a program's results, so that it is measured anew."""
-        for table in ("cells", "first epochs"):
+        for table in ("cells", "epoch times"):
             kept = {key: cell for key, cell in self.results[table].items() if key.split("|")[0] != program}
             self.results[table] = kept
 
@@ -148,23 +148,22 @@ class Bench:
 
     def measure_peer(self, program: str, name: str, budget: float, seed: int) -> dict[str, Any]:
         """Train a peer for as many epochs as fit."""
-        known = self.results["first epochs"]
-        key = f"{program}|{name}"
+        known, key = self.results["epoch times"], f"{program}|{name}"
         if key not in known:
-            known[key] = self.train_peer(program, name, epochs=1, seed=0)
+            probe = self.train_peer(program, name, epochs=1, seed=0)
+            each = probe["epoch_seconds"]
+            known[key] = {"epoch": each, "rest": probe["processor_seconds"] - each}
             self.save()
-        each = known[key]["epoch_seconds"]
-        rest = known[key]["processor_seconds"] - each
-        epochs, attempts = fitting_epochs(budget, rest, each), 0
-        while True:
-            result = self.train_peer(program, name, epochs=epochs, seed=seed)
-            attempts += 1
-            # An epoch's time by the whole run: the first one is often slower.
-            better = fitting_epochs(budget, rest, (result["processor_seconds"] - rest) / epochs)
+        times = known[key]
+        for attempt in (1, 2):
+            epochs = fitting_epochs(budget, times["rest"], times["epoch"])
+            result = self.train_peer(program, name, epochs=epochs, seed=seed) | {"attempts": attempt}
+            # From now on, an epoch's time is that of a whole run: the first one is often slower.
+            times["epoch"] = (result["processor_seconds"] - times["rest"]) / epochs
             off = abs(result["processor_seconds"] / budget - 1)
-            if attempts == 2 or off <= TOLERANCE or better == epochs:
-                return result | {"attempts": attempts}
-            epochs = better
+            if off <= TOLERANCE or fitting_epochs(budget, times["rest"], times["epoch"]) == epochs:
+                break
+        return result
 
     def train_peer(self, program: str, name: str, *, epochs: int, seed: int) -> dict[str, Any]:
         """Train and test a peer in its environment."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import time
 from types import SimpleNamespace
 
@@ -64,3 +65,9 @@ def test_memory_is_what_the_system_says_of_the_process() -> None:
     meter = Meter(torch.device("cpu"))
     meter.start()
     assert meter.memory == pytest.approx(psutil.Process().memory_info().rss / MIB, rel=0.2)
+
+
+def test_a_meter_can_be_sent_to_the_process_that_starts_it() -> None:
+    meter = pickle.loads(pickle.dumps(Meter(torch.device("cpu"))))
+    meter.start()
+    assert meter.memory > 0

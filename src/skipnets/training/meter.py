@@ -14,18 +14,21 @@ MIB = 2**20
 class Meter:
     """Measures processor time and peak memory between two moments.
 
+    Until it is started it can be sent to another process.
+
     Args:
         device: What trains. Memory is PyTorch's on a GPU, and this process's resident memory otherwise.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._process = psutil.Process()
+        self._process: psutil.Process | None = None
         self._before = 0.0
         self._peak = 0
 
     def start(self) -> None:
         """Measure from now on."""
+        self._process = psutil.Process()
         self._before = processor_seconds()
         self._peak = 0
         if self.device.type == "cuda":
@@ -34,7 +37,7 @@ class Meter:
 
     def sample(self) -> None:
         """Look at the memory; on the CPU, its peak is the largest of these samples."""
-        if self.device.type != "cuda":
+        if self._process is not None and self.device.type != "cuda":
             self._peak = max(self._peak, self._process.memory_info().rss)
 
     @property
