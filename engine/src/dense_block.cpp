@@ -7,6 +7,7 @@
 #include "memory.h"
 #include "threads.h"
 #include "training_kernels.h"
+#include "winograd.h"
 
 namespace skipnets {
 namespace {
@@ -48,36 +49,26 @@ int tile_rows(const Kernels& kernels, Size vectors) { return kernels.rows[std::m
 
 alignas(64) const float kZeros[kWidestPanel * 16] = {};
 
-/// Multiplies `rows` rows, at most a register tile, that start at source[r] and take `runs` runs of `length` floats
-/// (whole vectors) at the offsets, by panels.
-void multiply_tile(const Kernels& kernels, const float* const* source, int rows, const Size* offsets, int runs,
-                   Size length, const Panels& panels, float* const* out, float* packed) {
-    const Size vectors = length / kernels.lanes;
-    for (int run = 0; run < runs; ++run)
-        kernels.pack(packed + run * length * rows, rows, source, offsets[run], vectors);
-    const float* zeros[kMaxRows];
-    std::fill(zeros, zeros + kMaxRows, kZeros);
-    Rows io{zeros, 0, out, 0, nullptr, 0, false};
-    for (Size first = 0; first < panels.vectors; first += kWidestPanel) {
-        const Size channel = first * kernels.lanes;
-        io.out_offset = channel;
-        kernels.multiply[panels.width(first)][rows](packed, panels.data + channel * panels.depth, panels.depth, io);
-    }
-}
-
 /// Padded out = a · panels for neighboring rows.
 void multiply(const Kernels& kernels, const ConstMatrix& a, Size rows, const Panels& panels, const Matrix& out,
               float* packed) {
-    const Size tiles = ceil_div(rows, tile_rows(kernels, panels.vectors)), none = 0;
-    const float* source[kMaxRows];
+    const Size tiles = ceil_div(rows, tile_rows(kernels, panels.vectors));
+    const float *source[kMaxRows], *zeros[kMaxRows];
     float* target[kMaxRows];
+    std::fill(zeros, zeros + kMaxRows, kZeros);
+    Rows io{zeros, 0, target, 0, nullptr, 0, false};
     for (Size tile = 0; tile < tiles; ++tile) {
         const Range range = share(rows, tiles, tile);
         for (Size r = range.begin; r < range.end; ++r) {
             source[r - range.begin] = a.data + r * a.stride;
             target[r - range.begin] = out.data + r * out.stride;
         }
-        multiply_tile(kernels, source, int(range.size()), &none, 1, panels.depth, panels, target, packed);
+        kernels.pack(packed, int(range.size()), source, 0, ceil_div(panels.depth, kernels.lanes));
+        for (Size first = 0; first < panels.vectors; first += kWidestPanel) {
+            io.out_offset = first * kernels.lanes;
+            kernels.multiply[panels.width(first)][range.size()](packed, panels.data + io.out_offset * panels.depth,
+                                                                panels.depth, io);
+        }
     }
 }
 
@@ -148,13 +139,22 @@ struct GradientSums {
     }
 };
 
+/// 3×3 convolutions take Winograd's algorithm F(2×2, 3×3): tiles of 2×2 pixels, whose 16 elements are products of
+/// their own.
+constexpr int kTile = 2, kElements = 16;
+
+// Between the elements of transformed tiles, in floats, so that those of one tile lie on different places of the cache.
+constexpr Size kElementGap = 16;
+
+Size whole_tiles(Size side) { return ceil_div(side, kTile) * kTile; }
+
 /// The strips into which images are cut for 3×3 convolutions: some lines of one image.
 struct Strips {
-    Size lines, each_image, total;
+    Size width, lines, each_image, total;  // of a strip's map with its border; lines of a strip without it
 
-    Strips(const DenseBlockShape& shape, int vector_lanes) {
-        const Size line = (shape.width + 2) * padded(shape.bottleneck, vector_lanes);
-        lines = std::clamp<Size>(kScratchFloats / line - 2, 1, shape.height);
+    Strips(const DenseBlockShape& shape, int lanes) : width(whole_tiles(shape.width) + 2) {
+        const Size fitting = kScratchFloats / (width * padded(shape.bottleneck, lanes)) - 2;
+        lines = std::clamp<Size>(fitting / kTile * kTile, kTile, whole_tiles(shape.height));
         each_image = ceil_div(shape.height, lines);
         total = shape.images * each_image;
     }
@@ -170,7 +170,7 @@ struct Strip {
 struct Scratch {
     float *left, *right;      // chunks of rows or a strip of a map with its border, of bottlenecks or features
     float *map;               // a strip of a map of k channels with its border
-    float *product, *packed;
+    float *product, *packed, *elements;
     float *first, *second;    // a number a channel
     Norm norm;
 };
@@ -193,16 +193,17 @@ public:
         chunk_ = std::clamp<Size>(kScratchFloats / wide_, 2 * kMaxRows, 8 * kMaxRows);
         partials_.resize(shares_);
         scratches_.resize(shares_);
-        const Size strip = (strips_.lines + 2) * (shape_.width + 2);
+        const Size strip = (strips_.lines + 2) * strips_.width;
         const Size pixels = std::max(chunk_, strips_.lines * shape_.width);
         for (Scratch& scratch : scratches_) {
             scratch.left = arena_.floats(std::max(chunk_ * wide_, strip * narrow_));
             scratch.right = arena_.floats(chunk_ * narrow_);
             scratch.map = arena_.floats(strip * grown_);
             scratch.product = arena_.floats(std::max(chunk_ * wide_, pixels * narrow_));
-            const Size depth = std::max(ceil_div(widest, lanes) * lanes,
-                                        9 * std::max(whole(shape_.bottleneck), whole(shape_.growth)));
-            scratch.packed = arena_.floats(depth * kMaxRows);
+            const Size deepest = std::max(whole(shape_.bottleneck), whole(shape_.growth));
+            scratch.packed = arena_.floats(std::max(whole(widest) * kMaxRows,
+                                                    kElements * (deepest * kMaxRows + kElementGap)));
+            scratch.elements = arena_.floats(kElements * kMaxRows * kWidestPanel * lanes);
             scratch.first = arena_.floats(wide_);
             scratch.second = arena_.floats(wide_);
         }
@@ -238,24 +239,24 @@ protected:
     void for_strips(int part, Work work) {
         const Range mine = share(strips_.total, shares_, part);
         for (Size strip = mine.begin; strip < mine.end; ++strip) {
-            const Range lines = share(shape_.height, strips_.each_image, strip % strips_.each_image);
-            work(Strip{strip / strips_.each_image, lines.begin, lines.end});
+            const Size first = strip % strips_.each_image * strips_.lines;
+            work(Strip{strip / strips_.each_image, first, std::min(first + strips_.lines, shape_.height)});
         }
     }
 
-    /// relu(norm) of some lines of an image and of one line above and below, with zeros around the image; or
+    /// relu(norm) of a strip and of the lines above and below that its tiles read, with zeros around the image; or
     /// gradient + x · slope + offset where there is a gradient.
     void fill_map(float* map, Size stride, const Strip& strip, const float* x, Size x_stride, Size channels,
                   const float* scale_or_slope, const float* shift_or_offset, const float* gradient = nullptr) {
-        const Size line = (shape_.width + 2) * stride;
-        for (Size y = strip.begin - 1; y <= strip.end; ++y) {
+        const Size line = strips_.width * stride;
+        for (Size y = strip.begin - 1; y <= strip.begin + whole_tiles(strip.lines()); ++y) {
             float* to = map + (y - strip.begin + 1) * line;
             if (y < 0 || y >= shape_.height) {
                 std::memset(to, 0, line * sizeof(float));
                 continue;
             }
             std::memset(to, 0, stride * sizeof(float));
-            std::memset(to + line - stride, 0, stride * sizeof(float));
+            std::memset(to + (shape_.width + 1) * stride, 0, (strips_.width - shape_.width - 1) * stride * sizeof(float));
             const Size offset = ((strip.image * shape_.height + y) * shape_.width) * x_stride;
             const Matrix inside{to + stride, stride};
             if (gradient == nullptr)
@@ -269,21 +270,58 @@ protected:
 
     /// A 3×3 convolution of a strip with its border: padded out, a row for each pixel.
     void convolve(const float* map, Size stride, Size channels, const Strip& strip, const Panels& panels,
-                  const Matrix& out, float* packed) {
-        const Size line = (shape_.width + 2) * stride, pixels = strip.lines() * shape_.width;
-        Size offsets[9];
-        for (int tap = 0; tap < 9; ++tap) offsets[tap] = (tap / 3) * line + (tap % 3) * stride;
-        const Size tiles = ceil_div(pixels, tile_rows(kernels_, panels.vectors));
-        const float* source[kMaxRows];
-        float* target[kMaxRows];
-        for (Size tile = 0; tile < tiles; ++tile) {
-            const Range range = share(pixels, tiles, tile);
-            for (Size pixel = range.begin; pixel < range.end; ++pixel) {
-                source[pixel - range.begin] = map + pixel / shape_.width * line + pixel % shape_.width * stride;
-                target[pixel - range.begin] = out.data + pixel * out.stride;
+                  const Matrix& out, Scratch& scratch) {
+        const Size line = strips_.width * stride, lanes = kernels_.lanes, vectors = ceil_div(channels, lanes);
+        const Size across = ceil_div(shape_.width, kTile), tiles = across * ceil_div(strip.lines(), kTile);
+        const Size groups = ceil_div(tiles, tile_rows(kernels_, panels.vectors));
+        const float* zeros[kMaxRows];
+        std::fill(zeros, zeros + kMaxRows, kZeros);
+        for (Size group = 0; group < groups; ++group) {
+            const Range range = share(tiles, groups, group);
+            const int rows = int(range.size());
+            const Size element = vectors * rows * lanes + kElementGap;
+            for (int r = 0; r < rows; ++r) {
+                const Size tile = range.begin + r;
+                const float* source[kTile + 2];
+                for (int i = 0; i < kTile + 2; ++i)
+                    source[i] = map + (tile / across * kTile + i) * line + tile % across * kTile * stride;
+                kernels_.winograd_input[0](scratch.packed + r * lanes, element, rows * lanes, source, stride, vectors);
             }
-            multiply_tile(kernels_, source, int(range.size()), offsets, 9, whole(channels), panels, target, packed);
+            for (Size first = 0; first < panels.vectors; first += kWidestPanel) {
+                const Size width = panels.width(first) * lanes, channel = first * lanes;
+                float* row[kMaxRows];
+                for (int r = 0; r < rows; ++r) row[r] = scratch.elements + r * width;
+                Rows io{zeros, 0, row, 0, nullptr, 0, false};
+                for (int e = 0; e < kElements; ++e) {
+                    io.out_offset = e * rows * width;
+                    kernels_.multiply[panels.width(first)][rows](
+                        scratch.packed + e * element, panels.data + channel * panels.depth + e * channels * width,
+                        channels, io);
+                }
+                for (int r = 0; r < rows; ++r) {
+                    const Size y = (range.begin + r) / across * kTile, x = (range.begin + r) % across * kTile;
+                    float* target[kTile];
+                    for (int i = 0; i < kTile; ++i)
+                        target[i] = out.data + ((y + i) * shape_.width + x) * out.stride + channel;
+                    kernels_.winograd_output[0](row[r], rows * width, panels.width(first), target, out.stride,
+                                                int(std::min<Size>(kTile, strip.lines() - y)),
+                                                int(std::min<Size>(kTile, shape_.width - x)), kZeros, nullptr, 0,
+                                                false);
+                }
+            }
         }
+    }
+
+    /// Memory for the transformed filters of a 3×3 convolution.
+    Panels make_filters(Size channels, Size outputs) { return make_panels(kElements * channels, outputs); }
+
+    /// The transformed filter between two channels.
+    void put_filter(const Panels& panels, Size channels, Size channel, Size output, const float* filter) {
+        double transformed[kElements];
+        transform_filter(kFilter2, filter, transformed);
+        float* to = &panels.at(channel, output);
+        const Size step = channels * panels.width(output / panels.lanes / kWidestPanel * kWidestPanel) * panels.lanes;
+        for (int e = 0; e < kElements; ++e) to[e * step] = float(transformed[e]);
     }
 
     Size first_row(const Strip& strip) const { return (strip.image * shape_.height + strip.begin) * shape_.width; }
@@ -306,13 +344,16 @@ protected:
         });
     }
 
-    Panels pack_weight1(Size layer) {
+    Panels make_weight1(Size layer) { return make_panels(shape_.seen(layer), shape_.bottleneck); }
+
+    void pack_weight1(Size layer, const Panels& panels) {
         const Size seen = shape_.seen(layer);
-        Panels panels = make_panels(whole(seen), shape_.bottleneck);
         const float* weight = block_.layers[layer].weight1;
-        for (Size o = 0; o < shape_.bottleneck; ++o)
-            for (Size c = 0; c < seen; ++c) panels.at(c, o) = weight[o * seen + c];
-        return panels;
+        for (Size o = 0; o < shape_.bottleneck; ++o) {
+            float* to = &panels.at(0, o);
+            const Size width = panels.width(o / panels.lanes / kWidestPanel * kWidestPanel) * panels.lanes;
+            for (Size c = 0; c < seen; ++c) to[c * width] = weight[o * seen + c];
+        }
     }
 
     const DenseBlock& block_;
@@ -333,22 +374,19 @@ public:
 
     void run() {
         for (Size layer = 0; layer < shape_.layers; ++layer) {
-            weights1_.push_back(pack_weight1(layer));
-            weights2_.push_back(pack_weight2(layer));
+            weights1_.push_back(make_weight1(layer));
+            weights2_.push_back(make_filters(shape_.bottleneck, shape_.growth));
         }
         run_team(shares_, [this](Team& team, int member) { work(team, member); });
     }
 
 private:
-    Panels pack_weight2(Size layer) {
-        const Size depth = whole(shape_.bottleneck);
-        Panels panels = make_panels(9 * depth, shape_.growth);
+    void pack(Size layer) {
+        pack_weight1(layer, weights1_[layer]);
         const float* weight = block_.layers[layer].weight2;
         for (Size o = 0; o < shape_.growth; ++o)
             for (Size c = 0; c < shape_.bottleneck; ++c)
-                for (Size tap = 0; tap < 9; ++tap)
-                    panels.at(tap * depth + c, o) = weight[(o * shape_.bottleneck + c) * 9 + tap];
-        return panels;
+                put_filter(weights2_[layer], shape_.bottleneck, c, o, weight + (o * shape_.bottleneck + c) * 9);
     }
 
     void work(Team& team, int member) {
@@ -356,6 +394,7 @@ private:
         std::vector<float> mean(shape_.channels()), variance(shape_.channels());
         std::vector<float> mean2(shape_.bottleneck), variance2(shape_.bottleneck);
         Norm norm;
+        for (Size layer = member; layer < shape_.layers; layer += team.size()) pack(layer);
         for_shares(team, member, [&](int part) { measure_input(part); });
         team.wait();
         merge(mean.data(), variance.data(), shape_.input_channels);
@@ -403,7 +442,7 @@ private:
             fill_map(scratch.left, narrow_, strip, block_.bottlenecks[layer], bottleneck, bottleneck,
                      norm.scale.data(), norm.shift.data());
             const Matrix grown{scratch.product, grown_};
-            convolve(scratch.left, narrow_, bottleneck, strip, weights2_[layer], grown, scratch.packed);
+            convolve(scratch.left, narrow_, bottleneck, strip, weights2_[layer], grown, scratch);
             const Size first = first_row(strip), rows = strip.lines() * shape_.width;
             training_.copy_with_statistics({block_.features + first * channels + shape_.seen(layer), channels}, grown,
                                            rows, shape_.growth, scratch.first, scratch.second);
@@ -437,9 +476,9 @@ public:
         : Pass(block, kernels, threads), recompute_(recompute), gradient_(gradient), masked_(masked),
           gradients_(gradients), input_gradient_(input_gradient) {
         for (Size layer = 0; layer < shape_.layers; ++layer) {
-            if (recompute) forward1_.push_back(pack_weight1(layer));
-            weights1_.push_back(pack_weight1_backward(layer));
-            weights2_.push_back(pack_weight2_backward(layer));
+            if (recompute) forward1_.push_back(make_weight1(layer));
+            weights1_.push_back(make_panels(shape_.bottleneck, shape_.seen(layer)));
+            weights2_.push_back(make_filters(shape_.growth, shape_.bottleneck));
         }
         for (Partial& partial : partials_) {
             partial.weight1 = arena_.floats(shape_.bottleneck * wide_);
@@ -460,24 +499,23 @@ private:
         Norm norm;
     };
 
-    Panels pack_weight1_backward(Size layer) {
-        const Size seen = shape_.seen(layer);
-        Panels panels = make_panels(whole(shape_.bottleneck), seen);
-        const float* weight = block_.layers[layer].weight1;
-        for (Size o = 0; o < shape_.bottleneck; ++o)
-            for (Size c = 0; c < seen; ++c) panels.at(o, c) = weight[o * seen + c];
-        return panels;
-    }
-
-    Panels pack_weight2_backward(Size layer) {
-        const Size depth = whole(shape_.growth);
-        Panels panels = make_panels(9 * depth, shape_.bottleneck);
-        const float* weight = block_.layers[layer].weight2;
+    void pack(Size layer) {
+        const Size seen = shape_.seen(layer), bottleneck = shape_.bottleneck;
+        const LayerParameters& given = block_.layers[layer];
+        if (recompute_) pack_weight1(layer, forward1_[layer]);
+        for (Size c = 0; c < seen; ++c) {
+            const Panels& panels = weights1_[layer];
+            float* to = &panels.at(0, c);
+            const Size width = panels.width(c / panels.lanes / kWidestPanel * kWidestPanel) * panels.lanes;
+            for (Size o = 0; o < bottleneck; ++o) to[o * width] = given.weight1[o * seen + c];
+        }
         for (Size o = 0; o < shape_.growth; ++o)
-            for (Size c = 0; c < shape_.bottleneck; ++c)
-                for (Size tap = 0; tap < 9; ++tap)
-                    panels.at((8 - tap) * depth + o, c) = weight[(o * shape_.bottleneck + c) * 9 + tap];
-        return panels;
+            for (Size c = 0; c < bottleneck; ++c) {
+                float turned[9];
+                std::reverse_copy(given.weight2 + (o * bottleneck + c) * 9, given.weight2 + (o * bottleneck + c + 1) * 9,
+                                  turned);
+                put_filter(weights2_[layer], shape_.growth, o, c, turned);
+            }
     }
 
     void work(Team& team, int member) {
@@ -485,6 +523,8 @@ private:
         const Size channels = shape_.channels();
         state.mean_term.assign(channels, 0.0), state.projection.assign(channels, 0.0);
         state.slope.resize(channels), state.offset.resize(channels);
+        for (Size layer = member; layer < shape_.layers; layer += team.size()) pack(layer);
+        team.wait();
         for (Size layer = shape_.layers - 1; layer >= 0; --layer) back_through(layer, state, team, member);
         if (input_gradient_ == nullptr) return;
         set_line(state, 0, shape_.input_channels);
@@ -555,14 +595,15 @@ private:
                      norm.scale.data(), norm.shift.data());
             fill_map(scratch.map, grown_, strip, block_.features + seen, channels, growth, state.slope.data() + seen,
                      state.offset.data() + seen, gradient_ + seen);
-            const Size wide_line = (width + 2) * narrow_, line = (width + 2) * grown_;
+            const Size wide_line = strips_.width * narrow_, line = strips_.width * grown_;
+            const Size behind = strips_.width - width;  // pixels between two lines of the strip
             for (int tap = 0; tap < 9; ++tap)
-                multiply_transposed(kernels_, {scratch.map + line + grown_, grown_}, 2 * grown_, growth,
-                                    {scratch.left + (tap / 3) * wide_line + (tap % 3) * narrow_, narrow_}, 2 * narrow_,
+                multiply_transposed(kernels_, {scratch.map + line + grown_, grown_}, behind * grown_, growth,
+                                    {scratch.left + (tap / 3) * wide_line + (tap % 3) * narrow_, narrow_}, behind * narrow_,
                                     bottleneck, {strip.lines(), width},
                                     {partial.weight2 + tap * growth * narrow_, narrow_});
             const Matrix product{scratch.product, narrow_};
-            convolve(scratch.map, grown_, growth, strip, weights2_[layer], product, scratch.packed);
+            convolve(scratch.map, grown_, growth, strip, weights2_[layer], product, scratch);
             const Size offset = first_row(strip) * bottleneck;
             training_.mask({masked_ + offset, bottleneck}, product, {block_.bottlenecks[layer] + offset, bottleneck},
                            strip.lines() * width, bottleneck, norm.scale.data(), norm.shift.data(), norm.mean.data(),

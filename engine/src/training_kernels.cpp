@@ -38,6 +38,11 @@ struct Part {
     void write(float* p, Vector x) const { store_part(p, x, n); }
 };
 
+template <int N>
+struct Count {
+    constexpr int operator()() const { return N; }
+};
+
 // Calls work(first column, Whole or Part) for each vector of `columns`.
 template <class Work>
 inline void for_vectors(Size columns, Work work) {
@@ -107,44 +112,81 @@ void combine(const Matrix& out, const ConstMatrix& a, const ConstMatrix& b, Size
     }
 }
 
+// Some neighboring vectors of each row, one row after another: lines of the cache that lie together are read together,
+// and what is summed stays in registers.
+constexpr int kTogether = 4;
+
+template <int N, class Part>
+inline void copy_columns(const Matrix& out, const ConstMatrix& x, Size rows, Size c, Part part, float* mean,
+                         float* squares) {
+    Vector sum[N]{}, deviations[N]{}, average[N];
+    for (Size r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) {
+            const Vector value = part.read(x.data + r * x.stride + c + v * L);
+            sum[v] += value;
+            if (out.data) part.write(out.data + r * out.stride + c + v * L, value);
+        }
+    for (int v = 0; v < N; ++v) average[v] = sum[v] / float(rows);
+    for (Size r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) {
+            const Vector deviation = part.read(x.data + r * x.stride + c + v * L) - average[v];
+            deviations[v] += deviation * deviation;
+        }
+    for (int v = 0; v < N; ++v) {
+        part.write(mean + c + v * L, average[v]);
+        part.write(squares + c + v * L, deviations[v]);
+    }
+}
+
 void copy_with_statistics(const Matrix& out, const ConstMatrix& x, Size rows, Size columns, float* mean,
                           float* squares) {
-    for_vectors(columns, [&](Size c, auto part) {
-        Vector sum{}, deviations{};
-        for (Size r = 0; r < rows; ++r) {
-            const Vector value = part.read(x.data + r * x.stride + c);
-            sum += value;
-            if (out.data) part.write(out.data + r * out.stride + c, value);
+    Size c = 0;
+    for (; c + kTogether * L <= columns; c += kTogether * L)
+        copy_columns<kTogether>(out, x, rows, c, Whole{}, mean, squares);
+    for (; c + L <= columns; c += L) copy_columns<1>(out, x, rows, c, Whole{}, mean, squares);
+    if (c < columns) copy_columns<1>(out, x, rows, c, Part{columns - c}, mean, squares);
+}
+
+template <bool Adds, int N, class Part>
+inline void mask_columns(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, Size rows, Size c,
+                         Part part, const float* scale, const float* shift, const float* mean, float* sum,
+                         float* product) {
+    Vector s[N], t[N], center[N], total[N]{}, products[N]{};
+    for (int v = 0; v < N; ++v) {
+        s[v] = part.read(scale + c + v * L);
+        t[v] = part.read(shift + c + v * L);
+        center[v] = part.read(mean + c + v * L);
+    }
+    for (Size r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) {
+            const Vector value = part.read(x.data + r * x.stride + c + v * L);
+            const Vector given = load(gradient.data + r * gradient.stride + c + v * L);
+            // As PyTorch: where the norm's output is NaN the gradient passes.
+            const Vector passed = value * s[v] + t[v] <= 0 ? Vector{} : given;
+            total[v] += passed;
+            products[v] += passed * (value - center[v]);
+            float* p = out.data + r * out.stride + c + v * L;
+            part.write(p, Adds ? part.read(p) + s[v] * passed : passed);
         }
-        const Vector average = sum / float(rows);
-        for (Size r = 0; r < rows; ++r) {
-            const Vector deviation = part.read(x.data + r * x.stride + c) - average;
-            deviations += deviation * deviation;
-        }
-        part.write(mean + c, average);
-        part.write(squares + c, deviations);
-    });
+    for (int v = 0; v < N; ++v) {
+        part.write(sum + c + v * L, total[v]);
+        part.write(product + c + v * L, products[v]);
+    }
 }
 
 template <bool Adds>
 void mask(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, Size rows, Size columns,
           const float* scale, const float* shift, const float* mean, float* sum, float* product) {
-    for_vectors(columns, [&](Size c, auto part) {
-        const Vector s = part.read(scale + c), t = part.read(shift + c), center = part.read(mean + c);
-        Vector total{}, products{};
-        for (Size r = 0; r < rows; ++r) {
-            const Vector value = part.read(x.data + r * x.stride + c);
-            const Vector given = load(gradient.data + r * gradient.stride + c);
-            // As PyTorch: where the norm's output is NaN the gradient passes.
-            const Vector passed = value * s + t <= 0 ? Vector{} : given;
-            total += passed;
-            products += passed * (value - center);
-            float* p = out.data + r * out.stride + c;
-            part.write(p, Adds ? part.read(p) + s * passed : passed);
-        }
-        part.write(sum + c, total);
-        part.write(product + c, products);
-    });
+    const auto some = [&](auto count, Size c, auto part) {
+        mask_columns<Adds, count()>(out, gradient, x, rows, c, part, scale, shift, mean, sum, product);
+    };
+    Size c = 0;
+    for (; c + kTogether * L <= columns; c += kTogether * L) some(Count<kTogether>{}, c, Whole{});
+    for (; c + L <= columns; c += L) some(Count<1>{}, c, Whole{});
+    if (c < columns) some(Count<1>{}, c, Part{columns - c});
 }
 
 constexpr TrainingKernels make_table() {

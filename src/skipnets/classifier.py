@@ -8,7 +8,7 @@ Shapes: N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
+    from skipnets.data.decoding import Source
     from skipnets.inputs import Images
     from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
@@ -290,8 +291,28 @@ class Classifier(Display):
         workers: int | None = None,
     ) -> Iterator[Prediction]:
         """Like `predict`, one prediction at a time: only a few batches of images are in memory."""
+        return self.predict_named(
+            named_sources(inputs, self.preprocessing), top_k, batch_size=batch_size, workers=workers
+        )
+
+    def predict_named(
+        self,
+        sources: Iterable[tuple[str, Source]],
+        top_k: int = 1,
+        *,
+        batch_size: int = 32,
+        workers: int | None = None,
+    ) -> Iterator[Prediction]:
+        """Like `predict_iter`, for images that have names already; they are taken as they are needed.
+
+        Args:
+            sources: Names, which become the `source` of the predictions, with what `open_image` takes.
+            top_k: As of `predict`.
+            batch_size: As of `predict`.
+            workers: As of `predict`.
+        """
         check_at_least_1(top_k=top_k)
-        return self._predictions(self._batches(inputs, batch_size, workers), top_k)
+        return self._predictions(self._named_batches(sources, batch_size, workers), top_k)
 
     def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
         """Convert images to the network's input, (N, C, H, W): float32, or uint8 if the graph normalizes.
@@ -466,10 +487,15 @@ class Classifier(Display):
                 )
 
     def _batches(self, inputs: Images, batch_size: int, workers: int | None) -> Iterator[ImageBatch]:
+        return self._named_batches(named_sources(inputs, self.preprocessing), batch_size, workers)
+
+    def _named_batches(
+        self, sources: Iterable[tuple[str, Source]], batch_size: int, workers: int | None
+    ) -> Iterator[ImageBatch]:
         """Read images in threads, two batches ahead."""
         check_at_least_1(batch_size=batch_size, workers=workers)
         return evaluation_batches(
-            named_sources(inputs, self.preprocessing),
+            sources,
             self.preprocessing,
             batch_size=batch_size,
             workers=min(os.cpu_count() or 1, 8) if workers is None else workers,

@@ -32,6 +32,8 @@ EXTRAS = {
     "report": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe"),
     "tune": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe", "optuna"),
     "heic": ("pillow_heif",),
+    "remote": ("fsspec",),
+    "ray": ("ray",),
     "medical": ("nibabel", "pydicom"),
     "science": ("tifffile",),
     "serve": ("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Result
 from tests.helpers.flawed import FOUND, write_flawed, write_predictions
+from tests.helpers.runs import write_images
 
 Run = Callable[..., Result]
 
@@ -72,6 +73,19 @@ def test_training_starts_from_the_manifest(pets: Path, run: Run) -> None:
     )
     assert result.status == 0, result.err
     assert Path("run/model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_in_folds_judges_every_label(tmp_path: Path, run: Run) -> None:
+    data = write_images(tmp_path / "data", ("cat", "dog"), 12)
+    result = run(
+        *("train", data, "--folds", 2, "--out", tmp_path / "run", "--model", "resnet20", "--epochs", 1),
+        *("--batch-size", 8, "--size", 16, "--workers", 0, "--accelerator", "cpu"),
+    )
+    assert result.status in (0, 1), result.err
+    found = json.loads(run("audit", data, tmp_path / "run", "--output", tmp_path / "a.html", "--json").out)
+    assert found["label_check"]["trained_on"] == 0
+    assert found["label_check"]["images"] == found["images"] - found["findings"]["unreadable"]
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,35 @@ def test_json_names_the_predictions_and_what_was_written(
     assert json.loads(run(*words).out) == {**found, "written": []}
 
 
+def test_a_folder_as_output_is_filled_and_gone_on_with(
+    trained: Path, photos: Path, tmp_path: Path, run
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 not an image")
+    out = tmp_path / "out"
+    first = run("predict", trained, photos, tmp_path / "broken.jpg", "--output", out, "--shard", "1/2")
+    assert first.out == f"{out}\n"
+    other = run("predict", trained, photos, tmp_path / "broken.jpg", "--output", out, "--shard", "2/2")
+    assert sorted([first.status, other.status]) == [0, 1]
+    assert "broken.jpg" in first.err + other.err
+    paths = [path for file in out.glob("*.parquet") for path in pq.read_table(file)["path"].to_pylist()]
+    assert sorted(paths) == sorted([str(tmp_path / "broken.jpg"), *map(str, photos.rglob("*.png"))])
+    again = run("predict", trained, photos, "--output", out, "--shard", "1/2", "--json")
+    assert json.loads(again.out) == {"rows": 0, "failed": 0, "skipped": 0, "written": []}
+
+
+def test_options_of_folders_need_one(trained: Path, photos: Path, tmp_path: Path, run) -> None:
+    for words, said in (
+        (["--shard", "1/2"], "--shard=1/2: needs --output with a folder"),
+        (["--engine", "ray", "--output", tmp_path / "a.csv"], "--engine=ray: needs --output with a folder"),
+        (["--page", "2", "--output", tmp_path / "out"], "--page=2: must not be given with a folder"),
+        (["--shard", "3/2", "--output", tmp_path / "out"], "--shard=3/2: must be like 3/16"),
+        (["--engine", "ray", "--shard", "1/2", "--output", tmp_path / "out"], "--shard=1/2: --engine=ray"),
+    ):
+        result = run("predict", trained, photos, *words)
+        assert (result.status, result.out) == (2, "")
+        assert said in result.err
+
+
 def test_a_page_and_a_limit_hold_for_every_image(trained: Path, photos: Path, tmp_path: Path, run) -> None:
     bright, dark = (Image.open(photos / f"{name}/00.png") for name in ("bright side", "dark"))
     dark.save(tmp_path / "two.tif", save_all=True, append_images=[bright])

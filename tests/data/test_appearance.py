@@ -116,3 +116,20 @@ def test_blurred_real_images_are_less_than_half_as_sharp() -> None:
     bound = np.median(sharp) / 2
     assert (np.array(blurred) < bound).mean() > 0.95
     assert (sharp < bound).mean() < 0.02
+
+
+def test_more_than_8_bits_are_stretched_and_of_bands_three_are_shown(tmp_path: Path) -> None:
+    gray = np.asarray(scene(0).convert("L")).astype(np.float32)
+    for name, array in (("a", gray / 1000 - 3), ("b", gray.astype(np.uint16) * 16)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "0.npy", array)
+    deep = find_dataset(tmp_path, fractions=None)
+    small = [np.asarray(open_small(deep, index, 64).convert("L")).astype(float) for index in range(2)]
+    np.testing.assert_allclose(small[0], small[1], atol=2)
+    assert np.ptp(small[0]) > 150
+    assert not [each for each in measure_appearance(deep) if isinstance(each, ImageDecodeError)]
+    for name in "ab":
+        np.save(tmp_path / name / "0.npy", np.random.default_rng(0).random((40, 50, 5)))
+    bands = find_dataset(tmp_path, fractions=None)
+    assert open_small(bands, 0, 32).mode == "RGB"
+    assert open_small(bands, 0, 32).size == (32, 26)

@@ -7,17 +7,22 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from tests.helpers.images import animated_webp
+from tests.helpers.medical import dicom_file
 from tests.helpers.serving import wait_until
 
 from skipnets.data.decoding import ImageDecodeError, decoding_bytes, open_image
 from skipnets.data.pixel_budget import AbandonedError, PixelBudget, webp_canvas
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 
 # Decodes each file and prints its name, the peak that was estimated and the one that was measured.
@@ -178,3 +183,46 @@ def test_what_never_fits_is_refused() -> None:
         pass
     with pytest.raises(UserError, match="limit=0: must be above 0"):
         PixelBudget(0)
+
+
+SIDE = 300
+DEEP = np.random.default_rng(0).integers(0, 4096, (SIDE, SIDE), dtype=np.uint16)
+SCALED = {"bits": 12, "RescaleSlope": 2, "RescaleIntercept": -1024}
+
+
+def _npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def _tiff(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, photometric="rgb")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "channels", "window"),
+    [
+        (dicom_file(DEEP, bits=12), 1, (0, 4095)),
+        (dicom_file(DEEP, **SCALED, PixelPaddingValue=0), 1, (0, 4095)),
+        (dicom_file(DEEP, **SCALED, WindowCenter=40, WindowWidth=400), 1, "voi"),
+        (dicom_file(DEEP, **SCALED, PixelPaddingValue=0, WindowCenter=40, WindowWidth=400), 1, "voi"),
+        (nibabel.Nifti1Image(DEEP.astype(np.int16)[:, :, None], np.eye(4)).to_bytes(), 1, (0, 4095)),
+        (_tiff(np.stack([DEEP] * 3, 2)), 3, (0, 4095)),
+        (_tiff(np.stack([DEEP] * 3, 2)), 1, (0, 4095)),
+        (_npy(np.zeros((SIDE, SIDE, 5))), 5, (0, 1)),
+        (_npy(np.zeros((SIDE, SIDE), np.float32)), 1, (0, 1)),
+        (_npy(np.zeros((SIDE, SIDE, 6), np.uint8)), 6, (0, 1)),
+    ],
+)
+def test_windowing_takes_no_more_than_its_estimate(data: bytes, channels: int, window: object) -> None:
+    preprocessing = Preprocessing(32, channels=channels, window=window, bits=16)
+    preprocessing.pixels(data)  # what is imported does not count
+    estimate = decoding_bytes(io.BytesIO(data), windowed=True)
+    tracemalloc.start()
+    preprocessing.pixels(preprocessing.open(data))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak / 1.1 - 60_000 < estimate < 8 * peak

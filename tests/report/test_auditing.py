@@ -6,10 +6,12 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.helpers.flawed import FOUND, scene, write_flawed, write_predictions
 
 from skipnets.data.options import DataOptions
+from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.report import Audit, audit
 from skipnets.report.findings import KINDS
@@ -25,7 +27,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Audit:
 
 def test_counts(checked: Audit) -> None:
     told = checked.to_dict()
-    assert told["findings"] == {kind: len(FOUND.get(kind, "ab")) for kind in KINDS}
+    assert told["findings"] == {kind: len(FOUND.get(kind, ())) for kind in KINDS} | {"label-error": 2}
     assert told["images"] == len(checked.dataset) == 61
     assert told["splits"] == {"train": 41, "test": 20}
     names = {
@@ -145,3 +147,18 @@ def test_wrong_input_is_one_line(tmp_path: Path) -> None:
         audit(tmp_path / "nowhere")
     with pytest.raises(UserError, match="workers=0: must be at least 1"):
         audit("digits", workers=0)
+
+
+def test_an_open_dataset() -> None:
+    pixels = np.stack([np.asarray(scene(seed)) for seed in (0, 1, 2, 3, 4, 5, 6, 0)])
+    dataset = ImageDataset(
+        classes=("a", "b"),
+        names=[str(index) for index in range(8)],
+        labels=np.repeat([0, 1], 4),
+        splits=np.array(["train", "test"] * 4),
+        images=pixels,
+    )
+    found = audit(dataset)
+    assert found.data == "images in memory"
+    [leak] = found.findings["leak"]
+    assert (leak.name, leak.detail) == ("0", "equal byte by byte; train and test")

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from tests.helpers.flawed import FOUND, scene, write_flawed
 
-from skipnets.data.sources import ImageDataset
+from skipnets.data.options import DataOptions
+from skipnets.data.sources import ImageDataset, check_groups, find_with_own_splits
 from skipnets.report import Audit, audit
 from skipnets.report.findings import KINDS, actions, copy_groups, merged_spellings
 
@@ -115,3 +116,40 @@ def test_many_equal_files_take_no_time(tmp_path: Path) -> None:
     found = audit(tmp_path).findings
     assert len(found["exact-copy"]) == 299
     assert len(found["blank"]) == 300
+
+
+def test_groups_across_given_splits(tmp_path: Path) -> None:
+    """Patient 0 is in train and test, 1 in train and val, 2 in train alone."""
+    places = {"train": (0, 0, 1, 2, 2), "val": (1, 3), "test": (0, 4)}
+    for split, patients in places.items():
+        (tmp_path / split / "a").mkdir(parents=True)
+        for number, patient in enumerate(patients):
+            seed = len(list(tmp_path.rglob("*.png")))
+            scene(seed).save(tmp_path / split / "a" / f"p{patient}_{number}.png")
+    found = audit(tmp_path, options=DataOptions(group_pattern=r"p\d"))
+    told = {finding.name: (finding.detail, finding.action) for finding in found.findings["divided-group"]}
+    assert told == {
+        "train/a/p0_0.png": ("p0; train and test", "left out"),
+        "train/a/p0_1.png": ("p0; train and test", "left out"),
+        "train/a/p1_2.png": ("p1; train and val", "left out"),
+    }
+    assert not audit(tmp_path).findings["divided-group"]
+    found.write_manifest(tmp_path / "clean.csv")
+    cleaned = find_with_own_splits(tmp_path / "clean.csv")
+    assert len(cleaned) == 6
+    assert cleaned.groups is not None
+    check_groups(cleaned, np.zeros(6, dtype=bool))  # raises where a group crosses splits
+
+
+def test_copies_of_one_another_and_of_groups_leave_no_group_across_splits(tmp_path: Path) -> None:
+    """The image in train that links patients 0 and 1 goes; what stays crosses no split."""
+    for split, names in (("train", ("p0_0", "p1_1")), ("val", ("p1_2",)), ("test", ("p0_3", "p2_4"))):
+        (tmp_path / split / "a").mkdir(parents=True)
+        for name in names:
+            scene(int(name[-1])).save(tmp_path / split / "a" / f"{name}.png")
+    scene(2).save(tmp_path / "train" / "a" / "p0_9.jpg", quality=85)
+    found = audit(tmp_path, options=DataOptions(group_pattern=r"p\d"))
+    found.write_manifest(tmp_path / "clean.csv")
+    cleaned = find_with_own_splits(tmp_path / "clean.csv")
+    assert cleaned.names == ["test/a/p0_3.png", "test/a/p2_4.png", "val/a/p1_2.png"]
+    check_groups(cleaned, np.zeros(3, dtype=bool))

@@ -130,7 +130,7 @@ def test_everything_is_there(page: Page, hostile_run: Run) -> None:
         "Loss",
         "Accuracy",
         "The first batch, as the network saw it",
-        "Gradient norm, before clipping",
+        "Gradient norm",
         "3 min (3 min of processor time)",
         "temperature scaling",
         "Precision-recall curve",

@@ -138,6 +138,18 @@ def test_images_that_declare_more_than_they_hold_take_no_memory() -> None:
     assert float(fitting[1]) < 128 + 48  # 12 of them, all at once, would take 900
 
 
+def test_an_image_that_only_becomes_large_is_counted_as_large(colors: Classifier) -> None:
+    colors.preprocessing = Preprocessing(size=16, fit="crop")
+    app = create_app(colors, limits=Limits(memory=2**20))
+    with served(app) as client:
+        wait_until(ready(app))
+        files = upload(make_image("red"), make_image("red", (1, 500)), make_image("red", (500, 1)))
+        fits, *refused = client.post("/v1/predict", files=files).json()["predictions"]
+    assert fits["label"] == "red"
+    for answer in refused:
+        assert "and 1 MiB is the limit" in answer["error"]
+
+
 def test_what_nobody_waits_for_is_not_decoded(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded, go_on = [], threading.Event()
     pixels = Preprocessing.pixels

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import pytest
 from skipnets.errors import UserError
 from skipnets.runtimes.model_file import read_model_file
 from skipnets.training import Run, TrainConfig, resume, train
+from skipnets.training.extending import set_schedule
 
 MakeConfig = Callable[..., TrainConfig]
+UNMEASURED = {"recipe": "scratch", "block_execution": "plain", "channels_last": False}
 
 
 def timeless(run: Run) -> list[object]:
@@ -26,7 +30,7 @@ def test_a_complete_run_goes_on_as_if_it_had_been_longer(
     tiny: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At a constant rate, two epochs and two more are four."""
-    options = {"schedule": "constant", "warmup": 0.0, "ema": 0.9}
+    options = {"schedule": "constant", "warmup": 0.0, "ema": 0.9, **UNMEASURED}
     whole = train(tiny(out=tmp_path / "whole", epochs=4, **options))
     run = train(tiny(epochs=2, **options))
     extended = resume(run.folder, epochs=4)
@@ -43,23 +47,42 @@ def test_a_complete_run_goes_on_as_if_it_had_been_longer(
 
 
 @pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({"schedule": "cosine"}, 0.1 * (1 + math.cos(math.pi * 12 / 18)) / 2),
+        ({"schedule": "linear"}, 0.1 * (1 - 12 / 18)),
+        ({"schedule": "milestones", "milestones": (0.5, 0.9)}, 0.01),
+        ({"schedule": "constant"}, 0.1),
+    ],
+)
+def test_the_checkpoint_is_put_into_the_longer_schedule(schedule: dict[str, Any], expected: float) -> None:
+    """Two epochs of six steps are done, which are two thirds of three epochs."""
+    group = {"initial_lr": 0.1, "lr": 0.0}
+    checkpoint = {"global_step": 12, "epoch": 1, "optimizer_states": [{"param_groups": [group]}]}
+    set_schedule(checkpoint, TrainConfig(data="digits", out=Path("run"), epochs=3, warmup=0.0, **schedule))
+    assert group["lr"] == pytest.approx(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     "schedule",
     [
         {"schedule": "cosine"},
-        pytest.param({"schedule": "milestones", "milestones": (0.5, 0.75)}, marks=pytest.mark.slow),
+        {"schedule": "milestones", "milestones": (0.5, 0.75)},
     ],
 )
 def test_the_rate_goes_on_as_in_the_longer_schedule(
     tiny: MakeConfig, tmp_path: Path, schedule: dict[str, object]
 ) -> None:
-    options = {"warmup": 1.0, "ema": 0.0, **schedule}
+    options = {"warmup": 1.0, "ema": 0.0, **schedule, **UNMEASURED}
     whole = train(tiny(out=tmp_path / "whole", epochs=4, **options))
     run = resume(train(tiny(epochs=2, **options)).folder, epochs=4)
     assert [row.lr for row in run.rows[2:]] == pytest.approx([row.lr for row in whole.rows[2:]])
 
 
+@pytest.mark.slow
 def test_a_run_that_ran_out_of_patience_gets_it_back(tiny: MakeConfig) -> None:
-    hopeless = {"lr": 1e-9, "patience": 1, "epochs": 6, "ema": 0.0}
+    hopeless = {"lr": 1e-9, "patience": 1, "epochs": 6, "ema": 0.0, **UNMEASURED}
     run = train(tiny(**hopeless))
     stopped = len(run.rows)
     assert stopped < 6
@@ -67,7 +90,7 @@ def test_a_run_that_ran_out_of_patience_gets_it_back(tiny: MakeConfig) -> None:
 
 
 def test_what_cannot_be_extended(tiny: MakeConfig) -> None:
-    run = train(tiny(epochs=1))
+    run = train(tiny(epochs=1, **UNMEASURED))
     with pytest.raises(UserError, match=r"^epochs=0: must be at least 1$"):
         resume(run.folder, epochs=0)
     run.checkpoint.unlink()

@@ -49,6 +49,11 @@ def settings(data: Path, out: Path, **changes: object) -> TrainConfig:
         "ema": 0,
         "workers": 0,
         "accelerator": "cpu",
+        # Nothing is measured.
+        "recipe": "scratch",
+        "block_execution": "plain",
+        "channels_last": False,
+        "lr": 0.05,
     }
     return TrainConfig(**(fields | changes))
 

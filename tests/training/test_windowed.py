@@ -209,6 +209,7 @@ def test_nothing_that_identifies_a_patient_is_written(
         ["predict", folder, str(image), str(damaged)],
         ["explain", folder, str(image), "--output", str(out / "seen.png")],
         ["info", folder],
+        ["audit", str(scans), folder, "--output", str(out / "audit.html"), "--write", str(out / "clean.csv")],
     ):
         assert main(words) in (0, 1), words
     write_report(run, out / "report.html", workers=1)
@@ -284,6 +285,7 @@ def test_bands_from_training_to_thumbnails(bands: Path, tmp_path: Path) -> None:
     assert "data:image/jpeg" in report.read_text()
 
 
+@pytest.mark.slow
 def test_published_weights_are_adapted_to_bands(bands: Path, tmp_path: Path) -> None:
     source = skipnets.create_model("densenet_bc40_k12", num_classes=7, block_config=(2, 2), growth_rate=4)
     torch.save(source.state_dict(), tmp_path / "weights.pth")

@@ -58,13 +58,16 @@ def audit(
         workers: Threads that read images.
     """
     from skipnets.report import audit as audit_dataset
+    from skipnets.report.correction import check_manifest
 
     table = output.with_suffix(".csv")
     if output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"output={output}: must end in .html")
     if write is not None and write.absolute() == table.absolute():
         raise UserError(f"write={write}: is where the table of findings goes; take another name")
-    if drop and write is None:
+    if write is not None:
+        check_manifest(write, drop)
+    elif drop:
         raise UserError("drop: is for the manifest that --write names")
     with progress("looking for images") as show:
         found = audit_dataset(

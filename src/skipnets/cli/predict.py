@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from skipnets.classifier import Prediction, load
 from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
 from skipnets.cli.paths import chosen_pages, expand_all
+from skipnets.errors import UserError
 from skipnets.evaluation.tables import check_table_path, write_table
 from skipnets.tables import make_table
 from skipnets.terminal import printable
+
+if TYPE_CHECKING:
+    from skipnets.batch_prediction import BatchResult
+
+_LOG = logging.getLogger("skipnets")
+_SECONDS_BETWEEN_LINES = 60.0
 
 
 def predict(
@@ -26,6 +36,8 @@ def predict(
     output: Path | None = None,
     json: bool = False,
     top_k: int = 1,
+    shard: str | None = None,
+    engine: Literal["local", "ray"] = "local",
     page: int | None = None,
     max_pixels: int | None = None,
     batch_size: int = 32,
@@ -40,13 +52,20 @@ def predict(
 
         skipnets predict runs/cats a.jpg holiday/ "scans/*.png" --top-k 3
         find . -name "*.jpg" | skipnets predict runs/cats - --output labels.csv
+        skipnets predict runs/cats archive/ --output predictions/ --shard 3/16
 
     Args:
         model: A model file, an export or a run folder.
         images: Files, folders of images, patterns, or - for paths on standard input, one per line.
-        output: A .csv, .jsonl or .parquet file to write instead of printing.
+        output: A .csv, .jsonl or .parquet file to write instead of printing. Or a folder, for any number of
+            images: they are read as they come, also from tar files, Parquet files and addresses such as
+            s3://bucket/photos, rows are written as Parquet files, and a job that was stopped goes on.
         json: Print all predictions as JSON.
         top_k: Number of most probable classes to list for each image.
+        shard: The part of the images to classify, such as 3/16; jobs of other shards may run elsewhere and
+            write into the same folder.
+        engine: local, or ray to divide the images among the machines of a Ray cluster (RAY_ADDRESS), which
+            all see the model, the images and the folder at the same paths.
         page: Page of a TIFF file, frame or slice of a volume, from 1. Default: the first; of a volume, the
             middle one.
         max_pixels: The most pixels that an image may have. Default: 89,478,485.
@@ -56,6 +75,15 @@ def predict(
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per processor, at most 8.
     """
+    if output is not None and (output.is_dir() or not output.suffix):
+        if page is not None or max_pixels is not None:
+            option = f"page={page}" if page is not None else f"max_pixels={max_pixels}"
+            raise UserError(f"{option}: must not be given with a folder as output")
+        classify = partial(_classify, model, images, output, shard, engine, runtime, device, threads)
+        return _to_folder(classify, output, json, top_k=top_k, batch_size=batch_size, workers=workers)
+    if shard is not None or engine != "local":
+        option = f"shard={shard}" if shard is not None else f"engine={engine}"
+        raise UserError(f"{option}: needs --output with a folder")
     if output is not None:
         check_table_path(output, "output")
     paths = expand_all(images)
@@ -81,6 +109,61 @@ def predict(
     if failures:
         print_failures(failures, of=len(rows))
     return 1 if failures else 0
+
+
+def _classify(
+    model: Path,
+    images: list[str],
+    output: Path,
+    shard: str | None,
+    engine: str,
+    runtime: str,
+    device: str,
+    threads: int | None,
+    **options: Any,
+) -> BatchResult:
+    """Classify into a folder, by one of the engines."""
+    loading: dict[str, Any] = {"runtime": runtime, "device": device, "threads": threads}
+    if engine == "ray":
+        if shard is not None:
+            raise UserError(f"shard={shard}: engine=ray makes its own shards")
+        from skipnets.ray_prediction import predict_with_ray
+
+        return predict_with_ray(model, images, output, **loading, **options)
+    from skipnets.batch_prediction import predict_to_folder
+    from skipnets.data.streams import Shard
+
+    part = Shard() if shard is None else Shard.parse(shard)
+    return predict_to_folder(load(model, **loading), images, output, shard=part, **options)
+
+
+def _to_folder(classify: Callable[..., BatchResult], output: Path, json: bool, **options: Any) -> int:
+    """Classify into a folder, with progress on standard error, also in a log."""
+    started = time.monotonic()
+    said = started
+    with progress_bar() as bar:
+        task = bar.add_task("predicting", total=None)
+
+        def progress(result: BatchResult) -> None:
+            nonlocal said
+            bar.update(task, completed=result.rows)
+            if bar.disable and time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                _LOG.info("%s images, %.0f/s", f"{result.rows:,}", result.rows / (said - started))
+
+        result = classify(progress=progress, **options)
+    if json:
+        counts = {"rows": result.rows, "failed": result.failed, "skipped": result.skipped}
+        print_json({**counts, "written": list(map(str, result.files))})
+    else:
+        print_paths(output)
+    if result.skipped:
+        _LOG.info("%s images had their rows already", f"{result.skipped:,}")
+    if result.failed:
+        print_failures(result.failures, of=result.rows)
+        if result.failed > len(result.failures):
+            _LOG.info("%s failed in all; the column error has each reason", f"{result.failed:,}")
+    return 1 if result.failed else 0
 
 
 def _print(rows: Sequence[Prediction]) -> None:

@@ -50,7 +50,7 @@ def tune(
     For example:
 
         skipnets tune photos --time 1h --out runs/tuned
-        skipnets tune photos --time 1h --model resnet18 --trial-time 3m --processes 2 --out runs/tuned
+        skipnets tune photos --time 1h --model resnet18 --out runs/tuned
         skipnets tune --resume runs/tuned --time 30m
         skipnets train --config runs/tuned/run.yaml --time 30m --out runs/best
 

@@ -338,7 +338,10 @@ def _open_file(
         if isinstance(file, str | os.PathLike):
             file = stack.enter_context(Path(file).open("rb"))
         opened = _open_other(_whole_file(file), max_pixels)
-        stack.callback(opened.close)
+        if isinstance(opened, Image.Image):
+            stack.enter_context(opened)  # closes its file; close() would take the pixels, too
+        else:
+            stack.callback(opened.close)
         yield opened
 
 
@@ -672,6 +675,20 @@ def decoding_bytes(source: Source, *, max_pixels: int = MAX_PIXELS, windowed: bo
             return raster_peak_bytes(opened.header)
         header = _pillow_header(opened)
         return peak_bytes(opened) + (raster_peak_bytes(header) if windowed else 0)
+
+
+def declared_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height as the header says, perhaps before the image is turned upright.
+
+    Raises:
+        ImageDecodeError: There is no image in a known format, or it is larger than `max_pixels`.
+    """
+    if isinstance(source, bytes) or hasattr(source, "read"):
+        canvas = webp_canvas(_head(cast("bytes | BinaryIO", source), 30))
+        if canvas is not None and canvas[0] * canvas[1] <= max_pixels:
+            return canvas
+    with _opened(source, max_pixels) as opened:
+        return opened.size if isinstance(opened, Image.Image) else (opened.header.width, opened.header.height)
 
 
 def _bits(image: Image.Image) -> int:

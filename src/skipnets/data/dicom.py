@@ -113,7 +113,7 @@ class DicomFile:
             return stored * (255 / (2**self._bits - 1))
         values = _in_units(stored, frame)
         missing = np.isnan(values)
-        known = np.where(missing, 0, values)
+        known = np.where(missing, 0, values) if missing.any() else values
         if frame.get("VOILUTSequence"):
             shown = _look_up(known, frame.VOILUTSequence[0])
             low, high = 0.0, 2.0 ** int(frame.VOILUTSequence[0].LUTDescriptor[2]) - 1

@@ -32,8 +32,10 @@ _BYTES_PER_PIXEL = 10
 _BYTES_OF_FORMAT = {"WEBP": 20, "AVIF": 18, "JPEG2000": 26, "HEIF": 14}
 _BYTES_OF_MODE = {"RGBA": 14, "CMYK": 14, "LA": 14, "PA": 14, "I;16": 16, "I;16B": 16, "I": 16, "F": 16}
 _BYTES_OF_SEPARATE_PLANES = 34
-# Of a value: as float64 in the units of its file, windowed, and as float32, with masks.
-_BYTES_OF_WINDOWING = 32
+# Of a value beside itself: as float32 or, of more than 16 bits, float64, and three channels turned into gray.
+_BYTES_OF_WINDOWING = {False: 13, True: 17}
+# In DICOM and NIfTI, where values are scaled to units in float64, and through a file's own window.
+_BYTES_OF_SCALING = 38
 _BYTES_TO_RETURN = 16 * 2**20
 
 
@@ -145,7 +147,9 @@ def webp_peak_bytes(width: int, height: int) -> int:
 
 def raster_peak_bytes(header: Header) -> int:
     """The most memory that reading an image with all of its bits and windowing it takes, in bytes."""
-    return header.width * header.height * header.channels * (header.bits // 8 + _BYTES_OF_WINDOWING)
+    scaled = header.format in ("DICOM", "NIfTI")
+    a_value = _BYTES_OF_SCALING if scaled else _BYTES_OF_WINDOWING[header.bits > 16] + header.bits // 8
+    return header.width * header.height * header.channels * a_value
 
 
 def peak_bytes(image: Image.Image) -> int:

@@ -330,7 +330,7 @@ def _find(
     _warn_of_arrays(listing)
     if options.group_pattern is not None:
         _find_groups(listing, options.group_pattern)
-    elif not any(entry.group for entry in listing.entries):
+    elif not any(entry.group for entry in listing.entries) and not _find_patients(listing):
         check_group_names(listing)
     return _from_listing(listing, options)
 
@@ -364,8 +364,6 @@ def _find_groups(listing: Listing, pattern: str) -> None:
 def _from_listing(listing: Listing, options: DataOptions) -> ImageDataset:
     """Images in the order of their names."""
     entries = sorted(listing.entries)
-    if not any(entry.group for entry in entries):
-        entries = _by_patient(listing, entries)
     pages = None
     if options.page == "all":
         entries, pages = _every_page(listing.root, entries)
@@ -391,26 +389,29 @@ def _from_listing(listing: Listing, options: DataOptions) -> ImageDataset:
     )
 
 
-def _by_patient(listing: Listing, entries: list[Entry]) -> list[Entry]:
-    """The images with their patients as groups, where they are DICOM files."""
-    paths = [listing.root / entry.name for entry in entries]
+def _find_patients(listing: Listing) -> bool:
+    """Take the patients of DICOM files as groups; whether the files say what these are."""
+    listing.entries.sort()
+    paths = [listing.root / entry.name for entry in listing.entries]
     if not can_read_dicom() or not any(map(_is_dicom, paths)):
-        return entries
+        return False
     groups = groups_of(paths)
     kind = groups[0].partition(" ")[0]
-    if len(set(groups)) == len(groups):
-        return entries  # every image stands alone
     if len(set(groups)) == 1:
         listing.warnings.append(
             "all DICOM files are of one patient and study, or do not say: images of one may come to lie "
             "in several splits"
         )
-        return entries
-    listing.groups_found = True
-    listing.notes.append(
-        f"groups: the DICOM files' {kind} identifiers, numbered; images of one {kind} stay in one split"
-    )
-    return [entry._replace(group=group) for entry, group in zip(entries, groups, strict=True)]
+        return True
+    if len(set(groups)) < len(groups):  # otherwise every image stands alone
+        listing.groups_found = True
+        listing.notes.append(
+            f"groups: the DICOM files' {kind} identifiers, numbered; images of one {kind} stay in one split"
+        )
+        listing.entries = [
+            entry._replace(group=group) for entry, group in zip(listing.entries, groups, strict=True)
+        ]
+    return True
 
 
 def _is_dicom(path: Path) -> bool:
@@ -476,7 +477,7 @@ def _copy_warnings(dataset: ImageDataset) -> Iterator[str]:
         yield (
             f"{counted(len(copies), 'image')} of {pair} are copies of one another, such as "
             f"{dataset.names[copies[0].first]} and {dataset.names[copies[0].second]}, which makes results "
-            "too good; --duplicates drop leaves one of each"
+            "too good; skipnets audit shows them, --duplicates drop leaves one of each"
         )
     labels = dataset.labels
     differing = [copy for copy in dataset.copies if labels[copy.first] != labels[copy.second]]

@@ -41,7 +41,7 @@ CLASSES = 100  # classes in the table of their sizes
 _OF_FILES = ("class_order", "page", "max_pixels")
 
 _COPIES = ("leak", "exact-copy", "near-copy")
-_FILES = ("missing", "unreadable")
+_FILES = ("divided-group", "missing", "unreadable")
 _LOOKS = (
     *("blank", "dark", "bright", "low-contrast", "low-information", "blurred"),
     *("odd-size", "odd-shape", "odd-color"),
@@ -198,8 +198,8 @@ def _tiles(audit: Audit) -> list[dict[str, Any]]:
     checked = "not looked for" if check is None else f"of {check.images:,} images that were checked"
     return [
         {
-            "title": "Copies across splits",
-            "value": count["leak"] if audit.has_splits else None,
+            "title": "Leaks between splits",
+            "value": count["leak"] + count["divided-group"] if audit.has_splits else None,
             "meaning": "make results too good" if audit.has_splits else "the data have no splits",
         },
         {

@@ -33,6 +33,7 @@ from skipnets.report.findings import (
     appearance_findings,
     class_findings,
     copy_findings,
+    group_findings,
     size_findings,
     sorted_findings,
 )
@@ -102,6 +103,7 @@ class Audit(Display):
         without = {
             "label-error": self.label_check is None,
             "leak": not self.has_splits,
+            "divided-group": not self.has_splits or self.dataset.groups is None,
             "near-copy": len(self.dataset) > MOST,
         }
         return [kind for kind in KINDS if not without.get(kind, False)]
@@ -240,8 +242,8 @@ class Audit(Display):
     def write_manifest(self, path: str | os.PathLike[str], *, drop: Collection[str] = ()) -> None:
         """Write a corrected manifest, which `open_dataset` and training take as it is.
 
-        Columns: path, label, split where the data tell splits, split_group (copies and groups, which stay in
-        one split), given_label, reason (what was found, and what was done about it).
+        Columns: path, label, split where the data tell splits, split_group where there are copies or groups
+        (which stay in one split), given_label, reason (what was found, and what was done about it).
 
         Args:
             path: A .csv file.
@@ -256,7 +258,7 @@ class Audit(Display):
 
 
 def audit(
-    data: str | os.PathLike[str],
+    data: ImageDataset | str | os.PathLike[str],
     model: str | os.PathLike[str] | Classifier | None = None,
     *,
     options: DataOptions | None = None,
@@ -274,7 +276,7 @@ def audit(
     images.
 
     Args:
-        data: A folder, a manifest or a named dataset.
+        data: A folder, a manifest, a named dataset, or an open dataset, whose splits then count as given.
         model: A run folder, a model file, an export, a classifier, or a table of predictions (.parquet, .csv
             or .jsonl with the columns path and "p:CLASS"). Of a run, the predictions in its folder are taken
             (of test images, or out of fold), and the images that it was trained on are not judged.
@@ -297,8 +299,13 @@ def audit(
     """
     check_at_least_1(batch_size=batch_size, workers=workers)
     show = progress or _silent
-    dataset, missing = _open(data, options or DataOptions(), download=download)
-    overview = survey(dataset, os.fspath(data))
+    missing: list[str] = []
+    if isinstance(data, ImageDataset):
+        dataset, name = data, "images in memory" if data.root is None else str(data.root)
+    else:
+        dataset, missing = _open(data, options or DataOptions(), download=download)
+        name = os.fspath(data)
+    overview = survey(dataset, name)
     known = contents(dataset)
     copies = find_copies(dataset, known, lambda done, total: show("looking for copies", done, total))
     dataset = replace(dataset, contents=known, copies=copies)
@@ -310,6 +317,7 @@ def audit(
         *appearance_findings(dataset, seen),
         *size_findings(dataset, headers),
         *copy_findings(dataset),
+        *group_findings(dataset),
         *class_findings(dataset),
     ]
     check = None
@@ -330,7 +338,7 @@ def audit(
         errors, check = _check_labels(dataset, predictions)
         findings += errors
     return Audit(
-        data=os.fspath(data),
+        data=name,
         dataset=dataset,
         survey=overview,
         findings=sorted_findings(findings),

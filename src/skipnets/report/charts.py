@@ -62,7 +62,7 @@ SERIES = tuple(_VARIABLES[f"c{number}"] for number in range(1, 6))
 _PALETTE = Palette(ink=INK, soft=SOFT, line=_VARIABLES["line"], surface=SURFACE, train=C2, validation=C1)
 _STYLE: Any = {**_PALETTE.style(), "svg.fonttype": "none", "path.simplify_threshold": 0.4}
 _POINTS = 400
-_SMALL = (3.4, 2.1)
+_SMALL = (3.4, 2.4)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from skipnets.data.sources import ImageDataset
     from skipnets.report.auditing import Audit
 
-__all__ = ["Corrected", "corrected", "write_manifest"]
+__all__ = ["Corrected", "check_manifest", "corrected", "write_manifest"]
 
 _ABOUT_IMAGES = tuple(kind for kind in KINDS if kind not in ("missing", "spelling", "small-class"))
 
@@ -46,15 +46,7 @@ def corrected(audit: Audit, drop: Collection[str] = ()) -> list[Corrected]:
     Args:
         audit: The findings.
         drop: Further kinds of findings whose images are left out.
-
-    Raises:
-        UserError: There is no such kind.
     """
-    for kind in drop:
-        if kind not in _ABOUT_IMAGES:
-            raise UserError(
-                f"drop={kind!r}: must be one of {', '.join(_ABOUT_IMAGES)}{near_matches(kind, _ABOUT_IMAGES)}"
-            )
     dataset = audit.dataset
     by_image: dict[int, list[Finding]] = {}
     for found in audit.findings.values():
@@ -88,12 +80,26 @@ def _correct(
     return Corrected(label=label, kept=kept, reasons=tuple(reasons))
 
 
+def check_manifest(path: str | os.PathLike[str], drop: Collection[str] = ()) -> None:
+    """Check, before the work, what can be known before it.
+
+    Raises:
+        UserError: The file's name must be another one, or there is no such kind of finding.
+    """
+    if Path(path).suffix.lower() != ".csv":
+        raise UserError(f"write={path}: must end in .csv")
+    for kind in drop:
+        if kind not in _ABOUT_IMAGES:
+            raise UserError(
+                f"drop={kind!r}: must be one of {', '.join(_ABOUT_IMAGES)}{near_matches(kind, _ABOUT_IMAGES)}"
+            )
+
+
 def write_manifest(audit: Audit, path: str | os.PathLike[str], *, drop: Collection[str] = ()) -> None:
     """Write the corrected manifest; see `Audit.write_manifest`."""
     path = Path(path)
+    check_manifest(path, drop)
     dataset = audit.dataset
-    if path.suffix.lower() != ".csv":
-        raise UserError(f"write={path}: must end in .csv")
     if dataset.root is None:
         raise UserError(f"write={path}: {audit.data} does not lie in files, which a manifest could list")
     if dataset.pages is not None and len({dataset.file(image) for image in range(len(dataset))}) < len(
@@ -107,11 +113,12 @@ def write_manifest(audit: Audit, path: str | os.PathLike[str], *, drop: Collecti
     remaining = dataset.select(kept)
     folder = path.absolute().parent
     rows = [changes[image] for image in kept]
+    groups = _split_groups(remaining)
     columns = {
         "path": [relative_name(folder, str(dataset.file(image).absolute())) for image in kept.tolist()],
         "label": [row.label for row in rows],
         **({"split": remaining.splits.tolist()} if (remaining.splits != "").all() else {}),
-        "split_group": _split_groups(remaining),
+        **({"split_group": groups} if len(set(groups)) < len(groups) else {}),
         "given_label": [dataset.classes[dataset.labels[image]] for image in kept],
         "reason": [" | ".join(row.reasons) for row in rows],
     }

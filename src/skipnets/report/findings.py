@@ -34,6 +34,7 @@ __all__ = [
     "appearance_findings",
     "class_findings",
     "copy_findings",
+    "group_findings",
     "size_findings",
 ]
 
@@ -54,8 +55,8 @@ KINDS = {
     "label-error": Kind(
         "Probable label errors",
         "A prediction contradicts the label, with more confidence than is usual for its class (confident "
-        "learning). Labels are corrected where that is 95% or more, but not in given validation and test "
-        "splits: a test whose labels are what a model says flatters the model.",
+        "learning). Labels are corrected where its probability is at least 95%, but not in given validation "
+        "and test splits: a test whose labels are what a model says flatters the model.",
     ),
     "contradiction": Kind(
         "Copies with different labels",
@@ -70,6 +71,11 @@ KINDS = {
         "Copies across splits",
         "Images that the model learns from, or is chosen by, and that a later split shows as well: results "
         "come out too good. The image in the later split stays.",
+    ),
+    "divided-group": Kind(
+        "Groups across splits",
+        "Images of a patient or another group that a later split shows as well: results come out too good. "
+        "The images in the later split stay.",
     ),
     "exact-copy": Kind("Exact copies", "Files that are equal byte by byte."),
     "near-copy": Kind("Near copies", "One image saved anew, resized, brightened, cut or mirrored."),
@@ -136,6 +142,8 @@ _SPREAD = 3  # interquartile ranges of size beyond the quartiles
 _FACTOR = 1.5
 _FEW = 10
 _SHARE = 0.1
+# Later splits judge earlier ones.
+_RANK = {"test": 0, "val": 1, "train": 2, "": 3}
 
 
 def appearance_findings(
@@ -226,6 +234,24 @@ def merged_spellings(dataset: ImageDataset) -> dict[str, str]:
     return merged
 
 
+def group_findings(dataset: ImageDataset) -> Iterator[Finding]:
+    """Images of groups that a later split has images of as well.
+
+    Args:
+        dataset: Its splits are "" where the data do not tell any.
+    """
+    if dataset.groups is None:
+        return
+    groups, splits = dataset.groups.tolist(), dataset.splits.tolist()
+    last: dict[str, str] = {}
+    for group, split in zip(groups, splits, strict=True):
+        last[group] = min(last.get(group, split), split, key=lambda each: _RANK[each])
+    for image, (group, split) in enumerate(zip(groups, splits, strict=True)):
+        if split != last[group]:
+            detail = f"{group}; {split} and {last[group]}"
+            yield Finding("divided-group", image, dataset.names[image], detail, 0, "left out")
+
+
 def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
     """Copies: across splits, with different labels, and the rest.
 
@@ -234,9 +260,10 @@ def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
     Args:
         dataset: With `copies` and `contents`; its splits are "" where the data do not tell any.
     """
+    merged = merged_spellings(dataset)
     distance_of = {(copy.first, copy.second): copy.distance for copy in dataset.copies}
     for first, *others in copy_groups(dataset):
-        contradictions = list(_contradictions(dataset, [first, *others]))
+        contradictions = list(_contradictions(dataset, [first, *others], merged))
         yield from contradictions
         left_out = {finding.image for finding in contradictions if finding.action == "left out"}
         for image in others:
@@ -253,9 +280,10 @@ def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
             yield Finding(kind, image, dataset.names[image], detail, distance, action, first)
 
 
-def _contradictions(dataset: ImageDataset, group: Sequence[int]) -> Iterator[Finding]:
-    """The images of a group that have another label than their copies."""
-    merged = merged_spellings(dataset)
+def _contradictions(
+    dataset: ImageDataset, group: Sequence[int], merged: Mapping[str, str]
+) -> Iterator[Finding]:
+    """The images of a group that have another label than their copies, spelling aside."""
     label_of = {image: dataset.classes[dataset.labels[image]] for image in group}
     label_of = {image: merged.get(label, label) for image, label in label_of.items()}
     equal: dict[Content | int, list[int]] = {}
@@ -282,13 +310,12 @@ def _contradictions(dataset: ImageDataset, group: Sequence[int]) -> Iterator[Fin
 
 def copy_groups(dataset: ImageDataset) -> list[list[int]]:
     """Images that show the same, each group with the first image of its latest split at the front."""
-    rank = {"test": 0, "val": 1, "train": 2, "": 3}
     first = clusters(dataset.copies, len(dataset))
     groups: dict[int, list[int]] = {}
     for image in sorted({image for copy in dataset.copies for image in copy[:2]}):
         groups.setdefault(int(first[image]), []).append(image)
     return [
-        sorted(group, key=lambda image: (rank[str(dataset.splits[image])], image))
+        sorted(group, key=lambda image: (_RANK[str(dataset.splits[image])], image))
         for group in groups.values()
     ]
 

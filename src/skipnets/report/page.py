@@ -52,6 +52,7 @@ from skipnets.report.rendering import area, decimal, render, share
 from skipnets.report.results import Results, read_results
 from skipnets.report.thumbnails import data_uri
 from skipnets.training.batches import read_batch
+from skipnets.training.config import TrainConfig
 from skipnets.training.curves import loss_note
 from skipnets.training.run import Row, Run
 
@@ -290,7 +291,18 @@ def _learning(run: Run) -> dict[str, Any] | None:
         "measures": [(title, Markup(chart)) for title, chart in measures.items()],  # noqa: S704
         "trained": any(row.train_accuracy is not None for row in rows),
         "batch": _batch(run),
+        "batch_note": _batch_note(run.config),
     }
+
+
+def _batch_note(config: TrainConfig) -> str:
+    """What was done to the images of a batch."""
+    mixes = {"MixUp": config.mixup, "CutMix": config.cutmix}
+    used = " or ".join(name for name, strength in mixes.items() if strength)
+    augmented = (
+        "out augmentation" if config.augmentation == "none" else f" augmentation {config.augmentation}"
+    )
+    return f"with{augmented}" + (f" and with {used}" if used else "")
 
 
 def _batch(run: Run) -> list[dict[str, Any]]:

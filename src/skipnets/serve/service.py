@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier, Prediction
-from skipnets.data.decoding import ImageDecodeError, decoding_bytes
+from skipnets.data.decoding import ImageDecodeError, declared_size, decoding_bytes
 from skipnets.data.pixel_budget import AbandonedError, PixelBudget
 from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError
@@ -36,6 +36,8 @@ from skipnets.serve.metrics import Metrics
 __all__ = ["BusyError", "Service", "Upload"]
 
 _BODIES_HELD = 4
+# Pillow stores color in four; of a windowed image, three of float32.
+_BYTES_RESIZED = 12
 
 State = Literal["loading", "ready", "draining", "failed"]
 
@@ -323,6 +325,11 @@ class Service:
         source: Any = _Awaited(image.file, given_up) if isinstance(image, Upload) else image
         preprocessing, limit = self.classifier.preprocessing, self.limits.pixels
         size = decoding_bytes(source, max_pixels=limit, windowed=preprocessing.window is not None)
+        # A row of a thousand pixels, fitted to the input's height, is some hundred thousand times as large.
+        sides = declared_size(source, max_pixels=limit)
+        size += _BYTES_RESIZED * max(
+            preprocessing.resized_pixels(*sides), preprocessing.resized_pixels(*sides[::-1])
+        )
         if size > self._budget.limit:
             raise ImageDecodeError(f"image: {self._budget.refusal(size)}")
         with self._budget.reserved(size, abandoned=given_up.is_set):

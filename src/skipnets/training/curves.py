@@ -182,9 +182,9 @@ def plot_learning_rate(axes: Axes, rows: Sequence[Row], colors: Palette) -> None
 
 
 MEASURES = {
-    "gradient_norm": "Gradient norm, before clipping",
-    "images_per_second": "Training images a second",
-    "processor_seconds": "Processor seconds of an epoch",
+    "gradient_norm": "Gradient norm",
+    "images_per_second": "Images a second",
+    "processor_seconds": "Processor seconds",
     "memory": "Peak memory, MiB",
 }
 """What rows measure besides loss, accuracy and rate, with the charts' titles."""

@@ -16,7 +16,7 @@ from skipnets.training.config import TrainConfig
 from skipnets.training.optimization import schedule_of_run
 from skipnets.training.run import Run, write_config
 
-__all__ = ["extend", "reset_results"]
+__all__ = ["extend", "reset_results", "set_schedule"]
 
 
 def extend(run: Run, epochs: int) -> None:
@@ -45,7 +45,7 @@ def extend(run: Run, epochs: int) -> None:
     reset_results(run)
     if newest is not None:
         checkpoint = torch.load(newest, weights_only=True)
-        _set_schedule(checkpoint, config)
+        set_schedule(checkpoint, config)
         _be_patient_again(checkpoint)
         with atomic_path(run.checkpoint) as temporary:
             torch.save(checkpoint, temporary)
@@ -58,7 +58,7 @@ def reset_results(run: Run) -> None:
         path.unlink(missing_ok=True)
 
 
-def _set_schedule(checkpoint: dict[str, Any], config: TrainConfig) -> None:
+def set_schedule(checkpoint: dict[str, Any], config: TrainConfig) -> None:
     """Replace the schedule's state and the optimizer's rates by those of the longer schedule at this step."""
     groups = checkpoint["optimizer_states"][0]["param_groups"]
     optimizer = SGD(

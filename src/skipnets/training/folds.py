@@ -76,8 +76,10 @@ def train_folds(config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], 
     say(str(survey(folds.dataset, config.data, most=_HEADERS_READ)))
     say(_line(first, folds))
     say(f"in each fold:\n{announcement(prepared, first)}")
-    prepared = with_found_rate(prepared, first, run.rates, say)
+    prepared, search = with_found_rate(prepared, first, say)
     begin(run, _resolved(config, prepared.config, len(first.split("train"))), folds.write)
+    if search is not None:
+        search.draw(run.rates)
     return _train_missing(run, folds, train_on=train_on, resume=None, say=say)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytorch_lightning as pl
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.tuner.tuning import Tuner
 from typing_extensions import override
 
@@ -32,7 +33,7 @@ from skipnets.training.prepare import Prepared
 from skipnets.training.quiet import quiet_lightning
 from skipnets.training.task import ClassificationTask
 
-__all__ = ["RateSearch", "find_rate", "with_found_rate"]
+__all__ = ["RatePlot", "RateSearch", "find_rate", "with_found_rate"]
 
 LOWEST, HIGHEST = 1e-5, 10.0
 STEPS = 100
@@ -166,21 +167,39 @@ def steepest(rates: NDArray[np.float64], losses: NDArray[np.float64]) -> float:
     return float(rates[slope.argmin()])
 
 
-def with_found_rate(
-    prepared: Prepared, dataset: ImageDataset, path: Path, say: Callable[[str], None]
-) -> Prepared:
-    """What a run starts with, with the rate that was found for it.
+class RatePlot(Callback):
+    """Draws the search when training begins: until then there is no run folder.
 
     Args:
-        prepared: With a configuration that asks for it, or not.
+        search: What was found.
+        path: Where to.
+    """
+
+    def __init__(self, search: RateSearch, path: Path) -> None:
+        self.search = search
+        self.path = path
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw it once, in the first process."""
+        if trainer.is_global_zero:
+            self.search.draw(self.path)
+
+
+def with_found_rate(
+    prepared: Prepared, dataset: ImageDataset, say: Callable[[str], None]
+) -> tuple[Prepared, RateSearch | None]:
+    """What a run starts with, with the rate that was found for it if its configuration asks for that.
+
+    Args:
+        prepared: Without that rate.
         dataset: Of which training images are used.
-        path: Where the plot goes.
         say: Shows a line.
     """
     if not prepared.config.find_lr:
-        return prepared
+        return prepared, None
     search = find_rate(prepared, dataset)
-    search.draw(path)
     rate = float(f"{search.suggestion:.3g}")
-    say(f"learning rate {rate:g}, where the loss falls fastest; see {path}")
-    return dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, lr=rate, find_lr=False))
+    say(f"learning rate {rate:g}, where the loss falls fastest (from {LOWEST:g} to {HIGHEST:g})")
+    config = dataclasses.replace(prepared.config, lr=rate, find_lr=False)
+    return dataclasses.replace(prepared, config=config), search

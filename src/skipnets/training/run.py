@@ -80,6 +80,9 @@ class Run(Display):
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+
     def __fspath__(self) -> str:
         """The folder, so that whatever takes the path of a run takes a run."""
         return str(self.folder)
@@ -227,7 +230,7 @@ class Run(Display):
 
 
 # What a run that was killed as it began may have left.
-_BEGINNINGS = {run_folder.LOCK, run_folder.RATES, run_folder.ENVIRONMENT, run_folder.SPLITS}
+_BEGINNINGS = {run_folder.LOCK, run_folder.ENVIRONMENT, run_folder.SPLITS}
 
 
 def claim(folder: Path) -> Run:

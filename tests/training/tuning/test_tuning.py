@@ -33,6 +33,7 @@ def base(data: Path, out: Path, **changes: Any) -> TrainConfig:
         "accelerator": "cpu",
         "block_execution": "plain",
         "channels_last": False,
+        "recipe": "scratch",
         "duplicates": "ignore",
     }
     return TrainConfig(**(fields | changes))
@@ -66,10 +67,10 @@ def test_trials_are_kept_and_the_best_is_a_run_yaml(tuned: Tuning, tmp_path: Pat
     assert all(set(trial.values) == {"lr", "weight_decay"} for trial in trials)
     assert {path.name for path in tuned.folder.iterdir()} == {
         *("base.yaml", "splits.csv", "study.db", "trials.csv", "run.yaml"),
-        *("trial-0001", "trial-0002", "trial-0003"),
+        *("trial-0001", "trial-0002", "trial-0003", "logs"),
     }
     assert not (tuned.folder / "trial-0001" / "checkpoints").exists()
-    assert "epoch 2/2" in (tuned.folder / "trial-0001" / "train.log").read_text()
+    assert "epoch 2/2" in (tuned.folder / "logs" / "trial-0001.log").read_text()
     best = tuned.best
     assert best is not None
     assert best.value == max(trial.value for trial in trials if trial.state == "complete")
@@ -86,7 +87,7 @@ def test_trials_are_kept_and_the_best_is_a_run_yaml(tuned: Tuning, tmp_path: Pat
 
 def test_the_first_trial_has_the_default_settings(tuned: Tuning) -> None:
     first = read_config(tuned.folder / "trial-0001" / "run.yaml")
-    assert (first.lr, first.weight_decay) == (0.05, 5e-4)
+    assert (first.lr, first.weight_decay) == (0.1, 5e-4)
 
 
 def test_a_tuning_goes_on(tuned: Tuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +134,7 @@ def test_hopeless_trials_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trainer.should_stop
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_does_not_end_the_tuning(digits_folder: Path, tmp_path: Path) -> None:
     config = base(digits_folder, tmp_path / "run", lr=1e30, clip=0.0, epochs=1)
     with pytest.raises(UserError, match=r"no trial was completed; the last failed: lr: .*diverged"):

@@ -5,7 +5,7 @@ runs/NAME/
   splits.csv     the same for all trials; the test split is never read
   study.db       Optuna's database, from which a tuning is resumed
   trials.csv     a line a trial
-  trial-0001/    the run folder of a trial, without its checkpoints
+  trial-0001/    the run folder of a trial, without its checkpoints; its output is in logs/
   run.yaml       the best settings, for `skipnets train --config`
 """
 
@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -81,6 +81,9 @@ class Tuning(Display):
     """
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
 
     @property
     def base(self) -> TrainConfig:
@@ -360,7 +363,7 @@ def _try(
     reporter = TrialReporter(trial)
     try:
         config = dataclasses.replace(base, out=run.folder, **trial.params)
-        with _into_log(run.folder / "train.log"):
+        with _into_log(folder / "logs" / f"{run.folder.name}.log"):
             train_on(run, config, dataset, callbacks=[reporter])
     except UserError as error:  # it diverged, or did not fit into memory
         trial.set_user_attr("reason", one_line(error))
@@ -401,8 +404,7 @@ class TrialReporter(Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read by which metric epochs are ranked."""
-        assert isinstance(pl_module, ClassificationTask)
-        self.by = pl_module.config.best_by
+        self.by = cast(ClassificationTask, pl_module).config.best_by
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,0 +1,379 @@
+"""Batch prediction: any number of images into a folder of Parquet files, resumable, in shards.
+
+What is finished is told by the files alone. Each is complete or not there, and names in its metadata the
+sources that were read to their end with it. A job that starts again passes over those, and, in sources that
+were begun or have changed, over the images that a file has a row for. So no image is lost or repeated,
+whatever moment a job was killed at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from skipnets.classifier import Classifier, Prediction
+from skipnets.data.decoding import Source
+from skipnets.data.streams import ImageSource, Shard, image_sources
+from skipnets.errors import UserError, missing_extra
+from skipnets.files import atomic_path
+
+__all__ = ["BatchResult", "predict_to_folder", "shards_of", "summary_of"]
+
+_METADATA = b"skipnets"
+_PART = re.compile(r"part(?:-(\d+)-of-(\d+))?-(\d+)\.parquet")
+_ROWS = 20_000
+_SECONDS = 300.0
+_DIGEST_BYTES = 16
+_FAILURES_NAMED = 20
+
+
+@dataclass
+class BatchResult:
+    """What a job did.
+
+    Attributes:
+        rows: Images that it predicted.
+        failed: How many of them could not be read; their rows have an `error`.
+        skipped: Images that an earlier job had predicted, in sources that it had not finished.
+        files: Files that it wrote.
+        failures: Path → reason of the first that failed.
+    """
+
+    rows: int = 0
+    failed: int = 0
+    skipped: int = 0
+    files: list[Path] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def predict_to_folder(
+    classifier: Classifier,
+    addresses: Iterable[str],
+    output: str | os.PathLike[str],
+    *,
+    top_k: int = 1,
+    batch_size: int = 32,
+    workers: int | None = None,
+    shard: Shard = Shard(),  # noqa: B008
+    rows_per_file: int = _ROWS,
+    seconds_per_file: float = _SECONDS,
+    lock_seconds: float = 0.0,
+    progress: Callable[[BatchResult], None] | None = None,
+) -> BatchResult:
+    """Classify all images at some addresses, and write a row for each; goes on where an earlier job stopped.
+
+    Args:
+        classifier: Classifies them.
+        addresses: As of `skipnets.data.streams.image_sources`.
+        output: A folder for Parquet files with the columns path, label, probability, then label_2,
+            probability_2 …, error and source. Jobs of other shards may write into it at the same time.
+        top_k: Number of classes in a row.
+        batch_size: Images per forward pass.
+        workers: Threads that read images; None uses one per processor, at most 8.
+        shard: The part of the images that this job classifies.
+        rows_per_file: A file is written after so many rows,
+        seconds_per_file: or after so many seconds, which is what a job that is killed loses at most.
+        lock_seconds: How long to wait for another job that writes the same shard.
+        progress: Called after every row.
+
+    Raises:
+        UserError: If there is nothing at an address, or the folder holds predictions of another model, of
+            other options, or is being written by another job.
+    """
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise missing_extra("train", "pyarrow") from None
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    top_k = min(top_k, len(classifier.classes))
+    about = {"model": _fingerprint(classifier), "top_k": top_k}
+    with _locked(folder / f".shard-{shard.number}-of-{shard.count}.lock", lock_seconds):
+        for orphan in folder.glob(f".{_prefix(shard)}*.tmp.parquet"):
+            orphan.unlink()  # of a job that was killed
+        earlier = _Earlier(folder, shard, about)
+        result = BatchResult()
+        stream = _Stream(image_sources(addresses), shard, earlier, result)
+        writer = _Writer(folder, shard, about, top_k, earlier.next_number)
+        started = time.monotonic()
+        predictions = classifier.predict_named(stream, top_k, batch_size=batch_size, workers=workers)
+        for prediction in predictions:
+            writer.add(prediction, stream.source_of_next())
+            result.rows += 1
+            if prediction.error is not None:
+                result.failed += 1
+                if len(result.failures) < _FAILURES_NAMED:
+                    result.failures[prediction.source] = prediction.error
+            if writer.count >= rows_per_file or time.monotonic() - started > seconds_per_file:
+                result.files.append(writer.write(stream.finished()))
+                started = time.monotonic()
+            if progress is not None:
+                progress(result)
+        if writer.count:
+            result.files.append(writer.write(stream.finished()))
+    return result
+
+
+def shards_of(folder: Path) -> int | None:
+    """Into how many shards a folder's predictions are divided; None where there are none."""
+    found = (_PART.fullmatch(path.name) for path in folder.glob("part-*.parquet"))
+    return next((int(match[2] or 1) for match in found if match is not None), None)
+
+
+def summary_of(files: Sequence[Path]) -> BatchResult:
+    """What a job did, by the files that it wrote."""
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    result = BatchResult(files=list(files))
+    for path in files:
+        table = pyarrow.parquet.read_table(path, columns=["path", "error"])
+        failed = table.filter(pyarrow.compute.is_valid(table["error"]))
+        result.rows += table.num_rows
+        result.failed += failed.num_rows
+        for row in failed.slice(0, _FAILURES_NAMED - len(result.failures)).to_pylist():
+            result.failures[row["path"]] = row["error"]
+    return result
+
+
+class _Stream:
+    """The images that are still to be predicted, and which sources they end.
+
+    Args:
+        sources: All sources.
+        shard: Which of them are this job's.
+        earlier: What earlier jobs did.
+        result: Counts what is skipped.
+    """
+
+    def __init__(
+        self, sources: Iterator[ImageSource], shard: Shard, earlier: _Earlier, result: BatchResult
+    ) -> None:
+        self._sources = sources
+        self._shard = shard
+        self._earlier = earlier
+        self._result = result
+        self._ahead: deque[str] = deque()  # the sources of images that are read ahead
+        self._taken = 0
+        self._given = 0
+        self._ends: deque[tuple[int, str, int]] = deque()
+
+    def __iter__(self) -> Iterator[tuple[str, Source]]:
+        wholes = 0
+        for source in self._sources:
+            if source.whole:
+                wholes += 1
+                if not self._shard.has_index(wholes - 1):
+                    continue
+            if self._earlier.has_finished(source):
+                continue
+            for path, image in source.read(self._wanted(source)):
+                self._given += 1
+                self._ahead.append(source.name)
+                yield path, image
+            if source.name != "-":  # which may be something else the next time
+                self._ends.append((self._given, source.name, source.stamp))
+
+    def source_of_next(self) -> str:
+        """The source of the next image, in the order in which they were given."""
+        self._taken += 1
+        return self._ahead.popleft()
+
+    def finished(self) -> dict[str, int]:
+        """Sources all of whose images were taken, with their stamps; each is told once."""
+        found = {}
+        while self._ends and self._ends[0][0] <= self._taken:
+            _, name, stamp = self._ends.popleft()
+            found[_text(name)] = stamp
+        return found
+
+    def _wanted(self, source: ImageSource) -> Callable[[str], bool]:
+        done = self._earlier.done_in(source)
+
+        def wanted(path: str) -> bool:
+            if not (source.whole or self._shard.has_path(path)):
+                return False
+            is_done = bool(done) and _digest(path) in done
+            self._result.skipped += is_done
+            return not is_done
+
+        return wanted
+
+
+class _Earlier:
+    """What the files in a folder tell about earlier jobs of a shard.
+
+    Args:
+        folder: The output folder.
+        shard: The shard.
+        about: What has to be equal.
+
+    Attributes:
+        next_number: Of the next file.
+    """
+
+    def __init__(self, folder: Path, shard: Shard, about: dict[str, Any]) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        self.next_number = 0
+        self._finished: dict[str, int] = {}
+        self._files_of: dict[str, list[Path]] = {}  # by source
+        for path in sorted(folder.glob("part-*.parquet")):
+            match = _PART.fullmatch(path.name)
+            if match is None:
+                continue
+            found = Shard(int(match[1] or 1), int(match[2] or 1))
+            if found.count != shard.count:
+                raise UserError(
+                    f"output={folder}: holds predictions in {found.count} shards, not in {shard.count}"
+                )
+            if found.number != shard.number:
+                continue
+            try:
+                metadata = pyarrow.parquet.read_schema(path).metadata or {}
+                told = json.loads(metadata.get(_METADATA, b"{}"))
+            except (pyarrow.ArrowException, ValueError) as error:
+                raise UserError(
+                    f"output={folder}: {path.name} is damaged; delete it to predict its images anew"
+                ) from error
+            for key, value in about.items():
+                if told.get(key) != value:
+                    what = "another model" if key == "model" else f"{key}={told.get(key)}"
+                    raise UserError(f"output={folder}: holds predictions with {what}; choose another folder")
+            self._finished.update(told["finished"])
+            self.next_number = max(self.next_number, int(match[3]) + 1)
+            sources = pyarrow.parquet.read_table(path, columns=["source"])["source"]
+            for source in sources.unique().to_pylist():
+                self._files_of.setdefault(source, []).append(path)
+
+    def has_finished(self, source: ImageSource) -> bool:
+        """Whether a source was read to its end, and is as it was."""
+        return self._finished.get(_text(source.name)) == source.stamp
+
+    def done_in(self, source: ImageSource) -> set[bytes]:
+        """Digests of the paths in a source that have rows."""
+        import pyarrow.parquet
+
+        name = _text(source.name)
+        done: set[bytes] = set()
+        for path in self._files_of.get(name, []):
+            rows = pyarrow.parquet.read_table(path, columns=["path"], filters=[("source", "=", name)])
+            done.update(map(_digest, rows["path"].to_pylist()))
+        return done
+
+
+class _Writer:
+    """Collects rows and writes them as a file.
+
+    Args:
+        folder: The output folder.
+        shard: The shard.
+        about: Metadata of each file.
+        top_k: Number of classes in a row.
+        number: Of the first file.
+    """
+
+    def __init__(self, folder: Path, shard: Shard, about: dict[str, Any], top_k: int, number: int) -> None:
+        self._folder = folder
+        self._shard = shard
+        self._about = about
+        self._top_k = top_k
+        self._number = number
+        self._rows: list[tuple[Prediction, str]] = []
+
+    @property
+    def count(self) -> int:
+        """Rows that no file has yet."""
+        return len(self._rows)
+
+    def add(self, prediction: Prediction, source: str) -> None:
+        """Take a row."""
+        self._rows.append((prediction, source))
+
+    def write(self, finished: Mapping[str, int]) -> Path:
+        """Write the rows as the next file.
+
+        Args:
+            finished: Sources that end with these rows or before, with their stamps.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        predictions = [prediction for prediction, _ in self._rows]
+        columns: dict[str, Any] = {"path": [_text(row.source) for row in predictions]}
+        types = [("path", pyarrow.string())]
+        for rank in range(self._top_k):
+            suffix = f"_{rank + 1}" if rank else ""
+            ranked = [(None, None) if row.error else row.ranking[rank] for row in predictions]
+            columns[f"label{suffix}"] = [label for label, _ in ranked]
+            columns[f"probability{suffix}"] = [probability for _, probability in ranked]
+            types += [(f"label{suffix}", pyarrow.string()), (f"probability{suffix}", pyarrow.float64())]
+        columns["error"] = [None if row.error is None else _text(row.error) for row in predictions]
+        columns["source"] = [_text(source) for _, source in self._rows]
+        types += [("error", pyarrow.string()), ("source", pyarrow.string())]
+        metadata = {_METADATA: json.dumps({**self._about, "finished": finished})}
+        table = pyarrow.table(columns, schema=pyarrow.schema(types, metadata=metadata))
+        path = self._folder / f"{_prefix(self._shard)}{self._number:05}.parquet"
+        with atomic_path(path) as temporary:
+            pyarrow.parquet.write_table(table, temporary, compression="zstd")
+        self._rows = []
+        self._number += 1
+        return path
+
+
+def _prefix(shard: Shard) -> str:
+    """How the names of a shard's files begin."""
+    return "part-" if shard.count == 1 else f"part-{shard.number:05}-of-{shard.count:05}-"
+
+
+def _text(path: str) -> str:
+    r"""A path as valid UTF-8, which Parquet needs; other bytes become "\xff", so that no two become one."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.blake2b(_text(path).encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+def _fingerprint(classifier: Classifier) -> str:
+    """What tells one model from another: a hash of its file."""
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    if classifier.path is None:
+        digest.update(json.dumps(classifier.metadata(), sort_keys=True).encode())
+        return digest.hexdigest()
+    files = sorted(classifier.path.rglob("*")) if classifier.path.is_dir() else [classifier.path]
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(path: Path, seconds: float) -> Iterator[None]:
+    """Keep other jobs away from a shard; the lock ends with the process, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    until = time.monotonic() + seconds
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() >= until:
+                    raise UserError(f"output={path.parent}: another job is writing this shard") from error
+                time.sleep(0.5)
+        yield

@@ -1,0 +1,364 @@
+"""Images at any scale, one after another: folders, tar shards, Parquet files, and addresses of object stores.
+
+Nothing lists what it has not come to yet: a folder of millions of files is read as its entries come. Images
+come in sources (one folder without its subfolders, one tar file, one row group of a Parquet file), which are
+what a job that was interrupted skips as a whole.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES, Source
+from skipnets.errors import UserError, missing_extra
+
+__all__ = ["ImageSource", "Shard", "image_sources"]
+
+_TAR = (".tar", ".tar.gz", ".tgz")
+_PARQUET = (".parquet",)
+_IMAGES = (*SUFFIXES, *HEIF_SUFFIXES)
+_IMAGE_COLUMNS = ("image", "bytes", "image_bytes", "content", "data", "jpg", "jpeg", "png")
+_ROWS_AT_ONCE = 64
+
+Kind = Literal["folder", "file", "other"]
+Wanted = Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of all images: `Shard(3, 16)` is the third of sixteen.
+
+    Files of folders are divided by a hash of their paths; tar files and row groups of Parquet files are not
+    divided.
+
+    Attributes:
+        number: Counted from 1.
+        count: How many parts there are.
+    """
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read "3/16".
+
+        Raises:
+            UserError: If it is nothing like it.
+        """
+        number, _, count = text.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise UserError(f"shard={text}: must be like 3/16, the third part of sixteen")
+        return cls(int(number), int(count))
+
+    def has_path(self, path: str) -> bool:
+        """Whether a file belongs to it."""
+        return zlib.crc32(os.fsencode(path)) % self.count == self.number - 1
+
+    def has_index(self, index: int) -> bool:
+        """Whether the source with this index, among those that are not divided, belongs to it."""
+        return index % self.count == self.number - 1
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """A source of images.
+
+    Attributes:
+        name: The folder, the tar file, or "file.parquet#3" for a row group.
+        whole: Whether it goes to one shard as a whole.
+        read: Yields path and image of those whose path is wanted.
+        stamp: Changes when an image is added, or the file is another; 0 where that is not known.
+    """
+
+    name: str
+    whole: bool
+    read: Callable[[Wanted], Iterator[tuple[str, Source]]]
+    stamp: int = 0
+
+
+def image_sources(addresses: Iterable[str]) -> Iterator[ImageSource]:
+    """The sources at some addresses, in an order that depends on names alone.
+
+    Args:
+        addresses: Files, folders, patterns, "-" for paths on standard input, or addresses that fsspec opens,
+            such as "s3://bucket/photos".
+
+    Raises:
+        UserError: If there is nothing at an address, or a Parquet file has no images.
+    """
+    seen: set[object] = set()
+    for address in addresses:
+        if address == "-":
+            yield ImageSource("-", whole=False, read=_from_standard_input)
+        elif "://" in address:
+            remote = _Remote(address)
+            yield from _at(remote, remote.root, seen)
+        elif os.path.lexists(address):
+            yield from _at(_Local(), address, seen)
+        elif glob.has_magic(address):
+            matches = glob.iglob(address, recursive=True)  # noqa: PTH207 - absolute patterns work, too
+            found = False
+            for match in matches:
+                found = True
+                yield from _at(_Local(), match, seen)
+            if not found:
+                raise UserError(f"images: no file matches {address}")
+        else:
+            raise UserError(f"images: {address} does not exist (and no file matches it as a pattern)")
+
+
+class _Local:
+    """Files of this machine."""
+
+    def is_folder(self, path: str) -> bool:
+        return Path(path).is_dir()
+
+    def entries(self, folder: str) -> Iterator[tuple[str, Kind]]:
+        """Paths in a folder, as they come, and what they are; hidden ones are passed over."""
+        with os.scandir(folder) as scan:
+            for entry in scan:
+                if not entry.name.startswith("."):
+                    yield entry.path, "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+
+    def identity(self, folder: str) -> object:
+        """The same for two paths to one folder."""
+        status = Path(folder).stat()
+        return status.st_dev, status.st_ino
+
+    def stamp(self, path: str) -> int:
+        """When the folder's entries, or the file, changed."""
+        return Path(path).stat().st_mtime_ns
+
+    def image(self, path: str) -> Source:
+        return path
+
+    def open(self, path: str) -> BinaryIO:
+        return Path(path).open("rb")
+
+
+class _Remote:
+    """Files of an object store or another place that fsspec reaches.
+
+    Args:
+        address: Such as "s3://bucket/photos".
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            import fsspec
+        except ImportError:
+            raise missing_extra("remote", "fsspec") from None
+        try:
+            self._files, self.root = fsspec.core.url_to_fs(address)
+            if not self._files.exists(self.root):
+                raise UserError(f"images: {address} does not exist")
+        except (ImportError, OSError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"images: {address} cannot be opened ({error})") from error
+
+    def is_folder(self, path: str) -> bool:
+        return bool(self._files.isdir(path))
+
+    def entries(self, folder: str) -> Iterator[tuple[str, Kind]]:
+        """As of this machine; a store is asked for a folder at a time."""
+        for entry in self._files.ls(folder, detail=True):
+            path = str(entry["name"]).rstrip("/")
+            if not path.rpartition("/")[2].startswith(".") and path != folder.rstrip("/"):
+                yield path, "folder" if entry["type"] == "directory" else "file"
+
+    def identity(self, folder: str) -> object:
+        return folder
+
+    def stamp(self, path: str) -> int:  # noqa: ARG002
+        return 0
+
+    def image(self, path: str) -> Source:
+        return cast(BinaryIO, _Later(lambda: self._files.cat_file(path)))
+
+    def open(self, path: str) -> BinaryIO:
+        return cast(BinaryIO, self._files.open(path, "rb"))
+
+
+class _Later:
+    """A binary file whose content is fetched by the thread that reads it.
+
+    Args:
+        fetch: Returns the content; an OSError is the image's error.
+    """
+
+    def __init__(self, fetch: Callable[[], bytes]) -> None:
+        self._fetch = fetch
+        self._content: io.BytesIO | None = None
+
+    def _opened(self) -> io.BytesIO:
+        if self._content is None:
+            self._content = io.BytesIO(self._fetch())
+        return self._content
+
+    def read(self, size: int = -1) -> bytes:
+        return self._opened().read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._opened().seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._opened().tell()
+
+
+def _failing(reason: str) -> Source:
+    """An image that cannot be read, for this reason."""
+
+    def fail() -> bytes:
+        raise OSError(reason)
+
+    return cast(BinaryIO, _Later(fail))
+
+
+_Files = _Local | _Remote
+
+
+def _at(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSource]:
+    """The sources at a path: a folder's own images first, then its shards and its folders.
+
+    Args:
+        files: Where it is.
+        path: The file or folder.
+        seen: Folders that were read before; each is read once, whatever links lead to it.
+    """
+    if not files.is_folder(path):
+        yield from _of_file(files, path)
+        return
+    identity = files.identity(path)
+    if identity in seen:
+        return
+    seen.add(identity)
+    stamp = files.stamp(path)
+    yield ImageSource(path, whole=False, read=lambda wanted: _in_folder(files, path, wanted), stamp=stamp)
+    within = sorted(
+        entry
+        for entry, kind in files.entries(path)
+        if kind == "folder" or entry.lower().endswith((*_TAR, *_PARQUET))
+    )
+    for entry in within:
+        yield from _at(files, entry, seen)
+
+
+def _in_folder(files: _Files, folder: str, wanted: Wanted) -> Iterator[tuple[str, Source]]:
+    for path, kind in files.entries(folder):
+        if kind != "folder" and path.lower().endswith(_IMAGES) and wanted(path):
+            yield path, files.image(path) if kind == "file" else _failing("is not a regular file")
+
+
+def _of_file(files: _Files, path: str) -> Iterator[ImageSource]:
+    if path.lower().endswith(_TAR):
+        stamp = files.stamp(path)
+        yield ImageSource(path, whole=True, read=lambda wanted: _in_tar(files, path, wanted), stamp=stamp)
+    elif path.lower().endswith(_PARQUET):
+        yield from _row_groups(files, path)
+    else:
+        yield ImageSource(
+            path,
+            whole=False,
+            read=lambda wanted: iter([(path, files.image(path))] if wanted(path) else []),
+        )
+
+
+def _from_standard_input(wanted: Wanted) -> Iterator[tuple[str, Source]]:
+    for line in sys.stdin:
+        path = line.rstrip("\r\n")
+        if path and wanted(path):
+            yield path, path
+
+
+def _in_tar(files: _Files, path: str, wanted: Wanted) -> Iterator[tuple[str, Source]]:
+    """The images of a tar file (the layout of webdataset), read from front to back."""
+    try:
+        with files.open(path) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            for member in tar:
+                name = f"{path}:{member.name}"
+                if member.isfile() and member.name.lower().endswith(_IMAGES) and wanted(name):
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    yield name, content.read()
+                tar.members = []  # type: ignore[attr-defined]  # which would grow by every file
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        if wanted(path):
+            yield path, _failing(f"is damaged from here on ({error})")
+
+
+def _row_groups(files: _Files, path: str) -> Iterator[ImageSource]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise missing_extra("train", "pyarrow") from None
+    try:
+        with files.open(path) as file:
+            opened = pyarrow.parquet.ParquetFile(file)
+            column = _image_column(opened.schema_arrow, path)
+            groups = opened.num_row_groups
+            firsts = [0]
+            for group in range(groups):
+                firsts.append(firsts[-1] + opened.metadata.row_group(group).num_rows)
+    except pyarrow.ArrowException as error:
+        reason = f"is not a readable Parquet file ({error})"
+        yield ImageSource(path, whole=True, read=lambda _: iter([(path, _failing(reason))]))
+        return
+    stamp = files.stamp(path)
+    for group in range(groups):
+
+        def read(wanted: Wanted, group: int = group) -> Iterator[tuple[str, Source]]:
+            return _in_row_group(files, path, column, group, firsts[group], wanted)
+
+        yield ImageSource(f"{path}#{group}", whole=True, read=read, stamp=stamp)
+
+
+def _image_column(schema: Any, path: str) -> str:
+    """The column with encoded images: bytes, or a record with bytes, as Hugging Face's datasets write it."""
+    import pyarrow.types as types
+
+    def holds_bytes(kind: Any) -> bool:
+        if types.is_struct(kind):
+            return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    found = [field.name for field in schema if holds_bytes(field.type)]
+    usual = [name for name in _IMAGE_COLUMNS if name in found]
+    if len(found) != 1 and not usual:
+        names = ", ".join(_IMAGE_COLUMNS[:4])
+        raise UserError(f"images: {path} must have one column of image bytes, or one named {names}")
+    return usual[0] if usual else found[0]
+
+
+def _in_row_group(
+    files: _Files, path: str, column: str, group: int, first: int, wanted: Wanted
+) -> Iterator[tuple[str, Source]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    row = first
+    try:
+        with files.open(path) as file:
+            opened = pyarrow.parquet.ParquetFile(file)
+            for batch in opened.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column]):
+                for value in batch.column(0):
+                    name, row = f"{path}:{row}", row + 1
+                    if wanted(name):
+                        content = value.as_py()
+                        content = content.get("bytes") if isinstance(content, dict) else content
+                        yield name, _failing("has no image in this row") if content is None else content
+    except (pyarrow.ArrowException, OSError) as error:
+        name = f"{path}#{group}"
+        if wanted(name):
+            yield name, _failing(f"is damaged from here on ({error})")

@@ -1,0 +1,188 @@
+"""Images one after another: folders, tar files, Parquet files, addresses."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from skipnets.data.decoding import ImageDecodeError, Source, open_image
+from skipnets.data.streams import Shard, image_sources
+from skipnets.errors import UserError
+
+
+def png(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (3, 2), shade).save(file, "PNG")
+    return file.getvalue()
+
+
+def read(addresses: Iterable[object]) -> dict[str, Source]:
+    """All images, each once."""
+    pairs = [pair for source in image_sources(map(str, addresses)) for pair in source.read(lambda _: True)]
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
+def shade(source: Source) -> int:
+    return int(np.asarray(open_image(source, 1))[0, 0])
+
+
+def write_tar(path: Path, shades: dict[str, int]) -> Path:
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as tar:
+        for name, value in shades.items():
+            info, content = tarfile.TarInfo(name), png(value) if name.endswith("png") else b"{}"
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_a_folder_gives_its_images_and_those_below(tmp_path: Path) -> None:
+    for name in ("a.png", "b/c.PNG", "b/d/e.jpg", "notes.txt", ".hidden/f.png", ".g.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png(1))
+    (tmp_path / "b/d/back").symlink_to(tmp_path, target_is_directory=True)
+    expected = {str(tmp_path / name) for name in ("a.png", "b/c.PNG", "b/d/e.jpg")}
+    assert set(read([tmp_path])) == expected
+    assert set(read([tmp_path, tmp_path / "b"])) == expected
+    assert set(read([tmp_path / "b/*/*"])) == {str(tmp_path / "b/d/e.jpg"), *read([tmp_path / "b/d/back"])}
+    assert list(read([tmp_path / "a.png"])) == [str(tmp_path / "a.png")]
+
+
+def test_a_folder_is_not_listed_before_its_first_image_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(100):
+        (tmp_path / f"{index}.png").write_bytes(b"")
+    seen = []
+    scandir = os.scandir
+
+    class Counted:
+        def __init__(self, path: str) -> None:
+            self._scan = scandir(path)
+
+        def __enter__(self) -> Iterable[os.DirEntry[str]]:
+            return (seen.append(entry) or entry for entry in self._scan)  # type: ignore[func-returns-value]
+
+        def __exit__(self, *_: object) -> None:
+            self._scan.close()
+
+    monkeypatch.setattr(os, "scandir", Counted)
+    images = next(image_sources([str(tmp_path)])).read(lambda _: True)
+    for _ in range(5):
+        next(images)
+    assert len(seen) == 5
+
+
+def test_what_is_no_regular_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    found = read([tmp_path])
+    assert len(found) == 2
+    for source in found.values():
+        with pytest.raises(ImageDecodeError, match="is not a regular file"):
+            open_image(source)
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tgz"])
+def test_a_tar_file_gives_its_images(name: str, tmp_path: Path) -> None:
+    path = write_tar(tmp_path / name, {"000.png": 10, "000.json": 0, "a/001.png": 20})
+    for address in (path, tmp_path):
+        found = read([address])
+        assert {key: shade(image) for key, image in found.items()} == {
+            f"{path}:000.png": 10,
+            f"{path}:a/001.png": 20,
+        }
+
+
+def test_a_tar_file_cut_short_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", {f"{index}.png": index for index in range(5)})
+    path.write_bytes(path.read_bytes()[:2600])
+    found = read([path])
+    assert shade(found[f"{path}:0.png"]) == 0
+    with pytest.raises(ImageDecodeError, match="is damaged from here on"):
+        open_image(found[str(path)])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_parquet_file_gives_a_source_for_each_row_group(nested: bool, tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    values = [{"bytes": png(index), "path": "p"} if nested else png(index) for index in range(5)]
+    pq.write_table(
+        pyarrow.table({"image": [*values, None], "label": list(range(6)), "mask": [b""] * 6}),
+        path,
+        row_group_size=2,
+    )
+    assert [source.name for source in image_sources([str(path)])] == [f"{path}#{index}" for index in range(3)]
+    found = read([path])
+    assert [found[f"{path}:{index}"] for index in range(5)] == [png(index) for index in range(5)]
+    with pytest.raises(ImageDecodeError, match="has no image in this row"):
+        open_image(found[f"{path}:5"])
+
+
+def test_a_parquet_file_without_images_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pyarrow.table({"label": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="must have one column of image bytes"):
+        read([tmp_path / "x.parquet"])
+    (tmp_path / "y.parquet").write_bytes(b"nothing")
+    [damaged] = read([tmp_path / "y.parquet"]).values()
+    with pytest.raises(ImageDecodeError, match="is not a readable Parquet file"):
+        open_image(damaged)
+
+
+def test_addresses_are_read_through_fsspec() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    files.pipe({"/photos/a.png": png(1), "/photos/b/c.png": png(2), "/photos/notes.txt": b""})
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as opened:
+        info = tarfile.TarInfo("d.png")
+        info.size = len(png(3))
+        opened.addfile(info, io.BytesIO(png(3)))
+    files.pipe("/photos/x.tar", tar.getvalue())
+    try:
+        found = {name: shade(image) for name, image in read(["memory://photos"]).items()}
+        assert found == {"/photos/a.png": 1, "/photos/b/c.png": 2, "/photos/x.tar:d.png": 3}
+        with pytest.raises(UserError, match="memory://nowhere does not exist"):
+            read(["memory://nowhere"])
+        with pytest.raises(UserError, match="nosuch://x cannot be opened"):
+            read(["nosuch://x"])
+    finally:
+        files.rm("/photos", recursive=True)
+
+
+def test_paths_come_from_standard_input_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a.png\n\nb c.png\r\n"))
+    assert read(["-"]) == {"a.png": "a.png", "b c.png": "b c.png"}
+
+
+def test_nothing_there_is_an_error(tmp_path: Path) -> None:
+    for address, said in (
+        (tmp_path / "no", "does not exist"),
+        (tmp_path / "*.png", "no file matches"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read([address])
+
+
+def test_shards_are_parts_that_neither_overlap_nor_leave_anything_out() -> None:
+    paths = [f"{index:05}.png" for index in range(4000)]
+    owners = Counter(
+        tuple(number for number in range(1, 9) if Shard(number, 8).has_path(path)) for path in paths
+    )
+    assert set(owners) == {(number,) for number in range(1, 9)}
+    assert min(owners.values()) > 400
+    assert [Shard(2, 3).has_index(index) for index in range(6)] == [False, True, False] * 2
+    assert Shard.parse("3/16") == Shard(3, 16)
+    for wrong in ("0/4", "5/4", "3", "a/b", "1/0", "-1/2"):
+        with pytest.raises(UserError, match=r"must be like 3/16"):
+            Shard.parse(wrong)
