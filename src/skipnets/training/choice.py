@@ -29,7 +29,7 @@ from skipnets.training.recipes import RECIPES
 from skipnets.training.speed import seconds_per_image, training_device
 
 # Beside the network, a step costs this much in the training loop: reading, moving, logging.
-STEP_SECONDS = 0.003
+STEP_SECONDS = 0.006
 # A number format of fewer bits is taken where it needs less than this share of float32's time.
 _FASTER = 0.85
 # Where several processes train together nothing is measured before: they must decide alike.
