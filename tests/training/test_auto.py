@@ -15,6 +15,7 @@ from skipnets.training.auto import (
     candidates,
     choose_network,
     default_seconds,
+    wanted_images,
 )
 from skipnets.training.config import FIELDS
 
@@ -70,9 +71,17 @@ def test_the_most_costly_network_that_fits_is_chosen(seconds: float, chosen: str
         return costs[candidate.model]
 
     ladder = [Candidate(model=name, side=64) for name in costs]
-    found, speed = choose_network(ladder, measure, wanted=100, seconds=seconds)
+    found, speed = choose_network(ladder, measure, wanted=lambda _: 100, seconds=seconds)
     assert (found.model, speed) == (chosen, costs[chosen])
     assert len(measured) == min(ord(chosen) - ord("a") + 2, 3)
+
+
+def test_larger_networks_and_more_images_want_more_to_be_shown() -> None:
+    for side in (32, 64):
+        ladder = candidates(side, fixed=False)
+        wanted = [wanted_images(candidate, 2500) for candidate in ladder]
+        assert wanted == sorted(wanted)
+        assert wanted_images(ladder[-1], 10_000) == 2 * wanted[-1]
 
 
 def test_the_time_grows_with_the_pixels_between_a_minute_and_an_hour() -> None:

@@ -17,6 +17,13 @@ from skipnets.training.prepare import prepare
 MakeConfig = Callable[..., TrainConfig]
 
 
+@pytest.fixture(autouse=True)
+def plain_execution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out what is measured of the execution of a network that was chosen."""
+    chosen = {"block_execution": "plain", "channels_last": True, "operators": {}}
+    monkeypatch.setattr(prepare_module, "choose_execution", lambda *_: chosen)
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, int]]]:
     """What was measured; an image takes a microsecond for each of the pixels and the stem's channels."""

@@ -89,6 +89,23 @@ _NETWORKS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (40, ("resnet8_w16", "resnet8_w32", "resnet14_w32", "resnet8_w64", "resnet14_w64")),
     (10**9, ("resnet10_w16", "resnet10_w24", "resnet10_w32", "resnet10_w48", "resnet10", "resnet18")),
 )
+# How many images a training should show with a network, of 2,500 different ones. Clothing (3,409 images): in
+# 40 s width 24 reached 67.1 (26,000 shown), width 32 68.7 (18,000); in 80 s width 32 70.4 (40,000), width 48
+# 67.9 (22,000). CIFAR-10 (10,000 images): in 40 s width 32 54.8 (38,000), width 64 45.2 (12,000); in 80 s, in
+# bfloat16, the whole recipe with width 16 64.1 (94,000).
+_WANTED: Mapping[str, float] = {
+    "resnet8_w16": 0,
+    "resnet8_w32": 30_000,
+    "resnet14_w32": 60_000,
+    "resnet8_w64": 100_000,
+    "resnet14_w64": 250_000,
+    "resnet10_w16": 0,
+    "resnet10_w24": 10_000,
+    "resnet10_w32": 15_000,
+    "resnet10_w48": 60_000,
+    "resnet10": 100_000,
+    "resnet18": 250_000,
+}
 # Larger images, with the size that they are shrunk to, from cheap to costly.
 _SHRUNK: tuple[Candidate, ...] = tuple(
     Candidate(model=model, side=side)
@@ -209,7 +226,7 @@ def choose_network(
     ladder: Sequence[Candidate],
     seconds_per_image: Callable[[Candidate], float],
     *,
-    wanted: float,
+    wanted: Callable[[Candidate], float],
     seconds: float,
 ) -> tuple[Candidate, float]:
     """The most costly of the candidates that sees the images often enough in the time.
@@ -217,7 +234,7 @@ def choose_network(
     Args:
         ladder: From cheap to costly; they are measured until one is too slow.
         seconds_per_image: Measures a candidate.
-        wanted: How many images the training should show.
+        wanted: How many images the training should show with a candidate.
         seconds: The time for training.
 
     Returns:
@@ -226,20 +243,20 @@ def choose_network(
     chosen, speed = ladder[0], seconds_per_image(ladder[0])
     for candidate in ladder[1:]:
         slower = seconds_per_image(candidate)
-        if seconds / slower < wanted:
+        if seconds / slower < wanted(candidate):
             break
         chosen, speed = candidate, slower
     return chosen, speed
 
 
-def wanted_images(images: int) -> float:
-    """How many images a training should show before a larger network is worth its time.
+def wanted_images(candidate: Candidate, images: int) -> float:
+    """How many images a training should show before a network is worth its time.
 
-    Clothing (3,409 images): in 40 s width 24 reached 67.1 (26,000 shown) and width 32 68.7 (18,000); in 80 s
-    width 32 70.4 (40,000) and width 48 67.9 (22,000). CIFAR-10 (10,000 images), 40 s: width 32 54.8 (38,000),
-    width 64 45.2 (12,000). With more images, more are worth showing, in less than proportion.
+    Args:
+        candidate: The network.
+        images: Number of training images. More of them are worth more, in less than proportion.
     """
-    return 60_000 * math.sqrt(max(images, 500) / 1500)
+    return _WANTED[candidate.model] * math.sqrt(max(images, 500) / 2500)
 
 
 def default_seconds(images: int, side: int) -> float:

@@ -29,7 +29,7 @@ from skipnets.training.recipes import RECIPES
 from skipnets.training.speed import seconds_per_image, training_device
 
 # Beside the network, a step costs this much in the training loop: reading, moving, logging.
-STEP_SECONDS = 0.003
+STEP_SECONDS = 0.006
 # A number format of fewer bits is taken where it needs less than this share of float32's time.
 _FASTER = 0.85
 # Where several processes train together nothing is measured before: they must decide alike.
@@ -126,16 +126,22 @@ def choose(
 
     speed = None
     if automatic and config.model is None and not config.model_options and (networks or not config.weights):
-        shown: float = config.epochs * (config.epoch_images or len(train)) if config.epochs else 0
+        given_images = config.epochs * (config.epoch_images or len(train)) if config.epochs else None
         if networks:
-            shown = shown or PRETRAINED_PASSES * len(train)
             ladder = tuple(Candidate(model=name, side=side) for name in networks)
         else:
-            shown = shown or wanted_images(len(train))
             ladder = candidates(side, fixed=config.size is not None)
+
+        def wanted(candidate: Candidate) -> float:
+            if given_images is not None:
+                return given_images
+            if networks:
+                return PRETRAINED_PASSES * len(train)
+            return wanted_images(candidate, len(train))
+
         precision = fastest_precision(ladder[min(1, len(ladder) - 1)])
         chosen, speed = choose_network(
-            ladder, lambda candidate: measured(candidate, precision), wanted=shown, seconds=total
+            ladder, lambda candidate: measured(candidate, precision), wanted=wanted, seconds=total
         )
         values["model"] = chosen.model
         if chosen.side != side:
