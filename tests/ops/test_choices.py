@@ -54,6 +54,12 @@ def test_the_first_run_of_each_does_not_count(monkeypatch):
     assert chosen == "slow_at_first"
 
 
+def test_short_ways_are_run_more_often(monkeypatch):
+    ways = Ways(monkeypatch, slow=0.003, fast=0.001)
+    Choices(None).choose("problem", ways.ways(), rounds=2)
+    assert ways.runs.count("fast") == ways.runs.count("slow") == 13  # Until 0.05 s have passed.
+
+
 @pytest.mark.parametrize("change", ["threads", "ONEDNN_MAX_CPU_ISA", "SKIPNETS_ENGINE_ISA", "version"])
 def test_another_machine_measures_anew(ways, tmp_path, monkeypatch, change):
     path = tmp_path / "cpu.json"

@@ -27,6 +27,9 @@ from skipnets.machine import library_versions, processor
 logger = logging.getLogger("skipnets")
 
 _ROUNDS = 4
+_SECONDS, _MOST_ROUNDS = 0.05, 40
+"""Ways that take less time altogether are run more often: one disturbance would decide."""
+
 _LIBRARIES = ("skipnets", "torch", "skipnets-engine")
 
 
@@ -91,7 +94,7 @@ class Choices:
         Args:
             problem: What the choice depends on, apart from the machine.
             ways: Name → runs it; likely ones first. What they compute must not depend on how often they run.
-            rounds: How often each is timed, in turns, after one run that is not.
+            rounds: How often each is timed at least, in turns, after one run that is not.
         """
         with self._lock:
             choice = self._repeated.get(problem) or self._file.get(f"{problem} | {machine()}")
@@ -125,7 +128,10 @@ class Choices:
 
     def _measure(self, problem: str, ways: Mapping[str, Callable[[], object]], rounds: int) -> str:
         times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds + 1):
+        started = time.perf_counter()
+        for number in range(_MOST_ROUNDS + 1):
+            if number > rounds and time.perf_counter() - started > _SECONDS:
+                break
             for name, run in ways.items():
                 start = time.perf_counter()
                 run()
