@@ -28,7 +28,9 @@ __all__ = ["Description", "check_answers", "check_export", "plain"]
 
 # More than any network of the families has; a file with more was made to exhaust the memory.
 _MOST_LAYERS = 10_000
+_MOST_MEMBERS = 1000
 _LARGEST_FIELD = 1 << 24
+_LARGEST_CHECKED = 1024
 # What other modules read from the provenance, if it is there.
 _PROVENANCE: dict[str, tuple[type, ...]] = {
     "created": (str,),
@@ -74,8 +76,9 @@ class Description:
         architecture = config_to_dict(config_from_dict(self.architecture))
         _check_fit(architecture, self.classes, self.preprocessing)
         check_temperature(self.temperature)
-        if not isinstance(self.members, int) or isinstance(self.members, bool) or self.members < 1:
-            raise UserError(f"members={self.members!r}: must be a number of networks, at least 1")
+        is_whole = isinstance(self.members, int) and not isinstance(self.members, bool)
+        if not is_whole or not 1 <= self.members <= _MOST_MEMBERS:
+            raise UserError(f"members={self.members!r}: must be a number of networks, 1 to {_MOST_MEMBERS:,}")
         for name, value in (
             ("architecture", architecture),
             ("classes", tuple(self.classes)),
@@ -163,10 +166,11 @@ def check_answers(path: Path, runtime: Runtime, description: Description) -> Non
     """
     if runtime.input_type != "float32" and description.preprocessing.window is not None:
         raise UserError(f"{path}: damaged: its graph takes bytes, which its preprocessing does not make")
-    batch = np.zeros((1, description.preprocessing.channels, *description.preprocessing.size))
+    # A graph takes any size, and opening a file that claims an enormous one shall not cost memory.
+    size = [min(side, _LARGEST_CHECKED) for side in description.preprocessing.size]
+    batch = np.zeros((1, description.preprocessing.channels, *size), runtime.input_type)
     try:
-        logits = runtime.logits(batch.astype(runtime.input_type))
-        features = runtime.embed(batch.astype(runtime.input_type))
+        logits, features = runtime.logits(batch), runtime.embed(batch)
     except Exception as error:  # each runtime's library has errors of its own
         raise UserError(
             f"{path}: its graph cannot compute images of its own preprocessing ({one_line(error, 0)})"

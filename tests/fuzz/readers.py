@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from skipnets.classifier import describe
+from skipnets.classifier import describe, load
 from skipnets.data.decoding import ImageDecodeError, open_image, read_header
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import find_dataset
@@ -16,6 +16,7 @@ from skipnets.data.splits import read_split_rows
 from skipnets.description import Description, check_export
 from skipnets.errors import UserError
 from skipnets.run_folder import check_splits, read_evaluation
+from skipnets.runtimes import pt2 as _pt2  # noqa: F401 - PyTorch takes seconds to import
 from skipnets.runtimes.model_file import parse_metadata, read_model_file
 from skipnets.training.config import read_config
 
@@ -44,8 +45,6 @@ def metadata(data: bytes) -> None:
 
 def pt2(data: bytes) -> None:
     """An exported program, read as data and run."""
-    from skipnets.classifier import load
-
     path = _file("m.pt2", data)
     describe(path)
     load(path, device="cpu")

@@ -82,7 +82,7 @@ def check_threads(classifier: Classifier, calls: dict[str, Call], rounds: int) -
 
 
 def test_threads_get_their_own_answers(opened: Classifier) -> None:
-    check_threads(opened, {"predict": _predict, "embed": _embed}, rounds=20)
+    check_threads(opened, {"predict": _predict, "embed": _embed}, rounds=10)
 
 
 def test_threads_get_their_own_explanations(exported_classifier: Classifier) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,7 @@ def test_a_resumed_epoch_goes_on_at_its_step(
     assert run.rows[0].seconds > 0
 
 
+@pytest.mark.slow
 def test_without_checkpoints_within_epochs_an_epoch_begins_anew(
     tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch, seen: list[tuple[int, ...]]
 ) -> None:
@@ -89,9 +91,24 @@ class TestDamagedCheckpoints:
                 train(config)
         return Run(config.out)
 
-    @pytest.mark.parametrize(
-        "keep", [1000, pytest.param(0, marks=pytest.mark.slow), pytest.param(-1000, marks=pytest.mark.slow)]
-    )
+    @pytest.mark.parametrize("keep", [0, 1000, -1000])
+    def test_the_newest_that_is_whole(self, keep: int, tmp_path: Path) -> None:
+        run = Run(tmp_path)
+        assert newest_checkpoint(run) is None
+        run.checkpoint.parent.mkdir()
+        for number, path in enumerate((run.previous_checkpoint, run.checkpoint)):
+            torch.save({"weights": torch.full((2000,), number)}, path)
+        assert newest_checkpoint(run) == run.checkpoint
+        run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:keep])
+        assert newest_checkpoint(run) == run.previous_checkpoint
+        run.checkpoint.unlink()  # killed between the two renamings
+        assert newest_checkpoint(run) == run.previous_checkpoint
+        run.previous_checkpoint.write_bytes(b"")
+        with pytest.raises(UserError, match=r"^resume: no checkpoint in .* can be read"):
+            newest_checkpoint(run)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("keep", [0, 1000, -1000])
     def test_the_one_before_is_taken(
         self, keep: int, tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -101,6 +118,7 @@ class TestDamagedCheckpoints:
         whole = train(tiny(epochs=1, out=tmp_path / "whole"))
         assert result(resume(run.folder)) == result(whole)
 
+    @pytest.mark.slow
     def test_none_is_left(self, tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         run = self.interrupted(tiny, monkeypatch)
         for path in (run.checkpoint, run.previous_checkpoint):
@@ -125,3 +143,23 @@ def test_another_number_of_processes_is_refused(tiny: MakeConfig, monkeypatch: p
             train(config)
     with pytest.raises(UserError, match=r"^devices=1: must be 2, by which the epochs"):
         resume(config.out)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the patches reach the processes by a fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_that_train_together_go_on_together(
+    tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"devices": 2, "strategy": "ddp_fork", "batch_size": 4, "epochs": 1}
+    monkeypatch.setattr("skipnets.training.checkpoints._STEPS_BETWEEN_AGREEMENTS", 1)
+    config = tiny(
+        checkpoint_minutes=AT_EVERY_STEP, **EVERYTHING | {"accumulate": 1, "imbalance": "none"} | options
+    )
+    whole = train(dataclasses.replace(config, out=tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6, RuntimeError("the power is gone"))
+        with pytest.raises(Exception, match="the power is gone"):
+            train(config)
+    assert Run(config.out).checkpoint.exists()
+    assert result(resume(config.out)) == result(whole)

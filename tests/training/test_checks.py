@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +23,40 @@ from skipnets.training.run import claim
 MakeConfig = Callable[..., TrainConfig]
 
 
-@pytest.fixture
-def interrupted(
-    tiny: MakeConfig, tmp_path: Path, digits_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Run:
-    """A run on a copy of the images, interrupted in its second epoch."""
-    import shutil
-
-    shutil.copytree(digits_folder, tmp_path / "data")
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> Path:
+    """A folder with a run on a copy of the images, interrupted in its second epoch."""
+    root = tmp_path_factory.mktemp("begun")
+    shutil.copytree(digits_folder, root / "data")
+    config = TrainConfig(
+        data=root / "data",  # type: ignore[arg-type]
+        out=root / "run",
+        model="densenet_bc40_k12",
+        model_options={"block_config": [1, 1], "growth_rate": 4},
+        epochs=2,
+        batch_size=16,
+        workers=0,
+        accelerator="cpu",
+        block_execution="plain",
+    )
+    with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 8, KeyboardInterrupt())
         with pytest.raises(TrainingInterrupted):
-            train(tiny(data=tmp_path / "data", epochs=2))
-    return Run(tmp_path / "run")
+            train(config)
+    return root
+
+
+@pytest.fixture
+def interrupted(begun: Path, tmp_path: Path) -> Iterator[Run]:
+    """A copy of that run; the images are as they were afterwards."""
+    shutil.copytree(begun / "run", tmp_path / "run")
+    yield Run(tmp_path / "run")
+    shutil.copytree(tmp_path / "before", begun / "data", dirs_exist_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def _images_before(begun: Path, tmp_path: Path) -> None:
+    shutil.copytree(begun / "data", tmp_path / "before")
 
 
 def test_what_is_cut_short_or_replaced_is_named(interrupted: Run, tmp_path: Path) -> None:
@@ -61,7 +82,7 @@ def test_what_is_cut_short_or_replaced_is_named(interrupted: Run, tmp_path: Path
         resume(interrupted.folder)
     interrupted.environment.write_text(environment)
 
-    image = tmp_path / "data/0/07.png"
+    image = Path(interrupted.config.data) / "0/07.png"
     before = image.read_bytes()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(image)
     with pytest.raises(UserError, match=r"resume: 1 of 120 images .* not those .*: 0/07\.png"):

@@ -52,6 +52,7 @@ _STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 _MOST_CHANNELS = 4096
 # Beyond these, inputs leave the range of the formats that networks compute in.
 _SMALLEST_STD, _LARGEST = 1e-5, 1e4
+_NARROWEST_WINDOW, _LARGEST_VALUE = 1e-6, 1e12
 
 
 @dataclass(frozen=True)
@@ -356,9 +357,8 @@ def _checked_window(window: Any, channels: int) -> tuple[tuple[float, float], ..
     except (TypeError, ValueError):
         flat = np.empty(0)
     pairs = flat.reshape(-1, 2) if flat.size in (2, 2 * channels) else np.empty((0, 2))
-    with np.errstate(over="ignore", invalid="ignore"):
-        widths = pairs[:, 1] - pairs[:, 0]
-    if not (len(pairs) and np.isfinite(pairs).all() and np.isfinite(widths).all() and (widths > 0).all()):
+    sane = np.isfinite(pairs).all() and (abs(pairs) <= _LARGEST_VALUE).all()
+    if not (len(pairs) and sane and (pairs[:, 1] - pairs[:, 0] >= _NARROWEST_WINDOW).all()):
         each = f", or {channels} such pairs, one a channel" if channels > 1 else ""
         raise UserError(f"window={window}: must be two numbers, the lower one first{each}")
     every = pairs if len(pairs) > 1 else pairs.repeat(channels, 0)
@@ -377,8 +377,7 @@ def _checked_shown(shown: Sequence[int], channels: int) -> tuple[int, int, int]:
 
 def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
     pair = tuple(size) if isinstance(size, Sequence) else (size, size)
-    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in pair)
-    if len(pair) != 2 or not whole or min(pair) < 1:
+    if len(pair) != 2 or not all(map(_is_whole, pair)) or min(pair) < 1:
         raise UserError(f"size={size!r}: must be a positive number of pixels, or height and width")
     if pair[0] * pair[1] > MAX_PIXELS:
         raise UserError(f"size={size!r}: must be at most {MAX_PIXELS:,} pixels in all")
@@ -391,6 +390,10 @@ def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[flo
     if len(values) != channels:
         raise UserError(f"{name}={tuple(values)}: must have {channels} values, one a channel")
     return tuple(float(value) for value in values)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:

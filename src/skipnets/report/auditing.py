@@ -242,8 +242,8 @@ class Audit(Display):
     def write_manifest(self, path: str | os.PathLike[str], *, drop: Collection[str] = ()) -> None:
         """Write a corrected manifest, which `open_dataset` and training take as it is.
 
-        Columns: path, label, split where the data tell splits, split_group (copies and groups, which stay in
-        one split), given_label, reason (what was found, and what was done about it).
+        Columns: path, label, split where the data tell splits, split_group where there are copies or groups
+        (which stay in one split), given_label, reason (what was found, and what was done about it).
 
         Args:
             path: A .csv file.
