@@ -92,7 +92,7 @@ def predict_to_folder(
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        raise missing_extra("train", "pyarrow") from None
+        raise missing_extra("scale", "pyarrow") from None
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     top_k = min(top_k, len(classifier.classes))

@@ -32,7 +32,7 @@ EXTRAS = {
     "report": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe"),
     "tune": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe", "optuna"),
     "heic": ("pillow_heif",),
-    "remote": ("fsspec",),
+    "scale": ("fsspec", "pyarrow"),
     "ray": ("ray",),
     "medical": ("nibabel", "pydicom"),
     "science": ("tifffile",),

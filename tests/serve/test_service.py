@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from tests.helpers.serving import (
 )
 
 from skipnets.classifier import Classifier
+from skipnets.data.pixel_budget import PixelBudget
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.serve import Limits, create_app
 
@@ -148,6 +151,26 @@ def test_an_image_that_only_becomes_large_is_counted_as_large(colors: Classifier
     assert fits["label"] == "red"
     for answer in refused:
         assert "and 1 MiB is the limit" in answer["error"]
+
+
+def test_images_that_may_hide_their_size_are_decoded_alone(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserved = []
+    original = PixelBudget.reserved
+
+    def note(self: PixelBudget, size: int, **options: Any) -> Any:
+        reserved.append(size)
+        return original(self, size, **options)
+
+    monkeypatch.setattr(PixelBudget, "reserved", note)
+    client = serving(limits=Limits(memory=10**8))
+    file = io.BytesIO()
+    Image.new("RGB", (20, 18), "blue").save(file, "AVIF", speed=10)
+    response = client.post("/v1/predict", files=upload(*[file.getvalue()] * 3, make_image("blue")))
+    assert {answer["label"] for answer in response.json()["predictions"]} == {"blue"}
+    assert sorted(reserved)[1:] == [10**8] * 3
+    assert min(reserved) < 10**5
 
 
 def test_what_nobody_waits_for_is_not_decoded(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:

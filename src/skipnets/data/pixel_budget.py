@@ -20,6 +20,7 @@ from skipnets.errors import UserError
 __all__ = [
     "AbandonedError",
     "PixelBudget",
+    "may_hide_its_size",
     "peak_bytes",
     "raster_peak_bytes",
     "webp_canvas",
@@ -138,6 +139,18 @@ def webp_canvas(head: bytes) -> tuple[int, int] | None:
         sizes = int.from_bytes(head[21:25], "little")
         return (sizes & 0x3FFF) + 1, (sizes >> 14 & 0x3FFF) + 1
     return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+
+
+def may_hide_its_size(head: bytes) -> bool:
+    """Whether a file's stream may hold a larger image than its header declares: AVIF and HEIC.
+
+    Their decoders allocate what the stream says, up to a limit of their own (268 megapixels in libavif),
+    before anything compares the two.
+
+    Args:
+        head: Its first 8 bytes.
+    """
+    return head[4:8] == b"ftyp"
 
 
 def webp_peak_bytes(width: int, height: int) -> int:

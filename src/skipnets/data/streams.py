@@ -157,7 +157,7 @@ class _Remote:
         try:
             import fsspec
         except ImportError:
-            raise missing_extra("remote", "fsspec") from None
+            raise missing_extra("scale", "fsspec") from None
         try:
             self._files, self.root = fsspec.core.url_to_fs(address)
             if not self._files.exists(self.root):
@@ -302,7 +302,7 @@ def _row_groups(files: _Files, path: str) -> Iterator[ImageSource]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise missing_extra("train", "pyarrow") from None
+        raise missing_extra("scale", "pyarrow") from None
     try:
         with files.open(path) as file:
             opened = pyarrow.parquet.ParquetFile(file)
