@@ -27,6 +27,8 @@ OPERATIONS = frozenset(
         *("batch_norm.default", "cat.default", "conv2d.default", "dropout.default", "flatten.using_ints"),
         *("group_norm.default", "linear.default", "max_pool2d.default", "mul.Tensor", "pad.default"),
         *("relu.default", "sub.Tensor", "to.dtype"),
+        # Of an ensemble, whose probabilities are averaged.
+        *("clamp.default", "log.default", "mean.dim", "softmax.int", "stack.default"),
     }
 )
 """The operations of aten that exports consist of; none writes to its arguments or to files."""

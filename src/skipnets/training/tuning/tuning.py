@@ -17,6 +17,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from typing_extensions import override
 from skipnets import run_folder
 from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
 from skipnets.data.survey import survey
-from skipnets.duration import format_duration, parse_duration
+from skipnets.duration import parse_duration
 from skipnets.errors import UserError, check_at_least_1, one_line
 from skipnets.files import atomic_path
 from skipnets.tables import Display, make_table, properties_table
@@ -183,7 +184,7 @@ def tune(
         raise UserError(f"folds={config.folds}: must not be given, trials are judged on one validation split")
     if config.find_lr:
         raise UserError("find_lr: must not be given, the rate is tuned")
-    seconds = parse_duration(time)
+    started, seconds = budget.clock(), parse_duration(time)
     folder = config.out
     if (folder / BASE).exists():
         raise UserError(f"out: {folder} already holds a tuning; resume it: skipnets tune --resume {folder}")
@@ -215,7 +216,8 @@ def tune(
     _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
     dataset.write_splits(folder / run_folder.SPLITS)
     _write(folder / BASE, base)
-    return _go_on(folder, seconds, trials=trials, processes=processes, pruner=pruner)
+    left = seconds - (budget.clock() - started)
+    return _go_on(folder, left, trials=trials, processes=processes, pruner=pruner)
 
 
 def resume_tuning(
@@ -299,7 +301,7 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
     if tuning.best is None:
         reasons = [trial.reason for trial in tuning.trials if trial.reason]
         raise UserError(
-            f"time={format_duration(seconds)}: no trial was completed"
+            "time: no trial was completed"
             + (f"; the last failed: {reasons[-1]}" if reasons else "; give more time")
         )
     return tuning
@@ -340,16 +342,19 @@ def _work(job: _Job) -> None:
     space = search_space(base, default, train_images=len(dataset.split("train")))
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial({name: getattr(default, name) for name in space}, skip_if_exists=True)
-    expected = parse_duration(base.time) if base.time is not None else 0.0
+    planned = parse_duration(base.time) if base.time is not None else 0.0
+    durations: list[float] = []
     while True:
+        # With what comes before and after the training of a trial.
+        expected = max(planned, statistics.fmean(durations) if durations else 0.0)
         begun = len([trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "WAITING"])
         if job.trials is not None and begun >= job.trials:
             return
-        if begun and budget.clock() + 0.7 * expected > ends:
+        if begun and budget.clock() + expected > ends:
             return
         started = budget.clock()
         _try(study, study.ask(space), base, dataset, job.folder)
-        expected = max(expected, budget.clock() - started) if base.time is None else expected
+        durations.append(budget.clock() - started)
         records = read_trials(study)
         _say(_line(records, minimize=minimize, metric=tuning.metric))
         write_table(job.folder, records)
