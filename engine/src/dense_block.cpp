@@ -146,6 +146,9 @@ constexpr int kTile = 2, kElements = 16;
 // Between the elements of transformed tiles, in floats, so that those of one tile lie on different places of the cache.
 constexpr Size kElementGap = 16;
 
+// Tiles over which a weight gradient is summed at a time.
+constexpr Size kTilesTogether = 32;
+
 Size whole_tiles(Size side) { return ceil_div(side, kTile) * kTile; }
 
 /// The strips into which images are cut for 3×3 convolutions: some lines of one image.
@@ -482,7 +485,11 @@ public:
         }
         for (Partial& partial : partials_) {
             partial.weight1 = arena_.floats(shape_.bottleneck * wide_);
-            partial.weight2 = arena_.floats(9 * shape_.growth * narrow_);
+            partial.weight2 = arena_.floats(kElements * shape_.growth * narrow_);
+        }
+        for (int part = 0; part < shares_; ++part) {
+            inputs_.push_back(arena_.floats(kElements * (kTilesTogether * narrow_ + kElementGap)));
+            outputs_.push_back(arena_.floats(kElements * (kTilesTogether * grown_ + kElementGap)));
         }
     }
 
@@ -587,29 +594,53 @@ private:
         Partial& partial = partials_[part];
         const Norm& norm = state.norm;
         const Size channels = shape_.channels(), bottleneck = shape_.bottleneck, seen = shape_.seen(layer);
-        const Size width = shape_.width, growth = shape_.growth;
+        const Size growth = shape_.growth;
         partial.sums.clear(bottleneck);
-        std::fill(partial.weight2, partial.weight2 + 9 * growth * narrow_, 0.0f);
+        std::fill(partial.weight2, partial.weight2 + kElements * growth * narrow_, 0.0f);
         for_strips(part, [&](const Strip& strip) {
             fill_map(scratch.left, narrow_, strip, block_.bottlenecks[layer], bottleneck, bottleneck,
                      norm.scale.data(), norm.shift.data());
             fill_map(scratch.map, grown_, strip, block_.features + seen, channels, growth, state.slope.data() + seen,
                      state.offset.data() + seen, gradient_ + seen);
-            const Size wide_line = strips_.width * narrow_, line = strips_.width * grown_;
-            const Size behind = strips_.width - width;  // pixels between two lines of the strip
-            for (int tap = 0; tap < 9; ++tap)
-                multiply_transposed(kernels_, {scratch.map + line + grown_, grown_}, behind * grown_, growth,
-                                    {scratch.left + (tap / 3) * wide_line + (tap % 3) * narrow_, narrow_}, behind * narrow_,
-                                    bottleneck, {strip.lines(), width},
-                                    {partial.weight2 + tap * growth * narrow_, narrow_});
+            add_filter_gradient(part, strip);
             const Matrix product{scratch.product, narrow_};
             convolve(scratch.map, grown_, growth, strip, weights2_[layer], product, scratch);
             const Size offset = first_row(strip) * bottleneck;
             training_.mask({masked_ + offset, bottleneck}, product, {block_.bottlenecks[layer] + offset, bottleneck},
-                           strip.lines() * width, bottleneck, norm.scale.data(), norm.shift.data(), norm.mean.data(),
+                           strip.lines() * shape_.width, bottleneck, norm.scale.data(), norm.shift.data(), norm.mean.data(),
                            scratch.first, scratch.second);
             partial.sums.add(scratch.first, scratch.second);
         });
+    }
+
+    /// The gradient of the transformed filters from a strip in the share's scratch: for each element, the product of
+    /// the transformed gradients and inputs, summed over the tiles.
+    void add_filter_gradient(int part, const Strip& strip) {
+        const Scratch& scratch = scratches_[part];
+        const Size lanes = kernels_.lanes, growth = shape_.growth, bottleneck = shape_.bottleneck;
+        const Size across = ceil_div(shape_.width, kTile), tiles = across * ceil_div(strip.lines(), kTile);
+        const Size groups = ceil_div(tiles, kTilesTogether);
+        for (Size group = 0; group < groups; ++group) {
+            const Range range = share(tiles, groups, group);
+            const Size input_element = range.size() * narrow_ + kElementGap;
+            const Size output_element = range.size() * grown_ + kElementGap;
+            for (Size tile = range.begin; tile < range.end; ++tile) {
+                const Size y = tile / across * kTile, x = tile % across * kTile;
+                const float *input[kTile + 2], *output[kTile];
+                for (int i = 0; i < kTile + 2; ++i)
+                    input[i] = scratch.left + ((y + i) * strips_.width + x) * narrow_;
+                for (int i = 0; i < kTile; ++i)
+                    output[i] = scratch.map + ((y + i + 1) * strips_.width + x + 1) * grown_;
+                kernels_.winograd_input[0](inputs_[part] + (tile - range.begin) * narrow_, input_element, lanes, input,
+                                           narrow_, ceil_div(bottleneck, lanes));
+                training_.winograd_gradient(outputs_[part] + (tile - range.begin) * grown_, output_element, lanes,
+                                            output, grown_, ceil_div(growth, lanes));
+            }
+            for (int e = 0; e < kElements; ++e)
+                multiply_transposed(kernels_, {outputs_[part] + e * output_element, grown_}, 0, growth,
+                                    {inputs_[part] + e * input_element, narrow_}, 0, bottleneck, {1, range.size()},
+                                    {partials_[part].weight2 + e * growth * narrow_, narrow_});
+        }
     }
 
     /// Back through the second norm, the 1×1 convolution, ReLU and the first norm's scale and shift.
@@ -671,13 +702,13 @@ private:
 
     void reduce_weight2(float* out, const Range& outputs) {
         for (Size o = outputs.begin; o < outputs.end; ++o)
-            for (Size c = 0; c < shape_.bottleneck; ++c)
-                for (Size tap = 0; tap < 9; ++tap) {
-                    float sum = 0;
-                    for (const Partial& partial : partials_)
-                        sum += partial.weight2[(tap * shape_.growth + o) * narrow_ + c];
-                    out[(o * shape_.bottleneck + c) * 9 + tap] = sum;
-                }
+            for (Size c = 0; c < shape_.bottleneck; ++c) {
+                double sums[kElements] = {};
+                for (const Partial& partial : partials_)
+                    for (int e = 0; e < kElements; ++e)
+                        sums[e] += partial.weight2[(e * shape_.growth + o) * narrow_ + c];
+                transform_gradient(sums, out + (o * shape_.bottleneck + c) * 9);
+            }
     }
 
     const bool recompute_;
@@ -685,6 +716,7 @@ private:
     const std::vector<LayerGradients>& gradients_;
     float* const input_gradient_;
     std::vector<Panels> forward1_, weights1_, weights2_;
+    std::vector<float*> inputs_, outputs_;  // transformed tiles of each share
 };
 
 }  // namespace

@@ -84,6 +84,28 @@ constexpr void list_outer(Outer* list) {
     if constexpr (R > 1) list_outer<V, Most, R - 1>(list);
 }
 
+inline void gradient_line(Vector first, Vector second, Vector (&line)[4]) {
+    line[0] = first;
+    line[1] = first + second;
+    line[2] = first - second;
+    line[3] = -second;
+}
+
+void winograd_gradient(float* out, Size element, Size step, const float* const* rows, Size pixel, Size vectors) {
+    for (Size i = 0; i < vectors; ++i, out += step) {
+        Vector left[4], right[4];
+        gradient_line(load(rows[0] + i * L), load(rows[1] + i * L), left);
+        gradient_line(load(rows[0] + pixel + i * L), load(rows[1] + pixel + i * L), right);
+#pragma GCC unroll 4
+        for (int row = 0; row < 4; ++row) {
+            Vector line[4];
+            gradient_line(left[row], right[row], line);
+#pragma GCC unroll 4
+            for (int column = 0; column < 4; ++column) store(out + (row * 4 + column) * element, line[column]);
+        }
+    }
+}
+
 // ---- pixel by pixel ------------------------------------------------------------------------------------------
 
 void activate(const Matrix& out, const ConstMatrix& x, Size rows, Size columns, const float* scale,
@@ -193,6 +215,7 @@ constexpr TrainingKernels make_table() {
     TrainingKernels table{};
     list_outer<1, SKIPNETS_ROWS_1>(table.outer[1]);
     list_outer<2, SKIPNETS_ROWS_2>(table.outer[2]);
+    table.winograd_gradient = winograd_gradient;
     table.activate = activate;
     table.combine = combine<true>;
     table.combine_exact = combine<false>;

@@ -38,6 +38,11 @@ using Outer = void (*)(const ConstMatrix& a, std::ptrdiff_t a_gap, const ConstMa
 struct TrainingKernels {
     Outer outer[kWidestPanel + 1][kMaxRows + 1];  // [V][R]; null where R is more than Kernels::rows[V]
 
+    /// A g Aᵀ of a tile's 2×2 gradients, with Winograd's matrices (winograd.h): rows[i] + j·pixel is element (i, j);
+    /// element e of the 16 goes to out + e·element + vector·step.
+    void (*winograd_gradient)(float* out, std::ptrdiff_t element, std::ptrdiff_t step, const float* const* rows,
+                              std::ptrdiff_t pixel, std::ptrdiff_t vectors);
+
     /// Padded out = relu(scale · x + shift).
     void (*activate)(const Matrix& out, const ConstMatrix& x, std::ptrdiff_t rows, std::ptrdiff_t columns,
                      const float* scale, const float* shift);

@@ -66,7 +66,8 @@ def predict_with_ray(
         ray.init(log_to_driver=False, include_dashboard=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     if shards is None:
-        processors = int(ray.cluster_resources().get("CPU", 1))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        processors = int(resources.get("CPU", 1))
         shards = shards_of(Path(output)) or _SHARDS_PER_PROCESSOR * processors
     task = functools.partial(
         _predict_shard,
@@ -77,8 +78,9 @@ def predict_with_ray(
         loading={"runtime": runtime, "device": device, "threads": threads or 1},
         predicting={"top_k": top_k, "batch_size": batch_size, "workers": workers or threads or 1},
     )
-    gpus = {"num_gpus": 1} if device.startswith("cuda") else {}
-    rows = ray.data.range(shards, override_num_blocks=shards).map(task, num_cpus=threads or 1, **gpus)
+    gpus = 1 if device.startswith("cuda") else None
+    numbers = ray.data.range(shards, override_num_blocks=shards)
+    rows = numbers.map(task, num_cpus=threads or 1, num_gpus=gpus)
     earlier = set(Path(output).glob("part-*.parquet"))
     done = 0
     try:

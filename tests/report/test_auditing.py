@@ -126,6 +126,9 @@ def test_named_datasets_and_steps() -> None:
     steps: dict[str, tuple[int, int]] = {}
     found = audit("digits", progress=lambda what, done, total: steps.update({what: (done, total)}))
     assert steps == {"looking at images": (1797, 1797)}
+    assert not {"near-copy", "blurred"} & set(found.looked_for)
+    note = "near copies and blur were not looked for in images of less than 16 pixels: all of them"
+    assert note in found.notes
     # Digits as they are published: all alike, and none stands out.
     assert not any(found.findings.values())
     with pytest.raises(UserError, match=r"write=clean\.csv: digits does not lie in files"):

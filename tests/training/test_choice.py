@@ -151,7 +151,7 @@ def test_cached_imagenet_weights_start_color_photographs(
     monkeypatch.setattr(prepare_module, "is_cached", lambda name: name == "resnet18")
     photographs, small = images(30, 80, 70, 3), images(30, 40, 30, 3)
     config = prepare(open_config(tiny, time="20s"), photographs).config
-    assert (config.weights, config.model, config.fit_head) == ("imagenet", "resnet18", True)
+    assert (config.weights, config.model, config.lr) == ("imagenet", "resnet18", 0.01)
     assert set(measured) == {("resnet18", (224, 224))}
     for data, changes in ((small, {}), (photographs, {"recipe": "scratch"}), (photographs, {"size": 32})):
         prepare(open_config(tiny, time="20s", **changes), data)

@@ -276,7 +276,7 @@ def test_one_line_an_epoch_on_standard_error(tiny: MakeConfig, capsys: pytest.Ca
     assert table[-1].split() == ["2", "2", "28", "6", "6", "40"]
     assert re.fullmatch(r"network      densenet_bc40_k12, [\d,]+ parameters, 8×8 gray", network)
     assert length == "training     2 epochs of 6 steps of 16 images"
-    assert recipe.startswith("recipe auto  sgd, rate 0.05")
+    assert recipe.startswith("recipe auto  sgd, rate 0.07")
     assert first.startswith("epoch 1/2  train loss ")
     assert first.endswith(" s  best")
     assert second.startswith("epoch 2/2  train loss ")

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from skipnets.data.copies import LEAST_SIDE
 from skipnets.data.decoding import ImageDecodeError, open_region, render_image
 from skipnets.data.sources import ImageDataset
 
 _SIDE = 128
 # Levels between channels that JPEG's compression leaves in an image without color.
 _COLORLESS = 8
-# Smaller images are too coarse to be called blurred.
-_LEAST_SIDE = 16
 _AT_ONCE = 512
 
 
@@ -105,7 +104,8 @@ def appearance(image: Image.Image) -> Appearance:
         darkest=low,
         contrast=high - lowest,
         information=float(-(occurring * np.log2(occurring)).sum()),
-        sharpness=_sharpness(gray.astype(np.float32)) if min(gray.shape) >= _LEAST_SIDE else float("nan"),
+        # Smaller ones are too coarse to be called blurred.
+        sharpness=_sharpness(gray.astype(np.float32)) if min(gray.shape) >= LEAST_SIDE else float("nan"),
         colorless=float((np.ptp(pixels, axis=2) > _COLORLESS).mean()) <= 0.01,
     )
 

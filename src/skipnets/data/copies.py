@@ -39,7 +39,7 @@ _CANDIDATE_DISTANCE = 0.8
 _COPY_DISTANCE = 0.2
 _CANDIDATES = 3
 # Smaller images hold too little to tell copies from images that are alike.
-_LEAST_SIDE = 16
+LEAST_SIDE = 16
 # Thumbnails that vary less than this many gray levels show nothing that could be compared.
 _LEAST_CONTRAST = 4
 _PAIRS_AT_ONCE = 256
@@ -132,7 +132,7 @@ def _find_near(
         from sklearn.neighbors import NearestNeighbors
     except ImportError:  # in the core installation, which only predicts
         return []
-    if dataset.images is not None and min(dataset.images.shape[1:3]) < _LEAST_SIDE:
+    if dataset.images is not None and min(dataset.images.shape[1:3]) < LEAST_SIDE:
         return []
     steps = _Steps(3 * len(positions), progress)
     thumbnails = _thumbnails(dataset, positions, steps)
@@ -217,7 +217,7 @@ def _thumbnails(dataset: ImageDataset, positions: NDArray[np.int64], steps: _Ste
                 )
         except ImageDecodeError:
             return blank
-        if min(image.size) < _LEAST_SIDE:
+        if min(image.size) < LEAST_SIDE:
             return blank
         return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
 

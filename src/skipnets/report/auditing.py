@@ -17,7 +17,7 @@ import numpy as np
 from skipnets.classifier import Classifier
 from skipnets.data.appearance import measure_appearance
 from skipnets.data.contents import contents
-from skipnets.data.copies import MOST, find_copies
+from skipnets.data.copies import LEAST_SIDE, MOST, find_copies
 from skipnets.data.listing import counted
 from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
@@ -104,9 +104,15 @@ class Audit(Display):
             "label-error": self.label_check is None,
             "leak": not self.has_splits,
             "divided-group": not self.has_splits or self.dataset.groups is None,
-            "near-copy": len(self.dataset) > MOST,
+            "near-copy": len(self.dataset) > MOST or self._tiny == len(self.survey.headers),
+            "blurred": self._tiny == len(self.survey.headers),
         }
         return [kind for kind in KINDS if not without.get(kind, False)]
+
+    @property
+    def _tiny(self) -> int:
+        """How many headers tell of images that are too small to be compared."""
+        return sum(min(header.width, header.height) < LEAST_SIDE for header in self.survey.headers)
 
     @property
     def notes(self) -> list[str]:
@@ -134,6 +140,12 @@ class Audit(Display):
                 )
         if not self.has_splits:
             notes.append("leaks were not looked for: the data have no splits")
+        if self._tiny:
+            all_or_some = "all" if self._tiny == len(self.survey.headers) else f"{self._tiny:,}"
+            notes.append(
+                f"near copies and blur were not looked for in images of less than {LEAST_SIDE} pixels: "
+                f"{all_or_some} of them"
+            )
         if len(self.dataset) > MOST:
             notes.append(f"near copies were not looked for: more than {MOST:,} images")
         return notes
@@ -242,8 +254,8 @@ class Audit(Display):
     def write_manifest(self, path: str | os.PathLike[str], *, drop: Collection[str] = ()) -> None:
         """Write a corrected manifest, which `open_dataset` and training take as it is.
 
-        Columns: path, label, split where the data tell splits, split_group (copies and groups, which stay in
-        one split), given_label, reason (what was found, and what was done about it).
+        Columns: path, label, split where the data tell splits, split_group where there are copies or groups
+        (which stay in one split), given_label, reason (what was found, and what was done about it).
 
         Args:
             path: A .csv file.

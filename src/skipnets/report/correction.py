@@ -113,11 +113,12 @@ def write_manifest(audit: Audit, path: str | os.PathLike[str], *, drop: Collecti
     remaining = dataset.select(kept)
     folder = path.absolute().parent
     rows = [changes[image] for image in kept]
+    groups = _split_groups(remaining)
     columns = {
         "path": [relative_name(folder, str(dataset.file(image).absolute())) for image in kept.tolist()],
         "label": [row.label for row in rows],
         **({"split": remaining.splits.tolist()} if (remaining.splits != "").all() else {}),
-        "split_group": _split_groups(remaining),
+        **({"split_group": groups} if len(set(groups)) < len(groups) else {}),
         "given_label": [dataset.classes[dataset.labels[image]] for image in kept],
         "reason": [" | ".join(row.reasons) for row in rows],
     }

@@ -141,8 +141,9 @@ _NARROW = 0.35  # shorter side over longer side
 _SPREAD = 3  # interquartile ranges of size beyond the quartiles
 _FACTOR = 1.5
 _FEW = 10
-_RANK = {"test": 0, "val": 1, "train": 2, "": 3}
 _SHARE = 0.1
+# Later splits judge earlier ones.
+_RANK = {"test": 0, "val": 1, "train": 2, "": 3}
 
 
 def appearance_findings(
@@ -259,9 +260,10 @@ def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
     Args:
         dataset: With `copies` and `contents`; its splits are "" where the data do not tell any.
     """
+    merged = merged_spellings(dataset)
     distance_of = {(copy.first, copy.second): copy.distance for copy in dataset.copies}
     for first, *others in copy_groups(dataset):
-        contradictions = list(_contradictions(dataset, [first, *others]))
+        contradictions = list(_contradictions(dataset, [first, *others], merged))
         yield from contradictions
         left_out = {finding.image for finding in contradictions if finding.action == "left out"}
         for image in others:
@@ -278,9 +280,10 @@ def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
             yield Finding(kind, image, dataset.names[image], detail, distance, action, first)
 
 
-def _contradictions(dataset: ImageDataset, group: Sequence[int]) -> Iterator[Finding]:
-    """The images of a group that have another label than their copies."""
-    merged = merged_spellings(dataset)
+def _contradictions(
+    dataset: ImageDataset, group: Sequence[int], merged: Mapping[str, str]
+) -> Iterator[Finding]:
+    """The images of a group that have another label than their copies, spelling aside."""
     label_of = {image: dataset.classes[dataset.labels[image]] for image in group}
     label_of = {image: merged.get(label, label) for image, label in label_of.items()}
     equal: dict[Content | int, list[int]] = {}

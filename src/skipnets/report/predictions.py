@@ -117,10 +117,7 @@ def predict_unseen(
     """
     classifier = as_classifier(model, runtime=runtime, device=device, threads=threads)
     rows = known_rows(classifier, dataset) or [None] * len(dataset)
-    known_classes = np.isin(
-        dataset.labels,
-        [dataset.classes.index(name) for name in set(classifier.classes) & set(dataset.classes)],
-    )
+    known_classes = np.isin(dataset.classes, classifier.classes)[dataset.labels]
     probabilities = np.full((len(dataset), len(classifier.classes)), np.nan)
     stored = _stored(classifier)
     for image, row in enumerate(rows):
@@ -159,7 +156,7 @@ def predict_unseen(
 
 
 def _stored(classifier: Classifier) -> dict[str, NDArray[np.float64]]:
-    """Name → probabilities in the classifier's run folder, if that holds any of its classes."""
+    """Name → probabilities in the classifier's run folder, if there are any, of its classes."""
     path = None if classifier.path is None else classifier.path.with_name(run_folder.PREDICTIONS)
     if path is None or not path.is_file():
         return {}

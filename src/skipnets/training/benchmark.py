@@ -204,9 +204,11 @@ def _kilobytes(path: Path, field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def random_batch(config: ModelConfig, batch_size: int, size: int, device: str) -> tuple[Tensor, Tensor]:
+def random_batch(
+    config: ModelConfig, batch_size: int, size: int, device: str, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) in channels-last order, and labels (N,)."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     images = torch.randn(batch_size, config.in_chans, size, size, generator=generator)
     labels = torch.randint(0, max(config.num_classes, 1), (batch_size,), generator=generator)
     return images.to(device, memory_format=torch.channels_last), labels.to(device)

@@ -133,6 +133,9 @@ class TrainConfig:
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Factor by which the learning rate falls from stage to stage, from the head down to the stem: below 1,
     early stages of a pretrained network change less."""
+    whiten_stem: bool | None = None
+    """Whether the first convolution starts with filters that whiten patches of the training images (Jordan
+    2024, arXiv 2404.00498) instead of random ones. Not with weights."""
     fit_head: bool | None = None
     """Whether the new head is fitted to the features of the initial weights before all layers are trained, so
     that a random head does not spoil them (Kumar et al. 2022, arXiv 2202.10054)."""
@@ -281,6 +284,7 @@ class ResolvedConfig(TrainConfig):
     weight_decay: NotNegative
     decay_norm_and_bias: bool
     layer_decay: Annotated[float, Field(gt=0, le=1)]
+    whiten_stem: bool
     fit_head: bool
     schedule: Literal["constant", "milestones", "cosine", "linear"]
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...]

@@ -34,6 +34,7 @@ from skipnets.training.choice import choose
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
 from skipnets.training.execution import choose_execution
 from skipnets.training.recipes import with_recipe
+from skipnets.training.whitening import whiten_stem
 
 logger = logging.getLogger("skipnets")
 
@@ -155,6 +156,8 @@ def prepare(
         shown_channels=reading.shown_channels,
     )
     find_augmentation(config.augmentation or "none", preprocessing.size)
+    if config.whiten_stem and config.weights is None and load_weights:
+        whiten_stem(model, train, preprocessing)
     window = None if preprocessing.window == VOI else preprocessing.window
     resolved: dict[str, Any] = {
         "size": preprocessing.size,

@@ -17,6 +17,7 @@ _PAPER: dict[str, Any] = {
     "weight_decay": 1e-4,
     "decay_norm_and_bias": True,
     "layer_decay": 1.0,
+    "whiten_stem": False,
     "fit_head": False,
     "schedule": "milestones",
     "warmup": 0.0,
@@ -46,7 +47,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {
         "epochs": 30,
         "batch_size": 32,
-        "lr": 0.05,
+        "lr": 0.07,
         "weight_decay": 5e-4,
         "warmup": 2.0,
         "augmentation": "crop-flip",

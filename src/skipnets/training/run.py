@@ -80,6 +80,9 @@ class Run(Display):
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+
     def __fspath__(self) -> str:
         """The folder, so that whatever takes the path of a run takes a run."""
         return str(self.folder)

@@ -255,7 +255,7 @@ def _trainer(run: Run, config: ResolvedConfig, callbacks: list[Callback]) -> pl.
     try:
         return pl.Trainer(
             accelerator=config.accelerator,
-            devices=config.devices,
+            **_processes(config),
             strategy=config.strategy,
             precision=config.precision,
             max_epochs=config.epochs,
@@ -332,6 +332,15 @@ def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, r
         )
     except torch.OutOfMemoryError:
         raise UserError(_out_of_memory(run, task.config, task.model)) from None
+    except RuntimeError as error:
+        # Gloo's and NCCL's errors have no class of their own.
+        if trainer.world_size == 1 or not re.search("gloo|NCCL|Connection (closed|reset)", str(error)):
+            raise
+        run.check_present()
+        raise UserError(
+            f"another process of this training was lost; go on with all of them: "
+            f"skipnets train --resume {run.folder} ({one_line(error)})"
+        ) from error
     except OSError as error:  # of TensorBoard's files, which are not written by us
         run.check_present()
         raise UserError(
@@ -434,6 +443,14 @@ def check_splits(dataset: ImageDataset) -> None:
 def _alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the lock of a run folder; the processes that train together hold one."""
     return contextlib.nullcontext() if _is_helper() else locked(folder)
+
+
+def _processes(config: ResolvedConfig) -> dict[str, Any]:
+    """Lightning's `devices` and `num_nodes`: under torchrun, what that was told."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    if not local:
+        return {"devices": config.devices}
+    return {"devices": local, "num_nodes": int(os.environ["WORLD_SIZE"]) // local}
 
 
 def _is_helper() -> bool:

@@ -82,6 +82,9 @@ class Tuning(Display):
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+
     @property
     def base(self) -> TrainConfig:
         """The configuration that every trial changes."""
