@@ -21,6 +21,7 @@ from skipnets.training.checkpoints import (
     _generators,
     _restore_generators,
     newest_checkpoint,
+    write_checkpoint,
 )
 
 MakeConfig = Callable[..., TrainConfig]
@@ -125,6 +126,12 @@ class TestDamagedCheckpoints:
             path.write_bytes(b"")
         with pytest.raises(UserError, match=r"^resume: no checkpoint in .* can be read"):
             resume(run.folder)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_a_full_disk_is_an_error_of_the_system() -> None:
+    with pytest.raises(OSError, match="the disk is full or fails"):
+        write_checkpoint({"weights": torch.zeros(10_000)}, Path("/dev/full"))
 
 
 def test_generators_go_on() -> None:

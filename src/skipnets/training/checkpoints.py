@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import random
@@ -46,9 +47,21 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """Save it."""
         self.run.check_present()
         with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
+            write_checkpoint(checkpoint, temporary)
             if Path(path).exists():
                 Path(path).replace(self.run.previous_checkpoint)
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint's file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    try:
+        torch.save(checkpoint, path)
+    except RuntimeError as error:  # of PyTorch's writer in C++, which does not say why
+        raise OSError(errno.EIO, "the disk is full or fails") from error
 
 
 def newest_checkpoint(run: Run) -> Path | None:

@@ -11,7 +11,7 @@ from torch.optim import SGD
 
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
-from skipnets.training.checkpoints import newest_checkpoint
+from skipnets.training.checkpoints import newest_checkpoint, write_checkpoint
 from skipnets.training.config import TrainConfig
 from skipnets.training.optimization import schedule_of_run
 from skipnets.training.run import Run, write_config
@@ -48,7 +48,7 @@ def extend(run: Run, epochs: int) -> None:
         set_schedule(checkpoint, config)
         _be_patient_again(checkpoint)
         with atomic_path(run.checkpoint) as temporary:
-            torch.save(checkpoint, temporary)
+            write_checkpoint(checkpoint, temporary)
     write_config(run, config)
 
 
