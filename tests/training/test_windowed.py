@@ -148,6 +148,7 @@ def infer(client: httpx.Client, classifier: Classifier, datatype: str, numbers: 
     tensor = {"name": "images", "datatype": datatype, "shape": list(numbers.shape), "data": data}
     name = classifier.architecture["name"]
     answer = client.post(f"/v2/models/{name}/infer", json={"inputs": [tensor]}).json()
+    assert "outputs" in answer, answer
     [output] = [each for each in answer["outputs"] if each["name"] == "probabilities"]
     return np.reshape(output["data"], output["shape"])
 

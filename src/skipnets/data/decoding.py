@@ -683,6 +683,9 @@ def declared_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
     Raises:
         ImageDecodeError: There is no image in a known format, or it is larger than `max_pixels`.
     """
+    if isinstance(source, np.ndarray):
+        header = read_header(source)
+        return header.width, header.height
     if isinstance(source, bytes) or hasattr(source, "read"):
         canvas = webp_canvas(_head(cast("bytes | BinaryIO", source), 30))
         if canvas is not None and canvas[0] * canvas[1] <= max_pixels:
