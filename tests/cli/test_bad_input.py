@@ -74,9 +74,13 @@ CASES = {
         ["bad.pth"],
     ),
     "a missing checkpoint": (["train", "photos", "--out", "out", "--weights", "no.pth"], ["no.pth"]),
-    "a wrong channel count": (["train", "photos", "--out", "out", "--channels", 2], ["channels", "2"]),
+    "a wrong channel count": (["train", "photos", "--out", "out", "--channels", 0], ["channels", "0"]),
     "an image size below the smallest": (
         ["train", "photos", "--out", "out", "--model", "densenet121", "--size", 16],
+        ["16", "29"],
+    ),
+    "two sides below the smallest": (
+        ["train", "photos", "--out", "out", "--model", "densenet121", "--size", 40, 16],
         ["16", "29"],
     ),
     "an impossible size": (["train", "photos", "--out", "out", "--size", 0], ["size", "0"]),
@@ -94,7 +98,10 @@ CASES = {
         ["train", "photos", "--out", "out", "--lr", 1, "--lr", 2],
         ["--lr=2: must be given once"],
     ),
-    "a size of three": (["train", "photos", "--out", "out", "--size", 3, 4, 5], ["4 5: too many values"]),
+    "a size of three": (
+        ["train", "photos", "--out", "out", "--size", 3, 4, 5],
+        ["--size=3 4 5: must be one side, or height and width"],
+    ),
     "a wrong field of the model": (
         ["train", "photos", "--out", "out", "--model-options.growth-rate", "x"],
         ["--model-options.growth-rate=x: must be a whole number"],

@@ -136,3 +136,10 @@ def test_every_field_is_documented() -> None:
 
     documented = {param.arg_name: param.description for param in parse_from_object(TrainConfig).params}
     assert set(FIELDS) == {name for name, text in documented.items() if text}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [([12], 12), ([12, 10], (12, 10)), (12, 12), ((12, 10), (12, 10))]
+)
+def test_a_size_is_one_side_or_two(given: object, expected: object) -> None:
+    assert TrainConfig(data="x", out=Path("y"), size=given).size == expected  # type: ignore[arg-type]

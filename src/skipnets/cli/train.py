@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, get_type_hints
 
@@ -19,23 +19,24 @@ OPTION_HELP = {
     field.arg_name: field.description for field in docstring_parser.parse_from_object(TrainConfig).params
 }
 
+
+def config_options(*, without: Collection[str]) -> dict[str, Any]:
+    """TrainConfig's fields as options; the config file or the recipe fills in what is missing."""
+    # Of a union, cyclopts takes as many words as the first member has.
+    kinds = get_type_hints(TrainConfig) | {"size": list[int] | None}
+    return {
+        field: Annotated[kind, Parameter(help=OPTION_HELP[field], consume_multiple=True, negative_bool="no-")]
+        for field, kind in kinds.items()
+        if field not in without
+    }
+
+
 if TYPE_CHECKING:
     from skipnets.training import Run
 
     TrainOptions = dict[str, Any]
 else:
-    # TrainConfig's fields as optional options; the config file or the recipe fills in the others.
-    TrainOptions = TypedDict(
-        "TrainOptions",
-        {
-            field: Annotated[
-                kind, Parameter(help=OPTION_HELP[field], consume_multiple=True, negative_bool="no-")
-            ]
-            for field, kind in get_type_hints(TrainConfig).items()
-            if field != "data"
-        },
-        total=False,
-    )
+    TrainOptions = TypedDict("TrainOptions", config_options(without=["data"]), total=False)
 
 
 def train(

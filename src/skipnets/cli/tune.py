@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from cyclopts import Parameter
 
 from skipnets.cli.output import print_paths, print_tables
-from skipnets.cli.train import OPTION_HELP
+from skipnets.cli.train import config_options
 from skipnets.errors import UserError
 from skipnets.training.config import TrainConfig, read_config
 
@@ -16,17 +16,7 @@ if TYPE_CHECKING:
     FixedOptions = dict[str, Any]
 else:
     # What all trials have in common; the time of a training is the option --trial-time here.
-    FixedOptions = TypedDict(
-        "FixedOptions",
-        {
-            field: Annotated[
-                kind, Parameter(help=OPTION_HELP[field], consume_multiple=True, negative_bool="no-")
-            ]
-            for field, kind in get_type_hints(TrainConfig).items()
-            if field not in ("data", "time", "folds")
-        },
-        total=False,
-    )
+    FixedOptions = TypedDict("FixedOptions", config_options(without=["data", "time", "folds"]), total=False)
 
 
 def tune(

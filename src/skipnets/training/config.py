@@ -38,6 +38,17 @@ FORMAT_VERSION = 2  # of run.yaml; version 0.1 wrote none, and its models' `drop
 _NONE_IS_A_VALUE = ("augmentation", "imbalance")
 
 
+def _side_or_two(value: object) -> object:
+    """One side, or height and width, of which a list may hold one or both."""
+    if not isinstance(value, list):
+        return value
+    if len(value) not in (1, 2):
+        raise ValueError("must be one side, or height and width")
+    if any(isinstance(side, int) and side < 1 for side in value):
+        raise ValueError("must be at least 1")
+    return value[0] if len(value) == 1 else tuple(value)
+
+
 def _text(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
@@ -164,7 +175,7 @@ class TrainConfig:
     cutmix: NotNegative | None = None
     """Strength of CutMix; where MixUp is on as well, each batch gets one of the two."""
 
-    size: Side | tuple[Side, Side] | None = None
+    size: Annotated[Side | tuple[Side, Side] | None, BeforeValidator(_side_or_two)] = None
     """Input height and width, in pixels. Default: the images' own up to 64, otherwise 224."""
     fit: Literal["pad", "crop", "stretch"] | None = None
     """How an image of another shape is brought to that size. Default: pad, which cuts nothing off."""
@@ -323,7 +334,7 @@ def _first_complaint(error: ValidationError) -> str:
         return f"{name}: no such option{near_matches(name, FIELDS)}"
     if first["type"] in ("missing", "missing_argument"):
         return f"{name}: must be given"
-    right = first["msg"].replace("Input should", "must", 1)
+    right = first["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
     return f"{name}={first['input']!r}: {right[0].lower()}{right[1:]}"
 
 
