@@ -29,6 +29,7 @@ EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.parquet"
 REPORT = "report.html"
 FOLD = "fold-{number}"  # a run folder, in that of a run with folds
+TUNING = "base.yaml"  # of a tuning: the configuration that every trial changes
 TEST = "test"  # the evaluation of a run with folds on its test split
 
 

@@ -7,6 +7,7 @@ from skipnets.data.sources import open_dataset
 from skipnets.training import TrainConfig
 from skipnets.training.announcement import announcement
 from skipnets.training.prepare import prepare
+from skipnets.training.progress_lines import end_text
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -22,3 +23,14 @@ def test_network_length_and_settings_are_told(tiny: MakeConfig) -> None:
     assert f" {prepared.config.epochs} epochs of " in length
     assert re.search(r"; ends at \d\d:\d\d, in (50|49|48|47) s$", length)
     assert "augmentation none; CutMix 1; label smoothing" in recipe
+
+
+def test_a_time_that_is_too_short_is_said_and_no_time_is_negative(tiny: MakeConfig) -> None:
+    config = tiny(epochs=None, time="1s")
+    dataset = open_dataset(config.data)
+    prepared = prepare(config, dataset)
+    _, length, _, note = announcement(prepared, dataset).splitlines()
+    assert re.search(r" 4 epochs of 1 step of \d+ images", length)
+    assert "ends at" not in length
+    assert "a time of 1s is too short for that" in note
+    assert re.search(r"^ends at \d\d:\d\d, in 0 s$", end_text(-1.0))

@@ -27,6 +27,9 @@ def test_epochs_fill_the_time(train: int, val: int, affordable: int, epochs: int
     [
         (1, 10, 90, 10),
         (1, 10, 45, 5),
+        (1, 60, 550, 60),  # four less, of 59, are not worth a change
+        (2, 5, 20, 5),  # nor is one, before the last two
+        (3, 5, 10, 4),
         (1, 10, 89, 10),  # a little late is not worth an epoch
         (1, 10, 180, 19),
         (1, 10, 95, 10),

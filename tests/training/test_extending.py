@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skipnets.classifier import load
 from skipnets.errors import UserError
 from skipnets.runtimes.model_file import read_model_file
 from skipnets.training import Run, TrainConfig, resume, train
@@ -40,8 +41,11 @@ def test_a_complete_run_goes_on_as_if_it_had_been_longer(
     assert extended.scores == whole.scores | {"classifier": str(run.model)}
     assert extended.config.epochs == 4
     assert "was evaluated on its test split before" in capsys.readouterr().err
+    for model, count in ((whole.model, 4), (run.model, 4)):
+        assert load(model).provenance["epochs"] == count
     with pytest.raises(UserError, match=r"^epochs=4: must be more than the 4 that the run in .* has$"):
         resume(run.folder, epochs=4)
+    assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match=r"is complete; --epochs with more than its 4 extends it, --config"):
         resume(run.folder)
 

@@ -47,7 +47,7 @@ def tune(
     Args:
         options: What all trials have in common; each is described below.
         data: As for `skipnets train`.
-        time: For all trials together, such as 90s, 5m or 1h30m.
+        time: For all trials together, such as 90s, 5m or 1h30m; a bare number is seconds.
         trial_time: For each trial. Default: a 25th of the time, at least 20 seconds.
         trials: The most trials. Default: as many as the time allows.
         processes: Trials at the same time, which share the processor's cores.
@@ -58,6 +58,7 @@ def tune(
     """
     from skipnets.training import resume_tuning
     from skipnets.training import tune as tune_settings
+    from skipnets.training.interruption import prompt_end
 
     given = dict(options or {})
     if data is not None:
@@ -65,12 +66,14 @@ def tune(
     if resume is not None:
         if given or config is not None or trial_time is not None:
             raise UserError("resume: must be given with --time, --trials, --processes and --pruner alone")
-        tuning = resume_tuning(resume, time=time, trials=trials, processes=processes, pruner=pruner)
+        with prompt_end():
+            tuning = resume_tuning(resume, time=time, trials=trials, processes=processes, pruner=pruner)
     else:
         settings = TrainConfig(**given) if config is None else read_config(config, **given)
-        tuning = tune_settings(
-            settings, time=time, trial_time=trial_time, trials=trials, processes=processes, pruner=pruner
-        )
+        with prompt_end():
+            tuning = tune_settings(
+                settings, time=time, trial_time=trial_time, trials=trials, processes=processes, pruner=pruner
+            )
     from skipnets.report import write_tuning_report
 
     page = write_tuning_report(tuning)

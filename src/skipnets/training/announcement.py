@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from skipnets.data.listing import channel_word
+from skipnets.data.listing import channel_word, counted
 from skipnets.data.sources import ImageDataset
 from skipnets.training import budget
 from skipnets.training.config import ResolvedConfig
@@ -25,13 +25,16 @@ def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
         network += (
             f", {config.precision}, {1000 * prepared.seconds_per_image:.2g} ms an image on {_device(config)}"
         )
-    length = f"{config.epochs} epochs of {steps} steps of {config.batch_size} images"
+    length = f"{counted(config.epochs, 'epoch')} of {counted(steps, 'step')} of {config.batch_size} images"
     passes = config.epoch_images / len(dataset.split("train"))
     if passes != 1:
         length += f" (an epoch is {passes:.2g} passes over the training images)"
-    if (seconds := _seconds(prepared, dataset)) is not None:
+    too_short = _is_too_short(prepared, dataset)
+    if not too_short and (seconds := _seconds(prepared, dataset)) is not None:
         length += f"; {end_text(seconds)}"
     lines = {"network": network, "training": length, f"recipe {config.recipe}": _settings(config)}
+    if too_short:
+        lines["note"] = f"a time of {config.time} is too short for that; the run ends as soon as it can"
     width = max(map(len, lines))
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
 
@@ -46,6 +49,15 @@ def _seconds(prepared: Prepared, dataset: ImageDataset) -> float | None:
         return None
     epoch = config.epoch_images + budget.VALIDATION_COST * len(dataset.split("val"))
     return config.epochs * epoch * speed + budget.finish_seconds(test, speed)
+
+
+def _is_too_short(prepared: Prepared, dataset: ImageDataset) -> bool:
+    """Whether the fewest and shortest epochs take longer than the time that is left."""
+    speed, config = prepared.seconds_per_image, prepared.config
+    if prepared.training_ends is None or speed is None:
+        return False
+    epoch = config.epoch_images + budget.VALIDATION_COST * len(dataset.split("val"))
+    return config.epochs * epoch * speed > 1.15 * (prepared.training_ends - budget.clock())
 
 
 def _device(config: ResolvedConfig) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ VALIDATION_SHARE = 0.1
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 100
 # Loading the best model, drawing and writing, and how much slower than in validation a test image is.
 _FINISH_SECONDS, _TEST_COST = 4.0, 1.5
+# The plan changes where so many epochs more or less fit, and by more than this share of those that are left.
+_LEAST_CHANGE, _LEAST_SHARE = 2, 0.1
+# Epochs whose mean duration is taken for that of the next ones.
+_RECENT = 5
 # An epoch is given up only where it would overrun the budget by more than this share of itself.
 _TOLERANCE = 0.15
 # Epochs are added only before this share of the training is done: later the rate is already low.
@@ -87,9 +92,9 @@ def corrected_epochs(*, done: int, planned: int, epoch_seconds: float, seconds_l
     """
     left = planned - done
     fit = max(math.floor(seconds_left / epoch_seconds + _TOLERANCE), 0)
-    if fit < left:
-        return done + fit
-    if fit > left * 1.1 and left and done < _EXTENDED_UNTIL * planned:
+    if abs(fit - left) < (_LEAST_CHANGE if fit > 1 else 1) or abs(fit - left) <= _LEAST_SHARE * left:
+        return planned
+    if fit < left or (left and done < _EXTENDED_UNTIL * planned):
         return done + fit
     return planned
 
@@ -122,6 +127,7 @@ class TimeBudget(Callback):
         self.record = record
         self.say = say
         self._epoch_started = clock()
+        self._durations: list[float] = []
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -134,13 +140,18 @@ class TimeBudget(Callback):
         """Compare the clock with the plan; the first process decides for all."""
         now = clock()
         done = trainer.current_epoch + 1
+        self._durations.append(now - self._epoch_started)
+        self._epoch_started = now
+        # The first epoch starts the workers, too: it counts where there is no other.
+        recent = (self._durations[1:] or self._durations)[-_RECENT:]
         epochs = corrected_epochs(
             done=done,
             planned=self.config.epochs,
-            epoch_seconds=now - self._epoch_started,
+            epoch_seconds=statistics.fmean(recent),
             seconds_left=self.ends - now,
         )
-        self._epoch_started = now
+        if done == 1 and epochs > FEWEST_EPOCHS:
+            epochs = self.config.epochs  # enough fit to wait for a second one
         epochs = trainer.strategy.broadcast(epochs)
         if epochs == self.config.epochs:
             return
@@ -152,5 +163,6 @@ class TimeBudget(Callback):
         if trainer.is_global_zero:
             self.record(self.config)
             self.say(
-                f"after epoch {done}: {epochs} epochs fit into the time, not {self.config.epoch_plan[-2][1]}"
+                f"after epoch {done}: {epochs} epoch{'s fit' if epochs > 1 else ' fits'} into the time, not "
+                f" {self.config.epoch_plan[-2][1]}"
             )

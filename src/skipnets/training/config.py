@@ -111,8 +111,8 @@ class TrainConfig:
     recipe: Recipe | None = None
     """Default values of the other options. Default: auto, which chooses them by the images and the time."""
     time: Annotated[str | None, BeforeValidator(_time)] = None
-    """How long the run may take, evaluation included, such as 90s, 5m or 1h30m. Default, where epochs are not
-    given either: from the number and size of the images."""
+    """How long the run may take, evaluation included, such as 90s, 5m or 1h30m; a bare number is seconds.
+    Default, where epochs are not given either: from the number and size of the images."""
     epochs: Count | None = None
     """Number of epochs: passes over the training images, unless epoch_images says otherwise. Default: what
     fits into the time."""
@@ -334,6 +334,8 @@ def _first_complaint(error: ValidationError) -> str:
         return f"{name}: no such option{near_matches(name, FIELDS)}"
     if first["type"] in ("missing", "missing_argument"):
         return f"{name}: must be given"
+    if isinstance(complaint := first.get("ctx", {}).get("error"), UserError):
+        return str(complaint)  # complete
     right = first["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
     return f"{name}={first['input']!r}: {right[0].lower()}{right[1:]}"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TextIO
 
 import psutil
 
@@ -19,7 +21,8 @@ from skipnets.training.run import Run
 GRACE = 0.6
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_running: list[tuple[Run, bool]] = []
+# What to say of the work in progress, the outermost first.
+_running: list[Callable[[], str]] = []
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -42,26 +45,42 @@ def resumable(run: Run, *, evaluating: bool = False) -> Iterator[None]:
         run: What the block trains or evaluates.
         evaluating: Whether all epochs are done.
     """
+    with told(lambda: how_to_resume(run, evaluating=evaluating)):
+        yield
+
+
+@contextlib.contextmanager
+def told(message: Callable[[], str]) -> Iterator[None]:
+    """Turn an interruption in the block into TrainingInterrupted; signals are then handled as before.
+
+    Args:
+        message: What the block has come to, and the command that goes on with it.
+    """
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in _SIGNALS} if in_main_thread else {}
-    _running.append((run, evaluating))
+    _running.append(message)
     try:
         yield
     except KeyboardInterrupt as interruption:
-        raise _interrupted(run, evaluating, interruption) from None
+        raise _interrupted(message, interruption) from None
     except SystemExit as end:  # Lightning's way to end after a KeyboardInterrupt
         if not isinstance(end.__context__, KeyboardInterrupt):
             raise
-        raise _interrupted(run, evaluating, end.__context__) from None
+        raise _interrupted(message, end.__context__) from None
+    except RuntimeError as error:  # a worker that loads images got the signal, and ended first
+        killed = re.search(r"DataLoader worker .* killed by signal: (Interrupt|Terminated)", str(error))
+        if killed is None:
+            raise
+        number = signal.SIGINT if killed[1] == "Interrupt" else signal.SIGTERM
+        raise TrainingInterrupted(message(), 128 + number) from None
     finally:
         _running.pop()
         for number, handler in before.items():
             signal.signal(number, handler)  # Lightning ignores SIGINT after the first
 
 
-def _interrupted(run: Run, evaluating: bool, interruption: KeyboardInterrupt) -> TrainingInterrupted:
-    status = getattr(interruption, "exit_status", 128 + signal.SIGINT)
-    return TrainingInterrupted(how_to_resume(run, evaluating=evaluating), status)
+def _interrupted(message: Callable[[], str], interruption: KeyboardInterrupt) -> TrainingInterrupted:
+    return TrainingInterrupted(message(), getattr(interruption, "exit_status", 128 + signal.SIGINT))
 
 
 def how_to_resume(run: Run, *, evaluating: bool) -> str:
@@ -98,8 +117,18 @@ def prompt_end() -> Iterator[None]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(reading, ended), daemon=True)
-    before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    watcher = threading.Thread(target=_watch, args=(reading, ended, sys.stderr), daemon=True)
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if interrupted.is_set():  # `timeout` sends two; the second must not interrupt the end
+            return
+        interrupted.set()
+        interruption = KeyboardInterrupt()
+        interruption.exit_status = 128 + number  # type: ignore[attr-defined]
+        raise interruption
+
+    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
     fd_before = signal.set_wakeup_fd(writing)  # written to at once, whatever the main thread does
     watcher.start()
     try:
@@ -114,25 +143,16 @@ def prompt_end() -> Iterator[None]:
         os.close(reading)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    interruption = KeyboardInterrupt()
-    interruption.exit_status = 128 + number  # type: ignore[attr-defined]
-    raise interruption
-
-
-def _watch(reading: int, ended: threading.Event) -> None:
+def _watch(reading: int, ended: threading.Event, errors: TextIO) -> None:
     while number := os.read(reading, 1):
         if number[0] not in _SIGNALS:
             continue
         if ended.wait(GRACE):
             return
-        text = "interrupted"
-        if _running:
-            run, evaluating = _running[-1]
-            text = how_to_resume(run, evaluating=evaluating)
+        text = _running[0]() if _running else "interrupted"
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"\nskipnets: {text}\n")
-            sys.stderr.flush()
+            errors.write(f"\nskipnets: {text}\n")
+            errors.flush()
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 child.kill()

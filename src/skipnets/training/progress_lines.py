@@ -146,6 +146,7 @@ def progress_line(
 
 def end_text(remaining: float) -> str:
     """When something ends that takes so many seconds more: "ends at 14:32, in 5 min 10 s"."""
+    remaining = max(remaining, 0.0)
     return f"ends at {clock_time(remaining)}, in {format_duration(remaining)}"
 
 

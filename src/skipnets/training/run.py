@@ -288,6 +288,8 @@ def reopen(folder: Path, *, complete: bool = False) -> Run:
         UserError: If there is none, or the run is complete.
     """
     run = Run(folder)
+    if (run.folder / run_folder.TUNING).is_file():
+        raise UserError(f"resume: {folder} is a tuning: skipnets tune --resume {folder}")
     if not run.config_file.is_file() or not run.splits.is_file():
         raise UserError(
             f"resume: {folder} is not a run folder (no {run_folder.CONFIG} with {run_folder.SPLITS} in it)"

@@ -27,6 +27,7 @@ from skipnets.data.options import Missing
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
 from skipnets.data.survey import survey
+from skipnets.duration import format_duration, parse_duration
 from skipnets.errors import UserError, check_at_least_1, listed, near_matches, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import remove_orphans
@@ -100,7 +101,12 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
         _say(announcement(prepared, dataset))
     prepared, search = with_found_rate(prepared, dataset, _say)
     also = [] if search is None else [RatePlot(search, run.rates)]
-    return _train(run, prepared, dataset, fresh=True, also=also)
+    run = _train(run, prepared, dataset, fresh=True, also=also)
+    if config.time is not None and not _is_helper():
+        took, asked = budget.clock() - started, parse_duration(config.time)
+        if took > 1.15 * asked:
+            _say(f"the run took {format_duration(took)} instead of {format_duration(asked)}")
+    return run
 
 
 def train_on(
@@ -137,12 +143,13 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
     check_files(run)
     if epochs is not None and not _is_helper():
         check_at_least_1(epochs=epochs)
-        if run.evaluation.exists():
+        evaluated = run.evaluation.exists()
+        (extend_folds if run.config.folds is not None else extend)(run, epochs)
+        if evaluated:
             _say(
                 "the run was evaluated on its test split before: if that result made you extend it, the next "
                 "one is a little optimistic"
             )
-        (extend_folds if run.config.folds is not None else extend)(run, epochs)
     config = run.config
     if config.folds is not None:
         with _alone_in(run.folder):
@@ -163,7 +170,11 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
     )
     check_images(run.splits, dataset)
     prepared = prepare(config, dataset, load_weights=not run.checkpoint.exists())
-    return _train(run, prepared, dataset, fresh=False)
+    before = run.best_epoch if epochs is not None and run.model.exists() else None
+    run = _train(run, prepared, dataset, fresh=False)
+    if before is not None and run.best_epoch == before and not _is_helper():
+        _say(f"no better epoch than epoch {before}: the model is unchanged")
+    return run
 
 
 def _train(
@@ -385,10 +396,12 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
             f"see {run.skipped_file}"
         )
     _draw_curves(run, config, run.rows, run.best_epoch)
+    classifier = load(run.model, device="cpu" if config.accelerator == "cpu" else "auto")
+    classifier.provenance["epochs"] = len(run.rows)
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
+        classifier.save(run.model)
         return
-    classifier = load(run.model, device="cpu" if config.accelerator == "cpu" else "auto")
     evaluation = evaluate(classifier, dataset, split="test", batch_size=config.batch_size)
     scores = classifier.provenance["scores"] | {"test_accuracy": evaluation.to_dict()["accuracy"]}
     classifier.provenance["scores"] = scores
@@ -418,7 +431,7 @@ def _save_best(
         "images": counts,
         "weights": config.weights,
         "recipe": config.recipe,
-        "epochs": config.epochs,
+        "epochs": row.epoch,  # so far
         "seed": config.seed,
         "scores": {
             "epoch": row.epoch,

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from skipnets.errors import UserError
-from skipnets.training import TrainConfig, Tuning, resume_tuning, train, tune
+from skipnets.training import TrainConfig, Tuning, resume, resume_tuning, train, tune
 from skipnets.training.config import read_config
 from skipnets.training.task import ClassificationTask
 from skipnets.training.tuning import tuning as module
@@ -104,6 +104,8 @@ def test_a_tuning_goes_on(tuned: Tuning, tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(KeyboardInterrupt, match=r"go on with: skipnets tune --resume \S+copy --time"):
             resume_tuning(folder, trials=4)
     assert Tuning(folder).trials[-1].reason == "interrupted"
+    with pytest.raises(UserError, match=r"^resume: .* is a tuning: skipnets tune --resume \S+copy$"):
+        resume(folder)
     went_on = resume_tuning(folder, trials=5)
     assert [trial.state == "failed" for trial in went_on.trials] == [False, False, False, True, False]
     assert resume_tuning(folder, time="1s").best == went_on.best  # there is no time for another

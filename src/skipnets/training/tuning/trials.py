@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from skipnets import run_folder
 from skipnets.errors import UserError, needs_extra
 from skipnets.files import atomic_path
 
@@ -20,7 +21,7 @@ __all__ = ["Pruner", "TrialRecord", "best_of", "importances", "open_study", "rea
 
 DATABASE = "study.db"
 TABLE = "trials.csv"
-BASE = "base.yaml"  # the configuration that every trial changes
+BASE = run_folder.TUNING
 
 Pruner = Literal["median", "halving"]
 

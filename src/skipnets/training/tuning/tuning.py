@@ -17,6 +17,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,15 +32,17 @@ from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
 from skipnets import run_folder
+from skipnets.data.listing import counted
 from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
 from skipnets.data.survey import survey
-from skipnets.duration import parse_duration
+from skipnets.duration import format_duration, parse_duration
 from skipnets.errors import UserError, check_at_least_1, one_line
 from skipnets.files import atomic_path
 from skipnets.tables import Display, make_table, properties_table
 from skipnets.training import budget
 from skipnets.training.callbacks import MONITORED, best_row
 from skipnets.training.config import TrainConfig, config_to_yaml, read_config
+from skipnets.training.interruption import told
 from skipnets.training.prepare import prepare
 from skipnets.training.run import Run
 from skipnets.training.task import ClassificationTask
@@ -196,6 +199,9 @@ def tune(
         each = parse_duration(trial_time, option="trial_time") if each is None else each  # type: ignore[arg-type]
     elif trial_time is not None:
         raise UserError(f"trial_time={trial_time}: must be given without epochs={config.epochs}")
+    if trial_time is None and each is not None and seconds < _TRIALS * _LEAST_TRIAL_SECONDS:
+        fit = counted(max(int(seconds / each), 1), "trial")
+        _say(f"a trial takes at least {each:.0f} s: {fit} in {format_duration(seconds)}")
     dataset = find_dataset(
         config.data,
         seed=config.seed,
@@ -288,15 +294,14 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
         for number in range(processes)
     ]
     try:
-        if processes == 1:
-            _work(jobs[0])
-        else:
-            _work_in_processes(jobs)
+        with told(lambda: f"interrupted; go on with: skipnets tune --resume {folder} --time 30m"):
+            if processes == 1:
+                _work(jobs[0])
+            else:
+                _work_in_processes(jobs)
     except KeyboardInterrupt:
         _finish(tuning)
-        raise KeyboardInterrupt(
-            f"interrupted; go on with: skipnets tune --resume {folder} --time 30m"
-        ) from None
+        raise
     _finish(tuning)
     if tuning.best is None:
         reasons = [trial.reason for trial in tuning.trials if trial.reason]
@@ -309,7 +314,7 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
 
 def _work_in_processes(jobs: Sequence[_Job]) -> None:
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_work, args=(job,)) for job in jobs]
+    workers = [context.Process(target=_work_quietly, args=(job,)) for job in jobs]
     for worker in workers:
         worker.start()
     try:
@@ -322,6 +327,12 @@ def _work_in_processes(jobs: Sequence[_Job]) -> None:
         raise UserError(
             "processes: one of them ended with an error, which stands above; complete trials are kept"
         )
+
+
+def _work_quietly(job: _Job) -> None:
+    """Run trials in a process that ends without a word on Ctrl-C, which the first process tells of."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _work(job)
 
 
 def _work(job: _Job) -> None:
