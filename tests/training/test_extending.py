@@ -85,12 +85,17 @@ def test_the_rate_goes_on_as_in_the_longer_schedule(
 
 
 @pytest.mark.slow
-def test_a_run_that_ran_out_of_patience_gets_it_back(tiny: MakeConfig) -> None:
+def test_a_run_that_ran_out_of_patience_gets_it_back(
+    tiny: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     hopeless = {"lr": 1e-9, "patience": 1, "epochs": 6, "ema": 0.0, **UNMEASURED}
     run = train(tiny(**hopeless))
     stopped = len(run.rows)
     assert stopped < 6
+    best = run.best_epoch
     assert len(resume(run.folder, epochs=8).rows) > stopped
+    same = f"no better epoch than epoch {best}: the model is unchanged" in capsys.readouterr().err
+    assert same == (run.best_epoch == best)
 
 
 def test_what_cannot_be_extended(tiny: MakeConfig) -> None:
