@@ -35,7 +35,7 @@ def test_the_table(leaky: Path, run: Run) -> None:
     lines = [" ".join(line.split()) for line in result.out.splitlines()]
     for line in (
         f"data {leaky}",
-        "layout split folders, in each class folders",
+        "layout split folders with class folders (train/CLASS/…)",
         "images 6 (train 3, val 2, test 1)",
         "size 96×72 pixels",
         "channels color",
@@ -99,6 +99,10 @@ def test_missing_files_are_all_listed(tmp_path: Path, run: Run) -> None:
     ("words", "message"),
     [
         (("--layout", "split"), "layout"),
+        (("--page", "3"), "--page=3: none of the 6 images has such a page"),
+        (("--channels", "3"), "--channels: no such option of data; skipnets train has it"),
+        (("--voi",), "--voi: no such option of data; skipnets train has it"),
+        (("--colour", "3"), "--colour: no such option"),
         (("--page", "0"), "page=0: must be a number from 1, or all"),
         (("--group-pattern", "("), "--group-pattern=(: not a regular expression"),
         (("--group-pattern", "x(.)"), "--group-pattern=x(.): 6 of 6 paths do not match: Testing/cat/0.png"),

@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision import transforms
 
 from skipnets.data import Preprocessing
+from skipnets.data.decoding import ImageDecodeError
 from skipnets.errors import UserError
 
 
@@ -264,3 +265,13 @@ def test_levels_become_values_and_levels_again():
     gray = Preprocessing((6, 7), channels=1, window=(-5, 5), bits=32)
     np.testing.assert_allclose(gray.pixels(gray.unwindowed(levels[..., 0])), levels[..., :1], atol=1e-3)
     assert Preprocessing(8).unwindowed(levels) is levels
+
+
+def test_an_image_without_a_finite_value_cannot_be_read(tmp_path):
+    preprocessing = Preprocessing((4, 6), channels=1, window=(0, 1), bits=32)
+    np.save(tmp_path / "lost.npy", np.full((4, 6), np.nan, np.float32))
+    with pytest.raises(ImageDecodeError, match=r"lost\.npy: has no finite value"):
+        preprocessing.pixels(tmp_path / "lost.npy")
+    partly = np.full((4, 6), np.nan, np.float32)
+    partly[1, 2] = 1
+    assert preprocessing.pixels(partly).sum() == 255

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from skipnets.data import open_dataset
+from skipnets.data.survey import survey
 from skipnets.errors import UserError
 
 
@@ -192,6 +193,23 @@ def test_channels(tmp_path):
     assert open_dataset(gray).channels == 1
     put(gray, "b/3.png")
     assert open_dataset(gray).channels == 3
+
+
+@pytest.mark.parametrize(
+    ("counts", "way"), [((4, 5), "--exclude leaves"), ((3, 4), "--channels 3 takes the fourth of four")]
+)
+def test_mixed_numbers_of_channels_are_named_with_a_way_out(tmp_path, counts, way):
+    for index in range(8):
+        (tmp_path / "ab"[index % 2]).mkdir(exist_ok=True)
+        array = np.full((9, 9, counts[index // 2 % 2]), index, np.uint8)
+        np.save(tmp_path / "ab"[index % 2] / f"{index}.npy", array)
+    dataset = open_dataset(tmp_path, fractions=None)
+    message = (
+        f"images of {counts[0]} and {counts[1]} channels are mixed, where a model takes one number: {way}"
+    )
+    with pytest.raises(UserError, match=f"channels: {message}"):
+        _ = dataset.channels
+    assert any(line.startswith(message) for line in survey(dataset, "arrays").warnings)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_everything_is_there(page: Page, checked: Audit) -> None:
         "p.csv --write clean.csv skipnets train clean.csv",
         "Looked for and not found: missing files, small classes.",
         "The largest class has 35.0 times as many images as the smallest.",
-        "split folders, in each class folders",
+        "split folders with class folders (train/CLASS/…)",
     ):
         assert expected in page.text, expected
     # Every image of a finding once in its gallery, and what copies are copies of beside them.

@@ -135,5 +135,8 @@ def test_a_data_set_without_readable_images_is_refused(tmp_path: Path, tiny: Mak
         (tmp_path / label).mkdir()
         for number in range(5):
             (tmp_path / label / f"{number}.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"^data: none of the \d+ training images looked at can be decoded"):
+    with pytest.raises(
+        UserError,
+        match=r"^data: none of the \d+ training images looked at can be decoded; the first: .*\.png: not",
+    ):
         prepare(tiny(size=None), open_dataset(tmp_path))

@@ -21,7 +21,7 @@ from tests.helpers.serving import served, wait_until
 import skipnets
 from skipnets.classifier import Classifier
 from skipnets.cli import main
-from skipnets.data.loading import training_loader, validation_loader
+from skipnets.data.loading import evaluation_batches, training_loader, validation_loader
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.deploy.export import export_model
@@ -173,6 +173,38 @@ def test_each_files_own_window(tmp_path: Path) -> None:
     assert prepare(own.config, dataset).preprocessing == own.preprocessing
 
 
+def test_files_without_a_window_of_their_own_are_counted_once(
+    scans: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = open_dataset(scans)
+    preprocessing = prepare(
+        TrainConfig(data=str(scans), out=tmp_path / "run", voi=True, **TINY), dataset
+    ).preprocessing
+    [note] = [note for note in dataset.listing.notes if note.startswith("voi: ")]
+    count = int((dataset.splits == "train").sum())
+    assert f"{count} of the {count} files looked at have no window of their own" in note
+    caplog.clear()
+    list(evaluation_batches(dataset.split("val"), preprocessing))
+    assert not caplog.messages
+
+
+def test_a_window_that_no_value_lies_in_is_a_warning(scans: Path, tmp_path: Path) -> None:
+    for window, color in (((5000, 6000), "black"), ((-6000, -5000), "white"), ((0, 200), "")):
+        dataset = open_dataset(scans)
+        prepare(TrainConfig(data=str(scans), out=tmp_path / "run", window=window, **TINY), dataset)
+        found = [line for line in dataset.listing.warnings if line.startswith("window: nearly all values")]
+        assert [line.endswith(f"the images are {color} all over") for line in found] == [True] * bool(color)
+
+
+def test_voi_of_8_bits_changes_nothing_and_that_is_said(tmp_path: Path) -> None:
+    for index in range(24):
+        (tmp_path / "ab"[index % 2]).mkdir(exist_ok=True)
+        PIL.Image.new("L", SIZE, 10 * index).save(tmp_path / "ab"[index % 2] / f"{index}.png")
+    dataset = open_dataset(tmp_path)
+    prepare(TrainConfig(data=str(tmp_path), out=tmp_path / "run", voi=True, **TINY), dataset)
+    assert "voi: the images have 8 bits, and are taken as they are" in dataset.listing.notes
+
+
 def test_examples_of_the_page_are_seen_through_the_window(run: Run, scans: Path) -> None:
     classifier = skipnets.load(run, runtime="torch", device="cpu")
     [example] = find_examples(scans / "dark", count=1, preprocessing=classifier.preprocessing)
@@ -303,8 +335,8 @@ def test_published_weights_are_adapted_to_bands(bands: Path, tmp_path: Path) -> 
         ({"voi": True, "percentiles": (1, 99)}, "percentiles: must be given without voi"),
         ({"window": (2, 1)}, r"window=\(2.0, 1.0\): must be two numbers, the lower one first"),
         ({"window": (1, 2, 3)}, "window=.*or 5 such pairs"),
-        ({"channels": 4}, "none of the 16 training images"),
-        ({"shown_channels": (1, 2, 6)}, "shown_channels=.*three of the 5 channels"),
+        ({"channels": 4}, "none of the 16 training images .*tif: has 5 channels where 4 are expected"),
+        ({"shown_channels": (1, 2, 6)}, r"shown_channels=\(1, 2, 6\): must be from 1 to 5"),
     ],
 )
 def test_impossible_options(bands: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:

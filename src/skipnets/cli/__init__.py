@@ -180,20 +180,27 @@ def _parsing_error(error: cyclopts.CycloptsError, words: Sequence[str]) -> str:
         unused = " ".join(error.unused_tokens or ())
         return f"{unused}: too many values; skipnets {words[0]} --help shows what it takes"
     if isinstance(error, cyclopts.UnknownOptionError):
-        return re.sub(
-            r"Unknown option: (\S+?)\.? Did you mean (.*)\?", r"\1: no such option; did you mean \2?", text
-        )
+        option = error.token.keyword or error.token.value
+        if words[0] in COMMANDS and option in _options("train"):
+            return f"{option}: no such option of {words[0]}; skipnets train has it"
+        near = re.search(r"Did you mean (.*)\?", text)
+        return f"{option}: no such option{f'; did you mean {near[1]}?' if near else ''}"
     if isinstance(error, cyclopts.UnknownCommandError):
         return f"{words[0]}: no such command{near_matches(words[0], COMMANDS)} (skipnets --help lists all)"
     return text
+
+
+def _options(command: str) -> set[str]:
+    """The names of a command's options and values."""
+    arguments = make_app(command)[command].assemble_argument_collection()
+    return {name for argument in arguments for name in argument.names}
 
 
 def _as_typed(message: str, words: Sequence[str]) -> str:
     """Name options and values in an error as they are typed: "--batch-size=0: must be at least 1"."""
     if not words or words[0] not in COMMANDS:
         return message
-    arguments = make_app(words[0])[words[0]].assemble_argument_collection()
-    names = {name for argument in arguments for name in argument.names}
+    names = _options(words[0])
 
     def typed(name: str) -> str | None:
         option = name.replace("_", "-")

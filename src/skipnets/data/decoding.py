@@ -24,6 +24,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, Unidentif
 from skipnets.data import arrays, dicom, nifti, tiff
 from skipnets.data.pixel_budget import peak_bytes, raster_peak_bytes, webp_canvas, webp_peak_bytes
 from skipnets.data.raster import (
+    NO_SUCH_PAGE,
     Header,
     RasterFile,
     TooLargeError,
@@ -87,6 +88,17 @@ class ImageDecodeError(UserError):
     """One image that cannot be read; the message names it and the reason."""
 
 
+def none_decoded(count: int, first: ImageDecodeError | None) -> UserError:
+    """An error for training images of which none can be decoded, with the reason of the first.
+
+    Args:
+        count: How many training images there are.
+        first: What was raised for the first of those that were looked at.
+    """
+    reason = "" if first is None else f"; the first: {first}"
+    return UserError(f"data: none of the {count} training images looked at can be decoded{reason}")
+
+
 def open_image(source: Source, channels: int | None = None, *, max_pixels: int | None = None) -> Image.Image:
     """Read an image as a person sees it: upright, 8 bits, gray or RGB.
 
@@ -127,7 +139,7 @@ def read_values(
         ImageDecodeError: As for `open_image`, or its channels cannot become so many.
     """
     if isinstance(source, np.ndarray):
-        with _one_error(f"array {source.shape} {source.dtype}"):
+        with _one_error(source_name(source)):
             values = fit_channels(arrays.array_values(source, channels), channels)
             return _as_displayed(values) if as_displayed else values
     with _opened(source, max_pixels) as opened:
@@ -267,16 +279,15 @@ def _opened(source: Source, max_pixels: int | None = None) -> Iterator[Image.Ima
     """The image, header read; any failure inside the block becomes one ImageDecodeError."""
     limit = max_pixels or _limit(source)
     if isinstance(source, np.ndarray):
-        with _one_error(f"array {source.shape} {source.dtype}"):
+        with _one_error(source_name(source)):
             yield _from_array(source)
     elif isinstance(source, WindowedImage):
         yield source.shown()
     elif isinstance(source, Image.Image):
-        with _one_error(str(getattr(source, "filename", "") or f"image {source.size} {source.mode}")):
+        with _one_error(source_name(source)):
             yield source
     else:
-        name = str(source) if isinstance(source, str | os.PathLike | Page) else "image"
-        with _one_error(name, limit):
+        with _one_error(source_name(source), limit):
             if isinstance(source, str | os.PathLike | Page):
                 _check_regular(Path(source.path if isinstance(source, Page) else source))
             canvas = webp_canvas(_head(source, 30))
@@ -287,6 +298,15 @@ def _opened(source: Source, max_pixels: int | None = None) -> Iterator[Image.Ima
                     _turn_to(opened, _number(source) or 0)
                     check_size(opened.width * opened.height, limit)
                 yield opened
+
+
+def source_name(source: Source) -> str:
+    """What an image is called in errors."""
+    if isinstance(source, np.ndarray):
+        return f"array {source.shape} {source.dtype}"
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "") or f"image {source.size} {source.mode}")
+    return str(source) if isinstance(source, str | os.PathLike | Page) else "image"
 
 
 @contextmanager
@@ -387,7 +407,7 @@ def _turn_to(image: Image.Image, page: int) -> None:
     try:
         image.seek(page)
     except EOFError:
-        raise ValueError("there is no such page") from None
+        raise ValueError(NO_SUCH_PAGE) from None
 
 
 def _check_regular(path: Path) -> None:
@@ -636,7 +656,7 @@ def read_header(source: Source) -> Header:
         ImageDecodeError: There is no image in a known format.
     """
     if isinstance(source, np.ndarray):
-        with _one_error(f"array {source.shape} {source.dtype}"):
+        with _one_error(source_name(source)):
             return arrays.array_header(source)
     with _opened(source) as image:
         if not isinstance(image, Image.Image):

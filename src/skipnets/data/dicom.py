@@ -113,6 +113,8 @@ class DicomFile:
             return stored * (255 / (2**self._bits - 1))
         values = _in_units(stored, frame)
         missing = np.isnan(values)
+        if missing.all():
+            raise ValueError("has no finite value")
         known = np.where(missing, 0, values) if missing.any() else values
         if frame.get("VOILUTSequence"):
             shown = _look_up(known, frame.VOILUTSequence[0])

@@ -207,7 +207,7 @@ def _read_classes(listing: Listing, top: _Folder, *, forced: bool) -> None:
 
 def _read_splits(listing: Listing, top: _Folder, splits: dict[str, str]) -> None:
     """Class folders in split folders."""
-    listing.layout = "split folders, in each class folders"
+    listing.layout = "split folders with class folders (train/CLASS/…)"
     _pass_loose_over(listing, top)
     for folder in top.subfolders:
         split = splits.get(folder.name)

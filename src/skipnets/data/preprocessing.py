@@ -25,6 +25,7 @@ from skipnets.data.decoding import (
     Source,
     open_image,
     read_values,
+    source_name,
     window_values,
 )
 from skipnets.data.listing import channel_word
@@ -172,7 +173,12 @@ class Preprocessing:
         values = read_values(source, self.channels, as_displayed=self.window == VOI, max_pixels=max_pixels)
         if values.bits <= 8 and (self.bits > 8 or self.window == VOI):
             shown = values.array.astype(np.float32)
-            return WindowedImage(255 - shown if values.white_is_low else shown, as_displayed=self.bits > 8)
+            # A file's own window makes 8 bits of any; only where there is another are they of another source.
+            return WindowedImage(
+                255 - shown if values.white_is_low else shown, as_displayed=self.window != VOI
+            )
+        if values.array.dtype.kind == "f" and not np.isfinite(values.array).any():
+            raise ImageDecodeError(f"{source_name(source)}: has no finite value")
         assert not isinstance(self.window, str)
         low, high = np.array(self.window, dtype=np.float64).T
         return WindowedImage(window_values(values, low, high))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+NO_SUCH_PAGE = "there is no such page"
 # ITU-R BT.601, as in Pillow.
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -158,7 +159,7 @@ def check_page(page: int, pages: int) -> int:
         ValueError: There is none of this number.
     """
     if not 0 <= page < pages:
-        raise ValueError("there is no such page")
+        raise ValueError(NO_SUCH_PAGE)
     return page
 
 

@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -164,10 +164,7 @@ class ImageDataset:
         if len(found) == 1:
             return found.pop()
         if found - {1, 3}:
-            raise UserError(
-                f"channels: images of {' and '.join(map(str, sorted(found)))} channels are mixed; "
-                "--channels says how many to take"
-            )
+            raise UserError(f"channels: {mixed_channels(found)}")
         return 3
 
     @property
@@ -420,6 +417,20 @@ def _is_dicom(path: Path) -> bool:
     with contextlib.suppress(OSError), path.open("rb") as file:
         return is_dicom(file.read(132))
     return False
+
+
+def mixed_channels(found: Collection[int]) -> str:
+    """What to say of images of several numbers of channels, with bands among them.
+
+    Args:
+        found: The numbers.
+    """
+    # Only four channels may be color and transparency.
+    way = "--channels 3 takes the fourth of four for transparency, or " if set(found) <= {1, 3, 4} else ""
+    return (
+        f"images of {' and '.join(map(str, sorted(found)))} channels are mixed, where a model takes one "
+        f"number: {way}--exclude leaves files or folders out"
+    )
 
 
 def _every_page(root: Path, entries: Sequence[Entry]) -> tuple[list[Entry], NDArray[np.int64]]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from skipnets.data.decoding import ImageDecodeError, read_header
 from skipnets.data.listing import channel_word, counted, passed_over_line
-from skipnets.data.raster import Header
-from skipnets.data.sources import ImageDataset
+from skipnets.data.raster import NO_SUCH_PAGE, Header
+from skipnets.data.sources import ImageDataset, mixed_channels
 from skipnets.data.splits import SPLITS
 from skipnets.data.window import MeasuredWindow, measure_window
 from skipnets.errors import UserError, listed
@@ -164,6 +164,9 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
         dataset: From `open_dataset`.
         name: What it was opened from.
         most: Headers to read at most, evenly spread; None for all.
+
+    Raises:
+        UserError: No image has the page that was asked for.
     """
     listing = dataset.listing
     classes = len(dataset.classes)
@@ -225,10 +228,12 @@ def _headers(dataset: ImageDataset, most: int | None) -> tuple[list[Header], dic
         found = list(pool.map(read, positions))
     headers = [header for header in found if isinstance(header, Header)]
     unreadable = {
-        dataset.names[position]: str(error).removeprefix(f"{dataset.file(position)}: ")
+        dataset.names[position]: str(error).removeprefix(f"{dataset.source(position)}: ")
         for position, error in zip(positions, found, strict=True)
         if isinstance(error, ImageDecodeError)
     }
+    if dataset.pages is not None and {*unreadable.values()} == {NO_SUCH_PAGE} and not headers:
+        raise UserError(f"page={dataset.pages[0] + 1}: none of the {len(positions):,} images has such a page")
     return headers, unreadable, len(positions)
 
 
@@ -247,6 +252,9 @@ def _header_warnings(
     if unreadable:
         first = next(iter(unreadable.items()))
         yield f"{len(unreadable):,} of {looked_at:,} images cannot be read, such as {first[0]}: {first[1]}"
+    channels = {header.channels for header in headers}
+    if len(channels) > 1 and channels - {1, 3}:
+        yield mixed_channels(channels)
     bits = {header.bits for header in headers}
     if len(bits) > 1:
         yield (

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.data.decoding import ImageDecodeError, read_values
+from skipnets.data.decoding import ImageDecodeError, none_decoded, read_values
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, listed
 
@@ -89,20 +89,22 @@ def measure_window(
     most = dataset.bits
     wanted = max(_VALUES_AN_IMAGE // channels, _PIXELS_AN_IMAGE)
 
-    def read(position: int) -> tuple[int, NDArray[np.float64]] | None:
+    def read(position: int) -> tuple[int, NDArray[np.float64]] | ImageDecodeError | None:
         try:
             values = read_values(dataset.source(position), channels)
-        except ImageDecodeError:
-            return None
+        except ImageDecodeError as error:
+            return error
         if values.bits <= 8 < most:
             return None
         pixels = values.array.reshape(-1, channels)
         return position, pixels[:: -(-len(pixels) // wanted)].astype(np.float64)
 
     with ThreadPoolExecutor(4) as pool:
-        samples = [sample for sample in pool.map(read, positions) if sample is not None]
+        found = list(pool.map(read, positions))
+    samples = [sample for sample in found if isinstance(sample, tuple)]
     if not samples:
-        raise UserError(f"data: none of the {len(positions)} training images looked at can be decoded")
+        first = next((error for error in found if isinstance(error, ImageDecodeError)), None)
+        raise none_decoded(len(positions), first)
     pooled = np.concatenate([values for _, values in samples])
     formats = {header.format for header in dataset.some_headers}
     by_channel = channels not in (1, 3) or formats <= {"NPY", "NPZ", "array"}

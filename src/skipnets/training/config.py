@@ -184,12 +184,14 @@ class TrainConfig:
     channels: Count | None = None
     """1 for gray, 3 for color, or a number of bands. Default: what the images have, or the weights expect."""
     window: tuple[float, ...] | None = None
-    """Of images of more than 8 bits: which values are black and white, in their own units (for CT, Hounsfield
-    units); one pair, or one a channel. Default: found by `percentiles`."""
+    """Which values are black and white, in the images' own units (for CT, Hounsfield units); one pair, or one
+    a channel. Default: found by `percentiles` where images have more than 8 bits, otherwise 0 to 255."""
     percentiles: tuple[float, float] | None = None
-    """Which shares of the training images' values, in percent, are the window. Default: 0.5 and 99.5."""
+    """Which shares of the training images' values, in percent, are the window. Default: 0.5 and 99.5 where
+    images have more than 8 bits."""
     voi: bool = False
-    """Whether each DICOM file's own window (its VOI LUT) is used instead."""
+    """Whether each DICOM file's own window (its VOI LUT) is used instead. Images of 8 bits are taken as
+    they are."""
     shown_channels: tuple[Count, Count, Count] | None = None
     """Of many bands, the three that people are shown as red, green and blue, from 1. Default: 1 2 3."""
     mean: tuple[float, ...] | None = None

@@ -17,7 +17,7 @@ from PIL import Image
 
 from skipnets.classifier import describe
 from skipnets.data.augmentation import find_augmentation
-from skipnets.data.decoding import ImageDecodeError, Source, image_size, open_region
+from skipnets.data.decoding import ImageDecodeError, Source, image_size, none_decoded, open_region
 from skipnets.data.preprocessing import VOI, Preprocessing, Window, resize_values
 from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import ImageDataset
@@ -132,7 +132,7 @@ def prepare(
         channels=channels,
         window=_window(config, train, channels),
         bits=max(train.bits, 8),
-        shown_channels=[number - 1 for number in config.shown_channels or (1, 2, 3)],
+        shown_channels=_shown(config, channels),
     )
     # Bands are measured one by one: they are not what the published numbers are of.
     if published is not None and channels in (1, 3):
@@ -142,6 +142,11 @@ def prepare(
         )
     if mean is None or std is None:
         measured = channel_statistics(train, reading)
+        if config.window is not None and set(measured[0]) in ({0.0}, {1.0}):
+            train.listing.warnings.append(
+                "window: nearly all values of the images looked at lie below or above it, and the images are "
+                f"{'white' if measured[0][0] else 'black'} all over"
+            )
         mean, std = mean or measured[0], std or measured[1]
     preprocessing = Preprocessing(
         size,
@@ -240,13 +245,14 @@ def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, int] |
         height, width = train.images.shape[1:3]
     else:
         sizes = []
+        first = None
         for index in _sample(len(train), 64):
             try:
                 sizes.append(image_size(train.source(index)))
-            except ImageDecodeError:
-                continue
+            except ImageDecodeError as error:
+                first = first or error
         if not sizes:
-            raise UserError(f"data: none of the {len(train)} training images looked at can be decoded")
+            raise none_decoded(len(train), first)
         width, height = (max(side) for side in zip(*sizes, strict=True))
     if max(height, width) <= SMALL:
         return (int(height), int(width))
@@ -267,8 +273,11 @@ def _window(config: TrainConfig, train: ImageDataset, channels: int) -> Window |
     given = [name for name in ("window", "percentiles", "voi") if getattr(config, name)]
     if len(given) > 1:
         raise UserError(f"{given[0]}: must be given without {given[1]}")
-    if config.window is not None or config.voi:
-        return config.window or VOI
+    if config.window is not None:
+        return config.window
+    if config.voi:
+        _note_own_windows(train)
+        return VOI
     if config.percentiles is None and train.bits <= 8:
         return None
     low, high = percentiles = config.percentiles or PERCENTILES
@@ -280,6 +289,29 @@ def _window(config: TrainConfig, train: ImageDataset, channels: int) -> Window |
         f"sets another{', --voi takes the one in each DICOM file' if own else ''}"
     )
     return measured.window
+
+
+def _note_own_windows(train: ImageDataset) -> None:
+    """Say what becomes of images that have no window of their own, where each file's own is asked for."""
+    headers = train.some_headers
+    if headers and all(header.bits <= 8 for header in headers):
+        train.listing.notes.append("voi: the images have 8 bits, and are taken as they are")
+        return
+    deep = [header for header in headers if header.format == "DICOM" and header.bits > 8]
+    without = sum(header.channels == 1 and not header.display_window for header in deep)
+    if without:
+        train.listing.notes.append(
+            f"voi: {without:,} of the {len(headers):,} files looked at have no window of their own: each of "
+            "these is shown from its lowest value (black) to its highest (white)"
+        )
+
+
+def _shown(config: TrainConfig, channels: int) -> list[int]:
+    """The channels that people are shown, from 0."""
+    shown = config.shown_channels or (1, 2, 3)
+    if max(shown) > max(channels, 3):
+        raise UserError(f"shown_channels={shown}: must be from 1 to {max(channels, 3)}")
+    return [number - 1 for number in shown]
 
 
 def channel_statistics(
@@ -297,17 +329,19 @@ def channel_statistics(
     total = np.zeros(channels)
     squares = np.zeros(channels)
     count = 0
+    first = None
     for index in _sample(len(train), SAMPLE):
         try:
             pixels = _resized(train.source(index), reading)
-        except ImageDecodeError:
+        except ImageDecodeError as error:
+            first = first or error
             continue
         values = pixels.reshape(-1, channels) / 255.0
         total += values.sum(0)
         squares += (values**2).sum(0)
         count += len(values)
     if count == 0:
-        raise UserError(f"data: none of the {len(train)} training images looked at can be decoded")
+        raise none_decoded(len(train), first)
     mean = total / count
     # Images of one color have no spread; 1/255 keeps them finite.
     std = np.sqrt(np.maximum(squares / count - mean**2, 0)).clip(1 / 255)
