@@ -34,6 +34,7 @@ def test_an_export_is_timed_and_every_number_written(exports: dict[str, Export],
     assert "images of 16×20" in result.out
 
 
+@pytest.mark.slow
 def test_training_steps_are_timed_under_every_execution(tmp_path: Path, run) -> None:
     make_classifier().save(tmp_path / "model.safetensors")
     words = ("benchmark", tmp_path, "--training", "--batch-size", 2, "--threads", 1)

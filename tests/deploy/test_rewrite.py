@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.helpers.networks import EVERY_NETWORK
 from torch import Tensor, nn
 
 from skipnets.data.preprocessing import Preprocessing
@@ -21,7 +22,7 @@ from skipnets.deploy.rewrite import (
 )
 from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
-from skipnets.models.registry import list_models, model_config
+from skipnets.models.registry import model_config
 
 Model = Backbone[Any]
 REWRITES: list[Callable[[Model], Model]] = [fold_norms, pool_before_convolution]
@@ -101,7 +102,7 @@ def test_all_rewrites_together(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 @torch.no_grad()
 def test_every_architecture(name: str) -> None:
     """Within 1e-5 of float64, or twice as far as the network itself: depth magnifies its own rounding."""

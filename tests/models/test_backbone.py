@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from captum.attr import LayerGradCam
+from tests.helpers.networks import EVERY_NETWORK
 from torch import nn
 from torch.export import Dim
 
@@ -269,7 +270,7 @@ def test_autocast_stays_near(name: str) -> None:
     assert (half.float() - expected).abs().max() < 0.1 * expected.abs().max() + 0.05
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 def test_every_model_computes_shapes_on_the_meta_device(name: str) -> None:
     config = model_config(name)
     size = 224 if config.stem == "imagenet" else 32

@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from tests.helpers.networks import EVERY_NETWORK
 
 from skipnets.errors import UserError
 from skipnets.models import create_model
 from skipnets.models.factory import build_model
-from skipnets.models.registry import REGISTRY, list_models, model_config
+from skipnets.models.registry import REGISTRY, model_config
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 def test_a_name_builds_the_network_of_its_configuration(name: str) -> None:
     with torch.device("meta"):
         model = build_model(REGISTRY[name])

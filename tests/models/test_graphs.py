@@ -7,16 +7,17 @@ import re
 
 import pytest
 import torch
+from tests.helpers.networks import EVERY_NETWORK
 
 from skipnets.errors import UserError
 from skipnets.models import create_model
 from skipnets.models.family import FAMILIES, family_of, network_graph, register_family, stage_groups
 from skipnets.models.graph import Convolution, Linear
 from skipnets.models.graphs import densenet_graph, resnet_graph
-from skipnets.models.registry import REGISTRY, list_models, model_config
+from skipnets.models.registry import REGISTRY, model_config
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 def test_a_network_is_as_deep_as_its_name_says(name: str) -> None:
     """The papers count convolutions and the last linear layer, without those of shortcuts."""
     config = REGISTRY[name]
@@ -48,7 +49,7 @@ def test_stochastic_depth_grows_evenly(name: str) -> None:
     assert modules == pytest.approx(rates) or modules == pytest.approx(rates[1:])
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 def test_stage_groups_are_the_maps_that_the_model_promises(name: str) -> None:
     """A group ends where the maps get smaller or the head begins; its last stage is the model's own."""
     config = REGISTRY[name]

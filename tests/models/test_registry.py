@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.helpers.networks import EVERY_NETWORK
 
 from skipnets.errors import UserError
 from skipnets.models import (
@@ -72,7 +73,7 @@ def test_patterns_select_names_in_the_registry_s_order() -> None:
     assert list_models("vgg*") == []
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 def test_a_config_survives_json(name: str) -> None:
     config = model_config(name, num_classes=7, drop_rate=0.25)
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config

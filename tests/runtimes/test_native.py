@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.helpers.networks import EVERY_NETWORK
 from torch import nn
 
 import skipnets
 from skipnets.errors import UserError
-from skipnets.models import create_model, list_models, network_graph
+from skipnets.models import create_model, network_graph
 from skipnets.models.graph import Graph, GraphBuilder
 from skipnets.models.registry import REGISTRY, config_to_dict
 from skipnets.runtimes import TensorsDoNotFitError, open_runtime
@@ -121,7 +122,7 @@ def test_agrees_with_torch(name: str, size: tuple[int, int], fields: dict[str, A
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 def test_every_registry_architecture_agrees_with_torch(name: str) -> None:
     side = 96 if REGISTRY[name].stem == "imagenet" else 32
     check_against_torch(name, (side, side), count=1)

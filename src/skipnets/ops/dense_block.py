@@ -141,7 +141,7 @@ def executor(
     x: Tensor, dtype: torch.dtype, layers: Sequence[LayerParameters]
 ) -> Literal["native", "pytorch"]:
     """What runs a block on a CPU: native code where there is some and, when measured, it is faster."""
-    if unsupported_natively(x, layers[0].weight2, dtype) is not None:
+    if unsupported_natively(x, layers[0].weight2, dtype=dtype) is not None:
         return "pytorch"
     from skipnets.ops.native.dense_block import dense_block as native
 

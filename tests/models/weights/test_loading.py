@@ -26,7 +26,7 @@ names = pytest.mark.parametrize(
 
 
 def test_public_names():
-    assert skipnets.models.weights.__all__ == ["LoadReport", "PublishedInput", "load_weights"]
+    assert skipnets.models.weights.__all__ == ["LoadReport", "PublishedInput", "is_cached", "load_weights"]
 
 
 def test_all_of_torchvisions_names_are_covered():

@@ -37,13 +37,18 @@ def test_the_engine_that_is_installed(case, monkeypatch):
 
 def test_blocks_that_it_does_not_run(monkeypatch):
     monkeypatch.setattr(native, "unavailable", lambda: None)
-    assert native.unsupported_block(X, WEIGHT, torch.float32) is None
-    assert native.unsupported_block(X, WEIGHT, torch.float64) == "there are no native kernels for float64"
-    assert native.unsupported_block(X, None, torch.float32) == (
+    assert native.unsupported_block(X, WEIGHT, dtype=torch.float32) is None
+    assert (
+        native.unsupported_block(X, WEIGHT, dtype=torch.float64) == "there are no native kernels for float64"
+    )
+    assert native.unsupported_block(X, None, dtype=torch.float32) == (
         "there are native kernels for layers with a bottleneck alone"
     )
     meta = X.to("meta")
-    assert native.unsupported_block(meta, WEIGHT, torch.float32) == "there are native kernels for CPUs alone"
+    assert (
+        native.unsupported_block(meta, WEIGHT, dtype=torch.float32)
+        == "there are native kernels for CPUs alone"
+    )
 
 
 def test_the_environment_forces_an_instruction_set(monkeypatch):

@@ -82,7 +82,7 @@ def compare(n, h, w, channels, growth_rate, bottleneck, count, *, keep, dtype, t
 
 
 SIZES = [
-    (2, 5, 7, 32, 32, 128, 2),
+    pytest.param((2, 5, 7, 32, 32, 128, 2), marks=pytest.mark.slow),
     (3, 4, 5, 10, 12, 48, 3),
     (2, 3, 6, 24, 12, 36, 2),
     (1, 1, 5, 7, 5, 10, 2),

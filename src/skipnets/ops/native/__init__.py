@@ -29,7 +29,7 @@ def unavailable() -> str | None:
     return None
 
 
-def unsupported_block(x: Tensor, growth_weight: Tensor | None, dtype: torch.dtype) -> str | None:
+def unsupported_block(x: Tensor, growth_weight: Tensor | None, *, dtype: torch.dtype) -> str | None:
     """Why the native kernels cannot run a dense block, or None.
 
     Args:
