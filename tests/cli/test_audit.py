@@ -28,11 +28,11 @@ def test_files_and_table(pets: Path, run: Run) -> None:
     result = run("audit", pets, "predictions.csv", "--write", "clean.csv", "--drop", "blank")
     assert result.status == 0, result.err
     lines = [" ".join(line.split()) for line in result.out.splitlines()]
-    assert lines[-3:] == ["audit.html", "audit.csv", "clean.csv"]
+    assert lines[-3:] == ["audit-pets.html", "audit-pets.csv", "clean.csv"]
     assert "Near copies 1 kept together" in lines
     assert "labels 94.9% of 59 as predicted by predictions.csv" in lines
-    assert Path("audit.html").read_text().startswith("<!doctype html>")
-    with Path("audit.csv").open(newline="") as file:
+    assert Path("audit-pets.html").read_text().startswith("<!doctype html>")
+    with Path("audit-pets.csv").open(newline="") as file:
         kinds = [row["kind"] for row in csv.DictReader(file)]
     assert {kind: kinds.count(kind) for kind in FOUND} == {kind: len(names) for kind, names in FOUND.items()}
     assert "blank.png" not in Path("clean.csv").read_text()
@@ -46,7 +46,7 @@ def test_json_and_output(pets: Path, run: Run, tmp_path: Path) -> None:
     assert found["label_check"] is None
     assert found["written"] == [str(tmp_path / "reports" / f"pets.{suffix}") for suffix in ("html", "csv")]
     assert all(Path(path).is_file() for path in found["written"])
-    assert not Path("audit.html").exists()
+    assert not list(Path().glob("audit*"))
 
 
 def test_the_manifest_is_read_as_it_is(pets: Path, run: Run) -> None:
@@ -93,8 +93,12 @@ def test_a_run_in_folds_judges_every_label(tmp_path: Path, run: Run) -> None:
     [
         (("--output", "audit.pdf"), "--output=audit.pdf: must end in .html"),
         (
-            ("--write", "audit.csv"),
-            "--write=audit.csv: is where the table of findings goes; take another name",
+            ("--write", "audit-pets.csv"),
+            "--write=audit-pets.csv: is where the table of findings goes; take another name",
+        ),
+        (
+            ("predictions.csv", "--output", "predictions.html"),
+            "--output=predictions.html: the table of findings would replace predictions.csv",
         ),
         (("--write", "clean.parquet"), "--write=clean.parquet: must end in .csv"),
         (("--write", "clean.csv", "--drop", "dusk"), "--drop=dusk: must be one of "),
@@ -110,4 +114,4 @@ def test_wrong_input_is_one_line_before_anything_is_written(
     assert result.status == 2
     assert message in result.err
     assert len(result.err.splitlines()) == 1
-    assert not list(Path().glob("audit.*")) + list(Path().glob("clean.*"))
+    assert not list(Path().glob("audit*")) + list(Path().glob("clean.*"))

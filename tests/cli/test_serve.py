@@ -31,7 +31,10 @@ sys.exit(status)
 def test_an_onnx_file_is_served_without_torch(colors_onnx: Path) -> None:
     with started(COMMAND, "serve", colors_onnx, "--port", 0, "--threads", 1) as process:
         line, address = announced(process)
-        assert line == f"{address}: serving resnet20 (3 classes) in onnxruntime on cpu\n"
+        assert line == (
+            f"{address}: serving resnet20 (3 classes) in onnxruntime on cpu; explanations are off: "
+            "serve the model file with --runtime torch to have them\n"
+        )
         answer = httpx.post(f"{address}/v1/predict", files={"files": make_image("green")}).json()
         assert answer["predictions"][0]["label"] == "green"
         assert httpx.get(address).status_code == 200
@@ -50,7 +53,7 @@ def test_a_model_file_is_served_by_the_engine_without_torch(tmp_path: Path) -> N
     [expected] = made.predict([Image.open(io.BytesIO(make_image("green")))])
     with started(COMMAND, "serve", tmp_path, "--port", 0, "--runtime", "native") as process:
         line, address = announced(process)
-        assert line.endswith("in native on cpu\n")
+        assert line.endswith("in native on cpu; explanations are off: --runtime torch turns them on\n")
         [answer] = httpx.post(f"{address}/v1/predict", files={"files": make_image("green")}).json()[
             "predictions"
         ]

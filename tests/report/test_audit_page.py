@@ -55,7 +55,7 @@ def test_everything_is_there(page: Page, checked: Audit) -> None:
         "61 images of 3 classes; 20 with at least one finding.",
         "Copies across splits 1",
         "Probable label errors 2",
-        "In the corrected manifest: 1 corrected, 1 marked.",
+        "With --write: 1 corrected, 1 marked.",
         "cat dog train corrected 99.3% dog, 0.7% cat",
         "train/cat/seen.jpg",
         "640×480 pixels",

@@ -7,10 +7,11 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import cohen_kappa_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from skipnets.report.label_errors import calibrated, find_label_errors
+from skipnets.report.label_errors import calibrated, cohen_kappa, find_label_errors
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,11 @@ def test_nothing_to_find() -> None:
     # A class that no image has, and one with a single image.
     one = np.array([0, 0, 0, 2])
     assert find_label_errors(one, np.full((4, 4), 0.25)) == []
+
+
+def test_kappa_is_that_of_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    labels, guesses = generator.integers(0, 4, (2, 90))
+    predicted = np.where(generator.random(90) < 0.6, labels, guesses)
+    assert cohen_kappa(labels, predicted, 5) == pytest.approx(cohen_kappa_score(labels, predicted))
+    assert cohen_kappa(np.zeros(9, np.int64), np.zeros(9, np.int64), 2) == 0

@@ -18,7 +18,7 @@ def audit(
     /,
     *,
     options: Annotated[DataOptions | None, Parameter(name="*")] = None,
-    output: Path = Path("audit.html"),
+    output: Path | None = None,
     write: Path | None = None,
     drop: tuple[str, ...] = (),
     json: bool = False,
@@ -47,6 +47,7 @@ def audit(
             with a column path and one for each class.
         options: Each is described below.
         output: An .html file; the table of all findings lies beside it as .csv.
+            Default: audit-NAME.html for data of this name.
         write: A .csv file for the corrected manifest.
         drop: Further kinds of findings whose images the manifest leaves out, such as blank or blurred.
         json: Print the counts as JSON.
@@ -60,9 +61,12 @@ def audit(
     from skipnets.report import audit as audit_dataset
     from skipnets.report.correction import check_manifest
 
+    output = Path(f"audit-{_name(data)}.html") if output is None else output
     table = output.with_suffix(".csv")
     if output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"output={output}: must end in .html")
+    if any(Path(read).absolute() == table.absolute() for read in (data, model) if read is not None):
+        raise UserError(f"output={output}: the table of findings would replace {table}; take another name")
     if write is not None and write.absolute() == table.absolute():
         raise UserError(f"write={write}: is where the table of findings goes; take another name")
     if write is not None:
@@ -92,3 +96,11 @@ def audit(
     else:
         print_tables(found.tables())
         print_paths(*written)
+
+
+def _name(data: str) -> str:
+    """The name of a folder, a file or a named dataset, without what tells of its format."""
+    path = Path(data)
+    if path.is_dir():
+        return path.resolve().name or "data"
+    return path.stem or "data"

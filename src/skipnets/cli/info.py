@@ -31,15 +31,34 @@ def info(model: Path, /, *, json: bool = False) -> None:
     rows = {
         "file": f"{description['path']} ({_size(description['bytes'])})",
         "written by": f"skipnets {description['skipnets_version']}, format {description['format_version']}",
-        "model": f"{name}, {description['parameters'] or 0:,} parameters",
+        "model": _model(name, description["parameters"] or 0, description.get("members", 1)),
         "architecture": _line(architecture),
         "classes": f"{len(description['classes'])}: {', '.join(description['classes'])}",
         "preprocessing": _line(description["preprocessing"]),
         "temperature": _line(description["temperature"]),
-        **{key: _line(value) for key, value in description["provenance"].items()},
+        **_provenance(description["provenance"]),
         **_export(description.get("export")),
     }
     print_tables([properties_table(rows)])
+
+
+def _model(name: str, parameters: int, members: int) -> str:
+    if members == 1:
+        return f"{name}, {parameters:,} parameters"
+    return f"ensemble of {members} {name}, {parameters:,} parameters ({parameters // members:,} each)"
+
+
+def _provenance(provenance: dict[str, Any]) -> dict[str, str]:
+    """Rows on where the weights come from; a run with folds has no training and validation split."""
+    rows = {key: _line(value) for key, value in provenance.items()}
+    images = provenance.get("images", {})
+    if "folds" in provenance and isinstance(images.get("train"), int):
+        del rows["folds"]
+        rows["images"] = (
+            f"{images['train']:,} in {_line(provenance['folds'])} folds, validation images cut from the "
+            f"others in each; test {_line(images.get('test', 0))}"
+        )
+    return rows
 
 
 def _export(export: dict[str, Any] | None) -> dict[str, str]:

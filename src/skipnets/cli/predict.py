@@ -156,7 +156,8 @@ def _to_folder(classify: Callable[..., BatchResult], output: Path, json: bool, *
         counts = {"rows": result.rows, "failed": result.failed, "skipped": result.skipped}
         print_json({**counts, "written": list(map(str, result.files))})
     else:
-        print_paths(output)
+        _LOG.info("%s images, %s failed", f"{result.rows:,}", f"{result.failed:,}")
+        print_paths(*(result.files or [output]))
     if result.skipped:
         _LOG.info("%s images had their rows already", f"{result.skipped:,}")
     if result.failed:

@@ -237,6 +237,8 @@ def evaluate(
     chosen = dataset.split(split)
     name = _name_of(data, dataset, record if runs_own else None)
     if not len(chosen):
+        if runs_own and record is not None and "folds" in classifier.provenance:
+            raise UserError(f"split={split}: {_why_not_in_folds(split, record)}")
         available = ", ".join(str(part) for part in np.unique(dataset.splits))
         raise UserError(f"split={split}: {name} has images only in: {available or 'no split'}")
     labels = _labels_by_name(chosen, classifier.classes, name)
@@ -256,6 +258,16 @@ def evaluate(
         temperature=classifier.temperature,
         failures=failures,
         known=None if record is None else record.count(chosen),
+    )
+
+
+def _why_not_in_folds(split: str, record: _RunRecord) -> str:
+    """Why a run with folds has no such split, and what to do."""
+    run = record.splits.parent
+    return (
+        f"{run} is a run with folds without a {split} split, so its networks have seen all other images; "
+        f"out-of-fold results are in {run / run_folder.EVALUATION}; for the ensemble, name labeled images "
+        "that it has not seen"
     )
 
 

@@ -25,10 +25,12 @@ class Architecture:
     Attributes:
         config: Its configuration.
         input_size: Default height and width of the images.
+        members: Number of networks of this architecture in an ensemble.
     """
 
     config: ModelConfig
     input_size: tuple[int, int]
+    members: int = 1
 
     @functools.cached_property
     def graph(self) -> Graph:
@@ -69,7 +71,7 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
         return _with_default_size(source.config)
     if isinstance(source, Classifier):
         config = config_from_dict(source.architecture)
-        return Architecture(config=config, input_size=source.preprocessing.size)
+        return Architecture(config=config, input_size=source.preprocessing.size, members=source.ensemble)
     check_path("model", source, ", a model's name, a configuration, a model or a Classifier")
     if not Path(source).exists():
         name = os.fspath(source)
@@ -79,7 +81,11 @@ def architecture_of(source: Source, **fields: Any) -> Architecture:
         )
     description = describe(source)
     height, width = description["preprocessing"]["size"]
-    return Architecture(config=config_from_dict(description["architecture"]), input_size=(height, width))
+    return Architecture(
+        config=config_from_dict(description["architecture"]),
+        input_size=(height, width),
+        members=description.get("members", 1),
+    )
 
 
 def _with_default_size(config: ModelConfig) -> Architecture:

@@ -77,6 +77,7 @@ class Summary(Display):
         layers: All layers, each before its parts; `Layer.kept` is for one image.
         stages: Changes in the feature maps' shape, from the input to the logits.
         totals: Totals of the network.
+        members: Number of such networks in an ensemble; everything else is of one of them.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Summary(Display):
     layers: tuple[Layer, ...]
     stages: tuple[Stage, ...]
     totals: Totals
+    members: int = 1
 
     def rows(self, depth: int | None = None) -> list[Layer]:
         """The layers down to a depth: 1 for stages, 2 for their parts; None for all."""
@@ -146,6 +148,7 @@ class Summary(Display):
         """The summary as plain values for JSON."""
         return {
             "name": self.name,
+            **({"members": self.members} if self.members > 1 else {}),
             "input": list(self.input),
             "batch_size": self.batch_size,
             "layers": [_shallow(layer) for layer in self.rows(depth)],
@@ -158,12 +161,14 @@ class Summary(Display):
         return json.dumps(self.to_dict(depth), indent=2, ensure_ascii=False)
 
     def _headline(self) -> str:
-        return f"{self.name}, images of {_shape(self.input)}"
+        one = f", one network of an ensemble of {self.members}" if self.members > 1 else ""
+        return f"{self.name}, images of {_shape(self.input)}{one}"
 
     def _total_lines(self) -> list[tuple[str, str]]:
         totals, images = self.totals, "an image" if self.batch_size == 1 else f"{self.batch_size} images"
+        ensemble = f" (ensemble: {self.members * totals.parameters:,})" if self.members > 1 else ""
         lines = [
-            ("parameters", f"{totals.parameters:,}"),
+            ("parameters", f"{totals.parameters:,}{ensemble}"),
             ("MACs", f"{totals.macs:,} an image"),
             ("weights", f"{totals.weight_bytes / MIB:,.1f} MiB"),
             *(
@@ -220,6 +225,7 @@ def summarize(
             },
             connections=_connections(graph),
         ),
+        members=architecture.members,
     )
 
 

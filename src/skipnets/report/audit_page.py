@@ -196,6 +196,8 @@ def _tiles(audit: Audit) -> list[dict[str, Any]]:
     count = {kind: len(found) for kind, found in audit.findings.items()}
     check = audit.label_check
     checked = "not looked for" if check is None else f"of {check.images:,} images that were checked"
+    if check is not None and check.withheld:
+        checked = f"not listed: the model agrees with {check.agreement:.0%} of the labels only"
     return [
         {
             "title": "Leaks between splits",
@@ -204,7 +206,7 @@ def _tiles(audit: Audit) -> list[dict[str, Any]]:
         },
         {
             "title": "Probable label errors",
-            "value": None if check is None else count["label-error"],
+            "value": None if check is None or check.withheld else count["label-error"],
             "meaning": checked,
         },
         {

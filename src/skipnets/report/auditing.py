@@ -37,7 +37,7 @@ from skipnets.report.findings import (
     size_findings,
     sorted_findings,
 )
-from skipnets.report.label_errors import calibrated, find_label_errors
+from skipnets.report.label_errors import calibrated, cohen_kappa, find_label_errors
 from skipnets.report.predictions import TABLES, UnseenPredictions, predict_unseen, read_predictions
 from skipnets.tables import Display, cell, make_table, properties_table
 
@@ -46,8 +46,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Audit", "LabelCheck", "audit"]
 
-# Predictions that agree with fewer of the labels say more about the model than about the labels.
-_WEAK = 0.5
+# Predictions with a smaller kappa (Cohen) say more about the model than about the labels. Agreement from 0.4
+# on is "moderate" (Landis and Koch, 1977): 70% of the labels of two equal classes, 46% of ten.
+_LEAST_KAPPA = 0.4
 # Calibrated probability from which a label is corrected. With 3% of the labels wrong, 89% of the corrections
 # are right if the model is right in 81% of the images, and all if in 97%; see benchmarks/label_errors.py.
 CERTAIN = 0.95
@@ -64,12 +65,19 @@ class LabelCheck:
         images: How many images were checked.
         trained_on: How many were not, because the model was trained on them.
         agreement: The share of the checked images whose label was predicted.
+        kappa: Cohen's kappa of labels and predictions: agreement beyond chance, at most 1.
     """
 
     source: str
     images: int
     trained_on: int
     agreement: float
+    kappa: float
+
+    @property
+    def withheld(self) -> bool:
+        """Whether the predictions are too bad to tell label errors from the model's own."""
+        return self.images > 0 and self.kappa < _LEAST_KAPPA
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,7 +109,7 @@ class Audit(Display):
     def looked_for(self) -> list[str]:
         """The kinds of findings that could be looked for."""
         without = {
-            "label-error": self.label_check is None,
+            "label-error": self.label_check is None or self.label_check.withheld,
             "leak": not self.has_splits,
             "divided-group": not self.has_splits or self.dataset.groups is None,
             "near-copy": len(self.dataset) > MOST or self._tiny == len(self.survey.headers),
@@ -133,10 +141,11 @@ class Audit(Display):
                 )
             elif left:
                 notes.append(f"labels of {counted(left, 'image')} were not checked: there is no prediction")
-            if check.agreement < _WEAK:
+            if check.withheld:
                 notes.append(
-                    f"the model agrees with {check.agreement:.0%} of the labels only: what it says about "
-                    "them means little"
+                    f"label errors are not listed: the model agrees with {check.agreement:.0%} of the labels "
+                    f"only (Cohen's kappa {check.kappa:.2f}, at least {_LEAST_KAPPA} is needed), so most of "
+                    "them would be its own errors; take a better model"
                 )
         if not self.has_splits:
             notes.append("leaks were not looked for: the data have no splits")
@@ -167,6 +176,8 @@ class Audit(Display):
                 "images": check.images,
                 "trained_on": check.trained_on,
                 "agreement": round(check.agreement, 4),
+                "kappa": round(check.kappa, 4),
+                "withheld": check.withheld,
             },
             "passed_over": dict(self.survey.passed_over.most_common()),
             "notes": self.notes,
@@ -200,7 +211,7 @@ class Audit(Display):
             for kind, found in self.findings.items()
             if found
         ]
-        found = make_table({"finding": "left", "count": "right", "in the corrected manifest": "left"}, rows)
+        found = make_table({"finding": "left", "count": "right", "with --write": "left"}, rows)
         return [properties_table(properties), *([found] if rows else []), remarks]
 
     def write_findings(self, path: str | os.PathLike[str]) -> None:
@@ -382,6 +393,16 @@ def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tupl
     checked = labels >= 0
     images, labels = predictions.images[checked], labels[checked]
     probabilities = calibrated(labels, predictions.probabilities[checked])
+    predicted = probabilities.argmax(1)
+    check = LabelCheck(
+        source=predictions.source,
+        images=len(images),
+        trained_on=predictions.trained_on,
+        agreement=float((predicted == labels).mean()) if len(labels) else 0.0,
+        kappa=cohen_kappa(labels, predicted, len(predictions.classes)) if len(labels) else 0.0,
+    )
+    if check.withheld:
+        return [], check
     findings = []
     for error in find_label_errors(labels, probabilities):
         image, suggested = int(images[error.image]), predictions.classes[error.suggested]
@@ -394,13 +415,7 @@ def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tupl
                 "label-error", image, dataset.names[image], detail, error.of_label, action, label=suggested
             )
         )
-    agreement = float((probabilities.argmax(1) == labels).mean()) if len(labels) else 0.0
-    return findings, LabelCheck(
-        source=predictions.source,
-        images=len(images),
-        trained_on=predictions.trained_on,
-        agreement=agreement,
-    )
+    return findings, check
 
 
 def _silent(*_: object) -> None:

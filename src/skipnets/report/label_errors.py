@@ -20,7 +20,7 @@ from skipnets.classifier import softmax
 from skipnets.errors import needs_extra
 from skipnets.evaluation.calibration import NoTemperatureError, fit_temperature
 
-__all__ = ["LabelError", "calibrated", "find_label_errors"]
+__all__ = ["LabelError", "calibrated", "cohen_kappa", "find_label_errors"]
 
 
 class LabelError(NamedTuple):
@@ -68,6 +68,21 @@ def find_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.float
         )
         for image in found
     ]
+
+
+def cohen_kappa(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> float:
+    """Agreement beyond chance: 0 as by chance, 1 in all images; 0 where chance alone would agree.
+
+    Args:
+        labels: (N,) the given classes.
+        predicted: (N,) the predicted classes.
+        classes: K.
+    """
+    count = len(labels)
+    agreement = float((labels == predicted).mean())
+    given, answered = (np.bincount(each, minlength=classes) / count for each in (labels, predicted))
+    chance = float(given @ answered)
+    return (agreement - chance) / (1 - chance) if chance < 1 else 0.0
 
 
 def calibrated(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -188,10 +188,11 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
     libraries = environment.get("libraries", {})
     machine = environment.get("gpus") or [environment.get("processor", "unknown")]
     facts = {
-        "Data": f"{config.data}: " + ", ".join(f"{counts[split]:,} {split}" for split in SPLITS),
+        "Data": f"{config.data}: " + _division(counts, run),
         "Classes": f"{len(results.classes):,}",
         "Model": ("" if len(runs) == 1 else f"ensemble of {len(runs)} ")
-        + f"{model['architecture']['name']}, {model['parameters']:,} parameters",
+        + f"{model['architecture']['name']}, {model['parameters']:,} parameters"
+        + ("" if len(runs) == 1 else f" ({model['parameters'] // len(runs):,} each)"),
         "Initial weights": config.weights or "random",
         "Input": Preprocessing.from_dict(preprocessing).summary(),
         "Recipe": f"{config.recipe}: {config.optimizer}, learning rate {config.lr:g}, "
@@ -231,6 +232,16 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
         "config": run.config_file.read_text(encoding="utf-8"),
         "environment": json.dumps(environment, indent=2, ensure_ascii=False),
     }
+
+
+def _division(counts: Mapping[str, int], run: Run) -> str:
+    """How many images are in each split, or in the folds."""
+    if not run.folds:
+        return ", ".join(f"{counts[split]:,} {split}" for split in SPLITS)
+    in_folds = (
+        f"{counts['train']:,} images in {len(run.folds)} folds, validation images cut from the others in each"
+    )
+    return in_folds + (f"; {counts['test']:,} test" if counts["test"] else "; no test split")
 
 
 def _tiles(results: Results, metrics: Metrics, sample: dict[str, Any]) -> list[dict[str, Any]]:
