@@ -111,8 +111,8 @@ def _send_back(classifier: Classifier, pipe: object) -> None:
     pipe.send([_predict(classifier, image) for image in images(3)])  # type: ignore[attr-defined]
 
 
-def _answers_of_process(classifier: Classifier, method: str) -> list[NDArray[np.floating]]:
-    context = multiprocessing.get_context(method)
+def _answers_of_spawned(classifier: Classifier) -> list[NDArray[np.floating]]:
+    context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_send_back, args=(classifier, there))
     process.start()
@@ -126,39 +126,33 @@ def _answers_of_process(classifier: Classifier, method: str) -> list[NDArray[np.
     return answers
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_answers_alike(opened: Classifier) -> None:
-    expected = [_predict(opened, image) for image in images(3)]
-    for answer, wanted in zip(_answers_of_process(opened, "fork"), expected, strict=True):
-        np.testing.assert_allclose(answer, wanted, atol=1e-5)
-
-
 @pytest.mark.slow
 def test_a_spawned_process_answers_alike(opened: Classifier) -> None:
     expected = [_predict(opened, image) for image in images(3)]
-    for answer, wanted in zip(_answers_of_process(opened, "spawn"), expected, strict=True):
+    for answer, wanted in zip(_answers_of_spawned(opened), expected, strict=True):
         np.testing.assert_allclose(answer, wanted, atol=1e-5)
 
 
+# In a process of its own: other tests have left threads here, whose locks a fork would copy as they are.
 FORKED_WITH_THREADS = """
 import os, signal, sys
 import numpy as np
 from skipnets.classifier import load
 classifier = load(sys.argv[1], runtime=sys.argv[2], device="cpu", threads=2)
 image = np.arange(960, dtype=np.uint8).reshape(16, 20, 3)
-[expected] = classifier.predict(image)
+[expected] = classifier.predict(image, top_k=3)
 if (child := os.fork()) == 0:
     signal.alarm(30)
-    [prediction] = classifier.predict(image)
-    os._exit(0 if prediction.label == expected.label else 1)
+    [prediction] = classifier.predict(image, top_k=3)
+    same = [label for label, _ in prediction.ranking] == [label for label, _ in expected.ranking]
+    near = np.allclose([p for _, p in prediction.ranking], [p for _, p in expected.ranking], rtol=0, atol=1e-5)
+    os._exit(0 if same and near else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "alarm"), reason="this system cannot fork")
-def test_a_process_forked_from_one_with_threads_does_not_wait_for_them(opened: Classifier) -> None:
+def test_a_process_forked_from_one_with_threads_answers_alike(opened: Classifier) -> None:
     assert opened.path is not None
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKED_WITH_THREADS, opened.path, opened.runtime.name],
