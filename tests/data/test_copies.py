@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from tests.helpers import flawed
 
 from skipnets.data.contents import contents, repeated
 from skipnets.data.copies import Copy, clusters, find_copies, write_copies
@@ -19,18 +20,8 @@ from skipnets.errors import UserError
 
 
 def scene(seed: int) -> Image.Image:
-    """An image with coarse and fine structure that no other seed gives."""
-    generator = np.random.default_rng(seed)
-    layers = [
-        np.asarray(
-            Image.fromarray(generator.integers(0, 256, (side, side, 3), dtype=np.uint8)).resize(
-                (96, 72), Image.Resampling.BICUBIC
-            ),
-            dtype=float,
-        )
-        for side in (4, 9, 20)
-    ]
-    return Image.fromarray(np.average(layers, axis=0, weights=(4, 2, 1)).astype(np.uint8))
+    """An image with little fine structure: what is left of it after saving it at low quality is like it."""
+    return flawed.scene(seed, size=(96, 72), sides=(4, 9, 20), weights=(4, 2, 1))
 
 
 def saved(image: Image.Image, **options: object) -> Image.Image:
@@ -202,3 +193,29 @@ def test_groups_and_copies_stay_together(tmp_path):
             split_of[other] for other, g in zip(dataset.names, dataset.groups, strict=True) if g == group
         } == {split_of[name]}
         assert split_of[name] == split_of[name.replace(".png", ".jpg")]
+
+
+def test_different_things_before_one_background_are_no_copies(tmp_path):
+    """They agree in everything but their details."""
+    generator = np.random.default_rng(0)
+    background = np.asarray(scene(0).resize((128, 128)), dtype=float)
+    for number in range(6):
+        print_on_it = np.asarray(
+            Image.fromarray(generator.integers(0, 256, (24, 24), dtype=np.uint8)).resize((64, 64)),
+            dtype=float,
+        )
+        image = background / 2
+        image[32:96, 32:96] = 190 + 0.35 * (print_on_it[..., None] - 128)
+        Image.fromarray(image.astype(np.uint8)).save(tmp_path / f"{number}.png")
+    for seed in range(1, 21):
+        scene(seed).save(tmp_path / f"other{seed}.png")
+    Image.open(tmp_path / "3.png").crop((3, 2, 124, 126)).save(tmp_path / "copy.jpg", quality=60)
+    (tmp_path / "list.csv").write_text(
+        "path,label\n" + "".join(f"{path.name},a\n" for path in sorted(tmp_path.iterdir()))
+    )
+    dataset = find_dataset(tmp_path / "list.csv", fractions=None, duplicates="ignore")
+    found = [
+        (dataset.names[copy.first], dataset.names[copy.second])
+        for copy in find_copies(dataset, contents(dataset))
+    ]
+    assert found == [("3.png", "copy.jpg")]

@@ -30,19 +30,32 @@ FOUND = {
 """Kind → names of what there is to be found by the images alone."""
 
 
-def scene(seed: int) -> Image.Image:
-    """An image with coarse and fine structure that no other seed gives."""
+def scene(
+    seed: int,
+    *,
+    size: tuple[int, int] = (64, 48),
+    sides: tuple[int, int, int] = (4, 9, 24),
+    weights: tuple[int, int, int] = (4, 2, 2),
+) -> Image.Image:
+    """An image with coarse and fine structure that no other seed gives.
+
+    Args:
+        seed: Of the random numbers.
+        size: Width and height.
+        sides: Of the random squares that are enlarged and averaged, coarse to fine.
+        weights: Of each in the average.
+    """
     generator = np.random.default_rng(seed)
     layers = [
         np.asarray(
             Image.fromarray(generator.integers(0, 256, (side, side, 3), dtype=np.uint8)).resize(
-                (64, 48), Image.Resampling.BICUBIC
+                size, Image.Resampling.BICUBIC
             ),
             dtype=float,
         )
-        for side in (4, 9, 24)
+        for side in sides
     ]
-    return Image.fromarray(np.average(layers, axis=0, weights=(4, 2, 2)).astype(np.uint8))
+    return Image.fromarray(np.average(layers, axis=0, weights=weights).astype(np.uint8))
 
 
 def write_flawed(root: Path) -> None:

@@ -3,7 +3,9 @@
 Near copies are found in two steps. A descriptor of 63 numbers (the lowest frequencies of the cosine transform
 of the gray image at 32×32, as in pHash, but not cut to bits) names a few candidates for each image. Each
 candidate is then aligned by shift and scale (Lucas and Kanade, 1981, with gain and offset for brightness)
-and compared pixel by pixel, which tells a crop of an image from an image that is merely alike.
+and compared pixel by pixel, which tells a crop of an image from an image that is merely alike. Of images that
+are large enough, the details of what was found are compared as well: photographs of different things before
+one background agree in everything else.
 
 N images, P pairs, S side of a thumbnail.
 """
@@ -38,6 +40,12 @@ _FREQUENCIES = 8
 _CANDIDATE_DISTANCE = 0.8
 _COPY_DISTANCE = 0.2
 _CANDIDATES = 3
+# Images of at least this side are compared again at it, by what a Gaussian blur of so many pixels takes away.
+# The correlation of these details is 0.94 or more for copies of photographs and emoji (the lowest at JPEG
+# quality 30), and 0.81 or less for different clothes on one cloth.
+_DETAILED_SIDE = 64
+_DETAIL_BLUR = 3.0
+_LEAST_DETAIL_CORRELATION = 0.87
 # Smaller images hold too little to tell copies from images that are alike.
 LEAST_SIDE = 16
 # Thumbnails that vary less than this many gray levels show nothing that could be compared.
@@ -143,7 +151,7 @@ def _find_near(
     descriptors = _describe(thumbnails)
     index = NearestNeighbors(algorithm="brute").fit(descriptors)
     neighbors = min(_CANDIDATES + 1, len(positions))
-    best: dict[tuple[int, int], float] = {}
+    best: dict[tuple[int, int], tuple[float, bool]] = {}
     background = np.ones(len(positions))
     for mirrored in (False, True):
         steps.go_to((1 + mirrored) / 3)
@@ -157,15 +165,58 @@ def _find_near(
             background = _background(pairs[:, 0], aligned, len(positions))
         for (one, other), distance in zip(pairs.tolist(), aligned.tolist(), strict=True):
             key = (min(one, other), max(one, other))
-            best[key] = min(distance, best.get(key, np.inf))
+            best[key] = min((distance, mirrored), best.get(key, (np.inf, False)))
     steps.go_to(1)
     # Where all images are alike (digits, scans), copies must be far more so than images usually are.
     limit = min(_COPY_DISTANCE, float(np.median(background)) / 4)
+    found_pairs = [(pair, *how) for pair, how in best.items() if how[0] <= limit]
+    pairs = positions[np.array([pair for pair, _, _ in found_pairs], dtype=np.int64).reshape(-1, 2)]
+    agree = _details_agree(dataset, pairs, np.array([mirrored for _, _, mirrored in found_pairs], dtype=bool))
     return [
-        Copy(int(positions[one]), int(positions[other]), exact=False, distance=distance)
-        for (one, other), distance in best.items()
-        if distance <= limit
+        Copy(int(one), int(other), exact=False, distance=distance)
+        for (one, other), (_, distance, _), same in zip(pairs, found_pairs, agree, strict=True)
+        if same
     ]
+
+
+def _details_agree(
+    dataset: ImageDataset, pairs: NDArray[np.int64], mirrored: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(P,) whether the details of two images are those of one, or the images are too small to have any."""
+    from scipy.ndimage import gaussian_filter
+
+    agree = np.ones(len(pairs), dtype=bool)
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        part = pairs[start : start + _PAIRS_AT_ONCE]
+        distinct, index = np.unique(part, return_inverse=True)
+        with ThreadPoolExecutor(4) as pool:
+            images = list(
+                pool.map(
+                    lambda position: _gray(dataset, position, _DETAILED_SIDE, at_least=_DETAILED_SIDE),
+                    distinct.tolist(),
+                )
+            )
+        members = index.reshape(part.shape)
+        rows = [row for row, pair in enumerate(members) if all(images[image] is not None for image in pair)]
+        if not rows:
+            continue
+        moving, fixed = (
+            np.stack([images[image] for image in members[rows, which]]).astype(np.float32) for which in (0, 1)
+        )
+        turned = mirrored[start : start + _PAIRS_AT_ONCE][rows]
+        moving[turned] = moving[turned, :, ::-1]
+        placement = np.tile(np.array([1, 0, 0], dtype=np.float32), (len(rows), 1))
+        small = _halved(moving), _halved(fixed)
+        placement = _align(_halved(small[0]), _halved(small[1]), placement, steps=4)
+        placement = _align(*small, placement=placement, steps=3)
+        placement = _align(moving, fixed, placement, steps=3)
+        by_row, by_column, inside = _sampling(placement, _DETAILED_SIDE)
+        one, other = (
+            each - gaussian_filter(each, (0, _DETAIL_BLUR, _DETAIL_BLUR))
+            for each in (by_row @ moving @ by_column, fixed)
+        )
+        agree[start + np.array(rows)] = _correlation(one, other, inside == 1) >= _LEAST_DETAIL_CORRELATION
+    return agree
 
 
 class _Steps:
@@ -202,24 +253,10 @@ def _background(rows: NDArray[np.int64], distances: NDArray[np.float32], count: 
 def _thumbnails(dataset: ImageDataset, positions: NDArray[np.int64], steps: _Steps) -> NDArray[np.uint8]:
     """(N, S, S) gray; of images that are too small or cannot be read, zeros."""
     blank = np.zeros((_SIDE, _SIDE), dtype=np.uint8)
-    deep = dataset.bits > 8 or dataset.bands
 
     def thumbnail(position: int) -> NDArray[np.uint8]:
-        try:
-            if deep:
-                image = render_image(dataset.source(position)).convert("L")
-            else:
-                image, _ = open_region(
-                    dataset.source(position),
-                    lambda width, height: (0, 0, width, height),
-                    size=(_SIDE, _SIDE),
-                    channels=1,
-                )
-        except ImageDecodeError:
-            return blank
-        if min(image.size) < LEAST_SIDE:
-            return blank
-        return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+        image = _gray(dataset, position, _SIDE, at_least=LEAST_SIDE)
+        return blank if image is None else image
 
     found = np.empty((len(positions), _SIDE, _SIDE), dtype=np.uint8)
     with ThreadPoolExecutor(4) as pool:
@@ -229,6 +266,25 @@ def _thumbnails(dataset: ImageDataset, positions: NDArray[np.int64], steps: _Ste
                 found[row] = image
             steps.go(len(part))
     return found
+
+
+def _gray(dataset: ImageDataset, position: int, side: int, *, at_least: int) -> NDArray[np.uint8] | None:
+    """(S, S) an image in gray; None if it has fewer pixels a side than that, or cannot be read."""
+    try:
+        if dataset.bits > 8 or dataset.bands:
+            image = render_image(dataset.source(position)).convert("L")
+        else:
+            image, _ = open_region(
+                dataset.source(position),
+                lambda width, height: (0, 0, width, height),
+                size=(side, side),
+                channels=1,
+            )
+    except ImageDecodeError:
+        return None
+    if min(image.size) < at_least:
+        return None
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
 def _describe(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -310,18 +366,25 @@ def _distance(
 ) -> NDArray[np.float32]:
     """(P,) between the aligned images at half their side, each with mean 0 and length 1 where both are."""
     rows, columns, inside = _sampling(placement, moving.shape[1])
-    common = (_halved(inside) == 1).astype(np.float32)
+    correlation = _correlation(_halved(rows @ moving @ columns), _halved(fixed), _halved(inside) == 1)
+    distance: NDArray[np.float32] = np.sqrt(np.maximum(2 - 2 * correlation, 0))
+    return distance
+
+
+def _correlation(
+    one: NDArray[np.floating], other: NDArray[np.floating], common: NDArray[np.bool_]
+) -> NDArray[np.floating]:
+    """(P, S, S), (P, S, S) → (P,) Pearson's correlation over the pixels that count."""
     area = np.maximum(common.sum((1, 2), keepdims=True), 1)
 
     def centered(images: NDArray[np.floating]) -> NDArray[np.floating]:
-        shared = _halved(images) * common
+        shared = images * common
         return (shared - shared.sum((1, 2), keepdims=True) / area) * common
 
-    one, other = centered(rows @ moving @ columns), centered(fixed)
+    one, other = centered(one), centered(other)
     lengths = np.sqrt((one**2).sum((1, 2)) * (other**2).sum((1, 2)))
-    correlation = (one * other).sum((1, 2)) / np.maximum(lengths, 1e-6)
-    distance: NDArray[np.float32] = np.sqrt(np.maximum(2 - 2 * correlation, 0))
-    return distance
+    correlation: NDArray[np.floating] = (one * other).sum((1, 2)) / np.maximum(lengths, 1e-6)
+    return correlation
 
 
 def _sampling(

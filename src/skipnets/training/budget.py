@@ -31,7 +31,7 @@ FEWEST_EPOCHS, MOST_EPOCHS = 4, 100
 _FINISH_SECONDS, _TEST_COST = 4.0, 1.5
 # The plan changes where so many epochs more or less fit, and by more than this share of those that are left.
 _LEAST_CHANGE, _LEAST_SHARE = 2, 0.1
-# Epochs whose mean duration is taken for that of the next ones.
+# The next epochs are expected to take the mean time of this many before them.
 _RECENT = 5
 # An epoch is given up only where it would overrun the budget by more than this share of itself.
 _TOLERANCE = 0.15

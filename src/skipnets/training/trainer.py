@@ -83,16 +83,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
         with _alone_in(config.out):
             return train_folds(config, train_on=train_on, say=_say)
     run = Run(config.out) if _is_helper() else claim(config.out)
-    dataset = find_dataset(
-        config.data,
-        seed=config.seed,
-        fractions=config.fractions,
-        splits=config.splits,
-        download=config.download,
-        duplicates=config.duplicates,
-        options=config.data_options,
-    )
-    check_splits(dataset)
+    dataset = training_dataset(config)
     prepared = prepare(config, dataset, started=started)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
@@ -446,11 +437,25 @@ def _save_best(
     classifier.save(run.model)
 
 
-def check_splits(dataset: ImageDataset) -> None:
-    """There must be images to learn from and to choose the best epoch on."""
+def training_dataset(config: TrainConfig) -> ImageDataset:
+    """The images of a run, with its splits.
+
+    Raises:
+        UserError: The data are wrong, or there are none to learn from or to choose the best epoch on.
+    """
+    dataset = find_dataset(
+        config.data,
+        seed=config.seed,
+        fractions=config.fractions,
+        splits=config.splits,
+        download=config.download,
+        duplicates=config.duplicates,
+        options=config.data_options,
+    )
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):
             raise UserError(f"fractions: there are no images to {purpose} (the split {name} is empty)")
+    return dataset
 
 
 def _alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:

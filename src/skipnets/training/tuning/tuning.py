@@ -33,7 +33,7 @@ from typing_extensions import override
 
 from skipnets import run_folder
 from skipnets.data.listing import counted
-from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
+from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
 from skipnets.errors import UserError, check_at_least_1, one_line
@@ -46,7 +46,7 @@ from skipnets.training.interruption import told
 from skipnets.training.prepare import prepare
 from skipnets.training.run import Run
 from skipnets.training.task import ClassificationTask
-from skipnets.training.trainer import check_splits, train_on
+from skipnets.training.trainer import train_on, training_dataset
 from skipnets.training.tuning.space import search_space
 from skipnets.training.tuning.trials import (
     BASE,
@@ -202,16 +202,7 @@ def tune(
     if trial_time is None and each is not None and seconds < _TRIALS * _LEAST_TRIAL_SECONDS:
         fit = counted(max(int(seconds / each), 1), "trial")
         _say(f"a trial takes at least {each:.0f} s: {fit} in {format_duration(seconds)}")
-    dataset = find_dataset(
-        config.data,
-        seed=config.seed,
-        fractions=config.fractions,
-        splits=config.splits,
-        download=config.download,
-        duplicates=config.duplicates,
-        options=config.data_options,
-    )
-    check_splits(dataset)
+    dataset = training_dataset(config)
     base = dataclasses.replace(
         config,
         time=None if each is None else f"{each:.0f}s",
