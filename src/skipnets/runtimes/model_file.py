@@ -84,9 +84,7 @@ class ModelFile:
         found: dict[int, dict[str, NDArray[Any]]] = {}
         for name, tensor in self.tensors().items():
             if (match := _MEMBER.fullmatch(name)) is None:
-                raise UserError(
-                    f"{self.path}: the tensor {name[:100]!r} belongs to no network of the ensemble"
-                )
+                raise UserError(f"{self.path}: the tensor {name[:100]} belongs to no network of the ensemble")
             found.setdefault(int(match[1]), {})[match[2]] = tensor
         return [found[number] for number in sorted(found)]
 
