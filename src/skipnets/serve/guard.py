@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from skipnets.serve.addresses import is_loopback
 from skipnets.serve.service import Service
 
 __all__ = ["Guard", "refusal_body"]
@@ -24,7 +25,6 @@ _LOG = logging.getLogger("skipnets")
 
 # A client that reads its response only after it has sent everything would see a broken connection instead.
 _SECONDS_TO_DISCARD = 10.0
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Guard:
@@ -133,10 +133,10 @@ class Guard:
         host = headers.get("host")
         if host is None or "*" in self._hosts:
             return True
-        local = (scope.get("server") or ("",))[0] in _LOCAL_NAMES
-        if not local and not self._hosts:
+        if not self._hosts and not is_loopback((scope.get("server") or ("",))[0]):
             return True
-        return _host_name(host) in _LOCAL_NAMES | self._hosts
+        name = _host_name(host)
+        return is_loopback(name) or name in self._hosts
 
     def _is_same_site(self, headers: Headers) -> bool:
         """Whether no page of another site sent this: browsers say where a request comes from."""
