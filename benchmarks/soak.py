@@ -168,7 +168,10 @@ class Soak:
         kinds = {
             "no image": (form([("a", b"no image")]), 422),
             "huge": (form([("a", bytes(huge))]), 422),
-            "too large": (b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n", 0),
+            "too large": (
+                b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n",
+                413,
+            ),
             "leaves": (form([(name, image)])[: len(image) // 2], 0),
             "silent": (b"", 0),
         }
