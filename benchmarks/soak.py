@@ -202,7 +202,7 @@ def _resident(process: int) -> float:
 
 
 def growth(samples: list[tuple[float, float]]) -> float | None:
-    """After the warm-up: of the median of the last fifth over that of the first fifth; None if it was short."""
+    """After the warm-up: of the last fifth's median over the first's; None if it was short."""
     sizes = [size for at, size in samples if at > WARM_UP_SECONDS]
     fifth = len(sizes) // 5
     if fifth == 0:
