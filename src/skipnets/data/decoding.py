@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, BinaryIO, cast, overload
@@ -478,18 +478,21 @@ def _read_image(opened: Image.Image | RasterFile, source: Source, channels: int 
     """An opened image in mode L or RGB."""
     if isinstance(opened, Image.Image):
         return _converted(_upright(opened), channels)
-    values = opened.read(_number(source), channels)
+    return _shown(opened, _number(source), channels)
+
+
+def _shown(file: RasterFile, page: int | None, channels: int | None) -> Image.Image:
+    """A page in mode L or RGB, upright, of what has a fixed range from black to white."""
+    values = file.read(page, channels)
     array = values.array
     if values.bits > 8:
-        if array.dtype != np.uint16 or values.bits < 16 or opened.header.format in ("DICOM", "NIfTI"):
+        if array.dtype != np.uint16 or values.bits < 16 or file.header.format in ("DICOM", "NIfTI"):
             raise ValueError(
                 f"its values ({values.bits} bits) have no fixed range from black to white; "
                 "this takes images of 8 bits"
             )
         array = _eight_bits(array)
-    fitted = fit_channels(
-        Values(array=array, bits=8, white_is_low=values.white_is_low, alpha=values.alpha), channels
-    ).array
+    fitted = fit_channels(replace(values, array=array, bits=8), channels).array
     if fitted.shape[2] not in (1, 3):
         raise ValueError(f"has {fitted.shape[2]} channels, neither gray nor color")
     shown = 255 - fitted if values.white_is_low else fitted
@@ -580,39 +583,31 @@ def _orientation(image: Image.Image) -> int:
 def _loaded(image: Image.Image) -> Image.Image:
     """The image with its pixels decoded, also in kinds of TIFF that Pillow decodes wrongly.
 
-    Up to version 13, Pillow mixes up the bytes of separate 16-bit planes that are not compressed, and gives
-    16-bit gray values that count from white as if they counted from black.
+    Up to version 13, Pillow mixes up the bytes of separate 16-bit planes that are not compressed, refuses
+    such planes with associated alpha, and gives 16-bit gray values that count from white as if they counted
+    from black.
     """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         image.load()
         return image
     tags = image.tag_v2
     bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-    planar = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
-    if planar and tags.get(TiffImagePlugin.COMPRESSION, 1) == 1 and max(bits) > 8 and image.tile:
-        return _by_tifffile(image)
+    associated = 1 in tags.get(TiffImagePlugin.EXTRASAMPLES, ())
+    planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+    if (
+        planes
+        and tags.get(TiffImagePlugin.COMPRESSION, 1) == 1
+        and (max(bits) > 8 or associated)
+        and image.tile
+    ):
+        with closing(tiff.TiffRaster(_file_of(image), max_pixels=image.width * image.height)) as file:
+            return _shown(file, image.tell(), None)
     # A file that is mapped into memory instead of read is not turned upright.
     image.filename = ""
     image.load()
     if image.mode.startswith("I;16") and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
         return Image.fromarray(0xFFFF - np.asarray(image))
     return image
-
-
-def _by_tifffile(image: TiffImagePlugin.TiffImageFile) -> Image.Image:
-    try:
-        import tifffile
-    except ImportError:
-        remedy = install_command("science")
-        raise ValueError(f"a TIFF file of separate 16-bit planes; to read it: {remedy}") from None
-    orientation = image.tag_v2.get(ExifTags.Base.Orientation, 1)
-    assert image.fp is not None
-    image.fp.seek(0)
-    with tifffile.TiffFile(image.fp) as file:
-        planes = file.asarray(key=image.tell())
-    decoded = _from_array(np.moveaxis(planes, 0, -1))
-    decoded.getexif()[ExifTags.Base.Orientation] = orientation
-    return decoded
 
 
 def _upright(image: Image.Image) -> Image.Image:
