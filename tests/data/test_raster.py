@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from skipnets.data.raster import Values, WindowedImage, check_page, fit_channels, turn_upright
+from skipnets.data.raster import Values, WindowedImage, check_page, eight_bits, fit_channels, turn_upright
 
 RANDOM = np.random.default_rng(0)
 
@@ -61,6 +61,14 @@ def test_transparency_is_white_where_white_is_low_and_in_few_bits():
     for low, white in ((False, 255), (True, 0)):
         laid = fit_channels(Values(array=clear, bits=4, alpha=True, white_is_low=low), 1).array
         np.testing.assert_array_equal(laid[0, :, 0], [white, 100])
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_few_bits_run_from_black_to_white(bits):
+    stored = np.arange(2**bits, dtype=np.uint16)
+    shown = eight_bits(stored, bits)
+    np.testing.assert_array_equal(shown, [round(value / (2**bits - 1) * 255) for value in stored.tolist()])
+    np.testing.assert_array_equal(eight_bits(np.array([-3, 300, 65535], np.int32), bits), [0, 255, 255])
 
 
 def test_pages_that_are_not_there():

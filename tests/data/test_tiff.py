@@ -197,6 +197,14 @@ def test_12_bits_packed():
     np.testing.assert_array_equal(values.array[:, :, 0], pixels)
 
 
+@pytest.mark.parametrize("bits", [3, 5, 6, 7])
+def test_few_bits_end_in_white(tmp_path, bits):
+    top = 2**bits - 1
+    pixels = np.random.default_rng(6).integers(0, top + 1, (HEIGHT, WIDTH)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "few.tif", pixels, bitspersample=bits, photometric="minisblack")
+    np.testing.assert_allclose(np.asarray(open_image(tmp_path / "few.tif")), pixels / top * 255, atol=0.5)
+
+
 def test_white_is_low_is_shown_inverted(tmp_path):
     pixels = np.random.default_rng(5).integers(0, 4096, (HEIGHT, WIDTH)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "w.tif", pixels, photometric="miniswhite")

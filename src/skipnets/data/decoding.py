@@ -525,6 +525,8 @@ def _pillow_values(image: Image.Image, number: int | None, channels: int | None,
         return Values(array=np.asarray(_upright(image))[:, :, None], bits=bits)
     if image.format == "PNG" and tiles and tiles[0].args in ("RGB;16B", "RGBA;16B"):
         return _both_bytes(image)
+    if _is_deep_gray_with_alpha(image):
+        return _both_bytes_of_gray(image)
     # Color of which Pillow keeps the upper byte.
     upper = np.asarray(_converted(_upright(image), None)).astype(np.uint16) * np.uint16(257)
     return Values(array=upper.reshape(*upper.shape[:2], -1), bits=bits)
@@ -553,6 +555,20 @@ def _both_bytes(image: Image.Image) -> Values:
         parts.append(np.asarray(part).astype(np.uint16))
     array = turn_upright(parts[0] * np.uint16(256) + parts[1], _orientation(part))
     return Values(array=array, bits=16, alpha=array.shape[2] == 4)
+
+
+def _is_deep_gray_with_alpha(image: Image.Image) -> bool:
+    """Whether it is a PNG in 16-bit gray with alpha, for which Pillow has no mode but RGBA."""
+    return image.format == "PNG" and any(tile.args == "LA;16B" for tile in getattr(image, "tile", ()))
+
+
+def _both_bytes_of_gray(image: Image.Image) -> Values:
+    """A PNG in 16-bit gray with alpha, of which Pillow keeps the upper bytes: here all four are channels."""
+    part: ImageFile.ImageFile = Image.open(io.BytesIO(_file_of(image).read()), formats=("PNG",))
+    part.tile = [tile._replace(args="RGBA") for tile in part.tile]
+    part.load()
+    array = np.asarray(part).view(">u2").astype(np.uint16)
+    return Values(array=turn_upright(array, _orientation(part)), bits=16, alpha=True)
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
@@ -664,6 +680,7 @@ def _pillow_header(image: Image.Image) -> Header:
     turned = image.format in ("JPEG", "MPO", "WEBP") and _orientation(image) >= 5
     width, height = image.size[::-1] if turned else image.size
     gray = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+    gray = gray or _is_deep_gray_with_alpha(image)
     several = bool(getattr(image, "is_animated", False))
     return Header(width, height, 1 if gray else 3, _bits(image), image.format or "", several)
 

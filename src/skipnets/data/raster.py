@@ -152,6 +152,17 @@ def _on_white(values: Values) -> NDArray[Any]:
     return laid
 
 
+def eight_bits(stored: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Values of up to 8 bits from 0 (black) to 255 (white), rounded; what is beyond is black or white.
+
+    Args:
+        stored: Integers of any type.
+        bits: How many a value has.
+    """
+    top = 2**bits - 1
+    return np.rint(np.clip(stored, 0, top) * (255 / top)).astype(np.uint8)
+
+
 def turn_upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
     """(H, W, …) pixels, stored in one of EXIF's eight orientations, upright."""
     if orientation >= 5:

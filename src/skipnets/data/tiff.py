@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.data.raster import Header, Values, check_page, check_size, turn_upright
+from skipnets.data.raster import Header, Values, check_page, check_size, eight_bits, turn_upright
 from skipnets.errors import install_command
 
 _MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -82,7 +82,7 @@ class TiffRaster:
         if first.dtype.kind == "b":
             array = array.astype(np.uint8) * np.uint8(255)
         elif array.dtype == np.uint8 and _bits(first) < 8:
-            array = array * np.uint8(255 // (2 ** _bits(first) - 1))
+            array = eight_bits(array, _bits(first))
         return Values(
             array=array,
             bits=_bits(first),
