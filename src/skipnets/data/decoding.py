@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from skipnets.data import arrays, dicom, nifti, tiff
+from skipnets.data.iso_media import StoredSizes, is_heic, is_iso_image, stored_sizes
 from skipnets.data.pixel_budget import peak_bytes, raster_peak_bytes, webp_canvas, webp_peak_bytes
 from skipnets.data.raster import (
     NO_SUCH_PAGE,
@@ -73,8 +74,6 @@ SUFFIXES = (
 # Files with these names may hold several images.
 PAGED_SUFFIXES = (".apng", ".gif", ".png", ".tif", ".tiff", ".webp", *dicom.SUFFIXES, *nifti.SUFFIXES)
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
-# The ISO media brands of HEIC photographs (ISO/IEC 23008-12, annex B).
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 # How much finer than its result a reduced JPEG is. With 1, crops are 4% less sharp than from the whole
 # image, with 2 the difference is below 1% (Pillow's thumbnail() takes 2 as well).
@@ -293,6 +292,8 @@ def _opened(source: Source, max_pixels: int | None = None) -> Iterator[Image.Ima
             canvas = webp_canvas(_head(source, 30))
             if canvas is not None:
                 check_size(canvas[0] * canvas[1], limit)
+            if sizes := _stored_sizes(source):
+                check_size(max(sizes.declared, sizes.coded), limit)
             with _open_file(source, limit) as opened:
                 if isinstance(opened, Image.Image):
                     _turn_to(opened, _number(source) or 0)
@@ -390,7 +391,7 @@ def _open_other(file: BinaryIO, max_pixels: int) -> Image.Image | RasterFile:
         return arrays.ArrayFile(file, max_pixels=max_pixels)
     if tiff.is_tiff(head):
         return tiff.TiffRaster(file, max_pixels=max_pixels)
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+    if is_heic(head):
         return Image.open(_for("heic", "HEIC image", can_read_heif(), file), formats=("HEIF",))
     raise UnidentifiedImageError
 
@@ -419,9 +420,9 @@ def _check_regular(path: Path) -> None:
 
 
 def _head(source: str | os.PathLike[str] | bytes | BinaryIO | Page, size: int = 4096) -> bytes:
-    """The first bytes of a file."""
+    """The first bytes of a file; all with -1."""
     if isinstance(source, bytes):
-        return source[:size]
+        return source if size < 0 else source[:size]
     if isinstance(source, str | os.PathLike | Page):
         with Path(source.path if isinstance(source, Page) else source).open("rb") as opened:
             return opened.read(size)
@@ -429,6 +430,13 @@ def _head(source: str | os.PathLike[str] | bytes | BinaryIO | Page, size: int = 
     head = source.read(size)
     source.seek(0)
     return head
+
+
+def _stored_sizes(source: str | os.PathLike[str] | bytes | BinaryIO | Page) -> StoredSizes | None:
+    """How large the images in an AVIF or HEIC file are; None for others."""
+    if not is_iso_image(_head(source, 12)):
+        return None
+    return stored_sizes(_head(source, -1))
 
 
 @functools.cache
@@ -706,7 +714,10 @@ def decoding_bytes(source: Source, *, max_pixels: int = MAX_PIXELS, windowed: bo
         if not isinstance(opened, Image.Image):
             return raster_peak_bytes(opened.header)
         header = _pillow_header(opened)
-        return peak_bytes(opened) + (raster_peak_bytes(header) if windowed else 0)
+        sizes = (
+            None if isinstance(source, Image.Image | np.ndarray | WindowedImage) else _stored_sizes(source)
+        )
+        return peak_bytes(opened, sizes) + (raster_peak_bytes(header) if windowed else 0)
 
 
 def declared_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
