@@ -26,7 +26,7 @@ from skipnets.data.streams import ImageSource, Shard, image_sources
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
 
-__all__ = ["BatchResult", "predict_to_folder", "shards_of", "summary_of"]
+__all__ = ["BatchResult", "fingerprint", "predict_to_folder", "shards_of", "summary_of"]
 
 _METADATA = b"skipnets"
 _PART = re.compile(r"part(?:-(\d+)-of-(\d+))?-(\d+)\.parquet")
@@ -96,7 +96,7 @@ def predict_to_folder(
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     top_k = min(top_k, len(classifier.classes))
-    about = {"model": _fingerprint(classifier), "top_k": top_k}
+    about = {"model": fingerprint(classifier), "top_k": top_k}
     with _locked(folder / f".shard-{shard.number}-of-{shard.count}.lock", lock_seconds):
         for orphan in folder.glob(f".{_prefix(shard)}*.tmp.parquet"):
             orphan.unlink()  # of a job that was killed
@@ -345,7 +345,7 @@ def _digest(path: str) -> bytes:
     return hashlib.blake2b(_text(path).encode(), digest_size=_DIGEST_BYTES).digest()
 
 
-def _fingerprint(classifier: Classifier) -> str:
+def fingerprint(classifier: Classifier) -> str:
     """What tells one model from another: a hash of its file."""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     if classifier.path is None:

@@ -39,6 +39,7 @@ COMMANDS = {
     "summary": "Show a network's layers, parameters with their formulas, compute and memory.",
     "diagram": "Draw networks, with every dense connection and every shortcut.",
     "explain": "Show which parts of an image contribute to a class.",
+    "search": "Find the images that are most similar to a query.",
     "reuse": "Plot feature reuse in a network's layers.",
     "calibrate": "Calibrate a classifier's probabilities by temperature scaling.",
     "report": "Write a report on a run as one HTML file.",
