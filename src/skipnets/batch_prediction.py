@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skipnets.classifier import Classifier, Prediction
+from skipnets.classifier import Classifier, Prediction, uncertainty_columns
 from skipnets.data.decoding import Source
 from skipnets.data.streams import ImageSource, Shard, image_sources
 from skipnets.errors import UserError, missing_extra
@@ -61,6 +61,8 @@ def predict_to_folder(
     output: str | os.PathLike[str],
     *,
     top_k: int = 1,
+    coverage: float | None = None,
+    reject: float | None = None,
     batch_size: int = 32,
     workers: int | None = None,
     shard: Shard = Shard(),  # noqa: B008
@@ -75,8 +77,11 @@ def predict_to_folder(
         classifier: Classifies them.
         addresses: As of `skipnets.data.streams.image_sources`.
         output: A folder for Parquet files with the columns path, label, probability, then label_2,
-            probability_2 …, error and source. Jobs of other shards may write into it at the same time.
+            probability_2 …, those of `skipnets.classifier.uncertainty_columns`, error and source. Jobs of
+            other shards may write into it at the same time.
         top_k: Number of classes in a row.
+        coverage: Of prediction sets, as for `Classifier.predict`.
+        reject: The share of images to reject, as for `Classifier.predict`.
         batch_size: Images per forward pass.
         workers: Threads that read images; None uses one per processor, at most 8.
         shard: The part of the images that this job classifies.
@@ -93,10 +98,12 @@ def predict_to_folder(
         import pyarrow  # noqa: F401
     except ImportError:
         raise missing_extra("scale", "pyarrow") from None
+    classifier.check_calibrated(coverage=coverage, reject=reject)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     top_k = min(top_k, len(classifier.classes))
-    about = {"model": fingerprint(classifier), "top_k": top_k}
+    about: dict[str, Any] = {"model": fingerprint(classifier), "top_k": top_k}
+    about |= {"coverage": coverage, "reject": reject}
     with _locked(folder / f".shard-{shard.number}-of-{shard.count}.lock", lock_seconds):
         for orphan in folder.glob(f".{_prefix(shard)}*.tmp.parquet"):
             orphan.unlink()  # of a job that was killed
@@ -105,7 +112,9 @@ def predict_to_folder(
         stream = _Stream(image_sources(addresses), shard, earlier, result)
         writer = _Writer(folder, shard, about, top_k, earlier.next_number)
         started = time.monotonic()
-        predictions = classifier.predict_named(stream, top_k, batch_size=batch_size, workers=workers)
+        predictions = classifier.predict_named(
+            stream, top_k, coverage=coverage, reject=reject, batch_size=batch_size, workers=workers
+        )
         for prediction in predictions:
             writer.add(prediction, stream.source_of_next())
             result.rows += 1
@@ -318,6 +327,10 @@ class _Writer:
             columns[f"label{suffix}"] = [label for label, _ in ranked]
             columns[f"probability{suffix}"] = [probability for _, probability in ranked]
             types += [(f"label{suffix}", pyarrow.string()), (f"probability{suffix}", pyarrow.float64())]
+        asked = {name: self._about[name] is not None for name in ("coverage", "reject")}
+        columns |= uncertainty_columns(predictions, **asked)
+        kinds = {"set": pyarrow.string(), "p_value": pyarrow.float64(), "rejected": pyarrow.bool_()}
+        types += [(name, kind) for name, kind in kinds.items() if name in columns]
         columns["error"] = [None if row.error is None else _text(row.error) for row in predictions]
         columns["source"] = [_text(source) for _, source in self._rows]
         types += [("error", pyarrow.string()), ("source", pyarrow.string())]

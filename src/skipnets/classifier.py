@@ -30,6 +30,7 @@ from skipnets.runtimes.ensemble import EnsembleRuntime
 from skipnets.runtimes.exported import export_format, open_exported, read_export_metadata
 from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
 from skipnets.tables import Display, make_table, properties_table
+from skipnets.uncertainty import Uncertainty, check_share, prediction_sets
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,18 @@ if TYPE_CHECKING:
 
 _NOT_FINITE = "the network computes what is no number: its weights or its preprocessing are wrong"
 
-__all__ = ["Classifier", "Prediction", "as_classifier", "describe", "load", "softmax"]
+__all__ = [
+    "SET_SEPARATOR",
+    "Classifier",
+    "Prediction",
+    "as_classifier",
+    "describe",
+    "load",
+    "softmax",
+    "uncertainty_columns",
+]
+
+SET_SEPARATOR = "|"  # between the classes of a prediction set in text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +67,11 @@ class Prediction(Display):
         probability: Probability of that class.
         ranking: The most probable classes with their probabilities, best first.
         error: Why the image failed; None if it did not.
+        prediction_set: The classes that contain the true one with the coverage asked for, most probable
+            first; None if none was asked for.
+        p_value: How usual the image is: the share of calibration images that are at least as unusual; None if
+            no share to reject was given.
+        rejected: Whether it is among the share of most unusual images that was to be rejected.
     """
 
     source: str
@@ -62,16 +79,43 @@ class Prediction(Display):
     probability: float | None = None
     ranking: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    prediction_set: tuple[str, ...] | None = None
+    p_value: float | None = None
+    rejected: bool | None = None
 
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""
         rows = [(label, f"{probability:.1%}") for label, probability in self.ranking]
         if self.error is not None:
             rows = [(f"failed: {self.error}", "")]
+        if self.prediction_set is not None:
+            rows.append((f"one of: {', '.join(self.prediction_set)}", ""))
+        if self.rejected:
+            rows.append((f"rejected: unlike the calibration images (p={self.p_value:.4f})", ""))
         columns: Any = {"image": "left", "class": "left", "probability": "right"}
         return [
             make_table(columns, [(self.source if index == 0 else "", *row) for index, row in enumerate(rows)])
         ]
+
+
+def uncertainty_columns(
+    predictions: Sequence[Prediction], *, coverage: bool, reject: bool
+) -> dict[str, list[Any]]:
+    """Columns of a table of predictions that hold what was asked for besides the most probable classes.
+
+    Args:
+        predictions: One a row.
+        coverage: Whether there is a column `set`, the prediction set's classes with "|" between them.
+        reject: Whether there are `p_value` and `rejected`.
+    """
+    columns: dict[str, list[Any]] = {}
+    if coverage:
+        sets = [row.prediction_set for row in predictions]
+        columns["set"] = [None if each is None else SET_SEPARATOR.join(each) for each in sets]
+    if reject:
+        columns["p_value"] = [row.p_value for row in predictions]
+        columns["rejected"] = [row.rejected for row in predictions]
+    return columns
 
 
 class Classifier(Display):
@@ -90,6 +134,7 @@ class Classifier(Display):
         path: The file it was loaded from.
         export: Metadata of an export: format, input, int8, check; None for a model file.
         ensemble: Number of networks whose probabilities are averaged; 1 for a single network.
+        uncertainty: What prediction sets and the recognition of outliers need; `skipnets calibrate` fits it.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -107,6 +152,7 @@ class Classifier(Display):
         path: Path | None = None,
         export: Mapping[str, Any] | None = None,
         ensemble: int = 1,
+        uncertainty: Uncertainty | None = None,
     ) -> None:
         description = Description(
             architecture=architecture,
@@ -125,6 +171,7 @@ class Classifier(Display):
         self.path = path
         self.export = None if export is None else dict(export)
         self.ensemble = description.members
+        self.uncertainty = uncertainty
         self._members: tuple[Classifier, ...] = ()
         self._number: int | None = None  # among the networks of an ensemble's file
         self._origin: Origin | None = None
@@ -255,6 +302,7 @@ class Classifier(Display):
             temperature=self.temperature,
             provenance=self.provenance,
             members=self.ensemble,
+            uncertainty=self.uncertainty,
         )
         return {"format_version": FORMAT_VERSION, "skipnets_version": __version__, **description.to_dict()}
 
@@ -263,6 +311,8 @@ class Classifier(Display):
         inputs: Images,
         top_k: int = 1,
         *,
+        coverage: float | None = None,
+        reject: float | None = None,
         batch_size: int = 32,
         workers: int | None = None,
     ) -> list[Prediction]:
@@ -274,25 +324,42 @@ class Classifier(Display):
                 preprocessing has a window, arrays and tensors of any numbers. A folder or a pattern such as
                 "new/*.jpg" stands for the images in it.
             top_k: Number of classes in a ranking.
+            coverage: Give each image the set of classes that contains the true one with this probability,
+                above 0 and below 1.
+            reject: Mark images that are as unusual as this share of the calibration images, such as 0.05.
             batch_size: Images per forward pass.
             workers: Threads that read images; None uses one per processor, at most 8.
 
         Returns:
             One prediction per input; an unreadable image has an `error` and does not stop the others.
+
+        Raises:
+            UserError: If a coverage or a share to reject is given, and the classifier is not calibrated.
         """
-        return list(self.predict_iter(inputs, top_k, batch_size=batch_size, workers=workers))
+        return list(
+            self.predict_iter(
+                inputs, top_k, coverage=coverage, reject=reject, batch_size=batch_size, workers=workers
+            )
+        )
 
     def predict_iter(
         self,
         inputs: Images,
         top_k: int = 1,
         *,
+        coverage: float | None = None,
+        reject: float | None = None,
         batch_size: int = 32,
         workers: int | None = None,
     ) -> Iterator[Prediction]:
         """Like `predict`, one prediction at a time: only a few batches of images are in memory."""
         return self.predict_named(
-            named_sources(inputs, self.preprocessing), top_k, batch_size=batch_size, workers=workers
+            named_sources(inputs, self.preprocessing),
+            top_k,
+            coverage=coverage,
+            reject=reject,
+            batch_size=batch_size,
+            workers=workers,
         )
 
     def predict_named(
@@ -300,6 +367,8 @@ class Classifier(Display):
         sources: Iterable[tuple[str, Source]],
         top_k: int = 1,
         *,
+        coverage: float | None = None,
+        reject: float | None = None,
         batch_size: int = 32,
         workers: int | None = None,
     ) -> Iterator[Prediction]:
@@ -308,11 +377,37 @@ class Classifier(Display):
         Args:
             sources: Names, which become the `source` of the predictions, with what `open_image` takes.
             top_k: As of `predict`.
+            coverage: As of `predict`.
+            reject: As of `predict`.
             batch_size: As of `predict`.
             workers: As of `predict`.
         """
         check_at_least_1(top_k=top_k)
-        return self._predictions(self._named_batches(sources, batch_size, workers), top_k)
+        self.check_calibrated(coverage=coverage, reject=reject)
+        return self._predictions(self._named_batches(sources, batch_size, workers), top_k, coverage, reject)
+
+    def check_calibrated(self, *, coverage: float | None = None, reject: float | None = None) -> None:
+        """Check, before the work, that `predict` can give these.
+
+        Raises:
+            UserError: If one is not between 0 and 1, the classifier is not calibrated or its temperature was
+                changed since, or it was calibrated on too few images.
+        """
+        check_share(coverage=coverage, reject=reject)
+        if coverage is None and reject is None:
+            return
+        option = f"coverage={coverage}" if coverage is not None else f"reject={reject}"
+        if self.uncertainty is None:
+            export = ", and export it again" if self.export is not None else ""
+            raise UserError(f"{option}: needs a calibrated model; first skipnets calibrate MODEL{export}")
+        if coverage is not None:
+            if self.uncertainty.temperature != self.temperature:
+                raise UserError(
+                    f"{option}: the temperature was changed after skipnets calibrate; run it again"
+                )
+            self.uncertainty.sets.quantile(coverage)
+        if reject is not None:
+            self.uncertainty.outliers.calibration.check_reject(reject)
 
     def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
         """Convert images to the network's input, (N, C, H, W): float32, or uint8 if the graph normalizes.
@@ -469,22 +564,48 @@ class Classifier(Display):
             raise UserError(f"batch: must be uint8 pixels, which this network normalizes, not {array.dtype}")
         return np.asarray(array)
 
-    def _predictions(self, batches: Iterator[ImageBatch], top_k: int) -> Iterator[Prediction]:
+    def _predictions(
+        self, batches: Iterator[ImageBatch], top_k: int, coverage: float | None, reject: float | None
+    ) -> Iterator[Prediction]:
         for batch in batches:
-            rows: Iterator[NDArray[np.float64]]
-            rows = iter(self._softmax(self.logits(batch.inputs)) if len(batch.inputs) else ())
+            rows = iter(self._answers(batch.inputs, coverage, reject) if len(batch.inputs) else ())
             for source, error in batch.outcomes():
                 if error is not None:
                     yield Prediction(source=source, error=error)
                     continue
-                row = next(rows)
-                if not np.isfinite(row).all():
+                probabilities, uncertainty = next(rows)
+                if not np.isfinite(probabilities).all():
                     yield Prediction(source=source, error=f"{source}: {_NOT_FINITE}")
                     continue
-                ranking = self.ranking(row, top_k)
+                ranking = self.ranking(probabilities, top_k)
                 yield Prediction(
-                    source=source, label=ranking[0][0], probability=ranking[0][1], ranking=ranking
+                    source=source,
+                    label=ranking[0][0],
+                    probability=ranking[0][1],
+                    ranking=ranking,
+                    **uncertainty,
                 )
+
+    def _answers(
+        self, inputs: NDArray[Any], coverage: float | None, reject: float | None
+    ) -> Iterator[tuple[NDArray[np.float64], dict[str, Any]]]:
+        """For each image the probabilities (classes,), and the fields of `Prediction` on uncertainty."""
+        logits = self.logits(inputs)
+        probabilities = self._softmax(logits)
+        fields: list[dict[str, Any]] = [{} for _ in probabilities]
+        if coverage is not None and self.uncertainty is not None:
+            sets = prediction_sets(probabilities, self.uncertainty.sets, coverage)
+            for row, chosen, shares in zip(fields, sets, probabilities, strict=True):
+                row["prediction_set"] = tuple(name for name, _ in self.ranking(shares, int(chosen.sum())))
+        if reject is not None and self.uncertainty is not None:
+            detector = self.uncertainty.outliers
+            features = self.runtime.embed(inputs) if detector.needs_features else None
+            with np.errstate(invalid="ignore"):  # logits that are not finite are reported by the caller
+                values = detector.p_values(logits, features)
+            for row, value in zip(fields, values.tolist(), strict=True):
+                row["p_value"] = value
+                row["rejected"] = detector.calibration.rejects(value, reject)
+        return zip(probabilities, fields, strict=True)
 
     def _batches(self, inputs: Images, batch_size: int, workers: int | None) -> Iterator[ImageBatch]:
         return self._named_batches(named_sources(inputs, self.preprocessing), batch_size, workers)
@@ -546,7 +667,7 @@ def load(
     if description.members == 1:
         return _remembering(_classifier(description, engines[0], file.path), device, threads)
     ensemble = _classifier(description, EnsembleRuntime(engines), file.path)
-    single = replace(description, members=1, temperature=1.0)
+    single = replace(description, members=1, temperature=1.0, uncertainty=None)
     ensemble._members = tuple(_classifier(single, engine, file.path) for engine in engines)
     for number, member in enumerate(ensemble._members):
         member._number = number
@@ -580,6 +701,7 @@ def _classifier(
         path=path,
         export=export,
         ensemble=description.members,
+        uncertainty=description.uncertainty,
     )
 
 
@@ -601,7 +723,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns:
         Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (their
         number of all networks), classes, preprocessing, temperature, provenance; of an ensemble members, its
-        number of networks.
+        number of networks; of a calibrated one uncertainty, its number of images and its score for outliers.
 
     Raises:
         UserError: As for `load`, except for problems in the weights.
@@ -620,7 +742,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _description(path: Path, metadata: dict[str, Any], parameters: int) -> dict[str, Any]:
     description = Description.from_metadata(path, metadata)
     files = path.iterdir() if path.is_dir() else [path]
-    values = description.to_dict()
+    values = replace(description, uncertainty=None).to_dict()
+    if (uncertainty := description.uncertainty) is not None:
+        score = uncertainty.outliers.score
+        values["uncertainty"] = {"images": uncertainty.sets.images, "outlier_score": score}
     return {
         "path": str(path),
         "bytes": sum(file.stat().st_size for file in files),

@@ -20,6 +20,7 @@ from skipnets.errors import UserError, one_line
 from skipnets.models.registry import config_from_dict, config_to_dict
 from skipnets.runtimes.graph_format import EXPORT_FORMATS
 from skipnets.runtimes.runtime import InputType
+from skipnets.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     from skipnets.runtimes.runtime import Runtime
@@ -59,6 +60,7 @@ class Description:
         temperature: Divides the logits before the softmax.
         provenance: Where the weights come from, as plain values.
         members: Number of networks of this architecture whose probabilities are averaged.
+        uncertainty: What prediction sets and the recognition of outliers need; None before calibration.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -70,6 +72,7 @@ class Description:
     temperature: float
     provenance: Mapping[str, Any]
     members: int = 1
+    uncertainty: Uncertainty | None = None
 
     def __post_init__(self) -> None:
         # Converted to a config and back, so that an architecture of an older version is upgraded.
@@ -107,6 +110,7 @@ class Description:
                 raise UserError("skipnets_version is of the wrong type")
             _check_sane(metadata["architecture"])
             _check_types("provenance", metadata["provenance"], _PROVENANCE)
+            uncertainty = metadata.get("uncertainty")
             return cls(
                 architecture=metadata["architecture"],
                 classes=metadata["classes"],
@@ -114,6 +118,7 @@ class Description:
                 temperature=metadata.get("temperature", 1.0),
                 provenance=metadata["provenance"],
                 members=metadata.get("members", 1),
+                uncertainty=None if uncertainty is None else Uncertainty.from_dict(uncertainty),
             )
         except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}: damaged metadata ({error})") from error
@@ -133,6 +138,7 @@ class Description:
             "preprocessing": self.preprocessing.to_dict(),
             "temperature": self.temperature,
             "provenance": provenance,
+            **({} if self.uncertainty is None else {"uncertainty": self.uncertainty.to_dict()}),
         }
 
 

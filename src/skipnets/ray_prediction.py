@@ -30,6 +30,8 @@ def predict_with_ray(
     output: str | os.PathLike[str],
     *,
     top_k: int = 1,
+    coverage: float | None = None,
+    reject: float | None = None,
     batch_size: int = 32,
     runtime: str = "auto",
     device: str = "auto",
@@ -45,6 +47,8 @@ def predict_with_ray(
         addresses: As of `predict_to_folder`, at the same paths on every machine.
         output: A folder that all machines share.
         top_k: As of `predict_to_folder`.
+        coverage: As of `predict_to_folder`.
+        reject: As of `predict_to_folder`.
         batch_size: As of `predict_to_folder`.
         runtime: As of `skipnets.load`.
         device: As of `skipnets.load`; each task on a GPU takes one.
@@ -76,7 +80,13 @@ def predict_with_ray(
         output=os.path.abspath(output),  # noqa: PTH100
         shards=shards,
         loading={"runtime": runtime, "device": device, "threads": threads or 1},
-        predicting={"top_k": top_k, "batch_size": batch_size, "workers": workers or threads or 1},
+        predicting={
+            "top_k": top_k,
+            "coverage": coverage,
+            "reject": reject,
+            "batch_size": batch_size,
+            "workers": workers or threads or 1,
+        },
     )
     gpus = 1 if device.startswith("cuda") else None
     numbers = ray.data.range(shards, override_num_blocks=shards)

@@ -41,7 +41,7 @@ COMMANDS = {
     "explain": "Show which parts of an image contribute to a class.",
     "search": "Find the images that are most similar to a query.",
     "reuse": "Plot feature reuse in a network's layers.",
-    "calibrate": "Calibrate a classifier's probabilities by temperature scaling.",
+    "calibrate": "Calibrate a classifier: its probabilities, prediction sets, and outliers.",
     "report": "Write a report on a run as one HTML file.",
     "compare": "Compare runs, and test whether they differ significantly.",
     "export": "Export a classifier to other runtimes, and verify the export.",

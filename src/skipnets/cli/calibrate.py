@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -28,10 +29,12 @@ def calibrate(
     threads: int | None = None,
     workers: int = 2,
 ) -> int:
-    """Calibrate a classifier's probabilities: fit a temperature on validation data, and store it in the file.
+    """Calibrate a classifier on validation data: its probabilities, prediction sets, and outliers.
 
-    The temperature divides the logits. It changes no predicted class, but the probabilities of every later
-    command. Exports made before keep the old temperature.
+    A temperature that divides the logits is fitted and stored in the file. It changes no predicted class, but
+    the probabilities of every later command. So are scores of these images, for sets of classes with a given
+    coverage (skipnets predict --coverage 0.9) and for images unlike them (--reject 0.05). Exports made before
+    keep what they have.
 
     For example:
 
@@ -73,12 +76,15 @@ def calibrate(
     if json:
         print_json({**calibration.to_dict(), "written": [str(classifier.path)]})
     else:
+        aurocs = ", ".join(f"{name} {value:.3f}" for name, value in calibration.outlier_auroc.items())
         rows = {
             "temperature": f"{calibration.temperature:.4f}, stored in {classifier.path}",
             "fitted on": f"{calibration.images:,} images ({calibration.data}, {calibration.split})",
             "at temperature": f"1 → {calibration.temperature:.4f}",
             "negative log-likelihood": f"{calibration.nll_before:.4f} → {calibration.nll_after:.4f}",
             "expected calibration error (ECE)": f"{calibration.ece_before:.2%} → {calibration.ece_after:.2%}",
+            "prediction sets": f"for a coverage of up to {_down(calibration.highest_coverage):.2%}",
+            "score for outliers": f"{calibration.outlier_score} (AUROC against altered images: {aurocs})",
         }
         earlier = "exports made before keep their temperature: export again"
         notes = [properties_table({"note": warning}) for warning in (*calibration.warnings, earlier)]
@@ -86,3 +92,8 @@ def calibrate(
     if calibration.failures:
         print_failures(calibration.failures, of=calibration.images + len(calibration.failures))
     return 1 if calibration.failures else 0
+
+
+def _down(share: float) -> float:
+    """Rounded down to what is printed."""
+    return math.floor(1e4 * share) / 1e4

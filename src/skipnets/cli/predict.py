@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from skipnets.classifier import Prediction, load
+from skipnets.classifier import SET_SEPARATOR, Prediction, load, uncertainty_columns
 from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
 from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.errors import UserError
@@ -36,6 +36,8 @@ def predict(
     output: Path | None = None,
     json: bool = False,
     top_k: int = 1,
+    coverage: float | None = None,
+    reject: float | None = None,
     shard: str | None = None,
     engine: Literal["local", "ray"] = "local",
     page: int | None = None,
@@ -52,6 +54,7 @@ def predict(
 
         skipnets predict runs/cats a.jpg holiday/ "scans/*.png" --top-k 3
         find . -name "*.jpg" | skipnets predict runs/cats - --output labels.csv
+        skipnets predict runs/cats holiday/ --coverage 0.9 --reject 0.05
         skipnets predict runs/cats archive/ --output predictions/ --shard 3/16
 
     Args:
@@ -62,6 +65,9 @@ def predict(
             s3://bucket/photos, rows are written as Parquet files, and a job that was stopped goes on.
         json: Print all predictions as JSON.
         top_k: Number of most probable classes to list for each image.
+        coverage: Also give each image the set of classes that contains the true one with this probability,
+            such as 0.9; the model must be calibrated (skipnets calibrate).
+        reject: Mark images that are as unusual as this share of the calibration images, such as 0.05.
         shard: The part of the images to classify, such as 3/16; jobs of other shards may run elsewhere and
             write into the same folder.
         engine: local, or ray to divide the images among the machines of a Ray cluster (RAY_ADDRESS), which
@@ -80,7 +86,16 @@ def predict(
             option = f"page={page}" if page is not None else f"max_pixels={max_pixels}"
             raise UserError(f"{option}: must not be given with a folder as output")
         classify = partial(_classify, model, images, output, shard, engine, runtime, device, threads)
-        return _to_folder(classify, output, json, top_k=top_k, batch_size=batch_size, workers=workers)
+        return _to_folder(
+            classify,
+            output,
+            json,
+            top_k=top_k,
+            coverage=coverage,
+            reject=reject,
+            batch_size=batch_size,
+            workers=workers,
+        )
     if shard is not None or engine != "local":
         option = f"shard={shard}" if shard is not None else f"engine={engine}"
         raise UserError(f"{option}: needs --output with a folder")
@@ -89,7 +104,9 @@ def predict(
     paths = expand_all(images)
     classifier = load(model, runtime=runtime, device=device, threads=threads)
     images_of = chosen_pages(paths, page=page, max_pixels=max_pixels)
-    predictions = classifier.predict_iter(images_of, top_k, batch_size=batch_size, workers=workers)
+    predictions = classifier.predict_iter(
+        images_of, top_k, coverage=coverage, reject=reject, batch_size=batch_size, workers=workers
+    )
     with progress_bar() as progress:
         rows = list(
             progress.track(
@@ -97,10 +114,11 @@ def predict(
             )
         )
     if output is not None:
-        write_table(output, _columns(rows, min(top_k, len(classifier.classes))))
+        asked = {"coverage": coverage is not None, "reject": reject is not None}
+        write_table(output, _columns(rows, min(top_k, len(classifier.classes)), **asked))
     if json:
         written = [] if output is None else [str(output)]
-        print_json({"predictions": [asdict(row) for row in rows], "written": written})
+        print_json({"predictions": list(map(_plain, rows)), "written": written})
     elif output is None:
         _print(rows)
     else:
@@ -172,26 +190,62 @@ def _print(rows: Sequence[Prediction]) -> None:
     if not sys.stdout.isatty():
         for row in rows:
             ranking = [text for label, probability in row.ranking for text in (label, f"{probability:.4f}")]
-            sys.stdout.write("\t".join(map(printable, [row.source, *(ranking or ["failed"])])) + "\n")
+            words = [row.source, *(ranking or ["failed"]), *_uncertainty(row).values()]
+            sys.stdout.write("\t".join(map(printable, words)) + "\n")
         return
     several = any(len(row.ranking) > 1 for row in rows)
     others = [", ".join(f"{label} {share:.1%}" for label, share in row.ranking[1:]) for row in rows]
+    uncertainty = list(map(_uncertainty, rows))
+    more = {name: "left" for row in uncertainty for name in row}
+    columns: Any = {
+        "image": "left",
+        "class": "left",
+        "probability": "right",
+        **({"next": "left"} if several else {}),
+        **more,
+    }
     table = make_table(
-        {"image": "left", "class": "left", "probability": "right", **({"next": "left"} if several else {})},
+        columns,
         (
-            [row.source, row.label or "failed", f"{row.probability or 0:.1%}", *([other] if several else [])]
-            for row, other in zip(rows, others, strict=True)
+            [
+                row.source,
+                row.label or "failed",
+                f"{row.probability or 0:.1%}",
+                *([other] if several else []),
+                *(judged.get(name, "") for name in more),
+            ]
+            for row, other, judged in zip(rows, others, uncertainty, strict=True)
         ),
     )
     print_tables([table])
 
 
-def _columns(rows: Sequence[Prediction], top_k: int) -> dict[str, list[Any]]:
-    """Columns with one row per image: path, label, probability, then label_2, probability_2 …, and error."""
+def _uncertainty(row: Prediction) -> dict[str, str]:
+    """Heading → text of what was asked for besides the most probable classes."""
+    cells = {}
+    if row.prediction_set is not None:
+        cells["set"] = SET_SEPARATOR.join(row.prediction_set)
+    if row.p_value is not None:
+        cells["unusual"] = f"{'rejected' if row.rejected else 'accepted'} (p={row.p_value:.4f})"
+    return cells
+
+
+def _plain(row: Prediction) -> dict[str, Any]:
+    """The fields for JSON, without those that were not asked for."""
+    optional = ("prediction_set", "p_value", "rejected")
+    return {name: value for name, value in asdict(row).items() if value is not None or name not in optional}
+
+
+def _columns(rows: Sequence[Prediction], top_k: int, *, coverage: bool, reject: bool) -> dict[str, list[Any]]:
+    """Columns with one row per image: path, label, probability, then label_2, probability_2 …, and error.
+
+    Before the error, there are the columns of `skipnets.classifier.uncertainty_columns`.
+    """
     columns: dict[str, list[Any]] = {"path": [row.source for row in rows]}
     for rank in range(top_k):
         suffix = f"_{rank + 1}" if rank else ""
         ranked = [(None, None) if row.error else row.ranking[rank] for row in rows]
         columns[f"label{suffix}"] = [label for label, _ in ranked]
         columns[f"probability{suffix}"] = [probability for _, probability in ranked]
+    columns |= uncertainty_columns(rows, coverage=coverage, reject=reject)
     return {**columns, "error": [row.error for row in rows]}

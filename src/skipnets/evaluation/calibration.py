@@ -1,7 +1,8 @@
-"""Temperature scaling: calibrates a classifier's probabilities with a single parameter.
+"""Calibration: probabilities that are true, sets of classes with a coverage, and the recognition of outliers.
 
-It divides the logits by a temperature T before the softmax (Guo et al. 2017, arXiv 1706.04599). It changes no
-prediction, only the confidence: T > 1 lowers that of a network that is overconfident.
+Temperature scaling calibrates probabilities with a single parameter. It divides the logits by a temperature T
+before the softmax (Guo et al. 2017, arXiv 1706.04599). It changes no prediction, only the confidence: T > 1
+lowers that of a network that is overconfident.
 
 Shapes: N images, K classes.
 """
@@ -21,12 +22,14 @@ from skipnets.classifier import Classifier, as_classifier, softmax
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, needs_extra
+from skipnets.uncertainty import CalibrationScores, Uncertainty
 
 with needs_extra("train"):
     from scipy.optimize import brentq
 
-    from skipnets.evaluation.evaluating import Evaluation, evaluate, splits_there
+    from skipnets.evaluation.evaluating import Evaluation, calibration_images, evaluate, splits_there
     from skipnets.evaluation.metrics import measure
+    from skipnets.evaluation.outliers import fit_outlier_detector
 
 __all__ = ["Calibration", "NoTemperatureError", "calibrate", "fit_temperature"]
 
@@ -39,9 +42,13 @@ class NoTemperatureError(UserError):
     """No temperature minimizes the loss of these predictions. The caller adds the name of the data."""
 
 
+class HardlyAMistakeError(NoTemperatureError):
+    """So few predictions are wrong that a lower temperature is always better."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A fitted temperature, the data it was fitted on, and its effect on their metrics.
+    """A fitted temperature, its effect on metrics, and what was fitted for sets and outliers.
 
     Attributes:
         temperature: Divides the logits.
@@ -52,6 +59,9 @@ class Calibration:
         nll_after: At this temperature.
         ece_before: Expected calibration error at temperature 1.
         ece_after: At this temperature.
+        highest_coverage: The highest coverage of prediction sets that so many images can give.
+        outlier_score: The score by which outliers are recognized: "energy", "max-logit" or "knn".
+        outlier_auroc: Score → AUROC, these images against altered ones, by which it was chosen.
         created: ISO date and time.
         warnings: Caveats, one sentence each.
         failures: Name → reason, of the images that could not be read.
@@ -65,6 +75,9 @@ class Calibration:
     nll_after: float
     ece_before: float
     ece_after: float
+    highest_coverage: float
+    outlier_score: str
+    outlier_auroc: dict[str, float]
     created: str
     warnings: tuple[str, ...]
     failures: dict[str, str]
@@ -85,8 +98,8 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
         labels: (N,) true classes.
 
     Raises:
-        NoTemperatureError: There is no minimum within sensible limits: every prediction is correct (a lower
-            temperature is always better), or predictions are no better than chance (a higher one is).
+        NoTemperatureError: There is no minimum within sensible limits: predictions are no better than chance
+            (a higher temperature is always better), or, as `HardlyAMistakeError`, every one is correct.
     """
     scores = logits.astype(np.float64)
     right = scores[np.arange(len(labels)), labels]
@@ -95,7 +108,7 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
         return float(((softmax(scores, 1 / beta) * scores).sum(1) - right).mean())
 
     if slope(1 / _LOWEST) <= 0:
-        raise NoTemperatureError(
+        raise HardlyAMistakeError(
             f"the classifier hardly makes a mistake on these {len(labels):,} images, so no temperature "
             "fits best: use more images, or harder ones"
         )
@@ -118,10 +131,14 @@ def calibrate(
     options: DataOptions | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Calibration:
-    """Fit a classifier's temperature on images that it was not trained on.
+    """Calibrate a classifier on images that it was not trained on.
 
-    A classifier gets the temperature, and an entry "calibration" in its provenance: its probabilities are
-    calibrated from then on, and `classifier.save(path)` stores the temperature. Files are not changed.
+    A classifier gets a temperature and `uncertainty`, and an entry "calibration" in its provenance. From then
+    on its probabilities are calibrated, and `predict` takes `coverage` and `reject`. `classifier.save(path)`
+    stores all of it; files are not changed.
+
+    Where no temperature fits because hardly any prediction is wrong, the classifier keeps the one it has. The
+    distance to training images is among the scores for outliers if these can be read: those of its own run.
 
     Args:
         model: A classifier, a model file, a run folder or an export.
@@ -134,7 +151,8 @@ def calibrate(
         progress: Called after every batch with the number of images done and their total.
 
     Raises:
-        UserError: If the classifier was trained on these images, no temperature fits, or `evaluate` fails.
+        UserError: If the classifier was trained on these images, its predictions are no better than chance,
+            or `evaluate` fails.
     """
     classifier = as_classifier(model)
     if split is None:
@@ -156,10 +174,22 @@ def calibrate(
             "trained on, and the classifier is more confident on them than on others: "
             "use the split val, or images it has not seen"
         )
+    warnings = _warnings(evaluation)
     try:
         temperature = fit_temperature(evaluation.logits, evaluation.labels)
+    except HardlyAMistakeError as error:
+        temperature = classifier.temperature
+        warnings.append(f"{evaluation.data} ({evaluation.split}): {error}; it stays {temperature:.4g}")
     except NoTemperatureError as error:
         raise UserError(f"{evaluation.data} ({evaluation.split}): {error}") from error
+    images, training = calibration_images(classifier, data, split, download=download, options=options)
+    detector = fit_outlier_detector(
+        classifier, images, training, batch_size=batch_size, workers=workers, progress=progress
+    )
+    if training is None:
+        warnings.append("the training images are not there, so outliers are told by the logits alone")
+    right = softmax(evaluation.logits, temperature)[np.arange(len(evaluation.labels)), evaluation.labels]
+    sets = CalibrationScores.of(1 - right)
     before = measure(evaluation.logits, evaluation.labels)
     after = measure(evaluation.logits, evaluation.labels, temperature=temperature)
     calibration = Calibration(
@@ -171,11 +201,15 @@ def calibrate(
         nll_after=after.nll,
         ece_before=before.ece,
         ece_after=after.ece,
+        highest_coverage=sets.highest_coverage,
+        outlier_score=detector.score,
+        outlier_auroc=dict(detector.auroc),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        warnings=tuple(_warnings(evaluation)),
+        warnings=tuple(warnings),
         failures=evaluation.failures,
     )
     classifier.temperature = temperature
+    classifier.uncertainty = Uncertainty(temperature=temperature, sets=sets, outliers=detector)
     record = calibration.to_dict()
     del record["failures"]
     classifier.provenance["calibration"] = record

@@ -307,6 +307,28 @@ def splits_there(
     return [str(split) for split in np.unique(dataset.splits)]
 
 
+def calibration_images(
+    classifier: Classifier,
+    data: ImageDataset | str | os.PathLike[str] | None,
+    split: str,
+    *,
+    download: bool = False,
+    options: DataOptions | None = None,
+) -> tuple[ImageDataset, ImageDataset | None]:
+    """The images that `evaluate` takes, and those that the classifier was trained on; None if not there."""
+    record = _run_record(classifier)
+    dataset, runs_own = _find(classifier, record, data, download, options)
+    if runs_own:
+        own = dataset
+    else:
+        try:
+            own = _open_runs_own(classifier, record, download=False)
+        except UserError:
+            return dataset.split(split), None
+    training = own.split("train")
+    return dataset.split(split), training if len(training) else None
+
+
 def _predict_all(
     classifier: Classifier,
     dataset: ImageDataset,
