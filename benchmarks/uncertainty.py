@@ -4,13 +4,13 @@
     python benchmarks/uncertainty.py runs/cifar cifar10-jpeg --splits 20 --mapie
 
 Coverage: the validation and test images of a run, which it was not trained on, are divided at random, half to
-calibrate and half to test, several times. Printed are the mean and the range of the coverage, the mean size of
-a set, and with --mapie whether MAPIE's sets (method "lac") are the same but for the empty ones.
+calibrate and half to test, several times. Printed are the mean and the range of the coverage, the mean size
+of a set, and with --mapie whether MAPIE's sets (its score "lac") are the same but for the empty ones.
 
-Outliers: the run is calibrated as `skipnets calibrate` does it, on its validation images. Printed are for each
-unseen set the AUROC of each score, test images against unseen ones, and which share of both is rejected with
---reject 0.05. "chosen" is the score that calibration chose, without any of these sets. "noise" is of random
-pixels; images of folders are taken whatever their classes.
+Outliers: the run is calibrated as `skipnets calibrate` does it, on its validation images. Printed are for
+each unseen set the AUROC of each score, test images against unseen ones, and which share of both is rejected
+with --reject 0.05. "chosen" is the score that calibration chose, without any of these sets. "noise" is of
+random pixels; images of folders are taken whatever their classes.
 """
 
 from __future__ import annotations
@@ -73,16 +73,18 @@ def _same_as_mapie(
     sets: NDArray[np.bool_],
     share: float,
 ) -> bool:
-    from mapie.classification import MapieClassifier
+    from mapie.classification import SplitConformalClassifier
     from sklearn.base import BaseEstimator, ClassifierMixin
 
     class Known(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Predicts image number x as the network did."""
 
         classes_ = np.arange(probabilities.shape[1])
-        fitted_ = True
 
-        def fit(self, x: object, y: object) -> Known:
+        def __sklearn_is_fitted__(self) -> bool:
+            return True
+
+        def fit(self, *_: object) -> Known:
             return self
 
         def predict_proba(self, x: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -91,8 +93,10 @@ def _same_as_mapie(
         def predict(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
             return probabilities[x[:, 0]].argmax(1)
 
-    fitted = MapieClassifier(Known(), method="lac", cv="prefit").fit(fitting[:, None], labels[fitting])
-    theirs = fitted.predict(new[:, None], alpha=1 - share)[1][:, :, 0]
+    fitted = SplitConformalClassifier(
+        Known(), confidence_level=share, conformity_score="lac", prefit=True
+    ).conformalize(fitting[:, None], labels[fitting])
+    theirs = fitted.predict_set(new[:, None])[1][:, :, 0]
     empty = ~theirs.any(1)
     theirs[empty, probabilities[new[empty]].argmax(1)] = True
     return bool((theirs == sets).all())

@@ -161,7 +161,7 @@ def detector(score: str = "knn", features: int = 4) -> OutlierDetector:
 def test_what_is_stored_is_read_again(score: str) -> None:
     rng = np.random.default_rng(1)
     stored = Uncertainty(
-        temperature=1.25, sets=CalibrationScores.of(rng.random(2345)), outliers=detector(score)
+        temperature=1.25, tta="flip", sets=CalibrationScores.of(rng.random(2345)), outliers=detector(score)
     )
     text = json.dumps(stored.to_dict())
     again = Uncertainty.from_dict(json.loads(text))
@@ -178,13 +178,13 @@ def test_a_reference_is_bounded_whatever_the_network() -> None:
         assert rows == 1 or 2 * rows * features <= 2**20
     values = detector(features=2**10).to_dict()
     assert Uncertainty.from_dict({
-        "temperature": 1.0, "sets": {"images": 1, "scores": [0.5]}, "outliers": values
+        "temperature": 1.0, "tta": "none", "sets": {"images": 1, "scores": [0.5]}, "outliers": values
     }).outliers.reference.shape == (9, 2**10)  # fmt: skip
 
 
 def _changed(path: str, value: object) -> dict[str, object]:
     values = Uncertainty(
-        temperature=1.0, sets=CalibrationScores.of(np.array([0.1, 0.2])), outliers=detector()
+        temperature=1.0, tta="none", sets=CalibrationScores.of(np.array([0.1, 0.2])), outliers=detector()
     ).to_dict()
     record = values
     *parents, last = path.split(".")
@@ -198,6 +198,7 @@ def _changed(path: str, value: object) -> dict[str, object]:
     ("path", "value", "message"),
     [
         ("temperature", "1", "temperature is missing or of the wrong type"),
+        ("tta", "rotate", "tta=rotate: must be one of none, flip, crops, flip-crops"),
         ("sets", [], "sets is missing or of the wrong type"),
         ("sets.images", True, "images is missing or of the wrong type"),
         ("sets.images", 1, "scores must be 1 to 1,000"),

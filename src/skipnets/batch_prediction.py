@@ -104,6 +104,7 @@ def predict_to_folder(
     top_k = min(top_k, len(classifier.classes))
     about: dict[str, Any] = {"model": fingerprint(classifier), "top_k": top_k}
     about |= {"coverage": coverage, "reject": reject}
+    about["tta"] = None if classifier.tta == "none" else classifier.tta
     with _locked(folder / f".shard-{shard.number}-of-{shard.count}.lock", lock_seconds):
         for orphan in folder.glob(f".{_prefix(shard)}*.tmp.parquet"):
             orphan.unlink()  # of a job that was killed

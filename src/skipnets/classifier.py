@@ -29,6 +29,7 @@ from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
 from skipnets.runtimes.ensemble import EnsembleRuntime
 from skipnets.runtimes.exported import export_format, open_exported, read_export_metadata
 from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
+from skipnets.runtimes.views import averaged_embeddings, averaged_logits, check_tta
 from skipnets.tables import Display, make_table, properties_table
 from skipnets.uncertainty import Uncertainty, check_share, prediction_sets
 
@@ -135,6 +136,8 @@ class Classifier(Display):
         export: Metadata of an export: format, input, int8, check; None for a model file.
         ensemble: Number of networks whose probabilities are averaged; 1 for a single network.
         uncertainty: What prediction sets and the recognition of outliers need; `skipnets calibrate` fits it.
+        tta: Test-time augmentation, one of `skipnets.runtimes.views.TTA`: averages the probabilities of
+            several views of each image. It can be changed later, and no file keeps it.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -153,6 +156,7 @@ class Classifier(Display):
         export: Mapping[str, Any] | None = None,
         ensemble: int = 1,
         uncertainty: Uncertainty | None = None,
+        tta: str = "none",
     ) -> None:
         description = Description(
             architecture=architecture,
@@ -172,6 +176,8 @@ class Classifier(Display):
         self.export = None if export is None else dict(export)
         self.ensemble = description.members
         self.uncertainty = uncertainty
+        check_tta(tta)
+        self.tta = tta
         self._members: tuple[Classifier, ...] = ()
         self._number: int | None = None  # among the networks of an ensemble's file
         self._origin: Origin | None = None
@@ -400,6 +406,11 @@ class Classifier(Display):
         if self.uncertainty is None:
             export = ", and export it again" if self.export is not None else ""
             raise UserError(f"{option}: needs a calibrated model; first skipnets calibrate MODEL{export}")
+        if self.uncertainty.tta != self.tta:
+            raise UserError(
+                f"{option}: the model was calibrated with tta={self.uncertainty.tta}, not {self.tta}; "
+                "use that, or calibrate it again"
+            )
         if coverage is not None:
             if self.uncertainty.temperature != self.temperature:
                 raise UserError(
@@ -421,10 +432,22 @@ class Classifier(Display):
     def logits(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
         """Logits of a preprocessed batch: (N, C, H, W) → (N, classes).
 
+        With test-time augmentation they are the logarithms of the mean probabilities of the views.
+
         Raises:
             UserError: If the batch has another shape, or is normalized although the graph normalizes.
         """
-        return self.runtime.logits(self._checked(batch))
+        return averaged_logits(self.runtime.logits, self._checked(batch), self.tta)
+
+    def embed_batch(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
+        """Embeddings of a preprocessed batch: (N, C, H, W) → (N, num_features).
+
+        With test-time augmentation they are the means of the views'.
+
+        Raises:
+            UserError: As `logits`.
+        """
+        return averaged_embeddings(self.runtime.embed, self._checked(batch), self.tta)
 
     def probabilities(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float64]:
         """Class probabilities of a preprocessed batch: (N, C, H, W) → (N, classes).
@@ -465,8 +488,7 @@ class Classifier(Display):
             UserError: If an image cannot be read.
         """
         vectors = [
-            self.runtime.embed(_require_readable(batch))
-            for batch in self._batches(inputs, batch_size, workers)
+            self.embed_batch(_require_readable(batch)) for batch in self._batches(inputs, batch_size, workers)
         ]
         if vectors:
             return np.concatenate(vectors)
@@ -599,7 +621,7 @@ class Classifier(Display):
                 row["prediction_set"] = tuple(name for name, _ in self.ranking(shares, int(chosen.sum())))
         if reject is not None and self.uncertainty is not None:
             detector = self.uncertainty.outliers
-            features = self.runtime.embed(inputs) if detector.needs_features else None
+            features = self.embed_batch(inputs) if detector.needs_features else None
             with np.errstate(invalid="ignore"):  # logits that are not finite are reported by the caller
                 values = detector.p_values(logits, features)
             for row, value in zip(fields, values.tolist(), strict=True):
@@ -625,7 +647,12 @@ class Classifier(Display):
 
 
 def load(
-    path: str | os.PathLike[str], *, runtime: str = "auto", device: str = "auto", threads: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    tta: str = "none",
 ) -> Classifier:
     """Load a classifier.
 
@@ -634,12 +661,20 @@ def load(
         runtime: "auto" or one of `skipnets.runtimes.RUNTIMES`.
         device: "auto" (the fastest available), "cpu", "cuda", "cuda:1" or "mps".
         threads: CPU threads that compute; None leaves it to the runtime.
+        tta: Test-time augmentation: "none", "flip", "crops" or "flip-crops".
 
     Raises:
         UserError: If there is no model file, it is truncated, damaged, from a newer version or of another
             type, or cannot run here.
     """
     check_path("path", path)
+    check_tta(tta)
+    classifier = _load(path, runtime, device, threads)
+    classifier.tta = tta
+    return classifier
+
+
+def _load(path: str | os.PathLike[str], runtime: str, device: str, threads: int | None) -> Classifier:
     if export_format(path) is not None:
         opened = open_exported(path, runtime=runtime, device=device, threads=threads)
         description = Description.from_metadata(opened.path, opened.metadata)

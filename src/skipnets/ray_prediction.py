@@ -36,6 +36,7 @@ def predict_with_ray(
     runtime: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    tta: str = "none",
     workers: int | None = None,
     shards: int | None = None,
     progress: Callable[[BatchResult], None] | None = None,
@@ -53,6 +54,7 @@ def predict_with_ray(
         runtime: As of `skipnets.load`.
         device: As of `skipnets.load`; each task on a GPU takes one.
         threads: Processors of each task; None takes one.
+        tta: As of `skipnets.load`.
         workers: Threads of each task that read images; None takes as many as `threads`.
         shards: How many tasks there are; None takes what is in the folder, or four for each processor.
         progress: Called after every shard.
@@ -79,7 +81,7 @@ def predict_with_ray(
         addresses=[name if "://" in name else os.path.abspath(name) for name in addresses],  # noqa: PTH100
         output=os.path.abspath(output),  # noqa: PTH100
         shards=shards,
-        loading={"runtime": runtime, "device": device, "threads": threads or 1},
+        loading={"runtime": runtime, "device": device, "threads": threads or 1, "tta": tta},
         predicting={
             "top_k": top_k,
             "coverage": coverage,

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.errors import UserError
+from skipnets.runtimes.views import check_tta
 
 __all__ = [
     "CalibrationScores",
@@ -294,11 +295,13 @@ class Uncertainty:
 
     Args:
         temperature: At which the scores of prediction sets were computed.
+        tta: The test-time augmentation with which everything was computed.
         sets: One minus the probability of the true class of calibration images.
         outliers: How unusual images are recognized.
     """
 
     temperature: float
+    tta: str
     sets: CalibrationScores
     outliers: OutlierDetector
 
@@ -306,6 +309,7 @@ class Uncertainty:
         """As plain values for JSON."""
         return {
             "temperature": self.temperature,
+            "tta": self.tta,
             "sets": self.sets.to_dict(),
             "outliers": self.outliers.to_dict(),
         }
@@ -318,8 +322,11 @@ class Uncertainty:
             UserError: If the values are damaged.
         """
         try:
+            tta = _field(values, "tta", str)
+            check_tta(tta)
             return cls(
                 temperature=_field(values, "temperature", float),
+                tta=tta,
                 sets=CalibrationScores.from_dict(_field(values, "sets", dict)),
                 outliers=OutlierDetector.from_dict(_field(values, "outliers", dict)),
             )

@@ -106,3 +106,37 @@ def test_sets_and_outliers_are_stored_and_predicted_from_the_file_and_its_export
         refused = run("predict", folder, image, option)
         assert (refused.status, refused.err.count("\n")) == (2, 1)
         assert message in refused.err
+
+
+def test_test_time_augmentation_is_one_option_of_all_that_predict(
+    unsure: Path, noisy: Path, tmp_path: Path, run
+) -> None:
+    folder = shutil.copytree(unsure, tmp_path / "run")
+    image = noisy / "a/1.png"
+    words = ("evaluate", folder, noisy, "--split", "val", "--json")
+    plain, flipped = (json.loads(run(*words, *more).out) for more in ((), ("--tta", "flip")))
+    classifier = skipnets.load(folder, tta="flip")
+    assert flipped["tta"] == "flip"
+    assert "tta" not in plain
+    assert flipped["nll"] == skipnets.evaluation.evaluate(classifier, noisy, split="val").metrics.nll
+    assert flipped["nll"] != plain["nll"]
+    line = run("predict", folder, image, "--tta", "flip").out.split("\t")
+    assert float(line[2]) == pytest.approx(classifier.predict(image)[0].probability, abs=1e-4)
+    assert "predictions with --tta flip" in run("calibrate", folder, noisy, "--split=val", "--tta=flip").out
+    assert run("predict", folder, image, "--tta", "flip", "--coverage", 0.5).status == 0
+    refused = run("predict", folder, image, "--coverage", 0.5)
+    assert (refused.status, refused.err) == (
+        2,
+        "skipnets: --coverage=0.5: the model was calibrated with --tta=flip, not none; use that, or calibrate "
+        "it again\n",
+    )
+    for command in ("evaluate", "predict", "calibrate", "serve"):
+        arguments = [folder] if command == "serve" else [folder, image]
+        refused = run(command, *arguments, "--tta", "flop")
+        assert refused.status == 2
+        assert refused.err.startswith("skipnets: --tta=flop: must be one of none, flip, crops, flip-crops")
+    assert run("predict", folder, image, "--tta", "crops", "--output", tmp_path / "rows").status == 0
+    assert (
+        "holds predictions with --tta=crops"
+        in run("predict", folder, image, "--output", tmp_path / "rows").err
+    )

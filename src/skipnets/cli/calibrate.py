@@ -23,6 +23,7 @@ def calibrate(
     options: Annotated[DataOptions | None, Parameter(name="*")] = None,
     split: str | None = None,
     json: bool = False,
+    tta: str = "none",
     batch_size: int = 64,
     download: bool = False,
     device: str = "auto",
@@ -48,6 +49,8 @@ def calibrate(
             model's training data, with the run's splits.
         split: train, val, test or all. Default: val, or all if the data have no splits.
         json: Print the temperature, the metrics and the written file as JSON.
+        tta: Test-time augmentation, which averages the probabilities of several views of each image: none,
+            flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.
         batch_size: Images per forward pass.
         download: Allow downloading a named dataset.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -56,7 +59,7 @@ def calibrate(
     """
     from skipnets.evaluation import calibrate as calibrate_classifier
 
-    classifier = load(model, runtime="torch", device=device, threads=threads)
+    classifier = load(model, runtime="torch", device=device, threads=threads, tta=tta)
     if classifier.path is None or classifier.export is not None:
         raise UserError(
             f"{model} is an export: calibrate the model file that it was made from, and export again"
@@ -80,6 +83,11 @@ def calibrate(
         rows = {
             "temperature": f"{calibration.temperature:.4f}, stored in {classifier.path}",
             "fitted on": f"{calibration.images:,} images ({calibration.data}, {calibration.split})",
+            **(
+                {}
+                if calibration.tta == "none"
+                else {"holds for": f"predictions with --tta {calibration.tta}"}
+            ),
             "at temperature": f"1 → {calibration.temperature:.4f}",
             "negative log-likelihood": f"{calibration.nll_before:.4f} → {calibration.nll_after:.4f}",
             "expected calibration error (ECE)": f"{calibration.ece_before:.2%} → {calibration.ece_after:.2%}",

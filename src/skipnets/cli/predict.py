@@ -42,6 +42,7 @@ def predict(
     engine: Literal["local", "ray"] = "local",
     page: int | None = None,
     max_pixels: int | None = None,
+    tta: str = "none",
     batch_size: int = 32,
     runtime: str = "auto",
     device: str = "auto",
@@ -75,6 +76,8 @@ def predict(
         page: Page of a TIFF file, frame or slice of a volume, from 1. Default: the first; of a volume, the
             middle one.
         max_pixels: The most pixels that an image may have. Default: 89,478,485.
+        tta: Test-time augmentation, which averages the probabilities of several views of each image: none,
+            flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.
         batch_size: Images per forward pass.
         runtime: auto (the fastest that supports the network), native, onnxruntime, openvino or torch.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -85,7 +88,7 @@ def predict(
         if page is not None or max_pixels is not None:
             option = f"page={page}" if page is not None else f"max_pixels={max_pixels}"
             raise UserError(f"{option}: must not be given with a folder as output")
-        classify = partial(_classify, model, images, output, shard, engine, runtime, device, threads)
+        classify = partial(_classify, model, images, output, shard, engine, tta, runtime, device, threads)
         return _to_folder(
             classify,
             output,
@@ -102,7 +105,7 @@ def predict(
     if output is not None:
         check_table_path(output, "output")
     paths = expand_all(images)
-    classifier = load(model, runtime=runtime, device=device, threads=threads)
+    classifier = load(model, runtime=runtime, device=device, threads=threads, tta=tta)
     images_of = chosen_pages(paths, page=page, max_pixels=max_pixels)
     predictions = classifier.predict_iter(
         images_of, top_k, coverage=coverage, reject=reject, batch_size=batch_size, workers=workers
@@ -135,13 +138,14 @@ def _classify(
     output: Path,
     shard: str | None,
     engine: str,
+    tta: str,
     runtime: str,
     device: str,
     threads: int | None,
     **options: Any,
 ) -> BatchResult:
     """Classify into a folder, by one of the engines."""
-    loading: dict[str, Any] = {"runtime": runtime, "device": device, "threads": threads}
+    loading: dict[str, Any] = {"runtime": runtime, "device": device, "threads": threads, "tta": tta}
     if engine == "ray":
         if shard is not None:
             raise UserError(f"shard={shard}: engine=ray makes its own shards")

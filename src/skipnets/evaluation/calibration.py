@@ -54,6 +54,7 @@ class Calibration:
         temperature: Divides the logits.
         data: The folder, manifest or named dataset.
         split: The split of these data.
+        tta: The test-time augmentation that predictions were made with, and for which all of this holds.
         images: Number of images used.
         nll_before: Mean negative log-likelihood at temperature 1, in nats.
         nll_after: At this temperature.
@@ -70,6 +71,7 @@ class Calibration:
     temperature: float
     data: str
     split: str
+    tta: str
     images: int
     nll_before: float
     nll_after: float
@@ -196,6 +198,7 @@ def calibrate(
         temperature=temperature,
         data=evaluation.data,
         split=evaluation.split,
+        tta=classifier.tta,
         images=len(evaluation.names),
         nll_before=before.nll,
         nll_after=after.nll,
@@ -209,7 +212,9 @@ def calibrate(
         failures=evaluation.failures,
     )
     classifier.temperature = temperature
-    classifier.uncertainty = Uncertainty(temperature=temperature, sets=sets, outliers=detector)
+    classifier.uncertainty = Uncertainty(
+        temperature=temperature, tta=classifier.tta, sets=sets, outliers=detector
+    )
     record = calibration.to_dict()
     del record["failures"]
     classifier.provenance["calibration"] = record

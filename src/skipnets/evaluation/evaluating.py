@@ -60,6 +60,7 @@ class Evaluation(Display):
         failures: Name → reason, of the images that could not be read; no metric includes them.
         known: How many of the images the classifier's training used as "train", "val" and "test"; None if
             there is no record of it.
+        tta: The test-time augmentation.
     """
 
     classifier: str
@@ -73,6 +74,7 @@ class Evaluation(Display):
     temperature: float
     failures: dict[str, str]
     known: dict[str, int] | None
+    tta: str = "none"
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
@@ -119,6 +121,7 @@ class Evaluation(Display):
             "ece": metrics.ece,
             "ece_bins": CALIBRATION_BINS,
             "temperature": self.temperature,
+            **({} if self.tta == "none" else {"tta": self.tta}),
             "macro_f1": metrics.macro_f1,
             "macro_auroc": _or_none(metrics.macro_auroc),
             "classes": [
@@ -258,6 +261,7 @@ def evaluate(
         temperature=classifier.temperature,
         failures=failures,
         known=None if record is None else record.count(chosen),
+        tta=classifier.tta,
     )
 
 

@@ -83,7 +83,7 @@ def fit_outlier_detector(
     for inputs in batches(validation):
         usual.append(classifier.logits(inputs))
         if training is not None:
-            embedded.append(classifier.runtime.embed(inputs))
+            embedded.append(classifier.embed_batch(inputs))
         if sum(map(len, changed)) < 3 * _MOST_ALTERED:
             changed.extend(altered(inputs, rng))
     unusual = [classifier.logits(inputs) for inputs in changed]
@@ -98,10 +98,10 @@ def fit_outlier_detector(
         features = np.concatenate(embedded)
         training = _some(training, reference_size(features.shape[1]), rng)
         total += len(training)
-        seen = np.concatenate([classifier.runtime.embed(inputs) for inputs in batches(training)])
+        seen = np.concatenate([classifier.embed_batch(inputs) for inputs in batches(training)])
         lengths = np.linalg.norm(seen, axis=1, keepdims=True)
         reference = (seen / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float16)
-        odd = np.concatenate([classifier.runtime.embed(inputs) for inputs in changed])
+        odd = np.concatenate([classifier.embed_batch(inputs) for inputs in changed])
         scores["knn"] = (
             outlier_scores("knn", logits[0], features, reference),
             outlier_scores("knn", logits[1], odd, reference),

@@ -249,7 +249,8 @@ def search(
     if unreadable:
         name, reason = next(iter(unreadable.items()))
         raise UserError(f"query: {reason if name in reason else f'{name}: {reason}'}")
-    kept = _Index.read(Path(index), fingerprint(classifier)) if index is not None else _Index.empty()
+    by = "" if index is None else f"{fingerprint(classifier)} {classifier.tta}"
+    kept = _Index.empty() if index is None else _Index.read(Path(index), by)
     known = kept.still_valid(sources)
     names, vectors, failures = embed(
         {name: source for name, source in sources.items() if name not in known}, progress
@@ -261,7 +262,7 @@ def search(
     if not names:
         raise UserError(f"images: none can be read: {next(iter(failures.values()))}")
     if index is not None and (len(names) != len(known) or len(known) != len(kept.stamps)):
-        _Index.write(Path(index), fingerprint(classifier), sources, names, vectors)
+        _Index.write(Path(index), by, sources, names, vectors)
     own = _positions_of(asked, names)
     similarity, positions = nearest(vectors, query_vectors, count, leave_out=own)
     neighbors = tuple(
@@ -354,7 +355,7 @@ def _embed(
         normalize=classifier.runtime.input_type == "float32",
     ):
         if len(batch.positions):
-            vectors.append(classifier.runtime.embed(batch.inputs))
+            vectors.append(classifier.embed_batch(batch.inputs))
         for name, reason in batch.outcomes():
             if reason is None:
                 names.append(name)
