@@ -16,9 +16,11 @@ random pixels; images of folders are taken whatever their classes.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -28,6 +30,7 @@ from sklearn.metrics import roc_auc_score
 
 import skipnets
 from skipnets.classifier import Classifier, softmax
+from skipnets.data.decoding import Source
 from skipnets.data.loading import evaluation_batches
 from skipnets.evaluation import calibrate, evaluate
 from skipnets.evaluation.evaluating import calibration_images
@@ -73,7 +76,6 @@ def _same_as_mapie(
     sets: NDArray[np.bool_],
     share: float,
 ) -> bool:
-    from mapie.classification import SplitConformalClassifier
     from sklearn.base import BaseEstimator, ClassifierMixin
 
     class Known(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -93,9 +95,11 @@ def _same_as_mapie(
         def predict(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
             return probabilities[x[:, 0]].argmax(1)
 
-    fitted = SplitConformalClassifier(
-        Known(), confidence_level=share, conformity_score="lac", prefit=True
-    ).conformalize(fitting[:, None], labels[fitting])
+    fitted = (
+        importlib.import_module("mapie.classification")
+        .SplitConformalClassifier(Known(), confidence_level=share, conformity_score="lac", prefit=True)
+        .conformalize(fitting[:, None], labels[fitting])
+    )
     theirs = fitted.predict_set(new[:, None])[1][:, :, 0]
     empty = ~theirs.any(1)
     theirs[empty, probabilities[new[empty]].argmax(1)] = True
@@ -126,8 +130,8 @@ def outliers(classifier: Classifier, data: str | None, unseen: list[str]) -> lis
         for score, values in odd.items():
             row[score] = float(roc_auc_score(labels, np.concatenate([usual[score], values])))
         row["chosen"] = detector.score
-        for kind, values in (("test rejected", usual), ("unseen rejected", odd)):
-            p_values = detector.calibration.p_values(values[detector.score])
+        for kind, found in (("test rejected", usual), ("unseen rejected", odd)):
+            p_values = detector.calibration.p_values(found[detector.score])
             row[kind] = float((p_values <= 0.05).mean())
         rows.append(row)
     sys.stderr.write(f"chosen by altered images: {dict(detector.auroc)}\n")
@@ -135,12 +139,12 @@ def outliers(classifier: Classifier, data: str | None, unseen: list[str]) -> lis
 
 
 def _scores(
-    classifier: Classifier, sources: list[tuple[str, object]]
+    classifier: Classifier, sources: Sequence[tuple[str, Source]]
 ) -> dict[OutlierScore, NDArray[np.float64]]:
     uncertainty = classifier.uncertainty
     assert uncertainty is not None
     logits, features = [], []
-    for batch in evaluation_batches(sources, classifier.preprocessing, workers=1):  # type: ignore[arg-type]
+    for batch in evaluation_batches(sources, classifier.preprocessing, workers=1):
         if len(batch.inputs):
             logits.append(classifier.logits(batch.inputs))
             features.append(classifier.runtime.embed(batch.inputs))

@@ -127,8 +127,8 @@ def test_test_time_augmentation_is_one_option_of_all_that_predict(
     refused = run("predict", folder, image, "--coverage", 0.5)
     assert (refused.status, refused.err) == (
         2,
-        "skipnets: --coverage=0.5: the model was calibrated with --tta=flip, not none; use that, or calibrate "
-        "it again\n",
+        "skipnets: --coverage=0.5: the model was calibrated with --tta=flip, not none; "
+        "use that, or calibrate it again\n",
     )
     for command in ("evaluate", "predict", "calibrate", "serve"):
         arguments = [folder] if command == "serve" else [folder, image]

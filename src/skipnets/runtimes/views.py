@@ -1,8 +1,8 @@
 """Test-time augmentation: several views of each image, whose probabilities are averaged.
 
 Probabilities are averaged, as in an ensemble, not logits: a view that the network is unsure of then says
-little, however large its logits are. It is done around whichever runtime runs the network, so that all give the
-same, and on whole batches, so that an image's result does not depend on the others.
+little, however large its logits are. It is done around whichever runtime runs the network, so that all give
+the same, and on whole batches, so that an image's result does not depend on the others.
 
 Shapes: N batch, C channels, H height, W width, V views.
 """
@@ -33,8 +33,8 @@ def views(batch: NDArray[Any], tta: str) -> Iterator[NDArray[Any]]:
     Args:
         batch: (N, C, H, W), pixels or normalized.
         tta: "none" is the batch alone; "flip" also mirrors it; "crops" also cuts it from its four corners
-            after it was padded by reflection, a sixteenth of the shorter side all around; "flip-crops" mirrors
-            all five.
+            after it was padded by reflection, a sixteenth of the shorter side all around; "flip-crops"
+            mirrors all five.
     """
     shifted = list(_shifted(batch)) if "crops" in tta else [batch]
     yield from shifted
@@ -53,9 +53,8 @@ def averaged_embeddings(network: Network, batch: NDArray[Any], tta: str) -> NDAr
     """(N, F) embeddings of a batch; of several views their mean."""
     if tta == "none":
         return network(batch)
-    embedded = [network(view) for view in views(batch, tta)]
-    mean: NDArray[np.float32] = np.mean(embedded, axis=0, dtype=np.float64).astype(np.float32)
-    return mean
+    embedded = np.stack([network(view) for view in views(batch, tta)])
+    return embedded.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def check_tta(tta: str) -> None:
