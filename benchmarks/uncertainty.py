@@ -1,16 +1,17 @@
 """How often prediction sets cover, and how well outliers are recognized.
 
     python benchmarks/uncertainty.py runs/digits --unseen noise datasets/fashion/test datasets/textures/test
-    python benchmarks/uncertainty.py runs/cifar cifar10-jpeg --splits 20 --mapie
+    python benchmarks/uncertainty.py runs/cifar --of test --splits 20 --mapie
 
 Coverage: the validation and test images of a run, which it was not trained on, are divided at random, half to
 calibrate and half to test, several times. Printed are the mean and the range of the coverage, the mean size
-of a set, and with --mapie whether MAPIE's sets (its score "lac") are the same but for the empty ones.
+of a set, and with --mapie the share of MAPIE's sets (its score "lac") that are the same; its empty sets count
+as the most probable class alone.
 
-Outliers: the run is calibrated as `skipnets calibrate` does it, on its validation images. Printed are for
-each unseen set the AUROC of each score, test images against unseen ones, and which share of both is rejected
-with --reject 0.05. "chosen" is the score that calibration chose, without any of these sets. "noise" is of
-random pixels; images of folders are taken whatever their classes.
+Outliers: the run is calibrated as `skipnets calibrate` does it, on the first of these divisions. Printed are
+for each unseen set the AUROC of each score, new images against unseen ones, and which share of both is
+rejected with --reject 0.05. "chosen" is the score that calibration chose, without any of these sets. "noise"
+is of random pixels; images of folders are taken whatever their classes.
 """
 
 from __future__ import annotations
@@ -32,13 +33,26 @@ import skipnets
 from skipnets.classifier import Classifier, softmax
 from skipnets.data.decoding import Source
 from skipnets.data.loading import evaluation_batches
-from skipnets.evaluation import calibrate, evaluate
+from skipnets.data.sources import ImageDataset
+from skipnets.evaluation import evaluate
 from skipnets.evaluation.evaluating import calibration_images
 from skipnets.evaluation.outliers import fit_outlier_detector
 from skipnets.inputs import named_sources
-from skipnets.uncertainty import CalibrationScores, OutlierScore, outlier_scores, prediction_sets
+from skipnets.uncertainty import (
+    CalibrationScores,
+    OutlierDetector,
+    OutlierScore,
+    outlier_scores,
+    prediction_sets,
+)
 
-_MOST = 1000
+_MOST = 500
+
+
+def halves(count: int, seed: int) -> list[NDArray[np.int64]]:
+    """Two random halves of so many images."""
+    order = np.random.default_rng(seed).permutation(count)
+    return np.split(order[: count // 2 * 2], 2)
 
 
 def coverage(
@@ -48,8 +62,7 @@ def coverage(
     probabilities = softmax(logits)
     covered, sizes, same = [], [], []
     for seed in range(splits):
-        order = np.random.default_rng(seed).permutation(len(labels))
-        fitting, new = np.split(order, 2) if len(order) % 2 == 0 else np.split(order[:-1], 2)
+        fitting, new = halves(len(labels), seed)
         right = probabilities[fitting, labels[fitting]]
         sets = prediction_sets(probabilities[new], CalibrationScores.of(1 - right), share)
         covered.append(float(sets[np.arange(len(new)), labels[new]].mean()))
@@ -64,7 +77,7 @@ def coverage(
         "lowest": min(covered),
         "highest": max(covered),
         "size": float(np.mean(sizes)),
-        **({"equal to MAPIE's": all(same)} if mapie else {}),
+        **({"equal to MAPIE's": float(np.mean(same))} if mapie else {}),
     }
 
 
@@ -75,7 +88,8 @@ def _same_as_mapie(
     new: NDArray[np.int64],
     sets: NDArray[np.bool_],
     share: float,
-) -> bool:
+) -> float:
+    """The share of the new images whose sets are MAPIE's."""
     from sklearn.base import BaseEstimator, ClassifierMixin
 
     class Known(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -103,16 +117,16 @@ def _same_as_mapie(
     theirs = fitted.predict_set(new[:, None])[1][:, :, 0]
     empty = ~theirs.any(1)
     theirs[empty, probabilities[new[empty]].argmax(1)] = True
-    return bool((theirs == sets).all())
+    return float((theirs == sets).all(1).mean())
 
 
-def outliers(classifier: Classifier, data: str | None, unseen: list[str]) -> list[dict[str, object]]:
+def outliers(
+    classifier: Classifier, images: ImageDataset, training: ImageDataset | None, unseen: list[str]
+) -> list[dict[str, object]]:
     """The AUROC of each score for each unseen set."""
-    images, training = calibration_images(classifier, data, "val")
-    detector = fit_outlier_detector(classifier, images, training)
-    calibrate(classifier, data)
-    test, _ = calibration_images(classifier, data, "test")
-    usual = _scores(classifier, list(test.sources())[:_MOST])
+    fitting, new = halves(len(images), 0)
+    detector = fit_outlier_detector(classifier, images.select(np.sort(fitting)), training)
+    usual = _scores(classifier, detector, list(images.select(new[:_MOST]).sources()))
     rows: list[dict[str, object]] = []
     for name in unseen:
         if name == "noise":
@@ -124,13 +138,13 @@ def outliers(classifier: Classifier, data: str | None, unseen: list[str]) -> lis
             sources = list(named_sources(name))
             order = np.random.default_rng(0).permutation(len(sources))[:_MOST]
             sources = [sources[index] for index in order]
-        odd = _scores(classifier, sources)
+        odd = _scores(classifier, detector, sources)
         labels = np.repeat([0, 1], [len(usual["energy"]), len(odd["energy"])])
         row: dict[str, object] = {"unseen": name, "images": len(odd["energy"])}
         for score, values in odd.items():
             row[score] = float(roc_auc_score(labels, np.concatenate([usual[score], values])))
         row["chosen"] = detector.score
-        for kind, found in (("test rejected", usual), ("unseen rejected", odd)):
+        for kind, found in (("new rejected", usual), ("unseen rejected", odd)):
             p_values = detector.calibration.p_values(found[detector.score])
             row[kind] = float((p_values <= 0.05).mean())
         rows.append(row)
@@ -139,16 +153,14 @@ def outliers(classifier: Classifier, data: str | None, unseen: list[str]) -> lis
 
 
 def _scores(
-    classifier: Classifier, sources: Sequence[tuple[str, Source]]
+    classifier: Classifier, detector: OutlierDetector, sources: Sequence[tuple[str, Source]]
 ) -> dict[OutlierScore, NDArray[np.float64]]:
-    uncertainty = classifier.uncertainty
-    assert uncertainty is not None
     logits, features = [], []
     for batch in evaluation_batches(sources, classifier.preprocessing, workers=1):
         if len(batch.inputs):
             logits.append(classifier.logits(batch.inputs))
-            features.append(classifier.runtime.embed(batch.inputs))
-    reference = uncertainty.outliers.reference
+            features.append(classifier.embed_batch(batch.inputs))
+    reference = detector.reference
     return {
         score: outlier_scores(score, np.concatenate(logits), np.concatenate(features), reference)
         for score in get_args(OutlierScore)
@@ -163,12 +175,15 @@ def main() -> None:
     parser.add_argument("--coverage", type=float, nargs="*", default=[0.9, 0.95])
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--mapie", action="store_true")
+    parser.add_argument("--of", nargs="*", default=["val", "test"], help="splits")
     parser.add_argument("--unseen", nargs="*", default=[])
     options = parser.parse_args()
     classifier = skipnets.load(options.model, runtime="torch")
-    parts = [evaluate(classifier, options.data, split=split) for split in ("val", "test")]
-    logits = np.concatenate([part.logits for part in parts])
-    labels = np.concatenate([part.labels for part in parts])
+    own, _ = calibration_images(classifier, options.data, "all")
+    _, training = calibration_images(classifier, options.data, "test")
+    images = own.select(np.flatnonzero(np.isin(own.splits, options.of)))
+    evaluation = evaluate(classifier, images, split="all")
+    logits, labels = evaluation.logits, evaluation.labels
     covering = [
         coverage(logits, labels, share=share, splits=options.splits, mapie=options.mapie)
         for share in options.coverage
@@ -178,7 +193,7 @@ def main() -> None:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "coverage": covering,
-        "outliers": outliers(classifier, options.data, options.unseen) if options.unseen else [],
+        "outliers": outliers(classifier, images, training, options.unseen),
     }
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
 
