@@ -100,8 +100,10 @@ def write_manifest(audit: Audit, path: str | os.PathLike[str], *, drop: Collecti
     path = Path(path)
     check_manifest(path, drop)
     dataset = audit.dataset
-    if dataset.root is None:
-        raise UserError(f"write={path}: {audit.data} does not lie in files, which a manifest could list")
+    if dataset.root is None or dataset.members is not None:
+        raise UserError(
+            f"write={path}: {audit.data} does not lie in files of its own, which a manifest could list"
+        )
     if dataset.pages is not None and len({dataset.file(image) for image in range(len(dataset))}) < len(
         dataset
     ):
