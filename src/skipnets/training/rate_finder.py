@@ -111,7 +111,9 @@ def find_rate(prepared: Prepared, dataset: ImageDataset) -> RateSearch:
         raise UserError(f"find_lr: needs devices=1, not {config.devices}")
     seed_everything(config.seed)
     task = _RateTask(copy.deepcopy(prepared.model), config)
-    data = ImageDataModule(dataset.split("train"), dataset.split("val"), prepared.preprocessing, config)
+    data = ImageDataModule(
+        dataset.split("train"), dataset.split("val"), prepared.preprocessing, config, shares=1
+    )
     with quiet_lightning(), tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             accelerator=config.accelerator,
