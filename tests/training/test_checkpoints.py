@@ -15,6 +15,7 @@ import torch
 from tests.training.test_trainer import EVERYTHING, interrupt_at, result
 
 from skipnets.errors import UserError
+from skipnets.evaluation import evaluate
 from skipnets.training import Run, TrainConfig, TrainingInterrupted, resume, train
 from skipnets.training.checkpoints import (
     _generators,
@@ -229,3 +230,20 @@ def test_one_process_goes_on_where_two_were(
     longer = resume(config.out, devices=2, epochs=3)
     assert len(longer.rows) == 3
     assert torch.load(longer.checkpoint, weights_only=True)["global_step"] == steps * 3 // 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the data loaders of the processes")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("ema", [0, 0.9])
+def test_two_processes_validate_the_model_that_is_saved_on_every_image_once(
+    ema: float, tiny: MakeConfig
+) -> None:
+    """Of nine images one process has two batches and the other one; their batch norms saw other images."""
+    options = {"devices": 2, "strategy": "ddp_fork", "batch_size": 4, "epochs": 2, "ema": ema, "lr": 0.1}
+    run = train(tiny(fractions=(0.7, 0.075, 0.225), **options))
+    alone = evaluate(str(run.model), split="val").to_dict()
+    row = run.rows[run.best_epoch - 1]
+    assert alone["images"] == 9
+    assert row.val_accuracy == pytest.approx(alone["accuracy"], abs=1e-6)
+    assert row.val_loss == pytest.approx(alone["nll"], rel=1e-5)
