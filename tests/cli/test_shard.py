@@ -16,7 +16,7 @@ def test_shards_are_data(photos: Path, tmp_path: Path, run: Run) -> None:
     result = run("shard", photos, "--out", out)
     assert (result.status, result.out) == (0, f"{out / 'index.json'}\n")
     count = sum(1 for _ in photos.rglob("*.png"))
-    assert f"{count} images in 1 shards" in result.err
+    assert f"{count} images in 1 shard of " in result.err
     again = json.loads(run("shard", photos, "--out", out, "--json").out)
     assert (again["images"], again["shards"], again["kept"]) == (count, 1, 1)
     told = [json.loads(run("data", each, "--json").out) for each in (photos, out)]

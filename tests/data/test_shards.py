@@ -130,6 +130,7 @@ FIVE = ["a", "b", "c", "d", "e"]
         ({"offsets": [2**62, 0, 0, 0, 0, 0]}, r"places an image outside train-00000\.tar"),
         ({"offsets": [-1, 0, 0, 0, 0, 0]}, "places an image outside"),
         ({"sizes": [2**63 - 1, 0, 0, 0, 0, 0], "offsets": 6 * [1]}, "places an image outside"),
+        ({"crcs": 6 * ["x"]}, "crcs: must be a list of whole numbers"),
         ({"hashes": 6 * ["x"]}, "hashes: must have 32 hexadecimal digits each"),
     ],
 )

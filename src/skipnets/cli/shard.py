@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from skipnets.cli.output import print_json, print_paths, progress_bar
+from skipnets.data.listing import counted
 from skipnets.data.options import DataOptions
 from skipnets.data.sharding import MEBIBYTES, write_shards
 
@@ -64,11 +65,11 @@ def shard(
         print_json(written.to_dict())
         return 0
     _LOG.info(
-        "%s images in %s shards (%s bytes)%s",
-        f"{written.images:,}",
-        f"{written.shards:,}",
+        "%s in %s of %s bytes%s",
+        counted(written.images, "image"),
+        counted(written.shards, "shard"),
         f"{written.bytes:,}",
-        f", {written.kept:,} of them from an earlier job" if written.kept else "",
+        f" ({written.kept:,} from an earlier job)" if written.kept else "",
     )
     print_paths(written.index)
     return 0

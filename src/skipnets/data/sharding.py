@@ -14,6 +14,7 @@ import json
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -270,7 +271,7 @@ def _write(
     """Write a shard, and then the list of its images, which says that it is complete."""
     path = folder / plan.file
     columns = _columns(plan, dataset, names)
-    offsets, sizes, hashes = [], [], []
+    offsets, sizes, crcs, hashes = [], [], [], []
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         hashed = _Hashed(file)
         with tarfile.open(fileobj=hashed, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
@@ -287,11 +288,12 @@ def _write(
                 _add(tar, f"{key}.cls", str(int(dataset.labels[index])).encode())
                 _add(tar, f"{key}.json", json.dumps(described).encode())
                 sizes.append(len(data))
+                crcs.append(zlib.crc32(data))
                 hashes.append(digest(data))
                 if progress is not None:
                     progress(plan.first + number, len(dataset))
     sha256 = hashed.sha256.hexdigest()
-    columns |= {"offsets": offsets, "sizes": sizes, "hashes": hashes}
+    columns |= {"offsets": offsets, "sizes": sizes, "crcs": crcs, "hashes": hashes}
     columns |= {"bytes": path.stat().st_size, "sha256": sha256}
     content = json.dumps(columns, separators=(",", ":")).encode()
     with atomic_path(path.with_suffix(".json")) as temporary:

@@ -44,7 +44,8 @@ class Members:
         names: (N,) what each image's file was called.
         offsets: (N,) where it begins in its shard, in bytes.
         sizes: (N,) in bytes.
-        hashes: (N,) of its bytes, ASCII.
+        crcs: (N,) CRC-32 of its bytes.
+        hashes: (N,) of its bytes (`skipnets.data.contents.digest`), ASCII.
     """
 
     files: tuple[Path, ...]
@@ -52,6 +53,7 @@ class Members:
     names: list[str]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    crcs: NDArray[np.int64]
     hashes: NDArray[np.bytes_]
 
     def file(self, index: int) -> Path:
@@ -60,7 +62,7 @@ class Members:
 
     def __getitem__(self, index: int) -> Member:
         return Member(
-            self.names[index], int(self.offsets[index]), int(self.sizes[index]), self.hashes[index].decode()
+            self.names[index], int(self.offsets[index]), int(self.sizes[index]), int(self.crcs[index])
         )
 
     def select(self, indices: NDArray[np.int64]) -> Members:
@@ -71,6 +73,7 @@ class Members:
             names=[self.names[index] for index in indices],
             offsets=self.offsets[indices],
             sizes=self.sizes[indices],
+            crcs=self.crcs[indices],
             hashes=self.hashes[indices],
         )
 
@@ -135,6 +138,7 @@ def read_shards(folder: Path) -> tuple[Listing, Members]:
         names=names,
         offsets=np.concatenate([shard.offsets for shard in parts]),
         sizes=np.concatenate([shard.sizes for shard in parts]),
+        crcs=np.concatenate([shard.crcs for shard in parts]),
         hashes=np.concatenate([shard.hashes for shard in parts]),
     )
 
@@ -152,6 +156,7 @@ class _Shard:
         groups: Of the images; empty where there are none.
         offsets: (n,) in bytes.
         sizes: (n,) in bytes.
+        crcs: (n,) CRC-32.
         hashes: (n,) ASCII.
     """
 
@@ -163,6 +168,7 @@ class _Shard:
     groups: list[str]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
+    crcs: NDArray[np.int64]
     hashes: NDArray[np.bytes_]
 
     @classmethod
@@ -190,13 +196,13 @@ class _Shard:
             )
         images = _Object.read(path.with_suffix(".json"), sha256=about.string("index_sha256"))
         names, groups, hashes = images.strings("names"), images.strings("groups"), images.strings("hashes")
-        columns = {name: images.integers(name) for name in ("labels", "offsets", "sizes")}
+        columns = {name: images.integers(name) for name in ("labels", "offsets", "sizes", "crcs")}
         counts = {len(names), len(hashes), *map(len, columns.values()), *({len(groups)} if groups else ())}
         if counts != {about.integer("images")}:
             raise UserError(f"{images.path}: its lists differ in length from what {about.path.name} says")
         for name in names:
             _check_name(images.path, name)
-        labels, offsets, sizes = columns.values()
+        labels, offsets, sizes, crcs = columns.values()
         if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
             raise UserError(f"{images.path}: labels: must be from 0 to {classes - 1}, as there are classes")
         # A sum could be beyond what 64 bits hold.
@@ -213,6 +219,7 @@ class _Shard:
             groups=groups,
             offsets=offsets,
             sizes=sizes,
+            crcs=crcs,
             hashes=np.array(hashes, dtype="S32"),
         )
 
