@@ -134,6 +134,12 @@ def test_an_interrupted_run_goes_on_at_its_fold_and_comes_to_the_same(
             train(settings(data, tmp_path / "run"))
     run = Run(tmp_path / "run")
     assert [fold.evaluation.exists() for fold in run.folds] == [True, False, False]
+    image = min((data / "train" / "0").iterdir())
+    pixels = image.read_bytes()
+    image.write_bytes(pixels + b"\0")
+    with pytest.raises(UserError, match="are not those that the run began with"):
+        resume(run.folder)
+    image.write_bytes(pixels)
     first = run.folds[0].model.stat().st_mtime_ns
     assert len(run.folds[1].rows) == 2
     resumed = resume(run.folder)
@@ -167,12 +173,20 @@ def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path:
         settings(data, tmp_path / "run", folds=1)
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.slow
-def test_all_folds_can_be_extended(data: Path, tmp_path: Path) -> None:
+def test_all_folds_can_be_extended(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"schedule": "constant", "warmup": 0.0, "folds": 2}
     longer = train(settings(data, tmp_path / "longer", epochs=2, **options))
     run = train(settings(data, tmp_path / "run", epochs=1, **options))
-    extended = resume(run.folder, epochs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", lambda *_: interrupt())
+        with pytest.raises(TrainingInterrupted):
+            resume(run.folder, epochs=2)
+    extended = resume(run.folder, epochs=2)  # the same again
     assert extended.scores == longer.scores | {"classifier": str(run.folder)}
     with pytest.raises(UserError, match=r"^epochs=2: must be more than the 2"):
         resume(run.folder, epochs=2)

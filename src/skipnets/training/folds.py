@@ -32,12 +32,13 @@ from skipnets.evaluation import evaluate
 from skipnets.evaluation.out_of_fold import FoldResult, OutOfFold, out_of_fold
 from skipnets.evaluation.predictions import read_predictions
 from skipnets.training.announcement import announcement
+from skipnets.training.checks import check_images
 from skipnets.training.config import FIELDS, TrainConfig
-from skipnets.training.extending import reset_results
+from skipnets.training.extending import extend, extended_config
 from skipnets.training.interruption import resumable
 from skipnets.training.prepare import prepare
 from skipnets.training.rate_finder import with_found_rate
-from skipnets.training.run import Run, begin, claim, write_config
+from skipnets.training.run import Run, begin, claim
 
 _HEADERS_READ = 5000
 
@@ -84,38 +85,36 @@ def train_folds(config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], 
 
 
 def resume_folds(
-    run: Run, *, missing: str | None, train_on: TrainOn, resume: Resume, say: Callable[[str], None]
+    run: Run,
+    *,
+    missing: str | None,
+    epochs: int | None,
+    train_on: TrainOn,
+    resume: Resume,
+    say: Callable[[str], None],
 ) -> Run:
-    """Go on with the fold in which a run was interrupted.
+    """Go on with the fold in which a run was interrupted, or with all folds up to more epochs.
 
     Args:
-        run: With `folds` in its configuration.
+        run: With `folds` in its configuration, in a locked folder.
         missing: "skip" goes on without images that are no longer there; None does as the run was started.
+        epochs: As many as this in each fold; None does as the run was started.
         train_on: Trains a fold.
         resume: Goes on with a fold.
         say: Shows a line.
+
+    Raises:
+        UserError: The data are no longer there or are others; then nothing has been changed.
     """
-    config = run.config
+    config = run.config if epochs is None else extended_config(run, epochs)
     assert config.folds is not None
     options = config.data_options
     dataset = find_with_own_splits(config.data, download=config.download, options=options)
     folds = read_folds(dataset, run.splits, config.folds, missing=missing or options.missing)
+    check_images(run.splits, dataset)
+    if epochs is not None:
+        extend(run, epochs, say)
     return _train_missing(run, folds, train_on=train_on, resume=resume, say=say)
-
-
-def extend_folds(run: Run, epochs: int) -> None:
-    """Prepare a run with folds to be resumed up to a larger number of epochs in each fold.
-
-    Raises:
-        UserError: The run already has as many epochs.
-    """
-    config = run.config
-    if epochs <= (config.epochs or 0):
-        raise UserError(
-            f"epochs={epochs}: must be more than the {config.epochs} that the run in {run.folder} has"
-        )
-    write_config(run, dataclasses.replace(config, epochs=epochs, time=None, epoch_plan=()))
-    reset_results(run)
 
 
 def _check_options(config: TrainConfig) -> None:

@@ -28,7 +28,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
 from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
-from skipnets.errors import UserError, check_at_least_1, listed, near_matches, one_line
+from skipnets.errors import UserError, listed, near_matches, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import remove_orphans
 from skipnets.models.accounting import kept_bytes
@@ -47,8 +47,8 @@ from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
-from skipnets.training.extending import extend
-from skipnets.training.folds import extend_folds, resume_folds, train_folds
+from skipnets.training.extending import extend, extended_config
+from skipnets.training.folds import resume_folds, train_folds
 from skipnets.training.head import fit_head_to
 from skipnets.training.interruption import resumable
 from skipnets.training.locking import locked
@@ -92,7 +92,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
         _say(announcement(prepared, dataset))
     prepared, search = with_found_rate(prepared, dataset, _say)
     also = [] if search is None else [RatePlot(search, run.rates)]
-    run = _train(run, prepared, dataset, fresh=True, also=also)
+    run = _begin(run, prepared, dataset, also=also)
     if config.time is not None and not _is_helper():
         took, asked = budget.clock() - started, parse_duration(config.time)
         if took > 1.15 * asked:
@@ -111,7 +111,7 @@ def train_on(
         dataset: With its splits.
         callbacks: Lightning's, beside the run's own.
     """
-    return _train(run, prepare(config, dataset), dataset, fresh=True, also=callbacks)
+    return _begin(run, prepare(config, dataset), dataset, also=callbacks)
 
 
 def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | None = None) -> Run:
@@ -132,25 +132,22 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
     """
     run = reopen(Path(folder), complete=epochs is not None) if not _is_helper() else Run(Path(folder))
     check_files(run)
-    if epochs is not None and not _is_helper():
-        check_at_least_1(epochs=epochs)
-        evaluated = run.evaluation.exists()
-        (extend_folds if run.config.folds is not None else extend)(run, epochs)
-        if evaluated:
-            _say(
-                "the run was evaluated on its test split before: if that result made you extend it, the next "
-                "one is a little optimistic"
-            )
-    config = run.config
-    if config.folds is not None:
-        with _alone_in(run.folder):
+    with _alone_in(run.folder):
+        config = run.config if epochs is None else extended_config(run, epochs)
+        if config.folds is not None:
             return resume_folds(
                 run,
                 missing=missing,
+                epochs=epochs,
                 train_on=train_on,
                 resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
                 say=_say,
             )
+        return _resume_locked(run, config, missing=missing, epochs=epochs)
+
+
+def _resume_locked(run: Run, config: TrainConfig, *, missing: Missing | None, epochs: int | None) -> Run:
+    """Go on with a run without folds in a locked folder, which is changed only when all has been checked."""
     options = config.data_options
     dataset = open_dataset(
         config.data,
@@ -162,37 +159,37 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
     check_images(run.splits, dataset)
     prepared = prepare(config, dataset, load_weights=not run.checkpoint.exists())
     before = run.best_epoch if epochs is not None and run.model.exists() else None
-    run = _train(run, prepared, dataset, fresh=False)
+    if epochs is not None and not _is_helper():
+        extend(run, epochs, _say)
+    run = _train_locked(run, prepared, dataset, fresh=False)
     if before is not None and run.best_epoch == before and not _is_helper():
         _say(f"no better epoch than epoch {before}: the model is unchanged")
     return run
 
 
-def _train(
-    run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback] = ()
-) -> Run:
-    """Train in a folder that no other training writes to meanwhile; see `_train_locked`."""
+def _begin(run: Run, prepared: Prepared, dataset: ImageDataset, *, also: Sequence[Callback]) -> Run:
+    """Train a new run in a folder that no other training writes to meanwhile; see `_train_locked`."""
     with _alone_in(run.folder):
         if not _is_helper():
-            if fresh:
-                claim(run.folder)  # again: another training may have been faster
-            for folder in (run.folder, run.checkpoint.parent):
-                remove_orphans(folder, in_use=False)
-        return _train_locked(run, prepared, dataset, fresh=fresh, also=also)
+            claim(run.folder)  # again: another training may have been faster
+        return _train_locked(run, prepared, dataset, fresh=True, also=also)
 
 
 def _train_locked(
-    run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback]
+    run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback] = ()
 ) -> Run:
     """Everything from the first epoch that is missing to the evaluation.
 
     Args:
-        run: Where.
+        run: Where; its folder is locked.
         prepared: With what.
         dataset: On what.
         fresh: Whether the run folder is yet to be begun.
         also: Further callbacks.
     """
+    if not _is_helper():
+        for folder in (run.folder, run.checkpoint.parent):
+            remove_orphans(folder, in_use=False)
     config, model = prepared.config, prepared.model
     train_images = dataset.split("train")
     weights = None
