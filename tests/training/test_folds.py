@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from skipnets.data.splits import read_split_rows
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
 from skipnets.runtimes.model_file import read_model_file
-from skipnets.training import Run, TrainConfig, TrainingInterrupted, resume, train
+from skipnets.training import Run, TrainConfig, TrainingInterrupted, budget, resume, train, trainer
 from skipnets.training.task import ClassificationTask
 
 MakeConfig = Callable[..., TrainConfig]
@@ -171,6 +172,14 @@ def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path:
         assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=r"^folds=1: must be greater than or equal to 2"):
         settings(data, tmp_path / "run", folds=1)
+
+
+def test_folds_that_took_longer_than_asked_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer, "train_folds", lambda config, **_: Run(config.out))
+    train(settings(tmp_path, tmp_path / "run", epochs=None, time="10s"), started=budget.clock() - 60)
+    assert re.search("the run took .* instead of 10 s", capsys.readouterr().err)
 
 
 def interrupt() -> None:

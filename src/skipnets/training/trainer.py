@@ -23,6 +23,7 @@ from pytorch_lightning.strategies import StrategyRegistry
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, load
+from skipnets.data.listing import counted
 from skipnets.data.options import Missing
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
@@ -31,7 +32,7 @@ from skipnets.duration import format_duration, parse_duration
 from skipnets.errors import UserError, listed, near_matches, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import remove_orphans
-from skipnets.models.accounting import kept_bytes
+from skipnets.models.accounting import training_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
 from skipnets.models.family import family_of, network_graph
@@ -57,6 +58,7 @@ from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
+from skipnets.training.speed import training_device
 from skipnets.training.task import ClassificationTask
 
 # How many headers the table of the data is made from, before training.
@@ -81,7 +83,9 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     if config.folds is not None:
         claim(config.out)
         with _alone_in(config.out):
-            return train_folds(config, train_on=train_on, say=_say)
+            run = train_folds(config, train_on=train_on, say=_say)
+        _tell_overrun(config, started)
+        return run
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = training_dataset(config)
     prepared = prepare(config, dataset, started=started)
@@ -93,11 +97,18 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     prepared, search = with_found_rate(prepared, dataset, _say)
     also = [] if search is None else [RatePlot(search, run.rates)]
     run = _begin(run, prepared, dataset, also=also)
-    if config.time is not None and not _is_helper():
-        took, asked = budget.clock() - started, parse_duration(config.time)
-        if took > 1.15 * asked:
-            _say(f"the run took {format_duration(took)} instead of {format_duration(asked)}")
+    if not _is_helper():
+        _tell_overrun(config, started)
     return run
+
+
+def _tell_overrun(config: TrainConfig, started: float) -> None:
+    """Say by how much a run took longer than it was given."""
+    if config.time is None:
+        return
+    took, asked = budget.clock() - started, parse_duration(config.time)
+    if took > 1.15 * asked:
+        _say(f"the run took {format_duration(took)} instead of {format_duration(asked)}")
 
 
 def train_on(
@@ -244,7 +255,7 @@ def _train_locked(
 
 
 def _trainer(run: Run, config: ResolvedConfig, callbacks: list[Callback]) -> pl.Trainer:
-    on_cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
+    on_gpu = training_device(config.accelerator).type == "cuda"
     checkpoint = ModelCheckpoint(
         run.checkpoint.parent,
         filename=run.checkpoint.stem,
@@ -269,8 +280,8 @@ def _trainer(run: Run, config: ResolvedConfig, callbacks: list[Callback]) -> pl.
             # Our loader deals the images out to the devices.
             use_distributed_sampler=False,
             # On the CPU nothing needs it, and it would fill every fresh tensor with NaN.
-            deterministic=None if on_cpu else "warn",
-            benchmark=not on_cpu,  # All batches but the last of an epoch are of one size.
+            deterministic="warn" if on_gpu else None,
+            benchmark=on_gpu,  # All batches but the last of an epoch are of one size.
         )
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise UserError(
@@ -357,10 +368,12 @@ def _out_of_memory(run: Run, config: ResolvedConfig, model: Backbone[Any]) -> st
     if execution == "auto":
         execution = "linear" if runs_as_one else "plain"
     width = 2 if config.precision in ("bf16-mixed", "16-mixed") else 1
-    kept = kept_bytes(network_graph(model.config), *config.size, 1, execution) / width
-    # Weights, their gradients, the optimizer's state and the average; beside what is kept, as much passes by.
-    fixed = 5 * sum(parameter.nbytes for parameter in model.parameters())
-    fits = int((_gpu_bytes() - fixed) / (2 * kept))
+    parameters = sum(parameter.nbytes for parameter in model.parameters())
+    fixed, with_one = (
+        training_bytes(network_graph(model.config), *config.size, images, execution, parameters=parameters)
+        for images in (0, 1)
+    )
+    fits = (_gpu_bytes() - fixed) * width // (with_one - fixed)
     steps = max(-(-config.batch_size // max(fits, 1)), 2)
     smaller = f"--batch-size {config.batch_size // steps} --accumulate {steps * config.accumulate}"
     message = f"batch_size={config.batch_size}: does not fit into the GPU's memory; take {smaller}"
@@ -380,7 +393,8 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
     """Draw the curves, read the test split for the first and only time, record its scores."""
     if skipped := run.skipped:
         _say(
-            f"{len(skipped)} images could not be decoded and were left out: {listed(skipped)}; "
+            f"{counted(len(skipped), 'image')} could not be decoded and "
+            f"{'was' if len(skipped) == 1 else 'were'} left out: {listed(skipped)}; "
             f"see {run.skipped_file}"
         )
     _draw_curves(run, config, run.rows, run.best_epoch)
