@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,22 @@ from scipy.special import softmax
 
 import skipnets
 from skipnets.data.splits import read_split_rows
+from skipnets.duration import parse_duration
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
 from skipnets.runtimes.model_file import read_model_file
-from skipnets.training import Run, TrainConfig, TrainingInterrupted, budget, resume, train, trainer
+from skipnets.training import (
+    Run,
+    TrainConfig,
+    TrainingInterrupted,
+    budget,
+    choice,
+    folds,
+    resume,
+    train,
+    trainer,
+)
+from skipnets.training.run import write_config
 from skipnets.training.task import ClassificationTask
 
 MakeConfig = Callable[..., TrainConfig]
@@ -180,6 +193,52 @@ def test_folds_that_took_longer_than_asked_say_so(
     monkeypatch.setattr(trainer, "train_folds", lambda config, **_: Run(config.out))
     train(settings(tmp_path, tmp_path / "run", epochs=None, time="10s"), started=budget.clock() - 60)
     assert re.search("the run took .* instead of 10 s", capsys.readouterr().err)
+
+
+def test_each_fold_gets_a_share_of_what_is_left_of_the_time(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    asked: list[tuple[float, int | None, tuple[object, ...]]] = []
+
+    def train_on(run: Run, config: TrainConfig, _: object) -> Run:
+        nonlocal now
+        assert config.time is not None
+        asked.append((parse_duration(config.time), config.epochs, config.epoch_plan))
+        now += 10 if len(asked) == 1 else 60
+        return run
+
+    monkeypatch.setattr(budget, "clock", lambda: now)
+    monkeypatch.setattr(choice, "seconds_per_image", lambda *_, **__: 1e-3)
+    monkeypatch.setattr(folds, "join_folds", lambda *_: None)
+    config = settings(data, tmp_path / "run", epochs=None, time="94s")
+    run = folds.train_folds(config, started=90, train_on=train_on, say=lambda _: None)
+    # 10 s have passed before, and 4 s and 3 networks' predictions of 30 images come after.
+    expected = [80 / 3, 70 / 2, 10]
+    assert [seconds for seconds, *_ in asked] == pytest.approx(expected, abs=0.2)
+    assert [rest for _, *rest in asked] == [[None, ()]] * 3
+    assert run.config.time == "94s"
+
+
+def test_folds_may_have_other_epochs_than_were_planned(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a time: a complete fold is not trained again, and more epochs are more than any fold has."""
+    run = Run(tmp_path / "run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folds, "join_folds", lambda *_: interrupt())
+        with pytest.raises(TrainingInterrupted):
+            train(settings(data, run.folder, epochs=1, folds=2))
+    write_config(run, replace(run.config, time="60s", epoch_plan=((0, 1),)))
+    first = replace(run.fold(1).config, time="30s", epochs=3, epoch_plan=((0, 1), (1, 3)))
+    write_config(run.fold(1), first)
+    rows = run.fold(2).rows
+    resume(run.folder)
+    assert run.fold(1).config.epochs == 3
+    assert run.fold(2).rows == rows
+    with pytest.raises(UserError, match=r"^epochs=3: must be more than the 3"):
+        resume(run.folder, epochs=3)
 
 
 def interrupt() -> None:

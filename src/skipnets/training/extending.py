@@ -31,11 +31,13 @@ def extended_config(run: Run, epochs: int) -> TrainConfig:
         epochs: In all, not in addition.
 
     Raises:
-        UserError: The run already has as many epochs, or its checkpoint is gone.
+        UserError: The run, or one of its folds, already has as many epochs, or its checkpoint is gone.
     """
     check_at_least_1(epochs=epochs)
     config = run.config
-    before = config.epochs or 0
+    # Folds that share a time may have more or fewer epochs than were planned.
+    folds = [fold.config.epochs or 0 for fold in run.folds if fold.config_file.exists()]
+    before = max([config.epochs or 0, *folds])
     # As many are right where an extension was interrupted.
     if epochs < before or (epochs == before and run.evaluation.exists()):
         raise UserError(f"epochs={epochs}: must be more than the {before} that the run in {run.folder} has")

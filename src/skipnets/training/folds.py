@@ -31,6 +31,7 @@ from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
 from skipnets.evaluation.out_of_fold import FoldResult, OutOfFold, out_of_fold
 from skipnets.evaluation.predictions import read_predictions
+from skipnets.training import budget
 from skipnets.training.announcement import announcement
 from skipnets.training.checks import check_images
 from skipnets.training.config import FIELDS, TrainConfig
@@ -48,11 +49,12 @@ Resume = Callable[[Run, int | None], Run]
 """Goes on with a fold's run, up to another number of epochs or None."""
 
 
-def train_folds(config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], None]) -> Run:
+def train_folds(config: TrainConfig, *, started: float, train_on: TrainOn, say: Callable[[str], None]) -> Run:
     """Train a model for each fold, evaluate each on the images it has not seen, and join them.
 
     Args:
         config: With `folds`.
+        started: When the run's time began, on `budget.clock`.
         train_on: Trains a fold.
         say: Shows a line.
 
@@ -70,7 +72,10 @@ def train_folds(config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], 
     else:
         folds = read_folds(dataset, config.splits, config.folds, missing=config.missing)
     first, *_ = list(_datasets(folds, config))  # all of them, so that what is wrong shows before training
-    prepared = prepare(_fold_config(_with_share_of_time(config), run.fold(1), 1), first)
+    # Given epochs, as in the file of a run that is repeated, go before the time that they came from.
+    seconds = None if config.time is None or config.epochs is not None else parse_duration(config.time)
+    of_first = config if seconds is None else _within(config, seconds / config.folds)
+    prepared = prepare(_fold_config(of_first, run.fold(1), 1), first)
     folds = dataclasses.replace(
         folds, dataset=dataclasses.replace(folds.dataset, contents=contents(folds.dataset))
     )
@@ -81,7 +86,11 @@ def train_folds(config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], 
     begin(run, _resolved(config, prepared.config, len(first.split("train"))), folds.write)
     if search is not None:
         search.draw(run.rates)
-    return _train_missing(run, folds, train_on=train_on, resume=None, say=say)
+    ends = None
+    if seconds is not None:
+        predicted = int((folds.numbers == 0).sum()) * folds.count  # by the ensemble, at last
+        ends = started + seconds - budget.finish_seconds(predicted, prepared.seconds_per_image or 0.0)
+    return _train_missing(run, folds, ends=ends, train_on=train_on, resume=None, say=say)
 
 
 def resume_folds(
@@ -124,12 +133,9 @@ def _check_options(config: TrainConfig) -> None:
         )
 
 
-def _with_share_of_time(config: TrainConfig) -> TrainConfig:
-    """The configuration with the time that one fold may take."""
-    if config.time is None or config.epochs is not None:
-        return config
-    assert config.folds is not None
-    return dataclasses.replace(config, time=f"{parse_duration(config.time) / config.folds:.1f}s")
+def _within(config: TrainConfig, seconds: float) -> TrainConfig:
+    """The configuration with as many epochs as fit into a time."""
+    return dataclasses.replace(config, time=f"{max(seconds, 1):.1f}s", epochs=None, epoch_plan=())
 
 
 def _resolved(config: TrainConfig, of_fold: TrainConfig, train_images: int) -> TrainConfig:
@@ -174,16 +180,28 @@ def _train_missing(
     run: Run,
     folds: Folds,
     *,
+    ends: float | None = None,
     train_on: TrainOn,
     resume: Resume | None,
     say: Callable[[str], None],
 ) -> Run:
-    """Train the folds that are not complete, and join all."""
+    """Train the folds that are not complete, and join all.
+
+    Args:
+        run: Of all folds, with its resolved configuration.
+        folds: Which images each holds out.
+        ends: The time on `budget.clock` at which the last fold must have ended: each gets an equal share of
+            what the folds before it have left. None: all have the epochs of the configuration.
+        train_on: Trains a fold.
+        resume: Goes on with a fold; None where there is none to go on with.
+        say: Shows a line.
+    """
     config = run.config  # resolved, so that all folds have one network and one preprocessing
     for number, dataset in enumerate(_datasets(folds, config), start=1):
         fold = run.fold(number)
         if resume is not None and fold.config_file.is_file() and fold.splits.is_file():
-            longer = config.epochs != fold.config.epochs
+            # Within a time, a fold may have more or fewer epochs than were planned for all.
+            longer = config.time is None and config.epochs != fold.config.epochs
             if longer or not fold.evaluation.exists():
                 say(f"fold {number} of {folds.count}, resumed")
                 resume(fold, config.epochs if longer else None)
@@ -191,7 +209,10 @@ def _train_missing(
         say(f"fold {number} of {folds.count}")
         if fold.folder.exists():  # begun, but interrupted before there was anything to go on with
             shutil.rmtree(fold.folder)
-        train_on(fold, _fold_config(config, fold, number), dataset)
+        of_fold = _fold_config(config, fold, number)
+        if ends is not None:
+            of_fold = _within(of_fold, (ends - budget.clock()) / (folds.count - number + 1))
+        train_on(fold, of_fold, dataset)
     with resumable(run):
         join_folds(run, folds, say)
     return run

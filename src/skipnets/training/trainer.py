@@ -83,7 +83,7 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     if config.folds is not None:
         claim(config.out)
         with _alone_in(config.out):
-            run = train_folds(config, train_on=train_on, say=_say)
+            run = train_folds(config, started=started, train_on=train_on, say=_say)
         _tell_overrun(config, started)
         return run
     run = Run(config.out) if _is_helper() else claim(config.out)
