@@ -51,7 +51,13 @@ def images(count: int, *size: int) -> ImageDataset:
 
 
 def open_config(tiny: MakeConfig, **changes: Any) -> TrainConfig:
-    nothing = {"model": None, "model_options": {}, "epochs": None, "batch_size": None, "augmentation": None}
+    nothing: dict[str, Any] = {
+        "model": None,
+        "model_options": {},
+        "epochs": None,
+        "batch_size": None,
+        "augmentation": None,
+    }
     return tiny(**(nothing | changes))
 
 

@@ -99,6 +99,14 @@ def test_changes_take_precedence_over_the_file(tmp_path: Path) -> None:
     assert read_config(path, out="runs/b") == config(out="runs/b", seed=3)
 
 
+def test_a_recorded_warm_up_fits_other_epochs(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(config_to_yaml(config(epochs=100, warmup=10, epoch_plan=((0, 100),), time="1h")))
+    assert with_recipe(read_config(path)).warmup == 10
+    assert with_recipe(read_config(path, epochs=4)).warmup == 1
+    assert with_recipe(read_config(path, time="20s"), epochs=8).warmup == 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

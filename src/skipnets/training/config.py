@@ -146,7 +146,7 @@ class TrainConfig:
     early stages of a pretrained network change less."""
     whiten_stem: bool | None = None
     """Whether the first convolution starts with filters that whiten patches of the training images (Jordan
-    2024, arXiv 2404.00498) instead of random ones. Not with weights."""
+    2024, arXiv 2404.00498) instead of random ones. Must be given without weights."""
     fit_head: bool | None = None
     """Whether the new head is fitted to the features of the initial weights before all layers are trained, so
     that a random head does not spoil them (Kumar et al. 2022, arXiv 2202.10054)."""
@@ -156,7 +156,7 @@ class TrainConfig:
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
     """Where the rate is divided by ten, as fractions of the training: 0.5 is after half of the epochs."""
     warmup: NotNegative | None = None
-    """Epochs over which the rate rises linearly from a hundredth."""
+    """Epochs over which the rate rises linearly from a hundredth: at most a quarter of them."""
     clip: NotNegative | None = None
     """The largest norm of the gradient; longer ones are shortened to it. 0 switches it off."""
     label_smoothing: Share | None = None
@@ -258,8 +258,8 @@ class TrainConfig:
     """How several devices share the work, in Lightning's words: auto, ddp, ddp_spawn."""
     precision: Precision = "auto"
     """Number format of the computation. Default: bf16-mixed on GPUs that have it, 16-mixed on older ones; on
-    CPUs 32-true, or bf16-mixed where the time is limited and that is measured to be faster. On a GPU, 32-true
-    also keeps convolutions and matrix products from using TF32."""
+    CPUs 32-true, or bf16-mixed where the speed is measured (for a time, or to choose the network) and that is
+    faster. On a GPU, 32-true also keeps convolutions and matrix products from using TF32."""
     channels_last: bool | None = None
     """Keep images in memory channel by channel within a pixel, which is faster for most convolutions.
     Default: yes on a GPU; on a CPU whichever is faster, which is measured."""
