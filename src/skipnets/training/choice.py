@@ -89,11 +89,8 @@ def choose(
     train, val, test = (dataset.split(name) for name in ("train", "val", "test"))
     side = max(sides)
     facts = Facts(
-        images=len(train),
-        classes=len(dataset.classes),
         side=side,
         passes=0,
-        steps=0,
         mirrored=float(config.augmentation is not None or keeps_class_mirrored(train)),
         pretrained=float(config.weights is not None),
     )
@@ -178,9 +175,7 @@ def choose(
         }
     if together and (timed or "model" in values):
         _tell_unmeasured(values.get("model"), timed=timed)
-    facts = dataclasses.replace(
-        facts, passes=epochs * images / len(train), steps=epochs * max(images // batch_size, 1)
-    )
+    facts = dataclasses.replace(facts, passes=epochs * images / len(train))
     if automatic:
         values |= apply_rules(facts)
         values["warmup"] = WARMUP_SHARE * epochs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -18,6 +19,8 @@ from skipnets.duration import parse_duration
 from skipnets.errors import UserError, near_matches, one_line
 from skipnets.models.graph import ExecutionPolicy
 from skipnets.models.registry import means_none, parse_fields, rename_version_1_fields
+
+logger = logging.getLogger("skipnets")
 
 T = TypeVar("T")
 
@@ -156,7 +159,7 @@ class TrainConfig:
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] | None = None
     """Where the rate is divided by ten, as fractions of the training: 0.5 is after half of the epochs."""
     warmup: NotNegative | None = None
-    """Epochs over which the rate rises linearly from a hundredth: at most a quarter of them."""
+    """Epochs over which the rate rises linearly from a hundredth."""
     clip: NotNegative | None = None
     """The largest norm of the gradient; longer ones are shortened to it. 0 switches it off."""
     label_smoothing: Share | None = None
@@ -366,6 +369,8 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
     if not isinstance(content, dict):
         raise UserError(f'{path}: must be a mapping of options, such as "data: digits"')
     options = _present_options(path, content)
+    if any(changes.get(name) is not None for name in ("time", "epochs")):
+        options = _without_warmup_of_run(options, changes)
     # A run's file holds the time that was asked for and the epochs that fitted: the change decides the other.
     if changes.get("time") is not None:
         options = {name: value for name, value in options.items() if not name.startswith("epoch")}
@@ -375,6 +380,18 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
         return TrainConfig(**options | changes)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _without_warmup_of_run(options: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without a warm-up that a run recorded for its own number of epochs; this is said."""
+    # Only a run records operators: in a file that a person wrote, the warm-up is meant.
+    if "operators" not in options or not options.get("warmup") or changes.get("warmup") is not None:
+        return options
+    logger.info(
+        f"warmup={options['warmup']:g}: was recorded for {options.get('epochs')} epochs; the recipe chooses "
+        "another for the new length (--warmup keeps it)"
+    )
+    return {name: value for name, value in options.items() if name != "warmup"}
 
 
 def _present_options(path: Path, content: dict[Any, Any]) -> dict[str, Any]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from typing import Any
 
 from skipnets.errors import UserError
 from skipnets.training.config import TrainConfig
-
-logger = logging.getLogger("skipnets")
 
 _PAPER: dict[str, Any] = {
     "accumulate": 1,
@@ -89,9 +86,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def with_recipe(config: TrainConfig, **chosen: Any) -> TrainConfig:
     """Fill in the fields that are not set, from the configuration's recipe.
 
-    The warm-up takes at most a quarter of the epochs, also where it is given (as in a file of a longer
-    run, with fewer epochs): otherwise the rate would hardly fall. A plan of epochs that is repeated keeps its
-    own.
+    The recipe's warm-up takes at most a quarter of the epochs.
 
     Args:
         config: Its recipe is auto unless it names one.
@@ -102,14 +97,8 @@ def with_recipe(config: TrainConfig, **chosen: Any) -> TrainConfig:
         raise UserError("weights: must be given for recipe=finetune, such as weights=imagenet or a file")
     values = RECIPES[name] | chosen
     filled = {field: value for field, value in values.items() if getattr(config, field) is None}
-    epochs = config.epochs or filled["epochs"]
-    warmup = values["warmup"] if config.warmup is None else config.warmup
-    if warmup > epochs / 4 and not config.epoch_plan:
-        filled["warmup"] = epochs / 4
-        if config.warmup is not None:
-            logger.info(
-                f"warmup={warmup:g}: is too long for {epochs} epochs; {epochs / 4:g}, a quarter, is taken"
-            )
+    if "warmup" in filled:
+        filled["warmup"] = min(filled["warmup"], (config.epochs or filled["epochs"]) / 4)
     config = dataclasses.replace(config, recipe=name, **filled)
     if config.schedule == "milestones" and not config.milestones:
         raise UserError("milestones: must be given for schedule=milestones, such as 0.5 0.75")
