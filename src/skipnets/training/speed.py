@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 
 import torch
@@ -26,6 +27,23 @@ def training_device(accelerator: str) -> torch.device:
     if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def device_count(devices: int | str, accelerator: str) -> int:
+    """How many devices train together: `devices` in Lightning's words, or what torchrun told this process.
+
+    Args:
+        devices: A number, a list such as "0,2" or "0,", or auto or -1 for all.
+        accelerator: As in `TrainConfig`.
+    """
+    if (world := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        return world
+    text = str(devices)
+    if "," in text:
+        return len([part for part in text.split(",") if part])
+    if text in ("auto", "-1"):
+        return torch.cuda.device_count() if training_device(accelerator).type == "cuda" else 1
+    return int(text)
 
 
 def seconds_per_image(
