@@ -23,6 +23,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import Description, check_answers
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
+from skipnets.machine import usable_cores
 from skipnets.models.registry import config_to_dict
 from skipnets.origin import Origin
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
@@ -498,7 +499,7 @@ class Classifier(Display):
             sources,
             self.preprocessing,
             batch_size=batch_size,
-            workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
+            workers=min(usable_cores(), 8) if workers is None else workers,
             normalize=self.runtime.input_type == "float32",
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import ImageDataset
 from skipnets.data.window import PERCENTILES, measure_window
 from skipnets.errors import UserError, listed
+from skipnets.machine import usable_cores
 from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
 from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict
@@ -392,11 +392,6 @@ def resolve_precision(precision: Precision, accelerator: str) -> Precision:
         return "32-true"
     # Older GPUs have no bfloat16 units; PyTorch would emulate it.
     return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sample(count: int, most: int) -> list[int]:

@@ -38,12 +38,13 @@ from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
 from skipnets.errors import UserError, check_at_least_1, one_line
 from skipnets.files import atomic_path
+from skipnets.machine import usable_cores
 from skipnets.tables import Display, make_table, properties_table
 from skipnets.training import budget
 from skipnets.training.callbacks import MONITORED, best_row
 from skipnets.training.config import ResolvedConfig, TrainConfig, config_to_yaml, read_config
 from skipnets.training.interruption import told
-from skipnets.training.prepare import prepare, usable_cores
+from skipnets.training.prepare import prepare
 from skipnets.training.run import Run
 from skipnets.training.task import ClassificationTask
 from skipnets.training.trainer import train_on, training_dataset
