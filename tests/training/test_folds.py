@@ -199,12 +199,12 @@ def test_each_fold_gets_a_share_of_what_is_left_of_the_time(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    asked: list[tuple[float, int | None, tuple[object, ...]]] = []
+    asked: list[tuple[float, *tuple[object, ...]]] = []
 
     def train_on(run: Run, config: TrainConfig, _: object) -> Run:
         nonlocal now
         assert config.time is not None
-        asked.append((parse_duration(config.time), config.epochs, config.epoch_plan))
+        asked.append((parse_duration(config.time), config.epochs, config.epoch_plan, config.warmup))
         now += 10 if len(asked) == 1 else 60
         return run
 
@@ -216,7 +216,7 @@ def test_each_fold_gets_a_share_of_what_is_left_of_the_time(
     # 10 s have passed before, and 4 s and 3 networks' predictions of 30 images come after.
     expected = [80 / 3, 70 / 2, 10]
     assert [seconds for seconds, *_ in asked] == pytest.approx(expected, abs=0.2)
-    assert [rest for _, *rest in asked] == [[None, ()]] * 3
+    assert [rest for _, *rest in asked] == [[None, (), None]] * 3
     assert run.config.time == "94s"
 
 

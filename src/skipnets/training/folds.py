@@ -90,7 +90,9 @@ def train_folds(config: TrainConfig, *, started: float, train_on: TrainOn, say: 
     if seconds is not None:
         predicted = int((folds.numbers == 0).sum()) * folds.count  # by the ensemble, at last
         ends = started + seconds - budget.finish_seconds(predicted, prepared.seconds_per_image or 0.0)
-    return _train_missing(run, folds, ends=ends, train_on=train_on, resume=None, say=say)
+    return _train_missing(
+        run, folds, ends=ends, warmup=config.warmup, train_on=train_on, resume=None, say=say
+    )
 
 
 def resume_folds(
@@ -181,6 +183,7 @@ def _train_missing(
     folds: Folds,
     *,
     ends: float | None = None,
+    warmup: float | None = None,
     train_on: TrainOn,
     resume: Resume | None,
     say: Callable[[str], None],
@@ -192,6 +195,7 @@ def _train_missing(
         folds: Which images each holds out.
         ends: The time on `budget.clock` at which the last fold must have ended: each gets an equal share of
             what the folds before it have left. None: all have the epochs of the configuration.
+        warmup: With `ends`, as the user gave it; None lets the recipe choose it for the epochs of each fold.
         train_on: Trains a fold.
         resume: Goes on with a fold; None where there is none to go on with.
         say: Shows a line.
@@ -211,6 +215,7 @@ def _train_missing(
             shutil.rmtree(fold.folder)
         of_fold = _fold_config(config, fold, number)
         if ends is not None:
+            of_fold = dataclasses.replace(of_fold, warmup=warmup)
             of_fold = _within(of_fold, (ends - budget.clock()) / (folds.count - number + 1))
         train_on(fold, of_fold, dataset)
     with resumable(run):
