@@ -58,7 +58,7 @@ from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
-from skipnets.training.speed import training_device
+from skipnets.training.speed import training_device, wrong_devices
 from skipnets.training.task import ClassificationTask
 
 # How many headers the table of the data is made from, before training.
@@ -305,9 +305,7 @@ def _wrong_device(config: ResolvedConfig) -> str | None:
     }
     if config.accelerator in here and not here[config.accelerator]():
         return f"accelerator={config.accelerator!r}: not available on this machine; auto takes what there is"
-    if not re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\d+)*,?", str(config.devices)):
-        return f'devices={config.devices!r}: must be a number of devices, a list such as "0,2", or auto'
-    return None
+    return wrong_devices(config.devices)
 
 
 @contextlib.contextmanager
