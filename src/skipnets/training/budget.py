@@ -170,6 +170,6 @@ class TimeBudget(Callback):
         if trainer.is_global_zero:
             self.record(self.config)
             self.say(
-                f"after epoch {done}: {epochs} epoch{'s fit' if epochs > 1 else ' fits'} into the time, not "
+                f"after epoch {done}: {epochs} epoch{'s fit' if epochs > 1 else ' fits'} into the time, not"
                 f" {self.config.epoch_plan[-2][1]}"
             )
