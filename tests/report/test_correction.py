@@ -66,6 +66,19 @@ def test_it_is_read_as_it_is(checked: Audit, tmp_path: Path) -> None:
     assert not [warning for warning in dataset.listing.warnings if "copies of one another" in warning]
 
 
+def test_names_that_a_spreadsheet_would_take_for_formulas(tmp_path: Path) -> None:
+    classes = ("+1 day", "-dash", "=sum", "@home", "plain")
+    for number, label in enumerate(classes):
+        (tmp_path / label).mkdir()
+        for seed in range(2):
+            scene(2 * number + seed).save(tmp_path / label / f"{seed}.png")
+    audit(tmp_path).write_manifest(tmp_path / "clean.csv")
+    assert ",'@home," in (tmp_path / "clean.csv").read_text()
+    dataset = find_dataset(tmp_path / "clean.csv", fractions=None)
+    assert dataset.classes == classes
+    assert dataset.names == [f"{label}/{seed}.png" for label in classes for seed in range(2)]
+
+
 def test_further_kinds_are_dropped(checked: Audit, tmp_path: Path) -> None:
     checked.write_manifest(tmp_path / "clean.csv", drop=("blank", "exact-copy"))
     names = {Path(path).name for path in read(tmp_path / "clean.csv")}

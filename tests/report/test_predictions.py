@@ -19,6 +19,7 @@ from skipnets.data.sources import ImageDataset, find_dataset
 from skipnets.data.splits import read_splits
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
+from skipnets.evaluation.tables import write_table
 from skipnets.report.predictions import UnseenPredictions, predict_unseen, read_predictions
 from skipnets.training.run import Run
 
@@ -53,6 +54,17 @@ def test_a_table_in_any_order_and_format(dataset: ImageDataset, tmp_path: Path) 
         assert read.classes == ("dog", "cat")
         assert read.images.tolist() == [0, 1, 2, 3, 4]
         assert read.probabilities[:, 1] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_names_that_a_spreadsheet_would_take_for_formulas(tmp_path: Path) -> None:
+    for label in ("=sum", "@home"):
+        (tmp_path / label).mkdir()
+        scene(0).save(tmp_path / label / "0.png")
+    dataset = find_dataset(tmp_path, fractions=None)
+    write_table(tmp_path / "p.csv", {"path": dataset.names, "p:=sum": [0.2, 0.4], "p:@home": [0.8, 0.6]})
+    read = read_predictions(tmp_path / "p.csv", dataset)
+    assert read.classes == ("=sum", "@home")
+    assert read.images.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

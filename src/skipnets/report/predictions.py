@@ -23,6 +23,7 @@ from skipnets.data.manifest import relative_name
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, listed, one_line
 from skipnets.evaluation.evaluating import evaluate, known_rows
+from skipnets.terminal import from_csv_text
 
 __all__ = ["TABLES", "UnseenPredictions", "predict_unseen", "read_predictions"]
 
@@ -192,6 +193,8 @@ def _read_table(
         raise UserError(f"{path}: probabilities must be numbers ({one_line(error)})") from error
     wrong = np.flatnonzero(~(np.abs(probabilities.sum(1) - 1) <= 0.01) | (probabilities < 0).any(1))
     names = [str(name) for name in table["path"].to_pylist()]
+    if path.suffix.lower() == ".csv":
+        names = [from_csv_text(name) for name in names]
     if len(wrong):
         raise UserError(f"{path}: the probabilities of {names[wrong[0]]} must sum to 1")
     if len(set(names)) < len(names):
