@@ -83,6 +83,10 @@ def test_names_that_a_spreadsheet_would_take_for_formulas(tmp_path: Path) -> Non
         ("path,cat,dog\ncat/0.png,,0.2\n", r"the probabilities of cat/0\.png must sum to 1"),
         ("path,cat,dog\ncat/0.png,x,0.2\n", r"probabilities must be numbers"),
         ("path,cat,dog\ncat/0.png,0.5,0.5\ncat/0.png,0.5,0.5\n", r"lists an image twice"),
+        (
+            "path,p:cow,p:hen\ncat/0.png,0.5,0.5\n",
+            r"p\.csv: cannot judge these images: it knows none of their classes \(its classes: cow, hen\)",
+        ),
         ("", r"cannot be read as a table of predictions"),
     ],
 )

@@ -77,7 +77,7 @@ class LabelCheck:
     @property
     def withheld(self) -> bool:
         """Whether the predictions are too bad to tell label errors from the model's own."""
-        return self.images > 0 and self.kappa < _LEAST_KAPPA
+        return self.kappa < _LEAST_KAPPA
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -398,8 +398,8 @@ def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tupl
         source=predictions.source,
         images=len(images),
         trained_on=predictions.trained_on,
-        agreement=float((predicted == labels).mean()) if len(labels) else 0.0,
-        kappa=cohen_kappa(labels, predicted, len(predictions.classes)) if len(labels) else 0.0,
+        agreement=float((predicted == labels).mean()),
+        kappa=cohen_kappa(labels, predicted, len(predictions.classes)),
     )
     if check.withheld:
         return [], check

@@ -33,7 +33,7 @@ _PREFIX = "p:"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnseenPredictions:
-    """Predictions for those images of a dataset that the model was not trained on.
+    """Predictions for those images of a dataset that the model was not trained on, some of its classes.
 
     Attributes:
         source: Where they come from, in words.
@@ -59,7 +59,8 @@ def read_predictions(path: str | os.PathLike[str], dataset: ImageDataset) -> Uns
         dataset: The images.
 
     Raises:
-        UserError: The file holds something else, or nothing about these images.
+        UserError: The file holds something else, lists an image twice, or has nothing about these images or
+            none of their classes.
     """
     names, classes, probabilities = _read_table(Path(path), dataset.classes)
     position = {_valid(name): image for image, name in enumerate(dataset.names)}
@@ -78,6 +79,8 @@ def read_predictions(path: str | os.PathLike[str], dataset: ImageDataset) -> Uns
         )
     images = np.array([image for image in found if image is not None], dtype=np.int64)
     order = np.argsort(images)
+    if not np.isin(dataset.classes, classes)[dataset.labels[images]].any():
+        raise UserError(f"{path}: cannot judge these images: {_knows_none(classes)}")
     return UnseenPredictions(
         source=os.fspath(path),
         classes=classes,
@@ -143,7 +146,7 @@ def predict_unseen(
         reason = (
             "it was trained on all of them; out-of-fold predictions: skipnets train DATA --folds 5"
             if trained_on.any()
-            else f"it knows none of their classes (its classes: {listed(classifier.classes)})"
+            else _knows_none(classifier.classes)
         )
         raise UserError(f"model={classifier.path or 'the classifier'}: cannot judge these images: {reason}")
     source = classifier.architecture["name"] if classifier.path is None else str(classifier.path)
@@ -154,6 +157,10 @@ def predict_unseen(
         probabilities=probabilities[images],
         trained_on=int(trained_on.sum()),
     )
+
+
+def _knows_none(classes: Sequence[str]) -> str:
+    return f"it knows none of their classes (its classes: {listed(classes)})"
 
 
 def _stored(classifier: Classifier) -> dict[str, NDArray[np.float64]]:
