@@ -133,13 +133,13 @@ class Audit(Display):
                 "or out-of-fold predictions (skipnets train DATA --folds 5)"
             )
         else:
-            left = len(self.dataset) - check.images
+            left = len(self.dataset) - check.images - check.trained_on
             if check.trained_on:
                 notes.append(
                     f"labels of {check.images:,} images were checked; {check.trained_on:,} others were "
                     "trained on, which takes out-of-fold predictions (skipnets train DATA --folds 5)"
                 )
-            elif left:
+            if left:
                 notes.append(f"labels of {counted(left, 'image')} were not checked: there is no prediction")
             if check.withheld:
                 notes.append(

@@ -33,12 +33,12 @@ _PREFIX = "p:"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnseenPredictions:
-    """Predictions for those images of a dataset that the model was not trained on, some of its classes.
+    """Predictions for those images of a dataset that the model was not trained on.
 
     Attributes:
         source: Where they come from, in words.
         classes: The K classes.
-        images: (n,) positions in the dataset.
+        images: (n,) positions in the dataset; at least one is of a class in `classes`.
         probabilities: (n, K).
         trained_on: How many images have none because the model was trained on them.
     """
