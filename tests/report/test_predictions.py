@@ -98,6 +98,13 @@ def test_other_tables_are_refused_in_one_line(
         read_predictions(tmp_path / "p.csv", dataset)
 
 
+def test_one_image_under_two_names_is_refused(dataset: ImageDataset, tmp_path: Path) -> None:
+    rows = ["path,cat,dog", f"{dataset.root}/cat/1.png,1,0", "cat/0.png,1,0", "cat/1.png,1,0", ""]
+    (tmp_path / "p.csv").write_text("\n".join(rows))
+    with pytest.raises(UserError, match=r"p\.csv: lists an image twice: cat/1\.png"):
+        read_predictions(tmp_path / "p.csv", dataset)
+
+
 def unseen(run: object, dataset: ImageDataset) -> UnseenPredictions:
     return predict_unseen(
         run,  # type: ignore[arg-type]

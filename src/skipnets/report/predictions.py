@@ -6,6 +6,7 @@ Shapes: N images of the dataset, n of them with a prediction, K classes.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,10 @@ def read_predictions(path: str | os.PathLike[str], dataset: ImageDataset) -> Uns
         )
     images = np.array([image for image in found if image is not None], dtype=np.int64)
     order = np.argsort(images)
+    # Names that differ may be of one file: relative to the root, and absolute.
+    repeated = np.flatnonzero(np.diff(images[order]) == 0)
+    if len(repeated):
+        raise UserError(f"{path}: lists an image twice: {dataset.names[images[order][repeated[0]]]}")
     if not np.isin(dataset.classes, classes)[dataset.labels[images]].any():
         raise UserError(f"{path}: cannot judge these images: {_knows_none(classes)}")
     return UnseenPredictions(
@@ -204,8 +209,9 @@ def _read_table(
         names = [from_csv_text(name) for name in names]
     if len(wrong):
         raise UserError(f"{path}: the probabilities of {names[wrong[0]]} must sum to 1")
-    if len(set(names)) < len(names):
-        raise UserError(f"{path}: lists an image twice")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"{path}: lists an image twice: {repeated[0]}")
     return names, tuple(name.removeprefix(_PREFIX) for name in columns), probabilities
 
 
