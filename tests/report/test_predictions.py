@@ -87,6 +87,8 @@ def test_names_that_a_spreadsheet_would_take_for_formulas(tmp_path: Path) -> Non
             "path,p:cow,p:hen\ncat/0.png,0.5,0.5\n",
             r"p\.csv: cannot judge these images: it knows none of their classes \(its classes: cow, hen\)",
         ),
+        ("path,cat,dog,cat\ncat/0.png,0.5,0.5,0.5\n", r"p\.csv: has 2 columns cat, not one"),
+        ("path,path,cat,dog\ncat/0.png,x,0.5,0.5\n", r"p\.csv: has 2 columns path, not one"),
         ("", r"cannot be read as a table of predictions"),
     ],
 )
@@ -103,6 +105,19 @@ def test_one_image_under_two_names_is_refused(dataset: ImageDataset, tmp_path: P
     (tmp_path / "p.csv").write_text("\n".join(rows))
     with pytest.raises(UserError, match=r"p\.csv: lists an image twice: cat/1\.png"):
         read_predictions(tmp_path / "p.csv", dataset)
+
+
+def test_a_class_may_be_called_path(tmp_path: Path) -> None:
+    for seed, label in enumerate(("meadow", "path", "wall")):
+        (tmp_path / label).mkdir()
+        scene(seed).save(tmp_path / label / "0.png")
+    dataset = find_dataset(tmp_path, fractions=None)
+    rows = ["path,meadow,wall", *(f"{name},0.9,0.1" for name in dataset.names), ""]
+    (tmp_path / "plain.csv").write_text("\n".join(rows))
+    assert read_predictions(tmp_path / "plain.csv", dataset).classes == ("meadow", "wall")
+    rows = ["path,p:meadow,p:path,p:wall", *(f"{name},0.2,0.7,0.1" for name in dataset.names), ""]
+    (tmp_path / "prefixed.csv").write_text("\n".join(rows))
+    assert read_predictions(tmp_path / "prefixed.csv", dataset).classes == ("meadow", "path", "wall")
 
 
 def unseen(run: object, dataset: ImageDataset) -> UnseenPredictions:

@@ -193,12 +193,15 @@ def _read_table(
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as a table of predictions ({one_line(error)})") from error
     columns = [name for name in table.column_names if name.startswith(_PREFIX)]
-    columns = columns or [name for name in table.column_names if name in expected]
+    columns = columns or [name for name in table.column_names if name in expected and name != "path"]
     if "path" not in table.column_names or len(columns) < 2:
         raise UserError(
             f"{path}: must have a column path and one for each class, such as p:{expected[0]}; "
             f"it has {listed(table.column_names, 8)}"
         )
+    repeated = [name for name in ("path", *columns) if table.column_names.count(name) > 1]
+    if repeated:
+        raise UserError(f"{path}: has {table.column_names.count(repeated[0])} columns {repeated[0]}, not one")
     try:
         probabilities = np.stack([table[name].to_numpy() for name in columns], axis=1).astype(np.float64)
     except (ValueError, TypeError) as error:
