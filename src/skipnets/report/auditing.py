@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from skipnets.classifier import Classifier
 from skipnets.data.appearance import measure_appearance
-from skipnets.data.contents import contents
+from skipnets.data.contents import Content, contents
 from skipnets.data.copies import LEAST_SIDE, MOST, find_copies
 from skipnets.data.listing import counted
 from skipnets.data.manifest import MissingFilesError
@@ -32,6 +32,7 @@ from skipnets.report.findings import (
     actions,
     appearance_findings,
     class_findings,
+    content_of,
     copy_findings,
     group_findings,
     size_findings,
@@ -359,7 +360,7 @@ def audit(
                 progress=lambda done, total: show("predicting", done, total),
             )
         errors, check = _check_labels(dataset, predictions)
-        findings += errors
+        findings += _agreed(dataset, errors, findings)
     return Audit(
         data=name,
         dataset=dataset,
@@ -416,6 +417,28 @@ def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tupl
             )
         )
     return findings, check
+
+
+def _agreed(
+    dataset: ImageDataset, errors: Sequence[Finding], findings: Sequence[Finding]
+) -> Iterator[Finding]:
+    """Label errors, marked where their correction would give equal files different labels.
+
+    What most of these are called decides before a model does, and a model corrects all of them or none.
+    """
+
+    def content(finding: Finding) -> Content | int:
+        return -1 if finding.image is None else content_of(dataset, finding.image)
+
+    by_majority = {
+        content(each) for each in findings if each.kind == "contradiction" and each.action == "corrected"
+    }
+    files = Counter(content_of(dataset, image) for image in range(len(dataset)))
+    alike = Counter((content(error), error.label) for error in errors if error.action == "corrected")
+    for error in errors:
+        key = content(error)
+        certain = key not in by_majority and alike[key, error.label] == files[key]
+        yield error if certain else error._replace(action="marked")
 
 
 def _silent(*_: object) -> None:

@@ -65,13 +65,8 @@ def _correct(
 ) -> Corrected:
     label, kept = merged.get(given, given), True
     reasons = [f"spelling: {given}; corrected"] if given in merged else []
-    # What equal files are called decides before a model does.
-    ordered = sorted(findings, key=lambda each: each.kind != "contradiction")
-    by_copies = any(each.kind == "contradiction" and each.action == "corrected" for each in findings)
-    for finding in ordered:
+    for finding in findings:
         action: Action = "left out" if finding.kind in drop else finding.action
-        if finding.kind == "label-error" and by_copies:
-            action = "marked"
         if action == "corrected" and finding.label is not None:
             label = merged.get(finding.label, finding.label)
         kept = kept and action != "left out"

@@ -33,6 +33,7 @@ __all__ = [
     "actions",
     "appearance_findings",
     "class_findings",
+    "content_of",
     "copy_findings",
     "group_findings",
     "size_findings",
@@ -267,7 +268,7 @@ def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
         yield from contradictions
         left_out = {finding.image for finding in contradictions if finding.action == "left out"}
         for image in others:
-            exact = _content(dataset, image) == _content(dataset, first)
+            exact = content_of(dataset, image) == content_of(dataset, first)
             distance = distance_of.get((min(first, image), max(first, image)), 0.0 if exact else 1.0)
             detail = "equal byte by byte" if exact else "nearly equal"
             if distance == 1:
@@ -288,7 +289,7 @@ def _contradictions(
     label_of = {image: merged.get(label, label) for image, label in label_of.items()}
     equal: dict[Content | int, list[int]] = {}
     for image in group:
-        equal.setdefault(_content(dataset, image), []).append(image)
+        equal.setdefault(content_of(dataset, image), []).append(image)
     for images in equal.values():
         votes = Counter(label_of[image] for image in images).most_common()
         if len(votes) == 1:
@@ -320,7 +321,7 @@ def copy_groups(dataset: ImageDataset) -> list[list[int]]:
     ]
 
 
-def _content(dataset: ImageDataset, image: int) -> Content | int:
+def content_of(dataset: ImageDataset, image: int) -> Content | int:
     """What equal files have in common; the position where that is not known."""
     content = None if dataset.contents is None else dataset.contents[image]
     return content if content is not None and content.hash else image
