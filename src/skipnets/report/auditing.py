@@ -292,6 +292,7 @@ def audit(
     runtime: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    opened: Callable[[ImageDataset], object] | None = None,
     progress: Progress | None = None,
 ) -> Audit:
     """Look for what may be wrong with a dataset: files, images, copies, classes, splits and labels.
@@ -302,8 +303,9 @@ def audit(
     Args:
         data: A folder, a manifest, a named dataset, or an open dataset, whose splits then count as given.
         model: A run folder, a model file, an export, a classifier, or a table of predictions (.parquet, .csv
-            or .jsonl with the columns path and "p:CLASS"). Of a run, the predictions in its folder are taken
-            (of test images, or out of fold), and the images that it was trained on are not judged.
+            or .jsonl with a column path and one for each class, called "p:CLASS" or CLASS). Of a run, the
+            predictions in its folder are taken (of test images, or out of fold), and the images that it was
+            trained on are not judged.
         options: How a folder or manifest is read.
         download: Whether a named dataset may be downloaded.
         batch_size: Images per forward pass.
@@ -311,6 +313,7 @@ def audit(
         runtime: As for `skipnets.load`.
         device: As for `skipnets.load`.
         threads: As for `skipnets.load`.
+        opened: Called with the images as soon as they are found, before the work; what it raises ends that.
         progress: Called with the name of the current step, the number of items done and their total.
 
     Raises:
@@ -329,6 +332,8 @@ def audit(
     else:
         dataset, missing = _open(data, options or DataOptions(), download=download)
         name = os.fspath(data)
+    if opened is not None:
+        opened(dataset)
     overview = survey(dataset, name)
     known = contents(dataset)
     copies = find_copies(dataset, known, lambda done, total: show("looking for copies", done, total))
