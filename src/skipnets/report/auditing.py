@@ -39,7 +39,7 @@ from skipnets.report.findings import (
     sorted_findings,
 )
 from skipnets.report.label_errors import calibrated, cohen_kappa, find_label_errors
-from skipnets.report.predictions import TABLES, UnseenPredictions, predict_unseen, read_predictions
+from skipnets.report.predictions import TABLES, UnseenPredictions, predict_unseen, read_prediction_table
 from skipnets.tables import Display, cell, make_table, properties_table
 
 if TYPE_CHECKING:
@@ -297,8 +297,10 @@ def audit(
 ) -> Audit:
     """Look for what may be wrong with a dataset: files, images, copies, classes, splits and labels.
 
-    Nothing is changed. Labels are checked where there are predictions by a model that was not trained on the
-    images.
+    Nothing is changed. Copies are equal files and, among up to 100,000 images of at least 16 pixels a side,
+    near copies: one image saved anew, resized, brightened, cut to nine tenths or mirrored, known by aligned
+    thumbnails and, where both images have at least 64 pixels a side, by their details as well. Labels are
+    checked where there are predictions by a model that was not trained on the images.
 
     Args:
         data: A folder, a manifest, a named dataset, or an open dataset, whose splits then count as given.
@@ -352,7 +354,7 @@ def audit(
     check = None
     if model is not None:
         if not isinstance(model, Classifier) and Path(model).suffix.lower() in TABLES:
-            predictions = read_predictions(model, dataset)
+            predictions = read_prediction_table(model, dataset)
         else:
             predictions = predict_unseen(
                 model,

@@ -24,6 +24,7 @@ from skipnets.data.labels import spellings
 from skipnets.data.listing import counted
 from skipnets.data.raster import Header
 from skipnets.data.sources import ImageDataset
+from skipnets.data.splits import LATEST_FIRST
 
 __all__ = [
     "KINDS",
@@ -143,8 +144,6 @@ _SPREAD = 3  # interquartile ranges of size beyond the quartiles
 _FACTOR = 1.5
 _FEW = 10
 _SHARE = 0.1
-# Later splits judge earlier ones.
-_RANK = {"test": 0, "val": 1, "train": 2, "": 3}
 
 
 def appearance_findings(
@@ -246,7 +245,7 @@ def group_findings(dataset: ImageDataset) -> Iterator[Finding]:
     groups, splits = dataset.groups.tolist(), dataset.splits.tolist()
     last: dict[str, str] = {}
     for group, split in zip(groups, splits, strict=True):
-        last[group] = min(last.get(group, split), split, key=lambda each: _RANK[each])
+        last[group] = min(last.get(group, split), split, key=lambda each: LATEST_FIRST[each])
     for image, (group, split) in enumerate(zip(groups, splits, strict=True)):
         if split != last[group]:
             detail = f"{group}; {split} and {last[group]}"
@@ -316,7 +315,7 @@ def copy_groups(dataset: ImageDataset) -> list[list[int]]:
     for image in sorted({image for copy in dataset.copies for image in copy[:2]}):
         groups.setdefault(int(first[image]), []).append(image)
     return [
-        sorted(group, key=lambda image: (_RANK[str(dataset.splits[image])], image))
+        sorted(group, key=lambda image: (LATEST_FIRST[str(dataset.splits[image])], image))
         for group in groups.values()
     ]
 

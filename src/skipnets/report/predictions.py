@@ -26,7 +26,7 @@ from skipnets.errors import UserError, listed, one_line
 from skipnets.evaluation.evaluating import evaluate, known_rows
 from skipnets.terminal import from_csv_text
 
-__all__ = ["TABLES", "UnseenPredictions", "predict_unseen", "read_predictions"]
+__all__ = ["TABLES", "UnseenPredictions", "predict_unseen", "read_prediction_table"]
 
 TABLES = (".parquet", ".csv", ".jsonl")
 _PREFIX = "p:"
@@ -51,7 +51,7 @@ class UnseenPredictions:
     trained_on: int = 0
 
 
-def read_predictions(path: str | os.PathLike[str], dataset: ImageDataset) -> UnseenPredictions:
+def read_prediction_table(path: str | os.PathLike[str], dataset: ImageDataset) -> UnseenPredictions:
     """Read a table of probabilities.
 
     Args:
