@@ -193,6 +193,43 @@ def test_one_job_at_a_time(classifier: Classifier, images: Path, tmp_path: Path)
         predict_to_folder(classifier, [str(images)], tmp_path, progress=again)
 
 
+def test_a_source_that_failed_is_tried_again(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    shard = str(images / "shard.tar")
+    whole = (images / "shard.tar").read_bytes()
+
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() >= len(whole) // 2:
+                raise OSError("connection reset")
+            return super().read(512)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("skipnets.data.streams._Local.open", lambda *_: Broken(whole))
+        first = predict_to_folder(classifier, [shard], tmp_path)
+        assert 1 < first.rows < 9
+        assert first.failures == {shard: "image: is damaged from here on (connection reset)"}
+        again = predict_to_folder(classifier, [shard], tmp_path)
+        assert again.rows == 0
+        assert "connection reset" in caplog.text
+    assert predict_to_folder(classifier, [shard], tmp_path).rows == 8 - (first.rows - 1)
+    assert len({row["path"] for row in rows(tmp_path)}) == len(rows(tmp_path)) == 9
+
+
+def test_a_folder_that_cannot_be_read_is_one_row(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> Any:
+        raise PermissionError(13, "Permission denied", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        result = predict_to_folder(classifier, [str(images)], tmp_path)
+    assert (result.rows, result.failed) == (1, 1)
+    assert predict_to_folder(classifier, [str(images)], tmp_path).rows == COUNT
+
+
 def test_names_that_are_not_text_stay_apart(classifier: Classifier, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import time
@@ -22,12 +23,13 @@ from typing import Any
 
 from skipnets.classifier import Classifier, Prediction
 from skipnets.data.decoding import Source
-from skipnets.data.streams import ImageSource, Shard, image_sources
+from skipnets.data.streams import ImageSource, Shard, image_sources, unreadable_image
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
 
 __all__ = ["BatchResult", "predict_to_folder", "shards_of", "summary_of"]
 
+_LOG = logging.getLogger("skipnets")
 _METADATA = b"skipnets"
 _PART = re.compile(r"part(?:-(\d+)-of-(\d+))?-(\d+)\.parquet")
 _ROWS = 20_000
@@ -166,6 +168,7 @@ class _Stream:
         self._taken = 0
         self._given = 0
         self._ends: deque[tuple[int, str, int]] = deque()
+        self._unreadable: set[str] = set()
 
     def __iter__(self) -> Iterator[tuple[str, Source]]:
         wholes = 0
@@ -176,12 +179,29 @@ class _Stream:
                     continue
             if self._earlier.has_finished(source):
                 continue
-            for path, image in source.read(self._wanted(source)):
+            for path, image in self._read(source):
                 self._given += 1
                 self._ahead.append(source.name)
                 yield path, image
+            if source.name in self._unreadable:  # the next job tries it again
+                continue
             if source.name != "-":  # which may be something else the next time
                 self._ends.append((self._given, source.name, source.stamp))
+
+    def _read(self, source: ImageSource) -> Iterator[tuple[str, Source]]:
+        """The images of a source that are wanted, and one that fails where the source itself does."""
+        wanted = self._wanted(source)
+        try:
+            yield from source.read(wanted)
+        except OSError as error:
+            if source.name in self._unreadable:
+                return
+            self._unreadable.add(source.name)
+            reason = error.strerror or str(error)
+            if wanted(source.name):
+                yield source.name, unreadable_image(reason)
+            elif source.whole or self._shard.has_path(source.name):  # an earlier job wrote the row
+                _LOG.warning("%s: %s", source.name, reason)
 
     def source_of_next(self) -> str:
         """The source of the next image, in the order in which they were given."""

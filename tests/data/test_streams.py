@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from skipnets.data.decoding import ImageDecodeError, Source, open_image
-from skipnets.data.streams import Shard, image_sources
+from skipnets.data.streams import Shard, image_sources, unreadable_image
 from skipnets.errors import UserError
 
 
@@ -27,8 +27,13 @@ def png(shade: int) -> bytes:
 
 
 def read(addresses: Iterable[object]) -> dict[str, Source]:
-    """All images, each once."""
-    pairs = [pair for source in image_sources(map(str, addresses)) for pair in source.read(lambda _: True)]
+    """All images, each once; a source that cannot be read is one that fails."""
+    pairs: list[tuple[str, Source]] = []
+    for source in image_sources(map(str, addresses)):
+        try:
+            pairs += source.read(lambda _: True)
+        except OSError as error:
+            pairs.append((source.name, unreadable_image(str(error))))
     assert len(dict(pairs)) == len(pairs)
     return dict(pairs)
 
@@ -102,6 +107,55 @@ def test_a_tar_file_gives_its_images(name: str, tmp_path: Path) -> None:
             f"{path}:000.png": 10,
             f"{path}:a/001.png": 20,
         }
+
+
+def test_a_source_that_cannot_be_read_says_so_and_stops_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "broken.tar").symlink_to(tmp_path / "nowhere.tar")
+    (tmp_path / "loop.parquet").symlink_to("loop.parquet")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "image.png").write_bytes(png(1))
+    os.mkfifo(tmp_path / "folder" / "pipe.png")
+    found = read([tmp_path])
+    assert shade(found.pop(str(tmp_path / "image.png"))) == 1
+    for name, reason in (
+        ("pipe.tar", "is not a regular file"),
+        ("folder/pipe.png", "is not a regular file"),
+        ("broken.tar", "No such file"),
+        ("loop.parquet", "symbolic links"),
+    ):
+        with pytest.raises(ImageDecodeError, match=reason):
+            open_image(found.pop(str(tmp_path / name)))
+    assert not found
+    [given] = read([tmp_path / "pipe.tar"]).values()
+    with pytest.raises(ImageDecodeError, match="is not a regular file"):
+        open_image(given)
+
+
+def test_a_folder_that_cannot_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/locked", "b"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "0.png").write_bytes(png(1))
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:  # as the tests may run as root, who may read everything
+        if path.endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    failed = []
+    names = []
+    for source in image_sources([str(tmp_path)]):
+        try:
+            names += [path for path, _ in source.read(lambda _: True)]
+        except PermissionError:
+            failed.append(source.name)
+        except OSError as error:
+            failed.append(f"{source.name}: {error}")
+    locked = str(tmp_path / "a" / "locked")
+    assert failed == [locked, f"{locked}: Permission denied"]  # its images, then its folders
+    assert names == [str(tmp_path / "b" / "0.png")]
 
 
 def test_a_tar_file_cut_short_gives_what_it_has_and_says_so(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import stat
 import sys
 import tarfile
 import zlib
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO, Literal, cast
 from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES, Source
 from skipnets.errors import UserError, missing_extra
 
-__all__ = ["ImageSource", "Shard", "image_sources"]
+__all__ = ["ImageSource", "Shard", "image_sources", "unreadable_image"]
 
 _TAR = (".tar", ".tar.gz", ".tgz")
 _PARQUET = (".parquet",)
@@ -76,7 +77,8 @@ class ImageSource:
     Attributes:
         name: The folder, the tar file, or "file.parquet#3" for a row group.
         whole: Whether it goes to one shard as a whole.
-        read: Yields path and image of those whose path is wanted.
+        read: Yields path and image of those whose path is wanted; an OSError says why the source itself
+            cannot be read, or not to its end.
         stamp: Changes when an image is added, or the file is another; 0 where that is not known.
     """
 
@@ -120,15 +122,21 @@ def image_sources(addresses: Iterable[str]) -> Iterator[ImageSource]:
 class _Local:
     """Files of this machine."""
 
-    def is_folder(self, path: str) -> bool:
-        return Path(path).is_dir()
+    def kind(self, path: str) -> Kind:
+        """What is at a path; an OSError if nothing is."""
+        mode = Path(path).stat().st_mode
+        return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
     def entries(self, folder: str) -> Iterator[tuple[str, Kind]]:
         """Paths in a folder, as they come, and what they are; hidden ones are passed over."""
         with os.scandir(folder) as scan:
             for entry in scan:
                 if not entry.name.startswith("."):
-                    yield entry.path, "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+                    try:
+                        kind: Kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+                    except OSError:  # such as of a link to itself
+                        kind = "other"
+                    yield entry.path, kind
 
     def identity(self, folder: str) -> object:
         """The same for two paths to one folder."""
@@ -167,8 +175,8 @@ class _Remote:
                 raise
             raise UserError(f"images: {address} cannot be opened ({error})") from error
 
-    def is_folder(self, path: str) -> bool:
-        return bool(self._files.isdir(path))
+    def kind(self, path: str) -> Kind:
+        return "folder" if self._files.isdir(path) else "file"
 
     def entries(self, folder: str) -> Iterator[tuple[str, Kind]]:
         """As of this machine; a store is asked for a folder at a time."""
@@ -216,7 +224,7 @@ class _Later:
         return self._opened().tell()
 
 
-def _failing(reason: str) -> Source:
+def unreadable_image(reason: str) -> Source:
     """An image that cannot be read, for this reason."""
 
     def fail() -> bytes:
@@ -233,12 +241,31 @@ def _at(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSource]:
 
     Args:
         files: Where it is.
-        path: The file or folder.
+        path: The file or folder; if it cannot be read, it is a source that says so.
         seen: Folders that were read before; each is read once, whatever links lead to it.
     """
-    if not files.is_folder(path):
-        yield from _of_file(files, path)
-        return
+    try:
+        kind = files.kind(path)
+        if kind == "folder":
+            yield from _of_folder(files, path, seen)
+        elif kind == "file":
+            yield from _of_file(files, path)
+        else:
+            yield _unreadable(path, "is not a regular file")
+    except OSError as error:
+        yield _unreadable(path, error.strerror or str(error))
+
+
+def _unreadable(path: str, reason: str) -> ImageSource:
+    """A source that says why it cannot be read; shard files stay whole, so that others keep their index."""
+
+    def read(_: Wanted) -> Iterator[tuple[str, Source]]:
+        raise OSError(reason)
+
+    return ImageSource(path, whole=path.lower().endswith((*_TAR, *_PARQUET)), read=read)
+
+
+def _of_folder(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSource]:
     identity = files.identity(path)
     if identity in seen:
         return
@@ -257,7 +284,7 @@ def _at(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSource]:
 def _in_folder(files: _Files, folder: str, wanted: Wanted) -> Iterator[tuple[str, Source]]:
     for path, kind in files.entries(folder):
         if kind != "folder" and path.lower().endswith(_IMAGES) and wanted(path):
-            yield path, files.image(path) if kind == "file" else _failing("is not a regular file")
+            yield path, files.image(path) if kind == "file" else unreadable_image("is not a regular file")
 
 
 def _of_file(files: _Files, path: str) -> Iterator[ImageSource]:
@@ -293,8 +320,7 @@ def _in_tar(files: _Files, path: str, wanted: Wanted) -> Iterator[tuple[str, Sou
                     yield name, content.read()
                 tar.members = []  # type: ignore[attr-defined]  # which would grow by every file
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        if wanted(path):
-            yield path, _failing(f"is damaged from here on ({error})")
+        raise OSError(f"is damaged from here on ({error})") from error
 
 
 def _row_groups(files: _Files, path: str) -> Iterator[ImageSource]:
@@ -312,8 +338,7 @@ def _row_groups(files: _Files, path: str) -> Iterator[ImageSource]:
             for group in range(groups):
                 firsts.append(firsts[-1] + opened.metadata.row_group(group).num_rows)
     except pyarrow.ArrowException as error:
-        reason = f"is not a readable Parquet file ({error})"
-        yield ImageSource(path, whole=True, read=lambda _: iter([(path, _failing(reason))]))
+        yield _unreadable(path, f"is not a readable Parquet file ({error})")
         return
     stamp = files.stamp(path)
     for group in range(groups):
@@ -357,8 +382,9 @@ def _in_row_group(
                     if wanted(name):
                         content = value.as_py()
                         content = content.get("bytes") if isinstance(content, dict) else content
-                        yield name, _failing("has no image in this row") if content is None else content
+                        yield (
+                            name,
+                            unreadable_image("has no image in this row") if content is None else content,
+                        )
     except (pyarrow.ArrowException, OSError) as error:
-        name = f"{path}#{group}"
-        if wanted(name):
-            yield name, _failing(f"is damaged from here on ({error})")
+        raise OSError(f"is damaged from here on ({error})") from error
