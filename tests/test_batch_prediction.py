@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
@@ -134,6 +135,37 @@ def test_an_image_that_is_added_later_is_predicted_later(classifier: Classifier,
     again = predict_to_folder(classifier, [str(images)], tmp_path / "out")
     assert (again.rows, again.skipped) == (1, 3)
     assert len({row["path"] for row in rows(tmp_path / "out")}) == len(rows(tmp_path / "out")) == 4
+
+
+def test_an_image_that_is_added_to_an_object_store_is_predicted_later(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    content = (images / "00.png").read_bytes()
+    files.pipe({"/added/a.png": content, "/added/x.tar": (images / "shard.tar").read_bytes()})
+    try:
+        assert predict_to_folder(classifier, ["memory://added"], tmp_path).rows == 9
+        files.pipe("/added/b.png", content)
+        again = predict_to_folder(classifier, ["memory://added"], tmp_path)
+        assert (again.rows, again.skipped) == (1, 1)  # the tar file is not read again
+    finally:
+        files.rm("/added", recursive=True)
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.parquet"])
+def test_a_file_of_images_that_was_replaced_is_refused(
+    name: str, classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    if name.endswith("tar"):
+        path.write_bytes((images / "shard.tar").read_bytes())
+    else:
+        pq.write_table(pa.table({"image": [(images / "00.png").read_bytes()]}), path)
+    assert predict_to_folder(classifier, [str(path)], tmp_path / "out").rows in (8, 1)
+    assert predict_to_folder(classifier, [str(path)], tmp_path / "out").rows == 0
+    os.utime(path, (1, 1))
+    with pytest.raises(UserError, match=rf"{name}.* changed since it was predicted; choose another folder"):
+        predict_to_folder(classifier, [str(path)], tmp_path / "out")
 
 
 def test_shards_divide_the_images(classifier: Classifier, images: Path, tmp_path: Path) -> None:

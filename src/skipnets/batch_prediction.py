@@ -183,9 +183,8 @@ class _Stream:
                 self._given += 1
                 self._ahead.append(source.name)
                 yield path, image
-            if source.name in self._unreadable:  # the next job tries it again
-                continue
-            if source.name != "-":  # which may be something else the next time
+            # What could not be read is tried again by the next job, and what has no stamp is read again.
+            if source.name not in self._unreadable and source.stamp:
                 self._ends.append((self._given, source.name, source.stamp))
 
     def _read(self, source: ImageSource) -> Iterator[tuple[str, Source]]:
@@ -277,8 +276,15 @@ class _Earlier:
                 self._files_of.setdefault(source, []).append(path)
 
     def has_finished(self, source: ImageSource) -> bool:
-        """Whether a source was read to its end, and is as it was."""
-        return self._finished.get(_text(source.name)) == source.stamp
+        """Whether a source was read to its end, and is as it was.
+
+        Raises:
+            UserError: If it is a file of images that is another now; its rows are of those that it had.
+        """
+        stamp = self._finished.get(_text(source.name), 0)
+        if source.whole and stamp and source.stamp and stamp != source.stamp:
+            raise UserError(f"images: {source.name} changed since it was predicted; choose another folder")
+        return stamp != 0 and stamp == source.stamp
 
     def done_in(self, source: ImageSource) -> set[bytes]:
         """Digests of the paths in a source that have rows."""

@@ -188,8 +188,17 @@ class _Remote:
     def identity(self, folder: str) -> object:
         return folder
 
-    def stamp(self, path: str) -> int:  # noqa: ARG002
-        return 0
+    def stamp(self, path: str) -> int:
+        """When a file changed, in seconds, which is as fine as all stores tell it.
+
+        0 for a folder, as stores do not tell when one changed, and where it is not known.
+        """
+        if self._files.isdir(path):
+            return 0
+        try:
+            return int(self._files.modified(path).timestamp())
+        except (NotImplementedError, AttributeError, KeyError):  # such as web servers
+            return 0
 
     def image(self, path: str) -> Source:
         return cast(BinaryIO, _Later(lambda: self._files.cat_file(path)))
@@ -298,6 +307,7 @@ def _of_file(files: _Files, path: str) -> Iterator[ImageSource]:
             path,
             whole=False,
             read=lambda wanted: iter([(path, files.image(path))] if wanted(path) else []),
+            stamp=files.stamp(path),
         )
 
 
