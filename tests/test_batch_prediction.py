@@ -198,7 +198,7 @@ def test_memory_does_not_grow_with_the_images(
 
     source = ImageSource("endless", False, lambda _: iter(Endless()))
     monkeypatch.setattr("skipnets.batch_prediction.image_sources", lambda _: iter([source]))
-    predict_to_folder(classifier, [""], tmp_path, batch_size=8, rows_per_file=100, progress=watch)
+    predict_to_folder(classifier, ["-"], tmp_path, batch_size=8, rows_per_file=100, progress=watch)
     assert most <= 3 * 8
     assert len(list(tmp_path.glob("part-*.parquet"))) == 20
 
@@ -260,6 +260,45 @@ def test_a_folder_that_cannot_be_read_is_one_row(
         result = predict_to_folder(classifier, [str(images)], tmp_path)
     assert (result.rows, result.failed) == (1, 1)
     assert predict_to_folder(classifier, [str(images)], tmp_path).rows == COUNT
+
+
+def test_a_missing_address_stops_a_job_before_it_begins(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="missing does not exist"):
+        predict_to_folder(classifier, [str(images), str(tmp_path / "missing")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_later_keeps_the_rows_before_it(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("fsspec")
+    with pytest.raises(UserError, match="memory://missing does not exist"):
+        predict_to_folder(classifier, [str(images), "memory://missing"], tmp_path, batch_size=4)
+    assert len(rows(tmp_path)) >= COUNT - 3 * 4  # those that were read ahead are predicted the next time
+    predict_to_folder(classifier, [str(images)], tmp_path)
+    assert_complete(tmp_path, images)
+
+
+def test_an_output_that_cannot_be_written_is_said(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "afile").write_text("kept")
+    for output in (tmp_path / "afile", tmp_path / "afile" / "below"):
+        with pytest.raises(UserError, match=rf"output={output}: cannot be written \((File exists|Not a dir)"):
+            predict_to_folder(classifier, [str(images)], output)
+    assert (tmp_path / "afile").read_text() == "kept"
+    path_open = Path.open
+
+    def refuse(path: Path, mode: str = "r", **options: Any) -> Any:  # as root may write everywhere
+        if "w" in mode:
+            raise PermissionError(13, "Permission denied", str(path))
+        return path_open(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"out: cannot be written \(Permission denied\)"):
+        predict_to_folder(classifier, [str(images)], tmp_path / "out")
 
 
 def test_names_that_are_not_text_stay_apart(classifier: Classifier, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 from skipnets.classifier import Classifier, Prediction
 from skipnets.data.decoding import Source
-from skipnets.data.streams import ImageSource, Shard, image_sources, unreadable_image
+from skipnets.data.streams import ImageSource, Shard, check_addresses, image_sources, unreadable_image
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
 
@@ -89,14 +89,17 @@ def predict_to_folder(
 
     Raises:
         UserError: If there is nothing at an address, or the folder holds predictions of another model, of
-            other options, or is being written by another job.
+            other options, cannot be written, or is being written by another job.
     """
     try:
         import pyarrow  # noqa: F401
     except ImportError:
         raise missing_extra("scale", "pyarrow") from None
+    addresses = list(addresses)
+    check_addresses(addresses)
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     top_k = min(top_k, len(classifier.classes))
     about = {"model": _fingerprint(classifier), "top_k": top_k}
     with _locked(folder / f".shard-{shard.number}-of-{shard.count}.lock", lock_seconds):
@@ -108,20 +111,22 @@ def predict_to_folder(
         writer = _Writer(folder, shard, about, top_k, earlier.next_number)
         started = time.monotonic()
         predictions = classifier.predict_named(stream, top_k, batch_size=batch_size, workers=workers)
-        for prediction in predictions:
-            writer.add(prediction, stream.source_of_next())
-            result.rows += 1
-            if prediction.error is not None:
-                result.failed += 1
-                if len(result.failures) < _FAILURES_NAMED:
-                    result.failures[prediction.source] = prediction.error
-            if writer.count >= rows_per_file or time.monotonic() - started > seconds_per_file:
+        try:
+            for prediction in predictions:
+                writer.add(prediction, stream.source_of_next())
+                result.rows += 1
+                if prediction.error is not None:
+                    result.failed += 1
+                    if len(result.failures) < _FAILURES_NAMED:
+                        result.failures[prediction.source] = prediction.error
+                if writer.count >= rows_per_file or time.monotonic() - started > seconds_per_file:
+                    result.files.append(writer.write(stream.finished()))
+                    started = time.monotonic()
+                if progress is not None:
+                    progress(result)
+        finally:  # also the rows of a job that an error ends
+            if writer.count:
                 result.files.append(writer.write(stream.finished()))
-                started = time.monotonic()
-            if progress is not None:
-                progress(result)
-        if writer.count:
-            result.files.append(writer.write(stream.finished()))
     return result
 
 
@@ -350,7 +355,7 @@ class _Writer:
         metadata = {_METADATA: json.dumps({**self._about, "finished": finished})}
         table = pyarrow.table(columns, schema=pyarrow.schema(types, metadata=metadata))
         path = self._folder / f"{_prefix(self._shard)}{self._number:05}.parquet"
-        with atomic_path(path) as temporary:
+        with _writing(self._folder), atomic_path(path) as temporary:
             pyarrow.parquet.write_table(table, temporary, compression="zstd")
         self._rows = []
         self._number += 1
@@ -385,6 +390,15 @@ def _fingerprint(classifier: Classifier) -> str:
 
 
 @contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say in one line that a folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"output={folder}: cannot be written ({error.strerror or error})") from error
+
+
+@contextmanager
 def _locked(path: Path, seconds: float) -> Iterator[None]:
     """Keep other jobs away from a shard; the lock ends with the process, however that ends."""
     try:
@@ -393,7 +407,9 @@ def _locked(path: Path, seconds: float) -> Iterator[None]:
         yield
         return
     until = time.monotonic() + seconds
-    with path.open("w") as file:
+    with _writing(path.parent):
+        opened = path.open("w")
+    with opened as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

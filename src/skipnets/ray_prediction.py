@@ -14,7 +14,7 @@ from typing import Any
 
 from skipnets.batch_prediction import BatchResult, predict_to_folder, shards_of, summary_of
 from skipnets.classifier import Classifier, load
-from skipnets.data.streams import Shard
+from skipnets.data.streams import Shard, check_addresses
 from skipnets.errors import UserError, missing_extra
 
 __all__ = ["predict_with_ray"]
@@ -62,6 +62,7 @@ def predict_with_ray(
         raise missing_extra("ray", "ray") from None
     if "-" in addresses:
         raise UserError("images: cannot come from standard input with engine=ray")
+    check_addresses(addresses)
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
     ray.data.DataContext.get_current().enable_progress_bars = False

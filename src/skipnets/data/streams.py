@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Literal, cast
 from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES, Source
 from skipnets.errors import UserError, missing_extra
 
-__all__ = ["ImageSource", "Shard", "image_sources", "unreadable_image"]
+__all__ = ["ImageSource", "Shard", "check_addresses", "image_sources", "unreadable_image"]
 
 _TAR = (".tar", ".tar.gz", ".tgz")
 _PARQUET = (".parquet",)
@@ -96,8 +96,11 @@ def image_sources(addresses: Iterable[str]) -> Iterator[ImageSource]:
             such as "s3://bucket/photos".
 
     Raises:
-        UserError: If there is nothing at an address, or a Parquet file has no images.
+        UserError: If there is nothing at an address, or a Parquet file has no images; for addresses of this
+            machine before the first source, see `check_addresses`.
     """
+    addresses = list(addresses)
+    check_addresses(addresses)
     seen: set[object] = set()
     for address in addresses:
         if address == "-":
@@ -105,18 +108,30 @@ def image_sources(addresses: Iterable[str]) -> Iterator[ImageSource]:
         elif "://" in address:
             remote = _Remote(address)
             yield from _at(remote, remote.root, seen)
-        elif os.path.lexists(address):
-            yield from _at(_Local(), address, seen)
-        elif glob.has_magic(address):
-            matches = glob.iglob(address, recursive=True)  # noqa: PTH207 - absolute patterns work, too
-            found = False
-            for match in matches:
-                found = True
-                yield from _at(_Local(), match, seen)
-            if not found:
-                raise UserError(f"images: no file matches {address}")
         else:
-            raise UserError(f"images: {address} does not exist (and no file matches it as a pattern)")
+            for path in _matches(address):
+                yield from _at(_Local(), path, seen)
+
+
+def check_addresses(addresses: Iterable[str]) -> None:
+    """Check that there is something at each address of this machine, before anything slow begins.
+
+    Raises:
+        UserError: If not.
+    """
+    for address in addresses:
+        if address == "-" or "://" in address or next(_matches(address), None) is not None:
+            continue
+        if glob.has_magic(address):
+            raise UserError(f"images: no file matches {address}")
+        raise UserError(f"images: {address} does not exist (and no file matches it as a pattern)")
+
+
+def _matches(address: str) -> Iterator[str]:
+    """The paths that an address means: itself, or what it matches as a pattern."""
+    if os.path.lexists(address):
+        return iter([address])
+    return glob.iglob(address, recursive=True)  # noqa: PTH207 - absolute patterns work, too
 
 
 class _Local:
