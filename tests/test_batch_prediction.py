@@ -226,7 +226,7 @@ def test_one_job_at_a_time(classifier: Classifier, images: Path, tmp_path: Path)
 
 
 def test_a_source_that_failed_is_tried_again(
-    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard = str(images / "shard.tar")
     whole = (images / "shard.tar").read_bytes()
@@ -243,10 +243,59 @@ def test_a_source_that_failed_is_tried_again(
         assert 1 < first.rows < 9
         assert first.failures == {shard: "image: is damaged from here on (connection reset)"}
         again = predict_to_folder(classifier, [shard], tmp_path)
-        assert again.rows == 0
-        assert "connection reset" in caplog.text
+        assert (again.rows, again.failures) == (1, first.failures)
     assert predict_to_folder(classifier, [shard], tmp_path).rows == 8 - (first.rows - 1)
-    assert len({row["path"] for row in rows(tmp_path)}) == len(rows(tmp_path)) == 9
+    assert {row["path"]: row["error"] for row in rows(tmp_path)} == dict.fromkeys(
+        f"{shard}:{index:03}.png" for index in range(8)
+    )
+    assert len(rows(tmp_path)) == 8
+    assert predict_to_folder(classifier, [shard], tmp_path).rows == 0
+
+
+def test_an_image_that_could_not_be_read_is_tried_again(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Image.open
+
+    def refuse(file: Any, *arguments: Any, **options: Any) -> Image.Image:
+        if str(file).endswith(("03.png", "more/4.png")):
+            raise OSError(5, "Input/output error", file)
+        return opened(file, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", refuse)
+        for attempted in (COUNT, 2):
+            result = predict_to_folder(classifier, [str(images)], tmp_path, rows_per_file=7)
+            assert (result.rows, len(rows(tmp_path))) == (attempted, COUNT)
+            assert sum("Input/output error" in (row["error"] or "") for row in rows(tmp_path)) == 2
+    assert predict_to_folder(classifier, [str(images)], tmp_path).rows == 2
+    assert_complete(tmp_path, images)
+    assert [row["path"] for row in rows(tmp_path) if row["error"]] == [str(images / "23.png")]
+    assert predict_to_folder(classifier, [str(images)], tmp_path).rows == 0
+
+
+def test_an_object_that_a_store_did_not_give_is_tried_again(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    files.pipe({f"/busy/{index}.png": (images / "00.png").read_bytes() for index in range(3)})
+
+    class BusyError(Exception):
+        pass
+
+    def refuse(*_: object) -> bytes:
+        raise BusyError("slow down")
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(files), "cat_file", refuse)
+            result = predict_to_folder(classifier, ["memory://busy"], tmp_path)
+        assert (result.rows, result.failed) == (3, 3)
+        assert "slow down" in result.failures["/busy/0.png"]
+        assert predict_to_folder(classifier, ["memory://busy"], tmp_path).rows == 3
+        assert [row["error"] for row in rows(tmp_path)] == [None] * 3
+    finally:
+        files.rm("/busy", recursive=True)
 
 
 def test_a_folder_that_cannot_be_read_is_one_row(

@@ -3,14 +3,14 @@
 What is finished is told by the files alone. Each is complete or not there, and names in its metadata the
 sources that were read to their end with it. A job that starts again passes over those, and, in sources that
 were begun or have changed, over the images that a file has a row for. So no image is lost or repeated,
-whatever moment a job was killed at.
+whatever moment a job was killed at. Rows of files that could not be read, as of a store that did not answer,
+are taken out by the next job, which tries them again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
 import time
@@ -21,15 +21,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from skipnets.classifier import Classifier, Prediction
-from skipnets.data.decoding import Source
-from skipnets.data.streams import ImageSource, Shard, check_addresses, image_sources, unreadable_image
+from skipnets.data.decoding import ImageDecodeError, Source
+from skipnets.data.streams import (
+    ImageSource,
+    Shard,
+    check_addresses,
+    image_sources,
+    is_failed_read,
+    unreadable_image,
+)
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
 
 __all__ = ["BatchResult", "predict_to_folder", "shards_of", "summary_of"]
 
-_LOG = logging.getLogger("skipnets")
 _METADATA = b"skipnets"
 _PART = re.compile(r"part(?:-(\d+)-of-(\d+))?-(\d+)\.parquet")
 _ROWS = 20_000
@@ -44,7 +52,7 @@ class BatchResult:
 
     Attributes:
         rows: Images that it predicted.
-        failed: How many of them could not be read; their rows have an `error`.
+        failed: How many of them could not be read or are no images; their rows have an `error`.
         skipped: Images that an earlier job had predicted, in sources that it had not finished.
         files: Files that it wrote.
         failures: Path → reason of the first that failed.
@@ -110,10 +118,13 @@ def predict_to_folder(
         stream = _Stream(image_sources(addresses), shard, earlier, result)
         writer = _Writer(folder, shard, about, top_k, earlier.next_number)
         started = time.monotonic()
-        predictions = classifier.predict_named(stream, top_k, batch_size=batch_size, workers=workers)
+        predictions = classifier.predict_named(
+            stream, top_k, batch_size=batch_size, workers=workers, failed=stream.failed
+        )
         try:
             for prediction in predictions:
-                writer.add(prediction, stream.source_of_next())
+                source, unread = stream.take(prediction.source)
+                writer.add(prediction, source, unread=unread)
                 result.rows += 1
                 if prediction.error is not None:
                     result.failed += 1
@@ -173,7 +184,8 @@ class _Stream:
         self._taken = 0
         self._given = 0
         self._ends: deque[tuple[int, str, int]] = deque()
-        self._unreadable: set[str] = set()
+        self._unread: set[str] = set()  # images and sources that the next job tries again
+        self._unfinished: set[str] = set()  # sources that have such images
 
     def __iter__(self) -> Iterator[tuple[str, Source]]:
         wholes = 0
@@ -188,8 +200,7 @@ class _Stream:
                 self._given += 1
                 self._ahead.append(source.name)
                 yield path, image
-            # What could not be read is tried again by the next job, and what has no stamp is read again.
-            if source.name not in self._unreadable and source.stamp:
+            if source.stamp:
                 self._ends.append((self._given, source.name, source.stamp))
 
     def _read(self, source: ImageSource) -> Iterator[tuple[str, Source]]:
@@ -198,26 +209,32 @@ class _Stream:
         try:
             yield from source.read(wanted)
         except OSError as error:
-            if source.name in self._unreadable:
-                return
-            self._unreadable.add(source.name)
-            reason = error.strerror or str(error)
-            if wanted(source.name):
-                yield source.name, unreadable_image(reason)
-            elif source.whole or self._shard.has_path(source.name):  # an earlier job wrote the row
-                _LOG.warning("%s: %s", source.name, reason)
+            self._unfinished.add(source.name)
+            if source.name not in self._unread and wanted(source.name):
+                self._unread.add(source.name)
+                yield source.name, unreadable_image(error.strerror or str(error))
 
-    def source_of_next(self) -> str:
-        """The source of the next image, in the order in which they were given."""
+    def failed(self, name: str, error: ImageDecodeError) -> None:
+        """Note that an image could not be read."""
+        if is_failed_read(error.__cause__):
+            self._unread.add(name)
+
+    def take(self, name: str) -> tuple[str, bool]:
+        """The source of the next image, in the order they were given in, and whether it could not be read."""
         self._taken += 1
-        return self._ahead.popleft()
+        source = self._ahead.popleft()
+        unread = name in self._unread
+        if unread:
+            self._unfinished.add(source)
+        return source, unread
 
     def finished(self) -> dict[str, int]:
-        """Sources all of whose images were taken, with their stamps; each is told once."""
+        """Sources all of whose images were taken and read, with their stamps; each is told once."""
         found = {}
         while self._ends and self._ends[0][0] <= self._taken:
             _, name, stamp = self._ends.popleft()
-            found[_text(name)] = stamp
+            if name not in self._unfinished:
+                found[_text(name)] = stamp
         return found
 
     def _wanted(self, source: ImageSource) -> Callable[[str], bool]:
@@ -274,6 +291,8 @@ class _Earlier:
                 if told.get(key) != value:
                     what = "another model" if key == "model" else f"{key}={told.get(key)}"
                     raise UserError(f"output={folder}: holds predictions with {what}; choose another folder")
+            if told.get("unread"):
+                _take_out(path, told)
             self._finished.update(told["finished"])
             self.next_number = max(self.next_number, int(match[3]) + 1)
             sources = pyarrow.parquet.read_table(path, columns=["source"])["source"]
@@ -303,6 +322,25 @@ class _Earlier:
         return done
 
 
+def _take_out(path: Path, told: dict[str, Any]) -> None:
+    """Write a file again without the rows of what could not be read.
+
+    Args:
+        path: The file.
+        told: Its metadata.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    kept = np.ones(table.num_rows, dtype=bool)
+    kept[told["unread"]] = False
+    metadata = {_METADATA: json.dumps({**told, "unread": []})}
+    with _writing(path.parent), atomic_path(path) as temporary:
+        table = table.filter(pyarrow.array(kept)).replace_schema_metadata(metadata)
+        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+
+
 class _Writer:
     """Collects rows and writes them as a file.
 
@@ -321,14 +359,17 @@ class _Writer:
         self._top_k = top_k
         self._number = number
         self._rows: list[tuple[Prediction, str]] = []
+        self._unread: list[int] = []
 
     @property
     def count(self) -> int:
         """Rows that no file has yet."""
         return len(self._rows)
 
-    def add(self, prediction: Prediction, source: str) -> None:
-        """Take a row."""
+    def add(self, prediction: Prediction, source: str, *, unread: bool) -> None:
+        """Take a row; `unread` says that it holds until the image is tried again."""
+        if unread:
+            self._unread.append(len(self._rows))
         self._rows.append((prediction, source))
 
     def write(self, finished: Mapping[str, int]) -> Path:
@@ -352,12 +393,12 @@ class _Writer:
         columns["error"] = [None if row.error is None else _text(row.error) for row in predictions]
         columns["source"] = [_text(source) for _, source in self._rows]
         types += [("error", pyarrow.string()), ("source", pyarrow.string())]
-        metadata = {_METADATA: json.dumps({**self._about, "finished": finished})}
+        metadata = {_METADATA: json.dumps({**self._about, "finished": finished, "unread": self._unread})}
         table = pyarrow.table(columns, schema=pyarrow.schema(types, metadata=metadata))
         path = self._folder / f"{_prefix(self._shard)}{self._number:05}.parquet"
         with _writing(self._folder), atomic_path(path) as temporary:
             pyarrow.parquet.write_table(table, temporary, compression="zstd")
-        self._rows = []
+        self._rows, self._unread = [], []
         self._number += 1
         return path
 

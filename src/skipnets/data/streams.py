@@ -7,7 +7,9 @@ what a job that was interrupted skips as a whole.
 
 from __future__ import annotations
 
+import errno
 import glob
+import hashlib
 import io
 import os
 import stat
@@ -20,9 +22,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES, Source
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, missing_extra, one_line
 
-__all__ = ["ImageSource", "Shard", "check_addresses", "image_sources", "unreadable_image"]
+__all__ = ["ImageSource", "Shard", "check_addresses", "image_sources", "is_failed_read", "unreadable_image"]
 
 _TAR = (".tar", ".tar.gz", ".tgz")
 _PARQUET = (".parquet",)
@@ -91,26 +93,31 @@ class ImageSource:
 def image_sources(addresses: Iterable[str]) -> Iterator[ImageSource]:
     """The sources at some addresses, in an order that depends on names alone.
 
+    What is reached by several of the addresses, in whatever spelling, comes once. Links to one folder count
+    as spellings of it; a link to a file is a file of its own.
+
     Args:
-        addresses: Files, folders, patterns, "-" for paths on standard input, or addresses that fsspec opens,
-            such as "s3://bucket/photos".
+        addresses: Files, folders, patterns, "-" for paths on standard input, which come last, or addresses
+            that fsspec opens, such as "s3://bucket/photos".
 
     Raises:
         UserError: If there is nothing at an address, or a Parquet file has no images; for addresses of this
             machine before the first source, see `check_addresses`.
     """
-    addresses = list(addresses)
+    addresses = [_without_scheme(address) for address in addresses]
     check_addresses(addresses)
     seen: set[object] = set()
     for address in addresses:
         if address == "-":
-            yield ImageSource("-", whole=False, read=_from_standard_input)
-        elif "://" in address:
+            continue
+        if "://" in address:
             remote = _Remote(address)
             yield from _at(remote, remote.root, seen)
         else:
-            for path in _matches(address):
+            for path in sorted(_matches(address)):  # shards count on their order
                 yield from _at(_Local(), path, seen)
+    if "-" in addresses:
+        yield ImageSource("-", whole=False, read=lambda wanted: _from_standard_input(wanted, seen))
 
 
 def check_addresses(addresses: Iterable[str]) -> None:
@@ -119,12 +126,17 @@ def check_addresses(addresses: Iterable[str]) -> None:
     Raises:
         UserError: If not.
     """
-    for address in addresses:
+    for address in map(_without_scheme, addresses):
         if address == "-" or "://" in address or next(_matches(address), None) is not None:
             continue
         if glob.has_magic(address):
             raise UserError(f"images: no file matches {address}")
         raise UserError(f"images: {address} does not exist (and no file matches it as a pattern)")
+
+
+def _without_scheme(address: str) -> str:
+    """A path of this machine instead of a "file://" address, as it is another spelling of it."""
+    return address.removeprefix("file://")
 
 
 def _matches(address: str) -> Iterator[str]:
@@ -155,8 +167,12 @@ class _Local:
 
     def identity(self, folder: str) -> object:
         """The same for two paths to one folder."""
-        status = Path(folder).stat()
+        status = Path(folder or os.curdir).stat()
         return status.st_dev, status.st_ino
+
+    def split(self, path: str) -> tuple[str, str]:
+        """Folder and name of a file."""
+        return os.path.split(path)
 
     def stamp(self, path: str) -> int:
         """When the folder's entries, or the file, changed."""
@@ -201,7 +217,13 @@ class _Remote:
                 yield path, "folder" if entry["type"] == "directory" else "file"
 
     def identity(self, folder: str) -> object:
-        return folder
+        """The same for two paths to one folder; no other store has it."""
+        return f"{self._files.protocol}:{folder.rstrip('/')}"
+
+    def split(self, path: str) -> tuple[str, str]:
+        """Folder and name of a file."""
+        folder, _, name = path.rpartition("/")
+        return folder, name
 
     def stamp(self, path: str) -> int:
         """When a file changed, in seconds, which is as fine as all stores tell it.
@@ -216,7 +238,17 @@ class _Remote:
             return 0
 
     def image(self, path: str) -> Source:
-        return cast(BinaryIO, _Later(lambda: self._files.cat_file(path)))
+        def fetch() -> bytes:
+            try:
+                return cast(bytes, self._files.cat_file(path))
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # each store's library has its own
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                raise OSError(errno.EIO, one_line(error)) from error
+
+        return cast(BinaryIO, _Later(fetch))
 
     def open(self, path: str) -> BinaryIO:
         return cast(BinaryIO, self._files.open(path, "rb"))
@@ -257,6 +289,14 @@ def unreadable_image(reason: str) -> Source:
     return cast(BinaryIO, _Later(fail))
 
 
+def is_failed_read(error: BaseException | None) -> bool:
+    """Whether a file could not be read, which may succeed another time, rather than that it is damaged."""
+    # Pillow's errors about content are OSErrors, too: without a number, or of offsets that no file has.
+    return isinstance(error, FileNotFoundError | TimeoutError | ConnectionError) or (
+        isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    )
+
+
 _Files = _Local | _Remote
 
 
@@ -266,18 +306,42 @@ def _at(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSource]:
     Args:
         files: Where it is.
         path: The file or folder; if it cannot be read, it is a source that says so.
-        seen: Folders that were read before; each is read once, whatever links lead to it.
+        seen: What came before: folders by their identity, files by their `_key`.
     """
+    kind: Kind = "other"
+    reason = "is not a regular file"
     try:
-        kind = files.kind(path)
+        try:
+            kind = files.kind(path)
+        except OSError as error:
+            reason = error.strerror or str(error)
         if kind == "folder":
             yield from _of_folder(files, path, seen)
-        elif kind == "file":
-            yield from _of_file(files, path)
-        else:
-            yield _unreadable(path, "is not a regular file")
+        elif not _is_repeated(files, path, seen):
+            yield from _of_file(files, path) if kind == "file" else [_unreadable(path, reason)]
     except OSError as error:
         yield _unreadable(path, error.strerror or str(error))
+
+
+def _is_repeated(files: _Files, path: str, seen: set[object]) -> bool:
+    """Whether a file came before, alone or with its folder; if not, it does now."""
+    folder, name = files.split(path)
+    identity = files.identity(folder)
+    key = _key(identity, name)
+    if key in seen or (identity in seen and _is_shown(name)):
+        return True
+    seen.add(key)
+    return False
+
+
+def _key(folder: object, name: str) -> bytes:
+    """A file in little memory: there may be millions."""
+    return hashlib.blake2b(repr((folder, name)).encode(), digest_size=16).digest()
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a folder gives a file of this name as an image."""
+    return name.lower().endswith(_IMAGES) and not name.startswith(".")
 
 
 def _unreadable(path: str, reason: str) -> ImageSource:
@@ -295,7 +359,9 @@ def _of_folder(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSou
         return
     seen.add(identity)
     stamp = files.stamp(path)
-    yield ImageSource(path, whole=False, read=lambda wanted: _in_folder(files, path, wanted), stamp=stamp)
+    yield ImageSource(
+        path, whole=False, read=lambda wanted: _in_folder(files, path, wanted, seen), stamp=stamp
+    )
     within = sorted(
         entry
         for entry, kind in files.entries(path)
@@ -305,9 +371,13 @@ def _of_folder(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSou
         yield from _at(files, entry, seen)
 
 
-def _in_folder(files: _Files, folder: str, wanted: Wanted) -> Iterator[tuple[str, Source]]:
+def _in_folder(files: _Files, folder: str, wanted: Wanted, seen: set[object]) -> Iterator[tuple[str, Source]]:
+    identity = files.identity(folder)
     for path, kind in files.entries(folder):
-        if kind != "folder" and path.lower().endswith(_IMAGES) and wanted(path):
+        name = files.split(path)[1]
+        if kind == "folder" or not _is_shown(name) or _key(identity, name) in seen:
+            continue
+        if wanted(path):
             yield path, files.image(path) if kind == "file" else unreadable_image("is not a regular file")
 
 
@@ -326,10 +396,16 @@ def _of_file(files: _Files, path: str) -> Iterator[ImageSource]:
         )
 
 
-def _from_standard_input(wanted: Wanted) -> Iterator[tuple[str, Source]]:
+def _from_standard_input(wanted: Wanted, seen: set[object]) -> Iterator[tuple[str, Source]]:
     for line in sys.stdin:
         path = line.rstrip("\r\n")
-        if path and wanted(path):
+        if not path or not wanted(path):
+            continue
+        try:
+            repeated = _is_repeated(_Local(), path, seen)
+        except OSError:  # there is no such folder, as the row will say
+            repeated = False
+        if not repeated:
             yield path, path
 
 
