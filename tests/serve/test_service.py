@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.helpers.images import declaring
 from tests.helpers.serving import (
     Serving,
     detail,
@@ -153,7 +154,7 @@ def test_an_image_that_only_becomes_large_is_counted_as_large(colors: Classifier
         assert "and 1 MiB is the limit" in answer["error"]
 
 
-def test_images_that_may_hide_their_size_are_decoded_alone(
+def test_images_that_hide_their_size_count_as_large_as_they_are(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reserved = []
@@ -164,13 +165,18 @@ def test_images_that_may_hide_their_size_are_decoded_alone(
         return original(self, size, **options)
 
     monkeypatch.setattr(PixelBudget, "reserved", note)
-    client = serving(limits=Limits(memory=10**8))
-    file = io.BytesIO()
-    Image.new("RGB", (20, 18), "blue").save(file, "AVIF", speed=10)
-    response = client.post("/v1/predict", files=upload(*[file.getvalue()] * 3, make_image("blue")))
-    assert {answer["label"] for answer in response.json()["predictions"]} == {"blue"}
-    assert sorted(reserved)[1:] == [10**8] * 3
-    assert min(reserved) < 10**5
+    client = serving(limits=Limits(memory=10**6, pixels=10**6))
+    images = []
+    for side in (16, 500, 1001):
+        file = io.BytesIO()
+        Image.new("RGB", (side, side), "blue").save(file, "AVIF", speed=10)
+        images.append(declaring(file.getvalue(), 16, 16))
+    response = client.post("/v1/predict", files=upload(*images, make_image("blue")))
+    fits, large, larger, other = response.json()["predictions"]
+    assert fits["label"] == other["label"] == "blue"
+    assert "decoding it can take 4 MiB, and 1 MiB is the limit" in large["error"]
+    assert "larger than 1,000,000 pixels" in larger["error"]
+    assert len(reserved) == 2
 
 
 def test_what_nobody_waits_for_is_not_decoded(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -391,7 +391,7 @@ class ImageLoader:
         if at.left:  # in the middle of a batch that comes several times: it is read again
             at.read -= 1
         self.sampler.start = at.read
-        for images, index, failures in self._batches:
+        for images, index, failures in _loaded(self._batches):
             at.read += 1
             for position, reason in failures:
                 name = self.dataset.names[position]
@@ -453,6 +453,27 @@ def _affordable(workers: int, batch_bytes: int) -> int:
     return min(workers, room)
 
 
+class _SharedMemoryError(Exception):
+    """A worker cannot hand over what it has read."""
+
+
+def _loaded(
+    loader: torch.utils.data.DataLoader[Any],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, Failures]]:
+    """What the workers read.
+
+    Raises:
+        UserError: Another program has filled shared memory since the workers began.
+    """
+    try:
+        yield from loader
+    except _SharedMemoryError:
+        raise UserError(
+            f"workers={loader.num_workers}: shared memory (/dev/shm) is full; fewer workers need less, "
+            "and in a container, --shm-size or --ipc=host gives more"
+        ) from None
+
+
 class _Reader:
     """From a batch's seed and positions to its pixels; it runs in the workers.
 
@@ -485,13 +506,14 @@ class _Reader:
             for start in range(0, count, _HELD_AT_ONCE)
         ]
         held = self._empty(count)
-        for pixels, index, failures in DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             plain,  # type: ignore[arg-type]  # any object with __getitem__ will do
             batch_size=None,
             sampler=parts,
             num_workers=workers if self.dataset.images is None else 0,
             generator=torch.Generator(),  # or it would draw from the global one
-        ):
+        )
+        for pixels, index, failures in _loaded(loader):
             held[index.numpy()] = pixels.numpy()
             self.held_failures.update(failures)
         self.held = held
@@ -511,7 +533,15 @@ class _Reader:
                 )
             if self.augmentation.trivial:
                 pixels = trivial_augment(pixels)
-        return torch.from_numpy(pixels), torch.from_numpy(index), failures
+        parts = torch.from_numpy(pixels), torch.from_numpy(index)
+        if torch.utils.data.get_worker_info() is not None:
+            try:
+                # DataLoader would do so in a thread, whose errors nobody sees, and wait for ever.
+                for part in parts:
+                    part.untyped_storage().share_memory_()
+            except RuntimeError as error:
+                raise _SharedMemoryError(str(error)) from None
+        return *parts, failures
 
     def _empty(self, count: int) -> NDArray[Any]:
         """(count, H, W, C)."""

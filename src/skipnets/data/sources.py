@@ -28,7 +28,9 @@ from skipnets.data.decoding import (
     Page,
     count_pages,
     open_image,
+    open_region,
     read_header,
+    render_image,
 )
 from skipnets.data.dicom import can_read_dicom, groups_of, is_dicom
 from skipnets.data.labels import check_group_names, check_labels
@@ -141,6 +143,27 @@ class ImageDataset:
             ImageDecodeError: It cannot be read, or not in 8 bits; `skipnets.data.decoding.read_values` can.
         """
         return open_image(self.source(index))
+
+    def open_reduced(self, index: int, side: int, *, channels: int) -> Image.Image:
+        """The image in 8 bits, at least as finely as a thumbnail needs it; of a JPEG no more is decoded.
+
+        What has more than 8 bits is stretched to what a person sees; of bands, the first three are shown.
+
+        Args:
+            index: Which one.
+            side: Of the square that it is to be resized to, or into, in pixels.
+            channels: 1 for gray (mode L), 3 for RGB.
+
+        Raises:
+            ImageDecodeError: It cannot be read.
+        """
+        source = self.source(index)
+        if self.bits > 8 or self.bands:
+            return render_image(source).convert("L" if channels == 1 else "RGB")
+        image, _ = open_region(
+            source, lambda width, height: (0, 0, width, height), size=(side, side), channels=channels
+        )
+        return image
 
     @functools.cached_property
     def some_headers(self) -> list[Header]:

@@ -25,7 +25,7 @@ from PIL import Image
 
 from skipnets.classifier import Classifier, Prediction
 from skipnets.data.decoding import ImageDecodeError, declared_size, decoding_bytes
-from skipnets.data.pixel_budget import AbandonedError, PixelBudget, may_hide_its_size
+from skipnets.data.pixel_budget import AbandonedError, PixelBudget
 from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError
 from skipnets.serve.batching import Batcher
@@ -332,10 +332,6 @@ class Service:
         )
         if size > self._budget.limit:
             raise ImageDecodeError(f"image: {self._budget.refusal(size)}")
-        if isinstance(image, Upload):
-            source.seek(0)
-            if may_hide_its_size(source.read(8)):
-                size = self._budget.limit  # one at a time, and nothing beside it
         with self._budget.reserved(size, abandoned=given_up.is_set):
             yield preprocessing.open(source, max_pixels=limit)
 
