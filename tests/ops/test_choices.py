@@ -80,6 +80,15 @@ def test_one_way_is_not_measured(ways):
     assert ways.runs == []
 
 
+@pytest.mark.parametrize("value", [["fast"], {"fast": 1}, 7, "other", None])
+def test_a_damaged_choice_is_measured_anew(ways, tmp_path, value):
+    path = tmp_path / "cpu.json"
+    Choices(path).choose("problem", ways.ways())
+    path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), value)))
+    assert Choices(path).seconds("problem") == (value if isinstance(value, dict) else {})
+    assert Choices(path).choose("problem", ways.ways()) == "fast"
+
+
 @pytest.mark.parametrize("text", ["{", "", "[1]", "\0\1"])
 def test_a_damaged_file_is_named_and_written_anew(ways, tmp_path, caplog, text):
     path = tmp_path / "cpu.json"

@@ -155,6 +155,7 @@ def evaluation_batches(
     batch_size: int = 64,
     workers: int = 1,
     normalize: bool = True,
+    failed: Callable[[str, ImageDecodeError], object] | None = None,
 ) -> Iterator[ImageBatch]:
     """Model input from images, in order, read ahead by threads; needs no torch.
 
@@ -165,6 +166,7 @@ def evaluation_batches(
         batch_size: Images a batch, counting those that fail.
         workers: Threads that read (Pillow decodes and resizes without Python's lock); at least one.
         normalize: False gives the pixels as they are, from 0 to 255, for a network that normalizes by itself.
+        failed: Called with name and error of an image that cannot be read, by the thread that reads it.
     """
     numbered = enumerate(sources.sources() if isinstance(sources, ImageDataset) else sources)
     reading: deque[tuple[int, str, Future[NDArray[Any] | ImageDecodeError]]] = deque()
@@ -181,6 +183,8 @@ def evaluation_batches(
                 as_displayed.append(name)
             return preprocessing.pixels(image)
         except ImageDecodeError as error:
+            if failed is not None:
+                failed(name, error)
             return error
 
     def read_ahead(count: int) -> None:

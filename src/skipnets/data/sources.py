@@ -40,7 +40,16 @@ from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find
 from skipnets.data.named import NAMED_SETS, read_named
 from skipnets.data.options import DataOptions
 from skipnets.data.raster import Header
-from skipnets.data.splits import SPLITS, SplitRow, check_fractions, cut, cut_groups, read_splits, write_splits
+from skipnets.data.splits import (
+    LATEST_FIRST,
+    SPLITS,
+    SplitRow,
+    check_fractions,
+    cut,
+    cut_groups,
+    read_splits,
+    write_splits,
+)
 from skipnets.errors import UserError, check_path, listed, naming, near_matches
 
 __all__ = ["ImageDataset", "images_below", "open_dataset"]
@@ -488,9 +497,8 @@ def _find_copies(dataset: ImageDataset, *, drop: bool) -> ImageDataset:
     if not drop or not dataset.copies:
         return dataset
     # Test images stay as they are published; what the model learns from can do without.
-    rank = {"test": 0, "val": 1, "train": 2, "": 3}
     first = clusters(dataset.copies, len(dataset))
-    order = sorted(range(len(dataset)), key=lambda index: (rank[str(dataset.splits[index])], index))
+    order = sorted(range(len(dataset)), key=lambda index: (LATEST_FIRST[str(dataset.splits[index])], index))
     kept_of: dict[int, int] = {}
     for index in order:
         kept_of.setdefault(int(first[index]), index)

@@ -106,7 +106,8 @@ class Choices:
                 del self._repeated[problem]  # Said once, and measured once.
                 choice = None
             choice = choice or self._file.get(f"{problem} | {machine()}")
-            if choice not in ways:  # Not measured yet, or one of another version.
+            # Not measured yet, one of another version, or damaged.
+            if not isinstance(choice, str) or choice not in ways:
                 choice = next(iter(ways)) if len(ways) == 1 else self._measure(problem, ways, rounds)
             for record in self._recorded:
                 record[problem] = choice
@@ -115,7 +116,8 @@ class Choices:
     def seconds(self, problem: str) -> dict[str, float]:
         """What was measured for a problem on this machine: the least time of each way; {} before that."""
         with self._lock:
-            return dict(self._file.get(f"{problem} seconds | {machine()}") or {})
+            seconds = self._file.get(f"{problem} seconds | {machine()}")
+            return dict(seconds) if isinstance(seconds, dict) else {}
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[dict[str, str]]:
