@@ -188,6 +188,13 @@ def test_copies_are_found_as_in_files(written: Path) -> None:
     assert len(open_dataset(written / "out", duplicates="drop")) == 11
 
 
+def test_a_manifest_cannot_list_them(written: Path) -> None:
+    from skipnets.report.correction import check_listed
+
+    with pytest.raises(UserError, match=r"write=clean\.csv: out lies in shards, which a manifest cannot list"):
+        check_listed(open_dataset(written / "out"), "clean.csv", "out")
+
+
 def test_options(written: Path) -> None:
     with pytest.raises(UserError, match=r"out: holds shards, for which --exclude b comes too late"):
         open_dataset(written / "out", options=DataOptions(exclude=("b",)))
