@@ -8,7 +8,8 @@ batches, to the last bit, before anything is timed. Then passes alternate, and m
 range. Read: the bytes of every image in an epoch's order, and as webdataset's reader goes through the shards
 from front to back. Load: the batches of `training_loader`, decoded, cropped at random and resized, by none
 and two workers. Cold: before each pass the system is told to drop the files' pages from its cache (their
-names and inodes stay), which matters as much as the disk is slow.
+names and inodes stay), which matters as much as the disk is slow. The processor's time an image, of the
+process that reads, tells more than the rate where other work is going on.
 """
 
 from __future__ import annotations
@@ -72,19 +73,21 @@ def compare(passes: dict[str, tuple[Callable[[], int], list[Path]]], count: int,
     """Time alternating passes, cold and warm, and print images per second."""
     for cold in (True, False):
         rates: dict[str, list[float]] = {name: [] for name in passes}
+        costs: dict[str, list[float]] = {name: [] for name in passes}
         for _ in range(repeats):
             for name, (run, paths) in passes.items():
                 if cold:
                     drop_from_cache(paths)
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
                 run()
                 rates[name].append(count / (time.perf_counter() - start))
+                costs[name].append((time.process_time() - used) / count * 1000)
         for name, measured in rates.items():
             middle = statistics.median(measured)
             temperature = "cold" if cold else "warm"
-            print(
-                f"| {name} | {temperature} | {middle:,.0f} | {min(measured):,.0f} to {max(measured):,.0f} |"
-            )
+            spread = f"{min(measured):,.0f} to {max(measured):,.0f}"
+            cost = "" if "2 workers" in name else f"{statistics.median(costs[name]):.2f}"
+            print(f"| {name} | {temperature} | {middle:,.0f} | {spread} | {cost} |", flush=True)
 
 
 def main() -> None:
@@ -115,7 +118,7 @@ def main() -> None:
             "shards": sorted(written.index.parent.glob("*.tar")),
         }
         assert read_all(files) == read_all(shards) == read_webdataset(paths["shards"])
-        print("\n| what | cache | images/s | range |\n|---|---|---:|---:|")
+        print("\n| what | cache | images/s | range | processor ms an image |\n|---|---|---:|---:|---:|")
         compare(
             {
                 "read, files": (lambda: read_all(files), paths["files"]),
