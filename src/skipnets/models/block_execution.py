@@ -29,7 +29,7 @@ from skipnets.models.execution_choice import fastest_execution
 from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution, ExecutionPolicy
 from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
-from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block, executor, not_fused
+from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, cpu_executor, dense_block, not_fused
 from skipnets.ops.transition import TransitionParameters, transition
 from skipnets.ops.triton import slower_launches, unsupported_kernels
 
@@ -197,7 +197,7 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
 
     def _runs_natively(self, features: Tensor) -> bool:
         layers = [layer.parameters() for layer in _CHECKED[self].layers]
-        return executor(features, features.dtype, layers) == "native"
+        return cpu_executor(features, features.dtype, layers) == "native"
 
     def _not_fused(self, features: Tensor) -> str | None:
         return not_fused(features, [_CHECKED[self].layers[0].parameters()])

@@ -18,10 +18,9 @@ import torch
 import triton
 from torch import Tensor
 
-from skipnets.ops.autograd import differentiable_once
 from skipnets.ops.batch_norm import Statistics
 from skipnets.ops.chunks import MapShape
-from skipnets.ops.dense_block import DenseBlockPlan, DenseBlockResult, LayerParameters
+from skipnets.ops.dense_block import DenseBlockPlan, DenseBlockResult, Executor, LayerParameters
 from skipnets.ops.triton import kernels
 from skipnets.ops.triton.device import on_device, processors, rows_of
 from skipnets.ops.triton.launches import LAUNCHES, Compiler, Recorder
@@ -143,39 +142,37 @@ def as_maps(rows: Tensor, extent: Extent, channels: int) -> Tensor:
     )
 
 
-def dense_block(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]) -> DenseBlockResult:
-    """As `skipnets.ops.dense_block.dense_block`."""
-    flat = [tensor for layer in layers for tensor in layer if tensor is not None]
-    features, *statistics = _DenseBlockFunction.apply(x, plan, *flat)
-    return DenseBlockResult(features, Statistics(*statistics[:2]), Statistics(*statistics[2:]))
+def _forward(
+    x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]
+) -> tuple[DenseBlockResult, list[Tensor]]:
+    run = Forward(x, plan, layers)
+    with on_device(x.device):
+        saved = run.run()
+    mean, variance, mean2, variance2, *_ = run.vectors(saved.vectors)
+    maps = as_maps(saved.rows, run.extent, run.extent.channels)
+    result = DenseBlockResult(maps, Statistics(mean, variance), Statistics(mean2, variance2))
+    return result, [saved.vectors, saved.weights, *([saved.bottlenecks] if plan.keep_bottleneck else [])]
 
 
-class _DenseBlockFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, plan: DenseBlockPlan, *parameters: Tensor) -> tuple[Tensor, ...]:
-        layers = plan.layers(parameters)
-        run = Forward(x, plan, layers)
-        with on_device(x.device):
-            saved = run.run()
-        maps = as_maps(saved.rows, run.extent, run.extent.channels)
-        statistics = run.vectors(saved.vectors)[:4]
-        ctx.plan, ctx.extent = plan, run.extent
-        kept = [saved.bottlenecks] if plan.keep_bottleneck else []
-        ctx.save_for_backward(maps, saved.vectors, saved.weights, *kept)
-        ctx.mark_non_differentiable(*statistics)
-        return (maps, *statistics)
+def _backward(
+    plan: DenseBlockPlan,
+    result: DenseBlockResult,
+    saved: list[Tensor],
+    layers: Sequence[LayerParameters],
+    gradient: Tensor,
+    needs_input_gradient: bool,
+) -> tuple[Tensor | None, list[Tensor]]:
+    maps, (vectors, weights, *kept) = result.features, saved
+    input_channels = layers[0].gamma1.shape[0]
+    extent = Extent.of((maps.shape[0], input_channels, *maps.shape[2:]), layers)
+    with on_device(maps.device):
+        bottlenecks = kept[0] if kept else maps.new_empty(1, extent.shape.rows, extent.bottleneck)
+        buffers = Saved(rows_of(maps), vectors, weights, bottlenecks)
+        return Backward(plan, buffers, extent, gradient, input_gradient=needs_input_gradient).run()
 
-    @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        maps, vectors, weights, *kept = ctx.saved_tensors
-        with on_device(maps.device):
-            extent = ctx.extent
-            bottlenecks = kept[0] if kept else maps.new_empty(1, extent.shape.rows, extent.bottleneck)
-            saved = Saved(rows_of(maps), vectors, weights, bottlenecks)
-            run = Backward(ctx.plan, saved, extent, gradient, input_gradient=ctx.needs_input_grad[0])
-            x_gradient, gradients = run.run()
-        return (x_gradient, None, *gradients)
+
+FUSED = Executor(_forward, _backward, reads_parameters=False)
+"""For layers with bottlenecks on a GPU."""
 
 
 class Pass:
