@@ -134,7 +134,10 @@ def dense_block(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameter
         The concatenation of x and all layers' outputs, in channels-last order (on a GPU with rows padded to
         a multiple of 16 channels), and the batch statistics.
     """
-    return execute(executor(x, plan.dtype, layers), x, plan, layers)
+    way = executor(
+        x, plan.dtype, layers, fused=unsupported_block(x.device, x.dtype, growth_widths(layers)) is None
+    )
+    return execute(way, x, plan, layers)
 
 
 def execute(
@@ -146,9 +149,9 @@ def execute(
     return DenseBlockResult(features, Statistics(*statistics[:2]), Statistics(*statistics[2:]))
 
 
-def executor(x: Tensor, dtype: torch.dtype, layers: Sequence[LayerParameters]) -> Executor:
-    """The executor of a block, by device, type and size; on a CPU, the fastest measured."""
-    if not_fused(x, layers) is None:
+def executor(x: Tensor, dtype: torch.dtype, layers: Sequence[LayerParameters], *, fused: bool) -> Executor:
+    """The executor of a block: the kernels of `skipnets.ops.triton`, or the fastest of the others."""
+    if fused:
         from skipnets.ops.triton.dense_block import FUSED
 
         return FUSED
@@ -159,9 +162,10 @@ def executor(x: Tensor, dtype: torch.dtype, layers: Sequence[LayerParameters]) -
     return REFERENCE
 
 
-def not_fused(x: Tensor, layers: Sequence[LayerParameters]) -> str | None:
-    """Why PyTorch's operators execute a block and not the kernels of `skipnets.ops.triton`, or None."""
-    return unsupported_block(x, layers[0].weight2)
+def growth_widths(layers: Sequence[LayerParameters]) -> tuple[int, int] | None:
+    """Growth rate and channels of the bottleneck; None without a bottleneck."""
+    weight = layers[0].weight2
+    return None if weight is None else (weight.shape[0], weight.shape[1])
 
 
 def cpu_executor(

@@ -73,7 +73,8 @@ def stem(images: Tensor, plan: StemPlan, parameters: StemParameters) -> StemResu
         plan: Fixed properties.
         parameters: Of convolution and norm.
     """
-    return execute(executor(images.device, plan.dtype), images, plan, parameters)
+    fused = unsupported_kernels(images.device, plan.dtype) is None
+    return execute(executor(fused=fused), images, plan, parameters)
 
 
 def execute(way: Executor, images: Tensor, plan: StemPlan, parameters: StemParameters) -> StemResult:
@@ -99,9 +100,9 @@ class Executor(NamedTuple):
     ]
 
 
-def executor(device: torch.device, dtype: torch.dtype) -> Executor:
-    """The executor of a stem."""
-    if unsupported_kernels(device, dtype) is not None:
+def executor(*, fused: bool) -> Executor:
+    """The executor of a stem: the kernels of `skipnets.ops.triton`, or PyTorch's operators."""
+    if not fused:
         return REFERENCE
     from skipnets.ops.triton.stem import FUSED
 

@@ -67,7 +67,8 @@ def transition(
     if statistics is None:
         with torch.no_grad():
             statistics = map_statistics(x)
-    return execute(executor(x.device, x.dtype), x, parameters, eps, statistics)
+    fused = unsupported_kernels(x.device, x.dtype) is None
+    return execute(executor(fused=fused), x, parameters, eps, statistics)
 
 
 def execute(
@@ -94,9 +95,9 @@ class Executor(NamedTuple):
     ]
 
 
-def executor(device: torch.device, dtype: torch.dtype) -> Executor:
-    """The executor of a transition."""
-    if unsupported_kernels(device, dtype) is not None:
+def executor(*, fused: bool) -> Executor:
+    """The executor of a transition: the kernels of `skipnets.ops.triton`, or PyTorch's operators."""
+    if not fused:
         return REFERENCE
     from skipnets.ops.triton.transition import FUSED
 

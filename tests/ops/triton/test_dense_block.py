@@ -166,11 +166,10 @@ def gradients_by_module(model):
 
 
 def test_says_why_it_steps_aside():
-    weight = torch.zeros(32, 128, 3, 3)
-    assert executor.unsupported_block(torch.zeros(1), weight) == "there are fused kernels for CUDA alone"
+    cpu, widths = torch.device("cpu"), (32, 128)
+    assert executor.unsupported_block(cpu, torch.float32, widths) == "there are fused kernels for CUDA alone"
     if ON_GPU:
-        x = torch.zeros(2, 3, 4, 4, device=DEVICE)
-        assert executor.unsupported_block(x, weight) is None
-        assert "bottleneck" in executor.unsupported_block(x, None)
-        assert "float64" in executor.unsupported_block(x.double(), weight)
-        assert "at most" in executor.unsupported_block(x, torch.zeros(65, 4, 3, 3))
+        assert executor.unsupported_block(DEVICE, torch.bfloat16, widths) is None
+        assert "bottleneck" in executor.unsupported_block(DEVICE, torch.bfloat16, None)
+        assert "float64" in executor.unsupported_block(DEVICE, torch.float64, widths)
+        assert "at most" in executor.unsupported_block(DEVICE, torch.bfloat16, (65, 4))

@@ -142,16 +142,26 @@ def as_maps(rows: Tensor, extent: Extent, channels: int) -> Tensor:
     )
 
 
+def empty_results(
+    x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]
+) -> tuple[DenseBlockResult, list[Tensor]]:
+    """What a forward pass returns, and what it keeps, without values."""
+    return _results(run := Pass(Extent.of(x.shape, layers), plan, x.device), run.buffers())
+
+
+def _results(run: Pass, saved: Saved) -> tuple[DenseBlockResult, list[Tensor]]:
+    mean, variance, mean2, variance2, *_ = run.vectors(saved.vectors)
+    maps = as_maps(saved.rows, run.extent, run.extent.channels)
+    result = DenseBlockResult(maps, Statistics(mean, variance), Statistics(mean2, variance2))
+    return result, [saved.vectors, saved.weights, *([saved.bottlenecks] if run.plan.keep_bottleneck else [])]
+
+
 def _forward(
     x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]
 ) -> tuple[DenseBlockResult, list[Tensor]]:
     run = Forward(x, plan, layers)
     with on_device(x.device):
-        saved = run.run()
-    mean, variance, mean2, variance2, *_ = run.vectors(saved.vectors)
-    maps = as_maps(saved.rows, run.extent, run.extent.channels)
-    result = DenseBlockResult(maps, Statistics(mean, variance), Statistics(mean2, variance2))
-    return result, [saved.vectors, saved.weights, *([saved.bottlenecks] if plan.keep_bottleneck else [])]
+        return _results(run, run.run())
 
 
 def _backward(
@@ -191,6 +201,16 @@ class Pass:
     def empty(self, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """A buffer on the device."""
         return torch.empty(size, dtype=dtype, device=self.device)
+
+    def buffers(self) -> Saved:
+        """What the forward pass makes."""
+        extent = self.extent
+        return Saved(
+            self.empty(self.M, extent.stride, dtype=self.dtype),
+            self.empty(sum(map(_padded, self.vector_sizes))),
+            self.empty(sum(map(_padded, self.weight_sizes)), dtype=self.dtype),
+            self.empty(extent.layers if self.plan.keep_bottleneck else 1, self.M, self.K, dtype=self.dtype),
+        )
 
     def vectors(self, flat: Tensor) -> Vectors:
         """Its parts."""
@@ -288,13 +308,8 @@ class Forward(Pass):
 
     def run(self) -> Saved:
         """All layers."""
-        extent = self.extent
-        saved = Saved(
-            self.empty(self.M, extent.stride, dtype=self.dtype),
-            self.empty(sum(map(_padded, self.vector_sizes))),
-            self._pack(),
-            self.empty(extent.layers if self.plan.keep_bottleneck else 1, self.M, self.K, dtype=self.dtype),
-        )
+        extent, saved = self.extent, self.buffers()
+        self._pack(saved.weights)
         # Room for the partial statistics of any configuration: (3, programs, width).
         most = self.programs(triton.cdiv(self.M, 14), 8)
         partial = self.empty(3 * most * max(extent.input_channels, self.K, self.G))
@@ -313,10 +328,9 @@ class Forward(Pass):
         LAUNCHES.run(key, [self.x, *saved, partial, *vectors], build)
         return saved
 
-    def _pack(self) -> Tensor:
-        """See `packed`; one copy for all where the parameters' order in memory is the same."""
-        sizes, needs_padding = self.weight_sizes, False
-        flat = self.empty(sum(map(_padded, sizes)), dtype=self.dtype)
+    def _pack(self, flat: Tensor) -> None:
+        """Fill `packed`; one copy for all where the parameters' order in memory is the same."""
+        needs_padding = False
         targets, sources = [], []
         for index, (layer, first, second) in enumerate(zip(self.layers, *self.packed(flat), strict=True)):
             assert layer.weight2 is not None
@@ -334,7 +348,6 @@ class Forward(Pass):
         if needs_padding:
             flat.zero_()
         torch._foreach_copy_(targets, sources)
-        return flat
 
     def _run(self, saved: Saved, partial: Tensor) -> None:
         extent, layers, rows = self.extent, self.layers, saved.rows
