@@ -39,7 +39,7 @@ def _decided_while_compiling(reason: Reason) -> Reason:
         with unset_fake_temporarily():  # It may try out a kernel.
             return reason(*arguments)
 
-    return cast(Reason, torch.compiler.assume_constant_result(decided))
+    return cast(Reason, torch.compiler.assume_constant_result(decided))  # type: ignore[no-untyped-call]
 
 
 unsupported_kernels = _decided_while_compiling(triton.unsupported_kernels)
