@@ -414,8 +414,8 @@ def _unsupported_block(features: Tensor, layers: Sequence[LayerParameters]) -> s
     if torch.compiler.is_compiling():
         from skipnets.ops import operators
 
-        return operators.unsupported_block(features.device, features.dtype, widths)
-    return unsupported_block(features.device, features.dtype, widths)
+        return operators.unsupported_block(features.device, features.dtype, widths=widths)
+    return unsupported_block(features.device, features.dtype, widths=widths)
 
 
 def _unsupported_layer(layer: nn.Module) -> str | None:

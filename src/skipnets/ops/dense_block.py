@@ -135,7 +135,10 @@ def dense_block(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameter
         a multiple of 16 channels), and the batch statistics.
     """
     way = executor(
-        x, plan.dtype, layers, fused=unsupported_block(x.device, x.dtype, growth_widths(layers)) is None
+        x,
+        plan.dtype,
+        layers,
+        fused=unsupported_block(x.device, x.dtype, widths=growth_widths(layers)) is None,
     )
     return execute(way, x, plan, layers)
 

@@ -35,9 +35,9 @@ Reason = TypeVar("Reason", bound=Callable[..., str | None])
 def _decided_while_compiling(reason: Reason) -> Reason:
     """What a function says when the compiler meets it, which does not look into it."""
 
-    def decided(*arguments: Any) -> str | None:
+    def decided(*arguments: Any, **named: Any) -> str | None:
         with unset_fake_temporarily():  # It may try out a kernel.
-            return reason(*arguments)
+            return reason(*arguments, **named)
 
     return cast(Reason, torch.compiler.assume_constant_result(decided))  # type: ignore[no-untyped-call]
 

@@ -167,9 +167,12 @@ def gradients_by_module(model):
 
 def test_says_why_it_steps_aside():
     cpu, widths = torch.device("cpu"), (32, 128)
-    assert executor.unsupported_block(cpu, torch.float32, widths) == "there are fused kernels for CUDA alone"
+    assert (
+        executor.unsupported_block(cpu, torch.float32, widths=widths)
+        == "there are fused kernels for CUDA alone"
+    )
     if ON_GPU:
-        assert executor.unsupported_block(DEVICE, torch.bfloat16, widths) is None
-        assert "bottleneck" in executor.unsupported_block(DEVICE, torch.bfloat16, None)
-        assert "float64" in executor.unsupported_block(DEVICE, torch.float64, widths)
-        assert "at most" in executor.unsupported_block(DEVICE, torch.bfloat16, (65, 4))
+        assert executor.unsupported_block(DEVICE, torch.bfloat16, widths=widths) is None
+        assert "bottleneck" in executor.unsupported_block(DEVICE, torch.bfloat16, widths=None)
+        assert "float64" in executor.unsupported_block(DEVICE, torch.float64, widths=widths)
+        assert "at most" in executor.unsupported_block(DEVICE, torch.bfloat16, widths=(65, 4))

@@ -57,7 +57,9 @@ def slower_launches() -> str | None:
     return "; ".join(SLOWER) or None
 
 
-def unsupported_block(device: torch.device, dtype: torch.dtype, widths: tuple[int, int] | None) -> str | None:
+def unsupported_block(
+    device: torch.device, dtype: torch.dtype, *, widths: tuple[int, int] | None
+) -> str | None:
     """Why the kernels cannot run a dense block, or None.
 
     Args:
