@@ -8,7 +8,9 @@ the command is called.
 from __future__ import annotations
 
 import ast
+import atexit
 import errno
+import gc
 import itertools
 import logging
 import os
@@ -101,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    if arguments is None:
+        # What a process holds at its end is not worth collecting: PyTorch makes that more than a second.
+        atexit.register(gc.freeze)
     words = sys.argv[1:] if arguments is None else list(arguments)
     if sys.stderr is None:  # closed by whoever started this process
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends

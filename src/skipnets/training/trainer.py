@@ -425,7 +425,8 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
             f"see {run.skipped_file}"
         )
     _draw_curves(run, config, run.rows, run.best_epoch)
-    classifier = load(run.model, device="cpu" if config.accelerator == "cpu" else "auto")
+    device = "cpu" if config.accelerator == "cpu" else "auto"
+    classifier = load(run.model, device=device, precision=evaluation_precision(config.precision))
     classifier.provenance["epochs"] = len(run.rows)
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
@@ -436,6 +437,11 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
     classifier.provenance["scores"] = scores
     classifier.save(run.model)
     evaluation.save(run.folder)
+
+
+def evaluation_precision(trained: str) -> str:
+    """The precision of the evaluation after a training: float32 where training was in it."""
+    return "32-true" if trained in ("32-true", "64-true") else "auto"
 
 
 def _draw_curves(run: Run, config: ResolvedConfig, rows: list[Row], best_epoch: int) -> None:
