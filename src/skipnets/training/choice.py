@@ -90,6 +90,7 @@ def choose(
         side=side,
         passes=0,
         steps=0,
+        batch_size=config.batch_size or 0,
         mirrored=float(config.augmentation is not None or keeps_class_mirrored(train)),
         pretrained=float(config.weights is not None),
     )
@@ -99,6 +100,7 @@ def choose(
     batch_size = (
         config.batch_size or values.get("batch_size") or RECIPES[config.recipe or "auto"]["batch_size"]
     )
+    facts = dataclasses.replace(facts, batch_size=batch_size)
     total = parse_duration(config.time) if config.time else default_seconds(len(train), side)
     device = training_device(config.accelerator)
 
