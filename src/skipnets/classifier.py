@@ -8,7 +8,7 @@ Shapes: N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import Description, check_answers
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
+from skipnets.machine import usable_cores
 from skipnets.models.registry import config_to_dict
 from skipnets.origin import Origin
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-    from skipnets.data.decoding import Source
+    from skipnets.data.decoding import ImageDecodeError, Source
     from skipnets.inputs import Images
     from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
@@ -302,6 +303,7 @@ class Classifier(Display):
         *,
         batch_size: int = 32,
         workers: int | None = None,
+        failed: Callable[[str, ImageDecodeError], object] | None = None,
     ) -> Iterator[Prediction]:
         """Like `predict_iter`, for images that have names already; they are taken as they are needed.
 
@@ -310,9 +312,10 @@ class Classifier(Display):
             top_k: As of `predict`.
             batch_size: As of `predict`.
             workers: As of `predict`.
+            failed: Called with name and error of an image that cannot be read, by the thread that reads it.
         """
         check_at_least_1(top_k=top_k)
-        return self._predictions(self._named_batches(sources, batch_size, workers), top_k)
+        return self._predictions(self._named_batches(sources, batch_size, workers, failed), top_k)
 
     def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
         """Convert images to the network's input, (N, C, H, W): float32, or uint8 if the graph normalizes.
@@ -490,7 +493,11 @@ class Classifier(Display):
         return self._named_batches(named_sources(inputs, self.preprocessing), batch_size, workers)
 
     def _named_batches(
-        self, sources: Iterable[tuple[str, Source]], batch_size: int, workers: int | None
+        self,
+        sources: Iterable[tuple[str, Source]],
+        batch_size: int,
+        workers: int | None,
+        failed: Callable[[str, ImageDecodeError], object] | None = None,
     ) -> Iterator[ImageBatch]:
         """Read images in threads, two batches ahead."""
         check_at_least_1(batch_size=batch_size, workers=workers)
@@ -498,8 +505,9 @@ class Classifier(Display):
             sources,
             self.preprocessing,
             batch_size=batch_size,
-            workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
+            workers=min(usable_cores(), 8) if workers is None else workers,
             normalize=self.runtime.input_type == "float32",
+            failed=failed,
         )
 
 

@@ -19,25 +19,18 @@ from skipnets.training.auto import (
 )
 from skipnets.training.config import FIELDS
 
-FACTS = Facts(images=1500, classes=10, side=64, passes=20, steps=900, batch_size=32, mirrored=1, pretrained=0)
+FACTS = Facts(images=1500, side=64, passes=20, batch_size=32, mirrored=1, pretrained=0)
 
 
 def test_every_rule_gives_options_tells_its_evidence_and_can_hold() -> None:
     facts = [
-        Facts(
-            images=images,
-            classes=10,
-            side=side,
-            passes=passes,
-            steps=1,
-            batch_size=batch_size,
-            mirrored=mirrored,
-            pretrained=start,
-        )
-        for images, side, passes, batch_size, mirrored, start in itertools.product(
+        Facts(images=images, side=side, passes=passes, batch_size=batch, mirrored=mirrored, pretrained=start)
+        for images, side, passes, batch, mirrored, start in itertools.product(
             (50, 500, 5000, 50_000), (8, 32, 64, 224), (1, 5, 30, 100, 400), (32, 64, 128), (0, 1), (0, 1)
         )
     ]
+    read = {name for rules in RULES.values() for rule in rules for name in (*rule.least, *rule.below)}
+    assert read == {field.name for field in dataclasses.fields(Facts)}
     for rules in RULES.values():
         for number, rule in enumerate(rules):
             assert set(rule.values) <= set(FIELDS)

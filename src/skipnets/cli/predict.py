@@ -131,8 +131,9 @@ def _classify(
 
         return predict_with_ray(model, images, output, **loading, **options)
     from skipnets.batch_prediction import predict_to_folder
-    from skipnets.data.streams import Shard
+    from skipnets.data.streams import Shard, check_addresses
 
+    check_addresses(images)  # before the model is loaded
     part = Shard() if shard is None else Shard.parse(shard)
     return predict_to_folder(load(model, **loading), images, output, shard=part, **options)
 

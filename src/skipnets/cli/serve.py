@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from cyclopts import Parameter
 from skipnets.classifier import describe, load
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
+from skipnets.serve.addresses import is_loopback
 
 
 def serve(
@@ -95,7 +95,7 @@ def serve(
             raise UserError(f"{name}={value}: must be above 0")
     if queue < max_files:
         raise UserError(f"queue={queue}: must be at least max_files={max_files}, the images of one request")
-    if token is None and not no_token and not _is_local(host):
+    if token is None and not no_token and not is_loopback(host):
         raise UserError(
             f"host={host}: every machine that reaches it could use the server; set SKIPNETS_TOKEN, "
             "or give --no-token to let them"
@@ -127,11 +127,3 @@ def serve(
         workers=workers,
     )
     run_server(app, host=host, port=port)
-
-
-def _is_local(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"

@@ -155,6 +155,7 @@ def evaluation_batches(
     batch_size: int = 64,
     workers: int = 1,
     normalize: bool = True,
+    failed: Callable[[str, ImageDecodeError], object] | None = None,
 ) -> Iterator[ImageBatch]:
     """Model input from images, in order, read ahead by threads; needs no torch.
 
@@ -165,6 +166,7 @@ def evaluation_batches(
         batch_size: Images a batch, counting those that fail.
         workers: Threads that read (Pillow decodes and resizes without Python's lock); at least one.
         normalize: False gives the pixels as they are, from 0 to 255, for a network that normalizes by itself.
+        failed: Called with name and error of an image that cannot be read, by the thread that reads it.
     """
     numbered = enumerate(sources.sources() if isinstance(sources, ImageDataset) else sources)
     reading: deque[tuple[int, str, Future[NDArray[Any] | ImageDecodeError]]] = deque()
@@ -181,6 +183,8 @@ def evaluation_batches(
                 as_displayed.append(name)
             return preprocessing.pixels(image)
         except ImageDecodeError as error:
+            if failed is not None:
+                failed(name, error)
             return error
 
     def read_ahead(count: int) -> None:
@@ -387,7 +391,7 @@ class ImageLoader:
         if at.left:  # in the middle of a batch that comes several times: it is read again
             at.read -= 1
         self.sampler.start = at.read
-        for images, index, failures in self._batches:
+        for images, index, failures in _loaded(self._batches):
             at.read += 1
             for position, reason in failures:
                 name = self.dataset.names[position]
@@ -449,6 +453,27 @@ def _affordable(workers: int, batch_bytes: int) -> int:
     return min(workers, room)
 
 
+class _SharedMemoryError(Exception):
+    """A worker cannot hand over what it has read."""
+
+
+def _loaded(
+    loader: torch.utils.data.DataLoader[Any],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, Failures]]:
+    """What the workers read.
+
+    Raises:
+        UserError: Another program has filled shared memory since the workers began.
+    """
+    try:
+        yield from loader
+    except _SharedMemoryError:
+        raise UserError(
+            f"workers={loader.num_workers}: shared memory (/dev/shm) is full; fewer workers need less, "
+            "and in a container, --shm-size or --ipc=host gives more"
+        ) from None
+
+
 class _Reader:
     """From a batch's seed and positions to its pixels; it runs in the workers.
 
@@ -481,13 +506,14 @@ class _Reader:
             for start in range(0, count, _HELD_AT_ONCE)
         ]
         held = self._empty(count)
-        for pixels, index, failures in DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             plain,  # type: ignore[arg-type]  # any object with __getitem__ will do
             batch_size=None,
             sampler=parts,
             num_workers=workers if self.dataset.images is None else 0,
             generator=torch.Generator(),  # or it would draw from the global one
-        ):
+        )
+        for pixels, index, failures in _loaded(loader):
             held[index.numpy()] = pixels.numpy()
             self.held_failures.update(failures)
         self.held = held
@@ -507,7 +533,15 @@ class _Reader:
                 )
             if self.augmentation.trivial:
                 pixels = trivial_augment(pixels)
-        return torch.from_numpy(pixels), torch.from_numpy(index), failures
+        parts = torch.from_numpy(pixels), torch.from_numpy(index)
+        if torch.utils.data.get_worker_info() is not None:
+            try:
+                # DataLoader would do so in a thread, whose errors nobody sees, and wait for ever.
+                for part in parts:
+                    part.untyped_storage().share_memory_()
+            except RuntimeError as error:
+                raise _SharedMemoryError(str(error)) from None
+        return *parts, failures
 
     def _empty(self, count: int) -> NDArray[Any]:
         """(count, H, W, C)."""

@@ -28,7 +28,9 @@ from skipnets.data.decoding import (
     Page,
     count_pages,
     open_image,
+    open_region,
     read_header,
+    render_image,
 )
 from skipnets.data.dicom import can_read_dicom, groups_of, is_dicom
 from skipnets.data.labels import check_group_names, check_labels
@@ -38,7 +40,16 @@ from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find
 from skipnets.data.named import NAMED_SETS, read_named
 from skipnets.data.options import DataOptions
 from skipnets.data.raster import Header
-from skipnets.data.splits import SPLITS, SplitRow, check_fractions, cut, cut_groups, read_splits, write_splits
+from skipnets.data.splits import (
+    LATEST_FIRST,
+    SPLITS,
+    SplitRow,
+    check_fractions,
+    cut,
+    cut_groups,
+    read_splits,
+    write_splits,
+)
 from skipnets.errors import UserError, check_path, listed, naming, near_matches
 
 __all__ = ["ImageDataset", "images_below", "open_dataset"]
@@ -141,6 +152,27 @@ class ImageDataset:
             ImageDecodeError: It cannot be read, or not in 8 bits; `skipnets.data.decoding.read_values` can.
         """
         return open_image(self.source(index))
+
+    def open_reduced(self, index: int, side: int, *, channels: int) -> Image.Image:
+        """The image in 8 bits, at least as finely as a thumbnail needs it; of a JPEG no more is decoded.
+
+        What has more than 8 bits is stretched to what a person sees; of bands, the first three are shown.
+
+        Args:
+            index: Which one.
+            side: Of the square that it is to be resized to, or into, in pixels.
+            channels: 1 for gray (mode L), 3 for RGB.
+
+        Raises:
+            ImageDecodeError: It cannot be read.
+        """
+        source = self.source(index)
+        if self.bits > 8 or self.bands:
+            return render_image(source).convert("L" if channels == 1 else "RGB")
+        image, _ = open_region(
+            source, lambda width, height: (0, 0, width, height), size=(side, side), channels=channels
+        )
+        return image
 
     @functools.cached_property
     def some_headers(self) -> list[Header]:
@@ -465,9 +497,8 @@ def _find_copies(dataset: ImageDataset, *, drop: bool) -> ImageDataset:
     if not drop or not dataset.copies:
         return dataset
     # Test images stay as they are published; what the model learns from can do without.
-    rank = {"test": 0, "val": 1, "train": 2, "": 3}
     first = clusters(dataset.copies, len(dataset))
-    order = sorted(range(len(dataset)), key=lambda index: (rank[str(dataset.splits[index])], index))
+    order = sorted(range(len(dataset)), key=lambda index: (LATEST_FIRST[str(dataset.splits[index])], index))
     kept_of: dict[int, int] = {}
     for index in order:
         kept_of.setdefault(int(first[index]), index)
