@@ -169,7 +169,7 @@ class StepCheckpoints(Callback):
         """Add what was measured before the interruption; write a checkpoint when it is time."""
         if self._resumed:
             assert isinstance(pl_module, ClassificationTask)
-            _add_measured(trainer, pl_module, self._resumed[trainer.global_rank]["measured"])
+            _add_measured(pl_module, self._resumed[trainer.global_rank]["measured"])
             self._resumed = []
         # Gradients that add up over batches are in no checkpoint. At the epoch's end one is written anyway.
         at_boundary = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
@@ -290,7 +290,7 @@ def _of_all_processes(trainer: pl.Trainer, task: ClassificationTask) -> list[dic
     mine = {
         "loader": _loader(trainer).state_dict(),
         "generators": _generators(),
-        "measured": _measured(trainer, task),
+        "measured": _measured(task),
     }
     if trainer.world_size == 1:
         return [mine]
@@ -305,22 +305,16 @@ def _loader(trainer: pl.Trainer) -> ImageLoader:
     return loader
 
 
-def _measured(trainer: pl.Trainer, task: ClassificationTask) -> dict[str, Any]:
+def _measured(task: ClassificationTask) -> dict[str, Any]:
     """The epoch's training loss, accuracy and gradients so far."""
-    means = {
-        name: [mean.value.clone(), mean.cumulated_batch_size.clone()]
-        for name, mean in trainer.fit_loop.epoch_loop._results.items()
-        if name.startswith("training_step.")
-    }
-    return {"means": means, "gradient_norms": task.gradient_norms.copy()}
+    measured = task.training_sums
+    return {"sums": measured.sums, "images": measured.images, "gradient_norms": task.gradient_norms.copy()}
 
 
-def _add_measured(trainer: pl.Trainer, task: ClassificationTask, before: dict[str, Any]) -> None:
+def _add_measured(task: ClassificationTask, before: dict[str, Any]) -> None:
     """Add what was measured before an interruption to what the first step after it measured."""
-    for name, (value, images) in before["means"].items():
-        mean = trainer.fit_loop.epoch_loop._results[name]
-        mean.value += value.to(mean.value.device)
-        mean.cumulated_batch_size += images.to(mean.cumulated_batch_size.device)
+    if before["sums"] is not None:
+        task.training_sums.add(*before["sums"].to(task.device), images=before["images"])
     device = task.gradient_norms[0].device if task.gradient_norms else task.device
     task.gradient_norms[:0] = [norm.to(device) for norm in before["gradient_norms"]]
 
