@@ -191,7 +191,9 @@ def test_copies_are_found_as_in_files(written: Path) -> None:
 def test_a_manifest_cannot_list_them(written: Path) -> None:
     from skipnets.report.correction import check_listed
 
-    with pytest.raises(UserError, match=r"write=clean\.csv: out lies in shards, which a manifest cannot list"):
+    with pytest.raises(
+        UserError, match=r"write=clean\.csv: out lies in shards, which a manifest cannot list"
+    ):
         check_listed(open_dataset(written / "out"), "clean.csv", "out")
 
 
