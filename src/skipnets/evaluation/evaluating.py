@@ -61,6 +61,7 @@ class Evaluation(Display):
         known: How many of the images the classifier's training used as "train", "val" and "test"; None if
             there is no record of it.
         tta: The test-time augmentation.
+        runs_in: The classifier's runtime, device and precision.
     """
 
     classifier: str
@@ -75,6 +76,7 @@ class Evaluation(Display):
     failures: dict[str, str]
     known: dict[str, int] | None
     tta: str = "none"
+    runs_in: str = ""
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
@@ -122,6 +124,7 @@ class Evaluation(Display):
             "ece_bins": CALIBRATION_BINS,
             "temperature": self.temperature,
             **({} if self.tta == "none" else {"tta": self.tta}),
+            "runs_in": self.runs_in,
             "macro_f1": metrics.macro_f1,
             "macro_auroc": _or_none(metrics.macro_auroc),
             "classes": [
@@ -262,6 +265,7 @@ def evaluate(
         failures=failures,
         known=None if record is None else record.count(chosen),
         tta=classifier.tta,
+        runs_in=classifier.runs_in,
     )
 
 
