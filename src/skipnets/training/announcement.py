@@ -75,6 +75,8 @@ def _settings(config: ResolvedConfig) -> str:
         f"weight decay {config.weight_decay:g}",
         f"augmentation {config.augmentation}",
     ]
+    if config.loss is not None:
+        settings.insert(0, f"{config.loss} loss over several labels an image")
     for name, value in {
         "MixUp": config.mixup,
         "CutMix": config.cutmix,
