@@ -62,6 +62,7 @@ class Evaluation(Display):
         failures: Name → reason, of the images that could not be read; no metric includes them.
         known: How many of the images the classifier's training used as "train", "val" and "test"; None if
             there is no record of it.
+        runs_in: The classifier's runtime, device and precision.
     """
 
     classifier: str
@@ -75,6 +76,7 @@ class Evaluation(Display):
     temperature: float
     failures: dict[str, str]
     known: dict[str, int] | None
+    runs_in: str = ""
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
@@ -106,6 +108,7 @@ class Evaluation(Display):
             "ece": metrics.ece,
             "ece_bins": CALIBRATION_BINS,
             "temperature": self.temperature,
+            "runs_in": self.runs_in,
             "macro_f1": metrics.macro_f1,
             "macro_auroc": _or_none(metrics.macro_auroc),
             "classes": [
@@ -266,6 +269,7 @@ def evaluate(
             failures=failures,
             known=known,
             caveats=_caveats(len(positions), failures, known),
+            runs_in=classifier.runs_in,
         )
     labels = _labels_by_name(chosen, classifier.classes, name)
     return Evaluation(
@@ -280,6 +284,7 @@ def evaluate(
         temperature=classifier.temperature,
         failures=failures,
         known=known,
+        runs_in=classifier.runs_in,
     )
 
 

@@ -63,6 +63,7 @@ class MultiLabelEvaluation(Display):
         known: How many of the images the classifier's training used as "train", "val" and "test"; None if
             there is no record of it.
         caveats: What the data and their use in training leave in doubt, one sentence each.
+        runs_in: The classifier's runtime, device and precision.
     """
 
     classifier: str
@@ -79,6 +80,7 @@ class MultiLabelEvaluation(Display):
     failures: dict[str, str]
     known: dict[str, int] | None
     caveats: list[str]
+    runs_in: str = ""
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
@@ -104,6 +106,7 @@ class MultiLabelEvaluation(Display):
         return {
             "task": "multi-label",
             "classifier": self.classifier,
+            "runs_in": self.runs_in,
             "data": self.data,
             "split": self.split,
             "images": len(self.names),
@@ -212,17 +215,19 @@ def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
     rows["all labels of an image right"] = _percent(metrics["exact_match"])
     rows["negative log-likelihood"] = _number(metrics["nll"], 4) + " a label"
     rows["intervals"] = f"bootstrap over {unit}"
-    shown = ("auroc", "average_precision", "sensitivity", "specificity", "f1")
+    shown = ("average_precision", "sensitivity", "specificity", "f1")
     labels = make_table(
         {
             "label": "left",
+            "AUROC (95% interval)": "right",
             **dict.fromkeys([TITLES[name] for name in shown], "right"),
             **dict.fromkeys(["threshold", "present", "absent", "unknown"], "right"),
         },
         (
             [
                 row["name"],
-                *(f"{_number(row[name])}{_after(row['intervals'][name])}" for name in shown),
+                f"{_number(row['auroc'])}{_after(row['intervals']['auroc'])}",
+                *(_number(row[name]) for name in shown),
                 _number(row["threshold"]),
                 *(f"{row[name]:,}" for name in ("present", "absent", "unknown")),
             ]
