@@ -590,7 +590,7 @@ def load(
         threads: CPU threads that compute; None leaves it to the runtime.
         precision: "auto", "32-true" (float32), "bf16-mixed" or "16-mixed". On a CUDA device, "auto" compares
             half precision with float32 on the first 64 images and takes it where no label changes; elsewhere
-            it is float32.
+            it is float32, and so it is for multi-label classifiers.
 
     Raises:
         UserError: If there is no model file, it is truncated, damaged, from a newer version or of another
@@ -618,7 +618,8 @@ def load(
                 tensors=tensors,
                 device=device,
                 threads=threads,
-                precision=precision,
+                # The trial compares the most probable classes, and not each label's probability.
+                precision="32-true" if precision == "auto" and description.thresholds else precision,
             )
             for tensors in networks
         ]

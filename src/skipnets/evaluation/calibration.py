@@ -17,16 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.classifier import Classifier, as_classifier, check_single_label, softmax
+from skipnets.classifier import Classifier, as_classifier, sigmoid, softmax
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, needs_extra
 
 with needs_extra("train"):
     from scipy.optimize import brentq
+    from scipy.special import logit
 
-    from skipnets.evaluation.evaluating import Evaluation, evaluate_classes, splits_there
+    from skipnets.evaluation.evaluating import Evaluation, evaluate, splits_there
     from skipnets.evaluation.metrics import measure
+    from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation
+    from skipnets.evaluation.reliability import binary_reliability
 
 __all__ = ["Calibration", "NoTemperatureError", "calibrate", "fit_temperature"]
 
@@ -94,9 +97,14 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
     def slope(beta: float) -> float:
         return float(((softmax(scores, 1 / beta) * scores).sum(1) - right).mean())
 
+    return _root(slope, len(labels))
+
+
+def _root(slope: Callable[[float], float], images: int) -> float:
+    """The temperature at which the loss, whose slope over 1/T is given, is lowest."""
     if slope(1 / _LOWEST) <= 0:
         raise NoTemperatureError(
-            f"the classifier hardly makes a mistake on these {len(labels):,} images, so no temperature "
+            f"the classifier hardly makes a mistake on these {images:,} images, so no temperature "
             "fits best: use more images, or harder ones"
         )
     if slope(1 / _HIGHEST) >= 0:
@@ -105,6 +113,27 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
             "are these the classes that it was trained on?"
         )
     return 1 / float(brentq(slope, 1 / _HIGHEST, 1 / _LOWEST, xtol=1e-12))
+
+
+def fit_label_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.floating[Any]]) -> float:
+    """The temperature with the lowest negative log-likelihood of labels that do not exclude one another.
+
+    Likewise convex in β = 1/T, with the slope Σ (σ(βz) - y) z over the known pairs of an image and a label.
+
+    Args:
+        logits: (N, K), not yet divided by a temperature.
+        labels: (N, K) with 1, 0, or NaN for unknown.
+
+    Raises:
+        NoTemperatureError: As of `fit_temperature`.
+    """
+    known = np.isfinite(labels)
+    scores, present = logits[known].astype(np.float64), labels[known]
+
+    def slope(beta: float) -> float:
+        return float(((sigmoid(scores, 1 / beta) - present) * scores).mean())
+
+    return _root(slope, len(labels))
 
 
 def calibrate(
@@ -120,6 +149,7 @@ def calibrate(
 ) -> Calibration:
     """Fit a classifier's temperature on images that it was not trained on.
 
+    A multi-label classifier's thresholds change with its probabilities, so that the same labels are found.
     A classifier gets the temperature, and an entry "calibration" in its provenance: its probabilities are
     calibrated from then on, and `classifier.save(path)` stores the temperature. Files are not changed.
 
@@ -137,13 +167,11 @@ def calibrate(
         UserError: If the classifier was trained on these images, no temperature fits, or `evaluate` fails.
     """
     classifier = as_classifier(model)
-    check_single_label(classifier, "calibrate")
     if split is None:
         split = _held_out_split(classifier, data, download, options)
-    evaluation = evaluate_classes(
+    evaluation = evaluate(
         classifier,
         data,
-        what="calibrate",
         split=split,
         batch_size=batch_size,
         workers=workers,
@@ -158,30 +186,54 @@ def calibrate(
             "trained on, and the classifier is more confident on them than on others: "
             "use the split val, or images it has not seen"
         )
+    several = isinstance(evaluation, MultiLabelEvaluation)
+    fit, judge = (fit_label_temperature, _label_errors) if several else (fit_temperature, _errors)
+    labels: NDArray[Any] = evaluation.labels
     try:
-        temperature = fit_temperature(evaluation.logits, evaluation.labels)
+        temperature = fit(evaluation.logits, labels)
     except NoTemperatureError as error:
         raise UserError(f"{evaluation.data} ({evaluation.split}): {error}") from error
-    before = measure(evaluation.logits, evaluation.labels)
-    after = measure(evaluation.logits, evaluation.labels, temperature=temperature)
+    before, after = (judge(evaluation.logits, labels, at) for at in (1.0, temperature))
     calibration = Calibration(
         temperature=temperature,
         data=evaluation.data,
         split=evaluation.split,
         images=len(evaluation.names),
-        nll_before=before.nll,
-        nll_after=after.nll,
-        ece_before=before.ece,
-        ece_after=after.ece,
+        nll_before=before[0],
+        nll_after=after[0],
+        ece_before=before[1],
+        ece_after=after[1],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         warnings=tuple(_warnings(evaluation)),
         failures=evaluation.failures,
     )
+    if classifier.thresholds is not None:
+        # The same labels are found as before.
+        logits = classifier.temperature * logit(np.array(classifier.thresholds))
+        classifier.thresholds = tuple(sigmoid(logits, temperature).tolist())
     classifier.temperature = temperature
     record = calibration.to_dict()
     del record["failures"]
     classifier.provenance["calibration"] = record
     return calibration
+
+
+def _errors(
+    logits: NDArray[np.floating[Any]], labels: NDArray[Any], temperature: float
+) -> tuple[float, float]:
+    """Negative log-likelihood and expected calibration error."""
+    metrics = measure(logits, labels, temperature=temperature)
+    return metrics.nll, metrics.ece
+
+
+def _label_errors(
+    logits: NDArray[np.floating[Any]], labels: NDArray[Any], temperature: float
+) -> tuple[float, float]:
+    """The same of the known labels of all images together."""
+    known = np.isfinite(labels)
+    probabilities, present = sigmoid(logits, temperature)[known], labels[known] == 1
+    losses = np.logaddexp(0, np.where(present, -1, 1) * logits[known].astype(np.float64) / temperature)
+    return float(losses.mean()), binary_reliability(probabilities, present).ece
 
 
 def _held_out_split(
@@ -205,7 +257,7 @@ def _held_out_split(
     return "all"
 
 
-def _warnings(evaluation: Evaluation) -> list[str]:
+def _warnings(evaluation: Evaluation | MultiLabelEvaluation) -> list[str]:
     caveats = []
     if count := (evaluation.known or {}).get("test", 0):
         caveats.append(
