@@ -34,6 +34,7 @@ COMMANDS = {
     "info": "Show the metadata of a model file.",
     "data": "Show what a dataset contains, before training on it.",
     "audit": "Look for what may be wrong with a dataset, and write a corrected manifest.",
+    "shard": "Write a dataset as tar shards, for more images than fit as files.",
     "train": "Train a classifier on images in folders.",
     "tune": "Find good training settings by experiment.",
     "evaluate": "Evaluate a classifier on labeled images.",
