@@ -34,7 +34,7 @@ constexpr Size kFewestPixels = 224, kMostPixels = 2048;
 // Depth of a product at a time, and floats of the rows packed for it: these and a panel of weights fit the same cache.
 constexpr Size kDepth = 512, kPackedFloats = 64 << 10;
 // Register tiles of rows that use a panel of weights while it is in the cache.
-constexpr Size kFewestTiles = 4, kMostTiles = 8;
+constexpr Size kFewestTiles = 4, kMostTiles = 4;
 // Rows that are summed in single precision.
 constexpr Size kRowsTogether = 256;
 
@@ -265,6 +265,14 @@ private:
     }
 };
 
+/// A tile of a piece's output: where it lies, how much of it is inside, its input and where it goes.
+struct Tile {
+    Size image, y, x;
+    int height, width;
+    const float* input;
+    float* output;
+};
+
 /// What a thread keeps for itself.
 struct Own {
     float *in_map, *out_map;      // with borders, of a piece
@@ -274,6 +282,7 @@ struct Own {
     float *filter;                // the share's gradient of the (transformed) weights
     std::vector<const float*> source;
     std::vector<float*> target;
+    std::vector<Tile> tiles;
     Moments moments;
     GradientSums sums, projection_sums;
 };
@@ -425,58 +434,60 @@ protected:
     /// A 3×3 convolution at stride 1 of a map with a border: a row of the product for each pixel.
     void convolve_tiles(const BorderedMap& map, const Piece& piece, Size width, Size channels, const Panels& panels,
                         const Matrix& out, Own& own) {
-        const Size across = ceil_div(width, kTile), down = ceil_div(piece.lines(), kTile);
-        const Size total = piece.images * down * across, each = tile_rows(kernels_, panels.vectors);
-        const Size vectors = whole(channels) / lanes_;
-        const Size groups = ceil_div(total, tiles_together(panels, channels));
-        struct Place {
-            Size image, y, x;
-        };
-        const auto place = [&](Size tile) {
-            return Place{tile / (across * down), tile / across % down * kTile, tile % across * kTile};
-        };
+        const Size each = tile_rows(kernels_, panels.vectors), vectors = whole(channels) / lanes_;
+        list_tiles(piece, width, own);
+        for (Tile& tile : own.tiles) {
+            tile.input = map.at(tile.image, tile.y, tile.x);
+            tile.output = out.data + ((tile.image * piece.lines() + tile.y) * width + tile.x) * out.stride;
+        }
+        const Size total = Size(own.tiles.size()), together = tiles_together(panels, channels);
+        const Size groups = std::max<Size>((total + together / 2) / together, 1);
         for (Size group = 0; group < groups; ++group) {
             const Range mine = share(total, groups, group);
-            const Size tiles = ceil_div(mine.size(), each);
-            const auto packed = [&](Size tile, const Range& range) {
-                return own.packed + kElements * (range.begin * vectors * lanes_ + tile * kElementGap);
+            const Tile* const tiles = own.tiles.data() + mine.begin;
+            const Size count = ceil_div(mine.size(), each);
+            const auto packed = [&](Size number, const Range& range) {
+                return own.packed + kElements * (range.begin * vectors * lanes_ + number * kElementGap);
             };
             const auto element = [&](const Range& range) { return vectors * range.size() * lanes_ + kElementGap; };
-            for (Size tile = 0; tile < tiles; ++tile) {
-                const Range range = share(mine.size(), tiles, tile);
-                for (Size r = range.begin; r < range.end; ++r) {
-                    const Place from = place(mine.begin + r);
+            for (Size number = 0; number < count; ++number) {
+                const Range range = share(mine.size(), count, number);
+                float* to = packed(number, range);
+                for (Size r = range.begin; r < range.end; ++r, to += lanes_) {
                     const float* source[kTile + 2];
-                    for (int i = 0; i < kTile + 2; ++i) source[i] = map.at(from.image, from.y + i, from.x);
-                    kernels_.winograd_input[0](packed(tile, range) + (r - range.begin) * lanes_, element(range),
-                                               range.size() * lanes_, source, map.stride, vectors);
+                    for (int i = 0; i < kTile + 2; ++i) source[i] = tiles[r].input + i * map.line();
+                    kernels_.winograd_input[0](to, element(range), range.size() * lanes_, source, map.stride, vectors);
                 }
             }
             for (Size panel = 0; panel < panels.count(); ++panel) {
                 const int wide = panels.width(panel);
-                const Size columns = wide * lanes_;
+                const Size columns = wide * lanes_, step = mine.size() * columns + kElementGap;
+                for (Size r = 0; r < mine.size(); ++r) own.target[r] = own.elements + r * columns;
                 for (int e = 0; e < kElements; ++e)
-                    for (Size tile = 0; tile < tiles; ++tile) {
-                        const Range range = share(mine.size(), tiles, tile);
-                        float* row[kMaxRows];
-                        for (Size r = range.begin; r < range.end; ++r)
-                            row[r - range.begin] = own.elements + (e * mine.size() + r) * columns + e * kElementGap;
-                        const Rows io{kZeroRows, 0, row, 0, nullptr, 0, false};
-                        kernels_.multiply[wide][range.size()](packed(tile, range) + e * element(range),
+                    for (Size number = 0; number < count; ++number) {
+                        const Range range = share(mine.size(), count, number);
+                        const Rows io{kZeroRows, 0, own.target.data() + range.begin, e * step, nullptr, 0, false};
+                        kernels_.multiply[wide][range.size()](packed(number, range) + e * element(range),
                                                               panels.at(panel) + e * channels * columns, channels, io);
                     }
                 for (Size r = 0; r < mine.size(); ++r) {
-                    const Place to = place(mine.begin + r);
-                    float* target[kTile];
-                    for (int i = 0; i < kTile; ++i)
-                        target[i] = out.data + ((to.image * piece.lines() + to.y + i) * width + to.x) * out.stride +
-                                    panels.first(panel);
-                    kernels_.winograd_output[0](own.elements + r * columns, mine.size() * columns + kElementGap, wide,
-                                                target, out.stride, int(std::min<Size>(kTile, piece.lines() - to.y)),
-                                                int(std::min<Size>(kTile, width - to.x)), kZeros, nullptr, 0, false);
+                    float* const first = tiles[r].output + panels.first(panel);
+                    float* const target[kTile] = {first, first + width * out.stride};
+                    kernels_.winograd_output[0](own.target[r], step, wide, target, out.stride, tiles[r].height,
+                                                tiles[r].width, kZeros, nullptr, 0, false);
                 }
             }
         }
+    }
+
+    /// The tiles of a piece, image by image and line by line.
+    void list_tiles(const Piece& piece, Size width, Own& own) {
+        own.tiles.clear();
+        for (Size image = 0; image < piece.images; ++image)
+            for (Size y = 0; y < piece.lines(); y += kTile)
+                for (Size x = 0; x < width; x += kTile)
+                    own.tiles.push_back({image, y, x, int(std::min<Size>(kTile, piece.lines() - y)),
+                                         int(std::min<Size>(kTile, width - x)), nullptr, nullptr});
     }
 
     const ResidualBlock& block_;
@@ -511,8 +522,8 @@ private:
             const Size deep = whole(std::min(depth, kDepth));
             packed = std::max(packed, std::max(kFewestTiles * deep * rows, kPackedFloats) + deep * rows);
             if (stage.winograd) {
-                const Size together = tiles_together(stage.panels[0], depth);
-                packed = std::max(packed, kElements * (together * whole(depth) + (kMostTiles + 2) * kElementGap));
+                const Size together = tiles_together(stage.panels[0], depth) * 3 / 2 + 1;
+                packed = std::max(packed, kElements * (together * whole(depth) + 2 * kMostTiles * kElementGap));
                 elements = std::max(elements, kElements * (together * kWidestPanel * lanes_ + kElementGap));
             }
             if (backward) {
@@ -556,17 +567,32 @@ private:
             }
             return;
         }
-        alignas(64) float taps[9 * 16] = {};
-        for (Size d = 0; d < depth; ++d)
-            for (Size begin = 0; begin < width; begin += lanes_) {
-                const Size some = std::clamp<Size>(filled - begin, 0, lanes_);
-                if (some < lanes_) std::fill(taps, taps + 9 * lanes_, 0.0f);
-                for (int t = 0; t < 9; ++t)
+        // Blocks of 16 × 16 filters: of those lines of the cache that they lie on all is used while they are there.
+        alignas(64) float taps[16][9 * 16] = {};
+        const Size tap_step = given.layout.tap;
+        for (Size begin = 0; begin < width; begin += lanes_) {
+            const Size some = std::clamp<Size>(filled - begin, 0, lanes_);
+            if (some < lanes_) std::memset(taps, 0, sizeof taps);
+            for (Size first_depth = 0; first_depth < depth; first_depth += 16) {
+                const Size deep = std::min<Size>(16, depth - first_depth);
+                const float* block = from + begin * output_step + first_depth * depth_step;
+                const auto copy = [&](Size d, int t, Size o) {
+                    taps[d][t * lanes_ + o] =
+                        block[o * output_step + d * depth_step + (backward ? 8 - t : t) * tap_step];
+                };
+                if (output_step < depth_step) {
+                    for (Size d = 0; d < deep; ++d)
+                        for (int t = 0; t < 9; ++t)
+                            for (Size o = 0; o < some; ++o) copy(d, t, o);
+                } else {
                     for (Size o = 0; o < some; ++o)
-                        taps[t * lanes_ + o] = from[(begin + o) * output_step + d * depth_step +
-                                                    (backward ? 8 - t : t) * given.layout.tap];
-                training_.winograd_filter(to + d * width + begin, depth * width, taps);
+                        for (int t = 0; t < 9; ++t)
+                            for (Size d = 0; d < deep; ++d) copy(d, t, o);
+                }
+                for (Size d = 0; d < deep; ++d)
+                    training_.winograd_filter(to + (first_depth + d) * width + begin, depth * width, taps[d]);
             }
+        }
     }
 };
 
@@ -663,29 +689,31 @@ private:
     void add(int part, const Norm& norm, const Norm& projection_norm) {
         const Size outputs = last().given->outputs, width = last().out_width, step = stride(), inputs = channels();
         const float* from = last().given->output;
+        const auto columns = [&](Size row, Size rows, Size begin, Size end, const ConstMatrix& added,
+                                 const Norm* added_norm) {
+            if (begin == end) return;
+            training_.add_and_activate({block_.y + row * outputs + begin, outputs},
+                                       {from + row * outputs + begin, outputs}, norm.scale.data() + begin,
+                                       norm.shift.data() + begin, added,
+                                       added_norm ? added_norm->scale.data() : nullptr,
+                                       added_norm ? added_norm->shift.data() : nullptr, rows, end - begin);
+        };
+        if (projects() || (step == 1 && inputs == outputs)) {
+            const float* added = projects() ? projection().given->output : block_.x;
+            const Range rows = share(last().out_rows(), shares_, part);
+            for (Size row = rows.begin; row < rows.end; row += kRowsTogether)
+                columns(row, std::min(kRowsTogether, rows.end - row), 0, outputs, {added + row * outputs, outputs},
+                        projects() ? &projection_norm : nullptr);
+            return;
+        }
         const Range lines = share(block_.images * last().out_height, shares_, part);
+        const Size before = block_.zeros_before, after = before + inputs;
         for (Size line = lines.begin; line < lines.end; ++line) {
-            const Size row = line * width;
-            const Matrix out{block_.y + row * outputs, outputs};
-            const ConstMatrix own{from + row * outputs, outputs};
-            if (projects()) {
-                training_.add_and_activate(out, own, norm.scale.data(), norm.shift.data(),
-                                           {projection().given->output + row * outputs, outputs},
-                                           projection_norm.scale.data(), projection_norm.shift.data(), width, outputs);
-                continue;
-            }
-            const Size image = line / last().out_height, y = line % last().out_height * step;
+            const Size row = line * width, image = line / last().out_height, y = line % last().out_height * step;
             const ConstMatrix x{block_.x + (image * block_.height + y) * block_.width * inputs, step * inputs};
-            const auto columns = [&](Size begin, Size end, const ConstMatrix& added) {
-                if (begin < end)
-                    training_.add_and_activate({out.data + begin, outputs}, {own.data + begin, outputs},
-                                               norm.scale.data() + begin, norm.shift.data() + begin, added, nullptr,
-                                               nullptr, width, end - begin);
-            };
-            const Size before = block_.zeros_before, after = before + inputs;
-            columns(0, before, {nullptr, 0});
-            columns(before, after, x);
-            columns(after, outputs, {nullptr, 0});
+            columns(row, width, 0, before, {nullptr, 0}, nullptr);
+            columns(row, width, before, after, x, nullptr);
+            columns(row, width, after, outputs, {nullptr, 0}, nullptr);
         }
     }
 };
@@ -916,23 +944,22 @@ private:
     /// The gradient of the transformed weights of a piece: for each element, the product of the transformed gradients
     /// and inputs, summed over the tiles.
     void add_tiles(const Stage& stage, const Piece& piece, const BorderedMap& in, const BorderedMap& incoming, Own& own) {
-        const Size across = ceil_div(stage.width, kTile), down = ceil_div(piece.lines(), kTile);
         const Size inputs = stage.given->inputs, outputs = stage.given->outputs;
-        const Size total = piece.images * down * across, groups = ceil_div(total, tiles_summed(stage));
+        list_tiles(piece, stage.width, own);
+        const Size total = Size(own.tiles.size()), groups = ceil_div(total, tiles_summed(stage));
         for (Size group = 0; group < groups; ++group) {
             const Range range = share(total, groups, group);
             const Size in_element = range.size() * stage.in_stride + kElementGap;
             const Size out_element = range.size() * stage.out_stride + kElementGap;
-            for (Size tile = range.begin; tile < range.end; ++tile) {
-                const Size image = tile / (across * down);
-                const Size y = tile / across % down * kTile, x = tile % across * kTile;
+            for (Size number = range.begin; number < range.end; ++number) {
+                const Tile& tile = own.tiles[number];
                 const float *input[kTile + 2], *output[kTile];
-                for (int i = 0; i < kTile + 2; ++i) input[i] = in.at(image, y + i, x);
-                for (int i = 0; i < kTile; ++i) output[i] = incoming.at(image, y + i + 1, x + 1);
-                kernels_.winograd_input[0](own.in_tiles + (tile - range.begin) * stage.in_stride, in_element, lanes_,
+                for (int i = 0; i < kTile + 2; ++i) input[i] = in.at(tile.image, tile.y + i, tile.x);
+                for (int i = 0; i < kTile; ++i) output[i] = incoming.at(tile.image, tile.y + i + 1, tile.x + 1);
+                kernels_.winograd_input[0](own.in_tiles + (number - range.begin) * stage.in_stride, in_element, lanes_,
                                            input, in.stride, ceil_div(inputs, lanes_));
-                training_.winograd_gradient(own.out_tiles + (tile - range.begin) * stage.out_stride, out_element, lanes_,
-                                            output, incoming.stride, ceil_div(outputs, lanes_));
+                training_.winograd_gradient(own.out_tiles + (number - range.begin) * stage.out_stride, out_element,
+                                            lanes_, output, incoming.stride, ceil_div(outputs, lanes_));
             }
             for (int e = 0; e < kElements; ++e)
                 multiply_transposed({own.out_tiles + e * out_element, stage.out_stride}, 0, outputs,
@@ -950,13 +977,13 @@ private:
         alignas(64) float sums[kElements * 16], taps[9 * 16];
         for (Size o = mine.begin; o < mine.end; ++o)
             for (Size begin = 0; begin < inputs; begin += lanes_) {
-                for (Size tap = 0; tap < stage.taps; ++tap)
-                    for (int lane = 0; lane < lanes_; ++lane) {
-                        float sum = 0;
-                        for (const Own& own : own_)
-                            sum += own.filter[(tap * outputs + o) * stage.in_stride + begin + lane];
-                        sums[tap * lanes_ + lane] = sum;
-                    }
+                for (Size tap = 0; tap < stage.taps; ++tap) {
+                    const Size place = (tap * outputs + o) * stage.in_stride + begin;
+                    std::copy_n(own_[0].filter + place, lanes_, sums + tap * lanes_);
+                    for (std::size_t part = 1; part < own_.size(); ++part)
+                        for (int lane = 0; lane < lanes_; ++lane)
+                            sums[tap * lanes_ + lane] += own_[part].filter[place + lane];
+                }
                 if (stage.winograd) training_.winograd_filter_gradient(taps, sums, lanes_);
                 const float* from = stage.winograd ? taps : sums;
                 const Size some = std::min<Size>(lanes_, inputs - begin);

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skipnets.ops.autograd import differentiable_once
-from skipnets.ops.chunks import MapShape, as_matrix, empty_maps
+from skipnets.ops.chunks import MapShape, as_matrix, empty_maps, empty_tensor_like
 from skipnets.ops.native import instruction_set
 from skipnets.ops.residual_block import NormedConvolution, ResidualBlockPlan, ResidualBlockResult
 
@@ -56,7 +56,7 @@ class _ResidualBlockFunction(torch.autograd.Function):
         plan, count = ctx.plan, len(ctx.plan.strides)
         x, y, *rest = ctx.saved_tensors
         outputs, statistics, parameters = rest[:count], rest[count : 3 * count], rest[3 * count :]
-        made = [torch.empty_like(parameter) for parameter in parameters]
+        made = [empty_tensor_like(parameter) for parameter in parameters]
         buffers = [_empty_like(each) for each in outputs[: plan.branch - 1]]
         sum_gradient = _empty_like(y)
         x_gradient = None
