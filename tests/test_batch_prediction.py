@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
@@ -136,6 +137,37 @@ def test_an_image_that_is_added_later_is_predicted_later(classifier: Classifier,
     assert len({row["path"] for row in rows(tmp_path / "out")}) == len(rows(tmp_path / "out")) == 4
 
 
+def test_an_image_that_is_added_to_an_object_store_is_predicted_later(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    content = (images / "00.png").read_bytes()
+    files.pipe({"/added/a.png": content, "/added/x.tar": (images / "shard.tar").read_bytes()})
+    try:
+        assert predict_to_folder(classifier, ["memory://added"], tmp_path).rows == 9
+        files.pipe("/added/b.png", content)
+        again = predict_to_folder(classifier, ["memory://added"], tmp_path)
+        assert (again.rows, again.skipped) == (1, 1)  # the tar file is not read again
+    finally:
+        files.rm("/added", recursive=True)
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.parquet"])
+def test_a_file_of_images_that_was_replaced_is_refused(
+    name: str, classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    if name.endswith("tar"):
+        path.write_bytes((images / "shard.tar").read_bytes())
+    else:
+        pq.write_table(pa.table({"image": [(images / "00.png").read_bytes()]}), path)
+    assert predict_to_folder(classifier, [str(path)], tmp_path / "out").rows in (8, 1)
+    assert predict_to_folder(classifier, [str(path)], tmp_path / "out").rows == 0
+    os.utime(path, (1, 1))
+    with pytest.raises(UserError, match=rf"{name}.* changed since it was predicted; choose another folder"):
+        predict_to_folder(classifier, [str(path)], tmp_path / "out")
+
+
 def test_shards_divide_the_images(classifier: Classifier, images: Path, tmp_path: Path) -> None:
     results = [
         predict_to_folder(classifier, [str(images)], tmp_path, shard=Shard(number, 3)) for number in (3, 1, 2)
@@ -166,7 +198,7 @@ def test_memory_does_not_grow_with_the_images(
 
     source = ImageSource("endless", False, lambda _: iter(Endless()))
     monkeypatch.setattr("skipnets.batch_prediction.image_sources", lambda _: iter([source]))
-    predict_to_folder(classifier, [""], tmp_path, batch_size=8, rows_per_file=100, progress=watch)
+    predict_to_folder(classifier, ["-"], tmp_path, batch_size=8, rows_per_file=100, progress=watch)
     assert most <= 3 * 8
     assert len(list(tmp_path.glob("part-*.parquet"))) == 20
 
@@ -191,6 +223,131 @@ def test_one_job_at_a_time(classifier: Classifier, images: Path, tmp_path: Path)
 
     with pytest.raises(UserError, match="another job is writing this shard"):
         predict_to_folder(classifier, [str(images)], tmp_path, progress=again)
+
+
+def test_a_source_that_failed_is_tried_again(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = str(images / "shard.tar")
+    whole = (images / "shard.tar").read_bytes()
+
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() >= len(whole) // 2:
+                raise OSError("connection reset")
+            return super().read(512)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("skipnets.data.streams._Local.open", lambda *_: Broken(whole))
+        first = predict_to_folder(classifier, [shard], tmp_path)
+        assert 1 < first.rows < 9
+        assert first.failures == {shard: "image: is damaged from here on (connection reset)"}
+        again = predict_to_folder(classifier, [shard], tmp_path)
+        assert (again.rows, again.failures) == (1, first.failures)
+    assert predict_to_folder(classifier, [shard], tmp_path).rows == 8 - (first.rows - 1)
+    assert {row["path"]: row["error"] for row in rows(tmp_path)} == dict.fromkeys(
+        f"{shard}:{index:03}.png" for index in range(8)
+    )
+    assert len(rows(tmp_path)) == 8
+    assert predict_to_folder(classifier, [shard], tmp_path).rows == 0
+
+
+def test_an_image_that_could_not_be_read_is_tried_again(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Image.open
+
+    def refuse(file: Any, *arguments: Any, **options: Any) -> Image.Image:
+        if str(file).endswith(("03.png", "more/4.png")):
+            raise OSError(5, "Input/output error", file)
+        return opened(file, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", refuse)
+        for attempted in (COUNT, 2):
+            result = predict_to_folder(classifier, [str(images)], tmp_path, rows_per_file=7)
+            assert (result.rows, len(rows(tmp_path))) == (attempted, COUNT)
+            assert sum("Input/output error" in (row["error"] or "") for row in rows(tmp_path)) == 2
+    assert predict_to_folder(classifier, [str(images)], tmp_path).rows == 2
+    assert_complete(tmp_path, images)
+    assert [row["path"] for row in rows(tmp_path) if row["error"]] == [str(images / "23.png")]
+    assert predict_to_folder(classifier, [str(images)], tmp_path).rows == 0
+
+
+def test_an_object_that_a_store_did_not_give_is_tried_again(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    files.pipe({f"/busy/{index}.png": (images / "00.png").read_bytes() for index in range(3)})
+
+    class BusyError(Exception):
+        pass
+
+    def refuse(*_: object) -> bytes:
+        raise BusyError("slow down")
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(files), "cat_file", refuse)
+            result = predict_to_folder(classifier, ["memory://busy"], tmp_path)
+        assert (result.rows, result.failed) == (3, 3)
+        assert "slow down" in result.failures["/busy/0.png"]
+        assert predict_to_folder(classifier, ["memory://busy"], tmp_path).rows == 3
+        assert [row["error"] for row in rows(tmp_path)] == [None] * 3
+    finally:
+        files.rm("/busy", recursive=True)
+
+
+def test_a_folder_that_cannot_be_read_is_one_row(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> Any:
+        raise PermissionError(13, "Permission denied", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        result = predict_to_folder(classifier, [str(images)], tmp_path)
+    assert (result.rows, result.failed) == (1, 1)
+    assert predict_to_folder(classifier, [str(images)], tmp_path).rows == COUNT
+
+
+def test_a_missing_address_stops_a_job_before_it_begins(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="missing does not exist"):
+        predict_to_folder(classifier, [str(images), str(tmp_path / "missing")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_later_keeps_the_rows_before_it(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("fsspec")
+    with pytest.raises(UserError, match="memory://missing does not exist"):
+        predict_to_folder(classifier, [str(images), "memory://missing"], tmp_path, batch_size=4)
+    assert len(rows(tmp_path)) >= COUNT - 3 * 4  # those that were read ahead are predicted the next time
+    predict_to_folder(classifier, [str(images)], tmp_path)
+    assert_complete(tmp_path, images)
+
+
+def test_an_output_that_cannot_be_written_is_said(
+    classifier: Classifier, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "afile").write_text("kept")
+    for output in (tmp_path / "afile", tmp_path / "afile" / "below"):
+        with pytest.raises(UserError, match=rf"output={output}: cannot be written \((File exists|Not a dir)"):
+            predict_to_folder(classifier, [str(images)], output)
+    assert (tmp_path / "afile").read_text() == "kept"
+    path_open = Path.open
+
+    def refuse(path: Path, mode: str = "r", **options: Any) -> Any:  # as root may write everywhere
+        if "w" in mode:
+            raise PermissionError(13, "Permission denied", str(path))
+        return path_open(path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"out: cannot be written \(Permission denied\)"):
+        predict_to_folder(classifier, [str(images)], tmp_path / "out")
 
 
 def test_names_that_are_not_text_stay_apart(classifier: Classifier, tmp_path: Path) -> None:

@@ -123,18 +123,21 @@ def test_what_a_killed_process_left_is_removed_later(tmp_path: Path, monkeypatch
     (tmp_path / ".config").write_text("kept")
     running = tmp_path / f".other.{os.getpid()}-00112233.tmp.csv"
     running.write_text("written by a process that runs")
-    (tmp_path / ".folder.1a2b3c4d.tmp").mkdir()  # as version 0.1 named it
+    foreign = [".folder.1a2b3c4d.tmp", ".notes.-1a2b3c4d.tmp", ".notes.\u0664-1a2b3c4d.tmp"]
+    for name in foreign:  # of other programs
+        (tmp_path / name).mkdir()
 
     remove_orphans(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4  # as long as another machine may be writing them
+    assert len(list(tmp_path.iterdir())) == 6  # as long as another machine may be writing them
     for path in tmp_path.iterdir():
         os.utime(path, (time.time() - 2 * 3600,) * 2)
     monkeypatch.setattr(files, "_looked_through", set())
     with atomic_path(target) as temporary:
         temporary.write_text("whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".config", running.name, "table.csv"])
+    kept = [".config", *foreign, "table.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, running.name])
     remove_orphans(tmp_path, in_use=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".config", "table.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
     remove_orphans(tmp_path / "nowhere")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +23,7 @@ COUNT = 600
 CLUSTER = """
 import os, sys, threading, time
 from pathlib import Path
+from types import SimpleNamespace
 from ray.cluster_utils import Cluster
 import ray
 from skipnets.ray_prediction import predict_with_ray
@@ -53,6 +56,51 @@ def test_paths_on_standard_input_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with pytest.raises(UserError, match="cannot come from standard input with engine=ray"):
         predict_with_ray(tmp_path / "model.onnx", ["-"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("device", "runtime", "in_cluster", "expected"),
+    [
+        ("auto", "auto", 2, 1),
+        ("auto", "torch", 2, 1),
+        ("auto", "auto", 0, None),
+        ("auto", "native", 2, None),
+        ("cpu", "auto", 2, None),
+        ("cuda", "auto", 0, 1),  # of a node that is still to come
+    ],
+)
+def test_a_task_asks_ray_for_the_gpu_that_it_takes(
+    device: str,
+    runtime: str,
+    in_cluster: int,
+    expected: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.data")
+    asked: list[object] = []
+
+    class Rows:
+        def map(self, _: object, *, num_cpus: int, num_gpus: int | None) -> Rows:
+            asked.append(num_gpus)
+            return self
+
+        def iter_rows(self) -> Iterator[dict[str, int]]:
+            return iter([{"rows": 1}])
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray.data.DataContext, "get_current", SimpleNamespace)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": float(in_cluster)})
+    monkeypatch.setattr(ray.data, "range", lambda *_, **__: Rows())
+    predict_with_ray(tmp_path / "model", [str(tmp_path)], tmp_path, device=device, runtime=runtime)
+    assert asked == [expected]
+
+
+def test_a_numbered_gpu_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match="device=cuda:1: must be cuda with engine=ray"):
+        predict_with_ray(tmp_path / "model", [str(tmp_path)], tmp_path, device="cuda:1")
 
 
 @pytest.mark.slow

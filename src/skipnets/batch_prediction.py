@@ -3,7 +3,8 @@
 What is finished is told by the files alone. Each is complete or not there, and names in its metadata the
 sources that were read to their end with it. A job that starts again passes over those, and, in sources that
 were begun or have changed, over the images that a file has a row for. So no image is lost or repeated,
-whatever moment a job was killed at.
+whatever moment a job was killed at. Rows of files that could not be read, as of a store that did not answer,
+are taken out by the next job, which tries them again.
 """
 
 from __future__ import annotations
@@ -20,9 +21,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from skipnets.classifier import Classifier, Prediction
-from skipnets.data.decoding import Source
-from skipnets.data.streams import ImageSource, Shard, image_sources
+from skipnets.data.decoding import ImageDecodeError, Source
+from skipnets.data.streams import (
+    ImageSource,
+    Shard,
+    check_addresses,
+    image_sources,
+    is_failed_read,
+    unreadable_image,
+)
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
 
@@ -42,7 +52,7 @@ class BatchResult:
 
     Attributes:
         rows: Images that it predicted.
-        failed: How many of them could not be read; their rows have an `error`.
+        failed: How many of them could not be read or are no images; their rows have an `error`.
         skipped: Images that an earlier job had predicted, in sources that it had not finished.
         files: Files that it wrote.
         failures: Path → reason of the first that failed.
@@ -87,14 +97,17 @@ def predict_to_folder(
 
     Raises:
         UserError: If there is nothing at an address, or the folder holds predictions of another model, of
-            other options, or is being written by another job.
+            other options, cannot be written, or is being written by another job.
     """
     try:
         import pyarrow  # noqa: F401
     except ImportError:
         raise missing_extra("scale", "pyarrow") from None
+    addresses = list(addresses)
+    check_addresses(addresses)
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     top_k = min(top_k, len(classifier.classes))
     about = {"model": _fingerprint(classifier), "top_k": top_k}
     with _locked(folder / f".shard-{shard.number}-of-{shard.count}.lock", lock_seconds):
@@ -105,21 +118,26 @@ def predict_to_folder(
         stream = _Stream(image_sources(addresses), shard, earlier, result)
         writer = _Writer(folder, shard, about, top_k, earlier.next_number)
         started = time.monotonic()
-        predictions = classifier.predict_named(stream, top_k, batch_size=batch_size, workers=workers)
-        for prediction in predictions:
-            writer.add(prediction, stream.source_of_next())
-            result.rows += 1
-            if prediction.error is not None:
-                result.failed += 1
-                if len(result.failures) < _FAILURES_NAMED:
-                    result.failures[prediction.source] = prediction.error
-            if writer.count >= rows_per_file or time.monotonic() - started > seconds_per_file:
+        predictions = classifier.predict_named(
+            stream, top_k, batch_size=batch_size, workers=workers, failed=stream.failed
+        )
+        try:
+            for prediction in predictions:
+                source, unread = stream.take(prediction.source)
+                writer.add(prediction, source, unread=unread)
+                result.rows += 1
+                if prediction.error is not None:
+                    result.failed += 1
+                    if len(result.failures) < _FAILURES_NAMED:
+                        result.failures[prediction.source] = prediction.error
+                if writer.count >= rows_per_file or time.monotonic() - started > seconds_per_file:
+                    result.files.append(writer.write(stream.finished()))
+                    started = time.monotonic()
+                if progress is not None:
+                    progress(result)
+        finally:  # also the rows of a job that an error ends
+            if writer.count:
                 result.files.append(writer.write(stream.finished()))
-                started = time.monotonic()
-            if progress is not None:
-                progress(result)
-        if writer.count:
-            result.files.append(writer.write(stream.finished()))
     return result
 
 
@@ -166,6 +184,8 @@ class _Stream:
         self._taken = 0
         self._given = 0
         self._ends: deque[tuple[int, str, int]] = deque()
+        self._unread: set[str] = set()  # images and sources that the next job tries again
+        self._unfinished: set[str] = set()  # sources that have such images
 
     def __iter__(self) -> Iterator[tuple[str, Source]]:
         wholes = 0
@@ -176,24 +196,45 @@ class _Stream:
                     continue
             if self._earlier.has_finished(source):
                 continue
-            for path, image in source.read(self._wanted(source)):
+            for path, image in self._read(source):
                 self._given += 1
                 self._ahead.append(source.name)
                 yield path, image
-            if source.name != "-":  # which may be something else the next time
+            if source.stamp:
                 self._ends.append((self._given, source.name, source.stamp))
 
-    def source_of_next(self) -> str:
-        """The source of the next image, in the order in which they were given."""
+    def _read(self, source: ImageSource) -> Iterator[tuple[str, Source]]:
+        """The images of a source that are wanted, and one that fails where the source itself does."""
+        wanted = self._wanted(source)
+        try:
+            yield from source.read(wanted)
+        except OSError as error:
+            self._unfinished.add(source.name)
+            if source.name not in self._unread and wanted(source.name):
+                self._unread.add(source.name)
+                yield source.name, unreadable_image(error.strerror or str(error))
+
+    def failed(self, name: str, error: ImageDecodeError) -> None:
+        """Note that an image could not be read."""
+        if is_failed_read(error.__cause__):
+            self._unread.add(name)
+
+    def take(self, name: str) -> tuple[str, bool]:
+        """The source of the next image, in the order they were given in, and whether it could not be read."""
         self._taken += 1
-        return self._ahead.popleft()
+        source = self._ahead.popleft()
+        unread = name in self._unread
+        if unread:
+            self._unfinished.add(source)
+        return source, unread
 
     def finished(self) -> dict[str, int]:
-        """Sources all of whose images were taken, with their stamps; each is told once."""
+        """Sources all of whose images were taken and read, with their stamps; each is told once."""
         found = {}
         while self._ends and self._ends[0][0] <= self._taken:
             _, name, stamp = self._ends.popleft()
-            found[_text(name)] = stamp
+            if name not in self._unfinished:
+                found[_text(name)] = stamp
         return found
 
     def _wanted(self, source: ImageSource) -> Callable[[str], bool]:
@@ -250,6 +291,8 @@ class _Earlier:
                 if told.get(key) != value:
                     what = "another model" if key == "model" else f"{key}={told.get(key)}"
                     raise UserError(f"output={folder}: holds predictions with {what}; choose another folder")
+            if told.get("unread"):
+                _take_out(path, told)
             self._finished.update(told["finished"])
             self.next_number = max(self.next_number, int(match[3]) + 1)
             sources = pyarrow.parquet.read_table(path, columns=["source"])["source"]
@@ -257,8 +300,15 @@ class _Earlier:
                 self._files_of.setdefault(source, []).append(path)
 
     def has_finished(self, source: ImageSource) -> bool:
-        """Whether a source was read to its end, and is as it was."""
-        return self._finished.get(_text(source.name)) == source.stamp
+        """Whether a source was read to its end, and is as it was.
+
+        Raises:
+            UserError: If it is a file of images that is another now; its rows are of those that it had.
+        """
+        stamp = self._finished.get(_text(source.name), 0)
+        if source.whole and stamp and source.stamp and stamp != source.stamp:
+            raise UserError(f"images: {source.name} changed since it was predicted; choose another folder")
+        return stamp != 0 and stamp == source.stamp
 
     def done_in(self, source: ImageSource) -> set[bytes]:
         """Digests of the paths in a source that have rows."""
@@ -270,6 +320,25 @@ class _Earlier:
             rows = pyarrow.parquet.read_table(path, columns=["path"], filters=[("source", "=", name)])
             done.update(map(_digest, rows["path"].to_pylist()))
         return done
+
+
+def _take_out(path: Path, told: dict[str, Any]) -> None:
+    """Write a file again without the rows of what could not be read.
+
+    Args:
+        path: The file.
+        told: Its metadata.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    kept = np.ones(table.num_rows, dtype=bool)
+    kept[told["unread"]] = False
+    metadata = {_METADATA: json.dumps({**told, "unread": []})}
+    with _writing(path.parent), atomic_path(path) as temporary:
+        table = table.filter(pyarrow.array(kept)).replace_schema_metadata(metadata)
+        pyarrow.parquet.write_table(table, temporary, compression="zstd")
 
 
 class _Writer:
@@ -290,14 +359,17 @@ class _Writer:
         self._top_k = top_k
         self._number = number
         self._rows: list[tuple[Prediction, str]] = []
+        self._unread: list[int] = []
 
     @property
     def count(self) -> int:
         """Rows that no file has yet."""
         return len(self._rows)
 
-    def add(self, prediction: Prediction, source: str) -> None:
-        """Take a row."""
+    def add(self, prediction: Prediction, source: str, *, unread: bool) -> None:
+        """Take a row; `unread` says that it holds until the image is tried again."""
+        if unread:
+            self._unread.append(len(self._rows))
         self._rows.append((prediction, source))
 
     def write(self, finished: Mapping[str, int]) -> Path:
@@ -321,12 +393,12 @@ class _Writer:
         columns["error"] = [None if row.error is None else _text(row.error) for row in predictions]
         columns["source"] = [_text(source) for _, source in self._rows]
         types += [("error", pyarrow.string()), ("source", pyarrow.string())]
-        metadata = {_METADATA: json.dumps({**self._about, "finished": finished})}
+        metadata = {_METADATA: json.dumps({**self._about, "finished": finished, "unread": self._unread})}
         table = pyarrow.table(columns, schema=pyarrow.schema(types, metadata=metadata))
         path = self._folder / f"{_prefix(self._shard)}{self._number:05}.parquet"
-        with atomic_path(path) as temporary:
+        with _writing(self._folder), atomic_path(path) as temporary:
             pyarrow.parquet.write_table(table, temporary, compression="zstd")
-        self._rows = []
+        self._rows, self._unread = [], []
         self._number += 1
         return path
 
@@ -359,6 +431,15 @@ def _fingerprint(classifier: Classifier) -> str:
 
 
 @contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say in one line that a folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"output={folder}: cannot be written ({error.strerror or error})") from error
+
+
+@contextmanager
 def _locked(path: Path, seconds: float) -> Iterator[None]:
     """Keep other jobs away from a shard; the lock ends with the process, however that ends."""
     try:
@@ -367,7 +448,9 @@ def _locked(path: Path, seconds: float) -> Iterator[None]:
         yield
         return
     until = time.monotonic() + seconds
-    with path.open("w") as file:
+    with _writing(path.parent):
+        opened = path.open("w")
+    with opened as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

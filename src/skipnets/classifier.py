@@ -8,7 +8,7 @@ Shapes: N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import Description, check_answers
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
+from skipnets.machine import usable_cores
 from skipnets.models.registry import config_to_dict
 from skipnets.origin import Origin
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-    from skipnets.data.decoding import Source
+    from skipnets.data.decoding import ImageDecodeError, Source
     from skipnets.inputs import Images
     from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
@@ -192,6 +193,13 @@ class Classifier(Display):
         return ensemble
 
     @property
+    def runs_in(self) -> str:
+        """Runtime, device, and precision where that is known: "torch on cuda:0, 16-mixed"."""
+        precision = getattr(self.runtime, "precision", None)
+        where = f"{self.runtime.name} on {self.runtime.device}"
+        return where if precision is None else f"{where}, {precision}"
+
+    @property
     def members(self) -> tuple[Classifier, ...]:
         """The classifiers of the networks that an ensemble averages; of a single network, itself.
 
@@ -302,6 +310,7 @@ class Classifier(Display):
         *,
         batch_size: int = 32,
         workers: int | None = None,
+        failed: Callable[[str, ImageDecodeError], object] | None = None,
     ) -> Iterator[Prediction]:
         """Like `predict_iter`, for images that have names already; they are taken as they are needed.
 
@@ -310,9 +319,10 @@ class Classifier(Display):
             top_k: As of `predict`.
             batch_size: As of `predict`.
             workers: As of `predict`.
+            failed: Called with name and error of an image that cannot be read, by the thread that reads it.
         """
         check_at_least_1(top_k=top_k)
-        return self._predictions(self._named_batches(sources, batch_size, workers), top_k)
+        return self._predictions(self._named_batches(sources, batch_size, workers, failed), top_k)
 
     def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
         """Convert images to the network's input, (N, C, H, W): float32, or uint8 if the graph normalizes.
@@ -387,7 +397,7 @@ class Classifier(Display):
                     "model": self._name(),
                     "classes": f"{len(self.classes)}: {listed(self.classes, 10)}",
                     "images": f"{height}×{width}, {channel_word(self.preprocessing.channels)}",
-                    "runs in": f"{self.runtime.name} on {self.runtime.device}",
+                    "runs in": self.runs_in,
                     **({} if self.path is None else {"file": str(self.path)}),
                 }
             )
@@ -490,7 +500,11 @@ class Classifier(Display):
         return self._named_batches(named_sources(inputs, self.preprocessing), batch_size, workers)
 
     def _named_batches(
-        self, sources: Iterable[tuple[str, Source]], batch_size: int, workers: int | None
+        self,
+        sources: Iterable[tuple[str, Source]],
+        batch_size: int,
+        workers: int | None,
+        failed: Callable[[str, ImageDecodeError], object] | None = None,
     ) -> Iterator[ImageBatch]:
         """Read images in threads, two batches ahead."""
         check_at_least_1(batch_size=batch_size, workers=workers)
@@ -498,13 +512,19 @@ class Classifier(Display):
             sources,
             self.preprocessing,
             batch_size=batch_size,
-            workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
+            workers=min(usable_cores(), 8) if workers is None else workers,
             normalize=self.runtime.input_type == "float32",
+            failed=failed,
         )
 
 
 def load(
-    path: str | os.PathLike[str], *, runtime: str = "auto", device: str = "auto", threads: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    precision: str = "auto",
 ) -> Classifier:
     """Load a classifier.
 
@@ -513,6 +533,9 @@ def load(
         runtime: "auto" or one of `skipnets.runtimes.RUNTIMES`.
         device: "auto" (the fastest available), "cpu", "cuda", "cuda:1" or "mps".
         threads: CPU threads that compute; None leaves it to the runtime.
+        precision: "auto", "32-true" (float32), "bf16-mixed" or "16-mixed". On a CUDA device, "auto" compares
+            half precision with float32 on the first 64 images and takes it where no label changes; elsewhere
+            it is float32.
 
     Raises:
         UserError: If there is no model file, it is truncated, damaged, from a newer version or of another
@@ -520,6 +543,8 @@ def load(
     """
     check_path("path", path)
     if export_format(path) is not None:
+        if precision not in ("auto", "32-true"):
+            raise UserError(f"precision={precision}: an export computes as it was made; take the model file")
         opened = open_exported(path, runtime=runtime, device=device, threads=threads)
         description = Description.from_metadata(opened.path, opened.metadata)
         check_answers(opened.path, opened.runtime, description)
@@ -538,6 +563,7 @@ def load(
                 tensors=tensors,
                 device=device,
                 threads=threads,
+                precision=precision,
             )
             for tensors in networks
         ]

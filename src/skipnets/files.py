@@ -19,8 +19,8 @@ from skipnets.errors import UserError
 
 __all__ = ["atomic_path", "force_to_disk", "is_temporary", "remove_orphans"]
 
-# A name such as ".model.4711-1a2b3c4d.tmp.safetensors", with the process that writes it.
-_TEMPORARY = re.compile(r"\..*\.(?:(?P<process>\d+)-)?[0-9a-f]{8}\.tmp(?:\.[^.]*)?")
+# A name such as ".model.4711-1a2b3c4d.tmp.safetensors". Without a process it is another program's.
+_TEMPORARY = re.compile(r"\..*\.(?P<process>[0-9]+)-[0-9a-f]{8}\.tmp(?:\.[^.]*)?")
 # Processes of other machines cannot be asked, but none writes for an hour without changing its file.
 _FORGOTTEN_SECONDS = 3600
 
@@ -111,10 +111,10 @@ def force_to_disk(path: Path, *, only_folder: bool = False) -> None:
         os.close(descriptor)
 
 
-def _is_forgotten(orphan: Path, process: str | None) -> bool:
+def _is_forgotten(orphan: Path, process: str) -> bool:
     if time.time() - orphan.stat().st_mtime < _FORGOTTEN_SECONDS:
         return False
-    if process is None or os.name == "nt":  # os.kill would end it there
+    if os.name == "nt":  # os.kill would end it there
         return True
     try:
         os.kill(int(process), 0)

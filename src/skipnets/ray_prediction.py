@@ -14,12 +14,13 @@ from typing import Any
 
 from skipnets.batch_prediction import BatchResult, predict_to_folder, shards_of, summary_of
 from skipnets.classifier import Classifier, load
-from skipnets.data.streams import Shard
+from skipnets.data.streams import Shard, check_addresses
 from skipnets.errors import UserError, missing_extra
 
 __all__ = ["predict_with_ray"]
 
 _SHARDS_PER_PROCESSOR = 4
+_WITHOUT_GPU = ("native", "openvino")
 # A lost machine's lock may outlive it for a moment.
 _SECONDS_FOR_LOCK = 60.0
 
@@ -34,6 +35,7 @@ def predict_with_ray(
     runtime: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    precision: str = "auto",
     workers: int | None = None,
     shards: int | None = None,
     progress: Callable[[BatchResult], None] | None = None,
@@ -47,14 +49,17 @@ def predict_with_ray(
         top_k: As of `predict_to_folder`.
         batch_size: As of `predict_to_folder`.
         runtime: As of `skipnets.load`.
-        device: As of `skipnets.load`; each task on a GPU takes one.
+        device: As of `skipnets.load`, but for "cuda:1", as Ray says which GPU is a task's. Each task on a GPU
+            takes one; "auto" means GPUs if the cluster has any and the runtime can use them.
         threads: Processors of each task; None takes one.
+        precision: As of `skipnets.load`.
         workers: Threads of each task that read images; None takes as many as `threads`.
         shards: How many tasks there are; None takes what is in the folder, or four for each processor.
         progress: Called after every shard.
 
     Raises:
-        UserError: As of `predict_to_folder`, or if the images are to come from standard input.
+        UserError: As of `predict_to_folder`, if the images are to come from standard input, or if the device
+            has a number.
     """
     try:
         import ray
@@ -62,11 +67,14 @@ def predict_with_ray(
         raise missing_extra("ray", "ray") from None
     if "-" in addresses:
         raise UserError("images: cannot come from standard input with engine=ray")
+    if device.startswith("cuda:"):
+        raise UserError(f"device={device}: must be cuda with engine=ray, which says which GPU is a task's")
+    check_addresses(addresses)
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if shards is None:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         processors = int(resources.get("CPU", 1))
         shards = shards_of(Path(output)) or _SHARDS_PER_PROCESSOR * processors
     task = functools.partial(
@@ -75,10 +83,12 @@ def predict_with_ray(
         addresses=[name if "://" in name else os.path.abspath(name) for name in addresses],  # noqa: PTH100
         output=os.path.abspath(output),  # noqa: PTH100
         shards=shards,
-        loading={"runtime": runtime, "device": device, "threads": threads or 1},
+        loading={"runtime": runtime, "device": device, "threads": threads or 1, "precision": precision},
         predicting={"top_k": top_k, "batch_size": batch_size, "workers": workers or threads or 1},
     )
-    gpus = 1 if device.startswith("cuda") else None
+    # Of GPUs that a task does not ask for, Ray hides all or shows all, on which tasks then crowd.
+    automatic = device == "auto" and runtime not in _WITHOUT_GPU and resources.get("GPU", 0) >= 1
+    gpus = 1 if device == "cuda" or automatic else None
     numbers = ray.data.range(shards, override_num_blocks=shards)
     rows = numbers.map(task, num_cpus=threads or 1, num_gpus=gpus)
     earlier = set(Path(output).glob("part-*.parquet"))

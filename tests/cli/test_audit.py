@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Result
-from tests.helpers.flawed import FOUND, write_flawed, write_predictions
+from tests.helpers.flawed import FOUND, scene, write_flawed, write_predictions
 from tests.helpers.runs import write_images
 
 Run = Callable[..., Result]
@@ -115,3 +115,22 @@ def test_wrong_input_is_one_line_before_anything_is_written(
     assert message in result.err
     assert len(result.err.splitlines()) == 1
     assert not list(Path().glob("audit*")) + list(Path().glob("clean.*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("digits",), "digits does not lie in files, which a manifest could list"),
+        (("pages", "--page", "all"), "a manifest lists files, not their pages; leave out --page all"),
+    ],
+)
+def test_what_no_manifest_can_list_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, words: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pages/a").mkdir(parents=True)
+    scene(0).save("pages/a/0.tif", save_all=True, append_images=[scene(1)])
+    monkeypatch.setattr("skipnets.report.auditing.survey", lambda *_: pytest.fail("the work began"))
+    result = run("audit", *words, "--write", "clean.csv")
+    assert result.status == 2
+    assert result.err.splitlines() == [f"skipnets: --write=clean.csv: {message}"]

@@ -127,6 +127,28 @@ def test_many_classes_are_shown_in_part(tmp_path: Path, run: Run) -> None:
     assert not any(line.startswith("12 12") for line in lines)
 
 
+def test_more_pixels_are_read_where_they_are_allowed(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # raised for the process
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("1", (8, 8)).save(tmp_path / name / f"{number}.png")
+    Image.new("1", (9500, 9500)).save(tmp_path / "a" / "0.png")
+    refused = run("data", tmp_path, "--duplicates", "ignore")
+    assert refused.status == 1
+    assert "larger than 89,478,485 pixels, the most that is read; --max-pixels allows more" in refused.out
+    allowed = run("data", tmp_path, "--duplicates", "ignore", "--max-pixels", 9500 * 9500)
+    assert (allowed.status, allowed.err) == (0, "")
+    assert "9500×9500 pixels" in allowed.out
+    assert "larger than" not in allowed.out
+    # No more than that.
+    short = run("data", tmp_path, "--duplicates", "ignore", "--max-pixels", 9500 * 9500 - 1)
+    assert short.status == 1
+    assert "larger than 90,249,999 pixels" in short.out
+
+
 def test_names_cannot_write_to_the_terminal(tmp_path: Path, run: Run) -> None:
     for name in ("a[red]b", "c\x1b[31md"):
         (tmp_path / name).mkdir()

@@ -98,6 +98,20 @@ def test_more_than_8_bits_are_shown_as_a_person_sees_them(tmp_path: Path) -> Non
     assert blank.contrast == 0
 
 
+def test_thumbnails_in_gray_are_those_in_color(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    gray = scene(0).convert("L")
+    gray.save(tmp_path / "a" / "0.jpg", quality=95)
+    Image.fromarray(np.asarray(gray, dtype=np.uint16) * 16).save(tmp_path / "a" / "1.png")
+    deep = find_dataset(tmp_path, fractions=None)
+    shallow = deep.select(np.array([0]))
+    for dataset, index in ((deep, 0), (deep, 1), (shallow, 0)):
+        in_gray, in_color = (dataset.open_reduced(index, 32, channels=channels) for channels in (1, 3))
+        assert (in_gray.mode, in_color.mode) == ("L", "RGB")
+        np.testing.assert_array_equal(np.asarray(in_gray), np.asarray(in_color)[:, :, 1])
+    assert deep.open_reduced(1, 32, channels=1).getextrema() == (0, 255)
+
+
 def test_images_in_memory() -> None:
     digits = find_dataset("digits", fractions=None).select(np.arange(5))
     for image, seen in zip(digits.images, measure_appearance(digits), strict=True):  # type: ignore[arg-type]

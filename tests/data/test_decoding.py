@@ -383,14 +383,35 @@ def test_a_limit_of_a_page_holds_for_it_alone(tmp_path: Path, monkeypatch: pytes
         open_image(path)
 
 
-@pytest.mark.parametrize("color_type", [0, 2, 6])
+@pytest.mark.parametrize("color_type", [0, 2, 4, 6])
 @pytest.mark.parametrize("filtered", [False, True])
 def test_all_16_bits_of_a_png(color_type: int, filtered: bool) -> None:
-    channels = {0: 1, 2: 3, 6: 4}[color_type]
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[color_type]
     pixels = RANDOM.integers(0, 65536, (6, 5, channels), dtype=np.uint16)
     data = imagecodecs.png_encode(pixels) if filtered else png(pixels, color_type)
     np.testing.assert_array_equal(read_values(data, channels).array, pixels)
     assert read_header(data).bits == 16
+
+
+def test_all_16_bits_of_gray_with_alpha() -> None:
+    pixels = RANDOM.integers(0, 65536, (6, 5, 2), dtype=np.uint16)
+    opacity = pixels[:, :, 1:] / 65535
+    laid = pixels[:, :, :1] * opacity + 65535 * (1 - opacity)
+    for channels in (None, 1):
+        np.testing.assert_allclose(read_values(png(pixels, 4), channels).array, laid, atol=0.5)
+    np.testing.assert_allclose(as_array(png(pixels, 4), 1), laid[:, :, 0] / 257, atol=2)
+    header = read_header(png(pixels, 4))
+    assert (header.bits, header.channels) == (16, 1)
+    # Turned upright, too.
+    exif = Image.Exif()
+    exif[274] = 6
+    content = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    data = png(pixels, 4)
+    place = data.index(b"IDAT") - 4
+    np.testing.assert_array_equal(
+        read_values(data[:place] + chunk + data[place:], 2).array, np.rot90(pixels, -1)
+    )
 
 
 def test_values_of_8_bits_are_the_image() -> None:

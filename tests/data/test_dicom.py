@@ -194,6 +194,19 @@ def test_8_bits_are_images_like_others():
         open_image(dicom_file(CT, bits=12))
 
 
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_few_bits_end_in_white(bits):
+    top = 2**bits - 1
+    pixels = np.arange(54, dtype=np.uint16).reshape(6, 9) % top
+    pixels[0, :2] = top, 0
+    shown = np.asarray(open_image(dicom_file(pixels.astype(np.uint8), bits=bits)))
+    np.testing.assert_allclose(shown, pixels / top * 255, atol=0.5)
+    assert shown.max() == 255
+    # Of what is allocated beyond the stored bits, nothing belongs to the pixel (PS3.5, 8.1.1).
+    beyond = dicom_file(pixels | np.uint16(0x100), bits=bits)
+    np.testing.assert_array_equal(np.asarray(open_image(beyond)), shown)
+
+
 def test_what_is_no_image_is_one_line(tmp_path):
     report = dicom_dataset(CT)
     del report.Rows, report.Columns, report.PixelData

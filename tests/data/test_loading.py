@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -221,7 +223,7 @@ def test_processes_that_train_together_take_equally_many_steps(damaged):
             assert {len(index) for index in seen} == {2}
             assert len(set(seen)) == 10 - sum(
                 any(damaged.names[position] in ("a/04.png", "b/11.png") for position in batch)
-                for batch in loader.sampler.batches()
+                for _, _, batch in loader.sampler.batches()
             )
 
 
@@ -335,6 +337,28 @@ def test_no_more_workers_than_shared_memory_has_room_for(dataset, monkeypatch, c
     assert said in caplog.text
     alone = training_loader(dataset, Preprocessing(16), "resized-crop", batch_size=8, workers=0, held_bytes=0)
     assert equal(batches, epoch(alone, 0))
+
+
+@pytest.mark.parametrize("held_bytes", [0, 10**9])
+def test_shared_memory_that_fills_up_ends_in_one_line(dataset, held_bytes):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    augmentation = "none" if held_bytes else "resized-crop"
+    # As if less were left than a batch takes: 41 or 8 images of 196,608 bytes.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        with pytest.raises(UserError) as raised:
+            epoch(
+                training_loader(
+                    *(dataset, Preprocessing(256), augmentation),
+                    batch_size=8,
+                    workers=2,
+                    held_bytes=held_bytes,
+                ),
+                0,
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.match(r"workers=2: shared memory \(/dev/shm\) is full; fewer .* gives more$", str(raised.value))
 
 
 @pytest.mark.parametrize("augmentation", ["crop-flip", "resized-crop"])

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 from tests.data.test_layout import found, image_bytes, plant
 
-from skipnets.data.manifest import MissingFilesError
+from skipnets.data.manifest import _GROUP_WORDS, MissingFilesError
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import find_dataset
 from skipnets.data.survey import survey
@@ -155,11 +155,6 @@ CASES = {
     "a row twice": Case(
         "m.csv", table("path,label") + "a.png,cat\n./a.png,cat\n", FOUR, ("2 rows that repeat",)
     ),
-    "two labels": Case(
-        "m.csv",
-        table("path,label") + "./a.png,dog\n",
-        r"error: lists a\.png twice, with label 'cat' and 'dog'",
-    ),
     "two splits": Case(
         "m.csv",
         "path,label,split\na.png,cat,train\na.png,cat,test\n",
@@ -231,6 +226,23 @@ def test_manifest(tmp_path, case):
     if not case.said:
         assert not lines
     assert {dataset.open(index).size for index in range(len(dataset))} == {(5, 6)}
+
+
+# What data sets name those whose images must not be divided among splits.
+@pytest.mark.parametrize(
+    "column", sorted({"patient", "subject", "study", "slide", "case", "camera", *_GROUP_WORDS})
+)
+@pytest.mark.parametrize("spelled", ["{}", "{}_id", "{}ID"])
+def test_columns_of_groups_are_named_unless_they_are_used(tmp_path, column, spelled):
+    name = spelled.format(column)
+    plant(tmp_path, {file: image_bytes() for file, _ in ROWS})
+    (tmp_path / "m.csv").write_text(table(f"path,label,{name}", "7", "7", "8", "8"))
+    dataset = find_dataset(tmp_path / "m.csv", fractions=None)
+    [warning] = [line for line in dataset.listing.warnings if "--group-column" in line]
+    assert re.search(rf"images of one {name} may .*--group-column {name}\b", warning)
+    used = find_dataset(tmp_path / "m.csv", fractions=None, options=DataOptions(group_column=name))
+    assert not used.listing.warnings
+    assert used.groups.tolist() == ["7", "7", "8", "8"]
 
 
 def test_the_table_says_which_columns_are_used(tmp_path):

@@ -64,6 +64,7 @@ def write_images(folder: Path, side: int, prefix: str = "") -> list[Path]:
         "transparent.tif": (noise, {"compression": "tiff_lzw"}),
         "animated.webp": (noise, {"save_all": True, "append_images": [noise.rotate(90)], "method": 0}),
         "transparent.avif": (noise, {"speed": 10}),
+        "full-color.avif": (noise, {"speed": 10, "subsampling": "4:4:4"}),
         "transparent.jp2": (noise, {}),
     }
     paths = []

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from skipnets.data.decoding import ImageDecodeError, Source, open_image
-from skipnets.data.streams import Shard, image_sources
+from skipnets.data.streams import Shard, image_sources, is_failed_read, unreadable_image
 from skipnets.errors import UserError
 
 
@@ -27,8 +27,13 @@ def png(shade: int) -> bytes:
 
 
 def read(addresses: Iterable[object]) -> dict[str, Source]:
-    """All images, each once."""
-    pairs = [pair for source in image_sources(map(str, addresses)) for pair in source.read(lambda _: True)]
+    """All images, each once; a source that cannot be read is one that fails."""
+    pairs: list[tuple[str, Source]] = []
+    for source in image_sources(map(str, addresses)):
+        try:
+            pairs += source.read(lambda _: True)
+        except OSError as error:
+            pairs.append((source.name, unreadable_image(str(error))))
     assert len(dict(pairs)) == len(pairs)
     return dict(pairs)
 
@@ -54,8 +59,53 @@ def test_a_folder_gives_its_images_and_those_below(tmp_path: Path) -> None:
     expected = {str(tmp_path / name) for name in ("a.png", "b/c.PNG", "b/d/e.jpg")}
     assert set(read([tmp_path])) == expected
     assert set(read([tmp_path, tmp_path / "b"])) == expected
-    assert set(read([tmp_path / "b/*/*"])) == {str(tmp_path / "b/d/e.jpg"), *read([tmp_path / "b/d/back"])}
+    assert set(read([tmp_path / "b/*/*"])) == set(read([tmp_path / "b/d/back"]))  # which comes before e.jpg
     assert list(read([tmp_path / "a.png"])) == [str(tmp_path / "a.png")]
+
+
+def test_matches_of_a_pattern_come_in_the_order_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards divide tar files by their order, which must be that of every machine."""
+    shards = [str(write_tar(tmp_path / f"{index}.tar", {"0.png": 0})) for index in range(4)]
+    monkeypatch.setattr("glob.iglob", lambda *_, **__: iter([shards[index] for index in (2, 0, 3, 1)]))
+    assert [source.name for source in image_sources([str(tmp_path / "*.tar")])] == shards
+
+
+def test_what_several_addresses_reach_comes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "photos"
+    (folder / "x.png").mkdir(parents=True)
+    for name in ("a.png", ".hidden.png", "noext", "x.png/b.png"):
+        (folder / name).write_bytes(png(1))
+    (folder / "broken.png").symlink_to("nowhere")
+    (tmp_path / "link").symlink_to(folder)
+    write_tar(folder / "x.tar", {"0.png": 0})
+    everything = set(read([folder]))
+    names = ("x.png", "a.png", "broken.png", "x.tar")
+    monkeypatch.chdir(folder)
+    for again in (
+        [f"{folder}/{name}" for name in names],
+        [f"{tmp_path}/link/{name}" for name in names],
+        [f"file://{folder}/{name}" for name in names],
+        [f"{folder}/./x.png/../{name}" for name in names],
+        [f"{folder}/*.*"],
+        list(names),
+    ):
+        assert set(read([folder, *again])) == everything
+        assert len(read([*again, folder])) == len(read([*again, *again, folder])) == len(everything)
+    others = {f"{folder}/.hidden.png", f"{folder}/noext"}  # which the folder passes over
+    assert set(read([folder, *others])) == everything | others
+
+
+def test_what_several_addresses_of_a_store_reach_comes_once() -> None:
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    files.pipe({"/twice/a.png": png(1), "/twice/b/c.png": png(2)})
+    try:
+        every = ["memory://twice", "memory://twice/", "memory://twice/a.png", "memory://twice/b"]
+        for addresses in (every, every[::-1]):
+            assert set(read(addresses)) == {"/twice/a.png", "/twice/b/c.png"}
+    finally:
+        files.rm("/twice", recursive=True)
 
 
 def test_a_folder_is_not_listed_before_its_first_image_is_given(
@@ -102,6 +152,55 @@ def test_a_tar_file_gives_its_images(name: str, tmp_path: Path) -> None:
             f"{path}:000.png": 10,
             f"{path}:a/001.png": 20,
         }
+
+
+def test_a_source_that_cannot_be_read_says_so_and_stops_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "broken.tar").symlink_to(tmp_path / "nowhere.tar")
+    (tmp_path / "loop.parquet").symlink_to("loop.parquet")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "image.png").write_bytes(png(1))
+    os.mkfifo(tmp_path / "folder" / "pipe.png")
+    found = read([tmp_path])
+    assert shade(found.pop(str(tmp_path / "image.png"))) == 1
+    for name, reason in (
+        ("pipe.tar", "is not a regular file"),
+        ("folder/pipe.png", "is not a regular file"),
+        ("broken.tar", "No such file"),
+        ("loop.parquet", "symbolic links"),
+    ):
+        with pytest.raises(ImageDecodeError, match=reason):
+            open_image(found.pop(str(tmp_path / name)))
+    assert not found
+    [given] = read([tmp_path / "pipe.tar"]).values()
+    with pytest.raises(ImageDecodeError, match="is not a regular file"):
+        open_image(given)
+
+
+def test_a_folder_that_cannot_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/locked", "b"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "0.png").write_bytes(png(1))
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:  # as the tests may run as root, who may read everything
+        if path.endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    failed = []
+    names = []
+    for source in image_sources([str(tmp_path)]):
+        try:
+            names += [path for path, _ in source.read(lambda _: True)]
+        except PermissionError:
+            failed.append(source.name)
+        except OSError as error:
+            failed.append(f"{source.name}: {error}")
+    locked = str(tmp_path / "a" / "locked")
+    assert failed == [locked, f"{locked}: Permission denied"]  # its images, then its folders
+    assert names == [str(tmp_path / "b" / "0.png")]
 
 
 def test_a_tar_file_cut_short_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
@@ -160,9 +259,36 @@ def test_addresses_are_read_through_fsspec() -> None:
         files.rm("/photos", recursive=True)
 
 
+def test_failing_to_read_is_told_from_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.effect_noise((64, 64), 50).save(path)
+    whole = path.read_bytes()
+    for content in (whole[:-500], b"no image", b"", b"MM\0*\xff\xff\xff\xff"):
+        path.write_bytes(content)
+        with pytest.raises(ImageDecodeError) as damaged:
+            open_image(path)
+        assert not is_failed_read(damaged.value.__cause__)
+    path.unlink()
+    with pytest.raises(ImageDecodeError) as absent:
+        open_image(path)
+    assert is_failed_read(absent.value.__cause__)
+    assert is_failed_read(PermissionError(13, "Permission denied"))
+    assert is_failed_read(TimeoutError())
+
+
 def test_paths_come_from_standard_input_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("a.png\n\nb c.png\r\n"))
-    assert read(["-"]) == {"a.png": "a.png", "b c.png": "b c.png"}
+    monkeypatch.setattr("sys.stdin", io.StringIO("a.png\n\nb c.png\r\n./a.png\nno/folder.png\n"))
+    assert read(["-"]) == {name: name for name in ("a.png", "b c.png", "no/folder.png")}
+
+
+def test_paths_on_standard_input_are_not_those_of_other_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png(1))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{tmp_path}/a.png\n{tmp_path}/b/c.png\n"))
+    assert set(read(["-", tmp_path / "b"])) == {f"{tmp_path}/a.png", f"{tmp_path}/b/c.png"}
 
 
 def test_nothing_there_is_an_error(tmp_path: Path) -> None:

@@ -38,6 +38,41 @@ def test_percentiles_of_all_values():
     np.testing.assert_allclose(window, np.percentile(images, (10, 60)), rtol=1e-5)
 
 
+# The sides of detectors and of crops, where steps of any length may fall on a few columns again and again.
+SHAPES = [(1024, 1024), (2048, 512), (512, 2048), (640, 1000), (333, 777), (16, 8192), (8192, 16)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_percentiles_of_large_images(shape):
+    row, column = np.mgrid[: shape[0], : shape[1]]
+    # Bright but for a grid of dark lines, as between the fields of a detector.
+    bright = (row % 16 > 1) & (column % 16 > 1)
+    images = np.stack([np.where(bright, 20_000 + RANDOM.integers(0, 20_000, shape), 0) for _ in range(2)])
+    images[0, -1, -1] = 65_535
+    images = images.astype(np.uint16)
+    for percentiles in ((0.5, 99.5), (10, 60), (45, 90)):
+        found = measure_window(dataset(images), range(2), channels=1, percentiles=percentiles)
+        expected = np.percentile(images, percentiles)
+        np.testing.assert_allclose(found.window[0], expected, atol=500)
+        assert (found.lowest, found.highest) == (0, 65_535)
+
+
+def test_content_between_columns():
+    images = np.zeros((2, 1024, 1024), np.uint16)
+    images[:, 200:800, 449:511] = RANDOM.integers(20_000, 40_000, (2, 600, 62))
+    found = measure_window(dataset(images), range(2), channels=1)
+    np.testing.assert_allclose(found.window[0], np.percentile(images, (0.5, 99.5)), atol=500)
+    assert (found.lowest, found.highest) == (0, images.max())
+
+
+def test_what_few_pixels_have_is_in_the_window_of_a_large_image():
+    images = np.zeros((2, 1024, 1024), np.float32)
+    images[0, 5, 5], images[1, 6, 6] = 700, np.nan
+    assert measured(images) == ((0, 700),)
+    bands = np.stack([images, images + 1], axis=-1)
+    assert measured(bands) == ((0, 700), (1, 701))
+
+
 def test_each_band_has_its_own():
     images = (RANDOM.normal(0, 1, (20, 12, 15, 5)) * [1, 10, 1000, 1e-6, 5] + [0, 5, 0, 1, 0]).astype(
         np.float32

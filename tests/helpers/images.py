@@ -25,3 +25,10 @@ def animated_webp(width: int, height: int) -> bytes:
     place = three(0) + three(0) + three(0) + three(0) + three(100) + b"\0"
     chunks = head + chunk(b"ANIM", bytes(6)) + chunk(b"ANMF", place + frame)
     return b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WEBP" + chunks
+
+
+def declaring(data: bytes, width: int, height: int) -> bytes:
+    """An AVIF or HEIC file with a box that says another size than its stream."""
+    at = data.index(b"ispe") + 8
+    assert data.count(b"ispe") == 1
+    return data[:at] + struct.pack(">II", width, height) + data[at + 8 :]

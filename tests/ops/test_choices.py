@@ -80,6 +80,15 @@ def test_one_way_is_not_measured(ways):
     assert ways.runs == []
 
 
+@pytest.mark.parametrize("value", [["fast"], {"fast": 1}, 7, "other", None])
+def test_a_damaged_choice_is_measured_anew(ways, tmp_path, value):
+    path = tmp_path / "cpu.json"
+    Choices(path).choose("problem", ways.ways())
+    path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), value)))
+    assert Choices(path).seconds("problem") == (value if isinstance(value, dict) else {})
+    assert Choices(path).choose("problem", ways.ways()) == "fast"
+
+
 @pytest.mark.parametrize("text", ["{", "", "[1]", "\0\1"])
 def test_a_damaged_file_is_named_and_written_anew(ways, tmp_path, caplog, text):
     path = tmp_path / "cpu.json"
@@ -132,6 +141,17 @@ def test_recorded_choices_are_repeated_whatever_is_faster(ways, tmp_path):
     assert repeated == record | {"c": "middle"}
     again.repeat({})
     assert again.choose("a", ways.ways()) == "middle"
+
+
+def test_a_recorded_choice_that_is_not_available_is_told_once(ways, caplog):
+    choosing = Choices(None)
+    choosing.repeat({"problem": "native"})
+    with choosing.recording() as used:
+        assert [choosing.choose("problem", ways.ways(), rounds=2) for _ in range(2)] == ["fast", "fast"]
+    assert used == {"problem": "fast"}
+    assert len(ways.runs) == 9  # measured once
+    (message,) = caplog.messages
+    assert message.startswith("problem: the recorded choice, native, is not available here")
 
 
 def test_threads_measure_one_after_another():

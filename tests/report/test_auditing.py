@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,18 @@ def test_labels_are_checked_and_given_tests_are_not_corrected(checked: Audit) ->
     assert check.images == 59
     assert check.agreement == pytest.approx(56 / 59)
     assert "labels of 2 images were not checked: there is no prediction" in checked.notes
+
+
+def test_images_without_a_prediction_are_told_from_those_that_were_trained_on(checked: Audit) -> None:
+    assert checked.label_check is not None
+    some = replace(checked, label_check=replace(checked.label_check, images=40, trained_on=14))
+    assert [note for note in some.notes if note.startswith("labels of")] == [
+        "labels of 40 images were checked; 14 others were trained on, which takes out-of-fold predictions "
+        "(skipnets train DATA --folds 5)",
+        "labels of 7 images were not checked: there is no prediction",
+    ]
+    rest = replace(checked, label_check=replace(checked.label_check, images=40, trained_on=21))
+    assert not [note for note in rest.notes if "no prediction" in note]
 
 
 def test_every_finding_is_in_the_table(checked: Audit, tmp_path: Path) -> None:

@@ -66,6 +66,19 @@ def test_it_is_read_as_it_is(checked: Audit, tmp_path: Path) -> None:
     assert not [warning for warning in dataset.listing.warnings if "copies of one another" in warning]
 
 
+def test_names_that_a_spreadsheet_would_take_for_formulas(tmp_path: Path) -> None:
+    classes = ("+1 day", "-dash", "=sum", "@home", "plain")
+    for number, label in enumerate(classes):
+        (tmp_path / label).mkdir()
+        for seed in range(2):
+            scene(2 * number + seed).save(tmp_path / label / f"{seed}.png")
+    audit(tmp_path).write_manifest(tmp_path / "clean.csv")
+    assert ",'@home," in (tmp_path / "clean.csv").read_text()
+    dataset = find_dataset(tmp_path / "clean.csv", fractions=None)
+    assert dataset.classes == classes
+    assert dataset.names == [f"{label}/{seed}.png" for label in classes for seed in range(2)]
+
+
 def test_further_kinds_are_dropped(checked: Audit, tmp_path: Path) -> None:
     checked.write_manifest(tmp_path / "clean.csv", drop=("blank", "exact-copy"))
     names = {Path(path).name for path in read(tmp_path / "clean.csv")}
@@ -108,8 +121,32 @@ def test_copies_decide_before_a_model_does(tmp_path: Path) -> None:
     ]
     (tmp_path / "p.csv").write_text("\n".join([*text, ""]))
     found = audit(tmp_path / "pets", tmp_path / "p.csv")
+    actions = {finding.name: finding.action for finding in found.findings["label-error"]}
+    assert actions["train/dog/two.png"] == actions["train/dog/three.png"] == "marked"
     changes = dict(zip(found.dataset.names, corrected(found), strict=True))
-    assert changes["train/cat/outvoted.png"].label == "dog"
+    for name in ("train/cat/outvoted.png", "train/dog/two.png", "train/dog/three.png"):
+        assert changes[name].label == "dog", name
+
+
+def test_equal_files_are_corrected_together_or_not_at_all(tmp_path: Path) -> None:
+    write_flawed(tmp_path / "pets")
+    write_predictions(tmp_path / "pets", tmp_path / "p.csv")
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+
+    def labels(cats: tuple[str, ...]) -> tuple[str, str]:
+        changed = [
+            f"{name},x,0.999,0.001" if name in cats else line
+            for line in lines
+            for name in [line.partition(",")[0]]
+        ]
+        (tmp_path / "p.csv").write_text("\n".join([*changed, ""]))
+        found = audit(tmp_path / "pets", tmp_path / "p.csv")
+        assert cats[0] in {each.name for each in found.findings["label-error"]}
+        changes = dict(zip(found.dataset.names, corrected(found), strict=True))
+        return changes["train/dog/20.png"].label, changes["train/dog/copy.png"].label
+
+    assert labels(("train/dog/copy.png",)) == ("dog", "dog")
+    assert labels(("train/dog/20.png", "train/dog/copy.png")) == ("cat", "cat")
 
 
 def test_what_cannot_be_listed_is_refused(tmp_path: Path, checked: Audit) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -77,6 +79,23 @@ def test_nothing_to_find() -> None:
     # A class that no image has, and one with a single image.
     one = np.array([0, 0, 0, 2])
     assert find_label_errors(one, np.full((4, 4), 0.25)) == []
+
+
+def test_a_class_of_one_image_draws_no_warning() -> None:
+    labels = np.repeat([0, 1, 2], [4, 4, 1])
+    assert find_label_errors(labels, np.eye(3)[labels] * 0.97 + 0.01) == []
+
+
+def test_warnings_of_cleanlab_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(labels: np.ndarray, *_: object, **__: object) -> np.ndarray:
+        warnings.warn("May not flag all label issues in class: 2, it has too few examples", stacklevel=2)
+        warnings.warn("something else", stacklevel=2)
+        return labels[:0]
+
+    monkeypatch.setattr("cleanlab.filter.find_label_issues", find)
+    with pytest.warns(UserWarning, match="something else") as heard:
+        find_label_errors(np.repeat([0, 1], 4), np.full((8, 2), 0.5))
+    assert [str(each.message) for each in heard] == ["something else"]
 
 
 def test_kappa_is_that_of_scikit_learn() -> None:

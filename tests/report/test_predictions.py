@@ -19,7 +19,8 @@ from skipnets.data.sources import ImageDataset, find_dataset
 from skipnets.data.splits import read_splits
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
-from skipnets.report.predictions import UnseenPredictions, predict_unseen, read_predictions
+from skipnets.evaluation.tables import write_table
+from skipnets.report.predictions import UnseenPredictions, predict_unseen, read_prediction_table
 from skipnets.training.run import Run
 
 
@@ -49,10 +50,21 @@ def test_a_table_in_any_order_and_format(dataset: ImageDataset, tmp_path: Path) 
     absolute = {**columns, "path": [str(dataset.root / name) for name in shuffled]}
     pyarrow.parquet.write_table(pyarrow.table(absolute), tmp_path / "absolute.parquet")
     for name in ("p.parquet", "p.csv", "p.jsonl", "absolute.parquet"):
-        read = read_predictions(tmp_path / name, dataset)
+        read = read_prediction_table(tmp_path / name, dataset)
         assert read.classes == ("dog", "cat")
         assert read.images.tolist() == [0, 1, 2, 3, 4]
         assert read.probabilities[:, 1] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_names_that_a_spreadsheet_would_take_for_formulas(tmp_path: Path) -> None:
+    for label in ("=sum", "@home"):
+        (tmp_path / label).mkdir()
+        scene(0).save(tmp_path / label / "0.png")
+    dataset = find_dataset(tmp_path, fractions=None)
+    write_table(tmp_path / "p.csv", {"path": dataset.names, "p:=sum": [0.2, 0.4], "p:@home": [0.8, 0.6]})
+    read = read_prediction_table(tmp_path / "p.csv", dataset)
+    assert read.classes == ("=sum", "@home")
+    assert read.images.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +83,12 @@ def test_a_table_in_any_order_and_format(dataset: ImageDataset, tmp_path: Path) 
         ("path,cat,dog\ncat/0.png,,0.2\n", r"the probabilities of cat/0\.png must sum to 1"),
         ("path,cat,dog\ncat/0.png,x,0.2\n", r"probabilities must be numbers"),
         ("path,cat,dog\ncat/0.png,0.5,0.5\ncat/0.png,0.5,0.5\n", r"lists an image twice"),
+        (
+            "path,p:cow,p:hen\ncat/0.png,0.5,0.5\n",
+            r"p\.csv: cannot judge these images: it knows none of their classes \(its classes: cow, hen\)",
+        ),
+        ("path,cat,dog,cat\ncat/0.png,0.5,0.5,0.5\n", r"p\.csv: has 2 columns cat, not one"),
+        ("path,path,cat,dog\ncat/0.png,x,0.5,0.5\n", r"p\.csv: has 2 columns path, not one"),
         ("", r"cannot be read as a table of predictions"),
     ],
 )
@@ -79,7 +97,27 @@ def test_other_tables_are_refused_in_one_line(
 ) -> None:
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(UserError, match=message):
-        read_predictions(tmp_path / "p.csv", dataset)
+        read_prediction_table(tmp_path / "p.csv", dataset)
+
+
+def test_one_image_under_two_names_is_refused(dataset: ImageDataset, tmp_path: Path) -> None:
+    rows = ["path,cat,dog", f"{dataset.root}/cat/1.png,1,0", "cat/0.png,1,0", "cat/1.png,1,0", ""]
+    (tmp_path / "p.csv").write_text("\n".join(rows))
+    with pytest.raises(UserError, match=r"p\.csv: lists an image twice: cat/1\.png"):
+        read_prediction_table(tmp_path / "p.csv", dataset)
+
+
+def test_a_class_may_be_called_path(tmp_path: Path) -> None:
+    for seed, label in enumerate(("meadow", "path", "wall")):
+        (tmp_path / label).mkdir()
+        scene(seed).save(tmp_path / label / "0.png")
+    dataset = find_dataset(tmp_path, fractions=None)
+    rows = ["path,meadow,wall", *(f"{name},0.9,0.1" for name in dataset.names), ""]
+    (tmp_path / "plain.csv").write_text("\n".join(rows))
+    assert read_prediction_table(tmp_path / "plain.csv", dataset).classes == ("meadow", "wall")
+    rows = ["path,p:meadow,p:path,p:wall", *(f"{name},0.2,0.7,0.1" for name in dataset.names), ""]
+    (tmp_path / "prefixed.csv").write_text("\n".join(rows))
+    assert read_prediction_table(tmp_path / "prefixed.csv", dataset).classes == ("meadow", "path", "wall")
 
 
 def unseen(run: object, dataset: ImageDataset) -> UnseenPredictions:

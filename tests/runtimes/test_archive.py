@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickle
@@ -139,6 +140,15 @@ REFUSED: dict[str, tuple[Callable[[Members, Path], None], str]] = {
         ),
         "is larger than its data",
     ),
+    "a weight that repeats one value": (
+        in_json(
+            WEIGHTS,
+            lambda config: next(iter(config["config"].values()))["tensor_meta"].update(
+                sizes=[{"as_int": 2**12}] * 2, strides=[{"as_int": 0}] * 2
+            ),
+        ),
+        "is larger than its data",
+    ),
     "a batch norm in training": (
         in_json(
             GRAPH,
@@ -219,6 +229,15 @@ def test_what_is_damaged_is_refused(exports: dict[str, Export], tmp_path: Path) 
         Archive(write(tmp_path / "b.pt2", {**content, "byteorder": b"big"}))
     with pytest.raises(UserError, match=r"it lacks models/model\.json"):
         Archive(write(tmp_path / "c.pt2", {"byteorder": b"little"}))
+    with zipfile.ZipFile(write(tmp_path / "f.pt2", content), "a") as archive:
+        largest = max(archive.infolist(), key=lambda info: info.file_size)
+        for number in range(1000, 1100):  # all of them the same bytes
+            copied = copy.copy(largest)
+            copied.filename = f"f/data/weights/weight_{number}"
+            archive.filelist.append(copied)
+        archive.comment = b"so that the list is written"
+    with pytest.raises(UserError, match="members overlap"):
+        Archive(tmp_path / "f.pt2")
     for text in (b"[" * 100_000, b"[1]", b"{", b"\xff"):
         path = write(tmp_path / "d.pt2", {**content, GRAPH: text})
         with pytest.raises(UserError, match="damaged"):

@@ -55,3 +55,18 @@ def test_others_may_read_the_file_if_the_umask_lets_them(tmp_path: Path) -> None
     write_model_file(tmp_path / "m.safetensors", {}, TENSORS)
     (tmp_path / "other").touch()
     assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"members.{'7' * 5000}.x", "members.01.conv.weight", "members.\u0664.x", "members.-1.x", "members.1."],
+)
+def test_a_tensor_of_no_network_is_named(name: str, tmp_path: Path) -> None:
+    ones = {number: np.full((2,), number, np.float32) for number in (0, 1, 10)}
+    right = {f"members.{number}.conv.weight": values for number, values in ones.items()}
+    write_model_file(tmp_path / "m.safetensors", {}, right)
+    found = read_model_file(tmp_path / "m.safetensors").members()
+    assert [list(member["conv.weight"]) for member in found] == [list(values) for values in ones.values()]
+    write_model_file(tmp_path / "m.safetensors", {}, {**right, name: np.zeros(2, np.float32)})
+    with pytest.raises(UserError, match="belongs to no network of the ensemble"):
+        read_model_file(tmp_path / "m.safetensors").members()

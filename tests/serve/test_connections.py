@@ -115,6 +115,25 @@ def test_a_client_that_does_not_read_is_given_up(serving: Serving, monkeypatch: 
         wait_until(lambda: 'refused_total{reason="response"} 1.0' in client.get("/metrics").text, 10)
 
 
+def test_each_of_many_requests_sent_at_once_has_its_own_time(
+    serving: Serving, colors: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skipnets.serve.connections._SECONDS_TO_READ", 0.2)
+    client = serving(limits=Limits(seconds=1))
+    colors.runtime.seconds = 0.4
+    sent = httpx.Request("POST", client.base_url, files=upload(make_image("red")))
+    head = "".join(f"{name}: {value}\r\n" for name, value in sent.headers.items())
+    request = f"POST /v1/predict HTTP/1.1\r\n{head}\r\n".encode() + sent.read()
+    with connections(client, 1) as [connection]:
+        connection.sendall(request * 7 + request.replace(b"/v1/predict", b"/v1/predict?top_k=0"))
+        answers = b""
+        while b"HTTP/1.1 422 " not in answers:
+            received = connection.recv(4096)
+            assert received, "the connection was closed"
+            answers += received
+    assert answers.count(b"HTTP/1.1 200 ") == 7
+
+
 def test_one_address_has_its_share_and_this_machine_has_none() -> None:
     gate = ConnectionGate(Limits(client_connections=2, connections=3), Metrics())
     loop = type("Idle", (), {"is_idle": False, "idle_since": 0.0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import socket
@@ -72,6 +73,26 @@ def test_another_name_for_a_loopback_address_is_refused(serving: Serving, host: 
     assert response.status_code == status
     if status == 421:
         assert "not a name of this server" in detail(response, 421)
+
+
+@pytest.mark.parametrize(
+    ("server", "host", "status"),
+    [
+        ("127.0.0.2", "evil.example", 421),
+        ("127.0.0.2", "127.0.0.2:80", 200),
+        ("[::ffff:127.0.0.1]", "evil.example", 421),
+        ("10.0.0.1", "cats.example.org", 200),
+    ],
+)
+def test_names_count_on_every_loopback_address(
+    colors: Classifier, server: str, host: str, status: int
+) -> None:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(colors))
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{server}") as client:
+            return await client.get("/healthz", headers={"host": host})
+
+    assert asyncio.run(ask()).status_code == status
 
 
 def test_any_name_where_any_is_allowed(serving: Serving) -> None:

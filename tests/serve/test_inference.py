@@ -169,6 +169,11 @@ def test_damaged_requests_are_refused(request_: Any, said: str) -> None:
         (b"[" * 100_000, None, "is not JSON"),
         (b"{}", "3", "must be at most the body's 2 bytes"),
         (b"{}", "-1", "must be at most the body's 2 bytes"),
+        (b"{}", "0" * 5000 + "2", "must be at most the body's 2 bytes"),
+        (b"[" + b"[]," * 500_000 + b"[]]", None, "the JSON holds more than 1,000,000 values"),
+        (b"[%s]" % (b"1" * 21), None, "is not JSON"),
+        ('"😀'.encode() + b"x" * 2**20 + b'"', None, "JSON of more than 1,048,576 bytes must be in ASCII"),
+        (b'{"a":{}' + b',"":{}' * 333_334 + b"}", None, "the JSON holds more than 1,000,000 values"),
     ],
 )
 def test_bodies_that_are_no_requests_are_refused(body: bytes, length: str | None, said: str) -> None:
@@ -181,6 +186,33 @@ def test_binary_tensors_cut_short_are_refused(packed: bytes) -> None:
     head = json.dumps(tensor(data=None, parameters={"binary_data_size": len(packed)})).encode()
     with pytest.raises(UserError, match="cut short"):
         read_inference(head + packed, str(len(head)), 3)
+
+
+def test_images_are_counted_before_they_are_unpacked() -> None:
+    packed = struct.pack("<I", 0) * 4
+    for shape in ([3], [2]):
+        about = tensor(data=None, shape=shape, parameters={"binary_data_size": len(packed)})
+        head = json.dumps(about).encode()
+        with pytest.raises(UserError, match="images: there may be 2 in a request"):
+            read_inference(head + packed, str(len(head)), 3, most_images=2)
+
+
+def test_no_error_repeats_all_that_was_sent(serving: Serving) -> None:
+    client = serving()
+    for wrong in (
+        {"shape": [0] * 1000},
+        {"parameters": {"binary_data_size": "7" * 1000}},
+        {"datatype": "7" * 1000},
+    ):
+        response = client.post(INFER, json=tensor(**wrong))
+        assert response.status_code == 400
+        assert 20 < len(response.json()["error"]) <= 200
+    missing = client.post(INFER.replace("resnet20", "x" * 1000), json=tensor())
+    assert missing.status_code == 404
+    assert len(missing.json()["error"]) < 250
+    long = client.post(INFER, json=in_json(make_image("red"), id="7" * 1001))
+    assert "id: must have at most 1,000 characters" in long.json()["error"]
+    assert client.post(INFER, json=in_json(make_image("red"), id="7" * 1000)).json()["id"] == "7" * 1000
 
 
 @pytest.mark.slow  # and only where its client is: pip install "tritonclient[http]"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.helpers.images import declaring
 from tests.helpers.serving import (
     Serving,
     detail,
@@ -29,6 +32,7 @@ from skipnets.classifier import Classifier
 from skipnets.data.pixel_budget import PixelBudget
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.serve import Limits, create_app
+from skipnets.serve.service import BusyError
 
 
 def test_a_full_queue_says_when_to_retry(serving: Serving, colors: Classifier) -> None:
@@ -50,6 +54,52 @@ def test_a_full_queue_says_when_to_retry(serving: Serving, colors: Classifier) -
         assert two.result().status_code == one.result().status_code == 200
     assert client.post("/v1/predict", files=upload(*[make_image("red")] * 3)).status_code == 200
     assert "skipnets_queue_images 0.0" in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v2/models/resnet20/infer"])
+@pytest.mark.parametrize("announced", ["50000", "0" * 15 + "50000", None])
+def test_bodies_are_held_up_to_four_times_the_largest(
+    serving: Serving, path: str, announced: str | None
+) -> None:
+    client = serving(limits=Limits(body_bytes=50_000))
+    length = "Transfer-Encoding: chunked" if announced is None else f"Content-Length: {announced}"
+    kind = "Content-Type: multipart/form-data; boundary=b"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{kind}\r\n{length}\r\n\r\n"
+    part = '--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + "x" * 49_000
+    if announced is None:
+        part = f"{len(part):x}\r\n{part}"
+    image = upload(make_image("red") + bytes(5000))
+    with contextlib.ExitStack() as stack:
+        address = (client.base_url.host, client.base_url.port)
+        unfinished = [stack.enter_context(socket.create_connection(address)) for _ in range(4)]
+        for count, one in enumerate(unfinished, 1):
+            one.sendall(head.encode())
+            wait_until(lambda count=count: f"skipnets_queue_images {count}.0" in client.get("/metrics").text)
+        # What is announced takes no room.
+        assert client.post("/v1/predict", files=image).status_code == 200
+        for one in unfinished:
+            one.sendall(part.encode())
+        wait_until(lambda: client.post("/v1/predict", files=image).status_code == 503)
+        response = client.post("/v1/predict", files=image)
+        assert "the bodies of other requests" in detail(response, 503)
+        assert response.headers["retry-after"] == "1"
+        assert "error" in client.post("/v2/models/resnet20/infer", content=bytes(5000)).json()
+    wait_until(lambda: "skipnets_queue_images 0.0" in client.get("/metrics").text)
+    assert client.post("/v1/predict", files=image).status_code == 200
+
+
+def test_a_refused_body_leaves_its_room_to_others(colors: Classifier) -> None:
+    service = create_app(colors, limits=Limits(body_bytes=100)).state.service
+    with service.holding() as first, service.holding() as second, service.holding() as third:
+        first(300)
+        second(90)
+        with pytest.raises(BusyError):
+            second(11)
+        third(100)
+        with pytest.raises(BusyError):
+            third(1)
+    with service.holding() as fourth:
+        fourth(400)
 
 
 def test_it_is_alive_before_it_is_ready_and_ready_until_it_drains() -> None:
@@ -153,7 +203,7 @@ def test_an_image_that_only_becomes_large_is_counted_as_large(colors: Classifier
         assert "and 1 MiB is the limit" in answer["error"]
 
 
-def test_images_that_may_hide_their_size_are_decoded_alone(
+def test_images_that_hide_their_size_count_as_large_as_they_are(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reserved = []
@@ -164,13 +214,18 @@ def test_images_that_may_hide_their_size_are_decoded_alone(
         return original(self, size, **options)
 
     monkeypatch.setattr(PixelBudget, "reserved", note)
-    client = serving(limits=Limits(memory=10**8))
-    file = io.BytesIO()
-    Image.new("RGB", (20, 18), "blue").save(file, "AVIF", speed=10)
-    response = client.post("/v1/predict", files=upload(*[file.getvalue()] * 3, make_image("blue")))
-    assert {answer["label"] for answer in response.json()["predictions"]} == {"blue"}
-    assert sorted(reserved)[1:] == [10**8] * 3
-    assert min(reserved) < 10**5
+    client = serving(limits=Limits(memory=10**6, pixels=10**6))
+    images = []
+    for side in (16, 500, 1001):
+        file = io.BytesIO()
+        Image.new("RGB", (side, side), "blue").save(file, "AVIF", speed=10)
+        images.append(declaring(file.getvalue(), 16, 16))
+    response = client.post("/v1/predict", files=upload(*images, make_image("blue")))
+    fits, large, larger, other = response.json()["predictions"]
+    assert fits["label"] == other["label"] == "blue"
+    assert "decoding it can take 4 MiB, and 1 MiB is the limit" in large["error"]
+    assert "larger than 1,000,000 pixels" in larger["error"]
+    assert len(reserved) == 2
 
 
 def test_what_nobody_waits_for_is_not_decoded(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:

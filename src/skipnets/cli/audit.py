@@ -59,7 +59,7 @@ def audit(
         workers: Threads that read images.
     """
     from skipnets.report import audit as audit_dataset
-    from skipnets.report.correction import check_manifest
+    from skipnets.report.correction import check_listed, check_manifest
 
     output = Path(f"audit-{_name(data)}.html") if output is None else output
     table = output.with_suffix(".csv")
@@ -84,6 +84,8 @@ def audit(
             device=device,
             threads=threads,
             workers=workers,
+            # Not after the work, which may take long.
+            opened=None if write is None else lambda dataset: check_listed(dataset, write, data),
             progress=lambda what, done, total: show(done, total, what),
         )
         if write is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.data.copies import LEAST_SIDE
-from skipnets.data.decoding import ImageDecodeError, open_region, render_image
+from skipnets.data.decoding import ImageDecodeError
 from skipnets.data.sources import ImageDataset
 
 _SIDE = 128
@@ -70,20 +70,12 @@ def measure_appearance(
 
 
 def open_small(dataset: ImageDataset, index: int, side: int) -> Image.Image:
-    """An image in RGB whose longer side has at most so many pixels; of a JPEG no more is decoded than needed.
-
-    What has more than 8 bits is stretched to what a person sees; of bands, the first three are shown.
+    """An image in RGB whose longer side has at most so many pixels.
 
     Raises:
         ImageDecodeError: It cannot be read.
     """
-    source = dataset.source(index)
-    if dataset.bits > 8 or dataset.bands:
-        image = render_image(source).convert("RGB")
-    else:
-        image, _ = open_region(
-            source, lambda width, height: (0, 0, width, height), size=(side, side), channels=3
-        )
+    image = dataset.open_reduced(index, side, channels=3)
     scale = side / max(image.size)
     if scale >= 1:
         return image

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.data.contents import Content, repeated
-from skipnets.data.decoding import ImageDecodeError, is_image, open_region, render_image
+from skipnets.data.decoding import ImageDecodeError, is_image
 from skipnets.files import atomic_path
 from skipnets.terminal import csv_text
 
@@ -97,7 +97,7 @@ def find_copies(
 
 def _can_be_read(dataset: ImageDataset, position: int) -> bool:
     """Whether the header can be read: equal files that are no images say nothing."""
-    return dataset.images is not None or is_image(dataset.file(position))
+    return dataset.images is not None or is_image(dataset.source(position))
 
 
 def clusters(copies: Iterable[Copy], count: int) -> NDArray[np.int64]:
@@ -271,15 +271,7 @@ def _thumbnails(dataset: ImageDataset, positions: NDArray[np.int64], steps: _Ste
 def _gray(dataset: ImageDataset, position: int, side: int, *, at_least: int) -> NDArray[np.uint8] | None:
     """(S, S) an image in gray; None if it has fewer pixels a side than that, or cannot be read."""
     try:
-        if dataset.bits > 8 or dataset.bands:
-            image = render_image(dataset.source(position)).convert("L")
-        else:
-            image, _ = open_region(
-                dataset.source(position),
-                lambda width, height: (0, 0, width, height),
-                size=(side, side),
-                channels=1,
-            )
+        image = dataset.open_reduced(position, side, channels=1)
     except ImageDecodeError:
         return None
     if min(image.size) < at_least:

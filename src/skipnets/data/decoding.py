@@ -10,9 +10,10 @@ import functools
 import io
 import os
 import stat
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, BinaryIO, cast, overload
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from skipnets.data import arrays, dicom, nifti, tiff
+from skipnets.data.iso_media import StoredSizes, is_heic, is_iso_image, stored_sizes
 from skipnets.data.pixel_budget import peak_bytes, raster_peak_bytes, webp_canvas, webp_peak_bytes
 from skipnets.data.raster import (
     NO_SUCH_PAGE,
@@ -42,6 +44,33 @@ MAX_PIXELS = 89_478_485
 
 
 @dataclass(frozen=True)
+class Member:
+    """An image's file within a shard.
+
+    Attributes:
+        name: What it was called before.
+        offset: Where in the shard it begins, in bytes.
+        size: In bytes.
+        crc: CRC-32 of its bytes, which costs a hundredth of decoding them.
+    """
+
+    name: str
+    offset: int
+    size: int
+    crc: int
+
+    def read(self, shard: Path) -> bytes:
+        """Its bytes as they are in a shard now; fewer where that is cut short.
+
+        Raises:
+            OSError: The shard cannot be read.
+        """
+        with shard.open("rb", buffering=0) as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True)
 class Page:
     """An image in a file, where its path alone does not say which, or how large it may be.
 
@@ -49,14 +78,30 @@ class Page:
         path: The file.
         number: The page, frame or slice, counted from 0; None for the one that stands for the file.
         max_pixels: The most that is decoded.
+        member: Where the file is a shard, the file in it.
     """
 
     path: Path
     number: int | None = None
     max_pixels: int = MAX_PIXELS
+    member: Member | None = None
 
     def __str__(self) -> str:
-        return str(self.path) if self.number is None else f"{self.path}, page {self.number + 1}"
+        name = str(self.path) if self.member is None else f"{self.path}:{self.member.name}"
+        return name if self.number is None else f"{name}, page {self.number + 1}"
+
+    def content(self) -> Path | bytes:
+        """The file, or its bytes if it lies in a shard.
+
+        Raises:
+            ValueError: The shard holds other bytes.
+        """
+        if self.member is None:
+            return self.path
+        data = self.member.read(self.path)
+        if len(data) != self.member.size or zlib.crc32(data) != self.member.crc:
+            raise ValueError("its bytes in the shard are not those that were written")
+        return data
 
 
 Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Page | WindowedImage
@@ -73,8 +118,6 @@ SUFFIXES = (
 # Files with these names may hold several images.
 PAGED_SUFFIXES = (".apng", ".gif", ".png", ".tif", ".tiff", ".webp", *dicom.SUFFIXES, *nifti.SUFFIXES)
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
-# The ISO media brands of HEIC photographs (ISO/IEC 23008-12, annex B).
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 # How much finer than its result a reduced JPEG is. With 1, crops are 4% less sharp than from the whole
 # image, with 2 the difference is below 1% (Pillow's thumbnail() takes 2 as well).
@@ -290,10 +333,13 @@ def _opened(source: Source, max_pixels: int | None = None) -> Iterator[Image.Ima
         with _one_error(source_name(source), limit):
             if isinstance(source, str | os.PathLike | Page):
                 _check_regular(Path(source.path if isinstance(source, Page) else source))
-            canvas = webp_canvas(_head(source, 30))
+            file = source.content() if isinstance(source, Page) else source
+            canvas = webp_canvas(_head(file, 30))
             if canvas is not None:
                 check_size(canvas[0] * canvas[1], limit)
-            with _open_file(source, limit) as opened:
+            if sizes := _stored_sizes(file):
+                check_size(max(sizes.declared, sizes.coded), limit)
+            with _open_file(file, limit) as opened:
                 if isinstance(opened, Image.Image):
                     _turn_to(opened, _number(source) or 0)
                     check_size(opened.width * opened.height, limit)
@@ -339,11 +385,10 @@ def _number(source: Source) -> int | None:
 
 @contextmanager
 def _open_file(
-    source: str | os.PathLike[str] | bytes | BinaryIO | Page, max_pixels: int
+    source: str | os.PathLike[str] | bytes | BinaryIO, max_pixels: int
 ) -> Iterator[Image.Image | RasterFile]:
     """The image in a file, recognized by its content; some formats where their extra is installed."""
-    file: Any = source.path if isinstance(source, Page) else source
-    file = io.BytesIO(file) if isinstance(file, bytes) else file
+    file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         # Pillow has one limit for the process. Raised, it still leaves ours, which is each image's own.
         Image.MAX_IMAGE_PIXELS = max_pixels
@@ -390,7 +435,7 @@ def _open_other(file: BinaryIO, max_pixels: int) -> Image.Image | RasterFile:
         return arrays.ArrayFile(file, max_pixels=max_pixels)
     if tiff.is_tiff(head):
         return tiff.TiffRaster(file, max_pixels=max_pixels)
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+    if is_heic(head):
         return Image.open(_for("heic", "HEIC image", can_read_heif(), file), formats=("HEIF",))
     raise UnidentifiedImageError
 
@@ -418,17 +463,24 @@ def _check_regular(path: Path) -> None:
         raise ValueError(f"{kind}, not a file")
 
 
-def _head(source: str | os.PathLike[str] | bytes | BinaryIO | Page, size: int = 4096) -> bytes:
-    """The first bytes of a file."""
+def _head(source: str | os.PathLike[str] | bytes | BinaryIO, size: int = 4096) -> bytes:
+    """The first bytes of a file; all with -1."""
     if isinstance(source, bytes):
-        return source[:size]
-    if isinstance(source, str | os.PathLike | Page):
-        with Path(source.path if isinstance(source, Page) else source).open("rb") as opened:
+        return source if size < 0 else source[:size]
+    if isinstance(source, str | os.PathLike):
+        with Path(source).open("rb") as opened:
             return opened.read(size)
     source.seek(0)
     head = source.read(size)
     source.seek(0)
     return head
+
+
+def _stored_sizes(source: str | os.PathLike[str] | bytes | BinaryIO) -> StoredSizes | None:
+    """How large the images in an AVIF or HEIC file are; None for others."""
+    if not is_iso_image(_head(source, 12)):
+        return None
+    return stored_sizes(_head(source, -1))
 
 
 @functools.cache
@@ -456,19 +508,19 @@ def can_read(suffix: str) -> bool:
     return nifti.can_read_nifti() if suffix in nifti.SUFFIXES else can_read_heif()
 
 
-def is_image(path: Path) -> bool:
+def is_image(source: Source) -> bool:
     """Whether a file's content is an image in a format that can be read, whatever its name."""
     try:
-        with _opened(path):
+        with _opened(source):
             return True
     except ImageDecodeError:
         return False
 
 
-def count_pages(path: Path) -> int:
+def count_pages(source: Source) -> int:
     """How many pages or frames a file has; 1 where it cannot be read."""
     try:
-        with _opened(path) as opened:
+        with _opened(source) as opened:
             return int(getattr(opened, "n_frames", 1)) if isinstance(opened, Image.Image) else opened.pages
     except ImageDecodeError:
         return 1
@@ -478,18 +530,21 @@ def _read_image(opened: Image.Image | RasterFile, source: Source, channels: int 
     """An opened image in mode L or RGB."""
     if isinstance(opened, Image.Image):
         return _converted(_upright(opened), channels)
-    values = opened.read(_number(source), channels)
+    return _shown(opened, _number(source), channels)
+
+
+def _shown(file: RasterFile, page: int | None, channels: int | None) -> Image.Image:
+    """A page in mode L or RGB, upright, of what has a fixed range from black to white."""
+    values = file.read(page, channels)
     array = values.array
     if values.bits > 8:
-        if array.dtype != np.uint16 or values.bits < 16 or opened.header.format in ("DICOM", "NIfTI"):
+        if array.dtype != np.uint16 or values.bits < 16 or file.header.format in ("DICOM", "NIfTI"):
             raise ValueError(
                 f"its values ({values.bits} bits) have no fixed range from black to white; "
                 "this takes images of 8 bits"
             )
         array = _eight_bits(array)
-    fitted = fit_channels(
-        Values(array=array, bits=8, white_is_low=values.white_is_low, alpha=values.alpha), channels
-    ).array
+    fitted = fit_channels(replace(values, array=array, bits=8), channels).array
     if fitted.shape[2] not in (1, 3):
         raise ValueError(f"has {fitted.shape[2]} channels, neither gray nor color")
     shown = 255 - fitted if values.white_is_low else fitted
@@ -522,6 +577,8 @@ def _pillow_values(image: Image.Image, number: int | None, channels: int | None,
         return Values(array=np.asarray(_upright(image))[:, :, None], bits=bits)
     if image.format == "PNG" and tiles and tiles[0].args in ("RGB;16B", "RGBA;16B"):
         return _both_bytes(image)
+    if _is_deep_gray_with_alpha(image):
+        return _both_bytes_of_gray(image)
     # Color of which Pillow keeps the upper byte.
     upper = np.asarray(_converted(_upright(image), None)).astype(np.uint16) * np.uint16(257)
     return Values(array=upper.reshape(*upper.shape[:2], -1), bits=bits)
@@ -552,6 +609,20 @@ def _both_bytes(image: Image.Image) -> Values:
     return Values(array=array, bits=16, alpha=array.shape[2] == 4)
 
 
+def _is_deep_gray_with_alpha(image: Image.Image) -> bool:
+    """Whether it is a PNG in 16-bit gray with alpha, for which Pillow has no mode but RGBA."""
+    return image.format == "PNG" and any(tile.args == "LA;16B" for tile in getattr(image, "tile", ()))
+
+
+def _both_bytes_of_gray(image: Image.Image) -> Values:
+    """A PNG in 16-bit gray with alpha, of which Pillow keeps the upper bytes: here all four are channels."""
+    part: ImageFile.ImageFile = Image.open(io.BytesIO(_file_of(image).read()), formats=("PNG",))
+    part.tile = [tile._replace(args="RGBA") for tile in part.tile]
+    part.load()
+    array = np.asarray(part).view(">u2").astype(np.uint16)
+    return Values(array=turn_upright(array, _orientation(part)), bits=16, alpha=True)
+
+
 def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.dtype == np.uint16:
         array = _eight_bits(array)
@@ -580,39 +651,31 @@ def _orientation(image: Image.Image) -> int:
 def _loaded(image: Image.Image) -> Image.Image:
     """The image with its pixels decoded, also in kinds of TIFF that Pillow decodes wrongly.
 
-    Up to version 13, Pillow mixes up the bytes of separate 16-bit planes that are not compressed, and gives
-    16-bit gray values that count from white as if they counted from black.
+    Up to version 13, Pillow mixes up the bytes of separate 16-bit planes that are not compressed, refuses
+    such planes with associated alpha, and gives 16-bit gray values that count from white as if they counted
+    from black.
     """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         image.load()
         return image
     tags = image.tag_v2
     bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-    planar = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
-    if planar and tags.get(TiffImagePlugin.COMPRESSION, 1) == 1 and max(bits) > 8 and image.tile:
-        return _by_tifffile(image)
+    associated = 1 in tags.get(TiffImagePlugin.EXTRASAMPLES, ())
+    planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+    if (
+        planes
+        and tags.get(TiffImagePlugin.COMPRESSION, 1) == 1
+        and (max(bits) > 8 or associated)
+        and image.tile
+    ):
+        with closing(tiff.TiffRaster(_file_of(image), max_pixels=image.width * image.height)) as file:
+            return _shown(file, image.tell(), None)
     # A file that is mapped into memory instead of read is not turned upright.
     image.filename = ""
     image.load()
     if image.mode.startswith("I;16") and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
         return Image.fromarray(0xFFFF - np.asarray(image))
     return image
-
-
-def _by_tifffile(image: TiffImagePlugin.TiffImageFile) -> Image.Image:
-    try:
-        import tifffile
-    except ImportError:
-        remedy = install_command("science")
-        raise ValueError(f"a TIFF file of separate 16-bit planes; to read it: {remedy}") from None
-    orientation = image.tag_v2.get(ExifTags.Base.Orientation, 1)
-    assert image.fp is not None
-    image.fp.seek(0)
-    with tifffile.TiffFile(image.fp) as file:
-        planes = file.asarray(key=image.tell())
-    decoded = _from_array(np.moveaxis(planes, 0, -1))
-    decoded.getexif()[ExifTags.Base.Orientation] = orientation
-    return decoded
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -669,6 +732,7 @@ def _pillow_header(image: Image.Image) -> Header:
     turned = image.format in ("JPEG", "MPO", "WEBP") and _orientation(image) >= 5
     width, height = image.size[::-1] if turned else image.size
     gray = image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+    gray = gray or _is_deep_gray_with_alpha(image)
     several = bool(getattr(image, "is_animated", False))
     return Header(width, height, 1 if gray else 3, _bits(image), image.format or "", several)
 
@@ -694,7 +758,9 @@ def decoding_bytes(source: Source, *, max_pixels: int = MAX_PIXELS, windowed: bo
         if not isinstance(opened, Image.Image):
             return raster_peak_bytes(opened.header)
         header = _pillow_header(opened)
-        return peak_bytes(opened) + (raster_peak_bytes(header) if windowed else 0)
+        file = source.content() if isinstance(source, Page) else source
+        sizes = None if isinstance(file, Image.Image | np.ndarray | WindowedImage) else _stored_sizes(file)
+        return peak_bytes(opened, sizes) + (raster_peak_bytes(header) if windowed else 0)
 
 
 def declared_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.data.raster import Header, Values, check_page, check_size
+from skipnets.data.raster import Header, Values, check_page, check_size, eight_bits
 from skipnets.errors import one_line
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class DicomFile:
         """One frame in the modality's units, such as Hounsfield units; padding is NaN."""
         frame, stored = self._stored(page)
         if self._bits <= 8:
-            array = (stored * (255 // (2**self._bits - 1))).astype(np.uint8)
+            array = eight_bits(stored, self._bits)
         elif self.header.channels == 3:
             array = stored
         else:

@@ -24,6 +24,7 @@ from skipnets.data.layout import BLANKS, spelled
 from skipnets.data.listing import Entry, Listing, counted
 from skipnets.data.split_names import split_named
 from skipnets.errors import UserError, listed, near_matches, needs_extra, one_line
+from skipnets.terminal import from_csv_text
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 # A table of these names in a folder describes its images (the "imagefolder" of Hugging Face's datasets).
@@ -203,6 +204,11 @@ def _cell(value: object, path: Path, column: str) -> str:
 
 
 def _read_delimited(path: Path, text: str, notes: list[str]) -> _Table:
+    """Rows of CSV, TSV and lists.
+
+    The apostrophe before what a spreadsheet would take for a formula, as `skipnets audit --write` puts it, is
+    taken off: `'@home` is `@home`. Names that do begin with an apostrophe and =, @, + or - have it doubled.
+    """
     delimiter = _delimiter(path, text)
     lines: list[int] = []
     rows: list[list[str]] = []
@@ -231,6 +237,8 @@ def _read_delimited(path: Path, text: str, notes: list[str]) -> _Table:
     for number, row in zip(lines, rows, strict=True):
         if len(row) != len(names):
             raise UserError(f"{path}, line {number}: has {counted(len(row), 'value')}, not {len(names)}")
+    if delimiter != " ":
+        rows = [[from_csv_text(cell) for cell in row] for row in rows]
     return _Table(names, rows, lines, notes)
 
 

@@ -14,13 +14,13 @@ from contextlib import contextmanager, suppress
 
 from PIL import Image, TiffImagePlugin
 
+from skipnets.data.iso_media import StoredSizes
 from skipnets.data.raster import Header
 from skipnets.errors import UserError
 
 __all__ = [
     "AbandonedError",
     "PixelBudget",
-    "may_hide_its_size",
     "peak_bytes",
     "raster_peak_bytes",
     "webp_canvas",
@@ -33,6 +33,8 @@ _BYTES_PER_PIXEL = 10
 _BYTES_OF_FORMAT = {"WEBP": 20, "AVIF": 18, "JPEG2000": 26, "HEIF": 14}
 _BYTES_OF_MODE = {"RGBA": 14, "CMYK": 14, "LA": 14, "PA": 14, "I;16": 16, "I;16B": 16, "I": 16, "F": 16}
 _BYTES_OF_SEPARATE_PLANES = 34
+# AVIF without subsampled color, which may have 10 or 12 bits.
+_BYTES_OF_FULL_COLOR = 24
 # Of a value beside itself: as float32 or, of more than 16 bits, float64, and three channels turned into gray.
 _BYTES_OF_WINDOWING = {False: 13, True: 17}
 # In DICOM and NIfTI, where values are scaled to units in float64, and through a file's own window.
@@ -141,18 +143,6 @@ def webp_canvas(head: bytes) -> tuple[int, int] | None:
     return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
 
 
-def may_hide_its_size(head: bytes) -> bool:
-    """Whether a file's stream may hold a larger image than its header declares: AVIF and HEIC.
-
-    Their decoders allocate what the stream says, up to a limit of their own (268 megapixels in libavif),
-    before anything compares the two.
-
-    Args:
-        head: Its first 8 bytes.
-    """
-    return head[4:8] == b"ftyp"
-
-
 def webp_peak_bytes(width: int, height: int) -> int:
     """The most memory that decoding a WebP file takes, in bytes."""
     return width * height * _BYTES_OF_FORMAT["WEBP"]
@@ -165,16 +155,20 @@ def raster_peak_bytes(header: Header) -> int:
     return header.width * header.height * header.channels * a_value
 
 
-def peak_bytes(image: Image.Image) -> int:
+def peak_bytes(image: Image.Image, sizes: StoredSizes | None = None) -> int:
     """The most memory that decoding an image takes until it is upright and in 8 bits, in bytes.
 
     Args:
         image: Opened, but not loaded.
+        sizes: What an AVIF or HEIC file holds, which may be larger than the image that it shows.
     """
     pixels = image.width * image.height
     per_pixel = max(
         _BYTES_PER_PIXEL, _BYTES_OF_FORMAT.get(image.format or "", 0), _BYTES_OF_MODE.get(image.mode, 0)
     )
+    if sizes is not None:
+        pixels = max(pixels, sizes.declared) + (sizes.coded if sizes.scaled else 0)
+        per_pixel = max(per_pixel, _BYTES_OF_FULL_COLOR if sizes.full_color else 0)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # One tile is decoded at a time; a file may declare tiles that are larger than its image.
         tags = image.tag_v2

@@ -16,6 +16,7 @@ from PIL import Image
 NO_SUCH_PAGE = "there is no such page"
 # ITU-R BT.601, as in Pillow.
 _LUMA = np.array([0.299, 0.587, 0.114])
+_BAND_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,14 @@ class Values:
         bits: How many a value has in the file; with up to 8, values run from 0 (black) to 255 (white).
         white_is_low: Whether the lowest value is shown white.
         alpha: Whether the last channel is how opaque a pixel is.
+        premultiplied: Whether the others have been multiplied by it (TIFF's associated alpha).
     """
 
     array: NDArray[Any]
     bits: int
     white_is_low: bool = False
     alpha: bool = False
+    premultiplied: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +124,7 @@ def fit_channels(values: Values, channels: int | None) -> Values:
     if have == channels:
         return values
     if values.alpha:
-        white, opacity = 2**values.bits - 1, array[:, :, -1:] / (2**values.bits - 1)
-        laid = array[:, :, :-1] * opacity + white * (1 - opacity)
-        opaque = Values(
-            array=np.rint(laid).astype(array.dtype), bits=values.bits, white_is_low=values.white_is_low
-        )
+        opaque = Values(array=_on_white(values), bits=values.bits, white_is_low=values.white_is_low)
         return fit_channels(opaque, channels)
     if channels is None:
         return values
@@ -138,6 +137,30 @@ def fit_channels(values: Values, channels: int | None) -> Values:
     else:
         raise ValueError(f"has {have} channels where {channels} are expected")
     return Values(array=fitted, bits=values.bits, white_is_low=values.white_is_low)
+
+
+def _on_white(values: Values) -> NDArray[Any]:
+    """The array without its alpha, in bands of rows, as floats take several times the memory."""
+    array, top = values.array, 2 ** max(values.bits, 8) - 1
+    white = 0 if values.white_is_low else top
+    laid = np.empty_like(array[:, :, :-1])
+    for start in range(0, len(array), _BAND_ROWS):
+        band = array[start : start + _BAND_ROWS]
+        opacity = band[:, :, -1:] / top
+        color = band[:, :, :-1] if values.premultiplied else band[:, :, :-1] * opacity
+        laid[start : start + _BAND_ROWS] = np.rint(np.minimum(color + white * (1 - opacity), top))
+    return laid
+
+
+def eight_bits(stored: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Values of up to 8 bits from 0 (black) to 255 (white), rounded; what is beyond is black or white.
+
+    Args:
+        stored: Integers of any type.
+        bits: How many a value has.
+    """
+    top = 2**bits - 1
+    return np.rint(np.clip(stored, 0, top) * (255 / top)).astype(np.uint8)
 
 
 def turn_upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:

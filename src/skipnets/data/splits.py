@@ -16,6 +16,8 @@ from skipnets.files import atomic_path
 from skipnets.terminal import csv_text, from_csv_text
 
 SPLITS = ("train", "val", "test")
+LATEST_FIRST = {split: rank for rank, split in enumerate((*reversed(SPLITS), ""))}
+"""Split → rank, 0 for test; of images that are in two splits, the one in the later split stays."""
 _COLUMNS = ("path", "label", "split")
 
 

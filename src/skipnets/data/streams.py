@@ -7,9 +7,12 @@ what a job that was interrupted skips as a whole.
 
 from __future__ import annotations
 
+import errno
 import glob
+import hashlib
 import io
 import os
+import stat
 import sys
 import tarfile
 import zlib
@@ -19,9 +22,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES, Source
-from skipnets.errors import UserError, missing_extra
+from skipnets.errors import UserError, missing_extra, one_line
 
-__all__ = ["ImageSource", "Shard", "image_sources"]
+__all__ = ["ImageSource", "Shard", "check_addresses", "image_sources", "is_failed_read", "unreadable_image"]
 
 _TAR = (".tar", ".tar.gz", ".tgz")
 _PARQUET = (".parquet",)
@@ -76,7 +79,8 @@ class ImageSource:
     Attributes:
         name: The folder, the tar file, or "file.parquet#3" for a row group.
         whole: Whether it goes to one shard as a whole.
-        read: Yields path and image of those whose path is wanted.
+        read: Yields path and image of those whose path is wanted; an OSError says why the source itself
+            cannot be read, or not to its end.
         stamp: Changes when an image is added, or the file is another; 0 where that is not known.
     """
 
@@ -89,51 +93,86 @@ class ImageSource:
 def image_sources(addresses: Iterable[str]) -> Iterator[ImageSource]:
     """The sources at some addresses, in an order that depends on names alone.
 
+    What is reached by several of the addresses, in whatever spelling, comes once. Links to one folder count
+    as spellings of it; a link to a file is a file of its own.
+
     Args:
-        addresses: Files, folders, patterns, "-" for paths on standard input, or addresses that fsspec opens,
-            such as "s3://bucket/photos".
+        addresses: Files, folders, patterns, "-" for paths on standard input, which come last, or addresses
+            that fsspec opens, such as "s3://bucket/photos".
 
     Raises:
-        UserError: If there is nothing at an address, or a Parquet file has no images.
+        UserError: If there is nothing at an address, or a Parquet file has no images; for addresses of this
+            machine before the first source, see `check_addresses`.
     """
+    addresses = [_without_scheme(address) for address in addresses]
+    check_addresses(addresses)
     seen: set[object] = set()
     for address in addresses:
         if address == "-":
-            yield ImageSource("-", whole=False, read=_from_standard_input)
-        elif "://" in address:
+            continue
+        if "://" in address:
             remote = _Remote(address)
             yield from _at(remote, remote.root, seen)
-        elif os.path.lexists(address):
-            yield from _at(_Local(), address, seen)
-        elif glob.has_magic(address):
-            matches = glob.iglob(address, recursive=True)  # noqa: PTH207 - absolute patterns work, too
-            found = False
-            for match in matches:
-                found = True
-                yield from _at(_Local(), match, seen)
-            if not found:
-                raise UserError(f"images: no file matches {address}")
         else:
-            raise UserError(f"images: {address} does not exist (and no file matches it as a pattern)")
+            for path in sorted(_matches(address)):  # shards count on their order
+                yield from _at(_Local(), path, seen)
+    if "-" in addresses:
+        yield ImageSource("-", whole=False, read=lambda wanted: _from_standard_input(wanted, seen))
+
+
+def check_addresses(addresses: Iterable[str]) -> None:
+    """Check that there is something at each address of this machine, before anything slow begins.
+
+    Raises:
+        UserError: If not.
+    """
+    for address in map(_without_scheme, addresses):
+        if address == "-" or "://" in address or next(_matches(address), None) is not None:
+            continue
+        if glob.has_magic(address):
+            raise UserError(f"images: no file matches {address}")
+        raise UserError(f"images: {address} does not exist (and no file matches it as a pattern)")
+
+
+def _without_scheme(address: str) -> str:
+    """A path of this machine instead of a "file://" address, as it is another spelling of it."""
+    return address.removeprefix("file://")
+
+
+def _matches(address: str) -> Iterator[str]:
+    """The paths that an address means: itself, or what it matches as a pattern."""
+    if os.path.lexists(address):
+        return iter([address])
+    return glob.iglob(address, recursive=True)  # noqa: PTH207 - absolute patterns work, too
 
 
 class _Local:
     """Files of this machine."""
 
-    def is_folder(self, path: str) -> bool:
-        return Path(path).is_dir()
+    def kind(self, path: str) -> Kind:
+        """What is at a path; an OSError if nothing is."""
+        mode = Path(path).stat().st_mode
+        return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
     def entries(self, folder: str) -> Iterator[tuple[str, Kind]]:
         """Paths in a folder, as they come, and what they are; hidden ones are passed over."""
         with os.scandir(folder) as scan:
             for entry in scan:
                 if not entry.name.startswith("."):
-                    yield entry.path, "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+                    try:
+                        kind: Kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+                    except OSError:  # such as of a link to itself
+                        kind = "other"
+                    yield entry.path, kind
 
     def identity(self, folder: str) -> object:
         """The same for two paths to one folder."""
-        status = Path(folder).stat()
+        status = Path(folder or os.curdir).stat()
         return status.st_dev, status.st_ino
+
+    def split(self, path: str) -> tuple[str, str]:
+        """Folder and name of a file."""
+        return os.path.split(path)
 
     def stamp(self, path: str) -> int:
         """When the folder's entries, or the file, changed."""
@@ -167,8 +206,8 @@ class _Remote:
                 raise
             raise UserError(f"images: {address} cannot be opened ({error})") from error
 
-    def is_folder(self, path: str) -> bool:
-        return bool(self._files.isdir(path))
+    def kind(self, path: str) -> Kind:
+        return "folder" if self._files.isdir(path) else "file"
 
     def entries(self, folder: str) -> Iterator[tuple[str, Kind]]:
         """As of this machine; a store is asked for a folder at a time."""
@@ -178,13 +217,38 @@ class _Remote:
                 yield path, "folder" if entry["type"] == "directory" else "file"
 
     def identity(self, folder: str) -> object:
-        return folder
+        """The same for two paths to one folder; no other store has it."""
+        return f"{self._files.protocol}:{folder.rstrip('/')}"
 
-    def stamp(self, path: str) -> int:  # noqa: ARG002
-        return 0
+    def split(self, path: str) -> tuple[str, str]:
+        """Folder and name of a file."""
+        folder, _, name = path.rpartition("/")
+        return folder, name
+
+    def stamp(self, path: str) -> int:
+        """When a file changed, in seconds, which is as fine as all stores tell it.
+
+        0 for a folder, as stores do not tell when one changed, and where it is not known.
+        """
+        if self._files.isdir(path):
+            return 0
+        try:
+            return int(self._files.modified(path).timestamp())
+        except (NotImplementedError, AttributeError, KeyError):  # such as web servers
+            return 0
 
     def image(self, path: str) -> Source:
-        return cast(BinaryIO, _Later(lambda: self._files.cat_file(path)))
+        def fetch() -> bytes:
+            try:
+                return cast(bytes, self._files.cat_file(path))
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # each store's library has its own
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                raise OSError(errno.EIO, one_line(error)) from error
+
+        return cast(BinaryIO, _Later(fetch))
 
     def open(self, path: str) -> BinaryIO:
         return cast(BinaryIO, self._files.open(path, "rb"))
@@ -216,13 +280,21 @@ class _Later:
         return self._opened().tell()
 
 
-def _failing(reason: str) -> Source:
+def unreadable_image(reason: str) -> Source:
     """An image that cannot be read, for this reason."""
 
     def fail() -> bytes:
         raise OSError(reason)
 
     return cast(BinaryIO, _Later(fail))
+
+
+def is_failed_read(error: BaseException | None) -> bool:
+    """Whether a file could not be read, which may succeed another time, rather than that it is damaged."""
+    # Pillow's errors about content are OSErrors, too: without a number, or of offsets that no file has.
+    return isinstance(error, FileNotFoundError | TimeoutError | ConnectionError) or (
+        isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+    )
 
 
 _Files = _Local | _Remote
@@ -233,18 +305,63 @@ def _at(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSource]:
 
     Args:
         files: Where it is.
-        path: The file or folder.
-        seen: Folders that were read before; each is read once, whatever links lead to it.
+        path: The file or folder; if it cannot be read, it is a source that says so.
+        seen: What came before: folders by their identity, files by their `_key`.
     """
-    if not files.is_folder(path):
-        yield from _of_file(files, path)
-        return
+    kind: Kind = "other"
+    reason = "is not a regular file"
+    try:
+        try:
+            kind = files.kind(path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if kind == "folder":
+            yield from _of_folder(files, path, seen)
+        elif not _is_repeated(files, path, seen):
+            yield from _of_file(files, path) if kind == "file" else [_unreadable(path, reason)]
+    except OSError as error:
+        yield _unreadable(path, error.strerror or str(error))
+
+
+def _is_repeated(files: _Files, path: str, seen: set[object]) -> bool:
+    """Whether a file came before, alone or with its folder; if not, it does now."""
+    folder, name = files.split(path)
+    identity = files.identity(folder)
+    key = _key(identity, name)
+    if key in seen or (identity in seen and _is_shown(name)):
+        return True
+    seen.add(key)
+    return False
+
+
+def _key(folder: object, name: str) -> bytes:
+    """A file in little memory: there may be millions."""
+    return hashlib.blake2b(repr((folder, name)).encode(), digest_size=16).digest()
+
+
+def _is_shown(name: str) -> bool:
+    """Whether a folder gives a file of this name as an image."""
+    return name.lower().endswith(_IMAGES) and not name.startswith(".")
+
+
+def _unreadable(path: str, reason: str) -> ImageSource:
+    """A source that says why it cannot be read; shard files stay whole, so that others keep their index."""
+
+    def read(_: Wanted) -> Iterator[tuple[str, Source]]:
+        raise OSError(reason)
+
+    return ImageSource(path, whole=path.lower().endswith((*_TAR, *_PARQUET)), read=read)
+
+
+def _of_folder(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSource]:
     identity = files.identity(path)
     if identity in seen:
         return
     seen.add(identity)
     stamp = files.stamp(path)
-    yield ImageSource(path, whole=False, read=lambda wanted: _in_folder(files, path, wanted), stamp=stamp)
+    yield ImageSource(
+        path, whole=False, read=lambda wanted: _in_folder(files, path, wanted, seen), stamp=stamp
+    )
     within = sorted(
         entry
         for entry, kind in files.entries(path)
@@ -254,10 +371,14 @@ def _at(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSource]:
         yield from _at(files, entry, seen)
 
 
-def _in_folder(files: _Files, folder: str, wanted: Wanted) -> Iterator[tuple[str, Source]]:
+def _in_folder(files: _Files, folder: str, wanted: Wanted, seen: set[object]) -> Iterator[tuple[str, Source]]:
+    identity = files.identity(folder)
     for path, kind in files.entries(folder):
-        if kind != "folder" and path.lower().endswith(_IMAGES) and wanted(path):
-            yield path, files.image(path) if kind == "file" else _failing("is not a regular file")
+        name = files.split(path)[1]
+        if kind == "folder" or not _is_shown(name) or _key(identity, name) in seen:
+            continue
+        if wanted(path):
+            yield path, files.image(path) if kind == "file" else unreadable_image("is not a regular file")
 
 
 def _of_file(files: _Files, path: str) -> Iterator[ImageSource]:
@@ -271,13 +392,20 @@ def _of_file(files: _Files, path: str) -> Iterator[ImageSource]:
             path,
             whole=False,
             read=lambda wanted: iter([(path, files.image(path))] if wanted(path) else []),
+            stamp=files.stamp(path),
         )
 
 
-def _from_standard_input(wanted: Wanted) -> Iterator[tuple[str, Source]]:
+def _from_standard_input(wanted: Wanted, seen: set[object]) -> Iterator[tuple[str, Source]]:
     for line in sys.stdin:
         path = line.rstrip("\r\n")
-        if path and wanted(path):
+        if not path or not wanted(path):
+            continue
+        try:
+            repeated = _is_repeated(_Local(), path, seen)
+        except OSError:  # there is no such folder, as the row will say
+            repeated = False
+        if not repeated:
             yield path, path
 
 
@@ -293,8 +421,7 @@ def _in_tar(files: _Files, path: str, wanted: Wanted) -> Iterator[tuple[str, Sou
                     yield name, content.read()
                 tar.members = []  # type: ignore[attr-defined]  # which would grow by every file
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        if wanted(path):
-            yield path, _failing(f"is damaged from here on ({error})")
+        raise OSError(f"is damaged from here on ({error})") from error
 
 
 def _row_groups(files: _Files, path: str) -> Iterator[ImageSource]:
@@ -312,8 +439,7 @@ def _row_groups(files: _Files, path: str) -> Iterator[ImageSource]:
             for group in range(groups):
                 firsts.append(firsts[-1] + opened.metadata.row_group(group).num_rows)
     except pyarrow.ArrowException as error:
-        reason = f"is not a readable Parquet file ({error})"
-        yield ImageSource(path, whole=True, read=lambda _: iter([(path, _failing(reason))]))
+        yield _unreadable(path, f"is not a readable Parquet file ({error})")
         return
     stamp = files.stamp(path)
     for group in range(groups):
@@ -357,8 +483,9 @@ def _in_row_group(
                     if wanted(name):
                         content = value.as_py()
                         content = content.get("bytes") if isinstance(content, dict) else content
-                        yield name, _failing("has no image in this row") if content is None else content
+                        yield (
+                            name,
+                            unreadable_image("has no image in this row") if content is None else content,
+                        )
     except (pyarrow.ArrowException, OSError) as error:
-        name = f"{path}#{group}"
-        if wanted(name):
-            yield name, _failing(f"is damaged from here on ({error})")
+        raise OSError(f"is damaged from here on ({error})") from error

@@ -114,9 +114,9 @@ class Survey(Display):
             "classes": f"{len(self.classes):,}",
             "groups": "" if self.groups is None else f"{self.groups:,}",
             "size": self._sizes(),
-            "channels": _shares({}, (channel_word(header.channels) for header in self.headers)),
-            "bits": _shares({}, (header.bits for header in self.headers)),
-            "format": _shares({}, (header.format for header in self.headers)),
+            "channels": _shares(channel_word(header.channels) for header in self.headers),
+            "bits": _shares(header.bits for header in self.headers),
+            "format": _shares(header.format for header in self.headers),
             "values": "" if self.values is None else str(self.values),
             "unreadable": listed((f"{name} ({reason})" for name, reason in self.unreadable.items()), 3),
             "passed over": passed_over_line(self.passed_over),
@@ -267,9 +267,9 @@ def _tally(values: Iterator[Any]) -> dict[str, int]:
     return {str(value): count for value, count in Counter(values).most_common()}
 
 
-def _shares(words: Mapping[Any, str], values: Iterator[Any]) -> str:
+def _shares(values: Iterator[Any]) -> str:
     """One value alone, or several with their counts."""
     tally = Counter(values).most_common()
     if len(tally) == 1:
-        return words.get(tally[0][0], str(tally[0][0]))
-    return ", ".join(f"{words.get(value, value)} {count:,}" for value, count in tally)
+        return str(tally[0][0])
+    return ", ".join(f"{value} {count:,}" for value, count in tally)

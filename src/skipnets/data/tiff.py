@@ -13,11 +13,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.data.raster import Header, Values, check_page, check_size, turn_upright
+from skipnets.data.raster import Header, Values, check_page, check_size, eight_bits, turn_upright
 from skipnets.errors import install_command
 
 _MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_ALPHA = (1, 2)  # of the tag ExtraSamples: associated and unassociated
+# Of the tag ExtraSamples; colors have been multiplied by associated alpha.
+_ASSOCIATED, _UNASSOCIATED = 1, 2
 
 
 def is_tiff(head: bytes) -> bool:
@@ -81,8 +82,14 @@ class TiffRaster:
         if first.dtype.kind == "b":
             array = array.astype(np.uint8) * np.uint8(255)
         elif array.dtype == np.uint8 and _bits(first) < 8:
-            array = array * np.uint8(255 // (2 ** _bits(first) - 1))
-        return Values(array=array, bits=_bits(first), white_is_low=white_is_low, alpha=alpha)
+            array = eight_bits(array, _bits(first))
+        return Values(
+            array=array,
+            bits=_bits(first),
+            white_is_low=white_is_low,
+            alpha=alpha,
+            premultiplied=alpha and _ASSOCIATED in _extra_samples(first),
+        )
 
     def close(self) -> None:
         """Forget the file, which is the caller's."""
@@ -118,7 +125,12 @@ class TiffRaster:
 
     @staticmethod
     def _has_alpha(page: Any) -> bool:
-        return any(int(extra) in _ALPHA for extra in page.extrasamples)
+        return not {_ASSOCIATED, _UNASSOCIATED}.isdisjoint(_extra_samples(page))
+
+
+def _extra_samples(page: Any) -> list[int]:
+    """What the samples of a pixel beyond those of its color are."""
+    return [int(extra) for extra in page.extrasamples]
 
 
 def _bits(page: Any) -> int:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,8 @@ class MeasuredWindow:
     Attributes:
         window: (low, high) of each channel.
         percentiles: Which they are.
-        lowest: The lowest value that was seen.
-        highest: The highest.
+        lowest: The lowest finite value of all pixels of the images that were looked at; 0 without any.
+        highest: The highest; likewise.
         warnings: What may make results wrong.
     """
 
@@ -58,6 +58,22 @@ class MeasuredWindow:
             "percentiles": list(self.percentiles),
             "window": [list(pair) for pair in self.window],
         }
+
+
+class _Sample(NamedTuple):
+    """What was seen of an image.
+
+    Attributes:
+        position: Which image it is.
+        values: (N, C) of pixels all over it.
+        lowest: (C,) the lowest finite values of all its pixels; infinity where there is none.
+        highest: (C,) the highest; minus infinity.
+    """
+
+    position: int
+    values: NDArray[np.float64]
+    lowest: NDArray[np.float64]
+    highest: NDArray[np.float64]
 
 
 def measure_window(
@@ -89,7 +105,7 @@ def measure_window(
     most = dataset.bits
     wanted = max(_VALUES_AN_IMAGE // channels, _PIXELS_AN_IMAGE)
 
-    def read(position: int) -> tuple[int, NDArray[np.float64]] | ImageDecodeError | None:
+    def read(position: int) -> _Sample | ImageDecodeError | None:
         try:
             values = read_values(dataset.source(position), channels)
         except ImageDecodeError as error:
@@ -97,37 +113,69 @@ def measure_window(
         if values.bits <= 8 < most:
             return None
         pixels = values.array.reshape(-1, channels)
-        return position, pixels[:: -(-len(pixels) // wanted)].astype(np.float64)
+        return _Sample(
+            position, _spread(pixels, wanted, seed=position).astype(np.float64), *_extremes(pixels)
+        )
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(read, positions))
-    samples = [sample for sample in found if isinstance(sample, tuple)]
+    samples = [sample for sample in found if isinstance(sample, _Sample)]
     if not samples:
         first = next((error for error in found if isinstance(error, ImageDecodeError)), None)
         raise none_decoded(len(positions), first)
-    pooled = np.concatenate([values for _, values in samples])
+    pooled = np.concatenate([sample.values for sample in samples])
     formats = {header.format for header in dataset.some_headers}
     by_channel = channels not in (1, 3) or formats <= {"NPY", "NPZ", "array"}
     columns = list(pooled.T) if by_channel else [pooled.ravel()]
-    windows = [_window(column[np.isfinite(column)], percentiles) for column in columns]
+    lowest = np.min([sample.lowest for sample in samples], axis=0)
+    highest = np.max([sample.highest for sample in samples], axis=0)
+    extremes = list(zip(lowest, highest, strict=True)) if by_channel else [(lowest.min(), highest.max())]
+    windows = [
+        _window(column[np.isfinite(column)], percentiles, pair)
+        for column, pair in zip(columns, extremes, strict=True)
+    ]
     finite = pooled[np.isfinite(pooled)]
     whole = bool((finite == np.rint(finite)).all())
+    known = bool(np.isfinite(lowest).any())
     return MeasuredWindow(
         window=tuple(windows if by_channel else windows * channels),
         percentiles=percentiles,
-        lowest=float(finite.min()) if finite.size else 0.0,
-        highest=float(finite.max()) if finite.size else 0.0,
+        lowest=float(lowest.min()) if known else 0.0,
+        highest=float(highest.max()) if known else 0.0,
         warnings=tuple(_depth_warnings(dataset, samples)) if whole else (),
     )
 
 
-def _window(values: NDArray[np.float64], percentiles: tuple[float, float]) -> tuple[float, float]:
+def _spread(pixels: NDArray[Any], count: int, *, seed: int) -> NDArray[Any]:
+    """(N, C) → (count, C): of as many runs of equal length, one pixel each at random; all if there are fewer.
+
+    A fixed step would see only a few columns of an image wherever it and the width have a common divisor.
+    """
+    if len(pixels) <= count:
+        return pixels
+    places = (np.arange(count) + np.random.default_rng(seed).random(count)) * (len(pixels) / count)
+    return pixels[np.minimum(places.astype(np.int64), len(pixels) - 1)]
+
+
+def _extremes(pixels: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N, C) → (C,), (C,): the lowest and highest finite values."""
+    if pixels.dtype.kind != "f":
+        return pixels.min(0).astype(np.float64), pixels.max(0).astype(np.float64)
+    known = np.isfinite(pixels)
+    lowest = pixels.min(0, initial=np.inf, where=known)
+    highest = pixels.max(0, initial=-np.inf, where=known)
+    return lowest.astype(np.float64), highest.astype(np.float64)
+
+
+def _window(
+    values: NDArray[np.float64], percentiles: tuple[float, float], extremes: tuple[float, float]
+) -> tuple[float, float]:
     """The percentiles; where they are equal, the extremes; where these are, half a unit around them."""
     if not values.size:
         return 0.0, 1.0
     low, high = (float(value) for value in np.percentile(values, percentiles))
     if low == high:
-        low, high = float(values.min()), float(values.max())
+        low, high = (float(value) for value in extremes)
     if low == high:
         half = max(0.5, abs(low) * 2.0**-20)  # far above what float64 tells apart
         return low - half, high + half
@@ -136,18 +184,17 @@ def _window(values: NDArray[np.float64], percentiles: tuple[float, float]) -> tu
     return round(low, digits), round(high, digits)
 
 
-def _depth_warnings(dataset: ImageDataset, samples: Sequence[tuple[int, NDArray[np.float64]]]) -> list[str]:
+def _depth_warnings(dataset: ImageDataset, samples: Sequence[_Sample]) -> list[str]:
     """A class whose values never reach beyond 8, 10, … bits, while all images of another do.
 
     Values below 0 are in units of their own, such as Hounsfield's, and not those of a detector.
     """
-    if any(float(np.min(values, initial=0, where=np.isfinite(values))) < 0 for _, values in samples):
+    if any(sample.lowest.min() < 0 for sample in samples):
         return []
     depths: dict[int, list[int]] = {}
-    for position, values in samples:
-        top = float(np.max(values, initial=0, where=np.isfinite(values)))
-        depth = next((bits for bits in _DEPTHS if top < 2**bits), 32)
-        depths.setdefault(int(dataset.labels[position]), []).append(depth)
+    for sample in samples:
+        depth = next((bits for bits in _DEPTHS if sample.highest.max() < 2**bits), 32)
+        depths.setdefault(int(dataset.labels[sample.position]), []).append(depth)
     known = {label: found for label, found in depths.items() if len(found) >= 3}
     for low, found in sorted(known.items()):
         for high, others in sorted(known.items()):

@@ -64,6 +64,12 @@ class _MemoryEfficientBlock(SwitchedModule):
                 update_running_statistics(*each)
         return result.y
 
+    def unsupported_reason(self, features: Tensor) -> str | None:
+        """Why this forward pass has to be plain, or None; remembered for the report."""
+        if torch.compiler.is_compiling():
+            return "the model is being compiled"
+        return super().unsupported_reason(features)
+
     def unsupported_structure(self) -> str | None:
         """Why the block as it is now cannot be run as one operation, or None."""
         if not self.training:

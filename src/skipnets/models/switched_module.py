@@ -43,8 +43,13 @@ class SwitchedModule(nn.Module):
 
     def unsupported_reason(self, features: Tensor) -> str | None:
         """Why this forward pass has to be plain, or None; remembered for the report."""
-        if torch.compiler.is_compiling():  # What follows would only clutter the compiler's graph.
-            return "the model is being compiled"
+        if torch.compiler.is_compiling():  # It would have to follow what is remembered.
+            return (
+                guards.unsupported_transform()
+                or self.unsupported_structure()
+                or self._unsupported_input(features)
+                or self._slow(features)
+            )
         self.has_run = True
         self.reason = (
             guards.unsupported_tracing(features)
@@ -52,18 +57,26 @@ class SwitchedModule(nn.Module):
             or self._unsupported_input(features)
             or self._slow(features)
         )
+        if self.reason is None:
+            self.executor = self._executor(features)
         return self.reason
 
     def _slow(self, features: Tensor) -> str | None:
-        """Why a plain run is faster on this device, or None; `executor` is set where it is not the CPU's."""
-        if features.device.type == "cpu":
-            if self.automatic and self.measured in (None, "plain"):
-                return "the fastest on this machine" if self.measured else "nothing has been measured"
-            self.executor = _NATIVE if self._runs_natively(features) else None
+        """Why a plain run is faster on this device, or None."""
+        if not self.automatic:
             return None
+        if features.device.type == "cpu":
+            if self.measured in (None, "plain"):
+                return "the fastest on this machine" if self.measured else "nothing has been measured"
+            return None
+        return self._not_fused(features)
+
+    def _executor(self, features: Tensor) -> str | None:
+        """What runs it, for the report; None for the operators of PyTorch where there is nothing else."""
+        if features.device.type == "cpu":
+            return _NATIVE if self._runs_natively(features) else None
         reason = self._not_fused(features)
-        self.executor = _FUSED if reason is None else f"PyTorch's operators, as {reason}"
-        return reason if self.automatic else None
+        return _FUSED if reason is None else f"PyTorch's operators, as {reason}"
 
     def _runs_natively(self, features: Tensor) -> bool:  # noqa: ARG002 — a block's depends on them
         """Whether native code runs this module on the CPU."""

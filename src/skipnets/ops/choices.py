@@ -97,8 +97,17 @@ class Choices:
             rounds: How often each is timed at least, in turns, after one run that is not.
         """
         with self._lock:
-            choice = self._repeated.get(problem) or self._file.get(f"{problem} | {machine()}")
-            if choice not in ways:  # Not measured yet, or one of another version.
+            choice = self._repeated.get(problem)
+            if choice is not None and choice not in ways:
+                logger.warning(
+                    "%s: the recorded choice, %s, is not available here: results may round differently",
+                    *(problem, choice),
+                )
+                del self._repeated[problem]  # Said once, and measured once.
+                choice = None
+            choice = choice or self._file.get(f"{problem} | {machine()}")
+            # Not measured yet, one of another version, or damaged.
+            if not isinstance(choice, str) or choice not in ways:
                 choice = next(iter(ways)) if len(ways) == 1 else self._measure(problem, ways, rounds)
             for record in self._recorded:
                 record[problem] = choice
@@ -107,7 +116,8 @@ class Choices:
     def seconds(self, problem: str) -> dict[str, float]:
         """What was measured for a problem on this machine: the least time of each way; {} before that."""
         with self._lock:
-            return dict(self._file.get(f"{problem} seconds | {machine()}") or {})
+            seconds = self._file.get(f"{problem} seconds | {machine()}")
+            return dict(seconds) if isinstance(seconds, dict) else {}
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[dict[str, str]]:
@@ -122,7 +132,7 @@ class Choices:
                 self._recorded = [other for other in self._recorded if other is not record]
 
     def repeat(self, recorded: Mapping[str, str]) -> None:
-        """From now on in this process, choose what was recorded, whatever would be faster."""
+        """From now on in this process, choose what was recorded, where that is available."""
         with self._lock:
             self._repeated = dict(recorded)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from skipnets.classifier import Classifier
 from skipnets.data.appearance import measure_appearance
-from skipnets.data.contents import contents
+from skipnets.data.contents import Content, contents
 from skipnets.data.copies import LEAST_SIDE, MOST, find_copies
 from skipnets.data.listing import counted
 from skipnets.data.manifest import MissingFilesError
@@ -32,13 +32,14 @@ from skipnets.report.findings import (
     actions,
     appearance_findings,
     class_findings,
+    content_of,
     copy_findings,
     group_findings,
     size_findings,
     sorted_findings,
 )
 from skipnets.report.label_errors import calibrated, cohen_kappa, find_label_errors
-from skipnets.report.predictions import TABLES, UnseenPredictions, predict_unseen, read_predictions
+from skipnets.report.predictions import TABLES, UnseenPredictions, predict_unseen, read_prediction_table
 from skipnets.tables import Display, cell, make_table, properties_table
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class LabelCheck:
     @property
     def withheld(self) -> bool:
         """Whether the predictions are too bad to tell label errors from the model's own."""
-        return self.images > 0 and self.kappa < _LEAST_KAPPA
+        return self.kappa < _LEAST_KAPPA
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,13 +134,13 @@ class Audit(Display):
                 "or out-of-fold predictions (skipnets train DATA --folds 5)"
             )
         else:
-            left = len(self.dataset) - check.images
+            left = len(self.dataset) - check.images - check.trained_on
             if check.trained_on:
                 notes.append(
                     f"labels of {check.images:,} images were checked; {check.trained_on:,} others were "
                     "trained on, which takes out-of-fold predictions (skipnets train DATA --folds 5)"
                 )
-            elif left:
+            if left:
                 notes.append(f"labels of {counted(left, 'image')} were not checked: there is no prediction")
             if check.withheld:
                 notes.append(
@@ -291,18 +292,22 @@ def audit(
     runtime: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    opened: Callable[[ImageDataset], object] | None = None,
     progress: Progress | None = None,
 ) -> Audit:
     """Look for what may be wrong with a dataset: files, images, copies, classes, splits and labels.
 
-    Nothing is changed. Labels are checked where there are predictions by a model that was not trained on the
-    images.
+    Nothing is changed. Copies are equal files and, among up to 100,000 images of at least 16 pixels a side,
+    near copies: one image saved anew, resized, brightened, cut to nine tenths or mirrored, known by aligned
+    thumbnails and, where both images have at least 64 pixels a side, by their details as well. Labels are
+    checked where there are predictions by a model that was not trained on the images.
 
     Args:
         data: A folder, a manifest, a named dataset, or an open dataset, whose splits then count as given.
         model: A run folder, a model file, an export, a classifier, or a table of predictions (.parquet, .csv
-            or .jsonl with the columns path and "p:CLASS"). Of a run, the predictions in its folder are taken
-            (of test images, or out of fold), and the images that it was trained on are not judged.
+            or .jsonl with a column path and one for each class, called "p:CLASS" or CLASS). Of a run, the
+            predictions in its folder are taken (of test images, or out of fold), and the images that it was
+            trained on are not judged.
         options: How a folder or manifest is read.
         download: Whether a named dataset may be downloaded.
         batch_size: Images per forward pass.
@@ -310,6 +315,7 @@ def audit(
         runtime: As for `skipnets.load`.
         device: As for `skipnets.load`.
         threads: As for `skipnets.load`.
+        opened: Called with the images as soon as they are found, before the work; what it raises ends that.
         progress: Called with the name of the current step, the number of items done and their total.
 
     Raises:
@@ -328,6 +334,8 @@ def audit(
     else:
         dataset, missing = _open(data, options or DataOptions(), download=download)
         name = os.fspath(data)
+    if opened is not None:
+        opened(dataset)
     overview = survey(dataset, name)
     known = contents(dataset)
     copies = find_copies(dataset, known, lambda done, total: show("looking for copies", done, total))
@@ -346,7 +354,7 @@ def audit(
     check = None
     if model is not None:
         if not isinstance(model, Classifier) and Path(model).suffix.lower() in TABLES:
-            predictions = read_predictions(model, dataset)
+            predictions = read_prediction_table(model, dataset)
         else:
             predictions = predict_unseen(
                 model,
@@ -359,7 +367,7 @@ def audit(
                 progress=lambda done, total: show("predicting", done, total),
             )
         errors, check = _check_labels(dataset, predictions)
-        findings += errors
+        findings += _agreed(dataset, errors, findings)
     return Audit(
         data=name,
         dataset=dataset,
@@ -398,8 +406,8 @@ def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tupl
         source=predictions.source,
         images=len(images),
         trained_on=predictions.trained_on,
-        agreement=float((predicted == labels).mean()) if len(labels) else 0.0,
-        kappa=cohen_kappa(labels, predicted, len(predictions.classes)) if len(labels) else 0.0,
+        agreement=float((predicted == labels).mean()),
+        kappa=cohen_kappa(labels, predicted, len(predictions.classes)),
     )
     if check.withheld:
         return [], check
@@ -416,6 +424,28 @@ def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tupl
             )
         )
     return findings, check
+
+
+def _agreed(
+    dataset: ImageDataset, errors: Sequence[Finding], findings: Sequence[Finding]
+) -> Iterator[Finding]:
+    """Label errors, marked where their correction would give equal files different labels.
+
+    What most of these are called decides before a model does, and a model corrects all of them or none.
+    """
+
+    def content(finding: Finding) -> Content | int:
+        return -1 if finding.image is None else content_of(dataset, finding.image)
+
+    by_majority = {
+        content(each) for each in findings if each.kind == "contradiction" and each.action == "corrected"
+    }
+    files = Counter(content_of(dataset, image) for image in range(len(dataset)))
+    alike = Counter((content(error), error.label) for error in errors if error.action == "corrected")
+    for error in errors:
+        key = content(error)
+        certain = key not in by_majority and alike[key, error.label] == files[key]
+        yield error if certain else error._replace(action="marked")
 
 
 def _silent(*_: object) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from skipnets.data.sources import ImageDataset
     from skipnets.report.auditing import Audit
 
-__all__ = ["Corrected", "check_manifest", "corrected", "write_manifest"]
+__all__ = ["Corrected", "check_listed", "check_manifest", "corrected", "write_manifest"]
 
 _ABOUT_IMAGES = tuple(kind for kind in KINDS if kind not in ("missing", "spelling", "small-class"))
 
@@ -65,13 +65,8 @@ def _correct(
 ) -> Corrected:
     label, kept = merged.get(given, given), True
     reasons = [f"spelling: {given}; corrected"] if given in merged else []
-    # What equal files are called decides before a model does.
-    ordered = sorted(findings, key=lambda each: each.kind != "contradiction")
-    by_copies = any(each.kind == "contradiction" and each.action == "corrected" for each in findings)
-    for finding in ordered:
+    for finding in findings:
         action: Action = "left out" if finding.kind in drop else finding.action
-        if finding.kind == "label-error" and by_copies:
-            action = "marked"
         if action == "corrected" and finding.label is not None:
             label = merged.get(finding.label, finding.label)
         kept = kept and action != "left out"
@@ -95,17 +90,33 @@ def check_manifest(path: str | os.PathLike[str], drop: Collection[str] = ()) -> 
             )
 
 
+def check_listed(dataset: ImageDataset, path: str | os.PathLike[str], data: str) -> None:
+    """Check that a manifest can list the images.
+
+    Args:
+        dataset: The images.
+        path: Where the manifest is to be written.
+        data: What was opened, for the error.
+
+    Raises:
+        UserError: The images do not lie in files of their own.
+    """
+    if dataset.members is not None:
+        raise UserError(f"write={path}: {data} lies in shards, which a manifest cannot list")
+    if dataset.root is None:
+        raise UserError(f"write={path}: {data} does not lie in files, which a manifest could list")
+    if dataset.pages is not None and len({dataset.file(image) for image in range(len(dataset))}) < len(
+        dataset
+    ):
+        raise UserError(f"write={path}: a manifest lists files, not their pages; leave out --page all")
+
+
 def write_manifest(audit: Audit, path: str | os.PathLike[str], *, drop: Collection[str] = ()) -> None:
     """Write the corrected manifest; see `Audit.write_manifest`."""
     path = Path(path)
     check_manifest(path, drop)
     dataset = audit.dataset
-    if dataset.root is None:
-        raise UserError(f"write={path}: {audit.data} does not lie in files, which a manifest could list")
-    if dataset.pages is not None and len({dataset.file(image) for image in range(len(dataset))}) < len(
-        dataset
-    ):
-        raise UserError(f"write={path}: a manifest lists files, not their pages; leave out --page all")
+    check_listed(dataset, path, audit.data)
     changes = corrected(audit, drop)
     kept = np.flatnonzero([change.kept for change in changes])
     if not len(kept):

@@ -24,6 +24,7 @@ from skipnets.data.labels import spellings
 from skipnets.data.listing import counted
 from skipnets.data.raster import Header
 from skipnets.data.sources import ImageDataset
+from skipnets.data.splits import LATEST_FIRST
 
 __all__ = [
     "KINDS",
@@ -33,6 +34,7 @@ __all__ = [
     "actions",
     "appearance_findings",
     "class_findings",
+    "content_of",
     "copy_findings",
     "group_findings",
     "size_findings",
@@ -142,8 +144,6 @@ _SPREAD = 3  # interquartile ranges of size beyond the quartiles
 _FACTOR = 1.5
 _FEW = 10
 _SHARE = 0.1
-# Later splits judge earlier ones.
-_RANK = {"test": 0, "val": 1, "train": 2, "": 3}
 
 
 def appearance_findings(
@@ -245,7 +245,7 @@ def group_findings(dataset: ImageDataset) -> Iterator[Finding]:
     groups, splits = dataset.groups.tolist(), dataset.splits.tolist()
     last: dict[str, str] = {}
     for group, split in zip(groups, splits, strict=True):
-        last[group] = min(last.get(group, split), split, key=lambda each: _RANK[each])
+        last[group] = min(last.get(group, split), split, key=lambda each: LATEST_FIRST[each])
     for image, (group, split) in enumerate(zip(groups, splits, strict=True)):
         if split != last[group]:
             detail = f"{group}; {split} and {last[group]}"
@@ -267,7 +267,7 @@ def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
         yield from contradictions
         left_out = {finding.image for finding in contradictions if finding.action == "left out"}
         for image in others:
-            exact = _content(dataset, image) == _content(dataset, first)
+            exact = content_of(dataset, image) == content_of(dataset, first)
             distance = distance_of.get((min(first, image), max(first, image)), 0.0 if exact else 1.0)
             detail = "equal byte by byte" if exact else "nearly equal"
             if distance == 1:
@@ -288,7 +288,7 @@ def _contradictions(
     label_of = {image: merged.get(label, label) for image, label in label_of.items()}
     equal: dict[Content | int, list[int]] = {}
     for image in group:
-        equal.setdefault(_content(dataset, image), []).append(image)
+        equal.setdefault(content_of(dataset, image), []).append(image)
     for images in equal.values():
         votes = Counter(label_of[image] for image in images).most_common()
         if len(votes) == 1:
@@ -315,12 +315,12 @@ def copy_groups(dataset: ImageDataset) -> list[list[int]]:
     for image in sorted({image for copy in dataset.copies for image in copy[:2]}):
         groups.setdefault(int(first[image]), []).append(image)
     return [
-        sorted(group, key=lambda image: (_RANK[str(dataset.splits[image])], image))
+        sorted(group, key=lambda image: (LATEST_FIRST[str(dataset.splits[image])], image))
         for group in groups.values()
     ]
 
 
-def _content(dataset: ImageDataset, image: int) -> Content | int:
+def content_of(dataset: ImageDataset, image: int) -> Content | int:
     """What equal files have in common; the position where that is not known."""
     content = None if dataset.contents is None else dataset.contents[image]
     return content if content is not None and content.hash else image

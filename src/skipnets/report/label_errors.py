@@ -51,7 +51,8 @@ def find_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.float
     if not len(labels):
         return []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes with so few images that some errors may be missed
+        # That errors of classes with few images may be missed: an audit lists small classes itself.
+        warnings.filterwarnings("ignore", message="May not flag all label issues")
         # What both of cleanlab's rules name: precision goes before recall.
         found = find_label_issues(
             labels, probabilities, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1

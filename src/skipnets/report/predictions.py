@@ -6,6 +6,7 @@ Shapes: N images of the dataset, n of them with a prediction, K classes.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from skipnets.data.manifest import relative_name
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, listed, one_line
 from skipnets.evaluation.evaluating import evaluate, known_rows
+from skipnets.terminal import from_csv_text
 
-__all__ = ["TABLES", "UnseenPredictions", "predict_unseen", "read_predictions"]
+__all__ = ["TABLES", "UnseenPredictions", "predict_unseen", "read_prediction_table"]
 
 TABLES = (".parquet", ".csv", ".jsonl")
 _PREFIX = "p:"
@@ -37,7 +39,7 @@ class UnseenPredictions:
     Attributes:
         source: Where they come from, in words.
         classes: The K classes.
-        images: (n,) positions in the dataset.
+        images: (n,) positions in the dataset; at least one is of a class in `classes`.
         probabilities: (n, K).
         trained_on: How many images have none because the model was trained on them.
     """
@@ -49,7 +51,7 @@ class UnseenPredictions:
     trained_on: int = 0
 
 
-def read_predictions(path: str | os.PathLike[str], dataset: ImageDataset) -> UnseenPredictions:
+def read_prediction_table(path: str | os.PathLike[str], dataset: ImageDataset) -> UnseenPredictions:
     """Read a table of probabilities.
 
     Args:
@@ -58,7 +60,8 @@ def read_predictions(path: str | os.PathLike[str], dataset: ImageDataset) -> Uns
         dataset: The images.
 
     Raises:
-        UserError: The file holds something else, or nothing about these images.
+        UserError: The file holds something else, lists an image twice, or has nothing about these images or
+            none of their classes.
     """
     names, classes, probabilities = _read_table(Path(path), dataset.classes)
     position = {_valid(name): image for image, name in enumerate(dataset.names)}
@@ -77,6 +80,12 @@ def read_predictions(path: str | os.PathLike[str], dataset: ImageDataset) -> Uns
         )
     images = np.array([image for image in found if image is not None], dtype=np.int64)
     order = np.argsort(images)
+    # Names that differ may be of one file: relative to the root, and absolute.
+    repeated = np.flatnonzero(np.diff(images[order]) == 0)
+    if len(repeated):
+        raise UserError(f"{path}: lists an image twice: {dataset.names[images[order][repeated[0]]]}")
+    if not np.isin(dataset.classes, classes)[dataset.labels[images]].any():
+        raise UserError(f"{path}: cannot judge these images: {_knows_none(classes)}")
     return UnseenPredictions(
         source=os.fspath(path),
         classes=classes,
@@ -142,7 +151,7 @@ def predict_unseen(
         reason = (
             "it was trained on all of them; out-of-fold predictions: skipnets train DATA --folds 5"
             if trained_on.any()
-            else f"it knows none of their classes (its classes: {listed(classifier.classes)})"
+            else _knows_none(classifier.classes)
         )
         raise UserError(f"model={classifier.path or 'the classifier'}: cannot judge these images: {reason}")
     source = classifier.architecture["name"] if classifier.path is None else str(classifier.path)
@@ -153,6 +162,10 @@ def predict_unseen(
         probabilities=probabilities[images],
         trained_on=int(trained_on.sum()),
     )
+
+
+def _knows_none(classes: Sequence[str]) -> str:
+    return f"it knows none of their classes (its classes: {listed(classes)})"
 
 
 def _stored(classifier: Classifier) -> dict[str, NDArray[np.float64]]:
@@ -180,22 +193,28 @@ def _read_table(
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as a table of predictions ({one_line(error)})") from error
     columns = [name for name in table.column_names if name.startswith(_PREFIX)]
-    columns = columns or [name for name in table.column_names if name in expected]
+    columns = columns or [name for name in table.column_names if name in expected and name != "path"]
     if "path" not in table.column_names or len(columns) < 2:
         raise UserError(
             f"{path}: must have a column path and one for each class, such as p:{expected[0]}; "
             f"it has {listed(table.column_names, 8)}"
         )
+    repeated = [name for name in ("path", *columns) if table.column_names.count(name) > 1]
+    if repeated:
+        raise UserError(f"{path}: has {table.column_names.count(repeated[0])} columns {repeated[0]}, not one")
     try:
         probabilities = np.stack([table[name].to_numpy() for name in columns], axis=1).astype(np.float64)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: probabilities must be numbers ({one_line(error)})") from error
     wrong = np.flatnonzero(~(np.abs(probabilities.sum(1) - 1) <= 0.01) | (probabilities < 0).any(1))
     names = [str(name) for name in table["path"].to_pylist()]
+    if path.suffix.lower() == ".csv":
+        names = [from_csv_text(name) for name in names]
     if len(wrong):
         raise UserError(f"{path}: the probabilities of {names[wrong[0]]} must sum to 1")
-    if len(set(names)) < len(names):
-        raise UserError(f"{path}: lists an image twice")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"{path}: lists an image twice: {repeated[0]}")
     return names, tuple(name.removeprefix(_PREFIX) for name in columns), probabilities
 
 

@@ -71,6 +71,8 @@ class Archive:
             # So a small file cannot fill the memory.
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > length:
                 raise UserError(f"{path}: damaged ({name!r} is compressed)")
+        if sum(info.file_size for info in infos) > length:
+            raise UserError(f"{path}: damaged (its members overlap)")
         if _BYTE_ORDER in self._members and self.read(_BYTE_ORDER) != b"little":
             raise UserError(f"{path}: its numbers are not little-endian: export the model file again")
         if self.json(_CONSTANTS).get("config", {}) != {}:

@@ -36,7 +36,7 @@ __all__ = [
 
 FORMAT_VERSION = 2
 _KEY = "skipnets"
-_MEMBER = re.compile(r"members\.(\d+)\.(.+)")
+_MEMBER = re.compile(r"members\.(0|[1-9][0-9]{0,2})\.(.+)")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -84,7 +84,7 @@ class ModelFile:
         found: dict[int, dict[str, NDArray[Any]]] = {}
         for name, tensor in self.tensors().items():
             if (match := _MEMBER.fullmatch(name)) is None:
-                raise UserError(f"{self.path}: the tensor {name} belongs to no network of the ensemble")
+                raise UserError(f"{self.path}: the tensor {name[:100]} belongs to no network of the ensemble")
             found.setdefault(int(match[1]), {})[match[2]] = tensor
         return [found[number] for number in sorted(found)]
 

@@ -8,6 +8,7 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -186,7 +187,9 @@ class _Parser:
             if member not in storages:
                 storages[member] = bytearray(self.archive.weight(member))
             flat = torch.frombuffer(storages[member], dtype=kind) if storages[member] else torch.empty(0)
-            if min([*shape, *strides, offset, 1]) < 0 or flat.numel() < _extent(shape, strides, offset):
+            # A stride of 0 repeats values, so that a tensor of any size would fit on a single one.
+            needed = max(_extent(shape, strides, offset), math.prod(shape))
+            if min([*shape, *strides, offset, 1]) < 0 or flat.numel() < needed:
                 raise UserError(f"{self.archive.path}: damaged (the tensor {name!r} is larger than its data)")
             tensor = flat.as_strided(shape, strides, offset)
             if kind.is_floating_point and not bool(torch.isfinite(tensor).all()):

@@ -17,6 +17,7 @@ from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from skipnets.serve.addresses import is_loopback
 from skipnets.serve.limits import Limits
 from skipnets.serve.metrics import Metrics
 
@@ -157,6 +158,8 @@ def limited_protocol(gate: ConnectionGate) -> type[asyncio.Protocol]:
             self.idle_since = self.loop.time()
             self._head_bytes = 0
             super().on_response_complete()
+            if not self.is_idle:  # a request that was sent before this response begins now
+                self.busy_since = self.loop.time()
 
         def eof_received(self) -> bool:
             # The client sends no more, but it may still wait for the response to a request that is whole.
@@ -195,14 +198,14 @@ def client_of(address: Iterable[Any] | None) -> str | None:
     Returns:
         None for this machine itself, where a reverse proxy stands for many clients.
     """
-    host = next(iter(address or ()), None)
+    host = str(next(iter(address or ()), None))
     try:
-        parsed = ipaddress.ip_address(str(host).partition("%")[0])
+        parsed = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
-    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
-    if parsed.is_loopback:
+    if is_loopback(host):
         return None
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
     return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 

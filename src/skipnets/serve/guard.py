@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from skipnets.serve.addresses import is_loopback
 from skipnets.serve.service import Service
 
 __all__ = ["Guard", "refusal_body"]
@@ -24,7 +25,6 @@ _LOG = logging.getLogger("skipnets")
 
 # A client that reads its response only after it has sent everything would see a broken connection instead.
 _SECONDS_TO_DISCARD = 10.0
-_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Guard:
@@ -64,8 +64,11 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        with self._service.holding() as hold:
+            await self._handle(scope, _Body(scope, receive, self._service.limits.body_bytes, hold), send)
+
+    async def _handle(self, scope: Scope, body: _Body, send: Send) -> None:
         start = time.perf_counter()
-        body = _Body(scope, receive, self._service.limits.body_bytes)
         status = 0
 
         async def answer(message: Message) -> None:
@@ -91,7 +94,7 @@ class Guard:
                 if refusal is None:
                     await self._app(scope, body.receive, answer)
                 else:
-                    await refusal(scope, receive, answer)
+                    await refusal(scope, body.receive, answer)
         except Exception as error:
             if isinstance(error, TimeoutError) and timeout.expired():
                 refusal = self._too_late(scope, body)
@@ -99,7 +102,7 @@ class Guard:
                 _LOG.exception("%s %s failed", scope["method"], scope["path"])
                 refusal = _refusal(scope, 500, "internal error; see the server's log")
             if not status:
-                await refusal(scope, receive, answer)
+                await refusal(scope, body.receive, answer)
         finally:
             self._service.running -= 1
             path = self._counted(scope["path"])
@@ -133,10 +136,10 @@ class Guard:
         host = headers.get("host")
         if host is None or "*" in self._hosts:
             return True
-        local = (scope.get("server") or ("",))[0] in _LOCAL_NAMES
-        if not local and not self._hosts:
+        if not self._hosts and not is_loopback((scope.get("server") or ("",))[0]):
             return True
-        return _host_name(host) in _LOCAL_NAMES | self._hosts
+        name = _host_name(host)
+        return is_loopback(name) or name in self._hosts
 
     def _is_same_site(self, headers: Headers) -> bool:
         """Whether no page of another site sent this: browsers say where a request comes from."""
@@ -173,9 +176,10 @@ class _Body:
         scope: The request's ASGI scope.
         receive: The server's ASGI receive.
         limit: Most bytes.
+        hold: Called with the number of bytes of each piece that a route receives.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limit: int, hold: Callable[[int], None]) -> None:
         headers = Headers(scope=scope)
         announced = headers.get("content-length", "0")
         self.complete = announced == "0" and "transfer-encoding" not in headers
@@ -184,6 +188,7 @@ class _Body:
         self._waits = headers.get("expect", "").lower() == "100-continue"
         self._receive = receive
         self._limit = limit
+        self._hold = hold
         self._size = 0
 
     async def receive(self) -> Message:
@@ -191,12 +196,14 @@ class _Body:
 
         Raises:
             HTTPException: If there is more than the limit.
+            BusyError: If the bodies of other requests take all the room.
         """
         # Reading the body sends the "100 Continue" that the client waits for.
         self._waits = False
         message = await self._next()
         if self._size > self._limit:
             raise HTTPException(413, self.too_large)
+        self._hold(len(message.get("body", b"")))
         return message
 
     async def discard(self) -> None:

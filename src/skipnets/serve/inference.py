@@ -12,6 +12,7 @@ Shapes: N images, H height, W width, C channels.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import io
@@ -30,7 +31,7 @@ from starlette.requests import ClientDisconnect
 
 from skipnets.classifier import Classifier
 from skipnets.data.decoding import ImageDecodeError
-from skipnets.errors import UserError
+from skipnets.errors import UserError, one_line
 from skipnets.serve.service import Service, Upload
 from skipnets.version import __version__
 
@@ -38,6 +39,12 @@ __all__ = ["Inference", "inference_router", "read_inference", "write_inference"]
 
 _HEADER_LENGTH = "inference-header-content-length"
 _VERSION = "1"
+# A value of JSON is up to a hundred bytes in memory; before each, one of these marks stands.
+_MOST_VALUES = 1_000_000
+_MARKS = (b",", b":", b"[", b"{")
+# A single character beyond ASCII can make a string four times as large.
+_LONGEST_TEXT = 2**20
+_ID_LENGTH = 1000
 Output = Literal["probabilities", "labels"]
 
 # The protocol's types of pixels, and NumPy's.
@@ -61,7 +68,7 @@ class Inference:
 
 
 def read_inference(
-    body: bytes, header_length: str | None, channels: int, *, windowed: bool = False
+    body: bytes, header_length: str | None, channels: int, *, windowed: bool = False, most_images: int = 32
 ) -> Inference:
     """Read a request.
 
@@ -70,27 +77,36 @@ def read_inference(
         header_length: How much of the body is JSON, as the request's header says; None for all of it.
         channels: Of images that are sent as pixels.
         windowed: Whether pixels may have more than 8 bits, for a model with a window.
+        most_images: In a request.
 
     Raises:
         UserError: If it is none, or asks for what the model does not have.
     """
     if header_length is None:
-        text, binary = body, b""
-    elif header_length.isdecimal() and int(header_length[:12]) <= len(body):
-        text, binary = body[: int(header_length)], body[int(header_length) :]
+        text, binary = body, memoryview(b"")
+    elif header_length.isdecimal() and len(header_length) <= 12 and int(header_length) <= len(body):
+        text, binary = body[: int(header_length)], memoryview(body)[int(header_length) :]
     else:
         raise UserError(f"{_HEADER_LENGTH}={header_length}: must be at most the body's {len(body)} bytes")
+    values = sum(text.count(mark) for mark in _MARKS)
+    if values > _MOST_VALUES:
+        raise UserError(
+            f"the JSON holds more than {_MOST_VALUES:,} values, the limit: "
+            "send pixels in the binary extension"
+        )
+    if len(text) > _LONGEST_TEXT and not text.isascii():
+        raise UserError(f"JSON of more than {_LONGEST_TEXT:,} bytes must be in ASCII")
     try:
-        request = json.loads(text)
+        request = json.loads(text, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise UserError("the request is not JSON") from error
     inputs = _field(request, "inputs", list)
     if len(inputs) != 1 or _field(inputs[0], "name", str) != "images":
         raise UserError("inputs: must be one, named images")
     return Inference(
-        images=_images(inputs[0], binary, channels, _WINDOWED_TYPES if windowed else _TYPES),
+        images=_images(inputs[0], binary, channels, _WINDOWED_TYPES if windowed else _TYPES, most_images),
         outputs=_outputs(request),
-        id=_field(request, "id", str, None),
+        id=_id(request),
     )
 
 
@@ -139,6 +155,7 @@ def write_inference(
 def inference_router(service: Service) -> APIRouter:
     """The protocol's routes."""
     router = APIRouter(prefix="/v2", tags=["v2"])
+    reading = asyncio.Lock()  # a body as Python objects is several times as large: one at a time
 
     @router.get("", summary="The server")
     async def server() -> dict[str, Any]:
@@ -183,18 +200,21 @@ def inference_router(service: Service) -> APIRouter:
         classifier = service.classifier
         length = request.headers.get(_HEADER_LENGTH)
         try:
-            with service.admitted() as take, service.holding(request.headers.get("content-length")):
-                body = await request.body()
+            with service.admitted() as take:
                 preprocessing = classifier.preprocessing
-                inference = await run_in_threadpool(
-                    read_inference,
-                    body,
-                    length,
-                    preprocessing.channels,
-                    windowed=preprocessing.window is not None,
-                )
-                if len(inference.images) > service.limits.files:
-                    raise UserError(f"images: there may be {service.limits.files} in a request")
+                body = b"".join([chunk async for chunk in request.stream()])
+                async with reading:
+                    inference = await run_in_threadpool(
+                        _read,
+                        body,
+                        length,
+                        preprocessing.channels,
+                        windowed=preprocessing.window is not None,
+                        most_images=service.limits.files,
+                    )
+                del body  # the images are what is needed of it
+                if isinstance(inference, UserError):
+                    return _error(str(inference), 400)
                 take(len(inference.images))
                 rows = await service.probabilities(
                     [
@@ -210,6 +230,17 @@ def inference_router(service: Service) -> APIRouter:
         return write_inference(inference, rows, classifier.classes, name)
 
     return router
+
+
+def _read(*args: Any, **options: Any) -> Inference | UserError:
+    """The request, or what is wrong with it in one line, which may repeat only some of what a client sent.
+
+    An error that is raised would keep all of the request's objects in memory, by its traceback.
+    """
+    try:
+        return read_inference(*args, **options)
+    except UserError as error:
+        return UserError(one_line(error))
 
 
 def _metadata(classifier: Classifier) -> dict[str, Any]:
@@ -231,7 +262,9 @@ def _no_such_model(service: Service, name: str, version: str) -> JSONResponse | 
     served = str(service.classifier.architecture["name"])
     if name == served and version == _VERSION:
         return None
-    return _error(f"model {name!r}, version {version!r}: this server has {served!r}, version '1'", 404)
+    return _error(
+        f"model {name[:100]!r}, version {version[:100]!r}: this server has {served!r}, version '1'", 404
+    )
 
 
 def _error(text: str, status: int) -> JSONResponse:
@@ -250,13 +283,28 @@ def _field(record: Any, name: str, kind: type, *default: Any) -> Any:
     return value
 
 
+def _integer(digits: str) -> int:
+    if len(digits) > 20:  # beyond 64 bits; the time for reading grows with the square of the digits
+        raise ValueError(digits[:20])
+    return int(digits)
+
+
+def _id(request: dict[str, Any]) -> str | None:
+    found: str | None = _field(request, "id", str, None)
+    if found is not None and len(found) > _ID_LENGTH:
+        raise UserError(f"id: must have at most {_ID_LENGTH:,} characters, as it is repeated in the answer")
+    return found
+
+
 def _images(
-    tensor: dict[str, Any], binary: bytes, channels: int, types: Mapping[str, str]
+    tensor: dict[str, Any], binary: memoryview, channels: int, types: Mapping[str, str], most: int
 ) -> Sequence[bytes | NDArray[Any]]:
     datatype = _field(tensor, "datatype", str)
     shape = _field(tensor, "shape", list)
     if not all(isinstance(size, int) and 0 < size < 2**31 for size in shape):
         raise UserError(f"shape={shape}: must be of numbers above 0")
+    if shape and shape[0] > most:
+        raise UserError(f"images: there may be {most} in a request")
     parameters = _field(tensor, "parameters", dict, {})
     data: Any = tensor.get("data")
     if "binary_data_size" in parameters:
@@ -268,7 +316,7 @@ def _images(
     elif not isinstance(data, list):
         raise UserError("data: must be a list, or follow the JSON in binary")
     if datatype == "BYTES":
-        files = _unpacked(data) if isinstance(data, bytes) else _from_base64(data)
+        files = _unpacked(data, most) if isinstance(data, memoryview) else _from_base64(data)
         if shape not in ([len(files)], [len(files), 1]):
             raise UserError(f"shape={shape}: must be [{len(files)}], the number of images")
         return files
@@ -281,10 +329,10 @@ def _images(
     return list(_pixels(data, shape, types[datatype]))
 
 
-def _pixels(data: bytes | list[Any], shape: list[int], dtype: str) -> NDArray[Any]:
+def _pixels(data: memoryview | list[Any], shape: list[int], dtype: str) -> NDArray[Any]:
     """(N, H, W, C)."""
     try:
-        flat = np.frombuffer(data, dtype) if isinstance(data, bytes) else np.array(data, dtype).ravel()
+        flat = np.frombuffer(data, dtype) if isinstance(data, memoryview) else np.array(data, dtype).ravel()
         return flat.reshape(shape)
     except (ValueError, TypeError, OverflowError) as error:
         kind = " from 0 to 255" if dtype == "u1" else f" of type {np.dtype(dtype)}"
@@ -298,18 +346,20 @@ def _from_base64(data: list[Any]) -> list[bytes]:
         raise UserError("data: must be image files in base64") from error
 
 
-def _unpacked(data: bytes) -> list[bytes]:
+def _unpacked(data: memoryview, most: int) -> list[bytes]:
     """BYTES elements, each behind its length in four bytes."""
     items: list[bytes] = []
     place = 0
     while place < len(data):
+        if len(items) == most:
+            raise UserError(f"images: there may be {most} in a request")
         if place + 4 > len(data):
             raise UserError("data: is cut short")
         [size] = struct.unpack_from("<I", data, place)
         place += 4
         if place + size > len(data):
             raise UserError("data: is cut short")
-        items.append(data[place : place + size])
+        items.append(bytes(data[place : place + size]))
         place += size
     return items
 

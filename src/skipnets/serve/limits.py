@@ -14,7 +14,8 @@ class Limits:
     """Limits that keep a server responsive whatever its clients send.
 
     Args:
-        body_bytes: Largest body of a request.
+        body_bytes: Largest body of a request. What has arrived of the bodies of all requests in progress may
+            be four times as much; a request beyond that gets status 503 with `Retry-After`.
         files: Most images in a request.
         pixels: Most pixels in an image, checked by its header before anything is decoded.
         queue: Most images being read, waiting or computed. A request beyond that gets status 503 with

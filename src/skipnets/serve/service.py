@@ -25,7 +25,7 @@ from PIL import Image
 
 from skipnets.classifier import Classifier, Prediction
 from skipnets.data.decoding import ImageDecodeError, declared_size, decoding_bytes
-from skipnets.data.pixel_budget import AbandonedError, PixelBudget, may_hide_its_size
+from skipnets.data.pixel_budget import AbandonedError, PixelBudget
 from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError
 from skipnets.serve.batching import Batcher
@@ -35,6 +35,7 @@ from skipnets.serve.metrics import Metrics
 
 __all__ = ["BusyError", "Service", "Upload"]
 
+# Bodies of the largest size that are in memory at a time.
 _BODIES_HELD = 4
 # Pillow stores color in four; of a windowed image, three of float32.
 _BYTES_RESIZED = 12
@@ -215,24 +216,32 @@ class Service:
             self.metrics.queue.set(self._admitted)
 
     @contextlib.contextmanager
-    def holding(self, announced: str | None) -> Iterator[None]:
-        """Room for a request's body that is held in memory, not in a file.
+    def holding(self) -> Iterator[Callable[[int], None]]:
+        """Room for a request's body, which is held in memory until the request is answered.
 
-        Args:
-            announced: Its Content-Length; None if it is not known.
+        What has arrived counts, not what is announced: clients that send nothing take no room from others.
+
+        Yields:
+            A function that takes room for this many bytes more.
 
         Raises:
-            BusyError: If the bodies of other requests take all the room.
+            BusyError: By the function that is yielded, if the bodies of other requests take all the room.
         """
-        most = self.limits.body_bytes
-        size = min(int(announced[:12]), most) if announced is not None and announced.isdecimal() else most
-        if self._held and self._held + size > _BODIES_HELD * most:
-            raise BusyError("the bodies of other requests fill the memory that is set aside for them", 1)
-        self._held += size
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if self._held + size > _BODIES_HELD * self.limits.body_bytes:
+                self._held -= held  # at once: of bodies that grow side by side, some must fit
+                held = 0
+                raise BusyError("the bodies of other requests fill the memory that is set aside for them", 1)
+            self._held += size
+            held += size
+
         try:
-            yield
+            yield hold
         finally:
-            self._held -= size
+            self._held -= held
 
     async def predict(self, uploads: Sequence[Upload], top_k: int) -> list[Prediction]:
         """Classify each image; one that cannot be read has an error and does not stop the others."""
@@ -332,10 +341,6 @@ class Service:
         )
         if size > self._budget.limit:
             raise ImageDecodeError(f"image: {self._budget.refusal(size)}")
-        if isinstance(image, Upload):
-            source.seek(0)
-            if may_hide_its_size(source.read(8)):
-                size = self._budget.limit  # one at a time, and nothing beside it
         with self._budget.reserved(size, abandoned=given_up.is_set):
             yield preprocessing.open(source, max_pixels=limit)
 

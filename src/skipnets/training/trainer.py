@@ -23,15 +23,16 @@ from pytorch_lightning.strategies import StrategyRegistry
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, load
+from skipnets.data.listing import counted
 from skipnets.data.options import Missing
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
 from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
-from skipnets.errors import UserError, check_at_least_1, listed, near_matches, one_line
+from skipnets.errors import UserError, listed, near_matches, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import remove_orphans
-from skipnets.models.accounting import kept_bytes
+from skipnets.models.accounting import training_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
 from skipnets.models.family import family_of, network_graph
@@ -41,14 +42,14 @@ from skipnets.training.announcement import announcement
 from skipnets.training.batches import FirstBatch
 from skipnets.training.budget import TimeBudget
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
-from skipnets.training.checkpoints import AtomicCheckpoints, StepCheckpoints, newest_checkpoint
+from skipnets.training.checkpoints import AtomicCheckpoints, StepCheckpoints, newest_checkpoint, shares_of
 from skipnets.training.checks import check_files, check_images
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
-from skipnets.training.extending import extend
-from skipnets.training.folds import extend_folds, resume_folds, train_folds
+from skipnets.training.extending import extend, extended_config
+from skipnets.training.folds import resume_folds, train_folds
 from skipnets.training.head import fit_head_to
 from skipnets.training.interruption import resumable
 from skipnets.training.locking import locked
@@ -57,6 +58,7 @@ from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
+from skipnets.training.speed import training_device, wrong_devices
 from skipnets.training.task import ClassificationTask
 
 # How many headers the table of the data is made from, before training.
@@ -81,7 +83,9 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
     if config.folds is not None:
         claim(config.out)
         with _alone_in(config.out):
-            return train_folds(config, train_on=train_on, say=_say)
+            run = train_folds(config, started=started, train_on=train_on, say=_say)
+        _tell_overrun(config, started)
+        return run
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = training_dataset(config)
     prepared = prepare(config, dataset, started=started)
@@ -92,12 +96,19 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
         _say(announcement(prepared, dataset))
     prepared, search = with_found_rate(prepared, dataset, _say)
     also = [] if search is None else [RatePlot(search, run.rates)]
-    run = _train(run, prepared, dataset, fresh=True, also=also)
-    if config.time is not None and not _is_helper():
-        took, asked = budget.clock() - started, parse_duration(config.time)
-        if took > 1.15 * asked:
-            _say(f"the run took {format_duration(took)} instead of {format_duration(asked)}")
+    run = _begin(run, prepared, dataset, also=also)
+    if not _is_helper():
+        _tell_overrun(config, started)
     return run
+
+
+def _tell_overrun(config: TrainConfig, started: float) -> None:
+    """Say by how much a run took longer than it was given."""
+    if config.time is None:
+        return
+    took, asked = budget.clock() - started, parse_duration(config.time)
+    if took > 1.15 * asked:
+        _say(f"the run took {format_duration(took)} instead of {format_duration(asked)}")
 
 
 def train_on(
@@ -111,19 +122,30 @@ def train_on(
         dataset: With its splits.
         callbacks: Lightning's, beside the run's own.
     """
-    return _train(run, prepare(config, dataset), dataset, fresh=True, also=callbacks)
+    return _begin(run, prepare(config, dataset), dataset, also=callbacks)
 
 
-def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | None = None) -> Run:
+def resume(
+    folder: str | Path,
+    *,
+    missing: Missing | None = None,
+    epochs: int | None = None,
+    devices: int | str | None = None,
+) -> Run:
     """Go on with a training that was interrupted, from its last checkpoint.
 
     The result is the one that the training would have had without the interruption, on the same machine.
+    With fewer processes than before, every step sees the same images, augmented in the same way; what differs
+    is the order in which gradients are summed, the random draws within the network and of mixed images, and
+    the running statistics of batch norms, which see every process's batches.
 
     Args:
         folder: The run folder.
         missing: "skip" goes on without images that are no longer there; None does as the run was started.
         epochs: Train up to this many epochs, more than the run was started with, also if it is complete; the
             rate goes on as in the middle of a schedule over all of them. None does as the run was started.
+        devices: How many devices, or which; their number must divide that of the processes that the run was
+            started with. None does as the run was started. Under torchrun, that decides.
 
     Raises:
         UserError: It is none, its run is complete, its files are damaged, or the data are no longer there or
@@ -132,25 +154,26 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
     """
     run = reopen(Path(folder), complete=epochs is not None) if not _is_helper() else Run(Path(folder))
     check_files(run)
-    if epochs is not None and not _is_helper():
-        check_at_least_1(epochs=epochs)
-        evaluated = run.evaluation.exists()
-        (extend_folds if run.config.folds is not None else extend)(run, epochs)
-        if evaluated:
-            _say(
-                "the run was evaluated on its test split before: if that result made you extend it, the next "
-                "one is a little optimistic"
-            )
-    config = run.config
-    if config.folds is not None:
-        with _alone_in(run.folder):
+    with _alone_in(run.folder):
+        config = run.config if epochs is None else extended_config(run, epochs)
+        if config.folds is not None:
+            if devices is not None:
+                raise UserError(f"devices={devices}: must not be given for a run with folds")
             return resume_folds(
                 run,
                 missing=missing,
+                epochs=epochs,
                 train_on=train_on,
                 resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
                 say=_say,
             )
+        if devices is not None:
+            config = dataclasses.replace(config, devices=devices)
+        return _resume_locked(run, config, missing=missing, epochs=epochs)
+
+
+def _resume_locked(run: Run, config: TrainConfig, *, missing: Missing | None, epochs: int | None) -> Run:
+    """Go on with a run without folds in a locked folder, which is changed only when all has been checked."""
     options = config.data_options
     dataset = open_dataset(
         config.data,
@@ -162,37 +185,37 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
     check_images(run.splits, dataset)
     prepared = prepare(config, dataset, load_weights=not run.checkpoint.exists())
     before = run.best_epoch if epochs is not None and run.model.exists() else None
-    run = _train(run, prepared, dataset, fresh=False)
+    if epochs is not None and not _is_helper():
+        extend(run, epochs, _say)
+    run = _train_locked(run, prepared, dataset, fresh=False)
     if before is not None and run.best_epoch == before and not _is_helper():
         _say(f"no better epoch than epoch {before}: the model is unchanged")
     return run
 
 
-def _train(
-    run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback] = ()
-) -> Run:
-    """Train in a folder that no other training writes to meanwhile; see `_train_locked`."""
+def _begin(run: Run, prepared: Prepared, dataset: ImageDataset, *, also: Sequence[Callback]) -> Run:
+    """Train a new run in a folder that no other training writes to meanwhile; see `_train_locked`."""
     with _alone_in(run.folder):
         if not _is_helper():
-            if fresh:
-                claim(run.folder)  # again: another training may have been faster
-            for folder in (run.folder, run.checkpoint.parent):
-                remove_orphans(folder, in_use=False)
-        return _train_locked(run, prepared, dataset, fresh=fresh, also=also)
+            claim(run.folder)  # again: another training may have been faster
+        return _train_locked(run, prepared, dataset, fresh=True, also=also)
 
 
 def _train_locked(
-    run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback]
+    run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback] = ()
 ) -> Run:
     """Everything from the first epoch that is missing to the evaluation.
 
     Args:
-        run: Where.
+        run: Where; its folder is locked.
         prepared: With what.
         dataset: On what.
         fresh: Whether the run folder is yet to be begun.
         also: Further callbacks.
     """
+    if not _is_helper():
+        for folder in (run.folder, run.checkpoint.parent):
+            remove_orphans(folder, in_use=False)
     config, model = prepared.config, prepared.model
     train_images = dataset.split("train")
     weights = None
@@ -201,7 +224,6 @@ def _train_locked(
     task = ClassificationTask(model, config, weights)
     if config.fit_head and not run.checkpoint.exists():
         fit_head_to(train_images, task, prepared)
-    data = ImageDataModule(train_images, dataset.split("val"), prepared.preprocessing, config)
 
     average = Averaging(config.ema) if config.ema else None
     counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
@@ -230,16 +252,29 @@ def _train_locked(
                 say=_say,
             )
         )
-    callbacks.append(StepCheckpoints(run, config.checkpoint_minutes))
+    steps = StepCheckpoints(run, config.checkpoint_minutes, seed=config.seed)
+    callbacks.append(steps)
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
         callbacks.append(EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say))
         trainer = _trainer(run, config, [*callbacks, *also])
+        checkpoint = newest_checkpoint(run)
+        steps.shares = shares_of(checkpoint, trainer.world_size)
+        if (each := steps.shares // trainer.world_size) > 1:
+            trainer.accumulate_grad_batches = config.accumulate * each
+            if not _is_helper():
+                _say(
+                    f"the run was started with {steps.shares} processes: each of {trainer.world_size} takes "
+                    f"the batches of {each}, so that every step sees the same images as before"
+                )
+        data = ImageDataModule(
+            train_images, dataset.split("val"), prepared.preprocessing, config, shares=steps.shares
+        )
         if fresh and not _is_helper():
             begin(run, config, dataset.write_splits)
         with resumable(run), _on_gpu(config.precision):
-            _fit(trainer, task, data, run)
+            _fit(trainer, task, data, run, checkpoint)
     if trainer.global_rank == 0:
         with resumable(run, evaluating=True):
             _finish(run, config, dataset)
@@ -247,7 +282,7 @@ def _train_locked(
 
 
 def _trainer(run: Run, config: ResolvedConfig, callbacks: list[Callback]) -> pl.Trainer:
-    on_cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
+    on_gpu = training_device(config.accelerator).type == "cuda"
     checkpoint = ModelCheckpoint(
         run.checkpoint.parent,
         filename=run.checkpoint.stem,
@@ -272,8 +307,8 @@ def _trainer(run: Run, config: ResolvedConfig, callbacks: list[Callback]) -> pl.
             # Our loader deals the images out to the devices.
             use_distributed_sampler=False,
             # On the CPU nothing needs it, and it would fill every fresh tensor with NaN.
-            deterministic=None if on_cpu else "warn",
-            benchmark=not on_cpu,  # All batches but the last of an epoch are of one size.
+            deterministic="warn" if on_gpu else None,
+            benchmark=on_gpu,  # All batches but the last of an epoch are of one size.
         )
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise UserError(
@@ -297,9 +332,7 @@ def _wrong_device(config: ResolvedConfig) -> str | None:
     }
     if config.accelerator in here and not here[config.accelerator]():
         return f"accelerator={config.accelerator!r}: not available on this machine; auto takes what there is"
-    if not re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\d+)*,?", str(config.devices)):
-        return f'devices={config.devices!r}: must be a number of devices, a list such as "0,2", or auto'
-    return None
+    return wrong_devices(config.devices)
 
 
 @contextlib.contextmanager
@@ -323,13 +356,15 @@ def _on_gpu(precision: str) -> Iterator[None]:
         deterministic.fill_uninitialized_memory, products.allow_tf32, convolutions.allow_tf32 = before
 
 
-def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, run: Run) -> None:
-    """Let Lightning train."""
+def _fit(
+    trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, run: Run, checkpoint: Path | None
+) -> None:
+    """Let Lightning train, on from a checkpoint if there is one."""
     try:
         trainer.fit(
             task,
             datamodule=data,
-            ckpt_path=newest_checkpoint(run),
+            ckpt_path=checkpoint,
             weights_only=True,
         )
     except torch.OutOfMemoryError:
@@ -360,10 +395,12 @@ def _out_of_memory(run: Run, config: ResolvedConfig, model: Backbone[Any]) -> st
     if execution == "auto":
         execution = "linear" if runs_as_one else "plain"
     width = 2 if config.precision in ("bf16-mixed", "16-mixed") else 1
-    kept = kept_bytes(network_graph(model.config), *config.size, 1, execution) / width
-    # Weights, their gradients, the optimizer's state and the average; beside what is kept, as much passes by.
-    fixed = 5 * sum(parameter.nbytes for parameter in model.parameters())
-    fits = int((_gpu_bytes() - fixed) / (2 * kept))
+    parameters = sum(parameter.nbytes for parameter in model.parameters())
+    fixed, with_one = (
+        training_bytes(network_graph(model.config), *config.size, images, execution, parameters=parameters)
+        for images in (0, 1)
+    )
+    fits = (_gpu_bytes() - fixed) * width // (with_one - fixed)
     steps = max(-(-config.batch_size // max(fits, 1)), 2)
     smaller = f"--batch-size {config.batch_size // steps} --accumulate {steps * config.accumulate}"
     message = f"batch_size={config.batch_size}: does not fit into the GPU's memory; take {smaller}"
@@ -383,11 +420,13 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
     """Draw the curves, read the test split for the first and only time, record its scores."""
     if skipped := run.skipped:
         _say(
-            f"{len(skipped)} images could not be decoded and were left out: {listed(skipped)}; "
+            f"{counted(len(skipped), 'image')} could not be decoded and "
+            f"{'was' if len(skipped) == 1 else 'were'} left out: {listed(skipped)}; "
             f"see {run.skipped_file}"
         )
     _draw_curves(run, config, run.rows, run.best_epoch)
-    classifier = load(run.model, device="cpu" if config.accelerator == "cpu" else "auto")
+    device = "cpu" if config.accelerator == "cpu" else "auto"
+    classifier = load(run.model, device=device, precision=evaluation_precision(config.precision))
     classifier.provenance["epochs"] = len(run.rows)
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
@@ -398,6 +437,11 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
     classifier.provenance["scores"] = scores
     classifier.save(run.model)
     evaluation.save(run.folder)
+
+
+def evaluation_precision(trained: str) -> str:
+    """The precision of the evaluation after a training: float32 where training was in it."""
+    return "32-true" if trained in ("32-true", "64-true") else "auto"
 
 
 def _draw_curves(run: Run, config: ResolvedConfig, rows: list[Row], best_epoch: int) -> None:
