@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from tests.helpers.residual_blocks import CASES, Block, errors, layer_by_layer
 
 from skipnets.ops import residual_block as module
 from skipnets.ops.choices import Choices
-from skipnets.ops.residual_block import NormedConvolution, executor, reference, residual_block
+from skipnets.ops.residual_block import REFERENCE, NormedConvolution, execute, executor, residual_block
+
+reference = functools.partial(execute, REFERENCE)
 
 
 @pytest.mark.parametrize("case", CASES)

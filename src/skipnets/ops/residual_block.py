@@ -87,12 +87,6 @@ class ResidualBlockPlan:
             made.append(current)
         return made
 
-    def result(self, x: Tensor, y: Tensor, flat: Sequence[Tensor]) -> ResidualBlockResult:
-        """From the output and the means and variances in turn."""
-        pairs = zip(flat[::2], flat[1::2], strict=True)
-        counts = [shape.rows for shape in self.shapes(x)]
-        return ResidualBlockResult(y, [Statistics(*pair) for pair in pairs], counts)
-
 
 class ResidualBlockResult(NamedTuple):
     """The output (N, K, ⌈H/S⌉, ⌈W/S⌉), and the statistics of each convolution's output and their counts."""
@@ -100,6 +94,32 @@ class ResidualBlockResult(NamedTuple):
     y: Tensor
     statistics: list[Statistics]
     counts: list[int]
+
+
+class Executor(NamedTuple):
+    """A way to compute a block's forward and backward pass.
+
+    Attributes:
+        forward: From x, plan and convolutions to y, the statistics and the convolutions' outputs.
+        backward: From plan, x, these three, convolutions, the gradient of y, and whether that of x is needed,
+            to the gradients of x and of all parameters in their order.
+    """
+
+    forward: Callable[
+        [Tensor, ResidualBlockPlan, Sequence[NormedConvolution]],
+        tuple[Tensor, list[Statistics], list[Tensor]],
+    ]
+    backward: Callable[
+        [
+            ResidualBlockPlan,
+            Tensor,
+            tuple[Tensor, list[Statistics], list[Tensor]],
+            Sequence[NormedConvolution],
+            Tensor,
+            bool,
+        ],
+        tuple[Tensor | None, list[Tensor]],
+    ]
 
 
 def residual_block(
@@ -115,21 +135,20 @@ def residual_block(
     Returns:
         The output and the batch statistics.
     """
-    if executor(x, plan, convolutions) == "native":
-        from skipnets.ops.native.residual_block import residual_block as native
+    if executor(x, plan, convolutions) == "pytorch":
+        return execute(REFERENCE, x, plan, convolutions)
+    from skipnets.ops.native.residual_block import NATIVE
 
-        return native(x, plan, convolutions)
-    return reference(x, plan, convolutions)
+    return execute(NATIVE, x, plan, convolutions)
 
 
-def reference(
-    x: Tensor, plan: ResidualBlockPlan, convolutions: Sequence[NormedConvolution]
+def execute(
+    way: Executor, x: Tensor, plan: ResidualBlockPlan, convolutions: Sequence[NormedConvolution]
 ) -> ResidualBlockResult:
-    """`residual_block` by PyTorch's operators, on any device."""
-    y, *statistics = _ResidualBlockFunction.apply(
-        x, plan, *(tensor for each in convolutions for tensor in each)
-    )
-    return plan.result(x, y, statistics)
+    """`residual_block` by one of the executors."""
+    flat = [tensor for convolution in convolutions for tensor in convolution]
+    y, *statistics = _ResidualBlockFunction.apply(x, plan, way, *flat)
+    return ResidualBlockResult(y, _pairs(statistics), [shape.rows for shape in plan.shapes(x)])
 
 
 def executor(
@@ -138,7 +157,7 @@ def executor(
     """What runs a block: native code where there is some and, when measured, it is faster."""
     if unsupported_device(x.device, x.dtype) is not None:
         return "pytorch"
-    from skipnets.ops.native.residual_block import residual_block as native
+    from skipnets.ops.native.residual_block import NATIVE
 
     shapes = "-".join(f"{each.weight.shape[0]}({each.weight.shape[2]})" for each in convolutions)
     shortcut = " projection" if plan.projects else ""
@@ -147,7 +166,7 @@ def executor(
     if any(not each.weight.is_contiguous() for each in convolutions):
         problem += " channels_last"
     probe = functools.cache(lambda: _Probe(x, plan, convolutions))
-    ways = {"native": lambda: probe().step(native), "pytorch": lambda: probe().step(reference)}
+    ways = {"native": lambda: probe().step(NATIVE), "pytorch": lambda: probe().step(REFERENCE)}
     return cast(Literal["native", "pytorch"], CHOICES.choose(problem, ways))
 
 
@@ -166,10 +185,10 @@ class _Probe:
             NormedConvolution(*(tensor.detach().clone() for tensor in each)) for each in convolutions
         ]
 
-    def step(self, run: Callable[..., ResidualBlockResult]) -> None:
+    def step(self, way: Executor) -> None:
         with separate_graph(), without_autocast(self._x.device):
             convolutions = [NormedConvolution(*map(_leaf, each)) for each in self._convolutions]
-            y = run(_leaf(self._x), self._plan, convolutions).y
+            y = execute(way, _leaf(self._x), self._plan, convolutions).y
             torch.autograd.backward(y, torch.ones_like(y))
 
 
@@ -179,25 +198,13 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 class _ResidualBlockFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, plan: ResidualBlockPlan, *parameters: Tensor) -> tuple[Tensor, ...]:
-        outputs: list[Tensor] = []
-        statistics: list[Statistics] = []
-        affines: list[Affine] = []
-        with without_autocast(x.device):
-            for index, (weight, gamma, beta) in enumerate(plan.convolutions(parameters)):
-                source = x if index in (0, plan.branch) else _scale_shift(outputs[-1], affines[-1]).relu_()
-                outputs.append(F.conv2d(source, weight, None, plan.strides[index], weight.shape[2] // 2))
-                statistics.append(map_statistics(outputs[-1]))
-                affines.append(Affine.of(statistics[-1], gamma, beta, plan.eps[index]))
-            y = _scale_shift(outputs[plan.branch - 1], affines[plan.branch - 1])
-            if plan.projects:
-                y += _scale_shift(outputs[-1], affines[-1])
-            else:
-                _taken_over(y, x.shape[1], plan).add_(x[:, :, :: plan.stride, :: plan.stride])
-            y.relu_()
+    def forward(
+        ctx: Any, x: Tensor, plan: ResidualBlockPlan, way: Executor, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        y, statistics, outputs = way.forward(x, plan, plan.convolutions(parameters))
         flat = [tensor for each in statistics for tensor in each]
-        ctx.plan = plan
-        ctx.save_for_backward(x, y, *outputs, *flat, *parameters)
+        ctx.plan, ctx.way = plan, way
+        ctx.save_for_backward(x, y, *flat, *outputs, *parameters)
         ctx.mark_non_differentiable(*flat)
         return (y, *flat)
 
@@ -206,46 +213,88 @@ class _ResidualBlockFunction(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         plan, count = ctx.plan, len(ctx.plan.strides)
         x, y, *rest = ctx.saved_tensors
-        outputs, flat, parameters = rest[:count], rest[count : 3 * count], rest[3 * count :]
-        statistics = [Statistics(*flat[start : start + 2]) for start in range(0, 2 * count, 2)]
-        convolutions = plan.convolutions(parameters)
-        made: list[list[Tensor]] = [[] for _ in convolutions]
+        made = (y, _pairs(rest[: 2 * count]), rest[2 * count : 3 * count])
+        convolutions = plan.convolutions(rest[3 * count :])
+        x_gradient, gradients = ctx.way.backward(
+            plan, x, made, convolutions, gradient, ctx.needs_input_grad[0]
+        )
+        return (x_gradient, None, None, *gradients)
 
-        def back(index: int, gradient: Tensor, source: Tensor, needed: bool = True) -> Tensor:
-            """Back through a norm and the convolution before it; parameter gradients are put into `made`."""
-            weight, gamma, _ = convolutions[index]
-            inverse = torch.rsqrt(statistics[index].variance + plan.eps[index])
-            through_norm = torch.ops.aten.native_batch_norm_backward(
-                gradient, outputs[index], gamma, None, None, statistics[index].mean, inverse, True,
-                plan.eps[index], [True] * 3,
-            )  # fmt: skip
-            stride, padding = [plan.strides[index]] * 2, [weight.shape[2] // 2] * 2
-            before, weight_gradient, _ = torch.ops.aten.convolution_backward(
-                through_norm[0], source, weight, None, stride, padding, [1, 1], False, [0, 0], 1,
-                [needed, True, False],
-            )  # fmt: skip
-            made[index] = [weight_gradient, *through_norm[1:]]
-            return cast(Tensor, before)
 
-        with without_autocast(x.device):
-            sum_gradient = relu_backward(gradient, y, out=torch.empty_like(y))
-            current = sum_gradient
-            for index in reversed(range(1, plan.branch)):
-                _, gamma, beta = convolutions[index - 1]
-                affine = Affine.of(statistics[index - 1], gamma, beta, plan.eps[index - 1])
-                source = _scale_shift(outputs[index - 1], affine).relu_()
-                current = back(index, current, source)
-                current = relu_backward(current, source, out=current)
-            needed = ctx.needs_input_grad[0]
-            x_gradient = back(0, current, x, needed)
-            if plan.projects:
-                other = back(plan.branch, sum_gradient, x, needed)
-                if needed:
-                    x_gradient.add_(other)
-            elif needed:
-                places = x_gradient[:, :, :: plan.stride, :: plan.stride]
-                places.add_(_taken_over(sum_gradient, x.shape[1], plan))
-        return (x_gradient if needed else None, None, *(tensor for each in made for tensor in each))
+def _pairs(flat: Sequence[Tensor]) -> list[Statistics]:
+    return [Statistics(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
+
+
+def _forward(
+    x: Tensor, plan: ResidualBlockPlan, convolutions: Sequence[NormedConvolution]
+) -> tuple[Tensor, list[Statistics], list[Tensor]]:
+    outputs: list[Tensor] = []
+    statistics: list[Statistics] = []
+    affines: list[Affine] = []
+    with without_autocast(x.device):
+        for index, (weight, gamma, beta) in enumerate(convolutions):
+            source = x if index in (0, plan.branch) else _scale_shift(outputs[-1], affines[-1]).relu_()
+            outputs.append(F.conv2d(source, weight, None, plan.strides[index], weight.shape[2] // 2))
+            statistics.append(map_statistics(outputs[-1]))
+            affines.append(Affine.of(statistics[-1], gamma, beta, plan.eps[index]))
+        y = _scale_shift(outputs[plan.branch - 1], affines[plan.branch - 1])
+        if plan.projects:
+            y += _scale_shift(outputs[-1], affines[-1])
+        else:
+            _taken_over(y, x.shape[1], plan).add_(x[:, :, :: plan.stride, :: plan.stride])
+        return y.relu_(), statistics, outputs
+
+
+def _backward(
+    plan: ResidualBlockPlan,
+    x: Tensor,
+    made: tuple[Tensor, list[Statistics], list[Tensor]],
+    convolutions: Sequence[NormedConvolution],
+    gradient: Tensor,
+    needs_input_gradient: bool,
+) -> tuple[Tensor | None, list[Tensor]]:
+    y, statistics, outputs = made
+    gradients: list[list[Tensor]] = [[] for _ in convolutions]
+
+    def back(index: int, gradient: Tensor, source: Tensor, needed: bool = True) -> Tensor:
+        """Back through a norm and the convolution before it; those of parameters are put into `gradients`."""
+        weight, gamma, _ = convolutions[index]
+        inverse = torch.rsqrt(statistics[index].variance + plan.eps[index])
+        through_norm = torch.ops.aten.native_batch_norm_backward(
+            gradient, outputs[index], gamma, None, None, statistics[index].mean, inverse, True,
+            plan.eps[index], [True] * 3,
+        )  # fmt: skip
+        stride, padding = [plan.strides[index]] * 2, [weight.shape[2] // 2] * 2
+        before, weight_gradient, _ = torch.ops.aten.convolution_backward(
+            through_norm[0], source, weight, None, stride, padding, [1, 1], False, [0, 0], 1,
+            [needed, True, False],
+        )  # fmt: skip
+        gradients[index] = [weight_gradient, *through_norm[1:]]
+        return cast(Tensor, before)
+
+    with without_autocast(x.device):
+        sum_gradient = relu_backward(gradient, y, out=torch.empty_like(y))
+        current = sum_gradient
+        for index in reversed(range(1, plan.branch)):
+            _, gamma, beta = convolutions[index - 1]
+            affine = Affine.of(statistics[index - 1], gamma, beta, plan.eps[index - 1])
+            source = _scale_shift(outputs[index - 1], affine).relu_()
+            current = back(index, current, source)
+            current = relu_backward(current, source, out=current)
+        x_gradient = back(0, current, x, needs_input_gradient)
+        if plan.projects:
+            other = back(plan.branch, sum_gradient, x, needs_input_gradient)
+            if needs_input_gradient:
+                x_gradient.add_(other)
+        elif needs_input_gradient:
+            places = x_gradient[:, :, :: plan.stride, :: plan.stride]
+            places.add_(_taken_over(sum_gradient, x.shape[1], plan))
+    flat = [tensor for each in gradients for tensor in each]
+    return x_gradient if needs_input_gradient else None, flat
+
+
+REFERENCE = Executor(_forward, _backward)
+"""By PyTorch's operators, on any device."""
 
 
 def _scale_shift(maps: Tensor, affine: Affine) -> Tensor:

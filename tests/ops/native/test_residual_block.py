@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 
 import pytest
@@ -13,11 +14,14 @@ from tests.helpers.residual_blocks import CASES, Block, Shape, errors, layer_by_
 from skipnets.ops import native
 from skipnets.ops import residual_block as module
 from skipnets.ops.choices import Choices
-from skipnets.ops.residual_block import NormedConvolution, executor, reference
+from skipnets.ops.residual_block import REFERENCE, NormedConvolution, execute, executor
 
 if native.unavailable():
     pytest.skip(str(native.unavailable()), allow_module_level=True)
-from skipnets.ops.native.residual_block import residual_block
+from skipnets.ops.native.residual_block import NATIVE
+
+residual_block = functools.partial(execute, NATIVE)
+reference = functools.partial(execute, REFERENCE)
 
 
 def isas():
