@@ -187,7 +187,7 @@ class Record(Callback):
         if trainer.is_global_zero:
             self.run.check_present()
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+        rate = trainer.optimizers[0].param_groups[0]["lr"]  # the first group is never one of biases alone
         seconds = time.perf_counter() - self._epoch_started - self._validation_seconds
         row = Row(
             epoch=trainer.current_epoch + 1,

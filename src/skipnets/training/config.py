@@ -149,6 +149,8 @@ class TrainConfig:
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Factor by which the learning rate falls from stage to stage, from the head down to the stem: below 1,
     early stages of a pretrained network change less."""
+    bias_lr: Rate | None = None
+    """The rate of biases (of norms, and of the head), as a multiple of the others' rate."""
     whiten_stem: bool | None = None
     """Whether the first convolution starts with filters that whiten patches of the training images (Jordan
     2024, arXiv 2404.00498) instead of random ones. Must be given without weights."""
@@ -178,7 +180,8 @@ class TrainConfig:
     """Number of stages that keep their weights and statistics, from the stem on: 1 is the stem alone."""
 
     augmentation: str | None = None
-    """Augmentation of training images: none, flip, crop, crop-flip, resized-crop or trivial."""
+    """Augmentation of training images: none, flip, crop, crop-flip, shift, shift-flip, resized-crop or
+    trivial."""
     mixup: NotNegative | None = None
     """Strength of MixUp (alpha of its beta distribution); 0 switches it off."""
     cutmix: NotNegative | None = None
@@ -318,6 +321,7 @@ class ResolvedConfig(TrainConfig):
     weight_decay: NotNegative
     decay_norm_and_bias: bool
     layer_decay: Annotated[float, Field(gt=0, le=1)]
+    bias_lr: Rate
     whiten_stem: bool
     fit_head: bool
     schedule: Literal["constant", "milestones", "cosine", "linear"]
