@@ -34,8 +34,7 @@ from skipnets.classifier import Classifier, softmax
 from skipnets.data.decoding import Source
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.sources import ImageDataset
-from skipnets.evaluation import evaluate
-from skipnets.evaluation.evaluating import calibration_images
+from skipnets.evaluation.evaluating import calibration_images, evaluate_classes
 from skipnets.evaluation.outliers import fit_outlier_detector
 from skipnets.inputs import named_sources
 from skipnets.uncertainty import (
@@ -182,7 +181,7 @@ def main() -> None:
     own, _ = calibration_images(classifier, options.data, "all")
     _, training = calibration_images(classifier, options.data, "test")
     images = own.select(np.flatnonzero(np.isin(own.splits, options.of)))
-    evaluation = evaluate(classifier, images, split="all")
+    evaluation = evaluate_classes(classifier, images, what="coverage", split="all")
     logits, labels = evaluation.logits, evaluation.labels
     covering = [
         coverage(logits, labels, share=share, splits=options.splits, mapie=options.mapie)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from skipnets.data.listing import channel_word
 from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.description import Description, check_answers
+from skipnets.description import Description, Task, check_answers
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
 from skipnets.machine import usable_cores
@@ -50,8 +50,10 @@ __all__ = [
     "Classifier",
     "Prediction",
     "as_classifier",
+    "check_single_label",
     "describe",
     "load",
+    "sigmoid",
     "softmax",
     "uncertainty_columns",
 ]
@@ -65,9 +67,12 @@ class Prediction(Display):
 
     Attributes:
         source: The path as it was given, or "[3]" for the fourth input where that is not a path.
-        label: The most probable class; None if the image failed.
+        label: The most probable class; None if the image failed, or of a multi-label classifier.
         probability: Probability of that class.
-        ranking: The most probable classes with their probabilities, best first.
+        labels: Of a multi-label classifier, the labels whose probabilities reach their thresholds, the most
+            probable first; else the most probable class alone.
+        ranking: The most probable classes with their probabilities, best first; of a multi-label classifier,
+            all labels.
         error: Why the image failed; None if it did not.
         prediction_set: The classes that contain the true one with the coverage asked for, most probable
             first; None if none was asked for.
@@ -79,6 +84,7 @@ class Prediction(Display):
     source: str
     label: str | None = None
     probability: float | None = None
+    labels: tuple[str, ...] = ()
     ranking: tuple[tuple[str, float], ...] = ()
     error: str | None = None
     prediction_set: tuple[str, ...] | None = None
@@ -95,6 +101,9 @@ class Prediction(Display):
         if self.rejected:
             rows.append((f"rejected: unlike the calibration images (p={self.p_value:.4f})", ""))
         columns: Any = {"image": "left", "class": "left", "probability": "right"}
+        if self.label is None and self.error is None:
+            rows = [(f"✓ {name}" if name in self.labels else f"  {name}", share) for name, share in rows]
+            columns = {"image": "left", "label": "left", "probability": "right"}
         return [
             make_table(columns, [(self.source if index == 0 else "", *row) for index, row in enumerate(rows)])
         ]
@@ -136,6 +145,9 @@ class Classifier(Display):
         path: The file it was loaded from.
         export: Metadata of an export: format, input, int8, check; None for a model file.
         ensemble: Number of networks whose probabilities are averaged; 1 for a single network.
+        task: "single-label" for one class an image, "multi-label" for any number of labels.
+        thresholds: Of a multi-label classifier, the probability from which on each label counts as present,
+            from 0 to 1. Default: 0.5 for each.
         uncertainty: What prediction sets and the recognition of outliers need; `skipnets calibrate` fits it.
         tta: Test-time augmentation, one of `skipnets.runtimes.views.TTA`: averages the probabilities of
             several views of each image. It can be changed later, and no file keeps it.
@@ -156,6 +168,8 @@ class Classifier(Display):
         path: Path | None = None,
         export: Mapping[str, Any] | None = None,
         ensemble: int = 1,
+        task: Task = "single-label",
+        thresholds: Sequence[float] | None = None,
         uncertainty: Uncertainty | None = None,
         tta: str = "none",
     ) -> None:
@@ -166,6 +180,8 @@ class Classifier(Display):
             temperature=temperature,
             provenance=provenance,
             members=ensemble,
+            task=task,
+            thresholds=cast(Any, thresholds),
         )
         self.architecture = dict(description.architecture)
         self.classes = tuple(description.classes)
@@ -176,6 +192,8 @@ class Classifier(Display):
         self.path = path
         self.export = None if export is None else dict(export)
         self.ensemble = description.members
+        self.task = description.task
+        self.thresholds = description.thresholds
         self.uncertainty = uncertainty
         check_tta(tta)
         self.tta = tta
@@ -191,6 +209,8 @@ class Classifier(Display):
         classes: Sequence[str],
         preprocessing: Preprocessing,
         provenance: Mapping[str, Any] | None = None,
+        task: Task = "single-label",
+        thresholds: Sequence[float] | None = None,
     ) -> Classifier:
         """Create a classifier from a torch model, which is not copied, moved or switched to eval mode.
 
@@ -199,6 +219,8 @@ class Classifier(Display):
             classes: Names of the classes, in the order of the logits.
             preprocessing: How an image becomes the model's input.
             provenance: As for `Classifier`; `created` is added if it is missing.
+            task: As for `Classifier`.
+            thresholds: As for `Classifier`.
         """
         from skipnets.runtimes.torch import TorchRuntime
 
@@ -208,6 +230,8 @@ class Classifier(Display):
             preprocessing=preprocessing,
             provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
             runtime=TorchRuntime(model),
+            task=task,
+            thresholds=thresholds,
         )
 
     @classmethod
@@ -227,7 +251,9 @@ class Classifier(Display):
         if not members:
             raise UserError("members: must be at least one classifier")
         first = members[0]
-        for name in ("architecture", "classes", "preprocessing", "temperature"):
+        if first.task == "multi-label":
+            raise UserError("members: must not be multi-label classifiers, which are not averaged yet")
+        for name in ("architecture", "classes", "preprocessing", "temperature", "task"):
             if any(getattr(member, name) != getattr(first, name) for member in members):
                 raise UserError(f"members: must be classifiers of the same {name}")
         if first.temperature != 1:
@@ -316,6 +342,8 @@ class Classifier(Display):
             temperature=self.temperature,
             provenance=self.provenance,
             members=self.ensemble,
+            task=self.task,
+            thresholds=self.thresholds,
             uncertainty=self.uncertainty,
         )
         return {"format_version": FORMAT_VERSION, "skipnets_version": __version__, **description.to_dict()}
@@ -337,7 +365,7 @@ class Classifier(Display):
                 uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1); where the
                 preprocessing has a window, arrays and tensors of any numbers. A folder or a pattern such as
                 "new/*.jpg" stands for the images in it.
-            top_k: Number of classes in a ranking.
+            top_k: Number of classes in a ranking; a multi-label classifier ranks all labels.
             coverage: Give each image the set of classes that contains the true one with this probability,
                 above 0 and below 1.
             reject: Mark images that are as unusual as this share of the calibration images, such as 0.05.
@@ -413,6 +441,7 @@ class Classifier(Display):
         check_share(coverage=coverage, reject=reject)
         if coverage is None and reject is None:
             return
+        check_single_label(self, "coverage" if coverage is not None else "reject")
         option = f"coverage={coverage}" if coverage is not None else f"reject={reject}"
         if self.uncertainty is None:
             export = ", and export it again" if self.export is not None else ""
@@ -443,12 +472,14 @@ class Classifier(Display):
     def logits(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
         """Logits of a preprocessed batch: (N, C, H, W) → (N, classes).
 
-        With test-time augmentation they are the logarithms of the mean probabilities of the views.
+        With test-time augmentation they are those of the mean probabilities of the views.
 
         Raises:
             UserError: If the batch has another shape, or is normalized although the graph normalizes.
         """
-        return averaged_logits(self.runtime.logits, self._checked(batch), self.tta)
+        return averaged_logits(
+            self.runtime.logits, self._checked(batch), self.tta, several_labels=self.task == "multi-label"
+        )
 
     def embed_batch(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
         """Embeddings of a preprocessed batch: (N, C, H, W) → (N, num_features).
@@ -463,19 +494,41 @@ class Classifier(Display):
     def probabilities(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float64]:
         """Class probabilities of a preprocessed batch: (N, C, H, W) → (N, classes).
 
-        They are the softmax of the logits divided by the temperature.
+        They are the softmax of the logits divided by the temperature; of a multi-label classifier, the
+        sigmoid of each.
 
         Raises:
             UserError: As `logits`, and if the network's outputs are not finite.
         """
-        probabilities = self._softmax(self.logits(batch))
+        probabilities = self._normalized(self.logits(batch))
         if not np.isfinite(probabilities).all():
             raise UserError(f"batch: {_NOT_FINITE}")
         return probabilities
 
-    def _softmax(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _normalized(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         with np.errstate(invalid="ignore"):  # those that are not finite are reported by the caller
+            if self.task == "multi-label":
+                return sigmoid(logits, self.temperature)
             return softmax(logits, self.temperature)
+
+    def prediction(self, source: str, probabilities: NDArray[np.float64], top_k: int = 1) -> Prediction:
+        """The prediction for one image from its probabilities.
+
+        Args:
+            source: Its name.
+            probabilities: (classes,) from `probabilities`.
+            top_k: As of `predict`.
+        """
+        if self.thresholds is not None:
+            ranking = self.ranking(probabilities, len(self.classes))
+            threshold = dict(zip(self.classes, self.thresholds, strict=True))
+            labels = tuple(name for name, probability in ranking if probability >= threshold[name])
+            return Prediction(source=source, labels=labels, ranking=ranking)
+        ranking = self.ranking(probabilities, top_k)
+        label, probability = ranking[0]
+        return Prediction(
+            source=source, label=label, probability=probability, labels=(label,), ranking=ranking
+        )
 
     def ranking(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[tuple[str, float], ...]:
         """The most probable classes of one image with their probabilities, best first.
@@ -513,7 +566,8 @@ class Classifier(Display):
             properties_table(
                 {
                     "model": self._name(),
-                    "classes": f"{len(self.classes)}: {listed(self.classes, 10)}",
+                    "labels" if self.task == "multi-label" else "classes": f"{len(self.classes)}: "
+                    f"{listed(self.classes, 10)}",
                     "images": f"{height}×{width}, {channel_word(self.preprocessing.channels)}",
                     "runs in": self.runs_in,
                     **({} if self.path is None else {"file": str(self.path)}),
@@ -610,21 +664,14 @@ class Classifier(Display):
                 if not np.isfinite(probabilities).all():
                     yield Prediction(source=source, error=f"{source}: {_NOT_FINITE}")
                     continue
-                ranking = self.ranking(probabilities, top_k)
-                yield Prediction(
-                    source=source,
-                    label=ranking[0][0],
-                    probability=ranking[0][1],
-                    ranking=ranking,
-                    **uncertainty,
-                )
+                yield replace(self.prediction(source, probabilities, top_k), **uncertainty)
 
     def _answers(
         self, inputs: NDArray[Any], coverage: float | None, reject: float | None
     ) -> Iterator[tuple[NDArray[np.float64], dict[str, Any]]]:
         """For each image the probabilities (classes,), and the fields of `Prediction` on uncertainty."""
         logits = self.logits(inputs)
-        probabilities = self._softmax(logits)
+        probabilities = self._normalized(logits)
         fields: list[dict[str, Any]] = [{} for _ in probabilities]
         if coverage is not None and self.uncertainty is not None:
             sets = prediction_sets(probabilities, self.uncertainty.sets, coverage)
@@ -680,7 +727,7 @@ def load(
         threads: CPU threads that compute; None leaves it to the runtime.
         precision: "auto", "32-true" (float32), "bf16-mixed" or "16-mixed". On a CUDA device, "auto" compares
             half precision with float32 on the first 64 images and takes it where no label changes; elsewhere
-            it is float32.
+            it is float32, and so it is for multi-label classifiers.
         tta: Test-time augmentation: "none", "flip", "crops" or "flip-crops".
 
     Raises:
@@ -718,7 +765,8 @@ def _load(
                 tensors=tensors,
                 device=device,
                 threads=threads,
-                precision=precision,
+                # The trial compares the most probable classes, and not each label's probability.
+                precision="32-true" if precision == "auto" and description.thresholds else precision,
             )
             for tensors in networks
         ]
@@ -761,6 +809,8 @@ def _classifier(
         path=path,
         export=export,
         ensemble=description.members,
+        task=description.task,
+        thresholds=description.thresholds,
         uncertainty=description.uncertainty,
     )
 
@@ -783,7 +833,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns:
         Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (their
         number of all networks), classes, preprocessing, temperature, provenance; of an ensemble members, its
-        number of networks; of a calibrated one uncertainty, its number of images and its score for outliers.
+        number of networks; of a multi-label classifier task and thresholds; of a calibrated one uncertainty,
+        its number of images and its score for outliers.
 
     Raises:
         UserError: As for `load`, except for problems in the weights.
@@ -823,6 +874,30 @@ def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDAr
     powers = np.exp(shifted / temperature)
     probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return probabilities
+
+
+def sigmoid(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
+    """(N, labels) logits → probabilities of each label, which do not depend on one another, in float64."""
+    scaled = logits.astype(np.float64) / temperature
+    smaller = np.exp(-np.abs(scaled))  # never above 1, so that nothing overflows
+    probabilities: NDArray[np.float64] = np.where(scaled >= 0, 1, smaller) / (1 + smaller)
+    return probabilities
+
+
+def check_single_label(classifier: Classifier, what: str) -> None:
+    """Refuse a multi-label classifier where something is made for one label an image.
+
+    Args:
+        classifier: Any.
+        what: What is made for one label, as the message's beginning.
+
+    Raises:
+        UserError: If it is one.
+    """
+    if classifier.task == "multi-label":
+        raise UserError(
+            f"{what}: not yet with a multi-label classifier, as {classifier.path or 'this one'} is"
+        )
 
 
 def _require_readable(batch: ImageBatch) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
+from sklearn.metrics import log_loss
 
 from skipnets.classifier import Classifier, describe, load, softmax
 from skipnets.data import ImageDataset, Preprocessing
@@ -21,11 +22,13 @@ from skipnets.evaluation import evaluate
 from skipnets.evaluation.calibration import (
     NoTemperatureError,
     calibrate,
+    fit_label_temperature,
     fit_temperature,
 )
 from skipnets.evaluation.metrics import measure
 from skipnets.models import create_model
 from skipnets.models.registry import config_to_dict, model_config
+from skipnets.training import Run
 
 
 def answers(
@@ -265,3 +268,31 @@ def test_sets_cover_new_images_and_altered_ones_are_rejected() -> None:
         UserError, match=r"coverage=0\.7: the temperature was changed after skipnets calibrate"
     ):
         classifier.predict(one, coverage=0.7)
+
+
+def test_the_temperature_of_several_labels_has_the_lowest_loss() -> None:
+    generator = np.random.default_rng(0)
+    logits = 3 * generator.normal(size=(200, 4))
+    labels = (generator.random((200, 4)) < 1 / (1 + np.exp(-logits / 2.5))).astype(np.float32)
+    labels[generator.random((200, 4)) < 0.1] = np.nan
+    known = np.isfinite(labels)
+
+    def loss(temperature: float) -> float:
+        return float(log_loss(labels[known], 1 / (1 + np.exp(-logits[known] / temperature))))
+
+    best = minimize_scalar(loss, bounds=(0.5, 10), method="bounded", options={"xatol": 1e-6})
+    assert fit_label_temperature(logits, labels) == pytest.approx(best.x, abs=1e-3)
+    with pytest.raises(NoTemperatureError, match="hardly makes a mistake"):
+        fit_label_temperature(np.array([[5.0, -5.0]]), np.array([[1.0, 0.0]]))
+
+
+def test_calibration_keeps_the_labels_that_are_found(label_run: Run) -> None:
+    classifier = load(label_run, runtime="torch", device="cpu")
+    image = Path(label_run.config.data).with_name("001.png")
+    [before] = classifier.predict(image)
+    calibration = calibrate(classifier)
+    assert calibration.nll_after <= calibration.nll_before
+    assert classifier.temperature == calibration.temperature != 1
+    [after] = classifier.predict(image)
+    assert after.labels == before.labels
+    assert after.ranking != before.ranking

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from tests.helpers.classifiers import FORMATS, some_image
 from torchvision.transforms import v2
 
 from skipnets.classifier import Classifier, load
 from skipnets.deploy import export_model
 from skipnets.errors import UserError
-from skipnets.runtimes.views import TTA, check_tta, views
+from skipnets.runtimes.views import TTA, averaged_logits, check_tta, views
 
 
 def by_torchvision(batch: NDArray[Any], tta: str) -> list[NDArray[Any]]:
@@ -84,6 +84,18 @@ def test_an_export_is_the_network_alone(exported_classifier: Classifier) -> None
     classifier = load(exported_classifier.path, runtime="torch", device="cpu", tta="flip")
     with pytest.raises(UserError, match="tta=flip: must be none: an export is the network alone"):
         export_model(classifier)
+
+
+def test_probabilities_of_labels_are_averaged_by_sigmoids() -> None:
+    batch = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)
+
+    def network(images: NDArray[Any]) -> NDArray[np.float32]:
+        return 40 * images[:, :, 0, 0]  # far beyond what float32 probabilities tell apart
+
+    found = averaged_logits(network, batch, "flip", several_labels=True).astype(np.float64)
+    each = [network(view).astype(np.float64) for view in by_torchvision(batch, "flip")]
+    assert expit(found) == pytest.approx(np.mean([expit(logits) for logits in each], axis=0), abs=1e-6)
+    assert expit(-found) == pytest.approx(np.mean([expit(-logits) for logits in each], axis=0), rel=1e-4)
 
 
 @pytest.mark.parametrize("tta", ["rotate", "Flip", 3, None])

@@ -91,17 +91,14 @@ def calibrate(
             "at temperature": f"1 → {calibration.temperature:.4f}",
             "negative log-likelihood": f"{calibration.nll_before:.4f} → {calibration.nll_after:.4f}",
             "expected calibration error (ECE)": f"{calibration.ece_before:.2%} → {calibration.ece_after:.2%}",
-            "prediction sets": f"for a coverage of up to {_down(calibration.highest_coverage):.2%}",
-            "score for outliers": f"{calibration.outlier_score} (AUROC against altered images: {aurocs})",
         }
+        if calibration.highest_coverage is not None:
+            highest = math.floor(1e4 * calibration.highest_coverage) / 1e4  # no more than there is
+            score = f"{calibration.outlier_score} (AUROC against altered images: {aurocs})"
+            rows |= {"prediction sets": f"for a coverage of up to {highest:.2%}", "score for outliers": score}
         earlier = "exports made before keep their temperature: export again"
         notes = [properties_table({"note": warning}) for warning in (*calibration.warnings, earlier)]
         print_tables([properties_table(rows), *notes])
     if calibration.failures:
         print_failures(calibration.failures, of=calibration.images + len(calibration.failures))
     return 1 if calibration.failures else 0
-
-
-def _down(share: float) -> float:
-    """Rounded down to what is printed."""
-    return math.floor(1e4 * share) / 1e4

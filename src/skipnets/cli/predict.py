@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from skipnets.classifier import SET_SEPARATOR, Prediction, load, uncertainty_columns
+from skipnets.classifier import SET_SEPARATOR, Classifier, Prediction, load, uncertainty_columns
 from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
 from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.errors import UserError
@@ -66,7 +66,8 @@ def predict(
             images: they are read as they come, also from tar files, Parquet files and addresses such as
             s3://bucket/photos, rows are written as Parquet files, and a job that was stopped goes on.
         json: Print all predictions as JSON.
-        top_k: Number of most probable classes to list for each image.
+        top_k: Number of most probable classes to list for each image. With several labels an image, those
+            that reach their thresholds are listed, and files hold the probabilities of all.
         coverage: Also give each image the set of classes that contains the true one with this probability,
             such as 0.9; the model must be calibrated (skipnets calibrate).
         reject: Mark images that are as unusual as this share of the calibration images, such as 0.05.
@@ -128,7 +129,7 @@ def predict(
         )
     if output is not None:
         asked = {"coverage": coverage is not None, "reject": reject is not None}
-        write_table(output, _columns(rows, min(top_k, len(classifier.classes)), **asked))
+        write_table(output, _columns(rows, min(top_k, len(classifier.classes)), classifier, **asked))
     if json:
         written = [] if output is None else [str(output)]
         print_json({"predictions": list(map(_plain, rows)), "written": written})
@@ -198,11 +199,21 @@ def _to_folder(classify: Callable[..., BatchResult], output: Path, json: bool, *
 
 def _print(rows: Sequence[Prediction]) -> None:
     """A table on a terminal; tab-separated lines elsewhere."""
+    several_labels = any(row.label is None and row.error is None for row in rows)
     if not sys.stdout.isatty():
         for row in rows:
-            ranking = [text for label, probability in row.ranking for text in (label, f"{probability:.4f}")]
-            words = [row.source, *(ranking or ["failed"]), *_uncertainty(row).values()]
+            ranking = [text for label, share in _listed(row) for text in (label, f"{share:.4f}")]
+            nothing = "failed" if row.error is not None else "(none)"
+            words = [row.source, *(ranking or [nothing]), *_uncertainty(row).values()]
             sys.stdout.write("\t".join(map(printable, words)) + "\n")
+        return
+    if several_labels:
+        labels = [", ".join(f"{label} {share:.1%}" for label, share in _listed(row)) for row in rows]
+        cells = (
+            [row.source, text or ("failed" if row.error is not None else "(none)")]
+            for row, text in zip(rows, labels, strict=True)
+        )
+        print_tables([make_table({"image": "left", "labels": "left"}, cells)])
         return
     several = any(len(row.ranking) > 1 for row in rows)
     others = [", ".join(f"{label} {share:.1%}" for label, share in row.ranking[1:]) for row in rows]
@@ -247,12 +258,27 @@ def _plain(row: Prediction) -> dict[str, Any]:
     return {name: value for name, value in asdict(row).items() if value is not None or name not in optional}
 
 
-def _columns(rows: Sequence[Prediction], top_k: int, *, coverage: bool, reject: bool) -> dict[str, list[Any]]:
+def _listed(row: Prediction) -> Sequence[tuple[str, float]]:
+    """The classes of an image that are shown: its ranking, or the labels that are found in it."""
+    if row.label is not None:
+        return row.ranking
+    return [(label, share) for label, share in row.ranking if label in row.labels]
+
+
+def _columns(
+    rows: Sequence[Prediction], top_k: int, classifier: Classifier, *, coverage: bool, reject: bool
+) -> dict[str, list[Any]]:
     """Columns with one row per image: path, label, probability, then label_2, probability_2 …, and error.
 
     Before the error, there are the columns of `skipnets.classifier.uncertainty_columns`.
+    Of a multi-label classifier: path, labels ("cat|dog"), "p:NAME" for each label, and error.
     """
     columns: dict[str, list[Any]] = {"path": [row.source for row in rows]}
+    if classifier.task == "multi-label":
+        shares = [dict(row.ranking) for row in rows]
+        columns["labels"] = [None if row.error else "|".join(row.labels) for row in rows]
+        columns |= {f"p:{name}": [share.get(name) for share in shares] for name in classifier.classes}
+        return {**columns, "error": [row.error for row in rows]}
     for rank in range(top_k):
         suffix = f"_{rank + 1}" if rank else ""
         ranked = [(None, None) if row.error else row.ranking[rank] for row in rows]

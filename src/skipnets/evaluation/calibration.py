@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.classifier import Classifier, as_classifier, softmax
+from skipnets.classifier import Classifier, as_classifier, sigmoid, softmax
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, needs_extra
@@ -26,10 +26,13 @@ from skipnets.uncertainty import CalibrationScores, Uncertainty
 
 with needs_extra("train"):
     from scipy.optimize import brentq
+    from scipy.special import logit
 
     from skipnets.evaluation.evaluating import Evaluation, calibration_images, evaluate, splits_there
     from skipnets.evaluation.metrics import measure
+    from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation
     from skipnets.evaluation.outliers import fit_outlier_detector
+    from skipnets.evaluation.reliability import binary_reliability
 
 __all__ = ["Calibration", "NoTemperatureError", "calibrate", "fit_temperature"]
 
@@ -60,8 +63,10 @@ class Calibration:
         nll_after: At this temperature.
         ece_before: Expected calibration error at temperature 1.
         ece_after: At this temperature.
-        highest_coverage: The highest coverage of prediction sets that so many images can give.
-        outlier_score: The score by which outliers are recognized: "energy", "max-logit" or "knn".
+        highest_coverage: The highest coverage of prediction sets that so many images can give; None for a
+            multi-label classifier, which has no sets.
+        outlier_score: The score by which outliers are recognized: "energy", "max-logit" or "knn"; None for a
+            multi-label classifier.
         outlier_auroc: Score → AUROC, these images against altered ones, by which it was chosen.
         created: ISO date and time.
         warnings: Caveats, one sentence each.
@@ -77,8 +82,8 @@ class Calibration:
     nll_after: float
     ece_before: float
     ece_after: float
-    highest_coverage: float
-    outlier_score: str
+    highest_coverage: float | None
+    outlier_score: str | None
     outlier_auroc: dict[str, float]
     created: str
     warnings: tuple[str, ...]
@@ -109,9 +114,14 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
     def slope(beta: float) -> float:
         return float(((softmax(scores, 1 / beta) * scores).sum(1) - right).mean())
 
+    return _root(slope, len(labels))
+
+
+def _root(slope: Callable[[float], float], images: int) -> float:
+    """The temperature at which the loss, whose slope over 1/T is given, is lowest."""
     if slope(1 / _LOWEST) <= 0:
         raise HardlyAMistakeError(
-            f"the classifier hardly makes a mistake on these {len(labels):,} images, so no temperature "
+            f"the classifier hardly makes a mistake on these {images:,} images, so no temperature "
             "fits best: use more images, or harder ones"
         )
     if slope(1 / _HIGHEST) >= 0:
@@ -120,6 +130,27 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
             "are these the classes that it was trained on?"
         )
     return 1 / float(brentq(slope, 1 / _HIGHEST, 1 / _LOWEST, xtol=1e-12))
+
+
+def fit_label_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.floating[Any]]) -> float:
+    """The temperature with the lowest negative log-likelihood of labels that do not exclude one another.
+
+    Likewise convex in β = 1/T, with the slope Σ (σ(βz) - y) z over the known pairs of an image and a label.
+
+    Args:
+        logits: (N, K), not yet divided by a temperature.
+        labels: (N, K) with 1, 0, or NaN for unknown.
+
+    Raises:
+        NoTemperatureError: As of `fit_temperature`.
+    """
+    known = np.isfinite(labels)
+    scores, present = logits[known].astype(np.float64), labels[known]
+
+    def slope(beta: float) -> float:
+        return float(((sigmoid(scores, 1 / beta) - present) * scores).mean())
+
+    return _root(slope, len(labels))
 
 
 def calibrate(
@@ -141,6 +172,9 @@ def calibrate(
 
     Where no temperature fits because hardly any prediction is wrong, the classifier keeps the one it has. The
     distance to training images is among the scores for outliers if these can be read: those of its own run.
+
+    A multi-label classifier gets a temperature alone. Its thresholds change with its probabilities, so that
+    the same labels are found.
 
     Args:
         model: A classifier, a model file, a run folder or an export.
@@ -177,48 +211,77 @@ def calibrate(
             "use the split val, or images it has not seen"
         )
     warnings = _warnings(evaluation)
+    several = isinstance(evaluation, MultiLabelEvaluation)
+    fit, judge = (fit_label_temperature, _label_errors) if several else (fit_temperature, _errors)
+    labels: NDArray[Any] = evaluation.labels
     try:
-        temperature = fit_temperature(evaluation.logits, evaluation.labels)
+        temperature = fit(evaluation.logits, labels)
     except HardlyAMistakeError as error:
         temperature = classifier.temperature
         warnings.append(f"{evaluation.data} ({evaluation.split}): {error}; it stays {temperature:.4g}")
     except NoTemperatureError as error:
         raise UserError(f"{evaluation.data} ({evaluation.split}): {error}") from error
-    images, training = calibration_images(classifier, data, split, download=download, options=options)
-    detector = fit_outlier_detector(
-        classifier, images, training, batch_size=batch_size, workers=workers, progress=progress
-    )
-    if training is None:
-        warnings.append("the training images are not there, so outliers are told by the logits alone")
-    right = softmax(evaluation.logits, temperature)[np.arange(len(evaluation.labels)), evaluation.labels]
-    sets = CalibrationScores.of(1 - right)
-    before = measure(evaluation.logits, evaluation.labels)
-    after = measure(evaluation.logits, evaluation.labels, temperature=temperature)
+    uncertainty = None
+    if not several:
+        images, training = calibration_images(classifier, data, split, download=download, options=options)
+        detector = fit_outlier_detector(
+            classifier, images, training, batch_size=batch_size, workers=workers, progress=progress
+        )
+        if training is None:
+            warnings.append("the training images are not there, so outliers are told by the logits alone")
+        right = softmax(evaluation.logits, temperature)[np.arange(len(labels)), labels]
+        uncertainty = Uncertainty(
+            temperature=temperature,
+            tta=classifier.tta,
+            sets=CalibrationScores.of(1 - right),
+            outliers=detector,
+        )
+    before, after = (judge(evaluation.logits, labels, at) for at in (1.0, temperature))
     calibration = Calibration(
         temperature=temperature,
         data=evaluation.data,
         split=evaluation.split,
         tta=classifier.tta,
         images=len(evaluation.names),
-        nll_before=before.nll,
-        nll_after=after.nll,
-        ece_before=before.ece,
-        ece_after=after.ece,
-        highest_coverage=sets.highest_coverage,
-        outlier_score=detector.score,
-        outlier_auroc=dict(detector.auroc),
+        nll_before=before[0],
+        nll_after=after[0],
+        ece_before=before[1],
+        ece_after=after[1],
+        highest_coverage=None if uncertainty is None else uncertainty.sets.highest_coverage,
+        outlier_score=None if uncertainty is None else uncertainty.outliers.score,
+        outlier_auroc={} if uncertainty is None else dict(uncertainty.outliers.auroc),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         warnings=tuple(warnings),
         failures=evaluation.failures,
     )
+    if classifier.thresholds is not None:
+        # The same labels are found as before.
+        logits = classifier.temperature * logit(np.array(classifier.thresholds))
+        classifier.thresholds = tuple(sigmoid(logits, temperature).tolist())
     classifier.temperature = temperature
-    classifier.uncertainty = Uncertainty(
-        temperature=temperature, tta=classifier.tta, sets=sets, outliers=detector
-    )
+    classifier.uncertainty = uncertainty
     record = calibration.to_dict()
     del record["failures"]
     classifier.provenance["calibration"] = record
     return calibration
+
+
+def _errors(
+    logits: NDArray[np.floating[Any]], labels: NDArray[Any], temperature: float
+) -> tuple[float, float]:
+    """Negative log-likelihood and expected calibration error."""
+    metrics = measure(logits, labels, temperature=temperature)
+    return metrics.nll, metrics.ece
+
+
+def _label_errors(
+    logits: NDArray[np.floating[Any]], labels: NDArray[Any], temperature: float
+) -> tuple[float, float]:
+    """The same of the known labels of all images together."""
+    known = np.isfinite(labels)
+    probabilities, present = sigmoid(logits, temperature)[known], labels[known] == 1
+    losses = np.logaddexp(0, np.where(present, -1, 1) * logits[known].astype(np.float64) / temperature)
+    return float(losses.mean()), binary_reliability(probabilities, present).ece
 
 
 def _held_out_split(
@@ -242,7 +305,7 @@ def _held_out_split(
     return "all"
 
 
-def _warnings(evaluation: Evaluation) -> list[str]:
+def _warnings(evaluation: Evaluation | MultiLabelEvaluation) -> list[str]:
     caveats = []
     if count := (evaluation.known or {}).get("test", 0):
         caveats.append(

@@ -42,11 +42,21 @@ def views(batch: NDArray[Any], tta: str) -> Iterator[NDArray[Any]]:
         yield from (np.ascontiguousarray(view[..., ::-1]) for view in shifted)
 
 
-def averaged_logits(network: Network, batch: NDArray[Any], tta: str) -> NDArray[np.float32]:
-    """(N, K) logits of a batch; of several views the logarithms of their mean probabilities."""
+def averaged_logits(
+    network: Network, batch: NDArray[Any], tta: str, *, several_labels: bool = False
+) -> NDArray[np.float32]:
+    """(N, K) logits of a batch; of several views those of the views' mean probabilities.
+
+    Args:
+        network: Computes the logits of a view.
+        batch: (N, C, H, W).
+        tta: One of `TTA`.
+        several_labels: Whether a label's probability is the sigmoid of its logit, not one of a softmax.
+    """
     if tta == "none":
         return network(batch)
-    return average_logits(np.stack([network(view) for view in views(batch, tta)]))
+    logits = np.stack([network(view) for view in views(batch, tta)])
+    return _average_label_logits(logits) if several_labels else average_logits(logits)
 
 
 def averaged_embeddings(network: Network, batch: NDArray[Any], tta: str) -> NDArray[np.float32]:
@@ -76,3 +86,13 @@ def _shifted(batch: NDArray[Any]) -> Iterator[NDArray[Any]]:
     for top in (0, 2 * shift):
         for left in (0, 2 * shift):
             yield np.ascontiguousarray(padded[:, :, top : top + height, left : left + width])
+
+
+def _average_label_logits(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(V, N, K) logits → (N, K), whose sigmoids are the means of the V sigmoids."""
+    doubled = logits.astype(np.float64)
+    # log σ(z) = -log(1 + e^-z), and of the other side -log(1 + e^z).
+    present = np.logaddexp.reduce(-np.logaddexp(0, -doubled), axis=0)
+    absent = np.logaddexp.reduce(-np.logaddexp(0, doubled), axis=0)
+    averaged: NDArray[np.float32] = (present - absent).astype(np.float32)
+    return averaged
