@@ -47,7 +47,7 @@ def variants(name: str, *, compile_too: bool) -> dict[str, nn.Module]:
         baseline = family_of(config).baseline(config) or create_model(name)
         compiled = torch.compile(baseline.to(memory_format=torch.channels_last))
         made["torchvision compiled"] = cast(nn.Module, compiled)
-    made |= own
+    made.update({str(policy): model for policy, model in own.items()})
     weights = own["plain"].state_dict()
     for model in made.values():
         getattr(model, "_orig_mod", model).load_state_dict(weights)
