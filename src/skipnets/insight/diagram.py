@@ -180,7 +180,8 @@ def _tops(drawings: Sequence[_Drawing], width: float) -> list[list[float]]:
 
 def _depth(graph: Graph) -> int:
     """Number of convolutions and linear layers from input to logits, as the papers count depth."""
-    shortcuts = [range(scope.start, scope.stop) for scope in graph.scopes if scope.kind == "shortcut"]
+    aside = ("shortcut", "squeeze-excitation")
+    shortcuts = [range(scope.start, scope.stop) for scope in graph.scopes if scope.kind in aside]
     return sum(
         isinstance(operation, Convolution | Linear) and not any(place in scope for scope in shortcuts)
         for place, operation in enumerate(graph.operations)

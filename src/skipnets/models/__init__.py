@@ -1,4 +1,4 @@
-"""DenseNet, ResNet and further families: registry, graphs, modules, and weights from elsewhere."""
+"""DenseNet, ResNet, RDNet and further families: registry, graphs, modules, and weights from elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from skipnets.models.factory import build_model, create_model
     from skipnets.models.family import Family, network_graph, register_family
     from skipnets.models.graph import Graph, GraphBuilder
+    from skipnets.models.rdnet import RDNet
+    from skipnets.models.rdnet_graph import RDNetConfig
     from skipnets.models.registry import (
         DenseNetConfig,
         ModelConfig,
@@ -32,6 +34,8 @@ __all__ = [
     "Graph",
     "GraphBuilder",
     "ModelConfig",
+    "RDNet",
+    "RDNetConfig",
     "ResNet",
     "ResNetConfig",
     "build_model",
@@ -54,6 +58,8 @@ __getattr__, __dir__ = lazy_exports(
         "Graph": "graph",
         "GraphBuilder": "graph",
         "ModelConfig": "registry",
+        "RDNet": "rdnet",
+        "RDNetConfig": "rdnet_graph",
         "ResNet": "resnet",
         "ResNetConfig": "registry",
         "build_model": "factory",

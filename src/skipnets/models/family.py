@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from skipnets.errors import UserError
 from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution, Graph
 from skipnets.models.graphs import densenet_graph, resnet_graph
+from skipnets.models.rdnet_graph import RDNETS, RDNetConfig, rdnet_graph
 from skipnets.models.registry import (
     DENSENETS,
     RESNETS,
@@ -21,6 +22,7 @@ from skipnets.models.registry import (
     ResNetConfig,
     register_models,
 )
+from skipnets.models.resnet_variants import RESNET_VARIANTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -116,6 +118,12 @@ def _resnet() -> type[Backbone[Any]]:
     return ResNet
 
 
+def _rdnet() -> type[Backbone[Any]]:
+    from skipnets.models.rdnet import RDNet
+
+    return RDNet
+
+
 def _torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
     from skipnets.models.baselines import torchvision_densenet
 
@@ -142,10 +150,19 @@ register_family(
 register_family(
     Family(
         config=ResNetConfig,
-        models=RESNETS,
+        models=(*RESNETS, *RESNET_VARIANTS),
         graph=resnet_graph,
         module=_resnet,
         stage="stage",
         baseline=_torchvision_resnet,
+    )
+)
+register_family(
+    Family(
+        config=RDNetConfig,
+        models=RDNETS,
+        graph=rdnet_graph,
+        module=_rdnet,
+        stage="dense block",
     )
 )
