@@ -133,6 +133,14 @@ def test_a_recipe_by_name_takes_a_time_too(
     assert set(measured) == {("densenet_bc40_k12", (8, 8))}
 
 
+def test_speedrun_brings_its_network(tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]) -> None:
+    config = prepare(open_config(tiny, recipe="speedrun", time="20s"), images(300, 32, 32)).config
+    assert (config.model, config.whiten_stem, config.batch_size) == ("resnet8_w64", True, 128)
+    assert set(measured) == {("resnet8_w64", (32, 32))}
+    own = prepare(open_config(tiny, recipe="speedrun", epochs=2, model="resnet8_w16"), images(40, 32, 32))
+    assert (own.config.model, own.config.label_smoothing) == ("resnet8_w16", 0.2)
+
+
 def test_processes_that_train_together_decide_alike(
     tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]
 ) -> None:

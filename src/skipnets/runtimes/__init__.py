@@ -31,6 +31,7 @@ def open_runtime(
     tensors: Mapping[str, NDArray[Any]],
     device: str = "auto",
     threads: int | None = None,
+    precision: str = "auto",
 ) -> Runtime:
     """Open a runtime for a network.
 
@@ -40,6 +41,7 @@ def open_runtime(
         tensors: All tensors of the network by state-dict name. The runtime may keep them.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         threads: CPU threads that compute; None leaves it to the runtime.
+        precision: One of `skipnets.runtimes.precision.PRECISIONS`; half precision needs torch.
 
     Raises:
         UserError: If the runtime is unknown or cannot run here.
@@ -54,7 +56,10 @@ def open_runtime(
             f"runtime={kind}: runs exports, not model files; first "
             f"skipnets export MODEL --format {kind.removesuffix('runtime')}"
         )
-    if kind in ("auto", "native"):
+    half = precision not in ("auto", "32-true")
+    if kind == "native" and half:
+        raise UserError(f"precision={precision}: only the runtime torch computes in it")
+    if kind in ("auto", "native") and not half:
         from skipnets.runtimes import native
 
         if kind == "native" or native.prefers_native(device):
@@ -68,4 +73,6 @@ def open_runtime(
                 _LOG.warning("running in PyTorch: %s", error)
     with needs_extra("train"):
         from skipnets.runtimes.torch import TorchRuntime
-    return TorchRuntime.from_tensors(architecture, tensors, device=device, threads=threads)
+    return TorchRuntime.from_tensors(
+        architecture, tensors, device=device, threads=threads, precision=precision
+    )

@@ -89,8 +89,10 @@ def choose(
     train, val, test = (dataset.split(name) for name in ("train", "val", "test"))
     side = max(sides)
     facts = Facts(
+        images=len(train),
         side=side,
         passes=0,
+        batch_size=config.batch_size or 0,
         mirrored=float(config.augmentation is not None or keeps_class_mirrored(train)),
         pretrained=float(config.weights is not None),
     )
@@ -100,6 +102,7 @@ def choose(
     batch_size = (
         config.batch_size or values.get("batch_size") or RECIPES[config.recipe or "auto"]["batch_size"]
     )
+    facts = dataclasses.replace(facts, batch_size=batch_size)
     total = parse_duration(config.time) if config.time else default_seconds(len(train), side)
     device = training_device(config.accelerator)
     together = device_count(config.devices, config.accelerator) > 1

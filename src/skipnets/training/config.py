@@ -28,7 +28,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
-Recipe = Literal["auto", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
+Recipe = Literal["auto", "speedrun", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
@@ -103,7 +103,7 @@ class TrainConfig:
 
     model: str | None = None
     """A name from `skipnets models`. Default: the recipe auto chooses by the images, the device and the time;
-    in the others densenet_bc40_k12 up to 64 pixels, densenet121 above."""
+    speedrun takes resnet8_w64, the others densenet_bc40_k12 up to 64 pixels and densenet121 above."""
     model_options: Annotated[dict[str, Any], BeforeValidator(_plain_values)] = dataclasses.field(
         default_factory=dict
     )

@@ -33,7 +33,7 @@ from skipnets.training.callbacks import seed_everything
 from skipnets.training.choice import choose
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
 from skipnets.training.execution import choose_execution
-from skipnets.training.recipes import with_recipe
+from skipnets.training.recipes import RECIPES, with_recipe
 from skipnets.training.whitening import whiten_stem
 
 logger = logging.getLogger("skipnets")
@@ -109,6 +109,7 @@ def prepare(
     natural = config.size or (LARGE_SIZE if networks else natural_size(train, kept=kept))
     small = max(_pair(natural)) <= SMALL
     static_model = SMALL_MODEL if small and config.weights is None else LARGE_MODEL
+    static_model = RECIPES[config.recipe or "auto"].get("model", static_model)
     chosen = choose(
         config,
         dataset,

@@ -117,7 +117,7 @@ def find_rate(prepared: Prepared, dataset: ImageDataset) -> RateSearch:
     if config.imbalance == "weighted-loss":
         weights = torch.from_numpy(class_weights(train.labels, len(dataset.classes)))
     task = _RateTask(copy.deepcopy(prepared.model), config, weights)
-    data = ImageDataModule(train, dataset.split("val"), prepared.preprocessing, config)
+    data = ImageDataModule(train, dataset.split("val"), prepared.preprocessing, config, shares=1)
     with quiet_lightning(), tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             accelerator=config.accelerator,

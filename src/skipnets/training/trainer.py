@@ -42,7 +42,7 @@ from skipnets.training.announcement import announcement
 from skipnets.training.batches import FirstBatch
 from skipnets.training.budget import TimeBudget
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
-from skipnets.training.checkpoints import AtomicCheckpoints, StepCheckpoints, newest_checkpoint
+from skipnets.training.checkpoints import AtomicCheckpoints, StepCheckpoints, newest_checkpoint, shares_of
 from skipnets.training.checks import check_files, check_images
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
@@ -125,16 +125,27 @@ def train_on(
     return _begin(run, prepare(config, dataset), dataset, also=callbacks)
 
 
-def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | None = None) -> Run:
+def resume(
+    folder: str | Path,
+    *,
+    missing: Missing | None = None,
+    epochs: int | None = None,
+    devices: int | str | None = None,
+) -> Run:
     """Go on with a training that was interrupted, from its last checkpoint.
 
     The result is the one that the training would have had without the interruption, on the same machine.
+    With fewer processes than before, every step sees the same images, augmented in the same way; what differs
+    is the order in which gradients are summed, the random draws within the network and of mixed images, and
+    the running statistics of batch norms, which see every process's batches.
 
     Args:
         folder: The run folder.
         missing: "skip" goes on without images that are no longer there; None does as the run was started.
         epochs: Train up to this many epochs, more than the run was started with, also if it is complete; the
             rate goes on as in the middle of a schedule over all of them. None does as the run was started.
+        devices: How many devices, or which; their number must divide that of the processes that the run was
+            started with. None does as the run was started. Under torchrun, that decides.
 
     Raises:
         UserError: It is none, its run is complete, its files are damaged, or the data are no longer there or
@@ -146,6 +157,8 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
     with _alone_in(run.folder):
         config = run.config if epochs is None else extended_config(run, epochs)
         if config.folds is not None:
+            if devices is not None:
+                raise UserError(f"devices={devices}: must not be given for a run with folds")
             return resume_folds(
                 run,
                 missing=missing,
@@ -154,6 +167,8 @@ def resume(folder: str | Path, *, missing: Missing | None = None, epochs: int | 
                 resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
                 say=_say,
             )
+        if devices is not None:
+            config = dataclasses.replace(config, devices=devices)
         return _resume_locked(run, config, missing=missing, epochs=epochs)
 
 
@@ -209,7 +224,6 @@ def _train_locked(
     task = ClassificationTask(model, config, weights)
     if config.fit_head and not run.checkpoint.exists():
         fit_head_to(train_images, task, prepared)
-    data = ImageDataModule(train_images, dataset.split("val"), prepared.preprocessing, config)
 
     average = Averaging(config.ema) if config.ema else None
     counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
@@ -238,16 +252,29 @@ def _train_locked(
                 say=_say,
             )
         )
-    callbacks.append(StepCheckpoints(run, config.checkpoint_minutes))
+    steps = StepCheckpoints(run, config.checkpoint_minutes, seed=config.seed)
+    callbacks.append(steps)
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
         callbacks.append(EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say))
         trainer = _trainer(run, config, [*callbacks, *also])
+        checkpoint = newest_checkpoint(run)
+        steps.shares = shares_of(checkpoint, trainer.world_size)
+        if (each := steps.shares // trainer.world_size) > 1:
+            trainer.accumulate_grad_batches = config.accumulate * each
+            if not _is_helper():
+                _say(
+                    f"the run was started with {steps.shares} processes: each of {trainer.world_size} takes "
+                    f"the batches of {each}, so that every step sees the same images as before"
+                )
+        data = ImageDataModule(
+            train_images, dataset.split("val"), prepared.preprocessing, config, shares=steps.shares
+        )
         if fresh and not _is_helper():
             begin(run, config, dataset.write_splits)
         with resumable(run), _on_gpu(config.precision):
-            _fit(trainer, task, data, run)
+            _fit(trainer, task, data, run, checkpoint)
     if trainer.global_rank == 0:
         with resumable(run, evaluating=True):
             _finish(run, config, dataset)
@@ -329,13 +356,15 @@ def _on_gpu(precision: str) -> Iterator[None]:
         deterministic.fill_uninitialized_memory, products.allow_tf32, convolutions.allow_tf32 = before
 
 
-def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, run: Run) -> None:
-    """Let Lightning train."""
+def _fit(
+    trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, run: Run, checkpoint: Path | None
+) -> None:
+    """Let Lightning train, on from a checkpoint if there is one."""
     try:
         trainer.fit(
             task,
             datamodule=data,
-            ckpt_path=newest_checkpoint(run),
+            ckpt_path=checkpoint,
             weights_only=True,
         )
     except torch.OutOfMemoryError:
@@ -396,7 +425,8 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
             f"see {run.skipped_file}"
         )
     _draw_curves(run, config, run.rows, run.best_epoch)
-    classifier = load(run.model, device="cpu" if config.accelerator == "cpu" else "auto")
+    device = "cpu" if config.accelerator == "cpu" else "auto"
+    classifier = load(run.model, device=device, precision=evaluation_precision(config.precision))
     classifier.provenance["epochs"] = len(run.rows)
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
@@ -407,6 +437,11 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
     classifier.provenance["scores"] = scores
     classifier.save(run.model)
     evaluation.save(run.folder)
+
+
+def evaluation_precision(trained: str) -> str:
+    """The precision of the evaluation after a training: float32 where training was in it."""
+    return "32-true" if trained in ("32-true", "64-true") else "auto"
 
 
 def _draw_curves(run: Run, config: ResolvedConfig, rows: list[Row], best_epoch: int) -> None:
