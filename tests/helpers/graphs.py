@@ -75,7 +75,7 @@ def saved_bytes(
     """Bytes that a forward pass leaves for the backward pass, besides the model itself."""
     model = build_model(config)
     model.set_block_execution(execution)
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

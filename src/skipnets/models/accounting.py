@@ -104,8 +104,6 @@ def macs(graph: Graph, height: int, width: int) -> list[int]:
             area = math.prod(shapes[operation.output][1:])
             weights = operation.out_channels * (operation.in_channels // operation.groups)
             return weights * operation.kernel**2 * area
-        if isinstance(operation, Blur):
-            return operation.kernel**2 * math.prod(shapes[operation.output])
         if isinstance(operation, ChannelConvolution):
             return operation.kernel * graph.values[operation.output].channels
         if isinstance(operation, Linear):
@@ -229,9 +227,9 @@ def _operation_step(graph: Graph, place: int, shapes: list[Shape]) -> Step:
         besides = _statistics_bytes(operation.groups)
     elif isinstance(operation, Pool) and operation.mode == "max":
         besides = values * _INDEX_BYTES
-    elif isinstance(operation, Blur):  # The map with its mirrored edges.
+    elif isinstance(operation, Blur):  # The map with its mirrored edges, and its means over pairs.
         channels, height, width = shapes[operation.inputs[0]]
-        besides = FLOAT_BYTES * channels * (height + 2) * (width + 2)
+        besides = FLOAT_BYTES * channels * ((height + 2) * (width + 2) + (height + 1) * (width + 1))
     elif isinstance(operation, GlobalPool):  # The maxima; "max" gives nothing else.
         keeps = (*operation.inputs, *((operation.output,) if operation.mode == "max" else ()))
         besides = 0 if operation.mode == "max" else FLOAT_BYTES * operation.channels

@@ -13,6 +13,7 @@ from skipnets.models.graph import ActivationFunction
 
 __all__ = [
     "BlurPool",
+    "CellMean",
     "ChannelAttention",
     "EffectiveSqueezeExcitation",
     "LayerNorm2d",
@@ -114,23 +115,25 @@ class ChannelAttention(nn.Module):
 class BlurPool(nn.Module):
     """Halve a map after a binomial filter of 3×3 pixels, mirrored at the edges.
 
-    Zhang: Making Convolutional Networks Shift-Invariant Again, 2019 (arXiv 1904.11486).
-
-    Args:
-        channels: C.
+    Zhang: Making Convolutional Networks Shift-Invariant Again, 2019 (arXiv 1904.11486). The filter
+    (1, 2, 1)/4 is the mean of two neighbors, taken twice, so that there are no weights to store.
     """
-
-    filter: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        row = torch.tensor([0.25, 0.5, 0.25])
-        weight = torch.outer(row, row).expand(channels, 1, 3, 3).contiguous()
-        self.register_buffer("filter", weight, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), "reflect"), self.filter, stride=2, groups=x.shape[1])
+        x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), "reflect"), 2, stride=1)
+        return F.avg_pool2d(x, 2, stride=2)
+
+
+class CellMean(nn.Module):
+    """Average pooling of 2×2 cells; of those that lie half outside the map, the mean of what lies inside."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, ⌈H/2⌉, ⌈W/2⌉)."""
+        if torch.compiler.is_exporting():
+            # The same with the last row and column repeated: torch.export takes no rounding up at any size.
+            return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), "replicate"), 2)
+        return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
 
 class EffectiveSqueezeExcitation(nn.Module):

@@ -22,7 +22,7 @@ from skipnets.models.backbone import (
     initialize_convolutions,
     make_norm,
 )
-from skipnets.models.layers import BlurPool, ChannelAttention, SqueezeExcitation
+from skipnets.models.layers import BlurPool, CellMean, ChannelAttention, SqueezeExcitation
 from skipnets.models.registry import STEM_REDUCTION, Norm, ResNetConfig
 
 
@@ -210,22 +210,17 @@ def _stem_pool(config: ResNetConfig, channels: int) -> nn.Module:
     if config.stem_pool == "convolution":
         layers = nn.Sequential(_conv3x3(channels, channels, norm=config.norm, stride=1 if smooth else 2))
         if smooth:
-            layers.append(_halving(config, channels))
+            layers.append(_halving(config))
         return layers.append(make_norm(config.norm, channels)).append(nn.ReLU())
     if smooth == "average":
         return nn.AvgPool2d(2)
     if smooth == "blur":
-        return nn.Sequential(nn.MaxPool2d(kernel_size=3, stride=1, padding=1), BlurPool(channels))
+        return nn.Sequential(nn.MaxPool2d(kernel_size=3, stride=1, padding=1), BlurPool())
     return nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
 
-def _halving(config: ResNetConfig, channels: int) -> nn.Module:
-    return BlurPool(channels) if config.anti_aliasing == "blur" else _cell_mean()
-
-
-def _cell_mean() -> nn.AvgPool2d:
-    """The mean over cells of 2×2 pixels, also of those that lie half outside."""
-    return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+def _halving(config: ResNetConfig) -> nn.Module:
+    return BlurPool() if config.anti_aliasing == "blur" else CellMean()
 
 
 def _attention(config: ResNetConfig, channels: int) -> nn.Module | None:
@@ -246,7 +241,7 @@ def _block(
     if config.changes_shape(stage, block):
         shortcut = _shortcut(config, in_channels, out_channels, stride)
     if config.anti_aliasing is not None and stride == 2:
-        anti_aliasing, stride = _halving(config, config.branch_width(stage)), 1
+        anti_aliasing, stride = _halving(config), 1
     if config.block == "basic":
         return BasicBlock(
             in_channels,
@@ -280,7 +275,7 @@ def _shortcut(config: ResNetConfig, in_channels: int, out_channels: int, stride:
     if config.shortcut == "pad":
         return PadShortcut(in_channels, out_channels, stride)
     if config.shortcut == "average":
-        pool = _cell_mean() if stride == 2 else nn.Identity()
+        pool = CellMean() if stride == 2 else nn.Identity()
         projection = nn.Conv2d(in_channels, out_channels, 1, bias=config.norm is None)
         return nn.Sequential(pool, projection, make_norm(config.norm, out_channels))
     projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=config.norm is None)
