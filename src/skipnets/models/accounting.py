@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 from skipnets.models.graph import (
     Activation,
+    Add,
     BlockExecution,
     Blur,
     CellMean,
     ChannelConvolution,
+    Concatenate,
     Convolution,
     Dropout,
     GlobalPool,
@@ -27,6 +29,7 @@ from skipnets.models.graph import (
     Multiply,
     Norm,
     Operation,
+    Pad,
     Pool,
     Scale,
     Scope,
@@ -161,6 +164,7 @@ def steps(graph: Graph, height: int, width: int, execution: BlockExecution = "pl
         scope.start: scope
         for scope in graph.scopes
         if execution != "plain" and scope.kind in _RUN_AS_ONE and _runs_as_one(graph, scope)
+        if all(_is_original(operation) for operation in graph.inside(scope))
     }
     result: list[Step] = []
     place = 0
@@ -291,6 +295,13 @@ def _scope_step(
         keeps_once=_statistics_bytes(channels),
         scratch=scratch,
     )
+
+
+def _is_original(operation: Operation) -> bool:
+    """Whether an operation is among those of the original networks, which `skipnets.ops` knows."""
+    if isinstance(operation, Activation):
+        return operation.function == "relu"
+    return isinstance(operation, Add | Concatenate | Convolution | Dropout | Norm | Pad | Pool)
 
 
 def _runs_as_one(graph: Graph, scope: Scope) -> bool:

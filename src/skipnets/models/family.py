@@ -45,6 +45,7 @@ class Family:
         stage: Kind of graph scope that begins a group of stages: "dense block", "stage". Stages before
             the first are the stem.
         executions: Supported ways to run its blocks in training.
+        hub: Who publishes its weights under timm's tags on the Hugging Face Hub.
         baseline: Builds torchvision's network with the same state dict, newly initialized; None if
             torchvision has none for a configuration.
     """
@@ -55,6 +56,7 @@ class Family:
     module: Callable[[], type[Backbone[Any]]]
     stage: str
     executions: tuple[BlockExecution, ...] = ("plain",)
+    hub: str = "timm"
     baseline: Callable[[Any], nn.Module | None] = lambda _: None
 
 
@@ -164,5 +166,6 @@ register_family(
         graph=rdnet_graph,
         module=_rdnet,
         stage="dense block",
+        hub="naver-ai",
     )
 )
