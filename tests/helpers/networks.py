@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from skipnets.models.registry import DENSENETS, RESNETS, list_models
+from skipnets.models.regnet_graph import REGNETS
 from skipnets.models.resnet_variants import RESNET_VARIANTS
 
 __all__ = ["CLASSIC", "EVERY_NETWORK", "SMALL_RDNET"]
@@ -14,8 +15,18 @@ __all__ = ["CLASSIC", "EVERY_NETWORK", "SMALL_RDNET"]
 # The same code as a smaller one: seconds to build, as that of 1,202 layers.
 _LARGER = {
     *("resnet1202", "rdnet_small", "rdnet_base", "rdnet_large"),
-    *(row.name for row in RESNET_VARIANTS),
-} - {"resnet14t", "resnet50s", "seresnet18", "ecaresnet26t", "resnetblur18", "resnetaa34d", "resnetrs50"}
+    *(row.name for row in (*RESNET_VARIANTS, *REGNETS)),
+} - {
+    "resnet14t",
+    "resnet50s",
+    "seresnet18",
+    "ecaresnet26t",
+    "resnetblur18",
+    "resnetaa34d",
+    "resnetrs50",
+    "regnetx_002",
+    "regnety_002",
+}
 EVERY_NETWORK = [
     pytest.param(name, marks=pytest.mark.slow) if name in _LARGER else name for name in list_models()
 ]

@@ -1,4 +1,4 @@
-"""DenseNet, ResNet, RDNet and further families: registry, graphs, modules, and weights from elsewhere."""
+"""DenseNet, ResNet and further families: registry, graphs, modules, and weights from elsewhere."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         list_models,
         model_config,
     )
+    from skipnets.models.regnet import RegNet
+    from skipnets.models.regnet_graph import RegNetConfig
     from skipnets.models.resnet import ResNet
 
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
     "ModelConfig",
     "RDNet",
     "RDNetConfig",
+    "RegNet",
+    "RegNetConfig",
     "ResNet",
     "ResNetConfig",
     "build_model",
@@ -60,6 +64,8 @@ __getattr__, __dir__ = lazy_exports(
         "ModelConfig": "registry",
         "RDNet": "rdnet",
         "RDNetConfig": "rdnet_graph",
+        "RegNet": "regnet",
+        "RegNetConfig": "regnet_graph",
         "ResNet": "resnet",
         "ResNetConfig": "registry",
         "build_model": "factory",

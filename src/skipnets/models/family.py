@@ -22,6 +22,7 @@ from skipnets.models.registry import (
     ResNetConfig,
     register_models,
 )
+from skipnets.models.regnet_graph import REGNETS, RegNetConfig, regnet_graph
 from skipnets.models.resnet_variants import RESNET_VARIANTS
 
 if TYPE_CHECKING:
@@ -126,6 +127,12 @@ def _rdnet() -> type[Backbone[Any]]:
     return RDNet
 
 
+def _regnet() -> type[Backbone[Any]]:
+    from skipnets.models.regnet import RegNet
+
+    return RegNet
+
+
 def _torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
     from skipnets.models.baselines import torchvision_densenet
 
@@ -167,5 +174,14 @@ register_family(
         module=_rdnet,
         stage="dense block",
         hub="naver-ai",
+    )
+)
+register_family(
+    Family(
+        config=RegNetConfig,
+        models=REGNETS,
+        graph=regnet_graph,
+        module=_regnet,
+        stage="stage",
     )
 )
