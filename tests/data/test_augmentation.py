@@ -66,6 +66,18 @@ def test_shifts_and_mirrors_are_torchvisions_and_equally_likely(mirror):
     assert stats.chisquare(counts).pvalue > 0.001
 
 
+def test_reflected_edges_are_torchvisions():
+    image = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    padded = transforms.functional.pad(Image.fromarray(image), 2, padding_mode="reflect")
+    possible = {
+        np.asarray(transforms.functional.crop(padded, top, left, 6, 5)).tobytes()
+        for top in range(5)
+        for left in range(5)
+    }
+    got = shift_and_mirror(np.repeat(image[None], 500, axis=0), padding=2, mirror=False, reflect=True)
+    assert {result.tobytes() for result in got} == possible
+
+
 def test_mirroring_alone():
     image = np.random.default_rng(0).integers(0, 256, (5, 4, 1), dtype=np.uint8)
     got = shift_and_mirror(np.repeat(image[None], 1000, axis=0), padding=0, mirror=True)
@@ -194,7 +206,16 @@ def test_resized_crop_is_torchvisions(channels, interpolation, mirror):
 
 
 def test_names():
-    assert list(AUGMENTATIONS) == ["none", "flip", "crop", "crop-flip", "resized-crop", "trivial"]
+    assert list(AUGMENTATIONS) == [
+        "none",
+        "flip",
+        "crop",
+        "crop-flip",
+        "shift",
+        "shift-flip",
+        "resized-crop",
+        "trivial",
+    ]
     assert find_augmentation("trivial", (224, 224)).resized_crop
     small = find_augmentation("trivial", (32, 32))
     assert (small.resized_crop, small.padding, small.mirror, small.trivial) == (False, 4, True, True)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.errors import UserError
-from skipnets.models.family import network_graph
+from skipnets.models.family import family_of, network_graph
 from skipnets.models.graph import norm_eps, norm_groups
 from skipnets.models.layers import LayerNorm2d
 from skipnets.models.registry import ModelConfig, Norm, Pooling
@@ -129,7 +129,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         raise NotImplementedError
 
     def set_block_execution(self, policy: ExecutionPolicy) -> None:
-        """Choose how blocks run in training. All but DenseNets support only "plain".
+        """Choose how blocks run in training. Families without operations for them support only "plain".
 
         Raises:
             UserError: For any other policy.
@@ -223,8 +223,8 @@ class Backbone(nn.Module, Generic[ConfigT]):
         self.get_classifier().to(weight.device, weight.dtype).train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """The same as `set_block_execution("linear-recompute")`, or `"plain"`, under timm's name."""
-        self.set_block_execution("linear-recompute" if enable else "plain")
+        """Run blocks in the way that keeps least for the backward pass, or plainly, under timm's name."""
+        self.set_block_execution(family_of(self.config).executions[-1] if enable else "plain")
 
     def prune_intermediate_layers(
         self,

@@ -9,13 +9,15 @@ Shapes: N batch, C channels, H height, W width, S stride.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from skipnets.errors import UserError
 from skipnets.models.backbone import (
     Backbone,
     FeatureMapInfo,
@@ -24,6 +26,9 @@ from skipnets.models.backbone import (
 )
 from skipnets.models.layers import BlurPool, CellMean, ChannelAttention, SqueezeExcitation
 from skipnets.models.registry import STEM_REDUCTION, Norm, ResNetConfig
+
+if TYPE_CHECKING:
+    from skipnets.models.graph import ExecutionPolicy
 
 
 class BasicBlock(nn.Module):
@@ -171,6 +176,30 @@ class ResNet(Backbone[ResNetConfig]):
                     assert isinstance(last_norm.weight, Tensor)
                     nn.init.zeros_(last_norm.weight)
 
+    def set_block_execution(self, policy: ExecutionPolicy) -> None:
+        """Choose how residual blocks run in training: memory and speed change, numbers do not.
+
+        Args:
+            policy: `"auto"`, the fastest on the device; `"plain"`, layer by layer as written here;
+                `"linear"`, each as one operation that keeps no results of norms and ReLUs.
+
+        Raises:
+            UserError: For any other policy.
+        """
+        if policy == "linear-recompute":
+            raise UserError(
+                f'block_execution="{policy}": must be auto, plain or linear for {self.config.name}'
+            )
+        from skipnets.models.block_execution import set_block_execution
+
+        set_block_execution(self, policy)
+
+    def block_execution_report(self) -> dict[str, str]:
+        """How each block ran last, or would run now; for "plain", with the reason."""
+        from skipnets.models.block_execution import execution_report
+
+        return execution_report(self)
+
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of parameter names, grouped by depth for `timm.optim`'s layer-wise learning rates.
 
@@ -275,9 +304,10 @@ def _shortcut(config: ResNetConfig, in_channels: int, out_channels: int, stride:
     if config.shortcut == "pad":
         return PadShortcut(in_channels, out_channels, stride)
     if config.shortcut == "average":
-        pool = CellMean() if stride == 2 else nn.Identity()
-        projection = nn.Conv2d(in_channels, out_channels, 1, bias=config.norm is None)
-        return nn.Sequential(pool, projection, make_norm(config.norm, out_channels))
+        layers: dict[str, nn.Module] = {"0": CellMean()} if stride == 2 else {}
+        layers["1"] = nn.Conv2d(in_channels, out_channels, 1, bias=config.norm is None)
+        layers["2"] = make_norm(config.norm, out_channels)
+        return nn.Sequential(OrderedDict(layers))
     projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=config.norm is None)
     return nn.Sequential(projection, make_norm(config.norm, out_channels))
 

@@ -33,6 +33,7 @@ from skipnets.training.callbacks import seed_everything
 from skipnets.training.choice import choose
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
 from skipnets.training.execution import choose_execution
+from skipnets.training.multi_label import with_label_defaults
 from skipnets.training.recipes import RECIPES, with_recipe
 from skipnets.training.whitening import whiten_stem
 
@@ -77,7 +78,7 @@ def prepare(
         load_weights: False where a checkpoint will replace them anyway.
         started: When the run's time began, on `budget.clock`. Default: now.
     """
-    given = config
+    given = config = with_label_defaults(config, dataset)
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
     if config.find_lr and config.lr is not None:
