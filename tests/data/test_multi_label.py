@@ -202,7 +202,8 @@ def test_names_in_cells() -> None:
     assert separator_of(["a;b", '["a|b"]']) == ";"
     assert names_in_cell("['a', 'b']", "|") == ["a", "b"]
     assert names_in_cell("[1, 2]", "|") == ["1", "2"]
-    for cell in ("[1.5]", "[a]"):
+    assert names_in_cell(r'["\ud83d\ude00"]', "|") == ["\N{GRINNING FACE}"]
+    for cell in ("[1.5]", "[a]", "[" * 20_000 + "]"):
         with pytest.raises(UserError, match="must be a list of names"):
             names_in_cell(cell, "|")
 

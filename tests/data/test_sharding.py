@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -149,6 +150,22 @@ def test_killed_at_twenty_moments(images: Path, shards: Path, tmp_path: Path) ->
         write_shards(images, out, shard_size=1)
         left = {name: content for name, content in content_of(out).items() if ".tmp" not in name}
         assert left == content_of(shards)
+
+
+def test_a_file_that_changed_is_stored_anew(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", 8)
+    write_shards(images, tmp_path / "out")
+    changed = images / "train" / "a" / "patient0.0.bmp"
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 255  # of the same length
+    changed.write_bytes(content)
+    later = time.time_ns() + 10**9
+    os.utime(changed, ns=(later, later))
+    assert write_shards(images, tmp_path / "out").kept == 1  # of two
+    packed = open_dataset(tmp_path / "out")
+    assert packed.members is not None
+    place = packed.names.index("train/a/patient0.0.bmp")
+    assert packed.members[place].read(packed.file(place)) == content
 
 
 def test_a_folder_of_other_data_is_refused(images: Path, shards: Path, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def change_list(folder: Path, values: Mapping[str, Any]) -> None:
         ({"classes": ["a"]}, "train-00000.json: labels: must be from 0 to 0"),
         ({"classes": "ab"}, "index.json: classes: must be a list"),
         ({"classes": ["a", 1]}, "index.json: classes: must be a list of texts"),
+        ({"classes": ["a", "\ud800"]}, "index.json: classes: must be a list of texts in Unicode"),
         ({"shards": []}, "index.json: lists no images"),
         ({"shards": [1]}, "index.json: shards: must be a list of objects"),
         ({"shards": None}, "index.json: shards: must be a list"),

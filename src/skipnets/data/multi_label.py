@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,10 +71,7 @@ def names_in_cell(cell: str, separator: str) -> list[str]:
         UserError: If a list is none, or holds what is no name.
     """
     if _is_list(cell):
-        try:
-            names = ast.literal_eval(cell.strip())
-        except (ValueError, SyntaxError):
-            raise UserError(f"{cell}: must be a list of names") from None
+        names = _read_list(cell)
         if not all(isinstance(name, str | int) for name in names):
             raise UserError(f"{cell}: must be a list of names")
         names = list(map(str, names))
@@ -176,6 +174,16 @@ def join_folders(listing: Listing) -> None:
     )
     if not several:
         listing.warnings.append("no file lies in several class folders, so every image has one label")
+
+
+def _read_list(cell: str) -> list[Any]:
+    # JSON first: its "\\ud83d\\ude00" is one character, in Python two halves.
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return list(read(cell.strip()))
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    raise UserError(f"{cell}: must be a list of names")
 
 
 def _is_list(cell: str) -> bool:

@@ -214,7 +214,7 @@ def _check_folder(folder: Path, files: set[str]) -> None:
 def _complete(
     folder: Path, plan: _Plan, dataset: ImageDataset, names: Sequence[str], sizes: Sequence[int]
 ) -> dict[str, Any] | None:
-    """What the index says of a shard that an earlier job completed; None if none did.
+    """What the index says of a shard that is complete; None if there is none, or a file changed since.
 
     Raises:
         UserError: The shard there is of other data.
@@ -222,6 +222,10 @@ def _complete(
     path = folder / plan.file
     list_path = path.with_suffix(".json")
     if not (path.is_file() and list_path.is_file()):
+        return None
+    # A file may have other bytes than it had, and as many of them.
+    written = list_path.stat().st_mtime_ns
+    if any(dataset.file(index).stat().st_mtime_ns > written for index in plan.images.tolist()):
         return None
     content = list_path.read_bytes()
     wanted = _columns(plan, dataset, names) | {"sizes": [sizes[index] for index in plan.images.tolist()]}

@@ -281,6 +281,10 @@ class _Object:
         values = self._list(name)
         if not all(isinstance(value, str) for value in values):
             raise self._wrong(name, "a list of texts")
+        try:
+            "".join(values).encode(errors="surrogateescape")
+        except UnicodeEncodeError:
+            raise self._wrong(name, "a list of texts in Unicode") from None
         return values
 
     def integers(self, name: str) -> NDArray[np.int64]:
