@@ -165,6 +165,7 @@ def _items(view: memoryview, boxes: list[_Box], parts: _Parts) -> Iterator[Itera
     """
     for meta in boxes:
         if meta.kind == b"meta":
+            parts.count(len(boxes))  # all of them are looked through
             within = [box for box in boxes if box.parent == meta.start]
             kinds = dict(_kinds(view, within, parts))
             with_size = set(_with_size(view, boxes, within, parts))
@@ -194,6 +195,7 @@ def _kinds(view: memoryview, within: list[_Box], parts: _Parts) -> Iterator[tupl
 def _with_size(view: memoryview, boxes: list[_Box], within: list[_Box], parts: _Parts) -> Iterator[int]:
     """The numbers of the items that have a size."""
     for group in (box for box in within if box.kind == b"iprp"):
+        parts.count(len(boxes) * (1 + sum(box.parent == group.start for box in boxes)))
         lists = [box for box in boxes if box.parent == group.start]
         properties = [
             box.kind for list_ in lists if list_.kind == b"ipco" for box in boxes if box.parent == list_.start
@@ -235,6 +237,7 @@ def _tracks(view: memoryview, boxes: list[_Box], parts: _Parts) -> Iterator[Iter
     """The AV1 streams of animations: of each track, the data of its frames."""
     for table in boxes:
         if table.kind == b"stbl":
+            parts.count(len(boxes))  # all of them are looked through
             within = {box.kind: box for box in boxes if box.parent == table.start}
             entries = within.get(b"stsd")
             if entries is not None and bytes(view[entries.start + 12 : entries.start + 16]) == b"av01":
