@@ -127,7 +127,7 @@ def measure_labels(
     micro |= {name: float(value[0]) for name, value in flat.items()}
     macro = {name: _mean(values[name]) for name in LABEL_METRICS}
 
-    units, drawn = _units(groups, len(labels))
+    units, drawn = group_numbers(groups, len(labels))
     samples: dict[str, list[Floats]] = {}
     for weights in _draws(units, resamples, seed, width=labels.size):
         of_labels, pooled = statistics.label_metrics(weights), statistics.pooled_metrics(weights)
@@ -270,8 +270,8 @@ class WeightedRanking:
         return auroc, np.where(absent > 0, average, np.nan)
 
 
-def _units(groups: NDArray[np.str_] | None, count: int) -> tuple[NDArray[np.int64], int]:
-    """(N,) the number of what is drawn with each image, and how many such units there are."""
+def group_numbers(groups: NDArray[np.str_] | None, count: int) -> tuple[NDArray[np.int64], int]:
+    """(N,) the number of what each image belongs to, or of itself, and how many numbers there are."""
     if groups is None:
         return np.arange(count), count
     names, number = np.unique(groups, return_inverse=True)
