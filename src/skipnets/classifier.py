@@ -207,7 +207,7 @@ class Classifier(Display):
         model: Backbone[Any],
         *,
         classes: Sequence[str],
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None = None,
         provenance: Mapping[str, Any] | None = None,
         task: Task = "single-label",
         thresholds: Sequence[float] | None = None,
@@ -217,12 +217,19 @@ class Classifier(Display):
         Args:
             model: From `skipnets.create_model`.
             classes: Names of the classes, in the order of the logits.
-            preprocessing: How an image becomes the model's input.
+            preprocessing: How an image becomes the model's input; None takes what the published weights that
+                the model was created with were evaluated with.
             provenance: As for `Classifier`; `created` is added if it is missing.
             task: As for `Classifier`.
             thresholds: As for `Classifier`.
+
+        Raises:
+            UserError: If `preprocessing` is None and the model's weights state none.
         """
         from skipnets.runtimes.torch import TorchRuntime
+
+        if preprocessing is None:
+            preprocessing = _published_preprocessing(model)
 
         return cls(
             architecture=config_to_dict(model.config),
@@ -707,6 +714,23 @@ class Classifier(Display):
             normalize=self.runtime.input_type == "float32",
             failed=failed,
         )
+
+
+def _published_preprocessing(model: Backbone[Any]) -> Preprocessing:
+    """How the images were prepared on which a model's published weights were evaluated."""
+    published = model.weights_report.input if model.weights_report is not None else None
+    if published is None:
+        raise UserError("preprocessing: must be given, the model has no published weights that state it")
+    cropped = published.resize_size is not None
+    return Preprocessing(
+        published.size,
+        fit="crop" if cropped else "stretch",
+        crop_fraction=min(published.size) / (published.resize_size or 1) if cropped else 1.0,
+        channels=model.in_chans,
+        mean=published.mean,
+        std=published.std,
+        interpolation=published.interpolation,
+    )
 
 
 def load(
