@@ -1,4 +1,4 @@
-"""Tools for understanding a network: summaries, diagrams, attribution maps and feature reuse.
+"""Tools for understanding a network: summaries, diagrams, attribution maps, feature reuse and search.
 
 Names are loaded on first use, so that importing this package costs nothing.
 """
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from skipnets.insight.feature_reuse import DenseReuse, ResidualReuse, reuse, save_reuse
     from skipnets.insight.memory import TrainingMemory, largest_batch, training_memory
     from skipnets.insight.model_comparison import ModelComparison, compare_models
+    from skipnets.insight.neighbors import Search, search
     from skipnets.insight.overlays import contact_sheet, overlay
     from skipnets.insight.summary import Summary, summarize
 
@@ -23,6 +24,7 @@ __all__ = [
     "Explanation",
     "ModelComparison",
     "ResidualReuse",
+    "Search",
     "Summary",
     "TrainingMemory",
     "compare_models",
@@ -33,6 +35,7 @@ __all__ = [
     "overlay",
     "reuse",
     "save_reuse",
+    "search",
     "summarize",
     "training_memory",
 ]
@@ -44,6 +47,7 @@ __getattr__, __dir__ = lazy_exports(
         "Explanation": "attribution",
         "ModelComparison": "model_comparison",
         "ResidualReuse": "feature_reuse",
+        "Search": "neighbors",
         "Summary": "summary",
         "TrainingMemory": "memory",
         "compare_models": "model_comparison",
@@ -54,6 +58,7 @@ __getattr__, __dir__ = lazy_exports(
         "overlay": "overlays",
         "reuse": "feature_reuse",
         "save_reuse": "feature_reuse",
+        "search": "neighbors",
         "summarize": "summary",
         "training_memory": "memory",
     },
