@@ -8,16 +8,14 @@ import pytest
 import torch
 import torchinfo
 from tests.helpers.graphs import saved_bytes
+from tests.helpers.networks import EVERY_NETWORK
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from skipnets.models import build_model, create_model, list_models, model_config, network_graph
+from skipnets.models import build_model, create_model, model_config, network_graph
 from skipnets.models.accounting import grids, kept_bytes, macs, training_bytes
 from skipnets.models.family import family_of
 from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution
-
-DEEP = {"resnet1202"}  # running it takes seconds even without numbers
-ALL = [pytest.param(name, marks=pytest.mark.slow if name in DEEP else ()) for name in list_models()]
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("densenet_bc40_k12", {"block_config": (2, 3)}),
@@ -40,7 +38,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 def test_parameters_and_macs_agree_with_torchinfo_and_the_flop_counter(name: str) -> None:
     config = model_config(name)
     graph, size = network_graph(config), config.default_size

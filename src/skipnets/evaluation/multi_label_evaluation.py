@@ -64,6 +64,7 @@ class MultiLabelEvaluation(Display):
             there is no record of it.
         caveats: What the data and their use in training leave in doubt, one sentence each.
         runs_in: The classifier's runtime, device and precision.
+        tta: The test-time augmentation.
     """
 
     classifier: str
@@ -81,6 +82,7 @@ class MultiLabelEvaluation(Display):
     known: dict[str, int] | None
     caveats: list[str]
     runs_in: str = ""
+    tta: str = "none"
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
@@ -91,6 +93,11 @@ class MultiLabelEvaluation(Display):
     def warnings(self) -> list[str]:
         """Caveats, one sentence each."""
         found = list(self.caveats)
+        areas = self.metrics.labels["auroc"]
+        if np.isfinite(areas).any() and np.isnan(self.metrics.intervals["auroc"]).all():
+            found.append(
+                "AUROC and average precision have no intervals: so many images take too long to resample"
+            )
         for count, what in ((self.metrics.present, "have"), (self.metrics.absent, "lack")):
             names = [name for name, images in zip(self.classes, count, strict=True) if not images]
             if names:
@@ -112,6 +119,7 @@ class MultiLabelEvaluation(Display):
             "images": len(self.names),
             "groups": metrics.groups,
             "temperature": self.temperature,
+            **({} if self.tta == "none" else {"tta": self.tta}),
             **{
                 summary: {
                     name: {
