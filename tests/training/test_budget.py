@@ -19,7 +19,7 @@ from skipnets.training.budget import corrected_epochs, plan_epochs
     ],
 )
 def test_epochs_fill_the_time(train: int, val: int, affordable: int, epochs: int, images: int) -> None:
-    plan = plan_epochs(train, val, seconds_per_image=0.5, seconds=0.5 * affordable)
+    plan = plan_epochs(train, val, seconds_per_image=0.5, seconds=0.5 * affordable, batch_size=32)
     assert (plan.epochs, plan.images) == (epochs, images)
 
 

@@ -22,7 +22,8 @@ def test_curves_are_drawn_from_the_first_epoch_on(tmp_path: Path) -> None:
 def test_epochs_are_whole_numbers_even_where_there_is_one() -> None:
     axes = Figure().add_subplot()
     plot_measure(axes, [row(1)], "gradient_norm", PAPER)
-    assert list(axes.get_xticks()) == [1]
+    left, right = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if left <= tick <= right] == [1]
 
 
 def test_the_note_names_what_raises_the_training_loss(tmp_path: Path) -> None:

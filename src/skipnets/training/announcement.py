@@ -23,9 +23,8 @@ def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
     color = channel_word(config.channels)
     network = f"{config.model}, {parameters:,} parameters, {height}×{width} {color}"
     if prepared.seconds_per_image is not None:
-        network += (
-            f", {config.precision}, {1000 * prepared.seconds_per_image:.2g} ms an image on {_device(config)}"
-        )
+        milliseconds = float(f"{1000 * prepared.seconds_per_image:.2g}")  # two digits, never an exponent
+        network += f", {config.precision}, {milliseconds:g} ms an image on {_device(config)}"
     length = f"{counted(config.epochs, 'epoch')} of {counted(steps, 'step')} of {config.batch_size} images"
     passes = config.epoch_images / len(dataset.split("train"))
     if passes != 1:

@@ -28,8 +28,6 @@ VALIDATION_COST = 1 / 3
 # The share of a budget that validation may take; where it would take more, epochs are longer.
 VALIDATION_SHARE = 0.1
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 100
-# An epoch has no fewer images: a step on a handful costs as much as one on a batch and teaches nothing.
-_FEWEST_IMAGES = 32
 # Loading the best model, drawing and writing, and how much slower than in validation a test image is.
 _FINISH_SECONDS, _TEST_COST = 4.0, 1.5
 # The plan changes where so many epochs more or less fit, and by more than this share of those that are left.
@@ -56,18 +54,26 @@ class EpochPlan:
 
 
 def plan_epochs(
-    train: int, val: int, *, seconds_per_image: float, seconds: float, epoch_images: int | None = None
+    train: int,
+    val: int,
+    *,
+    seconds_per_image: float,
+    seconds: float,
+    batch_size: int,
+    epoch_images: int | None = None,
 ) -> EpochPlan:
     """Divide a budget into epochs.
 
     An epoch is one pass over the training images where 4 to 100 of these fit; several passes where more fit,
-    or where validation after each would take more than a tenth of the time; a part of one otherwise.
+    or where validation after each would take more than a tenth of the time; a part of one otherwise, but at
+    least a batch, as a step on a few images hardly trains.
 
     Args:
         train: Number of training images.
         val: Number of validation images.
         seconds_per_image: Seconds that a training image takes.
         seconds: The budget, without the evaluation at the end.
+        batch_size: Images of a step.
         epoch_images: Training images of an epoch, where that is given.
     """
     affordable = max(seconds / seconds_per_image, 1.0)  # training images, if there were no validation
@@ -78,7 +84,7 @@ def plan_epochs(
     passes = affordable / (train + val * VALIDATION_COST)
     if passes < FEWEST_EPOCHS:
         images = (affordable - FEWEST_EPOCHS * val * VALIDATION_COST) / FEWEST_EPOCHS
-        return EpochPlan(epochs=FEWEST_EPOCHS, images=min(max(int(images), _FEWEST_IMAGES), train))
+        return EpochPlan(epochs=FEWEST_EPOCHS, images=min(max(int(images), batch_size), train))
     wanted = min(passes, MOST_EPOCHS, max(most_epochs, FEWEST_EPOCHS))
     repeats = max(round((affordable / wanted - val * VALIDATION_COST) / train), 1)
     epoch_cost = repeats * train + val * VALIDATION_COST

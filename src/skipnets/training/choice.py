@@ -168,6 +168,7 @@ def choose(
             len(val),
             seconds_per_image=expected,
             seconds=total if together else ends - budget.clock(),
+            batch_size=batch_size,
             epoch_images=config.epoch_images,
         )
         epochs, images = plan.epochs, plan.images
