@@ -14,7 +14,7 @@ __all__ = ["CLASSIC", "EVERY_NETWORK", "SMALL_RDNET"]
 
 # The same code as a smaller one: seconds to build, as that of 1,202 layers.
 _LARGER = {
-    *("resnet1202", "rdnet_small", "rdnet_base", "rdnet_large"),
+    *("densenetblur121d", "densenet264d", "resnet1202", "rdnet_small", "rdnet_base", "rdnet_large"),
     *(row.name for row in (*RESNET_VARIANTS, *REGNETS)),
 } - {
     "resnet14t",

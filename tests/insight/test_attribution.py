@@ -119,7 +119,7 @@ def test_integrated_gradients_add_up_to_the_logit() -> None:
 BIG = {
     name
     for name in list_models()
-    if model_config(name).stem == "imagenet" or sum(model_config(name).block_config) > 60
+    if model_config(name).default_size == 224 or sum(model_config(name).block_config) > 60
 }
 
 
@@ -127,7 +127,7 @@ BIG = {
     "name", [pytest.param(name, marks=pytest.mark.slow if name in BIG else ()) for name in list_models()]
 )
 def test_every_model_can_be_explained(name: str) -> None:
-    size = 64 if model_config(name).stem == "imagenet" else 16
+    size = 64 if model_config(name).default_size == 224 else 16
     classifier = _classifier(name, size)
     _settle(classifier.model, torch.randn(4, 3, size, size))
     before = [module.training for module in classifier.model.modules()]

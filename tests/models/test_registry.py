@@ -72,7 +72,7 @@ def test_patterns_select_names_in_the_registry_s_order() -> None:
     assert list_models("resnet?8*") == ["resnet18", "resnet18d"]
     assert list_models("resnet10*", pretrained=True) == ["resnet101"]
     assert list_models("densenet_bc*")[0] == "densenet_bc40_k12"
-    assert len(list_models()) == 44 + len(RESNET_VARIANTS) + len(REGNETS)
+    assert len(list_models()) == 46 + len(RESNET_VARIANTS) + len(REGNETS)
     assert list_models("vgg*") == []
 
 

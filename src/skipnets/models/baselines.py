@@ -15,6 +15,8 @@ __all__ = ["torchvision_densenet", "torchvision_resnet"]
 
 def torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
     """Build torchvision's DenseNet for a configuration; a CIFAR stem replaces its first layers."""
+    if config.stem == "deep" or config.anti_aliasing is not None:
+        return None
     if config.norm != "batch" or config.global_pool != "avg" or not config.num_classes:
         return None
     if config.bottleneck is None or config.compression != 0.5:

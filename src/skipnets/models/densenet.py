@@ -22,7 +22,8 @@ from skipnets.models.backbone import (
     initialize_convolutions,
     make_norm,
 )
-from skipnets.models.registry import STEM_REDUCTION, DenseNetConfig, Norm, Stem
+from skipnets.models.layers import BlurPool
+from skipnets.models.registry import STEM_REDUCTION, DenseNetConfig, Norm
 
 if TYPE_CHECKING:
     from skipnets.models.graph import ExecutionPolicy
@@ -115,9 +116,10 @@ class DenseNet(Backbone[DenseNetConfig]):
         super().__init__(config)
         assert config.stem_channels is not None
         channels, reduction = config.stem_channels, STEM_REDUCTION[config.stem]
-        self.features = _stem(config.stem, config.in_chans, channels, config.norm)
-        if config.stem == "imagenet":
-            self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=2, module="features.relu0")]
+        self.features = _stem(config, channels)
+        if config.stem in ("imagenet", "deep"):
+            last = "features.relu0" if config.stem == "imagenet" else "features.relu2"
+            self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=2, module=last)]
         else:
             self.feature_info = [
                 FeatureMapInfo(num_chs=channels, reduction=reduction, module="features.conv0")
@@ -138,7 +140,8 @@ class DenseNet(Backbone[DenseNetConfig]):
                 )
                 compressed = config.compressed(channels)
                 self.features.add_module(
-                    f"transition{number}", Transition(channels, compressed, norm=config.norm)
+                    f"transition{number}",
+                    Transition(channels, compressed, norm=config.norm),
                 )
                 channels, reduction = compressed, reduction * 2
         self.features.add_module("norm5", make_norm(config.norm, channels))
@@ -182,7 +185,7 @@ class DenseNet(Backbone[DenseNetConfig]):
             (r"^features\.transition(\d+)", (99999,)),
         ]
         blocks = r"^features\.(?:denseblock|transition)(\d+)"
-        return {"stem": r"^features\.(?:conv|norm)0", "blocks": blocks if coarse else layers}
+        return {"stem": r"^features\.(?:conv|norm)[012]", "blocks": blocks if coarse else layers}
 
     def _run_stages(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map; the stages are one module, so that hooks on `features` run."""
@@ -195,19 +198,28 @@ class DenseNet(Backbone[DenseNetConfig]):
             yield f"features.{name}", module
 
 
-def _stem(stem: Stem, in_chans: int, channels: int, norm: Norm) -> nn.Sequential:
-    if stem != "imagenet":
-        stride = STEM_REDUCTION[stem]
-        conv0 = nn.Conv2d(in_chans, channels, 3, stride=stride, padding=1, bias=norm is None)
+def _stem(config: DenseNetConfig, channels: int) -> nn.Sequential:
+    norm, bias = config.norm, config.norm is None
+    if config.stem in ("small", "cifar"):
+        stride = STEM_REDUCTION[config.stem]
+        conv0 = nn.Conv2d(config.in_chans, channels, 3, stride=stride, padding=1, bias=bias)
         return nn.Sequential(OrderedDict(conv0=conv0))
-    return nn.Sequential(
-        OrderedDict(
-            conv0=nn.Conv2d(in_chans, channels, 7, stride=2, padding=3, bias=norm is None),
-            norm0=make_norm(norm, channels),
-            relu0=nn.ReLU(),
-            pool0=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
-        )
-    )
+    layers: dict[str, nn.Module] = {}
+    if config.stem == "imagenet":
+        layers["conv0"] = nn.Conv2d(config.in_chans, channels, 7, stride=2, padding=3, bias=bias)
+        layers["norm0"], layers["relu0"] = make_norm(norm, channels), nn.ReLU()
+    else:
+        into = config.in_chans
+        for number, width in enumerate((config.growth_rate, config.growth_rate, channels)):
+            stride = 2 if number == 0 else 1
+            layers[f"conv{number}"] = nn.Conv2d(into, width, 3, stride=stride, padding=1, bias=bias)
+            layers[f"norm{number}"], layers[f"relu{number}"] = make_norm(norm, width), nn.ReLU()
+            into = width
+    if config.anti_aliasing == "blur":
+        layers["pool0"] = nn.Sequential(nn.MaxPool2d(kernel_size=3, stride=1, padding=1), BlurPool())
+    else:
+        layers["pool0"] = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+    return nn.Sequential(OrderedDict(layers))
 
 
 def _dense_layer(config: DenseNetConfig, in_channels: int, drop_path_rate: float) -> nn.Module:

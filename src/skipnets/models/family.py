@@ -15,6 +15,7 @@ from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution, Graph
 from skipnets.models.graphs import densenet_graph, resnet_graph
 from skipnets.models.rdnet_graph import RDNETS, RDNetConfig, rdnet_graph
 from skipnets.models.registry import (
+    DENSENET_VARIANTS,
     DENSENETS,
     RESNETS,
     DenseNetConfig,
@@ -148,7 +149,7 @@ def _torchvision_resnet(config: ResNetConfig) -> nn.Module | None:
 register_family(
     Family(
         config=DenseNetConfig,
-        models=DENSENETS,
+        models=(*DENSENETS, *DENSENET_VARIANTS),
         graph=densenet_graph,
         module=_densenet,
         stage="dense block",

@@ -23,7 +23,17 @@ def densenet_graph(config: DenseNetConfig) -> Graph:
             build.stage("features.conv0", x)
             x = build.stage("features.norm0", build.norm("features.norm0", x, norm))
             x = build.stage("features.relu0", build.relu("features.relu0", x))
-            x = build.stage("features.pool0", build.pool("features.pool0", x, "max", 3, stride=2, padding=1))
+            x = build.stage("features.pool0", _dense_stem_pool(build, config, x))
+    elif config.stem == "deep":
+        x = 0
+        for number, width in enumerate((config.growth_rate, config.growth_rate, config.stem_channels)):
+            name, stride = f"features.conv{number}", 2 if number == 0 else 1
+            x = build.stage(name, build.convolution(name, x, width, 3, stride=stride, bias=bias))
+            name = f"features.norm{number}"
+            x = build.stage(name, build.norm(name, x, norm))
+            name = f"features.relu{number}"
+            x = build.stage(name, build.relu(name, x))
+        x = build.stage("features.pool0", _dense_stem_pool(build, config, x))
     else:
         x = build.stage(
             "features.conv0",
@@ -59,6 +69,16 @@ def densenet_graph(config: DenseNetConfig) -> Graph:
         num_classes=config.num_classes,
         drop_rate=config.drop_rate,
     )
+
+
+def _dense_stem_pool(build: GraphBuilder, config: DenseNetConfig, x: int) -> int:
+    """Max-pooling to half the size, perhaps with a blur."""
+    if config.anti_aliasing is None:
+        return build.pool("features.pool0", x, "max", 3, stride=2, padding=1)
+    with build.scope("features.pool0", "pooling"):
+        return build.blur(
+            "features.pool0.1", build.pool("features.pool0.0", x, "max", 3, stride=1, padding=1)
+        )
 
 
 def _dense_layer(

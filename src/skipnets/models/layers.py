@@ -36,6 +36,14 @@ def make_activation(function: ActivationFunction) -> nn.Module:
     return _ACTIVATIONS[function]()
 
 
+@torch.fx.wrap
+def _layer_norm_2d(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Of a map or of pooled features; `torch.fx.wrap` keeps symbolic tracing from looking at the shape."""
+    if x.ndim == 2:
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+    return F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias, eps).permute(0, 3, 1, 2)
+
+
 class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of each pixel (Ba et al. 2016, arXiv 1607.06450).
 
@@ -49,9 +57,7 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), or pooled (N, C) → the same shape."""
-        if x.ndim == 2:
-            return super().forward(x)
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return _layer_norm_2d(x, self.weight, self.bias, self.eps)
 
 
 class SqueezeExcitation(nn.Module):

@@ -50,9 +50,9 @@ class ModelConfig:
         block_config: Dense layers or residual blocks of each stage.
         stem: `"imagenet"` is a 7×7 convolution of stride 2, norm, ReLU and 3×3 max-pooling of stride 2 (which
             reduces the maps to a quarter); `"small"` is one 3×3 convolution of stride 2 (to half their
-            size); `"cifar"` is one of stride 1 (which keeps it). ResNets have two more: `"deep"`, three 3×3
-            convolutions in place of the 7×7 (He et al. 2019, arXiv 1812.01187), and `"tiered"`, the same with
-            fewer channels in the first.
+            size); `"cifar"` is one of stride 1 (which keeps it). `"deep"` is three 3×3 convolutions in
+            place of the 7×7 (DenseNets and ResNets; He et al. 2019, arXiv 1812.01187), and `"tiered"`, of
+            ResNets, the same with fewer channels in the first.
         in_chans: Channels of the input: 3 for color, 1 for gray.
         num_classes: Outputs of the head; 0 for no head, so the model returns pooled features.
         global_pool: Pooling of the last map: `"avg"`, `"max"`, `"avgmax"` (the mean of both), `"catavgmax"`
@@ -136,18 +136,25 @@ class DenseNetConfig(ModelConfig):
         bottleneck: Width of the 1×1 convolution before the 3×3, in multiples of k; None for none.
         compression: θ, the share of channels that a transition keeps.
         stem_channels: Channels after the first convolution; None means 2k with a bottleneck and 16 without,
-            as in the paper's sections 4.1 and 4.2.
+            as in the paper's sections 4.1 and 4.2. The first two convolutions of a deep stem have k.
+        anti_aliasing: `"blur"`, a binomial filter where the stem's pooling halves the maps (arXiv
+            1904.11486), or None.
     """
 
     family: ClassVar[str] = "densenet"
+    stems: ClassVar[tuple[Stem, ...]] = ("imagenet", "small", "cifar", "deep")
 
     growth_rate: int = 32
     bottleneck: int | None = 4
     compression: float = 0.5
     stem_channels: int | None = None
+    anti_aliasing: Literal["blur"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require_choice("anti_aliasing", self.anti_aliasing, ("blur", None))
+        if self.anti_aliasing is not None and STEM_REDUCTION[self.stem] != 4:
+            raise UserError(f'anti_aliasing="blur": a stem="{self.stem}" has no pooling')
         _require_int("growth_rate", self.growth_rate, 1, 1024)
         if self.bottleneck is not None:
             _require_int("bottleneck", self.bottleneck, 1, 64)
@@ -165,9 +172,10 @@ class DenseNetConfig(ModelConfig):
 
     @property
     def smallest_size(self) -> int:
-        """Each transition halves the maps rounding down, the stem rounds up."""
+        """Each transition halves the maps rounding down, the stem rounds up; its blur needs two pixels."""
         before_transitions = 2 ** (len(self.block_config) - 1)
-        return (before_transitions - 1) * STEM_REDUCTION[self.stem] + 1
+        least = (before_transitions - 1) * STEM_REDUCTION[self.stem] + 1
+        return least if self.anti_aliasing is None else max(least, 3)
 
     @property
     def description(self) -> str:
@@ -404,6 +412,12 @@ DENSENETS: tuple[DenseNetConfig, ...] = (
     _cifar_densenet_bc("densenet_bc100_k12", 12, depth=100),
     _cifar_densenet_bc("densenet_bc190_k40", 40, depth=190),
     _cifar_densenet_bc("densenet_bc250_k24", 24, depth=250),
+)
+
+# timm's.
+DENSENET_VARIANTS: tuple[DenseNetConfig, ...] = (
+    DenseNetConfig(name="densenetblur121d", block_config=(6, 12, 24, 16), stem="deep", anti_aliasing="blur"),
+    DenseNetConfig(name="densenet264d", growth_rate=48, block_config=(6, 12, 64, 48), stem="deep"),
 )
 
 _NARROW_RESNETS: tuple[ResNetConfig, ...] = (
