@@ -85,7 +85,11 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     # imports a family's module when it builds one: until then there need be no torch.
     deferred = {
         "skipnets.models.densenet": {"skipnets.models.block_execution"},
-        "skipnets.models.family": {"skipnets.models.densenet", "skipnets.models.resnet"},
+        "skipnets.models.family": {
+            "skipnets.models.custom_model",
+            "skipnets.models.densenet",
+            "skipnets.models.resnet",
+        },
         # An operation hands over to its Triton executor on a GPU, and on a CPU to its native one: elsewhere
         # there need be no Triton and no engine.
         "skipnets.ops.dense_block": {"skipnets.ops.triton.dense_block", "skipnets.ops.native.dense_block"},

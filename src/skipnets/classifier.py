@@ -7,6 +7,7 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,10 +31,12 @@ from skipnets.runtimes.ensemble import EnsembleRuntime
 from skipnets.runtimes.exported import export_format, open_exported, read_export_metadata
 from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
 from skipnets.tables import Display, make_table, properties_table
+from skipnets.trust import MissingNetworkError, Trust, trusting
 
 if TYPE_CHECKING:
     import torch
     from rich.table import Table
+    from torch import nn
 
     from skipnets.data.decoding import ImageDecodeError, Source
     from skipnets.inputs import Images
@@ -132,22 +135,31 @@ class Classifier(Display):
     @classmethod
     def from_model(
         cls,
-        model: Backbone[Any],
+        model: nn.Module,
         *,
         classes: Sequence[str],
         preprocessing: Preprocessing,
         provenance: Mapping[str, Any] | None = None,
+        architecture: Mapping[str, Any] | None = None,
     ) -> Classifier:
         """Create a classifier from a torch model, which is not copied, moved or switched to eval mode.
 
         Args:
-            model: From `skipnets.create_model`.
+            model: From `skipnets.create_model`, or any module (N, C, H, W) → logits (N, K).
             classes: Names of the classes, in the order of the logits.
             preprocessing: How an image becomes the model's input.
             provenance: As for `Classifier`; `created` is added if it is missing.
+            architecture: Of a module that is no part of this package, or of a modified model, what makes it:
+                `{"import": "package.module:Class", "arguments": {…}}`. It is called to see that it does.
+                Without it, loading the file takes such a module: `skipnets.load(path, model=…)`.
         """
+        from skipnets.models.backbone import Backbone
+        from skipnets.models.custom_model import CustomModel, config_of
         from skipnets.runtimes.torch import TorchRuntime
 
+        if not isinstance(model, Backbone) or architecture is not None:
+            config = config_of(model, architecture, num_classes=len(classes), in_chans=preprocessing.channels)
+            model = CustomModel.around(model, config)
         return cls(
             architecture=config_to_dict(model.config),
             classes=classes,
@@ -511,19 +523,31 @@ class Classifier(Display):
 
 
 def load(
-    path: str | os.PathLike[str], *, runtime: str = "auto", device: str = "auto", threads: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    runtime: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    trust: Trust = None,
+    model: nn.Module | None = None,
 ) -> Classifier:
     """Load a classifier.
+
+    A file never makes anything run by itself: where its network is no part of this package, it names an
+    import, which `trust` must name as well.
 
     Args:
         path: A model file, a run folder, or an export: a .onnx or .pt2 file or an OpenVINO folder.
         runtime: "auto" or one of `skipnets.runtimes.RUNTIMES`.
         device: "auto" (the fastest available), "cpu", "cuda", "cuda:1" or "mps".
         threads: CPU threads that compute; None leaves it to the runtime.
+        trust: The import that makes a network which is no part of this package, such as
+            "package.module:Class". It is imported and run.
+        model: Such a network, instead of an import; it gets the file's weights, and is moved to the device.
 
     Raises:
         UserError: If there is no model file, it is truncated, damaged, from a newer version or of another
-            type, or cannot run here.
+            type, or cannot run here; or if it names an import that `trust` does not.
     """
     check_path("path", path)
     if export_format(path) is not None:
@@ -538,17 +562,19 @@ def load(
     if len(networks) != description.members:
         raise UserError(f"{file.path}: holds {len(networks)} networks, not {description.members}")
     try:
-        engines = [
-            open_runtime(
-                runtime,
-                architecture=description.architecture,
-                tensors=tensors,
-                device=device,
-                threads=threads,
-            )
-            for tensors in networks
-        ]
-    except TensorsDoNotFitError as error:
+        with trusting(trust):
+            engines = [
+                open_runtime(
+                    runtime,
+                    architecture=description.architecture,
+                    tensors=tensors,
+                    device=device,
+                    threads=threads,
+                    network=copy.deepcopy(model) if description.members > 1 else model,
+                )
+                for tensors in networks
+            ]
+    except (TensorsDoNotFitError, MissingNetworkError) as error:
         raise UserError(f"{file.path}: {error}") from error
     if description.members == 1:
         return _remembering(_classifier(description, engines[0], file.path), device, threads)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.errors import UserError
-from skipnets.models.family import network_graph
+from skipnets.models.family import family_of, network_graph
 from skipnets.models.graph import norm_groups
 from skipnets.models.registry import ModelConfig, Norm, Pooling
 
@@ -127,8 +127,17 @@ class Backbone(nn.Module, Generic[ConfigT]):
         """The modules from the input to the last map with their paths, in the order in which they run."""
         raise NotImplementedError
 
-    def set_block_execution(self, policy: ExecutionPolicy) -> None:
+    def set_block_execution(
+        self,
+        policy: ExecutionPolicy,
+        *,
+        warn: bool = True,  # noqa: ARG002 - of families with dense blocks
+    ) -> None:
         """Choose how blocks run in training. Families without dense blocks support only "plain".
+
+        Args:
+            policy: One of `"auto"`, `"plain"`, `"linear"`, `"linear-recompute"`.
+            warn: Whether to say where it will not be applied, and why.
 
         Raises:
             UserError: For any other policy.
@@ -159,6 +168,19 @@ class Backbone(nn.Module, Generic[ConfigT]):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) images → the pooled features (N, head_hidden_size)."""
+        return self.forward_head(self.forward_features(x), pre_logits=True)
+
+    def stored(self) -> nn.Module:
+        """The module whose state dict a model file holds."""
+        return self
+
+    def skeleton(self) -> nn.Module:
+        """A network of this configuration without memory for its tensors, which tells what these must be."""
+        with torch.device("meta"):
+            return family_of(self.config).module()(self.config)
 
     def forward_intermediates(
         self,

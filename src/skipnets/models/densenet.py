@@ -150,20 +150,21 @@ class DenseNet(Backbone[DenseNetConfig]):
         self._add_head(channels)
         initialize_convolutions(self)
 
-    def set_block_execution(self, policy: ExecutionPolicy) -> None:
+    def set_block_execution(self, policy: ExecutionPolicy, *, warn: bool = True) -> None:
         """Choose how dense blocks and transitions run in training: memory and speed change, numbers do not.
 
         Args:
             policy: `"auto"`, the fastest on the device; `"plain"`, layer by layer as written here;
                 `"linear"`, each as one operation in memory proportional to its depth; `"linear-recompute"`,
                 in even less memory, slightly slower.
+            warn: Whether to say where it will not be applied, and why.
 
         Raises:
             UserError: For any other policy.
         """
         from skipnets.models.block_execution import set_block_execution
 
-        set_block_execution(self, policy)
+        set_block_execution(self, policy, warn=warn)
 
     def block_execution_report(self) -> dict[str, str]:
         """How each block and transition ran last, or would run now; for "plain", with the reason."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipnets.errors import UserError
+from skipnets.models.custom import CustomConfig, custom_graph
 from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution, Graph
 from skipnets.models.graphs import densenet_graph, resnet_graph
 from skipnets.models.registry import (
@@ -116,6 +117,12 @@ def _resnet() -> type[Backbone[Any]]:
     return ResNet
 
 
+def _custom() -> type[Backbone[Any]]:
+    from skipnets.models.custom_model import CustomModel
+
+    return CustomModel
+
+
 def _torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
     from skipnets.models.baselines import torchvision_densenet
 
@@ -149,3 +156,4 @@ register_family(
         baseline=_torchvision_resnet,
     )
 )
+register_family(Family(config=CustomConfig, graph=custom_graph, module=_custom, stage=""))

@@ -63,6 +63,9 @@ class ModelConfig:
     """
 
     family: ClassVar[str]
+    # The fields that a file holds, where these are not all of them; and those that it must hold.
+    recorded: ClassVar[tuple[str, ...] | None] = None
+    required: ClassVar[tuple[str, ...]] = ("name", "block_config")
 
     name: str
     block_config: tuple[int, ...]
@@ -114,6 +117,11 @@ class ModelConfig:
     def description(self) -> str:
         """A short description of its blocks for a table."""
         return self.family
+
+    @classmethod
+    def recorded_fields(cls) -> tuple[str, ...]:
+        """Names of the fields that a file holds."""
+        return cls.recorded or tuple(field.name for field in dataclasses.fields(cls))
 
     def replace(self, **fields: Any) -> Self:
         """The same configuration with some fields changed, and what is derived from them."""
@@ -453,9 +461,10 @@ def means_none(value: object) -> bool:
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """The config as plain values for JSON or YAML, with its family; `config_from_dict` reads it back."""
+    values = {key: getattr(config, key) for key in config.recorded_fields()}
     return {
         "family": config.family,
-        **{key: list(value) if isinstance(value, tuple) else value for key, value in vars(config).items()},
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()},
     }
 
 
@@ -469,10 +478,9 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     family = fields.pop("family", None)
     if not isinstance(family, str) or family not in _CONFIG_CLASSES:
         raise UserError(f"family={family!r}: must be one of {', '.join(_CONFIG_CLASSES)}")
-    names = {field.name for field in dataclasses.fields(_CONFIG_CLASSES[family])}
-    if wrong := sorted(set(fields) - names):
+    if wrong := sorted(set(fields) - set(_CONFIG_CLASSES[family].recorded_fields())):
         raise UserError(f"architecture: {family} has no fields {', '.join(wrong)}")
-    if missing := sorted({"name", "block_config"} - set(fields)):
+    if missing := sorted(set(_CONFIG_CLASSES[family].required) - set(fields)):
         raise UserError(f"architecture: {family} needs the fields {', '.join(missing)}")
     if not isinstance(fields["name"], str):
         raise UserError(f"name={fields['name']!r}: must be a string")

@@ -15,6 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from skipnets.errors import UserError, near_matches, needs_extra
+from skipnets.models.custom import NoGraphError
 from skipnets.runtimes.runtime import Runtime, TensorsDoNotFitError
 
 __all__ = ["RUNTIMES", "Runtime", "TensorsDoNotFitError", "open_runtime"]
@@ -31,6 +32,7 @@ def open_runtime(
     tensors: Mapping[str, NDArray[Any]],
     device: str = "auto",
     threads: int | None = None,
+    network: Any = None,
 ) -> Runtime:
     """Open a runtime for a network.
 
@@ -40,6 +42,7 @@ def open_runtime(
         tensors: All tensors of the network by state-dict name. The runtime may keep them.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         threads: CPU threads that compute; None leaves it to the runtime.
+        network: The torch module of an architecture that is no part of this package.
 
     Raises:
         UserError: If the runtime is unknown or cannot run here.
@@ -54,7 +57,7 @@ def open_runtime(
             f"runtime={kind}: runs exports, not model files; first "
             f"skipnets export MODEL --format {kind.removesuffix('runtime')}"
         )
-    if kind in ("auto", "native"):
+    if kind == "native" or (kind == "auto" and network is None):
         from skipnets.runtimes import native
 
         if kind == "native" or native.prefers_native(device):
@@ -62,10 +65,13 @@ def open_runtime(
                 return native.NativeRuntime.from_tensors(
                     architecture, tensors, device=device, threads=threads
                 )
+            except NoGraphError:  # the engine is for none of these networks, of which nobody need be told
+                if kind == "native":
+                    raise
             except native.NotForTheEngineError as error:
                 if kind == "native":
                     raise
                 _LOG.warning("running in PyTorch: %s", error)
     with needs_extra("train"):
         from skipnets.runtimes.torch import TorchRuntime
-    return TorchRuntime.from_tensors(architecture, tensors, device=device, threads=threads)
+    return TorchRuntime.from_tensors(architecture, tensors, device=device, threads=threads, network=network)

@@ -99,8 +99,9 @@ class TrainConfig:
     """The run folder to write; it must be empty or not exist."""
 
     model: str | None = None
-    """A name from `skipnets models`. Default: the recipe auto chooses by the images, the device and the time;
-    in the others densenet_bc40_k12 up to 64 pixels, densenet121 above."""
+    """A name from `skipnets models`, or the import of your own network, package.module:Class. Default: the
+    recipe auto chooses by the images, the device and the time; in the others densenet_bc40_k12 up to 64
+    pixels, densenet121 above."""
     model_options: Annotated[dict[str, Any], BeforeValidator(_plain_values)] = dataclasses.field(
         default_factory=dict
     )
@@ -263,6 +264,8 @@ class TrainConfig:
     channels_last: bool | None = None
     """Keep images in memory channel by channel within a pixel, which is faster for most convolutions.
     Default: yes on a GPU; on a CPU whichever is faster, which is measured."""
+    supplied: tuple[Literal["model", "dataset", "loss", "metrics"], ...] = ()
+    """What a program handed to the run beside this configuration, without which the run cannot be resumed."""
     block_execution: ExecutionPolicy | None = None
     """How dense blocks run: auto (what is fastest on the device; on a CPU some steps are measured), plain,
     linear (in linear memory), or linear-recompute (in still less, for more time). The numbers are the

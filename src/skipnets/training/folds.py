@@ -11,6 +11,7 @@ runs/NAME/
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, load
@@ -38,6 +40,7 @@ from skipnets.training.interruption import resumable
 from skipnets.training.prepare import prepare
 from skipnets.training.rate_finder import with_found_rate
 from skipnets.training.run import Run, begin, claim, write_config
+from skipnets.training.supplied import Supplied
 
 _HEADERS_READ = 5000
 
@@ -47,18 +50,22 @@ Resume = Callable[[Run, int | None], Run]
 """Goes on with a fold's run, up to another number of epochs or None."""
 
 
-def train_folds(config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], None]) -> Run:
+def train_folds(
+    config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], None], supplied: Supplied | None = None
+) -> Run:
     """Train a model for each fold, evaluate each on the images it has not seen, and join them.
 
     Args:
         config: With `folds`.
         train_on: Trains a fold.
         say: Shows a line.
+        supplied: What a program hands over beside the configuration.
 
     Raises:
         UserError: Wrong input. Where that shows before training, nothing has been written.
     """
     assert config.folds is not None
+    supplied = supplied or Supplied()
     _check_options(config)
     run = claim(config.out)
     dataset = find_with_own_splits(
@@ -69,22 +76,30 @@ def train_folds(config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], 
     else:
         folds = read_folds(dataset, config.splits, config.folds, missing=config.missing)
     first, *_ = list(_datasets(folds, config))  # all of them, so that what is wrong shows before training
-    prepared = prepare(_fold_config(_with_share_of_time(config), run.fold(1), 1), first)
+    prepared = prepare(
+        _fold_config(_with_share_of_time(config), run.fold(1), 1), first, supplied=supplied.for_run()
+    )
     folds = dataclasses.replace(
         folds, dataset=dataclasses.replace(folds.dataset, contents=contents(folds.dataset))
     )
     say(str(survey(folds.dataset, config.data, most=_HEADERS_READ)))
     say(_line(first, folds))
     say(f"in each fold:\n{announcement(prepared, first)}")
-    prepared, search = with_found_rate(prepared, first, say)
+    prepared, search = with_found_rate(prepared, first, say, supplied.loss)
     begin(run, _resolved(config, prepared.config, len(first.split("train"))), folds.write)
     if search is not None:
         search.draw(run.rates)
-    return _train_missing(run, folds, train_on=train_on, resume=None, say=say)
+    return _train_missing(run, folds, train_on=train_on, resume=None, say=say, supplied=supplied)
 
 
 def resume_folds(
-    run: Run, *, missing: str | None, train_on: TrainOn, resume: Resume, say: Callable[[str], None]
+    run: Run,
+    *,
+    missing: str | None,
+    train_on: TrainOn,
+    resume: Resume,
+    say: Callable[[str], None],
+    supplied: Supplied | None = None,
 ) -> Run:
     """Go on with the fold in which a run was interrupted.
 
@@ -94,13 +109,16 @@ def resume_folds(
         train_on: Trains a fold.
         resume: Goes on with a fold.
         say: Shows a line.
+        supplied: What a program hands over beside the configuration.
     """
     config = run.config
     assert config.folds is not None
     options = config.data_options
     dataset = find_with_own_splits(config.data, download=config.download, options=options)
     folds = read_folds(dataset, run.splits, config.folds, missing=missing or options.missing)
-    return _train_missing(run, folds, train_on=train_on, resume=resume, say=say)
+    return _train_missing(
+        run, folds, train_on=train_on, resume=resume, say=say, supplied=supplied or Supplied()
+    )
 
 
 def extend_folds(run: Run, epochs: int) -> None:
@@ -178,6 +196,7 @@ def _train_missing(
     train_on: TrainOn,
     resume: Resume | None,
     say: Callable[[str], None],
+    supplied: Supplied,
 ) -> Run:
     """Train the folds that are not complete, and join all."""
     config = run.config  # resolved, so that all folds have one network and one preprocessing
@@ -194,23 +213,26 @@ def _train_missing(
             shutil.rmtree(fold.folder)
         train_on(fold, _fold_config(config, fold, number), dataset)
     with resumable(run):
-        join_folds(run, folds, say)
+        join_folds(run, folds, say, supplied.module)
     return run
 
 
-def join_folds(run: Run, folds: Folds, say: Callable[[str], None]) -> None:
+def join_folds(run: Run, folds: Folds, say: Callable[[str], None], module: nn.Module | None = None) -> None:
     """Write the ensemble, its evaluation on the test split, and at last the out-of-fold predictions.
 
     Args:
         run: All of whose folds are complete.
         folds: Which images each held out.
         say: Shows a line.
+        module: The network, where that is no part of this package and no import makes it.
     """
     config = run.config
     results = [_result(run.fold(number), number) for number in range(1, folds.count + 1)]
     dataset = folds.dataset
     groups = {} if dataset.groups is None else dict(zip(dataset.names, dataset.groups.tolist(), strict=True))
-    members = [load(fold.model, runtime="torch", device="cpu") for fold in run.folds]
+    members = [
+        load(fold.model, runtime="torch", device="cpu", model=copy.deepcopy(module)) for fold in run.folds
+    ]
     evaluation = out_of_fold(
         results, classifier=str(run.folder), data=config.data, classes=members[0].classes, groups=groups
     )
@@ -219,7 +241,9 @@ def join_folds(run: Run, folds: Folds, say: Callable[[str], None]) -> None:
     if (folds.numbers == 0).any():
         device = "cpu" if config.accelerator == "cpu" else "auto"
         batch_size = config.batch_size or 64
-        tested = evaluate(load(run.model, device=device), dataset, split="test", batch_size=batch_size)
+        tested = evaluate(
+            load(run.model, device=device, model=module), dataset, split="test", batch_size=batch_size
+        )
         tested.save(run.folder / run_folder.TEST)
         ensemble.provenance["scores"]["test_accuracy"] = tested.metrics.accuracy
         ensemble.save(run.model)

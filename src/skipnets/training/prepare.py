@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from skipnets.classifier import describe
 from skipnets.data.augmentation import find_augmentation
@@ -24,8 +25,9 @@ from skipnets.data.sources import ImageDataset
 from skipnets.data.window import PERCENTILES, measure_window
 from skipnets.errors import UserError, listed
 from skipnets.models.backbone import Backbone
+from skipnets.models.custom_model import CustomModel, check_output
 from skipnets.models.factory import create_model
-from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict
+from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
 from skipnets.models.weights import is_cached
 from skipnets.training import budget
 from skipnets.training.auto import PRETRAINED
@@ -34,6 +36,7 @@ from skipnets.training.choice import choose
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
 from skipnets.training.execution import choose_execution
 from skipnets.training.recipes import with_recipe
+from skipnets.training.supplied import Supplied, custom_config, own_model, with_own_model
 from skipnets.training.whitening import whiten_stem
 
 logger = logging.getLogger("skipnets")
@@ -67,7 +70,12 @@ class Prepared:
 
 
 def prepare(
-    config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = True, started: float | None = None
+    config: TrainConfig,
+    dataset: ImageDataset,
+    *,
+    load_weights: bool = True,
+    started: float | None = None,
+    supplied: Supplied | None = None,
 ) -> Prepared:
     """Build the model and fill in what the configuration leaves to the recipe, the data or the weights.
 
@@ -76,8 +84,10 @@ def prepare(
         dataset: The data set with its splits.
         load_weights: False where a checkpoint will replace them anyway.
         started: When the run's time began, on `budget.clock`. Default: now.
+        supplied: What a program hands over beside the configuration.
     """
-    given = config
+    supplied = supplied or Supplied()
+    given = config = with_own_model(config, supplied)
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
     if config.find_lr and config.lr is not None:
@@ -100,6 +110,7 @@ def prepare(
     else:
         channels = config.channels or _channels(train, pretrained=config.weights is not None)
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
+    custom = custom_config(config, supplied, classes=len(dataset.classes), channels=channels)
     precision = resolve_precision(config.precision, config.accelerator)
     kept = LARGE_SIZE if automatic and config.weights is None else SMALL
     natural = config.size or (LARGE_SIZE if networks else natural_size(train, kept=kept))
@@ -111,7 +122,7 @@ def prepare(
         sides=_pair(natural),
         default_model=static_model,
         networks=networks,
-        model_options=options,
+        network=lambda name: custom or model_config(name, **options),
         precision=precision,
         started=started,
     )
@@ -119,9 +130,15 @@ def prepare(
     config = dataclasses.replace(config, precision=chosen.precision)
     name = config.model or static_model
     seed_everything(config.seed)
-    model = create_model(name, weights=config.weights if load_weights else None, **options)
+    model: Backbone[Any]
+    if custom is not None:
+        model = own_model(supplied, custom)
+    elif isinstance(supplied.model, Backbone):
+        model = supplied.model
+    else:
+        model = create_model(name, weights=config.weights if load_weights else None, **options)
 
-    if config.batch_size == 1 and model.config.norm == "batch":
+    if config.batch_size == 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise UserError(f"batch_size=1: must be at least 2 for the batch norms of {name}")
 
     published = getattr(model.weights_report, "input", None)
@@ -160,6 +177,8 @@ def prepare(
         bits=reading.bits,
         shown_channels=reading.shown_channels,
     )
+    if isinstance(model, CustomModel):
+        check_output(model, torch.zeros(2, channels, *preprocessing.size))
     find_augmentation(config.augmentation or "none", preprocessing.size)
     if config.whiten_stem and config.weights is None and load_weights:
         whiten_stem(model, train, preprocessing)
@@ -179,6 +198,8 @@ def prepare(
         "epoch_plan": config.epoch_plan
         or (((0, config.epochs),) if chosen.training_ends is not None else ()),
         **choose_execution(model, given, config, preprocessing.size),
+        "supplied": supplied.names(config),
+        **({} if supplied.loss is None else {"label_smoothing": 0.0}),
         "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
     }
     values = {field: getattr(config, field) for field in FIELDS} | resolved

@@ -31,7 +31,7 @@ from skipnets.training.data import ImageDataModule
 from skipnets.training.optimization import make_optimizer, parameter_groups
 from skipnets.training.prepare import Prepared
 from skipnets.training.quiet import quiet_lightning
-from skipnets.training.task import ClassificationTask
+from skipnets.training.task import ClassificationTask, Loss
 
 __all__ = ["RatePlot", "RateSearch", "find_rate", "with_found_rate"]
 
@@ -96,12 +96,13 @@ class _RateTask(ClassificationTask):
         )
 
 
-def find_rate(prepared: Prepared, dataset: ImageDataset) -> RateSearch:
+def find_rate(prepared: Prepared, dataset: ImageDataset, loss: Loss | None = None) -> RateSearch:
     """Train a copy of the network for 100 steps at rising rates, with Lightning's finder.
 
     Args:
         prepared: What a run would start with; it is not changed.
         dataset: Of which training images are used.
+        loss: Another training loss than the configuration's.
 
     Raises:
         UserError: There are too few steps to tell, or several devices.
@@ -110,7 +111,7 @@ def find_rate(prepared: Prepared, dataset: ImageDataset) -> RateSearch:
     if str(config.devices) != "1":
         raise UserError(f"find_lr: needs devices=1, not {config.devices}")
     seed_everything(config.seed)
-    task = _RateTask(copy.deepcopy(prepared.model), config)
+    task = _RateTask(copy.deepcopy(prepared.model), config, loss=copy.deepcopy(loss))
     data = ImageDataModule(dataset.split("train"), dataset.split("val"), prepared.preprocessing, config)
     with quiet_lightning(), tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
@@ -187,7 +188,7 @@ class RatePlot(Callback):
 
 
 def with_found_rate(
-    prepared: Prepared, dataset: ImageDataset, say: Callable[[str], None]
+    prepared: Prepared, dataset: ImageDataset, say: Callable[[str], None], loss: Loss | None = None
 ) -> tuple[Prepared, RateSearch | None]:
     """What a run starts with, with the rate that was found for it if its configuration asks for that.
 
@@ -195,10 +196,11 @@ def with_found_rate(
         prepared: Without that rate.
         dataset: Of which training images are used.
         say: Shows a line.
+        loss: Another training loss than the configuration's.
     """
     if not prepared.config.find_lr:
         return prepared, None
-    search = find_rate(prepared, dataset)
+    search = find_rate(prepared, dataset, loss)
     rate = float(f"{search.suggestion:.3g}")
     say(f"learning rate {rate:g}, where the loss falls fastest (from {LOWEST:g} to {HIGHEST:g})")
     config = dataclasses.replace(prepared.config, lr=rate, find_lr=False)
