@@ -70,7 +70,7 @@ fuzz: .venv/installed-dev
 
 # The tests that need an NVIDIA GPU.
 test-cuda: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cuda tests/ops/triton tests/runtimes tests/training
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cuda
 
 # The engine's own tests under AddressSanitizer and UBSan, then its threads under ThreadSanitizer.
 test-engine-sanitized: .venv/installed-dev

@@ -1,19 +1,21 @@
 """A training step on a GPU: the part of `training.py` that `--device cuda` runs.
 
     python benchmarks/training.py --device cuda --json training-gpu.json
-    python benchmarks/training.py --device cuda --seconds 300
+    python benchmarks/training.py --device cuda --seconds 400
 
-Compared are torchvision's models (channels_last unless said otherwise), timm's, torchvision under
-torch.compile, the whole step of torchvision captured in a CUDA graph, and this project's models with their
-default settings (`auto`), plain, and with recomputed bottlenecks; `auto` also captured in a CUDA graph. A
-step is forward, loss, backward and fused SGD on random images that lie on the GPU; weights are random.
+Compared are torchvision's models (channels_last unless said otherwise), timm's, MONAI's where it is
+installed, torchvision under torch.compile, the whole step of torchvision captured in a CUDA graph, and this
+project's models with their default settings (`auto`), plain, and with recomputed bottlenecks; `auto` also
+captured in a CUDA graph, and compiled with CUDA graphs around its operators. A step is forward, loss,
+backward and fused SGD on random images that lie on the GPU; weights are random. Last, `skipnets train` is
+run for a few epochs on JPEG files, and its images a second are compared with those of the bare step.
 
 Before anything is timed, gradients under autocast are compared with float64; that this project's are as exact
 as torchvision's is said or denied. The variants of a table take turns; each turn is a few steps
 between two synchronizations, and the median turn counts. Peak memory is that of one step above what model,
 gradients' and optimizer's state take before. Compilers run in processes of their own, at low priority, beside
 the first tables, and are timed last. Tables come in the order of their importance, and what does not fit into
-`--seconds` is left out and named.
+`--seconds` is left out and named. All together takes less than five minutes, and nothing is asked.
 
 Limits: multiplications and additions (three times those of the forward pass) at the card's measured rate of
 large matrix products, and what the kernels of `skipnets.ops.triton` must read and write of dense blocks
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import functools
 import gc
 import json
@@ -33,14 +36,18 @@ import select
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
+from PIL import Image
 from torch import nn
 
 from skipnets.models import create_model, model_config
@@ -51,7 +58,7 @@ from skipnets.models.registry import DenseNetConfig
 
 BASELINE = "torchvision"
 ROUNDS, STEPS = 4, 4
-TIMES = {"bf16": torch.bfloat16, "tf32": torch.float32}
+TIMES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
 
 
 class Table(NamedTuple):
@@ -75,16 +82,27 @@ TABLES = (
     Table("densenet121", 256, 224, "bf16", ALL),
     Table("densenet_bc100_k12", 256, 32, "bf16", ALL),
     Table("densenet121", 64, 224, "tf32", (BASELINE, "auto", "plain")),
+    Table("densenet121", 128, 224, "bf16", (BASELINE, "auto")),  # What `EPOCH` is compared with.
     Table("resnet50", 64, 224, "bf16", (BASELINE, "auto")),
+    Table("densenet121", 64, 224, "fp16", (BASELINE, "auto", "linear-recompute")),
+    Table("densenet201", 64, 224, "bf16", (BASELINE, "auto", "torchvision, CUDA graph")),
     Table(
         "densenet121",
         64,
         224,
         "bf16",
-        (BASELINE, "torchvision, NCHW", "torchvision, memory_efficient", "timm"),
+        (
+            BASELINE,
+            "torchvision, NCHW",
+            "torchvision, memory_efficient",
+            "timm",
+            "MONAI",
+            "auto, compiled reduce-overhead",
+        ),
     ),
-    Table("densenet201", 64, 224, "bf16", (BASELINE, "auto", "torchvision, CUDA graph")),
 )
+EPOCH = Table("densenet121", 128, 224, "bf16", ())
+EPOCHS, JPEGS = 3, 8400
 COMPILED = {
     "default": (TABLES[1], TABLES[2], TABLES[0]),
     "reduce-overhead": (TABLES[2], TABLES[1], TABLES[0]),
@@ -106,6 +124,10 @@ def build(table: Table, variant: str, device: str) -> nn.Module:
             import timm
 
             model: nn.Module = timm.create_model(table.model, num_classes=config.num_classes)
+        elif name == "MONAI":
+            from monai.networks.nets import DenseNet121
+
+            model = DenseNet121(spatial_dims=2, in_channels=3, out_channels=config.num_classes)
         elif name != BASELINE:
             model = create_model(table.model)
             model.set_block_execution(cast(ExecutionPolicy, name))
@@ -124,6 +146,7 @@ class Training:
 
     def __init__(self, table: Table, variant: str, device: str, mode: str | None = None) -> None:
         self.model = build(table, variant, device)
+        mode = variant.partition("compiled ")[2] or mode
         self.run = torch.compile(self.model, mode=mode) if mode is not None else self.model
         fused = {"fused": True} if device == "cuda" else {}
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9, **fused)
@@ -132,14 +155,21 @@ class Training:
         self.images = torch.randn(size, device=device).contiguous(memory_format=order)
         self.labels = torch.arange(table.batch_size, device=device) % 10
         self.device, self.dtype = device, TIMES[table.precision]
+        self.scaler = torch.amp.GradScaler(device) if self.dtype == torch.float16 else None
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def eager_step(self) -> None:
         """Operation by operation."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        mixed = self.dtype != torch.float32
+        with torch.autocast(self.device, self.dtype if mixed else torch.bfloat16, enabled=mixed):
             loss = F.cross_entropy(self.run(self.images), self.labels)
-        torch.autograd.backward(loss)
-        self.optimizer.step()
+        if self.scaler is None:
+            torch.autograd.backward(loss)
+            self.optimizer.step()
+        else:
+            torch.autograd.backward(self.scaler.scale(loss))
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.optimizer.zero_grad()
 
     def step(self) -> None:
@@ -231,7 +261,7 @@ def limits(table: Table, rates: tuple[float, float]) -> tuple[float, float]:
     arithmetic = 6.0 * sum(macs(network_graph(config), table.size, table.size)) * table.batch_size / rates[0]
     if not isinstance(config, DenseNetConfig):
         return arithmetic, 0.0
-    itemsize = 2 if table.precision == "bf16" else 4
+    itemsize = TIMES[table.precision].itemsize
     side = table.size // 4 if config.stem == "imagenet" else table.size
     assert config.stem_channels is not None
     channels, k, moved = config.stem_channels, config.growth_rate, 0.0
@@ -401,6 +431,62 @@ def show(table: Table, rows: list[dict[str, Any]], limit: tuple[float, float]) -
         print(f"  auto / {against['variant']}: {ratio:.3f} (bar {bar[1]:.2f}, aim {bar[2]:.2f})", flush=True)
 
 
+def epoch(device: str, jpegs: int, table: Table) -> dict[str, Any]:
+    """Images a second of the fastest epoch of `skipnets train`, and how long its process lived after it."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        with ProcessPoolExecutor() as pool:
+            list(pool.map(functools.partial(write_jpeg, root / "images"), range(jpegs), chunksize=100))
+        words = ["train", root / "images", "--out", root / "run", "--recipe", "scratch"]
+        words += ["--model", table.model, "--size", table.size, "--batch-size", table.batch_size]
+        words += ["--epochs", EPOCHS, "--duplicates", "ignore", "--fractions", "0.98", "0.01", "0.01"]
+        words += [] if device == "cuda" else ["--accelerator", "cpu"]
+        command = [sys.executable, "-m", "skipnets", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"skipnets train: {done.stderr[-500:]}")
+        with (root / "run/metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        ended = time.time() - (root / "run/evaluation.json").stat().st_mtime
+        return {
+            "epochs": [float(row["seconds"]) for row in rows],
+            "images_per_second": max(float(row["images_per_second"]) for row in rows),
+            "seconds_after_the_last_file": ended,
+        }
+
+
+def write_jpeg(folder: Path, number: int) -> None:
+    """A photo-like image of 500×400 of one of ten classes, each another one."""
+    generator = np.random.default_rng(number)
+    coarse = generator.integers(0, 256, (10, 13, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((500, 400), Image.Resampling.BICUBIC)
+    grain = generator.integers(-12, 13, (400, 500, 1))
+    pixels = np.clip(np.asarray(image, np.int16) + grain, 0, 255).astype(np.uint8)
+    path = folder / str(number % 10) / f"{number:05d}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, quality=85)
+
+
+def show_epoch(found: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    """Print what the epochs say, beside the bare step's images a second."""
+    print(f"\nskipnets train, {EPOCH.title}, {JPEGS:,} JPEGs of 500×400: epochs of", end=" ")
+    print(", ".join(f"{seconds:.1f} s" for seconds in found["epochs"]), end="; ")
+    print(f"{found['images_per_second']:.0f} img/s at best; the process ended", end=" ")
+    print(f"{found['seconds_after_the_last_file']:.1f} s after its last file")
+    bare = next(
+        (
+            result["batch_size"] / row["seconds"]
+            for result in results
+            if (result["model"], result["batch_size"]) == (EPOCH.model, EPOCH.batch_size)
+            for row in result["rows"]
+            if row["variant"] == "auto"
+        ),
+        None,
+    )
+    if bare:
+        print(f"  epoch / bare step: {found['images_per_second'] / bare:.2f} (bar 0.85)", flush=True)
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Everything, in the order of its importance, while there is time."""
     device, start = arguments.device, time.monotonic()
@@ -422,10 +508,11 @@ def main(arguments: argparse.Namespace) -> None:
     }
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
     results: list[dict[str, Any]] = []
+    epochs: list[dict[str, Any]] = []
 
     def save() -> None:
         if arguments.json:
-            content = {"machine": machine, "results": results}
+            content = {"machine": machine, "results": results, "epochs": epochs}
             arguments.json.write_text(json.dumps(content, indent=1) + "\n")
 
     wanted = tables if arguments.compile else ()
@@ -452,6 +539,13 @@ def main(arguments: argparse.Namespace) -> None:
             gc.collect()
             if device == "cuda":
                 torch.cuda.empty_cache()
+        if time.monotonic() - start > arguments.seconds and not arguments.dry:
+            print("left out, as time is up: epochs of skipnets train")
+        else:
+            small = EPOCH._replace(model="densenet_bc40_k12", batch_size=8, size=32)
+            epochs.append(epoch(device, *((60, small) if arguments.dry else (JPEGS, EPOCH))))
+            show_epoch(epochs[-1], results)
+            save()
         for title, row in collect_compiled(processes, start + arguments.seconds + arguments.compile_seconds):
             measured = zip(tables, results, strict=False)
             found = next((pair for pair in measured if pair[0].title == title), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from skipnets import machine
-from skipnets.machine import available_memory, library_versions, processor
+from skipnets.machine import available_memory, library_versions, processor, usable_cores
 
 
 def test_versions_are_those_that_are_installed() -> None:
@@ -57,3 +58,12 @@ def test_available_memory(
         file.write_text(meminfo)
     monkeypatch.setattr(machine, "Path", lambda name: file)
     assert available_memory() == expected
+
+
+def test_cores_that_this_process_may_not_use_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = {0: {3, 5}}  # 0 is this process
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", allowed.__getitem__, raising=False)
+    assert usable_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == 64

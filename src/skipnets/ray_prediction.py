@@ -35,6 +35,7 @@ def predict_with_ray(
     runtime: str = "auto",
     device: str = "auto",
     threads: int | None = None,
+    precision: str = "auto",
     workers: int | None = None,
     shards: int | None = None,
     progress: Callable[[BatchResult], None] | None = None,
@@ -51,6 +52,7 @@ def predict_with_ray(
         device: As of `skipnets.load`, but for "cuda:1", as Ray says which GPU is a task's. Each task on a GPU
             takes one; "auto" means GPUs if the cluster has any and the runtime can use them.
         threads: Processors of each task; None takes one.
+        precision: As of `skipnets.load`.
         workers: Threads of each task that read images; None takes as many as `threads`.
         shards: How many tasks there are; None takes what is in the folder, or four for each processor.
         progress: Called after every shard.
@@ -81,7 +83,7 @@ def predict_with_ray(
         addresses=[name if "://" in name else os.path.abspath(name) for name in addresses],  # noqa: PTH100
         output=os.path.abspath(output),  # noqa: PTH100
         shards=shards,
-        loading={"runtime": runtime, "device": device, "threads": threads or 1},
+        loading={"runtime": runtime, "device": device, "threads": threads or 1, "precision": precision},
         predicting={"top_k": top_k, "batch_size": batch_size, "workers": workers or threads or 1},
     )
     # Of GPUs that a task does not ask for, Ray hides all or shows all, on which tasks then crowd.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import resource
 import statistics
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import skipnets
-from skipnets.cli import COMMANDS
+from skipnets.cli import COMMANDS, main
 from skipnets.errors import missing_extra
 
 
@@ -116,3 +118,14 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
     done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_process_ends_without_collecting_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With PyTorch loaded, the interpreter would go on for more than a second after the last line."""
+    registered: list[object] = []
+    monkeypatch.setattr(atexit, "register", registered.append)
+    monkeypatch.setattr("sys.argv", ["skipnets", "--version"])
+    assert main(["--version"]) == 0
+    assert registered == []
+    main()
+    assert registered == [gc.freeze]

@@ -47,6 +47,20 @@ def test_folders_patterns_and_standard_input_are_expanded(
     assert predicted("-", photos / "bright side/05.png") == [*dark[:3], str(photos / "bright side/05.png")]
 
 
+def test_half_precision_is_asked_for_by_name(trained: Path, photos: Path, run) -> None:
+    exact, half = (
+        json.loads(run("predict", trained, photos / "dark", "--json", "--precision", name).out)["predictions"]
+        for name in ("32-true", "bf16-mixed")
+    )
+    assert [row["label"] for row in half] == [row["label"] for row in exact]
+    probabilities = [[row["probability"] for row in rows] for rows in (half, exact)]
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=0.05)
+    assert probabilities[0] != probabilities[1]
+    result = run("predict", trained, photos / "dark", "--precision", "16-mixed", "--device", "cpu")
+    assert result.status == 2
+    assert "precision=16-mixed: needs a GPU" in result.err
+
+
 def test_an_image_that_fails_is_listed_and_stops_nothing(
     trained: Path, photos: Path, tmp_path: Path, run
 ) -> None:

@@ -223,7 +223,7 @@ def test_processes_that_train_together_take_equally_many_steps(damaged):
             assert {len(index) for index in seen} == {2}
             assert len(set(seen)) == 10 - sum(
                 any(damaged.names[position] in ("a/04.png", "b/11.png") for position in batch)
-                for batch in loader.sampler.batches()
+                for _, _, batch in loader.sampler.batches()
             )
 
 

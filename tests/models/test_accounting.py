@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from skipnets.models import build_model, create_model, list_models, model_config, network_graph
-from skipnets.models.accounting import grids, kept_bytes, macs
+from skipnets.models.accounting import grids, kept_bytes, macs, training_bytes
 from skipnets.models.family import family_of
 from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution
 
@@ -103,3 +103,9 @@ def test_receptive_field_and_position_are_where_gradients_arrive(name: str) -> N
     grid = grids(graph)[graph.stages[path]]
     assert grid.receptive_field == len(touched)
     assert grid.start + grid.step * row == float(touched.float().mean())
+
+
+def test_training_takes_the_parameters_five_times_and_what_is_kept_twice() -> None:
+    graph = network_graph(model_config("densenet_bc40_k12"))
+    kept = kept_bytes(graph, 32, 32, 3, "plain")
+    assert training_bytes(graph, 32, 32, 3, "plain", parameters=1000) == 5000 + 2 * kept

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from skipnets.models import create_model, execution_choice
+from skipnets.models.accounting import kept_bytes
 from skipnets.models.execution_choice import Execution, fastest_execution, operator_choices
+from skipnets.models.family import network_graph
 from skipnets.ops import convolution, dense_block
 from skipnets.ops.choices import Choices
 
@@ -113,8 +115,7 @@ def test_only_what_fits_into_the_memory_is_compared(monkeypatch, free, expected)
     model = make()
     monkeypatch.setattr(execution_choice, "available_memory", lambda: free)
     plain, linear = (
-        execution_choice.kept_bytes(execution_choice.network_graph(model.config), 8, 8, 64, policy)
-        for policy in ("plain", "linear")
+        kept_bytes(network_graph(model.config), 8, 8, 64, policy) for policy in ("plain", "linear")
     )
     parameters = 5 * sum(parameter.nbytes for parameter in model.parameters())
     if free == 10**6:

@@ -143,6 +143,17 @@ def test_recorded_choices_are_repeated_whatever_is_faster(ways, tmp_path):
     assert again.choose("a", ways.ways()) == "middle"
 
 
+def test_a_recorded_choice_that_is_not_available_is_told_once(ways, caplog):
+    choosing = Choices(None)
+    choosing.repeat({"problem": "native"})
+    with choosing.recording() as used:
+        assert [choosing.choose("problem", ways.ways(), rounds=2) for _ in range(2)] == ["fast", "fast"]
+    assert used == {"problem": "fast"}
+    assert len(ways.runs) == 9  # measured once
+    (message,) = caplog.messages
+    assert message.startswith("problem: the recorded choice, native, is not available here")
+
+
 def test_threads_measure_one_after_another():
     choosing, running, most = Choices(None), [], []
 

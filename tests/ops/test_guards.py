@@ -137,7 +137,7 @@ def test_tracers_want_the_modules() -> None:
         asked(forward_ad.make_dual(IMAGES, IMAGES))
     assert seen == [
         None,
-        "the model is being compiled or traced",
+        "the model is being traced",
         "the model is being traced symbolically",
         "a function transform (torch.func) is active",
         "forward-mode differentiation is active",

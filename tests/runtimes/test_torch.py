@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from tests.helpers.modules import modules_imported_anew
 
 from skipnets.errors import UserError
+from skipnets.models.backbone import Backbone
 from skipnets.models.factory import create_model
 from skipnets.models.registry import config_to_dict
 from skipnets.runtimes import RUNTIMES, TensorsDoNotFitError, open_runtime
-from skipnets.runtimes.torch import TorchRuntime, pick_device
+from skipnets.runtimes import torch as module
+from skipnets.runtimes.torch import TorchRuntime, fast_precision, pick_device
 
 
 def tiny(**fields: object) -> TorchRuntime:
@@ -39,6 +43,84 @@ def test_a_gpu_computes_what_the_cpu_does() -> None:
     np.testing.assert_allclose(opened.logits(batch), original.logits(batch), rtol=1e-2, atol=1e-2)
     np.testing.assert_allclose(opened.embed(batch), original.embed(batch), rtol=1e-2, atol=1e-2)
     assert opened.device == "cuda:0"
+
+
+def settled(model: Backbone[Any]) -> Backbone[Any]:
+    """Of one class for every image, whatever the rounding."""
+    with torch.no_grad():
+        model.get_classifier().weight.mul_(1e-2)
+        model.get_classifier().bias.copy_(torch.tensor([4.0, 0.0, 0.0, 0.0]))
+    return model
+
+
+def undecided(model: Backbone[Any]) -> Backbone[Any]:
+    """Whose labels hang on the last digits: large logits, of which none is the largest on average."""
+    with torch.no_grad():
+        model.get_classifier().weight.mul_(300)
+        model.get_classifier().bias.sub_(model.eval()(torch.randn(64, 3, 8, 8)).mean(0))
+    return model
+
+
+@pytest.mark.parametrize("labels_stay", [True, False])
+def test_half_precision_is_tried_on_the_first_images(
+    monkeypatch: pytest.MonkeyPatch, labels_stay: bool
+) -> None:
+    """As on a GPU, on the CPU: float32 until 64 images are compared, then what they decide."""
+    monkeypatch.setattr(module, "fast_precision", lambda device: "bf16-mixed")
+    model = settled(tiny().model) if labels_stay else undecided(tiny().model)
+    exact, asked, automatic = (TorchRuntime(model, precision) for precision in (None, "bf16-mixed", "auto"))
+    batch = np.random.default_rng(0).normal(size=(48, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(automatic.logits(batch), exact.logits(batch))
+    np.testing.assert_array_equal(automatic.embed(batch), exact.embed(batch))
+    after = asked if labels_stay else exact
+    assert automatic.precision == after.precision
+    np.testing.assert_array_equal(automatic.logits(batch), after.logits(batch))
+    np.testing.assert_array_equal(automatic.embed(batch), after.embed(batch))
+    assert (asked.logits(batch) != exact.logits(batch)).any()
+    assert asked.logits(batch).dtype == np.float32
+
+
+def test_on_a_cpu_the_default_is_float32() -> None:
+    assert fast_precision(torch.device("cpu")) is None
+    assert fast_precision(torch.device("cuda")) == "16-mixed"
+    original = tiny()
+    opened = open_runtime(
+        "torch", architecture=config_to_dict(original.model.config), tensors=original.tensors(), device="cpu"
+    )
+    assert opened.precision is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "words"),
+    [
+        ("native", "bf16-mixed", "precision=bf16-mixed: only the runtime torch computes in it"),
+        ("torch", "16-mixed", "precision=16-mixed: needs a GPU"),
+        ("auto", "half", "precision=half: must be one of"),
+    ],
+)
+def test_precisions_that_cannot_be_had(kind: str, precision: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        open_runtime(kind, architecture={}, tensors={}, device="cpu", precision=precision)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_takes_half_precision_where_labels_stay() -> None:
+    original = TorchRuntime(settled(tiny().model))
+    architecture = config_to_dict(original.model.config)
+    opened = open_runtime("torch", architecture=architecture, tensors=original.tensors(), device="cuda")
+    batch = np.random.default_rng(0).normal(size=(64, 3, 9, 11)).astype(np.float32)
+    np.testing.assert_allclose(opened.logits(batch), original.logits(batch), rtol=1e-3, atol=1e-4)
+    assert opened.precision == "16-mixed"
+    np.testing.assert_allclose(opened.logits(batch), original.logits(batch), rtol=1e-2, atol=1e-2)
+    exact = open_runtime(
+        "torch",
+        architecture=architecture,
+        tensors=original.tensors(),
+        device="cuda",
+        precision="32-true",
+    )
+    np.testing.assert_allclose(exact.logits(batch), original.logits(batch), rtol=1e-4, atol=1e-5)
 
 
 def test_threads_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:

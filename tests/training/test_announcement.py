@@ -23,6 +23,8 @@ def test_network_length_and_settings_are_told(tiny: MakeConfig) -> None:
     assert f" {prepared.config.epochs} epochs of " in length
     assert re.search(r"; ends at \d\d:\d\d, in (50|49|48|47) s$", length)
     assert "augmentation none; CutMix 1; label smoothing" in recipe
+    mirrored = prepare(tiny(augmentation="flip"), dataset)
+    assert "augmentation flip (mirrored too); label" in announcement(mirrored, dataset)
 
 
 def test_a_time_that_is_too_short_is_said_and_no_time_is_negative(tiny: MakeConfig) -> None:

@@ -19,18 +19,18 @@ from skipnets.training.auto import (
 )
 from skipnets.training.config import FIELDS
 
-FACTS = Facts(images=1500, classes=10, side=64, passes=20, steps=900, mirrored=1, pretrained=0)
+FACTS = Facts(images=1500, side=64, passes=20, batch_size=32, mirrored=1, pretrained=0)
 
 
 def test_every_rule_gives_options_tells_its_evidence_and_can_hold() -> None:
     facts = [
-        Facts(
-            images=images, classes=10, side=side, passes=passes, steps=1, mirrored=mirrored, pretrained=start
-        )
-        for images, side, passes, mirrored, start in itertools.product(
-            (50, 500, 5000, 50_000), (8, 32, 64, 224), (1, 5, 30, 100, 400), (0, 1), (0, 1)
+        Facts(images=images, side=side, passes=passes, batch_size=batch, mirrored=mirrored, pretrained=start)
+        for images, side, passes, batch, mirrored, start in itertools.product(
+            (50, 500, 5000, 50_000), (8, 32, 64, 224), (1, 5, 30, 100, 400), (32, 64, 128), (0, 1), (0, 1)
         )
     ]
+    read = {name for rules in RULES.values() for rule in rules for name in (*rule.least, *rule.below)}
+    assert read == {field.name for field in dataclasses.fields(Facts)}
     for rules in RULES.values():
         for number, rule in enumerate(rules):
             assert set(rule.values) <= set(FIELDS)
@@ -47,6 +47,17 @@ def test_images_that_must_not_be_mirrored_are_not() -> None:
         facts = dataclasses.replace(FACTS, passes=passes, mirrored=0)
         augmentation = AUGMENTATIONS[apply_rules(facts)["augmentation"]]
         assert not augmentation.mirror
+
+
+def test_the_rate_follows_the_batch_that_is_used() -> None:
+    many = dataclasses.replace(FACTS, images=50_000, side=32)
+    assert apply_rules(many, ("batch",)) == {"batch_size": 128}
+    rates = [
+        apply_rules(dataclasses.replace(many, batch_size=batch_size), ("rate",))["lr"]
+        for batch_size in (8, 32, 64, 128, 512)
+    ]
+    assert rates == sorted(rates)
+    assert rates[0] == rates[1] < rates[2] < rates[3]
 
 
 def test_candidates_are_known_networks_from_cheap_to_costly() -> None:

@@ -15,12 +15,15 @@ import torch
 from tests.training.test_trainer import EVERYTHING, interrupt_at, result
 
 from skipnets.errors import UserError
+from skipnets.evaluation import evaluate
 from skipnets.training import Run, TrainConfig, TrainingInterrupted, resume, train
 from skipnets.training.checkpoints import (
-    StepCheckpoints,
     _generators,
     _restore_generators,
+    dealt_out,
     newest_checkpoint,
+    recount,
+    shares_of,
     write_checkpoint,
 )
 
@@ -141,15 +144,40 @@ def test_generators_go_on() -> None:
     assert (torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()) == first  # noqa: NPY002
 
 
-def test_another_number_of_processes_is_refused(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny(epochs=2)
-    with monkeypatch.context() as patch:
-        patch.setattr(StepCheckpoints, "state_dict", lambda _: {"processes": 2, "within_epoch": []})
-        interrupt_at(patch, 8, KeyboardInterrupt())
-        with pytest.raises(TrainingInterrupted):
-            train(config)
-    with pytest.raises(UserError, match=r"^devices=1: must be 2, by which the epochs"):
-        resume(config.out)
+def test_more_processes_than_the_run_was_started_with_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"callbacks": {"Other": {}, "StepCheckpoints": {"processes": 4, "within_epoch": []}}}, path)
+    assert [shares_of(path, processes) for processes in (1, 2, 4)] == [4, 4, 4]
+    for processes in (3, 8):
+        with pytest.raises(UserError, match=rf"^devices={processes}: must divide 4, the number of processes"):
+            shares_of(path, processes)
+    assert shares_of(None, 3) == 3
+
+
+@pytest.mark.parametrize("behind", [0, 1], ids=["at the end", "at the end of a batch"])
+@pytest.mark.parametrize(("before", "now"), [(1, 4), (4, 1), (2, 4)])
+def test_batches_are_counted_as_so_many_processes_do(behind: int, before: int, now: int) -> None:
+    def progress(shares: int) -> dict[str, Any]:
+        def counts(batches: int) -> dict[str, int]:
+            count = batches * shares
+            return {"ready": count, "started": count, "processed": count, "completed": count - behind}
+
+        return {"total": counts(17), "current": counts(3), "is_last_batch": False}
+
+    counted = progress(before)
+    recount(counted, before=before, now=now)
+    assert counted == progress(now)
+
+
+def test_processes_out_of_step_are_refused() -> None:
+    loader = {"read": 6, "owed": 0, "left": 0, "failures": {}}
+    state = {"loader": loader, "generators": {}, "measured": {"means": {}, "gradient_norms": []}}
+    loaders = [each["loader"] for each in dealt_out([state, state], 1)]
+    assert loaders == [{**loader, "read": 12}]
+    for change in ({"read": 7}, {"owed": 1}, {"left": 1}):
+        other = {**state, "loader": {**loader, **change}}
+        with pytest.raises(UserError, match=r"^devices=1: must be 2 up to the end of this epoch"):
+            dealt_out([state, other], 1)
 
 
 @pytest.mark.slow
@@ -170,3 +198,52 @@ def test_processes_that_train_together_go_on_together(
             train(config)
     assert Run(config.out).checkpoint.exists()
     assert result(resume(config.out)) == result(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the patches reach the processes by a fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("step", [6, 15])
+def test_one_process_goes_on_where_two_were(
+    step: int, tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same images in every step, and so the same weights but for the order of sums."""
+    options = {"devices": 2, "strategy": "ddp_fork", "batch_size": 4, "epochs": 2, "lr": 0.01, "ema": 0}
+    monkeypatch.setattr("skipnets.training.checkpoints._STEPS_BETWEEN_AGREEMENTS", 1)
+    config = tiny(checkpoint_minutes=AT_EVERY_STEP, **options | {"augmentation": "trivial"})
+    whole = train(dataclasses.replace(config, out=tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, RuntimeError("the power is gone"))
+        with pytest.raises(Exception, match="the power is gone"):
+            train(config)
+    run = resume(config.out, devices=1)
+    for ours, theirs in zip(run.rows, whole.rows, strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
+        assert ours.lr == theirs.lr
+    parts = [torch.load(each.checkpoint, weights_only=True) for each in (run, whole)]
+    steps = parts[0]["global_step"]
+    assert parts[1]["global_step"] == steps == 22
+    for name, parameter in parts[0]["state_dict"].items():
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(parameter, parts[1]["state_dict"][name], rtol=1e-3, atol=1e-5)
+    # And back, for one more epoch, with both.
+    longer = resume(config.out, devices=2, epochs=3)
+    assert len(longer.rows) == 3
+    assert torch.load(longer.checkpoint, weights_only=True)["global_step"] == steps * 3 // 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the data loaders of the processes")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("ema", [0, 0.9])
+def test_two_processes_validate_the_model_that_is_saved_on_every_image_once(
+    ema: float, tiny: MakeConfig
+) -> None:
+    """Of nine images one process has two batches and the other one; their batch norms saw other images."""
+    options = {"devices": 2, "strategy": "ddp_fork", "batch_size": 4, "epochs": 2, "ema": ema, "lr": 0.1}
+    run = train(tiny(fractions=(0.7, 0.075, 0.225), **options))
+    alone = evaluate(str(run.model), split="val").to_dict()
+    row = run.rows[run.best_epoch - 1]
+    assert alone["images"] == 9
+    assert row.val_accuracy == pytest.approx(alone["accuracy"], abs=1e-6)
+    assert row.val_loss == pytest.approx(alone["nll"], rel=1e-5)

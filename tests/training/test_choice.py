@@ -51,7 +51,13 @@ def images(count: int, *size: int) -> ImageDataset:
 
 
 def open_config(tiny: MakeConfig, **changes: Any) -> TrainConfig:
-    nothing = {"model": None, "model_options": {}, "epochs": None, "batch_size": None, "augmentation": None}
+    nothing: dict[str, Any] = {
+        "model": None,
+        "model_options": {},
+        "epochs": None,
+        "batch_size": None,
+        "augmentation": None,
+    }
     return tiny(**(nothing | changes))
 
 
@@ -127,15 +133,25 @@ def test_a_recipe_by_name_takes_a_time_too(
     assert set(measured) == {("densenet_bc40_k12", (8, 8))}
 
 
+def test_speedrun_brings_its_network(tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]) -> None:
+    config = prepare(open_config(tiny, recipe="speedrun", time="20s"), images(300, 32, 32)).config
+    assert (config.model, config.whiten_stem, config.batch_size) == ("resnet8_w64", True, 128)
+    assert set(measured) == {("resnet8_w64", (32, 32))}
+    own = prepare(open_config(tiny, recipe="speedrun", epochs=2, model="resnet8_w16"), images(40, 32, 32))
+    assert (own.config.model, own.config.label_smoothing) == ("resnet8_w16", 0.2)
+
+
 def test_processes_that_train_together_decide_alike(
     tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]
 ) -> None:
     first, second = (
-        prepare(open_config(tiny, time="20s", devices=2), images(300, 24, 24), started=started).config
+        prepare(open_config(tiny, time="20s", devices=2), images(300, 24, 24), started=started)
         for started in (None, -5.0)
     )
-    assert first == second
+    assert first.config == second.config
     assert measured == []
+    assert first.seconds_per_image is None  # what is assumed is not told as measured
+    assert first.config.model == "resnet8_w16"
 
 
 def test_time_and_epochs_exclude_one_another(tiny: MakeConfig) -> None:
@@ -163,3 +179,34 @@ def test_cached_imagenet_weights_start_color_photographs(
     for data, changes in ((small, {}), (photographs, {"recipe": "scratch"}), (photographs, {"size": 32})):
         prepare(open_config(tiny, time="20s", **changes), data)
     assert [weights for _, weights in loaded] == ["imagenet", None, None, None]
+
+
+@pytest.mark.parametrize("devices", ["auto", "0,", -1, "1"])
+def test_one_device_is_measured_however_it_is_named(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]], devices: int | str
+) -> None:
+    prepared = prepare(open_config(tiny, time="20s", devices=devices), images(300, 24, 24))
+    assert measured
+    assert prepared.seconds_per_image is not None
+    assert prepared.seconds_per_image > 24 * 24 * 16e-6
+
+
+def test_the_number_of_epochs_is_that_of_epochs_of_the_given_size(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]]
+) -> None:
+    data = images(300, 24, 24)
+    small, large = (
+        prepare(tiny(epochs=None, time="60s", epoch_images=count), data).config for count in (50, 500)
+    )
+    assert (small.epoch_images, large.epoch_images) == (50, 500)
+    assert 0.8 < small.epochs * (50 + 10) / (large.epochs * (500 + 10)) < 1.25
+
+
+def test_whitening_asks_for_random_weights(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_module, "is_cached", lambda name: name == "resnet18")
+    config = prepare(open_config(tiny, time="20s", whiten_stem=True), images(30, 80, 70, 3)).config
+    assert (config.weights, config.whiten_stem) == (None, True)
+    with pytest.raises(UserError, match=r"^whiten_stem: must be given without weights=imagenet"):
+        prepare(tiny(whiten_stem=True, weights="imagenet"), images(30, 80, 70, 3))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,24 @@ def test_changes_take_precedence_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("data: digits\nout: runs/a\nseed: 3\n")
     assert read_config(path, out="runs/b") == config(out="runs/b", seed=3)
+
+
+def test_a_recorded_warm_up_is_not_that_of_another_length(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "run.yaml"
+    settings = config(epochs=100, warmup=10, epoch_plan=((0, 100),), time="1h", recipe="scratch")
+    path.write_text(config_to_yaml(dataclasses.replace(settings, operators={})))
+    with caplog.at_level("INFO", logger="skipnets"):
+        assert with_recipe(read_config(path)).warmup == 10
+        assert with_recipe(read_config(path, epochs=4, warmup=3)).warmup == 3
+        assert caplog.messages == []
+        assert with_recipe(read_config(path, epochs=4)).warmup == 1
+        assert with_recipe(read_config(path, time="20s"), epochs=8).warmup == 2
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith("warmup=10: was recorded for 100 epochs; the recipe chooses another")
+    path.write_text(config_to_yaml(settings))  # as a person writes it
+    assert with_recipe(read_config(path, epochs=4)).warmup == 10
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,16 @@ from skipnets.training.prepare import prepare
 def of_process(tiny: Callable[..., TrainConfig]) -> Callable[..., ImageDataModule]:
     """Makes what one of several processes sees."""
 
-    def make(rank: int, world_size: int, **changes: Any) -> ImageDataModule:
+    def make(rank: int, world_size: int, shares: int | None = None, **changes: Any) -> ImageDataModule:
         config = tiny(**changes)
         dataset = open_dataset(config.data, splits=config.splits)
         prepared = prepare(config, dataset)
         module = ImageDataModule(
-            dataset.split("train"), dataset.split("val"), prepared.preprocessing, prepared.config
+            dataset.split("train"),
+            dataset.split("val"),
+            prepared.preprocessing,
+            prepared.config,
+            shares=shares or world_size,
         )
         module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)  # type: ignore[assignment]
         return module
@@ -52,6 +56,33 @@ def test_training_shares_are_disjoint_and_equally_long(of_process: Callable[...,
     assert len(shares[0]) == len(shares[1])
     assert not set(shares[0]) & set(shares[1])
     assert len(set(shares[0] + shares[1])) == len(shares[0] + shares[1])
+
+
+@pytest.mark.parametrize("augmentation", ["trivial", "resized-crop"])
+def test_fewer_processes_take_the_same_batches(augmentation: str, of_process: Callable[..., Any]) -> None:
+    """Equal positions and pixels in each step, in the order of the shares: for 4, 2 and 1 processes."""
+
+    def steps(processes: int) -> list[list[tuple[list[int], bytes]]]:
+        each = 4 // processes
+        loaders = [
+            of_process(rank, processes, 4, batch_size=4, augmentation=augmentation).train_dataloader()
+            for rank in range(processes)
+        ]
+        batches = [
+            [(index.tolist(), images.numpy().tobytes()) for images, _, index in loader] for loader in loaders
+        ]
+        assert {len(of_loader) for of_loader in batches} == {len(loaders[0])}
+        return [
+            [batch for of_loader in batches for batch in of_loader[first : first + each]]
+            for first in range(0, len(loaders[0]), each)
+        ]
+
+    expected = steps(4)
+    assert len(expected) == 5  # of 4, 4, 4, 4 and 5 images for each share
+    seen = [position for step in expected for index, _ in step for position in index]
+    assert sorted(seen) == list(range(84))
+    assert steps(2) == expected
+    assert steps(1) == expected
 
 
 def test_what_cannot_be_decoded_is_remembered_over_all_loaders(

@@ -3,13 +3,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from skipnets import cli
-from skipnets.training import TrainConfig, train
-from skipnets.training.divergence import DivergenceError, average_note
+from skipnets.training import Run, TrainConfig, train
+from skipnets.training.divergence import Divergence, DivergenceError, average_note
 from skipnets.training.task import ClassificationTask
 
 MakeConfig = Callable[..., TrainConfig]
@@ -59,6 +60,26 @@ def test_the_command_ends_with_status_1_and_one_line(
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("skipnets: --lr: training diverged in epoch 1, step 1 (the loss is not finite)")
     assert "--clip=5" in last
+
+
+@pytest.mark.parametrize(("steps", "ends"), [(20, 20), (70, 50)])
+def test_several_processes_look_every_50_steps_and_at_the_end_of_an_epoch(
+    tmp_path: Path, steps: int, ends: int
+) -> None:
+    trainer = Mock(world_size=2, current_epoch=0, is_last_batch=False)
+    trainer.strategy.reduce = lambda worst, reduce_op: worst
+    config = Mock(lr=0.1, clip=0, warmup=0, precision="32-true")
+    task = Mock(spec=ClassificationTask, config=config)
+    callback = Divergence(Run(tmp_path))
+
+    def train_epoch() -> None:
+        for step in range(steps):
+            trainer.is_last_batch = step == steps - 1
+            loss = torch.tensor(2e4 if step == 3 else 1.0)
+            callback.on_train_batch_end(trainer, task, {"loss": loss}, None, step)
+
+    with pytest.raises(DivergenceError, match=rf"epoch 1, step {ends} \(the loss is 2e\+04\)"):
+        train_epoch()
 
 
 @pytest.mark.parametrize(

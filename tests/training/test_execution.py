@@ -56,6 +56,13 @@ def test_a_recorded_run_asks_for_nothing(tiny, asked, monkeypatch) -> None:
     assert CHOICES.choose(problem, {"maps": int, "product": int}) == "product"
 
 
+def test_what_was_recorded_for_other_shapes_is_not_recorded_again(tiny, asked) -> None:
+    images = images_in_memory(10, (8, 8))
+    config = prepare(tiny(operators={"1x1 convolution of another network": "product"}), images).config
+    assert config.operators == prepare(tiny(), images).config.operators
+    assert prepare(tiny(block_execution="plain", operators=config.operators), images).config.operators == {}
+
+
 def test_the_next_run_repeats_nothing(tiny, asked) -> None:
     images = images_in_memory(10, (8, 8))
     prepare(tiny(operators={"problem": "odd"}), images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from skipnets.errors import UserError
 from skipnets.runtimes.model_file import read_model_file
 from skipnets.training import Run, TrainConfig, resume, train
 from skipnets.training.extending import set_schedule
+from skipnets.training.locking import locked
 
 MakeConfig = Callable[..., TrainConfig]
 UNMEASURED = {"recipe": "scratch", "block_execution": "plain", "channels_last": False}
@@ -40,6 +42,9 @@ def test_a_complete_run_goes_on_as_if_it_had_been_longer(
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert extended.scores == whole.scores | {"classifier": str(run.model)}
     assert extended.config.epochs == 4
+    first_line = extended.config_file.read_text().splitlines()[0]
+    assert first_line.startswith("# Extended from 2 to 4 epochs: ")
+    assert first_line.endswith("does not repeat this run exactly.")
     assert "was evaluated on its test split before" in capsys.readouterr().err
     for model, count in ((whole.model, 4), (run.model, 4)):
         assert load(model).provenance["epochs"] == count
@@ -98,8 +103,28 @@ def test_a_run_that_ran_out_of_patience_gets_it_back(
     assert same == (run.best_epoch == best)
 
 
-def test_what_cannot_be_extended(tiny: MakeConfig) -> None:
-    run = train(tiny(epochs=1, **UNMEASURED))
+def files(run: Run) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+
+def test_what_cannot_be_extended(tiny: MakeConfig, digits_folder: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(digits_folder, tmp_path / "data")
+    run = train(tiny(data=data, epochs=1, **UNMEASURED))
+    before = files(run)
+    # A file lock of this process itself would be released with any descriptor of its file.
+    with locked(run.folder), pytest.raises(UserError, match="is in use by another training"):
+        resume(run.folder, epochs=2)
+    assert files(run) == before
+    data.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"data: no such folder"):
+        resume(run.folder, epochs=2)
+    assert files(run) == before
+    (tmp_path / "moved").rename(data)
+    image = data / "0/07.png"
+    image.write_bytes(image.read_bytes() + b"\0")
+    with pytest.raises(UserError, match="are not those that the run began with"):
+        resume(run.folder, epochs=2)
+    assert files(run) == before
     with pytest.raises(UserError, match=r"^epochs=0: must be at least 1$"):
         resume(run.folder, epochs=0)
     run.checkpoint.unlink()

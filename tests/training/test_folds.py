@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,22 @@ from scipy.special import softmax
 
 import skipnets
 from skipnets.data.splits import read_split_rows
+from skipnets.duration import parse_duration
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
 from skipnets.runtimes.model_file import read_model_file
-from skipnets.training import Run, TrainConfig, TrainingInterrupted, resume, train
+from skipnets.training import (
+    Run,
+    TrainConfig,
+    TrainingInterrupted,
+    budget,
+    choice,
+    folds,
+    resume,
+    train,
+    trainer,
+)
+from skipnets.training.run import write_config
 from skipnets.training.task import ClassificationTask
 
 MakeConfig = Callable[..., TrainConfig]
@@ -134,6 +148,12 @@ def test_an_interrupted_run_goes_on_at_its_fold_and_comes_to_the_same(
             train(settings(data, tmp_path / "run"))
     run = Run(tmp_path / "run")
     assert [fold.evaluation.exists() for fold in run.folds] == [True, False, False]
+    image = min((data / "train" / "0").iterdir())
+    pixels = image.read_bytes()
+    image.write_bytes(pixels + b"\0")
+    with pytest.raises(UserError, match="are not those that the run began with"):
+        resume(run.folder)
+    image.write_bytes(pixels)
     first = run.folds[0].model.stat().st_mtime_ns
     assert len(run.folds[1].rows) == 2
     resumed = resume(run.folder)
@@ -167,12 +187,74 @@ def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path:
         settings(data, tmp_path / "run", folds=1)
 
 
+def test_folds_that_took_longer_than_asked_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer, "train_folds", lambda config, **_: Run(config.out))
+    train(settings(tmp_path, tmp_path / "run", epochs=None, time="10s"), started=budget.clock() - 60)
+    assert re.search("the run took .* instead of 10 s", capsys.readouterr().err)
+
+
+def test_each_fold_gets_a_share_of_what_is_left_of_the_time(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    asked: list[tuple[float, *tuple[object, ...]]] = []
+
+    def train_on(run: Run, config: TrainConfig, _: object) -> Run:
+        nonlocal now
+        assert config.time is not None
+        asked.append((parse_duration(config.time), config.epochs, config.epoch_plan, config.warmup))
+        now += 10 if len(asked) == 1 else 60
+        return run
+
+    monkeypatch.setattr(budget, "clock", lambda: now)
+    monkeypatch.setattr(choice, "seconds_per_image", lambda *_, **__: 1e-3)
+    monkeypatch.setattr(folds, "join_folds", lambda *_: None)
+    config = settings(data, tmp_path / "run", epochs=None, time="94s")
+    run = folds.train_folds(config, started=90, train_on=train_on, say=lambda _: None)
+    # 10 s have passed before, and 4 s and 3 networks' predictions of 30 images come after.
+    expected = [80 / 3, 70 / 2, 10]
+    assert [seconds for seconds, *_ in asked] == pytest.approx(expected, abs=0.2)
+    assert [rest for _, *rest in asked] == [[None, (), None]] * 3
+    assert run.config.time == "94s"
+
+
+def test_folds_may_have_other_epochs_than_were_planned(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a time: a complete fold is not trained again, and more epochs are more than any fold has."""
+    run = Run(tmp_path / "run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folds, "join_folds", lambda *_: interrupt())
+        with pytest.raises(TrainingInterrupted):
+            train(settings(data, run.folder, epochs=1, folds=2))
+    write_config(run, replace(run.config, time="60s", epoch_plan=((0, 1),)))
+    first = replace(run.fold(1).config, time="30s", epochs=3, epoch_plan=((0, 1), (1, 3)))
+    write_config(run.fold(1), first)
+    rows = run.fold(2).rows
+    resume(run.folder)
+    assert run.fold(1).config.epochs == 3
+    assert run.fold(2).rows == rows
+    with pytest.raises(UserError, match=r"^epochs=3: must be more than the 3"):
+        resume(run.folder, epochs=3)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.slow
-def test_all_folds_can_be_extended(data: Path, tmp_path: Path) -> None:
+def test_all_folds_can_be_extended(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"schedule": "constant", "warmup": 0.0, "folds": 2}
     longer = train(settings(data, tmp_path / "longer", epochs=2, **options))
     run = train(settings(data, tmp_path / "run", epochs=1, **options))
-    extended = resume(run.folder, epochs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", lambda *_: interrupt())
+        with pytest.raises(TrainingInterrupted):
+            resume(run.folder, epochs=2)
+    extended = resume(run.folder, epochs=2)  # the same again
     assert extended.scores == longer.scores | {"classifier": str(run.folder)}
     with pytest.raises(UserError, match=r"^epochs=2: must be more than the 2"):
         resume(run.folder, epochs=2)

@@ -95,3 +95,17 @@ def test_a_lost_machine_ends_the_others_with_a_line_and_the_run_goes_on(tmp_path
         kill_all(nodes)
     first = (tmp_path / "node0.log").read_text().partition("epoch ")[2]
     assert int(first.partition("/")[0]) > 1
+
+    # Until there are two machines again, one goes on alone.
+    (tmp_path / "node0.log").unlink()
+    with (tmp_path / "node0.log").open("ab") as log:
+        command = [sys.executable, "-m", "skipnets", "train", "--resume", "run"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        alone = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_for(tmp_path, "epoch ")
+    finally:
+        kill_all([alone])
+    log_alone = (tmp_path / "node0.log").read_text()
+    assert "the run was started with 2 processes: each of 1 takes the batches of 2" in log_alone
+    assert int(log_alone.partition("\nepoch ")[2].partition("/")[0]) > 1

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -13,7 +15,13 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError
 from skipnets.training import TrainConfig
-from skipnets.training.prepare import channel_statistics, class_weights, natural_size, prepare
+from skipnets.training.prepare import (
+    channel_statistics,
+    class_weights,
+    natural_size,
+    prepare,
+    resolve_precision,
+)
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -128,6 +136,27 @@ def test_a_classifier_s_weights_bring_their_network(tiny: MakeConfig, tmp_path: 
     assert prepared.config.model_options == {"block_config": [1, 1], "width": 8}
     assert (prepared.config.channels, prepared.config.size) == (1, (8, 12))
     assert np.array_equal(prepared.model.state_dict()["conv1.weight"], model.state_dict()["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "capability", "precision"),
+    [
+        ("auto", None, "32-true"),
+        ("auto", (7, 5), "16-mixed"),
+        ("auto", (8, 0), "bf16-mixed"),
+        ("32-true", (9, 0), "32-true"),
+        ("16-mixed", (9, 0), "16-mixed"),
+    ],
+)
+def test_the_precision_is_what_the_device_is_fast_in(
+    monkeypatch: pytest.MonkeyPatch, asked: Any, capability: tuple[int, int] | None, precision: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert resolve_precision(asked, "auto") == precision
+    assert resolve_precision("auto", "cpu") == "32-true"
+    with pytest.raises(UserError, match=r"^precision=16-mixed: needs a GPU; on a CPU take 32-true or bf16"):
+        resolve_precision("16-mixed", "cpu")
 
 
 def test_a_data_set_without_readable_images_is_refused(tmp_path: Path, tiny: MakeConfig) -> None:

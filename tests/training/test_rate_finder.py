@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from PIL import Image
 
 from skipnets.data.sources import find_dataset
 from skipnets.errors import UserError
-from skipnets.training import TrainConfig, train
-from skipnets.training.prepare import prepare
+from skipnets.training import TrainConfig, rate_finder, train
+from skipnets.training.prepare import class_weights, prepare
 from skipnets.training.rate_finder import HIGHEST, LOWEST, find_rate, steepest
 
 MakeConfig = Callable[..., TrainConfig]
@@ -55,3 +56,25 @@ def test_a_run_records_the_rate_that_it_found(tiny: MakeConfig, tmp_path: Path) 
         assert plot.size == (1050, 600)
     with pytest.raises(UserError, match=r"^find_lr: must be given without lr=0\.1$"):
         train(tiny(find_lr=True, lr=0.1, out=tmp_path / "other"))
+
+
+def test_the_loss_of_the_search_is_that_of_the_training(
+    tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = find_dataset(tiny().data)
+    dataset = dataset.select(np.flatnonzero((dataset.labels != 0) | (dataset.splits != "train"))[:40])
+    config = tiny(imbalance="weighted-loss", recipe="scratch", block_execution="plain", channels_last=False)
+    given: list[torch.Tensor | None] = []
+
+    class Task(rate_finder._RateTask):
+        def __init__(self, model: Any, config: Any, weights: torch.Tensor | None = None, **more: Any) -> None:
+            given.append(weights)
+            super().__init__(model, config, weights, **more)
+
+    monkeypatch.setattr(rate_finder, "_RateTask", Task)
+    find_rate(prepare(config, dataset), dataset)
+    (weights,) = given
+    assert weights is not None
+    labels = dataset.split("train").labels
+    np.testing.assert_allclose(weights, class_weights(labels, len(dataset.classes)))
+    assert len(set(weights.tolist())) > 1

@@ -16,7 +16,7 @@ def config(**fields: object) -> TrainConfig:
 
 
 def test_every_recipe_fills_the_same_fields() -> None:
-    optional = {"size", "fit", "crop_fraction"}
+    optional = {"model", "size", "fit", "crop_fraction"}
     assert len({frozenset(set(recipe) - optional) for recipe in RECIPES.values()}) == 1
     assert all(set(recipe) <= set(FIELDS) for recipe in RECIPES.values())
 

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import torch
 
+from skipnets.errors import UserError
 from skipnets.models.registry import model_config
-from skipnets.training.speed import seconds_per_image, training_device
+from skipnets.training.speed import device_count, seconds_per_image, training_device
 
 
 def test_a_network_s_speed_is_measured_without_a_trace() -> None:
@@ -24,3 +26,15 @@ def test_a_network_s_speed_is_measured_without_a_trace() -> None:
 def test_the_device_is_the_accelerators() -> None:
     assert training_device("cpu").type == "cpu"
     assert training_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_devices_in_lightning_s_words_are_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for devices, count in ((1, 1), (2, 2), ("2", 2), ("0,2", 2), ("1,", 1), ("auto", 1), (-1, 1)):
+        assert device_count(devices, "cpu") == count
+    with pytest.raises(UserError, match=r"^devices='many': must be a number of devices"):
+        device_count("many", "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert device_count("auto", "auto") == device_count(-1, "gpu") == 4
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert device_count(1, "auto") == 8

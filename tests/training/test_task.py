@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch import nn
@@ -53,6 +54,7 @@ def test_a_step_and_a_validation_are_plain_pytorch_s(tiny: MakeConfig, monkeypat
     logged: dict[str, torch.Tensor] = {}
     task = make_task(tiny, label_smoothing=0.2)
     monkeypatch.setattr(task, "log", lambda name, value, **_: logged.update({name: torch.as_tensor(value)}))
+    task.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     images = torch.randint(0, 256, (12, 1, 8, 8), dtype=torch.uint8)
     labels = torch.tensor([0] * 8 + [1] * 3 + [2])
     batch = (images.expand(-1, task.mean.shape[1], -1, -1), labels, torch.arange(12))
@@ -60,12 +62,18 @@ def test_a_step_and_a_validation_are_plain_pytorch_s(tiny: MakeConfig, monkeypat
     loss = task.training_step(batch, 0)
     expected = nn.functional.cross_entropy(task(task.normalize(batch[0])), labels, label_smoothing=0.2)
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(logged["train_loss"], expected.detach())
+    again = (batch[0][:5], labels[:5], batch[2][:5])  # a smaller batch counts for its images
+    both = (12 * expected.detach() + 5 * task.training_step(again, 1).detach()) / 17
+    correct = task(task.normalize(torch.cat([batch[0], again[0]]))).argmax(1) == torch.cat(
+        [labels, labels[:5]]
+    )
 
     task.eval()
     for part in (slice(0, 5), slice(5, 12)):  # batches of different sizes
         task.validation_step(tuple(tensor[part] for tensor in batch), 0)
     task.on_validation_epoch_end()
+    torch.testing.assert_close(logged["train_loss"], both)
+    assert logged["train_accuracy"].item() == pytest.approx(correct.float().mean().item())
     with torch.no_grad():
         logits = task(task.normalize(batch[0]))
     predicted = logits.argmax(1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -376,6 +377,41 @@ def test_out_of_memory_says_what_would_fit_and_loses_nothing(
     assert len(run.rows) == step // 6
     # The memory was another process's: it goes on.
     assert len(resume(run.folder).rows) == 3
+
+
+_LIKELY = {("32-true", "sgd", 1.0, 2), ("bf16-mixed", "adamw", 1.0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("precision", "optimizer", "clip", "accumulate"),
+    [
+        pytest.param(*case, marks=[] if case in _LIKELY else [pytest.mark.slow])
+        for case in itertools.product(
+            ("32-true", "bf16-mixed", "64-true"), ("sgd", "adamw"), (0.0, 1.0), (1, 2)
+        )
+    ],
+)
+def test_every_precision_trains(
+    tiny: MakeConfig, precision: Any, optimizer: Any, clip: float, accumulate: int
+) -> None:
+    """Lightning refuses to clip the gradients of fused optimizers, which are ours."""
+    changes: dict[str, Any] = {"clip": clip, "accumulate": accumulate, "lr": 0.01, "warmup": 0.0}
+    run = train(tiny(precision=precision, optimizer=optimizer, epochs=2, **changes))
+    assert run.config.precision == precision
+    first, last = run.rows[0].train_loss, run.rows[-1].train_loss
+    assert last < first
+
+
+@pytest.mark.parametrize(
+    ("precision", "allowed"),
+    [("32-true", False), ("64-true", False), ("bf16-mixed", True), ("16-mixed", True)],
+)
+def test_float32_by_name_turns_tf32_off(precision: str, allowed: bool) -> None:
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    with trainer._on_gpu(precision):
+        assert (products.allow_tf32, convolutions.allow_tf32) == (allowed, allowed)
+    assert (products.allow_tf32, convolutions.allow_tf32) == before
 
 
 def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:

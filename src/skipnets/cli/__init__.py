@@ -8,7 +8,9 @@ the command is called.
 from __future__ import annotations
 
 import ast
+import atexit
 import errno
+import gc
 import itertools
 import logging
 import os
@@ -33,6 +35,7 @@ COMMANDS = {
     "info": "Show the metadata of a model file.",
     "data": "Show what a dataset contains, before training on it.",
     "audit": "Look for what may be wrong with a dataset, and write a corrected manifest.",
+    "shard": "Write a dataset as tar shards, for more images than fit as files.",
     "train": "Train a classifier on images in folders.",
     "tune": "Find good training settings by experiment.",
     "evaluate": "Evaluate a classifier on labeled images.",
@@ -103,6 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    if arguments is None:
+        # What a process holds at its end is not worth collecting: PyTorch makes that more than a second.
+        atexit.register(gc.freeze)
     words = sys.argv[1:] if arguments is None else list(arguments)
     if sys.stderr is None:  # closed by whoever started this process
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends

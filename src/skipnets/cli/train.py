@@ -61,6 +61,7 @@ def train(
         skipnets train photos --model networks:MyNet --out runs/own
         skipnets train --resume runs/photos
         skipnets train --resume runs/photos --epochs 200
+        skipnets train --resume runs/photos --devices 2
 
     Args:
         options: Each is described below.
@@ -75,14 +76,15 @@ def train(
     if data is not None:
         given["data"] = data
     if resume is not None:
-        missing, epochs = given.pop("missing", None), given.pop("epochs", None)
+        kept = {name: given.pop(name, None) for name in ("missing", "epochs", "devices")}
         if given or config is not None:
             raise UserError(
-                "resume: must be given without other options but --missing and --epochs; a run keeps its own"
+                "resume: must be given without other options but --missing, --epochs and --devices; a run "
+                "keeps its own"
             )
         from skipnets.training import resume as resume_run
 
-        return _finish(lambda: resume_run(resume, missing=missing, epochs=epochs))
+        return _finish(lambda: resume_run(resume, **kept))
 
     started = time.perf_counter()  # A run's time includes the import of PyTorch.
     from skipnets.training import train as train_run

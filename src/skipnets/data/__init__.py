@@ -12,10 +12,11 @@ from skipnets.lazy import lazy_exports
 if TYPE_CHECKING:
     from skipnets.data.decoding import ImageDecodeError, open_image
     from skipnets.data.preprocessing import Preprocessing
+    from skipnets.data.sharding import write_shards
     from skipnets.data.sources import ImageDataset, open_dataset
 
 
-__all__ = ["ImageDataset", "ImageDecodeError", "Preprocessing", "open_dataset", "open_image"]
+__all__ = ["ImageDataset", "ImageDecodeError", "Preprocessing", "open_dataset", "open_image", "write_shards"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -25,6 +26,7 @@ __getattr__, __dir__ = lazy_exports(
         "ImageDecodeError": "decoding",
         "open_image": "decoding",
         "open_dataset": "sources",
+        "write_shards": "sharding",
     },
     extra="train",
 )

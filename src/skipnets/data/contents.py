@@ -26,6 +26,11 @@ class Content(NamedTuple):
     hash: str
 
 
+def digest(data: bytes) -> str:
+    """BLAKE2b of an image's bytes, in hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+
+
 def contents(dataset: ImageDataset, *, of_sizes: Container[int] | None = None) -> list[Content]:
     """The content of every image, read by several threads.
 
@@ -45,16 +50,24 @@ def _content(dataset: ImageDataset, index: int, of_sizes: Container[int] | None)
     else:
         path = dataset.file(index)
         try:
-            if of_sizes is not None and (size := path.stat().st_size) not in of_sizes:
+            if (
+                dataset.members is None
+                and of_sizes is not None
+                and (size := path.stat().st_size) not in of_sizes
+            ):
                 return Content(size, "")
             if not path.is_file():  # reading from a pipe may never end
                 return Content(-1, "")
-            data = path.read_bytes()
+            data = path.read_bytes() if dataset.members is None else dataset.members[index].read(path)
         except OSError:
             return Content(-1, "")
     page = 0 if dataset.pages is None else int(dataset.pages[index])
-    digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
-    return Content(len(data), f"{digest}#{page + 1}" if page else digest)
+    return Content(len(data), of_page(digest(data), page))
+
+
+def of_page(file_hash: str, page: int) -> str:
+    """The hash of a page, counted from 0, from that of its file."""
+    return f"{file_hash}#{page + 1}" if page else file_hash
 
 
 def repeated(known: Sequence[Content]) -> Iterator[list[int]]:

@@ -97,7 +97,7 @@ def find_copies(
 
 def _can_be_read(dataset: ImageDataset, position: int) -> bool:
     """Whether the header can be read: equal files that are no images say nothing."""
-    return dataset.images is not None or is_image(dataset.file(position))
+    return dataset.images is not None or is_image(dataset.source(position))
 
 
 def clusters(copies: Iterable[Copy], count: int) -> NDArray[np.int64]:

@@ -80,6 +80,7 @@ def training_loader(
     dataset: ImageDataset,
     preprocessing: Preprocessing,
     augmentation: str = "none",
+    erasing: float = 0.0,
     *,
     batch_size: int,
     workers: int = 0,
@@ -88,6 +89,7 @@ def training_loader(
     epoch_images: int | None = None,
     rank: int = 0,
     world_size: int = 1,
+    shares: int | None = None,
     held_bytes: int = HELD_BYTES,
 ) -> ImageLoader:
     """Shuffled, augmented batches, the same for the same seed and epoch whatever the number of workers.
@@ -98,15 +100,19 @@ def training_loader(
         dataset: Images to train on.
         preprocessing: Size, channels, interpolation, and the fit of what is not cropped at random.
         augmentation: A name of `skipnets.data.augmentation.AUGMENTATIONS`.
+        erasing: Share of the images in which a box is erased.
         batch_size: Images per step (and process).
         workers: Processes that read. A set that is held in memory is read by them once, and batches
-            are then cut in this process unless each image is changed one by one ("trivial").
+            are then cut in this process unless each image is changed one by one ("trivial", "rand", "augmix",
+            erasing).
         seed: Seed of order and augmentation.
         sampler: Draws a pass's order; None for every image once. See `balanced`.
         epoch_images: Images of an epoch, over all processes, where that is not one pass: an epoch then goes
             on where the one before it ended.
         rank: Which of the processes that train together this is.
         world_size: How many these are; each gets another, equally long part of the epoch.
+        shares: Into how many parts the epoch is divided: a multiple of the processes, each of which then
+            takes a batch of each of its parts in turn. Default: one for each process.
         held_bytes: The most memory that decoded images may take.
 
     Raises:
@@ -123,8 +129,9 @@ def training_loader(
         seed=seed,
         rank=rank,
         world_size=world_size,
+        shares=shares,
     )
-    found = find_augmentation(augmentation, preprocessing.size)
+    found = find_augmentation(augmentation, preprocessing.size, erasing=erasing)
     return ImageLoader(dataset, preprocessing, found, schedule, workers=workers, held_bytes=held_bytes)
 
 
@@ -227,7 +234,11 @@ def evaluation_batches(
 
 
 class EpochSchedule:
-    """Which images make up which batch of an epoch; nothing but seed, epoch and rank decides it.
+    """Which images make up which batch of an epoch; nothing but seed, epoch and share decides it.
+
+    An epoch is divided into shares, one for each process. With more shares than processes, a process takes a
+    batch of each of its shares in turn: so fewer processes, which add up the gradients of as many batches
+    before a step, take the same batches in every step.
 
     Args:
         count: Number of images.
@@ -238,6 +249,7 @@ class EpochSchedule:
         seed: Not negative.
         rank: Of this process.
         world_size: Number of processes that share an epoch.
+        shares: Number of shares, a multiple of the processes. Default: as many.
     """
 
     def __init__(
@@ -250,6 +262,7 @@ class EpochSchedule:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        shares: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}: must be at least 1")
@@ -258,8 +271,9 @@ class EpochSchedule:
         self.batch_size = batch_size
         self.epoch_images = count if epoch_images is None else epoch_images
         self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
+        self.shares = shares or world_size
+        of_each = self.shares // world_size
+        self.mine = range(rank * of_each, (rank + 1) * of_each)
         self.epoch = 0
         self.start = 0  # batches of the next iteration that were used before
 
@@ -272,13 +286,21 @@ class EpochSchedule:
         """Choose the epoch that the next iteration goes through; Lightning calls this by itself."""
         self.epoch = epoch
 
-    def batches(self) -> list[NDArray[np.int64]]:
-        """The positions of each batch's images."""
-        if self.order is None:
-            share = np.arange(self.count)
-        else:
-            order = self._epoch(self.order)
-            share = order[self.rank : len(order) - len(order) % self.world_size : self.world_size]
+    def batches(self) -> list[tuple[int, int, NDArray[np.int64]]]:
+        """For each batch the number of its share, its own in that share, and the positions of its images."""
+        order = np.arange(self.count) if self.order is None else self._epoch(self.order)
+        by_share = [
+            self._cut(order[share : len(order) - len(order) % self.shares : self.shares])
+            for share in self.mine
+        ]
+        return [
+            (share, number, batch)
+            for number, batches in enumerate(zip(*by_share, strict=True))
+            for share, batch in zip(self.mine, batches, strict=True)
+        ]
+
+    def _cut(self, share: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """A share's batches."""
         batches = np.split(share, range(self.batch_size, len(share), self.batch_size))
         if len(batches) > 1 and len(batches[-1]) < self.smallest:
             batches[-2:] = [np.concatenate(batches[-2:])]
@@ -297,10 +319,8 @@ class EpochSchedule:
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Per batch, the seed of its augmentation and the positions of its images."""
         start, self.start = self.start, 0
-        for number, batch in enumerate(self.batches()):
-            if number < start:
-                continue
-            sequence = np.random.SeedSequence((self.seed, self.epoch, self.rank, number))
+        for share, number, batch in self.batches()[start:]:
+            sequence = np.random.SeedSequence((self.seed, self.epoch, share, number))
             yield int(sequence.generate_state(1, np.uint64)[0]), batch
 
 
@@ -348,7 +368,7 @@ class ImageLoader:
         image_bytes = height * width * preprocessing.channels * np.dtype(preprocessing.pixel_type).itemsize
         if not augmentation.resized_crop and len(dataset) * image_bytes <= held_bytes:
             reader.hold(_affordable(workers, min(_HELD_AT_ONCE, len(dataset)) * image_bytes))
-            workers = workers if augmentation.trivial else 0
+            workers = workers if augmentation.policy or augmentation.erasing else 0
         workers = _affordable(workers, schedule.batch_size * image_bytes)
         self._batches: DataLoader[Any] = DataLoader(
             reader,  # type: ignore[arg-type]  # any object with __getitem__ will do
@@ -399,7 +419,7 @@ class ImageLoader:
                     logger.warning("left out: %s", reason)
                     self.failures[name] = reason
             if len(index) < self.sampler.smallest:
-                at.owed += self.sampler.world_size > 1
+                at.owed += self.sampler.shares > 1
                 continue
             batch = images.permute(0, 3, 1, 2), labels[index], index
             served += 1
@@ -521,7 +541,7 @@ class _Reader:
     def __getitem__(self, key: tuple[int, NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor, Failures]:
         import torch
 
-        from skipnets.data.augmentation import shift_and_mirror, trivial_augment
+        from skipnets.data.augmentation import erase, shift_and_mirror, vary
 
         seed, batch = key
         with torch.random.fork_rng(devices=[]):
@@ -531,8 +551,11 @@ class _Reader:
                 pixels = shift_and_mirror(
                     pixels, padding=self.augmentation.padding, mirror=self.augmentation.mirror
                 )
-            if self.augmentation.trivial:
-                pixels = trivial_augment(pixels)
+            if self.augmentation.policy is not None:
+                pixels = vary(pixels, self.augmentation.policy)
+            if self.augmentation.erasing:
+                mean = [255 * value for value in self.preprocessing.mean]
+                pixels = erase(pixels, self.augmentation.erasing, mean)
         parts = torch.from_numpy(pixels), torch.from_numpy(index)
         if torch.utils.data.get_worker_info() is not None:
             try:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.data.arrays import SUFFIXES as ARRAY_SUFFIXES
-from skipnets.data.contents import Content, contents
+from skipnets.data.contents import Content, contents, of_page
 from skipnets.data.copies import Copy, clusters, find_copies
 from skipnets.data.decoding import (
     MAX_PIXELS,
@@ -40,6 +40,7 @@ from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find
 from skipnets.data.named import NAMED_SETS, read_named
 from skipnets.data.options import DataOptions
 from skipnets.data.raster import Header
+from skipnets.data.shards import Members, is_sharded, read_shards
 from skipnets.data.splits import (
     LATEST_FIRST,
     SPLITS,
@@ -59,6 +60,10 @@ logger = logging.getLogger("skipnets")
 Duplicates = Literal["keep-together", "drop", "ignore"]
 
 _ARCHIVES = (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip")
+# What is decided when shards are written.
+_NOT_OF_SHARDS = (
+    *("layout", "exclude", "root", "path_column", "label_column", "split_column", "group_column"),
+)
 # What follows a file's name where each of its pages is an image of its own.
 _PAGE_MARK = "#page="
 
@@ -77,6 +82,7 @@ class ImageDataset:
         groups: (N,) what must not be divided among splits, such as a patient; None where nothing is known.
         contents: Size and hash of each image's file; None where they are not computed yet.
         copies: Pairs of images that show the same, as far as these were looked for.
+        members: Where in shards the images lie; None where each file is an image, or several.
         pages: (N,) which page of its file each image is, from 0; None for the one that stands for the file.
         max_pixels: The most that an image may have; larger ones are not decoded.
         listing: What was found where the images were looked for, with notes and warnings.
@@ -89,6 +95,7 @@ class ImageDataset:
     root: Path | None = None
     images: NDArray[Any] | None = None
     groups: NDArray[np.str_] | None = None
+    members: Members | None = None
     pages: NDArray[np.int64] | None = None
     max_pixels: int = MAX_PIXELS
     contents: list[Content] | None = None
@@ -121,13 +128,16 @@ class ImageDataset:
             splits=self.splits[indices],
             images=None if self.images is None else self.images[indices],
             groups=None if self.groups is None else self.groups[indices],
+            members=None if self.members is None else self.members.select(indices),
             pages=None if self.pages is None else self.pages[indices],
             contents=None if self.contents is None else [self.contents[index] for index in indices],
             copies=_renumbered(self.copies, indices),
         )
 
     def file(self, index: int) -> Path:
-        """The file that the image lies in; there is one unless `images` holds the images."""
+        """The file (or shard) that the image lies in; there is one unless `images` holds the images."""
+        if self.members is not None:
+            return self.members.file(index)
         assert self.root is not None
         name = self.names[index]
         return self.root / (name if self.pages is None else name.rpartition(_PAGE_MARK)[0] or name)
@@ -137,9 +147,14 @@ class ImageDataset:
         if self.images is not None:
             return self.images[index]
         path = self.file(index)
-        if self.pages is None and self.max_pixels == MAX_PIXELS:
+        if self.pages is None and self.members is None and self.max_pixels == MAX_PIXELS:
             return path
-        return Page(path, None if self.pages is None else int(self.pages[index]), self.max_pixels)
+        return Page(
+            path,
+            None if self.pages is None else int(self.pages[index]),
+            self.max_pixels,
+            None if self.members is None else self.members[index],
+        )
 
     def sources(self) -> Iterator[tuple[str, Path | Page | NDArray[Any]]]:
         """The name and the source of each image."""
@@ -241,10 +256,11 @@ def open_dataset(
     """Find the images of a dataset and which of them train, validate and test.
 
     A folder holds class folders, or split folders ("train", "Validation", "seg_test", …) with class folders
-    in them; below a class, images may lie at any depth. A manifest is a table (.csv, .tsv, .jsonl, .parquet,
-    or a list in .txt) with columns of files, labels and perhaps splits. What has no split is dealt out by
-    class, or by group where there are groups; if only "val" or "test" is missing, it is cut from "train",
-    keeping the ratio of the fractions. What is not used and what may mislead is logged.
+    in them; below a class, images may lie at any depth. Or it holds shards (`write_shards`). A manifest is a
+    table (.csv, .tsv, .jsonl, .parquet, or a list in .txt) with columns of files, labels and perhaps splits.
+    What has no split is dealt out by class, or by group where there are groups; if only "val" or "test" is
+    missing, it is cut from "train", keeping the ratio of the fractions. What is not used and what may mislead
+    is logged.
 
     Args:
         data: A folder, a manifest, or a named dataset: digits, mnist, fashion-mnist, cifar10, cifar100, svhn.
@@ -262,7 +278,7 @@ def open_dataset(
     Raises:
         UserError: There is no such data, or not enough of it, or it can be read in two ways.
     """
-    return _log(
+    return log_listing(
         find_dataset(
             data,
             seed=seed,
@@ -333,7 +349,12 @@ def _find(
         split=options.split_column,
         group=options.group_column,
     )
-    if path.is_dir():
+    members = None
+    if path.is_dir() and is_sharded(path):
+        if unfit := options.arguments(_NOT_OF_SHARDS):
+            raise UserError(f"{path}: holds shards, for which {' '.join(unfit)} comes too late")
+        listing, members = read_shards(path)
+    elif path.is_dir():
         metadata = find_metadata(path) if options.layout == "auto" else None
         if metadata is None and columns != Columns():
             raise UserError(f"{path}: is a folder; --path-column and the like are for a manifest")
@@ -359,9 +380,11 @@ def _find(
     _warn_of_arrays(listing)
     if options.group_pattern is not None:
         _find_groups(listing, options.group_pattern)
-    elif not any(entry.group for entry in listing.entries) and not _find_patients(listing):
+    elif not any(entry.group for entry in listing.entries) and (
+        members is not None or not _find_patients(listing)
+    ):
         check_group_names(listing)
-    return _from_listing(listing, options)
+    return _from_listing(listing, options, members)
 
 
 def _warn_of_arrays(listing: Listing) -> None:
@@ -390,12 +413,15 @@ def _find_groups(listing: Listing, pattern: str) -> None:
     ]
 
 
-def _from_listing(listing: Listing, options: DataOptions) -> ImageDataset:
-    """Images in the order of their names."""
-    entries = sorted(listing.entries)
+def _from_listing(listing: Listing, options: DataOptions, members: Members | None) -> ImageDataset:
+    """Images in the order of their names; those of shards stand in the order of their members."""
+    order = sorted(range(len(listing.entries)), key=listing.entries.__getitem__)
+    entries = [listing.entries[position] for position in order]
+    members = None if members is None else members.select(np.array(order, dtype=np.int64))
     pages = None
     if options.page == "all":
-        entries, pages = _every_page(listing.root, entries)
+        entries, pages, origin = _every_page(listing.root, entries, members)
+        members = None if members is None else members.select(origin)
     elif isinstance(options.page, int):
         pages = np.full(len(entries), options.page - 1)
     labels = {*listing.classes, *(entry.label for entry in entries)}
@@ -405,6 +431,15 @@ def _from_listing(listing: Listing, options: DataOptions) -> ImageDataset:
     )
     number = {label: position for position, label in enumerate(classes)}
     groups = np.array([entry.group for entry in entries])
+    known = None
+    if members is not None:  # the index tells them
+        numbers = [0] * len(entries) if pages is None else pages.tolist()
+        known = [
+            Content(size, of_page(file_hash.decode(), page))
+            for size, file_hash, page in zip(
+                members.sizes.tolist(), members.hashes.tolist(), numbers, strict=True
+            )
+        ]
     return ImageDataset(
         classes=classes,
         names=[entry.name for entry in entries],
@@ -412,6 +447,8 @@ def _from_listing(listing: Listing, options: DataOptions) -> ImageDataset:
         splits=np.array([entry.split for entry in entries], dtype="<U5"),
         groups=groups if (groups != "").any() else None,
         pages=pages,
+        members=members,
+        contents=known,
         max_pixels=options.max_pixels or MAX_PIXELS,
         root=listing.root,
         listing=listing,
@@ -465,19 +502,26 @@ def mixed_channels(found: Collection[int]) -> str:
     )
 
 
-def _every_page(root: Path, entries: Sequence[Entry]) -> tuple[list[Entry], NDArray[np.int64]]:
-    """One entry a page; the pages of a file are a group unless they have one."""
-    every, pages = [], []
-    for entry in entries:
-        count = count_pages(root / entry.name) if entry.name.lower().endswith(PAGED_SUFFIXES) else 1
+def _every_page(
+    root: Path, entries: Sequence[Entry], members: Members | None
+) -> tuple[list[Entry], NDArray[np.int64], NDArray[np.int64]]:
+    """One entry a page, its page, and the position of its file; pages of a file are a group without one."""
+    every, pages, origin = [], [], []
+    for position, entry in enumerate(entries):
+        count = 1
+        if entry.name.lower().endswith(PAGED_SUFFIXES):
+            path = root / entry.name
+            source = Page(members.file(position), member=members[position]) if members is not None else path
+            count = count_pages(source)
         for page in range(count):
             name = f"{entry.name}{_PAGE_MARK}{page + 1}" if count > 1 else entry.name
             every.append(entry._replace(name=name, group=entry.group or entry.name))
             pages.append(page)
-    return every, np.array(pages, dtype=np.int64)
+            origin.append(position)
+    return every, np.array(pages, dtype=np.int64), np.array(origin, dtype=np.int64)
 
 
-def _log(dataset: ImageDataset) -> ImageDataset:
+def log_listing(dataset: ImageDataset) -> ImageDataset:
     """Say what was passed over and what may mislead."""
     listing = dataset.listing
     if listing.passed_over:

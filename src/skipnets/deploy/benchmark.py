@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from skipnets.deploy.timing import Candidate, Timing, alternate
 from skipnets.errors import UserError, check_at_least_1
 from skipnets.files import atomic_path
-from skipnets.machine import library_versions, processor
+from skipnets.machine import library_versions, processor, usable_cores
 from skipnets.models.accounting import macs
 from skipnets.models.family import network_graph
 from skipnets.models.registry import config_from_dict
@@ -178,7 +178,7 @@ def compare_speeds(
     if not (seconds >= 0 and math.isfinite(seconds)):
         raise UserError(f"seconds={seconds}: must be at least 0")
     check_at_least_1(threads=threads)
-    threads = threads or os.cpu_count() or 1
+    threads = threads or usable_cores()
     # PyTorch has the weights that the other runtimes are made of; an export runs in its own.
     runtime = "auto" if isinstance(model, str | os.PathLike) and export_format(model) is not None else "torch"
     classifier = as_classifier(model, runtime=runtime, device="cpu", threads=threads)

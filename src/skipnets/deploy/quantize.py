@@ -96,14 +96,7 @@ def open_calibration(data: str | os.PathLike[str] | ImageDataset, classes: Seque
             f"calibration: must have the classifier's classes; only one of the two has {listed(wrong)}"
         )
     position = np.array([classes.index(name) for name in dataset.classes])
-    dataset = ImageDataset(
-        classes=tuple(classes),
-        names=dataset.names,
-        labels=position[dataset.labels],
-        splits=dataset.splits,
-        root=dataset.root,
-        images=dataset.images,
-    )
+    dataset = replace(dataset, classes=tuple(classes), labels=position[dataset.labels])
     for split in ("train", "val"):
         if not len(dataset.split(split)):
             raise UserError(f'calibration: must have images in the split "{split}"')

@@ -60,6 +60,7 @@ class Evaluation(Display):
         failures: Name → reason, of the images that could not be read; no metric includes them.
         known: How many of the images the classifier's training used as "train", "val" and "test"; None if
             there is no record of it.
+        runs_in: The classifier's runtime, device and precision.
     """
 
     classifier: str
@@ -73,6 +74,7 @@ class Evaluation(Display):
     temperature: float
     failures: dict[str, str]
     known: dict[str, int] | None
+    runs_in: str = ""
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
@@ -119,6 +121,7 @@ class Evaluation(Display):
             "ece": metrics.ece,
             "ece_bins": CALIBRATION_BINS,
             "temperature": self.temperature,
+            "runs_in": self.runs_in,
             "macro_f1": metrics.macro_f1,
             "macro_auroc": _or_none(metrics.macro_auroc),
             "classes": [
@@ -258,6 +261,7 @@ def evaluate(
         temperature=classifier.temperature,
         failures=failures,
         known=None if record is None else record.count(chosen),
+        runs_in=classifier.runs_in,
     )
 
 

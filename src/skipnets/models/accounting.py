@@ -29,7 +29,17 @@ from skipnets.models.graph import (
     Window,
 )
 
-__all__ = ["FLOAT_BYTES", "Grid", "Step", "grids", "kept_bytes", "macs", "steps", "value_bytes"]
+__all__ = [
+    "FLOAT_BYTES",
+    "Grid",
+    "Step",
+    "grids",
+    "kept_bytes",
+    "macs",
+    "steps",
+    "training_bytes",
+    "value_bytes",
+]
 
 FLOAT_BYTES = 4
 _INDEX_BYTES = 8  # Max-pooling saves the index of each maximum as a 64-bit integer.
@@ -162,6 +172,30 @@ def kept_bytes(graph: Graph, height: int, width: int, batch_size: int, execution
     an_image = sum(sizes[index] for index in {index for step in made for index in step.keeps})
     an_image += sum(step.keeps_besides for step in made)
     return batch_size * an_image + sum(step.keeps_once for step in made)
+
+
+def training_bytes(
+    graph: Graph,
+    height: int,
+    width: int,
+    batch_size: int,
+    execution: BlockExecution,
+    *,
+    parameters: int,
+) -> int:
+    """Bytes that training takes, roughly.
+
+    Args:
+        graph: Of the network.
+        height: Of an image.
+        width: Of an image.
+        batch_size: Images of a step; with none, what does not depend on their number.
+        execution: How blocks run.
+        parameters: Bytes of the parameters.
+    """
+    # Beside the parameters: their gradients, the optimizer's state, an average; beside what is kept, as much
+    # passes by.
+    return 5 * parameters + 2 * kept_bytes(graph, height, width, batch_size, execution)
 
 
 def _operation_step(operation: Operation, place: int, sizes: list[int]) -> Step:

@@ -15,6 +15,7 @@ Shapes: N batch, C channels, H height, W width, k growth rate, L layers.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -30,9 +31,9 @@ from skipnets.models.execution_choice import fastest_execution
 from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution, ExecutionPolicy
 from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
-from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, dense_block, executor, not_fused
+from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, cpu_executor, dense_block, growth_widths
 from skipnets.ops.transition import TransitionParameters, transition
-from skipnets.ops.triton import slower_launches, unsupported_kernels
+from skipnets.ops.triton import slower_launches, unsupported_block, unsupported_kernels
 
 logger = logging.getLogger("skipnets")
 
@@ -90,8 +91,13 @@ class _Execution(nn.Module):
 
     def unsupported_reason(self, features: Tensor) -> str | None:
         """Why this forward pass has to be plain, or None; remembered for the report."""
-        if torch.compiler.is_compiling():  # What follows would only clutter the compiler's graph.
-            return "the model is being compiled"
+        if torch.compiler.is_compiling():  # It would have to follow what is remembered.
+            return (
+                guards.unsupported_transform()
+                or self.unsupported_structure()
+                or self._unsupported_input(features)
+                or self._slow(features)
+            )
         self.has_run = True
         self.reason = (
             guards.unsupported_tracing(features)
@@ -99,18 +105,26 @@ class _Execution(nn.Module):
             or self._unsupported_input(features)
             or self._slow(features)
         )
+        if self.reason is None:
+            self.executor = self._executor(features)
         return self.reason
 
     def _slow(self, features: Tensor) -> str | None:
-        """Why a plain run is faster on this device, or None; `executor` is set where it is not the CPU's."""
-        if features.device.type == "cpu":
-            if self.automatic and self.measured in (None, "plain"):
-                return "the fastest on this machine" if self.measured else "nothing has been measured"
-            self.executor = _NATIVE if self._runs_natively(features) else None
+        """Why a plain run is faster on this device, or None."""
+        if not self.automatic:
             return None
+        if features.device.type == "cpu":
+            if self.measured in (None, "plain"):
+                return "the fastest on this machine" if self.measured else "nothing has been measured"
+            return None
+        return self._not_fused(features)
+
+    def _executor(self, features: Tensor) -> str | None:
+        """What runs it, for the report; None for the operators of PyTorch where there is nothing else."""
+        if features.device.type == "cpu":
+            return _NATIVE if self._runs_natively(features) else None
         reason = self._not_fused(features)
-        self.executor = _FUSED if reason is None else f"PyTorch's operators, as {reason}"
-        return reason if self.automatic else None
+        return _FUSED if reason is None else f"PyTorch's operators, as {reason}"
 
     def _runs_natively(self, features: Tensor) -> bool:  # noqa: ARG002 — a block's depends on them
         """Whether native code runs this module on the CPU."""
@@ -146,7 +160,7 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
         """(N, C, H, W) → (N, C + L·k, H, W)."""
         if self.unsupported_reason(features) is not None:
             return DenseBlock.forward(self, features)
-        layers = _CHECKED[self].layers
+        layers = self._parts()
         trains = torch.is_grad_enabled() and (
             features.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
         )
@@ -156,7 +170,14 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
             keep_bottleneck=trains and not self.recompute,
             dtype=features.dtype,
         )
-        result = dense_block(features, plan, [layer.parameters() for layer in layers])
+        parameters = [layer.parameters() for layer in layers]
+        if torch.compiler.is_compiling():
+            from skipnets.ops import operators
+
+            fused = self._not_fused(features) is None
+            result = operators.dense_block(features, plan, parameters, fused=fused)
+        else:
+            result = dense_block(features, plan, parameters)
         norms = [layer.norm1 for layer in layers]
         statistics = [result.statistics.first(norm.num_features) for norm in norms]
         for index, layer in enumerate(layers):
@@ -164,13 +185,16 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
                 norms.append(layer.norm2)
                 statistics.append(result.bottleneck_statistics.row(index))
         update_all_running_statistics(norms, statistics, _count(features))
-        _attach_statistics(result.features, result.statistics)
+        if not torch.compiler.is_compiling():
+            _attach_statistics(result.features, result.statistics)
         return result.features
 
     def unsupported_structure(self) -> str | None:
         """Why the block as it is now cannot be run as one operation, or None."""
         if not self.training:
             return "eval mode"
+        if torch.compiler.is_compiling():  # It watches by itself what the checks read.
+            return self._unsupported_layers()
         checked = _CHECKED.get(self)
         if checked is not None and checked.structure.unchanged():
             return None
@@ -178,6 +202,11 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
         if reason is None:
             _CHECKED[self] = _CheckedBlock(guards.Structure(self), [_LayerParts.of(layer) for layer in self])
         return reason
+
+    def _parts(self) -> list[_LayerParts]:
+        """Of all layers, which have been checked."""
+        checked = None if torch.compiler.is_compiling() else _CHECKED.get(self)
+        return [_LayerParts.of(layer) for layer in self] if checked is None else checked.layers
 
     def _unsupported_layers(self) -> str | None:
         if len(self) == 0:
@@ -199,14 +228,14 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
         return None
 
     def _runs_natively(self, features: Tensor) -> bool:
-        layers = [layer.parameters() for layer in _CHECKED[self].layers]
-        return executor(features, features.dtype, layers) == "native"
+        layers = [layer.parameters() for layer in self._parts()]
+        return cpu_executor(features, features.dtype, layers) == "native"
 
     def _not_fused(self, features: Tensor) -> str | None:
-        return not_fused(features, [_CHECKED[self].layers[0].parameters()])
+        return _unsupported_block(features, [self._parts()[0].parameters()])
 
     def _unsupported_input(self, features: Tensor) -> str | None:
-        layers = [layer.parameters() for layer in _CHECKED[self].layers]
+        layers = [layer.parameters() for layer in self._parts()]
         parameters = [tensor for layer in layers for tensor in layer if tensor is not None]
         return guards.unsupported_input(features, parameters)
 
@@ -220,7 +249,14 @@ class MemoryEfficientTransition(_Execution, Transition):
             return cast(Tensor, Transition.forward(self, features))  # type: ignore[no-untyped-call]
         norm = cast(nn.BatchNorm2d, self.norm)
         parameters = TransitionParameters(norm.weight, norm.bias, self.conv.weight)
-        result = transition(features, parameters, norm.eps, statistics=_attached_statistics(features))
+        if torch.compiler.is_compiling():
+            from skipnets.ops import operators
+
+            fused = self._not_fused(features) is None
+            result = operators.transition(features, parameters, norm.eps, fused=fused)
+        else:
+            statistics = _attached_statistics(features)
+            result = transition(features, parameters, norm.eps, statistics=statistics)
         update_running_statistics(norm, result.statistics, _count(features))
         return result.maps
 
@@ -241,7 +277,7 @@ class MemoryEfficientTransition(_Execution, Transition):
         )
 
     def _not_fused(self, features: Tensor) -> str | None:
-        return unsupported_kernels(features.device, features.dtype)
+        return _unsupported_kernels(features.device, features.dtype)
 
     def _unsupported_input(self, features: Tensor) -> str | None:
         if features.shape[2] < 2 or features.shape[3] < 2:
@@ -267,7 +303,13 @@ class MemoryEfficientDenseNet(_Execution, DenseNet):
         parameters = stem.StemParameters(conv0.weight, norm0.weight, norm0.bias)
         dtype = guards.computing_dtype(x.device, conv0.weight.dtype)
         plan = stem.StemPlan(norm0.eps, keep_convolved=not self.recompute, dtype=dtype)
-        maps, statistics, rows = stem.stem(x, plan, parameters)
+        if torch.compiler.is_compiling():
+            from skipnets.ops import operators
+
+            fused = self._not_fused(x) is None
+            maps, statistics, rows = operators.stem(x, plan, parameters, fused=fused)
+        else:
+            maps, statistics, rows = stem.stem(x, plan, parameters)
         update_running_statistics(norm0, statistics, rows)
         for _, stage in islice(self.stages(), len(_STEM), None):
             maps = stage(maps)
@@ -308,7 +350,7 @@ class MemoryEfficientDenseNet(_Execution, DenseNet):
 
     def _not_fused(self, features: Tensor) -> str | None:
         dtype = guards.computing_dtype(features.device, self._stem()[0].weight.dtype)
-        return unsupported_kernels(features.device, dtype)
+        return _unsupported_kernels(features.device, dtype)
 
     def _unsupported_input(self, features: Tensor) -> str | None:
         if features.ndim != 4:
@@ -389,6 +431,25 @@ def execution_report(model: nn.Module) -> dict[str, str]:
         if isinstance(module, tuple(_LINEAR)):
             report[path] = module.policy if isinstance(module, _Execution) else "plain"
     return report
+
+
+def _unsupported_kernels(device: torch.device, dtype: torch.dtype) -> str | None:
+    """`unsupported_kernels`, which a compiler must not look into."""
+    if torch.compiler.is_compiling():
+        from skipnets.ops import operators
+
+        return operators.unsupported_kernels(device, dtype)
+    return unsupported_kernels(device, dtype)
+
+
+def _unsupported_block(features: Tensor, layers: Sequence[LayerParameters]) -> str | None:
+    """`unsupported_block`, which a compiler must not look into."""
+    widths = growth_widths(layers)
+    if torch.compiler.is_compiling():
+        from skipnets.ops import operators
+
+        return operators.unsupported_block(features.device, features.dtype, widths=widths)
+    return unsupported_block(features.device, features.dtype, widths=widths)
 
 
 def _unsupported_layer(layer: nn.Module) -> str | None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from skipnets.machine import available_memory
-from skipnets.models.accounting import kept_bytes
+from skipnets.models.accounting import training_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import family_of, network_graph
 from skipnets.models.graph import BlockExecution
@@ -151,14 +151,12 @@ def _fitting(model: Backbone[Any], shape: tuple[int, int, int, int]) -> tuple[Bl
     executions = family_of(model.config).executions
     free = available_memory()
     graph = network_graph(model.config)
-    # Beside the parameters: their gradients, the optimizer's state, an average; beside what is kept, as much
-    # passes by.
-    fixed = 5 * sum(parameter.nbytes for parameter in model.parameters())
+    parameters = sum(parameter.nbytes for parameter in model.parameters())
     fitting = tuple(
         each
         for each in executions
         if each != "linear-recompute"
-        and (free is None or fixed + 2 * kept_bytes(graph, shape[2], shape[3], shape[0], each) <= free)
+        and (free is None or training_bytes(graph, *shape[2:], shape[0], each, parameters=parameters) <= free)
     )
     return fitting or executions[-1:]
 

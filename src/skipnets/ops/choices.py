@@ -97,7 +97,15 @@ class Choices:
             rounds: How often each is timed at least, in turns, after one run that is not.
         """
         with self._lock:
-            choice = self._repeated.get(problem) or self._file.get(f"{problem} | {machine()}")
+            choice = self._repeated.get(problem)
+            if choice is not None and choice not in ways:
+                logger.warning(
+                    "%s: the recorded choice, %s, is not available here: results may round differently",
+                    *(problem, choice),
+                )
+                del self._repeated[problem]  # Said once, and measured once.
+                choice = None
+            choice = choice or self._file.get(f"{problem} | {machine()}")
             # Not measured yet, one of another version, or damaged.
             if not isinstance(choice, str) or choice not in ways:
                 choice = next(iter(ways)) if len(ways) == 1 else self._measure(problem, ways, rounds)
@@ -124,7 +132,7 @@ class Choices:
                 self._recorded = [other for other in self._recorded if other is not record]
 
     def repeat(self, recorded: Mapping[str, str]) -> None:
-        """From now on in this process, choose what was recorded, whatever would be faster."""
+        """From now on in this process, choose what was recorded, where that is available."""
         with self._lock:
             self._repeated = dict(recorded)
 

@@ -102,6 +102,26 @@ class DenseBlockResult(NamedTuple):
     bottleneck_statistics: Statistics
 
 
+class Executor(NamedTuple):
+    """A way to compute a block's forward and backward pass.
+
+    Attributes:
+        forward: From x, plan and layers to the result, and what `backward` needs beside it.
+        backward: From plan, result, what was kept beside it, layers, the gradient of the features, and
+            whether that of x is needed, to the gradients of x and of all parameters in their order.
+        reads_parameters: Whether `backward` reads the layers' values; otherwise it takes their sizes alone.
+    """
+
+    forward: Callable[
+        [Tensor, DenseBlockPlan, Sequence[LayerParameters]], tuple[DenseBlockResult, list[Tensor]]
+    ]
+    backward: Callable[
+        [DenseBlockPlan, DenseBlockResult, list[Tensor], Sequence[LayerParameters], Tensor, bool],
+        tuple[Tensor | None, list[Tensor]],
+    ]
+    reads_parameters: bool
+
+
 def dense_block(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]) -> DenseBlockResult:
     """Run a dense block in training mode; running statistics are left to the caller.
 
@@ -114,41 +134,55 @@ def dense_block(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameter
         The concatenation of x and all layers' outputs, in channels-last order (on a GPU with rows padded to
         a multiple of 16 channels), and the batch statistics.
     """
-    if not_fused(x, layers) is None:
-        from skipnets.ops.triton.dense_block import dense_block as fused
-
-        return fused(x, plan, layers)
-    if executor(x, plan.dtype, layers) == "native":
-        from skipnets.ops.native.dense_block import dense_block as native
-
-        return native(x, plan, layers)
-    return reference(x, plan, layers)
+    way = executor(
+        x,
+        plan.dtype,
+        layers,
+        fused=unsupported_block(x.device, x.dtype, widths=growth_widths(layers)) is None,
+    )
+    return execute(way, x, plan, layers)
 
 
-def reference(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]) -> DenseBlockResult:
-    """`dense_block` by PyTorch's operators, on any device."""
+def execute(
+    way: Executor, x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]
+) -> DenseBlockResult:
+    """`dense_block` by one of the executors."""
     flat = [tensor for layer in layers for tensor in layer if tensor is not None]
-    features, *statistics = _DenseBlockFunction.apply(x, plan, *flat)
+    features, *statistics = _DenseBlockFunction.apply(x, plan, way, *flat)
     return DenseBlockResult(features, Statistics(*statistics[:2]), Statistics(*statistics[2:]))
 
 
-def not_fused(x: Tensor, layers: Sequence[LayerParameters]) -> str | None:
-    """Why PyTorch's operators execute a block and not the kernels of `skipnets.ops.triton`, or None."""
-    return unsupported_block(x, layers[0].weight2)
+def executor(x: Tensor, dtype: torch.dtype, layers: Sequence[LayerParameters], *, fused: bool) -> Executor:
+    """The executor of a block: the kernels of `skipnets.ops.triton`, or the fastest of the others."""
+    if fused:
+        from skipnets.ops.triton.dense_block import FUSED
+
+        return FUSED
+    if cpu_executor(x, dtype, layers) == "native":
+        from skipnets.ops.native.dense_block import NATIVE
+
+        return NATIVE
+    return REFERENCE
 
 
-def executor(
+def growth_widths(layers: Sequence[LayerParameters]) -> tuple[int, int] | None:
+    """Growth rate and channels of the bottleneck; None without a bottleneck."""
+    weight = layers[0].weight2
+    return None if weight is None else (weight.shape[0], weight.shape[1])
+
+
+def cpu_executor(
     x: Tensor, dtype: torch.dtype, layers: Sequence[LayerParameters]
 ) -> Literal["native", "pytorch"]:
     """What runs a block on a CPU: native code where there is some and, when measured, it is faster."""
     if unsupported_natively(x, layers[0].weight2, dtype=dtype) is not None:
         return "pytorch"
-    from skipnets.ops.native.dense_block import dense_block as native
+    from skipnets.ops.native.dense_block import NATIVE
 
     first, last = layers[0].weight1.shape[:2], layers[-1].weight1.shape[1]
     problem = f"dense block {first[1]}-{last}>{first[0]} {x.shape[2]}x{x.shape[3]}"
     probe = functools.cache(lambda: _Probe(x, dtype, layers))
-    ways = {"native": lambda: probe().step(native), "pytorch": lambda: probe().step(reference)}
+    ways = {"native": lambda: probe().step(NATIVE), "pytorch": lambda: probe().step(REFERENCE)}
     return cast(Literal["native", "pytorch"], CHOICES.choose(problem, ways))
 
 
@@ -164,10 +198,10 @@ class _Probe:
         ]
         self._plan = DenseBlockPlan((1e-5,) * len(layers), (1e-5,) * len(layers), True, dtype)
 
-    def step(self, run: Callable[..., DenseBlockResult]) -> None:
+    def step(self, way: Executor) -> None:
         with separate_graph(), without_autocast(self._x.device):
             layers = [LayerParameters(*map(_leaf, layer)) for layer in self._layers]
-            features = run(_leaf(self._x), self._plan, layers).features
+            features = execute(way, _leaf(self._x), self._plan, layers).features
             torch.autograd.backward(features, torch.ones_like(features))
 
 
@@ -177,43 +211,67 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 class _DenseBlockFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, plan: DenseBlockPlan, *parameters: Tensor) -> tuple[Tensor, ...]:
-        with without_autocast(x.device):
-            run = _Forward(x, plan, plan.layers(parameters))
-            run.run()
-        statistics = (run.mean, run.variance, *run.bottleneck_statistics())
-        ctx.plan = plan
-        ctx.kept = len(run.kept)
-        ctx.input_channels = x.shape[1]
-        ctx.save_for_backward(run.maps, *statistics, *run.kept, *parameters)
+    def forward(
+        ctx: Any, x: Tensor, plan: DenseBlockPlan, way: Executor, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        layers = plan.layers(parameters)
+        result, saved = way.forward(x, plan, layers)
+        statistics = (*result.statistics, *result.bottleneck_statistics)
+        ctx.plan, ctx.way, ctx.saved = plan, way, len(saved)
+        # Not all of them as saved tensors where nobody reads them: to check their versions takes time.
+        ctx.layers = None if way.reads_parameters else layers
+        ctx.save_for_backward(
+            result.features, *statistics, *saved, *(parameters if way.reads_parameters else ())
+        )
         ctx.mark_non_differentiable(*statistics)
-        return (run.maps, *statistics)
+        return (result.features, *statistics)
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        maps, mean, variance, bottleneck_mean, bottleneck_variance, *rest = ctx.saved_tensors
-        with without_autocast(maps.device):
-            run = _Backward(
-                ctx.plan,
-                maps,
-                gradient,
-                Statistics(mean, variance),
-                Statistics(bottleneck_mean, bottleneck_variance),
-                input_channels=ctx.input_channels,
-                kept=rest[: ctx.kept],
-                layers=ctx.plan.layers(rest[ctx.kept :]),
-            )
-            parameter_gradients = run.run()
-            x_gradient = run.input_gradient() if ctx.needs_input_grad[0] else None
-        return (x_gradient, None, *parameter_gradients)
+        features, *rest = ctx.saved_tensors
+        result = DenseBlockResult(features, Statistics(*rest[:2]), Statistics(*rest[2:4]))
+        saved = rest[4 : 4 + ctx.saved]
+        layers = ctx.layers or ctx.plan.layers(rest[4 + ctx.saved :])
+        x_gradient, gradients = ctx.way.backward(
+            ctx.plan, result, saved, layers, gradient, ctx.needs_input_grad[0]
+        )
+        return (x_gradient, None, None, *gradients)
+
+
+def _forward(
+    x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]
+) -> tuple[DenseBlockResult, list[Tensor]]:
+    with without_autocast(x.device):
+        run = _Forward(x, plan, list(layers))
+        run.run()
+    statistics = Statistics(run.mean, run.variance)
+    return DenseBlockResult(run.maps, statistics, run.bottleneck_statistics()), run.kept
+
+
+def _backward(
+    plan: DenseBlockPlan,
+    result: DenseBlockResult,
+    saved: list[Tensor],
+    layers: Sequence[LayerParameters],
+    gradient: Tensor,
+    needs_input_gradient: bool,
+) -> tuple[Tensor | None, list[Tensor]]:
+    with without_autocast(gradient.device):
+        run = _Backward(plan, result, gradient, kept=saved, layers=list(layers))
+        parameter_gradients = run.run()
+        return run.input_gradient() if needs_input_gradient else None, parameter_gradients
+
+
+REFERENCE = Executor(_forward, _backward, reads_parameters=True)
+"""By PyTorch's operators, on any device."""
 
 
 class _Pass:
     """The state that the forward and the backward pass of a block share.
 
     All layers are worked through in the same chunks of rows, of a size that suits the layer of mean width;
-    what a bottleneck makes is therefore kept as a list of chunks.
+    what a bottleneck makes is therefore kept as a list of chunks (or, by an operator, as one matrix).
     """
 
     def __init__(
@@ -275,12 +333,12 @@ class _Forward(_Pass):
                 weight = layer.weight2
             self._grow(source, affine, weight, slice(channels, channels + self.growth_rate))
 
-    def bottleneck_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the bottlenecks' outputs, (L, K) each; (0,) without bottlenecks."""
+    def bottleneck_statistics(self) -> Statistics:
+        """Those of the bottlenecks' outputs, (L, K) each; (0,) without bottlenecks."""
         if not self._bottleneck_statistics:
-            return self.mean.new_empty(0), self.mean.new_empty(0)
+            return Statistics(self.mean.new_empty(0), self.mean.new_empty(0))
         means, variances = zip(*self._bottleneck_statistics, strict=True)
-        return torch.stack(means), torch.stack(variances)
+        return Statistics(torch.stack(means), torch.stack(variances))
 
     def _take_statistics_of_input(self) -> None:
         collector = StatisticsCollector()
@@ -317,18 +375,16 @@ class _Backward(_Pass):
     def __init__(
         self,
         plan: DenseBlockPlan,
-        maps: Tensor,
+        result: DenseBlockResult,
         gradient: Tensor,
-        statistics: Statistics,
-        bottleneck_statistics: Statistics,
         *,
-        input_channels: int,
         kept: list[Tensor],
         layers: list[LayerParameters],
     ) -> None:
-        super().__init__(plan, maps, input_channels, layers)
-        self.statistics, self.bottleneck_statistics = statistics, bottleneck_statistics
-        self.input_channels, self.kept = input_channels, kept
+        maps, statistics, self.bottleneck_statistics = result
+        super().__init__(plan, maps, layers[0].gamma1.shape[0], layers)
+        self.statistics = statistics
+        self.input_channels, self.kept = layers[0].gamma1.shape[0], kept
         gradient_maps = empty_maps(self.shape, maps.shape[1], like=maps, dtype=self.sum_dtype)
         self.gradient = as_matrix(gradient_maps.copy_(gradient))
         # Sums over the layers of the two vectors of the correction, for every feature.
@@ -389,8 +445,9 @@ class _Backward(_Pass):
     def _bottleneck(self, index: int, source: Chunks, affine: Affine) -> Chunks:
         """The 1×1 convolution's output (M, K): kept, or recomputed."""
         if self.plan.keep_bottleneck:
-            count = len(self.chunks)
-            return self.kept[index * count : (index + 1) * count]
+            count = len(self.kept) // len(self.layers)
+            kept = self.kept[index * count : (index + 1) * count]
+            return kept if count == len(self.chunks) else [kept[0][rows] for rows in self.chunks]
         return list(self.bottleneck(source, affine, self.layers[index].weight1))
 
     def _produced_gradient(self, columns: slice) -> Iterator[Tensor]:

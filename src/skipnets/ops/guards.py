@@ -20,11 +20,16 @@ _GLOBAL_HOOK_TABLES = tuple(f"_global{table}" for table in _HOOK_TABLES)
 
 
 def unsupported_tracing(x: object) -> str | None:
-    """Compilers, exporters, tracers and function transforms need the modules themselves."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
-        return "the model is being compiled or traced"
+    """Tracers and function transforms need the modules themselves."""
+    if torch._C._get_tracing_state() is not None:
+        return "the model is being traced"
     if isinstance(x, torch.fx.Proxy):
         return "the model is being traced symbolically"
+    return unsupported_transform()
+
+
+def unsupported_transform() -> str | None:
+    """An operation differentiates in its own way, backward and once."""
     if torch._C._are_functorch_transforms_active():
         return "a function transform (torch.func) is active"
     if forward_ad._current_level >= 0:
@@ -41,14 +46,17 @@ def unsupported_input(x: Tensor, parameters: Iterable[Tensor], *, casts: bool = 
         casts: Whether the operation begins with a convolution, which autocast gives an input of its own type.
     """
     parameters = list(parameters)
-    if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in (x, *parameters)):
+    compiling = (
+        torch.compiler.is_compiling()
+    )  # Then tensors are fake, and inference is the compiler's matter.
+    if not compiling and any(type(tensor) not in (Tensor, nn.Parameter) for tensor in (x, *parameters)):
         return "a tensor subclass is in use"
     dtype = parameters[0].dtype
     if dtype not in (torch.float32, torch.float64) or any(tensor.dtype != dtype for tensor in parameters):
         return "parameters are not all of float32 or all of float64"
     if any(tensor.device != x.device for tensor in parameters):
         return "input and parameters are on different devices"
-    if x.layout != torch.strided or x.is_inference():
+    if x.layout != torch.strided or (not compiling and x.is_inference()):
         return "the input is sparse or an inference tensor"
     if x.dtype != computing_dtype(x.device, dtype) and not (casts and x.dtype == dtype):
         return f"the input is {x.dtype}, not {computing_dtype(x.device, dtype)}"

@@ -12,6 +12,7 @@ Shapes: N images of C channels, K channels of the stem; H×W positions after the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -72,54 +73,114 @@ def stem(images: Tensor, plan: StemPlan, parameters: StemParameters) -> StemResu
         plan: Fixed properties.
         parameters: Of convolution and norm.
     """
-    if unsupported_kernels(images.device, plan.dtype) is None:
-        from skipnets.ops.triton.stem import stem as fused
+    fused = unsupported_kernels(images.device, plan.dtype) is None
+    return execute(executor(fused=fused), images, plan, parameters)
 
-        return fused(images, plan, parameters)
-    maps, mean, variance = _StemFunction.apply(images, plan, *parameters)
-    return StemResult(maps, Statistics(mean, variance), _convolved_shape(images).rows)
+
+def execute(way: Executor, images: Tensor, plan: StemPlan, parameters: StemParameters) -> StemResult:
+    """`stem` by one of the executors."""
+    maps, mean, variance = _StemFunction.apply(images, plan, way, *parameters)
+    return StemResult(maps, Statistics(mean, variance), convolved_shape(images).rows)
+
+
+class Executor(NamedTuple):
+    """A way to compute a stem's forward and backward pass.
+
+    Attributes:
+        forward: From images, plan and parameters to the maps, the statistics of the convolution's result, and
+            what `backward` needs beside these.
+        backward: From the gradient of the maps, the arguments of `forward`, the statistics, what was kept,
+            and whether that of the images is needed, to the gradients of images, weights, γ and β.
+    """
+
+    forward: Callable[[Tensor, StemPlan, StemParameters], tuple[Tensor, Statistics, list[Tensor]]]
+    backward: Callable[
+        [Tensor, Tensor, StemPlan, StemParameters, Statistics, list[Tensor], bool],
+        tuple[Tensor | None, Tensor, Tensor, Tensor],
+    ]
+
+
+def executor(*, fused: bool) -> Executor:
+    """The executor of a stem: the kernels of `skipnets.ops.triton`, or PyTorch's operators."""
+    if not fused:
+        return REFERENCE
+    from skipnets.ops.triton.stem import FUSED
+
+    return FUSED
 
 
 class _StemFunction(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, plan: StemPlan, weight: Tensor, gamma: Tensor, beta: Tensor
+        ctx: Any, images: Tensor, plan: StemPlan, way: Executor, *parameters: Tensor
     ) -> tuple[Tensor, ...]:
-        shape = _convolved_shape(images)
-        collector = StatisticsCollector()
-        with without_autocast(images.device):
-            convolved = _convolve(images, weight, shape, plan.dtype, collector)
-            statistics = collector.merged()
-            affine = Affine.of(statistics, gamma, beta, plan.eps)
-            pooled_shape = MapShape(shape.images, (shape.height + 1) // 2, (shape.width + 1) // 2)
-            out = empty_maps(pooled_shape, weight.shape[0], like=images, dtype=plan.dtype)
-            workspace = Workspace(images.device)
-            for rows in shape.chunks(convolved.shape[1], plan.dtype.itemsize, images.device):
-                activated = _activate(convolved, rows, affine, workspace)
-                out[_images(rows, shape)] = F.max_pool2d(
-                    as_maps(activated, shape), POOL_KERNEL, POOL_STRIDE, POOL_PADDING
-                )
-        ctx.plan = plan
-        kept = (convolved,) if plan.keep_convolved else ()
-        ctx.save_for_backward(images, *statistics, weight, gamma, beta, *kept)
+        maps, statistics, saved = way.forward(images, plan, StemParameters(*parameters))
+        ctx.plan, ctx.way = plan, way
+        ctx.save_for_backward(images, *statistics, *parameters, *saved)
         ctx.mark_non_differentiable(*statistics)
-        return (out, *statistics)
+        return (maps, *statistics)
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        images, mean, variance, weight, gamma, beta, *kept = ctx.saved_tensors
-        statistics, parameters = Statistics(mean, variance), StemParameters(weight, gamma, beta)
-        with without_autocast(images.device):
-            shape = _convolved_shape(images)
-            convolved = kept[0] if kept else _convolve(images, weight, shape, ctx.plan.dtype)
-            convolved_gradient, gamma_gradient, beta_gradient = _norm_backward(
-                gradient, convolved, shape, statistics, parameters, ctx.plan.eps
+        images, mean, variance, weight, gamma, beta, *saved = ctx.saved_tensors
+        image_gradient, *gradients = ctx.way.backward(
+            gradient,
+            images,
+            ctx.plan,
+            StemParameters(weight, gamma, beta),
+            Statistics(mean, variance),
+            saved,
+            ctx.needs_input_grad[0],
+        )
+        return (image_gradient, None, None, *gradients)
+
+
+def _forward(
+    images: Tensor, plan: StemPlan, parameters: StemParameters
+) -> tuple[Tensor, Statistics, list[Tensor]]:
+    weight, gamma, beta = parameters
+    shape = convolved_shape(images)
+    collector = StatisticsCollector()
+    with without_autocast(images.device):
+        convolved = _convolve(images, weight, shape, plan.dtype, collector)
+        statistics = collector.merged()
+        affine = Affine.of(statistics, gamma, beta, plan.eps)
+        pooled_shape = MapShape(shape.images, (shape.height + 1) // 2, (shape.width + 1) // 2)
+        out = empty_maps(pooled_shape, weight.shape[0], like=images, dtype=plan.dtype)
+        workspace = Workspace(images.device)
+        for rows in shape.chunks(convolved.shape[1], plan.dtype.itemsize, images.device):
+            activated = _activate(convolved, rows, affine, workspace)
+            out[_images(rows, shape)] = F.max_pool2d(
+                as_maps(activated, shape), POOL_KERNEL, POOL_STRIDE, POOL_PADDING
             )
-            image_gradient, weight_gradient = _convolution_backward(
-                convolved_gradient, shape, images, weight, ctx.needs_input_grad[0]
-            )
-        return image_gradient, None, weight_gradient, gamma_gradient, beta_gradient
+    return out, statistics, [convolved] if plan.keep_convolved else []
+
+
+def _backward(
+    gradient: Tensor,
+    images: Tensor,
+    plan: StemPlan,
+    parameters: StemParameters,
+    statistics: Statistics,
+    saved: list[Tensor],
+    needs_image_gradient: bool,
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    weight = parameters.weight
+    with without_autocast(images.device):
+        shape = convolved_shape(images)
+        convolved = saved[0] if saved else _convolve(images, weight, shape, plan.dtype)
+        convolved_gradient, gamma_gradient, beta_gradient = _norm_backward(
+            gradient, convolved, shape, statistics, parameters, plan.eps
+        )
+        image_gradient, weight_gradient = _convolution_backward(
+            convolved_gradient, shape, images, weight, needs_image_gradient
+        )
+    return image_gradient, weight_gradient, gamma_gradient, beta_gradient
+
+
+REFERENCE = Executor(_forward, _backward)
+"""By PyTorch's operators, on any device."""
 
 
 def _norm_backward(
@@ -209,7 +270,8 @@ def _max_pool_backward(gradient: Tensor, x: Tensor) -> Tensor:
     return result
 
 
-def _convolved_shape(images: Tensor) -> MapShape:
+def convolved_shape(images: Tensor) -> MapShape:
+    """The shape of the convolution's result."""
     return MapShape(images.shape[0], (images.shape[2] + 1) // STRIDE, (images.shape[3] + 1) // STRIDE)
 
 

@@ -14,6 +14,7 @@ Shapes: N images, H×W positions, M = N·H·W rows, C channels in, K channels ou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -66,54 +67,101 @@ def transition(
     if statistics is None:
         with torch.no_grad():
             statistics = map_statistics(x)
-    if unsupported_kernels(x.device, x.dtype) is None:
-        from skipnets.ops.triton.transition import transition as fused
+    fused = unsupported_kernels(x.device, x.dtype) is None
+    return execute(executor(fused=fused), x, parameters, eps, statistics)
 
-        return TransitionResult(fused(x, parameters, eps, statistics), statistics)
-    maps: Tensor = _TransitionFunction.apply(x, statistics, eps, *parameters)
+
+def execute(
+    way: Executor, x: Tensor, parameters: TransitionParameters, eps: float, statistics: Statistics
+) -> TransitionResult:
+    """`transition` by one of the executors."""
+    maps: Tensor = _TransitionFunction.apply(x, statistics, eps, way, *parameters)
     return TransitionResult(maps, statistics)
+
+
+class Executor(NamedTuple):
+    """A way to compute a transition's forward and backward pass.
+
+    Attributes:
+        forward: From x, parameters, ε and statistics to the pooled maps, and what `backward` needs beside
+            these arguments.
+        backward: From the gradient of the maps, the arguments of `forward`, and what it kept, to the
+            gradients of x, γ, β and the convolution's weights.
+    """
+
+    forward: Callable[[Tensor, TransitionParameters, float, Statistics], tuple[Tensor, list[Tensor]]]
+    backward: Callable[
+        [Tensor, Tensor, TransitionParameters, float, Statistics, list[Tensor]], tuple[Tensor, ...]
+    ]
+
+
+def executor(*, fused: bool) -> Executor:
+    """The executor of a transition: the kernels of `skipnets.ops.triton`, or PyTorch's operators."""
+    if not fused:
+        return REFERENCE
+    from skipnets.ops.triton.transition import FUSED
+
+    return FUSED
 
 
 class _TransitionFunction(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, statistics: Statistics, eps: float, gamma: Tensor, beta: Tensor, weight: Tensor
+        ctx: Any, x: Tensor, statistics: Statistics, eps: float, way: Executor, *parameters: Tensor
     ) -> Tensor:
-        ctx.eps = eps
-        ctx.save_for_backward(x, *statistics, gamma, beta, weight)
-        affine = Affine.of(statistics, gamma, beta, eps)
-        shape = MapShape.of(x)
-        pooled_shape = MapShape(shape.images, shape.height // 2, shape.width // 2)
-        out = empty_maps(pooled_shape, weight.shape[0], like=x, dtype=x.dtype)
-        source, target = as_matrix(x), as_matrix(out)
-        compute_weight = weight.to(x.dtype)
-        workspace = Workspace(x.device)
-        with without_autocast(x.device):
-            chunks = list(shape.chunks(x.shape[1], x.dtype.itemsize, x.device))
-            way = _ways(weight, pooled_shape, _pooled_rows(chunks[0], shape, pooled_shape), x).forward
-            for rows in chunks:
-                scratch = workspace.matrix("activated", source[rows].shape, x.dtype)
-                pooled = _pool(scale_shift_relu(source[rows], affine, scratch), shape)
-                out_rows = _pooled_rows(rows, shape, pooled_shape)
-                target[out_rows] = convolve(pooled, compute_weight, pooled_shape, way)
-        return out if x.is_contiguous(memory_format=torch.channels_last) else out.contiguous()
+        maps, saved = way.forward(x, TransitionParameters(*parameters), eps, statistics)
+        ctx.eps, ctx.way = eps, way
+        ctx.save_for_backward(x, *statistics, *parameters, *saved)
+        return maps
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, variance, gamma, beta, weight = ctx.saved_tensors
-        with without_autocast(x.device):
-            gradients = _backward(
-                gradient,
-                x,
-                Statistics(mean, variance),
-                ctx.eps,
-                TransitionParameters(gamma, beta, weight),
-            )
-        return (gradients[0], None, None, *gradients[1:])
+        x, mean, variance, gamma, beta, weight, *saved = ctx.saved_tensors
+        parameters = TransitionParameters(gamma, beta, weight)
+        gradients = ctx.way.backward(gradient, x, parameters, ctx.eps, Statistics(mean, variance), saved)
+        return (gradients[0], None, None, None, *gradients[1:])
+
+
+def _forward(
+    x: Tensor, parameters: TransitionParameters, eps: float, statistics: Statistics
+) -> tuple[Tensor, list[Tensor]]:
+    gamma, beta, weight = parameters
+    affine = Affine.of(statistics, gamma, beta, eps)
+    shape = MapShape.of(x)
+    pooled_shape = MapShape(shape.images, shape.height // 2, shape.width // 2)
+    out = empty_maps(pooled_shape, weight.shape[0], like=x, dtype=x.dtype)
+    source, target = as_matrix(x), as_matrix(out)
+    compute_weight = weight.to(x.dtype)
+    workspace = Workspace(x.device)
+    with without_autocast(x.device):
+        chunks = list(shape.chunks(x.shape[1], x.dtype.itemsize, x.device))
+        way = _ways(weight, pooled_shape, _pooled_rows(chunks[0], shape, pooled_shape), x).forward
+        for rows in chunks:
+            scratch = workspace.matrix("activated", source[rows].shape, x.dtype)
+            pooled = _pool(scale_shift_relu(source[rows], affine, scratch), shape)
+            out_rows = _pooled_rows(rows, shape, pooled_shape)
+            target[out_rows] = convolve(pooled, compute_weight, pooled_shape, way)
+    return out if x.is_contiguous(memory_format=torch.channels_last) else out.contiguous(), []
 
 
 def _backward(
+    gradient: Tensor,
+    x: Tensor,
+    parameters: TransitionParameters,
+    eps: float,
+    statistics: Statistics,
+    saved: list[Tensor],  # noqa: ARG001 — nothing beside the arguments
+) -> tuple[Tensor, ...]:
+    with without_autocast(x.device):
+        return _gradients(gradient, x, statistics, eps, parameters)
+
+
+REFERENCE = Executor(_forward, _backward)
+"""By PyTorch's operators, on any device."""
+
+
+def _gradients(
     gradient: Tensor, x: Tensor, statistics: Statistics, eps: float, parameters: TransitionParameters
 ) -> tuple[Tensor, ...]:
     """Gradients of x, γ, β and the convolution's weights."""

@@ -101,6 +101,8 @@ def check_listed(dataset: ImageDataset, path: str | os.PathLike[str], data: str)
     Raises:
         UserError: The images do not lie in files of their own.
     """
+    if dataset.members is not None:
+        raise UserError(f"write={path}: {data} lies in shards, which a manifest cannot list")
     if dataset.root is None:
         raise UserError(f"write={path}: {data} does not lie in files, which a manifest could list")
     if dataset.pages is not None and len({dataset.file(image) for image in range(len(dataset))}) < len(

@@ -32,6 +32,7 @@ def open_runtime(
     tensors: Mapping[str, NDArray[Any]],
     device: str = "auto",
     threads: int | None = None,
+    precision: str = "auto",
     network: Any = None,
 ) -> Runtime:
     """Open a runtime for a network.
@@ -42,6 +43,7 @@ def open_runtime(
         tensors: All tensors of the network by state-dict name. The runtime may keep them.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         threads: CPU threads that compute; None leaves it to the runtime.
+        precision: One of `skipnets.runtimes.precision.PRECISIONS`; half precision needs torch.
         network: The torch module of an architecture that is no part of this package.
 
     Raises:
@@ -57,7 +59,10 @@ def open_runtime(
             f"runtime={kind}: runs exports, not model files; first "
             f"skipnets export MODEL --format {kind.removesuffix('runtime')}"
         )
-    if kind == "native" or (kind == "auto" and network is None):
+    half = precision not in ("auto", "32-true")
+    if kind == "native" and half:
+        raise UserError(f"precision={precision}: only the runtime torch computes in it")
+    if kind == "native" or (kind == "auto" and network is None and not half):
         from skipnets.runtimes import native
 
         if kind == "native" or native.prefers_native(device):
@@ -74,4 +79,6 @@ def open_runtime(
                 _LOG.warning("running in PyTorch: %s", error)
     with needs_extra("train"):
         from skipnets.runtimes.torch import TorchRuntime
-    return TorchRuntime.from_tensors(architecture, tensors, device=device, threads=threads, network=network)
+    return TorchRuntime.from_tensors(
+        architecture, tensors, device=device, threads=threads, precision=precision, network=network
+    )

@@ -33,6 +33,12 @@ class EnsembleRuntime:
         """The device that the networks run on."""
         return self.members[0].device
 
+    @property
+    def precision(self) -> str | None:
+        """What all networks compute in; None where that is not one or not known."""
+        found = {getattr(member, "precision", None) for member in self.members}
+        return found.pop() if len(found) == 1 else None
+
     def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) images → (N, classes) logarithms of the networks' mean probabilities."""
         return average_logits(np.stack([member.logits(batch) for member in self.members]))

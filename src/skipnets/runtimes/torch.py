@@ -5,8 +5,9 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,13 @@ from skipnets.models.factory import build_model
 from skipnets.models.modes import evaluating
 from skipnets.models.modified import modification
 from skipnets.models.registry import config_from_dict
+from skipnets.runtimes.precision import HalfPrecisionCheck, check_precision
 from skipnets.runtimes.runtime import InputType, TensorsDoNotFitError
 
 __all__ = ["TorchRuntime", "check_tensors", "pick_device", "without_lost_threads"]
+
+_HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What autocast computes in."""
 
 _process = os.getpid()
 
@@ -34,13 +39,22 @@ class TorchRuntime:
 
     Args:
         model: Used without a copy: it is not moved, and its mode (train or eval) is kept.
+        precision: One of `skipnets.runtimes.precision.PRECISIONS` that the device computes in. None computes
+            as PyTorch is set to.
+
+    Attributes:
+        precision: What it computes in: "32-true", "bf16-mixed" or "16-mixed"; None as PyTorch is set to. With
+            "auto" it may become half precision, after as many images as `HalfPrecisionCheck` compares.
     """
 
     name = "torch"
     input_type: InputType = "float32"
 
-    def __init__(self, model: Backbone[Any]) -> None:
+    def __init__(self, model: Backbone[Any], precision: str | None = None) -> None:
         self.model = model
+        half = fast_precision(self._where()) if precision == "auto" else None
+        self.precision = None if precision == "auto" else precision
+        self._check = None if half is None else HalfPrecisionCheck(half)
 
     @classmethod
     def from_tensors(
@@ -50,6 +64,7 @@ class TorchRuntime:
         *,
         device: str = "auto",
         threads: int | None = None,
+        precision: str = "auto",
         network: nn.Module | None = None,
     ) -> TorchRuntime:
         """Build the architecture's model from the tensors, which it then owns.
@@ -59,14 +74,16 @@ class TorchRuntime:
             tensors: The model's state dict.
             device: "auto" (CUDA, then Apple's MPS, then the CPU) or a device's name.
             threads: CPU threads of the whole process; None leaves torch's setting.
+            precision: One of `skipnets.runtimes.precision.PRECISIONS`.
             network: The module of a `CustomConfig`, which gets the tensors. Default: what its import makes.
 
         Raises:
-            UserError: If the device is not available, or the network is no part of this package and is not
-                trusted (`skipnets.trust`).
+            UserError: If the device is not available, or does not compute in this precision; or if the
+                network is no part of this package and is not trusted (`skipnets.trust`).
             TensorsDoNotFitError: If the tensors do not fit the architecture.
         """
         target = pick_device(device)
+        check_precision(precision, device=target.type)
         model = _skeleton(architecture, at_most=len(tensors), network=network)
         check_tensors(model.stored(), tensors)
         # assign: the skeleton has no memory of its own to copy into.
@@ -78,7 +95,7 @@ class TorchRuntime:
         model = model.eval().to(target)
         if target.type == "cuda":
             model = model.to(memory_format=torch.channels_last)
-        return cls(model)
+        return cls(model, precision)
 
     @property
     def device(self) -> str:
@@ -89,13 +106,22 @@ class TorchRuntime:
         """(N, C, H, W) images → (N, classes) logits."""
         without_lost_threads()
         with evaluating(self.model), torch.inference_mode():
-            return _to_numpy(self.model(self._to_tensor(batch)))
+            images = self._to_tensor(batch)
+            with self._computing_in(self._now()):
+                logits = _to_numpy(self.model(images))
+            self._compare(images, logits)
+            return logits
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) images → (N, num_features) pooled features."""
         without_lost_threads()
         with evaluating(self.model), torch.inference_mode():
-            return _to_numpy(self.model.embed(self._to_tensor(batch)))
+            images = self._to_tensor(batch)
+            with self._computing_in(self._now()):
+                features = _to_numpy(self.model.embed(images))
+                logits = None if self._check is None else _to_numpy(self.model(images))
+            self._compare(images, logits)
+            return features
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The state dict as contiguous arrays; floating-point tensors as float32.
@@ -115,6 +141,40 @@ class TorchRuntime:
                 "'package.module:function', 'arguments': {…}}"
             )
         return arrays
+
+    def _now(self) -> str | None:
+        """What to compute in: float32 as long as half precision is compared with it."""
+        return self.precision if self._check is None else "32-true"
+
+    def _compare(self, images: Tensor, logits: NDArray[np.float32] | None) -> None:
+        """Find out whether half precision would give the same labels, as long as that is open."""
+        check = self._check
+        if check is None or logits is None:
+            return
+        with self._computing_in(check.precision):
+            half = _to_numpy(self.model(images))
+        decided = check.add(logits, half)
+        if decided is not None:
+            self.precision = None if decided == "32-true" else decided
+            self._check = None
+
+    @contextlib.contextmanager
+    def _computing_in(self, precision: str | None) -> Iterator[None]:
+        """Compute in a number format."""
+        device = self._where().type
+        if precision in _HALF:
+            with torch.autocast(device, _HALF[precision]):
+                yield
+        elif precision == "32-true" and device == "cuda":
+            products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+            before = products.allow_tf32, convolutions.allow_tf32
+            products.allow_tf32 = convolutions.allow_tf32 = False
+            try:
+                yield
+            finally:
+                products.allow_tf32, convolutions.allow_tf32 = before
+        else:
+            yield
 
     def _where(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -147,6 +207,11 @@ def pick_device(name: str) -> torch.device:
     if (device.index or 0) >= available:
         raise UserError(f"device={name}: not available; torch finds {available} of type {device.type}")
     return device
+
+
+def fast_precision(device: torch.device) -> str | None:
+    """The half precision that is worth a try on a device, or None."""
+    return "16-mixed" if device.type == "cuda" else None
 
 
 def without_lost_threads() -> None:

@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect
 
 from skipnets.classifier import Classifier, Prediction, as_classifier
 from skipnets.errors import UserError
+from skipnets.machine import usable_cores
 from skipnets.serve.documentation import documentation_page
 from skipnets.serve.examples import Example
 from skipnets.serve.guard import Guard, refusal_body
@@ -237,7 +238,7 @@ def create_app(
         limits=limits or Limits(),
         batch_size=batch_size,
         batch_delay=batch_delay,
-        workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
+        workers=min(usable_cores(), 8) if workers is None else workers,
     )
 
     @asynccontextmanager

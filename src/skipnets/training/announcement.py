@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from skipnets.data.augmentation import AUGMENTATIONS
 from skipnets.data.listing import channel_word, counted
 from skipnets.data.sources import ImageDataset
 from skipnets.training import budget
@@ -70,12 +71,16 @@ def _device(config: ResolvedConfig) -> str:
 
 def _settings(config: ResolvedConfig) -> str:
     """The settings that matter most, those that are off left out."""
+    mirrors = config.augmentation in AUGMENTATIONS and AUGMENTATIONS[config.augmentation].mirror
     settings = [
         f"{config.optimizer}, rate {config.lr:g}, {config.schedule}, warm-up {config.warmup:.2g} epochs",
         f"weight decay {config.weight_decay:g}",
-        f"augmentation {config.augmentation}",
+        f"augmentation {config.augmentation}{' (mirrored too)' if mirrors else ''}",
     ]
     for name, value in {
+        "erasing": config.erasing,
+        "focal loss, gamma": config.focal_gamma if config.loss == "focal" else 0,
+        "share of the teacher": config.teacher_share if config.teacher is not None else 0,
         "MixUp": config.mixup,
         "CutMix": config.cutmix,
         "label smoothing": config.label_smoothing,

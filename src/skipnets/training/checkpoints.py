@@ -1,4 +1,8 @@
-"""Checkpoints: two of them, whole, and within an epoch, so that training resumes to the step."""
+"""Checkpoints: two of them, whole, and within an epoch, so that training resumes to the step.
+
+A run may go on with fewer processes than it was started with. Its epochs stay divided into as many shares;
+each process takes several, and adds up their gradients before a step, so every step sees the same images.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from typing_extensions import override
 from skipnets.data.loading import ImageLoader
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
+from skipnets.training.callbacks import seed_everything
 from skipnets.training.run import Run
 from skipnets.training.task import ClassificationTask
 
@@ -89,6 +94,28 @@ def newest_checkpoint(run: Run) -> Path | None:
     return None
 
 
+def shares_of(checkpoint: Path | None, processes: int) -> int:
+    """Into how many shares a run's epochs are divided: one for each process that it was started with.
+
+    Args:
+        checkpoint: That the run goes on from; None if it begins.
+        processes: How many train now.
+
+    Raises:
+        UserError: The shares cannot be dealt out to so many.
+    """
+    if checkpoint is None:
+        return processes
+    callbacks = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
+    shares = next((state["processes"] for state in callbacks.values() if "within_epoch" in state), processes)
+    if shares % processes:
+        raise UserError(
+            f"devices={processes}: must divide {shares}, the number of processes that the run was started "
+            "with: each takes equally many of their shares of an epoch"
+        )
+    return int(shares)
+
+
 class StepCheckpoints(Callback):
     """Writes a checkpoint every so many minutes within an epoch.
 
@@ -98,13 +125,18 @@ class StepCheckpoints(Callback):
     Args:
         run: Whose checkpoints they are.
         minutes: Between two of them; 0 writes none within an epoch.
+        seed: The run's.
+
+    Attributes:
+        shares: Into how many an epoch is divided (`shares_of`).
     """
 
-    def __init__(self, run: Run, minutes: float) -> None:
+    def __init__(self, run: Run, minutes: float, *, seed: int) -> None:
         self.run = run
         self.seconds = 60 * minutes
+        self.shares = 1
+        self.seed = seed
         self._saved = time.monotonic()
-        self._is_resumed = False
         self._processes = 1
         self._within_epoch: list[dict[str, Any]] = []
         self._resumed: list[dict[str, Any]] = []
@@ -112,12 +144,9 @@ class StepCheckpoints(Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the loader to where the epoch was interrupted, before its first batch is read."""
-        before, self._processes = self._processes, trainer.world_size
-        if self._is_resumed and before != trainer.world_size:
-            raise UserError(
-                f"devices={trainer.world_size}: must be {before}, by which the epochs of this run are "
-                "divided; a run with another number of processes is another run"
-            )
+        if self._resumed and self._processes != trainer.world_size:
+            self._resumed = dealt_out(self._resumed, trainer.world_size)
+        self._processes = trainer.world_size
         if self._resumed:
             _loader(trainer).load_state_dict(self._resumed[trainer.global_rank]["loader"])
 
@@ -127,7 +156,11 @@ class StepCheckpoints(Callback):
     ) -> None:
         """Go on with the random numbers of the interrupted epoch."""
         if self._resumed and batch_idx:
-            _restore_generators(self._resumed[trainer.global_rank]["generators"])
+            states = self._resumed[trainer.global_rank]["generators"]
+            if states is None:
+                seed_everything(self.seed, trainer.current_epoch, trainer.global_rank, batch_idx)
+            else:
+                _restore_generators(states)
 
     @override
     def on_train_batch_end(
@@ -136,7 +169,7 @@ class StepCheckpoints(Callback):
         """Add what was measured before the interruption; write a checkpoint when it is time."""
         if self._resumed:
             assert isinstance(pl_module, ClassificationTask)
-            _add_measured(trainer, pl_module, self._resumed[trainer.global_rank]["measured"])
+            _add_measured(pl_module, self._resumed[trainer.global_rank]["measured"])
             self._resumed = []
         # Gradients that add up over batches are in no checkpoint. At the epoch's end one is written anyway.
         at_boundary = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
@@ -163,13 +196,29 @@ class StepCheckpoints(Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         """The state within an epoch; empty at its end."""
-        return {"processes": self._processes, "within_epoch": self._within_epoch}
+        return {
+            "processes": self.shares,
+            "written_by": self._processes,
+            "within_epoch": self._within_epoch,
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Prepare to go on within an epoch."""
-        self._is_resumed = True
-        self._processes, self._resumed = state_dict["processes"], state_dict["within_epoch"]
+        # Of a run that could not go on with other processes, both numbers are one.
+        self._processes = state_dict.get("written_by", state_dict["processes"])
+        self._resumed = state_dict["within_epoch"]
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count batches as this number of processes does."""
+        state = checkpoint["callbacks"][self.state_key]
+        before = self.shares // state.get("written_by", state["processes"])
+        now = self.shares // trainer.world_size
+        if before != now:
+            recount(checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"], before=before, now=now)
 
     def _is_time(self, trainer: pl.Trainer, batch_idx: int) -> bool:
         if not self.seconds:
@@ -182,12 +231,66 @@ class StepCheckpoints(Callback):
         return bool(trainer.strategy.broadcast(is_time))
 
 
+def recount(progress: dict[str, Any], *, before: int, now: int) -> None:
+    """Change Lightning's count of a process's batches, where a process takes other numbers of shares.
+
+    Args:
+        progress: `batch_progress` of a checkpoint, which is written between two steps.
+        before: Shares of a process that wrote it.
+        now: Shares of a process that reads it.
+    """
+    for counts in (progress["total"], progress["current"]):
+        ready = counts["ready"]
+        for name, count in counts.items():
+            # A batch that is not complete yet is one batch in either count.
+            counts[name] = ready * now // before - (ready - count)
+
+
+def dealt_out(states: list[dict[str, Any]], processes: int) -> list[dict[str, Any]]:
+    """What each process has to go on with, where others wrote it.
+
+    Args:
+        states: Of the processes that wrote a checkpoint.
+        processes: How many go on.
+
+    Raises:
+        UserError: Processes are not equally far, because images could not be read.
+    """
+    loaders = [state["loader"] for state in states]
+    if any(loader["owed"] or loader["left"] or loader["read"] != loaders[0]["read"] for loader in loaders):
+        raise UserError(
+            f"devices={processes}: must be {len(states)} up to the end of this epoch, in which images that "
+            "could not be read have put the processes out of step"
+        )
+    read = loaders[0]["read"] * len(states) // processes
+    failures = {name: reason for loader in loaders for name, reason in loader["failures"].items()}
+    measured = [state["measured"] for state in states]
+    means = {
+        name: [
+            torch.stack([torch.as_tensor(each["means"][name][part]) for each in measured]).sum(0)
+            for part in (0, 1)
+        ]
+        for name in measured[0]["means"]
+    }
+    # What all of them measured counts once. Gradients are those of all.
+    nothing = {name: [torch.zeros_like(part) for part in parts] for name, parts in means.items()}
+    norms = measured[0]["gradient_norms"]
+    return [
+        {
+            "loader": {"read": read, "owed": 0, "left": 0, "failures": failures},
+            "generators": None,
+            "measured": {"means": nothing if rank else means, "gradient_norms": norms},
+        }
+        for rank in range(processes)
+    ]
+
+
 def _of_all_processes(trainer: pl.Trainer, task: ClassificationTask) -> list[dict[str, Any]]:
     """What each process has to go on with, by its rank."""
     mine = {
         "loader": _loader(trainer).state_dict(),
         "generators": _generators(),
-        "measured": _measured(trainer, task),
+        "measured": _measured(task),
     }
     if trainer.world_size == 1:
         return [mine]
@@ -202,22 +305,16 @@ def _loader(trainer: pl.Trainer) -> ImageLoader:
     return loader
 
 
-def _measured(trainer: pl.Trainer, task: ClassificationTask) -> dict[str, Any]:
+def _measured(task: ClassificationTask) -> dict[str, Any]:
     """The epoch's training loss, accuracy and gradients so far."""
-    means = {
-        name: [mean.value.clone(), mean.cumulated_batch_size.clone()]
-        for name, mean in trainer.fit_loop.epoch_loop._results.items()
-        if name.startswith("training_step.")
-    }
-    return {"means": means, "gradient_norms": task.gradient_norms.copy()}
+    measured = task.training_sums
+    return {"sums": measured.sums, "images": measured.images, "gradient_norms": task.gradient_norms.copy()}
 
 
-def _add_measured(trainer: pl.Trainer, task: ClassificationTask, before: dict[str, Any]) -> None:
+def _add_measured(task: ClassificationTask, before: dict[str, Any]) -> None:
     """Add what was measured before an interruption to what the first step after it measured."""
-    for name, (value, images) in before["means"].items():
-        mean = trainer.fit_loop.epoch_loop._results[name]
-        mean.value += value.to(mean.value.device)
-        mean.cumulated_batch_size += images.to(mean.cumulated_batch_size.device)
+    if before["sums"] is not None:
+        task.training_sums.add(*before["sums"].to(task.device), images=before["images"])
     device = task.gradient_norms[0].device if task.gradient_norms else task.device
     task.gradient_norms[:0] = [norm.to(device) for norm in before["gradient_norms"]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +43,14 @@ def check_images(splits: Path, dataset: ImageDataset) -> None:
     """
     rows = {row.path: row for row in read_split_rows(splits)}
     every = max(len(dataset) // SAMPLE, 1)
-    sample = dataset.select(np.arange(0, len(dataset), every))
+    positions = np.arange(0, len(dataset), every)
+    if dataset.members is not None:  # a shard is replaced as a whole
+        positions = np.union1d(positions, np.unique(dataset.members.numbers, return_index=True)[1])
+    # What an index of shards says of contents is not taken for what is there.
+    sample = replace(dataset.select(positions), contents=None)
     replaced = [
-        name
-        for name, content in zip(sample.names, contents(sample), strict=True)
+        name if dataset.members is None else f"{name} in {sample.file(index).name}"
+        for index, (name, content) in enumerate(zip(sample.names, contents(sample), strict=True))
         if (row := rows.get(name)) is not None
         and row.hash
         and content.hash

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,13 +26,17 @@ from skipnets.training.auto import (
 from skipnets.training.config import Precision, TrainConfig
 from skipnets.training.mirroring import keeps_class_mirrored
 from skipnets.training.recipes import RECIPES
-from skipnets.training.speed import seconds_per_image, training_device
+from skipnets.training.speed import device_count, seconds_per_image, training_device
 
-# Beside the network, a step costs this much in the training loop: reading, moving, logging.
+logger = logging.getLogger("skipnets")
+
+# Beside the network, a step costs this much in the training loop: reading, moving, logging (one thread of an
+# AMD EPYC, Zen 4).
 STEP_SECONDS = 0.006
 # A number format of fewer bits is taken where it needs less than this share of float32's time.
 _FASTER = 0.85
-# Where several processes train together nothing is measured before: they must decide alike.
+# Where several processes train together nothing is measured before, because they must decide alike: the first
+# plan of epochs assumes this, and is corrected after each epoch.
 _ASSUMED_SECONDS_PER_IMAGE = 0.001
 
 
@@ -45,7 +49,7 @@ class Choice:
         precision: Number format: on a CPU bf16-mixed where that is measurably faster.
         training_ends: The time on `budget.clock` at which training must have ended; None where the number of
             epochs is given.
-        seconds_per_image: Of a training image, where it was measured.
+        seconds_per_image: Of a training image; None where it was not measured.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -86,10 +90,9 @@ def choose(
     side = max(sides)
     facts = Facts(
         images=len(train),
-        classes=len(dataset.classes),
         side=side,
         passes=0,
-        steps=0,
+        batch_size=config.batch_size or 0,
         mirrored=float(config.augmentation is not None or keeps_class_mirrored(train)),
         pretrained=float(config.weights is not None),
     )
@@ -99,12 +102,12 @@ def choose(
     batch_size = (
         config.batch_size or values.get("batch_size") or RECIPES[config.recipe or "auto"]["batch_size"]
     )
+    facts = dataclasses.replace(facts, batch_size=batch_size)
     total = parse_duration(config.time) if config.time else default_seconds(len(train), side)
     device = training_device(config.accelerator)
+    together = device_count(config.devices, config.accelerator) > 1
 
     def measured(candidate: Candidate, precision: Precision) -> float:
-        if _is_distributed(config):
-            return _ASSUMED_SECONDS_PER_IMAGE
         measured_network, size = network(candidate.model), _scaled(sides, candidate.side)
         if min(size) < measured_network.smallest_size:  # It is refused later, with a message.
             return _ASSUMED_SECONDS_PER_IMAGE
@@ -119,12 +122,12 @@ def choose(
         return seconds + STEP_SECONDS / batch_size
 
     def fastest_precision(candidate: Candidate) -> Precision:
-        if config.precision != "auto" or device.type != "cpu" or _is_distributed(config):
+        if config.precision != "auto" or device.type != "cpu" or together:
             return precision
         plain, mixed = measured(candidate, "32-true"), measured(candidate, "bf16-mixed")
         return "bf16-mixed" if mixed < _FASTER * plain else "32-true"
 
-    speed = None
+    speed: float | None = None
     if automatic and config.model is None and not config.model_options and (networks or not config.weights):
         given_images = config.epochs * (config.epoch_images or len(train)) if config.epochs else None
         if networks:
@@ -140,14 +143,17 @@ def choose(
             return wanted_images(candidate, len(train))
 
         precision = fastest_precision(ladder[min(1, len(ladder) - 1)])
-        chosen, speed = choose_network(
-            ladder, lambda candidate: measured(candidate, precision), wanted=wanted, seconds=total
-        )
+        if together:
+            chosen = ladder[0]
+        else:
+            chosen, speed = choose_network(
+                ladder, lambda candidate: measured(candidate, precision), wanted=wanted, seconds=total
+            )
         values["model"] = chosen.model
         if chosen.side != side:
             values["size"] = _scaled(sides, chosen.side)
             facts = dataclasses.replace(facts, side=chosen.side)
-    elif timed:
+    elif timed and not together:
         given = Candidate(model=config.model or default_model, side=side)
         precision = fastest_precision(given)
         speed = measured(given, precision)
@@ -155,19 +161,24 @@ def choose(
     ends = None
     epochs, images = config.epochs or 0, config.epoch_images or len(train)
     if timed:
-        assert speed is not None
-        ends = started + total - budget.finish_seconds(len(test), speed)
-        seconds = total if _is_distributed(config) else ends - budget.clock()
-        plan = budget.plan_epochs(len(train), len(val), seconds_per_image=speed, seconds=seconds)
-        epochs, images = plan.epochs, config.epoch_images or plan.images
+        expected = _ASSUMED_SECONDS_PER_IMAGE if speed is None else speed
+        ends = started + total - budget.finish_seconds(len(test), expected)
+        plan = budget.plan_epochs(
+            len(train),
+            len(val),
+            seconds_per_image=expected,
+            seconds=total if together else ends - budget.clock(),
+            epoch_images=config.epoch_images,
+        )
+        epochs, images = plan.epochs, plan.images
         values |= {
             "time": config.time or f"{total:.0f}s",
             "epochs": epochs,
             "epoch_images": images,
         }
-    facts = dataclasses.replace(
-        facts, passes=epochs * images / len(train), steps=epochs * max(images // batch_size, 1)
-    )
+    if together and (timed or "model" in values):
+        _tell_unmeasured(values.get("model"), timed=timed)
+    facts = dataclasses.replace(facts, passes=epochs * images / len(train))
     if automatic:
         values |= apply_rules(facts)
         values["warmup"] = WARMUP_SHARE * epochs
@@ -180,6 +191,7 @@ def _scaled(sides: tuple[int, int], side: int) -> tuple[int, int]:
     return height, width
 
 
-def _is_distributed(config: TrainConfig) -> bool:
-    """Whether several processes train together."""
-    return str(config.devices) != "1" or int(os.environ.get("WORLD_SIZE", "1")) > 1
+def _tell_unmeasured(model: str | None, *, timed: bool) -> None:
+    taken = f"takes {model}, the cheapest network (--model names another), and " if model else ""
+    ends = "corrects the number of epochs after each one" if timed else "does not tell when it will end"
+    logger.info(f"where several processes train together, the speed is not measured: the run {taken}{ends}")

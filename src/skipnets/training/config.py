@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -19,13 +20,16 @@ from skipnets.errors import UserError, near_matches, one_line
 from skipnets.models.graph import ExecutionPolicy
 from skipnets.models.registry import means_none, parse_fields, rename_version_1_fields
 
+logger = logging.getLogger("skipnets")
+
 T = TypeVar("T")
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
-Recipe = Literal["auto", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
+Recipe = Literal["auto", "speedrun", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
+LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
@@ -100,8 +104,8 @@ class TrainConfig:
 
     model: str | None = None
     """A name from `skipnets models`, or the import of your own network, package.module:Class. Default: the
-    recipe auto chooses by the images, the device and the time; in the others densenet_bc40_k12 up to 64
-    pixels, densenet121 above."""
+    recipe auto chooses by the images, the device and the time; speedrun takes resnet8_w64, the others
+    densenet_bc40_k12 up to 64 pixels and densenet121 above."""
     model_options: Annotated[dict[str, Any], BeforeValidator(_plain_values)] = dataclasses.field(
         default_factory=dict
     )
@@ -147,7 +151,7 @@ class TrainConfig:
     early stages of a pretrained network change less."""
     whiten_stem: bool | None = None
     """Whether the first convolution starts with filters that whiten patches of the training images (Jordan
-    2024, arXiv 2404.00498) instead of random ones. Not with weights."""
+    2024, arXiv 2404.00498) instead of random ones. Must be given without weights."""
     fit_head: bool | None = None
     """Whether the new head is fitted to the features of the initial weights before all layers are trained, so
     that a random head does not spoil them (Kumar et al. 2022, arXiv 2202.10054)."""
@@ -160,6 +164,18 @@ class TrainConfig:
     """Epochs over which the rate rises linearly from a hundredth."""
     clip: NotNegative | None = None
     """The largest norm of the gradient; longer ones are shortened to it. 0 switches it off."""
+    loss: Literal["cross-entropy", "focal"] | None = None
+    """The loss: cross-entropy (the default) or focal (Lin et al. 2017, arXiv 1708.02002), in which images
+    that are already classified well count less."""
+    focal_gamma: NotNegative = 2.0
+    """How much less they count; 0 is cross-entropy."""
+    teacher: Annotated[str | None, BeforeValidator(_text)] = None
+    """A model file or run folder with the same classes, whose probabilities the network learns as well
+    (distillation, arXiv 1503.02531)."""
+    teacher_temperature: Rate = 4.0
+    """Divides the logits of both before they are compared; above 1, smaller probabilities count more."""
+    teacher_share: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Share of the loss that is the teacher's."""
     label_smoothing: Share | None = None
     """Fraction of the target that is spread over all classes."""
     imbalance: Literal["none", "weighted-loss", "balanced-sampling"] | None = None
@@ -170,7 +186,10 @@ class TrainConfig:
     """Number of stages that keep their weights and statistics, from the stem on: 1 is the stem alone."""
 
     augmentation: str | None = None
-    """Augmentation of training images: none, flip, crop, crop-flip, resized-crop or trivial."""
+    """Augmentation of training images: none, flip, crop, crop-flip, resized-crop, trivial (TrivialAugment),
+    rand (RandAugment) or augmix (AugMix)."""
+    erasing: Share = 0.0
+    """Share of the training images in which a box of random size gets the mean color (random erasing)."""
     mixup: NotNegative | None = None
     """Strength of MixUp (alpha of its beta distribution); 0 switches it off."""
     cutmix: NotNegative | None = None
@@ -249,6 +268,9 @@ class TrainConfig:
     """Minutes between checkpoints within an epoch, from which --resume goes on to the step; 0 writes them at
     the end of epochs only."""
 
+    logger: tuple[LoggerName, ...] = ("tensorboard",)
+    """Where metrics go besides metrics.csv: tensorboard (in the run folder), wandb (Weights & Biases) or
+    mlflow; csv is that file alone."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that read images. Default: one per core, none for datasets held in memory."""
     accelerator: str = "auto"
@@ -259,8 +281,8 @@ class TrainConfig:
     """How several devices share the work, in Lightning's words: auto, ddp, ddp_spawn."""
     precision: Precision = "auto"
     """Number format of the computation. Default: bf16-mixed on GPUs that have it, 16-mixed on older ones; on
-    CPUs 32-true, or bf16-mixed where the time is limited and that is measured to be faster. On a GPU, 32-true
-    also keeps convolutions and matrix products from using TF32."""
+    CPUs 32-true, or bf16-mixed where the speed is measured (for a time, or to choose the network) and that is
+    faster. On a GPU, 32-true also keeps convolutions and matrix products from using TF32."""
     channels_last: bool | None = None
     """Keep images in memory channel by channel within a pixel, which is faster for most convolutions.
     Default: yes on a GPU; on a CPU whichever is faster, which is measured."""
@@ -369,6 +391,8 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
     if not isinstance(content, dict):
         raise UserError(f'{path}: must be a mapping of options, such as "data: digits"')
     options = _present_options(path, content)
+    if any(changes.get(name) is not None for name in ("time", "epochs")):
+        options = _without_warmup_of_run(options, changes)
     # A run's file holds the time that was asked for and the epochs that fitted: the change decides the other.
     if changes.get("time") is not None:
         options = {name: value for name, value in options.items() if not name.startswith("epoch")}
@@ -378,6 +402,18 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
         return TrainConfig(**options | changes)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _without_warmup_of_run(options: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without a warm-up that a run recorded for its own number of epochs; this is said."""
+    # Only a run records operators: in a file that a person wrote, the warm-up is meant.
+    if "operators" not in options or not options.get("warmup") or changes.get("warmup") is not None:
+        return options
+    logger.info(
+        f"warmup={options['warmup']:g}: was recorded for {options.get('epochs')} epochs; the recipe chooses "
+        "another for the new length (--warmup keeps it)"
+    )
+    return {name: value for name, value in options.items() if name != "warmup"}
 
 
 def _present_options(path: Path, content: dict[Any, Any]) -> dict[str, Any]:

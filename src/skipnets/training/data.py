@@ -20,16 +20,24 @@ class ImageDataModule(pl.LightningDataModule):
         val: What to choose the best epoch on.
         preprocessing: Of the validation images; training shares its size, channels and normalization.
         config: What `prepare` resolved.
+        shares: How many parts an epoch is divided into, which the processes share.
     """
 
     def __init__(
-        self, train: ImageDataset, val: ImageDataset, preprocessing: Preprocessing, config: ResolvedConfig
+        self,
+        train: ImageDataset,
+        val: ImageDataset,
+        preprocessing: Preprocessing,
+        config: ResolvedConfig,
+        *,
+        shares: int,
     ) -> None:
         super().__init__()
         self.train = train
         self.val = val
         self.preprocessing = preprocessing
         self.config = config
+        self.shares = shares
         self._loaders: list[ImageLoader] = []
 
     @property
@@ -51,6 +59,7 @@ class ImageDataModule(pl.LightningDataModule):
                 self.train,
                 self.preprocessing,
                 config.augmentation,
+                erasing=config.erasing,
                 batch_size=config.batch_size,
                 workers=config.workers,
                 seed=config.seed,
@@ -58,6 +67,7 @@ class ImageDataModule(pl.LightningDataModule):
                 epoch_images=config.epoch_images,
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
+                shares=self.shares,
             )
         )
 

@@ -1,4 +1,4 @@
-"""Notice a training that has diverged in the step in which it shows, and say what to change."""
+"""Notice within 50 steps that a training has diverged, and say what to change."""
 
 from __future__ import annotations
 
@@ -43,11 +43,15 @@ class Divergence(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the loss: after every step on a CPU, every 50 on a GPU or with several processes."""
+        """Look at the loss after every step.
+
+        On a GPU or with several processes: after every 50 steps, and after the last one of an epoch.
+        """
         loss = outputs["loss"].detach().nan_to_num(nan=math.inf, posinf=math.inf)
         self._worst = loss if self._worst is None else torch.maximum(self._worst, loss)
         together = trainer.world_size > 1
-        if (loss.is_cuda or together) and (batch_idx + 1) % _SELDOM:
+        seldom = loss.is_cuda or together
+        if seldom and (batch_idx + 1) % _SELDOM and not trainer.is_last_batch:
             return
         # All processes end: one alone would leave the others waiting for it.
         worst = float(trainer.strategy.reduce(self._worst, reduce_op="max") if together else self._worst)

@@ -30,8 +30,8 @@ def choose_execution(
         `block_execution`, `channels_last` and `operators` of the resolved configuration.
     """
     policy: ExecutionPolicy | None = given.block_execution
-    channels_last, operators = given.channels_last, dict(given.operators or {})
-    CHOICES.repeat(operators)
+    channels_last, operators = given.channels_last, dict[str, str]()
+    CHOICES.repeat(given.operators or {})
     if len(family_of(model.config).executions) == 1 and policy in (None, "auto"):
         policy = "plain"
     too_small = min(size) < model.config.smallest_size  # That is refused later.
@@ -44,7 +44,9 @@ def choose_execution(
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16-mixed"):
             execution = fastest_execution(model, shape, policy=wanted, channels_last=channels_last)
             policy, channels_last = execution
-            if policy != "plain" and not operators:
+            if policy != "plain":
+                # Also where they are recorded: for other shapes, and where one is not available here, others
+                # are chosen.
                 operators = operator_choices(model, shape, execution)
     model.set_block_execution(policy)
     return {"block_execution": policy, "channels_last": channels_last, "operators": operators}

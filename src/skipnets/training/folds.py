@@ -33,13 +33,15 @@ from skipnets.errors import UserError
 from skipnets.evaluation import evaluate
 from skipnets.evaluation.out_of_fold import FoldResult, OutOfFold, out_of_fold
 from skipnets.evaluation.predictions import read_predictions
+from skipnets.training import budget
 from skipnets.training.announcement import announcement
+from skipnets.training.checks import check_images
 from skipnets.training.config import FIELDS, TrainConfig
-from skipnets.training.extending import reset_results
+from skipnets.training.extending import extend, extended_config
 from skipnets.training.interruption import resumable
 from skipnets.training.prepare import prepare
 from skipnets.training.rate_finder import with_found_rate
-from skipnets.training.run import Run, begin, claim, write_config
+from skipnets.training.run import Run, begin, claim
 from skipnets.training.supplied import Supplied
 
 _HEADERS_READ = 5000
@@ -51,12 +53,18 @@ Resume = Callable[[Run, int | None], Run]
 
 
 def train_folds(
-    config: TrainConfig, *, train_on: TrainOn, say: Callable[[str], None], supplied: Supplied | None = None
+    config: TrainConfig,
+    *,
+    started: float,
+    train_on: TrainOn,
+    say: Callable[[str], None],
+    supplied: Supplied | None = None,
 ) -> Run:
     """Train a model for each fold, evaluate each on the images it has not seen, and join them.
 
     Args:
         config: With `folds`.
+        started: When the run's time began, on `budget.clock`.
         train_on: Trains a fold.
         say: Shows a line.
         supplied: What a program hands over beside the configuration.
@@ -76,9 +84,10 @@ def train_folds(
     else:
         folds = read_folds(dataset, config.splits, config.folds, missing=config.missing)
     first, *_ = list(_datasets(folds, config))  # all of them, so that what is wrong shows before training
-    prepared = prepare(
-        _fold_config(_with_share_of_time(config), run.fold(1), 1), first, supplied=supplied.for_run()
-    )
+    # Given epochs, as in the file of a run that is repeated, go before the time that they came from.
+    seconds = None if config.time is None or config.epochs is not None else parse_duration(config.time)
+    of_first = config if seconds is None else _within(config, seconds / config.folds)
+    prepared = prepare(_fold_config(of_first, run.fold(1), 1), first, supplied=supplied.for_run())
     folds = dataclasses.replace(
         folds, dataset=dataclasses.replace(folds.dataset, contents=contents(folds.dataset))
     )
@@ -89,51 +98,57 @@ def train_folds(
     begin(run, _resolved(config, prepared.config, len(first.split("train"))), folds.write)
     if search is not None:
         search.draw(run.rates)
-    return _train_missing(run, folds, train_on=train_on, resume=None, say=say, supplied=supplied)
+    ends = None
+    if seconds is not None:
+        predicted = int((folds.numbers == 0).sum()) * folds.count  # by the ensemble, at last
+        ends = started + seconds - budget.finish_seconds(predicted, prepared.seconds_per_image or 0.0)
+    return _train_missing(
+        run,
+        folds,
+        ends=ends,
+        warmup=config.warmup,
+        train_on=train_on,
+        resume=None,
+        say=say,
+        supplied=supplied,
+    )
 
 
 def resume_folds(
     run: Run,
     *,
     missing: str | None,
+    epochs: int | None,
     train_on: TrainOn,
     resume: Resume,
     say: Callable[[str], None],
     supplied: Supplied | None = None,
 ) -> Run:
-    """Go on with the fold in which a run was interrupted.
+    """Go on with the fold in which a run was interrupted, or with all folds up to more epochs.
 
     Args:
-        run: With `folds` in its configuration.
+        run: With `folds` in its configuration, in a locked folder.
         missing: "skip" goes on without images that are no longer there; None does as the run was started.
+        epochs: As many as this in each fold; None does as the run was started.
         train_on: Trains a fold.
         resume: Goes on with a fold.
         say: Shows a line.
         supplied: What a program hands over beside the configuration.
+
+    Raises:
+        UserError: The data are no longer there or are others; then nothing has been changed.
     """
-    config = run.config
+    config = run.config if epochs is None else extended_config(run, epochs)
     assert config.folds is not None
     options = config.data_options
     dataset = find_with_own_splits(config.data, download=config.download, options=options)
     folds = read_folds(dataset, run.splits, config.folds, missing=missing or options.missing)
+    check_images(run.splits, dataset)
+    if epochs is not None:
+        extend(run, epochs, say)
     return _train_missing(
         run, folds, train_on=train_on, resume=resume, say=say, supplied=supplied or Supplied()
     )
-
-
-def extend_folds(run: Run, epochs: int) -> None:
-    """Prepare a run with folds to be resumed up to a larger number of epochs in each fold.
-
-    Raises:
-        UserError: The run already has as many epochs.
-    """
-    config = run.config
-    if epochs <= (config.epochs or 0):
-        raise UserError(
-            f"epochs={epochs}: must be more than the {config.epochs} that the run in {run.folder} has"
-        )
-    write_config(run, dataclasses.replace(config, epochs=epochs, time=None, epoch_plan=()))
-    reset_results(run)
 
 
 def _check_options(config: TrainConfig) -> None:
@@ -143,12 +158,9 @@ def _check_options(config: TrainConfig) -> None:
         )
 
 
-def _with_share_of_time(config: TrainConfig) -> TrainConfig:
-    """The configuration with the time that one fold may take."""
-    if config.time is None or config.epochs is not None:
-        return config
-    assert config.folds is not None
-    return dataclasses.replace(config, time=f"{parse_duration(config.time) / config.folds:.1f}s")
+def _within(config: TrainConfig, seconds: float) -> TrainConfig:
+    """The configuration with as many epochs as fit into a time."""
+    return dataclasses.replace(config, time=f"{max(seconds, 1):.1f}s", epochs=None, epoch_plan=())
 
 
 def _resolved(config: TrainConfig, of_fold: TrainConfig, train_images: int) -> TrainConfig:
@@ -193,17 +205,32 @@ def _train_missing(
     run: Run,
     folds: Folds,
     *,
+    ends: float | None = None,
+    warmup: float | None = None,
     train_on: TrainOn,
     resume: Resume | None,
     say: Callable[[str], None],
     supplied: Supplied,
 ) -> Run:
-    """Train the folds that are not complete, and join all."""
+    """Train the folds that are not complete, and join all.
+
+    Args:
+        run: Of all folds, with its resolved configuration.
+        folds: Which images each holds out.
+        ends: The time on `budget.clock` at which the last fold must have ended: each gets an equal share of
+            what the folds before it have left. None: all have the epochs of the configuration.
+        warmup: With `ends`, as the user gave it; None lets the recipe choose it for the epochs of each fold.
+        train_on: Trains a fold.
+        resume: Goes on with a fold; None where there is none to go on with.
+        say: Shows a line.
+        supplied: What a program hands over beside the configuration.
+    """
     config = run.config  # resolved, so that all folds have one network and one preprocessing
     for number, dataset in enumerate(_datasets(folds, config), start=1):
         fold = run.fold(number)
         if resume is not None and fold.config_file.is_file() and fold.splits.is_file():
-            longer = config.epochs != fold.config.epochs
+            # Within a time, a fold may have more or fewer epochs than were planned for all.
+            longer = config.time is None and config.epochs != fold.config.epochs
             if longer or not fold.evaluation.exists():
                 say(f"fold {number} of {folds.count}, resumed")
                 resume(fold, config.epochs if longer else None)
@@ -211,7 +238,11 @@ def _train_missing(
         say(f"fold {number} of {folds.count}")
         if fold.folder.exists():  # begun, but interrupted before there was anything to go on with
             shutil.rmtree(fold.folder)
-        train_on(fold, _fold_config(config, fold, number), dataset)
+        of_fold = _fold_config(config, fold, number)
+        if ends is not None:
+            of_fold = dataclasses.replace(of_fold, warmup=warmup)
+            of_fold = _within(of_fold, (ends - budget.clock()) / (folds.count - number + 1))
+        train_on(fold, of_fold, dataset)
     with resumable(run):
         join_folds(run, folds, say, supplied.module)
     return run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import ImageDataset
 from skipnets.data.window import PERCENTILES, measure_window
 from skipnets.errors import UserError, listed
+from skipnets.machine import usable_cores
 from skipnets.models.backbone import Backbone
 from skipnets.models.custom_model import CustomModel, check_output
 from skipnets.models.factory import create_model
@@ -34,8 +34,9 @@ from skipnets.training.auto import PRETRAINED
 from skipnets.training.callbacks import seed_everything
 from skipnets.training.choice import choose
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
+from skipnets.training.distillation import Teacher
 from skipnets.training.execution import choose_execution
-from skipnets.training.recipes import with_recipe
+from skipnets.training.recipes import RECIPES, with_recipe
 from skipnets.training.supplied import Supplied, custom_config, own_model, with_own_model
 from skipnets.training.whitening import whiten_stem
 
@@ -60,6 +61,7 @@ class Prepared:
         training_ends: Where the clock decides the number of epochs, the time on `budget.clock` at which
             training must have ended.
         seconds_per_image: Seconds of a training image on the device, where they were measured.
+        teacher: Another classifier that the network learns from as well.
     """
 
     config: ResolvedConfig
@@ -67,6 +69,7 @@ class Prepared:
     preprocessing: Preprocessing
     training_ends: float | None = None
     seconds_per_image: float | None = None
+    teacher: Teacher | None = None
 
 
 def prepare(
@@ -92,6 +95,10 @@ def prepare(
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
     if config.find_lr and config.lr is not None:
         raise UserError(f"find_lr: must be given without lr={config.lr:g}")
+    if config.whiten_stem and config.weights is not None:
+        raise UserError(
+            f"whiten_stem: must be given without weights={config.weights}, which has its own stem"
+        )
     started = budget.clock() if started is None else started
     train = dataset.split("train")
     if clash := sorted({"num_classes", "in_chans"} & set(config.model_options)):
@@ -116,6 +123,7 @@ def prepare(
     natural = config.size or (LARGE_SIZE if networks else natural_size(train, kept=kept))
     small = max(_pair(natural)) <= SMALL
     static_model = SMALL_MODEL if small and config.weights is None else LARGE_MODEL
+    static_model = RECIPES[config.recipe or "auto"].get("model", static_model)
     chosen = choose(
         config,
         dataset,
@@ -180,7 +188,7 @@ def prepare(
     if isinstance(model, CustomModel):
         check_output(model, torch.zeros(2, channels, *preprocessing.size))
     find_augmentation(config.augmentation or "none", preprocessing.size)
-    if config.whiten_stem and config.weights is None and load_weights:
+    if config.whiten_stem and load_weights:
         whiten_stem(model, train, preprocessing)
     window = None if preprocessing.window == VOI else preprocessing.window
     resolved: dict[str, Any] = {
@@ -194,7 +202,7 @@ def prepare(
         "window": None if window is None else tuple(value for pair in window for value in pair),
         "percentiles": None,
         "epoch_images": config.epoch_images or len(train),
-        "workers": _cores() if config.workers is None else config.workers,
+        "workers": usable_cores() if config.workers is None else config.workers,
         "epoch_plan": config.epoch_plan
         or (((0, config.epochs),) if chosen.training_ends is not None else ()),
         **choose_execution(model, given, config, preprocessing.size),
@@ -209,20 +217,37 @@ def prepare(
         preprocessing=preprocessing,
         training_ends=chosen.training_ends,
         seconds_per_image=chosen.seconds_per_image,
+        teacher=None if config.teacher is None else _teacher(config.teacher, config, dataset, preprocessing),
+    )
+
+
+def _teacher(path: str, config: TrainConfig, dataset: ImageDataset, preprocessing: Preprocessing) -> Teacher:
+    return Teacher.from_file(
+        path,
+        classes=dataset.classes,
+        preprocessing=preprocessing,
+        temperature=config.teacher_temperature,
+        share=config.teacher_share,
     )
 
 
 def _with_published_weights(config: TrainConfig, train: ImageDataset) -> tuple[TrainConfig, tuple[str, ...]]:
     """Start from ImageNet's weights where these are asked for, or are on this machine and fit the images.
 
-    They fit color images of more than 64 pixels, whose size is not given.
+    They fit color images of more than 64 pixels, whose size is not given. A given `whiten_stem` asks for
+    random weights.
 
     Returns:
         The configuration with its weights, and the networks that there are such weights for.
     """
     if config.weights is not None:
         return config, PRETRAINED if config.weights == "imagenet" else ()
-    if config.size is not None or config.channels not in (None, 3) or train.channels != 3:
+    if (
+        config.whiten_stem
+        or config.size is not None
+        or config.channels not in (None, 3)
+        or train.channels != 3
+    ):
         return config, ()
     cached = tuple(name for name in PRETRAINED if is_cached(name))
     if not cached or max(_pair(natural_size(train))) <= SMALL:
@@ -403,11 +428,6 @@ def resolve_precision(precision: Precision, accelerator: str) -> Precision:
         return "32-true"
     # Older GPUs have no bfloat16 units; PyTorch would emulate it.
     return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sample(count: int, most: int) -> list[int]:

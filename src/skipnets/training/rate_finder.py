@@ -16,6 +16,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
@@ -29,8 +30,9 @@ from skipnets.training.callbacks import seed_everything
 from skipnets.training.curves import PAPER
 from skipnets.training.data import ImageDataModule
 from skipnets.training.optimization import make_optimizer, parameter_groups
-from skipnets.training.prepare import Prepared
+from skipnets.training.prepare import Prepared, class_weights
 from skipnets.training.quiet import quiet_lightning
+from skipnets.training.speed import device_count
 from skipnets.training.task import ClassificationTask, Loss
 
 __all__ = ["RatePlot", "RateSearch", "find_rate", "with_found_rate"]
@@ -108,15 +110,21 @@ def find_rate(prepared: Prepared, dataset: ImageDataset, loss: Loss | None = Non
         UserError: There are too few steps to tell, or several devices.
     """
     config = prepared.config
-    if str(config.devices) != "1":
+    if device_count(config.devices, config.accelerator) != 1:
         raise UserError(f"find_lr: needs devices=1, not {config.devices}")
     seed_everything(config.seed)
-    task = _RateTask(copy.deepcopy(prepared.model), config, loss=copy.deepcopy(loss))
-    data = ImageDataModule(dataset.split("train"), dataset.split("val"), prepared.preprocessing, config)
+    train = dataset.split("train")
+    weights = None
+    if config.imbalance == "weighted-loss":
+        weights = torch.from_numpy(class_weights(train.labels, len(dataset.classes)))
+    task = _RateTask(
+        copy.deepcopy(prepared.model), config, weights, teacher=prepared.teacher, loss=copy.deepcopy(loss)
+    )
+    data = ImageDataModule(train, dataset.split("val"), prepared.preprocessing, config, shares=1)
     with quiet_lightning(), tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             accelerator=config.accelerator,
-            devices=1,
+            devices=config.devices,
             precision=config.precision,
             max_epochs=-1,
             accumulate_grad_batches=config.accumulate,

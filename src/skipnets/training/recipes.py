@@ -53,6 +53,22 @@ RECIPES: dict[str, dict[str, Any]] = {
         "augmentation": "crop-flip",
         "ema": 0.0,
     },
+    # For tens of thousands of images of 32 to 64 pixels in minutes. After Jordan 2024, 94% on CIFAR-10 in
+    # 3.29 seconds on one GPU (arXiv 2404.00498): a whitening start, much label smoothing, a rate that falls
+    # in a line; batches are smaller than there, for a CPU or one GPU.
+    "speedrun": _MODERN
+    | {
+        "model": "resnet8_w64",
+        "whiten_stem": True,
+        "epochs": 15,
+        "batch_size": 128,
+        "lr": 0.2,
+        "weight_decay": 5e-4,
+        "schedule": "linear",
+        "warmup": 3.0,
+        "label_smoothing": 0.2,
+        "augmentation": "crop-flip",
+    },
     # Huang et al. 2017, section 4.2 (the CIFAR runs; "+" is the augmentation of He et al. 2016).
     "paper-cifar": _PAPER
     | {"epochs": 300, "batch_size": 64, "milestones": (0.5, 0.75), "augmentation": "crop-flip"},

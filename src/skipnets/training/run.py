@@ -312,10 +312,16 @@ def reopen(folder: Path, *, complete: bool = False) -> Run:
     return run
 
 
-def write_config(run: Run, config: TrainConfig) -> None:
-    """Write `run.yaml`, which marks the folder as a run."""
+def write_config(run: Run, config: TrainConfig, comments: Sequence[str] = ()) -> None:
+    """Write `run.yaml`, which marks the folder as a run.
+
+    Args:
+        run: Where.
+        config: The settings.
+        comments: Lines of comments that go before them.
+    """
     with atomic_path(run.config_file) as path:
-        path.write_text(config_to_yaml(config), encoding="utf-8")
+        path.write_text("".join(f"{line}\n" for line in comments) + config_to_yaml(config), encoding="utf-8")
 
 
 def write_environment(run: Run, seed: int) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import statistics
 
 import torch
 import torch.nn.functional as F
 
+from skipnets.errors import UserError
 from skipnets.models.factory import build_model
 from skipnets.models.registry import ModelConfig
 from skipnets.training import budget
@@ -26,6 +29,35 @@ def training_device(accelerator: str) -> torch.device:
     if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def wrong_devices(devices: int | str) -> str | None:
+    """What is wrong with `devices`, and what would be right; None where nothing is."""
+    if re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\d+)*,?", str(devices)):
+        return None
+    return f'devices={devices!r}: must be a number of devices, a list such as "0,2", or auto'
+
+
+def device_count(devices: int | str, accelerator: str) -> int:
+    """How many devices train together: `devices` in Lightning's words, or what torchrun told this process.
+
+    Args:
+        devices: A number, a list such as "0,2" or "0,", or auto or -1 for all.
+        accelerator: As in `TrainConfig`.
+
+    Raises:
+        UserError: `devices` is none of these.
+    """
+    if complaint := wrong_devices(devices):
+        raise UserError(complaint)
+    if (world := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        return world
+    text = str(devices)
+    if "," in text:
+        return len([part for part in text.split(",") if part])
+    if text in ("auto", "-1"):
+        return torch.cuda.device_count() if training_device(accelerator).type == "cuda" else 1
+    return int(text)
 
 
 def seconds_per_image(

@@ -127,6 +127,8 @@ def with_own_model(config: TrainConfig, supplied: Supplied) -> TrainConfig:
     Raises:
         UserError: If the configuration names another one, or has options that such a network cannot have.
     """
+    if supplied.loss is not None and config.loss is not None:
+        raise UserError(f"loss={config.loss}: must be given once, by name or as loss=")
     if supplied.loss is not None and (config.label_smoothing or config.imbalance == "weighted-loss"):
         option = "label_smoothing" if config.label_smoothing else "imbalance"
         raise UserError(

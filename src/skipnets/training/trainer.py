@@ -18,21 +18,21 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import StrategyRegistry
 from torchmetrics import Metric
 
-from skipnets import run_folder
 from skipnets.classifier import Classifier, load
+from skipnets.data.listing import counted
 from skipnets.data.options import Missing
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, find_dataset, open_dataset, repeat_splits
 from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
-from skipnets.errors import UserError, check_at_least_1, listed, near_matches, one_line
+from skipnets.errors import UserError, listed, near_matches, one_line
 from skipnets.evaluation import evaluate
 from skipnets.files import remove_orphans
-from skipnets.models.accounting import kept_bytes
+from skipnets.models.accounting import training_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
 from skipnets.models.custom_model import CustomModel
@@ -43,22 +43,24 @@ from skipnets.training.announcement import announcement
 from skipnets.training.batches import FirstBatch
 from skipnets.training.budget import TimeBudget
 from skipnets.training.callbacks import Averaging, EpochBar, EpochSeeds, LiveCurves, Patience, Record
-from skipnets.training.checkpoints import AtomicCheckpoints, StepCheckpoints, newest_checkpoint
+from skipnets.training.checkpoints import AtomicCheckpoints, StepCheckpoints, newest_checkpoint, shares_of
 from skipnets.training.checks import check_files, check_images
 from skipnets.training.config import ResolvedConfig, TrainConfig
 from skipnets.training.curves import draw_curves, loss_note
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import Divergence
-from skipnets.training.extending import extend
-from skipnets.training.folds import extend_folds, resume_folds, train_folds
+from skipnets.training.extending import extend, extended_config
+from skipnets.training.folds import resume_folds, train_folds
 from skipnets.training.head import fit_head_to
 from skipnets.training.interruption import resumable
 from skipnets.training.locking import locked
+from skipnets.training.loggers import check_loggers, log_configuration, make_loggers
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
+from skipnets.training.speed import training_device, wrong_devices
 from skipnets.training.supplied import Model, Supplied, check_supplied
 from skipnets.training.supplied_data import Images, as_dataset, given_dataset
 from skipnets.training.task import ClassificationTask, Loss
@@ -140,18 +142,22 @@ def _supplied(
 def _train_new(config: TrainConfig, supplied: Supplied, started: float) -> Run:
     """See `train`."""
     check_supplied(config, supplied)
+    check_loggers(config.logger)
     images = supplied.dataset
     if config.folds is not None:
         if images is not None:
             raise UserError("dataset: must be given without folds")
         claim(config.out)
         with _alone_in(config.out):
-            return train_folds(
+            run = train_folds(
                 config,
+                started=started,
                 train_on=functools.partial(train_on, supplied=supplied),
                 say=_say,
                 supplied=supplied,
             )
+        _tell_overrun(config, started)
+        return run
     run = Run(config.out) if _is_helper() else claim(config.out)
     dataset = training_dataset(config) if images is None else given_dataset(config, images)
     prepared = prepare(config, dataset, started=started, supplied=supplied)
@@ -164,12 +170,19 @@ def _train_new(config: TrainConfig, supplied: Supplied, started: float) -> Run:
     if search is not None:
         callbacks = [*supplied.callbacks, RatePlot(search, run.rates)]
         supplied = dataclasses.replace(supplied, callbacks=callbacks)
-    run = _train(run, prepared, dataset, fresh=True, supplied=supplied)
-    if config.time is not None and not _is_helper():
-        took, asked = budget.clock() - started, parse_duration(config.time)
-        if took > 1.15 * asked:
-            _say(f"the run took {format_duration(took)} instead of {format_duration(asked)}")
+    run = _begin(run, prepared, dataset, supplied)
+    if not _is_helper():
+        _tell_overrun(config, started)
     return run
+
+
+def _tell_overrun(config: TrainConfig, started: float) -> None:
+    """Say by how much a run took longer than it was given."""
+    if config.time is None:
+        return
+    took, asked = budget.clock() - started, parse_duration(config.time)
+    if took > 1.15 * asked:
+        _say(f"the run took {format_duration(took)} instead of {format_duration(asked)}")
 
 
 def train_on(
@@ -190,7 +203,7 @@ def train_on(
         supplied: What a program hands over; it is copied.
     """
     supplied = (supplied or Supplied()).for_run(callbacks)
-    return _train(run, prepare(config, dataset, supplied=supplied), dataset, fresh=True, supplied=supplied)
+    return _begin(run, prepare(config, dataset, supplied=supplied), dataset, supplied)
 
 
 def resume(
@@ -198,6 +211,7 @@ def resume(
     *,
     missing: Missing | None = None,
     epochs: int | None = None,
+    devices: int | str | None = None,
     model: Model | None = None,
     architecture: Mapping[str, Any] | None = None,
     dataset: Images | None = None,
@@ -210,12 +224,17 @@ def resume(
     """Go on with a training that was interrupted, from its last checkpoint.
 
     The result is the one that the training would have had without the interruption, on the same machine.
+    With fewer processes than before, every step sees the same images, augmented in the same way; what differs
+    is the order in which gradients are summed, the random draws within the network and of mixed images, and
+    the running statistics of batch norms, which see every process's batches.
 
     Args:
         folder: The run folder.
         missing: "skip" goes on without images that are no longer there; None does as the run was started.
         epochs: Train up to this many epochs, more than the run was started with, also if it is complete; the
             rate goes on as in the middle of a schedule over all of them. None does as the run was started.
+        devices: How many devices, or which; their number must divide that of the processes that the run was
+            started with. None does as the run was started. Under torchrun, that decides.
         model: As the run was started with; see `train`.
         architecture: As the run was started with.
         dataset: As the run was started with.
@@ -232,30 +251,30 @@ def resume(
     """
     supplied = _supplied(model, architecture, dataset, callbacks, loss, metrics, logger)
     with trusting(trust):
-        return _resume(Path(folder), supplied, missing=missing, epochs=epochs)
+        return _resume(Path(folder), supplied, missing=missing, epochs=epochs, devices=devices)
 
 
-def _resume(folder: Path, supplied: Supplied, *, missing: Missing | None, epochs: int | None) -> Run:
+def _resume(
+    folder: Path,
+    supplied: Supplied,
+    *,
+    missing: Missing | None,
+    epochs: int | None,
+    devices: int | str | None = None,
+) -> Run:
     """See `resume`."""
     run = reopen(folder, complete=epochs is not None) if not _is_helper() else Run(folder)
     check_files(run)
     check_supplied(run.config, supplied)
-    images = supplied.dataset
-    if epochs is not None and not _is_helper():
-        check_at_least_1(epochs=epochs)
-        evaluated = run.evaluation.exists()
-        (extend_folds if run.config.folds is not None else extend)(run, epochs)
-        if evaluated:
-            _say(
-                "the run was evaluated on its test split before: if that result made you extend it, the next "
-                "one is a little optimistic"
-            )
-    config = run.config
-    if config.folds is not None:
-        with _alone_in(run.folder):
+    with _alone_in(run.folder):
+        config = run.config if epochs is None else extended_config(run, epochs)
+        if config.folds is not None:
+            if devices is not None:
+                raise UserError(f"devices={devices}: must not be given for a run with folds")
             return resume_folds(
                 run,
                 missing=missing,
+                epochs=epochs,
                 train_on=functools.partial(train_on, supplied=supplied),
                 resume=lambda fold, epochs: _resume(
                     fold.folder, supplied.for_run(), missing=missing, epochs=epochs
@@ -263,7 +282,17 @@ def _resume(folder: Path, supplied: Supplied, *, missing: Missing | None, epochs
                 say=_say,
                 supplied=supplied,
             )
+        if devices is not None:
+            config = dataclasses.replace(config, devices=devices)
+        return _resume_locked(run, config, supplied, missing=missing, epochs=epochs)
+
+
+def _resume_locked(
+    run: Run, config: TrainConfig, supplied: Supplied, *, missing: Missing | None, epochs: int | None
+) -> Run:
+    """Go on with a run without folds in a locked folder, which is changed only when all has been checked."""
     options = config.data_options
+    images = supplied.dataset
     if images is not None:
         dataset = repeat_splits(as_dataset(images), run.splits, missing=missing or options.missing)
     else:
@@ -277,21 +306,20 @@ def _resume(folder: Path, supplied: Supplied, *, missing: Missing | None, epochs
     check_images(run.splits, dataset)
     prepared = prepare(config, dataset, load_weights=not run.checkpoint.exists(), supplied=supplied)
     before = run.best_epoch if epochs is not None and run.model.exists() else None
-    run = _train(run, prepared, dataset, fresh=False, supplied=supplied)
+    if epochs is not None and not _is_helper():
+        extend(run, epochs, _say)
+    run = _train_locked(run, prepared, dataset, fresh=False, supplied=supplied)
     if before is not None and run.best_epoch == before and not _is_helper():
         _say(f"no better epoch than epoch {before}: the model is unchanged")
     return run
 
 
-def _train(run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, supplied: Supplied) -> Run:
-    """Train in a folder that no other training writes to meanwhile; see `_train_locked`."""
+def _begin(run: Run, prepared: Prepared, dataset: ImageDataset, supplied: Supplied) -> Run:
+    """Train a new run in a folder that no other training writes to meanwhile; see `_train_locked`."""
     with _alone_in(run.folder):
         if not _is_helper():
-            if fresh:
-                claim(run.folder)  # again: another training may have been faster
-            for folder in (run.folder, run.checkpoint.parent):
-                remove_orphans(folder, in_use=False)
-        return _train_locked(run, prepared, dataset, fresh=fresh, supplied=supplied)
+            claim(run.folder)  # again: another training may have been faster
+        return _train_locked(run, prepared, dataset, fresh=True, supplied=supplied)
 
 
 def _train_locked(
@@ -300,21 +328,25 @@ def _train_locked(
     """Everything from the first epoch that is missing to the evaluation.
 
     Args:
-        run: Where.
+        run: Where; its folder is locked.
         prepared: With what.
         dataset: On what.
         fresh: Whether the run folder is yet to be begun.
         supplied: What a program handed over beside the configuration.
     """
+    if not _is_helper():
+        for folder in (run.folder, run.checkpoint.parent):
+            remove_orphans(folder, in_use=False)
     config, model = prepared.config, prepared.model
     train_images = dataset.split("train")
     weights = None
     if config.imbalance == "weighted-loss":
         weights = torch.from_numpy(class_weights(train_images.labels, len(dataset.classes)))
-    task = ClassificationTask(model, config, weights, loss=supplied.loss, metrics=supplied.metrics)
+    task = ClassificationTask(
+        model, config, weights, teacher=prepared.teacher, loss=supplied.loss, metrics=supplied.metrics
+    )
     if config.fit_head and not run.checkpoint.exists():
         fit_head_to(train_images, task, prepared)
-    data = ImageDataModule(train_images, dataset.split("val"), prepared.preprocessing, config)
 
     average = Averaging(config.ema) if config.ema else None
     counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
@@ -329,8 +361,10 @@ def _train_locked(
         end,
         record,
         LiveCurves(record, functools.partial(_draw_curves, run, config)),
-        LearningRateMonitor("epoch"),
     ]
+    loggers = [*make_loggers(run, config), *supplied.loggers]
+    if loggers:
+        callbacks.append(LearningRateMonitor("epoch"))
     if average is not None:
         callbacks.insert(0, average)
     if prepared.training_ends is not None and fresh:
@@ -343,16 +377,30 @@ def _train_locked(
                 say=_say,
             )
         )
-    callbacks.append(StepCheckpoints(run, config.checkpoint_minutes))
+    steps = StepCheckpoints(run, config.checkpoint_minutes, seed=config.seed)
+    callbacks.append(steps)
     if config.patience:
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
         callbacks.append(EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say))
-        trainer = _trainer(run, config, [*callbacks, *supplied.callbacks], supplied.loggers)
+        trainer = _trainer(run, config, [*callbacks, *supplied.callbacks], loggers)
+        checkpoint = newest_checkpoint(run)
+        steps.shares = shares_of(checkpoint, trainer.world_size)
+        if (each := steps.shares // trainer.world_size) > 1:
+            trainer.accumulate_grad_batches = config.accumulate * each
+            if not _is_helper():
+                _say(
+                    f"the run was started with {steps.shares} processes: each of {trainer.world_size} takes "
+                    f"the batches of {each}, so that every step sees the same images as before"
+                )
+        data = ImageDataModule(
+            train_images, dataset.split("val"), prepared.preprocessing, config, shares=steps.shares
+        )
         if fresh and not _is_helper():
             begin(run, config, dataset.write_splits)
+            log_configuration(loggers, config)
         with resumable(run), _on_gpu(config.precision):
-            _fit(trainer, task, data, run)
+            _fit(trainer, task, data, run, checkpoint)
     if trainer.global_rank == 0:
         with resumable(run, evaluating=True):
             _finish(run, config, dataset, model)
@@ -362,7 +410,7 @@ def _train_locked(
 def _trainer(
     run: Run, config: ResolvedConfig, callbacks: list[Callback], loggers: Sequence[Logger]
 ) -> pl.Trainer:
-    on_cpu = config.accelerator == "cpu" or not torch.cuda.is_available()
+    on_gpu = training_device(config.accelerator).type == "cuda"
     checkpoint = ModelCheckpoint(
         run.checkpoint.parent,
         filename=run.checkpoint.stem,
@@ -379,7 +427,7 @@ def _trainer(
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=config.clip or None,
             callbacks=[*callbacks, checkpoint],
-            logger=[TensorBoardLogger(run.folder, name=run_folder.TENSORBOARD, version=""), *loggers],
+            logger=loggers,
             plugins=[AtomicCheckpoints(run)],
             enable_progress_bar=any(isinstance(callback, EpochBar) for callback in callbacks),
             enable_model_summary=False,
@@ -387,8 +435,8 @@ def _trainer(
             # Our loader deals the images out to the devices.
             use_distributed_sampler=False,
             # On the CPU nothing needs it, and it would fill every fresh tensor with NaN.
-            deterministic=None if on_cpu else "warn",
-            benchmark=not on_cpu,  # All batches but the last of an epoch are of one size.
+            deterministic="warn" if on_gpu else None,
+            benchmark=on_gpu,  # All batches but the last of an epoch are of one size.
         )
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise UserError(
@@ -412,9 +460,7 @@ def _wrong_device(config: ResolvedConfig) -> str | None:
     }
     if config.accelerator in here and not here[config.accelerator]():
         return f"accelerator={config.accelerator!r}: not available on this machine; auto takes what there is"
-    if not re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\d+)*,?", str(config.devices)):
-        return f'devices={config.devices!r}: must be a number of devices, a list such as "0,2", or auto'
-    return None
+    return wrong_devices(config.devices)
 
 
 @contextlib.contextmanager
@@ -438,13 +484,15 @@ def _on_gpu(precision: str) -> Iterator[None]:
         deterministic.fill_uninitialized_memory, products.allow_tf32, convolutions.allow_tf32 = before
 
 
-def _fit(trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, run: Run) -> None:
-    """Let Lightning train."""
+def _fit(
+    trainer: pl.Trainer, task: ClassificationTask, data: ImageDataModule, run: Run, checkpoint: Path | None
+) -> None:
+    """Let Lightning train, on from a checkpoint if there is one."""
     try:
         trainer.fit(
             task,
             datamodule=data,
-            ckpt_path=newest_checkpoint(run),
+            ckpt_path=checkpoint,
             weights_only=True,
         )
     except torch.OutOfMemoryError:
@@ -481,10 +529,12 @@ def _out_of_memory(run: Run, config: ResolvedConfig, model: Backbone[Any]) -> st
     if execution == "auto":
         execution = "linear" if runs_as_one else "plain"
     width = 2 if config.precision in ("bf16-mixed", "16-mixed") else 1
-    kept = kept_bytes(network_graph(model.config), *config.size, 1, execution) / width
-    # Weights, their gradients, the optimizer's state and the average; beside what is kept, as much passes by.
-    fixed = 5 * sum(parameter.nbytes for parameter in model.parameters())
-    fits = int((_gpu_bytes() - fixed) / (2 * kept))
+    parameters = sum(parameter.nbytes for parameter in model.parameters())
+    fixed, with_one = (
+        training_bytes(network_graph(model.config), *config.size, images, execution, parameters=parameters)
+        for images in (0, 1)
+    )
+    fits = (_gpu_bytes() - fixed) * width // (with_one - fixed)
     steps = max(-(-config.batch_size // max(fits, 1)), 2)
     smaller = f"--batch-size {config.batch_size // steps} --accumulate {steps * config.accumulate}"
     message = f"batch_size={config.batch_size}: does not fit into the GPU's memory; take {smaller}"
@@ -507,13 +557,15 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset, model: Back
     """
     if skipped := run.skipped:
         _say(
-            f"{len(skipped)} images could not be decoded and were left out: {listed(skipped)}; "
+            f"{counted(len(skipped), 'image')} could not be decoded and "
+            f"{'was' if len(skipped) == 1 else 'were'} left out: {listed(skipped)}; "
             f"see {run.skipped_file}"
         )
     _draw_curves(run, config, run.rows, run.best_epoch)
     classifier = load(
         run.model,
         device="cpu" if config.accelerator == "cpu" else "auto",
+        precision=evaluation_precision(config.precision),
         model=model.network if isinstance(model, CustomModel) else None,
     )
     classifier.provenance["epochs"] = len(run.rows)
@@ -526,6 +578,11 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset, model: Back
     classifier.provenance["scores"] = scores
     classifier.save(run.model)
     evaluation.save(run.folder)
+
+
+def evaluation_precision(trained: str) -> str:
+    """The precision of the evaluation after a training: float32 where training was in it."""
+    return "32-true" if trained in ("32-true", "64-true") else "auto"
 
 
 def _draw_curves(run: Run, config: ResolvedConfig, rows: list[Row], best_epoch: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import threading
 
@@ -11,11 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skipnets.ops import native
-from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, executor, reference
+from skipnets.ops.dense_block import REFERENCE, DenseBlockPlan, LayerParameters, cpu_executor, execute
 
 if native.unavailable():
     pytest.skip(str(native.unavailable()), allow_module_level=True)
-from skipnets.ops.native.dense_block import dense_block
+from skipnets.ops.native.dense_block import NATIVE
+
+dense_block = functools.partial(execute, NATIVE)
+reference = functools.partial(execute, REFERENCE)
 
 EPS = (1e-3, 1e-5, 1e-2, 1e-4)
 
@@ -241,7 +245,7 @@ def test_the_executor_is_measured_and_used(monkeypatch):
     block = Block(2, 4, 4, 8, 4, 16, 1)
     layers = [LayerParameters(*(tensor.float() for tensor in layer)) for layer in block.layers]
     with choices.recording() as record:
-        chosen = executor(block.x.float(), torch.float32, layers)
+        chosen = cpu_executor(block.x.float(), torch.float32, layers)
     assert record["dense block 8-8>16 4x4"] == chosen
     assert chosen in ("native", "pytorch")
     plan = DenseBlockPlan((1e-5,), (1e-5,), True, torch.float32)
@@ -249,4 +253,4 @@ def test_the_executor_is_measured_and_used(monkeypatch):
         choices.repeat({"dense block 8-8>16 4x4": way})
         found = module.dense_block(block.x.float(), plan, layers).features
         assert torch.equal(found, own(block.x.float(), plan, layers).features)
-    assert executor(block.x, torch.float64, layers) == "pytorch"
+    assert cpu_executor(block.x, torch.float64, layers) == "pytorch"

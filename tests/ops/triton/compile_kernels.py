@@ -21,8 +21,11 @@ from triton.runtime import driver
 
 from skipnets.ops.batch_norm import Statistics
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters
+from skipnets.ops.dense_block import execute as execute_block
 from skipnets.ops.stem import StemParameters, StemPlan
+from skipnets.ops.stem import execute as execute_stem
 from skipnets.ops.transition import TransitionParameters
+from skipnets.ops.transition import execute as execute_transition
 from skipnets.ops.triton import dense_block, launches, stem, transition
 
 
@@ -98,16 +101,18 @@ def main(capability, dtype, growth_rate):
     x.requires_grad_()
     for keep in (True, False):
         plan = DenseBlockPlan((1e-5,), (1e-5,), keep, dtype)
-        dense_block.dense_block(x, plan, [layer]).features.sum().backward()
+        execute_block(dense_block.FUSED, x, plan, [layer]).features.sum().backward()
 
     vector, weight = torch.zeros(channels), torch.zeros(channels // 2, channels, 1, 1, requires_grad=True)
     parameters = TransitionParameters(vector, vector, weight)
-    transition.transition(x, parameters, 1e-5, Statistics(vector, vector)).sum().backward()
+    execute_transition(
+        transition.FUSED, x, parameters, 1e-5, Statistics(vector, vector)
+    ).maps.sum().backward()
 
     weight = torch.zeros(channels, 3, 7, 7, requires_grad=True)
     plan = StemPlan(1e-5, keep_convolved=True, dtype=dtype)
     images = torch.zeros(2, 3, 32, 32)
-    stem.stem(images, plan, StemParameters(weight, vector, vector)).maps.sum().backward()
+    execute_stem(stem.FUSED, images, plan, StemParameters(weight, vector, vector)).maps.sum().backward()
 
     found = []
     for name, function in vars(dense_block.kernels).items():

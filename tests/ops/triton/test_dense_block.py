@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from skipnets.models import create_model
 from skipnets.ops import dense_block as reference
 from skipnets.ops import triton as executor
-from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters
+from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, execute
 
 pytest.importorskip("triton")
 from skipnets.ops.triton import dense_block as fused
@@ -75,7 +77,13 @@ def compare(n, h, w, channels, growth_rate, bottleneck, count, *, keep, dtype, t
     x = x.contiguous(memory_format=order)
     downstream = torch.randn(n, channels + count * growth_rate, h, w, generator=generator).to(DEVICE, dtype)
     eps = tuple(10.0 ** -(index + 2) for index in range(count))
-    own = step(fused.dense_block, x, DenseBlockPlan(eps, eps[::-1], keep, dtype), layers, downstream)
+    own = step(
+        functools.partial(execute, fused.FUSED),
+        x,
+        DenseBlockPlan(eps, eps[::-1], keep, dtype),
+        layers,
+        downstream,
+    )
     exact = DenseBlockPlan(eps, eps[::-1], True, torch.float64)
     expected = step(reference.dense_block, x.double(), exact, doubled(layers), downstream.double())
     assert_close(own, expected, tolerance)
@@ -158,11 +166,13 @@ def gradients_by_module(model):
 
 
 def test_says_why_it_steps_aside():
-    weight = torch.zeros(32, 128, 3, 3)
-    assert executor.unsupported_block(torch.zeros(1), weight) == "there are fused kernels for CUDA alone"
+    cpu, widths = torch.device("cpu"), (32, 128)
+    assert (
+        executor.unsupported_block(cpu, torch.float32, widths=widths)
+        == "there are fused kernels for CUDA alone"
+    )
     if ON_GPU:
-        x = torch.zeros(2, 3, 4, 4, device=DEVICE)
-        assert executor.unsupported_block(x, weight) is None
-        assert "bottleneck" in executor.unsupported_block(x, None)
-        assert "float64" in executor.unsupported_block(x.double(), weight)
-        assert "at most" in executor.unsupported_block(x, torch.zeros(65, 4, 3, 3))
+        assert executor.unsupported_block(DEVICE, torch.bfloat16, widths=widths) is None
+        assert "bottleneck" in executor.unsupported_block(DEVICE, torch.bfloat16, widths=None)
+        assert "float64" in executor.unsupported_block(DEVICE, torch.float64, widths=widths)
+        assert "at most" in executor.unsupported_block(DEVICE, torch.bfloat16, widths=(65, 4))

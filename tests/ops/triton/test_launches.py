@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters
+from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, execute
 
 pytest.importorskip("triton")
 from skipnets.models import block_execution
@@ -102,7 +102,7 @@ def make_layers(seed, count=2, channels=16, growth_rate=16, bottleneck=32):
 
 def step(x, layers, plan, downstream):
     x = x.detach().requires_grad_()
-    result = fused.dense_block(x, plan, layers)
+    result = execute(fused.FUSED, x, plan, layers)
     parameters = [tensor for layer in layers for tensor in layer]
     gradients = torch.autograd.grad(result.features, [x, *parameters], downstream)
     return [result.features.detach(), *result.statistics, *result.bottleneck_statistics, *gradients]
@@ -119,7 +119,7 @@ def test_a_repeated_pass_equals_one_that_triton_launches(repeats, monkeypatch, k
     assert repeats == []
     layers = [make_layers(1), make_layers(2)]
     inputs = [x.clone().requires_grad_() for x in images[1:]]
-    results = [fused.dense_block(x, plan, own).features for x, own in zip(inputs, layers, strict=True)]
+    results = [execute(fused.FUSED, x, plan, own).features for x, own in zip(inputs, layers, strict=True)]
     parameters = [[tensor for layer in own for tensor in layer] for own in layers]
     own = [
         torch.autograd.grad(result, [x, *flat], downstream)

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skipnets.ops.stem import StemParameters, StemPlan
+from skipnets.ops.stem import StemParameters, StemPlan, execute
 
 pytest.importorskip("triton")
-from skipnets.ops.triton.stem import stem
+from skipnets.ops.triton.stem import FUSED
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -41,7 +41,7 @@ def test_equals_the_library(size, keep):
     downstream = normal(n, channels, *pooled).detach()
     for _ in range(2):  # The second time, launches are repeated where there is a GPU.
         plan = StemPlan(1e-3, keep, torch.float32)
-        result = stem(images, plan, StemParameters(weight, gamma, beta))
+        result = execute(FUSED, images, plan, StemParameters(weight, gamma, beta))
         own = [result.maps.detach(), *result.statistics]
         own += torch.autograd.grad(result.maps, [images, weight, gamma, beta], downstream)
         expected = expected_step(images, weight, gamma, beta, 1e-3, downstream)
@@ -58,7 +58,7 @@ def test_ties_go_to_the_first_maximum():
     weight = torch.ones(4, 1, 7, 7, device=DEVICE).requires_grad_()
     gamma, beta = torch.ones(4, device=DEVICE).requires_grad_(), torch.ones(4, device=DEVICE).requires_grad_()
     downstream = torch.arange(2 * 4 * 36, dtype=torch.float32, device=DEVICE).view(2, 4, 6, 6)
-    result = stem(images, StemPlan(1e-3, True, torch.float32), StemParameters(weight, gamma, beta))
+    result = execute(FUSED, images, StemPlan(1e-3, True, torch.float32), StemParameters(weight, gamma, beta))
     own = torch.autograd.grad(result.maps, [weight, gamma, beta], downstream)
     expected = expected_step(images, weight, gamma, beta, 1e-3, downstream)[4:]
     for a, b in zip(own, expected, strict=True):

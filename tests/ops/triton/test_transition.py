@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from skipnets.ops.batch_norm import Statistics
-from skipnets.ops.transition import TransitionParameters
+from skipnets.ops.transition import TransitionParameters, execute
 
 pytest.importorskip("triton")
-from skipnets.ops.triton.transition import transition
+from skipnets.ops.triton.transition import FUSED
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -50,7 +50,8 @@ def test_equals_the_library(size, out_channels, dtype, padding, tolerance):
     with torch.no_grad():
         variance, mean = torch.var_mean(x.float(), (0, 2, 3), unbiased=False)
     for _ in range(2):  # The second time, launches are repeated where there is a GPU.
-        maps = transition(x, TransitionParameters(gamma, beta, weight), 1e-3, Statistics(mean, variance))
+        parameters = TransitionParameters(gamma, beta, weight)
+        maps = execute(FUSED, x, parameters, 1e-3, Statistics(mean, variance)).maps
         own = [maps.detach(), *torch.autograd.grad(maps, [x, gamma, beta, weight], downstream)]
         assert maps.is_contiguous(memory_format=torch.channels_last)
         expected = expected_step(x, gamma, beta, weight, 1e-3, downstream)

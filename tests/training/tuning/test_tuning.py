@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import yaml
 from PIL import Image
 
 from skipnets.errors import UserError
-from skipnets.training import TrainConfig, Tuning, resume, resume_tuning, train, tune
+from skipnets.training import TrainConfig, Tuning, choice, resume, resume_tuning, train, tune
 from skipnets.training.config import read_config
+from skipnets.training.prepare import prepare
 from skipnets.training.task import ClassificationTask
+from skipnets.training.trainer import training_dataset
 from skipnets.training.tuning import tuning as module
 from skipnets.training.tuning.tuning import TrialReporter
 
@@ -136,6 +139,61 @@ def test_hopeless_trials_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trainer.should_stop
 
 
+def test_a_fully_trained_trial_is_not_pruned() -> None:
+    class Module:
+        config = TrainConfig(data="x", out=Path("y"), best_by="accuracy")
+
+    class Trainer:
+        max_epochs = 2
+        should_stop = False
+        current_epoch = 1
+        callback_metrics = {"val_accuracy": 0.7}  # noqa: RUF012
+
+    study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.65), direction="maximize")
+    reporter, trainer = TrialReporter(study.ask()), Trainer()
+    reporter.on_train_start(trainer, Module())  # type: ignore[arg-type]
+    reporter.on_train_epoch_end(trainer, Module())  # type: ignore[arg-type]
+    assert study.trials[0].intermediate_values[9] == 0.7
+    assert not reporter.pruned
+    assert not trainer.should_stop
+
+
+def test_size_weights_and_precision_of_the_default_are_those_of_all_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of large images, a training without tuning chooses the size with the network; it is prepared once."""
+    data = tmp_path / "data"
+    for label, color in (("a", "red"), ("b", "blue")):
+        (data / label).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (200, 200), color).save(data / label / f"{number}.png")
+    trained: list[TrainConfig] = []
+
+    def train_on(run: Any, config: TrainConfig, *_: Any, **__: Any) -> None:
+        trained.append(config)
+        raise UserError("enough")
+
+    speeds = iter(range(1000))
+    monkeypatch.setattr(
+        choice,
+        "seconds_per_image",
+        lambda config, *, size, **_: 1e-8 * size[0] * size[1] * config.width * (1 + next(speeds) / 1000),
+    )
+    monkeypatch.setattr(module, "train_on", train_on)
+    options: dict[str, Any] = {"model": None, "model_options": {}, "recipe": None, "epochs": None}
+    config = base(data, tmp_path / "run", **options, workers=3)
+    with pytest.raises(UserError, match=r"no trial was completed; the last failed: enough$"):
+        tune(config, time="10m", trials=2)
+    default = prepare(dataclasses.replace(config, time="24s", out=tmp_path / "x"), training_dataset(config))
+    expected = default.config
+    assert max(expected.size) < 200
+    first = trained[0]
+    assert (first.model, first.size, first.precision) == (expected.model, expected.size, expected.precision)
+    assert [(each.size, each.weights, each.workers) for each in trained] == [(expected.size, None, 3)] * 2
+    written = Tuning(tmp_path / "run").base
+    assert (written.size, written.precision, written.workers) == (expected.size, expected.precision, 3)
+
+
 @pytest.mark.slow
 def test_a_trial_that_diverges_does_not_end_the_tuning(digits_folder: Path, tmp_path: Path) -> None:
     config = base(digits_folder, tmp_path / "run", lr=1e30, clip=0.0, epochs=1)
@@ -160,6 +218,7 @@ def test_wrong_options_are_one_line(digits_folder: Path, tmp_path: Path) -> None
         ({}, {"trial_time": "5s"}, r"^trial_time=5s: must be given without epochs=2$"),
         ({"folds": 3}, {}, r"^folds=3: must not be given, trials are judged on one validation split$"),
         ({"find_lr": True}, {}, r"^find_lr: must not be given, the rate is tuned$"),
+        ({"epochs": None, "time": "5m"}, {}, r"^time='5m': must not be in the configuration; give the time"),
         ({"lr": 0.1, "weight_decay": 0.1}, {}, r"^there is nothing to tune"),
     ):
         with pytest.raises(UserError, match=message):

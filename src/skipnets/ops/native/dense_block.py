@@ -16,84 +16,85 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipnets.ops.autograd import differentiable_once
 from skipnets.ops.batch_norm import Statistics
 from skipnets.ops.chunks import MapShape, as_matrix, empty_maps
-from skipnets.ops.dense_block import DenseBlockPlan, DenseBlockResult, LayerParameters
+from skipnets.ops.dense_block import DenseBlockPlan, DenseBlockResult, Executor, LayerParameters
 from skipnets.ops.native import instruction_set
 
 training: Any = importlib.import_module("skipnets_engine.training")  # An optional package.
 
 
-def dense_block(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]) -> DenseBlockResult:
-    """As `skipnets.ops.dense_block.dense_block`, for float32 and layers with bottlenecks on a CPU."""
-    flat = [tensor for layer in layers for tensor in layer if tensor is not None]
-    features, *statistics = _DenseBlockFunction.apply(x, plan, *flat)
-    return DenseBlockResult(features, Statistics(*statistics[:2]), Statistics(*statistics[2:]))
+def _forward(
+    x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]
+) -> tuple[DenseBlockResult, list[Tensor]]:
+    shape, count, parameters = MapShape.of(x), len(layers), _flat(layers)
+    growth_rate, bottleneck = parameters[5].shape[:2]
+    channels = x.shape[1] + count * growth_rate
+    maps = empty_maps(shape, channels, like=x, dtype=torch.float32)
+    maps[:, : x.shape[1]].copy_(x)
+    statistics = [x.new_empty(channels, dtype=torch.float32) for _ in range(2)]
+    statistics += [x.new_empty(count, bottleneck, dtype=torch.float32) for _ in range(2)]
+    bottlenecks = [_matrix(shape, bottleneck, x) for _ in range(count if plan.keep_bottleneck else 1)]
+    training.dense_block_forward(
+        as_matrix(maps),
+        [shape.images, shape.height, shape.width],
+        _contiguous(parameters),
+        list(plan.eps1),
+        list(plan.eps2),
+        statistics,
+        bottlenecks,
+        instruction_set(),
+        torch.get_num_threads(),
+    )
+    result = DenseBlockResult(maps, Statistics(*statistics[:2]), Statistics(*statistics[2:]))
+    return result, bottlenecks if plan.keep_bottleneck else []
 
 
-class _DenseBlockFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, plan: DenseBlockPlan, *parameters: Tensor) -> tuple[Tensor, ...]:
-        shape, count = MapShape.of(x), len(parameters) // 6
-        growth_rate, bottleneck = parameters[5].shape[:2]
-        channels = x.shape[1] + count * growth_rate
-        maps = empty_maps(shape, channels, like=x, dtype=torch.float32)
-        maps[:, : x.shape[1]].copy_(x)
-        statistics = [x.new_empty(channels, dtype=torch.float32) for _ in range(2)]
-        statistics += [x.new_empty(count, bottleneck, dtype=torch.float32) for _ in range(2)]
-        bottlenecks = [_matrix(shape, bottleneck, x) for _ in range(count if plan.keep_bottleneck else 1)]
-        training.dense_block_forward(
-            as_matrix(maps),
-            [shape.images, shape.height, shape.width],
-            _contiguous(parameters),
-            list(plan.eps1),
-            list(plan.eps2),
-            statistics,
-            bottlenecks,
-            instruction_set(),
-            torch.get_num_threads(),
-        )
-        kept = bottlenecks if plan.keep_bottleneck else []
-        ctx.plan, ctx.kept, ctx.input_channels = plan, len(kept), x.shape[1]
-        ctx.save_for_backward(maps, *statistics, *kept, *parameters)
-        ctx.mark_non_differentiable(*statistics)
-        return (maps, *statistics)
+def _backward(
+    plan: DenseBlockPlan,
+    result: DenseBlockResult,
+    saved: list[Tensor],
+    layers: Sequence[LayerParameters],
+    gradient: Tensor,
+    needs_input_gradient: bool,
+) -> tuple[Tensor | None, list[Tensor]]:
+    maps, shape, parameters = result.features, MapShape.of(result.features), _flat(layers)
+    bottleneck, input_channels = parameters[5].shape[1], len(parameters[0])
+    collected = empty_maps(shape, maps.shape[1], like=maps, dtype=torch.float32).copy_(gradient)
+    gradients = [torch.empty(parameter.shape) for parameter in parameters]
+    x_gradient = None
+    if needs_input_gradient:
+        x_gradient = empty_maps(shape, input_channels, like=maps, dtype=torch.float32)
+    training.dense_block_backward(
+        as_matrix(maps),
+        [shape.images, shape.height, shape.width],
+        _contiguous(parameters),
+        list(plan.eps1),
+        list(plan.eps2),
+        [*result.statistics, *result.bottleneck_statistics],
+        saved or [_matrix(shape, bottleneck, maps)],
+        not saved,
+        as_matrix(collected),
+        _matrix(shape, bottleneck, maps),
+        gradients,
+        None if x_gradient is None else as_matrix(x_gradient),
+        instruction_set(),
+        torch.get_num_threads(),
+    )
+    # In their parameters' memory format, as DistributedDataParallel expects.
+    formatted = [
+        own if parameter.is_contiguous() else torch.empty_like(parameter).copy_(own)
+        for own, parameter in zip(gradients, parameters, strict=True)
+    ]
+    return x_gradient, formatted
 
-    @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        maps, *rest = ctx.saved_tensors
-        statistics, kept, parameters = rest[:4], rest[4 : 4 + ctx.kept], rest[4 + ctx.kept :]
-        plan, shape = ctx.plan, MapShape.of(maps)
-        bottleneck = parameters[5].shape[1]
-        collected = empty_maps(shape, maps.shape[1], like=maps, dtype=torch.float32).copy_(gradient)
-        gradients = [torch.empty(parameter.shape) for parameter in parameters]
-        x_gradient = None
-        if ctx.needs_input_grad[0]:
-            x_gradient = empty_maps(shape, ctx.input_channels, like=maps, dtype=torch.float32)
-        training.dense_block_backward(
-            as_matrix(maps),
-            [shape.images, shape.height, shape.width],
-            _contiguous(parameters),
-            list(plan.eps1),
-            list(plan.eps2),
-            statistics,
-            kept or [_matrix(shape, bottleneck, maps)],
-            not kept,
-            as_matrix(collected),
-            _matrix(shape, bottleneck, maps),
-            gradients,
-            None if x_gradient is None else as_matrix(x_gradient),
-            instruction_set(),
-            torch.get_num_threads(),
-        )
-        # In their parameters' memory format, as DistributedDataParallel expects.
-        formatted = [
-            own if parameter.is_contiguous() else torch.empty_like(parameter).copy_(own)
-            for own, parameter in zip(gradients, parameters, strict=True)
-        ]
-        return (x_gradient, None, *formatted)
+
+NATIVE = Executor(_forward, _backward, reads_parameters=True)
+"""For float32 and layers with bottlenecks on a CPU."""
+
+
+def _flat(layers: Sequence[LayerParameters]) -> list[Tensor]:
+    return [tensor for layer in layers for tensor in layer if tensor is not None]
 
 
 def _contiguous(parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import Tensor
 
 __all__ = [
     "OLDEST",
@@ -58,20 +57,23 @@ def slower_launches() -> str | None:
     return "; ".join(SLOWER) or None
 
 
-def unsupported_block(x: Tensor, growth_weight: Tensor | None) -> str | None:
+def unsupported_block(
+    device: torch.device, dtype: torch.dtype, *, widths: tuple[int, int] | None
+) -> str | None:
     """Why the kernels cannot run a dense block, or None.
 
     Args:
-        x: Its input, (N, C₀, H, W).
-        growth_weight: Of a layer's second convolution, (G, K, 3, 3); None without a bottleneck.
+        device: Of its input.
+        dtype: Of its input.
+        widths: Growth rate and channels of the bottleneck; None without a bottleneck.
     """
-    if reason := unsupported_kernels(x.device, x.dtype):
+    if reason := unsupported_kernels(device, dtype):
         return reason
-    if x.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
+    if dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
         return "float32 without TF32"
-    if growth_weight is None:
+    if widths is None:
         return "there are fused kernels for layers with a bottleneck alone"
-    growth_rate, bottleneck = growth_weight.shape[:2]
+    growth_rate, bottleneck = widths
     if growth_rate > WIDEST_GROWTH or bottleneck > WIDEST_BOTTLENECK:
         return f"the fused kernels take {WIDEST_GROWTH} channels a layer, {WIDEST_BOTTLENECK} before, at most"
     return None

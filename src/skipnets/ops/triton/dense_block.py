@@ -18,10 +18,9 @@ import torch
 import triton
 from torch import Tensor
 
-from skipnets.ops.autograd import differentiable_once
 from skipnets.ops.batch_norm import Statistics
 from skipnets.ops.chunks import MapShape
-from skipnets.ops.dense_block import DenseBlockPlan, DenseBlockResult, LayerParameters
+from skipnets.ops.dense_block import DenseBlockPlan, DenseBlockResult, Executor, LayerParameters
 from skipnets.ops.triton import kernels
 from skipnets.ops.triton.device import on_device, processors, rows_of
 from skipnets.ops.triton.launches import LAUNCHES, Compiler, Recorder
@@ -143,39 +142,47 @@ def as_maps(rows: Tensor, extent: Extent, channels: int) -> Tensor:
     )
 
 
-def dense_block(x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]) -> DenseBlockResult:
-    """As `skipnets.ops.dense_block.dense_block`."""
-    flat = [tensor for layer in layers for tensor in layer if tensor is not None]
-    features, *statistics = _DenseBlockFunction.apply(x, plan, *flat)
-    return DenseBlockResult(features, Statistics(*statistics[:2]), Statistics(*statistics[2:]))
+def empty_results(
+    x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]
+) -> tuple[DenseBlockResult, list[Tensor]]:
+    """What a forward pass returns, and what it keeps, without values."""
+    return _results(run := Pass(Extent.of(x.shape, layers), plan, x.device), run.buffers())
 
 
-class _DenseBlockFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, plan: DenseBlockPlan, *parameters: Tensor) -> tuple[Tensor, ...]:
-        layers = plan.layers(parameters)
-        run = Forward(x, plan, layers)
-        with on_device(x.device):
-            saved = run.run()
-        maps = as_maps(saved.rows, run.extent, run.extent.channels)
-        statistics = run.vectors(saved.vectors)[:4]
-        ctx.plan, ctx.extent = plan, run.extent
-        kept = [saved.bottlenecks] if plan.keep_bottleneck else []
-        ctx.save_for_backward(maps, saved.vectors, saved.weights, *kept)
-        ctx.mark_non_differentiable(*statistics)
-        return (maps, *statistics)
+def _results(run: Pass, saved: Saved) -> tuple[DenseBlockResult, list[Tensor]]:
+    mean, variance, mean2, variance2, *_ = run.vectors(saved.vectors)
+    maps = as_maps(saved.rows, run.extent, run.extent.channels)
+    result = DenseBlockResult(maps, Statistics(mean, variance), Statistics(mean2, variance2))
+    return result, [saved.vectors, saved.weights, *([saved.bottlenecks] if run.plan.keep_bottleneck else [])]
 
-    @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        maps, vectors, weights, *kept = ctx.saved_tensors
-        with on_device(maps.device):
-            extent = ctx.extent
-            bottlenecks = kept[0] if kept else maps.new_empty(1, extent.shape.rows, extent.bottleneck)
-            saved = Saved(rows_of(maps), vectors, weights, bottlenecks)
-            run = Backward(ctx.plan, saved, extent, gradient, input_gradient=ctx.needs_input_grad[0])
-            x_gradient, gradients = run.run()
-        return (x_gradient, None, *gradients)
+
+def _forward(
+    x: Tensor, plan: DenseBlockPlan, layers: Sequence[LayerParameters]
+) -> tuple[DenseBlockResult, list[Tensor]]:
+    run = Forward(x, plan, layers)
+    with on_device(x.device):
+        return _results(run, run.run())
+
+
+def _backward(
+    plan: DenseBlockPlan,
+    result: DenseBlockResult,
+    saved: list[Tensor],
+    layers: Sequence[LayerParameters],
+    gradient: Tensor,
+    needs_input_gradient: bool,
+) -> tuple[Tensor | None, list[Tensor]]:
+    maps, (vectors, weights, *kept) = result.features, saved
+    input_channels = layers[0].gamma1.shape[0]
+    extent = Extent.of((maps.shape[0], input_channels, *maps.shape[2:]), layers)
+    with on_device(maps.device):
+        bottlenecks = kept[0] if kept else maps.new_empty(1, extent.shape.rows, extent.bottleneck)
+        buffers = Saved(rows_of(maps), vectors, weights, bottlenecks)
+        return Backward(plan, buffers, extent, gradient, input_gradient=needs_input_gradient).run()
+
+
+FUSED = Executor(_forward, _backward, reads_parameters=False)
+"""For layers with bottlenecks on a GPU."""
 
 
 class Pass:
@@ -194,6 +201,16 @@ class Pass:
     def empty(self, *size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """A buffer on the device."""
         return torch.empty(size, dtype=dtype, device=self.device)
+
+    def buffers(self) -> Saved:
+        """What the forward pass makes."""
+        extent = self.extent
+        return Saved(
+            self.empty(self.M, extent.stride, dtype=self.dtype),
+            self.empty(sum(map(_padded, self.vector_sizes))),
+            self.empty(sum(map(_padded, self.weight_sizes)), dtype=self.dtype),
+            self.empty(extent.layers if self.plan.keep_bottleneck else 1, self.M, self.K, dtype=self.dtype),
+        )
 
     def vectors(self, flat: Tensor) -> Vectors:
         """Its parts."""
@@ -291,13 +308,8 @@ class Forward(Pass):
 
     def run(self) -> Saved:
         """All layers."""
-        extent = self.extent
-        saved = Saved(
-            self.empty(self.M, extent.stride, dtype=self.dtype),
-            self.empty(sum(map(_padded, self.vector_sizes))),
-            self._pack(),
-            self.empty(extent.layers if self.plan.keep_bottleneck else 1, self.M, self.K, dtype=self.dtype),
-        )
+        extent, saved = self.extent, self.buffers()
+        self._pack(saved.weights)
         # Room for the partial statistics of any configuration: (3, programs, width).
         most = self.programs(triton.cdiv(self.M, 14), 8)
         partial = self.empty(3 * most * max(extent.input_channels, self.K, self.G))
@@ -316,10 +328,9 @@ class Forward(Pass):
         LAUNCHES.run(key, [self.x, *saved, partial, *vectors], build)
         return saved
 
-    def _pack(self) -> Tensor:
-        """See `packed`; one copy for all where the parameters' order in memory is the same."""
-        sizes, needs_padding = self.weight_sizes, False
-        flat = self.empty(sum(map(_padded, sizes)), dtype=self.dtype)
+    def _pack(self, flat: Tensor) -> None:
+        """Fill `packed`; one copy for all where the parameters' order in memory is the same."""
+        needs_padding = False
         targets, sources = [], []
         for index, (layer, first, second) in enumerate(zip(self.layers, *self.packed(flat), strict=True)):
             assert layer.weight2 is not None
@@ -337,7 +348,6 @@ class Forward(Pass):
         if needs_padding:
             flat.zero_()
         torch._foreach_copy_(targets, sources)
-        return flat
 
     def _run(self, saved: Saved, partial: Tensor) -> None:
         extent, layers, rows = self.extent, self.layers, saved.rows

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ import torch
 import triton
 from torch import Tensor
 
+from skipnets.machine import usable_cores
 from skipnets.ops.triton.tuning import TUNER, Config
 
 logger = logging.getLogger("skipnets")
@@ -148,7 +148,7 @@ def compile_kernels(build: Callable[[Compiler], None]) -> None:
     if mode is None:  # Triton before 3.4 compiles each at its first launch.
         return
     try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool, mode(pool, ignore_errors=True):
+        with ThreadPoolExecutor(usable_cores()) as pool, mode(pool, ignore_errors=True):
             build(Compiler())
     except Exception as error:  # A kernel that is not ready is compiled at its first launch.
         _report_slower("kernels are compiled one by one", error)

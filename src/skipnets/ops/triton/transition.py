@@ -8,108 +8,107 @@ Shapes: as in `skipnets.ops.transition`; P = N·⌊H/2⌋·⌊W/2⌋ pooled rows
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 from torch import Tensor
 
-from skipnets.ops.autograd import differentiable_once, without_autocast
+from skipnets.ops.autograd import without_autocast
 from skipnets.ops.batch_norm import Affine, Statistics
 from skipnets.ops.chunks import MapShape, as_maps
-from skipnets.ops.transition import TransitionParameters
+from skipnets.ops.transition import Executor, TransitionParameters
 from skipnets.ops.triton import kernels
 from skipnets.ops.triton.device import BLOCK_C, BLOCK_M, grid, on_device, rows_of, shares
 from skipnets.ops.triton.launches import LAUNCHES, Compiler, Recorder
 
 
-def transition(x: Tensor, parameters: TransitionParameters, eps: float, statistics: Statistics) -> Tensor:
-    """The pooled maps (N, K, ⌊H/2⌋, ⌊W/2⌋), in channels-last order."""
-    maps: Tensor = _TransitionFunction.apply(x, statistics, eps, *parameters)
-    return maps
+def _forward(
+    x: Tensor, parameters: TransitionParameters, eps: float, statistics: Statistics
+) -> tuple[Tensor, list[Tensor]]:
+    gamma, beta, weight = parameters
+    rows, shape = rows_of(x), MapShape.of(x)
+    pooled_shape = MapShape(shape.images, shape.height // 2, shape.width // 2)
+    affine = torch.stack(Affine.of(statistics, gamma, beta, eps))
+    pooled = torch.empty(pooled_shape.rows, x.shape[1], dtype=x.dtype, device=x.device)
+
+    def build(launch: Recorder | Compiler) -> None:
+        launch(
+            kernels.pool_activated,
+            grid(pooled),
+            rows,
+            rows.stride(0),
+            affine[0],
+            affine[1],
+            pooled,
+            *pooled.shape,
+            shape.height,
+            shape.width,
+            BLOCK_M=BLOCK_M,
+            BLOCK_C=BLOCK_C,
+        )
+
+    with on_device(x.device), without_autocast(x.device):
+        key = ("transition forward", x.device, x.dtype, shape, rows.shape[1], rows.stride(0))
+        LAUNCHES.run(key, [rows, affine, pooled], build)
+        out = pooled @ weight.flatten(1).to(x.dtype).t()
+    return as_maps(out, pooled_shape), [affine, pooled]
 
 
-class _TransitionFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, statistics: Statistics, eps: float, gamma: Tensor, beta: Tensor, weight: Tensor
-    ) -> Tensor:
-        rows, shape = rows_of(x), MapShape.of(x)
-        pooled_shape = MapShape(shape.images, shape.height // 2, shape.width // 2)
-        affine = torch.stack(Affine.of(statistics, gamma, beta, eps))
-        pooled = torch.empty(pooled_shape.rows, x.shape[1], dtype=x.dtype, device=x.device)
+def _backward(
+    gradient: Tensor,
+    x: Tensor,
+    parameters: TransitionParameters,
+    eps: float,
+    statistics: Statistics,
+    saved: list[Tensor],
+) -> tuple[Tensor, ...]:
+    weight, (affine, pooled) = parameters.weight, saved
+    rows, shape = rows_of(x), MapShape.of(x)
+    channels = rows.shape[1]
+    incoming = rows_of(gradient.to(x.dtype))
+    out = torch.empty(shape.rows, channels, dtype=x.dtype, device=x.device)
+    programs, each = shares(shape.rows, channels, x.device)
+    mean, variance = statistics
+    partial, sums = mean.new_empty(2, programs, channels), mean.new_empty(2, channels)
+    with on_device(x.device), without_autocast(x.device):
+        weight_gradient = (incoming.t() @ pooled).to(weight.dtype).view(weight.shape)
+        spread = incoming @ weight.flatten(1).to(x.dtype)
 
         def build(launch: Recorder | Compiler) -> None:
+            norm = (mean, variance, eps, affine[0], affine[1])
+            blocks = {"BLOCK_M": BLOCK_M, "BLOCK_C": BLOCK_C}
+            sizes = (shape.rows, channels, shape.height, shape.width)
             launch(
-                kernels.pool_activated,
-                grid(pooled),
+                kernels.pool_backward_sums,
+                (triton.cdiv(channels, BLOCK_C), programs),
+                spread,
                 rows,
                 rows.stride(0),
-                affine[0],
-                affine[1],
-                pooled,
-                *pooled.shape,
-                shape.height,
-                shape.width,
-                BLOCK_M=BLOCK_M,
-                BLOCK_C=BLOCK_C,
+                *norm,
+                partial,
+                *sizes,
+                each,
+                **blocks,
+            )
+            finish = (triton.cdiv(channels, 16), 2)
+            launch(kernels.finish_sums, finish, partial, programs, sums, channels, BLOCK_P=128, BLOCK=16)
+            launch(
+                kernels.pool_backward,
+                grid(out),
+                spread,
+                rows,
+                rows.stride(0),
+                *norm,
+                sums,
+                out,
+                *sizes,
+                **blocks,
             )
 
-        with on_device(x.device), without_autocast(x.device):
-            key = ("transition forward", x.device, x.dtype, shape, rows.shape[1], rows.stride(0))
-            LAUNCHES.run(key, [rows, affine, pooled], build)
-            matrix = weight.flatten(1).to(x.dtype)
-            out = pooled @ matrix.t()
-        ctx.eps = eps
-        ctx.save_for_backward(x, *statistics, affine, pooled, weight)
-        return as_maps(out, pooled_shape)
+        key = ("transition backward", x.device, x.dtype, shape, channels, rows.stride(0), eps)
+        tensors = [spread, rows, mean, variance, affine, partial, sums, out]
+        LAUNCHES.run(key, tensors, build)
+    return (as_maps(out, shape), sums[1], sums[0], weight_gradient)
 
-    @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, variance, affine, pooled, weight = ctx.saved_tensors
-        rows, shape = rows_of(x), MapShape.of(x)
-        channels = rows.shape[1]
-        incoming = rows_of(gradient.to(x.dtype))
-        out = torch.empty(shape.rows, channels, dtype=x.dtype, device=x.device)
-        programs, each = shares(shape.rows, channels, x.device)
-        partial, sums = mean.new_empty(2, programs, channels), mean.new_empty(2, channels)
-        with on_device(x.device), without_autocast(x.device):
-            weight_gradient = (incoming.t() @ pooled).to(weight.dtype).view(weight.shape)
-            spread = incoming @ weight.flatten(1).to(x.dtype)
 
-            def build(launch: Recorder | Compiler) -> None:
-                norm = (mean, variance, ctx.eps, affine[0], affine[1])
-                blocks = {"BLOCK_M": BLOCK_M, "BLOCK_C": BLOCK_C}
-                sizes = (shape.rows, channels, shape.height, shape.width)
-                launch(
-                    kernels.pool_backward_sums,
-                    (triton.cdiv(channels, BLOCK_C), programs),
-                    spread,
-                    rows,
-                    rows.stride(0),
-                    *norm,
-                    partial,
-                    *sizes,
-                    each,
-                    **blocks,
-                )
-                finish = (triton.cdiv(channels, 16), 2)
-                launch(kernels.finish_sums, finish, partial, programs, sums, channels, BLOCK_P=128, BLOCK=16)
-                launch(
-                    kernels.pool_backward,
-                    grid(out),
-                    spread,
-                    rows,
-                    rows.stride(0),
-                    *norm,
-                    sums,
-                    out,
-                    *sizes,
-                    **blocks,
-                )
-
-            key = ("transition backward", x.device, x.dtype, shape, channels, rows.stride(0), ctx.eps)
-            tensors = [spread, rows, mean, variance, affine, partial, sums, out]
-            LAUNCHES.run(key, tensors, build)
-        return (as_maps(out, shape), None, None, sums[1], sums[0], weight_gradient)
+FUSED = Executor(_forward, _backward)
+"""On a GPU."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,20 @@ from skipnets.files import atomic_path
 
 with needs_extra("tune"):
     import optuna
+    from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
     from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["Pruner", "TrialRecord", "best_of", "importances", "open_study", "read_trials", "write_table"]
+__all__ = [
+    "Pruner",
+    "TrialRecord",
+    "best_of",
+    "importances",
+    "open_study",
+    "plan_trials",
+    "planned_space",
+    "read_trials",
+    "write_table",
+]
 
 DATABASE = "study.db"
 TABLE = "trials.csv"
@@ -31,6 +42,7 @@ _STATES = {
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
 }
+_SPACE = "space"  # the study's attribute
 # At most so many trials are random at first, for the sampler to learn from; optuna's own number.
 _RANDOM_TRIALS = 10
 
@@ -89,6 +101,31 @@ def open_study(
         pruner=pruners[pruner],
         load_if_exists=True,
     )
+
+
+def plan_trials(
+    study: optuna.Study, space: Mapping[str, BaseDistribution], *, first: Mapping[str, Any]
+) -> None:
+    """Record what is varied, for all processes and for when the tuning goes on, and the first trial.
+
+    Args:
+        study: A new one.
+        space: Option → the values that a trial may take.
+        first: Option → its value in the first trial.
+    """
+    study.set_user_attr(_SPACE, {name: distribution_to_json(choices) for name, choices in space.items()})
+    study.enqueue_trial(dict(first))
+
+
+def planned_space(study: optuna.Study) -> dict[str, BaseDistribution]:
+    """Option → the values that a trial may take, as they were recorded.
+
+    Raises:
+        UserError: The tuning was interrupted before that.
+    """
+    if _SPACE not in study.user_attrs:
+        raise UserError("resume: the tuning ended before its first trial; begin a new one")
+    return {name: json_to_distribution(text) for name, text in study.user_attrs[_SPACE].items()}
 
 
 def load_study(folder: Path) -> optuna.Study:

@@ -1,9 +1,10 @@
 """Find better settings for a training by many short ones, judged on the validation split alone.
 
 runs/NAME/
-  base.yaml      the configuration that every trial changes, with the time of a trial
+  base.yaml      the configuration that every trial changes, with the time of a trial, and what the settings
+                 without tuning have of size, weights and precision
   splits.csv     the same for all trials; the test split is never read
-  study.db       Optuna's database, from which a tuning is resumed
+  study.db       Optuna's database, from which a tuning is resumed, with what is varied
   trials.csv     a line a trial
   trial-0001/    the run folder of a trial, without its checkpoints; its output is in logs/
   run.yaml       the best settings, for `skipnets train --config`
@@ -15,12 +16,11 @@ import contextlib
 import dataclasses
 import logging
 import multiprocessing
-import os
 import shutil
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -38,10 +38,11 @@ from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
 from skipnets.errors import UserError, check_at_least_1, one_line
 from skipnets.files import atomic_path
+from skipnets.machine import usable_cores
 from skipnets.tables import Display, make_table, properties_table
 from skipnets.training import budget
 from skipnets.training.callbacks import MONITORED, best_row
-from skipnets.training.config import TrainConfig, config_to_yaml, read_config
+from skipnets.training.config import ResolvedConfig, TrainConfig, config_to_yaml, read_config
 from skipnets.training.interruption import told
 from skipnets.training.prepare import prepare
 from skipnets.training.run import Run
@@ -55,6 +56,8 @@ from skipnets.training.tuning.trials import (
     best_of,
     load_study,
     open_study,
+    plan_trials,
+    planned_space,
     read_trials,
     write_table,
 )
@@ -167,8 +170,9 @@ def tune(
     """Train with many settings for a short time each, and find those that are best on the validation split.
 
     Learning rate, weight decay, batch size, augmentation and network are varied (what the configuration sets
-    is not), by Optuna's TPE sampler; the first trial has the settings of a training without tuning. Every
-    trial has the same time, so a larger network must make up for its slowness. The test split is never read.
+    is not), by Optuna's TPE sampler; the first trial has the settings of a training without tuning, which is
+    prepared once: size, initial weights and precision of all trials are its. Every trial has the same time,
+    so a larger network must make up for its slowness. The test split is never read.
 
     Args:
         config: What all trials have in common; `out` is the folder of the tuning.
@@ -187,6 +191,10 @@ def tune(
         raise UserError(f"folds={config.folds}: must not be given, trials are judged on one validation split")
     if config.find_lr:
         raise UserError("find_lr: must not be given, the rate is tuned")
+    if config.time is not None:
+        raise UserError(
+            f"time={config.time!r}: must not be in the configuration; give the time of a trial as trial_time"
+        )
     started, seconds = budget.clock(), parse_duration(time)
     folder = config.out
     if (folder / BASE).exists():
@@ -207,12 +215,15 @@ def tune(
         config,
         time=None if each is None else f"{each:.0f}s",
         splits=folder / run_folder.SPLITS,
-        workers=_workers(config, processes),
     )
-    search_space(base, prepare(base, _without_test(dataset)).config, train_images=len(dataset.split("train")))
+    default = prepare(base, _without_test(dataset)).config
+    space = search_space(base, default, train_images=len(dataset.split("train")))
+    base = _with_fixed(base, default, varied=space)
     _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
     dataset.write_splits(folder / run_folder.SPLITS)
     _write(folder / BASE, base)
+    study = open_study(folder, minimize=_metric(base) == "loss")
+    plan_trials(study, space, first={name: getattr(default, name) for name in space})
     left = seconds - (budget.clock() - started)
     return _go_on(folder, left, trials=trials, processes=processes, pruner=pruner)
 
@@ -255,6 +266,7 @@ class _Job:
         pruner: What stops trials.
         seed: Of its sampler.
         threads: Of the processor, for each step; None leaves PyTorch's number.
+        workers: Processes that read images, where the configuration does not say; None leaves it to a run.
     """
 
     folder: Path
@@ -263,6 +275,7 @@ class _Job:
     pruner: Pruner
     seed: int
     threads: int | None
+    workers: int | None
 
 
 def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, pruner: Pruner) -> Tuning:
@@ -271,7 +284,10 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
     study = open_study(folder, minimize=tuning.metric == "loss", pruner=pruner)
     for number in _abandoned(study):
         study.tell(number, state=_state("FAIL"))
-    threads = None if processes == 1 else max((os.cpu_count() or 1) // processes, 1)
+    # Several processes share the cores, also for reading images.
+    threads = workers = None
+    if processes > 1:
+        threads, workers = (max(n // processes, 1) for n in (torch.get_num_threads(), usable_cores()))
     before = len(study.get_trials(deepcopy=False))
     jobs = [
         _Job(
@@ -281,6 +297,7 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
             pruner=pruner,
             seed=int(np.random.SeedSequence([base.seed, before, number]).generate_state(1)[0]),
             threads=threads,
+            workers=workers,
         )
         for number in range(processes)
     ]
@@ -333,6 +350,8 @@ def _work(job: _Job) -> None:
         torch.set_num_threads(job.threads)
     tuning = Tuning(job.folder)
     base = tuning.base
+    if base.workers is None:
+        base = dataclasses.replace(base, workers=job.workers)
     minimize = tuning.metric == "loss"
     study = open_study(job.folder, minimize=minimize, pruner=job.pruner, seed=job.seed)
     dataset = _without_test(
@@ -340,10 +359,7 @@ def _work(job: _Job) -> None:
             base.data, splits=base.splits, seed=base.seed, download=base.download, options=base.data_options
         )
     )
-    default = prepare(base, dataset).config
-    space = search_space(base, default, train_images=len(dataset.split("train")))
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial({name: getattr(default, name) for name in space}, skip_if_exists=True)
+    space = planned_space(study)
     planned = parse_duration(base.time) if base.time is not None else 0.0
     durations: list[float] = []
     while True:
@@ -426,6 +442,8 @@ class TrialReporter(Callback):
             self.trial.report(self._best, point)
         if reached > self._reported:
             self._reported = reached
+            if done == trainer.max_epochs:
+                return  # it is fully trained
             if self.trial.should_prune():
                 self.pruned = trainer.should_stop = True
 
@@ -436,7 +454,7 @@ def _finish(tuning: Tuning) -> None:
     if (best := tuning.best) is not None:
         _write(
             tuning.config_file,
-            dataclasses.replace(tuning.base, out=tuning.folder / "best", workers=None, **best.values),
+            dataclasses.replace(tuning.base, out=tuning.folder / "best", **best.values),
         )
 
 
@@ -459,11 +477,18 @@ def _without_test(dataset: ImageDataset) -> ImageDataset:
     return dataset.select(np.flatnonzero(dataset.splits != "test"))
 
 
-def _workers(config: TrainConfig, processes: int) -> int | None:
-    """Several processes share the cores, also for reading images."""
-    if config.workers is not None or processes == 1:
-        return config.workers
-    return max((os.cpu_count() or 1) // processes, 1)
+def _with_fixed(base: TrainConfig, default: ResolvedConfig, *, varied: Collection[str]) -> TrainConfig:
+    """The configuration with what the clock or this machine decided once, so that no trial decides anew."""
+    base = dataclasses.replace(
+        base,
+        size=default.size,
+        channels=default.channels,
+        weights=default.weights,
+        precision=default.precision,
+    )
+    if "model" in varied:
+        return base
+    return dataclasses.replace(base, model=default.model, model_options=default.model_options)
 
 
 def _write(path: Path, config: TrainConfig) -> None:
