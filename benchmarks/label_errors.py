@@ -33,7 +33,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
 import skipnets
-from skipnets.evaluation import evaluate
+from skipnets.evaluation.evaluating import evaluate_classes
 from skipnets.report.auditing import CERTAIN
 from skipnets.report.label_errors import calibrated, find_label_errors
 
@@ -68,7 +68,7 @@ def folder(
 ) -> Iterator[tuple[float, Labels, Labels, Probabilities]]:
     dataset = skipnets.data.open_dataset(path, fractions=None)
     chosen = np.random.default_rng(0).permutation(len(dataset))[:images]
-    evaluation = evaluate(model, dataset.select(np.sort(chosen)), split="all")
+    evaluation = evaluate_classes(model, dataset.select(np.sort(chosen)), what="label errors", split="all")
     for share in shares:
         for seed in range(seeds):
             given = swap(evaluation.labels, len(evaluation.classes), share, seed)

@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 import torch
 from tests.helpers.classifiers import make_classifier
+from tests.helpers.labels import write_tiles
 from tests.helpers.serving import write_colors_onnx
 
 # Triton reads this when a kernel is defined: without a GPU, kernels are run by its interpreter.
@@ -29,6 +30,7 @@ hypothesis.settings.load_profile("skipnets")
 if TYPE_CHECKING:
     from skipnets.classifier import Classifier
     from skipnets.deploy.export import Export
+    from skipnets.training import Run
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +79,26 @@ def exports(exported_classifier: Classifier, tmp_path_factory: pytest.TempPathFa
 def colors_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of a classifier of colors whose network is three means."""
     return write_colors_onnx(tmp_path_factory.mktemp("colors") / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def label_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that was trained on images with several labels, by group."""
+    from skipnets.training import TrainConfig, train
+
+    folder = tmp_path_factory.mktemp("labels")
+    config = TrainConfig(
+        data=str(write_tiles(folder / "tiles")),
+        out=folder / "run",
+        model="densenet_bc40_k12",
+        model_options={"block_config": [2, 2], "growth_rate": 8},
+        group_column="patient",
+        epochs=6,
+        batch_size=16,
+        lr=0.05,
+        augmentation="none",
+        duplicates="ignore",
+        workers=0,
+        accelerator="cpu",
+    )
+    return train(config)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from tests.helpers.serving import make_colors
+from tests.helpers.serving import make_colors, make_label_colors
 
 from skipnets.batch_prediction import predict_to_folder, shards_of, summary_of
 from skipnets.classifier import Classifier
@@ -363,7 +363,7 @@ def test_names_that_are_not_text_stay_apart(classifier: Classifier, tmp_path: Pa
 
 KILLED = """
 import sys
-from tests.helpers.serving import make_colors
+from tests.helpers.serving import make_colors, make_label_colors
 from skipnets.batch_prediction import predict_to_folder
 colors = make_colors()
 colors.runtime.seconds = 0.002
@@ -393,3 +393,13 @@ def test_kills_at_any_moment_lose_and_repeat_nothing(images: Path, tmp_path: Pat
         assert_complete(out, images)
         assert not list(out.glob(".part*.tmp.parquet"))
     assert time.monotonic() - started < 60
+
+
+def test_several_labels_have_a_column_each(images: Path, tmp_path: Path) -> None:
+    classifier = make_label_colors()
+    predict_to_folder(classifier, [str(images / "more")], tmp_path / "out")
+    [row, *_] = pq.read_table(tmp_path / "out" / "part-00000.parquet").to_pylist()
+    [expected] = classifier.predict(row["path"])
+    assert list(row) == ["path", "labels", *(f"p:{name}" for name in classifier.classes), "error", "source"]
+    assert row["labels"] == "|".join(expected.labels)
+    assert {name: row[f"p:{name}"] for name in classifier.classes} == pytest.approx(dict(expected.ranking))

@@ -41,6 +41,16 @@ def describe(**changes: Any) -> Description:
         ({"temperature": 0}, "temperature=0: must be a positive number"),
         ({"temperature": True}, "temperature=True: must be a positive number"),
         ({"temperature": float("nan")}, "temperature=nan: must be a positive number"),
+        ({"task": "several"}, "task='several': must be one of single-label, multi-label"),
+        ({"thresholds": (0.5, 0.5)}, "thresholds: must not be given with task=single-label"),
+        ({"task": "multi-label", "thresholds": (0.5,)}, "thresholds: must be 2, one for each label, not 1"),
+        (
+            {"task": "multi-label", "thresholds": (0.5, 1.5)},
+            "thresholds: dog=1.5: must be a number from 0 to 1",
+        ),
+        ({"task": "multi-label", "thresholds": (0.5, float("nan"))}, "dog=nan: must be a number"),
+        ({"task": "multi-label", "thresholds": 0.5}, "thresholds: must be a list of numbers"),
+        ({"task": "multi-label", "members": 2}, "members: must be 1; ensembles of multi-label"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -62,6 +72,16 @@ def test_damaged_metadata_name_the_file_and_the_key(key: str, value: object) -> 
     message = rf"^m\.safetensors: damaged metadata \({key} is missing or of the wrong type\)$"
     with pytest.raises(UserError, match=message):
         Description.from_metadata(Path("m.safetensors"), metadata)
+
+
+def test_a_file_gives_back_task_and_thresholds() -> None:
+    written = json.loads(json.dumps(describe(task="multi-label", thresholds=(0.25, 1)).to_dict()))
+    assert (written["task"], written["thresholds"]) == ("multi-label", [0.25, 1.0])
+    read = Description.from_metadata(Path("m.safetensors"), written)
+    assert (read.task, read.thresholds) == ("multi-label", (0.25, 1.0))
+    assert describe(task="multi-label").thresholds == (0.5, 0.5)
+    with pytest.raises(UserError, match=r"^m\.safetensors: damaged metadata \(thresholds: "):
+        Description.from_metadata(Path("m.safetensors"), written | {"thresholds": ["x", 0]})
 
 
 def test_what_cannot_be_read_again_is_not_written() -> None:

@@ -81,10 +81,11 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
         for path in SOURCE.rglob("*.py")
     }
-    # A DenseNet's method hands over to the module that swaps its layers' classes, and the table of families
+    # A network's method hands over to the module that swaps its layers' classes, and the table of families
     # imports a family's module when it builds one: until then there need be no torch.
     deferred = {
         "skipnets.models.densenet": {"skipnets.models.block_execution"},
+        "skipnets.models.resnet": {"skipnets.models.block_execution"},
         "skipnets.models.family": {
             "skipnets.models.custom_model",
             "skipnets.models.densenet",
@@ -93,6 +94,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         # An operation hands over to its Triton executor on a GPU, and on a CPU to its native one: elsewhere
         # there need be no Triton and no engine.
         "skipnets.ops.dense_block": {"skipnets.ops.triton.dense_block", "skipnets.ops.native.dense_block"},
+        "skipnets.ops.residual_block": {"skipnets.ops.native.residual_block"},
         "skipnets.ops.transition": {"skipnets.ops.triton.transition"},
         "skipnets.ops.stem": {"skipnets.ops.triton.stem"},
     }

@@ -17,7 +17,7 @@ WITHOUT_MIRROR = {
     # Names and types alone, which the tests of the modules that use them hold.
     *("runtimes/graph_format.py", "runtimes/runtime.py", "version.py"),
     # What the tests of launches and of each operation run; without a GPU there is nothing to call in them.
-    *("ops/triton/device.py", "ops/triton/kernels.py"),
+    *("ops/triton/device.py", "ops/triton/kernels.py", "ops/triton/pooling_kernels.py"),
 }
 
 

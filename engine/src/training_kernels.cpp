@@ -108,35 +108,63 @@ void winograd_gradient(float* out, Size element, Size step, const float* const* 
 
 // ---- pixel by pixel ------------------------------------------------------------------------------------------
 
+// Some neighboring vectors of each row, one row after another: lines of the cache that lie together are read together,
+// and what is summed stays in registers.
+constexpr int kTogether = 4;
+
+// Calls work(how many vectors, first column, Whole or Part) for all columns, kTogether vectors at a time: what belongs
+// to a column stays in registers.
+template <class Work>
+inline void for_columns(Size columns, Work work) {
+    Size c = 0;
+    for (; c + kTogether * L <= columns; c += kTogether * L) work(Count<kTogether>{}, c, Whole{});
+    for (; c + L <= columns; c += L) work(Count<1>{}, c, Whole{});
+    if (c < columns) work(Count<1>{}, c, Part{columns - c});
+}
+
+// The same for some rows at a time, few of them where rows are long, so that memory is walked through in one line.
+template <class Work>
+inline void for_rows(Size rows, Size columns, Work work) {
+    const Size together = columns <= kTogether * L ? rows : 1;
+    for (Size row = 0; row < rows; row += together)
+        for_columns(columns, [&](auto count, Size c, auto part) { work(row, together, count, c, part); });
+}
+
 void activate(const Matrix& out, const ConstMatrix& x, Size rows, Size columns, const float* scale,
               const float* shift) {
-    for (Size r = 0; r < rows; ++r) {
-        float* to = out.data + r * out.stride;
-        const float* from = x.data + r * x.stride;
-        for_vectors(columns, [&](Size c, auto part) {
-            store(to + c, relu(part.read(from + c) * part.read(scale + c) + part.read(shift + c)));
-        });
-    }
+    for_rows(rows, columns, [&](Size row, Size some, auto count, Size c, auto part) {
+        constexpr int N = count();
+        Vector s[N], t[N];
+        for (int v = 0; v < N; ++v) s[v] = part.read(scale + c + v * L), t[v] = part.read(shift + c + v * L);
+        float* to = out.data + row * out.stride + c;
+        const float* from = x.data + row * x.stride + c;
+        for (Size r = 0; r < some; ++r, to += out.stride, from += x.stride)
+#pragma GCC unroll 4
+            for (int v = 0; v < N; ++v) store(to + v * L, relu(part.read(from + v * L) * s[v] + t[v]));
+    });
 }
 
 template <bool Padded>
 void combine(const Matrix& out, const ConstMatrix& a, const ConstMatrix& b, Size rows, Size columns,
              const float* scale, const float* slope, const float* offset) {
-    for (Size r = 0; r < rows; ++r) {
-        float* to = out.data + r * out.stride;
-        const float *one = a.data + r * a.stride, *other = b.data + r * b.stride;
-        for_vectors(columns, [&](Size c, auto part) {
-            Vector y = part.read(one + c);
-            if (scale) y *= part.read(scale + c);
-            y += part.read(other + c) * part.read(slope + c) + part.read(offset + c);
-            Padded ? store(to + c, y) : part.write(to + c, y);
-        });
-    }
+    for_rows(rows, columns, [&](Size row, Size some, auto count, Size c, auto part) {
+        constexpr int N = count();
+        Vector s[N], m[N], t[N];
+        for (int v = 0; v < N; ++v) {
+            s[v] = scale ? part.read(scale + c + v * L) : Vector{} + 1;
+            m[v] = part.read(slope + c + v * L);
+            t[v] = part.read(offset + c + v * L);
+        }
+        float* to = out.data + row * out.stride + c;
+        const float *one = a.data + row * a.stride + c, *other = b.data + row * b.stride + c;
+        for (Size r = 0; r < some; ++r, to += out.stride, one += a.stride, other += b.stride)
+#pragma GCC unroll 4
+            for (int v = 0; v < N; ++v) {
+                const Vector y = part.read(one + v * L) * s[v] + (part.read(other + v * L) * m[v] + t[v]);
+                Padded ? store(to + v * L, y) : part.write(to + v * L, y);
+            }
+    });
 }
-
-// Some neighboring vectors of each row, one row after another: lines of the cache that lie together are read together,
-// and what is summed stays in registers.
-constexpr int kTogether = 4;
 
 template <int N, class Part>
 inline void copy_columns(const Matrix& out, const ConstMatrix& x, Size rows, Size c, Part part, float* mean,
@@ -164,11 +192,9 @@ inline void copy_columns(const Matrix& out, const ConstMatrix& x, Size rows, Siz
 
 void copy_with_statistics(const Matrix& out, const ConstMatrix& x, Size rows, Size columns, float* mean,
                           float* squares) {
-    Size c = 0;
-    for (; c + kTogether * L <= columns; c += kTogether * L)
-        copy_columns<kTogether>(out, x, rows, c, Whole{}, mean, squares);
-    for (; c + L <= columns; c += L) copy_columns<1>(out, x, rows, c, Whole{}, mean, squares);
-    if (c < columns) copy_columns<1>(out, x, rows, c, Part{columns - c}, mean, squares);
+    for_columns(columns, [&](auto count, Size c, auto part) {
+        copy_columns<count()>(out, x, rows, c, part, mean, squares);
+    });
 }
 
 template <bool Adds, int N, class Part>
@@ -202,13 +228,138 @@ inline void mask_columns(const Matrix& out, const ConstMatrix& gradient, const C
 template <bool Adds>
 void mask(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, Size rows, Size columns,
           const float* scale, const float* shift, const float* mean, float* sum, float* product) {
-    const auto some = [&](auto count, Size c, auto part) {
+    for_columns(columns, [&](auto count, Size c, auto part) {
         mask_columns<Adds, count()>(out, gradient, x, rows, c, part, scale, shift, mean, sum, product);
-    };
-    Size c = 0;
-    for (; c + kTogether * L <= columns; c += kTogether * L) some(Count<kTogether>{}, c, Whole{});
-    for (; c + L <= columns; c += L) some(Count<1>{}, c, Whole{});
-    if (c < columns) some(Count<1>{}, c, Part{columns - c});
+    });
+}
+
+// ---- residual blocks -----------------------------------------------------------------------------------------
+
+void copy(const Matrix& out, const ConstMatrix& x, Size rows, Size columns) {
+    for (Size r = 0; r < rows; ++r) {
+        float* to = out.data + r * out.stride;
+        const float* from = x.data + r * x.stride;
+        for_vectors(columns, [&](Size c, auto part) { store(to + c, part.read(from + c)); });
+    }
+}
+
+void add(const Matrix& out, const ConstMatrix& x, Size rows, Size columns, bool adds) {
+    for (Size r = 0; r < rows; ++r) {
+        float* to = out.data + r * out.stride;
+        const float* from = x.data + r * x.stride;
+        for_vectors(columns, [&](Size c, auto part) {
+            part.write(to + c, adds ? part.read(to + c) + part.read(from + c) : part.read(from + c));
+        });
+    }
+}
+
+void add_and_activate(const Matrix& out, const ConstMatrix& x, const float* scale, const float* shift,
+                      const ConstMatrix& added, const float* added_scale, const float* added_shift, Size rows,
+                      Size columns) {
+    for_rows(rows, columns, [&](Size row, Size some, auto count, Size c, auto part) {
+        constexpr int N = count();
+        Vector s[N], t[N], m[N];
+        for (int v = 0; v < N; ++v) {
+            s[v] = part.read(scale + c + v * L), t[v] = part.read(shift + c + v * L);
+            m[v] = added_scale ? part.read(added_scale + c + v * L) : Vector{} + 1;
+            if (added_scale) t[v] += part.read(added_shift + c + v * L);
+        }
+        float* to = out.data + row * out.stride + c;
+        const float* from = x.data + row * x.stride + c;
+        const float* other = added.data ? added.data + row * added.stride + c : nullptr;
+        for (Size r = 0; r < some; ++r, to += out.stride, from += x.stride)
+#pragma GCC unroll 4
+            for (int v = 0; v < N; ++v) {
+                Vector y = part.read(from + v * L) * s[v] + t[v];
+                if (other) y += part.read(other + r * added.stride + v * L) * m[v];
+                part.write(to + v * L, relu(y));
+            }
+    });
+}
+
+template <int N, class Part>
+inline void mask_columns_by_output(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& y,
+                                   const ConstMatrix& x, Size rows, Size c, Part part, const float* mean, float* sum,
+                                   float* product) {
+    Vector center[N], total[N]{}, products[N]{};
+    for (int v = 0; v < N; ++v) center[v] = part.read(mean + c + v * L);
+    for (Size r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) {
+            const Vector output = part.read(y.data + r * y.stride + c + v * L);
+            const Vector given = part.read(gradient.data + r * gradient.stride + c + v * L);
+            const Vector passed = output <= 0 ? Vector{} : given;  // NaN passes, as in `mask`
+            total[v] += passed;
+            products[v] += passed * (part.read(x.data + r * x.stride + c + v * L) - center[v]);
+            part.write(out.data + r * out.stride + c + v * L, passed);
+        }
+    for (int v = 0; v < N; ++v) {
+        part.write(sum + c + v * L, total[v]);
+        part.write(product + c + v * L, products[v]);
+    }
+}
+
+void mask_by_output(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& y, const ConstMatrix& x,
+                    Size rows, Size columns, const float* mean, float* sum, float* product) {
+    for_columns(columns, [&](auto count, Size c, auto part) {
+        mask_columns_by_output<count()>(out, gradient, y, x, rows, c, part, mean, sum, product);
+    });
+}
+
+void sum_products(const ConstMatrix& gradient, const ConstMatrix& x, Size rows, Size columns, const float* mean,
+                  float* product) {
+    for_vectors(columns, [&](Size c, auto part) {
+        const Vector center = part.read(mean + c);
+        Vector sum{};
+        for (Size r = 0; r < rows; ++r)
+            sum += part.read(gradient.data + r * gradient.stride + c) *
+                   (part.read(x.data + r * x.stride + c) - center);
+        part.write(product + c, sum);
+    });
+}
+
+inline void filter_line(const Vector (&g)[3], Vector (&line)[4]) {
+    const Vector ends = 0.5f * (g[0] + g[2]), middle = 0.5f * g[1];
+    line[0] = g[0];
+    line[1] = ends + middle;
+    line[2] = ends - middle;
+    line[3] = g[2];
+}
+
+void winograd_filter(float* out, Size element, const float* taps) {
+    Vector half[3][4];
+    for (int column = 0; column < 3; ++column) {
+        const Vector g[3] = {load(taps + column * L), load(taps + (3 + column) * L), load(taps + (6 + column) * L)};
+        filter_line(g, half[column]);
+    }
+    for (int row = 0; row < 4; ++row) {
+        const Vector g[3] = {half[0][row], half[1][row], half[2][row]};
+        Vector line[4];
+        filter_line(g, line);
+        for (int column = 0; column < 4; ++column) store(out + (row * 4 + column) * element, line[column]);
+    }
+}
+
+inline void filter_gradient_line(const Vector (&m)[4], Vector (&line)[3]) {
+    const Vector sum = 0.5f * (m[1] + m[2]);
+    line[0] = m[0] + sum;
+    line[1] = 0.5f * (m[1] - m[2]);
+    line[2] = sum + m[3];
+}
+
+void winograd_filter_gradient(float* taps, const float* in, Size element) {
+    Vector half[4][3];
+    for (int column = 0; column < 4; ++column) {
+        Vector m[4];
+        for (int row = 0; row < 4; ++row) m[row] = load(in + (row * 4 + column) * element);
+        filter_gradient_line(m, half[column]);
+    }
+    for (int row = 0; row < 3; ++row) {
+        const Vector m[4] = {half[0][row], half[1][row], half[2][row], half[3][row]};
+        Vector line[3];
+        filter_gradient_line(m, line);
+        for (int column = 0; column < 3; ++column) store(taps + (row * 3 + column) * L, line[column]);
+    }
 }
 
 constexpr TrainingKernels make_table() {
@@ -222,6 +373,13 @@ constexpr TrainingKernels make_table() {
     table.copy_with_statistics = copy_with_statistics;
     table.mask = mask<false>;
     table.mask_and_add = mask<true>;
+    table.copy = copy;
+    table.add = add;
+    table.add_and_activate = add_and_activate;
+    table.mask_by_output = mask_by_output;
+    table.sum_products = sum_products;
+    table.winograd_filter = winograd_filter;
+    table.winograd_filter_gradient = winograd_filter_gradient;
     return table;
 }
 

@@ -64,6 +64,28 @@ struct TrainingKernels {
     void (*mask_and_add)(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, std::ptrdiff_t rows,
                          std::ptrdiff_t columns, const float* scale, const float* shift, const float* mean,
                          float* sum, float* product);
+
+    // Of residual blocks.
+    /// Padded out = x.
+    void (*copy)(const Matrix& out, const ConstMatrix& x, std::ptrdiff_t rows, std::ptrdiff_t columns);
+    /// out += x, or out = x.
+    void (*add)(const Matrix& out, const ConstMatrix& x, std::ptrdiff_t rows, std::ptrdiff_t columns, bool adds);
+    /// out = relu(x · scale + shift + added · added_scale + added_shift); without a scale `added` is taken as it is,
+    /// without its data there is nothing to add.
+    void (*add_and_activate)(const Matrix& out, const ConstMatrix& x, const float* scale, const float* shift,
+                             const ConstMatrix& added, const float* added_scale, const float* added_shift,
+                             std::ptrdiff_t rows, std::ptrdiff_t columns);
+    /// out = the gradient where y is positive, else 0; and for each column the sums of this and of its product with
+    /// x - mean.
+    void (*mask_by_output)(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& y, const ConstMatrix& x,
+                           std::ptrdiff_t rows, std::ptrdiff_t columns, const float* mean, float* sum, float* product);
+    /// For each column the sum of gradient · (x - mean).
+    void (*sum_products)(const ConstMatrix& gradient, const ConstMatrix& x, std::ptrdiff_t rows,
+                         std::ptrdiff_t columns, const float* mean, float* product);
+    /// G g Gᵀ of L filters, taps[9][L]; element e of the 16 goes to out + e·element.
+    void (*winograd_filter)(float* out, std::ptrdiff_t element, const float* taps);
+    /// Gᵀ M G of L gradients of transformed filters: the other way round.
+    void (*winograd_filter_gradient)(float* taps, const float* in, std::ptrdiff_t element);
 };
 
 }  // namespace skipnets

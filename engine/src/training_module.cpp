@@ -9,6 +9,7 @@
 
 #include "dense_block.h"
 #include "isa.h"
+#include "residual_block.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -117,6 +118,131 @@ void backward(const Array& features, const std::vector<std::ptrdiff_t>& maps, co
     dense_block_backward(block, recompute, all, scratch, out, inputs, kernels, threads);
 }
 
+// Weights (K, C, s, s) in any memory format.
+using Filters = nb::ndarray<const float, nb::ndim<4>, nb::device::cpu>;
+using FilterGradients = nb::ndarray<float, nb::ndim<4>, nb::device::cpu>;
+
+template <class Weights>
+FilterLayout layout_of(const Weights& weights) {
+    if (weights.shape(3) > 1 && weights.stride(2) != std::int64_t(weights.shape(3)) * weights.stride(3))
+        refuse("a kernel's lines must follow one another");
+    return {weights.stride(0), weights.stride(1), weights.stride(3)};
+}
+
+/// A convolution of a residual block; its input has `inputs` channels and `rows` is the size of its output.
+NormedConvolution make_convolution(const Filters& weight, const Given* norm, double eps, int stride,
+                                   std::ptrdiff_t inputs, std::size_t rows, const Array* output) {
+    NormedConvolution made{};
+    made.inputs = std::ptrdiff_t(weight.shape(1)), made.outputs = std::ptrdiff_t(weight.shape(0));
+    made.size = int(weight.shape(2)), made.stride = stride;
+    if (weight.shape(2) != weight.shape(3) || (made.size != 1 && made.size != 3))
+        refuse("convolutions must be of 1×1 or 3×3");
+    if (made.inputs != inputs || inputs < 1 || made.outputs < 1)
+        refuse("a convolution's channels are not those of its input");
+    made.weight = weight.data(), made.layout = layout_of(weight);
+    const std::size_t outputs = std::size_t(made.outputs);
+    made.gamma = data_of(norm[0], outputs, "gamma"), made.beta = data_of(norm[1], outputs, "beta"), made.eps = eps;
+    made.output = data_of(output[0], rows * outputs, "an output");
+    made.mean = data_of(output[1], outputs, "mean"), made.variance = data_of(output[2], outputs, "variance");
+    return made;
+}
+
+/// `norms` are γ and β of each convolution, `outputs` its output, mean and variance; the last convolution is the
+/// projection if `projects`.
+ResidualBlock make_residual_block(const Given& x, const std::vector<std::ptrdiff_t>& maps,
+                                  const std::vector<Filters>& weights, const std::vector<Given>& norms,
+                                  const std::vector<double>& eps, const std::vector<int>& strides, bool projects,
+                                  std::ptrdiff_t zeros_before, const std::vector<Array>& outputs, const Array& y) {
+    const std::size_t count = weights.size(), branch = count - (projects ? 1 : 0);
+    if (maps.size() != 3 || branch < 1 || branch > count || norms.size() != 2 * count || eps.size() != count ||
+        strides.size() != count || outputs.size() != 3 * count || x.ndim() != 2)
+        refuse("wrong number of arguments of a residual block");
+    ResidualBlock block{};
+    for (std::ptrdiff_t side : maps)
+        if (side < 1 || side > 1 << 24) refuse("images, height or width out of range");
+    block.images = maps[0], block.height = maps[1], block.width = maps[2];
+    if (double(x.shape(0)) != double(block.images) * double(block.height) * double(block.width))
+        refuse("x must be a matrix of pixels and channels");
+    for (int stride : strides)
+        if (stride != 1 && stride != 2) refuse("strides must be 1 or 2");
+    const std::ptrdiff_t inputs = std::ptrdiff_t(x.shape(1));
+    std::ptrdiff_t height = block.height, width = block.width, channels = inputs;
+    const auto rows = [&](int stride) {
+        height = (height + stride - 1) / stride, width = (width + stride - 1) / stride;
+        return std::size_t(block.images) * height * width;
+    };
+    for (std::size_t i = 0; i < branch; ++i) {
+        const std::size_t size = rows(strides[i]);
+        block.branch.push_back(
+            make_convolution(weights[i], &norms[2 * i], eps[i], strides[i], channels, size, &outputs[3 * i]));
+        channels = block.branch.back().outputs;
+    }
+    const std::size_t out_rows = std::size_t(block.images) * height * width;
+    const std::ptrdiff_t out_height = height, out_width = width;
+    if (projects) {
+        height = block.height, width = block.width;
+        const std::size_t size = rows(strides[branch]);
+        block.projection.push_back(make_convolution(weights[branch], &norms[2 * branch], eps[branch], strides[branch],
+                                                    inputs, size, &outputs[3 * branch]));
+        if (height != out_height || width != out_width || block.projection[0].outputs != channels)
+            refuse("the projection and the branch make maps of different shapes");
+        if (block.projection[0].size != 1) refuse("the projection must be of 1×1");
+    } else {
+        std::ptrdiff_t stride = 1;
+        for (int each : strides) stride *= each;
+        if (stride > 2 || zeros_before < 0 || zeros_before > channels - inputs)
+            refuse("the shortcut does not fit the branch");
+    }
+    block.zeros_before = zeros_before;
+    block.x = x.data();
+    block.y = data_of(y, out_rows * channels, "y");
+    return block;
+}
+
+void residual_forward(const Given& x, const std::vector<std::ptrdiff_t>& maps, const std::vector<Filters>& weights,
+                      const std::vector<Given>& norms, const std::vector<double>& eps, const std::vector<int>& strides,
+                      bool projects, std::ptrdiff_t zeros_before, const std::vector<Array>& outputs, const Array& y,
+                      const std::string& isa, int threads) {
+    const ResidualBlock block =
+        make_residual_block(x, maps, weights, norms, eps, strides, projects, zeros_before, outputs, y);
+    const Kernels& kernels = choose_kernels(isa);
+    check_threads(threads);
+    nb::gil_scoped_release release;
+    residual_block_forward(block, kernels, threads);
+}
+
+void residual_backward(const Given& x, const std::vector<std::ptrdiff_t>& maps, const std::vector<Filters>& weights,
+                       const std::vector<Given>& norms, const std::vector<double>& eps, const std::vector<int>& strides,
+                       bool projects, std::ptrdiff_t zeros_before, const std::vector<Array>& outputs, const Array& y,
+                       const Given& gradient, const Array& sum_gradient, const std::vector<Array>& output_gradients,
+                       const std::optional<Array>& x_gradient, const std::vector<FilterGradients>& weight_gradients,
+                       const std::vector<Array>& norm_gradients, const std::string& isa, int threads) {
+    const ResidualBlock block =
+        make_residual_block(x, maps, weights, norms, eps, strides, projects, zeros_before, outputs, y);
+    const Kernels& kernels = choose_kernels(isa);
+    check_threads(threads);
+    const std::size_t count = weights.size(), branch = block.branch.size();
+    if (output_gradients.size() != branch - 1 || weight_gradients.size() != count || norm_gradients.size() != 2 * count)
+        refuse("there must be a gradient for each parameter and output");
+    ResidualGradients gradients{};
+    gradients.y = data_of(gradient, y.size(), "the gradient");
+    gradients.sum = data_of(sum_gradient, y.size(), "the sum's gradient");
+    for (std::size_t i = 0; i + 1 < branch; ++i)
+        gradients.outputs.push_back(data_of(output_gradients[i], outputs[3 * i].size(), "an output's gradient"));
+    if (x_gradient) gradients.x = data_of(*x_gradient, x.size(), "the gradient of x");
+    for (std::size_t i = 0; i < count; ++i) {
+        const FilterGradients& weight = weight_gradients[i];
+        for (std::size_t side = 0; side < 4; ++side)
+            if (weight.shape(side) != weights[i].shape(side)) refuse("a weight's gradient has another shape");
+        const std::size_t channels = weights[i].shape(0);
+        (i < branch ? gradients.branch : gradients.projection)
+            .push_back({weight.data(), layout_of(weight), data_of(norm_gradients[2 * i], channels, "gamma"),
+                        data_of(norm_gradients[2 * i + 1], channels, "beta")});
+    }
+    nb::gil_scoped_release release;
+    residual_block_backward(block, gradients, kernels, threads);
+}
+
 }  // namespace
 
 void add_training(nb::module_& m) {
@@ -125,6 +251,12 @@ void add_training(nb::module_& m) {
     m.def("dense_block_backward", &backward, "features"_a, "maps"_a, "parameters"_a, "eps1"_a, "eps2"_a,
           "statistics"_a, "bottlenecks"_a, "recompute"_a, "gradient"_a, "masked"_a, "gradients"_a,
           "input_gradient"_a.none(), "isa"_a, "threads"_a);
+    m.def("residual_block_forward", &residual_forward, "x"_a, "maps"_a, "weights"_a, "norms"_a, "eps"_a, "strides"_a,
+          "projects"_a, "zeros_before"_a, "outputs"_a, "y"_a, "isa"_a, "threads"_a);
+    m.def("residual_block_backward", &residual_backward, "x"_a, "maps"_a, "weights"_a, "norms"_a, "eps"_a,
+          "strides"_a, "projects"_a, "zeros_before"_a, "outputs"_a, "y"_a, "gradient"_a, "sum_gradient"_a,
+          "output_gradients"_a, "x_gradient"_a.none(), "weight_gradients"_a, "norm_gradients"_a, "isa"_a,
+          "threads"_a);
 }
 
 }  // namespace skipnets

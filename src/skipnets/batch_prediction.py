@@ -85,7 +85,8 @@ def predict_to_folder(
         classifier: Classifies them.
         addresses: As of `skipnets.data.streams.image_sources`.
         output: A folder for Parquet files with the columns path, label, probability, then label_2,
-            probability_2 …, error and source. Jobs of other shards may write into it at the same time.
+            probability_2 …, error and source; of a multi-label classifier path, labels ("cat|dog"), "p:NAME"
+            for each label, error and source. Jobs of other shards may write into it at the same time.
         top_k: Number of classes in a row.
         batch_size: Images per forward pass.
         workers: Threads that read images; None uses one per processor, at most 8.
@@ -116,7 +117,8 @@ def predict_to_folder(
         earlier = _Earlier(folder, shard, about)
         result = BatchResult()
         stream = _Stream(image_sources(addresses), shard, earlier, result)
-        writer = _Writer(folder, shard, about, top_k, earlier.next_number)
+        labels = classifier.classes if classifier.task == "multi-label" else ()
+        writer = _Writer(folder, shard, about, top_k, earlier.next_number, labels)
         started = time.monotonic()
         predictions = classifier.predict_named(
             stream, top_k, batch_size=batch_size, workers=workers, failed=stream.failed
@@ -350,14 +352,24 @@ class _Writer:
         about: Metadata of each file.
         top_k: Number of classes in a row.
         number: Of the first file.
+        labels: Of a multi-label classifier; none of others.
     """
 
-    def __init__(self, folder: Path, shard: Shard, about: dict[str, Any], top_k: int, number: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shard: Shard,
+        about: dict[str, Any],
+        top_k: int,
+        number: int,
+        labels: Sequence[str],
+    ) -> None:
         self._folder = folder
         self._shard = shard
         self._about = about
         self._top_k = top_k
         self._number = number
+        self._labels = labels
         self._rows: list[tuple[Prediction, str]] = []
         self._unread: list[int] = []
 
@@ -384,7 +396,14 @@ class _Writer:
         predictions = [prediction for prediction, _ in self._rows]
         columns: dict[str, Any] = {"path": [_text(row.source) for row in predictions]}
         types = [("path", pyarrow.string())]
-        for rank in range(self._top_k):
+        if self._labels:
+            shares = [dict(row.ranking) for row in predictions]
+            columns["labels"] = [None if row.error else "|".join(row.labels) for row in predictions]
+            types.append(("labels", pyarrow.string()))
+        for name in self._labels:
+            columns[f"p:{name}"] = [share.get(name) for share in shares]
+            types.append((f"p:{name}", pyarrow.float64()))
+        for rank in range(0 if self._labels else self._top_k):
             suffix = f"_{rank + 1}" if rank else ""
             ranked = [(None, None) if row.error else row.ranking[rank] for row in predictions]
             columns[f"label{suffix}"] = [label for label, _ in ranked]

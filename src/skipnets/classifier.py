@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from skipnets.data.listing import channel_word
 from skipnets.data.loading import ImageBatch, evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.description import Description, check_answers
+from skipnets.description import Description, Task, check_answers
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
 from skipnets.machine import usable_cores
@@ -46,7 +46,16 @@ if TYPE_CHECKING:
 
 _NOT_FINITE = "the network computes what is no number: its weights or its preprocessing are wrong"
 
-__all__ = ["Classifier", "Prediction", "as_classifier", "describe", "load", "softmax"]
+__all__ = [
+    "Classifier",
+    "Prediction",
+    "as_classifier",
+    "check_single_label",
+    "describe",
+    "load",
+    "sigmoid",
+    "softmax",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +64,19 @@ class Prediction(Display):
 
     Attributes:
         source: The path as it was given, or "[3]" for the fourth input where that is not a path.
-        label: The most probable class; None if the image failed.
+        label: The most probable class; None if the image failed, or of a multi-label classifier.
         probability: Probability of that class.
-        ranking: The most probable classes with their probabilities, best first.
+        labels: Of a multi-label classifier, the labels whose probabilities reach their thresholds, the most
+            probable first; else the most probable class alone.
+        ranking: The most probable classes with their probabilities, best first; of a multi-label classifier,
+            all labels.
         error: Why the image failed; None if it did not.
     """
 
     source: str
     label: str | None = None
     probability: float | None = None
+    labels: tuple[str, ...] = ()
     ranking: tuple[tuple[str, float], ...] = ()
     error: str | None = None
 
@@ -73,6 +86,9 @@ class Prediction(Display):
         if self.error is not None:
             rows = [(f"failed: {self.error}", "")]
         columns: Any = {"image": "left", "class": "left", "probability": "right"}
+        if self.label is None and self.error is None:
+            rows = [(f"✓ {name}" if name in self.labels else f"  {name}", share) for name, share in rows]
+            columns = {"image": "left", "label": "left", "probability": "right"}
         return [
             make_table(columns, [(self.source if index == 0 else "", *row) for index, row in enumerate(rows)])
         ]
@@ -94,6 +110,9 @@ class Classifier(Display):
         path: The file it was loaded from.
         export: Metadata of an export: format, input, int8, check; None for a model file.
         ensemble: Number of networks whose probabilities are averaged; 1 for a single network.
+        task: "single-label" for one class an image, "multi-label" for any number of labels.
+        thresholds: Of a multi-label classifier, the probability from which on each label counts as present,
+            from 0 to 1. Default: 0.5 for each.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -111,6 +130,8 @@ class Classifier(Display):
         path: Path | None = None,
         export: Mapping[str, Any] | None = None,
         ensemble: int = 1,
+        task: Task = "single-label",
+        thresholds: Sequence[float] | None = None,
     ) -> None:
         description = Description(
             architecture=architecture,
@@ -119,6 +140,8 @@ class Classifier(Display):
             temperature=temperature,
             provenance=provenance,
             members=ensemble,
+            task=task,
+            thresholds=cast(Any, thresholds),
         )
         self.architecture = dict(description.architecture)
         self.classes = tuple(description.classes)
@@ -129,6 +152,8 @@ class Classifier(Display):
         self.path = path
         self.export = None if export is None else dict(export)
         self.ensemble = description.members
+        self.task = description.task
+        self.thresholds = description.thresholds
         self._members: tuple[Classifier, ...] = ()
         self._number: int | None = None  # among the networks of an ensemble's file
         self._origin: Origin | None = None
@@ -142,6 +167,8 @@ class Classifier(Display):
         preprocessing: Preprocessing,
         provenance: Mapping[str, Any] | None = None,
         architecture: Mapping[str, Any] | None = None,
+        task: Task = "single-label",
+        thresholds: Sequence[float] | None = None,
     ) -> Classifier:
         """Create a classifier from a torch model, which is not copied, moved or switched to eval mode.
 
@@ -153,6 +180,8 @@ class Classifier(Display):
             architecture: Of a module that is no part of this package, or of a modified model, what makes it:
                 `{"import": "package.module:Class", "arguments": {…}}`. It is called to see that it does.
                 Without it, loading the file takes such a module: `skipnets.load(path, model=…)`.
+            task: As for `Classifier`.
+            thresholds: As for `Classifier`.
         """
         from skipnets.models.backbone import Backbone
         from skipnets.models.custom_model import CustomModel, config_of
@@ -167,6 +196,8 @@ class Classifier(Display):
             preprocessing=preprocessing,
             provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
             runtime=TorchRuntime(model),
+            task=task,
+            thresholds=thresholds,
         )
 
     @classmethod
@@ -186,7 +217,9 @@ class Classifier(Display):
         if not members:
             raise UserError("members: must be at least one classifier")
         first = members[0]
-        for name in ("architecture", "classes", "preprocessing", "temperature"):
+        if first.task == "multi-label":
+            raise UserError("members: must not be multi-label classifiers, which are not averaged yet")
+        for name in ("architecture", "classes", "preprocessing", "temperature", "task"):
             if any(getattr(member, name) != getattr(first, name) for member in members):
                 raise UserError(f"members: must be classifiers of the same {name}")
         if first.temperature != 1:
@@ -275,6 +308,8 @@ class Classifier(Display):
             temperature=self.temperature,
             provenance=self.provenance,
             members=self.ensemble,
+            task=self.task,
+            thresholds=self.thresholds,
         )
         return {"format_version": FORMAT_VERSION, "skipnets_version": __version__, **description.to_dict()}
 
@@ -293,7 +328,7 @@ class Classifier(Display):
                 uint16) and torch tensors ((H, W) or (C, H, W), uint8, or floats from 0 to 1); where the
                 preprocessing has a window, arrays and tensors of any numbers. A folder or a pattern such as
                 "new/*.jpg" stands for the images in it.
-            top_k: Number of classes in a ranking.
+            top_k: Number of classes in a ranking; a multi-label classifier ranks all labels.
             batch_size: Images per forward pass.
             workers: Threads that read images; None uses one per processor, at most 8.
 
@@ -356,19 +391,41 @@ class Classifier(Display):
     def probabilities(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float64]:
         """Class probabilities of a preprocessed batch: (N, C, H, W) → (N, classes).
 
-        They are the softmax of the logits divided by the temperature.
+        They are the softmax of the logits divided by the temperature; of a multi-label classifier, the
+        sigmoid of each.
 
         Raises:
             UserError: As `logits`, and if the network's outputs are not finite.
         """
-        probabilities = self._softmax(self.logits(batch))
+        probabilities = self._normalized(self.logits(batch))
         if not np.isfinite(probabilities).all():
             raise UserError(f"batch: {_NOT_FINITE}")
         return probabilities
 
-    def _softmax(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _normalized(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         with np.errstate(invalid="ignore"):  # those that are not finite are reported by the caller
+            if self.task == "multi-label":
+                return sigmoid(logits, self.temperature)
             return softmax(logits, self.temperature)
+
+    def prediction(self, source: str, probabilities: NDArray[np.float64], top_k: int = 1) -> Prediction:
+        """The prediction for one image from its probabilities.
+
+        Args:
+            source: Its name.
+            probabilities: (classes,) from `probabilities`.
+            top_k: As of `predict`.
+        """
+        if self.thresholds is not None:
+            ranking = self.ranking(probabilities, len(self.classes))
+            threshold = dict(zip(self.classes, self.thresholds, strict=True))
+            labels = tuple(name for name, probability in ranking if probability >= threshold[name])
+            return Prediction(source=source, labels=labels, ranking=ranking)
+        ranking = self.ranking(probabilities, top_k)
+        label, probability = ranking[0]
+        return Prediction(
+            source=source, label=label, probability=probability, labels=(label,), ranking=ranking
+        )
 
     def ranking(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[tuple[str, float], ...]:
         """The most probable classes of one image with their probabilities, best first.
@@ -407,7 +464,8 @@ class Classifier(Display):
             properties_table(
                 {
                     "model": self._name(),
-                    "classes": f"{len(self.classes)}: {listed(self.classes, 10)}",
+                    "labels" if self.task == "multi-label" else "classes": f"{len(self.classes)}: "
+                    f"{listed(self.classes, 10)}",
                     "images": f"{height}×{width}, {channel_word(self.preprocessing.channels)}",
                     "runs in": self.runs_in,
                     **({} if self.path is None else {"file": str(self.path)}),
@@ -494,7 +552,7 @@ class Classifier(Display):
     def _predictions(self, batches: Iterator[ImageBatch], top_k: int) -> Iterator[Prediction]:
         for batch in batches:
             rows: Iterator[NDArray[np.float64]]
-            rows = iter(self._softmax(self.logits(batch.inputs)) if len(batch.inputs) else ())
+            rows = iter(self._normalized(self.logits(batch.inputs)) if len(batch.inputs) else ())
             for source, error in batch.outcomes():
                 if error is not None:
                     yield Prediction(source=source, error=error)
@@ -503,10 +561,7 @@ class Classifier(Display):
                 if not np.isfinite(row).all():
                     yield Prediction(source=source, error=f"{source}: {_NOT_FINITE}")
                     continue
-                ranking = self.ranking(row, top_k)
-                yield Prediction(
-                    source=source, label=ranking[0][0], probability=ranking[0][1], ranking=ranking
-                )
+                yield self.prediction(source, row, top_k)
 
     def _batches(self, inputs: Images, batch_size: int, workers: int | None) -> Iterator[ImageBatch]:
         return self._named_batches(named_sources(inputs, self.preprocessing), batch_size, workers)
@@ -628,6 +683,8 @@ def _classifier(
         path=path,
         export=export,
         ensemble=description.members,
+        task=description.task,
+        thresholds=description.thresholds,
     )
 
 
@@ -649,7 +706,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns:
         Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (their
         number of all networks), classes, preprocessing, temperature, provenance; of an ensemble members, its
-        number of networks.
+        number of networks; of a multi-label classifier task and thresholds.
 
     Raises:
         UserError: As for `load`, except for problems in the weights.
@@ -686,6 +743,30 @@ def softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDAr
     powers = np.exp(shifted / temperature)
     probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return probabilities
+
+
+def sigmoid(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
+    """(N, labels) logits → probabilities of each label, which do not depend on one another, in float64."""
+    scaled = logits.astype(np.float64) / temperature
+    smaller = np.exp(-np.abs(scaled))  # never above 1, so that nothing overflows
+    probabilities: NDArray[np.float64] = np.where(scaled >= 0, 1, smaller) / (1 + smaller)
+    return probabilities
+
+
+def check_single_label(classifier: Classifier, what: str) -> None:
+    """Refuse a multi-label classifier where something is made for one label an image.
+
+    Args:
+        classifier: Any.
+        what: What is made for one label, as the message's beginning.
+
+    Raises:
+        UserError: If it is one.
+    """
+    if classifier.task == "multi-label":
+        raise UserError(
+            f"{what}: not yet with a multi-label classifier, as {classifier.path or 'this one'} is"
+        )
 
 
 def _require_readable(batch: ImageBatch) -> NDArray[Any]:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 import numpy as np
 
@@ -24,7 +24,9 @@ from skipnets.runtimes.runtime import InputType
 if TYPE_CHECKING:
     from skipnets.runtimes.runtime import Runtime
 
-__all__ = ["Description", "check_answers", "check_export", "plain"]
+__all__ = ["Description", "Task", "check_answers", "check_export", "check_thresholds", "plain"]
+
+Task = Literal["single-label", "multi-label"]
 
 # More than any network of the families has; a file with more was made to exhaust the memory.
 _MOST_LAYERS = 10_000
@@ -43,6 +45,7 @@ _PROVENANCE: dict[str, tuple[type, ...]] = {
     "seed": (int,),
     "scores": (dict,),
     "calibration": (dict,),
+    "thresholds": (dict,),
 }
 _CHECK = {"images": (str,), "count": (int,), "same_labels": (int,), "largest_difference": (int, float)}
 _ACCURACY = {"before": (int, float), "after": (int, float), "count": (int,)}
@@ -59,6 +62,9 @@ class Description:
         temperature: Divides the logits before the softmax.
         provenance: Where the weights come from, as plain values.
         members: Number of networks of this architecture whose probabilities are averaged.
+        task: "single-label" (a softmax over the classes) or "multi-label" (a sigmoid for each).
+        thresholds: Of a multi-label classifier, the probability from which on each label counts as present.
+            Default: 0.5 for each.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -70,6 +76,8 @@ class Description:
     temperature: float
     provenance: Mapping[str, Any]
     members: int = 1
+    task: Task = "single-label"
+    thresholds: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         # Converted to a config and back, so that an architecture of an older version is upgraded.
@@ -79,8 +87,12 @@ class Description:
         is_whole = isinstance(self.members, int) and not isinstance(self.members, bool)
         if not is_whole or not 1 <= self.members <= _MOST_MEMBERS:
             raise UserError(f"members={self.members!r}: must be a number of networks, 1 to {_MOST_MEMBERS:,}")
+        thresholds = check_thresholds(self.task, self.thresholds, self.classes)
+        if self.task == "multi-label" and self.members > 1:
+            raise UserError("members: must be 1; ensembles of multi-label classifiers are not supported yet")
         for name, value in (
             ("architecture", architecture),
+            ("thresholds", thresholds),
             ("classes", tuple(self.classes)),
             ("temperature", float(self.temperature)),
             ("provenance", dict(self.provenance)),
@@ -114,6 +126,8 @@ class Description:
                 temperature=metadata.get("temperature", 1.0),
                 provenance=metadata["provenance"],
                 members=metadata.get("members", 1),
+                task=metadata.get("task", "single-label"),
+                thresholds=metadata.get("thresholds"),
             )
         except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}: damaged metadata ({error})") from error
@@ -132,6 +146,7 @@ class Description:
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
             "temperature": self.temperature,
+            **({} if self.thresholds is None else {"task": self.task, "thresholds": list(self.thresholds)}),
             "provenance": provenance,
         }
 
@@ -222,6 +237,34 @@ def check_temperature(temperature: object) -> None:
     is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
     if not (is_number and 0 < cast(float, temperature) < math.inf):
         raise UserError(f"temperature={temperature!r}: must be a positive number")
+
+
+def check_thresholds(task: object, thresholds: object, classes: Sequence[str]) -> tuple[float, ...] | None:
+    """Check the thresholds of a task's labels.
+
+    Returns:
+        One for each label; None where the task has none.
+
+    Raises:
+        UserError: If there is no such task, it has no thresholds, or these are not numbers from 0 to 1.
+    """
+    if task not in get_args(Task):
+        raise UserError(f"task={task!r}: must be one of {', '.join(get_args(Task))}")
+    if task == "single-label":
+        if thresholds is not None:
+            raise UserError("thresholds: must not be given with task=single-label")
+        return None
+    if thresholds is None:
+        return (0.5,) * len(classes)
+    if isinstance(thresholds, str) or not isinstance(thresholds, Sequence):
+        raise UserError("thresholds: must be a list of numbers from 0 to 1")
+    if len(thresholds) != len(classes):
+        raise UserError(f"thresholds: must be {len(classes)}, one for each label, not {len(thresholds)}")
+    for name, value in zip(classes, thresholds, strict=True):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and 0 <= value <= 1):
+            raise UserError(f"thresholds: {name}={value!r}: must be a number from 0 to 1")
+    return tuple(map(float, thresholds))
 
 
 def plain(value: Any) -> Any:

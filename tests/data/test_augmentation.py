@@ -67,6 +67,18 @@ def test_shifts_and_mirrors_are_torchvisions_and_equally_likely(mirror):
     assert stats.chisquare(counts).pvalue > 0.001
 
 
+def test_reflected_edges_are_torchvisions():
+    image = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    padded = transforms.functional.pad(Image.fromarray(image), 2, padding_mode="reflect")
+    possible = {
+        np.asarray(transforms.functional.crop(padded, top, left, 6, 5)).tobytes()
+        for top in range(5)
+        for left in range(5)
+    }
+    got = shift_and_mirror(np.repeat(image[None], 500, axis=0), padding=2, mirror=False, reflect=True)
+    assert {result.tobytes() for result in got} == possible
+
+
 def test_mirroring_alone():
     image = np.random.default_rng(0).integers(0, 256, (5, 4, 1), dtype=np.uint8)
     got = shift_and_mirror(np.repeat(image[None], 1000, axis=0), padding=0, mirror=True)
@@ -228,6 +240,8 @@ def test_names():
         "flip",
         "crop",
         "crop-flip",
+        "shift",
+        "shift-flip",
         "resized-crop",
         "trivial",
         "rand",

@@ -76,6 +76,20 @@ def make_colors() -> Classifier:
     )
 
 
+def make_label_colors() -> Classifier:
+    """A multi-label classifier: a color is there if it is brighter than nothing."""
+    colors = make_colors()
+    return Classifier(
+        architecture=colors.architecture,
+        classes=CLASSES,
+        preprocessing=colors.preprocessing,
+        provenance=colors.provenance,
+        runtime=Means(),
+        task="multi-label",
+        thresholds=(0.7, 0.7, 0.7),
+    )
+
+
 def make_image(color: str | tuple[int, int, int], size: tuple[int, int] = (20, 18)) -> bytes:
     """A PNG of one color."""
     file = io.BytesIO()

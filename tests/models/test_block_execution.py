@@ -1081,4 +1081,4 @@ def test_what_can_be_covered_of_a_modified_network_is_and_computes_the_same() ->
 def test_a_module_without_dense_blocks_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "skipnets"):
         set_block_execution(nn.Linear(1, 1), "linear")
-    assert "not applied: there are no dense blocks of this package in Linear" in caplog.text
+    assert "not applied: there are no blocks of this package in Linear" in caplog.text

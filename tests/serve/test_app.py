@@ -26,11 +26,23 @@ def test_one_image_gets_the_same_prediction_as_predict(serving: Serving, colors:
         "file": "0.png",
         "label": expected.label,
         "probability": expected.probability,
+        "labels": ["green"],
         "ranking": [{"label": label, "probability": share} for label, share in expected.ranking],
         "error": None,
     }
     assert answer["label"] == "green"
     assert len(answer["ranking"]) == 2
+
+
+def test_several_labels_come_with_the_probabilities_of_all(serving: Serving, colors: Classifier) -> None:
+    colors.task, colors.thresholds = "multi-label", (0.9, 0.9, 0.9)
+    client = serving()
+    [answer] = client.post("/v1/predict", files=upload(make_image((255, 0, 255)))).json()["predictions"]
+    assert set(answer["labels"]) == {"red", "blue"}
+    assert answer["label"] is None
+    assert len(answer["ranking"]) == 3
+    told = client.get("/v1/model").json()
+    assert (told["task"], told["thresholds"]) == ("multi-label", [0.9, 0.9, 0.9])
 
 
 def test_many_images_get_predictions_in_order(serving: Serving) -> None:

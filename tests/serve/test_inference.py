@@ -45,6 +45,18 @@ def test_answers_are_those_of_our_own_interface(serving: Serving) -> None:
         assert row == pytest.approx([shares[name] for name in CLASSES], abs=1e-7)
 
 
+def test_several_labels_are_one_text(serving: Serving, colors: Classifier) -> None:
+    colors.task, colors.thresholds = "multi-label", (0.9, 0.9, 0.9)
+    client = serving()
+    images = [make_image((255, 255, 0)), make_image((0, 0, 0))]
+    found = outputs(client.post(INFER, json=in_json(*images)))
+    assert [set(text.split("|")) for text in found["labels"]] == [{"red", "green"}, {""}]
+    probabilities = np.array(found["probabilities"]).reshape(2, 3)
+    assert (probabilities[1] < 0.9).all()
+    parameters = client.get("/v2/models/resnet20").json()["parameters"]
+    assert parameters["thresholds"] == [0.9, 0.9, 0.9]
+
+
 def test_pixels_get_the_same_answers_as_files(serving: Serving) -> None:
     client = serving()
     pixels = np.asarray(Image.open(io.BytesIO(make_image("green"))))[None]

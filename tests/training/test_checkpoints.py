@@ -171,9 +171,14 @@ def test_batches_are_counted_as_so_many_processes_do(behind: int, before: int, n
 
 def test_processes_out_of_step_are_refused() -> None:
     loader = {"read": 6, "owed": 0, "left": 0, "failures": {}}
-    state = {"loader": loader, "generators": {}, "measured": {"means": {}, "gradient_norms": []}}
-    loaders = [each["loader"] for each in dealt_out([state, state], 1)]
-    assert loaders == [{**loader, "read": 12}]
+    measured = {"sums": torch.tensor([3.0, 2.0]), "images": 8, "gradient_norms": [1.0]}
+    state = {"loader": loader, "generators": {}, "measured": measured}
+    [alone] = dealt_out([state, state], 1)
+    assert alone["loader"] == {**loader, "read": 12}
+    assert alone["measured"]["sums"].tolist() == [6.0, 4.0]
+    assert alone["measured"]["images"] == 16
+    first, second = (each["measured"] for each in dealt_out([alone], 2))
+    assert (first["images"], second["images"], second["sums"]) == (16, 0, None)
     for change in ({"read": 7}, {"owed": 1}, {"left": 1}):
         other = {**state, "loader": {**loader, **change}}
         with pytest.raises(UserError, match=r"^devices=1: must be 2 up to the end of this epoch"):

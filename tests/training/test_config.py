@@ -23,7 +23,7 @@ def config(**fields: object) -> TrainConfig:
         ({"epochs": 0}, "epochs=0: must be greater than or equal to 1"),
         ({"time": "abc"}, "time='abc': must be a time such as 90s, 5m or 1h30m"),
         ({"momentum": 1.0}, "momentum=1.0: must be less than 1"),
-        ({"recipe": "paper"}, "recipe='paper': must be 'auto', 'scratch', 'finetune'"),
+        ({"recipe": "paper"}, "recipe='paper': must be 'auto', 'speedrun', 'scratch'"),
         ({"milestones": (0.5, 1.5)}, "milestones=1.5: must be less than 1"),
         ({"channels": 0}, "channels=0: must be greater than or equal to 1"),
         ({"batchsize": 4}, "batchsize: no such option; did you mean batch_size"),

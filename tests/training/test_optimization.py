@@ -16,6 +16,7 @@ from skipnets.training.optimization import (
     make_optimizer,
     make_schedule,
     parameter_groups,
+    with_bias_rate,
 )
 
 Name = Literal["constant", "milestones", "cosine", "linear"]
@@ -123,3 +124,20 @@ def test_the_average_moves_floats_and_copies_counters() -> None:
     average_towards([counter], [torch.tensor(9)], 0.25)
     assert average.tolist() == [1.25, 2.5]
     assert counter.item() == 9
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_biases_get_a_multiple_of_their_rate(layer_decay: float) -> None:
+    model = create_model("resnet8_w16", width=4)
+    groups = parameter_groups(model, 0.1, decay_norm_and_bias=False)
+    if layer_decay < 1:
+        groups = layerwise_groups(model, 0.1, decay_norm_and_bias=False, lr=0.2, layer_decay=layer_decay)
+    before = {id(p): group | {"params": p} for group in groups for p in group["params"]}
+    divided = with_bias_rate(groups, model, lr=0.2, multiple=8)
+    after = {id(p): group for group in divided for p in group["params"]}
+    assert len(after) == len(before) == sum(len(group["params"]) for group in divided)
+    for name, parameter in model.named_parameters():
+        rate = before[id(parameter)].get("lr", 0.2) * (8 if name.endswith("bias") else 1)
+        assert after[id(parameter)]["lr"] == pytest.approx(rate)
+        assert after[id(parameter)]["weight_decay"] == before[id(parameter)]["weight_decay"]
+    assert divided[0]["lr"] == 0.2

@@ -95,11 +95,10 @@ def test_an_absent_class_weighs_nothing() -> None:
     assert class_weights(np.array([0, 0, 2]), 4).tolist() == [0.75, 0.0, 1.5, 0.0]
 
 
-def test_only_dense_blocks_have_an_execution(tiny: MakeConfig) -> None:
+def test_the_block_execution_is_resolved(tiny: MakeConfig) -> None:
     images = images_in_memory(10, (8, 8))
     assert prepare(tiny(), images).config.block_execution in ("plain", "linear")
     assert prepare(tiny(block_execution="plain"), images).config.block_execution == "plain"
-    assert prepare(tiny(model="resnet20", model_options={}), images).config.block_execution == "plain"
 
 
 def test_the_best_epoch_is_chosen_by_balanced_accuracy_where_classes_are_unequal(tiny: MakeConfig) -> None:

@@ -455,8 +455,8 @@ def test_divergence_is_a_user_error(tiny: MakeConfig) -> None:
         ({"devices": "many"}, "devices='many': must be a number of devices"),
         ({"strategy": "dpp"}, "strategy='dpp': must be one of auto, ddp, ddp_spawn; did you mean ddp"),
         (
-            {"model": "resnet20", "model_options": {}, "block_execution": "linear"},
-            r"^block_execution=\"linear\": must be plain, resnet20",
+            {"model": "resnet20", "model_options": {}, "block_execution": "linear-recompute"},
+            r"^block_execution=\"linear-recompute\": must be auto, plain or linear for resnet20",
         ),
     ],
 )

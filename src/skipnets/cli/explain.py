@@ -45,7 +45,8 @@ def explain(
         images: Files, folders of images, patterns, or - for paths on standard input, one per line.
         output: A .png file for the contact sheet; a folder of the same name gets every overlay (PNG) and map
             (NPY) at the image's own resolution.
-        classes: Classes to explain. Default: each image's most probable class.
+        classes: Classes to explain. Default: each image's most probable class; of several labels, all that
+            are found in it.
         method: gradcam, integrated-gradients or occlusion.
         stage: Stage for Grad-CAM: auto, or a name such as layer3 or denseblock3; late stages are more
             specific to the class, early stages have finer maps.

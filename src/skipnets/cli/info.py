@@ -33,13 +33,22 @@ def info(model: Path, /, *, json: bool = False) -> None:
         "written by": f"skipnets {description['skipnets_version']}, format {description['format_version']}",
         "model": _model(name, description["parameters"] or 0, description.get("members", 1)),
         "architecture": _line(architecture),
-        "classes": f"{len(description['classes'])}: {', '.join(description['classes'])}",
+        **_classes(description),
         "preprocessing": _line(description["preprocessing"]),
         "temperature": _line(description["temperature"]),
         **_provenance(description["provenance"]),
         **_export(description.get("export")),
     }
     print_tables([properties_table(rows)])
+
+
+def _classes(description: dict[str, Any]) -> dict[str, str]:
+    """A row on the classes; of several labels an image, with their thresholds."""
+    names, thresholds = description["classes"], description.get("thresholds")
+    if thresholds is None:
+        return {"classes": f"{len(names)}: {', '.join(names)}"}
+    shown = (f"{name} {value:.3g}" for name, value in zip(names, thresholds, strict=True))
+    return {"labels and thresholds": f"{len(names)}, any number an image: {', '.join(shown)}"}
 
 
 def _model(name: str, parameters: int, members: int) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from skipnets.classifier import Prediction, load
+from skipnets.classifier import Classifier, Prediction, load
 from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
 from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.errors import UserError
@@ -62,7 +62,8 @@ def predict(
             images: they are read as they come, also from tar files, Parquet files and addresses such as
             s3://bucket/photos, rows are written as Parquet files, and a job that was stopped goes on.
         json: Print all predictions as JSON.
-        top_k: Number of most probable classes to list for each image.
+        top_k: Number of most probable classes to list for each image. With several labels an image, those
+            that reach their thresholds are listed, and files hold the probabilities of all.
         shard: The part of the images to classify, such as 3/16; jobs of other shards may run elsewhere and
             write into the same folder.
         engine: local, or ray to divide the images among the machines of a Ray cluster (RAY_ADDRESS), which
@@ -101,7 +102,7 @@ def predict(
             )
         )
     if output is not None:
-        write_table(output, _columns(rows, min(top_k, len(classifier.classes))))
+        write_table(output, _columns(rows, min(top_k, len(classifier.classes)), classifier))
     if json:
         written = [] if output is None else [str(output)]
         print_json({"predictions": [asdict(row) for row in rows], "written": written})
@@ -171,10 +172,20 @@ def _to_folder(classify: Callable[..., BatchResult], output: Path, json: bool, *
 
 def _print(rows: Sequence[Prediction]) -> None:
     """A table on a terminal; tab-separated lines elsewhere."""
+    several_labels = any(row.label is None and row.error is None for row in rows)
     if not sys.stdout.isatty():
         for row in rows:
-            ranking = [text for label, probability in row.ranking for text in (label, f"{probability:.4f}")]
-            sys.stdout.write("\t".join(map(printable, [row.source, *(ranking or ["failed"])])) + "\n")
+            ranking = [text for label, share in _listed(row) for text in (label, f"{share:.4f}")]
+            nothing = "failed" if row.error is not None else "(none)"
+            sys.stdout.write("\t".join(map(printable, [row.source, *(ranking or [nothing])])) + "\n")
+        return
+    if several_labels:
+        labels = [", ".join(f"{label} {share:.1%}" for label, share in _listed(row)) for row in rows]
+        cells = (
+            [row.source, text or ("failed" if row.error is not None else "(none)")]
+            for row, text in zip(rows, labels, strict=True)
+        )
+        print_tables([make_table({"image": "left", "labels": "left"}, cells)])
         return
     several = any(len(row.ranking) > 1 for row in rows)
     others = [", ".join(f"{label} {share:.1%}" for label, share in row.ranking[1:]) for row in rows]
@@ -188,9 +199,24 @@ def _print(rows: Sequence[Prediction]) -> None:
     print_tables([table])
 
 
-def _columns(rows: Sequence[Prediction], top_k: int) -> dict[str, list[Any]]:
-    """Columns with one row per image: path, label, probability, then label_2, probability_2 …, and error."""
+def _listed(row: Prediction) -> Sequence[tuple[str, float]]:
+    """The classes of an image that are shown: its ranking, or the labels that are found in it."""
+    if row.label is not None:
+        return row.ranking
+    return [(label, share) for label, share in row.ranking if label in row.labels]
+
+
+def _columns(rows: Sequence[Prediction], top_k: int, classifier: Classifier) -> dict[str, list[Any]]:
+    """Columns with one row per image: path, label, probability, then label_2, probability_2 …, and error.
+
+    Of a multi-label classifier: path, labels ("cat|dog"), "p:NAME" for each label, and error.
+    """
     columns: dict[str, list[Any]] = {"path": [row.source for row in rows]}
+    if classifier.task == "multi-label":
+        shares = [dict(row.ranking) for row in rows]
+        columns["labels"] = [None if row.error else "|".join(row.labels) for row in rows]
+        columns |= {f"p:{name}": [share.get(name) for share in shares] for name in classifier.classes}
+        return {**columns, "error": [row.error for row in rows]}
     for rank in range(top_k):
         suffix = f"_{rank + 1}" if rank else ""
         ranked = [(None, None) if row.error else row.ranking[rank] for row in rows]

@@ -33,7 +33,9 @@ class Augmentation:
     Args:
         resized_crop: A box of 8 to 100% of the area and 3:4 to 4:3 is resized to the input (torchvision's
             RandomResizedCrop); otherwise the whole image is taken as `Preprocessing` does.
-        padding: Black pixels added at every edge before a crop of the former size (RandomCrop); 0 for none.
+        padding: Pixels added at every edge before a crop of the former size (RandomCrop); 0 for none.
+        reflect: These mirror what lies at the edge, as in the public CIFAR-10 speed runs; otherwise they are
+            black.
         mirror: Left and right are swapped in half of the images (RandomHorizontalFlip).
         policy: Random changes of geometry and color: one of random strength ("trivial", TrivialAugmentWide),
             two ("rand", RandAugment), or a mixture of chains of them ("augmix", AugMix); None for none.
@@ -43,6 +45,7 @@ class Augmentation:
 
     resized_crop: bool = False
     padding: int = 0
+    reflect: bool = False
     mirror: bool = False
     policy: Policy | None = None
     erasing: float = 0.0
@@ -53,6 +56,8 @@ AUGMENTATIONS = {
     "flip": Augmentation(mirror=True),
     "crop": Augmentation(padding=4),
     "crop-flip": Augmentation(padding=4, mirror=True),
+    "shift": Augmentation(padding=2, reflect=True),
+    "shift-flip": Augmentation(padding=2, reflect=True, mirror=True),
     "resized-crop": Augmentation(resized_crop=True, mirror=True),
     "trivial": Augmentation(resized_crop=True, mirror=True, policy="trivial"),
     "rand": Augmentation(resized_crop=True, mirror=True, policy="rand"),
@@ -130,10 +135,13 @@ def resized_crop(
     return resized
 
 
-def shift_and_mirror(images: NDArray[Any], *, padding: int, mirror: bool) -> NDArray[Any]:
+def shift_and_mirror(
+    images: NDArray[Any], *, padding: int, mirror: bool, reflect: bool = False
+) -> NDArray[Any]:
     """Padded RandomCrop, then RandomHorizontalFlip, each image by its own draw: a new (N, H, W, C)."""
     count, height, width, _ = images.shape
-    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    widths = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = np.pad(images, widths, mode="reflect") if reflect else np.pad(images, widths)
     offsets = torch.randint(2 * padding + 1, (count, 2)).tolist()
     mirrored = draw_mirrored(count) if mirror else [False] * count
     shifted = np.empty_like(images)

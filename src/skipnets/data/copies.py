@@ -124,9 +124,10 @@ def write_copies(path: str | os.PathLike[str], copies: Iterable[Copy], dataset: 
     ):
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split", "copy", "copy_label", "copy_split", "exact", "distance"])
+        labels = dataset.label_names
         for copy in copies:
             sides = [
-                (dataset.names[index], dataset.classes[dataset.labels[index]], dataset.splits[index])
+                (dataset.names[index], labels[index], dataset.splits[index])
                 for index in (copy.first, copy.second)
             ]
             cells = [*sides[0], *sides[1], copy.exact, f"{copy.distance:.4f}"]

@@ -102,6 +102,7 @@ def deal_out_folds(dataset: ImageDataset, folds: int, seed: int, data: object) -
         UserError: There are too few images or groups, or a group also lies in the test split.
     """
     check_classes(dataset, data)
+    _refuse_labels(dataset, folds)
     if (dataset.splits == "val").any():
         dataset.listing.notes.append("train and val are dealt out to the folds together")
     pool = dataset.splits != "test"
@@ -135,12 +136,18 @@ def read_folds(dataset: ImageDataset, path: Path, folds: int, *, missing: str) -
     Raises:
         UserError: The file has other folds, or lists images that are not there.
     """
+    _refuse_labels(dataset, folds)
     fold_of = {row.path: int(row.fold) if row.fold.isdecimal() else 0 for row in read_split_rows(path)}
     if set(fold_of.values()) - {0} != set(range(1, folds + 1)):
         raise UserError(f"{path}: must have a column fold with the numbers from 1 to {folds}")
     dataset = repeat_splits(dataset, path, missing=missing)
     numbers = np.array([fold_of[name] for name in dataset.names], dtype=np.int64)
     return Folds(dataset=dataset, numbers=numbers, count=folds)
+
+
+def _refuse_labels(dataset: ImageDataset, folds: int) -> None:
+    if dataset.multi_label:
+        raise UserError(f"folds={folds}: not yet with several labels an image")
 
 
 def _check_counts(dataset: ImageDataset, counted_once: NDArray[np.bool_], folds: int, data: object) -> None:

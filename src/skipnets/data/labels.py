@@ -22,6 +22,10 @@ def check_labels(listing: Listing, *, strict: bool = True) -> None:
         UserError: It is, and `strict` is set.
     """
     splits_of: dict[str, set[str]] = {name: set() for name in listing.classes}
+    if listing.multi_label:
+        for names in spellings(splits_of):
+            listing.warnings.append(f"labels {_quoted(names)} differ only in spelling; are they one label?")
+        return
     for entry in listing.entries:
         splits_of.setdefault(entry.label, set()).add(entry.split)
     _check_spelling(listing, splits_of, strict=strict)
@@ -30,8 +34,8 @@ def check_labels(listing: Listing, *, strict: bool = True) -> None:
     several = [name for name in splits_of if _is_several(name, splits_of)]
     if several:
         listing.warnings.append(
-            f"class names that look like several labels: {_quoted(several)}; each is a class of its own, "
-            "since an image has one label here"
+            f"class names that look like several labels: {_quoted(several)}; each is a class of its own; "
+            "if an image may have several labels, --task multi-label"
         )
     if len(splits_of) > 20 and 2 * len(splits_of) > len(listing.entries):
         listing.warnings.append(

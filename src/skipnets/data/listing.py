@@ -16,7 +16,7 @@ class Entry(NamedTuple):
 
     Attributes:
         name: The path below the listing's root, with forward slashes; absolute where it lies elsewhere.
-        label: The class.
+        label: The class; of several labels, the text of `skipnets.data.multi_label`.
         split: "train", "val" or "test"; "" where the data does not say.
         group: What must not be divided among splits, such as a patient; "" where the data does not say.
     """
@@ -40,6 +40,7 @@ class Listing:
         notes: How the data was read where it could be read otherwise.
         warnings: What may make results wrong.
         columns: A manifest's columns and what they were used for; "" for nothing.
+        multi_label: Whether an image may have any number of labels.
         groups_found: Whether the groups are those that the images themselves name, and nobody asked for them.
     """
 
@@ -51,6 +52,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
+    multi_label: bool = False
     groups_found: bool = False
 
 

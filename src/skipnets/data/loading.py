@@ -549,7 +549,10 @@ class _Reader:
             pixels, index, failures = self._read(batch)
             if not self.augmentation.resized_crop and (self.augmentation.padding or self.augmentation.mirror):
                 pixels = shift_and_mirror(
-                    pixels, padding=self.augmentation.padding, mirror=self.augmentation.mirror
+                    pixels,
+                    padding=self.augmentation.padding,
+                    mirror=self.augmentation.mirror,
+                    reflect=self.augmentation.reflect,
                 )
             if self.augmentation.policy is not None:
                 pixels = vary(pixels, self.augmentation.policy)

@@ -17,11 +17,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
 
 from skipnets.data.decoding import EXTRA_OF_SUFFIX, SUFFIXES
 from skipnets.data.layout import BLANKS, spelled
 from skipnets.data.listing import Entry, Listing, counted
+from skipnets.data.multi_label import (
+    Uncertain,
+    check_names,
+    label_texts,
+    names_in_cell,
+    read_mark,
+    separator_of,
+)
+from skipnets.data.options import Task
 from skipnets.data.split_names import split_named
 from skipnets.errors import UserError, listed, near_matches, needs_extra, one_line
 from skipnets.terminal import from_csv_text
@@ -54,12 +65,15 @@ class Columns:
     Attributes:
         path: The image files. Default: recognized by its name.
         label: The classes; recognized likewise.
+        labels: Columns of one label each, where an image has several. Default: all columns of 0, 1, -1 and
+            nothing, where no column holds the classes.
         split: The splits; recognized likewise, if there is one.
         group: What must not be divided among splits. Default: split_group, if there is such a column.
     """
 
     path: str | None = None
     label: str | None = None
+    labels: tuple[str, ...] = ()
     split: str | None = None
     group: str | None = None
 
@@ -79,7 +93,15 @@ class MissingFilesError(UserError):
         self.names = list(names)
 
 
-def find_listed(path: Path, *, columns: Columns, root: Path | None = None, missing: str = "error") -> Listing:
+def find_listed(
+    path: Path,
+    *,
+    columns: Columns,
+    root: Path | None = None,
+    missing: str = "error",
+    task: Task = "auto",
+    uncertain: Uncertain = "ignore",
+) -> Listing:
     """Find the images that a manifest lists.
 
     Args:
@@ -87,6 +109,8 @@ def find_listed(path: Path, *, columns: Columns, root: Path | None = None, missi
         columns: Which columns hold what.
         root: What relative paths start from. Default: the manifest's folder.
         missing: "error", or "skip" for going on without files that are not there.
+        task: Whether images have one label or several; "auto" decides by the columns.
+        uncertain: What -1 in a label's own column is taken for.
 
     Raises:
         UserError: The columns cannot be told, a row is wrong, or a file is missing.
@@ -96,18 +120,30 @@ def find_listed(path: Path, *, columns: Columns, root: Path | None = None, missi
     if not table.rows:
         raise UserError(f"{path}: lists no images")
     used = _recognize(path, table, columns, root)
+    label_columns = _label_columns(path, table, columns, used, task)
+    if not label_columns and "label" not in used:
+        used["label"] = _label_column(path, table, used, task)
+    if "group" not in used and (candidates := _named(_free(table, used), "group")):
+        used["group"] = candidates[0]
     listing = Listing(layout="manifest", root=root, notes=table.notes)
-    if any(label != label.strip(BLANKS) for label in _column(table, used["label"])):
-        listing.notes.append("blanks around class names are left out")
     listing.columns = dict.fromkeys(table.names, "") | {name: role for role, name in used.items()}
-    rows = _values(path, table, used)
+    listing.columns |= dict.fromkeys(label_columns, "label")
+    if label_columns:
+        labels = _mark_labels(path, table, label_columns, uncertain, listing)
+    elif _has_several(table, used["label"], task):
+        labels = _list_labels(path, table, used["label"], listing)
+    else:
+        labels = _column(table, used["label"])
+        if any(label != label.strip(BLANKS) for label in labels):
+            listing.notes.append("blanks around class names are left out")
+    rows = _values(path, table, used, labels, several=listing.multi_label)
     names = _resolve(path, [row.name for row in rows], root, listing, missing)
     listing.entries = _without_repetitions(
         path, [row._replace(name=name) for row, name in zip(rows, names, strict=True) if name], listing
     )
     if not listing.entries:
         raise UserError(f"{path}: lists no images that are there")
-    _name_unused(table, used, listing)
+    _name_unused(table, listing)
     return listing
 
 
@@ -282,15 +318,117 @@ def _recognize(path: Path, table: _Table, columns: Columns, root: Path) -> dict[
             candidates = [name for name in free if all(map(split_named, _column(table, name)))]
         if candidates:
             used["split"] = _only(path, table, "split", candidates)
-    free = [name for name in free if name not in used.values()]
-    if "label" not in used:
-        candidates = _named(free, "label")
-        if not candidates and len(free) == 1:
-            candidates = free
-        used["label"] = _only(path, table, "label", candidates)
-    if "group" not in used and (candidates := _named(free, "group")):
-        used["group"] = candidates[0]
     return used
+
+
+def _free(table: _Table, used: Mapping[str, str]) -> list[str]:
+    return [name for name in table.names if name not in used.values()]
+
+
+def _label_column(path: Path, table: _Table, used: Mapping[str, str], task: Task) -> str:
+    """The one column that holds the labels."""
+    free = _free(table, used)
+    candidates = _named(free, "label")
+    if not candidates and len(free) == 1:
+        candidates = free
+    if not candidates and task == "multi-label":
+        raise UserError(
+            f"task={task}: {path} has no column of 0 and 1, nor one of labels; its columns are "
+            f"{listed(table.names, 20)}; name them with --label-columns, or one with --label-column"
+        )
+    return _only(path, table, "label", candidates)
+
+
+def _label_columns(
+    path: Path, table: _Table, columns: Columns, used: Mapping[str, str], task: Task
+) -> list[str]:
+    """The columns that hold one label each; empty where one column holds the labels."""
+    for name in columns.labels:
+        if name not in table.names:
+            raise UserError(
+                f"label_columns={name!r}: {path} has the columns {listed(table.names, 20)}"
+                f"{near_matches(name, table.names)}"
+            )
+        if name in used.values():
+            raise UserError(f"label_columns={name!r}: holds something else already")
+    if columns.labels:
+        return list(columns.labels)
+    if task == "single-label" or "label" in used:
+        return []
+    free = _free(table, used)
+    marked = [name for name in free if name and _is_marked(_column(table, name))]
+    named = _named(free, "label")
+    if named and marked and task == "multi-label":
+        raise UserError(
+            f"{path}: {listed(named)} and the columns of 0 and 1 ({listed(marked)}) may both hold the "
+            "labels; choose with --label-column or --label-columns"
+        )
+    # With one free column, its 0 and 1 are as well two classes.
+    return marked if not named and len(marked) > (task == "auto") else []
+
+
+def _is_marked(cells: Sequence[str]) -> bool:
+    """Whether a column says of each image whether it has a label."""
+    values = {cell.strip() for cell in cells}
+    marks = [read_mark(cell) for cell in values]
+    return None not in marks and any(mark in (0, 1) for mark in marks)
+
+
+def _has_several(table: _Table, name: str, task: Task) -> bool:
+    """Whether a column lists several labels in a cell."""
+    if task != "auto":
+        return task == "multi-label"
+    plural = re.sub(r"[\s-]+", "_", name.strip().lower()).endswith("labels")
+    return plural and any("|" in cell or cell.startswith("[") for cell in _column(table, name))
+
+
+def _mark_labels(
+    path: Path, table: _Table, names: Sequence[str], uncertain: Uncertain, listing: Listing
+) -> list[str]:
+    """The labels of each row as one text, from a column for each label."""
+    classes = [spelled(name) for name in names]
+    marks = np.empty((len(table.rows), len(names)), np.float32)
+    unsure = 0
+    for index, name in enumerate(names):
+        for row, (line, cell) in enumerate(zip(table.lines, _column(table, name), strict=True)):
+            mark = read_mark(cell, uncertain)
+            if mark is None:
+                raise UserError(
+                    f"{path}, line {line}: {name}={cell!r}: must be 1 (present), 0 (absent), -1 (uncertain) "
+                    "or empty (unknown)"
+                )
+            marks[row, index] = mark
+            unsure += read_mark(cell, "positive") == 1 and read_mark(cell, "negative") == 0
+    check_names(classes)
+    listing.multi_label, listing.classes = True, classes
+    listing.notes.append(
+        f"each image has any number of {counted(len(names), 'label')}: {listed(classes, 20)}"
+    )
+    if unsure:
+        meaning = {"ignore": "taken for unknown"}.get(uncertain, f"taken for {uncertain}")
+        others = ", ".join(each for each in get_args(Uncertain) if each != uncertain)
+        listing.notes.append(f"{unsure:,} uncertain marks (-1) are {meaning}; --uncertain {others} otherwise")
+    return label_texts(marks, classes)
+
+
+def _list_labels(path: Path, table: _Table, name: str, listing: Listing) -> list[str]:
+    """The labels of each row as one text, from a column that lists them in each cell."""
+    cells = _column(table, name)
+    separator = separator_of(cells)
+    try:
+        rows = [[spelled(each) for each in names_in_cell(cell, separator)] for cell in cells]
+        classes = sorted({each for row in rows for each in row})
+        check_names(classes)
+    except (UserError, ValueError) as error:
+        raise UserError(f"{path}: {name}: {error}") from error
+    if not classes:
+        raise UserError(f"{path}: {name} is empty in every row")
+    listing.multi_label, listing.classes = True, classes
+    listing.notes.append(
+        f"each image has any number of {counted(len(classes), 'label')}, which {name} lists with "
+        f'"{separator}" between them; what it does not list is absent'
+    )
+    return ["|".join(row) for row in rows]
 
 
 def _named(names: Iterable[str], role: str) -> list[str]:
@@ -323,10 +461,20 @@ def _column(table: _Table, name: str) -> list[str]:
     return [row[position] for row in table.rows]
 
 
-def _values(path: Path, table: _Table, used: Mapping[str, str]) -> list[Entry]:
-    """The rows as entries, with the paths as they are written."""
+def _values(
+    path: Path, table: _Table, used: Mapping[str, str], labels: Sequence[str], *, several: bool
+) -> list[Entry]:
+    """The rows as entries, with the paths as they are written.
+
+    Args:
+        path: The manifest.
+        table: Its cells.
+        used: Which columns hold what.
+        labels: Of each row.
+        several: Whether a row may have any number of labels, also none.
+    """
     cells = {role: _column(table, name) for role, name in used.items()}
-    for role in ("path", "label", "group"):
+    for role in ("path", "group") if several else ("path", "label", "group"):
         empty = [
             line for line, cell in zip(table.lines, cells.get(role, ()), strict=False) if not cell.strip()
         ]
@@ -346,8 +494,8 @@ def _values(path: Path, table: _Table, used: Mapping[str, str]) -> list[Entry]:
         splits = [names[value] or "" for value in cells["split"]]
     groups = cells.get("group", [""] * len(table.rows))
     return [
-        Entry(name.strip(), spelled(label), split, group.strip())
-        for name, label, split, group in zip(cells["path"], cells["label"], splits, groups, strict=True)
+        Entry(name.strip(), label if several else spelled(label), split, group.strip())
+        for name, label, split, group in zip(cells["path"], labels, splits, groups, strict=True)
     ]
 
 
@@ -434,11 +582,12 @@ def _without_repetitions(path: Path, entries: Sequence[Entry], listing: Listing)
     return list(first.values())
 
 
-def _name_unused(table: _Table, used: Mapping[str, str], listing: Listing) -> None:
-    unused = [name for name in table.names if name not in used.values() and name]
+def _name_unused(table: _Table, listing: Listing) -> None:
+    used = listing.columns
+    unused = [name for name in table.names if not used[name] and name]
     if unused:
         listing.notes.append(f"columns that are not used: {listed(unused, 20)}")
-    if "group" in used:
+    if "group" in used.values():
         return
     for name in unused:
         words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())

@@ -8,11 +8,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from skipnets.data.multi_label import Uncertain
 from skipnets.errors import UserError, near_matches
 
 Layout = Literal["auto", "classes", "splits"]
 ClassOrder = Literal["alphabetical", "natural"]
 Missing = Literal["error", "skip"]
+Task = Literal["auto", "single-label", "multi-label"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,12 @@ class DataOptions:
         exclude: Patterns of folders and files to leave out, such as "masks" or "*_mask.png".
         class_order: "alphabetical" (1, 10, 2) or "natural" (1, 2, 10).
         root: What a manifest's relative paths start from. Default: the manifest's folder.
+        task: "single-label" for one class an image, "multi-label" for any number of labels. "auto" takes
+            several where a manifest has a column for each label, or a column "labels" with names such as
+            "cat|dog".
+        label_columns: A manifest's columns of single labels, with 1, 0, -1 (uncertain) or nothing (unknown).
+            Default: all columns of such values, where there is no column of classes.
+        uncertain: What -1 in them is taken for: "ignore" (as unknown), "positive" or "negative".
         path_column: The manifest's column of image files, by name, or by number where it has no header.
         label_column: Its column of classes.
         split_column: Its column of splits.
@@ -44,6 +52,9 @@ class DataOptions:
     layout: Layout = "auto"
     exclude: tuple[str, ...] = ()
     class_order: ClassOrder = "alphabetical"
+    task: Task = "auto"
+    label_columns: tuple[str, ...] = ()
+    uncertain: Uncertain = "ignore"
     root: Path | None = None
     path_column: str | None = None
     label_column: str | None = None
@@ -85,7 +96,8 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         choices = {
-            "layout": Layout, "class_order": ClassOrder, "missing": Missing,
+            "layout": Layout, "class_order": ClassOrder, "missing": Missing, "task": Task,
+            "uncertain": Uncertain,
         }  # fmt: skip
         for name, choice in choices.items():
             values = get_args(choice)
@@ -97,6 +109,10 @@ class DataOptions:
             raise UserError(f"page={self.page!r}: must be a number from 1, or all")
         if self.max_pixels is not None and (not isinstance(self.max_pixels, int) or self.max_pixels < 1):
             raise UserError(f"max_pixels={self.max_pixels!r}: must be a number from 1")
+        if self.label_columns and self.label_column is not None:
+            raise UserError("label_columns: must be given without label_column")
+        if self.label_columns and self.task == "single-label":
+            raise UserError("label_columns: must not be given with task=single-label")
         if self.root is not None:
             object.__setattr__(self, "root", Path(self.root))
         if self.group_pattern is not None:

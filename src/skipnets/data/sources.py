@@ -37,6 +37,7 @@ from skipnets.data.labels import check_group_names, check_labels
 from skipnets.data.layout import find_images, images_below
 from skipnets.data.listing import Entry, Listing, counted, natural_key, passed_over_line
 from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find_metadata, relative_name
+from skipnets.data.multi_label import absent_labels, join_folders, label_texts, labels_from_texts
 from skipnets.data.named import NAMED_SETS, read_named
 from skipnets.data.options import DataOptions
 from skipnets.data.raster import Header
@@ -75,7 +76,8 @@ class ImageDataset:
     Args:
         classes: The class names; a label is a position in this.
         names: N names, unique: the path below `root`, or such as "digits/0001". What splits.csv holds.
-        labels: (N,) int64.
+        labels: (N,) int64; or, where an image has any number of K labels, (N, K) float32 with 1 for present,
+            0 for absent and NaN for unknown.
         splits: (N,) "train", "val" or "test".
         root: The folder that `names` are relative to; None where `images` holds the images.
         images: (N, H, W) or (N, H, W, C), usually uint8; None where they lie in files.
@@ -90,7 +92,7 @@ class ImageDataset:
 
     classes: tuple[str, ...]
     names: list[str]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     splits: NDArray[np.str_]
     root: Path | None = None
     images: NDArray[Any] | None = None
@@ -104,6 +106,24 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has any number of labels."""
+        return self.labels.ndim == 2
+
+    @property
+    def label_names(self) -> list[str]:
+        """(N,) the class of each image; of several labels, the text of `skipnets.data.multi_label`."""
+        if self.multi_label:
+            return label_texts(self.labels, self.classes)
+        return [self.classes[label] for label in self.labels.tolist()]
+
+    def counts(self) -> NDArray[np.int64]:
+        """(K,) how many images have each class."""
+        if self.multi_label:
+            return (self.labels == 1).sum(0)
+        return np.bincount(self.labels, minlength=len(self.classes))
 
     def split(self, name: str) -> ImageDataset:
         """The images of "train", "val" or "test", or of "all" of them; classes and their order stay.
@@ -230,10 +250,10 @@ class ImageDataset:
         write_splits(
             path,
             [
-                SplitRow(name, self.classes[label], split, group, content.size, content.hash)
+                SplitRow(name, label, split, group, content.size, content.hash)
                 for name, label, split, group, content in zip(
                     self.names,
-                    self.labels,
+                    self.label_names,
                     self.splits.tolist(),
                     groups,
                     contents(self),
@@ -341,16 +361,28 @@ def _find(
 ) -> ImageDataset:
     """The images, with the splits and groups that the data itself tells."""
     if isinstance(data, str) and data in NAMED_SETS:
+        if options.task == "multi-label":
+            raise UserError(f"task=multi-label: the images of {data} have one label each")
         return _named(data, download=download)
     path = Path(data)
     columns = Columns(
         path=options.path_column,
         label=options.label_column,
+        labels=options.label_columns,
         split=options.split_column,
         group=options.group_column,
     )
+    listed_in = functools.partial(
+        find_listed,
+        columns=columns,
+        missing=options.missing,
+        task=options.task,
+        uncertain=options.uncertain,
+    )
     members = None
     if path.is_dir() and is_sharded(path):
+        if options.task == "multi-label":
+            raise UserError(f"task=multi-label: {path} holds shards, of which each image has one class yet")
         if unfit := options.arguments(_NOT_OF_SHARDS):
             raise UserError(f"{path}: holds shards, for which {' '.join(unfit)} comes too late")
         listing, members = read_shards(path)
@@ -360,11 +392,13 @@ def _find(
             raise UserError(f"{path}: is a folder; --path-column and the like are for a manifest")
         if metadata is None:
             listing = find_images(path, layout=options.layout, exclude=options.exclude)
+            if options.task == "multi-label":
+                join_folders(listing)
         else:
-            listing = find_listed(metadata, columns=columns, root=path, missing=options.missing)
+            listing = listed_in(metadata, root=path)
             listing.notes.insert(0, f"files and labels are those of {metadata.name}")
     elif path.is_file() and path.suffix.lower() in MANIFEST_SUFFIXES:
-        listing = find_listed(path, columns=columns, root=options.root, missing=options.missing)
+        listing = listed_in(path, root=options.root)
     elif path.is_file():
         unpack = "; unpack it first" if path.suffix.lower() in _ARCHIVES else ""
         raise UserError(
@@ -424,8 +458,8 @@ def _from_listing(listing: Listing, options: DataOptions, members: Members | Non
         members = None if members is None else members.select(origin)
     elif isinstance(options.page, int):
         pages = np.full(len(entries), options.page - 1)
-    labels = {*listing.classes, *(entry.label for entry in entries)}
-    alphabetical = sorted(labels)
+    found = () if listing.multi_label else (entry.label for entry in entries)
+    alphabetical = sorted({*listing.classes, *found})
     classes = tuple(
         alphabetical if options.class_order == "alphabetical" else sorted(alphabetical, key=natural_key)
     )
@@ -443,7 +477,9 @@ def _from_listing(listing: Listing, options: DataOptions, members: Members | Non
     return ImageDataset(
         classes=classes,
         names=[entry.name for entry in entries],
-        labels=np.array([number[entry.label] for entry in entries], dtype=np.int64),
+        labels=labels_from_texts([entry.label for entry in entries], classes)
+        if listing.multi_label
+        else np.array([number[entry.label] for entry in entries], dtype=np.int64),
         splits=np.array([entry.split for entry in entries], dtype="<U5"),
         groups=groups if (groups != "").any() else None,
         pages=pages,
@@ -566,7 +602,11 @@ def _copy_warnings(dataset: ImageDataset) -> Iterator[str]:
             "too good; skipnets audit shows them, --duplicates drop leaves one of each"
         )
     labels = dataset.labels
-    differing = [copy for copy in dataset.copies if labels[copy.first] != labels[copy.second]]
+    differing = [
+        copy
+        for copy in dataset.copies
+        if not np.array_equal(labels[copy.first], labels[copy.second], equal_nan=dataset.multi_label)
+    ]
     if differing:
         yield (
             f"{counted(len(differing), 'pair')} of copies with different labels, such as "
@@ -610,6 +650,12 @@ def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data
     in_pool = [copy for copy in dataset.copies if pool[copy.first] and pool[copy.second]]
     together = clusters(in_pool, len(dataset))
     alone = pool & (together == np.arange(len(dataset)))
+    if dataset.multi_label:
+        units = together if dataset.groups is None else join_groups(dataset.groups, together)
+        splits = dataset.splits.astype("<U5")
+        splits[pool] = cut_groups(dataset.labels[pool], units[pool], wanted, seed)
+        warn_of_absent_classes(dataset, splits)
+        return replace(dataset, splits=splits)
     counts = np.bincount(dataset.labels[alone], minlength=len(dataset.classes))
     # In root/train/… a class may be absent from train as a whole; one that is there must suffice.
     short = np.flatnonzero((counts < len(wanted)) & ((counts > 0) | ("" in present)))
@@ -638,8 +684,8 @@ def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data
 
 
 def check_classes(dataset: ImageDataset, data: object) -> None:
-    """There must be classes to tell apart."""
-    if len(dataset.classes) < 2:
+    """There must be classes to tell apart, or one label to tell the presence of."""
+    if len(dataset.classes) < 2 and not dataset.multi_label:
         raise UserError(
             f'{data}: holds one class only, "{dataset.classes[0]}"; telling classes apart takes two or more'
         )
@@ -683,6 +729,9 @@ def check_groups(dataset: ImageDataset, pool: NDArray[np.bool_]) -> None:
 
 def warn_of_absent_classes(dataset: ImageDataset, splits: NDArray[np.str_]) -> None:
     """Add to the dataset's warnings which splits lack a class."""
+    if dataset.multi_label:
+        dataset.listing.warnings += absent_labels(dataset.labels, dataset.classes, splits)
+        return
     for split in np.unique(splits):
         labels = set(dataset.labels[splits == split].tolist())
         absent = [name for label, name in enumerate(dataset.classes) if label not in labels]
@@ -696,6 +745,7 @@ def repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missin
         rows = read_splits(path)
     root = dataset.root
     known = {name: index for index, name in enumerate(dataset.names)}
+    names = dataset.label_names
     split_of: dict[int, str] = {}
     gone = []
     for name, (label, split) in rows.items():
@@ -704,7 +754,7 @@ def repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missin
             index = known.get(relative_name(root, name))
         if index is None:
             gone.append(name)
-        elif dataset.classes[dataset.labels[index]] != label:
+        elif names[index] != label:
             raise UserError(f"{path}: lists {name} as {label!r}, which the data hold under another class")
         else:
             split_of[index] = split

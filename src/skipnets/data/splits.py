@@ -85,15 +85,16 @@ def cut(labels: NDArray[np.int64], shares: Mapping[str, float], seed: int) -> ND
 
 
 def cut_groups(
-    labels: NDArray[np.int64], groups: NDArray[Any], shares: Mapping[str, float], seed: int
+    labels: NDArray[Any], groups: NDArray[Any], shares: Mapping[str, float], seed: int
 ) -> NDArray[np.str_]:
     """Deal whole groups out to splits, so that each gets about its share of every class.
 
     Scikit-learn's StratifiedGroupKFold, for shares that differ: groups in the order of how unequal their
-    classes are, each to the split that is then furthest from what it should have.
+    classes are, each to the split that is then furthest from what it should have. With several labels an
+    image, this is iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): rare labels come first.
 
     Args:
-        labels: (N,) class of each image.
+        labels: (N,) class of each image; or (N, K) with 1 for each label that it has.
         groups: (N,) group of each image.
         shares: Split → its share; normalized here.
         seed: Not negative; decides among groups that are alike.
@@ -104,10 +105,12 @@ def cut_groups(
     names = list(shares)
     wanted = np.array([shares[name] for name in names]) / sum(shares.values())
     unique, members = np.unique(groups, return_inverse=True)
-    counts = np.zeros((len(unique), int(labels.max()) + 1))
-    np.add.at(counts, (members, labels), 1)
+    has = np.eye(int(labels.max()) + 1)[labels] if labels.ndim == 1 else (labels == 1).astype(np.float64)
+    counts = np.zeros((len(unique), has.shape[1]))
+    np.add.at(counts, members, has)
+    sizes = np.bincount(members)[:, None]
     # A rare class counts as much as a common one, and so does the number of images.
-    weights = np.hstack([counts / np.maximum(counts.sum(0), 1), counts.sum(1, keepdims=True) / len(labels)])
+    weights = np.hstack([counts / np.maximum(counts.sum(0), 1), sizes / len(labels)])
     shuffled = np.random.default_rng(seed).permutation(len(unique))
     order = shuffled[np.argsort(-weights[shuffled].max(1), kind="stable")]
     filled = np.zeros((len(names), weights.shape[1]))

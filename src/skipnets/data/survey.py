@@ -40,6 +40,8 @@ class Survey(Display):
         layout: How the images are arranged.
         classes: Their names, in the order of their labels.
         counts: Split → images of each class; "no split" where the data does not tell it.
+        sizes: Split → images.
+        multi_label: Whether an image has any number of classes, which are then called labels.
         columns: A manifest's columns and what each is used for; "" for nothing.
         groups: How many groups there are; None where groups are not known.
         headers: What the headers of the images say, without those that cannot be read.
@@ -55,6 +57,7 @@ class Survey(Display):
     layout: str
     classes: tuple[str, ...]
     counts: Mapping[str, Sequence[int]]
+    sizes: Mapping[str, int]
     columns: Mapping[str, str]
     groups: int | None
     headers: Sequence[Header] = field(repr=False)
@@ -64,11 +67,12 @@ class Survey(Display):
     notes: Sequence[str]
     warnings: Sequence[str]
     values: MeasuredWindow | None = None
+    multi_label: bool = False
 
     @property
     def total(self) -> int:
         """How many images there are."""
-        return sum(map(sum, self.counts.values()))
+        return sum(self.sizes.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values for JSON."""
@@ -78,7 +82,8 @@ class Survey(Display):
             "data": self.data,
             "layout": self.layout,
             "images": self.total,
-            "splits": {split: sum(counts) for split, counts in self.counts.items()},
+            "splits": dict(self.sizes),
+            "task": "multi-label" if self.multi_label else "single-label",
             "classes": [
                 {
                     "index": index,
@@ -105,13 +110,13 @@ class Survey(Display):
 
     def facts(self) -> dict[str, str]:
         """What there is but for counts of classes, in words; without what there is nothing to say about."""
-        splits = ", ".join(f"{split} {sum(counts):,}" for split, counts in self.counts.items())
+        splits = ", ".join(f"{split} {count:,}" for split, count in self.sizes.items())
         rows = {
             "data": self.data,
             "layout": self.layout,
             "columns": ", ".join(f"{name} ({role})" for name, role in self.columns.items() if role),
             "images": f"{self.total:,}" + (f" ({splits})" if [*self.counts] != [_NO_SPLIT] else ""),
-            "classes": f"{len(self.classes):,}",
+            "labels" if self.multi_label else "classes": f"{len(self.classes):,}{self._labels_an_image()}",
             "groups": "" if self.groups is None else f"{self.groups:,}",
             "size": self._sizes(),
             "channels": _shares(channel_word(header.channels) for header in self.headers),
@@ -132,6 +137,11 @@ class Survey(Display):
         for warning in self.warnings:
             warnings.add_row("warning", cell(warning))
         return [properties, self._class_table(), *([warnings] if self.warnings else [])]
+
+    def _labels_an_image(self) -> str:
+        if not self.multi_label or not self.total:
+            return ""
+        return f", {sum(map(sum, self.counts.values())) / self.total:.2f} an image on average"
 
     def _sizes(self) -> str:
         if not self.headers:
@@ -154,7 +164,8 @@ class Survey(Display):
             elif index == hidden[0]:
                 rows.append(["…", f"({len(hidden):,} more)"])
         splits = dict.fromkeys((*self.counts, "all"), _RIGHT)
-        return make_table({"index": _RIGHT, "class": "left", **splits}, rows)
+        title = "label" if self.multi_label else "class"
+        return make_table({"index": _RIGHT, title: "left", **splits}, rows)
 
 
 def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Survey:
@@ -169,9 +180,8 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
         UserError: No image has the page that was asked for.
     """
     listing = dataset.listing
-    classes = len(dataset.classes)
     counts = {
-        split or _NO_SPLIT: np.bincount(dataset.labels[dataset.splits == split], minlength=classes).tolist()
+        split or _NO_SPLIT: dataset.select(np.flatnonzero(dataset.splits == split)).counts().tolist()
         for split in (*SPLITS, "")
         if (dataset.splits == split).any()
     }
@@ -183,6 +193,8 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
         layout=listing.layout,
         classes=dataset.classes,
         counts=counts,
+        sizes={split: int((dataset.splits == split.replace(_NO_SPLIT, "")).sum()) for split in counts},
+        multi_label=dataset.multi_label,
         columns=listing.columns,
         groups=None if dataset.groups is None else len(np.unique(dataset.groups)),
         headers=headers,

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from skipnets.classifier import Classifier, as_classifier, load
+from skipnets.classifier import Classifier, as_classifier, check_single_label, load
 from skipnets.data.sources import ImageDataset
 from skipnets.deploy.graph import (
     onnx_graph,
@@ -145,6 +145,7 @@ def export_model(
     quantization = None
     if int8:
         assert calibration is not None
+        check_single_label(classifier, "int8")
         dataset = open_calibration(calibration, classifier.classes)
         quantization = Quantization(dataset=dataset, max_drop=max_drop)
     exporter = Exporter(

@@ -40,7 +40,8 @@ class Check:
         images: Description of the images.
         count: Number of images.
         largest_difference: Largest difference between two probabilities.
-        same_labels: Number of images with the same most probable class.
+        same_labels: Number of images with the same most probable class; of multi-label classifiers, with all
+            the same labels.
     """
 
     images: str
@@ -66,12 +67,21 @@ class CheckImages:
             images=self.name,
             count=len(first),
             largest_difference=float(np.abs(first - second).max()),
-            same_labels=int((first.argmax(1) == second.argmax(1)).sum()),
+            same_labels=int(_same_labels(first, second, classifier.thresholds).sum()),
         )
 
     def _batches(self) -> list[Sequence[Image]]:
         """One image, then eight at a time, because the batch size must not matter."""
         return [self.sources[:1], *(self.sources[i : i + 8] for i in range(1, len(self.sources), 8))]
+
+
+def _same_labels(
+    first: NDArray[np.float64], second: NDArray[np.float64], thresholds: Sequence[float] | None
+) -> NDArray[np.bool_]:
+    if thresholds is None:
+        same: NDArray[np.bool_] = first.argmax(1) == second.argmax(1)
+        return same
+    return ((first >= thresholds) == (second >= thresholds)).all(1)
 
 
 def check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDataset | None) -> CheckImages:

@@ -13,15 +13,25 @@ if TYPE_CHECKING:
     from skipnets.evaluation.calibration import Calibration, calibrate
     from skipnets.evaluation.confusion import draw_confusion
     from skipnets.evaluation.evaluating import Evaluation, evaluate
+    from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation
     from skipnets.evaluation.tables import write_table
 
-__all__ = ["Calibration", "Evaluation", "calibrate", "draw_confusion", "evaluate", "write_table"]
+__all__ = [
+    "Calibration",
+    "Evaluation",
+    "MultiLabelEvaluation",
+    "calibrate",
+    "draw_confusion",
+    "evaluate",
+    "write_table",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Calibration": "calibration",
         "Evaluation": "evaluating",
+        "MultiLabelEvaluation": "multi_label_evaluation",
         "calibrate": "calibration",
         "draw_confusion": "confusion",
         "evaluate": "evaluating",

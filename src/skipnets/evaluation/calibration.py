@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.classifier import Classifier, as_classifier, softmax
+from skipnets.classifier import Classifier, as_classifier, check_single_label, softmax
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, needs_extra
@@ -25,7 +25,7 @@ from skipnets.errors import UserError, needs_extra
 with needs_extra("train"):
     from scipy.optimize import brentq
 
-    from skipnets.evaluation.evaluating import Evaluation, evaluate, splits_there
+    from skipnets.evaluation.evaluating import Evaluation, evaluate_classes, splits_there
     from skipnets.evaluation.metrics import measure
 
 __all__ = ["Calibration", "NoTemperatureError", "calibrate", "fit_temperature"]
@@ -137,11 +137,13 @@ def calibrate(
         UserError: If the classifier was trained on these images, no temperature fits, or `evaluate` fails.
     """
     classifier = as_classifier(model)
+    check_single_label(classifier, "calibrate")
     if split is None:
         split = _held_out_split(classifier, data, download, options)
-    evaluation = evaluate(
+    evaluation = evaluate_classes(
         classifier,
         data,
+        what="calibrate",
         split=split,
         batch_size=batch_size,
         workers=workers,

@@ -14,7 +14,11 @@ __all__ = ["metric_tables"]
 
 
 def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
-    """Tables of `Evaluation.to_dict()`: overall metrics, metrics of each class, and caveats."""
+    """Tables of the contents of evaluation.json: overall metrics, metrics of each class, and caveats."""
+    if metrics.get("task") == "multi-label":
+        from skipnets.evaluation.multi_label_evaluation import multi_label_tables
+
+        return multi_label_tables(metrics)
     low, high = metrics["accuracy_interval"]
     rows = {
         "images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets import run_folder
-from skipnets.classifier import Classifier, as_classifier, softmax
+from skipnets.classifier import Classifier, as_classifier, check_single_label, softmax
 from skipnets.data.contents import Content, contents
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.named import NAMED_SETS
@@ -35,6 +35,8 @@ from skipnets.tables import Display
 
 with needs_extra("train"):
     from skipnets.evaluation.metrics import Metrics, measure
+    from skipnets.evaluation.multi_label import measure_labels
+    from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation, labels_by_name
     from skipnets.evaluation.reliability import CALIBRATION_BINS
 
 if TYPE_CHECKING:
@@ -84,22 +86,7 @@ class Evaluation(Display):
     @property
     def warnings(self) -> list[str]:
         """Caveats, one sentence each."""
-        caveats = []
-        count = len(self.names) + len(self.failures)
-        if self.known is not None and self.known["train"]:
-            caveats.append(
-                f"{self.known['train']:,} of the {count:,} images were trained on: "
-                "the metrics say nothing about new images"
-            )
-        if self.known is not None and self.known["val"]:
-            caveats.append(
-                f"{self.known['val']:,} of the {count:,} images chose the best epoch: "
-                "the metrics are optimistic"
-            )
-        if self.failures:
-            caveats.append(
-                f"{len(self.failures):,} of the {count:,} images could not be read and are not counted"
-            )
+        caveats = _caveats(len(self.names), self.failures, self.known)
         absent = [name for name, count in zip(self.classes, self.metrics.support, strict=True) if not count]
         if absent:
             caveats.append(f"no images of {listed(absent)}: their metrics are undefined")
@@ -207,9 +194,10 @@ def evaluate(
     download: bool = False,
     options: DataOptions | None = None,
     progress: Callable[[int, int], object] | None = None,
-) -> Evaluation:
+) -> Evaluation | MultiLabelEvaluation:
     """Evaluate a classifier on labeled images.
 
+    Data whose options do not tell the task are read as the classifier's.
     Classes are matched by name, so the data may have fewer than the classifier, in any order. Images that
     cannot be read are listed and left out of the metrics.
 
@@ -225,9 +213,12 @@ def evaluate(
         options: How a folder or manifest is read; None reads a run's own data as training did.
         progress: Called after every batch with the number of images done and their total.
 
+    Returns:
+        A `MultiLabelEvaluation` of a multi-label classifier, else an `Evaluation`.
+
     Raises:
         UserError: If there are no such images, none can be read, or the data have classes that the
-            classifier does not have.
+            classifier does not have, or are of another task.
 
     Examples:
         >>> evaluation = evaluate("runs/cats")
@@ -244,11 +235,43 @@ def evaluate(
             raise UserError(f"split={split}: {_why_not_in_folds(split, record)}")
         available = ", ".join(str(part) for part in np.unique(dataset.splits))
         raise UserError(f"split={split}: {name} has images only in: {available or 'no split'}")
-    labels = _labels_by_name(chosen, classifier.classes, name)
-
+    if chosen.multi_label != (classifier.task == "multi-label"):
+        has = "several labels" if chosen.multi_label else "one class"
+        raise UserError(
+            f"{name} has {has} an image, which does not fit a {classifier.task} classifier; --task "
+            f"{classifier.task} reads it as one"
+        )
     positions, logits, failures = _predict_all(
         classifier, chosen, batch_size=batch_size, workers=workers, progress=progress
     )
+    known = None if record is None else record.count(chosen)
+    if classifier.thresholds is not None:
+        several = labels_by_name(chosen.labels, chosen.classes, classifier.classes, name)[positions]
+        groups = None if chosen.groups is None else chosen.groups[positions]
+        return MultiLabelEvaluation(
+            classifier=classifier.architecture["name"] if classifier.path is None else str(classifier.path),
+            data=name,
+            split=split,
+            classes=classifier.classes,
+            thresholds=classifier.thresholds,
+            metrics=measure_labels(
+                logits,
+                several,
+                classifier.thresholds,
+                temperature=classifier.temperature,
+                groups=groups,
+            ),
+            names=[chosen.names[position] for position in positions],
+            labels=several,
+            logits=logits,
+            temperature=classifier.temperature,
+            groups=groups,
+            failures=failures,
+            known=known,
+            caveats=_caveats(len(positions), failures, known),
+            runs_in=classifier.runs_in,
+        )
+    labels = _labels_by_name(chosen, classifier.classes, name)
     return Evaluation(
         classifier=classifier.architecture["name"] if classifier.path is None else str(classifier.path),
         data=name,
@@ -260,9 +283,48 @@ def evaluate(
         logits=logits,
         temperature=classifier.temperature,
         failures=failures,
-        known=None if record is None else record.count(chosen),
+        known=known,
         runs_in=classifier.runs_in,
     )
+
+
+def _caveats(images: int, failures: Mapping[str, str], known: Mapping[str, int] | None) -> list[str]:
+    """What the use of the images in training, and those that could not be read, mean for metrics."""
+    caveats = []
+    count = images + len(failures)
+    if known is not None and known["train"]:
+        caveats.append(
+            f"{known['train']:,} of the {count:,} images were trained on: "
+            "the metrics say nothing about new images"
+        )
+    if known is not None and known["val"]:
+        caveats.append(
+            f"{known['val']:,} of the {count:,} images chose the best epoch: the metrics are optimistic"
+        )
+    if failures:
+        caveats.append(f"{len(failures):,} of the {count:,} images could not be read and are not counted")
+    return caveats
+
+
+def evaluate_classes(
+    model: str | os.PathLike[str] | Classifier, data: Any, *, what: str, **options: Any
+) -> Evaluation:
+    """`evaluate` for what is made for one class an image.
+
+    Args:
+        model: As of `evaluate`.
+        data: As of `evaluate`.
+        what: What is made for one class, for the message.
+        options: Of `evaluate`.
+
+    Raises:
+        UserError: If it is a multi-label classifier, or `evaluate` fails.
+    """
+    classifier = as_classifier(model)
+    check_single_label(classifier, what)
+    evaluation = evaluate(classifier, data, **options)
+    assert isinstance(evaluation, Evaluation)
+    return evaluation
 
 
 def _why_not_in_folds(split: str, record: _RunRecord) -> str:
@@ -292,6 +354,9 @@ def _find(
     else:
         if options is None and record is not None and os.fspath(data) == record.data:
             options = record.options
+        options = options or DataOptions()
+        if options.task == "auto" and (classifier.task == "multi-label" or not options.label_columns):
+            options = replace(options, task=classifier.task)
         dataset = open_dataset(data, fractions=None, download=download, options=options)
     runs_own = record is not None and record.is_of(dataset)
     if record is not None and runs_own and not isinstance(data, ImageDataset):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from skipnets.evaluation.intervals import wilson_interval
 
-__all__ = ["CALIBRATION_BINS", "Reliability", "confidence_bin", "reliability"]
+__all__ = ["CALIBRATION_BINS", "Reliability", "binary_reliability", "confidence_bin", "reliability"]
 
 CALIBRATION_BINS = 15
 
@@ -62,10 +62,23 @@ def reliability(
         bins: Number of bins; `CALIBRATION_BINS` gives the ECE of `evaluate`.
     """
     confidence = probabilities.max(1).astype(np.float64)
-    correct = probabilities.argmax(1) == labels
+    return binary_reliability(confidence, probabilities.argmax(1) == labels, bins=bins)
+
+
+def binary_reliability(
+    probability: NDArray[np.floating[Any]], present: NDArray[np.bool_], *, bins: int = CALIBRATION_BINS
+) -> Reliability:
+    """Sort predictions into bins of equal width by the probability of what they say.
+
+    Args:
+        probability: (N,) probabilities that something is so, such as that a label is present.
+        present: (N,) whether it is.
+        bins: Number of bins.
+    """
+    confidence = probability.astype(np.float64)
     bin_of = confidence_bin(confidence, bins)
     counts = np.bincount(bin_of, minlength=bins)
-    hits = np.bincount(bin_of, correct, minlength=bins)
+    hits = np.bincount(bin_of, present, minlength=bins)
     empty = np.full(bins, np.nan)
     return Reliability(
         edges=np.linspace(0, 1, bins + 1),

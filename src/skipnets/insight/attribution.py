@@ -118,7 +118,8 @@ def explain(
     Args:
         model: A model file, a run folder, or a classifier that runs in PyTorch.
         images: One image or several: paths, PIL images, arrays and tensors, as `Classifier.predict` takes.
-        classes: Classes to explain; None explains each image's most probable class.
+        classes: Classes to explain; None explains each image's most probable class, or with a multi-label
+            classifier, all labels that are found in it (the most probable one where none is).
         method: "gradcam" (Selvaraju et al. 2017, arXiv 1610.02391): the maps of a stage, weighted by how much
             the class depends on each. "integrated-gradients" (Sundararajan et al. 2017, arXiv 1703.01365):
             gradients at the pixels, along the path from the mean color to the image. "occlusion" (Zeiler and
@@ -128,7 +129,7 @@ def explain(
             package, any module whose output is a map, by its path.
 
     Yields:
-        For each image, one explanation per class.
+        For each image, one explanation per class, the most probable first where none were given.
 
     Raises:
         UserError: If the class, method or stage is unknown, an image cannot be read, or the map is a
@@ -214,7 +215,8 @@ def _explanations(
         opened = preprocessing.open(source)
         image, batch = preprocessing.shown(opened), preprocessing.batch([opened])
         probabilities = classifier.probabilities(batch)[0]
-        labels = classes or [classifier.classes[int(probabilities.argmax())]]
+        found = classifier.prediction(name, probabilities)
+        labels = classes or found.labels or [found.ranking[0][0]]
         explanations = []
         for label in labels:
             target = classifier.classes.index(label)

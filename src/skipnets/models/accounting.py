@@ -1,7 +1,7 @@
 """Costs of a network from its graph: receptive fields, MACs, activation memory for the backward pass.
 
 Memory is in bytes and for float32. A training step is a list of steps: one per operation or, under another
-execution than "plain", one for a whole stem, dense block or transition, which `skipnets.ops` runs as one.
+execution than "plain", one for a whole stem, block or transition, which `skipnets.ops` runs as one.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -43,7 +43,7 @@ __all__ = [
 
 FLOAT_BYTES = 4
 _INDEX_BYTES = 8  # Max-pooling saves the index of each maximum as a 64-bit integer.
-_RUN_AS_ONE = ("stem", "dense block", "transition")
+_RUN_AS_ONE = ("stem", "dense block", "transition", "residual block")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,14 +236,14 @@ def _scope_step(
 
     Args:
         graph: The network.
-        scope: A stem, dense block or transition.
+        scope: A stem, block or transition.
         sizes: Bytes of each value of one image.
         recompute: Whether outputs of convolutions are recomputed instead of saved.
         knows_statistics: Whether the statistics of its input are saved already.
     """
     operations = graph.inside(scope)
     source, output = operations[0].inputs[0], operations[-1].output
-    # Convolutions whose output a norm reads: the stem's, and the bottlenecks of dense layers.
+    # Convolutions whose output a norm reads: of stems, bottlenecks of dense layers, and residual blocks.
     inner = [
         operation.output
         for operation in operations
@@ -260,6 +260,10 @@ def _scope_step(
     elif scope.kind == "transition":
         keeps = (source,)
         channels = 0 if knows_statistics else graph.values[source].channels
+    elif scope.kind == "residual block":
+        keeps = (source, *inner, output)
+        # The gradients of the sum and of the convolutions' outputs, but the last one's.
+        scratch = sizes[output] + sum(sizes[index] for index in inner) - max(sizes[index] for index in inner)
     else:
         keeps = (source, *keeps)
         scratch = sum(sizes[index] for index in inner) * (2 if recompute else 1)
@@ -278,8 +282,10 @@ def _scope_step(
 def _runs_as_one(graph: Graph, scope: Scope) -> bool:
     operations = graph.inside(scope)
     norms = [operation for operation in operations if isinstance(operation, Norm)]
+    convolutions = [operation for operation in operations if isinstance(operation, Convolution)]
     return (
         bool(norms)
+        and all(convolution.groups == convolution.dilation == 1 for convolution in convolutions)
         and all(norm.norm == "batch" for norm in norms)
         and not any(isinstance(operation, Dropout) for operation in operations)
     )

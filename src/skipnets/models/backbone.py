@@ -131,9 +131,9 @@ class Backbone(nn.Module, Generic[ConfigT]):
         self,
         policy: ExecutionPolicy,
         *,
-        warn: bool = True,  # noqa: ARG002 - of families with dense blocks
+        warn: bool = True,  # noqa: ARG002 - of families with operations for their blocks
     ) -> None:
-        """Choose how blocks run in training. Families without dense blocks support only "plain".
+        """Choose how blocks run in training. Families without operations for them support only "plain".
 
         Args:
             policy: One of `"auto"`, `"plain"`, `"linear"`, `"linear-recompute"`.
@@ -239,8 +239,8 @@ class Backbone(nn.Module, Generic[ConfigT]):
         self.get_classifier().to(weight.device, weight.dtype).train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """The same as `set_block_execution("linear-recompute")`, or `"plain"`, under timm's name."""
-        self.set_block_execution("linear-recompute" if enable else "plain")
+        """Run blocks in the way that keeps least for the backward pass, or plainly, under timm's name."""
+        self.set_block_execution(family_of(self.config).executions[-1] if enable else "plain")
 
     def prune_intermediate_layers(
         self,

@@ -1,10 +1,11 @@
-"""How the dense blocks, transitions and stem of a DenseNet are executed in training, chosen from outside.
+"""How blocks, transitions and stems are executed in training, chosen from outside.
 
 `"auto"` takes what is fastest on the device that they run on; on a CPU that is measured. `"plain"` runs
-them layer by layer, as `skipnets.models.densenet` defines them. `"linear"` runs each as one operation of
-`skipnets.ops` that keeps memory in proportion to the depth; `"linear-recompute"` keeps less still and repeats
-the 1×1 convolutions in the backward pass. The numbers are the same. Where an operation could not be right
-(eval mode, dropout, hooks on layers inside, …) the block runs plainly, and `execution_report` says why.
+them layer by layer, as `skipnets.models.densenet` and `skipnets.models.resnet` define them. `"linear"` runs
+each as one operation of `skipnets.ops` that keeps memory in proportion to the depth; `"linear-recompute"`
+keeps less still of dense blocks and repeats their 1×1 convolutions in the backward pass. The numbers are the
+same. Where an operation could not be right (eval mode, dropout, hooks on layers inside, …) the block runs
+plainly, and `execution_report` says why.
 
 A module is switched by giving it a subclass of its class that overrides `forward` alone: parameters,
 children and names stay, and so do hooks on it, copying and pickling.
@@ -27,18 +28,23 @@ from torchvision.ops import StochasticDepth
 from skipnets.errors import UserError, listed, near_matches
 from skipnets.models.backbone import check_input
 from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, DenseNet, Transition
-from skipnets.models.execution_choice import fastest_execution
-from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution, ExecutionPolicy
+from skipnets.models.graph import BLOCK_EXECUTIONS, ExecutionPolicy
+from skipnets.models.residual_execution import (
+    MemoryEfficientBasicBlock,
+    MemoryEfficientBottleneckBlock,
+    MemoryEfficientResNet,
+)
+from skipnets.models.resnet import BasicBlock, BottleneckBlock, ResNet
+from skipnets.models.switched_module import SwitchedModule, measure_network
 from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, cpu_executor, dense_block, growth_widths
 from skipnets.ops.transition import TransitionParameters, transition
-from skipnets.ops.triton import slower_launches, unsupported_block, unsupported_kernels
+from skipnets.ops.triton import unsupported_block, unsupported_kernels
 
 logger = logging.getLogger("skipnets")
 
 _STEM = ("conv0", "norm0", "relu0", "pool0")
-_FUSED, _NATIVE = "fused kernels", "native kernels"
 
 
 class _LayerParts(NamedTuple):
@@ -67,81 +73,6 @@ class _LayerParts(NamedTuple):
         return LayerParameters(*first, self.norm2.weight, self.norm2.bias, self.conv2.weight)
 
 
-class _Execution(nn.Module):
-    """What is known about a switched module's execution."""
-
-    recompute: bool = False
-    automatic: bool = False
-    measured: BlockExecution | None = None
-    has_run: bool = False
-    reason: str | None = None
-    executor: str | None = None
-
-    @property
-    def policy(self) -> str:
-        """What the report says of it: the policy, or "plain: " and the reason."""
-        reason = self.reason if self.has_run else self.unsupported_structure()
-        if reason is not None:
-            return f"plain: {reason}"
-        policy = "linear-recompute" if self.recompute else "linear"
-        if self.executor is None:
-            return policy
-        slower = slower_launches() if self.executor == _FUSED else None
-        return f"{policy}: {self.executor}" + (f", but {slower}" if slower else "")
-
-    def unsupported_reason(self, features: Tensor) -> str | None:
-        """Why this forward pass has to be plain, or None; remembered for the report."""
-        if torch.compiler.is_compiling():  # It would have to follow what is remembered.
-            return (
-                guards.unsupported_transform()
-                or self.unsupported_structure()
-                or self._unsupported_input(features)
-                or self._slow(features)
-            )
-        self.has_run = True
-        self.reason = (
-            guards.unsupported_tracing(features)
-            or self.unsupported_structure()
-            or self._unsupported_input(features)
-            or self._slow(features)
-        )
-        if self.reason is None:
-            self.executor = self._executor(features)
-        return self.reason
-
-    def _slow(self, features: Tensor) -> str | None:
-        """Why a plain run is faster on this device, or None."""
-        if not self.automatic:
-            return None
-        if features.device.type == "cpu":
-            if self.measured in (None, "plain"):
-                return "the fastest on this machine" if self.measured else "nothing has been measured"
-            return None
-        return self._not_fused(features)
-
-    def _executor(self, features: Tensor) -> str | None:
-        """What runs it, for the report; None for the operators of PyTorch where there is nothing else."""
-        if features.device.type == "cpu":
-            return _NATIVE if self._runs_natively(features) else None
-        reason = self._not_fused(features)
-        return _FUSED if reason is None else f"PyTorch's operators, as {reason}"
-
-    def _runs_natively(self, features: Tensor) -> bool:  # noqa: ARG002 — a block's depends on them
-        """Whether native code runs this module on the CPU."""
-        return False
-
-    def _not_fused(self, features: Tensor) -> str | None:  # noqa: ARG002 — a block's depends on them
-        """Why there are no fused kernels for this module, or None."""
-        return "there are no fused kernels for it"
-
-    def unsupported_structure(self) -> str | None:
-        """Why the module as it is now cannot be run as one operation, or None."""
-        raise NotImplementedError
-
-    def _unsupported_input(self, features: Tensor) -> str | None:
-        return guards.unsupported_input(features, self.parameters())
-
-
 class _CheckedBlock(NamedTuple):
     """A block that can run as one operation, as it was when that was checked."""
 
@@ -153,7 +84,7 @@ class _CheckedBlock(NamedTuple):
 _CHECKED: WeakKeyDictionary[nn.Module, _CheckedBlock] = WeakKeyDictionary()
 
 
-class MemoryEfficientDenseBlock(_Execution, DenseBlock):
+class MemoryEfficientDenseBlock(SwitchedModule, DenseBlock):
     """A dense block that trains as one operation."""
 
     def forward(self, features: Tensor) -> Tensor:
@@ -240,7 +171,7 @@ class MemoryEfficientDenseBlock(_Execution, DenseBlock):
         return guards.unsupported_input(features, parameters)
 
 
-class MemoryEfficientTransition(_Execution, Transition):
+class MemoryEfficientTransition(SwitchedModule, Transition):
     """A transition that trains as one operation."""
 
     def forward(self, features: Tensor) -> Tensor:
@@ -285,7 +216,7 @@ class MemoryEfficientTransition(_Execution, Transition):
         return super()._unsupported_input(features)
 
 
-class MemoryEfficientDenseNet(_Execution, DenseNet):
+class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
     """A DenseNet whose ImageNet stem trains as one operation; its blocks are switched one by one.
 
     With "auto" on a CPU, its first forward pass in training measures what is fastest, for its blocks, too.
@@ -295,7 +226,7 @@ class MemoryEfficientDenseNet(_Execution, DenseNet):
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w), after its norm and ReLU."""
         if self.automatic and self.measured is None and not torch.compiler.is_compiling():
-            self._measure(x)
+            measure_network(self, x)
         if self.unsupported_reason(x) is not None:
             return DenseNet.forward_features(self, x)
         x = check_input(x, self.config.in_chans, self.config.smallest_size)
@@ -314,21 +245,6 @@ class MemoryEfficientDenseNet(_Execution, DenseNet):
         for _, stage in islice(self.stages(), len(_STEM), None):
             maps = stage(maps)
         return maps
-
-    def _measure(self, x: Tensor) -> None:
-        """Find out which execution trains this network fastest on the CPU, for batches like this one."""
-        on_cpu = x.device.type == "cpu" and x.ndim == 4
-        if not on_cpu or not self.training or not torch.is_grad_enabled() or guards.unsupported_tracing(x):
-            return
-        images, channels, height, width = check_input(
-            x, self.config.in_chans, self.config.smallest_size
-        ).shape
-        last = any(parameter.ndim == 4 and not parameter.is_contiguous() for parameter in self.parameters())
-        execution = fastest_execution(self, (images, channels, height, width), channels_last=last)
-        for module in self.modules():
-            if isinstance(module, _Execution):
-                module.measured = execution.policy
-                module.recompute = execution.policy == "linear-recompute"
 
     def unsupported_structure(self) -> str | None:
         """Why the stem as it is now cannot be run as one operation, or None."""
@@ -367,11 +283,14 @@ _LINEAR: dict[type[nn.Module], type[nn.Module]] = {
     DenseBlock: MemoryEfficientDenseBlock,
     Transition: MemoryEfficientTransition,
     DenseNet: MemoryEfficientDenseNet,
+    BasicBlock: MemoryEfficientBasicBlock,
+    BottleneckBlock: MemoryEfficientBottleneckBlock,
+    ResNet: MemoryEfficientResNet,
 }
 
 
 def set_block_execution(model: nn.Module, policy: ExecutionPolicy, *, warn: bool = True) -> None:
-    """Choose how the model's dense blocks and transitions run in training.
+    """Choose how the model's blocks and transitions run in training.
 
     Args:
         model: Parts that are other modules, or whose blocks are, run as they do.
@@ -389,7 +308,7 @@ def set_block_execution(model: nn.Module, policy: ExecutionPolicy, *, warn: bool
         for plain, linear in _LINEAR.items():
             if type(module) in (plain, linear):
                 module.__class__ = plain if policy == "plain" else linear
-        if isinstance(module, _Execution):
+        if isinstance(module, SwitchedModule):
             module.recompute, module.automatic = policy == "linear-recompute", policy == "auto"
             module.has_run, module.executor, module.measured = False, None, None
     if warn and policy.startswith("linear"):
@@ -401,7 +320,7 @@ def _warn_of_plain_parts(model: nn.Module, policy: str) -> None:
     report = execution_report(model)
     if not report:
         logger.warning(
-            "warning: block_execution=%s: not applied: there are no dense blocks of this package in %s",
+            "warning: block_execution=%s: not applied: there are no blocks of this package in %s",
             policy,
             type(model).__name__,
         )
@@ -421,15 +340,17 @@ def _warn_of_plain_parts(model: nn.Module, policy: str) -> None:
 
 
 def execution_report(model: nn.Module) -> dict[str, str]:
-    """How each dense block and transition ran last, or would run now: its policy, or "plain: " and why."""
+    """How each block and transition ran last, or would run now: its policy, or "plain: " and why."""
     report = {}
     for path, module in model.named_modules():
+        if isinstance(module, ResNet):
+            continue  # No part of it is an operation of its own.
         if isinstance(module, DenseNet):
             path = f"{path}.stem".removeprefix(".")
             if module.config.stem != "imagenet":
                 continue
         if isinstance(module, tuple(_LINEAR)):
-            report[path] = module.policy if isinstance(module, _Execution) else "plain"
+            report[path] = module.policy if isinstance(module, SwitchedModule) else "plain"
     return report
 
 

@@ -153,6 +153,7 @@ register_family(
         graph=resnet_graph,
         module=_resnet,
         stage="stage",
+        executions=("plain", "linear"),
         baseline=_torchvision_resnet,
     )
 )

@@ -12,7 +12,11 @@ from skipnets.models.backbone import Backbone
 __all__ = ["modification"]
 
 # They do nothing in evaluation, and what they do in training is no part of the network.
-_EXECUTION = "skipnets.models.block_execution"
+_EXECUTIONS = (
+    "skipnets.models.block_execution",
+    "skipnets.models.residual_execution",
+    "skipnets.models.switched_module",
+)
 _IGNORED = (nn.Dropout, StochasticDepth)
 
 
@@ -38,6 +42,6 @@ def _shown(module: nn.Module) -> str:
     if isinstance(module, _IGNORED):
         return type(module).__name__
     # A block that is executed in another way has a subclass of its class, from the module that does that.
-    kind = next(base for base in type(module).__mro__ if base.__module__ != _EXECUTION)
+    kind = next(base for base in type(module).__mro__ if base.__module__ not in _EXECUTIONS)
     replaced = ", its forward replaced" if "forward" in vars(module) else ""
     return f"{kind.__qualname__}({module.extra_repr()}){replaced}"

@@ -10,12 +10,13 @@ Shapes: N batch, C channels, H height, W width, S stride.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from skipnets.errors import UserError
 from skipnets.models.backbone import (
     Backbone,
     FeatureMapInfo,
@@ -23,6 +24,9 @@ from skipnets.models.backbone import (
     make_norm,
 )
 from skipnets.models.registry import STEM_REDUCTION, Norm, ResNetConfig
+
+if TYPE_CHECKING:
+    from skipnets.models.graph import ExecutionPolicy
 
 
 class BasicBlock(nn.Module):
@@ -158,6 +162,31 @@ class ResNet(Backbone[ResNetConfig]):
                     last_norm = module.bn2 if isinstance(module, BasicBlock) else module.bn3
                     assert isinstance(last_norm.weight, Tensor)
                     nn.init.zeros_(last_norm.weight)
+
+    def set_block_execution(self, policy: ExecutionPolicy, *, warn: bool = True) -> None:
+        """Choose how residual blocks run in training: memory and speed change, numbers do not.
+
+        Args:
+            policy: `"auto"`, the fastest on the device; `"plain"`, layer by layer as written here;
+                `"linear"`, each as one operation that keeps no results of norms and ReLUs.
+            warn: Whether to say where it will not be applied, and why.
+
+        Raises:
+            UserError: For any other policy.
+        """
+        if policy == "linear-recompute":
+            raise UserError(
+                f'block_execution="{policy}": must be auto, plain or linear for {self.config.name}'
+            )
+        from skipnets.models.block_execution import set_block_execution
+
+        set_block_execution(self, policy, warn=warn)
+
+    def block_execution_report(self) -> dict[str, str]:
+        """How each block ran last, or would run now; for "plain", with the reason."""
+        from skipnets.models.block_execution import execution_report
+
+        return execution_report(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of parameter names, grouped by depth for `timm.optim`'s layer-wise learning rates.

@@ -85,6 +85,15 @@ def empty_maps(shape: MapShape, channels: int, like: Tensor, dtype: torch.dtype)
     return torch.empty(size, dtype=dtype, device=like.device, memory_format=torch.channels_last)
 
 
+def empty_tensor_like(tensor: Tensor) -> Tensor:
+    """An uninitialized dense tensor of the same shape, memory format and device."""
+    if tensor.device.type == "cpu" and tensor.nbytes >= LARGE_BYTES:
+        made = torch.empty_like(tensor, device="meta")
+        storage = MEMORY.storage(tensor.nbytes)
+        return torch.empty(0, dtype=tensor.dtype).set_(storage, 0, made.shape, made.stride())
+    return torch.empty_like(tensor)
+
+
 class Workspace:
     """Buffers for the intermediate values of a chunk, reused for the next chunk.
 

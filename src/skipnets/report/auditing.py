@@ -23,7 +23,7 @@ from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset, find_with_own_splits
 from skipnets.data.survey import Survey, survey
-from skipnets.errors import check_at_least_1
+from skipnets.errors import UserError, check_at_least_1
 from skipnets.evaluation.tables import write_table
 from skipnets.report.findings import (
     KINDS,
@@ -389,6 +389,8 @@ def _open(
         missing = error.names
         options = replace(options, missing="skip")
         dataset = find_with_own_splits(data, download=download, options=options, strict=False)
+    if dataset.multi_label:
+        raise UserError(f"{data}: has several labels an image, which an audit cannot look at yet")
     return dataset, missing
 
 

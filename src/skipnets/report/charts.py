@@ -135,12 +135,15 @@ def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
     return chart("fold-learning", draw)
 
 
-def draw_reliability(bins: Reliability, key: str) -> str:
+def draw_reliability(
+    bins: Reliability, key: str, *, names: tuple[str, str, str] = ("confidence", "accuracy", "images")
+) -> str:
     """A reliability diagram: accuracy over confidence, with a histogram of the images in each bin below.
 
     Args:
-        bins: From `skipnets.evaluation.reliability.reliability`.
+        bins: From `skipnets.evaluation.reliability`.
         key: Identifier, unique on the page.
+        names: Of what lies along, of what lies up, and of what is counted.
     """
     full = bins.counts > 0
     confidence, accuracy = bins.confidence[full], bins.accuracy[full]
@@ -152,12 +155,12 @@ def draw_reliability(bins: Reliability, key: str) -> str:
         # A bin's dot grows with its images, so that a lone outlier does not look like a trend.
         sizes = 16 + 90 * np.sqrt(bins.counts[full] / bins.counts.max())
         upper.scatter(confidence, accuracy, s=sizes, color=C1, edgecolor=SURFACE, zorder=3, clip_on=False)
-        upper.set(ylim=(-0.02, 1.02), ylabel="accuracy")
+        upper.set(ylim=(-0.02, 1.02), ylabel=names[1])
         width = bins.edges[1] - bins.edges[0]
         lower.bar(
             bins.edges[:-1] + width / 2, bins.counts / bins.counts.sum(), width * 0.86, color=C1, alpha=0.6
         )
-        lower.set(xlim=(0, 1), xlabel="confidence", ylabel="images")
+        lower.set(xlim=(0, 1), xlabel=names[0], ylabel=names[2])
         lower.yaxis.set_major_locator(MaxNLocator(2, prune="lower"))
         for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))

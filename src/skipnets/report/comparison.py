@@ -24,6 +24,8 @@ from sklearn.metrics import roc_auc_score
 from skipnets.errors import UserError, check_path, listed
 from skipnets.evaluation.intervals import Interval, auroc_interval, mean_interval, wilson_interval
 from skipnets.report.bootstrap import METRICS, resample, weighted_metrics
+from skipnets.report.label_comparison import LabelComparison, compare_labels, holm
+from skipnets.report.label_results import is_multi_label
 from skipnets.report.results import Results, read_results
 from skipnets.tables import Display, make_table, properties_table
 
@@ -162,8 +164,8 @@ class Comparison(Display):
 
 def compare(
     runs: Sequence[str | os.PathLike[str]], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Comparison:
-    """Compare runs with the first of them.
+) -> Comparison | LabelComparison:
+    """Compare runs with the first of them; of multi-label runs, the AUROC of each label.
 
     Args:
         runs: Two or more run folders, or folders that `skipnets evaluate --output` wrote.
@@ -183,6 +185,13 @@ def compare(
         raise UserError(f"resamples={resamples}: must be at least 1")
     if len({Path(run).resolve() for run in runs}) < len(runs):
         raise UserError(f"runs: must be different folders, not {', '.join(map(str, runs))}")
+    folders = [Path(run) for run in runs]
+    several = [folder for folder in folders if is_multi_label(folder)]
+    if several and len(several) < len(folders):
+        one = next(folder for folder in folders if folder not in several)
+        raise UserError(f"runs: {several[0]} is of a multi-label classifier and {one} is not")
+    if several:
+        return compare_labels(folders, _names(folders))
     first, *others = [read_results(run) for run in runs]
     every = [first, *(_aligned(first, other) for other in others)]
     names = _names([results.folder for results in every])
@@ -236,16 +245,6 @@ def mcnemar(only_first: int, only_second: int) -> float:
     if only_first + only_second == 0:
         return 1.0
     return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of several tests, adjusted for multiple comparisons (Holm 1979)."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
 
 
 def metric_interval(

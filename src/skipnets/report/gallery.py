@@ -20,6 +20,7 @@ from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.insight.attribution import explain, resized
 from skipnets.insight.overlays import overlay
+from skipnets.report.label_results import LabelResults
 from skipnets.report.results import Results
 from skipnets.report.thumbnails import data_uri, thumbnail_scale
 
@@ -104,7 +105,7 @@ class Thumbnails:
 
     def __init__(
         self,
-        results: Results,
+        results: Results | LabelResults,
         dataset: ImageDataset | None,
         classifier: Classifier,
         classifier_of: Callable[[int], Classifier] | None = None,

@@ -29,7 +29,7 @@ from skipnets.data.splits import SPLITS, read_splits
 from skipnets.errors import UserError, check_at_least_1, check_path
 from skipnets.evaluation.calibration import FEW, NoTemperatureError, fit_temperature
 from skipnets.evaluation.confusion import tints
-from skipnets.evaluation.evaluating import evaluate, open_own_images
+from skipnets.evaluation.evaluating import evaluate_classes, open_own_images
 from skipnets.evaluation.intervals import wilson_interval
 from skipnets.evaluation.metrics import Metrics, measure
 from skipnets.evaluation.reliability import reliability
@@ -48,12 +48,14 @@ from skipnets.report.gallery import (
     least_confident_correct,
     most_confident_mistakes,
 )
+from skipnets.report.label_page import label_sections
+from skipnets.report.label_results import LabelResults, is_multi_label, read_label_results
 from skipnets.report.rendering import area, decimal, render, share
 from skipnets.report.results import Results, read_results
 from skipnets.report.thumbnails import data_uri
 from skipnets.training.batches import read_batch
 from skipnets.training.config import TrainConfig
-from skipnets.training.curves import loss_note
+from skipnets.training.curves import headline, loss_note
 from skipnets.training.run import Row, Run
 
 __all__ = ["write_report"]
@@ -139,8 +141,10 @@ def _page(
             raise UserError(
                 f"{run.folder} is not a run folder (no {file.name}): give one that training wrote"
             )
-    results = read_results(run.folder)
     classifier = load(run.model, runtime="torch", device=device, threads=threads)
+    if is_multi_label(run.folder):
+        return _label_page(run, classifier, progress)
+    results = read_results(run.folder)
     images, moved = _images(classifier, results)
     in_folds = "folds" in results.evaluation
     judges = FoldClassifiers(run, device) if in_folds else None
@@ -164,7 +168,22 @@ def _page(
     )
 
 
-def _images(classifier: Classifier, results: Results) -> tuple[ImageDataset | None, str | None]:
+def _label_page(run: Run, classifier: Classifier, progress: Callable[[str, int, int], object]) -> str:
+    results = read_label_results(run.folder)
+    images, moved = _images(classifier, results)
+    thumbnails = Thumbnails(results, images, classifier)
+    return render(
+        "labels.html.jinja",
+        about=_about(run, results, thumbnails, moved),
+        learning=_learning(run),
+        failures=_failures(run, results),
+        **label_sections(results, classifier, thumbnails, read_splits(run.splits), progress),
+    )
+
+
+def _images(
+    classifier: Classifier, results: Results | LabelResults
+) -> tuple[ImageDataset | None, str | None]:
     """The images that were evaluated, or why they cannot be opened."""
     data = results.evaluation["data"]
     try:
@@ -175,7 +194,9 @@ def _images(classifier: Classifier, results: Results) -> tuple[ImageDataset | No
         return None, str(error)
 
 
-def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None) -> dict[str, Any]:
+def _about(
+    run: Run, results: Results | LabelResults, thumbnails: Thumbnails, moved: str | None
+) -> dict[str, Any]:
     """Facts about the run: data, model, recipe, environment."""
     model = describe(run.model)
     config = run.config
@@ -189,7 +210,7 @@ def _about(run: Run, results: Results, thumbnails: Thumbnails, moved: str | None
     machine = environment.get("gpus") or [environment.get("processor", "unknown")]
     facts = {
         "Data": f"{config.data}: " + _division(counts, run),
-        "Classes": f"{len(results.classes):,}",
+        "Labels" if isinstance(results, LabelResults) else "Classes": f"{len(results.classes):,}",
         "Model": ("" if len(runs) == 1 else f"ensemble of {len(runs)} ")
         + f"{model['architecture']['name']}, {model['parameters']:,} parameters"
         + ("" if len(runs) == 1 else f" ({model['parameters'] // len(runs):,} each)"),
@@ -298,9 +319,11 @@ def _learning(run: Run) -> dict[str, Any] | None:
         "rate": Markup(rate),  # noqa: S704
         "loss_note": loss_note(run.config),
         "best": best,
+        "score": "Accuracy" if best.val_average_precision is None else "Mean average precision",
+        "best_score": headline(best),
         "schedule": f"{run.config.schedule} schedule, at most {max(row.lr for row in rows):.3g}",
         "measures": [(title, Markup(chart)) for title, chart in measures.items()],  # noqa: S704
-        "trained": any(row.train_accuracy is not None for row in rows),
+        "trained": any(row.train_accuracy is not None for row in rows) and best.val_average_precision is None,
         "batch": _batch(run),
         "batch_note": _batch_note(run.config),
     }
@@ -394,9 +417,10 @@ def _calibration(
     elif dataset is None or not len(dataset.split("val")):
         reason = "there are no validation images to fit a temperature on"
     else:
-        evaluation = evaluate(
+        evaluation = evaluate_classes(
             classifier,
             dataset,
+            what="report",
             split="val",
             workers=workers,
             progress=lambda done, total: progress("validation images, for the temperature", done, total),
@@ -530,7 +554,7 @@ def _balance(run: Run, results: Results) -> dict[str, Any]:
     }
 
 
-def _failures(run: Run, results: Results) -> dict[str, Any]:
+def _failures(run: Run, results: Results | LabelResults) -> dict[str, Any]:
     evaluated: Mapping[str, str] = results.evaluation.get("failures", {})
     failures = {**run.skipped, **evaluated}
     return {"shown": list(failures.items())[:_FAILURES], "count": len(failures)}

@@ -23,7 +23,7 @@ from skipnets.classifier import Classifier, as_classifier
 from skipnets.data.manifest import relative_name
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, listed, one_line
-from skipnets.evaluation.evaluating import evaluate, known_rows
+from skipnets.evaluation.evaluating import evaluate_classes, known_rows
 from skipnets.terminal import from_csv_text
 
 __all__ = ["TABLES", "UnseenPredictions", "predict_unseen", "read_prediction_table"]
@@ -136,9 +136,10 @@ def predict_unseen(
     trained_on = np.array([row is not None and row.split == "train" for row in rows]) & ~from_table
     missing = np.flatnonzero(~from_table & ~trained_on & known_classes)
     if len(missing):
-        evaluation = evaluate(
+        evaluation = evaluate_classes(
             classifier,
             dataset.select(missing),
+            what="audit",
             split="all",
             batch_size=batch_size,
             workers=workers,

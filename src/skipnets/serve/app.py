@@ -50,9 +50,16 @@ class Answer(BaseModel):
     """The prediction for one image."""
 
     file: str = Field(description="The client's name for it.")
-    label: str | None = Field(description="The most probable class; null if the image could not be read.")
+    label: str | None = Field(
+        description="The most probable class; null if the image could not be read, or with several labels."
+    )
     probability: float | None = Field(description="Probability of that class.")
-    ranking: list[Ranked] = Field(description="The most probable classes, best first.")
+    labels: list[str] = Field(
+        description="That class; of a multi-label model, the labels that reach their thresholds."
+    )
+    ranking: list[Ranked] = Field(
+        description="The most probable classes, best first; of a multi-label model, all labels."
+    )
     error: str | None = Field(description="Why the image could not be read.")
 
 
@@ -69,6 +76,7 @@ class Answers(BaseModel):
                             "file": "a.jpg",
                             "label": "cat",
                             "probability": 0.91,
+                            "labels": ["cat"],
                             "ranking": [
                                 {"label": "cat", "probability": 0.91},
                                 {"label": "dog", "probability": 0.08},
@@ -79,6 +87,7 @@ class Answers(BaseModel):
                             "file": "notes.txt",
                             "label": None,
                             "probability": None,
+                            "labels": [],
                             "ranking": [],
                             "error": "image: not an image in a known format (BMP, GIF, JPEG, …)",
                         },
@@ -117,6 +126,10 @@ class ModelAnswer(BaseModel):
 
     name: str
     classes: list[str]
+    task: str = Field(description="single-label, or multi-label for any number of labels an image.")
+    thresholds: list[float] | None = Field(
+        description="Of a multi-label model, the probability from which on each label counts as present."
+    )
     preprocessing: dict[str, Any] = Field(description="How an image becomes the network's input.")
     architecture: dict[str, Any]
     provenance: dict[str, Any] = Field(description="Where the weights come from.")
@@ -131,6 +144,8 @@ class ModelAnswer(BaseModel):
                 {
                     "name": "densenet121",
                     "classes": ["cat", "dog"],
+                    "task": "single-label",
+                    "thresholds": None,
                     "preprocessing": {"size": [224, 224], "fit": "pad", "channels": 3},
                     "architecture": {"family": "densenet", "name": "densenet121"},
                     "provenance": {"created": "2026-01-31", "data": "pets", "scores": {"accuracy": 0.97}},
@@ -338,6 +353,8 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
         return ModelAnswer(
             name=str(classifier.architecture["name"]),
             classes=list(classifier.classes),
+            task=classifier.task,
+            thresholds=None if classifier.thresholds is None else list(classifier.thresholds),
             preprocessing=classifier.preprocessing.to_dict(),
             architecture=classifier.architecture,
             provenance=classifier.provenance,
@@ -451,6 +468,7 @@ def _answer(prediction: Prediction) -> dict[str, Any]:
         "file": prediction.source,
         "label": prediction.label,
         "probability": prediction.probability,
+        "labels": list(prediction.labels),
         "ranking": [{"label": label, "probability": share} for label, share in prediction.ranking],
         "error": prediction.error,
     }

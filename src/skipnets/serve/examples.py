@@ -57,8 +57,9 @@ def find_examples(
     else:
         with naming("examples"):
             dataset = open_dataset(str(data), fractions=None).split("test")
-        order = dataset.labels.argsort(kind="stable").tolist()
-        named = [(dataset.classes[dataset.labels[index]], dataset.source(index)) for index in order]
+        labels = dataset.label_names
+        order = sorted(range(len(dataset)), key=labels.__getitem__)
+        named = [(labels[index], dataset.source(index)) for index in order]
     examples = []
     count = min(count, len(named))
     # Sorted by class: the middles of equal parts are of different classes.

@@ -34,7 +34,7 @@ def explanation_png(classifier: Classifier, image: Image.Image | WindowedImage, 
     Args:
         classifier: One that `can_explain`.
         image: From the classifier's `Preprocessing.open`.
-        label: The class to explain; None takes the most probable class.
+        label: The class to explain; None takes the most probable class or label.
 
     Raises:
         UserError: If there is no such class.
@@ -43,7 +43,7 @@ def explanation_png(classifier: Classifier, image: Image.Image | WindowedImage, 
 
     if label is not None and label not in classifier.classes:
         raise UserError(f"label={label}: {class_hint(label, classifier.classes)}")
-    [[explanation]] = explain(classifier, [image], classes=None if label is None else [label])
+    [[explanation, *_]] = explain(classifier, [image], classes=None if label is None else [label])
     scale = _scale_for_a_screen(explanation.image)
     file = io.BytesIO()
     overlay(explanation.resized(scale)).save(file, "PNG", compress_level=1)

@@ -2,7 +2,8 @@
 
 A request has one input, `images`: encoded files (BYTES, base64 in JSON) or pixels (UINT8, or numbers that a
 window is for). The outputs are
-`probabilities` and `labels`. Tensors are in JSON, or behind it in the binary tensor extension.
+`probabilities` and `labels` (of a multi-label classifier, those found in an image, as "cat|dog"). Tensors
+are in JSON, or behind it in the binary tensor extension.
 
 Source: https://github.com/kserve/open-inference-protocol, and Triton's extension for binary tensors,
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
@@ -111,17 +112,17 @@ def read_inference(
 
 
 def write_inference(
-    inference: Inference, probabilities: NDArray[np.float64], classes: Sequence[str], model: str
+    inference: Inference, probabilities: NDArray[np.float64], classifier: Classifier, model: str
 ) -> Response:
     """The response to a request.
 
     Args:
         inference: The request.
         probabilities: (N, classes).
-        classes: Their names.
+        classifier: What computed them.
         model: Its name.
     """
-    labels = [classes[index] for index in probabilities.argmax(axis=1)]
+    labels = ["|".join(classifier.prediction("", row).labels) for row in probabilities]
     tensors: dict[Output, tuple[str, list[int], list[Any]]] = {
         "probabilities": (
             "FP32",
@@ -227,7 +228,7 @@ def inference_router(service: Service) -> APIRouter:
         except UserError as error:
             text = str(error)
             return _error(text.removeprefix("image: ") if isinstance(error, ImageDecodeError) else text, 400)
-        return write_inference(inference, rows, classifier.classes, name)
+        return write_inference(inference, rows, classifier, name)
 
     return router
 
@@ -254,7 +255,10 @@ def _metadata(classifier: Classifier) -> dict[str, Any]:
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]},
             {"name": "labels", "datatype": "BYTES", "shape": [-1]},
         ],
-        "parameters": {"classes": list(classifier.classes)},
+        "parameters": {
+            "classes": list(classifier.classes),
+            **({} if classifier.thresholds is None else {"thresholds": list(classifier.thresholds)}),
+        },
     }
 
 

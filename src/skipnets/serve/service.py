@@ -309,8 +309,7 @@ class Service:
             row = await self._probabilities(upload, given_up)
         except ImageDecodeError as error:
             return Prediction(source=upload.name, error=str(error).removeprefix("image: "))
-        ranking = self.classifier.ranking(row, top_k)
-        return Prediction(source=upload.name, label=ranking[0][0], probability=ranking[0][1], ranking=ranking)
+        return self.classifier.prediction(upload.name, row, top_k)
 
     async def _probabilities(
         self, image: Upload | NDArray[Any], given_up: threading.Event

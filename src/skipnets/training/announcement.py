@@ -77,6 +77,8 @@ def _settings(config: ResolvedConfig) -> str:
         f"weight decay {config.weight_decay:g}",
         f"augmentation {config.augmentation}{' (mirrored too)' if mirrors else ''}",
     ]
+    if config.loss is not None:
+        settings.insert(0, f"{config.loss} loss over several labels an image")
     for name, value in {
         "erasing": config.erasing,
         "focal loss, gamma": config.focal_gamma if config.loss == "focal" else 0,

@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from skipnets.models.backbone import Backbone
+from skipnets.training.config import BestBy
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import DivergenceError, average_note, message
 from skipnets.training.meter import Meter
@@ -24,11 +25,12 @@ from skipnets.training.progress_lines import ExpectedEnd, clock_time
 from skipnets.training.run import Row, Run, write_metrics, write_skipped
 from skipnets.training.task import ClassificationTask
 
-BestBy = Literal["accuracy", "balanced-accuracy", "loss"]
 MONITORED: Mapping[BestBy, tuple[str, Literal["min", "max"]]] = {
     "accuracy": ("val_accuracy", "max"),
     "balanced-accuracy": ("val_balanced_accuracy", "max"),
     "loss": ("val_loss", "min"),
+    "average-precision": ("val_average_precision", "max"),
+    "auroc": ("val_auroc", "max"),
 }
 
 
@@ -185,7 +187,7 @@ class Record(Callback):
         if trainer.is_global_zero:
             self.run.check_present()
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+        rate = trainer.optimizers[0].param_groups[0]["lr"]  # the first group is never one of biases alone
         seconds = time.perf_counter() - self._epoch_started - self._validation_seconds
         row = Row(
             epoch=trainer.current_epoch + 1,
@@ -201,6 +203,8 @@ class Record(Callback):
             images_per_second=self._images / seconds,
             processor_seconds=self._meter.processor_seconds,
             memory=self._meter.memory,
+            val_average_precision=metrics.get("val_average_precision"),
+            val_auroc=metrics.get("val_auroc"),
             further={name: metrics[name] for name in pl_module.further},
         )
         self._check(pl_module, row)
@@ -329,8 +333,11 @@ def best_row(rows: list[Row], best_by: BestBy) -> Row | None:
 
 def epoch_line(row: Row, epochs: int, *, improved: bool) -> str:
     """The line printed after an epoch."""
+    score = f"accuracy {row.val_accuracy:6.2%}"
+    if row.val_average_precision is not None:
+        score = f"mean average precision {row.val_average_precision:.3f}"
     return (
         f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  train loss {row.train_loss:.4f}  "
-        f"val loss {row.val_loss:.4f}  val accuracy {row.val_accuracy:6.2%}  "
+        f"val loss {row.val_loss:.4f}  val {score}  "
         f"{row.seconds:.1f} s{'  best' if improved else ''}"
     )

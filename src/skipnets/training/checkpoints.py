@@ -265,21 +265,19 @@ def dealt_out(states: list[dict[str, Any]], processes: int) -> list[dict[str, An
     read = loaders[0]["read"] * len(states) // processes
     failures = {name: reason for loader in loaders for name, reason in loader["failures"].items()}
     measured = [state["measured"] for state in states]
-    means = {
-        name: [
-            torch.stack([torch.as_tensor(each["means"][name][part]) for each in measured]).sum(0)
-            for part in (0, 1)
-        ]
-        for name in measured[0]["means"]
-    }
+    sums = [each["sums"] for each in measured if each["sums"] is not None]
+    images = sum(each["images"] for each in measured)
     # What all of them measured counts once. Gradients are those of all.
-    nothing = {name: [torch.zeros_like(part) for part in parts] for name, parts in means.items()}
     norms = measured[0]["gradient_norms"]
     return [
         {
             "loader": {"read": read, "owed": 0, "left": 0, "failures": failures},
             "generators": None,
-            "measured": {"means": nothing if rank else means, "gradient_norms": norms},
+            "measured": {
+                "sums": torch.stack(sums).sum(0) if sums and not rank else None,
+                "images": 0 if rank else images,
+                "gradient_norms": norms,
+            },
         }
         for rank in range(processes)
     ]

@@ -13,7 +13,8 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from skipnets.data.options import ClassOrder, DataOptions, Layout, Missing
+from skipnets.data.multi_label import Uncertain
+from skipnets.data.options import ClassOrder, DataOptions, Layout, Missing, Task
 from skipnets.data.sources import Duplicates
 from skipnets.duration import parse_duration
 from skipnets.errors import UserError, near_matches, one_line
@@ -28,6 +29,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
+BestBy = Literal["accuracy", "balanced-accuracy", "loss", "average-precision", "auroc"]
 Recipe = Literal["auto", "speedrun", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 Count = Annotated[int, Field(ge=1)]
@@ -149,6 +151,8 @@ class TrainConfig:
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
     """Factor by which the learning rate falls from stage to stage, from the head down to the stem: below 1,
     early stages of a pretrained network change less."""
+    bias_lr: Rate | None = None
+    """The rate of biases (of norms, and of the head), as a multiple of the others' rate."""
     whiten_stem: bool | None = None
     """Whether the first convolution starts with filters that whiten patches of the training images (Jordan
     2024, arXiv 2404.00498) instead of random ones. Must be given without weights."""
@@ -164,9 +168,11 @@ class TrainConfig:
     """Epochs over which the rate rises linearly from a hundredth."""
     clip: NotNegative | None = None
     """The largest norm of the gradient; longer ones are shortened to it. 0 switches it off."""
-    loss: Literal["cross-entropy", "focal"] | None = None
-    """The loss: cross-entropy (the default) or focal (Lin et al. 2017, arXiv 1708.02002), in which images
-    that are already classified well count less."""
+    loss: Literal["cross-entropy", "focal", "bce", "asymmetric"] | None = None
+    """The loss. With one class an image: cross-entropy (the default), or focal (Lin et al. 2017, arXiv
+    1708.02002), in which images that are already classified well count less. With several labels an image:
+    bce (binary cross-entropy, the default), or asymmetric (Ridnik et al. 2021, arXiv 2009.14119), which
+    counts easy negatives less."""
     focal_gamma: NotNegative = 2.0
     """How much less they count; 0 is cross-entropy."""
     teacher: Annotated[str | None, BeforeValidator(_text)] = None
@@ -179,15 +185,16 @@ class TrainConfig:
     label_smoothing: Share | None = None
     """Fraction of the target that is spread over all classes."""
     imbalance: Literal["none", "weighted-loss", "balanced-sampling"] | None = None
-    """For unequal classes: weight the loss by 1/frequency, or sample every class equally often."""
+    """For unequal classes: weight the loss by 1/frequency, or sample every class equally often. With several
+    labels an image, weighted-loss weighs the images that have a label up to those that do not."""
     ema: Share | None = None
     """Decay per step of the averaged weights that are validated and saved; 0 saves the plain weights."""
     freeze: Annotated[int, Field(ge=0)] | None = None
     """Number of stages that keep their weights and statistics, from the stem on: 1 is the stem alone."""
 
     augmentation: str | None = None
-    """Augmentation of training images: none, flip, crop, crop-flip, resized-crop, trivial (TrivialAugment),
-    rand (RandAugment) or augmix (AugMix)."""
+    """Augmentation of training images: none, flip, crop, crop-flip, shift, shift-flip, resized-crop, trivial
+    (TrivialAugment), rand (RandAugment) or augmix (AugMix)."""
     erasing: Share = 0.0
     """Share of the training images in which a box of random size gets the mean color (random erasing)."""
     mixup: NotNegative | None = None
@@ -236,6 +243,14 @@ class TrainConfig:
     """Of a folder: take every folder for a class, or require split folders."""
     exclude: tuple[str, ...] = ()
     """Patterns of folders and files to leave out, such as masks or "*_mask.png"."""
+    task: Task = "auto"
+    """Whether images have one class each (single-label) or any number of labels (multi-label). Default:
+    several where a manifest has a column for each label, or a column labels with names such as "cat|dog"."""
+    label_columns: tuple[str, ...] = ()
+    """A manifest's columns of single labels, with 1, 0, -1 (uncertain) or nothing (unknown). Default: all
+    columns of such values, where there is no column of classes."""
+    uncertain: Uncertain = "ignore"
+    """What -1 in them is taken for: unknown (ignore), positive or negative."""
     class_order: ClassOrder = "alphabetical"
     """The order of the classes: 1, 10, 2 or 1, 2, 10."""
     root: Path | None = None
@@ -257,8 +272,12 @@ class TrainConfig:
     missing: Missing = "error"
     """Whether files that a manifest or splits.csv lists and that are not there are an error or skipped."""
 
-    best_by: Literal["accuracy", "balanced-accuracy", "loss"] | None = None
-    """The validation metric that picks the best epoch. Default: accuracy, balanced with `imbalance`."""
+    best_by: BestBy | None = None
+    """The validation metric that picks the best epoch. Default: accuracy, balanced with `imbalance`; with
+    several labels an image, the mean average precision of the labels."""
+    threshold: str | None = None
+    """With several labels an image, how the probability from which on a label counts as present is chosen on
+    validation images: f1 (the default), youden, sensitivity=0.9 or specificity=0.9, or one number for all."""
     patience: Annotated[int, Field(ge=0)] | None = None
     """Stop after this many epochs without a better one; 0 never stops early."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -322,6 +341,7 @@ class ResolvedConfig(TrainConfig):
     weight_decay: NotNegative
     decay_norm_and_bias: bool
     layer_decay: Annotated[float, Field(gt=0, le=1)]
+    bias_lr: Rate
     whiten_stem: bool
     fit_head: bool
     schedule: Literal["constant", "milestones", "cosine", "linear"]
@@ -342,7 +362,7 @@ class ResolvedConfig(TrainConfig):
     mean: tuple[float, ...]
     std: tuple[Rate, ...]
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"]
-    best_by: Literal["accuracy", "balanced-accuracy", "loss"]
+    best_by: BestBy
     patience: Annotated[int, Field(ge=0)]
     workers: Annotated[int, Field(ge=0)]
     channels_last: bool

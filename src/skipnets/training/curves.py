@@ -95,7 +95,8 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str,
         plot_accuracy(accuracy, rows, best_epoch, PAPER)
         plot_learning_rate(rate, rows, PAPER)
         losses.set_title("Loss")
-        accuracy.set_title(f"Accuracy, best in validation {best.val_accuracy:.1%}")
+        score = "Accuracy" if best.val_average_precision is None else "Mean average precision"
+        accuracy.set_title(f"{score}, best in validation {headline(best):.1%}")
         rate.set_title("Learning rate")
         for number, name in enumerate(measured):
             axes = figure.add_subplot(grid[1, 3 * number : 3 * number + 3])
@@ -152,10 +153,19 @@ def plot_losses(axes: Axes, rows: Sequence[Row], colors: Palette) -> None:
     _label_epochs(axes)
 
 
+def headline(row: Row) -> float:
+    """The validation metric that is looked at first: accuracy, or the labels' mean average precision."""
+    return row.val_accuracy if row.val_average_precision is None else row.val_average_precision
+
+
 def plot_accuracy(axes: Axes, rows: Sequence[Row], best_epoch: int, colors: Palette) -> None:
-    """Plot training and validation accuracy, and mark the best epoch."""
-    accuracy = {row.epoch: row.val_accuracy for row in rows}
-    training = {row.epoch: row.train_accuracy for row in rows if row.train_accuracy is not None}
+    """Plot training and validation accuracy, or mean average precision, and mark the best epoch."""
+    accuracy = {row.epoch: headline(row) for row in rows}
+    training = {
+        row.epoch: row.train_accuracy
+        for row in rows
+        if row.train_accuracy is not None and row.val_average_precision is None
+    }
     axes.plot(list(training), list(training.values()), color=colors.train, marker=_marker(rows), markersize=4)
     axes.plot(
         list(accuracy), list(accuracy.values()), color=colors.validation, marker=_marker(rows), markersize=4

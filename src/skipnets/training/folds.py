@@ -30,7 +30,7 @@ from skipnets.data.splits import check_fractions
 from skipnets.data.survey import survey
 from skipnets.duration import parse_duration
 from skipnets.errors import UserError
-from skipnets.evaluation import evaluate
+from skipnets.evaluation.evaluating import evaluate_classes
 from skipnets.evaluation.out_of_fold import FoldResult, OutOfFold, out_of_fold
 from skipnets.evaluation.predictions import read_predictions
 from skipnets.training import budget
@@ -79,6 +79,8 @@ def train_folds(
     dataset = find_with_own_splits(
         config.data, download=config.download, duplicates=config.duplicates, options=config.data_options
     )
+    if dataset.multi_label:
+        raise UserError(f"folds={config.folds}: not yet with several labels an image")
     if config.splits is None:
         folds = deal_out_folds(dataset, config.folds, config.seed, config.data)
     else:
@@ -272,8 +274,12 @@ def join_folds(run: Run, folds: Folds, say: Callable[[str], None], module: nn.Mo
     if (folds.numbers == 0).any():
         device = "cpu" if config.accelerator == "cpu" else "auto"
         batch_size = config.batch_size or 64
-        tested = evaluate(
-            load(run.model, device=device, model=module), dataset, split="test", batch_size=batch_size
+        tested = evaluate_classes(
+            load(run.model, device=device, model=module),
+            dataset,
+            what="folds",
+            split="test",
+            batch_size=batch_size,
         )
         tested.save(run.folder / run_folder.TEST)
         ensemble.provenance["scores"]["test_accuracy"] = tested.metrics.accuracy

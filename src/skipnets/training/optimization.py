@@ -65,6 +65,30 @@ def layerwise_groups(
     return groups
 
 
+def with_bias_rate(
+    groups: Iterable[dict[str, Any]], model: nn.Module, *, lr: float, multiple: float
+) -> list[dict[str, Any]]:
+    """Divide parameter groups into biases, which get a multiple of the rate, and others.
+
+    The public CIFAR-10 speed runs train biases so (Jordan 2024, arXiv 2404.00498, section 3.1).
+
+    Args:
+        groups: From `parameter_groups` or `layerwise_groups`; their order is kept.
+        model: Whose biases they are.
+        lr: The rate of groups without one.
+        multiple: Of the rate, for biases.
+    """
+    biases = {id(parameter) for name, parameter in model.named_parameters() if name.endswith("bias")}
+    divided = []
+    for group in groups:
+        rate = group.get("lr", lr)
+        for is_bias in (False, True):
+            part = [p for p in group["params"] if (id(p) in biases) == is_bias]
+            if part:
+                divided.append(group | {"params": part, "lr": rate * multiple if is_bias else rate})
+    return divided
+
+
 def make_optimizer(
     name: Literal["sgd", "adamw"],
     groups: Iterable[dict[str, Any]],

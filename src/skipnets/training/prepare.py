@@ -36,8 +36,9 @@ from skipnets.training.choice import choose
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
 from skipnets.training.distillation import Teacher
 from skipnets.training.execution import choose_execution
+from skipnets.training.multi_label import with_label_defaults
 from skipnets.training.recipes import RECIPES, with_recipe
-from skipnets.training.supplied import Supplied, custom_config, own_model, with_own_model
+from skipnets.training.supplied import Supplied, check_task, custom_config, own_model, with_own_model
 from skipnets.training.whitening import whiten_stem
 
 logger = logging.getLogger("skipnets")
@@ -90,7 +91,8 @@ def prepare(
         supplied: What a program hands over beside the configuration.
     """
     supplied = supplied or Supplied()
-    given = config = with_own_model(config, supplied)
+    check_task(supplied, dataset)
+    given = config = with_label_defaults(with_own_model(config, supplied), dataset)
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
     if config.find_lr and config.lr is not None:

@@ -22,6 +22,7 @@ _IGNORED = (
     r"Checkpoint directory .* exists and is not empty",
     r"The dirpath has changed from",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"It is recommended to use `self.log\('train_",  # whose values are summed over the processes already
     r"Found \d+ module\(s\) in eval mode at the start of training",
 )
 _LOGGERS = ("pytorch_lightning", "lightning", "lightning_fabric")

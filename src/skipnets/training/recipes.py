@@ -17,6 +17,7 @@ _PAPER: dict[str, Any] = {
     "weight_decay": 1e-4,
     "decay_norm_and_bias": True,
     "layer_decay": 1.0,
+    "bias_lr": 1.0,
     "whiten_stem": False,
     "fit_head": False,
     "schedule": "milestones",
@@ -59,6 +60,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "speedrun": _MODERN
     | {
         "model": "resnet8_w64",
+        "bias_lr": 16.0,
         "whiten_stem": True,
         "epochs": 15,
         "batch_size": 128,
@@ -67,7 +69,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule": "linear",
         "warmup": 3.0,
         "label_smoothing": 0.2,
-        "augmentation": "crop-flip",
+        "augmentation": "shift-flip",
     },
     # Huang et al. 2017, section 4.2 (the CIFAR runs; "+" is the augmentation of He et al. 2016).
     "paper-cifar": _PAPER

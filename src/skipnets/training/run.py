@@ -47,6 +47,11 @@ class Row:
         images_per_second: Training images a second.
         processor_seconds: Processor time of the epoch and its validation, with that of the workers.
         memory: Peak memory in the epoch's training, in MiB: PyTorch's on a GPU, the process's otherwise.
+        val_average_precision: With several labels an image, the mean of the labels' average precisions on the
+            validation split. The accuracies are then shares of right (image, label) pairs at a probability of
+            0.5; the balanced one is the mean over the labels, present and absent. None with one class an
+            image.
+        val_auroc: Likewise, the mean of the labels' AUROCs.
         further: Metrics that a program added, as `val_NAME`.
 
     The fields that may be None are so in runs of version 0.1.
@@ -65,6 +70,8 @@ class Row:
     images_per_second: float | None = None
     processor_seconds: float | None = None
     memory: float | None = None
+    val_average_precision: float | None = None
+    val_auroc: float | None = None
     further: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 from torchmetrics import Metric
 
+from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.custom import CustomConfig
@@ -29,7 +30,15 @@ from skipnets.training.supplied_data import Images
 from skipnets.training.task import Loss
 from skipnets.trust import import_trusted, is_import
 
-__all__ = ["Model", "Supplied", "check_supplied", "custom_config", "own_model", "with_own_model"]
+__all__ = [
+    "Model",
+    "Supplied",
+    "check_supplied",
+    "check_task",
+    "custom_config",
+    "own_model",
+    "with_own_model",
+]
 
 logger = logging.getLogger("skipnets")
 
@@ -152,6 +161,18 @@ def with_own_model(config: TrainConfig, supplied: Supplied) -> TrainConfig:
                 f"not {config.model}"
             )
     return dataclasses.replace(config, **_NEEDS_STAGES)
+
+
+def check_task(supplied: Supplied, dataset: ImageDataset) -> None:
+    """Check that what a program hands over is for the task of the images.
+
+    Raises:
+        UserError: If it is for images of one class, and these have several labels.
+    """
+    if dataset.multi_label:
+        for name in ("loss", "metrics"):
+            if getattr(supplied, name):
+                raise UserError(f"{name}: not yet with several labels an image")
 
 
 def check_supplied(config: TrainConfig, supplied: Supplied) -> None:

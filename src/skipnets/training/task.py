@@ -30,6 +30,7 @@ from skipnets.training.optimization import (
     make_optimizer,
     parameter_groups,
     schedule_of_run,
+    with_bias_rate,
 )
 
 # Images (N, C, H, W) from 0 to 255, uint8 or float32; labels (N,); positions in the split (N,).
@@ -238,6 +239,8 @@ class ClassificationTask(pl.LightningModule):
             groups = layerwise_groups(self.model, config.weight_decay, **decay)
         else:
             groups = parameter_groups(self.model, config.weight_decay, **decay)
+        if config.bias_lr != 1:
+            groups = with_bias_rate(groups, self.model, lr=config.lr, multiple=config.bias_lr)
         optimizer = make_optimizer(
             config.optimizer,
             groups,

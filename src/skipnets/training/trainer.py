@@ -30,7 +30,8 @@ from skipnets.data.sources import ImageDataset, find_dataset, open_dataset, repe
 from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
 from skipnets.errors import UserError, listed, near_matches, one_line
-from skipnets.evaluation import evaluate
+from skipnets.evaluation import Evaluation, MultiLabelEvaluation, evaluate
+from skipnets.evaluation.thresholds import ThresholdRule
 from skipnets.files import remove_orphans
 from skipnets.models.accounting import training_bytes
 from skipnets.models.backbone import Backbone
@@ -55,6 +56,7 @@ from skipnets.training.head import fit_head_to
 from skipnets.training.interruption import resumable
 from skipnets.training.locking import locked
 from skipnets.training.loggers import check_loggers, log_configuration, make_loggers
+from skipnets.training.multi_label import MultiLabelTask, fit_thresholds, positive_weights
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
@@ -339,12 +341,7 @@ def _train_locked(
             remove_orphans(folder, in_use=False)
     config, model = prepared.config, prepared.model
     train_images = dataset.split("train")
-    weights = None
-    if config.imbalance == "weighted-loss":
-        weights = torch.from_numpy(class_weights(train_images.labels, len(dataset.classes)))
-    task = ClassificationTask(
-        model, config, weights, teacher=prepared.teacher, loss=supplied.loss, metrics=supplied.metrics
-    )
+    task = _task(model, prepared, supplied, train_images)
     if config.fit_head and not run.checkpoint.exists():
         fit_head_to(train_images, task, prepared)
 
@@ -405,6 +402,20 @@ def _train_locked(
         with resumable(run, evaluating=True):
             _finish(run, config, dataset, model)
     return run
+
+
+def _task(
+    model: Backbone[Any], prepared: Prepared, supplied: Supplied, train_images: ImageDataset
+) -> ClassificationTask:
+    config = prepared.config
+    weighted = config.imbalance == "weighted-loss"
+    if train_images.multi_label:
+        return MultiLabelTask(model, config, positive_weights(train_images.labels) if weighted else None)
+    classes = len(train_images.classes)
+    weights = torch.from_numpy(class_weights(train_images.labels, classes)) if weighted else None
+    return ClassificationTask(
+        model, config, weights, teacher=prepared.teacher, loss=supplied.loss, metrics=supplied.metrics
+    )
 
 
 def _trainer(
@@ -569,15 +580,25 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset, model: Back
         model=model.network if isinstance(model, CustomModel) else None,
     )
     classifier.provenance["epochs"] = len(run.rows)
+    if dataset.multi_label:
+        rule = ThresholdRule.parse(config.threshold or "f1")
+        if caveat := fit_thresholds(classifier, dataset, rule, batch_size=config.batch_size):
+            _say(caveat)
     if not len(dataset.split("test")):
         _say("there are no test images: the model is not evaluated")
         classifier.save(run.model)
         return
     evaluation = evaluate(classifier, dataset, split="test", batch_size=config.batch_size)
-    scores = classifier.provenance["scores"] | {"test_accuracy": evaluation.to_dict()["accuracy"]}
-    classifier.provenance["scores"] = scores
+    classifier.provenance["scores"] |= _test_scores(evaluation)
     classifier.save(run.model)
     evaluation.save(run.folder)
+
+
+def _test_scores(evaluation: Evaluation | MultiLabelEvaluation) -> dict[str, float]:
+    if isinstance(evaluation, Evaluation):
+        return {"test_accuracy": evaluation.metrics.accuracy}
+    macro = evaluation.metrics.macro
+    return {f"test_{name}": macro[name] for name in ("average_precision", "auroc")}
 
 
 def evaluation_precision(trained: str) -> str:
@@ -614,10 +635,19 @@ def _save_best(
             "val_loss": row.val_loss,
             "val_accuracy": row.val_accuracy,
             "val_balanced_accuracy": row.val_balanced_accuracy,
+            **{
+                name: value
+                for name in ("val_average_precision", "val_auroc")
+                if (value := getattr(row, name)) is not None
+            },
         },
     }
     classifier = Classifier.from_model(
-        model, classes=classes, preprocessing=preprocessing, provenance=provenance
+        model,
+        classes=classes,
+        preprocessing=preprocessing,
+        provenance=provenance,
+        task="multi-label" if config.task == "multi-label" else "single-label",
     )
     classifier.save(run.model)
 

@@ -26,7 +26,7 @@ from skipnets.ops.stem import StemParameters, StemPlan
 from skipnets.ops.stem import execute as execute_stem
 from skipnets.ops.transition import TransitionParameters
 from skipnets.ops.transition import execute as execute_transition
-from skipnets.ops.triton import dense_block, launches, stem, transition
+from skipnets.ops.triton import dense_block, kernels, launches, pooling_kernels, stem, transition
 
 
 class Driver(DriverBase):
@@ -115,7 +115,7 @@ def main(capability, dtype, growth_rate):
     execute_stem(stem.FUSED, images, plan, StemParameters(weight, vector, vector)).maps.sum().backward()
 
     found = []
-    for name, function in vars(dense_block.kernels).items():
+    for name, function in {**vars(kernels), **vars(pooling_kernels)}.items():
         if isinstance(function, triton.JITFunction):
             cached = function.device_caches[0][0] if 0 in function.device_caches else {}
             found += [{"kernel": name, **resources(kernel)} for kernel in cached.values()]

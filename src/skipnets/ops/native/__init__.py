@@ -9,9 +9,9 @@ import os
 import torch
 from torch import Tensor
 
-__all__ = ["instruction_set", "unavailable", "unsupported_block"]
+__all__ = ["instruction_set", "unavailable", "unsupported_block", "unsupported_device"]
 
-_INTERFACE = 1  # version of skipnets_engine.training that this package uses
+_INTERFACE = 2  # version of skipnets_engine.training that this package uses
 
 
 @functools.cache
@@ -37,12 +37,17 @@ def unsupported_block(x: Tensor, growth_weight: Tensor | None, *, dtype: torch.d
         growth_weight: Of a layer's second convolution, (k, K, 3, 3); None without a bottleneck.
         dtype: Computed in.
     """
-    if x.device.type != "cpu":
+    if growth_weight is None:
+        return "there are native kernels for layers with a bottleneck alone"
+    return unsupported_device(x.device, dtype)
+
+
+def unsupported_device(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why there are no native kernels for a device and the type that is computed in, or None."""
+    if device.type != "cpu":
         return "there are native kernels for CPUs alone"
     if dtype != torch.float32:
         return f"there are no native kernels for {str(dtype).removeprefix('torch.')}"
-    if growth_weight is None:
-        return "there are native kernels for layers with a bottleneck alone"
     return unavailable()
 
 

@@ -75,6 +75,17 @@ def _add_sums(partial, program, programs, columns, mask, width, is_first, first_
     tl.debug_barrier()
 
 
+@triton.jit
+def _total(partial, programs, width, columns, mask, BLOCK_P: tl.constexpr):
+    """Sums over `programs` of columns of partial (programs, width), in a fixed order."""
+    total = tl.zeros(columns.shape, tl.float32)
+    for start in range(0, programs, BLOCK_P):
+        parts = start + tl.arange(0, BLOCK_P)
+        at = parts[:, None].to(tl.int64) * width + columns[None, :]
+        total += tl.sum(tl.load(partial + at, mask=(parts < programs)[:, None] & mask[None, :], other=0.0), 0)
+    return total
+
+
 @triton.jit(do_not_specialize=["M", "C"])
 def input_columns(
     x,
@@ -403,11 +414,8 @@ def finish_sums(
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     row = tl.program_id(1)
     mask = columns < width
-    total = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, programs, BLOCK_P):
-        parts = start + tl.arange(0, BLOCK_P)
-        at = (row * programs + parts)[:, None].to(tl.int64) * width + columns[None, :]
-        total += tl.sum(tl.load(partial + at, mask=(parts < programs)[:, None] & mask[None, :], other=0.0), 0)
+    first = partial + row.to(tl.int64) * programs * width
+    total = _total(first, programs, width, columns, mask, BLOCK_P)
     tl.store(out + row * width + columns, total, mask=mask)
 
 
@@ -632,14 +640,8 @@ def finish_layer(
     if program < norm_blocks:
         columns = program * BLOCK + tl.arange(0, BLOCK)
         mask = columns < C
-        beta_sum = tl.zeros((BLOCK,), tl.float32)
-        gamma_sum = tl.zeros((BLOCK,), tl.float32)
-        for start in range(0, programs1, BLOCK_P):
-            parts = start + tl.arange(0, BLOCK_P)
-            at = parts[:, None] * C + columns[None, :]
-            inside = (parts < programs1)[:, None] & mask[None, :]
-            beta_sum += tl.sum(tl.load(sums_partial + at, mask=inside, other=0.0), 0)
-            gamma_sum += tl.sum(tl.load(sums_partial + programs1 * C + at, mask=inside, other=0.0), 0)
+        beta_sum = _total(sums_partial, programs1, C, columns, mask, BLOCK_P)
+        gamma_sum = _total(sums_partial + programs1 * C, programs1, C, columns, mask, BLOCK_P)
         tl.store(sums + columns, beta_sum, mask=mask)
         tl.store(sums + C + columns, gamma_sum, mask=mask)
         s = tl.load(scale + columns, mask=mask, other=0.0)
@@ -652,283 +654,10 @@ def finish_layer(
     elif program < norm_blocks + weight1_blocks:
         columns = (program - norm_blocks) * BLOCK + tl.arange(0, BLOCK)
         mask = columns < C * K
-        total = tl.zeros((BLOCK,), tl.float32)
-        for start in range(0, programs1, BLOCK_P):
-            parts = start + tl.arange(0, BLOCK_P)
-            at = parts[:, None].to(tl.int64) * (C * K) + columns[None, :]
-            inside = (parts < programs1)[:, None] & mask[None, :]
-            total += tl.sum(tl.load(weight1_partial + at, mask=inside, other=0.0), 0)
+        total = _total(weight1_partial, programs1, C * K, columns, mask, BLOCK_P)
         tl.store(weight1_gradient + columns, total, mask=mask)
     else:
         columns = (program - norm_blocks - weight1_blocks) * BLOCK + tl.arange(0, BLOCK)
         mask = columns < width2
-        total = tl.zeros((BLOCK,), tl.float32)
-        for start in range(0, programs2, BLOCK_P):
-            parts = start + tl.arange(0, BLOCK_P)
-            at = parts[:, None].to(tl.int64) * width2 + columns[None, :]
-            inside = (parts < programs2)[:, None] & mask[None, :]
-            total += tl.sum(tl.load(weight2_partial + at, mask=inside, other=0.0), 0)
+        total = _total(weight2_partial, programs2, width2, columns, mask, BLOCK_P)
         tl.store(weight2_gradient + columns, total, mask=mask)
-
-
-@triton.jit(do_not_specialize=["P", "H", "W"])
-def pool_activated(x, x_stride, scale, shift, out, P, C, H, W, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
-    """A transition's pooled maps (P, C): 2×2 means of relu(norm(x (M, C))). Grid: (rows, columns)."""
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    column_mask = columns < C
-    mask = (rows < P)[:, None] & column_mask[None, :]
-    s = tl.load(scale + columns, mask=column_mask, other=0.0)
-    t = tl.load(shift + columns, mask=column_mask, other=0.0)
-    image = (rows // ((H // 2) * (W // 2))).to(tl.int64)
-    first = (image * H + 2 * (rows // (W // 2) % (H // 2))) * W + 2 * (rows % (W // 2))
-    total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
-    for place in tl.static_range(4):
-        at = first + (place // 2) * W + place % 2
-        values = tl.load(x + at[:, None] * x_stride + columns[None, :], mask=mask, other=0.0)
-        total += tl.maximum(values.to(tl.float32) * s[None, :] + t[None, :], 0.0)
-    target = out + rows[:, None].to(tl.int64) * C + columns[None, :]
-    tl.store(target, (0.25 * total).to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _unpooled(gradient, x, scale, shift, rows, columns, mask, C, H, W):
-    """The gradient of a pooled map (P, C) behind the ReLU at rows of x: a quarter where they were pooled."""
-    h = rows // W % H
-    w = rows % W
-    pooled = mask & ((h < H // 2 * 2) & (w < W // 2 * 2))[:, None]
-    image = (rows // (H * W)).to(tl.int64)
-    at = (image * (H // 2) + h // 2) * (W // 2) + w // 2
-    g = tl.load(gradient + at[:, None] * C + columns[None, :], mask=pooled, other=0.0).to(tl.float32)
-    return tl.where(x * scale[None, :] + shift[None, :] > 0, 0.25 * g, 0.0)
-
-
-@triton.jit(do_not_specialize=["M", "H", "W", "rows_each"])
-def pool_backward_sums(
-    gradient,
-    x,
-    x_stride,
-    mean,
-    variance,
-    eps,
-    scale,
-    shift,
-    partial,
-    M,
-    C,
-    H,
-    W,
-    rows_each,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Sums for the norm's gradient over one share of the rows, in partial (2, programs, C).
-
-    Grid: (chunks of C, programs).
-    """
-    columns = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    program, programs = tl.program_id(1), tl.num_programs(1)
-    column_mask = columns < C
-    s = tl.load(scale + columns, mask=column_mask, other=0.0)
-    t = tl.load(shift + columns, mask=column_mask, other=0.0)
-    mu = tl.load(mean + columns, mask=column_mask, other=0.0)
-    beta_sum = tl.zeros((BLOCK_C,), tl.float32)
-    gamma_sum = tl.zeros((BLOCK_C,), tl.float32)
-    end = tl.minimum(M, (program + 1) * rows_each)
-    for start in range(program * rows_each, end, BLOCK_M):
-        rows = start + tl.arange(0, BLOCK_M)
-        mask = (rows < end)[:, None] & column_mask[None, :]
-        source = x + rows[:, None].to(tl.int64) * x_stride + columns[None, :]
-        values = tl.load(source, mask=mask, other=0.0).to(tl.float32)
-        g = _unpooled(gradient, values, s, t, rows, columns, mask, C, H, W)
-        beta_sum += tl.sum(g, 0)
-        gamma_sum += tl.sum(g * (values - mu[None, :]), 0)
-    inverse_std = 1.0 / tl.sqrt(tl.load(variance + columns, mask=column_mask, other=0.0) + eps)
-    tl.store(partial + program * C + columns, beta_sum, mask=column_mask)
-    tl.store(partial + (programs + program) * C + columns, gamma_sum * inverse_std, mask=column_mask)
-
-
-@triton.jit(do_not_specialize=["M", "H", "W"])
-def pool_backward(
-    gradient,
-    x,
-    x_stride,
-    mean,
-    variance,
-    eps,
-    scale,
-    shift,
-    sums,
-    out,
-    M,
-    C,
-    H,
-    W,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """The gradient of x (M, C), through pooling, ReLU and norm; `sums` (2, C) are dβ and dγ.
-
-    Grid: (rows, columns).
-    """
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    column_mask = columns < C
-    mask = (rows < M)[:, None] & column_mask[None, :]
-    s = tl.load(scale + columns, mask=column_mask, other=0.0)
-    t = tl.load(shift + columns, mask=column_mask, other=0.0)
-    inverse_std = 1.0 / tl.sqrt(tl.load(variance + columns, mask=column_mask, other=0.0) + eps)
-    slope = -s * inverse_std * tl.load(sums + C + columns, mask=column_mask, other=0.0) / M
-    offset = -s * tl.load(sums + columns, mask=column_mask, other=0.0) / M
-    offset -= tl.load(mean + columns, mask=column_mask, other=0.0) * slope
-    source = x + rows[:, None].to(tl.int64) * x_stride + columns[None, :]
-    values = tl.load(source, mask=mask, other=0.0).to(tl.float32)
-    g = _unpooled(gradient, values, s, t, rows, columns, mask, C, H, W)
-    y = g * s[None, :] + (values * slope[None, :] + offset[None, :])
-    target = out + rows[:, None].to(tl.int64) * C + columns[None, :]
-    tl.store(target, y.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=["P", "H", "W"])
-def max_pool_activated(
-    x, x_stride, scale, shift, out, places, P, C, H, W, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
-):
-    """The stem's pooled maps (P, C): maxima of relu(norm(x (M, C))) over 3×3 at stride 2, and where (0–8).
-
-    Grid: (rows, columns).
-    """
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    column_mask = columns < C
-    mask = (rows < P)[:, None] & column_mask[None, :]
-    s = tl.load(scale + columns, mask=column_mask, other=0.0)
-    t = tl.load(shift + columns, mask=column_mask, other=0.0)
-    pooled_h = (H + 1) // 2
-    pooled_w = (W + 1) // 2
-    image = (rows // (pooled_h * pooled_w)).to(tl.int64)
-    top = 2 * (rows // pooled_w % pooled_h) - 1
-    left = 2 * (rows % pooled_w) - 1
-    best = tl.full((BLOCK_M, BLOCK_C), -1.0, tl.float32)
-    where = tl.zeros((BLOCK_M, BLOCK_C), tl.int32)
-    for place in tl.static_range(9):
-        h = top + place // 3
-        w = left + place % 3
-        inside = (h >= 0) & (h < H) & (w >= 0) & (w < W)
-        at = (image * H + h) * W + w
-        source = x + at[:, None] * x_stride + columns[None, :]
-        values = tl.load(source, mask=mask & inside[:, None], other=0.0).to(tl.float32)
-        activated = tl.maximum(values * s[None, :] + t[None, :], 0.0)
-        better = inside[:, None] & (activated > best)
-        best = tl.where(better, activated, best)
-        where = tl.where(better, place, where)
-    target = rows[:, None].to(tl.int64) * C + columns[None, :]
-    tl.store(out + target, best.to(out.dtype.element_ty), mask=mask)
-    tl.store(places + target, where.to(tl.uint8), mask=mask)
-
-
-@triton.jit
-def _unpooled_maxima(gradient, places, x, scale, shift, rows, columns, mask, C, H, W):
-    """The gradient of a max-pooled map behind the ReLU at rows of x: of each window whose maximum it is."""
-    h = rows // W % H
-    w = rows % W
-    pooled_h = (H + 1) // 2
-    pooled_w = (W + 1) // 2
-    image = (rows // (H * W)).to(tl.int64)
-    total = tl.zeros(x.shape, tl.float32)
-    for window in tl.static_range(4):
-        i = (h + window // 2) // 2
-        j = (w + window % 2) // 2
-        exists = (i < pooled_h) & (j < pooled_w)
-        if window // 2 == 1:
-            exists = exists & (h % 2 == 1)
-        if window % 2 == 1:
-            exists = exists & (w % 2 == 1)
-        at = ((image * pooled_h + i) * pooled_w + j)[:, None] * C + columns[None, :]
-        inside = mask & exists[:, None]
-        g = tl.load(gradient + at, mask=inside, other=0.0).to(tl.float32)
-        place = tl.load(places + at, mask=inside, other=255).to(tl.int32)
-        own = (h - 2 * i + 1) * 3 + (w - 2 * j + 1)
-        total += tl.where(place == own[:, None], g, 0.0)
-    return tl.where(x * scale[None, :] + shift[None, :] > 0, total, 0.0)
-
-
-@triton.jit(do_not_specialize=["M", "H", "W", "rows_each"])
-def max_pool_backward_sums(
-    gradient,
-    places,
-    x,
-    x_stride,
-    mean,
-    variance,
-    eps,
-    scale,
-    shift,
-    partial,
-    M,
-    C,
-    H,
-    W,
-    rows_each,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """As `pool_backward_sums`, for the stem."""
-    columns = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    program, programs = tl.program_id(1), tl.num_programs(1)
-    column_mask = columns < C
-    s = tl.load(scale + columns, mask=column_mask, other=0.0)
-    t = tl.load(shift + columns, mask=column_mask, other=0.0)
-    mu = tl.load(mean + columns, mask=column_mask, other=0.0)
-    beta_sum = tl.zeros((BLOCK_C,), tl.float32)
-    gamma_sum = tl.zeros((BLOCK_C,), tl.float32)
-    end = tl.minimum(M, (program + 1) * rows_each)
-    for start in range(program * rows_each, end, BLOCK_M):
-        rows = start + tl.arange(0, BLOCK_M)
-        mask = (rows < end)[:, None] & column_mask[None, :]
-        source = x + rows[:, None].to(tl.int64) * x_stride + columns[None, :]
-        values = tl.load(source, mask=mask, other=0.0).to(tl.float32)
-        g = _unpooled_maxima(gradient, places, values, s, t, rows, columns, mask, C, H, W)
-        beta_sum += tl.sum(g, 0)
-        gamma_sum += tl.sum(g * (values - mu[None, :]), 0)
-    inverse_std = 1.0 / tl.sqrt(tl.load(variance + columns, mask=column_mask, other=0.0) + eps)
-    tl.store(partial + program * C + columns, beta_sum, mask=column_mask)
-    tl.store(partial + (programs + program) * C + columns, gamma_sum * inverse_std, mask=column_mask)
-
-
-@triton.jit(do_not_specialize=["M", "H", "W"])
-def max_pool_backward(
-    gradient,
-    places,
-    x,
-    x_stride,
-    mean,
-    variance,
-    eps,
-    scale,
-    shift,
-    sums,
-    out,
-    M,
-    C,
-    H,
-    W,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """As `pool_backward`, for the stem."""
-    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    column_mask = columns < C
-    mask = (rows < M)[:, None] & column_mask[None, :]
-    s = tl.load(scale + columns, mask=column_mask, other=0.0)
-    t = tl.load(shift + columns, mask=column_mask, other=0.0)
-    inverse_std = 1.0 / tl.sqrt(tl.load(variance + columns, mask=column_mask, other=0.0) + eps)
-    slope = -s * inverse_std * tl.load(sums + C + columns, mask=column_mask, other=0.0) / M
-    offset = -s * tl.load(sums + columns, mask=column_mask, other=0.0) / M
-    offset -= tl.load(mean + columns, mask=column_mask, other=0.0) * slope
-    source = x + rows[:, None].to(tl.int64) * x_stride + columns[None, :]
-    values = tl.load(source, mask=mask, other=0.0).to(tl.float32)
-    g = _unpooled_maxima(gradient, places, values, s, t, rows, columns, mask, C, H, W)
-    y = g * s[None, :] + (values * slope[None, :] + offset[None, :])
-    target = out + rows[:, None].to(tl.int64) * C + columns[None, :]
-    tl.store(target, y.to(out.dtype.element_ty), mask=mask)

@@ -17,7 +17,7 @@ from skipnets.ops.autograd import without_autocast
 from skipnets.ops.batch_norm import Statistics
 from skipnets.ops.chunks import MapShape, as_maps
 from skipnets.ops.stem import PADDING, STRIDE, Executor, StemParameters, StemPlan
-from skipnets.ops.triton import kernels
+from skipnets.ops.triton import kernels, pooling_kernels
 from skipnets.ops.triton.device import BLOCK_C, BLOCK_M, grid, on_device, rows_of, shares
 from skipnets.ops.triton.launches import LAUNCHES, Compiler, Recorder
 
@@ -76,7 +76,7 @@ def _forward(
                 HAS_NORM=True,
             )
             launch(
-                kernels.max_pool_activated,
+                pooling_kernels.max_pool_activated,
                 grid(out, _BLOCK_M),
                 rows,
                 rows.stride(0),
@@ -121,10 +121,10 @@ def _backward(
         def build(launch: Recorder | Compiler) -> None:
             mean, variance, scale, shift = vectors
             norm = (mean, variance, plan.eps, scale, shift)
-            blocks = {"BLOCK_M": _BLOCK_M, "BLOCK_C": BLOCK_C}
+            blocks = {"BLOCK_M": _BLOCK_M, "BLOCK_C": BLOCK_C, "MAXIMA": True}
             sizes = (shape.rows, channels, shape.height, shape.width)
             launch(
-                kernels.max_pool_backward_sums,
+                pooling_kernels.pool_backward_sums,
                 (triton.cdiv(channels, BLOCK_C), programs),
                 incoming,
                 places,
@@ -139,7 +139,7 @@ def _backward(
             finish = (triton.cdiv(channels, 16), 2)
             launch(kernels.finish_sums, finish, partial, programs, sums, channels, BLOCK_P=128, BLOCK=16)
             launch(
-                kernels.max_pool_backward,
+                pooling_kernels.pool_backward,
                 grid(out, _BLOCK_M),
                 incoming,
                 places,

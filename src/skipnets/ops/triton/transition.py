@@ -16,7 +16,7 @@ from skipnets.ops.autograd import without_autocast
 from skipnets.ops.batch_norm import Affine, Statistics
 from skipnets.ops.chunks import MapShape, as_maps
 from skipnets.ops.transition import Executor, TransitionParameters
-from skipnets.ops.triton import kernels
+from skipnets.ops.triton import kernels, pooling_kernels
 from skipnets.ops.triton.device import BLOCK_C, BLOCK_M, grid, on_device, rows_of, shares
 from skipnets.ops.triton.launches import LAUNCHES, Compiler, Recorder
 
@@ -32,7 +32,7 @@ def _forward(
 
     def build(launch: Recorder | Compiler) -> None:
         launch(
-            kernels.pool_activated,
+            pooling_kernels.pool_activated,
             grid(pooled),
             rows,
             rows.stride(0),
@@ -75,12 +75,13 @@ def _backward(
 
         def build(launch: Recorder | Compiler) -> None:
             norm = (mean, variance, eps, affine[0], affine[1])
-            blocks = {"BLOCK_M": BLOCK_M, "BLOCK_C": BLOCK_C}
+            blocks = {"BLOCK_M": BLOCK_M, "BLOCK_C": BLOCK_C, "MAXIMA": False}
             sizes = (shape.rows, channels, shape.height, shape.width)
             launch(
-                kernels.pool_backward_sums,
+                pooling_kernels.pool_backward_sums,
                 (triton.cdiv(channels, BLOCK_C), programs),
                 spread,
+                spread,  # No places.
                 rows,
                 rows.stride(0),
                 *norm,
@@ -92,9 +93,10 @@ def _backward(
             finish = (triton.cdiv(channels, 16), 2)
             launch(kernels.finish_sums, finish, partial, programs, sums, channels, BLOCK_P=128, BLOCK=16)
             launch(
-                kernels.pool_backward,
+                pooling_kernels.pool_backward,
                 grid(out),
                 spread,
+                spread,  # No places.
                 rows,
                 rows.stride(0),
                 *norm,

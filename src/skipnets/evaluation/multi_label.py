@@ -1,0 +1,348 @@
+"""Metrics of a multi-label classifier; undefined ones (no images to compute them from) are NaN, never 0 or 1.
+
+Images whose label is not known count for no metric of this label. Intervals are the bootstrap's (Efron 1979),
+which draws images with replacement, or whole groups of them where images of one patient are alike.
+
+Shapes: N images, K labels, B resamples, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from skipnets.classifier import sigmoid
+from skipnets.evaluation.intervals import Interval, auroc_interval, wilson_interval
+from skipnets.evaluation.reliability import binary_reliability
+
+__all__ = ["LABEL_METRICS", "SUMMARIES", "MultiLabelMetrics", "measure_labels", "ranking_metrics"]
+
+RESAMPLES = 1000
+LABEL_METRICS = ("auroc", "average_precision", "sensitivity", "specificity", "precision", "f1")
+"""The metrics of each label that have intervals, means over the labels, and values over all pairs."""
+SUMMARIES = ("macro", "micro")
+
+_AT_ONCE = 4_000_000  # numbers of a chunk of resamples
+# Ranking takes about N × K × B steps; above this number (a minute), AUROC and precision are not resampled.
+_MOST_RANKING = 4e9
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MultiLabelMetrics:
+    """Metrics of a multi-label classifier on labeled images.
+
+    Attributes:
+        labels: Name of a metric → (K,) its values. "auroc": probability that an image with the label is
+            ranked above one without. "average_precision": area under precision over recall, as scikit-learn
+            sums it. At the label's threshold, "sensitivity": share of the images with it that are found;
+            "specificity": share of those without it that are left out; "precision": share of those found that
+            have it; "f1": harmonic mean of precision and sensitivity.
+        intervals: Name → (K, 2) 95% intervals; NaN where there is none.
+        macro: Name → mean over the labels for which it is defined.
+        micro: Name → value over all (image, label) pairs together.
+        macro_intervals: Name → 95% interval; None where there is none.
+        micro_intervals: Name → 95% interval; None where there is none.
+        ece: (K,) expected calibration error: mean difference between the probability and the share of images
+            that have the label, over 15 bins of equal width, weighted by their images.
+        nll: Mean negative log-likelihood of a known label of an image, in nats.
+        exact: Share of images all of whose known labels are right.
+        present: (K,) images that have the label.
+        absent: (K,) images that do not.
+        unknown: (K,) images of which it is not known.
+        groups: G that were drawn; None where single images were.
+    """
+
+    labels: Mapping[str, Floats]
+    intervals: Mapping[str, Floats]
+    macro: Mapping[str, float]
+    micro: Mapping[str, float]
+    macro_intervals: Mapping[str, Interval | None]
+    micro_intervals: Mapping[str, Interval | None]
+    ece: Floats
+    nll: float
+    exact: float
+    present: NDArray[np.int64]
+    absent: NDArray[np.int64]
+    unknown: NDArray[np.int64]
+    groups: int | None
+
+
+def ranking_metrics(
+    scores: NDArray[np.floating[Any]], labels: NDArray[np.floating[Any]]
+) -> dict[str, Floats]:
+    """AUROC and average precision of each label, (K,); NaN where no known image has it, or all do.
+
+    Args:
+        scores: (N, K) logits or probabilities.
+        labels: (N, K), NaN where a label is not known.
+    """
+    count = labels.shape[1]
+    found = {name: np.full(count, np.nan) for name in ("auroc", "average_precision")}
+    for index in range(count):
+        known = np.isfinite(labels[:, index])
+        present, of_label = labels[known, index] == 1, scores[known, index]
+        if present.any() and not present.all():
+            found["auroc"][index] = roc_auc_score(present, of_label)
+            found["average_precision"][index] = average_precision_score(present, of_label)
+    return found
+
+
+def measure_labels(
+    logits: NDArray[np.floating[Any]],
+    labels: NDArray[np.floating[Any]],
+    thresholds: tuple[float, ...],
+    *,
+    temperature: float = 1.0,
+    groups: NDArray[np.str_] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> MultiLabelMetrics:
+    """Compute all metrics.
+
+    Args:
+        logits: (N, K), N at least 1.
+        labels: (N, K), NaN where a label is not known.
+        thresholds: K probabilities from which on a label counts as present.
+        temperature: Divides the logits.
+        groups: (N,) what is drawn as a whole, such as a patient; "" for an image alone. None draws images.
+        resamples: B; 0 computes no intervals.
+        seed: Seed of the draws.
+    """
+    probabilities = sigmoid(logits, temperature)
+    known = np.isfinite(labels)
+    has = np.where(known, labels, 0) == 1
+    statistics = _Statistics(probabilities, has, known, np.asarray(thresholds), resamples)
+    unit = np.ones((1, len(labels)))
+    values = {name: value[0] for name, value in statistics.label_metrics(unit).items()}
+    values |= ranking_metrics(probabilities, labels)
+    flat = ranking_metrics(probabilities[known][:, None], labels[known][:, None])
+    micro = {name: float(value[0, 0]) for name, value in statistics.pooled_metrics(unit).items()}
+    micro |= {name: float(value[0]) for name, value in flat.items()}
+    macro = {name: _mean(values[name]) for name in LABEL_METRICS}
+
+    units, drawn = _units(groups, len(labels))
+    samples: dict[str, list[Floats]] = {}
+    for weights in _draws(units, resamples, seed, width=labels.size):
+        of_labels, pooled = statistics.label_metrics(weights), statistics.pooled_metrics(weights)
+        if statistics.ranks:
+            of_labels |= statistics.label_rankings(weights)
+            pooled |= statistics.pooled_rankings(weights)
+        for name in of_labels:
+            samples.setdefault(name, []).append(of_labels[name])
+            samples.setdefault(f"macro {name}", []).append(_row_means(of_labels[name])[:, None])
+            samples.setdefault(f"micro {name}", []).append(pooled[name])
+    limits = {name: _percentiles(np.concatenate(parts)) for name, parts in samples.items()}
+    nothing = np.full((labels.shape[1], 2), np.nan)
+    present, absent = has.sum(0), (known & ~has).sum(0)
+    intervals = {name: limits.get(name, nothing).copy() for name in LABEL_METRICS}
+    if resamples:
+        _widen_at_the_edges(values, intervals, statistics, present, absent)
+    guess = np.clip(np.where(has, probabilities, 1 - probabilities), np.finfo(np.float64).tiny, 1)
+    right = ((probabilities >= np.asarray(thresholds)) == has) | ~known
+    return MultiLabelMetrics(
+        labels=values,
+        intervals=intervals,
+        macro=macro,
+        micro=micro,
+        macro_intervals={name: _interval(limits.get(f"macro {name}"), macro[name]) for name in LABEL_METRICS},
+        micro_intervals={name: _interval(limits.get(f"micro {name}"), micro[name]) for name in LABEL_METRICS},
+        ece=np.array(
+            [
+                binary_reliability(probabilities[of, index], has[of, index]).ece if of.any() else np.nan
+                for index, of in enumerate(known.T)
+            ]
+        ),
+        nll=float(-np.log(guess[known]).mean()) if known.any() else float("nan"),
+        exact=float(right[known.any(1)].all(1).mean()) if known.any() else float("nan"),
+        present=present,
+        absent=absent,
+        unknown=(~known).sum(0),
+        groups=None if groups is None else drawn,
+    )
+
+
+class _Statistics:
+    """Statistics of each image, ready to be weighted.
+
+    Args:
+        probabilities: (N, K).
+        has: (N, K) whether the image has the label.
+        known: (N, K) whether that is known.
+        thresholds: (K,).
+        resamples: B.
+    """
+
+    def __init__(
+        self,
+        probabilities: Floats,
+        has: NDArray[np.bool_],
+        known: NDArray[np.bool_],
+        thresholds: Floats,
+        resamples: int,
+    ) -> None:
+        found = (probabilities >= thresholds) & known
+        self.hits, self.present = (found & has).astype(np.float64), has.astype(np.float64)
+        self.found = found.astype(np.float64)
+        self.left_out = (~found & ~has & known).astype(np.float64)
+        self.absent = (known & ~has).astype(np.float64)
+        self.ranks = probabilities.size * resamples <= _MOST_RANKING
+        self.rankings = [
+            WeightedRanking(probabilities[of, index], has[of, index]) for index, of in enumerate(known.T)
+        ]
+        self.known = [np.flatnonzero(of) for of in known.T]
+        self.image_of_pair = np.nonzero(known)[0]
+        self.pooled = WeightedRanking(probabilities[known], has[known])
+
+    def label_metrics(self, weights: Floats) -> dict[str, Floats]:
+        """(B, N) weights → name → (B, K): what depends on the thresholds."""
+        return self._at_thresholds(
+            *(weights @ part for part in (self.hits, self.present, self.found, self.left_out, self.absent))
+        )
+
+    def pooled_metrics(self, weights: Floats) -> dict[str, Floats]:
+        """(B, N) weights → name → (B, 1): the same over all pairs."""
+        parts = (self.hits, self.present, self.found, self.left_out, self.absent)
+        return self._at_thresholds(*((weights @ part.sum(1))[:, None] for part in parts))
+
+    def label_rankings(self, weights: Floats) -> dict[str, Floats]:
+        """(B, N) weights → name → (B, K): what depends on the order of the images."""
+        pairs = [ranking.areas(weights[:, of]) for ranking, of in zip(self.rankings, self.known, strict=True)]
+        return {
+            "auroc": np.stack([auroc for auroc, _ in pairs], axis=1),
+            "average_precision": np.stack([precision for _, precision in pairs], axis=1),
+        }
+
+    def pooled_rankings(self, weights: Floats) -> dict[str, Floats]:
+        """(B, N) weights → name → (B, 1): the same over all pairs."""
+        auroc, precision = self.pooled.areas(weights[:, self.image_of_pair])
+        return {"auroc": auroc[:, None], "average_precision": precision[:, None]}
+
+    @staticmethod
+    def _at_thresholds(
+        hits: Floats, present: Floats, found: Floats, left_out: Floats, absent: Floats
+    ) -> dict[str, Floats]:
+        return {
+            "sensitivity": _share(hits, present),
+            "specificity": _share(left_out, absent),
+            "precision": _share(hits, found),
+            # Of a label that no image has, and that was found in none, nothing is known.
+            "f1": _share(2 * hits, np.where(present > 0, present + found, 0)),
+        }
+
+
+class WeightedRanking:
+    """Images in the order of a label's probability, to compute areas under curves with weights.
+
+    Args:
+        scores: (n,) probabilities of the label.
+        has: (n,) whether an image has it.
+    """
+
+    def __init__(self, scores: NDArray[np.floating[Any]], has: NDArray[np.bool_]) -> None:
+        self.order = np.argsort(-scores, kind="stable")
+        ordered = scores[self.order]
+        self.has = has[self.order]
+        # The last image of each run of equal scores.
+        self.ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+
+    def areas(self, weights: Floats) -> tuple[Floats, Floats]:
+        """(B, n) weights → (B,) AUROC, of which ties count half, and (B,) average precision."""
+        if not len(self.order):
+            nothing = np.full(len(weights), np.nan)
+            return nothing, nothing
+        ordered = weights[:, self.order]
+        hits = np.cumsum(np.where(self.has, ordered, 0), axis=1)[:, self.ends]
+        above = np.cumsum(ordered, axis=1)[:, self.ends]
+        misses = above - hits
+        new_hits, new_misses = np.diff(hits, prepend=0, axis=1), np.diff(misses, prepend=0, axis=1)
+        present, absent = hits[:, -1], misses[:, -1]
+        below = absent[:, None] - misses + new_misses / 2
+        auroc = _share((new_hits * below).sum(1), present * absent)
+        precision = np.divide(hits, above, out=np.zeros_like(hits), where=above > 0)
+        average = _share((new_hits * precision).sum(1), present)
+        return auroc, np.where(absent > 0, average, np.nan)
+
+
+def _units(groups: NDArray[np.str_] | None, count: int) -> tuple[NDArray[np.int64], int]:
+    """(N,) the number of what is drawn with each image, and how many such units there are."""
+    if groups is None:
+        return np.arange(count), count
+    names, number = np.unique(groups, return_inverse=True)
+    number = np.where(groups == "", len(names) + np.arange(count), number)
+    _, number = np.unique(number, return_inverse=True)
+    return number, int(number.max()) + 1
+
+
+def _draws(units: NDArray[np.int64], resamples: int, seed: int, *, width: int) -> Iterator[Floats]:
+    """Weights of the images in chunks of (b, N): how often the unit of each was drawn."""
+    generator = np.random.default_rng(seed)
+    count = int(units.max()) + 1
+    most = max(_AT_ONCE // width, 1)
+    for start in range(0, resamples, most):
+        rows = min(most, resamples - start)
+        drawn = generator.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
+        yield times[:, units].astype(np.float64)
+
+
+def _widen_at_the_edges(
+    values: Mapping[str, Floats],
+    intervals: Mapping[str, Floats],
+    statistics: _Statistics,
+    present: NDArray[np.int64],
+    absent: NDArray[np.int64],
+) -> None:
+    """At 0 or 1 every resample is the same, so other intervals stand there: Wilson's, Newcombe's or none."""
+    found = statistics.found.sum(0)
+    for name, of in (("sensitivity", present), ("specificity", absent), ("precision", found)):
+        for index in _at_edge(values[name]):
+            count = int(of[index])
+            intervals[name][index] = wilson_interval(round(values[name][index] * count), count)
+    for index in _at_edge(values["auroc"]):
+        intervals["auroc"][index] = auroc_interval(
+            float(values["auroc"][index]), int(present[index]), int(absent[index])
+        )
+    for name in ("average_precision", "f1"):
+        intervals[name][_at_edge(values[name])] = np.nan
+
+
+def _at_edge(values: Floats) -> NDArray[np.int64]:
+    return np.flatnonzero((values == 0) | (values == 1))
+
+
+def _percentiles(samples: Floats) -> Floats:
+    """(B, K) → (K, 2) 95% intervals; NaN where less than half of the resamples define the metric."""
+    limits = np.full((samples.shape[1], 2), np.nan)
+    for index, column in enumerate(samples.T):
+        defined = column[np.isfinite(column)]
+        if len(defined) > len(column) / 2:
+            limits[index] = np.percentile(defined, (2.5, 97.5))
+    return limits
+
+
+def _interval(limits: Floats | None, value: float) -> Interval | None:
+    if limits is None or not np.isfinite(limits).all() or value in (0, 1):
+        return None
+    return float(limits[0, 0]), float(limits[0, 1])
+
+
+def _share(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
+
+
+def _mean(values: Floats) -> float:
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
+
+
+def _row_means(values: Floats) -> Floats:
+    """(B, K) → (B,) means of what is defined; NaN where nothing is."""
+    defined = np.isfinite(values)
+    return _share(np.where(defined, values, 0).sum(1), defined.sum(1).astype(np.float64))

@@ -1,0 +1,320 @@
+"""The evaluation of a multi-label classifier: its predictions on a set of images, and their metrics.
+
+Shapes: N images, K labels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from skipnets import run_folder
+from skipnets.classifier import sigmoid
+from skipnets.errors import UserError, listed
+from skipnets.evaluation.multi_label import LABEL_METRICS, SUMMARIES, MultiLabelMetrics
+from skipnets.evaluation.tables import write_table
+from skipnets.files import atomic_path
+from skipnets.tables import Display, make_table, properties_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["MultiLabelEvaluation", "multi_label_tables", "read_label_predictions"]
+
+TITLES = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "precision": "precision",
+    "f1": "F1",
+}
+# The smallest float32 above zero, and the largest below one, in place of probabilities that were rounded.
+_LEAST, _MOST = 2.0**-149, 1 - 2.0**-53
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MultiLabelEvaluation(Display):
+    """A multi-label classifier's predictions on a set of images, and their metrics.
+
+    Attributes:
+        classifier: The classifier's file, or the name of its architecture if it has none.
+        data: The folder or manifest that it was evaluated on.
+        split: "train", "val", "test" or "all".
+        classes: The K labels.
+        thresholds: K probabilities from which on a label counts as present.
+        metrics: The metrics.
+        names: The N images' names, as in splits.csv.
+        labels: (N, K) with 1 for present, 0 for absent, NaN for unknown.
+        logits: (N, K), not divided by the temperature.
+        temperature: The classifier's temperature.
+        groups: (N,) what was drawn as a whole for the intervals; None where there are no groups.
+        failures: Name → reason, of the images that could not be read; no metric includes them.
+        known: How many of the images the classifier's training used as "train", "val" and "test"; None if
+            there is no record of it.
+        caveats: What the data and their use in training leave in doubt, one sentence each.
+        runs_in: The classifier's runtime, device and precision.
+    """
+
+    classifier: str
+    data: str
+    split: str
+    classes: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    metrics: MultiLabelMetrics
+    names: list[str]
+    labels: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    temperature: float
+    groups: NDArray[np.str_] | None
+    failures: dict[str, str]
+    known: dict[str, int] | None
+    caveats: list[str]
+    runs_in: str = ""
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """(N, K) probabilities of the labels, at the temperature."""
+        return sigmoid(self.logits, self.temperature)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Caveats, one sentence each."""
+        found = list(self.caveats)
+        for count, what in ((self.metrics.present, "have"), (self.metrics.absent, "lack")):
+            names = [name for name, images in zip(self.classes, count, strict=True) if not images]
+            if names:
+                found.append(
+                    f"no images that are known to {what} {listed(names)}: AUROC and average precision are "
+                    "undefined, and means over the labels leave them out"
+                )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The metrics as plain values for JSON; undefined ones are None."""
+        metrics = self.metrics
+        return {
+            "task": "multi-label",
+            "classifier": self.classifier,
+            "runs_in": self.runs_in,
+            "data": self.data,
+            "split": self.split,
+            "images": len(self.names),
+            "groups": metrics.groups,
+            "temperature": self.temperature,
+            **{
+                summary: {
+                    name: {
+                        "value": _or_none(getattr(metrics, summary)[name]),
+                        "interval": _listed(getattr(metrics, f"{summary}_intervals")[name]),
+                    }
+                    for name in LABEL_METRICS
+                }
+                for summary in SUMMARIES
+            },
+            "nll": _or_none(metrics.nll),
+            "exact_match": _or_none(metrics.exact),
+            "classes": [
+                {
+                    "name": name,
+                    "threshold": self.thresholds[index],
+                    **{each: _or_none(metrics.labels[each][index]) for each in LABEL_METRICS},
+                    "ece": _or_none(metrics.ece[index]),
+                    "intervals": {each: _listed(metrics.intervals[each][index]) for each in LABEL_METRICS},
+                    "present": int(metrics.present[index]),
+                    "absent": int(metrics.absent[index]),
+                    "unknown": int(metrics.unknown[index]),
+                }
+                for index, name in enumerate(self.classes)
+            ],
+            "failures": self.failures,
+            "known": self.known,
+            "warnings": self.warnings,
+        }
+
+    def tables(self) -> list[Table]:
+        """Tables that `print` and notebooks show."""
+        return multi_label_tables(self.to_dict())
+
+    def save(self, folder: str | os.PathLike[str], *, table: Literal["parquet", "csv"] = "parquet") -> None:
+        """Write evaluation.json, and predictions.parquet or predictions.csv.
+
+        Args:
+            folder: Created if it does not exist; files of these names are replaced.
+            table: The format of the predictions.
+
+        Raises:
+            UserError: If they cannot be written.
+        """
+        folder = Path(folder)
+        self.write_predictions((folder / run_folder.PREDICTIONS).with_suffix(f".{table}"))
+        with atomic_path(folder / run_folder.EVALUATION) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", "utf-8")
+
+    def write_predictions(self, path: str | os.PathLike[str]) -> None:
+        """Write one row an image: path, group, then for each label "y:NAME" (1, 0 or nothing) and "p:NAME".
+
+        Args:
+            path: Ends in .parquet, .csv or .jsonl.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        write_table(path, self.prediction_columns())
+
+    def prediction_columns(self) -> dict[str, Any]:
+        """The columns of `write_predictions`, name → N values."""
+        columns: dict[str, Any] = {"path": self.names}
+        if self.groups is not None:
+            columns["group"] = self.groups.tolist()
+        for index, name in enumerate(self.classes):
+            values = self.labels[:, index].tolist()
+            columns[f"y:{name}"] = [None if value != value else int(value) for value in values]
+        for index, name in enumerate(self.classes):
+            columns[f"p:{name}"] = np.ascontiguousarray(self.probabilities[:, index])
+        return columns
+
+
+def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """Tables of `MultiLabelEvaluation.to_dict()`: overall metrics, metrics of each label, and caveats."""
+    unit = "images" if metrics["groups"] is None else f"{metrics['groups']:,} groups of images"
+    rows = {"images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})"}
+    overall = make_table(
+        {
+            "": "left",
+            "mean over labels": "right",
+            "95% interval": "right",
+            "all pairs": "right",
+            " ": "right",
+        },
+        (
+            [
+                TITLES[name],
+                *(
+                    cell
+                    for summary in SUMMARIES
+                    for cell in (
+                        _number(metrics[summary][name]["value"]),
+                        _range(metrics[summary][name]["interval"]),
+                    )
+                ),
+            ]
+            for name in LABEL_METRICS
+        ),
+    )
+    rows["all labels of an image right"] = _percent(metrics["exact_match"])
+    rows["negative log-likelihood"] = _number(metrics["nll"], 4) + " a label"
+    rows["intervals"] = f"bootstrap over {unit}"
+    shown = ("average_precision", "sensitivity", "specificity", "f1")
+    labels = make_table(
+        {
+            "label": "left",
+            "AUROC (95% interval)": "right",
+            **dict.fromkeys([TITLES[name] for name in shown], "right"),
+            **dict.fromkeys(["threshold", "present", "absent", "unknown"], "right"),
+        },
+        (
+            [
+                row["name"],
+                f"{_number(row['auroc'])}{_after(row['intervals']['auroc'])}",
+                *(_number(row[name]) for name in shown),
+                _number(row["threshold"]),
+                *(f"{row[name]:,}" for name in ("present", "absent", "unknown")),
+            ]
+            for row in metrics["classes"]
+        ),
+    )
+    return [
+        properties_table(rows),
+        overall,
+        labels,
+        *(properties_table({"note": warning}) for warning in metrics["warnings"]),
+    ]
+
+
+def read_label_predictions(
+    path: Path, classes: Sequence[str]
+) -> tuple[list[str], NDArray[np.float32], NDArray[np.float64], NDArray[np.str_] | None]:
+    """Read the predictions that `MultiLabelEvaluation.save` wrote.
+
+    Args:
+        path: A predictions.parquet.
+        classes: The K labels, as in evaluation.json.
+
+    Returns:
+        Names of the images, their labels (N, K), logits of their probabilities (N, K), and groups (N,) or
+        None.
+
+    Raises:
+        KeyError: If the table has other columns.
+    """
+    table = pyarrow.parquet.read_table(path)
+    labels = np.stack([table[f"y:{name}"].to_numpy().astype(np.float32) for name in classes], axis=1)
+    probabilities = np.stack([table[f"p:{name}"].to_numpy() for name in classes], axis=1).astype(np.float64)
+    probabilities = np.clip(probabilities, _LEAST, _MOST)
+    groups = np.array(table["group"].to_pylist()) if "group" in table.column_names else None
+    return table["path"].to_pylist(), labels, np.log(probabilities) - np.log1p(-probabilities), groups
+
+
+def labels_by_name(
+    labels: NDArray[np.float32], names: Sequence[str], classes: Sequence[str], data: str
+) -> NDArray[np.float32]:
+    """The labels of images in a classifier's order; those that the data does not tell are unknown.
+
+    Args:
+        labels: (N, L) of the data.
+        names: Their L names.
+        classes: The classifier's K labels.
+        data: For the message.
+
+    Returns:
+        (N, K).
+
+    Raises:
+        UserError: The data have labels that the classifier does not have, or none of its own.
+    """
+    position = {name: index for index, name in enumerate(classes)}
+    if unknown := [name for name in names if name not in position]:
+        raise UserError(
+            f"{data} has labels that the classifier does not have: {listed(unknown)} (its labels: "
+            f"{listed(classes)}); --label-columns names those that count"
+        )
+    found = np.full((len(labels), len(classes)), np.nan, np.float32)
+    found[:, [position[name] for name in names]] = labels
+    return found
+
+
+def _after(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _range(interval: Sequence[float] | None) -> str:
+    return "–" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _listed(interval: Any) -> list[float] | None:
+    if interval is None or not np.isfinite(interval).all():
+        return None
+    return [float(interval[0]), float(interval[1])]

@@ -1,0 +1,114 @@
+"""Modules that can train as one operation, which `skipnets.models.block_execution` switches.
+
+Shapes: N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skipnets.models.backbone import Backbone, check_input
+from skipnets.models.execution_choice import fastest_execution
+from skipnets.models.graph import BlockExecution
+from skipnets.ops import guards
+from skipnets.ops.triton import slower_launches
+
+_FUSED, _NATIVE = "fused kernels", "native kernels"
+
+
+class SwitchedModule(nn.Module):
+    """What is known about the execution of a module that can run as one operation."""
+
+    recompute: bool = False
+    automatic: bool = False
+    measured: BlockExecution | None = None
+    has_run: bool = False
+    reason: str | None = None
+    executor: str | None = None
+
+    @property
+    def policy(self) -> str:
+        """What the report says of it: the policy, or "plain: " and the reason."""
+        reason = self.reason if self.has_run else self.unsupported_structure()
+        if reason is not None:
+            return f"plain: {reason}"
+        policy = "linear-recompute" if self.recompute else "linear"
+        if self.executor is None:
+            return policy
+        slower = slower_launches() if self.executor == _FUSED else None
+        return f"{policy}: {self.executor}" + (f", but {slower}" if slower else "")
+
+    def unsupported_reason(self, features: Tensor) -> str | None:
+        """Why this forward pass has to be plain, or None; remembered for the report."""
+        if torch.compiler.is_compiling():  # It would have to follow what is remembered.
+            return (
+                guards.unsupported_transform()
+                or self.unsupported_structure()
+                or self._unsupported_input(features)
+                or self._slow(features)
+            )
+        self.has_run = True
+        self.reason = (
+            guards.unsupported_tracing(features)
+            or self.unsupported_structure()
+            or self._unsupported_input(features)
+            or self._slow(features)
+        )
+        if self.reason is None:
+            self.executor = self._executor(features)
+        return self.reason
+
+    def _slow(self, features: Tensor) -> str | None:
+        """Why a plain run is faster on this device, or None."""
+        if not self.automatic:
+            return None
+        if features.device.type == "cpu":
+            if self.measured in (None, "plain"):
+                return "the fastest on this machine" if self.measured else "nothing has been measured"
+            return None
+        return self._not_fused(features)
+
+    def _executor(self, features: Tensor) -> str | None:
+        """What runs it, for the report; None for the operators of PyTorch where there is nothing else."""
+        if features.device.type == "cpu":
+            return _NATIVE if self._runs_natively(features) else None
+        reason = self._not_fused(features)
+        return _FUSED if reason is None else f"PyTorch's operators, as {reason}"
+
+    def _runs_natively(self, features: Tensor) -> bool:  # noqa: ARG002 — a block's depends on them
+        """Whether native code runs this module on the CPU."""
+        return False
+
+    def _not_fused(self, features: Tensor) -> str | None:  # noqa: ARG002 — a block's depends on them
+        """Why there are no fused kernels for this module, or None."""
+        return "there are no fused kernels for it"
+
+    def unsupported_structure(self) -> str | None:
+        """Why the module as it is now cannot be run as one operation, or None."""
+        raise NotImplementedError
+
+    def _unsupported_input(self, features: Tensor) -> str | None:
+        return guards.unsupported_input(features, self.parameters())
+
+
+def measure_network(network: Backbone[Any], x: Tensor) -> None:
+    """Find out which execution trains a network fastest on the CPU, and tell its switched modules.
+
+    Args:
+        network: Its structure and weights are not changed.
+        x: (N, C, H, W) images; what is measured is for batches like this one.
+    """
+    on_cpu = x.device.type == "cpu" and x.ndim == 4
+    if not on_cpu or not network.training or not torch.is_grad_enabled() or guards.unsupported_tracing(x):
+        return
+    config = network.config
+    images, channels, height, width = check_input(x, config.in_chans, config.smallest_size).shape
+    last = any(parameter.ndim == 4 and not parameter.is_contiguous() for parameter in network.parameters())
+    execution = fastest_execution(network, (images, channels, height, width), channels_last=last)
+    for module in network.modules():
+        if isinstance(module, SwitchedModule):
+            module.measured = execution.policy
+            module.recompute = execution.policy == "linear-recompute"

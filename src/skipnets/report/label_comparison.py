@@ -1,0 +1,213 @@
+"""Compare multi-label runs: AUROC of each label by DeLong's test, means over the labels by the bootstrap.
+
+Shapes: N images, K labels, B resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skipnets.errors import UserError, listed
+from skipnets.evaluation.delong import delong_test
+from skipnets.evaluation.intervals import Interval
+from skipnets.report.label_results import LabelResults, read_label_results
+from skipnets.tables import Display, make_table, properties_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["LabelComparison", "LabelDifference", "compare_labels"]
+
+_SIGNIFICANT = 0.05
+_FEWEST = 2  # images that have a label, and that do not, for its AUROC to have a variance
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelDifference:
+    """Difference between a run and the first run in the AUROC of one label.
+
+    Attributes:
+        run: Name of the run.
+        label: The label.
+        first: AUROC of the first run.
+        auroc: AUROC of the run.
+        interval: 95% interval of the run minus the first run.
+        p: The p-value of DeLong's test, adjusted for all labels and runs (Holm).
+        verdict: "better", "worse", or "within noise" (p is at least 0.05).
+    """
+
+    run: str
+    label: str
+    first: float
+    auroc: float
+    interval: Interval
+    p: float
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelComparison(Display):
+    """AUROCs of the labels in several runs, and their differences from the first.
+
+    Attributes:
+        runs: Their names; the first is the one that the others are compared with.
+        data: The data that they were evaluated on.
+        split: The split of these data.
+        images: N.
+        differences: One for each label of each run after the first.
+        notes: Caveats, one sentence each.
+    """
+
+    runs: tuple[str, ...]
+    data: str
+    split: str
+    images: int
+    differences: tuple[LabelDifference, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return {"task": "multi-label", **asdict(self)}
+
+    def tables(self) -> list[Table]:
+        """Tables that `print` and notebooks show."""
+        return [
+            properties_table({"images": f"{self.images:,} ({self.data}, {self.split}), the same for all"}),
+            *(self._differences(run) for run in self.runs[1:]),
+            *(properties_table({"note": note}) for note in self.notes),
+        ]
+
+    def _differences(self, run: str) -> Table:
+        rows = [each for each in self.differences if each.run == run]
+        return make_table(
+            {
+                f"AUROC of {run} against {self.runs[0]}": "left",
+                self.runs[0]: "right",
+                run: "right",
+                "difference": "right",
+                "95% interval": "right",
+                "p": "right",
+                "": "left",
+            },
+            (
+                [
+                    each.label,
+                    f"{each.first:.4f}",
+                    f"{each.auroc:.4f}",
+                    f"{each.auroc - each.first:+.4f}",
+                    f"{each.interval[0]:+.4f} to {each.interval[1]:+.4f}",
+                    f"{each.p:.3g}",
+                    each.verdict,
+                ]
+                for each in rows
+            ),
+        )
+
+
+def compare_labels(folders: Sequence[Path], names: Sequence[str]) -> LabelComparison:
+    """Compare multi-label runs with the first of them.
+
+    Args:
+        folders: Two or more folders for which `is_multi_label` holds.
+        names: What they are called.
+
+    Raises:
+        UserError: If their images or labels differ.
+    """
+    first, *others = [read_label_results(folder) for folder in folders]
+    differences, left_out = [], []
+    for name, other in zip(names[1:], others, strict=True):
+        aligned = _aligned(first, other)
+        for index, label in enumerate(first.classes):
+            known = np.isfinite(first.labels[:, index])
+            present = first.labels[known, index] == 1
+            if min(present.sum(), (~present).sum()) < _FEWEST:
+                left_out.append(label)
+                continue
+            tested = delong_test(first.logits[known, index], aligned.logits[known, index], present)
+            differences.append(
+                LabelDifference(
+                    run=name,
+                    label=label,
+                    first=tested.first,
+                    auroc=tested.second,
+                    interval=tested.interval,
+                    p=tested.p,
+                    verdict="",
+                )
+            )
+    adjusted = holm([each.p for each in differences])
+    notes = [f"p-values are DeLong's, adjusted (Holm) for {len(differences)} comparisons; intervals are not"]
+    if first.groups is not None:
+        notes.append(
+            "DeLong's test takes images for independent: with several of one group, p-values are too small"
+        )
+    if left_out:
+        notes.append(f"too few images with or without {listed(sorted(set(left_out)))} to compare its AUROC")
+    return LabelComparison(
+        runs=tuple(names),
+        data=str(first.evaluation["data"]),
+        split=str(first.evaluation["split"]),
+        images=len(first.names),
+        differences=tuple(
+            replace(each, p=p, verdict=_verdict(each, p))
+            for each, p in zip(differences, adjusted, strict=True)
+        ),
+        notes=tuple(notes),
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several tests, adjusted for multiple comparisons (Holm 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _verdict(each: LabelDifference, p: float) -> str:
+    if p >= _SIGNIFICANT or not math.isfinite(p):
+        return "within noise"
+    return "better" if each.auroc > each.first else "worse"
+
+
+def _aligned(first: LabelResults, other: LabelResults) -> LabelResults:
+    """The other run's predictions in the first run's order of images and labels.
+
+    Raises:
+        UserError: If these are not the same.
+    """
+    pair = f"{first.folder} and {other.folder} cannot be compared"
+    if strange := sorted(set(first.classes) ^ set(other.classes)):
+        raise UserError(f"{pair}: their labels differ ({listed(strange, 3)})")
+    if strange := sorted(set(first.names) ^ set(other.names)):
+        raise UserError(
+            f"{pair}: their test images differ ({len(strange):,} are in one only: {listed(strange, 3)}); "
+            "train on the same splits, or evaluate both on the same data: "
+            "skipnets evaluate RUN DATA --output FOLDER"
+        )
+    position = {name: index for index, name in enumerate(other.names)}
+    order = [position[name] for name in first.names]
+    columns = [other.classes.index(name) for name in first.classes]
+    aligned = replace(
+        other,
+        classes=first.classes,
+        names=first.names,
+        labels=other.labels[order][:, columns],
+        logits=other.logits[order][:, columns],
+    )
+    differing = ~np.isclose(aligned.labels, first.labels, equal_nan=True)
+    if differing.any():
+        image, label = (int(place[0]) for place in np.nonzero(differing))
+        raise UserError(
+            f"{pair}: the label {first.classes[label]} of {first.names[image]} is not the same in both"
+        )
+    return aligned

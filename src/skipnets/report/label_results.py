@@ -1,0 +1,98 @@
+"""Read a multi-label classifier's predictions on its test images from the run folder.
+
+Shapes: N images, K labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+from numpy.typing import NDArray
+
+from skipnets import run_folder
+from skipnets.classifier import describe, sigmoid
+from skipnets.errors import UserError, one_line
+from skipnets.evaluation.multi_label_evaluation import read_label_predictions
+
+__all__ = ["LabelResults", "is_multi_label", "read_label_results"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelResults:
+    """A multi-label classifier's predictions on its test images.
+
+    Attributes:
+        folder: The folder that they were read from.
+        evaluation: Contents of evaluation.json.
+        classes: K names.
+        thresholds: K probabilities from which on a label counts as present: the model file's, if there is
+            one, or else those of the evaluation.
+        names: The N images' names, as in splits.csv.
+        labels: (N, K) with 1 for present, 0 for absent, NaN for unknown.
+        logits: (N, K), not divided by a temperature.
+        temperature: The evaluation's.
+        groups: (N,) what is drawn as a whole for intervals; None where there are no groups.
+    """
+
+    folder: Path
+    evaluation: dict[str, Any]
+    classes: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    names: list[str]
+    labels: NDArray[np.float32]
+    logits: NDArray[np.float64]
+    temperature: float
+    groups: NDArray[np.str_] | None
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """(N, K) probabilities of the labels."""
+        return sigmoid(self.logits, self.temperature)
+
+
+def is_multi_label(folder: Path) -> bool:
+    """Whether a folder holds an evaluation of a multi-label classifier."""
+    if not (folder / run_folder.EVALUATION).is_file():
+        return False
+    try:
+        return run_folder.read_evaluation(folder).get("task") == "multi-label"
+    except (OSError, ValueError):
+        return False
+
+
+def read_label_results(folder: Path) -> LabelResults:
+    """Read evaluation.json and predictions.parquet of a folder for which `is_multi_label` holds.
+
+    Raises:
+        UserError: If they are missing or damaged.
+    """
+    try:
+        evaluation = run_folder.read_evaluation(folder)
+        classes = tuple(row["name"] for row in evaluation["classes"])
+        names, labels, logits, groups = read_label_predictions(folder / run_folder.PREDICTIONS, classes)
+        thresholds = tuple(float(row["threshold"]) for row in evaluation["classes"])
+        if (folder / run_folder.MODEL).is_file():
+            thresholds = tuple(describe(folder)["thresholds"])
+        temperature = float(evaluation["temperature"])
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        raise UserError(
+            f"{folder}: {run_folder.EVALUATION} or {run_folder.PREDICTIONS} is missing or damaged, or they "
+            f"do not match ({one_line(error)}); skipnets evaluate {folder} --output {folder} "
+            "writes them again"
+        ) from error
+    return LabelResults(
+        folder=folder,
+        evaluation=evaluation,
+        classes=classes,
+        thresholds=thresholds,
+        names=names,
+        labels=labels,
+        logits=logits * temperature,
+        temperature=temperature,
+        groups=groups,
+    )

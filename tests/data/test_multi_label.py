@@ -1,0 +1,184 @@
+"""Several labels an image: how manifests tell them, how they are dealt out, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from skipnets.data import open_dataset
+from skipnets.data.multi_label import (
+    absent_labels,
+    label_texts,
+    labels_from_texts,
+    names_in_cell,
+    read_mark,
+    separator_of,
+)
+from skipnets.data.options import DataOptions
+from skipnets.data.sources import ImageDataset, find_dataset
+from skipnets.data.splits import cut_groups
+from skipnets.errors import UserError
+
+NAN = float("nan")
+
+
+def manifest(folder: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Path:
+    """A manifest whose first column names images, which are made as well."""
+    for index, row in enumerate(rows):
+        Image.new("L", (4, 4), index % 256).save(folder / row[0])
+    path = folder / "list.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def opened(path: Path, **options: object) -> ImageDataset:
+    return open_dataset(path, fractions=None, options=DataOptions(**options))  # type: ignore[arg-type]
+
+
+def test_columns_of_marks_are_labels_unknown_where_they_are_empty_or_uncertain(tmp_path: Path) -> None:
+    rows = [["a.png", "1", "0.0"], ["b.png", "", "-1.0"], ["c.png", "False", "1.0"]]
+    path = manifest(tmp_path, ["path", "Mass", "Edema"], rows)
+    dataset = opened(path)
+    assert dataset.multi_label
+    assert dataset.classes == ("Edema", "Mass")
+    np.testing.assert_array_equal(dataset.labels, [[0, 1], [NAN, NAN], [1, 0]])
+    assert dataset.label_names == ["Mass", "?Edema|?Mass", "Edema"]
+    assert dataset.listing.columns == {"path": "path", "Mass": "label", "Edema": "label"}
+    for policy, value in {"positive": 1, "negative": 0}.items():
+        assert opened(path, uncertain=policy).labels[1, 0] == value
+
+
+@pytest.mark.parametrize("separator", ["|", ";", ","])
+def test_a_column_lists_labels(tmp_path: Path, separator: str) -> None:
+    rows = [["a.png", f"cat{separator} dog"], ["b.png", ""], ["c.png", "dog"]]
+    dataset = opened(manifest(tmp_path, ["path", "label"], rows), task="multi-label")
+    np.testing.assert_array_equal(dataset.labels, [[1, 1], [0, 0], [0, 1]])
+
+
+def test_a_column_called_labels_with_bars_is_read_so_by_itself(tmp_path: Path) -> None:
+    rows = [["a.png", "cat|dog"], ["b.png", "dog"]]
+    assert opened(manifest(tmp_path, ["path", "Finding Labels"], rows)).multi_label
+    one = opened(manifest(tmp_path, ["path", "label"], rows))
+    assert not one.multi_label
+    assert any("--task multi-label" in warning for warning in one.listing.warnings)
+    assert not opened(tmp_path / "list.csv", task="single-label").multi_label
+
+
+def test_equal_files_in_several_class_folders_are_one_image_if_that_is_asked_for(tmp_path: Path) -> None:
+    for name, level in {"cat/a.png": 1, "dog/x.png": 1, "dog/b.png": 2, "cat/c.png": 3}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (4, 4), level).save(tmp_path / name)
+    dataset = opened(tmp_path, task="multi-label")
+    assert dict(zip(dataset.names, dataset.labels.tolist(), strict=True)) == {
+        "cat/a.png": [1, 1],
+        "cat/c.png": [1, 0],
+        "dog/b.png": [0, 1],
+    }
+    assert len(opened(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "options", "message"),
+    [
+        (["path", "A", "B"], ["2", "0"], {"label_columns": ("A", "B")}, r"A='2': must be 1 \(present\)"),
+        (["path", "A", "B"], ["x", "y"], {"task": "multi-label"}, "has no column of 0 and 1"),
+        (["path", "A", "B"], ["1", "0"], {"label_columns": ("C",)}, "label_columns='C': .* has the columns"),
+        (["path", "label", "B"], ["x", "0"], {"task": "multi-label"}, "choose with --label-column"),
+        (["path", "A|B", "C"], ["1", "0"], {}, "must not hold"),
+    ],
+)
+def test_what_is_wrong_with_columns_is_said(
+    tmp_path: Path, header: list[str], row: list[str], options: dict[str, object], message: str
+) -> None:
+    path = manifest(tmp_path, header, [["a.png", *row], ["b.png", *row]])
+    with pytest.raises(UserError, match=message):
+        opened(path, **options)
+
+
+def test_options_that_contradict_one_another_and_the_data_are_refused() -> None:
+    with pytest.raises(UserError, match="label_columns: must be given without label_column"):
+        DataOptions(label_columns=("a",), label_column="b")
+    with pytest.raises(UserError, match="must not be given with task=single-label"):
+        DataOptions(label_columns=("a",), task="single-label")
+    with pytest.raises(UserError, match="task='several': must be one of"):
+        DataOptions(task="several")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="digits have one label each"):
+        open_dataset("digits", options=DataOptions(task="multi-label"))
+
+
+def test_splits_have_their_share_of_every_label_and_keep_groups_and_copies_together(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    shares = np.array([0.5, 0.2, 0.05])
+    rows = [
+        [f"{index}.png", f"p{index // 2}", *map(str, (generator.random(3) < shares).astype(int))]
+        for index in range(240)
+    ]
+    path = manifest(tmp_path, ["path", "patient", "a", "b", "c"], rows)
+    options = DataOptions(group_column="patient")
+    dataset = find_dataset(path, seed=1, options=options)
+    wanted = {"train": 0.7, "val": 0.15, "test": 0.15}
+    total = dataset.counts()
+    for name, share in wanted.items():
+        part = dataset.split(name)
+        assert np.all(np.abs(part.counts() - share * total) <= 2)
+        assert abs(len(part) - share * len(dataset)) <= 4
+    assert dataset.groups is not None
+    for group in np.unique(dataset.groups):
+        assert len(set(dataset.splits[dataset.groups == group].tolist())) == 1
+    dataset.write_splits(tmp_path / "splits.csv")
+    again = find_dataset(path, splits=tmp_path / "splits.csv", options=options)
+    assert again.splits.tolist() == dataset.splits.tolist()
+    np.testing.assert_array_equal(again.labels, dataset.labels)
+
+
+def test_one_label_an_image_is_dealt_out_the_same_way_as_a_class() -> None:
+    labels = np.random.default_rng(0).integers(0, 4, 60)
+    groups = np.arange(60) // 3
+    shares = {"train": 0.6, "val": 0.4}
+    as_classes, as_labels = (cut_groups(each, groups, shares, 3) for each in (labels, np.eye(4)[labels]))
+    assert as_classes.tolist() == as_labels.tolist()
+
+
+def test_labels_that_no_image_of_a_split_has_are_named() -> None:
+    labels = np.array([[1, 0], [0, 0], [1, 1]], np.float32)
+    found = absent_labels(labels, ("a", "b"), np.array(["train", "train", "test"]))
+    assert found == [
+        "labels that are absent in no image of test, where each has no AUROC there: a, b",
+        "labels that are present in no image of train, where each cannot be learned: b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [("1", 1), (" 1.0 ", 1), ("TRUE", 1), ("0", 0), ("false", 0), ("yes", None), ("2", None)],
+)
+def test_marks(cell: str, value: float | None) -> None:
+    assert read_mark(cell) == value
+
+
+def test_names_in_cells() -> None:
+    assert names_in_cell("a| b ||a", "|") == ["a", "b"]
+    assert names_in_cell('["a", "b|c"]', "|") == ["a", "b|c"]
+    assert separator_of(["a;b", '["a|b"]']) == ";"
+    with pytest.raises(UserError, match="must list names"):
+        names_in_cell("[1]", "|")
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([0.0, 1.0, NAN])] * 3), min_size=1, max_size=5))
+def test_texts_hold_what_is_known(rows: list[tuple[float, ...]]) -> None:
+    labels = np.array(rows, np.float32)
+    classes = ("a", "b c", "d")
+    np.testing.assert_array_equal(labels_from_texts(label_texts(labels, classes), classes), labels)
+
+
+def test_a_text_with_another_label_is_refused() -> None:
+    with pytest.raises(UserError, match="no such label; there are a, b"):
+        labels_from_texts(["a|c"], ("a", "b"))
