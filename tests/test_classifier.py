@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+import timm
+import timm.data
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
@@ -691,3 +693,27 @@ class TestEnsembles:
         rewrite(file, metadata=metadata, tensors={"conv.weight": np.zeros(1, np.float32)})
         with pytest.raises(UserError, match=r"the tensor conv\.weight belongs to no network of the ensemble"):
             load(file)
+
+
+def test_published_weights_bring_their_preprocessing(tmp_path: Path) -> None:
+    """The folder is as timm publishes its own, and images become what timm's evaluation makes of them."""
+    theirs = timm.create_model("resnet10t.c3_in1k", pretrained=False, num_classes=3)
+    timm.models.save_for_hf(theirs, tmp_path / "published", safe_serialization=True)
+    model = skipnets.create_model("resnet10t", num_classes=3, weights=tmp_path / "published")
+    classifier = Classifier.from_model(model.eval(), classes=["a", "b", "c"])
+    assert (classifier.preprocessing.size, classifier.preprocessing.fit) == ((176, 176), "crop")
+    assert classifier.preprocessing.interpolation == "bicubic"
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (210, 260, 3), dtype=np.uint8))
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs))
+    expected = transform(image)
+    np.testing.assert_allclose(classifier.preprocess([image])[0], expected.numpy(), atol=1e-5)
+    with torch.no_grad():
+        logits = theirs.eval()(expected[None]).numpy()
+    np.testing.assert_allclose(
+        classifier.logits(classifier.preprocess([image])), logits, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_model_without_published_weights_needs_preprocessing() -> None:
+    with pytest.raises(UserError, match=r"^preprocessing: must be given"):
+        Classifier.from_model(skipnets.create_model("resnet20", num_classes=2), classes=["a", "b"])

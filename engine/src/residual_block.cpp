@@ -35,6 +35,8 @@ constexpr Size kFewestPixels = 224, kMostPixels = 2048;
 constexpr Size kDepth = 512, kPackedFloats = 64 << 10;
 // Register tiles of rows that use a panel of weights while it is in the cache.
 constexpr Size kFewestTiles = 4, kMostTiles = 4;
+// Channels of a map into which a product is written without scratch.
+constexpr Size kFewestDirect = 64;
 // Rows that are summed in single precision.
 constexpr Size kRowsTogether = 256;
 
@@ -312,6 +314,10 @@ protected:
     Size channels() const { return block_.branch.front().inputs; }
 
     Size whole(Size channels) const { return ceil_div(channels, lanes_) * lanes_; }
+
+    /// Whether a product goes where it belongs, and not by way of scratch: only whole vectors can, and short pieces of
+    /// lines that are not in the cache cost more than the copy.
+    bool is_written_directly(Size channels) const { return channels == whole(channels) && channels >= kFewestDirect; }
 
     /// Tiles of a product by Winograd's algorithm that are transformed before they are multiplied.
     Size tiles_together(const Panels& panels, Size depth) const {
@@ -629,17 +635,17 @@ private:
         own.moments.clear(outputs);
         for_pieces(stage, part, [&](const Piece& piece) {
             const BorderedMap map = read_input(stage, piece, x, norm, own);
-            const Matrix product{own.product, stage.out_stride};
             const Size rows = stage.rows(piece);
-            if (stage.winograd) {
-                convolve_tiles(map, piece, stage.out_width, stage.given->inputs, stage.panels[0], product, own);
-            } else {
-                convolve_taps(stage, piece, map, product, own);
-            }
             float* out = stage.given->output + stage.first_row(piece) * outputs;
+            const bool direct = is_written_directly(outputs);
+            const Matrix product = direct ? Matrix{out, outputs} : Matrix{own.product, stage.out_stride};
+            if (stage.winograd)
+                convolve_tiles(map, piece, stage.out_width, stage.given->inputs, stage.panels[0], product, own);
+            else
+                convolve_taps(stage, piece, map, product, own);
             for (Size row = 0; row < rows; row += kRowsTogether) {
                 const Size some = std::min(kRowsTogether, rows - row);
-                training_.copy_with_statistics({out + row * outputs, outputs},
+                training_.copy_with_statistics({direct ? nullptr : out + row * outputs, outputs},
                                                {product.data + row * product.stride, product.stride}, some, outputs,
                                                own.first, own.second);
                 own.moments.add(double(some), own.first, own.second);
@@ -815,7 +821,11 @@ private:
         for_pieces(stage, part, [&](const Piece& piece) {
             const BorderedMap in = read_input(stage, piece, x, before, own);
             const BorderedMap incoming = read_gradient(stage, piece, gradient, line, own);
-            const Matrix product{own.product, stage.in_stride};
+            const bool gathers = stage.given->size == 1 && stage.given->stride > 1;
+            const bool direct = out != nullptr && !adds && !gathers && is_written_directly(inputs);
+            const Size first = (piece.image * stage.height + stage.in_begin(piece)) * stage.width;
+            const Matrix product =
+                direct ? Matrix{out + first * inputs, inputs} : Matrix{own.product, stage.in_stride};
             if (stage.winograd) {
                 add_tiles(stage, piece, in, incoming, own);
                 if (out == nullptr) return;
@@ -825,14 +835,14 @@ private:
                 if (out == nullptr) return;
                 convolve_back(stage, piece, incoming, product, own);
             }
-            if (stage.given->size == 1) {
+            if (direct && before == nullptr) return;
+            if (gathers) {
                 for_input_lines(stage, piece, [&](Size from, Size row, Size count, Size step) {
                     write(out, row, step, product, from, count, inputs, before, x, adds, own);
                 });
             } else {
                 const Size rows = piece.images * stage.in_lines(piece) * stage.width;
-                const Size row = (piece.image * stage.height + stage.in_begin(piece)) * stage.width;
-                write(out, row, 1, product, 0, rows, inputs, before, x, adds, own);
+                write(out, first, 1, product, 0, rows, inputs, before, x, adds, own);
             }
         });
     }

@@ -56,7 +56,7 @@ struct TrainingKernels {
     void (*copy_with_statistics)(const Matrix& out, const ConstMatrix& x, std::ptrdiff_t rows,
                                  std::ptrdiff_t columns, float* mean, float* squares);
     /// out = the padded gradient where scale · x + shift is positive, else 0; and for each column the sums of this
-    /// and of its product with x - mean.
+    /// and of its product with x - mean. out may be the gradient.
     void (*mask)(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, std::ptrdiff_t rows,
                  std::ptrdiff_t columns, const float* scale, const float* shift, const float* mean, float* sum,
                  float* product);

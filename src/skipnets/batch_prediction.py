@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from skipnets.classifier import Classifier, Prediction
+from skipnets.classifier import Classifier, Prediction, uncertainty_columns
 from skipnets.data.decoding import ImageDecodeError, Source
 from skipnets.data.streams import (
     ImageSource,
@@ -36,7 +36,7 @@ from skipnets.data.streams import (
 from skipnets.errors import UserError, missing_extra
 from skipnets.files import atomic_path
 
-__all__ = ["BatchResult", "predict_to_folder", "shards_of", "summary_of"]
+__all__ = ["BatchResult", "fingerprint", "predict_to_folder", "shards_of", "summary_of"]
 
 _METADATA = b"skipnets"
 _PART = re.compile(r"part(?:-(\d+)-of-(\d+))?-(\d+)\.parquet")
@@ -71,6 +71,8 @@ def predict_to_folder(
     output: str | os.PathLike[str],
     *,
     top_k: int = 1,
+    coverage: float | None = None,
+    reject: float | None = None,
     batch_size: int = 32,
     workers: int | None = None,
     shard: Shard = Shard(),  # noqa: B008
@@ -85,9 +87,12 @@ def predict_to_folder(
         classifier: Classifies them.
         addresses: As of `skipnets.data.streams.image_sources`.
         output: A folder for Parquet files with the columns path, label, probability, then label_2,
-            probability_2 …, error and source; of a multi-label classifier path, labels ("cat|dog"), "p:NAME"
-            for each label, error and source. Jobs of other shards may write into it at the same time.
+            probability_2 …, and those of `skipnets.classifier.uncertainty_columns`, error and source; of a
+            multi-label classifier path, labels ("cat|dog"), "p:NAME" for each label, error and source. Jobs
+            of other shards may write into it at the same time.
         top_k: Number of classes in a row.
+        coverage: Of prediction sets, as for `Classifier.predict`.
+        reject: The share of images to reject, as for `Classifier.predict`.
         batch_size: Images per forward pass.
         workers: Threads that read images; None uses one per processor, at most 8.
         shard: The part of the images that this job classifies.
@@ -106,11 +111,14 @@ def predict_to_folder(
         raise missing_extra("scale", "pyarrow") from None
     addresses = list(addresses)
     check_addresses(addresses)
+    classifier.check_calibrated(coverage=coverage, reject=reject)
     folder = Path(output)
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     top_k = min(top_k, len(classifier.classes))
-    about = {"model": _fingerprint(classifier), "top_k": top_k}
+    about: dict[str, Any] = {"model": fingerprint(classifier), "top_k": top_k}
+    about |= {"coverage": coverage, "reject": reject}
+    about["tta"] = None if classifier.tta == "none" else classifier.tta
     with _locked(folder / f".shard-{shard.number}-of-{shard.count}.lock", lock_seconds):
         for orphan in folder.glob(f".{_prefix(shard)}*.tmp.parquet"):
             orphan.unlink()  # of a job that was killed
@@ -121,7 +129,13 @@ def predict_to_folder(
         writer = _Writer(folder, shard, about, top_k, earlier.next_number, labels)
         started = time.monotonic()
         predictions = classifier.predict_named(
-            stream, top_k, batch_size=batch_size, workers=workers, failed=stream.failed
+            stream,
+            top_k,
+            coverage=coverage,
+            reject=reject,
+            batch_size=batch_size,
+            workers=workers,
+            failed=stream.failed,
         )
         try:
             for prediction in predictions:
@@ -409,6 +423,10 @@ class _Writer:
             columns[f"label{suffix}"] = [label for label, _ in ranked]
             columns[f"probability{suffix}"] = [probability for _, probability in ranked]
             types += [(f"label{suffix}", pyarrow.string()), (f"probability{suffix}", pyarrow.float64())]
+        asked = {name: self._about[name] is not None for name in ("coverage", "reject")}
+        columns |= uncertainty_columns(predictions, **asked)
+        kinds = {"set": pyarrow.string(), "p_value": pyarrow.float64(), "rejected": pyarrow.bool_()}
+        types += [(name, kind) for name, kind in kinds.items() if name in columns]
         columns["error"] = [None if row.error is None else _text(row.error) for row in predictions]
         columns["source"] = [_text(source) for _, source in self._rows]
         types += [("error", pyarrow.string()), ("source", pyarrow.string())]
@@ -436,7 +454,7 @@ def _digest(path: str) -> bytes:
     return hashlib.blake2b(_text(path).encode(), digest_size=_DIGEST_BYTES).digest()
 
 
-def _fingerprint(classifier: Classifier) -> str:
+def fingerprint(classifier: Classifier) -> str:
     """What tells one model from another: a hash of its file."""
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     if classifier.path is None:

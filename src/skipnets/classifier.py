@@ -31,8 +31,10 @@ from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
 from skipnets.runtimes.ensemble import EnsembleRuntime
 from skipnets.runtimes.exported import export_format, open_exported, read_export_metadata
 from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
+from skipnets.runtimes.views import averaged_embeddings, averaged_logits, check_tta
 from skipnets.tables import Display, make_table, properties_table
 from skipnets.trust import MissingNetworkError, Trust, trusting
+from skipnets.uncertainty import Uncertainty, check_share, prediction_sets
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 _NOT_FINITE = "the network computes what is no number: its weights or its preprocessing are wrong"
 
 __all__ = [
+    "SET_SEPARATOR",
     "Classifier",
     "Prediction",
     "as_classifier",
@@ -55,7 +58,10 @@ __all__ = [
     "load",
     "sigmoid",
     "softmax",
+    "uncertainty_columns",
 ]
+
+SET_SEPARATOR = "|"  # between the classes of a prediction set in text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,11 @@ class Prediction(Display):
         ranking: The most probable classes with their probabilities, best first; of a multi-label classifier,
             all labels.
         error: Why the image failed; None if it did not.
+        prediction_set: The classes that contain the true one with the coverage asked for, most probable
+            first; None if none was asked for.
+        p_value: How usual the image is: the share of calibration images that are at least as unusual; None if
+            no share to reject was given.
+        rejected: Whether it is among the share of most unusual images that was to be rejected.
     """
 
     source: str
@@ -79,12 +90,19 @@ class Prediction(Display):
     labels: tuple[str, ...] = ()
     ranking: tuple[tuple[str, float], ...] = ()
     error: str | None = None
+    prediction_set: tuple[str, ...] | None = None
+    p_value: float | None = None
+    rejected: bool | None = None
 
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""
         rows = [(label, f"{probability:.1%}") for label, probability in self.ranking]
         if self.error is not None:
             rows = [(f"failed: {self.error}", "")]
+        if self.prediction_set is not None:
+            rows.append((f"one of: {', '.join(self.prediction_set)}", ""))
+        if self.rejected:
+            rows.append((f"rejected: unlike the calibration images (p={self.p_value:.4f})", ""))
         columns: Any = {"image": "left", "class": "left", "probability": "right"}
         if self.label is None and self.error is None:
             rows = [(f"✓ {name}" if name in self.labels else f"  {name}", share) for name, share in rows]
@@ -92,6 +110,26 @@ class Prediction(Display):
         return [
             make_table(columns, [(self.source if index == 0 else "", *row) for index, row in enumerate(rows)])
         ]
+
+
+def uncertainty_columns(
+    predictions: Sequence[Prediction], *, coverage: bool, reject: bool
+) -> dict[str, list[Any]]:
+    """Columns of a table of predictions that hold what was asked for besides the most probable classes.
+
+    Args:
+        predictions: One a row.
+        coverage: Whether there is a column `set`, the prediction set's classes with "|" between them.
+        reject: Whether there are `p_value` and `rejected`.
+    """
+    columns: dict[str, list[Any]] = {}
+    if coverage:
+        sets = [row.prediction_set for row in predictions]
+        columns["set"] = [None if each is None else SET_SEPARATOR.join(each) for each in sets]
+    if reject:
+        columns["p_value"] = [row.p_value for row in predictions]
+        columns["rejected"] = [row.rejected for row in predictions]
+    return columns
 
 
 class Classifier(Display):
@@ -113,6 +151,9 @@ class Classifier(Display):
         task: "single-label" for one class an image, "multi-label" for any number of labels.
         thresholds: Of a multi-label classifier, the probability from which on each label counts as present,
             from 0 to 1. Default: 0.5 for each.
+        uncertainty: What prediction sets and the recognition of outliers need; `skipnets calibrate` fits it.
+        tta: Test-time augmentation, one of `skipnets.runtimes.views.TTA`: averages the probabilities of
+            several views of each image. It can be changed later, and no file keeps it.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -132,6 +173,8 @@ class Classifier(Display):
         ensemble: int = 1,
         task: Task = "single-label",
         thresholds: Sequence[float] | None = None,
+        uncertainty: Uncertainty | None = None,
+        tta: str = "none",
     ) -> None:
         description = Description(
             architecture=architecture,
@@ -154,6 +197,9 @@ class Classifier(Display):
         self.ensemble = description.members
         self.task = description.task
         self.thresholds = description.thresholds
+        self.uncertainty = uncertainty
+        check_tta(tta)
+        self.tta = tta
         self._members: tuple[Classifier, ...] = ()
         self._number: int | None = None  # among the networks of an ensemble's file
         self._origin: Origin | None = None
@@ -164,7 +210,7 @@ class Classifier(Display):
         model: nn.Module,
         *,
         classes: Sequence[str],
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None = None,
         provenance: Mapping[str, Any] | None = None,
         architecture: Mapping[str, Any] | None = None,
         task: Task = "single-label",
@@ -175,21 +221,29 @@ class Classifier(Display):
         Args:
             model: From `skipnets.create_model`, or any module (N, C, H, W) → logits (N, K).
             classes: Names of the classes, in the order of the logits.
-            preprocessing: How an image becomes the model's input.
+            preprocessing: How an image becomes the model's input; None takes what the published weights that
+                the model was created with were evaluated with.
             provenance: As for `Classifier`; `created` is added if it is missing.
             architecture: Of a module that is no part of this package, or of a modified model, what makes it:
                 `{"import": "package.module:Class", "arguments": {…}}`. It is called to see that it does.
                 Without it, loading the file takes such a module: `skipnets.load(path, model=…)`.
             task: As for `Classifier`.
             thresholds: As for `Classifier`.
+
+        Raises:
+            UserError: If `preprocessing` is None and the model's weights state none.
         """
         from skipnets.models.backbone import Backbone
         from skipnets.models.custom_model import CustomModel, config_of
         from skipnets.runtimes.torch import TorchRuntime
 
         if not isinstance(model, Backbone) or architecture is not None:
+            if preprocessing is None:
+                raise UserError("preprocessing: must be given for a network that is no part of this package")
             config = config_of(model, architecture, num_classes=len(classes), in_chans=preprocessing.channels)
             model = CustomModel.around(model, config)
+        if preprocessing is None:
+            preprocessing = _published_preprocessing(model)
         return cls(
             architecture=config_to_dict(model.config),
             classes=classes,
@@ -310,6 +364,7 @@ class Classifier(Display):
             members=self.ensemble,
             task=self.task,
             thresholds=self.thresholds,
+            uncertainty=self.uncertainty,
         )
         return {"format_version": FORMAT_VERSION, "skipnets_version": __version__, **description.to_dict()}
 
@@ -318,6 +373,8 @@ class Classifier(Display):
         inputs: Images,
         top_k: int = 1,
         *,
+        coverage: float | None = None,
+        reject: float | None = None,
         batch_size: int = 32,
         workers: int | None = None,
     ) -> list[Prediction]:
@@ -329,25 +386,42 @@ class Classifier(Display):
                 preprocessing has a window, arrays and tensors of any numbers. A folder or a pattern such as
                 "new/*.jpg" stands for the images in it.
             top_k: Number of classes in a ranking; a multi-label classifier ranks all labels.
+            coverage: Give each image the set of classes that contains the true one with this probability,
+                above 0 and below 1.
+            reject: Mark images that are as unusual as this share of the calibration images, such as 0.05.
             batch_size: Images per forward pass.
             workers: Threads that read images; None uses one per processor, at most 8.
 
         Returns:
             One prediction per input; an unreadable image has an `error` and does not stop the others.
+
+        Raises:
+            UserError: If a coverage or a share to reject is given, and the classifier is not calibrated.
         """
-        return list(self.predict_iter(inputs, top_k, batch_size=batch_size, workers=workers))
+        return list(
+            self.predict_iter(
+                inputs, top_k, coverage=coverage, reject=reject, batch_size=batch_size, workers=workers
+            )
+        )
 
     def predict_iter(
         self,
         inputs: Images,
         top_k: int = 1,
         *,
+        coverage: float | None = None,
+        reject: float | None = None,
         batch_size: int = 32,
         workers: int | None = None,
     ) -> Iterator[Prediction]:
         """Like `predict`, one prediction at a time: only a few batches of images are in memory."""
         return self.predict_named(
-            named_sources(inputs, self.preprocessing), top_k, batch_size=batch_size, workers=workers
+            named_sources(inputs, self.preprocessing),
+            top_k,
+            coverage=coverage,
+            reject=reject,
+            batch_size=batch_size,
+            workers=workers,
         )
 
     def predict_named(
@@ -355,6 +429,8 @@ class Classifier(Display):
         sources: Iterable[tuple[str, Source]],
         top_k: int = 1,
         *,
+        coverage: float | None = None,
+        reject: float | None = None,
         batch_size: int = 32,
         workers: int | None = None,
         failed: Callable[[str, ImageDecodeError], object] | None = None,
@@ -364,12 +440,45 @@ class Classifier(Display):
         Args:
             sources: Names, which become the `source` of the predictions, with what `open_image` takes.
             top_k: As of `predict`.
+            coverage: As of `predict`.
+            reject: As of `predict`.
             batch_size: As of `predict`.
             workers: As of `predict`.
             failed: Called with name and error of an image that cannot be read, by the thread that reads it.
         """
         check_at_least_1(top_k=top_k)
-        return self._predictions(self._named_batches(sources, batch_size, workers, failed), top_k)
+        self.check_calibrated(coverage=coverage, reject=reject)
+        batches = self._named_batches(sources, batch_size, workers, failed)
+        return self._predictions(batches, top_k, coverage, reject)
+
+    def check_calibrated(self, *, coverage: float | None = None, reject: float | None = None) -> None:
+        """Check, before the work, that `predict` can give these.
+
+        Raises:
+            UserError: If one is not between 0 and 1, the classifier is not calibrated or its temperature was
+                changed since, or it was calibrated on too few images.
+        """
+        check_share(coverage=coverage, reject=reject)
+        if coverage is None and reject is None:
+            return
+        check_single_label(self, "coverage" if coverage is not None else "reject")
+        option = f"coverage={coverage}" if coverage is not None else f"reject={reject}"
+        if self.uncertainty is None:
+            export = ", and export it again" if self.export is not None else ""
+            raise UserError(f"{option}: needs a calibrated model; first skipnets calibrate MODEL{export}")
+        if self.uncertainty.tta != self.tta:
+            raise UserError(
+                f"{option}: the model was calibrated with tta={self.uncertainty.tta}, not {self.tta}; "
+                "use that, or calibrate it again"
+            )
+        if coverage is not None:
+            if self.uncertainty.temperature != self.temperature:
+                raise UserError(
+                    f"{option}: the temperature was changed after skipnets calibrate; run it again"
+                )
+            self.uncertainty.sets.quantile(coverage)
+        if reject is not None:
+            self.uncertainty.outliers.calibration.check_reject(reject)
 
     def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
         """Convert images to the network's input, (N, C, H, W): float32, or uint8 if the graph normalizes.
@@ -383,10 +492,24 @@ class Classifier(Display):
     def logits(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
         """Logits of a preprocessed batch: (N, C, H, W) → (N, classes).
 
+        With test-time augmentation they are those of the mean probabilities of the views.
+
         Raises:
             UserError: If the batch has another shape, or is normalized although the graph normalizes.
         """
-        return self.runtime.logits(self._checked(batch))
+        return averaged_logits(
+            self.runtime.logits, self._checked(batch), self.tta, several_labels=self.task == "multi-label"
+        )
+
+    def embed_batch(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
+        """Embeddings of a preprocessed batch: (N, C, H, W) → (N, num_features).
+
+        With test-time augmentation they are the means of the views'.
+
+        Raises:
+            UserError: As `logits`.
+        """
+        return averaged_embeddings(self.runtime.embed, self._checked(batch), self.tta)
 
     def probabilities(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float64]:
         """Class probabilities of a preprocessed batch: (N, C, H, W) → (N, classes).
@@ -449,8 +572,7 @@ class Classifier(Display):
             UserError: If an image cannot be read.
         """
         vectors = [
-            self.runtime.embed(_require_readable(batch))
-            for batch in self._batches(inputs, batch_size, workers)
+            self.embed_batch(_require_readable(batch)) for batch in self._batches(inputs, batch_size, workers)
         ]
         if vectors:
             return np.concatenate(vectors)
@@ -549,19 +671,41 @@ class Classifier(Display):
             raise UserError(f"batch: must be uint8 pixels, which this network normalizes, not {array.dtype}")
         return np.asarray(array)
 
-    def _predictions(self, batches: Iterator[ImageBatch], top_k: int) -> Iterator[Prediction]:
+    def _predictions(
+        self, batches: Iterator[ImageBatch], top_k: int, coverage: float | None, reject: float | None
+    ) -> Iterator[Prediction]:
         for batch in batches:
-            rows: Iterator[NDArray[np.float64]]
-            rows = iter(self._normalized(self.logits(batch.inputs)) if len(batch.inputs) else ())
+            rows = iter(self._answers(batch.inputs, coverage, reject) if len(batch.inputs) else ())
             for source, error in batch.outcomes():
                 if error is not None:
                     yield Prediction(source=source, error=error)
                     continue
-                row = next(rows)
-                if not np.isfinite(row).all():
+                probabilities, uncertainty = next(rows)
+                if not np.isfinite(probabilities).all():
                     yield Prediction(source=source, error=f"{source}: {_NOT_FINITE}")
                     continue
-                yield self.prediction(source, row, top_k)
+                yield replace(self.prediction(source, probabilities, top_k), **uncertainty)
+
+    def _answers(
+        self, inputs: NDArray[Any], coverage: float | None, reject: float | None
+    ) -> Iterator[tuple[NDArray[np.float64], dict[str, Any]]]:
+        """For each image the probabilities (classes,), and the fields of `Prediction` on uncertainty."""
+        logits = self.logits(inputs)
+        probabilities = self._normalized(logits)
+        fields: list[dict[str, Any]] = [{} for _ in probabilities]
+        if coverage is not None and self.uncertainty is not None:
+            sets = prediction_sets(probabilities, self.uncertainty.sets, coverage)
+            for row, chosen, shares in zip(fields, sets, probabilities, strict=True):
+                row["prediction_set"] = tuple(name for name, _ in self.ranking(shares, int(chosen.sum())))
+        if reject is not None and self.uncertainty is not None:
+            detector = self.uncertainty.outliers
+            features = self.embed_batch(inputs) if detector.needs_features else None
+            with np.errstate(invalid="ignore"):  # logits that are not finite are reported by the caller
+                values = detector.p_values(logits, features)
+            for row, value in zip(fields, values.tolist(), strict=True):
+                row["p_value"] = value
+                row["rejected"] = detector.calibration.rejects(value, reject)
+        return zip(probabilities, fields, strict=True)
 
     def _batches(self, inputs: Images, batch_size: int, workers: int | None) -> Iterator[ImageBatch]:
         return self._named_batches(named_sources(inputs, self.preprocessing), batch_size, workers)
@@ -585,6 +729,23 @@ class Classifier(Display):
         )
 
 
+def _published_preprocessing(model: Backbone[Any]) -> Preprocessing:
+    """How the images were prepared on which a model's published weights were evaluated."""
+    published = model.weights_report.input if model.weights_report is not None else None
+    if published is None:
+        raise UserError("preprocessing: must be given, the model has no published weights that state it")
+    cropped = published.resize_size is not None
+    return Preprocessing(
+        published.size,
+        fit="crop" if cropped else "stretch",
+        crop_fraction=min(published.size) / (published.resize_size or 1) if cropped else 1.0,
+        channels=model.in_chans,
+        mean=published.mean,
+        std=published.std,
+        interpolation=published.interpolation,
+    )
+
+
 def load(
     path: str | os.PathLike[str],
     *,
@@ -592,6 +753,7 @@ def load(
     device: str = "auto",
     threads: int | None = None,
     precision: str = "auto",
+    tta: str = "none",
     trust: Trust = None,
     model: nn.Module | None = None,
 ) -> Classifier:
@@ -607,7 +769,8 @@ def load(
         threads: CPU threads that compute; None leaves it to the runtime.
         precision: "auto", "32-true" (float32), "bf16-mixed" or "16-mixed". On a CUDA device, "auto" compares
             half precision with float32 on the first 64 images and takes it where no label changes; elsewhere
-            it is float32.
+            it is float32, and so it is for multi-label classifiers.
+        tta: Test-time augmentation: "none", "flip", "crops" or "flip-crops".
         trust: The import that makes a network which is no part of this package, such as
             "package.module:Class". It is imported and run.
         model: Such a network, instead of an import; it gets the file's weights, and is moved to the device.
@@ -617,6 +780,21 @@ def load(
             type, or cannot run here; or if it names an import that `trust` does not.
     """
     check_path("path", path)
+    check_tta(tta)
+    with trusting(trust):
+        classifier = _load(path, runtime, device, threads, precision, model)
+    classifier.tta = tta
+    return classifier
+
+
+def _load(
+    path: str | os.PathLike[str],
+    runtime: str,
+    device: str,
+    threads: int | None,
+    precision: str,
+    model: nn.Module | None = None,
+) -> Classifier:
     if export_format(path) is not None:
         if precision not in ("auto", "32-true"):
             raise UserError(f"precision={precision}: an export computes as it was made; take the model file")
@@ -631,25 +809,25 @@ def load(
     if len(networks) != description.members:
         raise UserError(f"{file.path}: holds {len(networks)} networks, not {description.members}")
     try:
-        with trusting(trust):
-            engines = [
-                open_runtime(
-                    runtime,
-                    architecture=description.architecture,
-                    tensors=tensors,
-                    device=device,
-                    threads=threads,
-                    precision=precision,
-                    network=copy.deepcopy(model) if description.members > 1 else model,
-                )
-                for tensors in networks
-            ]
+        engines = [
+            open_runtime(
+                runtime,
+                architecture=description.architecture,
+                tensors=tensors,
+                device=device,
+                threads=threads,
+                # The trial compares the most probable classes, and not each label's probability.
+                precision="32-true" if precision == "auto" and description.thresholds else precision,
+                network=copy.deepcopy(model) if description.members > 1 else model,
+            )
+            for tensors in networks
+        ]
     except (TensorsDoNotFitError, MissingNetworkError) as error:
         raise UserError(f"{file.path}: {error}") from error
     if description.members == 1:
         return _remembering(_classifier(description, engines[0], file.path), device, threads)
     ensemble = _classifier(description, EnsembleRuntime(engines), file.path)
-    single = replace(description, members=1, temperature=1.0)
+    single = replace(description, members=1, temperature=1.0, uncertainty=None)
     ensemble._members = tuple(_classifier(single, engine, file.path) for engine in engines)
     for number, member in enumerate(ensemble._members):
         member._number = number
@@ -685,6 +863,7 @@ def _classifier(
         ensemble=description.members,
         task=description.task,
         thresholds=description.thresholds,
+        uncertainty=description.uncertainty,
     )
 
 
@@ -706,7 +885,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns:
         Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (their
         number of all networks), classes, preprocessing, temperature, provenance; of an ensemble members, its
-        number of networks; of a multi-label classifier task and thresholds.
+        number of networks; of a multi-label classifier task and thresholds; of a calibrated one uncertainty,
+        its number of images and its score for outliers.
 
     Raises:
         UserError: As for `load`, except for problems in the weights.
@@ -725,7 +905,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _description(path: Path, metadata: dict[str, Any], parameters: int) -> dict[str, Any]:
     description = Description.from_metadata(path, metadata)
     files = path.iterdir() if path.is_dir() else [path]
-    values = description.to_dict()
+    values = replace(description, uncertainty=None).to_dict()
+    if (uncertainty := description.uncertainty) is not None:
+        score = uncertainty.outliers.score
+        values["uncertainty"] = {"images": uncertainty.sets.images, "outlier_score": score}
     return {
         "path": str(path),
         "bytes": sum(file.stat().st_size for file in files),

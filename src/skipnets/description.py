@@ -20,6 +20,7 @@ from skipnets.errors import UserError, one_line
 from skipnets.models.registry import config_from_dict, config_to_dict
 from skipnets.runtimes.graph_format import EXPORT_FORMATS
 from skipnets.runtimes.runtime import InputType
+from skipnets.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     from skipnets.runtimes.runtime import Runtime
@@ -65,6 +66,7 @@ class Description:
         task: "single-label" (a softmax over the classes) or "multi-label" (a sigmoid for each).
         thresholds: Of a multi-label classifier, the probability from which on each label counts as present.
             Default: 0.5 for each.
+        uncertainty: What prediction sets and the recognition of outliers need; None before calibration.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -78,6 +80,7 @@ class Description:
     members: int = 1
     task: Task = "single-label"
     thresholds: tuple[float, ...] | None = None
+    uncertainty: Uncertainty | None = None
 
     def __post_init__(self) -> None:
         # Converted to a config and back, so that an architecture of an older version is upgraded.
@@ -119,6 +122,7 @@ class Description:
                 raise UserError("skipnets_version is of the wrong type")
             _check_sane(metadata["architecture"])
             _check_types("provenance", metadata["provenance"], _PROVENANCE)
+            uncertainty = metadata.get("uncertainty")
             return cls(
                 architecture=metadata["architecture"],
                 classes=metadata["classes"],
@@ -128,6 +132,7 @@ class Description:
                 members=metadata.get("members", 1),
                 task=metadata.get("task", "single-label"),
                 thresholds=metadata.get("thresholds"),
+                uncertainty=None if uncertainty is None else Uncertainty.from_dict(uncertainty),
             )
         except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}: damaged metadata ({error})") from error
@@ -148,6 +153,7 @@ class Description:
             "temperature": self.temperature,
             **({} if self.thresholds is None else {"task": self.task, "thresholds": list(self.thresholds)}),
             "provenance": provenance,
+            **({} if self.uncertainty is None else {"uncertainty": self.uncertainty.to_dict()}),
         }
 
 

@@ -31,11 +31,14 @@ def predict_with_ray(
     output: str | os.PathLike[str],
     *,
     top_k: int = 1,
+    coverage: float | None = None,
+    reject: float | None = None,
     batch_size: int = 32,
     runtime: str = "auto",
     device: str = "auto",
     threads: int | None = None,
     precision: str = "auto",
+    tta: str = "none",
     workers: int | None = None,
     shards: int | None = None,
     progress: Callable[[BatchResult], None] | None = None,
@@ -47,12 +50,15 @@ def predict_with_ray(
         addresses: As of `predict_to_folder`, at the same paths on every machine.
         output: A folder that all machines share.
         top_k: As of `predict_to_folder`.
+        coverage: As of `predict_to_folder`.
+        reject: As of `predict_to_folder`.
         batch_size: As of `predict_to_folder`.
         runtime: As of `skipnets.load`.
         device: As of `skipnets.load`, but for "cuda:1", as Ray says which GPU is a task's. Each task on a GPU
             takes one; "auto" means GPUs if the cluster has any and the runtime can use them.
         threads: Processors of each task; None takes one.
         precision: As of `skipnets.load`.
+        tta: As of `skipnets.load`.
         workers: Threads of each task that read images; None takes as many as `threads`.
         shards: How many tasks there are; None takes what is in the folder, or four for each processor.
         progress: Called after every shard.
@@ -83,8 +89,20 @@ def predict_with_ray(
         addresses=[name if "://" in name else os.path.abspath(name) for name in addresses],  # noqa: PTH100
         output=os.path.abspath(output),  # noqa: PTH100
         shards=shards,
-        loading={"runtime": runtime, "device": device, "threads": threads or 1, "precision": precision},
-        predicting={"top_k": top_k, "batch_size": batch_size, "workers": workers or threads or 1},
+        loading={
+            "runtime": runtime,
+            "device": device,
+            "threads": threads or 1,
+            "precision": precision,
+            "tta": tta,
+        },
+        predicting={
+            "top_k": top_k,
+            "coverage": coverage,
+            "reject": reject,
+            "batch_size": batch_size,
+            "workers": workers or threads or 1,
+        },
     )
     # Of GPUs that a task does not ask for, Ray hides all or shows all, on which tasks then crowd.
     automatic = device == "auto" and runtime not in _WITHOUT_GPU and resources.get("GPU", 0) >= 1

@@ -85,6 +85,38 @@ def test_equal_files_in_several_class_folders_are_one_image_if_that_is_asked_for
     assert len(opened(tmp_path)) == 4
 
 
+def test_published_tables_of_chest_images_are_read_by_themselves(tmp_path: Path) -> None:
+    chexpert = ["Path", "Sex", "Age", "Frontal/Lateral", "No Finding", "Edema", "Pleural Effusion"]
+    rows = [
+        ["a.png", "Male", "68", "Frontal", "", "1.0", "-1.0"],
+        ["b.png", "Female", "0", "Lateral", "1.0", "0.0", "0.0"],
+    ]
+    dataset = opened(manifest(tmp_path, chexpert, rows))
+    assert dataset.classes == ("Edema", "No Finding", "Pleural Effusion")
+    np.testing.assert_array_equal(dataset.labels, [[1, NAN, NAN], [0, 1, 0]])
+
+    nih = ["Image Index", "Finding Labels", "Follow-up #", "Patient ID", "OriginalImage[Width"]
+    rows = [
+        ["a.png", "Edema|Mass", "0", "1", "2"],
+        ["b.png", "Mass", "1", "1", "3"],
+        ["c.png", "Edema", "0", "2", "3"],
+    ]
+    dataset = opened(manifest(tmp_path, nih, rows))
+    np.testing.assert_array_equal(dataset.labels, [[1, 1], [0, 1], [1, 0]])
+    assert any("--group-column Patient ID" in warning for warning in dataset.listing.warnings)
+
+    padchest = ["ImageID", "PatientID", "Labels"]
+    rows = [["a.png", "1", "['normal', 'scoliosis']"], ["b.png", "2", "[]"]]
+    dataset = opened(manifest(tmp_path, padchest, rows))
+    np.testing.assert_array_equal(dataset.labels, [[1, 1], [0, 0]])
+
+
+def test_a_column_that_lists_one_label_only_is_doubted(tmp_path: Path) -> None:
+    rows = [["a.png", "haze primary"], ["b.png", "clear"]]
+    dataset = opened(manifest(tmp_path, ["path", "label"], rows), task="multi-label")
+    assert any("lists more than one label" in warning for warning in dataset.listing.warnings)
+
+
 @pytest.mark.parametrize(
     ("header", "row", "options", "message"),
     [
@@ -168,8 +200,11 @@ def test_names_in_cells() -> None:
     assert names_in_cell("a| b ||a", "|") == ["a", "b"]
     assert names_in_cell('["a", "b|c"]', "|") == ["a", "b|c"]
     assert separator_of(["a;b", '["a|b"]']) == ";"
-    with pytest.raises(UserError, match="must list names"):
-        names_in_cell("[1]", "|")
+    assert names_in_cell("['a', 'b']", "|") == ["a", "b"]
+    assert names_in_cell("[1, 2]", "|") == ["1", "2"]
+    for cell in ("[1.5]", "[a]"):
+        with pytest.raises(UserError, match="must be a list of names"):
+            names_in_cell(cell, "|")
 
 
 @given(st.lists(st.tuples(*[st.sampled_from([0.0, 1.0, NAN])] * 3), min_size=1, max_size=5))

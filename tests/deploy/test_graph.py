@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,10 +11,22 @@ import onnxruntime
 import pytest
 import torch
 from tests.helpers.classifiers import make_classifier
+from tests.helpers.networks import SMALL_RDNET
 
+import skipnets
+from skipnets.deploy import export_model
 from skipnets.deploy.graph import onnx_graph, openvino_graph, require_libraries, simplify, trace, write_graph
 from skipnets.errors import UserError
 
+LATER: list[tuple[str, dict[str, Any]]] = [
+    ("rdnet_tiny", SMALL_RDNET),
+    ("seresnet18", {"width": 8, "block_config": (1, 1)}),
+    ("ecaresnet50d", {"width": 16, "block_config": (1, 1)}),
+    ("resnetblur50d", {"width": 16, "block_config": (1, 1)}),
+    ("resnetaa34d", {"width": 8, "block_config": (1, 1)}),
+    ("resnetrs50", {"width": 16, "block_config": (1, 1)}),
+]
+QUICK = {("rdnet_tiny", "pt2"), ("seresnet18", "pt2"), ("resnetblur50d", "pt2"), ("resnetaa34d", "onnx")}
 METADATA = '{"a": "größer than {}"}'
 
 
@@ -104,3 +117,44 @@ def test_what_is_missing_is_said_first(
     require_libraries("pt2", int8=False)
     with pytest.raises(UserError, match=r"\[deploy\]"):
         require_libraries(file_format, int8=int8)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "file_format"),
+    [
+        pytest.param(
+            name, fields, file_format, marks=() if (name, file_format) in QUICK else pytest.mark.slow
+        )
+        for name, fields in LATER
+        for file_format in ("onnx", "openvino", "pt2")
+    ],
+)
+def test_later_networks_are_exported(
+    tmp_path: Path, name: str, fields: dict[str, Any], file_format: Any
+) -> None:
+    """Layer norms, gates, blurs and averages over the edge, at sizes that the export was not traced with."""
+    torch.manual_seed(0)
+    model = skipnets.create_model(name, num_classes=3, **fields)
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("gamma"):
+            torch.nn.init.normal_(parameter)
+    model(torch.randn(4, 3, 32, 32))
+    classifier = skipnets.Classifier.from_model(
+        model.eval(), classes=["a", "b", "c"], preprocessing=skipnets.Preprocessing(size=(27, 35))
+    )
+    classifier.save(tmp_path / "model.safetensors")
+    exported = skipnets.load(export_model(tmp_path / "model.safetensors", file_format=file_format).path)
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 37, 45, 3), dtype=np.uint8))
+    for found, wanted in zip(exported.predict(images), classifier.predict(images), strict=True):
+        assert found.probability == pytest.approx(wanted.probability, abs=1e-5)
+    if file_format == "onnx":
+        smallest = model.config.smallest_size
+        batch = np.random.default_rng(1).integers(0, 256, (1, 3, smallest, smallest + 1), dtype=np.uint8)
+        mean, std = (
+            np.array(numbers)[:, None, None]
+            for numbers in (classifier.preprocessing.mean, classifier.preprocessing.std)
+        )
+        expected = classifier.logits(((batch / 255 - mean) / std).astype(np.float32))
+        session = onnxruntime.InferenceSession(str(exported.path))
+        (logits, _) = session.run(None, {session.get_inputs()[0].name: batch})
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)

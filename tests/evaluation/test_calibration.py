@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
+from sklearn.metrics import log_loss
 
 from skipnets.classifier import Classifier, describe, load, softmax
 from skipnets.data import ImageDataset, Preprocessing
@@ -21,11 +22,13 @@ from skipnets.evaluation import evaluate
 from skipnets.evaluation.calibration import (
     NoTemperatureError,
     calibrate,
+    fit_label_temperature,
     fit_temperature,
 )
 from skipnets.evaluation.metrics import measure
 from skipnets.models import create_model
 from skipnets.models.registry import config_to_dict, model_config
+from skipnets.training import Run
 
 
 def answers(
@@ -98,7 +101,7 @@ class OverconfidentReader:
         return 12 * np.eye(3, dtype=np.float32)[said]
 
     def embed(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        raise NotImplementedError
+        return np.eye(6, dtype=np.float32)[np.rint(batch[:, 0, 0, 0] * 255).astype(int) // 50]
 
 
 def reader(**fields: object) -> Classifier:
@@ -137,7 +140,8 @@ def test_calibration_affects_all_probabilities_of_a_classifier() -> None:
     assert calibration.ece_before == pytest.approx(0.2, abs=1e-3)
     assert calibration.ece_after == pytest.approx(0, abs=1e-5)
     assert calibration.nll_after < calibration.nll_before
-    assert calibration.warnings == ()
+    [warning] = calibration.warnings
+    assert warning.startswith("the training images are not there")
     record = json.loads(json.dumps(classifier.provenance["calibration"]))
     assert record["temperature"] == calibration.temperature
 
@@ -218,8 +222,77 @@ def test_data_without_splits_are_used_whole_unless_they_may_have_been_trained_on
         calibrate(reader(), gray(300, wrong_every=5, splits=("train", "test")))
 
 
-def test_the_data_are_named_where_nothing_fits() -> None:
+def test_the_temperature_stays_where_hardly_a_mistake_is_made_and_chance_is_refused() -> None:
+    classifier = reader(temperature=1.5)
+    images = gray(301, wrong_every=1000, splits=("val",)).select(np.arange(1, 301))
+    calibration = calibrate(classifier, images)
+    assert (calibration.temperature, classifier.temperature) == (1.5, 1.5)
+    assert (
+        "images in memory (val): the classifier hardly makes a mistake on these 300"
+        in calibration.warnings[0]
+    )
+    assert calibration.warnings[0].endswith("it stays 1.5")
+    assert classifier.uncertainty is not None
+    with pytest.raises(UserError, match=r"images in memory \(val\): .* no better than chance"):
+        calibrate(classifier, gray(300, wrong_every=1, splits=("val",)))
+
+
+def test_sets_cover_new_images_and_altered_ones_are_rejected() -> None:
+    classifier = reader()
     with pytest.raises(
-        UserError, match=r"images in memory \(val\): the classifier hardly makes a mistake on these 300"
+        UserError, match=r"^coverage=0\.9: needs a calibrated model; first skipnets calibrate"
     ):
-        calibrate(reader(), gray(301, wrong_every=1000, splits=("val",)).select(np.arange(1, 301)))
+        classifier.predict(np.zeros((4, 4), np.uint8), coverage=0.9)
+    images = gray(300, wrong_every=5, splits=("val", "train"))
+    calibration = calibrate(classifier, images)
+    assert calibration.highest_coverage == pytest.approx(150 / 151)
+    assert calibration.outlier_auroc.keys() == {"energy", "max-logit"}  # whose training images are unknown
+    one = images.images[1]
+    # A fifth is wrong: the predicted class alone covers 0.7, and for 0.9 one more must be in the set.
+    assert classifier.predict(one, coverage=0.7)[0].prediction_set == ("b",)
+    assert len(classifier.predict(one, coverage=0.9)[0].prediction_set or ()) == 3
+    row = classifier.predict(one, reject=0.05)[0]
+    assert (row.p_value, row.rejected) == (1.0, False)  # all images have the same logits here
+    with pytest.raises(
+        UserError, match=r"coverage=0\.999: needs at least 999 calibration images, and the model"
+    ):
+        classifier.predict(one, coverage=0.999)
+    with pytest.raises(
+        UserError, match=r"reject=0\.001: needs at least 999 calibration images, and the model"
+    ):
+        classifier.predict(one, reject=0.001)
+    with pytest.raises(UserError, match=r"reject=1\.5: must be above 0 and below 1"):
+        classifier.predict(one, reject=1.5)
+    classifier.temperature = 1.0
+    with pytest.raises(
+        UserError, match=r"coverage=0\.7: the temperature was changed after skipnets calibrate"
+    ):
+        classifier.predict(one, coverage=0.7)
+
+
+def test_the_temperature_of_several_labels_has_the_lowest_loss() -> None:
+    generator = np.random.default_rng(0)
+    logits = 3 * generator.normal(size=(200, 4))
+    labels = (generator.random((200, 4)) < 1 / (1 + np.exp(-logits / 2.5))).astype(np.float32)
+    labels[generator.random((200, 4)) < 0.1] = np.nan
+    known = np.isfinite(labels)
+
+    def loss(temperature: float) -> float:
+        return float(log_loss(labels[known], 1 / (1 + np.exp(-logits[known] / temperature))))
+
+    best = minimize_scalar(loss, bounds=(0.5, 10), method="bounded", options={"xatol": 1e-6})
+    assert fit_label_temperature(logits, labels) == pytest.approx(best.x, abs=1e-3)
+    with pytest.raises(NoTemperatureError, match="hardly makes a mistake"):
+        fit_label_temperature(np.array([[5.0, -5.0]]), np.array([[1.0, 0.0]]))
+
+
+def test_calibration_keeps_the_labels_that_are_found(label_run: Run) -> None:
+    classifier = load(label_run, runtime="torch", device="cpu")
+    image = Path(label_run.config.data).with_name("001.png")
+    [before] = classifier.predict(image)
+    calibration = calibrate(classifier)
+    assert calibration.nll_after <= calibration.nll_before
+    assert classifier.temperature == calibration.temperature != 1
+    [after] = classifier.predict(image)
+    assert after.labels == before.labels
+    assert after.ranking != before.ranking

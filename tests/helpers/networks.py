@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from skipnets.models.registry import list_models
+from skipnets.models.registry import DENSENETS, RESNETS, list_models
+from skipnets.models.regnet_graph import REGNETS
+from skipnets.models.resnet_variants import RESNET_VARIANTS
 
-__all__ = ["EVERY_NETWORK"]
+__all__ = ["CLASSIC", "EVERY_NETWORK", "SMALL_RDNET"]
 
-# Of 1,202 layers: seconds to build, and no other code.
-_DEEPEST = "resnet1202"
+# The same code as a smaller one: seconds to build, as that of 1,202 layers.
+_LARGER = {
+    *("resnet1202", "rdnet_small", "rdnet_base", "rdnet_large"),
+    *(row.name for row in (*RESNET_VARIANTS, *REGNETS)),
+} - {
+    "resnet14t",
+    "resnet50s",
+    "seresnet18",
+    "ecaresnet26t",
+    "resnetblur18",
+    "resnetaa34d",
+    "resnetrs50",
+    "regnetx_002",
+    "regnety_002",
+}
 EVERY_NETWORK = [
-    pytest.param(name, marks=pytest.mark.slow) if name == _DEEPEST else name for name in list_models()
+    pytest.param(name, marks=pytest.mark.slow) if name in _LARGER else name for name in list_models()
 ]
+# DenseNets and ResNets as their papers and torchvision have them.
+CLASSIC = [
+    pytest.param(row.name, marks=pytest.mark.slow) if row.name in _LARGER else row.name
+    for row in (*DENSENETS, *RESNETS)
+]
+# An RDNet with every kind of block, fast.
+SMALL_RDNET: dict[str, Any] = {
+    "block_config": (2, 1, 2),
+    "growth_rates": (8, 16, 24),
+    "halves": (False, True, False),
+    "squeeze_excitation": (False, False, True),
+    "stem_channels": 16,
+}

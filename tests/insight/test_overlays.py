@@ -11,7 +11,7 @@ from PIL import Image
 
 from skipnets.errors import UserError
 from skipnets.insight import Explanation, contact_sheet, overlay
-from skipnets.insight.overlays import _short_names, save_explanations
+from skipnets.insight.overlays import save_explanations
 from skipnets.models.accounting import Grid
 
 
@@ -59,11 +59,6 @@ def test_a_sheet_shows_every_image_and_is_about_square(images: int, classes: int
     assert found == images * classes
     if images >= 7:
         assert 0.5 < sheet.width / sheet.height < 2
-
-
-def test_equal_names_in_different_folders_are_distinguished() -> None:
-    names = _short_names(["a/cat/1.jpg", "a/dog/1.jpg", "b/dog/1.jpg", "a/cat/2.jpg", "[3]"])
-    assert list(names.values()) == ["cat/1.jpg", "a/dog/1.jpg", "b/dog/1.jpg", "2.jpg", "[3]"]
 
 
 def test_the_color_bar_shows_the_overlay_s_colors() -> None:

@@ -8,12 +8,13 @@ import json
 
 import pytest
 from rich.console import Console
+from tests.helpers.networks import EVERY_NETWORK
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 from skipnets.insight import summarize
-from skipnets.models import create_model, list_models
+from skipnets.models import create_model
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_formulas(name: str, fields: dict[str, object], path: str, formula: str)
     assert layers[path].formula == formula
 
 
-@pytest.mark.parametrize("name", [name for name in list_models() if name != "resnet1202"])
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 def test_every_formula_gives_the_parameters(name: str) -> None:
     for layer in summarize(name).layers:
         if layer.formula:

@@ -8,16 +8,14 @@ import pytest
 import torch
 import torchinfo
 from tests.helpers.graphs import saved_bytes
+from tests.helpers.networks import EVERY_NETWORK
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from skipnets.models import build_model, create_model, list_models, model_config, network_graph
+from skipnets.models import build_model, create_model, model_config, network_graph
 from skipnets.models.accounting import grids, kept_bytes, macs, training_bytes
 from skipnets.models.family import family_of
 from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution
-
-DEEP = {"resnet1202"}  # running it takes seconds even without numbers
-ALL = [pytest.param(name, marks=pytest.mark.slow if name in DEEP else ()) for name in list_models()]
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("densenet_bc40_k12", {"block_config": (2, 3)}),
@@ -37,10 +35,14 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("resnet50", {"block_config": (1, 2, 1), "width": 16, "output_stride": 8}),
     ("resnet50", {"block_config": (1, 1), "width": 16, "norm": "group"}),
     ("resnext50_32x4d", {"block_config": (1, 1), "num_classes": 0}),
+    ("densenet_bc40_k12", {"block_config": (2, 2), "activation": "silu"}),
+    ("densenet40_k12", {"block_config": (2, 2), "norm": "instance"}),
+    ("resnet20", {"block_config": (1, 1), "norm": "layer2d", "activation": "gelu"}),
+    ("resnet20", {"block_config": (1, 1), "norm": "instance", "activation": "hard_swish"}),
 ]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 def test_parameters_and_macs_agree_with_torchinfo_and_the_flop_counter(name: str) -> None:
     config = model_config(name)
     graph, size = network_graph(config), config.default_size

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from tests.helpers.networks import EVERY_NETWORK
 
@@ -55,3 +57,26 @@ def test_all_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
 def test_an_unknown_name_has_neighbors() -> None:
     with pytest.raises(UserError, match=r"densnet121.*did you mean densenet121"):
         create_model("densnet121")
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("resnet10t.c3_in1k", "hf-hub:timm/resnet10t.c3_in1k"),
+        ("rdnet_tiny.nv_in1k", "hf-hub:naver-ai/rdnet_tiny.nv_in1k"),
+    ],
+)
+def test_tags_name_published_weights(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = timm.create_model(name).pretrained_cfg
+    owner = published["hf_hub_id"]
+    assert f"hf-hub:{owner}{name if owner.endswith('/') else ''}" == source
+    asked: list[object] = []
+    monkeypatch.setattr("skipnets.models.weights.load_weights", lambda model, source: asked.append(source))
+    assert create_model(name, pretrained=True, num_classes=3).config.name == name.partition(".")[0]
+    assert asked == [source]
+    message = re.escape(f"model={name}: names published weights: needs pretrained=True, or ")
+    for options in ({}, {"weights": "file.pt"}):
+        with pytest.raises(UserError, match=message):
+            create_model(name, **options)
+    with pytest.raises(UserError, match=r"^model=vgg11.tv_in1k: must be a model's name"):
+        create_model("vgg11.tv_in1k", pretrained=True)

@@ -11,21 +11,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers.graphs import assert_equal_to_the_built_model
+from tests.helpers.networks import EVERY_NETWORK
 
 from skipnets.models import (
     DenseNetConfig,
     ResNetConfig,
     build_model,
-    list_models,
     model_config,
     network_graph,
 )
 from skipnets.models.registry import Pooling
 
-ALL = [pytest.param(name, marks=pytest.mark.slow if name == "resnet1202" else ()) for name in list_models()]
 
-
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY_NETWORK)
 def test_the_graph_of_every_model(name: str) -> None:
     assert_equal_to_the_built_model(model_config(name))
 

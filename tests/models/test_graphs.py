@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from tests.helpers.networks import EVERY_NETWORK
+from tests.helpers.networks import CLASSIC, EVERY_NETWORK
 
 from skipnets.errors import UserError
 from skipnets.models import create_model
@@ -17,7 +17,7 @@ from skipnets.models.graphs import densenet_graph, resnet_graph
 from skipnets.models.registry import REGISTRY, model_config
 
 
-@pytest.mark.parametrize("name", EVERY_NETWORK)
+@pytest.mark.parametrize("name", CLASSIC)
 def test_a_network_is_as_deep_as_its_name_says(name: str) -> None:
     """The papers count convolutions and the last linear layer, without those of shortcuts."""
     config = REGISTRY[name]
@@ -66,7 +66,7 @@ def test_stage_groups_are_the_maps_that_the_model_promises(name: str) -> None:
 def test_a_record_is_whole(family: str) -> None:
     record = FAMILIES[family]
     assert record.config.family == family
-    assert record.models
+    assert record.models or family == "custom"  # of which only imports are known
     for config in record.models:
         assert family_of(config) is record
         assert REGISTRY[config.name] == config

@@ -24,6 +24,8 @@ from skipnets.models import (
     list_models,
     model_config,
 )
+from skipnets.models.regnet_graph import REGNETS
+from skipnets.models.resnet_variants import RESNET_VARIANTS
 
 # Published numbers: torchvision's documentation, and table 2 of the DenseNet paper and table 6 of the ResNet
 # paper, which round these.
@@ -66,10 +68,11 @@ def test_parameter_counts_are_the_published_ones(name: str, count: int) -> None:
 
 
 def test_patterns_select_names_in_the_registry_s_order() -> None:
-    assert list_models("resnet?8") == ["resnet18"]
+    assert list_models("densenet?69") == ["densenet169"]
+    assert list_models("resnet?8*") == ["resnet18", "resnet18d"]
     assert list_models("resnet10*", pretrained=True) == ["resnet101"]
     assert list_models("densenet_bc*")[0] == "densenet_bc40_k12"
-    assert len(list_models()) == 40
+    assert len(list_models()) == 44 + len(RESNET_VARIANTS) + len(REGNETS)
     assert list_models("vgg*") == []
 
 

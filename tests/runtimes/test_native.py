@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.helpers.networks import EVERY_NETWORK
+from tests.helpers.networks import CLASSIC
 from torch import nn
 
 import skipnets
@@ -122,7 +122,7 @@ def test_agrees_with_torch(name: str, size: tuple[int, int], fields: dict[str, A
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EVERY_NETWORK)
+@pytest.mark.parametrize("name", CLASSIC)
 def test_every_registry_architecture_agrees_with_torch(name: str) -> None:
     side = 96 if REGISTRY[name].stem == "imagenet" else 32
     check_against_torch(name, (side, side), count=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -22,16 +23,19 @@ def calibrate(
     options: Annotated[DataOptions | None, Parameter(name="*")] = None,
     split: str | None = None,
     json: bool = False,
+    tta: str = "none",
     batch_size: int = 64,
     download: bool = False,
     device: str = "auto",
     threads: int | None = None,
     workers: int = 2,
 ) -> int:
-    """Calibrate a classifier's probabilities: fit a temperature on validation data, and store it in the file.
+    """Calibrate a classifier on validation data: its probabilities, prediction sets, and outliers.
 
-    The temperature divides the logits. It changes no predicted class, but the probabilities of every later
-    command. Exports made before keep the old temperature.
+    A temperature that divides the logits is fitted and stored in the file. It changes no predicted class, but
+    the probabilities of every later command. So are scores of these images, for sets of classes with a given
+    coverage (skipnets predict --coverage 0.9) and for images unlike them (--reject 0.05). Exports made before
+    keep what they have.
 
     For example:
 
@@ -45,6 +49,8 @@ def calibrate(
             model's training data, with the run's splits.
         split: train, val, test or all. Default: val, or all if the data have no splits.
         json: Print the temperature, the metrics and the written file as JSON.
+        tta: Test-time augmentation, which averages the probabilities of several views of each image: none,
+            flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.
         batch_size: Images per forward pass.
         download: Allow downloading a named dataset.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -53,7 +59,7 @@ def calibrate(
     """
     from skipnets.evaluation import calibrate as calibrate_classifier
 
-    classifier = load(model, runtime="torch", device=device, threads=threads)
+    classifier = load(model, runtime="torch", device=device, threads=threads, tta=tta)
     if classifier.path is None or classifier.export is not None:
         raise UserError(
             f"{model} is an export: calibrate the model file that it was made from, and export again"
@@ -73,13 +79,23 @@ def calibrate(
     if json:
         print_json({**calibration.to_dict(), "written": [str(classifier.path)]})
     else:
+        aurocs = ", ".join(f"{name} {value:.3f}" for name, value in calibration.outlier_auroc.items())
         rows = {
             "temperature": f"{calibration.temperature:.4f}, stored in {classifier.path}",
             "fitted on": f"{calibration.images:,} images ({calibration.data}, {calibration.split})",
+            **(
+                {}
+                if calibration.tta == "none"
+                else {"holds for": f"predictions with --tta {calibration.tta}"}
+            ),
             "at temperature": f"1 → {calibration.temperature:.4f}",
             "negative log-likelihood": f"{calibration.nll_before:.4f} → {calibration.nll_after:.4f}",
             "expected calibration error (ECE)": f"{calibration.ece_before:.2%} → {calibration.ece_after:.2%}",
         }
+        if calibration.highest_coverage is not None:
+            highest = math.floor(1e4 * calibration.highest_coverage) / 1e4  # no more than there is
+            score = f"{calibration.outlier_score} (AUROC against altered images: {aurocs})"
+            rows |= {"prediction sets": f"for a coverage of up to {highest:.2%}", "score for outliers": score}
         earlier = "exports made before keep their temperature: export again"
         notes = [properties_table({"note": warning}) for warning in (*calibration.warnings, earlier)]
         print_tables([properties_table(rows), *notes])

@@ -23,6 +23,7 @@ def evaluate(
     json: bool = False,
     output: Path | None = None,
     predictions: Path | None = None,
+    tta: str = "none",
     batch_size: int = 64,
     download: bool = False,
     runtime: str = "auto",
@@ -47,6 +48,8 @@ def evaluate(
         json: Print all metrics and the written files as JSON.
         output: A folder for evaluation.json, confusion.png and predictions.parquet.
         predictions: A .parquet, .csv or .jsonl file for all predictions.
+        tta: Test-time augmentation, which averages the probabilities of several views of each image: none,
+            flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.
         batch_size: Images per forward pass.
         download: Allow downloading a named dataset.
         runtime: auto (the fastest that supports the network), native, onnxruntime, openvino or torch.
@@ -60,7 +63,7 @@ def evaluate(
 
     if predictions is not None:
         check_table_path(predictions, "predictions")
-    classifier = load(model, runtime=runtime, device=device, threads=threads, precision=precision)
+    classifier = load(model, runtime=runtime, device=device, threads=threads, precision=precision, tta=tta)
     with progress("evaluating") as report:
         evaluation = evaluate_classifier(
             classifier,

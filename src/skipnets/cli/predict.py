@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from skipnets.classifier import Classifier, Prediction, load
+from skipnets.classifier import SET_SEPARATOR, Classifier, Prediction, load, uncertainty_columns
 from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
 from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.errors import UserError
@@ -36,10 +36,13 @@ def predict(
     output: Path | None = None,
     json: bool = False,
     top_k: int = 1,
+    coverage: float | None = None,
+    reject: float | None = None,
     shard: str | None = None,
     engine: Literal["local", "ray"] = "local",
     page: int | None = None,
     max_pixels: int | None = None,
+    tta: str = "none",
     batch_size: int = 32,
     runtime: str = "auto",
     device: str = "auto",
@@ -53,6 +56,7 @@ def predict(
 
         skipnets predict runs/cats a.jpg holiday/ "scans/*.png" --top-k 3
         find . -name "*.jpg" | skipnets predict runs/cats - --output labels.csv
+        skipnets predict runs/cats holiday/ --coverage 0.9 --reject 0.05
         skipnets predict runs/cats archive/ --output predictions/ --shard 3/16
 
     Args:
@@ -64,6 +68,9 @@ def predict(
         json: Print all predictions as JSON.
         top_k: Number of most probable classes to list for each image. With several labels an image, those
             that reach their thresholds are listed, and files hold the probabilities of all.
+        coverage: Also give each image the set of classes that contains the true one with this probability,
+            such as 0.9; the model must be calibrated (skipnets calibrate).
+        reject: Mark images that are as unusual as this share of the calibration images, such as 0.05.
         shard: The part of the images to classify, such as 3/16; jobs of other shards may run elsewhere and
             write into the same folder.
         engine: local, or ray to divide the images among the machines of a Ray cluster (RAY_ADDRESS), which
@@ -71,6 +78,8 @@ def predict(
         page: Page of a TIFF file, frame or slice of a volume, from 1. Default: the first; of a volume, the
             middle one.
         max_pixels: The most pixels that an image may have. Default: 89,478,485.
+        tta: Test-time augmentation, which averages the probabilities of several views of each image: none,
+            flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.
         batch_size: Images per forward pass.
         runtime: auto (the fastest that supports the network), native, onnxruntime, openvino or torch.
         device: auto, cpu, cuda, cuda:1 or mps.
@@ -83,18 +92,35 @@ def predict(
         if page is not None or max_pixels is not None:
             option = f"page={page}" if page is not None else f"max_pixels={max_pixels}"
             raise UserError(f"{option}: must not be given with a folder as output")
-        loading = {"runtime": runtime, "device": device, "threads": threads, "precision": precision}
+        loading = {
+            "runtime": runtime,
+            "device": device,
+            "threads": threads,
+            "precision": precision,
+            "tta": tta,
+        }
         classify = partial(_classify, model, images, output, shard, engine, loading)
-        return _to_folder(classify, output, json, top_k=top_k, batch_size=batch_size, workers=workers)
+        return _to_folder(
+            classify,
+            output,
+            json,
+            top_k=top_k,
+            coverage=coverage,
+            reject=reject,
+            batch_size=batch_size,
+            workers=workers,
+        )
     if shard is not None or engine != "local":
         option = f"shard={shard}" if shard is not None else f"engine={engine}"
         raise UserError(f"{option}: needs --output with a folder")
     if output is not None:
         check_table_path(output, "output")
     paths = expand_all(images)
-    classifier = load(model, runtime=runtime, device=device, threads=threads, precision=precision)
+    classifier = load(model, runtime=runtime, device=device, threads=threads, precision=precision, tta=tta)
     images_of = chosen_pages(paths, page=page, max_pixels=max_pixels)
-    predictions = classifier.predict_iter(images_of, top_k, batch_size=batch_size, workers=workers)
+    predictions = classifier.predict_iter(
+        images_of, top_k, coverage=coverage, reject=reject, batch_size=batch_size, workers=workers
+    )
     with progress_bar() as progress:
         rows = list(
             progress.track(
@@ -102,10 +128,11 @@ def predict(
             )
         )
     if output is not None:
-        write_table(output, _columns(rows, min(top_k, len(classifier.classes)), classifier))
+        asked = {"coverage": coverage is not None, "reject": reject is not None}
+        write_table(output, _columns(rows, min(top_k, len(classifier.classes)), classifier, **asked))
     if json:
         written = [] if output is None else [str(output)]
-        print_json({"predictions": [asdict(row) for row in rows], "written": written})
+        print_json({"predictions": list(map(_plain, rows)), "written": written})
     elif output is None:
         _print(rows)
     else:
@@ -177,7 +204,8 @@ def _print(rows: Sequence[Prediction]) -> None:
         for row in rows:
             ranking = [text for label, share in _listed(row) for text in (label, f"{share:.4f}")]
             nothing = "failed" if row.error is not None else "(none)"
-            sys.stdout.write("\t".join(map(printable, [row.source, *(ranking or [nothing])])) + "\n")
+            words = [row.source, *(ranking or [nothing]), *_uncertainty(row).values()]
+            sys.stdout.write("\t".join(map(printable, words)) + "\n")
         return
     if several_labels:
         labels = [", ".join(f"{label} {share:.1%}" for label, share in _listed(row)) for row in rows]
@@ -189,14 +217,45 @@ def _print(rows: Sequence[Prediction]) -> None:
         return
     several = any(len(row.ranking) > 1 for row in rows)
     others = [", ".join(f"{label} {share:.1%}" for label, share in row.ranking[1:]) for row in rows]
+    uncertainty = list(map(_uncertainty, rows))
+    more = {name: "left" for row in uncertainty for name in row}
+    columns: Any = {
+        "image": "left",
+        "class": "left",
+        "probability": "right",
+        **({"next": "left"} if several else {}),
+        **more,
+    }
     table = make_table(
-        {"image": "left", "class": "left", "probability": "right", **({"next": "left"} if several else {})},
+        columns,
         (
-            [row.source, row.label or "failed", f"{row.probability or 0:.1%}", *([other] if several else [])]
-            for row, other in zip(rows, others, strict=True)
+            [
+                row.source,
+                row.label or "failed",
+                f"{row.probability or 0:.1%}",
+                *([other] if several else []),
+                *(judged.get(name, "") for name in more),
+            ]
+            for row, other, judged in zip(rows, others, uncertainty, strict=True)
         ),
     )
     print_tables([table])
+
+
+def _uncertainty(row: Prediction) -> dict[str, str]:
+    """Heading → text of what was asked for besides the most probable classes."""
+    cells = {}
+    if row.prediction_set is not None:
+        cells["set"] = SET_SEPARATOR.join(row.prediction_set)
+    if row.p_value is not None:
+        cells["unusual"] = f"{'rejected' if row.rejected else 'accepted'} (p={row.p_value:.4f})"
+    return cells
+
+
+def _plain(row: Prediction) -> dict[str, Any]:
+    """The fields for JSON, without those that were not asked for."""
+    optional = ("prediction_set", "p_value", "rejected")
+    return {name: value for name, value in asdict(row).items() if value is not None or name not in optional}
 
 
 def _listed(row: Prediction) -> Sequence[tuple[str, float]]:
@@ -206,9 +265,12 @@ def _listed(row: Prediction) -> Sequence[tuple[str, float]]:
     return [(label, share) for label, share in row.ranking if label in row.labels]
 
 
-def _columns(rows: Sequence[Prediction], top_k: int, classifier: Classifier) -> dict[str, list[Any]]:
+def _columns(
+    rows: Sequence[Prediction], top_k: int, classifier: Classifier, *, coverage: bool, reject: bool
+) -> dict[str, list[Any]]:
     """Columns with one row per image: path, label, probability, then label_2, probability_2 …, and error.
 
+    Before the error, there are the columns of `skipnets.classifier.uncertainty_columns`.
     Of a multi-label classifier: path, labels ("cat|dog"), "p:NAME" for each label, and error.
     """
     columns: dict[str, list[Any]] = {"path": [row.source for row in rows]}
@@ -222,4 +284,5 @@ def _columns(rows: Sequence[Prediction], top_k: int, classifier: Classifier) -> 
         ranked = [(None, None) if row.error else row.ranking[rank] for row in rows]
         columns[f"label{suffix}"] = [label for label, _ in ranked]
         columns[f"probability{suffix}"] = [probability for _, probability in ranked]
+    columns |= uncertainty_columns(rows, coverage=coverage, reject=reject)
     return {**columns, "error": [row.error for row in rows]}

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from skipnets.classifier import describe, load
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
+from skipnets.runtimes.views import check_tta
 from skipnets.serve.addresses import is_loopback
 
 
@@ -24,6 +25,7 @@ def serve(
     token: Annotated[str | None, Parameter(env_var="SKIPNETS_TOKEN")] = None,
     no_token: bool = False,
     allow_host: list[str] | None = None,
+    tta: str = "none",
     batch_size: int = 32,
     batch_delay: float = 0.005,
     max_megabytes: float = 32.0,
@@ -63,6 +65,8 @@ def serve(
         allow_host: Further names of the server, such as the one that a reverse proxy passes on. Connections
             to a loopback address must name localhost or one of these: a web page could otherwise reach the
             server under a name of its own. "*" allows all.
+        tta: Test-time augmentation, which averages the probabilities of several views of each image: none,
+            flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.
         batch_size: Maximum number of images in a batch.
         batch_delay: Maximum time that an image waits for others to join its batch, in seconds.
         max_megabytes: Maximum size of a request.
@@ -104,13 +108,14 @@ def serve(
             "or give --no-token to let them"
         )
 
+    check_tta(tta)
     from skipnets.serve import Limits, create_app, find_examples, run_server
 
     preprocessing = None
     if examples is not None:
         preprocessing = Preprocessing.from_dict(describe(model)["preprocessing"])
     app = create_app(
-        partial(load, model, runtime=runtime, device=device, threads=threads, precision=precision),
+        partial(load, model, runtime=runtime, device=device, threads=threads, precision=precision, tta=tta),
         limits=Limits(
             body_bytes=round(max_megabytes * 2**20),
             files=max_files,

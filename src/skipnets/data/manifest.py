@@ -46,7 +46,10 @@ _COLUMN_NAMES = {
         *("path", "image", "filename", "file_name", "file", "filepath", "file_path", "image_path", "img"),
         *("image_name", "image_file", "img_path", "img_name", "image_id", "imageid", "relative_path"),
     ),
-    "label": ("label", "class", "target", "labels", "class_name", "label_name", "category", "class_label"),
+    "label": (
+        *("label", "class", "target", "labels", "class_name", "label_name", "category", "class_label"),
+        "finding_labels",
+    ),
     "split": ("split", "subset", "partition", "set", "data_split"),
     # What `skipnets audit --write` writes. Other names, such as "group", may mean anything.
     "group": ("split_group",),
@@ -419,10 +422,14 @@ def _list_labels(path: Path, table: _Table, name: str, listing: Listing) -> list
         rows = [[spelled(each) for each in names_in_cell(cell, separator)] for cell in cells]
         classes = sorted({each for row in rows for each in row})
         check_names(classes)
-    except (UserError, ValueError) as error:
+    except UserError as error:
         raise UserError(f"{path}: {name}: {error}") from error
     if not classes:
         raise UserError(f"{path}: {name} is empty in every row")
+    if not any(len(row) > 1 for row in rows):
+        listing.warnings.append(
+            f"no cell of {name} lists more than one label; names may be separated by | or ; or a comma"
+        )
     listing.multi_label, listing.classes = True, classes
     listing.notes.append(
         f"each image has any number of {counted(len(classes), 'label')}, which {name} lists with "

@@ -9,8 +9,8 @@ Shapes: N images, K labels.
 
 from __future__ import annotations
 
+import ast
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -64,15 +64,19 @@ def separator_of(cells: Sequence[str]) -> str:
 
 
 def names_in_cell(cell: str, separator: str) -> list[str]:
-    """The names that a cell lists, as "cat|dog" or as a JSON list; none of an empty cell.
+    """The names that a cell lists, as "cat|dog", or as a list in JSON or Python; none of an empty cell.
 
     Raises:
-        UserError: If a JSON list holds what is no name.
+        UserError: If a list is none, or holds what is no name.
     """
     if _is_list(cell):
-        names = json.loads(cell)
-        if not all(isinstance(name, str) for name in names):
-            raise UserError(f"{cell}: must list names")
+        try:
+            names = ast.literal_eval(cell.strip())
+        except (ValueError, SyntaxError):
+            raise UserError(f"{cell}: must be a list of names") from None
+        if not all(isinstance(name, str | int) for name in names):
+            raise UserError(f"{cell}: must be a list of names")
+        names = list(map(str, names))
     else:
         names = cell.split(separator)
     return list(dict.fromkeys(name.strip() for name in names if name.strip()))

@@ -306,6 +306,11 @@ def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:
     classifier = as_classifier(model, runtime="torch", device="cpu")
     if classifier.export is not None:
         raise UserError(f"{classifier.path} is an export: export the model file that it was made from")
+    if classifier.tta != "none":
+        raise UserError(
+            f"tta={classifier.tta}: must be none: an export is the network alone; predict, evaluate and "
+            "serve take it with tta"
+        )
     if not classifier.classes:
         raise UserError(f"{classifier.path or 'this classifier'} has no classes to predict")
     return classifier

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import UserError, UserErrorType
 
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy.rewrite import fold_norms, normalize_inside, pool_before_convolution
@@ -123,20 +124,31 @@ def _trace(
     # Two images, not square, and no extent of 1: torch.export would specialize on equal sizes.
     height, width = (max(side, 2 * smallest) for side in size)
     shape = (2, model.config.in_chans, height, width + 1 if height == width else width)
-    dynamic = {
-        0: torch.export.Dim("batch", min=1),
-        2: torch.export.Dim("height", min=smallest),
-        3: torch.export.Dim("width", min=smallest),
-    }
-    # Without the patch, torch.export specializes on maps of one pixel and refuses small sizes.
-    settings: Any = importlib.import_module("torch.fx.experimental._config")
-    with settings.patch(backed_size_oblivious=True):
+
+    def export(least: int) -> torch.export.ExportedProgram:
+        dynamic = {
+            0: torch.export.Dim("batch", min=1),
+            2: torch.export.Dim("height", min=least),
+            3: torch.export.Dim("width", min=least),
+        }
         return torch.export.export(
             deployed.eval(),
             (torch.zeros(shape, dtype=getattr(torch, input_type)),),
             dynamic_shapes=(dynamic,),
             strict=False,
         )
+
+    # Without the patch, torch.export specializes on maps of one pixel and refuses small sizes.
+    settings: Any = importlib.import_module("torch.fx.experimental._config")
+    with settings.patch(backed_size_oblivious=True):
+        try:
+            return export(smallest)
+        except UserError as error:
+            # Layer norms look at strides, which say nothing about a map of one pixel; what is computed is
+            # the same for all sizes, as the check of the export shows.
+            if error.error_type != UserErrorType.CONSTRAINT_VIOLATION:
+                raise
+            return export(2 * smallest)
 
 
 def onnx_graph(program: torch.export.ExportedProgram) -> Any:

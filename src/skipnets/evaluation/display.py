@@ -22,6 +22,7 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
     low, high = metrics["accuracy_interval"]
     rows = {
         "images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})",
+        "test-time augmentation": metrics.get("tta", ""),
         "accuracy": f"{metrics['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%})",
         "balanced accuracy": f"{metrics['balanced_accuracy']:.2%}",
         "top-5 accuracy": "" if metrics["top5"] is None else f"{metrics['top5']:.2%}",

@@ -62,6 +62,7 @@ class Evaluation(Display):
         failures: Name → reason, of the images that could not be read; no metric includes them.
         known: How many of the images the classifier's training used as "train", "val" and "test"; None if
             there is no record of it.
+        tta: The test-time augmentation.
         runs_in: The classifier's runtime, device and precision.
     """
 
@@ -76,6 +77,7 @@ class Evaluation(Display):
     temperature: float
     failures: dict[str, str]
     known: dict[str, int] | None
+    tta: str = "none"
     runs_in: str = ""
 
     @cached_property
@@ -108,6 +110,7 @@ class Evaluation(Display):
             "ece": metrics.ece,
             "ece_bins": CALIBRATION_BINS,
             "temperature": self.temperature,
+            **({} if self.tta == "none" else {"tta": self.tta}),
             "runs_in": self.runs_in,
             "macro_f1": metrics.macro_f1,
             "macro_auroc": _or_none(metrics.macro_auroc),
@@ -270,6 +273,7 @@ def evaluate(
             known=known,
             caveats=_caveats(len(positions), failures, known),
             runs_in=classifier.runs_in,
+            tta=classifier.tta,
         )
     labels = _labels_by_name(chosen, classifier.classes, name)
     return Evaluation(
@@ -284,6 +288,7 @@ def evaluate(
         temperature=classifier.temperature,
         failures=failures,
         known=known,
+        tta=classifier.tta,
         runs_in=classifier.runs_in,
     )
 
@@ -374,6 +379,28 @@ def splits_there(
     """The splits that `evaluate` finds in the data."""
     dataset, _ = _find(classifier, _run_record(classifier), data, download, options)
     return [str(split) for split in np.unique(dataset.splits)]
+
+
+def calibration_images(
+    classifier: Classifier,
+    data: ImageDataset | str | os.PathLike[str] | None,
+    split: str,
+    *,
+    download: bool = False,
+    options: DataOptions | None = None,
+) -> tuple[ImageDataset, ImageDataset | None]:
+    """The images that `evaluate` takes, and those that the classifier was trained on; None if not there."""
+    record = _run_record(classifier)
+    dataset, runs_own = _find(classifier, record, data, download, options)
+    if runs_own:
+        own = dataset
+    else:
+        try:
+            own = _open_runs_own(classifier, record, download=False)
+        except UserError:
+            return dataset.split(split), None
+    training = own.split("train")
+    return dataset.split(split), training if len(training) else None
 
 
 def _predict_all(

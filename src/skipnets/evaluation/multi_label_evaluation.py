@@ -64,6 +64,7 @@ class MultiLabelEvaluation(Display):
             there is no record of it.
         caveats: What the data and their use in training leave in doubt, one sentence each.
         runs_in: The classifier's runtime, device and precision.
+        tta: The test-time augmentation.
     """
 
     classifier: str
@@ -81,6 +82,7 @@ class MultiLabelEvaluation(Display):
     known: dict[str, int] | None
     caveats: list[str]
     runs_in: str = ""
+    tta: str = "none"
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
@@ -112,6 +114,7 @@ class MultiLabelEvaluation(Display):
             "images": len(self.names),
             "groups": metrics.groups,
             "temperature": self.temperature,
+            **({} if self.tta == "none" else {"tta": self.tta}),
             **{
                 summary: {
                     name: {

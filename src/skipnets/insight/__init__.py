@@ -1,4 +1,4 @@
-"""Tools for understanding a network: summaries, diagrams, attribution maps and feature reuse.
+"""Tools for understanding a network: summaries, diagrams, attribution maps, feature reuse and search.
 
 Names are loaded on first use, so that importing this package costs nothing.
 """
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from skipnets.insight.diagram import draw_diagram
     from skipnets.insight.feature_reuse import DenseReuse, ResidualReuse, reuse, save_reuse
     from skipnets.insight.memory import TrainingMemory, largest_batch, training_memory
+    from skipnets.insight.neighbors import Search, search
     from skipnets.insight.overlays import contact_sheet, overlay
     from skipnets.insight.summary import Summary, summarize
 
@@ -21,6 +22,7 @@ __all__ = [
     "DenseReuse",
     "Explanation",
     "ResidualReuse",
+    "Search",
     "Summary",
     "TrainingMemory",
     "contact_sheet",
@@ -30,6 +32,7 @@ __all__ = [
     "overlay",
     "reuse",
     "save_reuse",
+    "search",
     "summarize",
     "training_memory",
 ]
@@ -40,6 +43,7 @@ __getattr__, __dir__ = lazy_exports(
         "DenseReuse": "feature_reuse",
         "Explanation": "attribution",
         "ResidualReuse": "feature_reuse",
+        "Search": "neighbors",
         "Summary": "summary",
         "TrainingMemory": "memory",
         "contact_sheet": "overlays",
@@ -49,6 +53,7 @@ __getattr__, __dir__ = lazy_exports(
         "overlay": "overlays",
         "reuse": "feature_reuse",
         "save_reuse": "feature_reuse",
+        "search": "neighbors",
         "summarize": "summary",
         "training_memory": "memory",
     },

@@ -197,7 +197,9 @@ def _after_relu(graph: Graph, path: str) -> tuple[str, int]:
 
 
 def _last_name(path: str) -> str:
-    return path.rpartition(".")[2]
+    """The last part of a path; all of it where that is only a number."""
+    name = path.rpartition(".")[2]
+    return path if name.isdigit() else name
 
 
 def _explanations(

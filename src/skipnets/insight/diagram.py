@@ -180,7 +180,8 @@ def _tops(drawings: Sequence[_Drawing], width: float) -> list[list[float]]:
 
 def _depth(graph: Graph) -> int:
     """Number of convolutions and linear layers from input to logits, as the papers count depth."""
-    shortcuts = [range(scope.start, scope.stop) for scope in graph.scopes if scope.kind == "shortcut"]
+    aside = ("shortcut", "squeeze-excitation")
+    shortcuts = [range(scope.start, scope.stop) for scope in graph.scopes if scope.kind in aside]
     return sum(
         isinstance(operation, Convolution | Linear) and not any(place in scope for scope in shortcuts)
         for place, operation in enumerate(graph.operations)
@@ -201,7 +202,8 @@ def _panels(rows: Sequence[Layer]) -> list[Panel]:
         if layer.kind == "transition":
             result.append(_transition(layer, inside(rows, layer), title))
         elif layer.kind in ("dense block", "stage"):
-            result += _strips(ungrouped, "stem")
+            blocks = numbers[layer.kind]
+            result += _strips(ungrouped, "stem" if blocks == 1 else f"transition {blocks - 1}")
             ungrouped = []
             panel = _dense_panel if layer.kind == "dense block" else _residual_panel
             result.append(panel(rows, layer, title, largest))
@@ -216,7 +218,7 @@ def _strips(layers: Sequence[Layer], title: str) -> list[Panel]:
         return []
     words = [word for word in map(_word, layers) if word]
     first = next(layer for layer in layers if len(layer.input) == 3)
-    size = (layers[-1].output if title == "stem" else first.input)[1:]
+    size = (first.input if title == "head" else layers[-1].output)[1:]
     return [
         Strip(
             map_size=(size[0], size[1]),
@@ -279,6 +281,7 @@ def _word(layer: Layer) -> str:
     names = {
         "convolution": f"{kernel}conv{stride}",
         "batch norm": "norm",
+        "layer norm": "norm",
         "group norm": "norm",
         "max pooling": f"{kernel}max-pool{stride}",
         "average pooling": f"{kernel}avg-pool{stride}",

@@ -341,7 +341,10 @@ def _dense_blocks(model: Backbone[Any], graph: Graph) -> Iterator[BlockReuse]:
 
 
 def _first(operations: Iterable[Operation], *kinds: type[Operation]) -> Operation | None:
-    return next((operation for operation in operations if isinstance(operation, kinds)), None)
+    """The first operation of these kinds that mixes channels: a depthwise convolution only passes them on."""
+    return next(
+        (each for each in operations if isinstance(each, kinds) and getattr(each, "groups", 1) == 1), None
+    )
 
 
 def _last_name(path: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from skipnets.models.accounting import grids, macs, steps, value_bytes
 from skipnets.models.graph import (
     Activation,
+    ChannelConvolution,
     Convolution,
     Dropout,
     Graph,
@@ -18,6 +19,7 @@ from skipnets.models.graph import (
     Norm,
     Operation,
     Pool,
+    Scale,
     Shape,
     Window,
 )
@@ -27,6 +29,16 @@ _PLAIN_KINDS = {
     "add": "addition",
     "mean": "global average",
     "global pool": "global pooling",
+    "scale": "layer scale",
+    "cell mean": "average pooling",
+}
+_ACTIVATIONS = {
+    "relu": "ReLU",
+    "gelu": "GELU",
+    "silu": "SiLU",
+    "hard_swish": "hard-swish",
+    "sigmoid": "sigmoid",
+    "hard_sigmoid": "hard-sigmoid",
 }
 
 
@@ -145,9 +157,9 @@ def inside(found: Sequence[Layer], outer: Layer) -> list[Layer]:
 
 def _kind(operation: Operation) -> str:
     if isinstance(operation, Norm):
-        return f"{operation.norm} norm"
+        return "layer norm" if operation.norm == "layer2d" else f"{operation.norm} norm"
     if isinstance(operation, Activation):
-        return {"relu": "ReLU"}[operation.function]
+        return _ACTIVATIONS[operation.function]
     if isinstance(operation, Pool):
         return f"{operation.mode} pooling"
     return _PLAIN_KINDS.get(operation.kind, operation.kind)
@@ -164,4 +176,8 @@ def _formula(operation: Operation) -> str:
         return f"({operation.in_features} + 1)×{operation.out_features} = {total}"
     if isinstance(operation, Norm):
         return f"2×{operation.channels} = {total}"
+    if isinstance(operation, ChannelConvolution):
+        return f"1×{operation.kernel} = {total}"
+    if isinstance(operation, Scale):
+        return f"1×{operation.channels} = {total}"
     return ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +11,14 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.insight.attribution import Explanation
+from skipnets.insight.cells import CELL, INK, SOFT_INK, find_font, fitted, short_names, truncated
 from skipnets.terminal import printable
 
-_INK = (34, 39, 46)
-_SOFT_INK = (91, 100, 112)
-_CELL = 256
 _TEXT = 40
 _GAP = 14
 _BAR = 44
@@ -97,10 +94,10 @@ def _cells(row: Sequence[Explanation]) -> list[_Cell]:
     """Cells for an image and its overlays, scaled for the sheet."""
     first = row[0]
     return [
-        _Cell(image=_fitted(first.image.convert("RGB")), title=printable(first.source), note=""),
+        _Cell(image=fitted(first.image.convert("RGB")), title=printable(first.source), note=""),
         *(
             _Cell(
-                image=_fitted(overlay(item)),
+                image=fitted(overlay(item)),
                 title=printable(item.label),
                 note=f"probability {item.probability:.1%} · {_METHOD_NAMES[item.method]}",
             )
@@ -113,44 +110,34 @@ def _sheet(rows: Sequence[Sequence[_Cell]]) -> Image.Image:
     """Lay out rows from left to right, then down, so that the sheet is about square."""
     if not rows:
         raise UserError("images: must name at least one")
-    row_width = max(map(len, rows)) * (_CELL + _GAP)
-    row_height = _CELL + _TEXT + _GAP
+    row_width = max(map(len, rows)) * (CELL + _GAP)
+    row_height = CELL + _TEXT + _GAP
     groups = max(round(math.sqrt(len(rows) * row_height / row_width)), 1)
     lines = -(-len(rows) // groups)
     # A wider gap separates the groups.
     bottom = _GAP + lines * row_height
     sheet = Image.new("RGB", (groups * (row_width + _GAP), bottom + _BAR), "white")
     draw = ImageDraw.Draw(sheet)
-    names = _short_names([row[0].title for row in rows])
+    names = short_names([row[0].title for row in rows])
     for index, row in enumerate(rows):
         line, group = divmod(index, groups)
         top, left = _GAP + line * row_height, _GAP + group * (row_width + _GAP)
         for cell in row:
-            sheet.paste(cell.image, (left, top + _CELL - cell.image.height))
+            sheet.paste(cell.image, (left, top + CELL - cell.image.height))
             title = names[cell.title] if cell is row[0] else cell.title
-            draw.text((left, top + _CELL + 5), _cut(draw, title, 14), fill=_INK, font=_font(14))
-            draw.text((left, top + _CELL + 23), cell.note, fill=_SOFT_INK, font=_font(12))
-            left += _CELL + _GAP
+            draw.text((left, top + CELL + 5), truncated(draw, title, 14), fill=INK, font=find_font(14))
+            draw.text((left, top + CELL + 23), cell.note, fill=SOFT_INK, font=find_font(12))
+            left += CELL + _GAP
     _draw_bar(sheet, draw, bottom)
     return sheet
 
 
 def _draw_bar(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
     """Draw the color bar."""
-    ramp = np.tile(np.linspace(0, 1, _CELL, dtype=np.float32), (14, 1))
+    ramp = np.tile(np.linspace(0, 1, CELL, dtype=np.float32), (14, 1))
     sheet.paste(_colored(np.full_like(ramp, 0.7), ramp), (_GAP, top))
-    for text, x, anchor in (("no evidence", _GAP, "la"), ("strongest evidence", _GAP + _CELL, "ra")):
-        draw.text((x, top + 18), text, fill=_SOFT_INK, font=_font(12), anchor=anchor)
-
-
-def _short_names(paths: Sequence[str]) -> dict[str, str]:
-    """The shortest unique ending of each path: its name, with parent folders if needed."""
-    parts = {path: Path(path).parts for path in paths}
-    counts = Counter(own[start:] for own in parts.values() for start in range(len(own)))
-    return {
-        path: "/".join(next((own[-n:] for n in range(1, len(own)) if counts[own[-n:]] == 1), own))
-        for path, own in parts.items()
-    }
+    for text, x, anchor in (("no evidence", _GAP, "la"), ("strongest evidence", _GAP + CELL, "ra")):
+        draw.text((x, top + 18), text, fill=SOFT_INK, font=find_font(12), anchor=anchor)
 
 
 _METHOD_NAMES = {
@@ -166,26 +153,6 @@ def _normalized(values: NDArray[np.float32]) -> NDArray[np.float32]:
     top = float(np.quantile(positive, 0.995)) or float(positive.max())
     scaled: NDArray[np.float32] = np.clip(positive / top, 0, 1) if top > 0 else positive
     return scaled
-
-
-def _fitted(image: Image.Image) -> Image.Image:
-    """Scale an image to a cell; pixels of small images stay sharp."""
-    scale = _CELL / max(image.size)
-    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
-    return image.resize(size, Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.LANCZOS)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
-
-
-def _cut(draw: ImageDraw.ImageDraw, text: str, size: int) -> str:
-    """Truncate a text to the width of a cell."""
-    if draw.textlength(text, font=_font(size)) <= _CELL:
-        return text
-    while text and draw.textlength(text + "…", font=_font(size)) > _CELL:
-        text = text[:-1]
-    return text + "…"
 
 
 def _plain_name(text: str) -> str:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from skipnets.models.factory import build_model, create_model
     from skipnets.models.family import Family, network_graph, register_family
     from skipnets.models.graph import Graph, GraphBuilder
+    from skipnets.models.rdnet import RDNet
+    from skipnets.models.rdnet_graph import RDNetConfig
     from skipnets.models.registry import (
         DenseNetConfig,
         ModelConfig,
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
         list_models,
         model_config,
     )
+    from skipnets.models.regnet import RegNet
+    from skipnets.models.regnet_graph import RegNetConfig
     from skipnets.models.resnet import ResNet
 
 __all__ = [
@@ -32,6 +36,10 @@ __all__ = [
     "Graph",
     "GraphBuilder",
     "ModelConfig",
+    "RDNet",
+    "RDNetConfig",
+    "RegNet",
+    "RegNetConfig",
     "ResNet",
     "ResNetConfig",
     "build_model",
@@ -54,6 +62,10 @@ __getattr__, __dir__ = lazy_exports(
         "Graph": "graph",
         "GraphBuilder": "graph",
         "ModelConfig": "registry",
+        "RDNet": "rdnet",
+        "RDNetConfig": "rdnet_graph",
+        "RegNet": "regnet",
+        "RegNetConfig": "regnet_graph",
         "ResNet": "resnet",
         "ResNetConfig": "registry",
         "build_model": "factory",

@@ -14,18 +14,27 @@ from dataclasses import dataclass
 
 from skipnets.models.graph import (
     Activation,
+    Add,
     BlockExecution,
+    Blur,
+    CellMean,
+    ChannelConvolution,
+    Concatenate,
     Convolution,
     Dropout,
     GlobalPool,
     Graph,
     Linear,
     Mean,
+    Multiply,
     Norm,
     Operation,
+    Pad,
     Pool,
+    Scale,
     Scope,
     Shape,
+    Squeeze,
     Window,
 )
 
@@ -43,6 +52,8 @@ __all__ = [
 
 FLOAT_BYTES = 4
 _INDEX_BYTES = 8  # Max-pooling saves the index of each maximum as a 64-bit integer.
+_FROM_OUTPUT = ("relu", "sigmoid")  # activations whose gradient follows from what they return
+_KEEPS_INPUTS = (*(Blur, CellMean, ChannelConvolution, Convolution, Linear, Multiply, Norm, Pool, Scale),)
 _RUN_AS_ONE = ("stem", "dense block", "transition", "residual block")
 
 
@@ -64,7 +75,7 @@ class Grid:
 
     def after(self, operation: Operation) -> Grid:
         """The grid of an operation's output for this map."""
-        if isinstance(operation, Mean | GlobalPool):
+        if isinstance(operation, Mean | GlobalPool | Squeeze):
             return Grid(step=self.step, start=self.start, receptive_field=None)
         if not isinstance(operation, Window):
             return self
@@ -96,6 +107,8 @@ def macs(graph: Graph, height: int, width: int) -> list[int]:
             area = math.prod(shapes[operation.output][1:])
             weights = operation.out_channels * (operation.in_channels // operation.groups)
             return weights * operation.kernel**2 * area
+        if isinstance(operation, ChannelConvolution):
+            return operation.kernel * graph.values[operation.output].channels
         if isinstance(operation, Linear):
             return operation.in_features * operation.out_features
         return 0
@@ -145,18 +158,20 @@ def steps(graph: Graph, height: int, width: int, execution: BlockExecution = "pl
         execution: How blocks run. As in training, a block runs operation by operation if it has norms other
             than batch norms, dropout or stochastic depth.
     """
-    sizes = value_bytes(graph.shapes(height, width))
+    shapes = graph.shapes(height, width)
+    sizes = value_bytes(shapes)
     as_one = {
         scope.start: scope
         for scope in graph.scopes
         if execution != "plain" and scope.kind in _RUN_AS_ONE and _runs_as_one(graph, scope)
+        if all(_is_original(operation) for operation in graph.inside(scope))
     }
     result: list[Step] = []
     place = 0
     while place < len(graph.operations):
         scope = as_one.get(place)
         if scope is None:
-            result.append(_operation_step(graph.operations[place], place, sizes))
+            result.append(_operation_step(graph, place, shapes))
         else:
             knows_statistics = bool(result) and result[-1].kind == "dense block"
             recompute = execution == "linear-recompute"
@@ -198,25 +213,35 @@ def training_bytes(
     return 5 * parameters + 2 * kept_bytes(graph, height, width, batch_size, execution)
 
 
-def _operation_step(operation: Operation, place: int, sizes: list[int]) -> Step:
+def _operation_step(graph: Graph, place: int, shapes: list[Shape]) -> Step:
     """An operation as PyTorch runs it: what autograd saves for it."""
+    operation = graph.operations[place]
     keeps: tuple[int, ...] = ()
     besides = once = 0
-    if isinstance(operation, Convolution | Linear | Norm | Pool):
+    values = math.prod(shapes[operation.output])
+    if isinstance(operation, _KEEPS_INPUTS):
         keeps = operation.inputs
     if isinstance(operation, Activation):
-        keeps = (operation.output,)
+        keeps = (operation.output,) if operation.function in _FROM_OUTPUT else operation.inputs
     if isinstance(operation, Norm) and operation.norm == "batch":
         once = _statistics_bytes(operation.channels)
+    elif isinstance(operation, Norm) and operation.norm == "layer2d":
+        besides = _statistics_bytes(values // operation.channels)
+    elif isinstance(operation, Norm) and operation.norm == "instance":
+        # Each channel of each image is a channel of its own, with its statistics and a copy of its scale.
+        besides = 3 * FLOAT_BYTES * operation.channels
     elif isinstance(operation, Norm):
         besides = _statistics_bytes(operation.groups)
     elif isinstance(operation, Pool) and operation.mode == "max":
-        besides = sizes[operation.output] // FLOAT_BYTES * _INDEX_BYTES
+        besides = values * _INDEX_BYTES
+    elif isinstance(operation, Blur):  # The map with its mirrored edges, and its means over pairs.
+        channels, height, width = shapes[operation.inputs[0]]
+        besides = FLOAT_BYTES * channels * ((height + 2) * (width + 2) + (height + 1) * (width + 1))
     elif isinstance(operation, GlobalPool):  # The maxima; "max" gives nothing else.
         keeps = (*operation.inputs, *((operation.output,) if operation.mode == "max" else ()))
         besides = 0 if operation.mode == "max" else FLOAT_BYTES * operation.channels
     elif isinstance(operation, Dropout):  # A factor for every value, or one for every image.
-        besides = sizes[operation.output] if operation.mode == "value" else FLOAT_BYTES
+        besides = FLOAT_BYTES * (values if operation.mode == "value" else 1)
     return Step(
         kind=operation.kind,
         start=place,
@@ -277,6 +302,13 @@ def _scope_step(
         keeps_once=_statistics_bytes(channels),
         scratch=scratch,
     )
+
+
+def _is_original(operation: Operation) -> bool:
+    """Whether an operation is among those of the original networks, which `skipnets.ops` knows."""
+    if isinstance(operation, Activation):
+        return operation.function == "relu"
+    return isinstance(operation, Add | Concatenate | Convolution | Dropout | Norm | Pad | Pool)
 
 
 def _runs_as_one(graph: Graph, scope: Scope) -> bool:

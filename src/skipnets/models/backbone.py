@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from skipnets.errors import UserError
 from skipnets.models.family import family_of, network_graph
-from skipnets.models.graph import norm_groups
+from skipnets.models.graph import norm_eps, norm_groups
+from skipnets.models.layers import LayerNorm2d
 from skipnets.models.registry import ModelConfig, Norm, Pooling
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ class Backbone(nn.Module, Generic[ConfigT]):
         """
         if policy not in ("auto", "plain"):
             raise UserError(
-                f'block_execution="{policy}": must be plain, {self.config.name} has no dense blocks'
+                f'block_execution="{policy}": must be plain or auto, the blocks of {self.config.name} run '
+                "layer by layer only"
             )
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -162,8 +164,13 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
         With `pre_logits` it returns the pooled features (N, head_hidden_size) instead.
         """
-        x = self.head_drop(self.global_pool(x))
+        x = self.head_drop(self._pooled_features(x))
         return x if pre_logits else self.get_classifier()(x)
+
+    def _pooled_features(self, x: Tensor) -> Tensor:
+        """The last map (N, num_features, h, w) → (N, head_hidden_size)."""
+        pooled: Tensor = self.global_pool(x)
+        return pooled
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → logits (N, num_classes)."""
@@ -222,8 +229,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
     def get_classifier(self) -> nn.Module:
         """The linear layer that outputs the logits; the identity for 0 classes."""
-        head: nn.Module = getattr(self, self.head_name)
-        return head
+        return self.get_submodule(self.head_name)
 
     def reset_classifier(self, num_classes: int, global_pool: Pooling | None = None) -> None:
         """Replace the head with a newly initialized one of the same device and dtype.
@@ -300,7 +306,8 @@ class Backbone(nn.Module, Generic[ConfigT]):
     def _replace_classifier(self) -> None:
         self.global_pool.pool_type = self.config.global_pool
         self.head_hidden_size = self.config.pooled(self.num_features)
-        setattr(self, self.head_name, make_head(self.head_hidden_size, self.num_classes))
+        parent, _, name = self.head_name.rpartition(".")
+        setattr(self.get_submodule(parent), name, make_head(self.head_hidden_size, self.num_classes))
 
 
 @torch.fx.wrap
@@ -328,6 +335,10 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels)
     if kind == "group":
         return nn.GroupNorm(norm_groups(channels), channels)
+    if kind == "layer2d":
+        return LayerNorm2d(channels, eps=norm_eps(kind))
+    if kind == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
     return nn.Identity()
 
 

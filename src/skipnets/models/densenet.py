@@ -22,7 +22,8 @@ from skipnets.models.backbone import (
     initialize_convolutions,
     make_norm,
 )
-from skipnets.models.registry import STEM_REDUCTION, DenseNetConfig, Norm, Stem
+from skipnets.models.layers import make_activation
+from skipnets.models.registry import STEM_REDUCTION, BlockActivation, DenseNetConfig, Norm
 
 if TYPE_CHECKING:
     from skipnets.models.graph import ExecutionPolicy
@@ -32,11 +33,18 @@ class BasicDenseLayer(nn.Module):
     """norm → ReLU → 3×3 convolution: the layer H of the paper's section 3, without a bottleneck."""
 
     def __init__(
-        self, in_channels: int, growth_rate: int, *, norm: Norm, proj_drop_rate: float, drop_path_rate: float
+        self,
+        in_channels: int,
+        growth_rate: int,
+        *,
+        norm: Norm,
+        activation: BlockActivation = "relu",
+        proj_drop_rate: float,
+        drop_path_rate: float,
     ) -> None:
         super().__init__()
         self.norm1 = make_norm(norm, in_channels)
-        self.relu1 = nn.ReLU()
+        self.relu1 = make_activation(activation)
         self.conv1 = nn.Conv2d(in_channels, growth_rate, 3, padding=1, bias=norm is None)
         self.dropout = nn.Dropout(proj_drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
@@ -57,16 +65,17 @@ class DenseLayer(nn.Module):
         bottleneck: int,
         *,
         norm: Norm,
+        activation: BlockActivation = "relu",
         proj_drop_rate: float,
         drop_path_rate: float,
     ) -> None:
         super().__init__()
         width = bottleneck * growth_rate
         self.norm1 = make_norm(norm, in_channels)
-        self.relu1 = nn.ReLU()
+        self.relu1 = make_activation(activation)
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=norm is None)
         self.norm2 = make_norm(norm, width)
-        self.relu2 = nn.ReLU()
+        self.relu2 = make_activation(activation)
         self.conv2 = nn.Conv2d(width, growth_rate, 3, padding=1, bias=norm is None)
         self.dropout = nn.Dropout(proj_drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
@@ -94,10 +103,12 @@ class Transition(nn.Sequential):
     (N, C, H, W) → (N, out_channels, ⌊H/2⌋, ⌊W/2⌋).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, norm: Norm) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, norm: Norm, activation: BlockActivation = "relu"
+    ) -> None:
         super().__init__()
         self.norm = make_norm(norm, in_channels)
-        self.relu = nn.ReLU()
+        self.relu = make_activation(activation)
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=norm is None)
         self.pool = nn.AvgPool2d(kernel_size=2, stride=2)
 
@@ -115,7 +126,7 @@ class DenseNet(Backbone[DenseNetConfig]):
         super().__init__(config)
         assert config.stem_channels is not None
         channels, reduction = config.stem_channels, STEM_REDUCTION[config.stem]
-        self.features = _stem(config.stem, config.in_chans, channels, config.norm)
+        self.features = _stem(config, channels)
         if config.stem == "imagenet":
             self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=2, module="features.relu0")]
         else:
@@ -138,11 +149,12 @@ class DenseNet(Backbone[DenseNetConfig]):
                 )
                 compressed = config.compressed(channels)
                 self.features.add_module(
-                    f"transition{number}", Transition(channels, compressed, norm=config.norm)
+                    f"transition{number}",
+                    Transition(channels, compressed, norm=config.norm, activation=config.activation),
                 )
                 channels, reduction = compressed, reduction * 2
         self.features.add_module("norm5", make_norm(config.norm, channels))
-        self.features.add_module("relu5", nn.ReLU())
+        self.features.add_module("relu5", make_activation(config.activation))
         self.feature_info.append(
             FeatureMapInfo(num_chs=channels, reduction=reduction, module="features.relu5")
         )
@@ -196,16 +208,17 @@ class DenseNet(Backbone[DenseNetConfig]):
             yield f"features.{name}", module
 
 
-def _stem(stem: Stem, in_chans: int, channels: int, norm: Norm) -> nn.Sequential:
-    if stem != "imagenet":
-        stride = STEM_REDUCTION[stem]
+def _stem(config: DenseNetConfig, channels: int) -> nn.Sequential:
+    in_chans, norm = config.in_chans, config.norm
+    if config.stem != "imagenet":
+        stride = STEM_REDUCTION[config.stem]
         conv0 = nn.Conv2d(in_chans, channels, 3, stride=stride, padding=1, bias=norm is None)
         return nn.Sequential(OrderedDict(conv0=conv0))
     return nn.Sequential(
         OrderedDict(
             conv0=nn.Conv2d(in_chans, channels, 7, stride=2, padding=3, bias=norm is None),
             norm0=make_norm(norm, channels),
-            relu0=nn.ReLU(),
+            relu0=make_activation(config.activation),
             pool0=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
         )
     )
@@ -217,6 +230,7 @@ def _dense_layer(config: DenseNetConfig, in_channels: int, drop_path_rate: float
             in_channels,
             config.growth_rate,
             norm=config.norm,
+            activation=config.activation,
             proj_drop_rate=config.proj_drop_rate,
             drop_path_rate=drop_path_rate,
         )
@@ -225,6 +239,7 @@ def _dense_layer(config: DenseNetConfig, in_channels: int, drop_path_rate: float
         config.growth_rate,
         config.bottleneck,
         norm=config.norm,
+        activation=config.activation,
         proj_drop_rate=config.proj_drop_rate,
         drop_path_rate=drop_path_rate,
     )

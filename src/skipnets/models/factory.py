@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -10,7 +11,9 @@ from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import family_of
 from skipnets.models.features import FeatureListNet
-from skipnets.models.registry import ModelConfig, model_config
+from skipnets.models.registry import REGISTRY, ModelConfig, model_config
+
+logger = logging.getLogger("skipnets")
 
 
 def build_model(config: ModelConfig) -> Backbone[Any]:
@@ -49,8 +52,9 @@ def create_model(
     """Create a model by its registry name, newly initialized or with loaded weights.
 
     Args:
-        model_name: A name from `skipnets.list_models()`, for example `"densenet121"`.
-        pretrained: The same as `weights="imagenet"`.
+        model_name: A name from `skipnets.list_models()`, for example `"densenet121"`; with `pretrained` also
+            with the tag of weights that timm publishes, for example `"resnet50.a1_in1k"`.
+        pretrained: The same as `weights="imagenet"`; with a tag as `weights="hf-hub:timm/resnet50.a1_in1k"`.
         weights: A torchvision tag (`"imagenet"`, `"IMAGENET1K_V2"`; downloaded and checked), a Hugging Face
             name (`"hf-hub:timm/densenet121.ra_in1k"`), or a local file or folder. None for random ones.
         features_only: Return a `FeatureListNet`, whose output is a list of feature maps.
@@ -79,9 +83,23 @@ def create_model(
         )
     if out_indices is not None and not features_only:
         raise UserError(f"out_indices={out_indices!r}: needs features_only=True")
+    name, _, tag = str(model_name).partition(".")
+    if tag and name in REGISTRY:
+        published = f"hf-hub:{family_of(REGISTRY[name]).hub}/{model_name}"
+        if not pretrained:
+            raise UserError(
+                f"model={model_name}: names published weights: needs pretrained=True, or {name} with "
+                f'weights="{published}"'
+            )
+        model_name, pretrained, weights = name, False, published
     model = build_model(model_config(model_name, **fields))
     if pretrained or weights is not None:
         from skipnets.models.weights import load_weights
 
         model.weights_report = load_weights(model, "imagenet" if weights is None else weights)
+        if (activation := getattr(model.config, "activation", "relu")) != "relu":
+            logger.warning(
+                "warning: activation=%s: weights tell nothing of activations; published ones are of ReLUs",
+                activation,
+            )
     return FeatureListNet(model, out_indices) if features_only else model

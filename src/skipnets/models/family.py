@@ -14,6 +14,7 @@ from skipnets.errors import UserError
 from skipnets.models.custom import CustomConfig, custom_graph
 from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution, Graph
 from skipnets.models.graphs import densenet_graph, resnet_graph
+from skipnets.models.rdnet_graph import RDNETS, RDNetConfig, rdnet_graph
 from skipnets.models.registry import (
     DENSENETS,
     RESNETS,
@@ -22,6 +23,8 @@ from skipnets.models.registry import (
     ResNetConfig,
     register_models,
 )
+from skipnets.models.regnet_graph import REGNETS, RegNetConfig, regnet_graph
+from skipnets.models.resnet_variants import RESNET_VARIANTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +47,7 @@ class Family:
         stage: Kind of graph scope that begins a group of stages: "dense block", "stage". Stages before
             the first are the stem.
         executions: Supported ways to run its blocks in training.
+        hub: Who publishes its weights under timm's tags on the Hugging Face Hub.
         baseline: Builds torchvision's network with the same state dict, newly initialized; None if
             torchvision has none for a configuration.
     """
@@ -54,6 +58,7 @@ class Family:
     module: Callable[[], type[Backbone[Any]]]
     stage: str
     executions: tuple[BlockExecution, ...] = ("plain",)
+    hub: str = "timm"
     baseline: Callable[[Any], nn.Module | None] = lambda _: None
 
 
@@ -123,6 +128,18 @@ def _custom() -> type[Backbone[Any]]:
     return CustomModel
 
 
+def _rdnet() -> type[Backbone[Any]]:
+    from skipnets.models.rdnet import RDNet
+
+    return RDNet
+
+
+def _regnet() -> type[Backbone[Any]]:
+    from skipnets.models.regnet import RegNet
+
+    return RegNet
+
+
 def _torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
     from skipnets.models.baselines import torchvision_densenet
 
@@ -149,7 +166,7 @@ register_family(
 register_family(
     Family(
         config=ResNetConfig,
-        models=RESNETS,
+        models=(*RESNETS, *RESNET_VARIANTS),
         graph=resnet_graph,
         module=_resnet,
         stage="stage",
@@ -158,3 +175,22 @@ register_family(
     )
 )
 register_family(Family(config=CustomConfig, graph=custom_graph, module=_custom, stage=""))
+register_family(
+    Family(
+        config=RDNetConfig,
+        models=RDNETS,
+        graph=rdnet_graph,
+        module=_rdnet,
+        stage="dense block",
+        hub="naver-ai",
+    )
+)
+register_family(
+    Family(
+        config=RegNetConfig,
+        models=REGNETS,
+        graph=regnet_graph,
+        module=_regnet,
+        stage="stage",
+    )
+)

@@ -20,6 +20,8 @@ from typing import ClassVar, Literal, get_args
 from skipnets.models.registry import Pooling
 
 Shape = tuple[int, ...]
+NormKind = Literal["batch", "group", "layer2d", "instance"]
+ActivationFunction = Literal["relu", "gelu", "silu", "hard_swish", "sigmoid", "hard_sigmoid"]
 BlockExecution = Literal["plain", "linear", "linear-recompute"]
 """How blocks run in training: operation by operation, or each as one operation in memory proportional to its
 depth, which may recompute its 1×1 convolutions in the backward pass instead of saving their outputs."""
@@ -42,7 +44,8 @@ class Operation:
 
     Attributes:
         name: Path of the module that computes it; an operation without a module of its own (a concatenation,
-            an addition) has the path of the module whose `forward` contains it.
+            an addition) has the path of the module whose `forward` contains it, or the name of its one
+            parameter (layer scale).
         inputs: Indices of its input values.
         output: Index of its output value.
     """
@@ -62,7 +65,7 @@ class Operation:
         return sum(
             math.prod(shape)
             for name, shape in self.tensors().items()
-            if name.rpartition(".")[2] in ("weight", "bias")
+            if name.rpartition(".")[2] not in ("running_mean", "running_var", "num_batches_tracked")
         )
 
     def output_size(self, size: int) -> int:
@@ -105,11 +108,15 @@ class Convolution(Window):
 
 @dataclass(frozen=True, kw_only=True)
 class Norm(Operation):
-    """`nn.BatchNorm2d` ("batch") or `nn.GroupNorm` ("group", with its number of groups)."""
+    """`nn.BatchNorm2d` ("batch"), `nn.GroupNorm` ("group", with its number of groups) or one of two more.
+
+    These are `LayerNorm2d` ("layer2d"), which normalizes the channels of each pixel for themselves, and
+    `nn.InstanceNorm2d` ("instance"), which does so with the pixels of each channel.
+    """
 
     kind: ClassVar[str] = "norm"
 
-    norm: Literal["batch", "group"]
+    norm: NormKind
     channels: int
     groups: int = 1
     eps: float = 1e-5
@@ -119,6 +126,11 @@ class Norm(Operation):
         names = ["weight", "bias", *(["running_mean", "running_var"] if self.norm == "batch" else [])]
         shapes: dict[str, Shape] = {f"{self.name}.{name}": (self.channels,) for name in names}
         return shapes | ({f"{self.name}.num_batches_tracked": ()} if self.norm == "batch" else {})
+
+
+def norm_eps(norm: NormKind) -> float:
+    """The number that a norm adds to variances: PyTorch's, for layer norms that of the published weights."""
+    return 1e-6 if norm == "layer2d" else 1e-5
 
 
 def norm_groups(channels: int) -> int:
@@ -132,7 +144,7 @@ class Activation(Operation):
 
     kind: ClassVar[str] = "activation"
 
-    function: Literal["relu"] = "relu"
+    function: ActivationFunction = "relu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +178,68 @@ class Add(Operation):
     """The sum of two maps of one shape; in a residual block, of the shortcut and the branch."""
 
     kind: ClassVar[str] = "add"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squeeze(Operation):
+    """The mean of each channel as a map of one pixel: (N, C, H, W) → (N, C, 1, 1)."""
+
+    kind: ClassVar[str] = "squeeze"
+
+    def output_size(self, size: int) -> int:  # noqa: ARG002 - the same for every size
+        """One pixel."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelConvolution(Operation):
+    """A convolution along the channels of a map of one pixel, `nn.Conv1d` from one map to one."""
+
+    kind: ClassVar[str] = "channel convolution"
+
+    kernel: int
+
+    def tensors(self) -> dict[str, Shape]:
+        """Weight (1, 1, kernel)."""
+        return {f"{self.name}.weight": (1, 1, self.kernel)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blur(Window):
+    """A binomial filter over a map that is mirrored at its edges, 1 pixel wide."""
+
+    kind: ClassVar[str] = "blur"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellMean(Window):
+    """Average pooling of 2×2 cells whose last row and column may be half outside, where only pixels count."""
+
+    kind: ClassVar[str] = "cell mean"
+
+    def output_size(self, size: int) -> int:
+        """⌈size / 2⌉."""
+        return -(-size // self.stride)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiply(Operation):
+    """A map (N, C, H, W) times a factor for each of its channels, (N, C, 1, 1)."""
+
+    kind: ClassVar[str] = "multiply"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(Operation):
+    """A learned factor for each channel, a parameter of the module that contains it: layer scale."""
+
+    kind: ClassVar[str] = "scale"
+
+    channels: int
+
+    def tensors(self) -> dict[str, Shape]:
+        """The factors (channels,), under the operation's own name."""
+        return {self.name: (self.channels,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +294,8 @@ class Scope:
         path: The module's path. Only a "stem" is not a module: it groups operations that some executions run
             as one.
         kind: Kind of module: "dense block", "dense layer", "transition", "stage",
-            "residual block", "shortcut", "stem".
+            "residual block", "shortcut", "squeeze-excitation", "channel attention", "convolutions",
+            "pooling", "stem".
         start: Index of its first operation.
         stop: Index after its last operation.
     """
@@ -255,7 +330,16 @@ class Graph:
 
     def tensors(self) -> dict[str, Shape]:
         """Names and shapes of the state dict, in its order."""
-        return {name: shape for operation in self.operations for name, shape in operation.tensors().items()}
+        starts = {scope.path: scope.start for scope in self.scopes}
+
+        def place(entry: tuple[int, Operation]) -> tuple[int, bool]:
+            """A module's own parameters come before those of its parts."""
+            index, operation = entry
+            own = isinstance(operation, Scale)
+            return (starts[operation.name.rpartition(".")[0]] if own else index), not own
+
+        ordered = sorted(enumerate(self.operations), key=place)
+        return {name: shape for _, operation in ordered for name, shape in operation.tensors().items()}
 
     @property
     def first_convolution(self) -> Convolution:
@@ -366,7 +450,7 @@ class GraphBuilder:
             )
         )
 
-    def norm(self, name: str, x: int, norm: Literal["batch", "group"] | None) -> int:
+    def norm(self, name: str, x: int, norm: NormKind | None) -> int:
         """Add a norm; None adds nothing."""
         if norm is None:
             return x
@@ -375,16 +459,50 @@ class GraphBuilder:
             Norm(
                 name=name,
                 inputs=(x,),
-                output=self._value(channels),
+                output=self._value(channels, spatial=self._values[x].spatial),
                 norm=norm,
                 channels=channels,
                 groups=norm_groups(channels) if norm == "group" else 1,
+                eps=norm_eps(norm),
             )
         )
 
     def relu(self, name: str, x: int) -> int:
         """Add a ReLU."""
-        return self._add(Activation(name=name, inputs=(x,), output=self._value(self.channels(x))))
+        return self.activation(name, x, "relu")
+
+    def activation(self, name: str, x: int, function: ActivationFunction) -> int:
+        """Add an activation."""
+        output = self._value(self.channels(x))
+        return self._add(Activation(name=name, inputs=(x,), output=output, function=function))
+
+    def squeeze(self, name: str, x: int) -> int:
+        """Add the mean of each channel, as a map of one pixel."""
+        return self._add(Squeeze(name=name, inputs=(x,), output=self._value(self.channels(x))))
+
+    def channel_convolution(self, name: str, x: int, kernel: int) -> int:
+        """Add a convolution along the channels."""
+        output = self._value(self.channels(x))
+        return self._add(ChannelConvolution(name=name, inputs=(x,), output=output, kernel=kernel))
+
+    def blur(self, name: str, x: int) -> int:
+        """Add a blur that halves the map."""
+        output = self._value(self.channels(x))
+        return self._add(Blur(name=name, inputs=(x,), output=output, kernel=3, stride=2, padding=1))
+
+    def cell_mean(self, name: str, x: int) -> int:
+        """Add the mean over cells of 2×2 pixels, which halves the map rounding up."""
+        output = self._value(self.channels(x))
+        return self._add(CellMean(name=name, inputs=(x,), output=output, kernel=2, stride=2))
+
+    def multiply(self, name: str, x: int, factors: int) -> int:
+        """Multiply each channel by its factor, a map of one pixel."""
+        return self._add(Multiply(name=name, inputs=(x, factors), output=self._value(self.channels(x))))
+
+    def scale(self, name: str, x: int) -> int:
+        """Add a learned factor for each channel; `name` is its parameter's."""
+        channels = self.channels(x)
+        return self._add(Scale(name=name, inputs=(x,), output=self._value(channels), channels=channels))
 
     def pool(
         self,
@@ -430,7 +548,16 @@ class GraphBuilder:
         output = self._value(self.channels(x), spatial=self._values[x].spatial)
         return self._add(Dropout(name=name, inputs=(x,), output=output, rate=rate, mode=mode))
 
-    def finish(self, x: int, *, head: str, global_pool: Pooling, num_classes: int, drop_rate: float) -> Graph:
+    def finish(
+        self,
+        x: int,
+        *,
+        head: str,
+        global_pool: Pooling,
+        num_classes: int,
+        drop_rate: float,
+        head_norm: tuple[str, NormKind | None] | None = None,
+    ) -> Graph:
         """Add global pooling and the linear head, and return the graph.
 
         Args:
@@ -439,8 +566,11 @@ class GraphBuilder:
             global_pool: How the map is pooled; "" for none.
             num_classes: Outputs of the head; 0 for none.
             drop_rate: Rate of the dropout before it.
+            head_norm: Name and kind of a norm of the pooled features; None for none.
         """
         features = self._global_pool(x, global_pool)
+        if head_norm is not None:
+            features = self.norm(head_norm[0], features, head_norm[1])
         logits = dropped = self.dropout("head_drop", features, drop_rate)
         if num_classes:
             logits = self._add(

@@ -22,7 +22,7 @@ def densenet_graph(config: DenseNetConfig) -> Graph:
             x = build.convolution("features.conv0", 0, config.stem_channels, 7, stride=2, bias=bias)
             build.stage("features.conv0", x)
             x = build.stage("features.norm0", build.norm("features.norm0", x, norm))
-            x = build.stage("features.relu0", build.relu("features.relu0", x))
+            x = build.stage("features.relu0", _activated(build, config, "features.relu0", x))
             x = build.stage("features.pool0", build.pool("features.pool0", x, "max", 3, stride=2, padding=1))
     else:
         x = build.stage(
@@ -46,12 +46,12 @@ def densenet_graph(config: DenseNetConfig) -> Graph:
         if number < len(config.block_config):
             path = f"features.transition{number}"
             with build.scope(path, "transition"):
-                x = build.relu(f"{path}.relu", build.norm(f"{path}.norm", x, norm))
+                x = _activated(build, config, f"{path}.relu", build.norm(f"{path}.norm", x, norm))
                 x = build.convolution(f"{path}.conv", x, config.compressed(build.channels(x)), 1, bias=bias)
                 x = build.pool(f"{path}.pool", x, "average", 2, stride=2)
             build.stage(path, x)
     x = build.stage("features.norm5", build.norm("features.norm5", x, norm))
-    x = build.stage("features.relu5", build.relu("features.relu5", x))
+    x = build.stage("features.relu5", _activated(build, config, "features.relu5", x))
     return build.finish(
         x,
         head="classifier",
@@ -67,13 +67,13 @@ def _dense_layer(
     """A norm, ReLU and convolution once (3×3) or twice (1×1 to the bottleneck, then 3×3): k new maps."""
     bias = config.norm is None
     with build.scope(path, "dense layer"):
-        x = build.relu(f"{path}.relu1", build.norm(f"{path}.norm1", x, config.norm))
+        x = _activated(build, config, f"{path}.relu1", build.norm(f"{path}.norm1", x, config.norm))
         if config.bottleneck is None:
             x = build.convolution(f"{path}.conv1", x, config.growth_rate, 3, bias=bias)
         else:
             width = config.bottleneck * config.growth_rate
             x = build.convolution(f"{path}.conv1", x, width, 1, bias=bias)
-            x = build.relu(f"{path}.relu2", build.norm(f"{path}.norm2", x, config.norm))
+            x = _activated(build, config, f"{path}.relu2", build.norm(f"{path}.norm2", x, config.norm))
             x = build.convolution(f"{path}.conv2", x, config.growth_rate, 3, bias=bias)
         x = build.dropout(f"{path}.dropout", x, config.proj_drop_rate)
         return build.dropout(f"{path}.drop_path", x, drop_path_rate, "row")
@@ -83,12 +83,24 @@ def resnet_graph(config: ResNetConfig) -> Graph:
     """Stem, stages of residual blocks, and the head."""
     build, bias = GraphBuilder(name=config.name, in_chans=config.in_chans), config.norm is None
     rates = iter(config.drop_path_rates())
-    kernel, stride = (7, 2) if config.stem == "imagenet" else (3, STEM_REDUCTION[config.stem])
-    x = build.stage("conv1", build.convolution("conv1", 0, config.width, kernel, stride=stride, bias=bias))
+    *inner, channels = config.stem_widths()
+    if inner:
+        with build.scope("conv1", "convolutions"):
+            x = 0
+            for number, width in enumerate(inner):
+                place, stride = 3 * number, 2 if number == 0 else 1
+                x = build.convolution(f"conv1.{place}", x, width, 3, stride=stride, bias=bias)
+                x = build.norm(f"conv1.{place + 1}", x, config.norm)
+                x = _activated(build, config, f"conv1.{place + 2}", x)
+            x = build.convolution(f"conv1.{3 * len(inner)}", x, channels, 3, bias=bias)
+    else:
+        kernel, stride = (7, 2) if config.stem == "imagenet" else (3, STEM_REDUCTION[config.stem])
+        x = build.convolution("conv1", 0, channels, kernel, stride=stride, bias=bias)
+    build.stage("conv1", x)
     x = build.stage("bn1", build.norm("bn1", x, config.norm))
-    x = build.stage("relu", build.relu("relu", x))
-    if config.stem == "imagenet":
-        x = build.stage("maxpool", build.pool("maxpool", x, "max", 3, stride=2, padding=1))
+    x = build.stage("relu", _activated(build, config, "relu", x))
+    if config.has_stem_pool:
+        x = build.stage("maxpool", _stem_pool(build, config, x))
     for stage, blocks in enumerate(config.block_config):
         path = f"layer{stage + 1}"
         with build.scope(path, "stage"):
@@ -104,6 +116,47 @@ def resnet_graph(config: ResNetConfig) -> Graph:
     )
 
 
+def _stem_pool(build: GraphBuilder, config: ResNetConfig, x: int) -> int:
+    """Max-pooling, or what stands in its place, to half the size."""
+    channels, smooth = build.channels(x), config.anti_aliasing
+    if config.stem_pool == "convolution":
+        with build.scope("maxpool", "pooling"):
+            stride = 1 if smooth else 2
+            x = build.convolution("maxpool.0", x, channels, 3, stride=stride, bias=config.norm is None)
+            x = _halved(build, config, "maxpool.1", x) if smooth else x
+            last = 2 if smooth else 1
+            return _activated(
+                build, config, f"maxpool.{last + 1}", build.norm(f"maxpool.{last}", x, config.norm)
+            )
+    if smooth == "average":
+        return build.pool("maxpool", x, "average", 2, stride=2)
+    if smooth == "blur":
+        with build.scope("maxpool", "pooling"):
+            x = build.pool("maxpool.0", x, "max", 3, stride=1, padding=1)
+            return build.blur("maxpool.1", x)
+    return build.pool("maxpool", x, "max", 3, stride=2, padding=1)
+
+
+def _halved(build: GraphBuilder, config: ResNetConfig, name: str, x: int) -> int:
+    """The map at half its size, by the configuration's anti-aliasing."""
+    return build.blur(name, x) if config.anti_aliasing == "blur" else build.cell_mean(name, x)
+
+
+def _attention(build: GraphBuilder, config: ResNetConfig, path: str, x: int) -> int:
+    """The map with its channels weighted."""
+    if config.attention is None:
+        return x
+    channels = build.channels(x)
+    with build.scope(path, "squeeze-excitation" if config.attention == "se" else "channel attention"):
+        width, y = config.attention_width(channels), build.squeeze(path, x)
+        if config.attention == "se":
+            y = build.relu(f"{path}.act", build.convolution(f"{path}.fc1", y, width, 1, bias=True))
+            y = build.convolution(f"{path}.fc2", y, channels, 1, bias=True)
+        else:
+            y = build.channel_convolution(f"{path}.conv", y, width)
+        return build.multiply(path, x, build.activation(f"{path}.gate", y, "sigmoid"))
+
+
 def _residual_block(
     build: GraphBuilder, config: ResNetConfig, stage: int, block: int, x: int, drop_path_rate: float
 ) -> int:
@@ -114,6 +167,8 @@ def _residual_block(
     dilation = config.dilation(stage)
     first_dilation = config.dilation(stage - 1) if block == 0 and stage > 0 else dilation
     basic = config.block == "basic"
+    smooth = config.anti_aliasing is not None and stride == 2
+    stride_inside = 1 if smooth else stride
 
     def convolved(number: int, y: int, channels: int, kernel: int, **window: int) -> int:
         """A convolution and its norm."""
@@ -122,29 +177,47 @@ def _residual_block(
 
     with build.scope(path, "residual block"):
         if basic:
-            y = build.relu(f"{path}.relu1", convolved(1, x, width, 3, stride=stride, dilation=first_dilation))
+            y = _activated(
+                build,
+                config,
+                f"{path}.relu1",
+                convolved(1, x, width, 3, stride=stride_inside, dilation=first_dilation),
+            )
+            y = _halved(build, config, f"{path}.aa", y) if smooth else y
             y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
             y = convolved(2, y, out, 3, dilation=dilation)
         else:
-            y = build.relu(f"{path}.relu1", convolved(1, x, width, 1))
-            y = convolved(2, y, width, 3, stride=stride, dilation=first_dilation, groups=config.groups)
-            y = build.dropout(f"{path}.dropout", build.relu(f"{path}.relu2", y), config.proj_drop_rate)
+            y = _activated(build, config, f"{path}.relu1", convolved(1, x, width, 1))
+            y = convolved(2, y, width, 3, stride=stride_inside, dilation=first_dilation, groups=config.groups)
+            y = _activated(build, config, f"{path}.relu2", y)
+            y = _halved(build, config, f"{path}.aa", y) if smooth else y
+            y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
             y = convolved(3, y, out, 1)
+        y = _attention(build, config, f"{path}.se", y)
         y = build.dropout(f"{path}.drop_path", y, drop_path_rate, "row")
         shortcut = (
             _shortcut(build, config, f"{path}.downsample", x, out, stride)
             if config.changes_shape(stage, block)
             else x
         )
-        return build.relu(f"{path}.relu{2 if basic else 3}", build.add(path, shortcut, y))
+        return _activated(build, config, f"{path}.relu{2 if basic else 3}", build.add(path, shortcut, y))
 
 
 def _shortcut(build: GraphBuilder, config: ResNetConfig, path: str, x: int, out: int, stride: int) -> int:
-    """The paper's option B, a 1×1 convolution with norm, or option A, every S-th pixel and zeros."""
+    """A 1×1 convolution with norm (option B), perhaps of means; or every S-th pixel and zeros (option A)."""
     with build.scope(path, "shortcut"):
         if config.shortcut == "pad":
             added = out - build.channels(x)
             x = build.pool(path, x, "average", 1, stride=stride)
             return build.pad(path, x, added // 2, added - added // 2)
+        if config.shortcut == "average":
+            x = build.cell_mean(f"{path}.0", x) if stride == 2 else x
+            x = build.convolution(f"{path}.1", x, out, 1, bias=config.norm is None)
+            return build.norm(f"{path}.2", x, config.norm)
         x = build.convolution(f"{path}.0", x, out, 1, stride=stride, bias=config.norm is None)
         return build.norm(f"{path}.1", x, config.norm)
+
+
+def _activated(build: GraphBuilder, config: DenseNetConfig | ResNetConfig, name: str, x: int) -> int:
+    """The configuration's activation."""
+    return build.activation(name, x, config.activation)

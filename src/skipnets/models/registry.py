@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from skipnets.errors import UserError, near_matches
 
-Stem = Literal["imagenet", "small", "cifar"]
+Stem = Literal["imagenet", "small", "cifar", "deep", "tiered"]
 # Stem → how much smaller its maps are than the input, and the usual input size.
-STEM_REDUCTION: Mapping[str, int] = {"imagenet": 4, "small": 2, "cifar": 1}
-_DEFAULT_SIZE: Mapping[str, int] = {"imagenet": 224, "small": 64, "cifar": 32}
+STEM_REDUCTION: Mapping[str, int] = {"imagenet": 4, "small": 2, "cifar": 1, "deep": 4, "tiered": 4}
+_DEFAULT_SIZE: Mapping[str, int] = {"imagenet": 224, "small": 64, "cifar": 32, "deep": 224, "tiered": 224}
 Pooling = Literal["avg", "max", "avgmax", "catavgmax", ""]
-Norm = Literal["batch", "group"] | None
+Norm = Literal["batch", "group", "layer2d", "instance"] | None
+BlockActivation = Literal["relu", "silu", "gelu", "hard_swish"]
+
+_ALL_NORMS: tuple[Norm, ...] = ("batch", "group", "layer2d", "instance", None)
 
 
 def _require_int(field: str, value: object, lowest: int, highest: int) -> None:
@@ -49,7 +53,9 @@ class ModelConfig:
         block_config: Dense layers or residual blocks of each stage.
         stem: `"imagenet"` is a 7×7 convolution of stride 2, norm, ReLU and 3×3 max-pooling of stride 2 (which
             reduces the maps to a quarter); `"small"` is one 3×3 convolution of stride 2 (to half their
-            size); `"cifar"` is one of stride 1 (which keeps it).
+            size); `"cifar"` is one of stride 1 (which keeps it). ResNets have two more: `"deep"`, three 3×3
+            convolutions in place of the 7×7 (He et al. 2019, arXiv 1812.01187), and `"tiered"`, the same with
+            fewer channels in the first.
         in_chans: Channels of the input: 3 for color, 1 for gray.
         num_classes: Outputs of the head; 0 for no head, so the model returns pooled features.
         global_pool: Pooling of the last map: `"avg"`, `"max"`, `"avgmax"` (the mean of both), `"catavgmax"`
@@ -58,14 +64,18 @@ class ModelConfig:
         proj_drop_rate: Dropout in every dense layer, or before the last convolution of every residual block.
         drop_path_rate: Stochastic depth (Huang et al. 2016, arXiv 1603.09382): the probability that the last
             layer's branch is dropped, falling linearly to 0 at the first.
-        norm: `"batch"`, `"group"` (32 groups, or the largest number below that divides the channels), or
-            None; without norms every convolution has a bias.
+        norm: `"batch"`, `"group"` (32 groups, or the largest number below that divides the channels),
+            `"layer2d"` (over the channels of each pixel), `"instance"` (over the pixels of each channel, in
+            DenseNets and ResNets), or None; without norms every convolution has a bias.
     """
 
     family: ClassVar[str]
     # The fields that a file holds, where these are not all of them; and those that it must hold.
     recorded: ClassVar[tuple[str, ...] | None] = None
     required: ClassVar[tuple[str, ...]] = ("name", "block_config")
+    most_stages: ClassVar[int] = 8
+    stems: ClassVar[tuple[Stem, ...]] = ("imagenet", "small", "cifar")
+    norms: ClassVar[tuple[Norm, ...]] = ("batch", "group", "layer2d", None)
 
     name: str
     block_config: tuple[int, ...]
@@ -79,13 +89,14 @@ class ModelConfig:
     norm: Norm = "batch"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.block_config, (tuple, list)) or not 1 <= len(self.block_config) <= 8:
-            raise UserError(f"block_config={self.block_config!r}: must list the layers of 1 to 8 stages")
+        most = self.most_stages
+        if not isinstance(self.block_config, (tuple, list)) or not 1 <= len(self.block_config) <= most:
+            raise UserError(f"block_config={self.block_config!r}: must list the layers of 1 to {most} stages")
         object.__setattr__(self, "block_config", tuple(self.block_config))
         for layers in self.block_config:
             _require_int("block_config", layers, 1, 1024)
-        _require_choice("stem", self.stem, get_args(Stem))
-        _require_choice("norm", self.norm, ("batch", "group", None))
+        _require_choice("stem", self.stem, self.stems)
+        _require_choice("norm", self.norm, self.norms)
         _require_int("in_chans", self.in_chans, 1, 4096)
         _require_int("num_classes", self.num_classes, 0, 1_000_000)
         _require_choice("global_pool", self.global_pool, get_args(Pooling))
@@ -138,17 +149,21 @@ class DenseNetConfig(ModelConfig):
         compression: θ, the share of channels that a transition keeps.
         stem_channels: Channels after the first convolution; None means 2k with a bottleneck and 16 without,
             as in the paper's sections 4.1 and 4.2.
+        activation: `"relu"`, `"silu"` (x·sigmoid(x)), `"gelu"` or `"hard_swish"`, in place of every ReLU.
     """
 
     family: ClassVar[str] = "densenet"
+    norms: ClassVar[tuple[Norm, ...]] = _ALL_NORMS
 
     growth_rate: int = 32
     bottleneck: int | None = 4
     compression: float = 0.5
     stem_channels: int | None = None
+    activation: BlockActivation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require_choice("activation", self.activation, get_args(BlockActivation))
         _require_int("growth_rate", self.growth_rate, 1, 1024)
         if self.bottleneck is not None:
             _require_int("bottleneck", self.bottleneck, 1, 64)
@@ -166,8 +181,8 @@ class DenseNetConfig(ModelConfig):
 
     @property
     def smallest_size(self) -> int:
-        """Each transition halves the maps rounding down, the stem rounds up."""
-        before_transitions = 2 ** (len(self.block_config) - 1)
+        """A transition halves maps rounding down, the stem rounds up; instance norms need two pixels."""
+        before_transitions = 2 ** (len(self.block_config) - (self.norm != "instance"))
         return (before_transitions - 1) * STEM_REDUCTION[self.stem] + 1
 
     @property
@@ -190,28 +205,55 @@ class ResNetConfig(ModelConfig):
         width: Channels of the first stage; every further stage doubles them.
         groups: Groups of the 3×3 convolution in a bottleneck block (ResNeXt's cardinality).
         width_per_group: Channels of each group in the first stage, per 64 of `width`.
-        shortcut: Where a stage changes the shape: `"projection"` (option B, a 1×1 convolution with norm) or
-            `"pad"` (option A, every second pixel and zeros for new channels: no parameters).
+        shortcut: Where a stage changes the shape: `"projection"` (option B, a 1×1 convolution with norm),
+            `"average"` (the mean of 2×2 pixels before that convolution, arXiv 1812.01187) or `"pad"` (option
+            A, every second pixel and zeros for new channels: no parameters).
+        stem_channels: Channels after the stem; None means `width`. The first two convolutions of a deep stem
+            have half as many.
+        stem_pool: `"max"`, or `"convolution"` for a 3×3 one of stride 2 in place of max-pooling
+            (ResNet-RS, arXiv 2103.07579).
+        attention: At the end of every residual branch: `"se"`, squeeze-excitation (arXiv 1709.01507),
+            `"eca"`, efficient channel attention (arXiv 1910.03151), or None.
+        se_ratio: Channels inside a squeeze-excitation, as a share of the block's.
+        anti_aliasing: Before maps are halved inside blocks and in the stem's pooling: `"blur"` (arXiv
+            1904.11486), `"average"` (the mean of 2×2 pixels), or None.
         output_stride: Reduction of the last map relative to the input; further stages keep their resolution
             and dilate their convolutions instead. None halves the resolution in every stage.
         zero_init_last: Start the last norm of every residual branch at 0, so that each block begins as the
             identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
+        activation: `"relu"`, `"silu"` (x·sigmoid(x)), `"gelu"` or `"hard_swish"`, in place of every ReLU of
+            stem and blocks.
     """
 
     family: ClassVar[str] = "resnet"
+    stems: ClassVar[tuple[Stem, ...]] = get_args(Stem)
+    norms: ClassVar[tuple[Norm, ...]] = _ALL_NORMS
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
     width: int = 64
     groups: int = 1
     width_per_group: int = 64
-    shortcut: Literal["projection", "pad"] = "projection"
+    shortcut: Literal["projection", "average", "pad"] = "projection"
+    stem_channels: int | None = None
+    stem_pool: Literal["max", "convolution"] = "max"
+    attention: Literal["se", "eca"] | None = None
+    se_ratio: float = 1 / 16
+    anti_aliasing: Literal["blur", "average"] | None = None
     output_stride: int | None = None
     zero_init_last: bool = False
+    activation: BlockActivation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require_choice("activation", self.activation, get_args(BlockActivation))
         _require_choice("block", self.block, ("basic", "bottleneck"))
-        _require_choice("shortcut", self.shortcut, ("projection", "pad"))
+        _require_choice("shortcut", self.shortcut, ("projection", "average", "pad"))
+        _require_choice("stem_pool", self.stem_pool, ("max", "convolution"))
+        _require_choice("attention", self.attention, ("se", "eca", None))
+        _require_number("se_ratio", self.se_ratio, lambda value: 0 < value <= 1, "above 0 and at most 1")
+        _require_choice("anti_aliasing", self.anti_aliasing, ("blur", "average", None))
+        if self.stem_channels is not None:
+            _require_int("stem_channels", self.stem_channels, 8 if self.is_deep else 1, 4096)
         _require_int("width", self.width, 1, 4096)
         _require_int("groups", self.groups, 1, 4096)
         _require_int("width_per_group", self.width_per_group, 1, 4096)
@@ -232,16 +274,59 @@ class ResNetConfig(ModelConfig):
             stem_stride = STEM_REDUCTION[self.stem]
             possible = tuple(stem_stride * 2**stage for stage in range(len(self.block_config)))
             _require_choice("output_stride", self.output_stride, (*possible, None))
+            dilates = self.output_stride < possible[-1]
+            if dilates and (self.anti_aliasing is not None or self.shortcut == "average"):
+                raise UserError(
+                    f"output_stride={self.output_stride}: needs anti_aliasing=None and another "
+                    'shortcut than "average"'
+                )
+        if self.stem_pool == "convolution" and not self.has_stem_pool:
+            raise UserError(f'stem_pool="convolution": a stem="{self.stem}" has no pooling to replace')
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the stem has three convolutions."""
+        return self.stem in ("deep", "tiered")
+
+    @property
+    def has_stem_pool(self) -> bool:
+        """Whether the stem ends with pooling, or with the convolution in its place."""
+        return STEM_REDUCTION[self.stem] == 4
+
+    def stem_widths(self) -> tuple[int, ...]:
+        """Channels of the stem's convolutions, in order."""
+        last = self.width if self.stem_channels is None else self.stem_channels
+        inner = last // 2
+        return (
+            (3 * (inner // 4) if self.stem == "tiered" else inner, inner, last) if self.is_deep else (last,)
+        )
+
+    def attention_width(self, channels: int) -> int:
+        """Channels inside the attention of a block of so many; for "eca", the length of its kernel."""
+        if self.attention == "eca":
+            length = int((math.log2(channels) + 1) / 2)
+            return max(length if length % 2 else length + 1, 3)
+        return max(int(channels * self.se_ratio + 4) // 8 * 8, 8)
 
     @property
     def smallest_size(self) -> int:
-        """Every stride rounds up, so one pixel is enough."""
-        return 1
+        """Every stride rounds up, so one pixel is enough; blurs, averages and instance norms need more."""
+        if self.norm == "instance":  # at least two pixels in every map
+            return 2 * STEM_REDUCTION[self.stem] * math.prod(map(self.stride, range(len(self.block_config))))
+        if self.anti_aliasing == "average":
+            return 3 if self.has_stem_pool and self.stem_pool == "max" else 1
+        halvings = len(self.block_config) - (0 if self.has_stem_pool else 1)
+        if self.anti_aliasing is None or halvings == 0:
+            return 1
+        before = STEM_REDUCTION[self.stem] // 2 if self.has_stem_pool else STEM_REDUCTION[self.stem]
+        return before * 2 ** (halvings - 1) + 1
 
     @property
     def description(self) -> str:
         """Kind and width of the residual blocks."""
         blocks = f"{self.block} blocks, width {self.width}"
+        if self.attention is not None:
+            blocks += f", {self.attention.upper()}"
         if self.groups > 1:
             return f"{blocks}, {self.groups} groups of {self.width_per_group}"
         if self.width_per_group != 64:
@@ -263,7 +348,7 @@ class ResNetConfig(ModelConfig):
 
     def changes_shape(self, stage: int, block: int) -> bool:
         """Whether a block's output has another shape than its input, so that the shortcut must adapt."""
-        into = self.width if stage == 0 else self.out_channels(stage - 1)
+        into = self.stem_widths()[-1] if stage == 0 else self.out_channels(stage - 1)
         return block == 0 and (self.stride(stage) != 1 or into != self.out_channels(stage))
 
     def branch_width(self, stage: int) -> int:

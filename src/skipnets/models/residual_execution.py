@@ -8,7 +8,7 @@ Shapes: N batch, C channels, H height, W width, S stride.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from skipnets.models.resnet import BasicBlock, BottleneckBlock, PadShortcut, ResNet
-from skipnets.models.switched_module import SwitchedModule, measure_network
+from skipnets.models.switched_module import NATIVE_KERNELS, SwitchedModule, measure_network
 from skipnets.ops import guards
 from skipnets.ops.batch_norm import update_all_running_statistics, update_running_statistics
 from skipnets.ops.residual_block import NormedConvolution, ResidualBlockPlan, executor, residual_block
@@ -55,7 +55,8 @@ class _MemoryEfficientBlock(SwitchedModule):
         if self.unsupported_reason(x) is not None:
             return cast(Tensor, super().forward(x))
         checked = _CHECKED[self]
-        result = residual_block(x, checked.plan, [pair.parameters() for pair in checked.pairs])
+        way: Literal["native", "pytorch"] = "native" if self.executor == NATIVE_KERNELS else "pytorch"
+        result = residual_block(x, checked.plan, [pair.parameters() for pair in checked.pairs], way)
         norms = [pair.norm for pair in checked.pairs]
         if len(set(result.counts)) == 1:
             update_all_running_statistics(norms, result.statistics, result.counts[0])

@@ -1,4 +1,4 @@
-"""ResNet: every block adds a residual to its input. Includes ResNeXt and Wide ResNet.
+"""ResNet: every block adds a residual to its input. Includes ResNeXt, Wide ResNet, and later variants.
 
 He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2016 (arXiv 1512.03385). Parameter
 names and arithmetic are torchvision's ("v1.5": the 3×3 convolution of a bottleneck block has the stride), so
@@ -9,6 +9,7 @@ Shapes: N batch, C channels, H height, W width, S stride.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,7 +24,14 @@ from skipnets.models.backbone import (
     initialize_convolutions,
     make_norm,
 )
-from skipnets.models.registry import STEM_REDUCTION, Norm, ResNetConfig
+from skipnets.models.layers import (
+    BlurPool,
+    CellMean,
+    ChannelAttention,
+    SqueezeExcitation,
+    make_activation,
+)
+from skipnets.models.registry import STEM_REDUCTION, BlockActivation, Norm, ResNetConfig
 
 if TYPE_CHECKING:
     from skipnets.models.graph import ExecutionPolicy
@@ -40,25 +48,33 @@ class BasicBlock(nn.Module):
         stride: int,
         dilation: tuple[int, int],
         shortcut: nn.Module | None,
+        attention: nn.Module | None,
+        anti_aliasing: nn.Module | None,
         norm: Norm,
+        activation: BlockActivation = "relu",
         proj_drop_rate: float,
         drop_path_rate: float,
     ) -> None:
         super().__init__()
         self.conv1 = _conv3x3(in_channels, out_channels, norm=norm, stride=stride, dilation=dilation[0])
         self.bn1 = make_norm(norm, out_channels)
-        self.relu1 = nn.ReLU()
+        self.relu1 = make_activation(activation)
+        self.aa = anti_aliasing
         self.dropout = nn.Dropout(proj_drop_rate)
         self.conv2 = _conv3x3(out_channels, out_channels, norm=norm, dilation=dilation[1])
         self.bn2 = make_norm(norm, out_channels)
+        self.se = attention
         self.drop_path = StochasticDepth(drop_path_rate, "row")
         self.downsample = shortcut
-        self.relu2 = nn.ReLU()
+        self.relu2 = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
         y = self.relu1(self.bn1(self.conv1(x)))
-        y = self.drop_path(self.bn2(self.conv2(self.dropout(y))))
+        if self.aa is not None:
+            y = self.aa(y)
+        y = self.bn2(self.conv2(self.dropout(y)))
+        y = self.drop_path(y if self.se is None else self.se(y))
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu2(shortcut + y)
 
@@ -76,29 +92,37 @@ class BottleneckBlock(nn.Module):
         stride: int,
         dilation: int,
         shortcut: nn.Module | None,
+        attention: nn.Module | None,
+        anti_aliasing: nn.Module | None,
         norm: Norm,
+        activation: BlockActivation = "relu",
         proj_drop_rate: float,
         drop_path_rate: float,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=norm is None)
         self.bn1 = make_norm(norm, width)
-        self.relu1 = nn.ReLU()
+        self.relu1 = make_activation(activation)
         self.conv2 = _conv3x3(width, width, norm=norm, stride=stride, dilation=dilation, groups=groups)
         self.bn2 = make_norm(norm, width)
-        self.relu2 = nn.ReLU()
+        self.relu2 = make_activation(activation)
+        self.aa = anti_aliasing
         self.dropout = nn.Dropout(proj_drop_rate)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=norm is None)
         self.bn3 = make_norm(norm, out_channels)
+        self.se = attention
         self.drop_path = StochasticDepth(drop_path_rate, "row")
         self.downsample = shortcut
-        self.relu3 = nn.ReLU()
+        self.relu3 = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.relu2(self.bn2(self.conv2(y)))
-        y = self.drop_path(self.bn3(self.conv3(self.dropout(y))))
+        if self.aa is not None:
+            y = self.aa(y)
+        y = self.bn3(self.conv3(self.dropout(y)))
+        y = self.drop_path(y if self.se is None else self.se(y))
         shortcut = x if self.downsample is None else self.downsample(x)
         return self.relu3(shortcut + y)
 
@@ -129,17 +153,14 @@ class ResNet(Backbone[ResNetConfig]):
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__(config)
-        norm, channels = config.norm, config.width
-        if config.stem == "imagenet":
-            self.conv1 = nn.Conv2d(config.in_chans, channels, 7, stride=2, padding=3, bias=norm is None)
-        else:
-            self.conv1 = _conv3x3(config.in_chans, channels, norm=norm, stride=STEM_REDUCTION[config.stem])
+        norm, channels = config.norm, config.stem_widths()[-1]
+        self.conv1 = _stem(config)
         self.bn1 = make_norm(norm, channels)
-        self.relu = nn.ReLU()
-        reduction = self.conv1.stride[0]
+        self.relu = make_activation(config.activation)
+        reduction = 2 if config.has_stem_pool else STEM_REDUCTION[config.stem]
         self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=reduction, module="relu")]
-        if config.stem == "imagenet":
-            self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        if config.has_stem_pool:
+            self.maxpool = _stem_pool(config, channels)
             reduction *= 2
 
         path_rates = iter(config.drop_path_rates())
@@ -194,13 +215,57 @@ class ResNet(Backbone[ResNetConfig]):
         Args:
             coarse: One group per stage instead of one per residual block.
         """
-        return {"stem": r"^(?:conv|bn)1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+        return {
+            "stem": r"^(?:conv1|bn1|maxpool)",
+            "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)",
+        }
 
     def stages(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield `conv1`, `bn1`, `relu`, `maxpool`, `layer1` … with their paths."""
         for name, module in self.named_children():
             if name not in ("global_pool", "head_drop", "fc"):
                 yield name, module
+
+
+def _stem(config: ResNetConfig) -> nn.Module:
+    """The convolutions of the stem, without the last one's norm."""
+    *inner, channels = config.stem_widths()
+    if not inner and config.stem == "imagenet":
+        return nn.Conv2d(config.in_chans, channels, 7, stride=2, padding=3, bias=config.norm is None)
+    if not inner:
+        return _conv3x3(config.in_chans, channels, norm=config.norm, stride=STEM_REDUCTION[config.stem])
+    layers = nn.Sequential()
+    for number, (width, into) in enumerate(zip(inner, (config.in_chans, *inner), strict=False)):
+        layers.append(_conv3x3(into, width, norm=config.norm, stride=2 if number == 0 else 1))
+        layers.append(make_norm(config.norm, width))
+        layers.append(make_activation(config.activation))
+    return layers.append(_conv3x3(inner[-1], channels, norm=config.norm))
+
+
+def _stem_pool(config: ResNetConfig, channels: int) -> nn.Module:
+    """Max-pooling, or what stands in its place, to half the size."""
+    smooth = config.anti_aliasing
+    if config.stem_pool == "convolution":
+        layers = nn.Sequential(_conv3x3(channels, channels, norm=config.norm, stride=1 if smooth else 2))
+        if smooth:
+            layers.append(_halving(config))
+        return layers.append(make_norm(config.norm, channels)).append(make_activation(config.activation))
+    if smooth == "average":
+        return nn.AvgPool2d(2)
+    if smooth == "blur":
+        return nn.Sequential(nn.MaxPool2d(kernel_size=3, stride=1, padding=1), BlurPool())
+    return nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+
+
+def _halving(config: ResNetConfig) -> nn.Module:
+    return BlurPool() if config.anti_aliasing == "blur" else CellMean()
+
+
+def _attention(config: ResNetConfig, channels: int) -> nn.Module | None:
+    if config.attention is None:
+        return None
+    width = config.attention_width(channels)
+    return SqueezeExcitation(channels, width) if config.attention == "se" else ChannelAttention(width)
 
 
 def _block(
@@ -210,9 +275,11 @@ def _block(
     stride = config.stride(stage) if block == 0 else 1
     dilation = config.dilation(stage)
     first_dilation = config.dilation(stage - 1) if block == 0 and stage > 0 else dilation
-    shortcut = None
+    shortcut = anti_aliasing = None
     if config.changes_shape(stage, block):
         shortcut = _shortcut(config, in_channels, out_channels, stride)
+    if config.anti_aliasing is not None and stride == 2:
+        anti_aliasing, stride = _halving(config), 1
     if config.block == "basic":
         return BasicBlock(
             in_channels,
@@ -220,7 +287,10 @@ def _block(
             stride=stride,
             dilation=(first_dilation, dilation),
             shortcut=shortcut,
+            attention=_attention(config, out_channels),
+            anti_aliasing=anti_aliasing,
             norm=config.norm,
+            activation=config.activation,
             proj_drop_rate=config.proj_drop_rate,
             drop_path_rate=drop_path_rate,
         )
@@ -232,7 +302,10 @@ def _block(
         stride=stride,
         dilation=first_dilation,
         shortcut=shortcut,
+        attention=_attention(config, out_channels),
+        anti_aliasing=anti_aliasing,
         norm=config.norm,
+        activation=config.activation,
         proj_drop_rate=config.proj_drop_rate,
         drop_path_rate=drop_path_rate,
     )
@@ -241,6 +314,11 @@ def _block(
 def _shortcut(config: ResNetConfig, in_channels: int, out_channels: int, stride: int) -> nn.Module:
     if config.shortcut == "pad":
         return PadShortcut(in_channels, out_channels, stride)
+    if config.shortcut == "average":
+        layers: dict[str, nn.Module] = {"0": CellMean()} if stride == 2 else {}
+        layers["1"] = nn.Conv2d(in_channels, out_channels, 1, bias=config.norm is None)
+        layers["2"] = make_norm(config.norm, out_channels)
+        return nn.Sequential(OrderedDict(layers))
     projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=config.norm is None)
     return nn.Sequential(projection, make_norm(config.norm, out_channels))
 

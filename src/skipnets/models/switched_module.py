@@ -16,7 +16,7 @@ from skipnets.models.graph import BlockExecution
 from skipnets.ops import guards
 from skipnets.ops.triton import slower_launches
 
-_FUSED, _NATIVE = "fused kernels", "native kernels"
+_FUSED, NATIVE_KERNELS = "fused kernels", "native kernels"
 
 
 class SwitchedModule(nn.Module):
@@ -74,7 +74,7 @@ class SwitchedModule(nn.Module):
     def _executor(self, features: Tensor) -> str | None:
         """What runs it, for the report; None for the operators of PyTorch where there is nothing else."""
         if features.device.type == "cpu":
-            return _NATIVE if self._runs_natively(features) else None
+            return NATIVE_KERNELS if self._runs_natively(features) else None
         reason = self._not_fused(features)
         return _FUSED if reason is None else f"PyTorch's operators, as {reason}"
 

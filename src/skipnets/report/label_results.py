@@ -35,7 +35,7 @@ class LabelResults:
         names: The N images' names, as in splits.csv.
         labels: (N, K) with 1 for present, 0 for absent, NaN for unknown.
         logits: (N, K), not divided by a temperature.
-        temperature: The evaluation's.
+        temperature: Likewise.
         groups: (N,) what is drawn as a whole for intervals; None where there are no groups.
     """
 
@@ -76,9 +76,10 @@ def read_label_results(folder: Path) -> LabelResults:
         classes = tuple(row["name"] for row in evaluation["classes"])
         names, labels, logits, groups = read_label_predictions(folder / run_folder.PREDICTIONS, classes)
         thresholds = tuple(float(row["threshold"]) for row in evaluation["classes"])
+        evaluated_at = temperature = float(evaluation["temperature"])
         if (folder / run_folder.MODEL).is_file():
-            thresholds = tuple(describe(folder)["thresholds"])
-        temperature = float(evaluation["temperature"])
+            model = describe(folder)
+            thresholds, temperature = tuple(model["thresholds"]), model["temperature"]
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
         raise UserError(
             f"{folder}: {run_folder.EVALUATION} or {run_folder.PREDICTIONS} is missing or damaged, or they "
@@ -92,7 +93,7 @@ def read_label_results(folder: Path) -> LabelResults:
         thresholds=thresholds,
         names=names,
         labels=labels,
-        logits=logits * temperature,
+        logits=logits * evaluated_at,
         temperature=temperature,
         groups=groups,
     )

@@ -28,6 +28,17 @@ OPERATIONS = frozenset(
         *("batch_norm.default", "cat.default", "conv2d.default", "dropout.default", "flatten.using_ints"),
         *("group_norm.default", "linear.default", "max_pool2d.default", "mul.Tensor", "pad.default"),
         *("relu.default", "sub.Tensor", "to.dtype"),
+        # Of layer norms, other activations, gates of channels and layer scale.
+        *("conv1d.default", "gelu.default", "hardsigmoid.default", "hardswish.default"),
+        *(
+            "instance_norm.default",
+            "layer_norm.default",
+            "permute.default",
+            "reshape.default",
+            "sigmoid.default",
+            "silu.default",
+        ),
+        *("transpose.int", "unsqueeze.default"),
         # Of an ensemble, whose probabilities are averaged.
         *("clamp.default", "log.default", "mean.dim", "softmax.int", "stack.default"),
     }

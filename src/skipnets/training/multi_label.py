@@ -227,11 +227,8 @@ class MultiLabelTask(ClassificationTask):
         minimized = loss * labels.shape[1]
         known = torch.isfinite(labels)
         right = ((logits.detach() >= 0) == (labels == 1)) & known
-        measured = {
-            "train_loss": loss.detach(),
-            "train_accuracy": right.sum() / known.sum().clamp(min=1),
-        }
-        self.log_dict(measured, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+        share = right.sum() / known.sum().clamp(min=1)
+        self.training_sums.add(loss.detach() * len(labels), share * len(labels), images=len(labels))
         return minimized
 
     @override

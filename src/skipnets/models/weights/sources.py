@@ -98,6 +98,8 @@ DEFAULT_INPUT = {
     "imagenet": _IMAGENET,
     "small": replace(_IMAGENET, size=(64, 64), resize_size=None),
     "cifar": replace(_IMAGENET, size=(32, 32), resize_size=None),
+    "deep": _IMAGENET,
+    "tiered": _IMAGENET,
 }
 
 

@@ -1,0 +1,155 @@
+"""Fit a score that tells how unusual an image is, for a classifier.
+
+Which score recognizes outliers best depends on network and images. There are no outliers to choose by, so
+they are made from validation images, in ways that keep some of what these are: their parts but not their
+order, their average with another, their brightness and contrast alone.
+
+Shapes: N images, C channels, H height, W width, K classes, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.classifier import Classifier
+from skipnets.data.loading import evaluation_batches
+from skipnets.data.sources import ImageDataset
+from skipnets.errors import needs_extra
+from skipnets.uncertainty import (
+    CalibrationScores,
+    OutlierDetector,
+    OutlierScore,
+    outlier_scores,
+    reference_size,
+)
+
+with needs_extra("train"):
+    from sklearn.metrics import roc_auc_score
+
+__all__ = ["altered", "fit_outlier_detector"]
+
+_MOST_VALIDATION = 2000
+_MOST_ALTERED = 500
+_TILES = 4  # a side
+
+
+def fit_outlier_detector(
+    classifier: Classifier,
+    validation: ImageDataset,
+    training: ImageDataset | None,
+    *,
+    batch_size: int = 64,
+    workers: int = 2,
+    seed: int = 0,
+    progress: Callable[[int, int], object] | None = None,
+) -> OutlierDetector:
+    """Choose the score that best tells validation images from altered ones.
+
+    Args:
+        classifier: Computes logits and embeddings.
+        validation: Images that it was not trained on, of which up to 2,000 are used.
+        training: Images that it was trained on, for the distance to their embeddings; None without them.
+        batch_size: Images per forward pass.
+        workers: Threads that read images.
+        seed: Which images are used, and how they are altered.
+        progress: Called after every batch with the number of images done and their total.
+    """
+    rng = np.random.default_rng(seed)
+    validation = _some(validation, _MOST_VALIDATION, rng)
+    done, total = 0, len(validation)
+
+    def batches(dataset: ImageDataset) -> Iterator[NDArray[Any]]:
+        nonlocal done
+        for batch in evaluation_batches(
+            dataset,
+            classifier.preprocessing,
+            batch_size=batch_size,
+            workers=workers,
+            normalize=classifier.runtime.input_type == "float32",
+        ):
+            if len(batch.inputs):
+                yield batch.inputs
+            done += len(batch.names)
+            if progress is not None:
+                progress(done, total)
+
+    usual: list[NDArray[np.float32]] = []
+    embedded: list[NDArray[np.float32]] = []
+    changed: list[NDArray[Any]] = []
+    for inputs in batches(validation):
+        usual.append(classifier.logits(inputs))
+        if training is not None:
+            embedded.append(classifier.embed_batch(inputs))
+        if sum(map(len, changed)) < 3 * _MOST_ALTERED:
+            changed.extend(altered(inputs, rng))
+    unusual = [classifier.logits(inputs) for inputs in changed]
+    logits = np.concatenate(usual), np.concatenate(unusual)
+    scores: dict[OutlierScore, tuple[NDArray[np.float64], NDArray[np.float64]]] = {
+        name: (outlier_scores(name, logits[0]), outlier_scores(name, logits[1]))
+        for name in get_args(OutlierScore)
+        if name != "knn"
+    }
+    reference = None
+    if training is not None:
+        features = np.concatenate(embedded)
+        training = _some(training, reference_size(features.shape[1]), rng)
+        total += len(training)
+        seen = np.concatenate([classifier.embed_batch(inputs) for inputs in batches(training)])
+        lengths = np.linalg.norm(seen, axis=1, keepdims=True)
+        reference = (seen / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float16)
+        odd = np.concatenate([classifier.embed_batch(inputs) for inputs in changed])
+        scores["knn"] = (
+            outlier_scores("knn", logits[0], features, reference),
+            outlier_scores("knn", logits[1], odd, reference),
+        )
+    auroc = {name: _auroc(*pair) for name, pair in scores.items()}
+    best = max(auroc, key=lambda name: auroc[name])
+    return OutlierDetector(
+        score=best,
+        calibration=CalibrationScores.of(scores[best][0]),
+        reference=reference if best == "knn" else None,
+        auroc={str(name): value for name, value in auroc.items()},
+    )
+
+
+def altered(inputs: NDArray[Any], rng: np.random.Generator) -> list[NDArray[Any]]:
+    """Images that are like others in part: tiles in another order, averages of two, noise.
+
+    Args:
+        inputs: (N, C, H, W), pixels or normalized.
+        rng: Draws the order, the pairs and the noise.
+
+    Returns:
+        Three batches like `inputs`. Noise has the mean and standard deviation of each image's channels.
+    """
+    height, width = (side // _TILES for side in inputs.shape[2:])
+    tiled = inputs.copy()
+    for image, original in zip(tiled, inputs, strict=True):
+        places = [(y * height, x * width) for y in range(_TILES) for x in range(_TILES)]
+        order = rng.permutation(len(places))
+        for (top, left), other in zip(places, order, strict=True):
+            y, x = places[other]
+            image[:, top : top + height, left : left + width] = original[:, y : y + height, x : x + width]
+    values = inputs.astype(np.float32)
+    # Another image, unless there is but one.
+    blended = (values + np.roll(values, 1 + rng.integers(max(len(values) - 1, 1)), axis=0)) / 2
+    mean, std = values.mean((2, 3), keepdims=True), values.std((2, 3), keepdims=True)
+    noise = mean + std * rng.standard_normal(values.shape, dtype=np.float32)
+    if inputs.dtype == np.uint8:
+        blended, noise = (np.rint(each).clip(0, 255) for each in (blended, noise))
+    return [tiled, blended.astype(inputs.dtype), noise.astype(inputs.dtype)]
+
+
+def _some(dataset: ImageDataset, count: int, rng: np.random.Generator) -> ImageDataset:
+    if len(dataset) <= count:
+        return dataset
+    return dataset.select(np.sort(rng.choice(len(dataset), count, replace=False)))
+
+
+def _auroc(usual: NDArray[np.float64], unusual: NDArray[np.float64]) -> float:
+    labels = np.repeat([0, 1], [len(usual), len(unusual)])
+    return float(roc_auc_score(labels, np.concatenate([usual, unusual])))

@@ -1,0 +1,98 @@
+"""Test-time augmentation: several views of each image, whose probabilities are averaged.
+
+Probabilities are averaged, as in an ensemble, not logits: a view that the network is unsure of then says
+little, however large its logits are. It is done around whichever runtime runs the network, so that all give
+the same, and on whole batches, so that an image's result does not depend on the others.
+
+Shapes: N batch, C channels, H height, W width, V views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.errors import UserError, near_matches
+from skipnets.runtimes.ensemble import average_logits
+
+__all__ = ["TTA", "averaged_embeddings", "averaged_logits", "check_tta", "views"]
+
+TTA = ("none", "flip", "crops", "flip-crops")
+"""Names of test-time augmentations: each mirrored, five crops, or both."""
+
+_SHIFT = 1 / 16  # of the shorter side
+Network = Callable[[NDArray[Any]], NDArray[np.float32]]
+
+
+def views(batch: NDArray[Any], tta: str) -> Iterator[NDArray[Any]]:
+    """The views of a batch, (N, C, H, W) each.
+
+    Args:
+        batch: (N, C, H, W), pixels or normalized.
+        tta: "none" is the batch alone; "flip" also mirrors it; "crops" also cuts it from its four corners
+            after it was padded by reflection, a sixteenth of the shorter side all around; "flip-crops"
+            mirrors all five.
+    """
+    shifted = list(_shifted(batch)) if "crops" in tta else [batch]
+    yield from shifted
+    if "flip" in tta:
+        yield from (np.ascontiguousarray(view[..., ::-1]) for view in shifted)
+
+
+def averaged_logits(
+    network: Network, batch: NDArray[Any], tta: str, *, several_labels: bool = False
+) -> NDArray[np.float32]:
+    """(N, K) logits of a batch; of several views those of the views' mean probabilities.
+
+    Args:
+        network: Computes the logits of a view.
+        batch: (N, C, H, W).
+        tta: One of `TTA`.
+        several_labels: Whether a label's probability is the sigmoid of its logit, not one of a softmax.
+    """
+    if tta == "none":
+        return network(batch)
+    logits = np.stack([network(view) for view in views(batch, tta)])
+    return _average_label_logits(logits) if several_labels else average_logits(logits)
+
+
+def averaged_embeddings(network: Network, batch: NDArray[Any], tta: str) -> NDArray[np.float32]:
+    """(N, F) embeddings of a batch; of several views their mean."""
+    if tta == "none":
+        return network(batch)
+    embedded = np.stack([network(view) for view in views(batch, tta)])
+    return embedded.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def check_tta(tta: str) -> None:
+    """Check the name of a test-time augmentation.
+
+    Raises:
+        UserError: If it is none of `TTA`.
+    """
+    if not isinstance(tta, str) or tta not in TTA:
+        raise UserError(f"tta={tta}: must be one of {', '.join(TTA)}{near_matches(str(tta), TTA)}")
+
+
+def _shifted(batch: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The batch, and four that are shifted towards its corners."""
+    height, width = batch.shape[2:]
+    shift = max(round(min(height, width) * _SHIFT), 1)
+    padded = np.pad(batch, ((0, 0), (0, 0), (shift, shift), (shift, shift)), mode="reflect")
+    yield batch
+    for top in (0, 2 * shift):
+        for left in (0, 2 * shift):
+            yield np.ascontiguousarray(padded[:, :, top : top + height, left : left + width])
+
+
+def _average_label_logits(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(V, N, K) logits → (N, K), whose sigmoids are the means of the V sigmoids."""
+    doubled = logits.astype(np.float64)
+    # log σ(z) = -log(1 + e^-z), and of the other side -log(1 + e^z).
+    present = np.logaddexp.reduce(-np.logaddexp(0, -doubled), axis=0)
+    absent = np.logaddexp.reduce(-np.logaddexp(0, doubled), axis=0)
+    averaged: NDArray[np.float32] = (present - absent).astype(np.float32)
+    return averaged

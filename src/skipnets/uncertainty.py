@@ -1,0 +1,366 @@
+"""When a classifier does not know: prediction sets with a guaranteed coverage, and images unlike all others.
+
+Both are split conformal prediction (Vovk et al. 2005; Angelopoulos & Bates 2021, arXiv 2107.07511): scores of
+calibration images, which training did not use, tell how large a score a new image of the same kind may have.
+
+Prediction sets are least ambiguous (Sadinle, Lei & Wasserman 2019, arXiv 1609.00451): the score is one minus
+the probability of the true class. Of all sets with this coverage they are the smallest on average, and
+nothing is drawn at random, so a set is the same each time and in each runtime.
+
+How unusual an image is, is told by its logits (energy, Liu et al. 2020, arXiv 2010.03759; maximum logit,
+Hendrycks et al. 2022, arXiv 1911.11132) or by the distance to its neighbors among training images in feature
+space (Sun et al. 2022, arXiv 2204.06507).
+
+Needs no torch.
+
+Shapes: N images, K classes, F features, R reference vectors, n calibration images, m ≤ n of their scores.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skipnets.errors import UserError
+from skipnets.runtimes.views import check_tta
+
+__all__ = [
+    "CalibrationScores",
+    "OutlierDetector",
+    "OutlierScore",
+    "Uncertainty",
+    "check_share",
+    "outlier_scores",
+    "prediction_sets",
+    "reference_size",
+]
+
+OutlierScore = Literal["energy", "max-logit", "knn"]
+
+NEIGHBORS = 5
+_MOST_SCORES = 1000
+_MOST_REFERENCES = 2000
+_REFERENCE_BYTES = 1 << 20
+_MOST_FEATURES = 1 << 17
+_MOST_IMAGES = 1 << 40
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationScores:
+    """Scores of calibration images, of which a model file keeps at most 1,000.
+
+    Those that are kept are evenly spaced in rank, and a quantile between two is rounded up, which only makes
+    it safer, by at most a thousandth.
+
+    Args:
+        images: Number n of calibration images.
+        scores: (m,) scores in rising order: the i-th has the rank ⌈i·n/m⌉ among all n.
+    """
+
+    images: int
+    scores: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, scores: NDArray[np.floating[Any]]) -> CalibrationScores:
+        """Keep those of n images, in any order."""
+        count = len(scores)
+        kept = min(count, _MOST_SCORES)
+        ranks = -(-np.arange(1, kept + 1) * count // kept)
+        return cls(count, np.sort(scores.astype(np.float64))[ranks - 1])
+
+    @property
+    def highest_coverage(self) -> float:
+        """The highest coverage that so many images can give."""
+        return self.images / (self.images + 1)
+
+    def quantile(self, coverage: float) -> float:
+        """The score that a new image's does not exceed with at least this probability.
+
+        It is the ⌈(n + 1)·coverage⌉-th smallest of the n, the finite-sample correction of split conformal
+        prediction.
+
+        Args:
+            coverage: Above 0, below 1.
+
+        Raises:
+            UserError: If there are too few images.
+        """
+        wanted = Fraction(str(coverage))
+        rank = math.ceil((self.images + 1) * wanted)
+        if rank > self.images:
+            limit = math.floor(1e4 * self.images / (self.images + 1)) / 1e4
+            raise self._too_few(f"coverage={coverage:g}", wanted, f"at most {limit:g}")
+        return float(self.scores[(rank - 1) * len(self.scores) // self.images])
+
+    def p_values(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """How unusual scores are: the probability that an image of the calibration's kind has at least this.
+
+        Args:
+            scores: (N,).
+
+        Returns:
+            (N,) values from 1 / (n + 1) to 1. For images of the same kind, at most a share r of them is ≤ r.
+        """
+        below = np.searchsorted(self.scores, scores, side="left")
+        ranks = -(-below * self.images // len(self.scores))
+        values: NDArray[np.float64] = (1 + self.images - ranks) / (1 + self.images)
+        return values
+
+    def check_reject(self, share: float) -> None:
+        """Check that there are images enough to reject so small a share.
+
+        Raises:
+            UserError: If there are too few.
+        """
+        wanted = Fraction(str(share))
+        if wanted * (self.images + 1) < 1:
+            limit = math.ceil(1e4 / (self.images + 1)) / 1e4
+            raise self._too_few(f"reject={share:g}", 1 - wanted, f"at least {limit:g}")
+
+    @staticmethod
+    def rejects(p_value: float, share: float) -> bool:
+        """Whether an image is among a share of the most unusual ones."""
+        return p_value <= share * (1 + 1e-12)  # 0.05 is 5 of 100, however it is rounded
+
+    def _too_few(self, given: str, coverage: Fraction, limit: str) -> UserError:
+        needed = math.ceil(coverage / (1 - coverage))
+        return UserError(
+            f"{given}: needs at least {needed:,} calibration images, and the model has {self.images:,}, "
+            f"enough for {limit}: skipnets calibrate with more"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return {"images": self.images, "scores": self.scores.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> CalibrationScores:
+        """The inverse of `to_dict`.
+
+        Raises:
+            UserError: If the values are damaged.
+        """
+        images, scores = _field(values, "images", int), _field(values, "scores", list)
+        if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in scores):
+            raise UserError("scores must be numbers")
+        if not 1 <= len(scores) <= min(images, _MOST_SCORES) or images > _MOST_IMAGES:
+            raise UserError(f"scores must be 1 to {_MOST_SCORES:,}, and no more than images={images}")
+        array = np.array(scores, np.float64)
+        if not np.isfinite(array).all() or (np.diff(array) < 0).any():
+            raise UserError("scores must be finite and in rising order")
+        return cls(images, array)
+
+
+def prediction_sets(
+    probabilities: NDArray[np.floating[Any]], scores: CalibrationScores, coverage: float
+) -> NDArray[np.bool_]:
+    """Sets of classes that contain the true one with a given probability.
+
+    The probability is over calibration and new images of the same kind together, not for each class or image.
+    The most probable class is always in the set, so a classifier that is more accurate than the coverage
+    asked for covers more.
+
+    Args:
+        probabilities: (N, K).
+        scores: Of one minus the probability of the true class.
+        coverage: Above 0, below 1.
+
+    Returns:
+        (N, K), whether a class is in the set.
+
+    Raises:
+        UserError: If there are too few calibration images for this coverage.
+    """
+    sets: NDArray[np.bool_] = 1 - probabilities.astype(np.float64) <= scores.quantile(coverage)
+    sets[np.arange(len(sets)), probabilities.argmax(1)] = True
+    return sets
+
+
+def outlier_scores(
+    score: OutlierScore,
+    logits: NDArray[np.floating[Any]],
+    features: NDArray[np.floating[Any]] | None = None,
+    reference: NDArray[np.floating[Any]] | None = None,
+) -> NDArray[np.float64]:
+    """How unusual images are; higher is more so.
+
+    Args:
+        score: "energy" is minus the logarithm of the sum of the exponentials of the logits, "max-logit" minus
+            the largest, "knn" one minus the cosine of the 5th nearest reference vector, or of the last.
+        logits: (N, K), not divided by a temperature.
+        features: (N, F) embeddings, for "knn".
+        reference: (R, F) embeddings of training images, of length 1.
+
+    Returns:
+        (N,) scores.
+
+    Raises:
+        UserError: If features and reference do not match.
+    """
+    if score == "knn":
+        assert features is not None
+        assert reference is not None
+        if features.shape[1] != reference.shape[1]:
+            raise UserError(
+                f"the reference for outliers has {reference.shape[1]} features, and the network "
+                f"{features.shape[1]}: skipnets calibrate makes another"
+            )
+        lengths = np.linalg.norm(features, axis=1, keepdims=True)
+        cosines = (features / np.maximum(lengths, np.finfo(np.float32).tiny)) @ reference.T.astype(np.float32)
+        rank = min(NEIGHBORS, len(reference))
+        distances: NDArray[np.float64] = 1 - np.partition(cosines, -rank, axis=1)[:, -rank].astype(np.float64)
+        return distances
+    largest = logits.max(1).astype(np.float64)
+    if score == "max-logit":
+        return -largest
+    return -(largest + np.log(np.exp(logits.astype(np.float64) - largest[:, None]).sum(1)))
+
+
+def reference_size(features: int) -> int:
+    """How many reference vectors a model file keeps: at most 2,000, in at most 1 MiB."""
+    return max(min(_MOST_REFERENCES, _REFERENCE_BYTES // (2 * features)), 1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OutlierDetector:
+    """A score of how unusual an image is, and its values for calibration images.
+
+    Args:
+        score: Its name.
+        calibration: Its values for calibration images.
+        reference: (R, F) embeddings of training images of length 1, float16, for "knn".
+        auroc: Score → AUROC by which it was chosen, calibration images against altered ones.
+    """
+
+    score: OutlierScore
+    calibration: CalibrationScores
+    reference: NDArray[np.float16] | None = None
+    auroc: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the score needs embeddings besides logits."""
+        return self.score == "knn"
+
+    def p_values(
+        self, logits: NDArray[np.floating[Any]], features: NDArray[np.floating[Any]] | None
+    ) -> NDArray[np.float64]:
+        """(N, K) logits and (N, F) embeddings → (N,), see `CalibrationScores.p_values`."""
+        return self.calibration.p_values(outlier_scores(self.score, logits, features, self.reference))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        values: dict[str, Any] = {
+            "score": self.score,
+            "auroc": dict(self.auroc),
+            **self.calibration.to_dict(),
+        }
+        if self.reference is not None:
+            packed = base64.b64encode(self.reference.astype("<f2").tobytes()).decode("ascii")
+            values["reference"] = {"features": self.reference.shape[1], "vectors": packed}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Any) -> OutlierDetector:
+        """The inverse of `to_dict`.
+
+        Raises:
+            UserError: If the values are damaged.
+        """
+        score, auroc = _field(values, "score", str), _field(values, "auroc", dict)
+        if score not in get_args(OutlierScore):
+            raise UserError(f"score is {score[:60]!r}, which is not known")
+        if not all(isinstance(each, float | int) and 0 <= each <= 1 for each in auroc.values()):
+            raise UserError("auroc must be numbers from 0 to 1")
+        reference = _unpacked(_field(values, "reference", dict)) if score == "knn" else None
+        return cls(
+            score=score,
+            calibration=CalibrationScores.from_dict(values),
+            reference=reference,
+            auroc={str(name): float(value) for name, value in auroc.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Uncertainty:
+    """What `skipnets calibrate` stores in a model file besides the temperature.
+
+    Args:
+        temperature: At which the scores of prediction sets were computed.
+        tta: The test-time augmentation with which everything was computed.
+        sets: One minus the probability of the true class of calibration images.
+        outliers: How unusual images are recognized.
+    """
+
+    temperature: float
+    tta: str
+    sets: CalibrationScores
+    outliers: OutlierDetector
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return {
+            "temperature": self.temperature,
+            "tta": self.tta,
+            "sets": self.sets.to_dict(),
+            "outliers": self.outliers.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Uncertainty:
+        """The inverse of `to_dict`.
+
+        Raises:
+            UserError: If the values are damaged.
+        """
+        try:
+            tta = _field(values, "tta", str)
+            check_tta(tta)
+            return cls(
+                temperature=_field(values, "temperature", float),
+                tta=tta,
+                sets=CalibrationScores.from_dict(_field(values, "sets", dict)),
+                outliers=OutlierDetector.from_dict(_field(values, "outliers", dict)),
+            )
+        except UserError as error:
+            raise UserError(f"uncertainty: {error}") from error
+
+
+def check_share(**options: float | None) -> None:
+    """Check that shares lie between 0 and 1; None stands for no share.
+
+    Raises:
+        UserError: If one does not; it names the option.
+    """
+    for name, value in options.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and 0 < value < 1):
+            raise UserError(f"{name}={value!r}: must be above 0 and below 1, such as 0.9")
+
+
+def _field(record: Any, name: str, kind: type) -> Any:
+    value = record.get(name) if isinstance(record, dict) else None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UserError(f"{name} is missing or of the wrong type")
+    return value
+
+
+def _unpacked(values: Mapping[str, Any]) -> NDArray[np.float16]:
+    features, packed = _field(values, "features", int), _field(values, "vectors", str)
+    if not 1 <= features <= _MOST_FEATURES or len(packed) > 2 * max(_REFERENCE_BYTES, 2 * features):
+        raise UserError("reference is too large")
+    try:
+        flat = np.frombuffer(base64.b64decode(packed, validate=True), "<f2")
+    except (binascii.Error, ValueError) as error:
+        raise UserError("reference.vectors is damaged") from error
+    if not len(flat) or len(flat) % features or not np.isfinite(flat).all():
+        raise UserError("reference.vectors is damaged")
+    return flat.reshape(-1, features).astype(np.float16)

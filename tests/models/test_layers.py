@@ -1,0 +1,43 @@
+"""Layers that PyTorch does not have, against timm's."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from timm.layers import EffectiveSEModule, get_act_layer
+from timm.layers import LayerNorm2d as TimmLayerNorm2d
+from torch import nn
+
+from skipnets.models.graph import ActivationFunction
+from skipnets.models.layers import EffectiveSqueezeExcitation, LayerNorm2d, make_activation
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (TimmLayerNorm2d(6), LayerNorm2d(6)),
+        (EffectiveSEModule(6), EffectiveSqueezeExcitation(6)),
+    ],
+)
+def test_layers_are_timm_s(theirs: nn.Module, ours: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_()
+    ours.load_state_dict(theirs.state_dict())
+    x = 3 * torch.randn(2, 6, 4, 5) + 1
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
+
+
+def test_a_layer_norm_of_pooled_features_is_that_of_a_map_of_one_pixel() -> None:
+    norm, x = LayerNorm2d(5), torch.randn(3, 5)
+    torch.testing.assert_close(norm(x), norm(x[:, :, None, None]).flatten(1))
+    mean, variance = x.mean(1, keepdim=True), x.var(1, correction=0, keepdim=True)
+    torch.testing.assert_close(norm(x), (x - mean) / (variance + 1e-6).sqrt())
+
+
+@pytest.mark.parametrize("function", get_args(ActivationFunction))
+def test_activations_are_timm_s(function: ActivationFunction) -> None:
+    x = torch.linspace(-8, 8, 101)
+    torch.testing.assert_close(make_activation(function)(x), get_act_layer(function)()(x))

@@ -1,0 +1,230 @@
+"""Sets cover as often as they promise, and no more images are rejected than were to be."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from sklearn.neighbors import NearestNeighbors
+
+from skipnets.errors import UserError
+from skipnets.uncertainty import (
+    CalibrationScores,
+    OutlierDetector,
+    Uncertainty,
+    check_share,
+    outlier_scores,
+    prediction_sets,
+    reference_size,
+)
+
+
+def slow_rank(images: int, coverage: str) -> int:
+    """The smallest rank that is at least (n + 1)·coverage, by counting."""
+    return next(rank for rank in range(1, images + 3) if rank >= (images + 1) * Fraction(coverage))
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(0, 10**6), st.integers(1, 400), st.sampled_from(["0.1", "0.5", "0.8", "0.9", "0.95", "0.99"])
+)
+def test_the_quantile_is_the_corrected_one_and_too_few_images_are_said(
+    seed: int, images: int, coverage: str
+) -> None:
+    scores = np.random.default_rng(seed).random(images)
+    kept = CalibrationScores.of(scores)
+    rank = slow_rank(images, coverage)
+    if rank <= images:
+        assert kept.quantile(float(coverage)) == sorted(scores)[rank - 1]
+        return
+    needed = next(n for n in range(images, 1000) if slow_rank(n, coverage) <= n)
+    with pytest.raises(
+        UserError, match=f"coverage={coverage}: needs at least {needed} calibration images, and"
+    ):
+        kept.quantile(float(coverage))
+
+
+@pytest.mark.parametrize("images", [1000, 1001, 1999, 2500, 12_345])
+def test_of_many_scores_a_thousand_are_kept_which_is_never_less_safe(images: int) -> None:
+    scores = np.random.default_rng(images).permutation(np.arange(1.0, images + 1))  # each is its own rank
+    kept = CalibrationScores.of(scores)
+    assert len(kept.scores) == 1000
+    assert kept.scores[-1] == images
+    for thousandths in range(1, 999, 7):
+        rank = -(-(images + 1) * thousandths // 1000)
+        assert rank <= kept.quantile(thousandths / 1000) <= rank + images / 1000 + 1
+    # A p-value is at most what it is without a limit only where ranks are rounded, by a thousandth.
+    asked = np.array([0.5, 1, 7.5, images / 2, images - 0.5, images + 1])
+    exact = np.array([(1 + (scores >= value).sum()) / (1 + images) for value in asked])
+    assert (kept.p_values(asked) >= exact - 1e-12).all()
+    assert kept.p_values(asked) == pytest.approx(exact, abs=0.0021)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10**6), st.integers(2, 300), st.integers(1, 99))
+def test_p_values_are_counted_and_reject_what_exceeds_the_quantile(
+    seed: int, images: int, percent: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores = np.round(rng.random(images), 2)  # with ties
+    asked = np.round(rng.random(50), 2)
+    kept = CalibrationScores.of(scores)
+    wanted = [(1 + sum(score >= value for score in scores)) / (1 + images) for value in asked]
+    assert kept.p_values(asked) == pytest.approx(wanted)
+    share = percent / 100
+    if Fraction(str(share)) * (images + 1) < 1:
+        needed = next(n for n in range(images, 1000) if Fraction(percent, 100) * (n + 1) >= 1)
+        with pytest.raises(UserError, match=f"reject={share:g}: needs at least {needed} calibration images"):
+            kept.check_reject(share)
+        return
+    kept.check_reject(share)
+    limit = kept.quantile(float(1 - Fraction(str(share))))
+    rejected = [kept.rejects(value, share) for value in kept.p_values(asked).tolist()]
+    assert rejected == (asked > limit).tolist()
+
+
+def probabilities(
+    rng: np.random.Generator, count: int, classes: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Probabilities, and labels that are drawn from others: the classifier is not calibrated."""
+    logits = rng.normal(size=(count, classes)) * 1.5
+    true = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = np.array([rng.choice(classes, p=row) for row in true], np.int64)
+    shown = np.exp(2 * logits + rng.normal(size=logits.shape))
+    return shown / shown.sum(1, keepdims=True), labels
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+def test_sets_cover_within_a_point_on_average_of_twenty_splits(coverage: float) -> None:
+    rng = np.random.default_rng(7)
+    shares, labels = probabilities(rng, 6000, 10)
+    covered = []
+    for _ in range(20):
+        order = rng.permutation(len(labels))
+        fitting, new = order[:1000], order[1000:]
+        scores = CalibrationScores.of(1 - shares[fitting, labels[fitting]])
+        sets = prediction_sets(shares[new], scores, coverage)
+        covered.append(sets[np.arange(len(new)), labels[new]].mean())
+        assert sets.any(1).all()
+        assert sets[np.arange(len(new)), shares[new].argmax(1)].all()
+    assert np.mean(covered) == pytest.approx(coverage, abs=0.01)
+    # Of a split alone, coverage is beta-distributed with a standard deviation of about √(c(1 - c)/n).
+    assert np.std(covered) < 2 * np.sqrt(coverage * (1 - coverage) * (1 / 1000 + 1 / 5000))
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10**6), st.integers(20, 200), st.integers(2, 6))
+def test_sets_are_those_of_a_slow_version(seed: int, images: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    shares, labels = probabilities(rng, images + 10, classes)
+    scores = sorted(1 - shares[index, labels[index]] for index in range(images))
+    limit = scores[slow_rank(images, "0.9") - 1]
+    wanted = [[bool(1 - share <= limit) or share == max(row) for share in row] for row in shares[images:]]
+    kept = CalibrationScores.of(1 - shares[np.arange(images), labels[:images]])
+    assert prediction_sets(shares[images:], kept, 0.9).tolist() == wanted
+
+
+def test_scores_for_outliers_are_those_of_scipy_and_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    logits = (rng.normal(size=(20, 7)) * 30).astype(np.float32)
+    assert outlier_scores("energy", logits) == pytest.approx(-logsumexp(logits.astype(float), axis=1))
+    assert outlier_scores("max-logit", logits) == pytest.approx(-logits.max(1))
+    for count in (30, 3):  # more and fewer than the fifth neighbor
+        features, seen = rng.normal(size=(20, 6)), rng.normal(size=(count, 6))
+        unit = (seen / np.linalg.norm(seen, axis=1, keepdims=True)).astype(np.float16)
+        found = NearestNeighbors(n_neighbors=min(5, count), metric="cosine").fit(unit.astype(float))
+        distances = found.kneighbors(features)[0][:, -1]
+        # The reference's vectors have a length of 1 but for the rounding to float16.
+        assert outlier_scores("knn", logits, features, unit) == pytest.approx(distances, abs=5e-4)
+    with pytest.raises(UserError, match="reference for outliers has 6 features, and the network 5"):
+        outlier_scores("knn", logits, features[:, :5], unit)
+
+
+def detector(score: str = "knn", features: int = 4) -> OutlierDetector:
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(9, features)).astype(np.float16) if score == "knn" else None
+    return OutlierDetector(
+        score=score,  # type: ignore[arg-type]
+        calibration=CalibrationScores.of(rng.random(30)),
+        reference=reference,
+        auroc={"energy": 0.5, score: 0.9},
+    )
+
+
+@pytest.mark.parametrize("score", ["energy", "max-logit", "knn"])
+def test_what_is_stored_is_read_again(score: str) -> None:
+    rng = np.random.default_rng(1)
+    stored = Uncertainty(
+        temperature=1.25, tta="flip", sets=CalibrationScores.of(rng.random(2345)), outliers=detector(score)
+    )
+    text = json.dumps(stored.to_dict())
+    again = Uncertainty.from_dict(json.loads(text))
+    assert json.dumps(again.to_dict()) == text
+    assert again.sets.quantile(0.9) == stored.sets.quantile(0.9)
+    logits, features = rng.normal(size=(5, 3)), rng.normal(size=(5, 4))
+    assert (again.outliers.p_values(logits, features) == stored.outliers.p_values(logits, features)).all()
+
+
+def test_a_reference_is_bounded_whatever_the_network() -> None:
+    for features in (1, 64, 512, 1024, 2048, 10_000, 2**17):
+        rows = reference_size(features)
+        assert 1 <= rows <= 2000
+        assert rows == 1 or 2 * rows * features <= 2**20
+    values = detector(features=2**10).to_dict()
+    assert Uncertainty.from_dict({
+        "temperature": 1.0, "tta": "none", "sets": {"images": 1, "scores": [0.5]}, "outliers": values
+    }).outliers.reference.shape == (9, 2**10)  # fmt: skip
+
+
+def _changed(path: str, value: object) -> dict[str, object]:
+    values = Uncertainty(
+        temperature=1.0, tta="none", sets=CalibrationScores.of(np.array([0.1, 0.2])), outliers=detector()
+    ).to_dict()
+    record = values
+    *parents, last = path.split(".")
+    for name in parents:
+        record = record[name]
+    record[last] = value
+    return json.loads(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("temperature", "1", "temperature is missing or of the wrong type"),
+        ("tta", "rotate", "tta=rotate: must be one of none, flip, crops, flip-crops"),
+        ("sets", [], "sets is missing or of the wrong type"),
+        ("sets.images", True, "images is missing or of the wrong type"),
+        ("sets.images", 1, "scores must be 1 to 1,000"),
+        ("sets.images", 2**70, "scores must be 1 to 1,000"),
+        ("sets.scores", [], "scores must be 1 to 1,000"),
+        ("sets.scores", [0.2, 0.1], "in rising order"),
+        ("sets.scores", ["a", 1], "scores must be numbers"),
+        ("sets.scores", [10**400, 10**400], "too large|finite"),
+        ("outliers.score", "entropy", "score is 'entropy', which is not known"),
+        ("outliers.auroc", {"energy": 2}, "auroc must be numbers from 0 to 1"),
+        ("outliers.reference", None, "reference is missing"),
+        ("outliers.reference.features", 5, r"reference\.vectors is damaged"),
+        ("outliers.reference.features", 2**40, "reference is too large"),
+        ("outliers.reference.vectors", "é", r"reference\.vectors is damaged"),
+        ("outliers.reference.vectors", "", r"reference\.vectors is damaged"),
+        ("outliers.reference.vectors", "fHw8fHw8fHw=", r"reference\.vectors is damaged"),
+        ("outliers.reference.vectors", "A" * 2**22, "reference is too large"),
+    ],
+)
+def test_damaged_values_are_refused(path: str, value: object, message: str) -> None:
+    with pytest.raises((UserError, OverflowError), match=message):
+        Uncertainty.from_dict(_changed(path, value))
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.1, 90, float("nan"), True, "0.9"])
+def test_a_share_is_between_0_and_1(value: object) -> None:
+    with pytest.raises(UserError, match=r"coverage=.*: must be above 0 and below 1, such as 0\.9"):
+        check_share(coverage=value)  # type: ignore[arg-type]
+    check_share(coverage=None, reject=0.05)
