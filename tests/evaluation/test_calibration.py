@@ -296,3 +296,14 @@ def test_calibration_keeps_the_labels_that_are_found(label_run: Run) -> None:
     [after] = classifier.predict(image)
     assert after.labels == before.labels
     assert after.ranking != before.ranking
+
+
+def test_sets_and_outliers_are_for_one_class_an_image(label_run: Run) -> None:
+    classifier = load(label_run, runtime="torch", device="cpu", tta="flip")
+    image = Path(label_run.config.data).with_name("001.png")
+    calibration = calibrate(classifier)
+    assert (calibration.highest_coverage, calibration.outlier_score, classifier.uncertainty) == (None,) * 3
+    assert calibration.tta == evaluate(classifier, split="val").to_dict()["tta"] == "flip"
+    for option in ("coverage", "reject"):
+        with pytest.raises(UserError, match=f"{option}: not yet with a multi-label classifier"):
+            classifier.predict(image, **{option: 0.5})

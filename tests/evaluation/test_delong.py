@@ -55,5 +55,30 @@ def test_equal_classifiers_do_not_differ_and_opposite_ones_do() -> None:
 
 
 def test_one_image_with_the_label_has_no_variance() -> None:
-    with pytest.raises(UserError, match="at least two images"):
+    with pytest.raises(UserError, match="at least two groups"):
         delong_test(np.arange(4.0), np.arange(4.0), np.arange(4) == 0)
+
+
+def test_images_shown_three_times_say_no_more_than_once() -> None:
+    first, second, present = some(2)
+    scores = np.stack([first, second])
+    once = auroc_covariance(scores, present)
+    thrice = auroc_covariance(
+        np.repeat(scores, 3, axis=1), np.repeat(present, 3), np.repeat(np.arange(len(present)), 3)
+    )
+    for one, other in zip(once, thrice, strict=True):
+        np.testing.assert_allclose(one, other)
+
+
+def test_the_variance_of_grouped_images_is_that_over_many_samples() -> None:
+    generator = np.random.default_rng(0)
+    groups = np.arange(300) // 3
+    areas, variances = [], []
+    for _ in range(300):
+        patient = generator.normal(size=100)[groups]
+        present = patient + generator.normal(size=300) > 0.5  # both depend on the patient
+        scores = patient + generator.normal(size=300)
+        [area], [[variance]] = auroc_covariance(scores[None], present, groups)
+        areas.append(area)
+        variances.append(variance)
+    assert np.mean(variances) == pytest.approx(np.var(areas), rel=0.2)

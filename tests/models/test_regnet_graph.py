@@ -16,7 +16,7 @@ SMALL: dict[str, Any] = {"block_config": (1, 2), "widths": (16, 24), "group_size
 
 
 def test_macs_are_those_in_the_names() -> None:
-    """regnety_040 has 4.0 GMACs at 224×224: table 10 of the paper counts them as flops."""
+    """regnety_040 has 4.0 billion at 224×224."""
     for config in REGNETS:
         named = float(config.name.rpartition("_")[2]) / 10
         counted = sum(macs(network_graph(config), 224, 224)) / 1e9

@@ -49,14 +49,15 @@ def test_each_label_is_compared_by_delongs_test_on_the_same_images(pair: tuple[P
         known = [index for index, mark in enumerate(marks) if mark is not None]
         one = np.array([first[f"p:{each.label}"][index] for index in known])
         other = np.array([second[f"p:{each.label}"][place[index]] for index in known])
-        tested = delong_test(one, other, np.array([marks[index] == 1 for index in known]))
+        groups = np.unique([first["group"][index] for index in known], return_inverse=True)[1]
+        tested = delong_test(one, other, np.array([marks[index] == 1 for index in known]), groups)
         assert (each.first, each.auroc) == pytest.approx((tested.first, tested.second))
         assert each.interval == pytest.approx(tested.interval)
         expected.append(tested.p)
     assert [each.p for each in comparison.differences] == pytest.approx(holm(expected))
     text = as_text(comparison.tables())
     assert "AUROC of second against first" in text
-    assert "takes images for independent" in text
+    assert "images of one group are taken together" in text
 
 
 def test_a_run_does_not_differ_from_itself(label_run: Run, pair: tuple[Path, Path]) -> None:

@@ -14,7 +14,8 @@ from skipnets.training.budget import corrected_epochs, plan_epochs
         (50_000, 0, 100_000, 4, 25_000),  # half a pass an epoch: not less than four
         (50_000, 3000, 104_000, 4, 25_000),
         (1000, 3000, 60_000, 6, 9000),  # validation takes at most a tenth
-        (100, 10, 0, 4, 2),  # no time at all
+        (100, 10, 0, 4, 32),  # no time at all: a batch an epoch
+        (20, 10, 0, 4, 20),
     ],
 )
 def test_epochs_fill_the_time(train: int, val: int, affordable: int, epochs: int, images: int) -> None:

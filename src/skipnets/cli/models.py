@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-from skipnets.cli.output import print_json, print_tables
+from skipnets.cli.output import print_json, print_tables, progress
 from skipnets.errors import UserError, near_matches
 from skipnets.models.family import network_graph
 from skipnets.models.registry import REGISTRY, config_to_dict, list_models
 from skipnets.tables import make_table
 
 
-def models(pattern: str = "*", /, *, json: bool = False) -> None:
+def models(pattern: str = "*", /, *, compare: bool = False, batch_size: int = 16, json: bool = False) -> None:
     """List the models that can be trained.
 
     For example:
 
         skipnets models "densenet*"
+        skipnets models "resnet?0" --compare
 
     Args:
         pattern: Pattern of names, with *, ? and […]. Quote it, or the shell may expand it.
-        json: Print the models' full configurations as JSON.
+        compare: Print multiply-accumulates, published accuracies with their sources, images a second measured
+            on this machine (once, then kept in the cache folder), and the memory that training takes.
+        batch_size: Images of a batch, for --compare.
+        json: Print the models' full configurations, or the comparison, as JSON.
     """
     names = list_models(pattern)
     if not names:
         raise UserError(f"pattern={pattern}: must match a model's name{near_matches(pattern, REGISTRY)}")
+    if compare:
+        from skipnets.insight.model_comparison import compare_models
+
+        with progress("measuring") as show:
+            found = compare_models(
+                names, batch_size=batch_size, progress=lambda name, done, total: show(done, total, name)
+            )
+        if json:
+            print_json(found.to_dict())
+        else:
+            print_tables(found.tables())
+        return
     if json:
         print_json(
             {name: {**config_to_dict(REGISTRY[name]), "parameters": _parameters(name)} for name in names}

@@ -117,6 +117,6 @@ def check_group_names(listing: Listing) -> None:
     if len(found) > len(listing.entries) / 2 and 1 < len(groups) < len(found):
         word = found[0][1]
         listing.warnings.append(
-            f"images of one {word.lower()} may come to lie in several splits, which makes results too good; "
+            f"images of one {word.lower()} may end up in several splits, which makes results too good; "
             rf'to keep each together: --group-pattern "{word}[-_ ]?\d+"'
         )

@@ -602,7 +602,7 @@ def _name_unused(table: _Table, listing: Listing) -> None:
         repeats = len(sizes) < len(table.rows) and len(sizes) > 1
         if repeats and any(word.rstrip("s") in _GROUP_WORDS or word in _GROUP_WORDS for word in words):
             listing.warnings.append(
-                f"images of one {name} may come to lie in several splits, which makes results too good; "
+                f"images of one {name} may end up in several splits, which makes results too good; "
                 f"to keep each together: --group-column {name}"
             )
 

@@ -501,7 +501,7 @@ def _find_patients(listing: Listing) -> bool:
     kind = groups[0].partition(" ")[0]
     if len(set(groups)) == 1:
         listing.warnings.append(
-            "all DICOM files are of one patient and study, or do not say: images of one may come to lie "
+            "all DICOM files are of one patient and study, or do not say: images of one may end up "
             "in several splits"
         )
         return True

@@ -28,8 +28,8 @@ LABEL_METRICS = ("auroc", "average_precision", "sensitivity", "specificity", "pr
 SUMMARIES = ("macro", "micro")
 
 _AT_ONCE = 4_000_000  # numbers of a chunk of resamples
-# Ranking takes about N × K × B steps; above this number (a minute), AUROC and precision are not resampled.
-_MOST_RANKING = 4e9
+# Ranking takes about N × K × B steps; above this number (half a minute), what depends on it is not resampled.
+_MOST_RANKING = 1e9
 
 Floats = NDArray[np.float64]
 
@@ -127,7 +127,7 @@ def measure_labels(
     micro |= {name: float(value[0]) for name, value in flat.items()}
     macro = {name: _mean(values[name]) for name in LABEL_METRICS}
 
-    units, drawn = _units(groups, len(labels))
+    units, drawn = group_numbers(groups, len(labels))
     samples: dict[str, list[Floats]] = {}
     for weights in _draws(units, resamples, seed, width=labels.size):
         of_labels, pooled = statistics.label_metrics(weights), statistics.pooled_metrics(weights)
@@ -246,32 +246,32 @@ class WeightedRanking:
     """
 
     def __init__(self, scores: NDArray[np.floating[Any]], has: NDArray[np.bool_]) -> None:
-        self.order = np.argsort(-scores, kind="stable")
-        ordered = scores[self.order]
-        self.has = has[self.order]
-        # The last image of each run of equal scores.
-        self.ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+        order = np.argsort(-scores, kind="stable")
+        self.positive, self.negative = order[has[order]], order[~has[order]]
+        of_positive, of_negative = -scores[self.positive], -scores[self.negative]
+        # How many of the others are above each image that has the label, and how many are not below it.
+        self.above = np.searchsorted(of_negative, of_positive, side="left")
+        self.not_below = np.searchsorted(of_negative, of_positive, side="right")
+        # The last of the images that have the label and the same score.
+        self.tied = np.searchsorted(of_positive, of_positive, side="right") - 1
 
     def areas(self, weights: Floats) -> tuple[Floats, Floats]:
         """(B, n) weights → (B,) AUROC, of which ties count half, and (B,) average precision."""
-        if not len(self.order):
-            nothing = np.full(len(weights), np.nan)
-            return nothing, nothing
-        ordered = weights[:, self.order]
-        hits = np.cumsum(np.where(self.has, ordered, 0), axis=1)[:, self.ends]
-        above = np.cumsum(ordered, axis=1)[:, self.ends]
-        misses = above - hits
-        new_hits, new_misses = np.diff(hits, prepend=0, axis=1), np.diff(misses, prepend=0, axis=1)
-        present, absent = hits[:, -1], misses[:, -1]
-        below = absent[:, None] - misses + new_misses / 2
-        auroc = _share((new_hits * below).sum(1), present * absent)
-        precision = np.divide(hits, above, out=np.zeros_like(hits), where=above > 0)
-        average = _share((new_hits * precision).sum(1), present)
+        ours = weights[:, self.positive]
+        others = np.zeros((len(weights), len(self.negative) + 1))
+        np.cumsum(weights[:, self.negative], axis=1, out=others[:, 1:])
+        present, absent = ours.sum(1), others[:, -1]
+        misses = others[:, self.not_below]
+        below = absent[:, None] - (others[:, self.above] + misses) / 2
+        auroc = _share((ours * below).sum(1), present * absent)
+        hits = np.cumsum(ours, axis=1)[:, self.tied]
+        precision = np.divide(hits, hits + misses, out=np.zeros_like(hits), where=hits > 0)
+        average = _share((ours * precision).sum(1), present)
         return auroc, np.where(absent > 0, average, np.nan)
 
 
-def _units(groups: NDArray[np.str_] | None, count: int) -> tuple[NDArray[np.int64], int]:
-    """(N,) the number of what is drawn with each image, and how many such units there are."""
+def group_numbers(groups: NDArray[np.str_] | None, count: int) -> tuple[NDArray[np.int64], int]:
+    """(N,) the number of what each image belongs to, or of itself, and how many numbers there are."""
     if groups is None:
         return np.arange(count), count
     names, number = np.unique(groups, return_inverse=True)

@@ -93,6 +93,11 @@ class MultiLabelEvaluation(Display):
     def warnings(self) -> list[str]:
         """Caveats, one sentence each."""
         found = list(self.caveats)
+        areas = self.metrics.labels["auroc"]
+        if np.isfinite(areas).any() and np.isnan(self.metrics.intervals["auroc"]).all():
+            found.append(
+                "AUROC and average precision have no intervals: so many images take too long to resample"
+            )
         for count, what in ((self.metrics.present, "have"), (self.metrics.absent, "lack")):
             names = [name for name, images in zip(self.classes, count, strict=True) if not images]
             if names:

@@ -32,8 +32,8 @@ with needs_extra("train"):
 
 __all__ = ["altered", "fit_outlier_detector"]
 
-_MOST_VALIDATION = 2000
-_MOST_ALTERED = 500
+_MOST_VALIDATION = 1000
+_MOST_ALTERED = 200  # in each of three ways
 _TILES = 4  # a side
 
 
@@ -51,7 +51,7 @@ def fit_outlier_detector(
 
     Args:
         classifier: Computes logits and embeddings.
-        validation: Images that it was not trained on, of which up to 2,000 are used.
+        validation: Images that it was not trained on, of which up to 1,000 are used.
         training: Images that it was trained on, for the distance to their embeddings; None without them.
         batch_size: Images per forward pass.
         workers: Threads that read images.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from skipnets.insight.diagram import draw_diagram
     from skipnets.insight.feature_reuse import DenseReuse, ResidualReuse, reuse, save_reuse
     from skipnets.insight.memory import TrainingMemory, largest_batch, training_memory
+    from skipnets.insight.model_comparison import ModelComparison, compare_models
     from skipnets.insight.neighbors import Search, search
     from skipnets.insight.overlays import contact_sheet, overlay
     from skipnets.insight.summary import Summary, summarize
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 __all__ = [
     "DenseReuse",
     "Explanation",
+    "ModelComparison",
     "ResidualReuse",
     "Search",
     "Summary",
     "TrainingMemory",
+    "compare_models",
     "contact_sheet",
     "draw_diagram",
     "explain",
@@ -42,10 +45,12 @@ __getattr__, __dir__ = lazy_exports(
     {
         "DenseReuse": "feature_reuse",
         "Explanation": "attribution",
+        "ModelComparison": "model_comparison",
         "ResidualReuse": "feature_reuse",
         "Search": "neighbors",
         "Summary": "summary",
         "TrainingMemory": "memory",
+        "compare_models": "model_comparison",
         "contact_sheet": "overlays",
         "draw_diagram": "diagram",
         "explain": "attribution",

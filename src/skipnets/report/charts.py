@@ -128,7 +128,7 @@ def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
             marker = "o" if len(rows) == 1 else ""
             axes.plot(epochs, values, color=C1, alpha=0.6, linewidth=1.4, marker=marker)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         axes.margins(y=0.08)
 

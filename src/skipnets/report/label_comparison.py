@@ -16,6 +16,7 @@ import numpy as np
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.delong import delong_test
 from skipnets.evaluation.intervals import Interval
+from skipnets.evaluation.multi_label import group_numbers
 from skipnets.report.label_results import LabelResults, read_label_results
 from skipnets.tables import Display, make_table, properties_table
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["LabelComparison", "LabelDifference", "compare_labels"]
 
 _SIGNIFICANT = 0.05
-_FEWEST = 2  # images that have a label, and that do not, for its AUROC to have a variance
+_FEWEST = 2  # groups with images that have a label, and that do not, for its AUROC to have a variance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,16 +122,18 @@ def compare_labels(folders: Sequence[Path], names: Sequence[str]) -> LabelCompar
         UserError: If their images or labels differ.
     """
     first, *others = [read_label_results(folder) for folder in folders]
+    units, _ = group_numbers(first.groups, len(first.names))
     differences, left_out = [], []
     for name, other in zip(names[1:], others, strict=True):
         aligned = _aligned(first, other)
         for index, label in enumerate(first.classes):
             known = np.isfinite(first.labels[:, index])
             present = first.labels[known, index] == 1
-            if min(present.sum(), (~present).sum()) < _FEWEST:
+            of = units[known]
+            if min(len(np.unique(of[present])), len(np.unique(of[~present]))) < _FEWEST:
                 left_out.append(label)
                 continue
-            tested = delong_test(first.logits[known, index], aligned.logits[known, index], present)
+            tested = delong_test(first.logits[known, index], aligned.logits[known, index], present, of)
             differences.append(
                 LabelDifference(
                     run=name,
@@ -145,9 +148,7 @@ def compare_labels(folders: Sequence[Path], names: Sequence[str]) -> LabelCompar
     adjusted = holm([each.p for each in differences])
     notes = [f"p-values are DeLong's, adjusted (Holm) for {len(differences)} comparisons; intervals are not"]
     if first.groups is not None:
-        notes.append(
-            "DeLong's test takes images for independent: with several of one group, p-values are too small"
-        )
+        notes.append("images of one group are taken together (Obuchowski's form of DeLong's test)")
     if left_out:
         notes.append(f"too few images with or without {listed(sorted(set(left_out)))} to compare its AUROC")
     return LabelComparison(

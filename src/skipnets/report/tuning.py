@@ -145,7 +145,7 @@ def _history(trials: Sequence[TrialRecord], *, minimize: bool, metric: str) -> s
             axes.scatter(list(shown), list(shown.values()), s=26, zorder=3, facecolor=face, edgecolor=edge)
         axes.set_xlabel("trial")
         axes.set_ylabel(f"validation {metric}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
 
     return chart("history", draw, (9.6, 3.2))
 

@@ -28,6 +28,8 @@ VALIDATION_COST = 1 / 3
 # The share of a budget that validation may take; where it would take more, epochs are longer.
 VALIDATION_SHARE = 0.1
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 100
+# An epoch has no fewer images: a step on a handful costs as much as one on a batch and teaches nothing.
+_FEWEST_IMAGES = 32
 # Loading the best model, drawing and writing, and how much slower than in validation a test image is.
 _FINISH_SECONDS, _TEST_COST = 4.0, 1.5
 # The plan changes where so many epochs more or less fit, and by more than this share of those that are left.
@@ -76,7 +78,7 @@ def plan_epochs(
     passes = affordable / (train + val * VALIDATION_COST)
     if passes < FEWEST_EPOCHS:
         images = (affordable - FEWEST_EPOCHS * val * VALIDATION_COST) / FEWEST_EPOCHS
-        return EpochPlan(epochs=FEWEST_EPOCHS, images=min(max(int(images), 2), train))
+        return EpochPlan(epochs=FEWEST_EPOCHS, images=min(max(int(images), _FEWEST_IMAGES), train))
     wanted = min(passes, MOST_EPOCHS, max(most_epochs, FEWEST_EPOCHS))
     repeats = max(round((affordable / wanted - val * VALIDATION_COST) / train), 1)
     epoch_cost = repeats * train + val * VALIDATION_COST

@@ -218,7 +218,7 @@ def plot_measure(axes: Axes, rows: Sequence[Row], name: str, colors: Palette) ->
 
 def _label_epochs(axes: Axes) -> None:
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
 
 
 def _marker(rows: Sequence[Row]) -> str:

@@ -1,0 +1,52 @@
+"""Comparisons of named networks: counts as elsewhere, speeds measured once and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from skipnets.errors import UserError
+from skipnets.insight import compare_models, model_comparison, summarize, training_memory
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(model_comparison, "_SECONDS", 0.0)
+
+
+def test_rows_are_what_the_other_commands_say() -> None:
+    seen: list[tuple[str, int, int]] = []
+    found = compare_models(
+        ["resnet20", "resnet8_w16"], batch_size=2, progress=lambda *about: seen.append(about)
+    )
+    assert seen == [("resnet20", 0, 2), ("resnet8_w16", 1, 2)]
+    for row in found.models:
+        totals = summarize(row.name).totals
+        assert (row.parameters, row.macs) == (totals.parameters, totals.macs)
+        memory = training_memory(row.name, batch_size=2).peak
+        assert row.training_bytes == pytest.approx(memory, rel=0.05)  # of a process that grows meanwhile
+        assert row.images_per_second > 0
+        assert (row.top1, row.source, row.weights) == (None, "", "")
+    assert "resnet8_w16" in str(found)
+    assert found.to_dict()["models"][0]["name"] == "resnet20"
+
+
+def test_speeds_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = compare_models(["resnet8_w16"], batch_size=1)
+    monkeypatch.setattr(model_comparison, "build_model", lambda _config: pytest.fail("measured again"))
+    after = compare_models(["resnet8_w16"], batch_size=1)
+    assert after.models[0].images_per_second == before.models[0].images_per_second
+
+
+def test_the_most_accurate_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_comparison, "_images_per_second", lambda *_: 1.0)
+    found = compare_models(["resnet20", "resnet18", "resnet50", "rdnet_tiny"], batch_size=1)
+    assert [row.name for row in found.models] == ["rdnet_tiny", "resnet50", "resnet18", "resnet20"]
+    assert found.models[0].source == "github.com/naver-ai/rdnet"
+
+
+def test_impossible_batches_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^batch_size=0: must be at least 1"):
+        compare_models(["resnet20"], batch_size=0)
