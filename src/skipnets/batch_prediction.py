@@ -94,7 +94,7 @@ def predict_to_folder(
         coverage: Of prediction sets, as for `Classifier.predict`.
         reject: The share of images to reject, as for `Classifier.predict`.
         batch_size: Images per forward pass.
-        workers: Threads that read images; None uses one per processor, at most 8.
+        workers: Threads that read images; None uses one per core.
         shard: The part of the images that this job classifies.
         rows_per_file: A file is written after so many rows,
         seconds_per_file: or after so many seconds, which is what a job that is killed loses at most.

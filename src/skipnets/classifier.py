@@ -24,7 +24,6 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.description import Description, Task, check_answers
 from skipnets.errors import UserError, check_at_least_1, check_path, listed
 from skipnets.inputs import is_tensor, named_sources
-from skipnets.machine import usable_cores
 from skipnets.models.registry import config_to_dict
 from skipnets.origin import Origin
 from skipnets.runtimes import Runtime, TensorsDoNotFitError, open_runtime
@@ -390,7 +389,7 @@ class Classifier(Display):
                 above 0 and below 1.
             reject: Mark images that are as unusual as this share of the calibration images, such as 0.05.
             batch_size: Images per forward pass.
-            workers: Threads that read images; None uses one per processor, at most 8.
+            workers: Threads that read images; None uses one per core.
 
         Returns:
             One prediction per input; an unreadable image has an `error` and does not stop the others.
@@ -723,7 +722,7 @@ class Classifier(Display):
             sources,
             self.preprocessing,
             batch_size=batch_size,
-            workers=min(usable_cores(), 8) if workers is None else workers,
+            workers=workers,
             normalize=self.runtime.input_type == "float32",
             failed=failed,
         )

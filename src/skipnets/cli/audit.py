@@ -27,7 +27,7 @@ def audit(
     runtime: str = "auto",
     device: str = "auto",
     threads: int | None = None,
-    workers: int = 2,
+    workers: int | None = None,
 ) -> None:
     """Look for what may be wrong with a dataset, and write it as an HTML page and a CSV file.
 
@@ -56,7 +56,7 @@ def audit(
         runtime: auto (the fastest that supports the network), native, onnxruntime, openvino or torch.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
-        workers: Threads that read images.
+        workers: Threads that read images. Default: one per core.
     """
     from skipnets.report import audit as audit_dataset
     from skipnets.report.correction import check_listed, check_manifest

@@ -28,7 +28,7 @@ def calibrate(
     download: bool = False,
     device: str = "auto",
     threads: int | None = None,
-    workers: int = 2,
+    workers: int | None = None,
 ) -> int:
     """Calibrate a classifier on validation data: its probabilities, prediction sets, and outliers.
 
@@ -55,7 +55,7 @@ def calibrate(
         download: Allow downloading a named dataset.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
-        workers: Threads that read images.
+        workers: Threads that read images. Default: one per core.
     """
     from skipnets.evaluation import calibrate as calibrate_classifier
 

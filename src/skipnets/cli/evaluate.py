@@ -30,7 +30,7 @@ def evaluate(
     device: str = "auto",
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto",
     threads: int | None = None,
-    workers: int = 2,
+    workers: int | None = None,
 ) -> int:
     """Evaluate a classifier on labeled images that it was not trained on.
 
@@ -57,7 +57,7 @@ def evaluate(
         precision: 32-true (float32), bf16-mixed or 16-mixed. On an NVIDIA GPU, auto takes 16-mixed where the
             first 64 images keep their labels; elsewhere it is float32.
         threads: CPU threads that compute. Default: the runtime's own choice.
-        workers: Threads that read images.
+        workers: Threads that read images. Default: one per core.
     """
     from skipnets.evaluation import evaluate as evaluate_classifier
 

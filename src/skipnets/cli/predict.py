@@ -86,7 +86,7 @@ def predict(
         precision: 32-true (float32), bf16-mixed or 16-mixed. On an NVIDIA GPU, auto takes 16-mixed where the
             first 64 images keep their labels; elsewhere it is float32.
         threads: CPU threads that compute. Default: the runtime's own choice.
-        workers: Threads that read images. Default: one per processor, at most 8.
+        workers: Threads that read images. Default: one per core.
     """
     if output is not None and (output.is_dir() or not output.suffix):
         if page is not None or max_pixels is not None:

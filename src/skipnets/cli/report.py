@@ -14,7 +14,7 @@ def report(
     output: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
-    workers: int = 2,
+    workers: int | None = None,
 ) -> None:
     """Write a report on a run: metrics, curves, confusion matrix and misclassified images in one HTML file.
 
@@ -30,7 +30,7 @@ def report(
         output: An .html file. Default: report.html in the run folder.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.
-        workers: Threads that read images.
+        workers: Threads that read images. Default: one per core.
     """
     from skipnets.report import write_report
 

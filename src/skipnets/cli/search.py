@@ -56,7 +56,7 @@ def search(
         runtime: auto (the fastest that supports the network), native, onnxruntime, openvino or torch.
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: the runtime's own choice.
-        workers: Threads that read images. Default: one per processor, at most 8.
+        workers: Threads that read images. Default: one per core.
     """
     if output is not None:
         check_search_output(output)

@@ -85,7 +85,7 @@ def serve(
         precision: 32-true (float32), bf16-mixed or 16-mixed. On an NVIDIA GPU, auto takes 16-mixed where the
             first 64 images keep their labels; elsewhere it is float32.
         threads: CPU threads that compute. Default: the runtime's own choice.
-        workers: Threads that read images. Default: one per processor, at most 8.
+        workers: Threads that read images. Default: one per core.
     """
     limits = {
         "max_megabytes": max_megabytes,

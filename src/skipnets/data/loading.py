@@ -29,6 +29,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
+from skipnets.machine import usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +161,7 @@ def evaluation_batches(
     preprocessing: Preprocessing,
     *,
     batch_size: int = 64,
-    workers: int = 1,
+    workers: int | None = None,
     normalize: bool = True,
     failed: Callable[[str, ImageDecodeError], object] | None = None,
 ) -> Iterator[ImageBatch]:
@@ -171,13 +172,14 @@ def evaluation_batches(
             time.
         preprocessing: How they become input.
         batch_size: Images a batch, counting those that fail.
-        workers: Threads that read (Pillow decodes and resizes without Python's lock); at least one.
+        workers: Threads that read (Pillow decodes and resizes without Python's lock), at least one; None uses
+            one per core.
         normalize: False gives the pixels as they are, from 0 to 255, for a network that normalizes by itself.
         failed: Called with name and error of an image that cannot be read, by the thread that reads it.
     """
     numbered = enumerate(sources.sources() if isinstance(sources, ImageDataset) else sources)
     reading: deque[tuple[int, str, Future[NDArray[Any] | ImageDecodeError]]] = deque()
-    pool = ThreadPoolExecutor(max(workers, 1))
+    pool = ThreadPoolExecutor(usable_cores() if workers is None else max(workers, 1))
 
     as_displayed: list[str] = []
 

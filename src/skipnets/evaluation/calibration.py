@@ -159,7 +159,7 @@ def calibrate(
     *,
     split: str | None = None,
     batch_size: int = 64,
-    workers: int = 2,
+    workers: int | None = None,
     download: bool = False,
     options: DataOptions | None = None,
     progress: Callable[[int, int], object] | None = None,
@@ -181,7 +181,7 @@ def calibrate(
         data: As for `evaluate`; None uses the data of the classifier's own run.
         split: None uses "val", or all of the data if they are not split.
         batch_size: Images per forward pass.
-        workers: Threads that read images.
+        workers: Threads that read images; None uses one per core.
         download: Whether a named dataset may be downloaded.
         options: As for `evaluate`.
         progress: Called after every batch with the number of images done and their total.

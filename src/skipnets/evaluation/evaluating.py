@@ -193,7 +193,7 @@ def evaluate(
     *,
     split: str = "test",
     batch_size: int = 64,
-    workers: int = 2,
+    workers: int | None = None,
     download: bool = False,
     options: DataOptions | None = None,
     progress: Callable[[int, int], object] | None = None,
@@ -211,7 +211,7 @@ def evaluate(
             by content), the run's splits are used; other data without splits are all "test".
         split: "train", "val", "test" or "all".
         batch_size: Images per forward pass.
-        workers: Threads that read images.
+        workers: Threads that read images; None uses one per core.
         download: Whether a named dataset may be downloaded.
         options: How a folder or manifest is read; None reads a run's own data as training did.
         progress: Called after every batch with the number of images done and their total.
@@ -408,7 +408,7 @@ def _predict_all(
     dataset: ImageDataset,
     *,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
     """Indices (n,) of the readable images, their logits (n, K), and why the others could not be read."""

@@ -43,7 +43,7 @@ def fit_outlier_detector(
     training: ImageDataset | None,
     *,
     batch_size: int = 64,
-    workers: int = 2,
+    workers: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], object] | None = None,
 ) -> OutlierDetector:
@@ -54,7 +54,7 @@ def fit_outlier_detector(
         validation: Images that it was not trained on, of which up to 1,000 are used.
         training: Images that it was trained on, for the distance to their embeddings; None without them.
         batch_size: Images per forward pass.
-        workers: Threads that read images.
+        workers: Threads that read images; None uses one per core.
         seed: Which images are used, and how they are altered.
         progress: Called after every batch with the number of images done and their total.
     """

@@ -219,7 +219,7 @@ def search(
         index: A .safetensors file that keeps the embeddings: only images that are new or have changed are
             embedded the next time. It is written anew where the model is another one.
         batch_size: Images per forward pass.
-        workers: Threads that read images; None uses one per processor, at most 8.
+        workers: Threads that read images; None uses one per core.
         progress: Called after every batch with the number of images done and their total.
 
     Raises:
@@ -351,7 +351,7 @@ def _embed(
         sources.items(),
         classifier.preprocessing,
         batch_size=batch_size,
-        workers=min(os.cpu_count() or 1, 8) if workers is None else workers,
+        workers=workers,
         normalize=classifier.runtime.input_type == "float32",
     ):
         if len(batch.positions):

@@ -288,7 +288,7 @@ def audit(
     options: DataOptions | None = None,
     download: bool = False,
     batch_size: int = 64,
-    workers: int = 2,
+    workers: int | None = None,
     runtime: str = "auto",
     device: str = "auto",
     threads: int | None = None,
@@ -311,7 +311,7 @@ def audit(
         options: How a folder or manifest is read.
         download: Whether a named dataset may be downloaded.
         batch_size: Images per forward pass.
-        workers: Threads that read images for the model.
+        workers: Threads that read images for the model; None uses one per core.
         runtime: As for `skipnets.load`.
         device: As for `skipnets.load`.
         threads: As for `skipnets.load`.

@@ -88,7 +88,7 @@ def write_report(
     *,
     device: str = "auto",
     threads: int | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> Path:
     """Write a run's report.
@@ -101,7 +101,7 @@ def write_report(
         output: An HTML file; None uses `report.html` in the run folder.
         device: Device on which Grad-CAM runs.
         threads: CPU threads that compute; None leaves it to PyTorch.
-        workers: Threads that read images.
+        workers: Threads that read images; None uses one per core.
         progress: Called with the name of the current step, the number of items done and their total.
 
     Returns:
@@ -131,7 +131,7 @@ def _page(
     *,
     device: str,
     threads: int | None,
-    workers: int,
+    workers: int | None,
     progress: Callable[[str, int, int], object],
 ) -> str:
     if not run.folder.is_dir():
@@ -399,7 +399,7 @@ def _calibration(
     classifier: Classifier | None,
     results: Results,
     dataset: ImageDataset | None,
-    workers: int,
+    workers: int | None,
     progress: Callable[[str, int, int], object],
 ) -> dict[str, Any]:
     """Reliability at temperature 1 and at the model's temperature; one is fitted here if it has none.

@@ -99,7 +99,7 @@ def predict_unseen(
     dataset: ImageDataset,
     *,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     runtime: str,
     device: str,
     threads: int | None,

@@ -241,7 +241,7 @@ def create_app(
         examples: Images that the page offers.
         batch_size: Most images in a batch.
         batch_delay: Longest time that an image waits for others while the network is idle, in seconds.
-        workers: Threads that decode images; None takes one per processor, at most 8.
+        workers: Threads that decode images; None takes one per core.
 
     Raises:
         UserError: If a value is impossible.
@@ -253,7 +253,7 @@ def create_app(
         limits=limits or Limits(),
         batch_size=batch_size,
         batch_delay=batch_delay,
-        workers=min(usable_cores(), 8) if workers is None else workers,
+        workers=usable_cores() if workers is None else workers,
     )
 
     @asynccontextmanager
