@@ -7,6 +7,7 @@ Shapes: N batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,11 +32,13 @@ from skipnets.runtimes.exported import export_format, open_exported, read_export
 from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
 from skipnets.runtimes.views import averaged_embeddings, averaged_logits, check_tta
 from skipnets.tables import Display, make_table, properties_table
+from skipnets.trust import MissingNetworkError, Trust, trusting
 from skipnets.uncertainty import Uncertainty, check_share, prediction_sets
 
 if TYPE_CHECKING:
     import torch
     from rich.table import Table
+    from torch import nn
 
     from skipnets.data.decoding import ImageDecodeError, Source
     from skipnets.inputs import Images
@@ -203,33 +206,43 @@ class Classifier(Display):
     @classmethod
     def from_model(
         cls,
-        model: Backbone[Any],
+        model: nn.Module,
         *,
         classes: Sequence[str],
         preprocessing: Preprocessing | None = None,
         provenance: Mapping[str, Any] | None = None,
+        architecture: Mapping[str, Any] | None = None,
         task: Task = "single-label",
         thresholds: Sequence[float] | None = None,
     ) -> Classifier:
         """Create a classifier from a torch model, which is not copied, moved or switched to eval mode.
 
         Args:
-            model: From `skipnets.create_model`.
+            model: From `skipnets.create_model`, or any module (N, C, H, W) → logits (N, K).
             classes: Names of the classes, in the order of the logits.
             preprocessing: How an image becomes the model's input; None takes what the published weights that
                 the model was created with were evaluated with.
             provenance: As for `Classifier`; `created` is added if it is missing.
+            architecture: Of a module that is no part of this package, or of a modified model, what makes it:
+                `{"import": "package.module:Class", "arguments": {…}}`. It is called to see that it does.
+                Without it, loading the file takes such a module: `skipnets.load(path, model=…)`.
             task: As for `Classifier`.
             thresholds: As for `Classifier`.
 
         Raises:
             UserError: If `preprocessing` is None and the model's weights state none.
         """
+        from skipnets.models.backbone import Backbone
+        from skipnets.models.custom_model import CustomModel, config_of
         from skipnets.runtimes.torch import TorchRuntime
 
+        if not isinstance(model, Backbone) or architecture is not None:
+            if preprocessing is None:
+                raise UserError("preprocessing: must be given for a network that is no part of this package")
+            config = config_of(model, architecture, num_classes=len(classes), in_chans=preprocessing.channels)
+            model = CustomModel.around(model, config)
         if preprocessing is None:
             preprocessing = _published_preprocessing(model)
-
         return cls(
             architecture=config_to_dict(model.config),
             classes=classes,
@@ -740,8 +753,13 @@ def load(
     threads: int | None = None,
     precision: str = "auto",
     tta: str = "none",
+    trust: Trust = None,
+    model: nn.Module | None = None,
 ) -> Classifier:
     """Load a classifier.
+
+    A file never makes anything run by itself: where its network is no part of this package, it names an
+    import, which `trust` must name as well.
 
     Args:
         path: A model file, a run folder, or an export: a .onnx or .pt2 file or an OpenVINO folder.
@@ -752,20 +770,29 @@ def load(
             half precision with float32 on the first 64 images and takes it where no label changes; elsewhere
             it is float32, and so it is for multi-label classifiers.
         tta: Test-time augmentation: "none", "flip", "crops" or "flip-crops".
+        trust: The import that makes a network which is no part of this package, such as
+            "package.module:Class". It is imported and run.
+        model: Such a network, instead of an import; it gets the file's weights, and is moved to the device.
 
     Raises:
         UserError: If there is no model file, it is truncated, damaged, from a newer version or of another
-            type, or cannot run here.
+            type, or cannot run here; or if it names an import that `trust` does not.
     """
     check_path("path", path)
     check_tta(tta)
-    classifier = _load(path, runtime, device, threads, precision)
+    with trusting(trust):
+        classifier = _load(path, runtime, device, threads, precision, model)
     classifier.tta = tta
     return classifier
 
 
 def _load(
-    path: str | os.PathLike[str], runtime: str, device: str, threads: int | None, precision: str
+    path: str | os.PathLike[str],
+    runtime: str,
+    device: str,
+    threads: int | None,
+    precision: str,
+    model: nn.Module | None = None,
 ) -> Classifier:
     if export_format(path) is not None:
         if precision not in ("auto", "32-true"):
@@ -790,10 +817,11 @@ def _load(
                 threads=threads,
                 # The trial compares the most probable classes, and not each label's probability.
                 precision="32-true" if precision == "auto" and description.thresholds else precision,
+                network=copy.deepcopy(model) if description.members > 1 else model,
             )
             for tensors in networks
         ]
-    except TensorsDoNotFitError as error:
+    except (TensorsDoNotFitError, MissingNetworkError) as error:
         raise UserError(f"{file.path}: {error}") from error
     if description.members == 1:
         return _remembering(_classifier(description, engines[0], file.path), device, threads)

@@ -17,10 +17,11 @@ from skipnets.data.augmentation import (
     AUGMENTATIONS,
     draw_box,
     draw_mirrored,
+    erase,
     find_augmentation,
     resized_crop,
     shift_and_mirror,
-    trivial_augment,
+    vary,
 )
 from skipnets.data.decoding import ImageDecodeError, open_region
 from skipnets.errors import UserError
@@ -88,17 +89,45 @@ def test_mirroring_alone():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_trivial_augment_is_torchvisions(channels):
+@pytest.mark.parametrize(
+    ("policy", "theirs"),
+    [("trivial", v2.TrivialAugmentWide()), ("rand", v2.RandAugment()), ("augmix", v2.AugMix())],
+)
+def test_policies_are_torchvisions(policy, theirs, channels):
     images = np.random.default_rng(0).integers(0, 256, (40, 12, 10, channels), dtype=np.uint8)
     torch.manual_seed(3)
-    got = trivial_augment(images)
+    got = vary(images, policy)
     torch.manual_seed(3)
-    theirs = v2.TrivialAugmentWide()
     for result, image in zip(got, images, strict=True):
         image = v2.functional.to_pil_image(torch.from_numpy(image).permute(2, 0, 1))
         expected = v2.functional.pil_to_tensor(theirs(image)).permute(1, 2, 0).numpy()
         np.testing.assert_array_equal(result, expected)
     assert len(np.unique(got)) > 100
+
+
+@pytest.mark.parametrize("policy", ["trivial", "rand", "augmix"])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_bands_are_varied_within_their_range(policy, channels):
+    images = np.random.default_rng(0).uniform(0, 255, (12, 9, 8, channels)).astype(np.float32)
+    got = vary(images, policy)
+    assert got.dtype == np.float32
+    assert got.min() >= 0
+    assert got.max() <= 255
+    assert not np.array_equal(got, images)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_erased_boxes_have_the_mean_color_and_the_share_that_was_asked_for(kind):
+    images = np.random.default_rng(0).integers(0, 100, (400, 16, 16, 3)).astype(kind)
+    got = erase(images, 0.25, [200.4, 210.0, 220.0])
+    changed = (got != images).any(3)
+    assert (got[changed] == [200, 210, 220]).all()
+    erased = changed.any((1, 2))
+    assert stats.binomtest(int(erased.sum()), 400, 0.25).pvalue > 0.001
+    for mask in changed[erased]:  # one whole box each, of 2 to 33% of the area, up to rounding
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert 0.01 < mask.mean() < 0.36
 
 
 def test_pixels_of_reduced_decoding_are_distributed_as_torchvisions():
@@ -215,10 +244,12 @@ def test_names():
         "shift-flip",
         "resized-crop",
         "trivial",
+        "rand",
+        "augmix",
     ]
     assert find_augmentation("trivial", (224, 224)).resized_crop
     small = find_augmentation("trivial", (32, 32))
-    assert (small.resized_crop, small.padding, small.mirror, small.trivial) == (False, 4, True, True)
+    assert (small.resized_crop, small.padding, small.mirror, small.policy) == (False, 4, True, "trivial")
     crops = [find_augmentation("crop", (side, side)) for side in (8, 28, 32, 224)]
     assert [(crop.padding, crop.mirror) for crop in crops] == [(1, False), (3, False), (4, False), (4, False)]
     with pytest.raises(UserError, match=r"augmentation='flop': must be one of none, .*did you mean flip"):

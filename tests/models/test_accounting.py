@@ -35,6 +35,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("resnet50", {"block_config": (1, 2, 1), "width": 16, "output_stride": 8}),
     ("resnet50", {"block_config": (1, 1), "width": 16, "norm": "group"}),
     ("resnext50_32x4d", {"block_config": (1, 1), "num_classes": 0}),
+    ("densenet_bc40_k12", {"block_config": (2, 2), "activation": "silu"}),
+    ("densenet40_k12", {"block_config": (2, 2), "norm": "instance"}),
+    ("resnet20", {"block_config": (1, 1), "norm": "layer2d", "activation": "gelu"}),
+    ("resnet20", {"block_config": (1, 1), "norm": "instance", "activation": "hard_swish"}),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import logging
 import math
 import pickle
 import shutil
@@ -17,12 +18,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.helpers.own_networks import se_densenet
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from skipnets.errors import UserError
 from skipnets.models import create_model, list_models
-from skipnets.models.block_execution import MemoryEfficientDenseBlock
+from skipnets.models.block_execution import MemoryEfficientDenseBlock, set_block_execution
+from skipnets.models.graph import ExecutionPolicy
 from skipnets.ops import chunks
 from skipnets.training.benchmark import saved_bytes
 
@@ -677,13 +680,13 @@ def test_steps_aside_with_the_reason(case, has_run):
 
 
 def test_a_block_that_has_not_changed_is_not_checked_again(monkeypatch):
-    linear = copy_with(make_model(**SMALL), "linear")
     x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
     checked = []
     check = MemoryEfficientDenseBlock._unsupported_layers
     monkeypatch.setattr(
         MemoryEfficientDenseBlock, "_unsupported_layers", lambda block: checked.append(block) or check(block)
     )
+    linear = copy_with(make_model(**SMALL), "linear")
     train_once(linear, x)
     blocks = len(checked)
     assert blocks > 0
@@ -1033,3 +1036,49 @@ def test_memory_grows_in_proportion_to_the_depth(policy, lowest, highest):
         sizes.append(saved_bytes(model, x))
     slope = math.log(sizes[1] / sizes[0]) / math.log(layers[1] / layers[0])
     assert lowest <= slope <= highest
+
+
+@pytest.mark.parametrize("policy", ["linear", "linear-recompute"])
+def test_a_policy_that_is_not_applied_is_said_with_its_reason(
+    policy: ExecutionPolicy, caplog: pytest.LogCaptureFixture
+) -> None:
+    grouped = create_model("densenet_bc40_k12", norm="group", block_config=(1, 1), growth_rate=4)
+    modified = se_densenet(3)
+    with caplog.at_level(logging.WARNING, "skipnets"):
+        grouped.set_block_execution(policy)
+        modified.set_block_execution(policy)
+        grouped.set_block_execution("auto")
+        grouped.set_block_execution("plain")
+        grouped.set_block_execution(policy, warn=False)
+        grouped.eval().set_block_execution(policy)
+    said = [record.getMessage() for record in caplog.records]
+    start = f"warning: block_execution={policy}: not applied to"
+    assert said == [
+        f"{start} features.denseblock1, features.denseblock2, which will run plainly: "
+        "denselayer1: its norm is a GroupNorm, not a BatchNorm2d",
+        f"{start} features.transition1, which will run plainly: its norm is a GroupNorm, not a BatchNorm2d",
+        f"{start} features.denseblock1, which will run plainly: "
+        "denselayer2: its convolution is a Sequential, not a Conv2d",
+    ]
+
+
+def test_what_can_be_covered_of_a_modified_network_is_and_computes_the_same() -> None:
+    images = torch.rand(4, 3, 8, 8)
+    torch.manual_seed(0)
+    plain = se_densenet(3)
+    linear = copy.deepcopy(plain)
+    linear.set_block_execution("linear", warn=False)
+    gradients = []
+    for model in (plain, linear):
+        model(images).square().sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    report = linear.block_execution_report()
+    assert [how.partition(":")[0] for how in report.values()] == ["plain", "linear", "linear"]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-4)
+
+
+def test_a_module_without_dense_blocks_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "skipnets"):
+        set_block_execution(nn.Linear(1, 1), "linear")
+    assert "not applied: there are no blocks of this package in Linear" in caplog.text

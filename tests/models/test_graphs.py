@@ -66,7 +66,7 @@ def test_stage_groups_are_the_maps_that_the_model_promises(name: str) -> None:
 def test_a_record_is_whole(family: str) -> None:
     record = FAMILIES[family]
     assert record.config.family == family
-    assert record.models
+    assert record.models or family == "custom"  # of which only imports are known
     for config in record.models:
         assert family_of(config) is record
         assert REGISTRY[config.name] == config

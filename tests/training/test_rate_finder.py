@@ -67,9 +67,9 @@ def test_the_loss_of_the_search_is_that_of_the_training(
     given: list[torch.Tensor | None] = []
 
     class Task(rate_finder._RateTask):
-        def __init__(self, model: Any, config: Any, weights: torch.Tensor | None = None) -> None:
+        def __init__(self, model: Any, config: Any, weights: torch.Tensor | None = None, **more: Any) -> None:
             given.append(weights)
-            super().__init__(model, config, weights)
+            super().__init__(model, config, weights, **more)
 
     monkeypatch.setattr(rate_finder, "_RateTask", Task)
     find_rate(prepare(config, dataset), dataset)

@@ -26,6 +26,7 @@ from cyclopts.help import DefaultFormatter
 
 from skipnets.errors import MissingExtraError, UserError, near_matches, needs_extra
 from skipnets.terminal import LogHandler, printable, tolerate
+from skipnets.trust import trusting
 
 __all__ = ["COMMANDS", "main", "make_app"]
 
@@ -66,7 +67,9 @@ def make_app(command: str | None) -> cyclopts.App:
     """
     app = cyclopts.App(
         name="skipnets",
-        help="Image classifiers with skip connections: from images in folders to a checked model file.",
+        help="Image classifiers with skip connections: from images in folders to a checked model file.\n\n"
+        "Every command takes --trust package.module:Class, for a model file or run whose network is that "
+        "one: it is imported and run. No file makes anything run by itself.",
         help_format="plaintext",
         help_formatter=_HelpFormatter(),
         version=_version,
@@ -122,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str], *, ends_process: bool) -> int:
     """Run one command; returns the exit status."""
     try:
-        with needs_extra(), _imports_unwrapped():
+        words, trusted = _without_trust(words)
+        with needs_extra(), _imports_unwrapped(), trusting(trusted):
             status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except cyclopts.CycloptsError as error:
@@ -150,6 +154,25 @@ def _run(words: Sequence[str], *, ends_process: bool) -> int:
         _print_error(f"standard output: cannot be written ({error.strerror})")
         return 2
     return status if isinstance(status, int) else 0
+
+
+def _without_trust(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without `--trust IMPORT`, which is an option of every command, and the imports."""
+    rest: list[str] = []
+    trusted: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        if word == "--":
+            return [*rest, word, *remaining], trusted
+        name, equals, value = word.partition("=")
+        if name != "--trust":
+            rest.append(word)
+            continue
+        value = value if equals else next(remaining, "")
+        if not value:
+            raise UserError("trust: must have a value, package.module:Class")
+        trusted.append(value)
+    return rest, trusted
 
 
 @contextmanager

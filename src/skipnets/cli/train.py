@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from skipnets.cli.output import print_tables
 from skipnets.errors import UserError
 from skipnets.training.config import TrainConfig, read_config
+from skipnets.trust import is_import
 
 # Field of TrainConfig → its description.
 OPTION_HELP = {
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     TrainOptions = dict[str, Any]
 else:
-    TrainOptions = TypedDict("TrainOptions", config_options(without=["data"]), total=False)
+    TrainOptions = TypedDict("TrainOptions", config_options(without=["data", "supplied"]), total=False)
 
 
 def train(
@@ -57,6 +58,7 @@ def train(
         skipnets train photos --model-options.growth-rate 24 --out runs/narrow
         skipnets train --config runs/photos/run.yaml --out runs/again --seed 1
         skipnets train photos --folds 5 --out runs/folds
+        skipnets train photos --model networks:MyNet --out runs/own
         skipnets train --resume runs/photos
         skipnets train --resume runs/photos --epochs 200
         skipnets train --resume runs/photos --devices 2
@@ -88,7 +90,9 @@ def train(
     from skipnets.training import train as train_run
 
     settings = TrainConfig(**given) if config is None else read_config(config, **given)
-    return _finish(lambda: train_run(settings, started=started))
+    # What is typed is trusted; what a file names takes --trust.
+    trust = given["model"] if is_import(given.get("model")) else None
+    return _finish(lambda: train_run(settings, started=started, trust=trust))
 
 
 def _finish(start: Callable[[], Run]) -> int:

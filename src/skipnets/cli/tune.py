@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     FixedOptions = dict[str, Any]
 else:
     # What all trials have in common; the time of a training is the option --trial-time here.
-    FixedOptions = TypedDict("FixedOptions", config_options(without=["data", "time", "folds"]), total=False)
+    FixedOptions = TypedDict(
+        "FixedOptions", config_options(without=["data", "time", "folds", "supplied"]), total=False
+    )
 
 
 def tune(

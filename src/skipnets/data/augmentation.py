@@ -6,8 +6,9 @@ from 0 to 255.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from torchvision.transforms import v2
 from skipnets.data.decoding import Box
 from skipnets.data.preprocessing import resize_values
 from skipnets.errors import UserError, near_matches
+
+Policy = Literal["trivial", "rand", "augmix"]
 
 # Up to this side, an image is shifted rather than enlarged from a part of it: so do the CIFAR papers.
 SMALL = 64
@@ -34,14 +37,18 @@ class Augmentation:
         reflect: These mirror what lies at the edge, as in the public CIFAR-10 speed runs; otherwise they are
             black.
         mirror: Left and right are swapped in half of the images (RandomHorizontalFlip).
-        trivial: One random change of geometry or color, of random strength (TrivialAugmentWide).
+        policy: Random changes of geometry and color: one of random strength ("trivial", TrivialAugmentWide),
+            two ("rand", RandAugment), or a mixture of chains of them ("augmix", AugMix); None for none.
+        erasing: Share of the images in which a box of 2 to 33% of the area gets the mean color
+            (RandomErasing).
     """
 
     resized_crop: bool = False
     padding: int = 0
     reflect: bool = False
     mirror: bool = False
-    trivial: bool = False
+    policy: Policy | None = None
+    erasing: float = 0.0
 
 
 AUGMENTATIONS = {
@@ -52,18 +59,24 @@ AUGMENTATIONS = {
     "shift": Augmentation(padding=2, reflect=True),
     "shift-flip": Augmentation(padding=2, reflect=True, mirror=True),
     "resized-crop": Augmentation(resized_crop=True, mirror=True),
-    "trivial": Augmentation(resized_crop=True, mirror=True, trivial=True),
+    "trivial": Augmentation(resized_crop=True, mirror=True, policy="trivial"),
+    "rand": Augmentation(resized_crop=True, mirror=True, policy="rand"),
+    "augmix": Augmentation(resized_crop=True, mirror=True, policy="augmix"),
 }
 
 _resized_crop = v2.RandomResizedCrop(1)  # it only draws boxes here, for which its size does not matter
-_trivial_augment = v2.TrivialAugmentWide()
+_POLICIES: Mapping[Policy, v2.Transform] = {
+    "trivial": v2.TrivialAugmentWide(),
+    "rand": v2.RandAugment(),
+    "augmix": v2.AugMix(),
+}
 
 
-def find_augmentation(name: str, size: tuple[int, int]) -> Augmentation:
+def find_augmentation(name: str, size: tuple[int, int], *, erasing: float = 0.0) -> Augmentation:
     """The augmentation of that name for inputs of this (H, W).
 
-    "trivial" takes a resized crop, but pads and crops where the input is at most 64 pixels high and wide.
-    Inputs below 32 pixels are padded by an eighth of their size, which at 32 is the papers' 4.
+    "trivial", "rand" and "augmix" take a resized crop, but pad and crop where the input is at most 64 pixels
+    high and wide. Inputs below 32 pixels are padded by an eighth of their size, which at 32 is the papers' 4.
 
     Raises:
         UserError: There is no such augmentation.
@@ -72,9 +85,10 @@ def find_augmentation(name: str, size: tuple[int, int]) -> Augmentation:
         near = near_matches(name, AUGMENTATIONS)
         raise UserError(f"augmentation={name!r}: must be one of {', '.join(AUGMENTATIONS)}{near}")
     augmentation = AUGMENTATIONS[name]
-    if name == "trivial" and max(size) <= SMALL:
+    if augmentation.policy is not None and max(size) <= SMALL:
         augmentation = replace(augmentation, resized_crop=False, padding=4)
-    return replace(augmentation, padding=min(augmentation.padding, max(max(size) // 8, 1)))
+    padding = min(augmentation.padding, max(max(size) // 8, 1))
+    return replace(augmentation, padding=padding, erasing=erasing)
 
 
 def draw_box(width: int, height: int) -> Box:
@@ -137,26 +151,43 @@ def shift_and_mirror(
     return shifted
 
 
-def trivial_augment(images: NDArray[Any]) -> NDArray[Any]:
-    """TrivialAugmentWide, each image by its own draw: a new (N, H, W, C).
+def vary(images: NDArray[Any], policy: Policy) -> NDArray[Any]:
+    """TrivialAugmentWide, RandAugment or AugMix, each image by its own draw: a new (N, H, W, C).
 
     On PIL images, where torchvision's operators are faster than on tensors. Images of more bits or bands are
     tensors, of which every band is changed alike, as a gray image.
     """
     changed = np.empty_like(images)
+    transform = _POLICIES[policy]
     for result, image in zip(changed, images, strict=True):
         if image.dtype == np.float32:
-            result[...] = _trivial_augment_values(image)
+            result[...] = _vary_values(image, transform)
             continue
         pil_image = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-        result[...] = np.asarray(_trivial_augment(pil_image)).reshape(image.shape)
+        result[...] = np.asarray(transform(pil_image)).reshape(image.shape)
     return changed
 
 
-def _trivial_augment_values(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _vary_values(values: NDArray[np.float32], transform: v2.Transform) -> NDArray[np.float32]:
     """(H, W, C) from 0 to 255."""
     bands = torch.from_numpy(values / 255).permute(2, 0, 1)
     # Of three, color is changed as color; others are a batch of gray images, (C, 1, H, W).
-    changed = _trivial_augment(bands if len(bands) == 3 else bands[:, None])
+    changed = transform(bands if len(bands) == 3 else bands[:, None])
     result: NDArray[np.float32] = changed.reshape(bands.shape).permute(1, 2, 0).numpy() * 255
     return result.clip(0, 255)
+
+
+def erase(images: NDArray[Any], share: float, colors: Sequence[float]) -> NDArray[Any]:
+    """RandomErasing, each image by its own draw: a new (N, H, W, C).
+
+    Args:
+        images: (N, H, W, C).
+        share: Of the images, in which a box is erased.
+        colors: What it gets, for each channel, from 0 to 255.
+    """
+    transform = v2.RandomErasing(p=share, value=[round(color) for color in colors])
+    erased = np.empty_like(images)
+    for result, image in zip(erased, images, strict=True):
+        changed = transform(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+        result[...] = changed.permute(1, 2, 0).numpy()
+    return erased

@@ -81,6 +81,7 @@ def training_loader(
     dataset: ImageDataset,
     preprocessing: Preprocessing,
     augmentation: str = "none",
+    erasing: float = 0.0,
     *,
     batch_size: int,
     workers: int = 0,
@@ -100,9 +101,11 @@ def training_loader(
         dataset: Images to train on.
         preprocessing: Size, channels, interpolation, and the fit of what is not cropped at random.
         augmentation: A name of `skipnets.data.augmentation.AUGMENTATIONS`.
+        erasing: Share of the images in which a box is erased.
         batch_size: Images per step (and process).
         workers: Processes that read. A set that is held in memory is read by them once, and batches
-            are then cut in this process unless each image is changed one by one ("trivial").
+            are then cut in this process unless each image is changed one by one ("trivial", "rand", "augmix",
+            erasing).
         seed: Seed of order and augmentation.
         sampler: Draws a pass's order; None for every image once. See `balanced`.
         epoch_images: Images of an epoch, over all processes, where that is not one pass: an epoch then goes
@@ -129,7 +132,7 @@ def training_loader(
         world_size=world_size,
         shares=shares,
     )
-    found = find_augmentation(augmentation, preprocessing.size)
+    found = find_augmentation(augmentation, preprocessing.size, erasing=erasing)
     return ImageLoader(dataset, preprocessing, found, schedule, workers=workers, held_bytes=held_bytes)
 
 
@@ -367,7 +370,7 @@ class ImageLoader:
         image_bytes = height * width * preprocessing.channels * np.dtype(preprocessing.pixel_type).itemsize
         if not augmentation.resized_crop and len(dataset) * image_bytes <= held_bytes:
             reader.hold(_affordable(workers, min(_HELD_AT_ONCE, len(dataset)) * image_bytes))
-            workers = workers if augmentation.trivial else 0
+            workers = workers if augmentation.policy or augmentation.erasing else 0
         workers = _affordable(workers, schedule.batch_size * image_bytes)
         self._batches: DataLoader[Any] = DataLoader(
             reader,  # type: ignore[arg-type]  # any object with __getitem__ will do
@@ -540,7 +543,7 @@ class _Reader:
     def __getitem__(self, key: tuple[int, NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor, Failures]:
         import torch
 
-        from skipnets.data.augmentation import shift_and_mirror, trivial_augment
+        from skipnets.data.augmentation import erase, shift_and_mirror, vary
 
         seed, batch = key
         with torch.random.fork_rng(devices=[]):
@@ -553,8 +556,11 @@ class _Reader:
                     mirror=self.augmentation.mirror,
                     reflect=self.augmentation.reflect,
                 )
-            if self.augmentation.trivial:
-                pixels = trivial_augment(pixels)
+            if self.augmentation.policy is not None:
+                pixels = vary(pixels, self.augmentation.policy)
+            if self.augmentation.erasing:
+                mean = [255 * value for value in self.preprocessing.mean]
+                pixels = erase(pixels, self.augmentation.erasing, mean)
         parts = torch.from_numpy(pixels), torch.from_numpy(index)
         if torch.utils.data.get_worker_info() is not None:
             try:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier, as_classifier
-from skipnets.errors import UserError, class_hint, needs_extra
+from skipnets.errors import UserError, class_hint, listed, needs_extra
 
 with needs_extra("explain"):  # Before torch, which the same extra brings.
     from captum.attr import IntegratedGradients, LayerGradCam, Occlusion
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from skipnets.inputs import named_sources
 from skipnets.models.accounting import Grid, grids
+from skipnets.models.custom_model import CustomModel, map_shapes
 from skipnets.models.family import network_graph, stage_groups
 from skipnets.models.graph import Activation, Graph, Norm
 from skipnets.models.modes import evaluating, sharing_tensors
@@ -124,7 +125,8 @@ def explain(
             gradients at the pixels, along the path from the mean color to the image. "occlusion" (Zeiler and
             Fergus 2014, arXiv 1311.2901): how much the class's logit drops as a window slides over the image.
         stage: For "gradcam", one of `stage_names`; "auto" uses the deepest with at least `FINE_ENOUGH`
-            values along the shorter side of its map, or else the finest.
+            values along the shorter side of its map, or else the finest. Of a network that is no part of this
+            package, any module whose output is a map, by its path.
 
     Yields:
         For each image, one explanation per class, the most probable first where none were given.
@@ -147,7 +149,21 @@ def explain(
 
 def stage_names(classifier: Classifier) -> list[str]:
     """Names of the stages that Grad-CAM can use, finest first."""
+    if (layers := _layers(classifier)) is not None:
+        return list(layers)
     return list(_stages(classifier))
+
+
+def _layers(classifier: Classifier) -> dict[str, tuple[int, int]] | None:
+    """Path and map size of the modules of a network without a graph that output maps; None with a graph."""
+    model = classifier.members[0].model
+    if not isinstance(model, CustomModel):
+        return None
+    parameter = next(model.parameters())
+    images = torch.zeros(1, model.in_chans, *classifier.preprocessing.size)
+    with evaluating(model):
+        shapes = map_shapes(model.stored(), images.to(parameter.device, parameter.dtype))
+    return {path: shape for path, shape in shapes.items() if path}
 
 
 def _stages(classifier: Classifier) -> dict[str, tuple[str, int]]:
@@ -195,7 +211,7 @@ def _explanations(
     position: Grid,
 ) -> Iterator[list[Explanation]]:
     # Captum puts hooks on a model, which must not see what other threads predict or explain meanwhile.
-    models = [sharing_tensors(member.model) for member in classifier.members]
+    models = [sharing_tensors(member.model.stored()) for member in classifier.members]
     preprocessing = classifier.preprocessing
     for name, source in images:
         opened = preprocessing.open(source)
@@ -261,6 +277,8 @@ def _attribute(
 def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     """The module of a named stage, and the positions of its map's values in the input."""
     size = classifier.preprocessing.size
+    if (layers := _layers(classifier)) is not None:
+        return _layer(layers, size, stage)
     graph = network_graph(classifier.members[0].model.config)
     shapes, stages = graph.shapes(*size), _stages(classifier)
     if stage == "auto":
@@ -275,6 +293,34 @@ def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
             "choose a finer one"
         )
     return path, grids(graph)[value]
+
+
+def _layer(layers: dict[str, tuple[int, int]], size: tuple[int, int], stage: str) -> tuple[str, Grid]:
+    """As `_stage`, of a network without a graph: its maps are taken to lie in the middle of the input.
+
+    Args:
+        layers: Path → height and width of its map, in the order in which they run.
+        size: Of the input.
+        stage: Path, or "auto".
+    """
+    if not layers:
+        raise UserError(
+            "method=gradcam: needs a module whose output is a map (N, C, H, W), and there is none"
+        )
+    if stage == "auto":
+        fine = [path for path, shape in layers.items() if min(shape) >= FINE_ENOUGH]
+        finest = max(layers, key=lambda path: min(layers[path]))
+        stage = fine[-1] if fine else [path for path in layers if layers[path] == layers[finest]][-1]
+    if stage not in layers:
+        raise UserError(f"stage={stage}: must be auto or one of {listed(layers, 12)}")
+    shape = layers[stage]
+    if shape == (1, 1):
+        raise UserError(
+            f"stage={stage}: makes a map of 1×1 of images of {size[0]}×{size[1]}, which locates nothing: "
+            "choose a finer one"
+        )
+    step = max(round(size[0] / shape[0]), 1)
+    return stage, Grid(step=step, start=((size[0] - 1) - (shape[0] - 1) * step) / 2)
 
 
 def _weights(

@@ -227,6 +227,9 @@ def _operation_step(graph: Graph, place: int, shapes: list[Shape]) -> Step:
         once = _statistics_bytes(operation.channels)
     elif isinstance(operation, Norm) and operation.norm == "layer2d":
         besides = _statistics_bytes(values // operation.channels)
+    elif isinstance(operation, Norm) and operation.norm == "instance":
+        # Each channel of each image is a channel of its own, with its statistics and a copy of its scale.
+        besides = 3 * FLOAT_BYTES * operation.channels
     elif isinstance(operation, Norm):
         besides = _statistics_bytes(operation.groups)
     elif isinstance(operation, Pool) and operation.mode == "max":

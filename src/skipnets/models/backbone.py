@@ -128,8 +128,17 @@ class Backbone(nn.Module, Generic[ConfigT]):
         """The modules from the input to the last map with their paths, in the order in which they run."""
         raise NotImplementedError
 
-    def set_block_execution(self, policy: ExecutionPolicy) -> None:
+    def set_block_execution(
+        self,
+        policy: ExecutionPolicy,
+        *,
+        warn: bool = True,  # noqa: ARG002 - of families with operations for their blocks
+    ) -> None:
         """Choose how blocks run in training. Families without operations for them support only "plain".
+
+        Args:
+            policy: One of `"auto"`, `"plain"`, `"linear"`, `"linear-recompute"`.
+            warn: Whether to say where it will not be applied, and why.
 
         Raises:
             UserError: For any other policy.
@@ -166,6 +175,19 @@ class Backbone(nn.Module, Generic[ConfigT]):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) images → the pooled features (N, head_hidden_size)."""
+        return self.forward_head(self.forward_features(x), pre_logits=True)
+
+    def stored(self) -> nn.Module:
+        """The module whose state dict a model file holds."""
+        return self
+
+    def skeleton(self) -> nn.Module:
+        """A network of this configuration without memory for its tensors, which tells what these must be."""
+        with torch.device("meta"):
+            return family_of(self.config).module()(self.config)
 
     def forward_intermediates(
         self,
@@ -315,6 +337,8 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
         return nn.GroupNorm(norm_groups(channels), channels)
     if kind == "layer2d":
         return LayerNorm2d(channels, eps=norm_eps(kind))
+    if kind == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
     return nn.Identity()
 
 

@@ -15,6 +15,7 @@ Shapes: N batch, C channels, H height, W width, k growth rate, L layers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple, cast
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from skipnets.errors import UserError, near_matches
+from skipnets.errors import UserError, listed, near_matches
 from skipnets.models.backbone import check_input
 from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, DenseNet, Transition
 from skipnets.models.graph import BLOCK_EXECUTIONS, ExecutionPolicy
@@ -40,6 +41,8 @@ from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, u
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, cpu_executor, dense_block, growth_widths
 from skipnets.ops.transition import TransitionParameters, transition
 from skipnets.ops.triton import unsupported_block, unsupported_kernels
+
+logger = logging.getLogger("skipnets")
 
 _STEM = ("conv0", "norm0", "relu0", "pool0")
 
@@ -286,8 +289,13 @@ _LINEAR: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def set_block_execution(model: nn.Module, policy: ExecutionPolicy) -> None:
+def set_block_execution(model: nn.Module, policy: ExecutionPolicy, *, warn: bool = True) -> None:
     """Choose how the model's blocks and transitions run in training.
+
+    Args:
+        model: Parts that are other modules, or whose blocks are, run as they do.
+        policy: `"auto"` or one of `BLOCK_EXECUTIONS`.
+        warn: Whether to say where a policy that is asked for will not be applied, and why.
 
     Raises:
         UserError: For an unknown policy.
@@ -303,6 +311,32 @@ def set_block_execution(model: nn.Module, policy: ExecutionPolicy) -> None:
         if isinstance(module, SwitchedModule):
             module.recompute, module.automatic = policy == "linear-recompute", policy == "auto"
             module.has_run, module.executor, module.measured = False, None, None
+    if warn and policy.startswith("linear"):
+        _warn_of_plain_parts(model, policy)
+
+
+def _warn_of_plain_parts(model: nn.Module, policy: str) -> None:
+    """Say which parts will run plainly although something else was asked for, and why."""
+    report = execution_report(model)
+    if not report:
+        logger.warning(
+            "warning: block_execution=%s: not applied: there are no blocks of this package in %s",
+            policy,
+            type(model).__name__,
+        )
+    reasons: dict[str, list[str]] = {}
+    for path, how in report.items():
+        reason = how.removeprefix("plain: ")
+        # In eval mode nothing is known yet.
+        if how.startswith("plain") and reason != "eval mode":
+            reasons.setdefault(reason, []).append(path)
+    for reason, paths in reasons.items():
+        logger.warning(
+            "warning: block_execution=%s: not applied to %s, which will run plainly: %s",
+            policy,
+            listed(paths, 3),
+            reason,
+        )
 
 
 def execution_report(model: nn.Module) -> dict[str, str]:

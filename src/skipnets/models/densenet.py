@@ -22,8 +22,8 @@ from skipnets.models.backbone import (
     initialize_convolutions,
     make_norm,
 )
-from skipnets.models.layers import BlurPool
-from skipnets.models.registry import STEM_REDUCTION, DenseNetConfig, Norm
+from skipnets.models.layers import BlurPool, make_activation
+from skipnets.models.registry import STEM_REDUCTION, BlockActivation, DenseNetConfig, Norm
 
 if TYPE_CHECKING:
     from skipnets.models.graph import ExecutionPolicy
@@ -33,11 +33,18 @@ class BasicDenseLayer(nn.Module):
     """norm → ReLU → 3×3 convolution: the layer H of the paper's section 3, without a bottleneck."""
 
     def __init__(
-        self, in_channels: int, growth_rate: int, *, norm: Norm, proj_drop_rate: float, drop_path_rate: float
+        self,
+        in_channels: int,
+        growth_rate: int,
+        *,
+        norm: Norm,
+        activation: BlockActivation = "relu",
+        proj_drop_rate: float,
+        drop_path_rate: float,
     ) -> None:
         super().__init__()
         self.norm1 = make_norm(norm, in_channels)
-        self.relu1 = nn.ReLU()
+        self.relu1 = make_activation(activation)
         self.conv1 = nn.Conv2d(in_channels, growth_rate, 3, padding=1, bias=norm is None)
         self.dropout = nn.Dropout(proj_drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
@@ -58,16 +65,17 @@ class DenseLayer(nn.Module):
         bottleneck: int,
         *,
         norm: Norm,
+        activation: BlockActivation = "relu",
         proj_drop_rate: float,
         drop_path_rate: float,
     ) -> None:
         super().__init__()
         width = bottleneck * growth_rate
         self.norm1 = make_norm(norm, in_channels)
-        self.relu1 = nn.ReLU()
+        self.relu1 = make_activation(activation)
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=norm is None)
         self.norm2 = make_norm(norm, width)
-        self.relu2 = nn.ReLU()
+        self.relu2 = make_activation(activation)
         self.conv2 = nn.Conv2d(width, growth_rate, 3, padding=1, bias=norm is None)
         self.dropout = nn.Dropout(proj_drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
@@ -95,10 +103,12 @@ class Transition(nn.Sequential):
     (N, C, H, W) → (N, out_channels, ⌊H/2⌋, ⌊W/2⌋).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, norm: Norm) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, norm: Norm, activation: BlockActivation = "relu"
+    ) -> None:
         super().__init__()
         self.norm = make_norm(norm, in_channels)
-        self.relu = nn.ReLU()
+        self.relu = make_activation(activation)
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=norm is None)
         self.pool = nn.AvgPool2d(kernel_size=2, stride=2)
 
@@ -141,11 +151,11 @@ class DenseNet(Backbone[DenseNetConfig]):
                 compressed = config.compressed(channels)
                 self.features.add_module(
                     f"transition{number}",
-                    Transition(channels, compressed, norm=config.norm),
+                    Transition(channels, compressed, norm=config.norm, activation=config.activation),
                 )
                 channels, reduction = compressed, reduction * 2
         self.features.add_module("norm5", make_norm(config.norm, channels))
-        self.features.add_module("relu5", nn.ReLU())
+        self.features.add_module("relu5", make_activation(config.activation))
         self.feature_info.append(
             FeatureMapInfo(num_chs=channels, reduction=reduction, module="features.relu5")
         )
@@ -153,20 +163,21 @@ class DenseNet(Backbone[DenseNetConfig]):
         self._add_head(channels)
         initialize_convolutions(self)
 
-    def set_block_execution(self, policy: ExecutionPolicy) -> None:
+    def set_block_execution(self, policy: ExecutionPolicy, *, warn: bool = True) -> None:
         """Choose how dense blocks and transitions run in training: memory and speed change, numbers do not.
 
         Args:
             policy: `"auto"`, the fastest on the device; `"plain"`, layer by layer as written here;
                 `"linear"`, each as one operation in memory proportional to its depth; `"linear-recompute"`,
                 in even less memory, slightly slower.
+            warn: Whether to say where it will not be applied, and why.
 
         Raises:
             UserError: For any other policy.
         """
         from skipnets.models.block_execution import set_block_execution
 
-        set_block_execution(self, policy)
+        set_block_execution(self, policy, warn=warn)
 
     def block_execution_report(self) -> dict[str, str]:
         """How each block and transition ran last, or would run now; for "plain", with the reason."""
@@ -207,13 +218,14 @@ def _stem(config: DenseNetConfig, channels: int) -> nn.Sequential:
     layers: dict[str, nn.Module] = {}
     if config.stem == "imagenet":
         layers["conv0"] = nn.Conv2d(config.in_chans, channels, 7, stride=2, padding=3, bias=bias)
-        layers["norm0"], layers["relu0"] = make_norm(norm, channels), nn.ReLU()
+        layers["norm0"], layers["relu0"] = make_norm(norm, channels), make_activation(config.activation)
     else:
         into = config.in_chans
         for number, width in enumerate((config.growth_rate, config.growth_rate, channels)):
             stride = 2 if number == 0 else 1
             layers[f"conv{number}"] = nn.Conv2d(into, width, 3, stride=stride, padding=1, bias=bias)
-            layers[f"norm{number}"], layers[f"relu{number}"] = make_norm(norm, width), nn.ReLU()
+            layers[f"norm{number}"] = make_norm(norm, width)
+            layers[f"relu{number}"] = make_activation(config.activation)
             into = width
     if config.anti_aliasing == "blur":
         layers["pool0"] = nn.Sequential(nn.MaxPool2d(kernel_size=3, stride=1, padding=1), BlurPool())
@@ -228,6 +240,7 @@ def _dense_layer(config: DenseNetConfig, in_channels: int, drop_path_rate: float
             in_channels,
             config.growth_rate,
             norm=config.norm,
+            activation=config.activation,
             proj_drop_rate=config.proj_drop_rate,
             drop_path_rate=drop_path_rate,
         )
@@ -236,6 +249,7 @@ def _dense_layer(config: DenseNetConfig, in_channels: int, drop_path_rate: float
         config.growth_rate,
         config.bottleneck,
         norm=config.norm,
+        activation=config.activation,
         proj_drop_rate=config.proj_drop_rate,
         drop_path_rate=drop_path_rate,
     )

@@ -121,7 +121,7 @@ class _Probe:
         model = self._copies.get(execution)
         if model is None:
             model = copy.deepcopy(self._model).train().to(memory_format=execution.memory_format)
-            model.set_block_execution(execution.policy)
+            model.set_block_execution(execution.policy, warn=False)
             self._copies[execution] = model
         if self._images is None:
             self._images = self._random(model, self._batch(model))

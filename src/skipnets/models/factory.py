@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -11,6 +12,8 @@ from skipnets.models.backbone import Backbone
 from skipnets.models.family import family_of
 from skipnets.models.features import FeatureListNet
 from skipnets.models.registry import REGISTRY, ModelConfig, model_config
+
+logger = logging.getLogger("skipnets")
 
 
 def build_model(config: ModelConfig) -> Backbone[Any]:
@@ -94,4 +97,9 @@ def create_model(
         from skipnets.models.weights import load_weights
 
         model.weights_report = load_weights(model, "imagenet" if weights is None else weights)
+        if (activation := getattr(model.config, "activation", "relu")) != "relu":
+            logger.warning(
+                "warning: activation=%s: weights tell nothing of activations; published ones are of ReLUs",
+                activation,
+            )
     return FeatureListNet(model, out_indices) if features_only else model

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipnets.errors import UserError
+from skipnets.models.custom import CustomConfig, custom_graph
 from skipnets.models.graph import BLOCK_EXECUTIONS, BlockExecution, Graph
 from skipnets.models.graphs import densenet_graph, resnet_graph
 from skipnets.models.rdnet_graph import RDNETS, RDNetConfig, rdnet_graph
@@ -122,6 +123,12 @@ def _resnet() -> type[Backbone[Any]]:
     return ResNet
 
 
+def _custom() -> type[Backbone[Any]]:
+    from skipnets.models.custom_model import CustomModel
+
+    return CustomModel
+
+
 def _rdnet() -> type[Backbone[Any]]:
     from skipnets.models.rdnet import RDNet
 
@@ -168,6 +175,7 @@ register_family(
         baseline=_torchvision_resnet,
     )
 )
+register_family(Family(config=CustomConfig, graph=custom_graph, module=_custom, stage=""))
 register_family(
     Family(
         config=RDNetConfig,

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal, get_args
 from skipnets.models.registry import Pooling
 
 Shape = tuple[int, ...]
-NormKind = Literal["batch", "group", "layer2d"]
+NormKind = Literal["batch", "group", "layer2d", "instance"]
 ActivationFunction = Literal["relu", "gelu", "silu", "hard_swish", "sigmoid", "hard_sigmoid"]
 BlockExecution = Literal["plain", "linear", "linear-recompute"]
 """How blocks run in training: operation by operation, or each as one operation in memory proportional to its
@@ -108,9 +108,10 @@ class Convolution(Window):
 
 @dataclass(frozen=True, kw_only=True)
 class Norm(Operation):
-    """`nn.BatchNorm2d` ("batch"), `nn.GroupNorm` ("group", with its number of groups) or `LayerNorm2d`.
+    """`nn.BatchNorm2d` ("batch"), `nn.GroupNorm` ("group", with its number of groups) or one of two more.
 
-    The last, "layer2d", normalizes the channels of each pixel for themselves.
+    These are `LayerNorm2d` ("layer2d"), which normalizes the channels of each pixel for themselves, and
+    `nn.InstanceNorm2d` ("instance"), which does so with the pixels of each channel.
     """
 
     kind: ClassVar[str] = "norm"

@@ -22,7 +22,7 @@ def densenet_graph(config: DenseNetConfig) -> Graph:
             x = build.convolution("features.conv0", 0, config.stem_channels, 7, stride=2, bias=bias)
             build.stage("features.conv0", x)
             x = build.stage("features.norm0", build.norm("features.norm0", x, norm))
-            x = build.stage("features.relu0", build.relu("features.relu0", x))
+            x = build.stage("features.relu0", _activated(build, config, "features.relu0", x))
             x = build.stage("features.pool0", _dense_stem_pool(build, config, x))
     elif config.stem == "deep":
         x = 0
@@ -32,7 +32,7 @@ def densenet_graph(config: DenseNetConfig) -> Graph:
             name = f"features.norm{number}"
             x = build.stage(name, build.norm(name, x, norm))
             name = f"features.relu{number}"
-            x = build.stage(name, build.relu(name, x))
+            x = build.stage(name, _activated(build, config, name, x))
         x = build.stage("features.pool0", _dense_stem_pool(build, config, x))
     else:
         x = build.stage(
@@ -56,12 +56,12 @@ def densenet_graph(config: DenseNetConfig) -> Graph:
         if number < len(config.block_config):
             path = f"features.transition{number}"
             with build.scope(path, "transition"):
-                x = build.relu(f"{path}.relu", build.norm(f"{path}.norm", x, norm))
+                x = _activated(build, config, f"{path}.relu", build.norm(f"{path}.norm", x, norm))
                 x = build.convolution(f"{path}.conv", x, config.compressed(build.channels(x)), 1, bias=bias)
                 x = build.pool(f"{path}.pool", x, "average", 2, stride=2)
             build.stage(path, x)
     x = build.stage("features.norm5", build.norm("features.norm5", x, norm))
-    x = build.stage("features.relu5", build.relu("features.relu5", x))
+    x = build.stage("features.relu5", _activated(build, config, "features.relu5", x))
     return build.finish(
         x,
         head="classifier",
@@ -87,13 +87,13 @@ def _dense_layer(
     """A norm, ReLU and convolution once (3×3) or twice (1×1 to the bottleneck, then 3×3): k new maps."""
     bias = config.norm is None
     with build.scope(path, "dense layer"):
-        x = build.relu(f"{path}.relu1", build.norm(f"{path}.norm1", x, config.norm))
+        x = _activated(build, config, f"{path}.relu1", build.norm(f"{path}.norm1", x, config.norm))
         if config.bottleneck is None:
             x = build.convolution(f"{path}.conv1", x, config.growth_rate, 3, bias=bias)
         else:
             width = config.bottleneck * config.growth_rate
             x = build.convolution(f"{path}.conv1", x, width, 1, bias=bias)
-            x = build.relu(f"{path}.relu2", build.norm(f"{path}.norm2", x, config.norm))
+            x = _activated(build, config, f"{path}.relu2", build.norm(f"{path}.norm2", x, config.norm))
             x = build.convolution(f"{path}.conv2", x, config.growth_rate, 3, bias=bias)
         x = build.dropout(f"{path}.dropout", x, config.proj_drop_rate)
         return build.dropout(f"{path}.drop_path", x, drop_path_rate, "row")
@@ -111,14 +111,14 @@ def resnet_graph(config: ResNetConfig) -> Graph:
                 place, stride = 3 * number, 2 if number == 0 else 1
                 x = build.convolution(f"conv1.{place}", x, width, 3, stride=stride, bias=bias)
                 x = build.norm(f"conv1.{place + 1}", x, config.norm)
-                x = build.relu(f"conv1.{place + 2}", x)
+                x = _activated(build, config, f"conv1.{place + 2}", x)
             x = build.convolution(f"conv1.{3 * len(inner)}", x, channels, 3, bias=bias)
     else:
         kernel, stride = (7, 2) if config.stem == "imagenet" else (3, STEM_REDUCTION[config.stem])
         x = build.convolution("conv1", 0, channels, kernel, stride=stride, bias=bias)
     build.stage("conv1", x)
     x = build.stage("bn1", build.norm("bn1", x, config.norm))
-    x = build.stage("relu", build.relu("relu", x))
+    x = build.stage("relu", _activated(build, config, "relu", x))
     if config.has_stem_pool:
         x = build.stage("maxpool", _stem_pool(build, config, x))
     for stage, blocks in enumerate(config.block_config):
@@ -145,7 +145,9 @@ def _stem_pool(build: GraphBuilder, config: ResNetConfig, x: int) -> int:
             x = build.convolution("maxpool.0", x, channels, 3, stride=stride, bias=config.norm is None)
             x = _halved(build, config, "maxpool.1", x) if smooth else x
             last = 2 if smooth else 1
-            return build.relu(f"maxpool.{last + 1}", build.norm(f"maxpool.{last}", x, config.norm))
+            return _activated(
+                build, config, f"maxpool.{last + 1}", build.norm(f"maxpool.{last}", x, config.norm)
+            )
     if smooth == "average":
         return build.pool("maxpool", x, "average", 2, stride=2)
     if smooth == "blur":
@@ -195,16 +197,19 @@ def _residual_block(
 
     with build.scope(path, "residual block"):
         if basic:
-            y = build.relu(
-                f"{path}.relu1", convolved(1, x, width, 3, stride=stride_inside, dilation=first_dilation)
+            y = _activated(
+                build,
+                config,
+                f"{path}.relu1",
+                convolved(1, x, width, 3, stride=stride_inside, dilation=first_dilation),
             )
             y = _halved(build, config, f"{path}.aa", y) if smooth else y
             y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
             y = convolved(2, y, out, 3, dilation=dilation)
         else:
-            y = build.relu(f"{path}.relu1", convolved(1, x, width, 1))
+            y = _activated(build, config, f"{path}.relu1", convolved(1, x, width, 1))
             y = convolved(2, y, width, 3, stride=stride_inside, dilation=first_dilation, groups=config.groups)
-            y = build.relu(f"{path}.relu2", y)
+            y = _activated(build, config, f"{path}.relu2", y)
             y = _halved(build, config, f"{path}.aa", y) if smooth else y
             y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
             y = convolved(3, y, out, 1)
@@ -215,7 +220,7 @@ def _residual_block(
             if config.changes_shape(stage, block)
             else x
         )
-        return build.relu(f"{path}.relu{2 if basic else 3}", build.add(path, shortcut, y))
+        return _activated(build, config, f"{path}.relu{2 if basic else 3}", build.add(path, shortcut, y))
 
 
 def _shortcut(build: GraphBuilder, config: ResNetConfig, path: str, x: int, out: int, stride: int) -> int:
@@ -231,3 +236,8 @@ def _shortcut(build: GraphBuilder, config: ResNetConfig, path: str, x: int, out:
             return build.norm(f"{path}.2", x, config.norm)
         x = build.convolution(f"{path}.0", x, out, 1, stride=stride, bias=config.norm is None)
         return build.norm(f"{path}.1", x, config.norm)
+
+
+def _activated(build: GraphBuilder, config: DenseNetConfig | ResNetConfig, name: str, x: int) -> int:
+    """The configuration's activation."""
+    return build.activation(name, x, config.activation)

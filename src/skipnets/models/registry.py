@@ -23,7 +23,10 @@ Stem = Literal["imagenet", "small", "cifar", "deep", "tiered"]
 STEM_REDUCTION: Mapping[str, int] = {"imagenet": 4, "small": 2, "cifar": 1, "deep": 4, "tiered": 4}
 _DEFAULT_SIZE: Mapping[str, int] = {"imagenet": 224, "small": 64, "cifar": 32, "deep": 224, "tiered": 224}
 Pooling = Literal["avg", "max", "avgmax", "catavgmax", ""]
-Norm = Literal["batch", "group", "layer2d"] | None
+Norm = Literal["batch", "group", "layer2d", "instance"] | None
+BlockActivation = Literal["relu", "silu", "gelu", "hard_swish"]
+
+_ALL_NORMS: tuple[Norm, ...] = ("batch", "group", "layer2d", "instance", None)
 
 
 def _require_int(field: str, value: object, lowest: int, highest: int) -> None:
@@ -62,13 +65,17 @@ class ModelConfig:
         drop_path_rate: Stochastic depth (Huang et al. 2016, arXiv 1603.09382): the probability that the last
             layer's branch is dropped, falling linearly to 0 at the first.
         norm: `"batch"`, `"group"` (32 groups, or the largest number below that divides the channels),
-            `"layer2d"` (over the channels of each pixel), or None; without norms every convolution has a
-            bias.
+            `"layer2d"` (over the channels of each pixel), `"instance"` (over the pixels of each channel, in
+            DenseNets and ResNets), or None; without norms every convolution has a bias.
     """
 
     family: ClassVar[str]
+    # The fields that a file holds, where these are not all of them; and those that it must hold.
+    recorded: ClassVar[tuple[str, ...] | None] = None
+    required: ClassVar[tuple[str, ...]] = ("name", "block_config")
     most_stages: ClassVar[int] = 8
     stems: ClassVar[tuple[Stem, ...]] = ("imagenet", "small", "cifar")
+    norms: ClassVar[tuple[Norm, ...]] = ("batch", "group", "layer2d", None)
 
     name: str
     block_config: tuple[int, ...]
@@ -89,7 +96,7 @@ class ModelConfig:
         for layers in self.block_config:
             _require_int("block_config", layers, 1, 1024)
         _require_choice("stem", self.stem, self.stems)
-        _require_choice("norm", self.norm, ("batch", "group", "layer2d", None))
+        _require_choice("norm", self.norm, self.norms)
         _require_int("in_chans", self.in_chans, 1, 4096)
         _require_int("num_classes", self.num_classes, 0, 1_000_000)
         _require_choice("global_pool", self.global_pool, get_args(Pooling))
@@ -122,6 +129,11 @@ class ModelConfig:
         """A short description of its blocks for a table."""
         return self.family
 
+    @classmethod
+    def recorded_fields(cls) -> tuple[str, ...]:
+        """Names of the fields that a file holds."""
+        return cls.recorded or tuple(field.name for field in dataclasses.fields(cls))
+
     def replace(self, **fields: Any) -> Self:
         """The same configuration with some fields changed, and what is derived from them."""
         return dataclasses.replace(self, **fields)
@@ -139,22 +151,26 @@ class DenseNetConfig(ModelConfig):
             as in the paper's sections 4.1 and 4.2. The first two convolutions of a deep stem have k.
         anti_aliasing: `"blur"`, a binomial filter where the stem's pooling halves the maps (arXiv
             1904.11486), or None.
+        activation: `"relu"`, `"silu"` (x·sigmoid(x)), `"gelu"` or `"hard_swish"`, in place of every ReLU.
     """
 
     family: ClassVar[str] = "densenet"
     stems: ClassVar[tuple[Stem, ...]] = ("imagenet", "small", "cifar", "deep")
+    norms: ClassVar[tuple[Norm, ...]] = _ALL_NORMS
 
     growth_rate: int = 32
     bottleneck: int | None = 4
     compression: float = 0.5
     stem_channels: int | None = None
     anti_aliasing: Literal["blur"] | None = None
+    activation: BlockActivation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_choice("anti_aliasing", self.anti_aliasing, ("blur", None))
         if self.anti_aliasing is not None and STEM_REDUCTION[self.stem] != 4:
             raise UserError(f'anti_aliasing="blur": a stem="{self.stem}" has no pooling')
+        _require_choice("activation", self.activation, get_args(BlockActivation))
         _require_int("growth_rate", self.growth_rate, 1, 1024)
         if self.bottleneck is not None:
             _require_int("bottleneck", self.bottleneck, 1, 64)
@@ -172,8 +188,8 @@ class DenseNetConfig(ModelConfig):
 
     @property
     def smallest_size(self) -> int:
-        """Each transition halves the maps rounding down, the stem rounds up; its blur needs two pixels."""
-        before_transitions = 2 ** (len(self.block_config) - 1)
+        """A transition halves maps rounding down, the stem rounds up; a blur and instance norms need two."""
+        before_transitions = 2 ** (len(self.block_config) - (self.norm != "instance"))
         least = (before_transitions - 1) * STEM_REDUCTION[self.stem] + 1
         return least if self.anti_aliasing is None else max(least, 3)
 
@@ -213,10 +229,13 @@ class ResNetConfig(ModelConfig):
             and dilate their convolutions instead. None halves the resolution in every stage.
         zero_init_last: Start the last norm of every residual branch at 0, so that each block begins as the
             identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
+        activation: `"relu"`, `"silu"` (x·sigmoid(x)), `"gelu"` or `"hard_swish"`, in place of every ReLU of
+            stem and blocks.
     """
 
     family: ClassVar[str] = "resnet"
     stems: ClassVar[tuple[Stem, ...]] = get_args(Stem)
+    norms: ClassVar[tuple[Norm, ...]] = _ALL_NORMS
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
     width: int = 64
@@ -230,9 +249,11 @@ class ResNetConfig(ModelConfig):
     anti_aliasing: Literal["blur", "average"] | None = None
     output_stride: int | None = None
     zero_init_last: bool = False
+    activation: BlockActivation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require_choice("activation", self.activation, get_args(BlockActivation))
         _require_choice("block", self.block, ("basic", "bottleneck"))
         _require_choice("shortcut", self.shortcut, ("projection", "average", "pad"))
         _require_choice("stem_pool", self.stem_pool, ("max", "convolution"))
@@ -297,7 +318,9 @@ class ResNetConfig(ModelConfig):
 
     @property
     def smallest_size(self) -> int:
-        """Every stride rounds up, so one pixel is enough; a blur and an averaging stem need more."""
+        """Every stride rounds up, so one pixel is enough; blurs, averages and instance norms need more."""
+        if self.norm == "instance":  # at least two pixels in every map
+            return 2 * STEM_REDUCTION[self.stem] * math.prod(map(self.stride, range(len(self.block_config))))
         if self.anti_aliasing == "average":
             return 3 if self.has_stem_pool and self.stem_pool == "max" else 1
         halvings = len(self.block_config) - (0 if self.has_stem_pool else 1)
@@ -537,9 +560,10 @@ def means_none(value: object) -> bool:
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """The config as plain values for JSON or YAML, with its family; `config_from_dict` reads it back."""
+    values = {key: getattr(config, key) for key in config.recorded_fields()}
     return {
         "family": config.family,
-        **{key: list(value) if isinstance(value, tuple) else value for key, value in vars(config).items()},
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()},
     }
 
 
@@ -553,10 +577,9 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     family = fields.pop("family", None)
     if not isinstance(family, str) or family not in _CONFIG_CLASSES:
         raise UserError(f"family={family!r}: must be one of {', '.join(_CONFIG_CLASSES)}")
-    names = {field.name for field in dataclasses.fields(_CONFIG_CLASSES[family])}
-    if wrong := sorted(set(fields) - names):
+    if wrong := sorted(set(fields) - set(_CONFIG_CLASSES[family].recorded_fields())):
         raise UserError(f"architecture: {family} has no fields {', '.join(wrong)}")
-    if missing := sorted({"name", "block_config"} - set(fields)):
+    if missing := sorted(set(_CONFIG_CLASSES[family].required) - set(fields)):
         raise UserError(f"architecture: {family} needs the fields {', '.join(missing)}")
     if not isinstance(fields["name"], str):
         raise UserError(f"name={fields['name']!r}: must be a string")

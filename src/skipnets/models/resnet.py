@@ -24,8 +24,14 @@ from skipnets.models.backbone import (
     initialize_convolutions,
     make_norm,
 )
-from skipnets.models.layers import BlurPool, CellMean, ChannelAttention, SqueezeExcitation
-from skipnets.models.registry import STEM_REDUCTION, Norm, ResNetConfig
+from skipnets.models.layers import (
+    BlurPool,
+    CellMean,
+    ChannelAttention,
+    SqueezeExcitation,
+    make_activation,
+)
+from skipnets.models.registry import STEM_REDUCTION, BlockActivation, Norm, ResNetConfig
 
 if TYPE_CHECKING:
     from skipnets.models.graph import ExecutionPolicy
@@ -45,13 +51,14 @@ class BasicBlock(nn.Module):
         attention: nn.Module | None,
         anti_aliasing: nn.Module | None,
         norm: Norm,
+        activation: BlockActivation = "relu",
         proj_drop_rate: float,
         drop_path_rate: float,
     ) -> None:
         super().__init__()
         self.conv1 = _conv3x3(in_channels, out_channels, norm=norm, stride=stride, dilation=dilation[0])
         self.bn1 = make_norm(norm, out_channels)
-        self.relu1 = nn.ReLU()
+        self.relu1 = make_activation(activation)
         self.aa = anti_aliasing
         self.dropout = nn.Dropout(proj_drop_rate)
         self.conv2 = _conv3x3(out_channels, out_channels, norm=norm, dilation=dilation[1])
@@ -59,7 +66,7 @@ class BasicBlock(nn.Module):
         self.se = attention
         self.drop_path = StochasticDepth(drop_path_rate, "row")
         self.downsample = shortcut
-        self.relu2 = nn.ReLU()
+        self.relu2 = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
@@ -88,16 +95,17 @@ class BottleneckBlock(nn.Module):
         attention: nn.Module | None,
         anti_aliasing: nn.Module | None,
         norm: Norm,
+        activation: BlockActivation = "relu",
         proj_drop_rate: float,
         drop_path_rate: float,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=norm is None)
         self.bn1 = make_norm(norm, width)
-        self.relu1 = nn.ReLU()
+        self.relu1 = make_activation(activation)
         self.conv2 = _conv3x3(width, width, norm=norm, stride=stride, dilation=dilation, groups=groups)
         self.bn2 = make_norm(norm, width)
-        self.relu2 = nn.ReLU()
+        self.relu2 = make_activation(activation)
         self.aa = anti_aliasing
         self.dropout = nn.Dropout(proj_drop_rate)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=norm is None)
@@ -105,7 +113,7 @@ class BottleneckBlock(nn.Module):
         self.se = attention
         self.drop_path = StochasticDepth(drop_path_rate, "row")
         self.downsample = shortcut
-        self.relu3 = nn.ReLU()
+        self.relu3 = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, ⌈H/S⌉, ⌈W/S⌉)."""
@@ -148,7 +156,7 @@ class ResNet(Backbone[ResNetConfig]):
         norm, channels = config.norm, config.stem_widths()[-1]
         self.conv1 = _stem(config)
         self.bn1 = make_norm(norm, channels)
-        self.relu = nn.ReLU()
+        self.relu = make_activation(config.activation)
         reduction = 2 if config.has_stem_pool else STEM_REDUCTION[config.stem]
         self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=reduction, module="relu")]
         if config.has_stem_pool:
@@ -176,12 +184,13 @@ class ResNet(Backbone[ResNetConfig]):
                     assert isinstance(last_norm.weight, Tensor)
                     nn.init.zeros_(last_norm.weight)
 
-    def set_block_execution(self, policy: ExecutionPolicy) -> None:
+    def set_block_execution(self, policy: ExecutionPolicy, *, warn: bool = True) -> None:
         """Choose how residual blocks run in training: memory and speed change, numbers do not.
 
         Args:
             policy: `"auto"`, the fastest on the device; `"plain"`, layer by layer as written here;
                 `"linear"`, each as one operation that keeps no results of norms and ReLUs.
+            warn: Whether to say where it will not be applied, and why.
 
         Raises:
             UserError: For any other policy.
@@ -192,7 +201,7 @@ class ResNet(Backbone[ResNetConfig]):
             )
         from skipnets.models.block_execution import set_block_execution
 
-        set_block_execution(self, policy)
+        set_block_execution(self, policy, warn=warn)
 
     def block_execution_report(self) -> dict[str, str]:
         """How each block ran last, or would run now; for "plain", with the reason."""
@@ -229,7 +238,7 @@ def _stem(config: ResNetConfig) -> nn.Module:
     for number, (width, into) in enumerate(zip(inner, (config.in_chans, *inner), strict=False)):
         layers.append(_conv3x3(into, width, norm=config.norm, stride=2 if number == 0 else 1))
         layers.append(make_norm(config.norm, width))
-        layers.append(nn.ReLU())
+        layers.append(make_activation(config.activation))
     return layers.append(_conv3x3(inner[-1], channels, norm=config.norm))
 
 
@@ -240,7 +249,7 @@ def _stem_pool(config: ResNetConfig, channels: int) -> nn.Module:
         layers = nn.Sequential(_conv3x3(channels, channels, norm=config.norm, stride=1 if smooth else 2))
         if smooth:
             layers.append(_halving(config))
-        return layers.append(make_norm(config.norm, channels)).append(nn.ReLU())
+        return layers.append(make_norm(config.norm, channels)).append(make_activation(config.activation))
     if smooth == "average":
         return nn.AvgPool2d(2)
     if smooth == "blur":
@@ -281,6 +290,7 @@ def _block(
             attention=_attention(config, out_channels),
             anti_aliasing=anti_aliasing,
             norm=config.norm,
+            activation=config.activation,
             proj_drop_rate=config.proj_drop_rate,
             drop_path_rate=drop_path_rate,
         )
@@ -295,6 +305,7 @@ def _block(
         attention=_attention(config, out_channels),
         anti_aliasing=anti_aliasing,
         norm=config.norm,
+        activation=config.activation,
         proj_drop_rate=config.proj_drop_rate,
         drop_path_rate=drop_path_rate,
     )

@@ -15,6 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from skipnets.errors import UserError, near_matches, needs_extra
+from skipnets.models.custom import NoGraphError
 from skipnets.runtimes.runtime import Runtime, TensorsDoNotFitError
 
 __all__ = ["RUNTIMES", "Runtime", "TensorsDoNotFitError", "open_runtime"]
@@ -32,6 +33,7 @@ def open_runtime(
     device: str = "auto",
     threads: int | None = None,
     precision: str = "auto",
+    network: Any = None,
 ) -> Runtime:
     """Open a runtime for a network.
 
@@ -42,6 +44,7 @@ def open_runtime(
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         threads: CPU threads that compute; None leaves it to the runtime.
         precision: One of `skipnets.runtimes.precision.PRECISIONS`; half precision needs torch.
+        network: The torch module of an architecture that is no part of this package.
 
     Raises:
         UserError: If the runtime is unknown or cannot run here.
@@ -59,7 +62,7 @@ def open_runtime(
     half = precision not in ("auto", "32-true")
     if kind == "native" and half:
         raise UserError(f"precision={precision}: only the runtime torch computes in it")
-    if kind in ("auto", "native") and not half:
+    if kind == "native" or (kind == "auto" and network is None and not half):
         from skipnets.runtimes import native
 
         if kind == "native" or native.prefers_native(device):
@@ -67,6 +70,9 @@ def open_runtime(
                 return native.NativeRuntime.from_tensors(
                     architecture, tensors, device=device, threads=threads
                 )
+            except NoGraphError:  # the engine is for none of these networks, of which nobody need be told
+                if kind == "native":
+                    raise
             except native.NotForTheEngineError as error:
                 if kind == "native":
                     raise
@@ -74,5 +80,5 @@ def open_runtime(
     with needs_extra("train"):
         from skipnets.runtimes.torch import TorchRuntime
     return TorchRuntime.from_tensors(
-        architecture, tensors, device=device, threads=threads, precision=precision
+        architecture, tensors, device=device, threads=threads, precision=precision, network=network
     )

@@ -30,7 +30,14 @@ OPERATIONS = frozenset(
         *("relu.default", "sub.Tensor", "to.dtype"),
         # Of layer norms, other activations, gates of channels and layer scale.
         *("conv1d.default", "gelu.default", "hardsigmoid.default", "hardswish.default"),
-        *("layer_norm.default", "permute.default", "reshape.default", "sigmoid.default", "silu.default"),
+        *(
+            "instance_norm.default",
+            "layer_norm.default",
+            "permute.default",
+            "reshape.default",
+            "sigmoid.default",
+            "silu.default",
+        ),
         *("transpose.int", "unsqueeze.default"),
         # Of an ensemble, whose probabilities are averaged.
         *("clamp.default", "log.default", "mean.dim", "softmax.int", "stack.default"),

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from skipnets.errors import UserError, listed
 from skipnets.models.backbone import Backbone
+from skipnets.models.custom import CustomConfig
+from skipnets.models.custom_model import CustomModel
 from skipnets.models.factory import build_model
 from skipnets.models.modes import evaluating
-from skipnets.models.registry import config_from_dict, config_to_dict
+from skipnets.models.modified import modification
+from skipnets.models.registry import config_from_dict
 from skipnets.runtimes.precision import HalfPrecisionCheck, check_precision
 from skipnets.runtimes.runtime import InputType, TensorsDoNotFitError
 
@@ -62,6 +65,7 @@ class TorchRuntime:
         device: str = "auto",
         threads: int | None = None,
         precision: str = "auto",
+        network: nn.Module | None = None,
     ) -> TorchRuntime:
         """Build the architecture's model from the tensors, which it then owns.
 
@@ -71,17 +75,21 @@ class TorchRuntime:
             device: "auto" (CUDA, then Apple's MPS, then the CPU) or a device's name.
             threads: CPU threads of the whole process; None leaves torch's setting.
             precision: One of `skipnets.runtimes.precision.PRECISIONS`.
+            network: The module of a `CustomConfig`, which gets the tensors. Default: what its import makes.
 
         Raises:
-            UserError: If the device is not available, or does not compute in this precision.
+            UserError: If the device is not available, or does not compute in this precision; or if the
+                network is no part of this package and is not trusted (`skipnets.trust`).
             TensorsDoNotFitError: If the tensors do not fit the architecture.
         """
         target = pick_device(device)
         check_precision(precision, device=target.type)
-        model = _skeleton(architecture, at_most=len(tensors))
-        check_tensors(model, tensors)
+        model = _skeleton(architecture, at_most=len(tensors), network=network)
+        check_tensors(model.stored(), tensors)
         # assign: the skeleton has no memory of its own to copy into.
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()}, assign=True)
+        model.stored().load_state_dict(
+            {name: torch.from_numpy(array) for name, array in tensors.items()}, assign=network is None
+        )
         if threads is not None:
             torch.set_num_threads(threads)
         model = model.eval().to(target)
@@ -110,9 +118,8 @@ class TorchRuntime:
         with evaluating(self.model), torch.inference_mode():
             images = self._to_tensor(batch)
             with self._computing_in(self._now()):
-                maps = self.model.forward_features(images)
-                features = _to_numpy(self.model.forward_head(maps, pre_logits=True))
-                logits = None if self._check is None else _to_numpy(self.model.forward_head(maps))
+                features = _to_numpy(self.model.embed(images))
+                logits = None if self._check is None else _to_numpy(self.model(images))
             self._compare(images, logits)
             return features
 
@@ -122,12 +129,17 @@ class TorchRuntime:
         Raises:
             TensorsDoNotFitError: If the model was changed and no longer matches its config.
         """
-        state = self.model.state_dict()
+        state = self.model.stored().state_dict()
         arrays = {
             name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous().numpy()
             for name, tensor in state.items()
         }
-        check_tensors(_skeleton(config_to_dict(self.model.config), at_most=len(arrays)), arrays)
+        check_tensors(self.model.skeleton(), arrays)
+        if not isinstance(self.model, CustomModel) and (changed := modification(self.model)) is not None:
+            raise TensorsDoNotFitError(
+                f"the model was modified: {changed}; give what makes it, as architecture={{'import': "
+                "'package.module:function', 'arguments': {…}}"
+            )
         return arrays
 
     def _now(self) -> str | None:
@@ -231,7 +243,9 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None
             raise TensorsDoNotFitError(
                 f"tensor {name} has shape {array.shape}, the architecture needs {tuple(wanted.shape)}"
             )
-        kind = np.dtype(np.float32 if wanted.is_floating_point() else np.int64)
+        kind = np.dtype(
+            np.float32 if wanted.is_floating_point() else str(wanted.dtype).removeprefix("torch.")
+        )
         if array.dtype != kind:
             raise TensorsDoNotFitError(f"tensor {name} is {array.dtype}, it should be {kind}")
         if not np.isfinite(array).all():
@@ -240,15 +254,22 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None
             )
 
 
-def _skeleton(architecture: Mapping[str, Any], *, at_most: int) -> Backbone[Any]:
+def _skeleton(
+    architecture: Mapping[str, Any], *, at_most: int, network: nn.Module | None = None
+) -> Backbone[Any]:
     """The model on the meta device, so that absurd sizes allocate no memory.
 
     Args:
         architecture: From `config_to_dict`.
         at_most: Number of tensors. Every layer has at least one, so an architecture with more layers is
             refused before it is built.
+        network: The module of a `CustomConfig`, which is used as it is.
     """
     config = config_from_dict(architecture)
+    if network is not None:
+        if not isinstance(config, CustomConfig):
+            raise UserError(f"model: must not be given for {config.name}, a network of this package")
+        return CustomModel.around(network, config)
     if sum(config.block_config) > at_most:
         raise TensorsDoNotFitError(
             f"the tensors do not fit the architecture: {at_most} for blocks of {config.block_config} layers"

@@ -79,6 +79,9 @@ def _settings(config: ResolvedConfig) -> str:
     if config.loss is not None:
         settings.insert(0, f"{config.loss} loss over several labels an image")
     for name, value in {
+        "erasing": config.erasing,
+        "focal loss, gamma": config.focal_gamma if config.loss == "focal" else 0,
+        "share of the teacher": config.teacher_share if config.teacher is not None else 0,
         "MixUp": config.mixup,
         "CutMix": config.cutmix,
         "label smoothing": config.label_smoothing,

@@ -205,6 +205,7 @@ class Record(Callback):
             memory=self._meter.memory,
             val_average_precision=metrics.get("val_average_precision"),
             val_auroc=metrics.get("val_auroc"),
+            further={name: metrics[name] for name in pl_module.further},
         )
         self._check(pl_module, row)
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -254,7 +255,7 @@ class Record(Callback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The rows up to the epoch that the checkpoint follows."""
-        self.rows = [Row(**row) for row in state_dict["rows"]]
+        self.rows = [Row.from_dict(row) for row in state_dict["rows"]]
         self._seconds_before = state_dict.get("seconds", 0.0)
         self._images = state_dict.get("images", 0)
 

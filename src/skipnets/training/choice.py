@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from skipnets.data.sources import ImageDataset
 from skipnets.duration import parse_duration
-from skipnets.models.registry import model_config
+from skipnets.models.registry import ModelConfig
 from skipnets.training import budget
 from skipnets.training.auto import (
     PRETRAINED_PASSES,
@@ -65,7 +65,7 @@ def choose(
     sides: tuple[int, int],
     default_model: str,
     networks: Sequence[str] = (),
-    model_options: Mapping[str, Any],
+    network: Callable[[str], ModelConfig],
     precision: Precision,
     started: float,
 ) -> Choice:
@@ -77,7 +77,7 @@ def choose(
         sides: Height and width of the input, if nothing is chosen.
         default_model: The network where none is given or chosen.
         networks: Those to choose from that the weights are published for, from cheap to costly.
-        model_options: Fields of the network, with its classes and channels.
+        network: The configuration of a name, for the data's classes and channels.
         precision: Number format that training will have, if nothing is measured.
         started: When the run's time began, on `budget.clock`.
     """
@@ -108,11 +108,11 @@ def choose(
     together = device_count(config.devices, config.accelerator) > 1
 
     def measured(candidate: Candidate, precision: Precision) -> float:
-        network, size = model_config(candidate.model, **model_options), _scaled(sides, candidate.side)
-        if min(size) < network.smallest_size:  # It is refused later, with a message.
+        measured_network, size = network(candidate.model), _scaled(sides, candidate.side)
+        if min(size) < measured_network.smallest_size:  # It is refused later, with a message.
             return _ASSUMED_SECONDS_PER_IMAGE
         seconds = seconds_per_image(
-            network,
+            measured_network,
             size=size,
             batch_size=min(batch_size, max(len(train), 2)),
             device=device,

@@ -31,6 +31,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
 BestBy = Literal["accuracy", "balanced-accuracy", "loss", "average-precision", "auroc"]
 Recipe = Literal["auto", "speedrun", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
+LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=8192)]
 
@@ -104,8 +105,9 @@ class TrainConfig:
     """The run folder to write; it must be empty or not exist."""
 
     model: str | None = None
-    """A name from `skipnets models`. Default: the recipe auto chooses by the images, the device and the time;
-    speedrun takes resnet8_w64, the others densenet_bc40_k12 up to 64 pixels and densenet121 above."""
+    """A name from `skipnets models`, or the import of your own network, package.module:Class. Default: the
+    recipe auto chooses by the images, the device and the time; speedrun takes resnet8_w64, the others
+    densenet_bc40_k12 up to 64 pixels and densenet121 above."""
     model_options: Annotated[dict[str, Any], BeforeValidator(_plain_values)] = dataclasses.field(
         default_factory=dict
     )
@@ -166,11 +168,22 @@ class TrainConfig:
     """Epochs over which the rate rises linearly from a hundredth."""
     clip: NotNegative | None = None
     """The largest norm of the gradient; longer ones are shortened to it. 0 switches it off."""
+    loss: Literal["cross-entropy", "focal", "bce", "asymmetric"] | None = None
+    """The loss. With one class an image: cross-entropy (the default), or focal (Lin et al. 2017, arXiv
+    1708.02002), in which images that are already classified well count less. With several labels an image:
+    bce (binary cross-entropy, the default), or asymmetric (Ridnik et al. 2021, arXiv 2009.14119), which
+    counts easy negatives less."""
+    focal_gamma: NotNegative = 2.0
+    """How much less they count; 0 is cross-entropy."""
+    teacher: Annotated[str | None, BeforeValidator(_text)] = None
+    """A model file or run folder with the same classes, whose probabilities the network learns as well
+    (distillation, arXiv 1503.02531)."""
+    teacher_temperature: Rate = 4.0
+    """Divides the logits of both before they are compared; above 1, smaller probabilities count more."""
+    teacher_share: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Share of the loss that is the teacher's."""
     label_smoothing: Share | None = None
     """Fraction of the target that is spread over all classes."""
-    loss: Literal["bce", "asymmetric"] | None = None
-    """With several labels an image: binary cross-entropy (the default), or the asymmetric loss (Ridnik et al.
-    2021, arXiv 2009.14119), which counts easy negatives less."""
     imbalance: Literal["none", "weighted-loss", "balanced-sampling"] | None = None
     """For unequal classes: weight the loss by 1/frequency, or sample every class equally often. With several
     labels an image, weighted-loss weighs the images that have a label up to those that do not."""
@@ -180,8 +193,10 @@ class TrainConfig:
     """Number of stages that keep their weights and statistics, from the stem on: 1 is the stem alone."""
 
     augmentation: str | None = None
-    """Augmentation of training images: none, flip, crop, crop-flip, shift, shift-flip, resized-crop or
-    trivial."""
+    """Augmentation of training images: none, flip, crop, crop-flip, shift, shift-flip, resized-crop, trivial
+    (TrivialAugment), rand (RandAugment) or augmix (AugMix)."""
+    erasing: Share = 0.0
+    """Share of the training images in which a box of random size gets the mean color (random erasing)."""
     mixup: NotNegative | None = None
     """Strength of MixUp (alpha of its beta distribution); 0 switches it off."""
     cutmix: NotNegative | None = None
@@ -272,6 +287,9 @@ class TrainConfig:
     """Minutes between checkpoints within an epoch, from which --resume goes on to the step; 0 writes them at
     the end of epochs only."""
 
+    logger: tuple[LoggerName, ...] = ("tensorboard",)
+    """Where metrics go besides metrics.csv: tensorboard (in the run folder), wandb (Weights & Biases) or
+    mlflow; csv is that file alone."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that read images. Default: one per core, none for datasets held in memory."""
     accelerator: str = "auto"
@@ -287,6 +305,8 @@ class TrainConfig:
     channels_last: bool | None = None
     """Keep images in memory channel by channel within a pixel, which is faster for most convolutions.
     Default: yes on a GPU; on a CPU whichever is faster, which is measured."""
+    supplied: tuple[Literal["model", "dataset", "loss", "metrics"], ...] = ()
+    """What a program handed to the run beside this configuration, without which the run cannot be resumed."""
     block_execution: ExecutionPolicy | None = None
     """How dense blocks run: auto (what is fastest on the device; on a CPU some steps are measured), plain,
     linear (in linear memory), or linear-recompute (in still less, for more time). The numbers are the

@@ -120,6 +120,7 @@ def loss_note(config: TrainConfig) -> str:
     }
     shown = [reason for reason, applies in on_images.items() if applies]
     applicable = [f"label smoothing {config.label_smoothing:g}"] if config.label_smoothing else []
+    applicable += ["the teacher's share"] if config.teacher is not None else []
     applicable += shown
     if not applicable:
         return ""

@@ -59,6 +59,7 @@ class ImageDataModule(pl.LightningDataModule):
                 self.train,
                 self.preprocessing,
                 config.augmentation,
+                erasing=config.erasing,
                 batch_size=config.batch_size,
                 workers=config.workers,
                 seed=config.seed,

@@ -11,6 +11,7 @@ runs/NAME/
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, load
@@ -40,6 +42,7 @@ from skipnets.training.interruption import resumable
 from skipnets.training.prepare import prepare
 from skipnets.training.rate_finder import with_found_rate
 from skipnets.training.run import Run, begin, claim
+from skipnets.training.supplied import Supplied
 
 _HEADERS_READ = 5000
 
@@ -49,7 +52,14 @@ Resume = Callable[[Run, int | None], Run]
 """Goes on with a fold's run, up to another number of epochs or None."""
 
 
-def train_folds(config: TrainConfig, *, started: float, train_on: TrainOn, say: Callable[[str], None]) -> Run:
+def train_folds(
+    config: TrainConfig,
+    *,
+    started: float,
+    train_on: TrainOn,
+    say: Callable[[str], None],
+    supplied: Supplied | None = None,
+) -> Run:
     """Train a model for each fold, evaluate each on the images it has not seen, and join them.
 
     Args:
@@ -57,11 +67,13 @@ def train_folds(config: TrainConfig, *, started: float, train_on: TrainOn, say: 
         started: When the run's time began, on `budget.clock`.
         train_on: Trains a fold.
         say: Shows a line.
+        supplied: What a program hands over beside the configuration.
 
     Raises:
         UserError: Wrong input. Where that shows before training, nothing has been written.
     """
     assert config.folds is not None
+    supplied = supplied or Supplied()
     _check_options(config)
     run = claim(config.out)
     dataset = find_with_own_splits(
@@ -77,14 +89,14 @@ def train_folds(config: TrainConfig, *, started: float, train_on: TrainOn, say: 
     # Given epochs, as in the file of a run that is repeated, go before the time that they came from.
     seconds = None if config.time is None or config.epochs is not None else parse_duration(config.time)
     of_first = config if seconds is None else _within(config, seconds / config.folds)
-    prepared = prepare(_fold_config(of_first, run.fold(1), 1), first)
+    prepared = prepare(_fold_config(of_first, run.fold(1), 1), first, supplied=supplied.for_run())
     folds = dataclasses.replace(
         folds, dataset=dataclasses.replace(folds.dataset, contents=contents(folds.dataset))
     )
     say(str(survey(folds.dataset, config.data, most=_HEADERS_READ)))
     say(_line(first, folds))
     say(f"in each fold:\n{announcement(prepared, first)}")
-    prepared, search = with_found_rate(prepared, first, say)
+    prepared, search = with_found_rate(prepared, first, say, supplied.loss)
     begin(run, _resolved(config, prepared.config, len(first.split("train"))), folds.write)
     if search is not None:
         search.draw(run.rates)
@@ -93,7 +105,14 @@ def train_folds(config: TrainConfig, *, started: float, train_on: TrainOn, say: 
         predicted = int((folds.numbers == 0).sum()) * folds.count  # by the ensemble, at last
         ends = started + seconds - budget.finish_seconds(predicted, prepared.seconds_per_image or 0.0)
     return _train_missing(
-        run, folds, ends=ends, warmup=config.warmup, train_on=train_on, resume=None, say=say
+        run,
+        folds,
+        ends=ends,
+        warmup=config.warmup,
+        train_on=train_on,
+        resume=None,
+        say=say,
+        supplied=supplied,
     )
 
 
@@ -105,6 +124,7 @@ def resume_folds(
     train_on: TrainOn,
     resume: Resume,
     say: Callable[[str], None],
+    supplied: Supplied | None = None,
 ) -> Run:
     """Go on with the fold in which a run was interrupted, or with all folds up to more epochs.
 
@@ -115,6 +135,7 @@ def resume_folds(
         train_on: Trains a fold.
         resume: Goes on with a fold.
         say: Shows a line.
+        supplied: What a program hands over beside the configuration.
 
     Raises:
         UserError: The data are no longer there or are others; then nothing has been changed.
@@ -127,7 +148,9 @@ def resume_folds(
     check_images(run.splits, dataset)
     if epochs is not None:
         extend(run, epochs, say)
-    return _train_missing(run, folds, train_on=train_on, resume=resume, say=say)
+    return _train_missing(
+        run, folds, train_on=train_on, resume=resume, say=say, supplied=supplied or Supplied()
+    )
 
 
 def _check_options(config: TrainConfig) -> None:
@@ -189,6 +212,7 @@ def _train_missing(
     train_on: TrainOn,
     resume: Resume | None,
     say: Callable[[str], None],
+    supplied: Supplied,
 ) -> Run:
     """Train the folds that are not complete, and join all.
 
@@ -201,6 +225,7 @@ def _train_missing(
         train_on: Trains a fold.
         resume: Goes on with a fold; None where there is none to go on with.
         say: Shows a line.
+        supplied: What a program hands over beside the configuration.
     """
     config = run.config  # resolved, so that all folds have one network and one preprocessing
     for number, dataset in enumerate(_datasets(folds, config), start=1):
@@ -221,23 +246,26 @@ def _train_missing(
             of_fold = _within(of_fold, (ends - budget.clock()) / (folds.count - number + 1))
         train_on(fold, of_fold, dataset)
     with resumable(run):
-        join_folds(run, folds, say)
+        join_folds(run, folds, say, supplied.module)
     return run
 
 
-def join_folds(run: Run, folds: Folds, say: Callable[[str], None]) -> None:
+def join_folds(run: Run, folds: Folds, say: Callable[[str], None], module: nn.Module | None = None) -> None:
     """Write the ensemble, its evaluation on the test split, and at last the out-of-fold predictions.
 
     Args:
         run: All of whose folds are complete.
         folds: Which images each held out.
         say: Shows a line.
+        module: The network, where that is no part of this package and no import makes it.
     """
     config = run.config
     results = [_result(run.fold(number), number) for number in range(1, folds.count + 1)]
     dataset = folds.dataset
     groups = {} if dataset.groups is None else dict(zip(dataset.names, dataset.groups.tolist(), strict=True))
-    members = [load(fold.model, runtime="torch", device="cpu") for fold in run.folds]
+    members = [
+        load(fold.model, runtime="torch", device="cpu", model=copy.deepcopy(module)) for fold in run.folds
+    ]
     evaluation = out_of_fold(
         results, classifier=str(run.folder), data=config.data, classes=members[0].classes, groups=groups
     )
@@ -247,7 +275,11 @@ def join_folds(run: Run, folds: Folds, say: Callable[[str], None]) -> None:
         device = "cpu" if config.accelerator == "cpu" else "auto"
         batch_size = config.batch_size or 64
         tested = evaluate_classes(
-            load(run.model, device=device), dataset, what="folds", split="test", batch_size=batch_size
+            load(run.model, device=device, model=module),
+            dataset,
+            what="folds",
+            split="test",
+            batch_size=batch_size,
         )
         tested.save(run.folder / run_folder.TEST)
         ensemble.provenance["scores"]["test_accuracy"] = tested.metrics.accuracy

@@ -31,8 +31,9 @@ from skipnets.training.task import Batch, ClassificationTask
 __all__ = ["AsymmetricLoss", "LabelLoss", "MultiLabelTask", "fit_thresholds", "with_label_defaults"]
 
 _BEST_BY = ("average-precision", "auroc", "loss")
+_LOSSES_OF_CLASSES = ("cross-entropy", "focal")
 # What is made for one class an image, with the value that switches it off.
-_OFF: dict[str, Any] = {"mixup": 0.0, "cutmix": 0.0, "fit_head": False, "find_lr": False}
+_OFF: dict[str, Any] = {"mixup": 0.0, "cutmix": 0.0, "fit_head": False, "find_lr": False, "teacher": None}
 
 
 def with_label_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConfig:
@@ -47,7 +48,7 @@ def with_label_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConf
     """
     if not dataset.multi_label:
         for name in ("loss", "threshold"):
-            if getattr(config, name) is not None:
+            if getattr(config, name) not in (None, *_LOSSES_OF_CLASSES):
                 raise UserError(
                     f"{name}={getattr(config, name)}: must be given with several labels an image alone; "
                     "these data have one (task=multi-label reads them as several)"
@@ -55,6 +56,8 @@ def with_label_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConf
         if config.best_by in ("average-precision", "auroc"):
             raise UserError(f"best_by={config.best_by}: must be accuracy, balanced-accuracy or loss")
         return config
+    if config.loss in _LOSSES_OF_CLASSES:
+        raise UserError(f"loss={config.loss}: must be bce or asymmetric with several labels an image")
     if config.folds is not None:
         raise UserError(f"folds={config.folds}: not yet with several labels an image")
     for name in _OFF:
@@ -207,7 +210,7 @@ class MultiLabelTask(ClassificationTask):
             if config.loss == "asymmetric"
             else LabelLoss(positive_weights, config.label_smoothing)
         )
-        self.loss = self.label_loss  # type: ignore[assignment]
+        self.loss = self.label_loss
         self.plain_loss = LabelLoss()
         self.scores = LabelScores()
         self.validation_metrics = {"val_loss": MeanMetric(nan_strategy="disable")}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from skipnets.classifier import describe
 from skipnets.data.augmentation import find_augmentation
@@ -24,17 +25,20 @@ from skipnets.data.window import PERCENTILES, measure_window
 from skipnets.errors import UserError, listed
 from skipnets.machine import usable_cores
 from skipnets.models.backbone import Backbone
+from skipnets.models.custom_model import CustomModel, check_output
 from skipnets.models.factory import create_model
-from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict
+from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
 from skipnets.models.weights import is_cached
 from skipnets.training import budget
 from skipnets.training.auto import PRETRAINED
 from skipnets.training.callbacks import seed_everything
 from skipnets.training.choice import choose
 from skipnets.training.config import FIELDS, Precision, ResolvedConfig, TrainConfig
+from skipnets.training.distillation import Teacher
 from skipnets.training.execution import choose_execution
 from skipnets.training.multi_label import with_label_defaults
 from skipnets.training.recipes import RECIPES, with_recipe
+from skipnets.training.supplied import Supplied, check_task, custom_config, own_model, with_own_model
 from skipnets.training.whitening import whiten_stem
 
 logger = logging.getLogger("skipnets")
@@ -58,6 +62,7 @@ class Prepared:
         training_ends: Where the clock decides the number of epochs, the time on `budget.clock` at which
             training must have ended.
         seconds_per_image: Seconds of a training image on the device, where they were measured.
+        teacher: Another classifier that the network learns from as well.
     """
 
     config: ResolvedConfig
@@ -65,10 +70,16 @@ class Prepared:
     preprocessing: Preprocessing
     training_ends: float | None = None
     seconds_per_image: float | None = None
+    teacher: Teacher | None = None
 
 
 def prepare(
-    config: TrainConfig, dataset: ImageDataset, *, load_weights: bool = True, started: float | None = None
+    config: TrainConfig,
+    dataset: ImageDataset,
+    *,
+    load_weights: bool = True,
+    started: float | None = None,
+    supplied: Supplied | None = None,
 ) -> Prepared:
     """Build the model and fill in what the configuration leaves to the recipe, the data or the weights.
 
@@ -77,8 +88,11 @@ def prepare(
         dataset: The data set with its splits.
         load_weights: False where a checkpoint will replace them anyway.
         started: When the run's time began, on `budget.clock`. Default: now.
+        supplied: What a program hands over beside the configuration.
     """
-    given = config = with_label_defaults(config, dataset)
+    supplied = supplied or Supplied()
+    check_task(supplied, dataset)
+    given = config = with_label_defaults(with_own_model(config, supplied), dataset)
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
     if config.find_lr and config.lr is not None:
@@ -105,6 +119,7 @@ def prepare(
     else:
         channels = config.channels or _channels(train, pretrained=config.weights is not None)
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
+    custom = custom_config(config, supplied, classes=len(dataset.classes), channels=channels)
     precision = resolve_precision(config.precision, config.accelerator)
     kept = LARGE_SIZE if automatic and config.weights is None else SMALL
     natural = config.size or (LARGE_SIZE if networks else natural_size(train, kept=kept))
@@ -117,7 +132,7 @@ def prepare(
         sides=_pair(natural),
         default_model=static_model,
         networks=networks,
-        model_options=options,
+        network=lambda name: custom or model_config(name, **options),
         precision=precision,
         started=started,
     )
@@ -125,9 +140,15 @@ def prepare(
     config = dataclasses.replace(config, precision=chosen.precision)
     name = config.model or static_model
     seed_everything(config.seed)
-    model = create_model(name, weights=config.weights if load_weights else None, **options)
+    model: Backbone[Any]
+    if custom is not None:
+        model = own_model(supplied, custom)
+    elif isinstance(supplied.model, Backbone):
+        model = supplied.model
+    else:
+        model = create_model(name, weights=config.weights if load_weights else None, **options)
 
-    if config.batch_size == 1 and model.config.norm == "batch":
+    if config.batch_size == 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise UserError(f"batch_size=1: must be at least 2 for the batch norms of {name}")
 
     published = getattr(model.weights_report, "input", None)
@@ -166,6 +187,8 @@ def prepare(
         bits=reading.bits,
         shown_channels=reading.shown_channels,
     )
+    if isinstance(model, CustomModel):
+        check_output(model, torch.zeros(2, channels, *preprocessing.size))
     find_augmentation(config.augmentation or "none", preprocessing.size)
     if config.whiten_stem and load_weights:
         whiten_stem(model, train, preprocessing)
@@ -185,6 +208,8 @@ def prepare(
         "epoch_plan": config.epoch_plan
         or (((0, config.epochs),) if chosen.training_ends is not None else ()),
         **choose_execution(model, given, config, preprocessing.size),
+        "supplied": supplied.names(config),
+        **({} if supplied.loss is None else {"label_smoothing": 0.0}),
         "best_by": config.best_by or ("accuracy" if config.imbalance == "none" else "balanced-accuracy"),
     }
     values = {field: getattr(config, field) for field in FIELDS} | resolved
@@ -194,6 +219,17 @@ def prepare(
         preprocessing=preprocessing,
         training_ends=chosen.training_ends,
         seconds_per_image=chosen.seconds_per_image,
+        teacher=None if config.teacher is None else _teacher(config.teacher, config, dataset, preprocessing),
+    )
+
+
+def _teacher(path: str, config: TrainConfig, dataset: ImageDataset, preprocessing: Preprocessing) -> Teacher:
+    return Teacher.from_file(
+        path,
+        classes=dataset.classes,
+        preprocessing=preprocessing,
+        temperature=config.teacher_temperature,
+        share=config.teacher_share,
     )
 
 

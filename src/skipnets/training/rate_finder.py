@@ -33,7 +33,7 @@ from skipnets.training.optimization import make_optimizer, parameter_groups
 from skipnets.training.prepare import Prepared, class_weights
 from skipnets.training.quiet import quiet_lightning
 from skipnets.training.speed import device_count
-from skipnets.training.task import ClassificationTask
+from skipnets.training.task import ClassificationTask, Loss
 
 __all__ = ["RatePlot", "RateSearch", "find_rate", "with_found_rate"]
 
@@ -98,12 +98,13 @@ class _RateTask(ClassificationTask):
         )
 
 
-def find_rate(prepared: Prepared, dataset: ImageDataset) -> RateSearch:
+def find_rate(prepared: Prepared, dataset: ImageDataset, loss: Loss | None = None) -> RateSearch:
     """Train a copy of the network for 100 steps at rising rates, with Lightning's finder.
 
     Args:
         prepared: What a run would start with; it is not changed.
         dataset: Of which training images are used.
+        loss: Another training loss than the configuration's.
 
     Raises:
         UserError: There are too few steps to tell, or several devices.
@@ -116,7 +117,9 @@ def find_rate(prepared: Prepared, dataset: ImageDataset) -> RateSearch:
     weights = None
     if config.imbalance == "weighted-loss":
         weights = torch.from_numpy(class_weights(train.labels, len(dataset.classes)))
-    task = _RateTask(copy.deepcopy(prepared.model), config, weights)
+    task = _RateTask(
+        copy.deepcopy(prepared.model), config, weights, teacher=prepared.teacher, loss=copy.deepcopy(loss)
+    )
     data = ImageDataModule(train, dataset.split("val"), prepared.preprocessing, config, shares=1)
     with quiet_lightning(), tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
@@ -193,7 +196,7 @@ class RatePlot(Callback):
 
 
 def with_found_rate(
-    prepared: Prepared, dataset: ImageDataset, say: Callable[[str], None]
+    prepared: Prepared, dataset: ImageDataset, say: Callable[[str], None], loss: Loss | None = None
 ) -> tuple[Prepared, RateSearch | None]:
     """What a run starts with, with the rate that was found for it if its configuration asks for that.
 
@@ -201,10 +204,11 @@ def with_found_rate(
         prepared: Without that rate.
         dataset: Of which training images are used.
         say: Shows a line.
+        loss: Another training loss than the configuration's.
     """
     if not prepared.config.find_lr:
         return prepared, None
-    search = find_rate(prepared, dataset)
+    search = find_rate(prepared, dataset, loss)
     rate = float(f"{search.suggestion:.3g}")
     say(f"learning rate {rate:g}, where the loss falls fastest (from {LOWEST:g} to {HIGHEST:g})")
     config = dataclasses.replace(prepared.config, lr=rate, find_lr=False)

@@ -52,6 +52,7 @@ class Row:
             0.5; the balanced one is the mean over the labels, present and absent. None with one class an
             image.
         val_auroc: Likewise, the mean of the labels' AUROCs.
+        further: Metrics that a program added, as `val_NAME`.
 
     The fields that may be None are so in runs of version 0.1.
     """
@@ -71,10 +72,19 @@ class Row:
     memory: float | None = None
     val_average_precision: float | None = None
     val_auroc: float | None = None
+    further: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The row as plain values."""
-        return dataclasses.asdict(self)
+        """The row as plain values: a column each."""
+        values = dataclasses.asdict(self)
+        return values | values.pop("further")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Row:
+        """The row that `to_dict` made the values of."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        own = {name: value for name, value in values.items() if name in names}
+        return cls(**own, further={name: value for name, value in values.items() if name not in names})
 
 
 @dataclass(frozen=True)
@@ -349,7 +359,8 @@ def write_environment(run: Run, seed: int) -> None:
 def write_metrics(path: Path, rows: Sequence[Row]) -> None:
     """Write `metrics.csv` atomically."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
+        names = [field.name for field in dataclasses.fields(Row) if field.name != "further"]
+        writer = csv.DictWriter(file, [*names, *{name: None for row in rows for name in row.further}])
         writer.writeheader()
         writer.writerows(row.to_dict() for row in rows)
 
@@ -360,7 +371,12 @@ def read_metrics(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(epoch=int(line.pop("epoch")), **{name: float(value) for name, value in line.items() if value})
+            Row.from_dict(
+                {
+                    "epoch": int(line.pop("epoch")),
+                    **{name: float(value) for name, value in line.items() if value},
+                }
+            )
             for line in csv.DictReader(file)
         ]
 

@@ -6,7 +6,7 @@ Shapes: N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,6 +23,8 @@ from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import stage_groups
 from skipnets.training.config import ResolvedConfig
+from skipnets.training.distillation import Teacher
+from skipnets.training.losses import named_loss
 from skipnets.training.optimization import (
     layerwise_groups,
     make_optimizer,
@@ -33,6 +35,8 @@ from skipnets.training.optimization import (
 
 # Images (N, C, H, W) from 0 to 255, uint8 or float32; labels (N,); positions in the split (N,).
 Batch = tuple[Tensor, Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits (N, K) and labels (N,), or with MixUp and CutMix shares (N, K), → the mean loss."""
 
 
 class TrainingSums:
@@ -80,13 +84,24 @@ class ClassificationTask(pl.LightningModule):
         model: The network, with K outputs.
         config: What `prepare` resolved.
         class_weights: (K,) weights of the classes in the training loss; None weighs them alike.
+        teacher: Another classifier that it learns from as well.
+        loss: Another training loss, of logits (N, K) and labels (N,) or mixed shares (N, K).
+        metrics: Further metrics of the validation images, of logits (N, K) and labels (N,); logged as
+            `val_NAME`.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, model: Backbone[Any], config: ResolvedConfig, class_weights: Tensor | None = None
+        self,
+        model: Backbone[Any],
+        config: ResolvedConfig,
+        class_weights: Tensor | None = None,
+        *,
+        teacher: Teacher | None = None,
+        loss: Loss | None = None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -94,7 +109,8 @@ class ClassificationTask(pl.LightningModule):
         self.plan: Sequence[tuple[int, int]] = config.epoch_plan
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.layout)
-        self.loss = nn.CrossEntropyLoss(class_weights, label_smoothing=config.label_smoothing)
+        self.loss = _as_module(loss or named_loss(config, class_weights))
+        self.teacher = teacher
         self.mix = make_mix(model.num_classes, mixup=config.mixup, cutmix=config.cutmix)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, -1, 1, 1), persistent=False)
@@ -106,6 +122,8 @@ class ClassificationTask(pl.LightningModule):
                 model.num_classes, average="macro", validate_args=False
             ),
         }
+        self.further = [f"val_{name}" for name in metrics or {}]
+        self.validation_metrics |= {f"val_{name}": metric for name, metric in (metrics or {}).items()}
         self.metrics = nn.ModuleList(self.validation_metrics.values())
         self.gradient_norms: list[Tensor] = []
         self.training_sums = TrainingSums()
@@ -143,6 +161,8 @@ class ClassificationTask(pl.LightningModule):
             images, targets = self.mix(images, labels)
         logits = self(images)
         loss: Tensor = self.loss(logits, targets)
+        if self.teacher is not None:
+            loss = self.teacher.blended(loss, images, logits)
         shown = targets if targets.ndim == 1 else targets.argmax(1)
         correct = (logits.detach().argmax(1) == shown).sum()
         self.training_sums.add(loss.detach() * len(labels), correct, images=len(labels))
@@ -157,6 +177,8 @@ class ClassificationTask(pl.LightningModule):
         self.validation_metrics["val_loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         self.validation_metrics["val_accuracy"].update(logits, labels)
         self.validation_metrics["val_balanced_accuracy"].update(logits, labels)
+        for name in self.further:
+            self.validation_metrics[name].update(logits, labels)
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -165,7 +187,10 @@ class ClassificationTask(pl.LightningModule):
             for name, mean in self.training_sums.take(self.trainer.strategy.reduce).items():
                 self.log(name, mean)
         for name, metric in self.validation_metrics.items():
-            self.log(name, metric.compute(), sync_dist=True)
+            value = metric.compute()
+            if isinstance(value, Tensor) and value.numel() > 1:
+                value = value.float().mean()  # of metrics without an average, such as one for each class
+            self.log(name, value, sync_dist=True)
             metric.reset()
 
     @override
@@ -229,6 +254,22 @@ class ClassificationTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class _FunctionLoss(nn.Module):
+    """A loss that is a function."""
+
+    def __init__(self, function: Loss) -> None:
+        super().__init__()
+        self.function = function
+
+    @override
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.function(logits, targets)
+
+
+def _as_module(loss: Loss) -> nn.Module:
+    return loss if isinstance(loss, nn.Module) else _FunctionLoss(loss)
+
+
 def make_mix(classes: int, *, mixup: float, cutmix: float) -> nn.Module | None:
     """MixUp, CutMix, for each batch one of the two, or None; the numbers are their alphas."""
     mixes: list[nn.Module] = []
@@ -252,6 +293,8 @@ def freeze_stages(model: Backbone[Any], count: int) -> list[nn.Module]:
     Returns:
         The modules in which parameters were fixed, to be kept in eval mode.
     """
+    if not count:
+        return []
     groups, modules = stage_groups(model.config), dict(model.stages())
     if count > len(groups):
         raise UserError(

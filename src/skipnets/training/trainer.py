@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,15 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import StrategyRegistry
+from torchmetrics import Metric
 
-from skipnets import run_folder
 from skipnets.classifier import Classifier, load
 from skipnets.data.listing import counted
 from skipnets.data.options import Missing
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import ImageDataset, find_dataset, open_dataset
+from skipnets.data.sources import ImageDataset, find_dataset, open_dataset, repeat_splits
 from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
 from skipnets.errors import UserError, listed, near_matches, one_line
@@ -36,6 +36,7 @@ from skipnets.files import remove_orphans
 from skipnets.models.accounting import training_bytes
 from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
+from skipnets.models.custom_model import CustomModel
 from skipnets.models.family import family_of, network_graph
 from skipnets.terminal import printable_lines
 from skipnets.training import budget
@@ -54,6 +55,7 @@ from skipnets.training.folds import resume_folds, train_folds
 from skipnets.training.head import fit_head_to
 from skipnets.training.interruption import resumable
 from skipnets.training.locking import locked
+from skipnets.training.loggers import check_loggers, log_configuration, make_loggers
 from skipnets.training.multi_label import MultiLabelTask, fit_thresholds, positive_weights
 from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
@@ -61,17 +63,49 @@ from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
 from skipnets.training.speed import training_device, wrong_devices
-from skipnets.training.task import ClassificationTask
+from skipnets.training.supplied import Model, Supplied, check_supplied
+from skipnets.training.supplied_data import Images, as_dataset, given_dataset
+from skipnets.training.task import ClassificationTask, Loss
+from skipnets.trust import Trust, trusting
 
 # How many headers the table of the data is made from, before training.
 _HEADERS_READ = 5000
 
 
-def train(config: TrainConfig, *, started: float | None = None) -> Run:
+def train(
+    config: TrainConfig,
+    *,
+    model: Model | None = None,
+    architecture: Mapping[str, Any] | None = None,
+    dataset: Images | None = None,
+    callbacks: Sequence[Callback] = (),
+    loss: Loss | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    logger: Logger | Sequence[Logger] = (),
+    trust: Trust = None,
+    started: float | None = None,
+) -> Run:
     """Train a classifier, choose its best epoch on the validation split, and evaluate that on the test split.
 
     Args:
         config: What to train, on what, how, and where to.
+        model: Another network than the configuration's, (N, C, H, W) → logits (N, K): a module, which then
+            has the best epoch's weights, or what makes one, such as `functools.partial(MyNet, width=8)`,
+            which is given `num_classes` and `in_chans` if it takes them. The model file records the import
+            and the arguments of the latter, so that
+            `skipnets.load(path, trust="package.module:MyNet")` makes it again.
+        architecture: What a model file records of a module: `{"import": "package.module:MyNet", "arguments":
+            {"width": 8}}`. Without it, `skipnets.load(path, model=…)` needs such a module.
+        dataset: Images instead of those at `config.data`, which then is only their name: an `ImageDataset`, a
+            sequence of (image, label) such as torchvision's data sets, or several by split: `{"train": …,
+            "test": …}`.
+        callbacks: Lightning's, beside the run's own.
+        loss: Another training loss, of logits (N, K) and labels (N,), or of shares (N, K) with MixUp and
+            CutMix. The validation loss stays the negative log-likelihood.
+        metrics: Further metrics of the validation split by name, from torchmetrics: measured from logits
+            (N, K) and labels (N,) after every epoch, written to metrics.csv and to loggers as `val_NAME`.
+        logger: Lightning's, beside the run's own.
+        trust: The import that may run where the configuration's model is one (`package.module:Class`).
         started: When the run's time began, on `time.perf_counter`. Default: now.
 
     Returns:
@@ -82,23 +116,63 @@ def train(config: TrainConfig, *, started: float | None = None) -> Run:
         TrainingInterrupted: Ctrl-C.
     """
     started = budget.clock() if started is None else started
+    supplied = _supplied(model, architecture, dataset, callbacks, loss, metrics, logger)
+    with trusting(trust):
+        return _train_new(config, supplied, started)
+
+
+def _supplied(
+    model: Model | None,
+    architecture: Mapping[str, Any] | None,
+    dataset: Images | None,
+    callbacks: Sequence[Callback],
+    loss: Loss | None,
+    metrics: Mapping[str, Metric] | None,
+    logger: Logger | Sequence[Logger],
+) -> Supplied:
+    return Supplied(
+        model=model,
+        architecture=architecture,
+        dataset=dataset,
+        callbacks=callbacks,
+        loss=loss,
+        metrics=metrics or {},
+        loggers=[logger] if isinstance(logger, Logger) or not isinstance(logger, Sequence) else logger,
+    )
+
+
+def _train_new(config: TrainConfig, supplied: Supplied, started: float) -> Run:
+    """See `train`."""
+    check_supplied(config, supplied)
+    check_loggers(config.logger)
+    images = supplied.dataset
     if config.folds is not None:
+        if images is not None:
+            raise UserError("dataset: must be given without folds")
         claim(config.out)
         with _alone_in(config.out):
-            run = train_folds(config, started=started, train_on=train_on, say=_say)
+            run = train_folds(
+                config,
+                started=started,
+                train_on=functools.partial(train_on, supplied=supplied),
+                say=_say,
+                supplied=supplied,
+            )
         _tell_overrun(config, started)
         return run
     run = Run(config.out) if _is_helper() else claim(config.out)
-    dataset = training_dataset(config)
-    prepared = prepare(config, dataset, started=started)
+    dataset = training_dataset(config) if images is None else given_dataset(config, images)
+    prepared = prepare(config, dataset, started=started, supplied=supplied)
     # Refuses a size that is too small for the model, before anything is written.
     Classifier.from_model(prepared.model, classes=dataset.classes, preprocessing=prepared.preprocessing)
     if not _is_helper():
         _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
         _say(announcement(prepared, dataset))
-    prepared, search = with_found_rate(prepared, dataset, _say)
-    also = [] if search is None else [RatePlot(search, run.rates)]
-    run = _begin(run, prepared, dataset, also=also)
+    prepared, search = with_found_rate(prepared, dataset, _say, supplied.loss)
+    if search is not None:
+        callbacks = [*supplied.callbacks, RatePlot(search, run.rates)]
+        supplied = dataclasses.replace(supplied, callbacks=callbacks)
+    run = _begin(run, prepared, dataset, supplied)
     if not _is_helper():
         _tell_overrun(config, started)
     return run
@@ -114,7 +188,12 @@ def _tell_overrun(config: TrainConfig, started: float) -> None:
 
 
 def train_on(
-    run: Run, config: TrainConfig, dataset: ImageDataset, *, callbacks: Sequence[Callback] = ()
+    run: Run,
+    config: TrainConfig,
+    dataset: ImageDataset,
+    *,
+    callbacks: Sequence[Callback] = (),
+    supplied: Supplied | None = None,
 ) -> Run:
     """Train a new run on a dataset that is already split.
 
@@ -123,8 +202,10 @@ def train_on(
         config: As for `train`; how the dataset is found is for the record alone.
         dataset: With its splits.
         callbacks: Lightning's, beside the run's own.
+        supplied: What a program hands over; it is copied.
     """
-    return _begin(run, prepare(config, dataset), dataset, also=callbacks)
+    supplied = (supplied or Supplied()).for_run(callbacks)
+    return _begin(run, prepare(config, dataset, supplied=supplied), dataset, supplied)
 
 
 def resume(
@@ -133,6 +214,14 @@ def resume(
     missing: Missing | None = None,
     epochs: int | None = None,
     devices: int | str | None = None,
+    model: Model | None = None,
+    architecture: Mapping[str, Any] | None = None,
+    dataset: Images | None = None,
+    callbacks: Sequence[Callback] = (),
+    loss: Loss | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    logger: Logger | Sequence[Logger] = (),
+    trust: Trust = None,
 ) -> Run:
     """Go on with a training that was interrupted, from its last checkpoint.
 
@@ -148,14 +237,37 @@ def resume(
             rate goes on as in the middle of a schedule over all of them. None does as the run was started.
         devices: How many devices, or which; their number must divide that of the processes that the run was
             started with. None does as the run was started. Under torchrun, that decides.
+        model: As the run was started with; see `train`.
+        architecture: As the run was started with.
+        dataset: As the run was started with.
+        callbacks: As the run was started with.
+        loss: As the run was started with.
+        metrics: As the run was started with.
+        logger: As the run was started with.
+        trust: The import that may run where the run's network is one (`package.module:Class`).
 
     Raises:
         UserError: It is none, its run is complete, its files are damaged, or the data are no longer there or
             are others.
         TrainingInterrupted: Ctrl-C.
     """
-    run = reopen(Path(folder), complete=epochs is not None) if not _is_helper() else Run(Path(folder))
+    supplied = _supplied(model, architecture, dataset, callbacks, loss, metrics, logger)
+    with trusting(trust):
+        return _resume(Path(folder), supplied, missing=missing, epochs=epochs, devices=devices)
+
+
+def _resume(
+    folder: Path,
+    supplied: Supplied,
+    *,
+    missing: Missing | None,
+    epochs: int | None,
+    devices: int | str | None = None,
+) -> Run:
+    """See `resume`."""
+    run = reopen(folder, complete=epochs is not None) if not _is_helper() else Run(folder)
     check_files(run)
+    check_supplied(run.config, supplied)
     with _alone_in(run.folder):
         config = run.config if epochs is None else extended_config(run, epochs)
         if config.folds is not None:
@@ -165,46 +277,55 @@ def resume(
                 run,
                 missing=missing,
                 epochs=epochs,
-                train_on=train_on,
-                resume=lambda fold, epochs: resume(fold.folder, missing=missing, epochs=epochs),
+                train_on=functools.partial(train_on, supplied=supplied),
+                resume=lambda fold, epochs: _resume(
+                    fold.folder, supplied.for_run(), missing=missing, epochs=epochs
+                ),
                 say=_say,
+                supplied=supplied,
             )
         if devices is not None:
             config = dataclasses.replace(config, devices=devices)
-        return _resume_locked(run, config, missing=missing, epochs=epochs)
+        return _resume_locked(run, config, supplied, missing=missing, epochs=epochs)
 
 
-def _resume_locked(run: Run, config: TrainConfig, *, missing: Missing | None, epochs: int | None) -> Run:
+def _resume_locked(
+    run: Run, config: TrainConfig, supplied: Supplied, *, missing: Missing | None, epochs: int | None
+) -> Run:
     """Go on with a run without folds in a locked folder, which is changed only when all has been checked."""
     options = config.data_options
-    dataset = open_dataset(
-        config.data,
-        splits=run.splits,
-        seed=config.seed,
-        download=config.download,
-        options=options if missing is None else dataclasses.replace(options, missing=missing),
-    )
+    images = supplied.dataset
+    if images is not None:
+        dataset = repeat_splits(as_dataset(images), run.splits, missing=missing or options.missing)
+    else:
+        dataset = open_dataset(
+            config.data,
+            splits=run.splits,
+            seed=config.seed,
+            download=config.download,
+            options=options if missing is None else dataclasses.replace(options, missing=missing),
+        )
     check_images(run.splits, dataset)
-    prepared = prepare(config, dataset, load_weights=not run.checkpoint.exists())
+    prepared = prepare(config, dataset, load_weights=not run.checkpoint.exists(), supplied=supplied)
     before = run.best_epoch if epochs is not None and run.model.exists() else None
     if epochs is not None and not _is_helper():
         extend(run, epochs, _say)
-    run = _train_locked(run, prepared, dataset, fresh=False)
+    run = _train_locked(run, prepared, dataset, fresh=False, supplied=supplied)
     if before is not None and run.best_epoch == before and not _is_helper():
         _say(f"no better epoch than epoch {before}: the model is unchanged")
     return run
 
 
-def _begin(run: Run, prepared: Prepared, dataset: ImageDataset, *, also: Sequence[Callback]) -> Run:
+def _begin(run: Run, prepared: Prepared, dataset: ImageDataset, supplied: Supplied) -> Run:
     """Train a new run in a folder that no other training writes to meanwhile; see `_train_locked`."""
     with _alone_in(run.folder):
         if not _is_helper():
             claim(run.folder)  # again: another training may have been faster
-        return _train_locked(run, prepared, dataset, fresh=True, also=also)
+        return _train_locked(run, prepared, dataset, fresh=True, supplied=supplied)
 
 
 def _train_locked(
-    run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, also: Sequence[Callback] = ()
+    run: Run, prepared: Prepared, dataset: ImageDataset, *, fresh: bool, supplied: Supplied
 ) -> Run:
     """Everything from the first epoch that is missing to the evaluation.
 
@@ -213,14 +334,14 @@ def _train_locked(
         prepared: With what.
         dataset: On what.
         fresh: Whether the run folder is yet to be begun.
-        also: Further callbacks.
+        supplied: What a program handed over beside the configuration.
     """
     if not _is_helper():
         for folder in (run.folder, run.checkpoint.parent):
             remove_orphans(folder, in_use=False)
     config, model = prepared.config, prepared.model
     train_images = dataset.split("train")
-    task = _task(model, config, train_images)
+    task = _task(model, prepared, supplied, train_images)
     if config.fit_head and not run.checkpoint.exists():
         fit_head_to(train_images, task, prepared)
 
@@ -237,8 +358,10 @@ def _train_locked(
         end,
         record,
         LiveCurves(record, functools.partial(_draw_curves, run, config)),
-        LearningRateMonitor("epoch"),
     ]
+    loggers = [*make_loggers(run, config), *supplied.loggers]
+    if loggers:
+        callbacks.append(LearningRateMonitor("epoch"))
     if average is not None:
         callbacks.insert(0, average)
     if prepared.training_ends is not None and fresh:
@@ -257,7 +380,7 @@ def _train_locked(
         callbacks.append(Patience(config.best_by, config.patience))
     with quiet_lightning():
         callbacks.append(EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say))
-        trainer = _trainer(run, config, [*callbacks, *also])
+        trainer = _trainer(run, config, [*callbacks, *supplied.callbacks], loggers)
         checkpoint = newest_checkpoint(run)
         steps.shares = shares_of(checkpoint, trainer.world_size)
         if (each := steps.shares // trainer.world_size) > 1:
@@ -272,24 +395,32 @@ def _train_locked(
         )
         if fresh and not _is_helper():
             begin(run, config, dataset.write_splits)
+            log_configuration(loggers, config)
         with resumable(run), _on_gpu(config.precision):
             _fit(trainer, task, data, run, checkpoint)
     if trainer.global_rank == 0:
         with resumable(run, evaluating=True):
-            _finish(run, config, dataset)
+            _finish(run, config, dataset, model)
     return run
 
 
-def _task(model: Backbone[Any], config: ResolvedConfig, train_images: ImageDataset) -> ClassificationTask:
+def _task(
+    model: Backbone[Any], prepared: Prepared, supplied: Supplied, train_images: ImageDataset
+) -> ClassificationTask:
+    config = prepared.config
     weighted = config.imbalance == "weighted-loss"
     if train_images.multi_label:
         return MultiLabelTask(model, config, positive_weights(train_images.labels) if weighted else None)
     classes = len(train_images.classes)
     weights = torch.from_numpy(class_weights(train_images.labels, classes)) if weighted else None
-    return ClassificationTask(model, config, weights)
+    return ClassificationTask(
+        model, config, weights, teacher=prepared.teacher, loss=supplied.loss, metrics=supplied.metrics
+    )
 
 
-def _trainer(run: Run, config: ResolvedConfig, callbacks: list[Callback]) -> pl.Trainer:
+def _trainer(
+    run: Run, config: ResolvedConfig, callbacks: list[Callback], loggers: Sequence[Logger]
+) -> pl.Trainer:
     on_gpu = training_device(config.accelerator).type == "cuda"
     checkpoint = ModelCheckpoint(
         run.checkpoint.parent,
@@ -307,7 +438,7 @@ def _trainer(run: Run, config: ResolvedConfig, callbacks: list[Callback]) -> pl.
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=config.clip or None,
             callbacks=[*callbacks, checkpoint],
-            logger=TensorBoardLogger(run.folder, name=run_folder.TENSORBOARD, version=""),
+            logger=loggers,
             plugins=[AtomicCheckpoints(run)],
             enable_progress_bar=any(isinstance(callback, EpochBar) for callback in callbacks),
             enable_model_summary=False,
@@ -398,6 +529,12 @@ def _fit(
 
 def _out_of_memory(run: Run, config: ResolvedConfig, model: Backbone[Any]) -> str:
     """What would fit into the GPU: a smaller batch, by the network's graph, or a policy that needs less."""
+    if isinstance(model, CustomModel):
+        half, steps = max(config.batch_size // 2, 1), 2 * config.accumulate
+        return (
+            f"batch_size={config.batch_size}: does not fit into the GPU's memory; take --batch-size {half} "
+            f"--accumulate {steps}"
+        )
     runs_as_one = any(not policy.startswith("plain") for policy in execution_report(model).values())
     execution = config.block_execution
     if execution == "auto":
@@ -424,8 +561,11 @@ def _gpu_bytes() -> int:
     return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
 
-def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
-    """Draw the curves, read the test split for the first and only time, record its scores."""
+def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset, model: Backbone[Any]) -> None:
+    """Draw the curves, read the test split for the first and only time, record its scores.
+
+    A network that is no part of this package gets the best epoch's weights.
+    """
     if skipped := run.skipped:
         _say(
             f"{counted(len(skipped), 'image')} could not be decoded and "
@@ -433,8 +573,12 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset) -> None:
             f"see {run.skipped_file}"
         )
     _draw_curves(run, config, run.rows, run.best_epoch)
-    device = "cpu" if config.accelerator == "cpu" else "auto"
-    classifier = load(run.model, device=device, precision=evaluation_precision(config.precision))
+    classifier = load(
+        run.model,
+        device="cpu" if config.accelerator == "cpu" else "auto",
+        precision=evaluation_precision(config.precision),
+        model=model.network if isinstance(model, CustomModel) else None,
+    )
     classifier.provenance["epochs"] = len(run.rows)
     if dataset.multi_label:
         rule = ThresholdRule.parse(config.threshold or "f1")

@@ -1,0 +1,206 @@
+"""Any module that maps images to logits, in the form of the models of this package.
+
+Shapes: N batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from skipnets.errors import UserError, listed, one_line
+from skipnets.models.backbone import Backbone
+from skipnets.models.custom import CustomConfig
+from skipnets.models.modes import sharing_tensors
+from skipnets.trust import MissingNetworkError, import_trusted, trusting
+
+if TYPE_CHECKING:
+    from skipnets.models.graph import ExecutionPolicy
+
+__all__ = ["CustomModel", "check_output", "config_of", "map_shapes"]
+
+
+class CustomModel(Backbone[CustomConfig]):
+    """A module of somebody else's.
+
+    Args:
+        config: With what makes the module.
+
+    Attributes:
+        network: The module, (N, C, H, W) → logits (N, K).
+    """
+
+    head_name: ClassVar[str] = ""
+
+    def __init__(self, config: CustomConfig) -> None:
+        # What made the module is not kept: it may hold another module, and is in the way of a copy.
+        super().__init__(dataclasses.replace(config, build=None))
+        self.network = _build(config)
+
+    @classmethod
+    def around(cls, network: nn.Module, config: CustomConfig) -> Self:
+        """The form of a module that there is already; it is not copied."""
+        return cls(dataclasses.replace(config, build=lambda: network))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) images → logits (N, K)."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) images → (N, features): what the last linear layer of K outputs reads.
+
+        A module with timm's `forward_features` and `forward_head` says itself what that is.
+
+        Raises:
+            UserError: If it has neither.
+        """
+        features, head = (getattr(self.network, name, None) for name in ("forward_features", "forward_head"))
+        if callable(features) and callable(head):
+            pooled: Tensor = head(features(x), pre_logits=True)
+            return pooled
+        network = sharing_tensors(self.network)  # another thread may use the module meanwhile
+        read: list[Tensor] = []
+        for module in network.modules():
+            if isinstance(module, nn.Linear) and module.out_features == self.num_classes:
+                module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        network(x)
+        if not read:
+            raise UserError(
+                f"embed: {self.config.name} has no linear layer of {self.num_classes} outputs, whose input "
+                "would be the features; give it timm's forward_features and forward_head"
+            )
+        return read[-1].flatten(1)
+
+    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+        """The whole module."""
+        yield "network", self.network
+
+    def set_block_execution(self, policy: ExecutionPolicy, *, warn: bool = True) -> None:
+        """Choose how those of its parts run in training that are dense blocks of this package."""
+        from skipnets.models.block_execution import set_block_execution
+
+        set_block_execution(self, policy, warn=warn)
+
+    def stored(self) -> nn.Module:
+        """The module whose tensors a model file holds: under the names that they have there."""
+        return self.network
+
+    def skeleton(self) -> nn.Module:
+        """The module itself: nothing else says what tensors it must have."""
+        return self.network
+
+
+def _build(config: CustomConfig) -> nn.Module:
+    """Make the module."""
+    if config.build is None and config.import_path is None:
+        raise MissingNetworkError(
+            f"its network {config.name} was made by the program that trained it: give such a module, "
+            f"as model={config.name}(...)"
+        )
+    make = config.build or import_trusted(str(config.import_path))
+    arguments: Mapping[str, Any] = {} if config.build is not None else config.arguments
+    try:
+        with torch.device("cpu"):  # not a skeleton: what a constructor computes would be lost
+            network = make(**arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        text = ", ".join(f"{name}={value!r}" for name, value in config.arguments.items())
+        raise UserError(f"model: {config.name}({text}) fails ({one_line(error)})") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(f"model: {config.name} must make an nn.Module, not {type(network).__name__}")
+    return network
+
+
+def config_of(
+    network: nn.Module, architecture: Mapping[str, Any] | None, *, num_classes: int, in_chans: int
+) -> CustomConfig:
+    """What a file records of a module.
+
+    Args:
+        network: The module.
+        architecture: `{"import": "package.module:Class", "arguments": {…}}`: what makes such a module, which
+            is called here to see that it has the same tensors. None records nothing but a name.
+        num_classes: Its outputs.
+        in_chans: Channels of its input.
+
+    Raises:
+        UserError: If that makes a module with other tensors, or fails.
+    """
+    config = CustomConfig(name=type(network).__name__, num_classes=num_classes, in_chans=in_chans)
+    if architecture is None:
+        return config
+    if set(architecture) - {"arguments"} != {"import"}:
+        raise UserError(f"architecture: must have import and arguments, not {listed(map(str, architecture))}")
+    config = dataclasses.replace(
+        config,
+        name=str(architecture["import"]).rpartition(":")[2],
+        import_path=architecture["import"],
+        arguments=architecture.get("arguments") or {},
+    )
+    with trusting(config.import_path):
+        again = _build(config)
+    shapes = [
+        {name: tuple(tensor.shape) for name, tensor in each.state_dict().items()} for each in (again, network)
+    ]
+    if differing := [key for key in {**shapes[0], **shapes[1]} if shapes[0].get(key) != shapes[1].get(key)]:
+        raise UserError(
+            f"architecture: {config.import_path} makes a module with other tensors: {listed(differing)}"
+        )
+    return config
+
+
+def map_shapes(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
+    """Path → height and width of every module's output that is a feature map, in the order in which they run.
+
+    Args:
+        model: In eval mode; it is not changed.
+        images: (N, C, H, W).
+    """
+    copy = sharing_tensors(model)
+    paths = {module: path for path, module in copy.named_modules()}
+    shapes: dict[str, tuple[int, int]] = {}
+
+    def record(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4:
+            shapes.pop(paths[module], None)  # of a module that runs twice, where it ran last
+            shapes[paths[module]] = (output.shape[2], output.shape[3])
+
+    for module in copy.modules():
+        module.register_forward_hook(record)
+    with torch.inference_mode():
+        copy(images)
+    return shapes
+
+
+def check_output(model: CustomModel, images: Tensor) -> None:
+    """Check that a network takes images and returns logits.
+
+    Args:
+        model: In any mode; it is not changed.
+        images: (N, C, H, W).
+
+    Raises:
+        UserError: If it fails, or returns something else.
+    """
+    copy = sharing_tensors(model).eval()
+    shape = tuple(images.shape)
+    try:
+        with torch.inference_mode():
+            output = copy(images)
+    except Exception as error:
+        raise UserError(
+            f"model: {model.config.name} fails on images of shape {shape} ({one_line(error)})"
+        ) from error
+    wanted = (len(images), model.num_classes)
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if found != wanted:
+        raise UserError(
+            f"model: {model.config.name} must return logits of shape {wanted}, for {model.num_classes} "
+            f"classes, not {found}"
+        )

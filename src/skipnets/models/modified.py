@@ -1,0 +1,47 @@
+"""Whether a model is still the network that its configuration describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from skipnets.models.backbone import Backbone
+
+__all__ = ["modification"]
+
+# They do nothing in evaluation, and what they do in training is no part of the network.
+_EXECUTIONS = (
+    "skipnets.models.block_execution",
+    "skipnets.models.residual_execution",
+    "skipnets.models.switched_module",
+)
+_IGNORED = (nn.Dropout, StochasticDepth)
+
+
+def modification(model: Backbone[Any]) -> str | None:
+    """The first difference between a model and a new one of its configuration; None without any.
+
+    The modules are compared, with what they print of themselves: a network with another activation has the
+    same tensors, and computes something else.
+    """
+    expected = {path: _shown(module) for path, module in model.skeleton().named_modules()}
+    found = {path: _shown(module) for path, module in model.named_modules()}
+    for path in {**expected, **found}:
+        if expected.get(path) != found.get(path):
+            return (
+                f"{path or 'the model'} is {found.get(path) or 'missing'}, in {model.config.name} it is "
+                f"{expected.get(path) or 'not there'}"
+            )
+    return None
+
+
+def _shown(module: nn.Module) -> str:
+    """Class and arguments of a module, without those inside."""
+    if isinstance(module, _IGNORED):
+        return type(module).__name__
+    # A block that is executed in another way has a subclass of its class, from the module that does that.
+    kind = next(base for base in type(module).__mro__ if base.__module__ not in _EXECUTIONS)
+    replaced = ", its forward replaced" if "forward" in vars(module) else ""
+    return f"{kind.__qualname__}({module.extra_repr()}){replaced}"

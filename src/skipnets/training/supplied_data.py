@@ -1,0 +1,136 @@
+"""Images that a program hands to `train`: any sequence of (image, label), as an `ImageDataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from skipnets.data.listing import Listing
+from skipnets.data.sources import ImageDataset, deal_out
+from skipnets.data.splits import SPLITS, check_fractions
+from skipnets.errors import UserError, listed
+from skipnets.machine import available_memory
+from skipnets.training.config import TrainConfig
+
+__all__ = ["Images", "Samples", "as_dataset", "given_dataset"]
+
+
+class Samples(Protocol):
+    """A map-style data set: `samples[index]` is (image, label).
+
+    An image is a PIL image, an array (H, W) or (H, W, C), or a tensor (C, H, W), all of one size; of uint8,
+    or of floats from 0 to 1. A label is a class's number, where there is an attribute `classes` with their
+    names as torchvision's data sets have, or else the name itself.
+    """
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+Images = ImageDataset | Samples | Mapping[str, Samples]
+
+
+def given_dataset(config: TrainConfig, images: Images) -> ImageDataset:
+    """The images of a run, with its splits: those that they come with, or drawn as the configuration says.
+
+    Raises:
+        UserError: They are wrong, or there are none to learn from or to choose the best epoch on.
+    """
+    dataset = deal_out(as_dataset(images), check_fractions(config.fractions), config.seed, "dataset")
+    for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
+        if not len(dataset.split(name)):
+            raise UserError(f"dataset: there are no images to {purpose} (the split {name} is empty)")
+    return dataset
+
+
+def as_dataset(images: Images) -> ImageDataset:
+    """Read all images into memory; their split is "" where they do not come with one.
+
+    Raises:
+        UserError: An image cannot be used, they differ in size, or there is no memory for them.
+    """
+    if isinstance(images, ImageDataset):
+        return images
+    parts = dict(images) if isinstance(images, Mapping) else {"": images}
+    if unknown := sorted(set(parts) - {*SPLITS, ""}):
+        raise UserError(f"dataset: has no splits {listed(unknown)}; they are {', '.join(SPLITS)}")
+    names: list[str] = []
+    splits: list[str] = []
+    pixels: list[NDArray[np.uint8]] = []
+    labels: list[str] = []
+    for split, samples in parts.items():
+        classes = getattr(samples, "classes", None)
+        for index in range(len(samples)):
+            image, label = samples[index]
+            pixels.append(_pixels(image, f"{split or 'dataset'}[{index}]"))
+            labels.append(_class_name(label, classes))
+            names.append(f"{split or 'dataset'}/{index:05d}")
+            splits.append(split)
+            if index == 0:
+                _check_memory(pixels[-1].nbytes * len(samples))
+    shapes = sorted({each.shape for each in pixels})
+    if len(shapes) != 1:
+        found = listed(["×".join(map(str, shape)) for shape in shapes], 3) or "none"
+        raise UserError(
+            f"dataset: its images must be of one size, not {found}; a folder or a manifest takes any sizes"
+        )
+    known = [name for samples in parts.values() for name in getattr(samples, "classes", None) or ()]
+    order = list(dict.fromkeys(map(str, known))) or sorted(set(labels))
+    number = {name: position for position, name in enumerate(order)}
+    return ImageDataset(
+        classes=tuple(order),
+        names=names,
+        labels=np.array([number[label] for label in labels], dtype=np.int64),
+        splits=np.array(splits, dtype="<U5"),
+        images=np.stack(pixels),
+        listing=Listing(layout="a program's data set"),
+    )
+
+
+def _class_name(label: Any, classes: Sequence[str] | None) -> str:
+    number = label.item() if isinstance(label, torch.Tensor | np.generic) else label
+    if classes is None:
+        return str(number)
+    if not isinstance(number, int) or not 0 <= number < len(classes):
+        raise UserError(f"dataset: label {label!r} must be a number from 0 to {len(classes) - 1}")
+    return str(classes[number])
+
+
+def _pixels(image: Any, name: str) -> NDArray[np.uint8]:
+    """(H, W) or (H, W, C) bytes."""
+    if isinstance(image, Image.Image):
+        array: NDArray[Any] = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    elif isinstance(image, torch.Tensor):
+        array = image.detach().cpu().numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+    elif isinstance(image, np.ndarray):
+        array = image
+    else:
+        raise UserError(
+            f"dataset: {name} must be a PIL image, an array or a tensor, not {type(image).__name__}"
+        )
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype.kind == "f" and bool(((array >= 0) & (array <= 1)).all()):
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
+        raise UserError(
+            f"dataset: {name} must be (H, W) or (H, W, C) of uint8, or of floats from 0 to 1, not "
+            f"{array.dtype} of shape {array.shape}; normalization and augmentation are the run's"
+        )
+    return array
+
+
+def _check_memory(wanted: int) -> None:
+    free = available_memory()
+    if free is not None and wanted > 0.8 * free:
+        raise UserError(
+            f"dataset: its images take {wanted >> 20:,} MiB, of which {free >> 20:,} are free; a folder or a "
+            "manifest is read from disk"
+        )

@@ -1,0 +1,98 @@
+"""Imports that files name, and which of them may run: those that the user has named as well.
+
+A model file or a run's configuration may say that its network is `package.module:Class`. Importing that runs
+code, so it is done only within `trusting("package.module:Class")`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from skipnets.errors import UserError, one_line
+
+__all__ = ["MissingNetworkError", "Trust", "import_trusted", "is_import", "trusting"]
+
+Trust = str | Sequence[str] | None
+"""One import (`"package.module:Class"`), several, or none."""
+
+_IMPORT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_TRUSTED: ContextVar[tuple[str, ...]] = ContextVar("trusted", default=())
+
+
+class MissingNetworkError(UserError):
+    """A file's network cannot be made: it is no part of the package, and neither trusted nor given.
+
+    The caller adds the name of the file.
+    """
+
+
+def is_import(name: object) -> bool:
+    """Whether a name has the form `package.module:Class`."""
+    return isinstance(name, str) and _IMPORT.fullmatch(name) is not None
+
+
+@contextlib.contextmanager
+def trusting(trust: Trust) -> Iterator[None]:
+    """Context manager within which some imports may run, beside those that may already.
+
+    Raises:
+        UserError: If one of them does not have the form of an import.
+    """
+    names = (trust,) if isinstance(trust, str) else tuple(trust or ())
+    for name in names:
+        if not is_import(name):
+            raise UserError(f"trust={name!r}: must be an import such as package.module:Class")
+    token = _TRUSTED.set((*_TRUSTED.get(), *names))
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
+
+
+def import_trusted(name: str) -> Any:
+    """Import what a file names.
+
+    The current folder is searched after Python's own path.
+
+    Args:
+        name: `package.module:Class`.
+
+    Raises:
+        MissingNetworkError: If the user has not named it.
+        UserError: If it cannot be imported.
+    """
+    trusted = _TRUSTED.get()
+    if name not in trusted:
+        instead = f", which {', '.join(trusted)} is not" if trusted else ""
+        raise MissingNetworkError(
+            f"its network is {name}, which is no part of skipnets{instead}: load it with "
+            f'trust="{name}" (--trust {name}), which imports and runs that'
+        )
+    module, _, path = name.partition(":")
+    try:
+        found: Any = _import(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # whatever the module raises as it is imported
+        raise UserError(f"trust={name}: cannot be imported ({one_line(error)})") from error
+    return found
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+    sys.path.append(str(Path.cwd()))
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.pop()

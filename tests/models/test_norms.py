@@ -1,0 +1,138 @@
+"""Norms and activations by name, against networks put together from PyTorch's and torchvision's layers."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.convnext import LayerNorm2d
+
+from skipnets.errors import UserError
+from skipnets.insight.summary import summarize
+from skipnets.models import create_model, model_config, network_graph
+from skipnets.models.graph import norm_groups
+from skipnets.models.weights.loading import load_weights
+from skipnets.runtimes import open_runtime
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: nn.GroupNorm(norm_groups(channels), channels),
+    "layer2d": lambda channels: LayerNorm2d(channels, eps=1e-6),
+    "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
+}
+ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "hard_swish": nn.Hardswish}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "densenet121": {"block_config": (2, 1), "growth_rate": 4},
+    "densenet40_k12": {"block_config": (1, 2), "growth_rate": 4},
+    "resnet18": {"block_config": (1, 1), "width": 8},
+    "resnet50": {"block_config": (1, 1), "width": 8},
+}
+
+
+def put_together(name: str, norm: str, activation: str) -> nn.Module:
+    """The original network, whose batch norms and ReLUs are replaced by other layers one by one."""
+    model = copy.deepcopy(create_model(name, num_classes=3, **NETWORKS[name]))
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            model.set_submodule(path, NORMS[norm](module.num_features))
+        elif isinstance(module, nn.ReLU):
+            model.set_submodule(path, ACTIVATIONS[activation]())
+    return model
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("norm", "activation"),
+    [
+        ("batch", "silu"),
+        ("group", "gelu"),
+        ("layer2d", "hard_swish"),
+        ("instance", "relu"),
+        ("instance", "silu"),
+    ],
+)
+def test_a_network_is_what_can_be_put_together(name: str, norm: str, activation: str) -> None:
+    ours = create_model(name, num_classes=3, norm=norm, activation=activation, **NETWORKS[name])
+    theirs = put_together(name, norm, activation)
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.rand(2, 3, 32, 40)
+    outputs = [model(images) for model in (ours, theirs)]
+    torch.testing.assert_close(outputs[0], outputs[1])
+    gradients = []
+    for model, output in zip((ours, theirs), outputs, strict=True):
+        output.square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    count = sum(parameter.numel() for parameter in theirs.parameters())
+    graph = network_graph(ours.config)
+    assert graph.parameter_count() == count
+    assert {key: tuple(tensor.shape) for key, tensor in theirs.state_dict().items()} == graph.tensors()
+    assert f"{count:,}" in str(summarize(ours))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_instance_norms_have_two_pixels_at_the_smallest_size(name: str) -> None:
+    model = create_model(name, num_classes=3, norm="instance", **NETWORKS[name])
+    size = model.config.smallest_size
+    model(torch.rand(2, 3, size, size))
+    with pytest.raises(UserError, match=f"at least {size}×{size}"):
+        model(torch.rand(2, 3, size - 1, size - 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("densenet121", {"activation": "tanh"}, "activation='tanh': must be one of 'relu', 'silu'"),
+        (
+            "resnet18",
+            {"norm": "layer"},
+            "norm='layer': must be one of 'batch', 'group', 'layer2d', 'instance'",
+        ),
+        ("regnetx_002", {"activation": "silu"}, "activation: must be a field of regnetx_002"),
+    ],
+)
+def test_what_there_is_not_is_one_line(name: str, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        model_config(name, **fields)
+
+
+@pytest.mark.parametrize("fields", [{"norm": "instance"}, {"activation": "gelu"}])
+def test_executors_and_the_engine_step_aside_and_say_why(
+    fields: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = create_model("densenet40_k12", num_classes=3, **NETWORKS["densenet40_k12"], **fields)
+    with caplog.at_level(logging.WARNING, "skipnets"):
+        model.set_block_execution("linear")
+    reason = "its norm is an InstanceNorm2d" if "norm" in fields else "its activation is not a ReLU"
+    assert "block_execution=linear: not applied to features.denseblock1" in caplog.text
+    assert reason in caplog.text
+    pytest.importorskip("skipnets_engine")
+    from skipnets.models.registry import config_to_dict
+
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"densenet40_k12: .* the native engine knows"):
+        open_runtime("native", architecture=config_to_dict(model.config), tensors=tensors, device="cpu")
+
+
+def test_weights_of_a_network_with_another_activation_are_said(
+    caplog: pytest.LogCaptureFixture, tmp_path: Any
+) -> None:
+    original = create_model("resnet18", num_classes=3, **NETWORKS["resnet18"])
+    torch.save(original.state_dict(), tmp_path / "weights.pt")
+    model = create_model("resnet18", num_classes=3, activation="silu", **NETWORKS["resnet18"])
+    with caplog.at_level(logging.WARNING, "skipnets"):
+        load_weights(model, tmp_path / "weights.pt")
+        assert caplog.text == ""
+        create_model(
+            "resnet18",
+            num_classes=3,
+            activation="silu",
+            weights=tmp_path / "weights.pt",
+            **NETWORKS["resnet18"],
+        )
+    assert "activation=silu: weights tell nothing of activations" in caplog.text
