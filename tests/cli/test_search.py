@@ -18,7 +18,7 @@ def test_results_are_lines_json_sheets_and_tables(trained: Path, photos: Path, t
     query = photos / "dark/03.png"
     words = ("search", trained, photos, query, "--count", 4)
     lines = [line.split("\t") for line in run(*words).out.splitlines()]
-    found = skipnets.insight.search(trained, photos, query, count=4)
+    found = skipnets.insight.search(trained, photos, query=query, count=4)
     assert lines == [[str(query), each.source, f"{each.similarity:.4f}"] for each in found.neighbors[0]]
     assert all("/dark/" in each.source for each in found.neighbors[0])
     assert str(query) not in str(found.neighbors)

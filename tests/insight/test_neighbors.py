@@ -68,7 +68,7 @@ def test_a_search_compares_embeddings_and_does_not_find_the_query_itself(
     exported_classifier: Classifier, folder: Path
 ) -> None:
     paths = sorted(folder.iterdir())
-    found = search(exported_classifier, folder, [paths[3], Image.open(paths[3])], count=3)
+    found = search(exported_classifier, folder, query=[paths[3], Image.open(paths[3])], count=3)
     assert (found.images, found.queries) == (8, (str(paths[3]), "[1]"))
     vectors = exported_classifier.embed(paths).astype(np.float64)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -79,7 +79,7 @@ def test_a_search_compares_embeddings_and_does_not_find_the_query_itself(
     assert [each.source for each in file] == order[1:4]  # a file is not found by itself, its copy would be
     assert [each.similarity for each in file] == pytest.approx(np.sort(cosines)[::-1][1:4], abs=1e-5)
     in_memory = [some_image((16, 20, 3), index) for index in range(8)]
-    again = search(exported_classifier, in_memory, in_memory[5], count=1)
+    again = search(exported_classifier, in_memory, query=in_memory[5], count=1)
     assert again.neighbors[0][0].source == "[5]"
     assert again.sheet().size[0] > 2 * 256
 
@@ -99,8 +99,8 @@ def test_an_index_keeps_embeddings_until_image_or_model_change(
 
     def embedded() -> int:
         before = counting.count
-        found = search(classifier, folder, some_image((16, 20, 3), 2), count=8, index=index)
-        fresh = search(exported_classifier, folder, some_image((16, 20, 3), 2), count=8)
+        found = search(classifier, folder, query=some_image((16, 20, 3), 2), count=8, index=index)
+        fresh = search(exported_classifier, folder, query=some_image((16, 20, 3), 2), count=8)
         assert found.columns()["path"] == fresh.columns()["path"]
         assert found.columns()["similarity"] == pytest.approx(fresh.columns()["similarity"], abs=1e-5)
         return counting.count - before - 1  # the query
@@ -137,9 +137,9 @@ def test_wrong_input_is_one_line(exported_classifier: Classifier, folder: Path, 
         given: dict[str, Any] = {"images": folder, "query": folder / "0.png", **arguments}
         before = model.read_bytes()
         with pytest.raises(UserError, match=message):
-            search(exported_classifier, given.pop("images"), given.pop("query"), **given)
+            search(exported_classifier, given.pop("images"), **given)
         assert model.read_bytes() == before
     with pytest.raises(
         UserError, match=r"output=a\.jpg: must end in \.png, \.html, \.csv, \.jsonl or \.parq"
     ):
-        search(exported_classifier, folder, folder / "0.png").save("a.jpg")
+        search(exported_classifier, folder, query=folder / "0.png").save("a.jpg")

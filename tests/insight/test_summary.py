@@ -62,7 +62,10 @@ def test_stages_and_connections_of_densenet121() -> None:
     assert list(summary.totals.connections.values()) == [21, 78, 300, 136]
     kept = summary.totals.kept_bytes
     assert kept["linear-recompute"] < kept["linear"] < kept["plain"] / 4
-    assert list(summarize("resnet18").totals.kept_bytes) == ["plain"]
+    kept = summarize("resnet18").totals.kept_bytes
+    assert list(kept) == ["plain", "linear"]
+    assert kept["linear"] < kept["plain"]
+    assert list(summarize("resnet18", norm="group").totals.kept_bytes) == ["plain"]
     assert list(summarize("densenet121", norm="group").totals.kept_bytes) == ["plain"]
 
 

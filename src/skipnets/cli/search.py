@@ -66,7 +66,7 @@ def search(
         found = search_images(
             classifier,
             paths,
-            queries,
+            query=queries,
             count=count,
             index=index,
             batch_size=batch_size,

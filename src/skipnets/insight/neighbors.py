@@ -199,8 +199,8 @@ class Search(Display):
 def search(
     model: str | os.PathLike[str] | Classifier,
     images: Images,
-    query: Images,
     *,
+    query: Images,
     count: int = 10,
     index: str | os.PathLike[str] | None = None,
     batch_size: int = 32,
@@ -226,7 +226,7 @@ def search(
         UserError: If a query cannot be read, no image can, or the index is another kind of file.
 
     Examples:
-        >>> found = search("runs/cats", "photos", "a.jpg", count=5)
+        >>> found = search("runs/cats", "photos", query="a.jpg", count=5)
         >>> found.neighbors[0][0].source, found.neighbors[0][0].similarity
         >>> found.save("similar.html")
     """

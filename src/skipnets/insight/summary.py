@@ -22,6 +22,7 @@ from skipnets.errors import UserError
 from skipnets.insight.layers import Layer, layers
 from skipnets.insight.source import Source, architecture_of
 from skipnets.models.accounting import FLOAT_BYTES, kept_bytes, steps
+from skipnets.models.family import family_of
 from skipnets.models.graph import BlockExecution, Graph, Shape
 from skipnets.tables import Display
 from skipnets.terminal import csv_text, printable_lines
@@ -220,7 +221,7 @@ def summarize(
             weight_bytes=weight_bytes(graph),
             kept_bytes={
                 execution: kept_bytes(graph, *size, batch_size, execution)
-                for execution in _KEPT
+                for execution in family_of(architecture.config).executions
                 if execution == "plain" or len(steps(graph, *size, execution)) < len(graph.operations)
             },
             connections=_connections(graph),
