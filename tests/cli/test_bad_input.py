@@ -108,7 +108,7 @@ CASES = {
     ),
     "a wrong norm": (
         ["summary", "resnet18", "--model-options.norm", "layer"],
-        ["--model-options.norm=layer: must be one of batch, group, none"],
+        ["--model-options.norm=layer: must be one of batch, group, layer2d, instance, none"],
     ),
     "two formats": (
         ["summary", "resnet18", "--json", "--format", "csv"],

@@ -111,7 +111,11 @@ def test_the_smallest_image_is_the_smallest_that_runs(name: str) -> None:
         ("resnet18", {"anti_aliasing": True}, "anti_aliasing=True: must be one of 'blur', 'average', None"),
         ("resnet18", {"se_ratio": 0}, "se_ratio=0: must be above 0"),
         ("resnet18", {"stem": "deep", "stem_channels": 4}, "stem_channels=4: must be a whole number from 8"),
-        ("densenet121", {"stem": "deep"}, "stem='deep': must be one of 'imagenet', 'small', 'cifar'"),
+        (
+            "densenet121",
+            {"stem": "tiered"},
+            "stem='tiered': must be one of 'imagenet', 'small', 'cifar', 'deep'",
+        ),
     ],
 )
 def test_impossible_configurations_are_refused(name: str, fields: dict[str, Any], message: str) -> None:

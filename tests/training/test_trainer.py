@@ -122,7 +122,7 @@ def test_the_resolved_configuration_repeats_the_run(tiny: MakeConfig, tmp_path: 
     resolved = yaml.safe_load(run.config_file.read_text())
     optional = {"weights", "folds", "splits", "root", "page", "group_pattern", "time"}
     optional |= {"window", "percentiles", "max_pixels", "shown_channels"}
-    optional |= {"loss", "threshold"}  # of several labels an image
+    optional |= {"loss", "threshold", "teacher"}  # of several labels an image, and of another network
     optional |= {f"{role}_column" for role in ("path", "label", "split", "group")}
     assert {field.name for field in dataclasses.fields(TrainConfig)} - set(resolved) == optional
     again = train(read_config(run.config_file, out=tmp_path / "again"))

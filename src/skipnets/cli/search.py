@@ -39,7 +39,7 @@ def search(
     For example:
 
         skipnets search runs/cats photos/ a.jpg
-        skipnets search runs/cats photos/ a.jpg b.jpg --count 20 --output similar.html
+        skipnets search runs/cats photos/ a.jpg b.jpg --output similar.html
         skipnets search runs/cats photos/ a.jpg --index photos.safetensors
 
     Args:
