@@ -470,6 +470,15 @@ def test_wrong_input_is_one_line_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_device_that_is_not_there_is_told_before_the_images_are_read(
+    accelerator: str, tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"^accelerator='{accelerator}': not available on this machine"):
+        train(tiny(accelerator=accelerator, data="no-such-folder"))
+
+
 def test_an_output_folder_with_a_run_is_left_alone(tiny: MakeConfig) -> None:
     run = train(tiny(epochs=1))
     before = run.model.read_bytes()

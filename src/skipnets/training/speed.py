@@ -9,8 +9,9 @@ import statistics
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.accelerators import AcceleratorRegistry
 
-from skipnets.errors import UserError
+from skipnets.errors import UserError, near_matches
 from skipnets.models.factory import build_model
 from skipnets.models.registry import ModelConfig
 from skipnets.training import budget
@@ -29,6 +30,24 @@ def training_device(accelerator: str) -> torch.device:
     if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Check that training can run where it is asked to, before anything slow begins.
+
+    Raises:
+        UserError: There is no such accelerator, or it is not available on this machine.
+    """
+    known = ("auto", "cpu", "gpu", "mps")
+    if accelerator not in {*known, *AcceleratorRegistry.available_accelerators()}:
+        near = near_matches(accelerator, known)
+        raise UserError(f"accelerator={accelerator!r}: must be one of {', '.join(known)}{near}")
+    available = {"gpu": torch.cuda.is_available, "cuda": torch.cuda.is_available}
+    available["mps"] = torch.backends.mps.is_available
+    if accelerator in available and not available[accelerator]():
+        raise UserError(
+            f"accelerator={accelerator!r}: not available on this machine; auto takes what there is"
+        )
 
 
 def wrong_devices(devices: int | str) -> str | None:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import pytorch_lightning as pl
 import rich
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import StrategyRegistry
@@ -62,7 +61,7 @@ from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
-from skipnets.training.speed import training_device, wrong_devices
+from skipnets.training.speed import check_accelerator, training_device, wrong_devices
 from skipnets.training.supplied import Model, Supplied, check_supplied
 from skipnets.training.supplied_data import Images, as_dataset, given_dataset
 from skipnets.training.task import ClassificationTask, Loss
@@ -145,6 +144,7 @@ def _train_new(config: TrainConfig, supplied: Supplied, started: float) -> Run:
     """See `train`."""
     check_supplied(config, supplied)
     check_loggers(config.logger)
+    check_accelerator(config.accelerator)
     images = supplied.dataset
     if config.folds is not None:
         if images is not None:
@@ -293,6 +293,7 @@ def _resume_locked(
     run: Run, config: TrainConfig, supplied: Supplied, *, missing: Missing | None, epochs: int | None
 ) -> Run:
     """Go on with a run without folds in a locked folder, which is changed only when all has been checked."""
+    check_accelerator(config.accelerator)
     options = config.data_options
     images = supplied.dataset
     if images is not None:
@@ -457,20 +458,10 @@ def _trainer(
 
 def _wrong_device(config: ResolvedConfig) -> str | None:
     """Which of the options that Lightning refused is wrong, and what would be right."""
-    accelerators, strategies = ("auto", "cpu", "gpu", "mps"), ("auto", "ddp", "ddp_spawn")
-    for name, known, also in (
-        ("accelerator", accelerators, AcceleratorRegistry.available_accelerators()),
-        ("strategy", strategies, StrategyRegistry.available_strategies()),
-    ):
-        value = getattr(config, name)
-        if value not in {*known, *also}:
-            return f"{name}={value!r}: must be one of {', '.join(known)}{near_matches(value, known)}"
-    here: dict[str, Callable[[], bool]] = {
-        "gpu": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-    }
-    if config.accelerator in here and not here[config.accelerator]():
-        return f"accelerator={config.accelerator!r}: not available on this machine; auto takes what there is"
+    known = ("auto", "ddp", "ddp_spawn")
+    if config.strategy not in {*known, *StrategyRegistry.available_strategies()}:
+        near = near_matches(config.strategy, known)
+        return f"strategy={config.strategy!r}: must be one of {', '.join(known)}{near}"
     return wrong_devices(config.devices)
 
 
