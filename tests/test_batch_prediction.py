@@ -376,11 +376,14 @@ def test_kills_at_any_moment_lose_and_repeat_nothing(images: Path, tmp_path: Pat
     root = Path(__file__).parents[1]
     env = os.environ | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", "OMP_NUM_THREADS": "1"}
     rng, kills = random.Random(1), 0
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", KILLED, str(images), str(tmp_path / "whole")], env=env, check=True)
+    whole = time.monotonic() - started
     for attempt in range(30):
         out = tmp_path / f"{attempt // 10}"
         process = subprocess.Popen([sys.executable, "-c", KILLED, str(images), str(out)], env=env)
         try:
-            process.wait(timeout=1.0 + rng.random())
+            process.wait(timeout=whole * rng.uniform(0.5, 1))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
