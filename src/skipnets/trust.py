@@ -14,11 +14,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from skipnets.errors import UserError, one_line
 
-__all__ = ["MissingNetworkError", "Trust", "import_trusted", "is_import", "trusting"]
+__all__ = ["MissingNetworkError", "Trust", "import_trusted", "is_import", "trusted_imports", "trusting"]
 
 Trust = str | Sequence[str] | None
 """One import (`"package.module:Class"`), several, or none."""
@@ -34,7 +34,7 @@ class MissingNetworkError(UserError):
     """
 
 
-def is_import(name: object) -> bool:
+def is_import(name: object) -> TypeGuard[str]:
     """Whether a name has the form `package.module:Class`."""
     return isinstance(name, str) and _IMPORT.fullmatch(name) is not None
 
@@ -55,6 +55,11 @@ def trusting(trust: Trust) -> Iterator[None]:
         yield
     finally:
         _TRUSTED.reset(token)
+
+
+def trusted_imports() -> tuple[str, ...]:
+    """The imports that may run here, for a process that is started from here."""
+    return _TRUSTED.get()
 
 
 def import_trusted(name: str) -> Callable[..., Any]:
