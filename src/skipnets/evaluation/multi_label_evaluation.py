@@ -93,8 +93,10 @@ class MultiLabelEvaluation(Display):
     def warnings(self) -> list[str]:
         """Caveats, one sentence each."""
         found = list(self.caveats)
-        areas = self.metrics.labels["auroc"]
-        if np.isfinite(areas).any() and np.isnan(self.metrics.intervals["auroc"]).all():
+        areas, limits = self.metrics.labels["auroc"], self.metrics.intervals["auroc"]
+        if self.metrics.groups == 1:
+            found.append("all images are of one group: how much metrics vary among groups is not known")
+        elif (np.isfinite(areas) & np.isnan(limits[:, 0])).any():
             found.append(
                 "AUROC and average precision have no intervals: so many images take too long to resample"
             )
