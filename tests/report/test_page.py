@@ -227,6 +227,20 @@ def test_nothing_but_tables_scrolls_sideways(
         page.close()
 
 
+def test_words_of_class_names_are_whole_on_a_phone(browser: Any, report: Path) -> None:
+    page = open_page(browser, report, 390, "light")
+    lines = page.evaluate(
+        """() => [...document.querySelectorAll(".classes tbody th")].map((cell) => {
+            cell.textContent = "automobile";
+            const range = document.createRange();
+            range.selectNodeContents(cell);
+            return range.getClientRects().length;
+        })"""
+    )
+    assert set(lines) == {1}
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_confusion_colors_are_proportional_and_digits_readable(
     browser: Any, wide_report: Path, scheme: str
