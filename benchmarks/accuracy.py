@@ -11,12 +11,12 @@ images of the size that `datasets.py` names; `skipnets` chooses by itself. `accu
 peer's defaults are. The budget is processor time: user and system of the whole command and all that it
 starts, from imports to the evaluation on the test images. `skipnets` is told its time, and measures it with
 the processor's clock here, so that it gets its share of a busy machine, too. A peer gets as many epochs as
-fit, by a run of one epoch that is not counted, so that its schedule ends within the budget: at most 5 % above
-it, and less than an epoch below. Where a run was more than 5 % off although another time or number of epochs
+fit, by a run of one epoch that is not counted, so that its schedule ends within the budget: at most 5% above
+it, and less than an epoch below. Where a run was more than 5% off although another time or number of epochs
 would have been nearer, it is done once more, and the second counts. The table shows the processor time as a
 share of the budget.
 
-Peers take 15 % of the training images for validation, the same for all, other ones for each seed; `skipnets`
+Peers take 15% of the training images for validation, the same for all, other ones for each seed; `skipnets`
 divides the training folder by itself. The peers' environment, `OUT/peers`, is built at first, with the torch
 and torchvision of the Python that runs this.
 
@@ -250,7 +250,7 @@ def bound_to(core: int) -> Iterator[None]:
 
 
 def divide(data: Path, target: Path, seed: int) -> None:
-    """Link a set's images into train, val and test; val is 15 % of each class of its training images."""
+    """Link a set's images into train, val and test; val is 15% of each class of its training images."""
     generator = np.random.default_rng(seed)
     for folder in sorted((data / "train").iterdir()):
         files = sorted(folder.iterdir())
@@ -270,7 +270,7 @@ def last_line(path: Path) -> str:
 
 
 def interval(values: Sequence[float]) -> float | None:
-    """Half the width of the 95 % interval of the mean over seeds (Student's t); None for one seed."""
+    """Half the width of the 95% interval of the mean over seeds (Student's t); None for one seed."""
     if len(values) < 2:
         return None
     error = statistics.stdev(values) / len(values) ** 0.5

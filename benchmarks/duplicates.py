@@ -65,16 +65,16 @@ ALTERATIONS: dict[str, Alteration] = {
     "JPEG 75": lambda image, _: jpeg(image, 75),
     "JPEG 50": lambda image, _: jpeg(image, 50),
     "JPEG 30": lambda image, _: jpeg(image, 30),
-    "resized to 75 %": lambda image, _: image.resize((image.width * 3 // 4, image.height * 3 // 4)),
-    "resized to 200 %": lambda image, _: image.resize((image.width * 2, image.height * 2)),
-    "brightness 80 %": lambda image, _: ImageEnhance.Brightness(image).enhance(0.8),
-    "brightness 120 %": lambda image, _: ImageEnhance.Brightness(image).enhance(1.2),
-    "contrast 130 %": lambda image, _: ImageEnhance.Contrast(image).enhance(1.3),
+    "resized to 75%": lambda image, _: image.resize((image.width * 3 // 4, image.height * 3 // 4)),
+    "resized to 200%": lambda image, _: image.resize((image.width * 2, image.height * 2)),
+    "brightness 80%": lambda image, _: ImageEnhance.Brightness(image).enhance(0.8),
+    "brightness 120%": lambda image, _: ImageEnhance.Brightness(image).enhance(1.2),
+    "contrast 130%": lambda image, _: ImageEnhance.Contrast(image).enhance(1.3),
     "gray": lambda image, _: image.convert("L").convert("RGB"),
     "mirrored": lambda image, _: ImageOps.mirror(image),
-    "cut to 95 %": lambda image, generator: crop(image, 0.95, generator),
-    "cut to 90 %": lambda image, generator: crop(image, 0.9, generator),
-    "mirrored, cut to 90 %, JPEG 60": lambda image, generator: jpeg(
+    "cut to 95%": lambda image, generator: crop(image, 0.95, generator),
+    "cut to 90%": lambda image, generator: crop(image, 0.9, generator),
+    "mirrored, cut to 90%, JPEG 60": lambda image, generator: jpeg(
         crop(ImageOps.mirror(image), 0.9, generator), 60
     ),
 }
@@ -82,7 +82,7 @@ ALTERATIONS: dict[str, Alteration] = {
 
 # Beyond what the search is made for.
 HARDER: dict[str, Alteration] = {
-    "cut to 75 %": lambda image, generator: crop(image, 0.75, generator),
+    "cut to 75%": lambda image, generator: crop(image, 0.75, generator),
     "turned by 10°": lambda image, _: image.rotate(10, Image.Resampling.BICUBIC, fillcolor=(128, 128, 128)),
     "turned by 90°": lambda image, _: image.transpose(Image.Transpose.ROTATE_90),
     "hue": lambda image, _: Image.merge("RGB", image.split()[::-1]),

@@ -9,7 +9,7 @@ them come requests that no server should suffer from: files that are no images, 
 pixels than they hold, bodies that are too large, clients that leave in mid-request, connections that stay
 silent. At the end the server is asked to stop while clients are waiting, and must answer them.
 
-Targets: no request lost, none answered wrongly, and the server's resident memory grows by less than 1 %. The
+Targets: no request lost, none answered wrongly, and the server's resident memory grows by less than 1%. The
 first five minutes are left out of that: in them, threads, pools and caches allocate what they keep.
 Of the time after them, the median of the last fifth is compared with that of the first fifth. Exit status 1
 means that a target was missed.

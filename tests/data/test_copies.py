@@ -39,7 +39,7 @@ ALTERATIONS = {
     "more contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.3),
     "gray": lambda image: image.convert("L"),
     "mirrored": ImageOps.mirror,
-    "cut to 90 %": lambda image: image.crop((2, 5, 88, 70)),
+    "cut to 90%": lambda image: image.crop((2, 5, 88, 70)),
     "cut and mirrored": lambda image: saved(
         ImageOps.mirror(image).crop((7, 3, 93, 68)), format="JPEG", quality=60
     ),

@@ -94,7 +94,7 @@ def test_nan_and_infinities_do_not_count():
 
 def test_rare_values_and_constant_images():
     sparse = np.zeros((10, 20, 20), np.uint16)
-    sparse[:, 0, 0] = 700  # fewer than 0.5 % of the values
+    sparse[:, 0, 0] = 700  # fewer than 0.5% of the values
     assert measured(sparse) == ((0, 700),)
     assert measured(np.full((4, 5, 6), 1234, np.uint16)) == ((1233.5, 1234.5),)
     low, high = measured(np.full((4, 5, 6), 1e12))[0]

@@ -24,7 +24,7 @@ def test_every_model_with_weights_has_an_accuracy(name: str) -> None:
 
 
 def test_rdnet_s_are_the_authors() -> None:
-    """The table in their repository: 82.8 % for the tiny to 84.8 % for the large."""
+    """The table in their repository: 82.8% for the tiny to 84.8% for the large."""
     found = [published_accuracy(name) for name in list_models("rdnet_*")]
     assert [each.top1 for each in found if each is not None] == [82.8, 83.7, 84.4, 84.8]
     assert published_accuracy("resnet20") is None

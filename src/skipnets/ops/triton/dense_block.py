@@ -35,7 +35,7 @@ def _config(num_warps: int, num_stages: int, waves: int, **blocks: int) -> Confi
 
 
 # By kernel; for float32, which takes twice the shared memory, rows are halved. Few, as each takes seconds to
-# compile: on an H200, the best of them is within 1 % (bottleneck_backward: 7 %) of the best of twice as many.
+# compile: on an H200, the best of them is within 1% (bottleneck_backward: 7%) of the best of twice as many.
 CONFIGS: dict[str, tuple[Config, ...]] = {
     "bottleneck_forward": (
         _config(4, 3, 4, BLOCK_M=64, BLOCK_C=64),
