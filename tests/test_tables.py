@@ -38,3 +38,11 @@ def test_print_and_notebook() -> None:
     html = _Shown()._repr_html_()
     assert "&lt;b&gt;&amp;x" in html
     assert "<b>" not in html
+
+
+def test_sentences_fit_80_columns_and_paths_stay_whole() -> None:
+    path = "folder/" * 20
+    rows = [("warning", "word " * 40), ("warning", f"first {path} last"), ("run", path)]
+    text = as_text([properties_table(rows)])
+    assert [line for line in text.splitlines() if len(line) > 80] == [f"         {path}", f"run      {path}"]
+    assert text.split() == [word for name, value in rows for word in (name, *value.split())]

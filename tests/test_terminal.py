@@ -17,9 +17,11 @@ from skipnets.terminal import (
     csv_text,
     from_csv_text,
     json_text,
+    message_lines,
     printable,
     printable_lines,
     tolerate,
+    wrapped,
 )
 
 HARMLESS = ("cat", "Straße 7", "猫", "a b", "\u3000", "a-b", "-1", "+1.5e3", "it's", "'quoted'", "")
@@ -98,3 +100,22 @@ def test_the_log_is_one_line_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = LogHandler()
     handler.handle(logging.LogRecord("skipnets", 20, "", 0, "left out: %s", ("a\n\x1b[2Jb",), None))
     assert stream.getvalue() == "left out: a \\x1b[2Jb\n"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_messages_are_wrapped_on_a_terminal_and_one_line_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    message = "data: no images in\x1b here\nat all"
+    assert message_lines(message, io.StringIO()) == r"data: no images in\x1b here at all"
+    assert message_lines(message, _Terminal()) == "data: no images\n  in\\x1b here at all"
+
+
+@given(st.text(st.sampled_from("ab /-"), max_size=60), st.integers(8, 30))
+def test_wrapping_changes_nothing_but_spaces_and_breaks_no_word(text: str, width: int) -> None:
+    lines = wrapped(text, width, indent=2).split("\n")
+    assert " ".join(lines).split() == text.split()
+    assert all(len(line) <= width or len(line.split()) == 1 for line in lines)

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from skipnets.terminal import printable, printable_lines
+from skipnets.terminal import TEXT_WIDTH, printable, printable_lines, wrapped
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,15 +56,30 @@ def make_table(
     return table
 
 
-def properties_table(rows: Mapping[str, str], *, title: str | None = None) -> Table:
-    """Create a table of names and values."""
-    from rich.table import Table
+def properties_table(
+    rows: Mapping[str, str] | Iterable[tuple[str, str]], *, title: str | None = None
+) -> Table:
+    """Create a table of names and values, whose values are wrapped to 80 columns in all.
 
+    A word that is longer, such as a path, stays whole unless the terminal is too narrow for it.
+
+    Args:
+        rows: Names and values; as pairs, a name may come more than once.
+        title: Title above the table.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    pairs = [
+        (printable(name), printable(value))
+        for name, value in (rows.items() if isinstance(rows, Mapping) else rows)
+    ]
+    width = max(TEXT_WIDTH - max((len(name) for name, _ in pairs), default=0) - 2, TEXT_WIDTH // 4)
     table = Table(title=_title(title), title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(cell(name), cell(value))
+    for name, value in pairs:
+        table.add_row(Text(name), Text(wrapped(value, width)))
     return table
 
 

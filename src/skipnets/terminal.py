@@ -9,11 +9,27 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import sys
+import textwrap
 import unicodedata
 from typing import Any, TextIO
 
-__all__ = ["LogHandler", "csv_text", "from_csv_text", "json_text", "printable", "printable_lines", "tolerate"]
+__all__ = [
+    "TEXT_WIDTH",
+    "LogHandler",
+    "csv_text",
+    "from_csv_text",
+    "json_text",
+    "message_lines",
+    "printable",
+    "printable_lines",
+    "tolerate",
+    "wrapped",
+]
+
+TEXT_WIDTH = 80
+"""Columns that sentences are wrapped to; tables of numbers may be wider."""
 
 # What a spreadsheet takes for a formula. Numbers with a sign are none.
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d*[.,]?\d+(?:[eE][+-]?\d+)?$)")
@@ -32,6 +48,26 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Like `printable` for a text of several lines that this package has laid out."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def wrapped(text: str, width: int = TEXT_WIDTH, *, indent: int = 0) -> str:
+    """Break text between words into lines; a word that is longer than a line, such as a path, stays whole.
+
+    Args:
+        text: One line.
+        width: Columns of a line.
+        indent: Columns of space before the second and later lines.
+    """
+    lines = textwrap.wrap(
+        text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines)
+
+
+def message_lines(message: str, stream: TextIO) -> str:
+    """A message as it is shown: wrapped between words on a terminal, one line in a log, which is searched."""
+    text = printable(" ".join(message.splitlines()))
+    return wrapped(text, shutil.get_terminal_size().columns, indent=2) if stream.isatty() else text
 
 
 def json_text(value: Any) -> str:
@@ -65,11 +101,11 @@ def tolerate(stream: TextIO | None) -> None:
 
 
 class LogHandler(logging.StreamHandler[TextIO]):
-    """Writes each message of the log as one harmless line on standard error."""
+    """Writes the messages of the log harmlessly on standard error; where that is no terminal, a line each."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message, on one line."""
-        return printable(" ".join(super().format(record).splitlines()))
+        """The message as it is shown."""
+        return message_lines(super().format(record), self.stream)

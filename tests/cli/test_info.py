@@ -30,7 +30,7 @@ def test_info_shows_the_metadata_of_a_file(trained: Path, run) -> None:
 def test_a_run_with_folds_is_told_as_one(tmp_path: Path, run) -> None:
     data, folds = write_images(tmp_path / "dg", ("ant", "bee"), 6), tmp_path / "folds"
     make_folds_run(folds, data)
-    about = run("info", folds).out
+    about = " ".join(run("info", folds).out.split())
     one, both = (f"{count * describe(folds)['parameters'] // 2:,}" for count in (1, 2))
     assert f"ensemble of 2 resnet20, {both} parameters ({one} each)" in about
     assert "12 in 2 folds, validation images cut from the others in each; test 0" in about

@@ -69,9 +69,12 @@ def test_files_hold_metrics_and_predictions(evaluation: MultiLabelEvaluation, tm
 def test_tables_show_every_label_and_what_is_in_doubt(evaluation: MultiLabelEvaluation) -> None:
     text = as_text(evaluation.tables())
     assert "bootstrap over 15 groups of images" in text
-    assert f"{evaluation.metrics.labels['auroc'][1]:.3f} (" in text
+    areas = evaluation.metrics.labels["auroc"][1]
+    low, high = evaluation.metrics.intervals["auroc"][1]
+    assert f" {areas:.3f}  {low:.3f} to {high:.3f}  " in text
     assert "first" in text
-    assert "known to have none: AUROC and average precision are undefined" in text
+    assert "known to have none: AUROC and average precision are undefined" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_labels_are_matched_by_name_and_those_not_told_are_unknown() -> None:

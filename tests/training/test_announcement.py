@@ -14,6 +14,11 @@ from skipnets.training.progress_lines import end_text
 MakeConfig = Callable[..., TrainConfig]
 
 
+def _rows(text: str) -> list[str]:
+    """The rows of a table, each on one line."""
+    return re.sub(r"\n +", " ", text).splitlines()
+
+
 def test_network_length_and_settings_are_told(tiny: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny(epochs=None, time="50s", cutmix=1.0)
     dataset = open_dataset(config.data)
@@ -24,7 +29,9 @@ def test_network_length_and_settings_are_told(tiny: MakeConfig, monkeypatch: pyt
         len(dataset.split("test")), prepared.seconds_per_image
     )
     monkeypatch.setattr(budget, "clock", lambda: ends - 49.2)
-    network, length, recipe = announcement(prepared, dataset).splitlines()
+    text = announcement(prepared, dataset)
+    assert max(map(len, text.splitlines())) <= 80
+    network, length, recipe = _rows(text)
     parameters = sum(parameter.numel() for parameter in prepared.model.parameters())
     assert f" {parameters:,} parameters, 8×8 gray, " in network
     assert re.search(r" ms an image on \d+ CPU threads?$", network)
@@ -33,14 +40,14 @@ def test_network_length_and_settings_are_told(tiny: MakeConfig, monkeypatch: pyt
     assert "augmentation none; CutMix 1; label smoothing" in recipe
     monkeypatch.undo()
     mirrored = prepare(tiny(augmentation="flip"), dataset)
-    assert "augmentation flip (mirrored too); label" in announcement(mirrored, dataset)
+    assert "augmentation flip (mirrored too); label" in _rows(announcement(mirrored, dataset))[-1]
 
 
 def test_a_time_that_is_too_short_is_said_and_no_time_is_negative(tiny: MakeConfig) -> None:
     config = tiny(epochs=None, time="1s")
     dataset = open_dataset(config.data)
     prepared = prepare(config, dataset)
-    _, length, _, note = announcement(prepared, dataset).splitlines()
+    _, length, _, note = _rows(announcement(prepared, dataset))
     assert re.search(r" 4 epochs of 1 step of \d+ images", length)
     assert "ends at" not in length
     assert "a time of 1s is too short for that" in note

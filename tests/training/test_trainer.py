@@ -273,7 +273,7 @@ def test_one_line_an_epoch_on_standard_error(tiny: MakeConfig, capsys: pytest.Ca
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
-    *table, network, length, recipe, first, second = lines
+    *table, network, length, recipe, _, first, second = lines
     assert table[0].startswith("data      ")
     assert table[-1].split() == ["2", "2", "28", "6", "6", "40"]
     assert re.fullmatch(r"network      densenet_bc40_k12, [\d,]+ parameters, 8×8 gray", network)

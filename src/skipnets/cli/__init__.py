@@ -25,7 +25,7 @@ import cyclopts
 from cyclopts.help import DefaultFormatter
 
 from skipnets.errors import MissingExtraError, UserError, near_matches, needs_extra
-from skipnets.terminal import LogHandler, printable, tolerate
+from skipnets.terminal import LogHandler, message_lines, tolerate
 from skipnets.trust import trusting
 
 __all__ = ["COMMANDS", "main", "make_app"]
@@ -323,9 +323,10 @@ def _discard_output() -> None:
 
 
 def _print_error(message: str) -> None:
-    """Print one line on standard error."""
+    """Print a message on standard error, on one line where it is no terminal."""
     with suppress(OSError):  # nothing can be said where standard error is full or closed
-        sys.stderr.write(f"skipnets: {printable(' '.join(message.split()))}\n")
+        text = f"skipnets: {' '.join(message.split())}"
+        sys.stderr.write(f"{message_lines(text, sys.stderr)}\n")
         sys.stderr.flush()
 
 

@@ -17,7 +17,7 @@ from skipnets.data.sources import ImageDataset, mixed_channels
 from skipnets.data.splits import SPLITS
 from skipnets.data.window import MeasuredWindow, measure_window
 from skipnets.errors import UserError, listed
-from skipnets.tables import Display, cell, make_table, properties_table
+from skipnets.tables import Display, make_table, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -130,12 +130,8 @@ class Survey(Display):
 
     def tables(self) -> list[Table]:
         """What `print` and a notebook show."""
-        properties = properties_table(self.facts())
-        for note in self.notes:
-            properties.add_row("note", cell(note))
-        warnings = properties_table({})
-        for warning in self.warnings:
-            warnings.add_row("warning", cell(warning))
+        properties = properties_table([*self.facts().items(), *(("note", note) for note in self.notes)])
+        warnings = properties_table(("warning", warning) for warning in self.warnings)
         return [properties, self._class_table(), *([warnings] if self.warnings else [])]
 
     def _labels_an_image(self) -> str:

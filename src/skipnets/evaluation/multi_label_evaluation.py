@@ -171,14 +171,14 @@ def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
     overall = make_table(
         {
             "": "left",
-            "mean over labels": "right",
+            "mean of labels": "right",
             "95% interval": "right",
             "all pairs": "right",
             " ": "right",
         },
         (
             [
-                TITLES[name],
+                "average precision, AP" if name == "average_precision" else TITLES[name],
                 *(
                     cell
                     for summary in SUMMARIES
@@ -194,29 +194,33 @@ def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
     rows["all labels of an image right"] = _percent(metrics["exact_match"])
     rows["negative log-likelihood"] = _number(metrics["nll"], 4) + " a label"
     rows["intervals"] = f"bootstrap over {unit}"
-    shown = ("average_precision", "sensitivity", "specificity", "f1")
-    labels = make_table(
+    counts = ("present", "unknown")  # the others are absent
+    ranked = make_table(
         {
             "label": "left",
-            "AUROC (95% interval)": "right",
-            **dict.fromkeys([TITLES[name] for name in shown], "right"),
-            **dict.fromkeys(["threshold", "present", "absent", "unknown"], "right"),
+            **dict.fromkeys(["AUROC", "95% interval", "AP", *counts], "right"),
         },
         (
             [
                 row["name"],
-                f"{_number(row['auroc'])}{_after(row['intervals']['auroc'])}",
-                *(_number(row[name]) for name in shown),
-                _number(row["threshold"]),
-                *(f"{row[name]:,}" for name in ("present", "absent", "unknown")),
+                _number(row["auroc"]),
+                _range(row["intervals"]["auroc"]),
+                _number(row["average_precision"]),
+                *(f"{row[name]:,}" for name in counts),
             ]
             for row in metrics["classes"]
         ),
     )
+    at_threshold = ("threshold", "sensitivity", "specificity", "f1")
+    decided = make_table(
+        {"label": "left", **dict.fromkeys([TITLES.get(name, name) for name in at_threshold], "right")},
+        ([row["name"], *(_number(row[name]) for name in at_threshold)] for row in metrics["classes"]),
+    )
     return [
         properties_table(rows),
         overall,
-        labels,
+        ranked,
+        decided,
         *(properties_table({"note": warning}) for warning in metrics["warnings"]),
     ]
 
@@ -271,10 +275,6 @@ def labels_by_name(
     found = np.full((len(labels), len(classes)), np.nan, np.float32)
     found[:, [position[name] for name in names]] = labels
     return found
-
-
-def _after(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def _range(interval: Sequence[float] | None) -> str:

@@ -83,19 +83,16 @@ def fastest_execution(
         return candidates[0]
     problem = _problem(model, shape, candidates)
     if not CHOICES.seconds(problem):
-        logger.info("measuring which block execution is fastest here, once for a network and batch size")
+        logger.info("measuring which block execution is fastest, once for a network and batch size")
     probe = _Probe(model, shape)
     ways = {str(each): functools.partial(probe.step, each) for each in candidates}
     with torch.random.fork_rng(devices=()):
         name = CHOICES.choose(problem, ways, _ROUNDS)
     seconds = CHOICES.seconds(problem)
-    others = (f"{other} {seconds[other] / seconds[name]:.2f}" for other in seconds if other != name)
-    logger.info(
-        "block execution: %s is the fastest on this machine (a step by comparison: %s); "
-        "--block-execution and --channels-last override it",
-        name,
-        "; ".join(others),
-    )
+    logger.info("block execution: %s is the fastest on this machine; a step of", name)
+    for other in seconds:
+        if other != name:
+            logger.info("  %s takes %.2f of its time", other, seconds[other] / seconds[name])
     return next(each for each in candidates if str(each) == name)
 
 

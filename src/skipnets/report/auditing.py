@@ -40,7 +40,7 @@ from skipnets.report.findings import (
 )
 from skipnets.report.label_errors import calibrated, cohen_kappa, find_label_errors
 from skipnets.report.predictions import TABLES, UnseenPredictions, predict_unseen, read_prediction_table
-from skipnets.tables import Display, cell, make_table, properties_table
+from skipnets.tables import Display, make_table, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -202,11 +202,12 @@ class Audit(Display):
         }
         if check is not None:
             properties["labels"] = f"{check.agreement:.1%} of {check.images:,} as predicted by {check.source}"
-        remarks = properties_table({})
-        for note in self.notes:
-            remarks.add_row("note", cell(note))
-        for warning in self.survey.warnings:
-            remarks.add_row("warning", cell(warning))
+        remarks = properties_table(
+            [
+                *(("note", note) for note in self.notes),
+                *(("warning", warning) for warning in self.survey.warnings),
+            ]
+        )
         rows = [
             [KINDS[kind].title, f"{len(found):,}", actions(found)]
             for kind, found in self.findings.items()

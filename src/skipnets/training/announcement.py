@@ -7,6 +7,7 @@ import torch
 from skipnets.data.augmentation import AUGMENTATIONS
 from skipnets.data.listing import channel_word, counted
 from skipnets.data.sources import ImageDataset
+from skipnets.tables import as_text, properties_table
 from skipnets.training import budget
 from skipnets.training.config import ResolvedConfig
 from skipnets.training.prepare import Prepared
@@ -15,7 +16,7 @@ from skipnets.training.speed import training_device
 
 
 def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
-    """Network, length and settings of a run, a line each."""
+    """Network, length and settings of a run."""
     config, model = prepared.config, prepared.model
     height, width = config.size
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -35,8 +36,7 @@ def announcement(prepared: Prepared, dataset: ImageDataset) -> str:
     lines = {"network": network, "training": length, f"recipe {config.recipe}": _settings(config)}
     if too_short:
         lines["note"] = f"a time of {config.time} is too short for that; the run ends as soon as it can"
-    width = max(map(len, lines))
-    return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+    return as_text([properties_table(lines)])
 
 
 def _seconds(prepared: Prepared, dataset: ImageDataset) -> float | None:

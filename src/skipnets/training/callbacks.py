@@ -337,7 +337,7 @@ def epoch_line(row: Row, epochs: int, *, improved: bool) -> str:
     """The line printed after an epoch."""
     score = f"accuracy {row.val_accuracy:6.2%}"
     if row.val_average_precision is not None:
-        score = f"mean average precision {row.val_average_precision:.3f}"
+        score = f"mAP {row.val_average_precision:.3f}"
     return (
         f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  train loss {row.train_loss:.4f}  "
         f"val loss {row.val_loss:.4f}  val {score}  "
