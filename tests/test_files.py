@@ -12,7 +12,7 @@ import pytest
 
 from skipnets import files
 from skipnets.errors import UserError
-from skipnets.files import atomic_path, force_to_disk, is_temporary, remove_orphans
+from skipnets.files import atomic_path, check_can_write, force_to_disk, is_temporary, remove_orphans
 
 
 def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path: Path) -> None:
@@ -64,6 +64,22 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write(tmp_path / "file/a.csv", as_folder=False)
     with pytest.raises(UserError, match=r"a\.csv cannot be written"), atomic_path(tmp_path / "a.csv"):
         pass  # nothing was written, so nothing can be renamed
+
+
+def test_a_place_is_checked_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    check_can_write(tmp_path / "file")
+    check_can_write(tmp_path / "a/b/c.csv")
+    check_can_write(tmp_path / "a", folder=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for path, folder in (("file", True), ("file/a.csv", False), ("file/a/b", True)):
+        with pytest.raises(UserError, match=r"cannot be written: .*file is not a folder$"):
+            check_can_write(tmp_path / path, folder=folder)
+    with pytest.raises(UserError, match="cannot be written: File name too long"):
+        check_can_write(tmp_path / ("n" * 300))
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)
+    with pytest.raises(UserError, match=r"a/b cannot be written: no permission to write to "):
+        check_can_write(tmp_path / "a/b")
 
 
 def test_errors_about_other_files_are_not_its_own(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from skipnets.errors import UserError
 
-__all__ = ["atomic_path", "force_to_disk", "is_temporary", "remove_orphans"]
+__all__ = ["atomic_path", "check_can_write", "force_to_disk", "is_temporary", "remove_orphans"]
 
 # A name such as ".model.4711-1a2b3c4d.tmp.safetensors". Without a process it is another program's.
 _TEMPORARY = re.compile(r"\..*\.(?P<process>[0-9]+)-[0-9a-f]{8}\.tmp(?:\.[^.]*)?")
@@ -61,6 +61,29 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # The disk may be failing; the error that is under way says so.
             _remove(temporary)
+
+
+def check_can_write(path: str | os.PathLike[str], *, folder: bool = False) -> None:
+    """Check, before slow work whose result is written there, that a path can be written.
+
+    Args:
+        path: It need not exist, nor the folders that it lies in.
+        folder: Whether it is to be a folder.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    final = Path(path)
+    candidates = (final, *final.absolute().parents) if folder else tuple(final.absolute().parents)
+    try:
+        place = next(each for each in candidates if each.exists())
+        final.exists()
+    except OSError as error:  # such as a name that is too long
+        raise _write_error(final, error) from error
+    if not place.is_dir():
+        raise UserError(f"{final} cannot be written: {place} is not a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{final} cannot be written: no permission to write to {place}")
 
 
 def remove_orphans(folder: Path, *, in_use: bool = True) -> None:

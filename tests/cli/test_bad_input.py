@@ -234,6 +234,27 @@ CASES = {
     "a report that cannot be written": (["report", "run", "--output", "file/r.html"], ["cannot be written"]),
     "a comparison with no run": (["compare", "run", "empty"], ["empty", "evaluation.json"]),
     "calibration of a folder": (["calibrate", "empty"], ["empty", "model.safetensors"]),
+    "a value that is empty": (["predict", "run", ""], ["argument 3 is empty", "shell variable"]),
+    "an option that is empty": (["predict", "run", "photo.png", "--output="], ["--output is empty"]),
+    "an option followed by nothing": (["train", "photos", "--out", ""], ["--out is empty"]),
+    "a device that is not there": (
+        ["predict", "run", "photo.png", "--device", "cuda:99"],
+        ["--device=cuda:99: not available"],
+    ),
+    "no devices": (["train", "photos", "--out", "out", "--devices", 0], ["--devices=0: must be a number of"]),
+    "a choice that is nearly right": (
+        ["train", "photos", "--out", "out", "--fit", "pads"],
+        ["must be one of pad, crop, stretch; did you mean pad?"],
+    ),
+    "a run within a file": (["train", "photos", "--out", "file/run"], ["--out", "file is not a folder"]),
+    "an evaluation in place of a file": (
+        ["evaluate", "run", "photos", "--output", "file"],
+        ["--output=file: cannot be written", "is not a folder"],
+    ),
+    "a name that is too long": (
+        ["predict", "run", "photo.png", "--output", f"{'n' * 300}.csv"],
+        ["cannot be written: File name too long"],
+    ),
 }
 
 

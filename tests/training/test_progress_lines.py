@@ -8,7 +8,7 @@ import pytest
 
 from skipnets.training import TrainConfig, progress_lines, train
 from skipnets.training.budget import finish_seconds
-from skipnets.training.progress_lines import ExpectedEnd, ProgressLines, progress_line
+from skipnets.training.progress_lines import ExpectedEnd, ProgressLines, end_text, progress_line
 
 
 class Clock:
@@ -107,3 +107,8 @@ def test_a_log_file_gets_a_line_within_the_first_epoch(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch 1/1")]
     assert lines[0].startswith("epoch 1/1  step 2/6  loss ")
     assert lines[-1].startswith("epoch 1/1  train loss ")
+
+
+def test_an_end_that_is_far_away_has_no_time_of_day() -> None:
+    assert end_text(1e30) == "ends in more than a year"
+    assert end_text(86400.0).endswith(", in 24 h")

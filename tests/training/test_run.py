@@ -39,7 +39,7 @@ def test_an_output_folder_that_holds_something_is_refused(tmp_path: Path) -> Non
     (tmp_path / "other.txt").write_text("")
     with pytest.raises(UserError, match=r"^out: .* is not an empty folder; name a new one$"):
         claim(tmp_path)
-    with pytest.raises(UserError, match=r"^out: .* is not an empty folder"):
+    with pytest.raises(UserError, match=r"^out: .* cannot be written: .*other\.txt is not a folder$"):
         claim(tmp_path / "other.txt")
     write_config(Run(tmp_path), TrainConfig(data="digits", out=tmp_path))
     with pytest.raises(UserError, match=r"^out: .* already holds a run; .* skipnets train --resume "):

@@ -31,8 +31,9 @@ def test_the_device_is_the_accelerators() -> None:
 def test_devices_in_lightning_s_words_are_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     for devices, count in ((1, 1), (2, 2), ("2", 2), ("0,2", 2), ("1,", 1), ("auto", 1), (-1, 1)):
         assert device_count(devices, "cpu") == count
-    with pytest.raises(UserError, match=r"^devices='many': must be a number of devices"):
-        device_count("many", "cpu")
+    for wrong in ("many", "0", 0, "1.5", "0,,1"):
+        with pytest.raises(UserError, match=rf"^devices={wrong!r}: must be a number of devices"):
+            device_count(wrong, "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert device_count("auto", "auto") == device_count(-1, "gpu") == 4

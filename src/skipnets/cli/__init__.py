@@ -125,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str], *, ends_process: bool) -> int:
     """Run one command; returns the exit status."""
     try:
+        _check_not_empty(words)
         words, trusted = _without_trust(words)
         with needs_extra(), _imports_unwrapped(), trusting(trusted):
             status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
@@ -155,6 +156,16 @@ def _run(words: Sequence[str], *, ends_process: bool) -> int:
         _print_error(f"standard output: cannot be written ({error.strerror})")
         return 2
     return status if isinstance(status, int) else 0
+
+
+def _check_not_empty(words: Sequence[str]) -> None:
+    """Refuse empty values, of which a path would mean the current folder."""
+    for index, word in enumerate(words):
+        if word and not re.fullmatch(r"--[\w.-]+=", word):
+            continue
+        option = word or (words[index - 1] if index and words[index - 1].startswith("--") else "")
+        name = option.removesuffix("=") or f"argument {index + 1}"
+        raise UserError(f"{name} is empty, as a shell variable without a value makes it")
 
 
 def _without_trust(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -192,7 +203,7 @@ def _parsing_error(error: cyclopts.CycloptsError, words: Sequence[str]) -> str:
     text = str(error).rstrip(".")
     name = error.argument.name if error.argument is not None else ""
     if isinstance(error, cyclopts.CoercionError) and error.token is not None:
-        choices = re.search(r"Choose from: (.*)", text)
+        choices = re.search(r"Choose from: (.*)", text.replace(". Did you mean", "; did you mean"))
         kinds: dict[object, str] = {int: "must be a whole number", float: "must be a number"}
         right = (
             f"must be one of {choices[1]}".replace('"', "") if choices else kinds.get(error.target_type, text)
@@ -256,7 +267,7 @@ def _as_typed(message: str, words: Sequence[str]) -> str:
         return next((each for each in (name.upper(), f"{name.upper()}S") if each in names), None)
 
     message = _name_output_option(message, words)
-    match = re.match(r"([a-z]\w*)(?:=(.*?))?: ?(.*)", message, re.DOTALL)
+    match = re.match(r"([a-z]\w*)(?:=(.*?))?:(?: |$)(.*)", message, re.DOTALL)
     if match is not None and (option := typed(match[1])):
         value, rest = match[2], re.sub(r"'([\w.-]+)'", r"\1", re.sub(r"\bNone\b", "none", match[3]))
         if value is None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from skipnets.cli.output import print_json, print_paths, print_tables, progress
+from skipnets.cli.output import check_outputs, print_json, print_paths, print_tables, progress
 from skipnets.data.options import DataOptions
 from skipnets.errors import UserError
 
@@ -58,6 +58,7 @@ def audit(
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per core.
     """
+    check_outputs(output, write)
     from skipnets.report import audit as audit_dataset
     from skipnets.report.correction import check_listed, check_manifest
 

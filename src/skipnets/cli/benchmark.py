@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from skipnets.cli.output import print_json, print_paths, print_tables
+from skipnets.cli.output import check_outputs, print_json, print_paths, print_tables
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.tables import make_table
@@ -53,6 +53,7 @@ def benchmark(
         output: A .json file for all measurements.
         threads: CPU threads of every candidate. Default: one per processor.
     """
+    check_outputs(output)
     if output is not None and output.suffix.lower() != ".json":
         raise UserError(f"output={output}: must end in .json")
     if training:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skipnets.cli.output import print_paths
+from skipnets.cli.output import check_outputs, print_paths
 from skipnets.insight.diagram import draw_diagram
 from skipnets.insight.source import Source
 
@@ -26,6 +26,7 @@ def diagram(
         block: Draw only this dense block or residual stage, counted from 1.
         input_size: Height and width of the images. Default: each model's default size.
     """
+    check_outputs(output)
     sources: list[Source] = list(models)
     draw_diagram(sources, output=output, block=block, input_size=input_size)
     print_paths(output)

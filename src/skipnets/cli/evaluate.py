@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from skipnets.classifier import load
-from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress
+from skipnets.cli.output import check_outputs, print_failures, print_json, print_paths, print_tables, progress
 from skipnets.data.options import DataOptions
 from skipnets.evaluation.tables import check_table_path
 
@@ -59,6 +59,7 @@ def evaluate(
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per core.
     """
+    check_outputs(predictions, folder=output)
     from skipnets.evaluation import evaluate as evaluate_classifier
 
     if predictions is not None:

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from skipnets.classifier import load
-from skipnets.cli.output import print_failures, print_paths, progress
+from skipnets.cli.output import check_outputs, print_failures, print_paths, progress
 from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.errors import UserError
@@ -56,6 +56,7 @@ def explain(
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.
     """
+    check_outputs(output)
     if output.suffix.lower() != ".png":
         raise UserError(f"output={output}: must end in .png")
     paths = expand_all(images)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from skipnets.cli.output import print_json, print_tables
+from skipnets.cli.output import check_outputs, print_json, print_tables
 from skipnets.errors import UserError
 from skipnets.tables import properties_table
 
@@ -50,6 +50,7 @@ def export(
             images it takes to judge (200 for half a point).
         json: Print the result as JSON.
     """
+    check_outputs(output)
     from skipnets.deploy.export import export_model
 
     if calibration is not None and not int8:

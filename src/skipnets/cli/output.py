@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from skipnets.files import check_can_write
 from skipnets.progress import LoggedProgress
 from skipnets.tables import as_text
 from skipnets.terminal import json_text, printable
@@ -34,6 +35,23 @@ def print_tables(tables: Iterable[RenderableType]) -> None:
         return
     for table in tables:
         console.print(table)
+
+
+def check_outputs(*paths: Path | None, folder: Path | None = None) -> None:
+    """Check that results can be written, before the slow work; None is skipped.
+
+    Args:
+        paths: Files, or what may be either.
+        folder: A folder.
+
+    Raises:
+        UserError: If one cannot.
+    """
+    for path in paths:
+        if path is not None:
+            check_can_write(path)
+    if folder is not None:
+        check_can_write(folder, folder=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from skipnets.classifier import SET_SEPARATOR, Classifier, Prediction, load, uncertainty_columns
-from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress
+from skipnets.cli.output import check_outputs, print_failures, print_json, print_paths, print_tables, progress
 from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.errors import UserError
 from skipnets.evaluation.tables import check_table_path, write_table
@@ -86,6 +86,7 @@ def predict(
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per core.
     """
+    check_outputs(output)
     if output is not None and (output.is_dir() or not output.suffix):
         if page is not None or max_pixels is not None:
             option = f"page={page}" if page is not None else f"max_pixels={max_pixels}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skipnets.cli.output import print_paths, progress
+from skipnets.cli.output import check_outputs, print_paths, progress
 
 
 def report(
@@ -32,6 +32,7 @@ def report(
         threads: CPU threads that compute. Default: PyTorch's own choice.
         workers: Threads that read images. Default: one per core.
     """
+    check_outputs(output)
     from skipnets.report import write_report
 
     with progress("reading the run") as show:

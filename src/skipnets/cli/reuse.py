@@ -9,7 +9,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from skipnets.classifier import load
-from skipnets.cli.output import print_failures, print_paths
+from skipnets.cli.output import check_outputs, print_failures, print_paths
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
@@ -47,6 +47,7 @@ def reuse(
         device: auto, cpu, cuda, cuda:1 or mps.
         threads: CPU threads that compute. Default: PyTorch's own choice.
     """
+    check_outputs(output)
     if images < 1:
         raise UserError(f"images={images}: must be at least 1")
     classifier = load(model, runtime="torch", device=device, threads=threads)

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from skipnets.classifier import load
-from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress
+from skipnets.cli.output import check_outputs, print_failures, print_json, print_paths, print_tables, progress
 from skipnets.cli.paths import expand, expand_all
 from skipnets.insight.neighbors import Search, check_search_output
 from skipnets.insight.neighbors import search as search_images
@@ -58,6 +58,7 @@ def search(
         threads: CPU threads that compute. Default: the runtime's own choice.
         workers: Threads that read images. Default: one per core.
     """
+    check_outputs(output, index)
     if output is not None:
         check_search_output(output)
     paths, queries = expand(images), expand_all(query)

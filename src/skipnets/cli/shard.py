@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from skipnets.cli.output import print_json, print_paths, progress
+from skipnets.cli.output import check_outputs, print_json, print_paths, progress
 from skipnets.data.listing import counted
 from skipnets.data.options import DataOptions
 from skipnets.data.sharding import MEBIBYTES, write_shards
@@ -45,6 +45,7 @@ def shard(
         seed: Seed of the order in which images are stored.
         json: Print what was written as JSON.
     """
+    check_outputs(folder=out)
     with progress("writing shards") as report:
         written = write_shards(data, out, shard_size=shard_size, seed=seed, options=options, progress=report)
     if json:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from skipnets.cli.output import print_paths, print_tables
+from skipnets.cli.output import check_outputs, print_paths, print_tables
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.insight.memory import largest_batch
@@ -52,6 +52,7 @@ def summary(
         output: A file to write instead of printing.
         model_options: Fields to change in a named model, such as --model-options.growth-rate 24.
     """
+    check_outputs(output)
     fields = parse_fields(model_options or {})
     size: dict[str, Any] = {"input_size": input_size, **fields}
     if batch_size == "fit":

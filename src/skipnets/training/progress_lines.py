@@ -16,6 +16,7 @@ from skipnets.training.budget import VALIDATION_COST, finish_seconds
 
 # Seconds before the first line, between the first two lines, and at most between two lines.
 _FIRST, _SECOND, _MOST = 2.0, 15.0, 120.0
+_YEAR = 365 * 24 * 3600.0
 
 
 class ExpectedEnd(Callback):
@@ -146,6 +147,8 @@ def progress_line(
 
 def end_text(remaining: float) -> str:
     """When something ends that takes so many seconds more: "ends at 14:32, in 5 min 10 s"."""
+    if remaining > _YEAR:
+        return "ends in more than a year"
     remaining = max(remaining, 0.0)
     return f"ends at {clock_time(remaining)}, in {format_duration(remaining)}"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipnets import run_folder
-from skipnets.errors import UserError
+from skipnets.errors import UserError, naming
 from skipnets.evaluation.display import metric_tables
-from skipnets.files import atomic_path, is_temporary
+from skipnets.files import atomic_path, check_can_write, is_temporary
 from skipnets.machine import library_versions, processor
 from skipnets.tables import Display, properties_table
 from skipnets.terminal import csv_text, from_csv_text
@@ -254,8 +254,10 @@ def claim(folder: Path) -> Run:
     """Claim a new run folder.
 
     Raises:
-        UserError: If it already exists and is not empty.
+        UserError: If it already exists and is not empty, or cannot be written.
     """
+    with naming("out"):
+        check_can_write(folder, folder=True)
     run = Run(folder)
     if run.config_file.exists():
         raise UserError(

@@ -52,7 +52,7 @@ def check_accelerator(accelerator: str) -> None:
 
 def wrong_devices(devices: int | str) -> str | None:
     """What is wrong with `devices`, and what would be right; None where nothing is."""
-    if re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\d+)*,?", str(devices)):
+    if re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\d+)+,?|\d+,", str(devices)):
         return None
     return f'devices={devices!r}: must be a number of devices, a list such as "0,2", or auto'
 
