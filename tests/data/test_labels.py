@@ -36,6 +36,16 @@ def test_different_names_are_left_alone() -> None:
     assert found.warnings == []
 
 
+def test_labels_that_tables_write_for_missing_ones() -> None:
+    found = listing(("cat", ""), ("NaN", ""), ("none", ""))
+    check_labels(found)
+    [warning] = found.warnings
+    assert warning.startswith('classes "NaN": as tables name a value that is missing')
+    several = Listing(classes=["cat", "nan"], multi_label=True)
+    check_labels(several)
+    assert several.warnings[0].startswith('labels "nan": as tables')
+
+
 def test_classes_that_a_split_lacks() -> None:
     found = listing(("a", "train"), ("b", "train"), ("a", "test"), ("c", "test"))
     check_labels(found)

@@ -220,10 +220,10 @@ def test_mixed_numbers_of_channels_are_named_with_a_way_out(tmp_path, counts, wa
         ({"train__a": 0}, "holds no images; they must lie in .*/train/<class>/"),
         ({"a": 5}, 'holds one class only, "a"; telling classes apart takes two or more'),
         ({"a": 5, "b": 2}, 'class "b" has 2 images to be split into train, val, test; it takes at least 3'),
-        ({"a": 1, "b": 2, "c": 9}, r'class "a" has 1 images .*\(and 1 more classes too few\)'),
+        ({"a": 1, "b": 2, "c": 9}, r'class "a" has 1 image .*\(and 1 more class has too few\).*: add images'),
         (
             {"train__a": 5, "train__b": 1, "test__a": 2},
-            'class "b" has 1 images to be split into train, val;',
+            'class "b" has 1 image to be split into train, val;',
         ),
     ],
 )
@@ -286,5 +286,5 @@ def test_too_few_images_of_a_misspelled_class_say_so(tmp_path):
     for label, count in (("cat", 6), ("Cat", 1), ("dog", 6)):
         for index in range(count):
             put(tmp_path, f"{label}/{index}.png")
-    with pytest.raises(UserError, match=r'class "Cat" has 1 images .*"Cat", "cat" differ only in spelling'):
+    with pytest.raises(UserError, match=r'class "Cat" has 1 image .*"Cat", "cat" differ only in spelling'):
         open_dataset(tmp_path)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -41,6 +42,17 @@ def test_only_the_first_convolution_of_a_new_network_is_changed(tiny: MakeConfig
     torch.testing.assert_close(filters[4:], -filters[:4])
     lengths = filters.flatten(1).norm(dim=1)
     torch.testing.assert_close(lengths, theirs["conv1.weight"].flatten(1).norm(dim=1).mean().expand(8))
+
+
+def test_images_smaller_than_the_filters_leave_them_random(
+    tiny: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"model": "resnet8_w16", "model_options": {"width": 8}, "accelerator": "cpu", "size": 2}
+    dataset = open_dataset(tiny().data)
+    plain = prepare(tiny(**changes, whiten_stem=False), dataset).model
+    white = prepare(tiny(**changes, whiten_stem=True), dataset).model
+    assert torch.equal(plain.conv1.weight, white.conv1.weight)
+    assert "whiten_stem: not applied: images of 2×2" in caplog.text
 
 
 def test_all_families_have_a_first_convolution(tiny: MakeConfig) -> None:

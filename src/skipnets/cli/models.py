@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skipnets.cli.output import print_json, print_tables, progress
-from skipnets.errors import UserError, near_matches
+from skipnets.errors import UserError, check_at_least_1, near_matches
 from skipnets.models.family import network_graph
 from skipnets.models.registry import REGISTRY, config_to_dict, list_models
 from skipnets.tables import make_table
@@ -24,6 +24,7 @@ def models(pattern: str = "*", /, *, compare: bool = False, batch_size: int = 16
         batch_size: Images of a batch, for --compare.
         json: Print the models' full configurations, or the comparison, as JSON.
     """
+    check_at_least_1(batch_size=batch_size)
     names = list_models(pattern)
     if not names:
         raise UserError(f"pattern={pattern}: must match a model's name{near_matches(pattern, REGISTRY)}")

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Iterator
 from skipnets.data.listing import Listing, counted
 from skipnets.errors import UserError, listed
 
+# How pandas and others write a missing value, in lower case; "none" is often a class.
+_MISSING = frozenset({"nan", "<na>", "n/a", "#n/a", "null"})
+
 
 def check_labels(listing: Listing, *, strict: bool = True) -> None:
     """Add to a listing's warnings what makes its classes doubtful.
@@ -23,11 +26,13 @@ def check_labels(listing: Listing, *, strict: bool = True) -> None:
     """
     splits_of: dict[str, set[str]] = {name: set() for name in listing.classes}
     if listing.multi_label:
+        _check_missing(listing, splits_of)
         for names in spellings(splits_of):
             listing.warnings.append(f"labels {_quoted(names)} differ only in spelling; are they one label?")
         return
     for entry in listing.entries:
         splits_of.setdefault(entry.label, set()).add(entry.split)
+    _check_missing(listing, splits_of)
     _check_spelling(listing, splits_of, strict=strict)
     _check_splits(listing, splits_of)
     _check_folders(listing)
@@ -49,6 +54,14 @@ def spellings(classes: Iterable[str]) -> Iterator[list[str]]:
     for name in sorted(classes):
         alike.setdefault(_spelling_key(name), []).append(name)
     return (names for names in alike.values() if len(names) > 1)
+
+
+def _check_missing(listing: Listing, classes: Iterable[str]) -> None:
+    if missing := [name for name in classes if name.strip().lower() in _MISSING]:
+        listing.warnings.append(
+            f"{'labels' if listing.multi_label else 'classes'} {_quoted(missing)}: as tables name a value "
+            "that is missing; if it is, remove these images or give them a label"
+        )
 
 
 def _check_spelling(listing: Listing, splits_of: dict[str, set[str]], *, strict: bool) -> None:

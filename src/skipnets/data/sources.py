@@ -665,15 +665,17 @@ def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data
     # In root/train/… a class may be absent from train as a whole; one that is there must suffice.
     short = np.flatnonzero((counts < len(wanted)) & ((counts > 0) | ("" in present)))
     if len(short):
-        others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
+        more = len(short) - 1
+        others = f" (and {more} more {'classes have' if more > 1 else 'class has'} too few)" if more else ""
         others += ", copies of one another counted once" if len(dataset.copies) else ""
         name = f'"{dataset.classes[short[0]]}"'
         spelled_alike = [
             f" ({line})" for line in dataset.listing.warnings if name in line and "in spelling" in line
         ]
         raise UserError(
-            f"{data}: class {name} has {counts[short[0]]} images to be split into "
-            f"{', '.join(wanted)}{others}; it takes at least {len(wanted)}, one for each"
+            f"{data}: class {name} has {counted(int(counts[short[0]]), 'image')} to be split into "
+            f"{', '.join(wanted)}{others}; it takes at least {len(wanted)}, one for each: add images or "
+            "remove the class"
             f"{''.join(spelled_alike)}"
         )
     splits = dataset.splits.astype("<U5")

@@ -5,6 +5,7 @@ N images, C channels, K kernel size, P patches, D = C·K² values of a patch, F 
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph
+
+logger = logging.getLogger("skipnets")
 
 # From how many images the patches are taken.
 _IMAGES = 500
@@ -42,7 +45,14 @@ def whiten_stem(model: Backbone[Any], train: ImageDataset, preprocessing: Prepro
     images = _sample(train, preprocessing)
     if len(images) == 0:
         return
-    filters = whitening_filters(images, convolution.kernel_size[0])[: convolution.out_channels // 2]
+    kernel = convolution.kernel_size[0]
+    if min(images.shape[2:]) < kernel:
+        logger.warning(
+            "warning: whiten_stem: not applied: images of %d×%d are smaller than its filters, %d×%d",
+            *(*images.shape[2:], kernel, kernel),
+        )
+        return
+    filters = whitening_filters(images, kernel)[: convolution.out_channels // 2]
     both = torch.cat([filters, -filters])
     with torch.no_grad():
         size = convolution.weight.flatten(1).norm(dim=1).mean()
