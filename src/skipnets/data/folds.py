@@ -146,8 +146,8 @@ def read_folds(dataset: ImageDataset, path: Path, folds: int, *, missing: str) -
 
 
 def _refuse_labels(dataset: ImageDataset, folds: int) -> None:
-    if dataset.multi_label:
-        raise UserError(f"folds={folds}: not yet with several labels an image")
+    if dataset.task != "single-label":
+        raise UserError(f"folds={folds}: not yet with {dataset.label_kind}")
 
 
 def _check_counts(dataset: ImageDataset, counted_once: NDArray[np.bool_], folds: int, data: object) -> None:

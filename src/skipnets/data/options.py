@@ -14,7 +14,7 @@ from skipnets.errors import UserError, near_matches
 Layout = Literal["auto", "classes", "splits"]
 ClassOrder = Literal["alphabetical", "natural"]
 Missing = Literal["error", "skip"]
-Task = Literal["auto", "single-label", "multi-label"]
+Task = Literal["auto", "single-label", "multi-label", "regression"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,14 @@ class DataOptions:
         exclude: Patterns of folders and files to leave out, such as "masks" or "*_mask.png".
         class_order: "alphabetical" (1, 10, 2) or "natural" (1, 2, 10).
         root: What a manifest's relative paths start from. Default: the manifest's folder.
-        task: "single-label" for one class an image, "multi-label" for any number of labels. "auto" takes
-            several where a manifest has a column for each label, or a column "labels" with names such as
-            "cat|dog".
+        task: "single-label" for one class an image, "multi-label" for any number of labels, "regression" for
+            numbers. "auto" takes several labels where a manifest has a column for each label, or a column
+            "labels" with names such as "cat|dog", and numbers where targets are given.
         label_columns: A manifest's columns of single labels, with 1, 0, -1 (uncertain) or nothing (unknown).
             Default: all columns of such values, where there is no column of classes.
         uncertain: What -1 in them is taken for: "ignore" (as unknown), "positive" or "negative".
+        targets: A manifest's columns of numbers to predict. Default, with task="regression": the one column
+            that holds numbers in every row.
         path_column: The manifest's column of image files, by name, or by number where it has no header.
         label_column: Its column of classes.
         split_column: Its column of splits.
@@ -55,6 +57,7 @@ class DataOptions:
     task: Task = "auto"
     label_columns: tuple[str, ...] = ()
     uncertain: Uncertain = "ignore"
+    targets: tuple[str, ...] = ()
     root: Path | None = None
     path_column: str | None = None
     label_column: str | None = None
@@ -64,6 +67,11 @@ class DataOptions:
     page: int | Literal["all"] | None = None
     max_pixels: int | None = None
     missing: Missing = "error"
+
+    @property
+    def wants_numbers(self) -> bool:
+        """Whether the labels are numbers to predict."""
+        return self.task == "regression" or bool(self.targets)
 
     def to_dict(self) -> dict[str, Any]:
         """The options that differ from their defaults, as JSON can hold them."""
@@ -111,8 +119,15 @@ class DataOptions:
             raise UserError(f"max_pixels={self.max_pixels!r}: must be a number from 1")
         if self.label_columns and self.label_column is not None:
             raise UserError("label_columns: must be given without label_column")
-        if self.label_columns and self.task == "single-label":
-            raise UserError("label_columns: must not be given with task=single-label")
+        if self.label_columns and self.task in ("single-label", "regression"):
+            raise UserError(f"label_columns: must not be given with task={self.task}")
+        if self.targets and self.task in ("single-label", "multi-label"):
+            raise UserError(f"targets: must not be given with task={self.task}")
+        if self.targets and (self.label_columns or self.label_column is not None):
+            given = "label_columns" if self.label_columns else "label_column"
+            raise UserError(f"targets: must be given without {given}")
+        if self.label_column is not None and self.task == "regression":
+            raise UserError("label_column: must not be given with task=regression; targets names its columns")
         if self.root is not None:
             object.__setattr__(self, "root", Path(self.root))
         if self.group_pattern is not None:

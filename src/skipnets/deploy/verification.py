@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Check", "CheckFailedError", "CheckImages", "check_images"]
 
 CHECKED_IMAGES = 64
+_SAME_NUMBER = 0.01  # standard deviations
 
 
 class CheckFailedError(UserError):
@@ -39,9 +40,10 @@ class Check:
     Attributes:
         images: Description of the images.
         count: Number of images.
-        largest_difference: Largest difference between two probabilities.
+        largest_difference: Largest difference between two probabilities; of a regression, between two numbers
+            in the target's standard deviations.
         same_labels: Number of images with the same most probable class; of multi-label classifiers, with all
-            the same labels.
+            the same labels; of a regression, with numbers within a hundredth of a standard deviation.
     """
 
     images: str
@@ -58,16 +60,22 @@ class CheckImages:
     sources: Sequence[Image]
 
     def compare(self, classifier: Classifier, exported: Classifier) -> Check:
-        """Compare both classifiers' probabilities, in batches of several sizes."""
+        """Compare both classifiers' probabilities, or scaled numbers, in batches of several sizes."""
+        numbers = classifier.task == "regression"
         first, second = (
-            np.concatenate([each.probabilities(each.preprocess(part)) for part in self._batches()])
+            np.concatenate(
+                [
+                    each.logits(batch).astype(np.float64) if numbers else each.probabilities(batch)
+                    for batch in map(each.preprocess, self._batches())
+                ]
+            )
             for each in (classifier, exported)
         )
         return Check(
             images=self.name,
             count=len(first),
             largest_difference=float(np.abs(first - second).max()),
-            same_labels=int(_same_labels(first, second, classifier.thresholds).sum()),
+            same_labels=int(_same_answers(first, second, classifier).sum()),
         )
 
     def _batches(self) -> list[Sequence[Image]]:
@@ -75,13 +83,15 @@ class CheckImages:
         return [self.sources[:1], *(self.sources[i : i + 8] for i in range(1, len(self.sources), 8))]
 
 
-def _same_labels(
-    first: NDArray[np.float64], second: NDArray[np.float64], thresholds: Sequence[float] | None
+def _same_answers(
+    first: NDArray[np.float64], second: NDArray[np.float64], classifier: Classifier
 ) -> NDArray[np.bool_]:
-    if thresholds is None:
-        same: NDArray[np.bool_] = first.argmax(1) == second.argmax(1)
-        return same
-    return ((first >= thresholds) == (second >= thresholds)).all(1)
+    """(N,) whether an image's answers are the same."""
+    if classifier.task == "single-label":
+        return np.asarray(first.argmax(1) == second.argmax(1))
+    if classifier.thresholds is not None:
+        return np.asarray(((first >= classifier.thresholds) == (second >= classifier.thresholds)).all(1))
+    return np.asarray((np.abs(first - second) <= _SAME_NUMBER).all(1))
 
 
 def check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDataset | None) -> CheckImages:

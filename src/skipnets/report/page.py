@@ -55,7 +55,7 @@ from skipnets.report.results import Results, read_results
 from skipnets.report.thumbnails import data_uri
 from skipnets.training.batches import read_batch
 from skipnets.training.config import TrainConfig
-from skipnets.training.curves import headline, loss_note
+from skipnets.training.curves import headline_name, headline_text, loss_note
 from skipnets.training.run import Row, Run
 
 __all__ = ["write_report"]
@@ -319,11 +319,11 @@ def _learning(run: Run) -> dict[str, Any] | None:
         "rate": Markup(rate),  # noqa: S704
         "loss_note": loss_note(run.config),
         "best": best,
-        "score": "Accuracy" if best.val_average_precision is None else "Mean average precision",
-        "best_score": headline(best),
+        "score": headline_name(best),
+        "best_score": headline_text(best),
         "schedule": f"{run.config.schedule} schedule, at most {max(row.lr for row in rows):.3g}",
         "measures": [(title, Markup(chart)) for title, chart in measures.items()],  # noqa: S704
-        "trained": any(row.train_accuracy is not None for row in rows) and best.val_average_precision is None,
+        "trained": best.val_average_precision is None and any(row.train_accuracy is not None for row in rows),
         "batch": _batch(run),
         "batch_note": _batch_note(run.config),
     }

@@ -17,6 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from skipnets.files import atomic_path
+from skipnets.tables import number_text
 from skipnets.training.config import TrainConfig
 from skipnets.training.run import Row
 
@@ -95,8 +96,7 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str,
         plot_accuracy(accuracy, rows, best_epoch, PAPER)
         plot_learning_rate(rate, rows, PAPER)
         losses.set_title("Loss")
-        score = "Accuracy" if best.val_average_precision is None else "Mean average precision"
-        accuracy.set_title(f"{score}, best in validation {headline(best):.1%}")
+        accuracy.set_title(f"{headline_name(best)}, best in validation {headline_text(best)}")
         rate.set_title("Learning rate")
         for number, name in enumerate(measured):
             axes = figure.add_subplot(grid[1, 3 * number : 3 * number + 3])
@@ -154,12 +154,25 @@ def plot_losses(axes: Axes, rows: Sequence[Row], colors: Palette) -> None:
 
 
 def headline(row: Row) -> float:
-    """The validation metric that is looked at first: accuracy, or the labels' mean average precision."""
-    return row.val_accuracy if row.val_average_precision is None else row.val_average_precision
+    """The validation metric that is looked at first: `headline_name` tells which."""
+    found = (row.val_mae, row.val_average_precision, row.val_accuracy)
+    return next((value for value in found if value is not None), math.nan)
+
+
+def headline_name(row: Row) -> str:
+    """The name of that metric."""
+    if row.val_mae is not None:
+        return "Mean absolute error"
+    return "Accuracy" if row.val_average_precision is None else "Mean average precision"
+
+
+def headline_text(row: Row) -> str:
+    """Its value: a share, or of numbers in the target's units."""
+    return number_text(headline(row)) if row.val_mae is not None else f"{headline(row):.1%}"
 
 
 def plot_accuracy(axes: Axes, rows: Sequence[Row], best_epoch: int, colors: Palette) -> None:
-    """Plot training and validation accuracy, or mean average precision, and mark the best epoch."""
+    """Plot training and validation accuracy, or what else is the headline, and mark the best epoch."""
     accuracy = {row.epoch: headline(row) for row in rows}
     training = {
         row.epoch: row.train_accuracy
@@ -179,7 +192,8 @@ def plot_accuracy(axes: Axes, rows: Sequence[Row], best_epoch: int, colors: Pale
             markersize=8,
             markeredgecolor=colors.surface,
         )
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    if any(row.val_mae is None for row in rows):
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.margins(y=0.08)
     _label_epochs(axes)
 

@@ -79,8 +79,8 @@ def train_folds(
     dataset = find_with_own_splits(
         config.data, download=config.download, duplicates=config.duplicates, options=config.data_options
     )
-    if dataset.multi_label:
-        raise UserError(f"folds={config.folds}: not yet with several labels an image")
+    if dataset.task != "single-label":
+        raise UserError(f"folds={config.folds}: not yet with {dataset.label_kind}")
     if config.splits is None:
         folds = deal_out_folds(dataset, config.folds, config.seed, config.data)
     else:
