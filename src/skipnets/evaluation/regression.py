@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.evaluation.intervals import wilson_interval
 from skipnets.evaluation.multi_label import draws, group_numbers, percentiles
 
 __all__ = ["TARGET_METRICS", "RegressionMetrics", "error_metrics", "measure_numbers"]
@@ -88,11 +89,18 @@ def measure_numbers(
             for name, value in statistics.metrics(weights).items():
                 samples[name].append(value)
     nothing = np.full((numbers.shape[1], 2), np.nan)
+    intervals = {
+        name: percentiles(np.concatenate(parts)) if parts else nothing.copy()
+        for name, parts in samples.items()
+    }
+    for name in _ORDINAL_METRICS if ordinal and resamples else ():
+        # Where all images are right, or none, so are they in every resample: there Wilson's interval stands.
+        for index in np.flatnonzero((values[name] == 0) | (values[name] == 1)):
+            right = round(float(values[name][index]) * len(numbers))
+            intervals[name][index] = wilson_interval(right, len(numbers))
     return RegressionMetrics(
         targets=values,
-        intervals={
-            name: percentiles(np.concatenate(parts)) if parts else nothing for name, parts in samples.items()
-        },
+        intervals=intervals,
         groups=None if groups is None else drawn,
     )
 

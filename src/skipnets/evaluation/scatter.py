@@ -64,37 +64,51 @@ def draw_scatter(numbers: Floats, predicted: Floats, targets: Sequence[str], *, 
 
 def plot_scatter(axes: Axes, numbers: Floats, predicted: Floats, *, color: str, line: str) -> None:
     """Plot (N,) predictions over (N,) right numbers; on the dashed line the two are equal."""
-    chosen = _chosen(len(numbers))
     low, high = _limits(np.concatenate([numbers, predicted]))
     axes.plot([low, high], [low, high], color=line, linewidth=1.2, dashes=(4, 3), zorder=1)
-    axes.scatter(numbers[chosen], predicted[chosen], color=color, **_dots(len(chosen)))
+    _dots(axes, numbers, predicted, color)
     axes.set(xlim=(low, high), ylim=(low, high), xlabel="true value", ylabel="prediction", aspect="equal")
+    _place_ticks(axes, numbers, predicted)
 
 
 def plot_residuals(axes: Axes, numbers: Floats, predicted: Floats, *, color: str, line: str) -> None:
     """Plot (N,) prediction minus right number over the prediction: around 0 everywhere, if all is well."""
-    chosen = _chosen(len(numbers))
     residuals = predicted - numbers
     axes.axhline(0, color=line, linewidth=1.2, dashes=(4, 3), zorder=1)
-    axes.scatter(predicted[chosen], residuals[chosen], color=color, **_dots(len(chosen)))
+    _dots(axes, predicted, residuals, color)
     bound = 1.08 * (float(np.abs(residuals).max()) or 1.0)
     axes.set(ylim=(-bound, bound), xlabel="prediction", ylabel="prediction minus true value")
+    _place_ticks(axes, numbers, predicted)
 
 
-def _chosen(count: int) -> NDArray[np.int64]:
-    """At most `MOST_POINTS` positions, drawn at random, as the images may be sorted."""
-    if count <= MOST_POINTS:
-        return np.arange(count)
-    return np.random.default_rng(0).choice(count, MOST_POINTS, replace=False)
+def _dots(axes: Axes, x: Floats, y: Floats, color: str) -> None:
+    """Dots that become smaller and fainter the more there are; of equal ones, as of grades, a larger one.
+
+    Of more than `MOST_POINTS`, that many are drawn at random, as the images may be sorted.
+    """
+    if len(x) > MOST_POINTS:
+        chosen = np.random.default_rng(0).choice(len(x), MOST_POINTS, replace=False)
+        x, y = x[chosen], y[chosen]
+    points, counts = np.unique(np.stack([x, y], axis=1).round(12), axis=0, return_counts=True)
+    size = np.clip(6000 / len(points), 6, 28)
+    axes.scatter(
+        points[:, 0],
+        points[:, 1],
+        s=size * np.minimum(counts, 40),
+        color=color,
+        alpha=float(np.clip(60 / len(points) ** 0.7, 0.15, 0.7)),
+        linewidth=0,
+        zorder=2,
+    )
 
 
-def _dots(count: int) -> dict[str, Any]:
-    """Dots that become smaller and fainter the more there are."""
-    return {
-        "s": float(np.clip(6000 / count, 6, 28)),
-        "alpha": float(np.clip(60 / count**0.7, 0.15, 0.7)),
-        "linewidth": 0,
-    }
+def _place_ticks(axes: Axes, numbers: Floats, predicted: Floats) -> None:
+    """Few enough to be told apart, at whole numbers alone where all are whole."""
+    from matplotlib.ticker import MaxNLocator
+
+    whole = bool((numbers == np.rint(numbers)).all() and (predicted == np.rint(predicted)).all())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6, integer=whole))
 
 
 def _limits(values: Floats) -> tuple[float, float]:

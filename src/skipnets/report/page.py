@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, describe, load, softmax
+from skipnets.data.options import DataOptions
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
@@ -43,6 +44,7 @@ from skipnets.report.gallery import (
     GALLERY,
     RIGHT_CELL,
     WRONG_CELL,
+    AnyResults,
     Thumbnails,
     confusion_cells,
     least_confident_correct,
@@ -50,6 +52,8 @@ from skipnets.report.gallery import (
 )
 from skipnets.report.label_page import label_sections
 from skipnets.report.label_results import LabelResults, is_multi_label, read_label_results
+from skipnets.report.regression_page import regression_sections
+from skipnets.report.regression_results import RegressionResults, is_regression, read_regression_results
 from skipnets.report.rendering import area, decimal, render, share
 from skipnets.report.results import Results, read_results
 from skipnets.report.thumbnails import data_uri
@@ -144,6 +148,8 @@ def _page(
     classifier = load(run.model, runtime="torch", device=device, threads=threads)
     if is_multi_label(run.folder):
         return _label_page(run, classifier, progress)
+    if is_regression(run.folder):
+        return _regression_page(run, classifier, progress)
     results = read_results(run.folder)
     images, moved = _images(classifier, results)
     in_folds = "folds" in results.evaluation
@@ -181,22 +187,33 @@ def _label_page(run: Run, classifier: Classifier, progress: Callable[[str, int, 
     )
 
 
-def _images(
-    classifier: Classifier, results: Results | LabelResults
-) -> tuple[ImageDataset | None, str | None]:
+def _regression_page(run: Run, classifier: Classifier, progress: Callable[[str, int, int], object]) -> str:
+    results = read_regression_results(run.folder)
+    images, moved = _images(classifier, results)
+    thumbnails = Thumbnails(results, images, classifier)
+    return render(
+        "regression.html.jinja",
+        about=_about(run, results, thumbnails, moved),
+        learning=_learning(run),
+        failures=_failures(run, results),
+        **regression_sections(results, thumbnails, read_splits(run.splits), progress),
+    )
+
+
+def _images(classifier: Classifier, results: AnyResults) -> tuple[ImageDataset | None, str | None]:
     """The images that were evaluated, or why they cannot be opened."""
     data = results.evaluation["data"]
     try:
         if data == classifier.provenance.get("data"):
             return open_own_images(classifier), None
-        return open_dataset(data, fractions=None), None
+        numbers = classifier.task == "regression"
+        options = DataOptions(task="regression", targets=classifier.classes) if numbers else None
+        return open_dataset(data, fractions=None, options=options), None
     except UserError as error:
         return None, str(error)
 
 
-def _about(
-    run: Run, results: Results | LabelResults, thumbnails: Thumbnails, moved: str | None
-) -> dict[str, Any]:
+def _about(run: Run, results: AnyResults, thumbnails: Thumbnails, moved: str | None) -> dict[str, Any]:
     """Facts about the run: data, model, recipe, environment."""
     model = describe(run.model)
     config = run.config
@@ -210,7 +227,7 @@ def _about(
     machine = environment.get("gpus") or [environment.get("processor", "unknown")]
     facts = {
         "Data": f"{config.data}: " + _division(counts, run),
-        "Labels" if isinstance(results, LabelResults) else "Classes": f"{len(results.classes):,}",
+        _class_noun(results): f"{len(results.classes):,}",
         "Model": ("" if len(runs) == 1 else f"ensemble of {len(runs)} ")
         + f"{model['architecture']['name']}, {model['parameters']:,} parameters"
         + ("" if len(runs) == 1 else f" ({model['parameters'] // len(runs):,} each)"),
@@ -253,6 +270,12 @@ def _about(
         "config": run.config_file.read_text(encoding="utf-8"),
         "environment": json.dumps(environment, indent=2, ensure_ascii=False),
     }
+
+
+def _class_noun(results: AnyResults) -> str:
+    if isinstance(results, RegressionResults):
+        return "Targets"
+    return "Labels" if isinstance(results, LabelResults) else "Classes"
 
 
 def _division(counts: Mapping[str, int], run: Run) -> str:
@@ -554,7 +577,7 @@ def _balance(run: Run, results: Results) -> dict[str, Any]:
     }
 
 
-def _failures(run: Run, results: Results | LabelResults) -> dict[str, Any]:
+def _failures(run: Run, results: AnyResults) -> dict[str, Any]:
     evaluated: Mapping[str, str] = results.evaluation.get("failures", {})
     failures = {**run.skipped, **evaluated}
     return {"shown": list(failures.items())[:_FAILURES], "count": len(failures)}

@@ -16,7 +16,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from skipnets.models.backbone import Backbone
-from skipnets.tables import number_text
 from skipnets.training.config import BestBy
 from skipnets.training.data import ImageDataModule
 from skipnets.training.divergence import DivergenceError, average_note, message
@@ -339,7 +338,7 @@ def best_row(rows: list[Row], best_by: BestBy) -> Row | None:
 def epoch_line(row: Row, epochs: int, *, improved: bool) -> str:
     """The line printed after an epoch."""
     if row.val_mae is not None:
-        score = f"MAE {number_text(row.val_mae)}"
+        score = f"MAE {row.val_mae:.4g}"
     elif row.val_average_precision is not None:
         score = f"mean average precision {row.val_average_precision:.3f}"
     else:

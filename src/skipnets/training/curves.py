@@ -17,7 +17,6 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from skipnets.files import atomic_path
-from skipnets.tables import number_text
 from skipnets.training.config import TrainConfig
 from skipnets.training.run import Row
 
@@ -124,7 +123,8 @@ def loss_note(config: TrainConfig) -> str:
     applicable += shown
     if not applicable:
         return ""
-    also = " The same holds for the accuracies, the other way round." if shown else ""
+    has_accuracy = shown and config.task != "regression"
+    also = " The same holds for the accuracies, the other way round." if has_accuracy else ""
     return (
         f"The training loss includes {_listed(applicable)}; the validation loss does not. So it is normal "
         f"for the training loss to be above the validation loss.{also}"
@@ -162,13 +162,13 @@ def headline(row: Row) -> float:
 def headline_name(row: Row) -> str:
     """The name of that metric."""
     if row.val_mae is not None:
-        return "Mean absolute error"
+        return "MAE"
     return "Accuracy" if row.val_average_precision is None else "Mean average precision"
 
 
 def headline_text(row: Row) -> str:
     """Its value: a share, or of numbers in the target's units."""
-    return number_text(headline(row)) if row.val_mae is not None else f"{headline(row):.1%}"
+    return f"{headline(row):.4g}" if row.val_mae is not None else f"{headline(row):.1%}"
 
 
 def plot_accuracy(axes: Axes, rows: Sequence[Row], best_epoch: int, colors: Palette) -> None:
