@@ -159,6 +159,26 @@ def test_what_has_no_numbers_is_refused(tmp_path: Path) -> None:
             DataOptions(**changes)  # type: ignore[arg-type]
 
 
+def test_copies_may_differ_a_little_in_their_numbers(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 200, (4, 16, 16), dtype=np.uint8)
+    for index, each in enumerate((*pixels, pixels[0] + 1)):
+        Image.fromarray(each).save(tmp_path / f"{index}.png")
+
+    def warnings(last: float) -> str:
+        numbers = ["0", "10", "20", "30", str(last)]
+        rows = [f"{index}.png,{number}" for index, number in enumerate(numbers)]
+        (tmp_path / "list.csv").write_text("\n".join(["path,age", *rows]) + "\n")
+        options = DataOptions(targets=("age",))
+        found = find_dataset(
+            tmp_path / "list.csv", fractions=None, duplicates="keep-together", options=options
+        )
+        assert len(found.copies) == 1
+        return "\n".join(found.listing.warnings)
+
+    assert "1 pair of copies with different numbers, such as 0.png and 4.png" in warnings(5)
+    assert "different" not in warnings(0.5)
+
+
 def test_a_folder_with_a_table_of_its_own_is_read(disks: Path) -> None:
     table = disks.with_name("metadata.csv")
     table.write_text(disks.read_text())

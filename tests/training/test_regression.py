@@ -221,36 +221,47 @@ def test_images_are_not_enlarged_or_colored_by_default(disks: ImageDataset, tmp_
     np.testing.assert_allclose(learned.std(0), 1, atol=1e-5)
 
 
-def test_grades_are_predicted_as_whole_numbers(tmp_path: Path) -> None:
-    data = write_disks(tmp_path / "disks", 60)
-    run = train(
-        TrainConfig(
-            data=str(data),
-            out=tmp_path / "run",
-            targets=("grade",),
-            ordinal=True,
-            loss="huber",
-            best_by="mae",
-            model="resnet8_w16",
-            model_options={"width": 4},
-            epochs=2,
-            batch_size=8,
-            augmentation="none",
-            duplicates="ignore",
-            workers=0,
-            accelerator="cpu",
-        )
+def test_grades_of_images_in_memory_are_predicted_as_whole_numbers(tmp_path: Path) -> None:
+    grades = np.repeat(np.arange(1.0, 5.0), 15)
+    noise = np.random.default_rng(0).integers(0, 20, (60, 8, 8))
+    dataset = ImageDataset(
+        classes=("grade",),
+        names=[f"{index:02}" for index in range(60)],
+        labels=grades[:, None],
+        splits=np.array([""] * 60),
+        images=(noise + 50 * grades[:, None, None]).astype(np.uint8),
+        regression=True,
     )
+    config = TrainConfig(
+        data="grades",
+        out=tmp_path / "run",
+        ordinal=True,
+        loss="huber",
+        best_by="mae",
+        model="resnet8_w16",
+        model_options={"width": 4},
+        block_execution="plain",
+        channels_last=False,
+        operators={},
+        epochs=2,
+        batch_size=8,
+        augmentation="none",
+        workers=0,
+        accelerator="cpu",
+    )
+    run = train(config, dataset=dataset)
     best = min(run.rows, key=lambda row: (row.val_mae or 0, row.val_loss))
     assert run.best_epoch == best.epoch
     assert headline_name(best) == "MAE"
     assert headline_text(best) == f"{best.val_mae:.4g}"
     [scale] = describe(run.model)["scales"]
-    assert scale["grades"] == [0, 3]
-    evaluation = evaluate(run, split="all")
+    assert scale["grades"] == [1, 4]
+    evaluation = evaluate(load(run, device="cpu"), dataset, split="all")
     assert isinstance(evaluation, RegressionEvaluation)
-    assert set(evaluation.predicted[:, 0]) <= {0, 1, 2, 3}
+    assert set(evaluation.predicted[:, 0]) <= {1, 2, 3, 4}
     assert 0 <= evaluation.metrics.targets["exact"][0] <= evaluation.metrics.targets["within_one"][0] <= 1
+    # Every split has its share of all grades.
+    assert [text.split(",")[2] for text in run.splits.read_text().splitlines()].count("val") == 9
 
 
 def test_what_is_made_for_classes_refuses_numbers(

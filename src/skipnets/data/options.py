@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -73,6 +74,19 @@ class DataOptions:
         """Whether the labels are numbers to predict."""
         return self.task == "regression" or bool(self.targets)
 
+    def of_model(self, task: Task, classes: Sequence[str]) -> Self:
+        """How data are read for a model: as its task is, where these options do not tell another.
+
+        Args:
+            task: The model's.
+            classes: Its classes, or the targets that it predicts.
+        """
+        is_told = self.wants_numbers or (bool(self.label_columns) and task != "multi-label")
+        options = replace(self, task=task) if self.task == "auto" and not is_told else self
+        if options.task == "regression" == task and not options.targets:
+            options = replace(options, targets=tuple(classes))
+        return options
+
     def to_dict(self) -> dict[str, Any]:
         """The options that differ from their defaults, as JSON can hold them."""
         return {
@@ -137,3 +151,18 @@ class DataOptions:
                 raise UserError(
                     f"group_pattern={self.group_pattern!r}: not a regular expression ({error})"
                 ) from error
+
+
+def options_of_images(data: str | os.PathLike[str], task: Task, classes: Sequence[str]) -> DataOptions | None:
+    """How data are read of which a model takes the images alone: None where they tell it themselves.
+
+    A manifest that holds the numbers of a regression need not have a column of classes.
+
+    Args:
+        data: A folder, a manifest or a named dataset.
+        task: The model's.
+        classes: Its classes, or the targets that it predicts.
+    """
+    if task != "regression" or not Path(data).is_file():
+        return None
+    return DataOptions().of_model(task, classes)

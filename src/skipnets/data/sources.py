@@ -61,6 +61,7 @@ logger = logging.getLogger("skipnets")
 
 Duplicates = Literal["keep-together", "drop", "ignore"]
 
+_SAME_NUMBER = 0.1  # standard deviations of a target
 _ARCHIVES = (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip")
 # What is decided when shards are written.
 _NOT_OF_SHARDS = (
@@ -651,14 +652,24 @@ def _copy_warnings(dataset: ImageDataset) -> Iterator[str]:
             "too good; skipnets audit shows them, --duplicates drop leaves one of each"
         )
     labels = dataset.labels
-    differing = [
-        copy
-        for copy in dataset.copies
-        if not np.array_equal(labels[copy.first], labels[copy.second], equal_nan=dataset.multi_label)
-    ]
+    if dataset.regression:
+        # Of images that are nearly equal, so may their numbers be.
+        close = _SAME_NUMBER * labels.std(0)
+        differing = [
+            copy
+            for copy in dataset.copies
+            if (np.abs(labels[copy.first] - labels[copy.second]) > (0 if copy.exact else close)).any()
+        ]
+    else:
+        differing = [
+            copy
+            for copy in dataset.copies
+            if not np.array_equal(labels[copy.first], labels[copy.second], equal_nan=dataset.multi_label)
+        ]
     if differing:
         yield (
-            f"{counted(len(differing), 'pair')} of copies with different labels, such as "
+            f"{counted(len(differing), 'pair')} of copies with different "
+            f"{'numbers' if dataset.regression else 'labels'}, such as "
             f"{dataset.names[differing[0].first]} and {dataset.names[differing[0].second]}"
         )
     if dataset.copies:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier
 from skipnets.data.decoding import ImageDecodeError
+from skipnets.data.options import options_of_images
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError, naming
@@ -97,10 +98,12 @@ def _same_answers(
 def check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDataset | None) -> CheckImages:
     """The given images, else the validation images of the classifier's run, else generated ones."""
     if data is not None:
+        if isinstance(data, ImageDataset):
+            return _sample(data, "the given images", classifier.preprocessing)
+        options = options_of_images(data, classifier.task, classifier.classes)
         with naming("check"):
-            dataset = data if isinstance(data, ImageDataset) else open_dataset(data, fractions=None)
-        name = "the given images" if isinstance(data, ImageDataset) else os.fspath(data)
-        return _sample(dataset, name, classifier.preprocessing)
+            dataset = open_dataset(data, fractions=None, options=options)
+        return _sample(dataset, os.fspath(data), classifier.preprocessing)
     try:
         own = open_own_images(classifier).split("val")
         return _sample(own, "the run's validation images", classifier.preprocessing)

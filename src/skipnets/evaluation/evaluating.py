@@ -384,12 +384,7 @@ def _find(
     else:
         if options is None and record is not None and os.fspath(data) == record.data:
             options = record.options
-        options = options or DataOptions()
-        told = options.wants_numbers or (options.label_columns and classifier.task != "multi-label")
-        if options.task == "auto" and not told:
-            options = replace(options, task=classifier.task)
-        if options.task == "regression" == classifier.task and not options.targets:
-            options = replace(options, targets=classifier.classes)
+        options = (options or DataOptions()).of_model(classifier.task, classifier.classes)
         dataset = open_dataset(data, fractions=None, download=download, options=options)
     runs_own = record is not None and record.is_of(dataset)
     if record is not None and runs_own and not isinstance(data, ImageDataset):

@@ -206,8 +206,7 @@ def _images(classifier: Classifier, results: AnyResults) -> tuple[ImageDataset |
     try:
         if data == classifier.provenance.get("data"):
             return open_own_images(classifier), None
-        numbers = classifier.task == "regression"
-        options = DataOptions(task="regression", targets=classifier.classes) if numbers else None
+        options = DataOptions().of_model(classifier.task, classifier.classes)
         return open_dataset(data, fractions=None, options=options), None
     except UserError as error:
         return None, str(error)

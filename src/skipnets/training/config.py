@@ -433,6 +433,10 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
         options = {name: value for name, value in options.items() if not name.startswith("epoch")}
     elif changes.get("epochs") is not None:
         options = {name: value for name, value in options.items() if name not in ("time", "epoch_plan")}
+    if changes.get("targets") is not None:  # the scales are those of the file's
+        options = {
+            name: value for name, value in options.items() if name not in ("target_mean", "target_std")
+        }
     try:
         return TrainConfig(**options | changes)
     except UserError as error:
