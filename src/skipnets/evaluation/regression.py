@@ -96,8 +96,7 @@ def measure_numbers(
     for name in _ORDINAL_METRICS if ordinal and resamples else ():
         # Where all images are right, or none, so are they in every resample: there Wilson's interval stands.
         for index in np.flatnonzero((values[name] == 0) | (values[name] == 1)):
-            right = round(float(values[name][index]) * len(numbers))
-            intervals[name][index] = wilson_interval(right, len(numbers))
+            intervals[name][index] = wilson_interval(round(float(values[name][index]) * drawn), drawn)
     return RegressionMetrics(
         targets=values,
         intervals=intervals,

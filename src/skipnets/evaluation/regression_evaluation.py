@@ -5,8 +5,6 @@ Shapes: N images, T targets.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +18,9 @@ from skipnets import run_folder
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.confusion import save_figure
 from skipnets.evaluation.regression import RegressionMetrics
+from skipnets.evaluation.saving import SavedEvaluation, or_none
 from skipnets.evaluation.scatter import draw_scatter
-from skipnets.evaluation.tables import write_table
-from skipnets.files import atomic_path
-from skipnets.tables import Display, make_table, number_text, properties_table
+from skipnets.tables import make_table, number_text, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +40,7 @@ SHARES = ("exact", "within_one")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RegressionEvaluation(Display):
+class RegressionEvaluation(SavedEvaluation):
     """A regression's predictions on a set of images, and their metrics.
 
     Attributes:
@@ -85,6 +82,8 @@ class RegressionEvaluation(Display):
     def warnings(self) -> list[str]:
         """Caveats, one sentence each."""
         found = list(self.caveats)
+        if self.metrics.groups == 1:
+            found.append("all images are of one group: how much metrics vary among groups is not known")
         constant = [
             name
             for name, value in zip(self.targets, self.metrics.targets["r2"].tolist(), strict=True)
@@ -110,7 +109,7 @@ class RegressionEvaluation(Display):
             "targets": [
                 {
                     "name": name,
-                    **{each: _or_none(values[index]) for each, values in metrics.targets.items()},
+                    **{each: or_none(values[index]) for each, values in metrics.targets.items()},
                     "intervals": {each: _listed(limits[index]) for each, limits in metrics.intervals.items()},
                     "lowest": float(self.numbers[:, index].min()),
                     "mean": float(self.numbers[:, index].mean()),
@@ -137,25 +136,14 @@ class RegressionEvaluation(Display):
         Raises:
             UserError: If they cannot be written.
         """
-        folder = Path(folder)
-        self.write_predictions((folder / run_folder.PREDICTIONS).with_suffix(f".{table}"))
-        self.draw_scatter(folder / run_folder.SCATTER)
-        with atomic_path(folder / run_folder.EVALUATION) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", "utf-8")
-
-    def write_predictions(self, path: str | os.PathLike[str]) -> None:
-        """Write one row an image: path, group, then for each target "y:NAME" (what is right) and "p:NAME".
-
-        Args:
-            path: Ends in .parquet, .csv or .jsonl.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
-        write_table(path, self.prediction_columns())
+        super().save(folder, table=table)
+        self.draw_scatter(Path(folder) / run_folder.SCATTER)
 
     def prediction_columns(self) -> dict[str, Any]:
-        """The columns of `write_predictions`, name → N values."""
+        """The columns of `write_predictions`, name → N values.
+
+        path, group, then for each target "y:NAME" (what is right) and "p:NAME" (what was predicted).
+        """
         columns: dict[str, Any] = {"path": self.names}
         if self.groups is not None:
             columns["group"] = self.groups.tolist()
@@ -234,10 +222,6 @@ def numbers_by_name(
             "its columns)"
         )
     return numbers[:, [list(names).index(name) for name in targets]]
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _listed(interval: NDArray[np.float64]) -> list[float] | None:
