@@ -56,7 +56,9 @@ def create_model(
             with the tag of weights that timm publishes, for example `"resnet50.a1_in1k"`.
         pretrained: The same as `weights="imagenet"`; with a tag as `weights="hf-hub:timm/resnet50.a1_in1k"`.
         weights: A torchvision tag (`"imagenet"`, `"IMAGENET1K_V2"`; downloaded and checked), a Hugging Face
-            name (`"hf-hub:timm/densenet121.ra_in1k"`), or a local file or folder. None for random ones.
+            name (`"hf-hub:timm/densenet121.ra_in1k"`), weights of torchxrayvision
+            (`"xrv:densenet121-res224-all"`, which bring `num_classes` and `in_chans` along), or a local file
+            or folder. None for random ones.
         features_only: Return a `FeatureListNet`, whose output is a list of feature maps.
         out_indices: With `features_only`, indices of the maps to return, 0 for the finest; an int
             selects that many of the last, None selects all.
@@ -92,11 +94,18 @@ def create_model(
                 f'weights="{published}"'
             )
         model_name, pretrained, weights = name, False, published
-    model = build_model(model_config(model_name, **fields))
-    if pretrained or weights is not None:
+    if not pretrained and weights is None:
+        model = build_model(model_config(model_name, **fields))
+    else:
         from skipnets.models.weights import load_weights
+        from skipnets.models.weights.sources import read_source
 
-        model.weights_report = load_weights(model, "imagenet" if weights is None else weights)
+        config = model_config(model_name, **fields)  # an unknown name is said before anything is read
+        checkpoint = read_source("imagenet" if weights is None else weights, model_name=config.name)
+        if checkpoint.fields:
+            config = model_config(model_name, **{**checkpoint.fields, **fields})
+        model = build_model(config)
+        model.weights_report = load_weights(model, checkpoint)
         if (activation := getattr(model.config, "activation", "relu")) != "relu":
             logger.warning(
                 "warning: activation=%s: weights tell nothing of activations; published ones are of ReLUs",

@@ -28,7 +28,7 @@ from skipnets.models.backbone import Backbone
 from skipnets.models.custom_model import CustomModel, check_output
 from skipnets.models.factory import create_model
 from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
-from skipnets.models.weights import is_cached
+from skipnets.models.weights import is_cached, weights_fields
 from skipnets.training import budget
 from skipnets.training.auto import PRETRAINED
 from skipnets.training.callbacks import seed_everything
@@ -116,6 +116,8 @@ def prepare(
         config, networks = _with_published_weights(config, train)
     if own is not None:
         channels = config.channels or own.in_chans
+    elif expected := weights_fields(config.weights):
+        channels = config.channels or expected.get("in_chans") or _channels(train, pretrained=True)
     else:
         channels = config.channels or _channels(train, pretrained=config.weights is not None)
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}

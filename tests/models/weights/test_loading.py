@@ -26,7 +26,14 @@ names = pytest.mark.parametrize(
 
 
 def test_public_names():
-    assert skipnets.models.weights.__all__ == ["LoadReport", "PublishedInput", "is_cached", "load_weights"]
+    assert skipnets.models.weights.__all__ == [
+        "LoadReport",
+        "PublishedInput",
+        "PublishedLabels",
+        "is_cached",
+        "load_weights",
+        "weights_fields",
+    ]
 
 
 def test_all_of_torchvisions_names_are_covered():

@@ -12,6 +12,7 @@ from torch import Tensor
 from skipnets.errors import UserError, listed
 from skipnets.models.backbone import Backbone
 from skipnets.models.weights.adapt import adapt_stem, reset_head
+from skipnets.models.weights.checkpoint import Checkpoint
 from skipnets.models.weights.layouts import LAYOUTS, channels_first, without_prefix
 from skipnets.models.weights.report import LoadReport
 from skipnets.models.weights.sources import read_source
@@ -21,7 +22,7 @@ from skipnets.models.weights.target import AmbiguousMatchError, NoMatchError, Ta
 logger = logging.getLogger("skipnets")
 
 
-def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadReport:
+def load_weights(model: Backbone[Any], source: str | os.PathLike[str] | Checkpoint) -> LoadReport:
     """Load weights into a model, all of them or none.
 
     Known names (torchvision's, also as before 0.3, and timm's, in any wrapper) are matched by name, others
@@ -32,8 +33,9 @@ def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadRe
     Args:
         model: A model of this package.
         source: A torchvision tag (`"imagenet"`, `"IMAGENET1K_V2"`; downloaded and checked), a Hugging Face
-            repository (`"hf-hub:timm/densenet121.ra_in1k"`), a .safetensors, .pth, .pt, .th or .npz file, or
-            a folder that holds a model.safetensors and perhaps timm's config.json.
+            repository (`"hf-hub:timm/densenet121.ra_in1k"`), weights of torchxrayvision
+            (`"xrv:densenet121-res224-all"`), a .safetensors, .pth, .pt, .th or .npz file, a folder that holds
+            a model.safetensors and perhaps timm's config.json, or what `read_source` returned.
 
     Returns:
         Which tensors were matched, and the preprocessing that the source states.
@@ -51,7 +53,7 @@ def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadRe
           fc.bias   ← module.linear.bias
     """
     name = model.config.name
-    checkpoint = read_source(source, model_name=name)
+    checkpoint = source if isinstance(source, Checkpoint) else read_source(source, model_name=name)
     target = Target.of(model)
     full_names = without_prefix(checkpoint.tensors, roots={key.partition(".")[0] for key in target.tensors})
     tensors = {short: checkpoint.tensors[full] for short, full in full_names.items()}
@@ -81,6 +83,7 @@ def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadRe
         notes=checkpoint.notes + notes,
         prefix=next((full.removesuffix(short) for short, full in full_names.items()), ""),
         input=checkpoint.input and checkpoint.input.for_channels(model.config.in_chans),
+        labels=checkpoint.labels if head_change is None and model.num_classes else None,
     )
     logger.info("%s", report)
     for remark in (*report.changes, *report.notes):

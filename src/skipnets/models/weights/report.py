@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skipnets.models.weights.sources import PublishedInput
+from skipnets.models.weights.checkpoint import PublishedInput, PublishedLabels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class LoadReport:
         notes: Further remarks, for example which of several state dicts was used.
         input: Preprocessing that the source states, adapted to the model's input channels; None if it does
             not.
+        labels: What the outputs stand for, where the source says so and the head was kept.
         prefix: Common prefix of all names in the source, such as "module.".
     """
 
@@ -31,6 +32,7 @@ class LoadReport:
     changes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     input: PublishedInput | None = None
+    labels: PublishedLabels | None = None
     prefix: str = ""
 
     def __str__(self) -> str:
@@ -39,6 +41,8 @@ class LoadReport:
         lines += [f"  {line}" for line in (*self.changes, *self.notes)]
         if self.input is not None:
             lines.append(f"  {self.input}")
+        if self.labels is not None:
+            lines.append(f"  {self.labels}")
         if same := len(self.mapping) - len(renamed):
             lines.append(f"  {same} tensors by their own names{self.prefix and f', after {self.prefix!r}'}")
         width = max(map(len, renamed), default=0)
