@@ -27,6 +27,7 @@ def create_model(
     pretrained: bool = False,
     *,
     weights: str | Path | None = None,
+    weights_ignore: Sequence[str] = (),
     features_only: Literal[False] = False,
     **fields: Any,
 ) -> Backbone[Any]: ...
@@ -36,6 +37,7 @@ def create_model(
     pretrained: bool = False,
     *,
     weights: str | Path | None = None,
+    weights_ignore: Sequence[str] = (),
     features_only: Literal[True],
     out_indices: int | Sequence[int] | None = None,
     **fields: Any,
@@ -45,6 +47,7 @@ def create_model(
     pretrained: bool = False,
     *,
     weights: str | Path | None = None,
+    weights_ignore: Sequence[str] = (),
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
     **fields: Any,
@@ -59,6 +62,8 @@ def create_model(
             name (`"hf-hub:timm/densenet121.ra_in1k"`), weights of torchxrayvision
             (`"xrv:densenet121-res224-all"`, which bring `num_classes` and `in_chans` along), or a local file
             or folder. None for random ones.
+        weights_ignore: Names in `weights`, or patterns such as `"projection.*"`, of tensors that are not the
+            network's. They are always listed.
         features_only: Return a `FeatureListNet`, whose output is a list of feature maps.
         out_indices: With `features_only`, indices of the maps to return, 0 for the finest; an int
             selects that many of the last, None selects all.
@@ -83,6 +88,10 @@ def create_model(
         raise UserError(
             f'pretrained=True: means weights="imagenet"; give it or weights={str(weights)!r}, not both'
         )
+    if isinstance(weights_ignore, str):
+        weights_ignore = (weights_ignore,)
+    if weights_ignore and not pretrained and weights is None:
+        raise UserError(f"weights_ignore={', '.join(weights_ignore)}: needs weights")
     if out_indices is not None and not features_only:
         raise UserError(f"out_indices={out_indices!r}: needs features_only=True")
     name, _, tag = str(model_name).partition(".")
@@ -105,7 +114,7 @@ def create_model(
         if checkpoint.fields:
             config = model_config(model_name, **{**checkpoint.fields, **fields})
         model = build_model(config)
-        model.weights_report = load_weights(model, checkpoint)
+        model.weights_report = load_weights(model, checkpoint, ignore=weights_ignore)
         if (activation := getattr(model.config, "activation", "relu")) != "relu":
             logger.warning(
                 "warning: activation=%s: weights tell nothing of activations; published ones are of ReLUs",

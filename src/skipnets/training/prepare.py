@@ -95,6 +95,8 @@ def prepare(
     given = config = with_label_defaults(with_own_model(config, supplied), dataset)
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
+    if config.weights_ignore and config.weights is None:
+        raise UserError(f"weights_ignore={', '.join(config.weights_ignore)}: needs weights")
     if config.find_lr and config.lr is not None:
         raise UserError(f"find_lr: must be given without lr={config.lr:g}")
     if config.whiten_stem and config.weights is not None:
@@ -148,7 +150,9 @@ def prepare(
     elif isinstance(supplied.model, Backbone):
         model = supplied.model
     else:
-        model = create_model(name, weights=config.weights if load_weights else None, **options)
+        weights = config.weights if load_weights else None
+        ignored = config.weights_ignore if load_weights else ()
+        model = create_model(name, weights=weights, weights_ignore=ignored, **options)
 
     if config.batch_size == 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise UserError(f"batch_size=1: must be at least 2 for the batch norms of {name}")

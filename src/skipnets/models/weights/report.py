@@ -18,6 +18,7 @@ class LoadReport:
         mapping: Names in the model to names in the source, in the model's order. Re-initialized tensors are
             not in it.
         changes: Adaptations where the source and the model differ (head, first convolution).
+        ignored: Names in the source of tensors that were ignored on request.
         notes: Further remarks, for example which of several state dicts was used.
         input: Preprocessing that the source states, adapted to the model's input channels; None if it does
             not.
@@ -30,6 +31,7 @@ class LoadReport:
     layout: str
     mapping: dict[str, str]
     changes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     input: PublishedInput | None = None
     labels: PublishedLabels | None = None
@@ -39,6 +41,8 @@ class LoadReport:
         renamed = {wanted: found for wanted, found in self.mapping.items() if found != self.prefix + wanted}
         lines = [f"{self.model} from {self.source}: {len(self.mapping)} tensors, {self.layout}"]
         lines += [f"  {line}" for line in (*self.changes, *self.notes)]
+        if self.ignored:
+            lines.append(f"  ignored: {', '.join(self.ignored)}")
         if self.input is not None:
             lines.append(f"  {self.input}")
         if self.labels is not None:
