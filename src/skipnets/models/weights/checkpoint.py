@@ -93,6 +93,7 @@ class Checkpoint:
         labels: What the outputs stand for, where the source says so.
         fields: Fields of the configuration in which the source's network differs from others of its name;
             `create_model` takes them where they are not given.
+        has_state: Whether state of metrics and losses may stand beside the network's tensors.
         notes: Remarks for the report.
     """
 
@@ -102,4 +103,5 @@ class Checkpoint:
     input: PublishedInput | None = None
     labels: PublishedLabels | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    has_state: bool = False
     notes: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from skipnets.models.backbone import Backbone
 from skipnets.models.weights.adapt import adapt_stem, reset_head
 from skipnets.models.weights.checkpoint import Checkpoint
 from skipnets.models.weights.layouts import LAYOUTS, channels_first, without_prefix
+from skipnets.models.weights.lightning import without_state
 from skipnets.models.weights.report import LoadReport
 from skipnets.models.weights.sources import read_source
 from skipnets.models.weights.structure import match
@@ -60,6 +61,9 @@ def load_weights(
     name = model.config.name
     checkpoint = source if isinstance(source, Checkpoint) else read_source(source, model_name=name)
     found, ignored = _without(checkpoint, ignore)
+    state: tuple[str, ...] = ()
+    if checkpoint.has_state:
+        found, state = without_state(found, checkpoint.source)
     target = whole = Target.of(model)
     full_names = without_prefix(found, roots={key.partition(".")[0] for key in whole.tensors})
     tensors = {short: found[full] for short, full in full_names.items()}
@@ -89,7 +93,7 @@ def load_weights(
         },
         ignored=ignored,
         changes=tuple(change for change in (stem_change, head_change) if change),
-        notes=checkpoint.notes + notes,
+        notes=checkpoint.notes + state + notes,
         prefix=next((full.removesuffix(short) for short, full in full_names.items()), ""),
         input=checkpoint.input and checkpoint.input.for_channels(model.config.in_chans),
         labels=checkpoint.labels if head_change is None and model.num_classes else None,

@@ -28,6 +28,7 @@ from torch import Tensor
 from skipnets.errors import UserError, check_path, near_matches, needs_extra, one_line
 from skipnets.models.weights.checkpoint import Checkpoint, PublishedInput
 from skipnets.models.weights.layouts import unwrap
+from skipnets.models.weights.lightning import is_lightning
 from skipnets.models.weights.pickled_module import Inert, module_tensors, read_inert
 from skipnets.models.weights.torchxrayvision import completed, is_published, published_file
 
@@ -206,13 +207,16 @@ def _from_timm(config: Mapping[str, Any]) -> PublishedInput | None:
 
 def _from_file(path: Path) -> Checkpoint:
     suffix = path.suffix.lower()
+    contents: object = None
     notes: tuple[str, ...] = ()
     if suffix == ".safetensors":
         return _from_safetensors(path)
     if suffix == ".npz":
         tensors = _read_npz(path)
     elif suffix in PICKLED:
-        tensors, notes = unwrap(_read_pickle(path), str(path))
+        contents, skipped = _read_pickle(path)
+        tensors, notes = unwrap(contents, str(path))
+        notes = (*skipped, *notes)
     else:
         suffixes = (".safetensors", ".npz", *PICKLED)
         raise UserError(f"{path} is not a weights file{near_matches(suffix, suffixes)}; must be {FORMS}")
@@ -223,7 +227,9 @@ def _from_file(path: Path) -> Checkpoint:
             raise UserError(f"{path}: {name} is not a plain tensor of real numbers")
     # A state dict is never sorted by itself, as it has "weight" before "bias".
     ordered = list(tensors) != sorted(tensors)
-    checkpoint = Checkpoint(source=str(path), tensors=tensors, ordered=ordered, notes=notes)
+    checkpoint = Checkpoint(
+        source=str(path), tensors=tensors, ordered=ordered, notes=notes, has_state=is_lightning(contents)
+    )
     return completed(path, checkpoint)
 
 
@@ -268,17 +274,18 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_pickle(path: Path) -> object:
+def _read_pickle(path: Path) -> tuple[object, tuple[str, ...]]:
+    """The contents of a file that `torch.save` wrote, and a note if some were not read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols and old storages: the outcome says enough
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True), ()
     except Exception as error:  # torch.load raises anything at all on files that are not its own
         refused = re.search(r"[Uu]nsupported (?:GLOBAL|global:? GLOBAL) (\S+)|GLOBAL (\S+)", str(error))
         if refused:
             name = refused[1] or refused[2]
-            if name.startswith("torchxrayvision.models.") and (tensors := _read_module(path)):
-                return tensors
+            if inert := _read_inert(path, name):
+                return inert
             raise UserError(
                 f"{path} holds more than tensors ({name}), and unpickling that could run "
                 "code: save the state dict alone, or as .safetensors"
@@ -288,10 +295,21 @@ def _read_pickle(path: Path) -> object:
         raise UserError(f"{path} is not a complete PyTorch checkpoint{why}") from error
 
 
-def _read_module(path: Path) -> dict[str, Tensor]:
-    """The state dict of a whole module that was pickled; empty if the file holds something else."""
+def _read_inert(path: Path, refused: str) -> tuple[object, tuple[str, ...]] | None:
+    """Contents of the two kinds of files that usually hold more than tensors; None for others.
+
+    Args:
+        path: The file.
+        refused: The first class or function in it that is neither a tensor nor a plain container.
+    """
     try:
-        module = read_inert(path)
-        return module_tensors(module) if isinstance(module, Inert) else {}
+        contents = read_inert(path)
     except Exception:  # damaged, or made to be
-        return {}
+        return None
+    if isinstance(contents, Inert):
+        named = refused.startswith("torchxrayvision.models.")
+        return (module_tensors(contents), ()) if named else None
+    if isinstance(contents, Mapping) and is_lightning(contents):
+        note = f"its hyperparameters and callbacks, such as {refused}, were not read"
+        return {"state_dict": contents.get("state_dict"), "pytorch-lightning_version": ""}, (note,)
+    return None
