@@ -78,7 +78,7 @@ def test_tags_name_published_weights(name: str, source: str, monkeypatch: pytest
         return Checkpoint(source=str(source), tensors={}, ordered=True)
 
     monkeypatch.setattr("skipnets.models.weights.sources.read_source", read)
-    monkeypatch.setattr("skipnets.models.weights.load_weights", lambda model, source: None)
+    monkeypatch.setattr("skipnets.models.weights.load_weights", lambda model, source, *, ignore: None)
     assert create_model(name, pretrained=True, num_classes=3).config.name == name.partition(".")[0]
     assert asked == [source]
     message = re.escape(f"model={name}: names published weights: needs pretrained=True, or ")

@@ -60,8 +60,9 @@ def create_model(
         pretrained: The same as `weights="imagenet"`; with a tag as `weights="hf-hub:timm/resnet50.a1_in1k"`.
         weights: A torchvision tag (`"imagenet"`, `"IMAGENET1K_V2"`; downloaded and checked), a Hugging Face
             name (`"hf-hub:timm/densenet121.ra_in1k"`), weights of torchxrayvision
-            (`"xrv:densenet121-res224-all"`, which bring `num_classes` and `in_chans` along), or a local file
-            or folder. None for random ones.
+            (`"xrv:densenet121-res224-all"`), or a local file or folder. None for random ones. Fields that
+            the network of torchxrayvision's and Keras's weights needs (`num_classes`, `in_chans`,
+            `stride_in`) are taken from them where they are not given.
         weights_ignore: Names in `weights`, or patterns such as `"projection.*"`, of tensors that are not the
             network's. They are always listed.
         features_only: Return a `FeatureListNet`, whose output is a list of feature maps.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from skipnets.models.backbone import Backbone
 from skipnets.models.custom_model import CustomModel, check_output
 from skipnets.models.factory import create_model
 from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
-from skipnets.models.weights import is_cached, weights_fields
+from skipnets.models.weights import is_cached, network_of
 from skipnets.training import budget
 from skipnets.training.auto import PRETRAINED
 from skipnets.training.callbacks import seed_everything
@@ -112,16 +112,18 @@ def prepare(
     own = None if config.model or config.model_options else _network_of(config.weights)
     if own is not None:
         config = dataclasses.replace(config, model=own.name, model_options=_changed_fields(own))
+    expected: Mapping[str, Any] = {}
+    if own is None and load_weights:
+        config, expected = _with_network_of_weights(config)
     automatic = config.recipe in (None, "auto")
     networks: tuple[str, ...] = ()
     if automatic and config.model is None and not config.model_options:
         config, networks = _with_published_weights(config, train)
     if own is not None:
         channels = config.channels or own.in_chans
-    elif expected := weights_fields(config.weights):
-        channels = config.channels or expected.get("in_chans") or _channels(train, pretrained=True)
     else:
-        channels = config.channels or _channels(train, pretrained=config.weights is not None)
+        usual = _channels(train, pretrained=config.weights is not None)
+        channels = config.channels or int(expected.get("in_chans", usual))
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
     custom = custom_config(config, supplied, classes=len(dataset.classes), channels=channels)
     precision = resolve_precision(config.precision, config.accelerator)
@@ -262,6 +264,22 @@ def _with_published_weights(config: TrainConfig, train: ImageDataset) -> tuple[T
         return config, ()
     logger.info("starts from ImageNet weights that are on this machine; --recipe scratch does not")
     return dataclasses.replace(config, weights="imagenet"), cached
+
+
+def _with_network_of_weights(config: TrainConfig) -> tuple[TrainConfig, Mapping[str, Any]]:
+    """Take the network, and the parts of it that weights do not tell, from a source that says them.
+
+    Returns:
+        The configuration, and the fields of the source's network.
+    """
+    name, fields = network_of(config.weights)
+    options = {field: value for field, value in fields.items() if field not in ("num_classes", "in_chans")}
+    return (
+        dataclasses.replace(
+            config, model=config.model or name, model_options={**options, **config.model_options}
+        ),
+        fields,
+    )
 
 
 def _network_of(weights: str | None) -> ModelConfig | None:

@@ -32,7 +32,7 @@ def test_public_names():
         "PublishedLabels",
         "is_cached",
         "load_weights",
-        "weights_fields",
+        "network_of",
     ]
 
 

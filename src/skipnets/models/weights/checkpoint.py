@@ -91,6 +91,7 @@ class Checkpoint:
         ordered: Whether `tensors` are in the order in which the model made them, not sorted by name.
         input: How images are preprocessed, where the source says so.
         labels: What the outputs stand for, where the source says so.
+        network: Registry name of the source's network, where the source says so.
         fields: Fields of the configuration in which the source's network differs from others of its name;
             `create_model` takes them where they are not given.
         has_state: Whether state of metrics and losses may stand beside the network's tensors.
@@ -102,6 +103,7 @@ class Checkpoint:
     ordered: bool
     input: PublishedInput | None = None
     labels: PublishedLabels | None = None
+    network: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     has_state: bool = False
     notes: tuple[str, ...] = ()

@@ -38,8 +38,9 @@ def load_weights(
         model: A model of this package.
         source: A torchvision tag (`"imagenet"`, `"IMAGENET1K_V2"`; downloaded and checked), a Hugging Face
             repository (`"hf-hub:timm/densenet121.ra_in1k"`), weights of torchxrayvision
-            (`"xrv:densenet121-res224-all"`), a .safetensors, .pth, .pt, .th or .npz file, a folder that holds
-            a model.safetensors and perhaps timm's config.json, or what `read_source` returned.
+            (`"xrv:densenet121-res224-all"`), a .safetensors, .pth, .pt, .th, .ckpt, .h5, .keras or .npz file,
+            a folder that holds a model.safetensors and perhaps timm's config.json, or what `read_source`
+            returned.
         ignore: Names in the source, or patterns such as "projection.*", of tensors that are not the
             network's; the report and a logged warning list them.
 
@@ -70,6 +71,7 @@ def load_weights(
     if tensors.keys().isdisjoint(whole.head_names) and not any(each.ndim == 2 for each in tensors.values()):
         target = whole.without_head()  # no linear layer: the weights of a backbone
     try:
+        _require_fields(model, checkpoint)
         layout, mapping, tensors, notes = _match(target, tensors, ordered=checkpoint.ordered)
         values = {wanted: tensors[found] for wanted, found in mapping.items()}
         _require_floats(values)
@@ -125,6 +127,14 @@ def _without(checkpoint: Checkpoint, patterns: Sequence[str]) -> tuple[dict[str,
         raise UserError(f"weights_ignore={', '.join(patterns)}: must leave tensors of {checkpoint.source}")
     kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in ignored}
     return kept, tuple(name for name in checkpoint.tensors if name in ignored)
+
+
+def _require_fields(model: Backbone[Any], checkpoint: Checkpoint) -> None:
+    """Check that the model computes what the source's network does, where weights do not tell."""
+    for field, value in checkpoint.fields.items():
+        have = getattr(model.config, field, None)
+        if field not in ("num_classes", "in_chans") and have != value:
+            raise NoMatchError(f"needs {field}={value!r}, not {have!r}")
 
 
 def _match(

@@ -27,15 +27,17 @@ from torch import Tensor
 
 from skipnets.errors import UserError, check_path, near_matches, needs_extra, one_line
 from skipnets.models.weights.checkpoint import Checkpoint, PublishedInput
+from skipnets.models.weights.keras import SUFFIXES as KERAS_SUFFIXES
+from skipnets.models.weights.keras import read_keras
 from skipnets.models.weights.layouts import unwrap
 from skipnets.models.weights.lightning import is_lightning
 from skipnets.models.weights.pickled_module import Inert, module_tensors, read_inert
-from skipnets.models.weights.torchxrayvision import completed, is_published, published_file
+from skipnets.models.weights.torchxrayvision import PREFIX, completed, is_published, published_file
 
 PICKLED = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar")
 FORMS = (
     "a torchvision tag (imagenet, IMAGENET1K_V1, IMAGENET1K_V2), hf-hub:OWNER/NAME, xrv:NAME, "
-    "a .safetensors, .pth, .pt, .th or .npz file, or a folder with a model.safetensors"
+    "a .safetensors, .pth, .pt, .th, .ckpt, .h5, .keras or .npz file, or a folder with a model.safetensors"
 )
 
 _IMAGENET = PublishedInput(
@@ -86,16 +88,19 @@ def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoin
     return _from_file(path)
 
 
-def weights_fields(source: str | None) -> Mapping[str, Any]:
-    """The fields that `create_model(weights=…)` takes from a source where they are not given.
+def network_of(source: str | None) -> tuple[str | None, Mapping[str, Any]]:
+    """The network that a source is of, as far as it says, without a download.
 
-    Nothing is downloaded; a source that does not exist has none.
+    Returns:
+        Its registry name, or None, and the fields that `create_model(weights=…)` takes from it where they are
+        not given.
     """
-    if is_published(source):
-        return {"in_chans": 1}
+    if source is not None and is_published(source):
+        return source.removeprefix(PREFIX).partition("-")[0], {"in_chans": 1}
     if source is None or not Path(source).is_file():
-        return {}
-    return _from_file(Path(source)).fields
+        return None, {}
+    checkpoint = _from_file(Path(source))
+    return checkpoint.network, checkpoint.fields
 
 
 def is_cached(model_name: str) -> bool:
@@ -211,6 +216,8 @@ def _from_file(path: Path) -> Checkpoint:
     notes: tuple[str, ...] = ()
     if suffix == ".safetensors":
         return _from_safetensors(path)
+    if suffix in KERAS_SUFFIXES:
+        return read_keras(path)
     if suffix == ".npz":
         tensors = _read_npz(path)
     elif suffix in PICKLED:
@@ -218,7 +225,7 @@ def _from_file(path: Path) -> Checkpoint:
         tensors, notes = unwrap(contents, str(path))
         notes = (*skipped, *notes)
     else:
-        suffixes = (".safetensors", ".npz", *PICKLED)
+        suffixes = (".safetensors", ".npz", *KERAS_SUFFIXES, *PICKLED)
         raise UserError(f"{path} is not a weights file{near_matches(suffix, suffixes)}; must be {FORMS}")
     if not tensors:
         raise UserError(f"{path} holds no tensors")
