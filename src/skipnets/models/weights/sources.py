@@ -35,6 +35,7 @@ from skipnets.models.weights.pickled_module import Inert, module_tensors, read_i
 from skipnets.models.weights.torchxrayvision import PREFIX, completed, is_published, published_file
 
 PICKLED = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar")
+SUFFIXES = (".safetensors", ".npz", *KERAS_SUFFIXES, *PICKLED)
 FORMS = (
     "a torchvision tag (imagenet, IMAGENET1K_V1, IMAGENET1K_V2), hf-hub:OWNER/NAME, xrv:NAME, "
     "a .safetensors, .pth, .pt, .th, .ckpt, .h5, .keras or .npz file, or a folder with a model.safetensors"
@@ -84,6 +85,8 @@ def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoin
             str(path), path / "model.safetensors", config if config.is_file() else None, model_name
         )
     if not path.is_file():
+        if path.suffix.lower() in SUFFIXES and "://" not in str(source):
+            raise UserError(f"weights={source}: there is no such file")
         raise UserError(f"weights={source}: must be {FORMS}")
     return _from_file(path)
 
@@ -225,8 +228,7 @@ def _from_file(path: Path) -> Checkpoint:
         tensors, notes = unwrap(contents, str(path))
         notes = (*skipped, *notes)
     else:
-        suffixes = (".safetensors", ".npz", *KERAS_SUFFIXES, *PICKLED)
-        raise UserError(f"{path} is not a weights file{near_matches(suffix, suffixes)}; must be {FORMS}")
+        raise UserError(f"{path} is not a weights file{near_matches(suffix, SUFFIXES)}; must be {FORMS}")
     if not tensors:
         raise UserError(f"{path} holds no tensors")
     for name, tensor in tensors.items():
