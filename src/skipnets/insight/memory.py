@@ -161,12 +161,14 @@ class _Plan:
     ) -> None:
         architecture = architecture_of(source, **fields)
         graph, size = architecture.graph, architecture.image_size(input_size)
-        family_of(architecture.config).module()  # Imports libraries that count as part of the program.
+        family = family_of(architecture.config)
+        family.module()  # Imports libraries that count as part of the program.
+        applied: BlockExecution = execution if execution in family.executions else "plain"
         self._program = _resident() if program is None else program
         self._weights = weight_bytes(graph)
         self._gradients = FLOAT_BYTES * graph.parameter_count()
         self._optimizer = remembered * self._gradients
-        self._steps = steps(graph, *size, execution)
+        self._steps = steps(graph, *size, applied)
         self._values = value_bytes(graph.shapes(*size))
 
     def memory(self, batch_size: int) -> TrainingMemory:

@@ -35,6 +35,7 @@ from skipnets.models.graph import (
     Scope,
     Shape,
     Squeeze,
+    StandardizedConvolution,
     Window,
 )
 
@@ -223,6 +224,9 @@ def _operation_step(graph: Graph, place: int, shapes: list[Shape]) -> Step:
         keeps = operation.inputs
     if isinstance(operation, Activation):
         keeps = (operation.output,) if operation.function in _FROM_OUTPUT else operation.inputs
+    if isinstance(operation, StandardizedConvolution):  # The weights that it convolves with.
+        once = FLOAT_BYTES * math.prod(operation.tensors()[f"{operation.name}.weight"])
+        once += _statistics_bytes(operation.out_channels)
     if isinstance(operation, Norm) and operation.norm == "batch":
         once = _statistics_bytes(operation.channels)
     elif isinstance(operation, Norm) and operation.norm == "layer2d":

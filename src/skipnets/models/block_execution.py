@@ -242,7 +242,7 @@ class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
         else:
             maps, statistics, rows = stem.stem(x, plan, parameters)
         update_running_statistics(norm0, statistics, rows)
-        for _, stage in islice(self.stages(), len(_STEM), None):
+        for _, stage in islice(self.named_stages(), len(_STEM), None):
             maps = stage(maps)
         return maps
 

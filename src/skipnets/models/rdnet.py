@@ -137,7 +137,7 @@ class RDNet(Backbone[RDNetConfig]):
         """
         return {"stem": r"^stem", "blocks": r"^dense_stages\.(\d+)"}
 
-    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+    def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield `stem.0`, `stem.1`, and the parts of `dense_stages` with their paths."""
         for name, module in self.stem.named_children():
             yield f"stem.{name}", module

@@ -48,13 +48,13 @@ def reset_head(target: Target, values: dict[str, Tensor]) -> str | None:
     if not target.num_classes:
         return None
     weight, bias = target.head_names
-    classes, features = values[weight].shape
+    classes, features, *window = values[weight].shape
     if values[bias].shape[0] != classes:
         raise NoMatchError(f"{weight} is for {classes} classes and {bias} for {values[bias].shape[0]}")
     if classes == target.num_classes:
         return None
     fresh = make_head(features, target.num_classes).state_dict()
-    values[weight], values[bias] = fresh["weight"], fresh["bias"]
+    values[weight], values[bias] = fresh["weight"].view(-1, features, *window), fresh["bias"]
     return (
         f"head re-initialized: {target.head} is for {classes} classes in the source "
         f"and {target.num_classes} in the model"
