@@ -190,6 +190,7 @@ register_family(
         graph=rdnet_graph,
         module=_rdnet,
         stage="dense block",
+        executions=BLOCK_EXECUTIONS,
         hub="naver-ai",
     )
 )
