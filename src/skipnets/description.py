@@ -116,8 +116,8 @@ class Description:
         if not is_whole or not 1 <= self.members <= _MOST_MEMBERS:
             raise UserError(f"members={self.members!r}: must be a number of networks, 1 to {_MOST_MEMBERS:,}")
         thresholds = check_thresholds(self.task, self.thresholds, self.classes)
-        if self.task != "single-label" and self.members > 1:
-            raise UserError(f"members: must be 1; ensembles with task={self.task} are not supported yet")
+        if self.task == "regression" and self.members > 1:
+            raise UserError("members: must be 1; ensembles with task=regression are not supported yet")
         check_scales(self.task, self.scales, self.classes)
         if self.task == "regression" and self.temperature != 1:
             raise UserError(f"temperature={self.temperature!r}: must be 1 with task=regression")

@@ -121,7 +121,7 @@ def draw_measures(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
-    """Validation accuracy over the epochs, one line for each fold."""
+    """Accuracy on validation images over the epochs, or mean average precision; one line for each fold."""
 
     def draw(axes: Axes) -> None:
         for rows in folds:
