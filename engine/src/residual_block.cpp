@@ -674,12 +674,13 @@ private:
                 convolve_back(stage, piece, incoming, product, own);
             }
             if (direct && before == nullptr) return;
+            const Size rows = piece.images * stage.in_lines(piece) * stage.width;
             if (gathers) {
+                if (!adds) std::fill_n(out + first * inputs, rows * inputs, 0.0f);  // of pixels that are not read
                 for_input_lines(stage, piece, [&](Size from, Size row, Size count, Size step) {
                     write(out, row, step, product, from, count, inputs, before, x, adds, own);
                 });
             } else {
-                const Size rows = piece.images * stage.in_lines(piece) * stage.width;
                 write(out, first, 1, product, 0, rows, inputs, before, x, adds, own);
             }
         });

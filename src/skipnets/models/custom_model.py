@@ -81,7 +81,7 @@ class CustomModel(Backbone[CustomConfig]):
         yield "network", self.network
 
     def set_block_execution(self, policy: ExecutionPolicy, *, warn: bool = True) -> None:
-        """Choose how those of its parts run in training that are dense blocks of this package."""
+        """Choose how those of its parts run in training that are blocks of this package."""
         from skipnets.models.block_execution import set_block_execution
 
         set_block_execution(self, policy, warn=warn)

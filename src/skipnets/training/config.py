@@ -308,9 +308,9 @@ class TrainConfig:
     supplied: tuple[Literal["model", "dataset", "loss", "metrics"], ...] = ()
     """What a program handed to the run beside this configuration, without which the run cannot be resumed."""
     block_execution: ExecutionPolicy | None = None
-    """How dense blocks run: auto (what is fastest on the device; on a CPU some steps are measured), plain,
-    linear (in linear memory), or linear-recompute (in still less, for more time). The numbers are the
-    same."""
+    """How blocks run: auto (what is fastest on the device; on a CPU some steps are measured), plain (layer by
+    layer), linear (dense blocks in linear memory, residual blocks in less than plain), or linear-recompute
+    (dense blocks in still less, for more time). The numbers are the same."""
     operators: dict[str, str] | None = None
     """What computes each layer shape on a CPU, as measured where the run was started. It is written into
     run.yaml, so that the same run again rounds alike. Default: measured."""
