@@ -413,12 +413,16 @@ void sum_spread(const ConstMatrix& gradient, const ConstMatrix& x, Size line, Si
             for (int v = 0; v < N; ++v) {
                 const Vector given = load(gradient.data + i * gradient.stride + c + v * L);
                 const float* from = x.data + 2 * i * x.stride + c + v * L;
+                // The four are summed first, which rounds less.
+                Vector some[2]{}, multiplied[2]{};
                 for (int p = 0; p < 4; ++p) {
                     const Vector value = part.read(from + square.pixel[p]);
                     const Vector passed = value * s[v] + t[v] <= 0 ? Vector{} : given;  // NaN passes, as in `mask`
-                    total[v] += passed;
-                    products[v] += passed * (value - center[v]);
+                    some[p / 2] += passed;
+                    multiplied[p / 2] += passed * (value - center[v]);
                 }
+                total[v] += some[0] + some[1];
+                products[v] += multiplied[0] + multiplied[1];
             }
         for (int v = 0; v < N; ++v) {
             part.write(sum + c + v * L, total[v]);

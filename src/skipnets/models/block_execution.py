@@ -39,7 +39,8 @@ from skipnets.models.switched_module import SwitchedModule, measure_network
 from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, cpu_executor, dense_block, growth_widths
-from skipnets.ops.transition import TransitionParameters, cpu_executor as transition_executor, transition
+from skipnets.ops.transition import TransitionParameters, transition
+from skipnets.ops.transition import cpu_executor as transition_executor
 from skipnets.ops.triton import unsupported_block, unsupported_kernels
 
 logger = logging.getLogger("skipnets")
@@ -358,19 +359,11 @@ def execution_report(model: nn.Module) -> dict[str, str]:
     for path, module in model.named_modules():
         if isinstance(module, DenseNet | ResNet):
             path = f"{path}.stem".removeprefix(".")
-            if not _has_simple_stem(module):
+            if not module.config.has_simple_stem:
                 continue
         if isinstance(module, tuple(_LINEAR)):
             report[path] = module.policy if isinstance(module, SwitchedModule) else "plain"
     return report
-
-
-def _has_simple_stem(network: DenseNet | ResNet) -> bool:
-    """Whether the stem is one convolution with norm and ReLU, and perhaps max-pooling."""
-    config = network.config
-    if isinstance(network, DenseNet):
-        return config.stem == "imagenet"
-    return isinstance(network.conv1, nn.Conv2d) and config.anti_aliasing is None and config.stem_pool == "max"
 
 
 def _unsupported_kernels(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -151,8 +151,8 @@ class MemoryEfficientResNet(SwitchedModule, ResNet):
         stride = 2 if getattr(self.conv1, "stride", None) == (2, 2) else 1
         return (
             guards.unsupported_hooks(modules.values())
-            or guards.unsupported_norm(self.bn1)
             or guards.unsupported_convolution(self.conv1, size, stride=stride)
+            or guards.unsupported_norm(self.bn1)
             or (guards.unsupported_max_pooling(self.maxpool) if self.config.has_stem_pool else None)
         )
 

@@ -130,9 +130,7 @@ def _has_fused_kernels(plan: StemPlan, parameters: StemParameters) -> bool:
     return plan.pools and (plan.stride, parameters.weight.shape[2]) == (STRIDE, KERNEL)
 
 
-def cpu_executor(
-    images: Tensor, plan: StemPlan, parameters: StemParameters
-) -> Literal["native", "pytorch"]:
+def cpu_executor(images: Tensor, plan: StemPlan, parameters: StemParameters) -> Literal["native", "pytorch"]:
     """What runs a stem on a CPU: native code where there is some and, when measured, it is faster."""
     if (
         unsupported_device(images.device, plan.dtype) is not None
@@ -144,7 +142,9 @@ def cpu_executor(
 
     outputs, inputs, size = parameters.weight.shape[:3]
     pooling = " pooled" if plan.pools else ""
-    problem = f"stem {inputs}>{outputs}({size}) stride {plan.stride}{pooling} {images.shape[2]}x{images.shape[3]}"
+    problem = (
+        f"stem {inputs}>{outputs}({size}) stride {plan.stride}{pooling} {images.shape[2]}x{images.shape[3]}"
+    )
     if not parameters.weight.is_contiguous():
         problem += " channels_last"
     probe = functools.cache(lambda: _Probe(images, plan, parameters))
@@ -166,9 +166,7 @@ class _Probe:
 
     def step(self, way: Executor) -> None:
         with separate_graph(), without_autocast(self._images.device):
-            parameters = StemParameters(
-                *(tensor.detach().requires_grad_() for tensor in self._parameters)
-            )
+            parameters = StemParameters(*(tensor.detach().requires_grad_() for tensor in self._parameters))
             maps = execute(way, self._images, self._plan, parameters).maps
             torch.autograd.backward(maps, torch.ones_like(maps))
 

@@ -1,7 +1,7 @@
 """A stem's forward and backward pass in native code.
 
-The mathematics is that of `skipnets.ops.stem`. Norm, ReLU and pooling are one pass over what the convolution makes.
-Kept are that, unless it is repeated, and where in its window each maximum was, a byte each.
+The mathematics is that of `skipnets.ops.stem`. Norm, ReLU and pooling are one pass over what the convolution
+makes. Kept are that, unless it is repeated, and where in its window each maximum was, a byte each.
 
 Shapes: as in `skipnets.ops.stem`.
 """

@@ -1,7 +1,7 @@
 """A transition's forward and backward pass in native code.
 
-The mathematics is that of `skipnets.ops.transition`: pooling comes first. Nothing is kept beside the input. dγ is
-always summed explicitly.
+The mathematics is that of `skipnets.ops.transition`: pooling comes first. Nothing is kept beside the input.
+dγ is always summed explicitly.
 
 Shapes: as in `skipnets.ops.transition`.
 """
