@@ -6,8 +6,8 @@
 Compared are torchvision (contiguous, channels_last, and for DenseNets channels_last with
 memory_efficient=True), timm, torchvision under torch.compile (with --compile: it takes minutes to build), and
 this project's model run by "auto", plainly, in linear memory, and, for DenseNets, in linear memory with
-recomputed bottlenecks. For a ResNet that torchvision does not have, this project's layers one by one, which
-are the same operators, stand in. (What `--device cuda` compares is said in training_gpu.py.) All start from
+recomputed bottlenecks. Where torchvision does not have a network, this project's layers one by one, which are
+the same operators, stand in. (What `--device cuda` compares is said in training_gpu.py.) All start from
 the same weights, and before anything is timed their outputs, gradients and running statistics must agree in
 float64; in float32, which native kernels compute, they must be about as close to that as torchvision's.
 (What torch.compile makes depends on dtype and size, and is timed without this check.)
@@ -69,6 +69,7 @@ MODELS = {
     "densenet_bc100_k12": (64, 32),
     "resnet50": (16, 224),
     "resnet20": (64, 32),
+    "rdnet_tiny": (4, 224),
 }
 TARGETS = {  # time in ratio to the fastest of what others make, saved bytes and peak in ratio to the baseline
     ("densenet121", "auto"): (1.00, 1.00, 1.00),
@@ -80,6 +81,7 @@ TARGETS = {  # time in ratio to the fastest of what others make, saved bytes and
     ("resnet50", "linear"): (0.85, 1.00, 1.00),
     ("resnet20", "linear"): (0.70, 1.00, 1.00),
 }
+BARRED = list(dict.fromkeys(model for model, _ in TARGETS))
 
 Makers = dict[str, Callable[[], nn.Module]]
 
@@ -123,7 +125,7 @@ def own(config: ModelConfig, execution: ExecutionPolicy) -> nn.Module:
     return model
 
 
-def torchvision_resnet(config: ModelConfig) -> nn.Module:
+def torchvision_network(config: ModelConfig) -> nn.Module:
     """That of torchvision, or the same layers from this project."""
     return family_of(config).baseline(config) or create_model(config.name)
 
@@ -141,7 +143,7 @@ def variants(config: ModelConfig, *, compile_too: bool) -> Makers:
         )
         made["timm"] = lambda: timm_densenet(config).to(memory_format=last)
     else:
-        build = functools.partial(torchvision_resnet, config)
+        build = functools.partial(torchvision_network, config)
         if timm.is_model(config.name):
             made["timm"] = lambda: timm.create_model(config.name).to(memory_format=last)
     made = {"torchvision contiguous": build, BASELINE: lambda: build().to(memory_format=last), **made}
@@ -317,10 +319,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument(
-        "--batch-size", type=int, help="other than 16 for images of 224×224 and 64 for those of 32×32"
-    )
+    parser.add_argument("--models", nargs="+", default=BARRED, choices=list(MODELS))
+    parser.add_argument("--batch-size", type=int, help="of all models, other than their own")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each variant; 0: memory alone")
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall")
     parser.add_argument("--compile", action="store_true", help="torch.compile of torchvision, too")

@@ -24,9 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training import MODELS, TARGETS
-
 from skipnets.files import atomic_path
+from training import BARRED, TARGETS
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "SKIPNETS_ENGINE_ISA": "avx2"}
 BEGIN, END = "<!-- training table: begin -->", "<!-- training table: end -->"
@@ -105,14 +104,14 @@ def marked(value: float, bar: float) -> str:
 
 def fastest_lines(runs: list[Run]) -> list[str]:
     """What the others took: without them a ratio says nothing."""
-    lines = ["| s/step, median of the runs | " + " | ".join(MODELS) + " |", "|---" * (len(MODELS) + 1) + "|"]
+    lines = ["| s/step, median of the runs | " + " | ".join(BARRED) + " |", "|---" * (len(BARRED) + 1) + "|"]
     seconds: dict[str, dict[str, list[float]]] = {}
     for run in runs:
-        for model in MODELS:
+        for model in BARRED:
             for row in rows_of(run, model):
                 seconds.setdefault(row["variant"], {}).setdefault(model, []).append(row["seconds"])
     for variant, own in seconds.items():
-        cells = (f"{statistics.median(own[model]):.3f}" if model in own else "" for model in MODELS)
+        cells = (f"{statistics.median(own[model]):.3f}" if model in own else "" for model in BARRED)
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     return lines
 
@@ -134,7 +133,7 @@ def main() -> None:
         "--pause", type=float, default=1200, help="seconds between the beginnings of two runs"
     )
     parser.add_argument("--rounds", type=int, default=7, help="timed steps of each variant in a run")
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--models", nargs="+", default=BARRED, choices=BARRED)
     parser.add_argument(
         "--no-compile", action="store_true", help="without torch.compile, which takes minutes"
     )

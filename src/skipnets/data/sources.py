@@ -572,8 +572,8 @@ def log_listing(dataset: ImageDataset) -> ImageDataset:
 
 def _find_copies(dataset: ImageDataset, *, drop: bool) -> ImageDataset:
     """The dataset with its copies known, or without them."""
-    known = contents(dataset, progress=LoggedProgress("reading images", first=1.0))
-    searching = LoggedProgress("looking for copies among the images", first=1.0)
+    known = contents(dataset, progress=LoggedProgress("reading images", first=3.0))
+    searching = LoggedProgress("looking for copies among the images", first=3.0)
     copies = find_copies(
         dataset, known, lambda steps, total: searching(steps * len(dataset) // total, len(dataset))
     )

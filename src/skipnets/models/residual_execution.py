@@ -127,7 +127,7 @@ class MemoryEfficientResNet(SwitchedModule, ResNet):
         x = check_input(x, self.config.in_chans, self.config.smallest_size)
         maps, statistics, rows = stem(x, *self._stem_operation())
         update_running_statistics(cast(nn.BatchNorm2d, self.bn1), statistics, rows)
-        for _, stage in islice(self.stages(), 4 if self.config.has_stem_pool else 3, None):
+        for _, stage in islice(self.named_stages(), 4 if self.config.has_stem_pool else 3, None):
             maps = stage(maps)
         return maps
 

@@ -55,7 +55,7 @@ def label_sections(
     metrics = measure_labels(
         results.logits,
         results.labels,
-        results.thresholds,
+        results.limits,
         temperature=results.temperature,
         groups=results.groups,
     )
@@ -182,7 +182,7 @@ def _galleries(
     results: LabelResults, thumbnails: Thumbnails, progress: Callable[[str, int, int], object]
 ) -> list[dict[str, Any]]:
     """Labels that were found or missed wrongly, those furthest from their thresholds first."""
-    excess = results.probabilities - np.asarray(results.thresholds)
+    excess = results.probabilities - results.limits
     kinds = (
         ("Found, but not there", "found", (excess >= 0) & (results.labels == 0), -excess),
         ("There, but missed", "missed", (excess < 0) & (results.labels == 1), excess),
@@ -192,18 +192,18 @@ def _galleries(
     galleries = []
     for title, kind, pairs in chosen:
         shown = []
-        for image, index in pairs:
+        for position, index in pairs:
             progress("Grad-CAM", done, total)
-            picture, overlays = thumbnails.explained(image, [results.classes[index]])
-            present = results.labels[image] == 1
+            image, overlays = thumbnails.explained(position, [results.classes[index]])
+            present = results.labels[position] == 1
             shown.append(
                 {
-                    "name": results.names[image],
-                    "image": picture,
+                    "name": results.names[position],
+                    "image": image,
                     "overlay": overlays[0] if overlays else None,
                     "label": results.classes[index],
-                    "probability": float(results.probabilities[image, index]),
-                    "threshold": results.thresholds[index],
+                    "probability": float(results.probabilities[position, index]),
+                    "threshold": float(results.limits[position, index]),
                     "present": [
                         name for name, has in zip(results.classes, present.tolist(), strict=True) if has
                     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from skipnets.models.backbone import Backbone
 from skipnets.models.custom_model import CustomModel, check_output
 from skipnets.models.factory import create_model
 from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
-from skipnets.models.weights import is_cached
+from skipnets.models.weights import is_cached, network_of
 from skipnets.training import budget
 from skipnets.training.auto import PRETRAINED
 from skipnets.training.callbacks import seed_everything
@@ -38,7 +38,14 @@ from skipnets.training.distillation import Teacher
 from skipnets.training.execution import choose_execution
 from skipnets.training.multi_label import with_label_defaults
 from skipnets.training.recipes import RECIPES, with_recipe
-from skipnets.training.supplied import Supplied, check_task, custom_config, own_model, with_own_model
+from skipnets.training.supplied import (
+    Supplied,
+    changed_fields,
+    check_task,
+    custom_config,
+    own_model,
+    with_own_model,
+)
 from skipnets.training.whitening import whiten_stem
 
 logger = logging.getLogger("skipnets")
@@ -95,6 +102,8 @@ def prepare(
     given = config = with_label_defaults(with_own_model(config, supplied), dataset)
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
+    if config.weights_ignore and config.weights is None:
+        raise UserError(f"weights_ignore={', '.join(config.weights_ignore)}: needs weights")
     if config.find_lr and config.lr is not None:
         raise UserError(f"find_lr: must be given without lr={config.lr:g}")
     if config.whiten_stem and config.weights is not None:
@@ -109,7 +118,10 @@ def prepare(
         )
     own = None if config.model or config.model_options else _network_of(config.weights)
     if own is not None:
-        config = dataclasses.replace(config, model=own.name, model_options=_changed_fields(own))
+        config = dataclasses.replace(config, model=own.name, model_options=changed_fields(own))
+    expected: Mapping[str, Any] = {}
+    if own is None and load_weights:
+        config, expected = _with_network_of_weights(config)
     automatic = config.recipe in (None, "auto")
     networks: tuple[str, ...] = ()
     if automatic and config.model is None and not config.model_options:
@@ -117,7 +129,8 @@ def prepare(
     if own is not None:
         channels = config.channels or own.in_chans
     else:
-        channels = config.channels or _channels(train, pretrained=config.weights is not None)
+        usual = _channels(train, pretrained=config.weights is not None)
+        channels = config.channels or int(expected.get("in_chans", usual))
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
     custom = custom_config(config, supplied, classes=len(dataset.classes), channels=channels)
     precision = resolve_precision(config.precision, config.accelerator)
@@ -146,7 +159,9 @@ def prepare(
     elif isinstance(supplied.model, Backbone):
         model = supplied.model
     else:
-        model = create_model(name, weights=config.weights if load_weights else None, **options)
+        weights = config.weights if load_weights else None
+        ignored = config.weights_ignore if load_weights else ()
+        model = create_model(name, weights=weights, weights_ignore=ignored, **options)
 
     if config.batch_size == 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise UserError(f"batch_size=1: must be at least 2 for the batch norms of {name}")
@@ -258,6 +273,22 @@ def _with_published_weights(config: TrainConfig, train: ImageDataset) -> tuple[T
     return dataclasses.replace(config, weights="imagenet"), cached
 
 
+def _with_network_of_weights(config: TrainConfig) -> tuple[TrainConfig, Mapping[str, Any]]:
+    """Take the network, and the parts of it that weights do not tell, from a source that says them.
+
+    Returns:
+        The configuration, and the fields of the source's network.
+    """
+    name, fields = network_of(config.weights)
+    options = {field: value for field, value in fields.items() if field not in ("num_classes", "in_chans")}
+    return (
+        dataclasses.replace(
+            config, model=config.model or name, model_options={**options, **config.model_options}
+        ),
+        fields,
+    )
+
+
 def _network_of(weights: str | None) -> ModelConfig | None:
     """The network whose weights one of our model files or run folders holds; None for other weights."""
     if weights is None or not Path(weights).exists():
@@ -267,16 +298,6 @@ def _network_of(weights: str | None) -> ModelConfig | None:
     except (UserError, KeyError):
         return None
     return config if config.name in REGISTRY else None
-
-
-def _changed_fields(config: ModelConfig) -> dict[str, Any]:
-    """The fields in which a network differs from the row of its name, but for what the data decides."""
-    row = vars(REGISTRY[config.name])
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in vars(config).items()
-        if name not in ("num_classes", "in_chans") and value != row[name]
-    }
 
 
 def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, int] | int:

@@ -7,12 +7,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import yaml
 from PIL import Image
+from sklearn.metrics import average_precision_score
+from tests.helpers.labels import write_tiles
+from tests.helpers.own_networks import TinyNet
 
+from skipnets.classifier import load
+from skipnets.data.options import DataOptions
+from skipnets.data.sources import find_dataset
 from skipnets.errors import UserError
+from skipnets.evaluation import MultiLabelEvaluation, evaluate
+from skipnets.report.tuning import write_tuning_report
 from skipnets.training import TrainConfig, Tuning, choice, resume, resume_tuning, train, tune
 from skipnets.training.config import read_config
 from skipnets.training.prepare import prepare
@@ -20,6 +29,7 @@ from skipnets.training.task import ClassificationTask
 from skipnets.training.trainer import training_dataset
 from skipnets.training.tuning import tuning as module
 from skipnets.training.tuning.tuning import TrialReporter
+from skipnets.trust import MissingNetworkError, import_trusted
 
 
 def base(data: Path, out: Path, **changes: Any) -> TrainConfig:
@@ -210,6 +220,52 @@ def test_two_processes_share_the_trials(digits_folder: Path, tmp_path: Path) -> 
     assert len({str(trial.values) for trial in trials}) == len(trials)
 
 
+def test_a_network_of_the_user_s_own_is_tuned_where_it_is_trusted(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Any] = []
+    monkeypatch.setattr(module, "_work", jobs.append)  # no trial is completed
+    own = "tests.helpers.own_networks:TinyNet"
+    config = base(digits_folder, tmp_path / "run", model=own, model_options={}, epochs=1)
+    with pytest.raises(UserError, match=f"its network is {own}, .* load it with trust="):
+        tune(config)
+    for start in (lambda: tune(config, trust=own), lambda: resume_tuning(config.out, trust=own)):
+        with pytest.raises(UserError, match="no trial was completed"):
+            start()
+        # A process that it is sent to trusts the same.
+        monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+        monkeypatch.setattr(module, "_work", lambda job: jobs.append(import_trusted(own)))
+        with pytest.raises(MissingNetworkError):
+            import_trusted(own)
+        module._work_quietly(jobs[0])
+        assert jobs.pop() is TinyNet
+        monkeypatch.setattr(module, "_work", jobs.append)
+        jobs.clear()
+    with pytest.raises(MissingNetworkError):
+        resume_tuning(config.out)
+
+    def interrupted(job: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_work", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=f"--time 30m --trust {own}$"):
+        resume_tuning(config.out, trust=own)
+
+
+def test_what_a_program_gave_to_a_run_is_not_left_out_of_its_tuning(
+    digits_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"^supplied=loss: .* a program gave that, which tune cannot repeat"):
+        tune(base(digits_folder, tmp_path / "run", supplied=("loss",)))
+
+
+def test_a_line_tells_of_the_trial_that_ended_not_of_one_that_runs(tuned: Tuning) -> None:
+    first, *_, last = tuned.trials
+    line = module._line(tuned.trials, first.number, minimize=False, metric="accuracy")
+    assert line.startswith(f"trial {first.number}: val accuracy {first.value:.4f}")
+    assert not line.startswith(f"trial {last.number}:")
+
+
 def test_wrong_options_are_one_line(digits_folder: Path, tmp_path: Path) -> None:
     config = base(digits_folder, tmp_path / "run")
     for changes, options, message in (
@@ -230,3 +286,28 @@ def test_wrong_options_are_one_line(digits_folder: Path, tmp_path: Path) -> None
         tune(config)
     with pytest.raises(UserError, match=r"^resume: .* is not the folder of a tuning \(no base.yaml in it\)$"):
         resume_tuning(tmp_path)
+
+
+def test_several_labels_are_compared_by_mean_average_precision(tmp_path: Path) -> None:
+    data = write_tiles(tmp_path / "tiles", 60)
+    config = base(data, tmp_path / "run", group_column="patient", threshold="youden")
+    tuning = tune(config, time="1h", trials=2)
+    assert tuning.metric == "average-precision"
+    best = tuning.best
+    assert best is not None
+    assert best.value == max(trial.value for trial in tuning.trials if trial.value is not None)
+    folder = tuning.folder / f"trial-{best.number:04d}"
+    options = DataOptions(group_column="patient")
+    validation = find_dataset(data, splits=folder / "splits.csv", options=options).split("val")
+    evaluated = evaluate(load(folder, device="cpu"), validation, split="val")
+    assert isinstance(evaluated, MultiLabelEvaluation)
+    areas = []
+    for present, scores in zip(validation.labels.T, evaluated.logits.T, strict=True):
+        known = np.isfinite(present)
+        if 0 < present[known].sum() < known.sum():
+            areas.append(average_precision_score(present[known], scores[known]))
+    assert best.value == pytest.approx(np.mean(areas), abs=1e-4)
+    assert "best val average-precision" in str(tuning)
+    assert read_config(tuning.config_file).threshold == "youden"
+    page = write_tuning_report(tuning).read_text(encoding="utf-8")
+    assert "Best validation average-precision" in page
