@@ -209,8 +209,9 @@ def _residual_block(
             y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
             y = convolved(2, y, out, 3, dilation=dilation)
         else:
-            y = _activated(build, config, f"{path}.relu1", convolved(1, x, width, 1))
-            y = convolved(2, y, width, 3, stride=stride_inside, dilation=first_dilation, groups=config.groups)
+            first, second = (stride, 1) if config.stride_in == "1x1" else (1, stride_inside)
+            y = _activated(build, config, f"{path}.relu1", convolved(1, x, width, 1, stride=first))
+            y = convolved(2, y, width, 3, stride=second, dilation=first_dilation, groups=config.groups)
             y = _activated(build, config, f"{path}.relu2", y)
             y = _halved(build, config, f"{path}.aa", y) if smooth else y
             y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
