@@ -234,12 +234,12 @@ class ImageDataset:
             raise UserError(f"channels: {mixed_channels(found)}")
         return 3
 
-    @property
+    @functools.cached_property
     def bands(self) -> bool:
         """Whether some of the images have another number of channels than gray and color ones."""
         return bool({header.channels for header in self.some_headers} - {1, 3})
 
-    @property
+    @functools.cached_property
     def bits(self) -> int:
         """The most bits of a value among some of the images: above 8, they are to be windowed."""
         return max((header.bits for header in self.some_headers), default=8)
