@@ -2,16 +2,10 @@
 
 #include <algorithm>
 
+#include "ranges.h"
+
 namespace skipnets {
 namespace {
-
-struct Range {
-    Size begin, end;
-};
-
-Range share(Size total, int parts, int part) { return {total * part / parts, total * (part + 1) / parts}; }
-
-Size ceil_div(Size a, Size b) { return (a + b - 1) / b; }
 
 // Tiles of rows packed and multiplied before the next block of the depth: they share its weights.
 constexpr int kTilesTogether = 8;
@@ -116,13 +110,13 @@ void convolve(const Execution& run, const Step& step, int image, Range positions
     const float *bias[kMaxRows], *zeros[kMaxRows];
     std::fill(bias, bias + kMaxRows, weights.bias);
     std::fill(zeros, zeros + kMaxRows, kZeros);
-    const Size total = positions.end - positions.begin, tiles = ceil_div(total, weights.rows);
+    const Size total = positions.size(), tiles = ceil_div(total, weights.rows);
     float* packed = scratch;
     Walk walk(out.map, positions.begin);
     for (Size first = 0; first < tiles; first += kTilesTogether) {
         const Size last = std::min<Size>(first + kTilesTogether, tiles);
-        const Size begin = share(total, int(tiles), int(first)).begin;
-        const Size end = share(total, int(tiles), int(last - 1)).end;
+        const Size begin = share(total, tiles, first).begin;
+        const Size end = share(total, tiles, last - 1).end;
         for (Size i = 0; i < end - begin; ++i, walk.next(out.map)) {
             at.source[i] = in.at(walk.number, walk.y * step_of_input - node.padding,
                                  walk.x * step_of_input - node.padding);
@@ -132,7 +126,7 @@ void convolve(const Execution& run, const Step& step, int image, Range positions
         for (const DepthBlock& block : weights.blocks) {
             const bool is_first = &block == &weights.blocks.front(), is_last = &block == &weights.blocks.back();
             for (Size tile = first; tile < last; ++tile) {
-                const Range range = share(total, int(tiles), int(tile));
+                const Range range = share(total, tiles, tile);
                 const Size offset = range.begin - begin;
                 const int rows = int(range.end - range.begin);
                 float* lines = packed + (block.depth + kernels.lanes) * rows;
@@ -199,9 +193,9 @@ void convolve_by_winograd(const Execution& run, const Step& step, int image, Ran
     struct {
         Size number, y, x;
     } corner[kMaxRows];  // of the outputs of each tile
-    const Size total = tiles.end - tiles.begin, groups = ceil_div(total, weights.rows);
+    const Size total = tiles.size(), groups = ceil_div(total, weights.rows);
     for (Size group = 0; group < groups; ++group) {
-        const Range range = share(total, int(groups), int(group));
+        const Range range = share(total, groups, group);
         const int rows = int(range.end - range.begin);
         const Size element = vectors * rows * lanes + kElementGap;
         for (int r = 0; r < rows; ++r) {
