@@ -111,6 +111,18 @@ def test_they_are_those_of_an_obvious_slow_search(tmp_path, alike):
     assert all(found[pair] == pytest.approx(expected[pair], abs=1e-4) for pair in found)
 
 
+def test_where_time_is_short_only_exact_copies_are_looked_for(tmp_path):
+    write_pairs(tmp_path, 4)
+    (tmp_path / "a" / "same.png").write_bytes((tmp_path / "a" / "0.png").read_bytes())
+    short = find_dataset(tmp_path, duplicates="keep-together", copies_within=0.0)
+    assert [copy.exact for copy in short.copies] == [True]
+    assert short.listing.notes[-1].startswith("only exact copies are looked for: near ones would take about")
+    ample = find_dataset(tmp_path, duplicates="keep-together", copies_within=60.0)
+    assert len(ample.copies) == 9
+    # Who asks for one of each gets it, however long it takes.
+    assert len(find_dataset(tmp_path, duplicates="drop", copies_within=0.0)) == 8
+
+
 def test_the_time_that_it_takes_is_foreseen(tmp_path):
     (tmp_path / "a").mkdir()
     for seed in range(30):

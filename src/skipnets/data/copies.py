@@ -98,6 +98,8 @@ def find_copies(
     dataset: ImageDataset,
     contents: Sequence[Content],
     progress: Callable[[int, int], object] | None = None,
+    *,
+    near: bool = True,
 ) -> list[Copy]:
     """Find which images of a dataset are copies of others, in the order of their positions.
 
@@ -106,6 +108,7 @@ def find_copies(
         contents: Of each image, from `skipnets.data.contents`.
         progress: Called with the number of steps done and their total; an image takes three, one to decode
             it and two to compare it.
+        near: Whether near copies are looked for, which takes much longer than exact ones.
     """
     exact = [
         Copy(same[0], other, exact=True, distance=0.0)
@@ -115,8 +118,8 @@ def find_copies(
     ]
     # Of equal files one stands for all.
     first_only = np.setdiff1d(np.arange(len(dataset)), [copy.second for copy in exact])
-    near = _find_near(dataset, first_only, progress) if 1 < len(first_only) <= MOST else []
-    return sorted([*exact, *near])
+    found = _find_near(dataset, first_only, progress) if near and 1 < len(first_only) <= MOST else []
+    return sorted([*exact, *found])
 
 
 def expected_seconds(dataset: ImageDataset) -> float:

@@ -61,6 +61,7 @@ from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
+from skipnets.training.search_time import copies_within
 from skipnets.training.speed import check_accelerator, training_device, wrong_devices
 from skipnets.training.supplied import Model, Supplied, check_supplied
 from skipnets.training.supplied_data import Images, as_dataset, given_dataset
@@ -657,11 +658,12 @@ def training_dataset(config: TrainConfig) -> ImageDataset:
     dataset = find_dataset(
         config.data,
         seed=config.seed,
-        fractions=config.fractions,
+        fractions=config.fractions or "auto",
         splits=config.splits,
         download=config.download,
         duplicates=config.duplicates,
         options=config.data_options,
+        copies_within=copies_within(config),
     )
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):
