@@ -307,7 +307,8 @@ def test_a_large_val_is_made_smaller_and_a_note_says_so():
     assert len(dealt.split("test")) == 4000
     [note] = dealt.listing.notes
     assert note == (
-        "val has 5,000 of 36,000 images, not 18%: enough to choose the best epoch (--fractions decides otherwise)"
+        "val has 5,000 of 36,000 images, not 18%: enough to choose the best epoch "
+        "(--fractions decides otherwise)"
     )
     given = deal_out(replace(large, listing=Listing()), find_shares((0.7, 0.15, 0.15)), 0, "photos")
     assert len(given.split("val")) == pytest.approx(36_000 * 15 / 85, abs=1)

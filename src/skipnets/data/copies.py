@@ -15,10 +15,12 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,8 @@ from skipnets.terminal import csv_text
 
 if TYPE_CHECKING:
     from skipnets.data.sources import ImageDataset
+
+T = TypeVar("T")
 
 # Beyond this, only exact copies are looked for: comparing grows with the square of the number of images.
 MOST = 100_000
@@ -129,22 +133,34 @@ def expected_seconds(dataset: ImageDataset) -> float:
         return 0.0
     some = np.unique(np.linspace(0, count - 1, _PROBED).astype(np.int64))
     gray_thumbnails(dataset, some[:8], _SIDE, at_least=LEAST_SIDE)  # what is slower the first time
-    start = time.perf_counter()
-    thumbnails = gray_thumbnails(dataset, some, _SIDE, at_least=LEAST_SIDE)
-    decoded = time.perf_counter()
-    pairs = np.stack([np.arange(len(some)), np.roll(np.arange(len(some)), 1)], 1)
-    nothing_in_full = np.zeros(len(pairs), dtype=bool)
-    _aligned_distances(thumbnails, pairs, False, nothing_in_full, _Steps(len(pairs), None))
-    aligned = time.perf_counter()
+    parts = np.array_split(some, 4)
+    thumbnails, decoding = _timed(
+        [partial(gray_thumbnails, dataset, part, _SIDE, at_least=LEAST_SIDE) for part in parts]
+    )
+    images = np.concatenate(thumbnails)
+    pairs = np.stack([np.arange(len(images)), np.roll(np.arange(len(images)), 1)], 1)
+    in_full = np.zeros(len(pairs), dtype=bool)
+    _, aligning = _timed(
+        [lambda: _aligned_distances(images, pairs, False, in_full, _Steps(len(pairs), None))] * 3
+    )
     # In so many dimensions, random descriptors are far apart, as those of images mostly are.
     random = np.random.default_rng(0).standard_normal((_PROBED, len(_TURNED)), dtype=np.float32)
     random /= np.linalg.norm(random, axis=1, keepdims=True)
-    find_nearest(random, _TURNED, _CANDIDATES + 1, within=_CANDIDATE_DISTANCE)
-    compared = time.perf_counter()
-    return float(
-        count / len(some) * (decoded - start + _PAIRS_OF_AN_IMAGE * (aligned - decoded))
-        + (count / _PROBED) ** 2 * (compared - aligned)
+    _, comparing = _timed(
+        [lambda: find_nearest(random, _TURNED, _CANDIDATES + 1, within=_CANDIDATE_DISTANCE)] * 3
     )
+    for_each = decoding / len(parts[0]) + _PAIRS_OF_AN_IMAGE * aligning / len(pairs)
+    return count * for_each + (count / _PROBED) ** 2 / 2 * comparing
+
+
+def _timed(works: Sequence[Callable[[], T]]) -> tuple[list[T], float]:
+    """The results, and the median of the seconds that they take."""
+    results, seconds = [], []
+    for work in works:
+        start = time.perf_counter()
+        results.append(work())
+        seconds.append(time.perf_counter() - start)
+    return results, statistics.median(seconds)
 
 
 def _can_be_read(dataset: ImageDataset, position: int) -> bool:
