@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,7 +19,7 @@ from PIL import Image
 
 from skipnets.data.arrays import SUFFIXES as ARRAY_SUFFIXES
 from skipnets.data.contents import Content, contents, of_page
-from skipnets.data.copies import Copy, clusters, find_copies
+from skipnets.data.copies import Copy, clusters, expected_seconds, find_copies
 from skipnets.data.decoding import (
     MAX_PIXELS,
     PAGED_SUFFIXES,
@@ -45,10 +45,11 @@ from skipnets.data.shards import Members, is_sharded, read_shards
 from skipnets.data.splits import (
     LATEST_FIRST,
     SPLITS,
+    Shares,
     SplitRow,
-    check_fractions,
     cut,
     cut_groups,
+    find_shares,
     read_splits,
     write_splits,
 )
@@ -259,12 +260,12 @@ class ImageDataset:
             raise UserError(f"channels: {mixed_channels(found)}")
         return 3
 
-    @property
+    @functools.cached_property
     def bands(self) -> bool:
         """Whether some of the images have another number of channels than gray and color ones."""
         return bool({header.channels for header in self.some_headers} - {1, 3})
 
-    @property
+    @functools.cached_property
     def bits(self) -> int:
         """The most bits of a value among some of the images: above 8, they are to be windowed."""
         return max((header.bits for header in self.some_headers), default=8)
@@ -292,7 +293,7 @@ def open_dataset(
     data: str | os.PathLike[str],
     *,
     seed: int = 0,
-    fractions: Sequence[float] | None = (0.7, 0.15, 0.15),
+    fractions: Sequence[float] | Literal["auto"] | None = "auto",
     splits: str | os.PathLike[str] | None = None,
     download: bool = False,
     duplicates: Duplicates = "ignore",
@@ -311,8 +312,10 @@ def open_dataset(
         data: A folder, a manifest, or a named dataset: digits, mnist, fashion-mnist, cifar10, cifar100, svhn.
             A folder that is named like a set is written ./digits.
         seed: Seed of the random split, not negative.
-        fractions: Fractions of train, val and test, which sum to 1. None splits nothing: images without a
-            split are then "test", and any number of classes and images will do. For data to be evaluated.
+        fractions: Fractions of train, val and test, which sum to 1. "auto" is 0.7, 0.15 and 0.15, with about
+            5,000 images in val where that would be more; of a class, ten or these 15% stay at least. None
+            splits nothing: images without a split are then "test", and any number of classes and images will
+            do. For data to be evaluated.
         splits: A CSV file written by an earlier run, whose splits are repeated; images that it does not
             list are left out.
         download: Whether a named dataset may be fetched from the network.
@@ -340,20 +343,29 @@ def find_dataset(
     data: str | os.PathLike[str],
     *,
     seed: int = 0,
-    fractions: Sequence[float] | None = (0.7, 0.15, 0.15),
+    fractions: Sequence[float] | Literal["auto"] | None = "auto",
     splits: str | os.PathLike[str] | None = None,
     download: bool = False,
     duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
+    copies_within: float | None = None,
 ) -> ImageDataset:
-    """`open_dataset` for those who show `ImageDataset.listing` themselves: it logs nothing."""
+    """`open_dataset` for those who show `ImageDataset.listing` themselves: it logs nothing.
+
+    Where looking for near copies would take more than `copies_within` seconds, they are not looked for, with
+    a note, unless they are to be dropped.
+    """
     if seed < 0:
         raise UserError(f"seed={seed}: must not be negative")
     check_path("data", data)
     options = options or DataOptions()
-    shares = None if fractions is None else check_fractions(fractions)
+    shares = None if fractions is None else find_shares(fractions)
     dataset = find_with_own_splits(
-        data, download=download, duplicates="ignore" if splits is not None else duplicates, options=options
+        data,
+        download=download,
+        duplicates="ignore" if splits is not None else duplicates,
+        options=options,
+        copies_within=copies_within,
     )
     if splits is not None:
         return repeat_splits(dataset, splits, missing=options.missing)
@@ -369,6 +381,7 @@ def find_with_own_splits(
     duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
     strict: bool = True,
+    copies_within: float | None = None,
 ) -> ImageDataset:
     """`find_dataset` without dealing out: the split of an image is "" where the data does not tell it.
 
@@ -378,7 +391,10 @@ def find_with_own_splits(
     dataset = _find(data, options or DataOptions(), download=download, strict=strict)
     if duplicates not in get_args(Duplicates):
         raise UserError(f"duplicates={duplicates!r}: must be one of {', '.join(get_args(Duplicates))}")
-    return dataset if duplicates == "ignore" else _find_copies(dataset, drop=duplicates == "drop")
+    if duplicates == "ignore":
+        return dataset
+    drop = duplicates == "drop"
+    return _find_copies(dataset, drop=drop, within=None if drop else copies_within)
 
 
 def _find(
@@ -620,12 +636,19 @@ def log_listing(dataset: ImageDataset) -> ImageDataset:
     return dataset
 
 
-def _find_copies(dataset: ImageDataset, *, drop: bool) -> ImageDataset:
-    """The dataset with its copies known, or without them."""
+def _find_copies(dataset: ImageDataset, *, drop: bool, within: float | None) -> ImageDataset:
+    """The dataset with its copies known, or without them; near ones where that takes fewer seconds."""
     known = contents(dataset, progress=LoggedProgress("reading images", first=3.0))
+    near = True
+    if within is not None and (expected := expected_seconds(dataset)) > within:
+        near = False
+        dataset.listing.notes.append(
+            f"only exact copies are looked for: near ones would take about {expected:.0f} s of the time "
+            "(skipnets audit finds them)"
+        )
     searching = LoggedProgress("looking for copies among the images", first=3.0)
     copies = find_copies(
-        dataset, known, lambda steps, total: searching(steps * len(dataset) // total, len(dataset))
+        dataset, known, lambda steps, total: searching(steps * len(dataset) // total, len(dataset)), near=near
     )
     dataset = replace(dataset, contents=known, copies=copies)
     dataset.listing.warnings += _copy_warnings(dataset)
@@ -693,12 +716,12 @@ def _renumbered(copies: Sequence[Copy], indices: NDArray[np.int64]) -> list[Copy
     return [copy._replace(first=position[copy.first], second=position[copy.second]) for copy in kept]
 
 
-def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data: object) -> ImageDataset:
+def deal_out(dataset: ImageDataset, shares: Shares, seed: int, data: object) -> ImageDataset:
     """Give a split to images that have none, and cut a missing val or test from train.
 
     Args:
         dataset: With the splits that the data itself tells.
-        shares: Split → its share.
+        shares: What each split gets.
         seed: Not negative.
         data: What was opened, for messages.
 
@@ -708,9 +731,9 @@ def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data
     check_classes(dataset, data)
     present = set(dataset.splits.tolist())
     pool = dataset.splits == ("" if "" in present else "train")
-    wanted = {split: share for split, share in shares.items() if split == "train" or split not in present}
+    wanted = shares.of([split for split in shares.fractions if split == "train" or split not in present])
     check_groups(dataset, pool)
-    if len(wanted) == 1 and "" not in present:
+    if len(wanted.fractions) == 1 and "" not in present:
         return dataset
     in_pool = [copy for copy in dataset.copies if pool[copy.first] and pool[copy.second]]
     together = clusters(in_pool, len(dataset))
@@ -721,10 +744,10 @@ def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data
         labels = quantile_labels(dataset.labels[pool]) if dataset.regression else dataset.labels[pool]
         splits[pool] = cut_groups(labels, units[pool], wanted, seed)
         warn_of_absent_classes(dataset, splits)
-        return replace(dataset, splits=splits)
+        return _with_splits(dataset, splits, wanted, pool)
     counts = np.bincount(dataset.labels[alone], minlength=len(dataset.classes))
     # In root/train/… a class may be absent from train as a whole; one that is there must suffice.
-    short = np.flatnonzero((counts < len(wanted)) & ((counts > 0) | ("" in present)))
+    short = np.flatnonzero((counts < len(wanted.fractions)) & ((counts > 0) | ("" in present)))
     if len(short):
         others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
         others += ", copies of one another counted once" if len(dataset.copies) else ""
@@ -734,7 +757,7 @@ def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data
         ]
         raise UserError(
             f"{data}: class {name} has {counts[short[0]]} images to be split into "
-            f"{', '.join(wanted)}{others}; it takes at least {len(wanted)}, one for each"
+            f"{', '.join(wanted.fractions)}{others}; it takes at least {len(wanted.fractions)}, one for each"
             f"{''.join(spelled_alike)}"
         )
     splits = dataset.splits.astype("<U5")
@@ -746,6 +769,20 @@ def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data
         units = join_groups(dataset.groups, together)
         splits[pool] = cut_groups(dataset.labels[pool], units[pool], wanted, seed)
         warn_of_absent_classes(dataset, splits)
+    return _with_splits(dataset, splits, wanted, pool)
+
+
+def _with_splits(
+    dataset: ImageDataset, splits: NDArray[np.str_], wanted: Shares, pool: NDArray[np.bool_]
+) -> ImageDataset:
+    """The dataset with these splits, and a note where val is smaller than its share of the pool."""
+    count, val = int(pool.sum()), int((splits[pool] == "val").sum())
+    if wanted.reduced(count) != wanted.fractions:
+        share = wanted.fractions["val"] / sum(wanted.fractions.values())
+        dataset.listing.notes.append(
+            f"val has {val:,} of {count:,} images, not {share:.0%}: enough to choose the best epoch "
+            "(--fractions decides otherwise)"
+        )
     return replace(dataset, splits=splits)
 
 

@@ -234,8 +234,9 @@ class TrainConfig:
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] | None = None
     """How pixels are computed when an image is resized. Default: the weights' published one, or bilinear."""
 
-    fractions: tuple[NotNegative, NotNegative, NotNegative] = (0.7, 0.15, 0.15)
-    """Sizes of the training, validation and test splits where the data does not come split."""
+    fractions: tuple[NotNegative, NotNegative, NotNegative] | None = None
+    """Sizes of the training, validation and test splits where the data does not come split. Default: 0.7,
+    0.15 and 0.15, but about 5,000 validation images where that would be more."""
     folds: Annotated[int, Field(ge=2, le=100)] | None = None
     """Cross-validation: train that many models, each on other images, and join them to one classifier. They
     share the time, if that is given."""

@@ -64,6 +64,7 @@ from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.regression import RegressionTask, scaled_dataset, target_scales
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
 from skipnets.training.scores import headline_scores
+from skipnets.training.search_time import copies_within
 from skipnets.training.speed import check_accelerator, training_device, wrong_devices
 from skipnets.training.supplied import Model, Supplied, check_supplied
 from skipnets.training.supplied_data import Images, as_dataset, given_dataset
@@ -660,11 +661,12 @@ def training_dataset(config: TrainConfig) -> ImageDataset:
     dataset = find_dataset(
         config.data,
         seed=config.seed,
-        fractions=config.fractions,
+        fractions=config.fractions or "auto",
         splits=config.splits,
         download=config.download,
         duplicates=config.duplicates,
         options=config.data_options,
+        copies_within=copies_within(config),
     )
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):
