@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from tests.helpers.labels import LABELS, write_tiles
 
-from skipnets.classifier import Classifier, describe, load
+from skipnets.classifier import describe, load
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset, find_dataset
 from skipnets.errors import UserError
@@ -120,6 +120,17 @@ def test_a_run_learns_and_its_file_holds_task_and_thresholds_chosen_on_validatio
     assert label_run.scores["groups"] is not None
 
 
+def test_the_validation_loss_counts_every_known_pair_once(label_run: Run) -> None:
+    evaluation = evaluate(load(label_run, runtime="torch", device="cpu"), split="val")
+    assert isinstance(evaluation, MultiLabelEvaluation)
+    logits, labels = torch.from_numpy(evaluation.logits), torch.from_numpy(evaluation.labels)
+    known = torch.isfinite(labels)
+    assert not known.all()
+    losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(), reduction="none")
+    best = next(row for row in label_run.rows if row.epoch == label_run.best_epoch)
+    assert best.val_loss == pytest.approx(losses[known].mean().item(), rel=1e-4)
+
+
 def test_predictions_hold_all_labels_that_reach_their_thresholds(label_run: Run) -> None:
     classifier = load(label_run, runtime="torch", device="cpu")
     image = Path(label_run.config.data).with_name("000.png")
@@ -160,7 +171,6 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
     ("changes", "message"),
     [
         ({"mixup": 0.2}, "mixup=0.2: not yet with several labels"),
-        ({"folds": 3}, "folds=3: not yet"),
         ({"fit_head": True}, "fit_head=True: not yet"),
         ({"imbalance": "balanced-sampling"}, "weighted-loss weighs"),
         ({"best_by": "accuracy"}, "must be one of average-precision, auroc, loss"),
@@ -194,5 +204,3 @@ def test_several_labels_and_one_class_do_not_pass_for_one_another(
     single = replace(tiles, labels=np.zeros(len(tiles), np.int64))
     with pytest.raises(UserError, match="has one class an image, which does not fit a multi-label"):
         evaluate(classifier, single)
-    with pytest.raises(UserError, match="members: must not be multi-label classifiers"):
-        Classifier.from_members([classifier, classifier])

@@ -6,6 +6,7 @@ Shapes: N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -128,6 +129,11 @@ class ClassificationTask(pl.LightningModule):
         self.gradient_norms: list[Tensor] = []
         self.training_sums = TrainingSums()
         self.train()
+
+    @property
+    def guessing_loss(self) -> float:
+        """The loss of one who knows nothing of the images."""
+        return math.log(self.model.num_classes)
 
     def change_plan(self, plan: Sequence[tuple[int, int]]) -> None:
         """Let the learning rate follow another number of epochs; see `schedule_plan.progress`."""
@@ -295,7 +301,7 @@ def freeze_stages(model: Backbone[Any], count: int) -> list[nn.Module]:
     """
     if not count:
         return []
-    groups, modules = stage_groups(model.config), dict(model.stages())
+    groups, modules = stage_groups(model.config), dict(model.named_stages())
     if count > len(groups):
         raise UserError(
             f"freeze={count}: must be at most {len(groups)}, the stages of {model.config.name} with its stem"
