@@ -53,6 +53,7 @@ from skipnets.data.splits import (
     read_splits,
     write_splits,
 )
+from skipnets.data.targets import quantile_labels, target_texts, targets_from_texts
 from skipnets.errors import UserError, check_path, listed, naming, near_matches
 from skipnets.progress import LoggedProgress
 
@@ -62,6 +63,7 @@ logger = logging.getLogger("skipnets")
 
 Duplicates = Literal["keep-together", "drop", "ignore"]
 
+_SAME_NUMBER = 0.1  # standard deviations of a target
 _ARCHIVES = (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip")
 # What is decided when shards are written.
 _NOT_OF_SHARDS = (
@@ -76,10 +78,10 @@ class ImageDataset:
     """A labeled list of images, held in memory or lying in files. N images.
 
     Args:
-        classes: The class names; a label is a position in this.
+        classes: The class names; a label is a position in this. Of numbers to predict, the targets' names.
         names: N names, unique: the path below `root`, or such as "digits/0001". What splits.csv holds.
         labels: (N,) int64; or, where an image has any number of K labels, (N, K) float32 with 1 for present,
-            0 for absent and NaN for unknown.
+            0 for absent and NaN for unknown; or, of numbers to predict, (N, T) float64.
         splits: (N,) "train", "val" or "test".
         root: The folder that `names` are relative to; None where `images` holds the images.
         images: (N, H, W) or (N, H, W, C), usually uint8; None where they lie in files.
@@ -90,6 +92,7 @@ class ImageDataset:
         pages: (N,) which page of its file each image is, from 0; None for the one that stands for the file.
         max_pixels: The most that an image may have; larger ones are not decoded.
         listing: What was found where the images were looked for, with notes and warnings.
+        regression: Whether the labels are numbers to predict.
     """
 
     classes: tuple[str, ...]
@@ -105,6 +108,7 @@ class ImageDataset:
     contents: list[Content] | None = None
     copies: Sequence[Copy] = ()
     listing: Listing = dataclasses.field(default_factory=Listing)
+    regression: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -112,17 +116,37 @@ class ImageDataset:
     @property
     def multi_label(self) -> bool:
         """Whether an image has any number of labels."""
-        return self.labels.ndim == 2
+        return self.labels.ndim == 2 and not self.regression
+
+    @property
+    def task(self) -> Literal["single-label", "multi-label", "regression"]:
+        """What the labels are: one class an image, any number of labels, or numbers."""
+        if self.regression:
+            return "regression"
+        return "multi-label" if self.multi_label else "single-label"
+
+    @property
+    def label_kind(self) -> str:
+        """What each image has, for messages: "one class an image"."""
+        kinds = {"multi-label": "several labels an image", "regression": "numbers to predict"}
+        return kinds.get(self.task, "one class an image")
 
     @property
     def label_names(self) -> list[str]:
-        """(N,) the class of each image; of several labels, the text of `skipnets.data.multi_label`."""
+        """(N,) the class of each image, or its labels or numbers as one text.
+
+        See `skipnets.data.multi_label` and `skipnets.data.targets`.
+        """
+        if self.regression:
+            return target_texts(self.labels)
         if self.multi_label:
             return label_texts(self.labels, self.classes)
         return [self.classes[label] for label in self.labels.tolist()]
 
     def counts(self) -> NDArray[np.int64]:
-        """(K,) how many images have each class."""
+        """(K,) how many images have each class; of numbers, each target's."""
+        if self.regression:
+            return np.full(len(self.classes), len(self), dtype=np.int64)
         if self.multi_label:
             return (self.labels == 1).sum(0)
         return np.bincount(self.labels, minlength=len(self.classes))
@@ -380,12 +404,15 @@ def _find(
     if isinstance(data, str) and data in NAMED_SETS:
         if options.task == "multi-label":
             raise UserError(f"task=multi-label: the images of {data} have one label each")
+        if options.wants_numbers:
+            raise UserError(f"task=regression: {data} has classes, not numbers to predict")
         return _named(data, download=download)
     path = Path(data)
     columns = Columns(
         path=options.path_column,
         label=options.label_column,
         labels=options.label_columns,
+        targets=options.targets,
         split=options.split_column,
         group=options.group_column,
     )
@@ -400,11 +427,18 @@ def _find(
     if path.is_dir() and is_sharded(path):
         if options.task == "multi-label":
             raise UserError(f"task=multi-label: {path} holds shards, of which each image has one class yet")
+        if options.wants_numbers:
+            raise UserError(f"task=regression: {path} holds shards, of which each image has one class yet")
         if unfit := options.arguments(_NOT_OF_SHARDS):
             raise UserError(f"{path}: holds shards, for which {' '.join(unfit)} comes too late")
         listing, members = read_shards(path)
     elif path.is_dir():
-        metadata = find_metadata(path) if options.layout == "auto" else None
+        metadata = find_metadata(path, any_label=options.wants_numbers) if options.layout == "auto" else None
+        if metadata is None and options.wants_numbers:
+            raise UserError(
+                f"task=regression: {path} is a folder; it takes a manifest ({', '.join(MANIFEST_SUFFIXES)}) "
+                "with a column of numbers"
+            )
         if metadata is None and columns != Columns():
             raise UserError(f"{path}: is a folder; --path-column and the like are for a manifest")
         if metadata is None:
@@ -475,12 +509,12 @@ def _from_listing(listing: Listing, options: DataOptions, members: Members | Non
         members = None if members is None else members.select(origin)
     elif isinstance(options.page, int):
         pages = np.full(len(entries), options.page - 1)
-    found = () if listing.multi_label else (entry.label for entry in entries)
-    alphabetical = sorted({*listing.classes, *found})
-    classes = tuple(
-        alphabetical if options.class_order == "alphabetical" else sorted(alphabetical, key=natural_key)
-    )
-    number = {label: position for position, label in enumerate(classes)}
+    if listing.regression:
+        classes = tuple(listing.classes)
+        labels: NDArray[Any] = targets_from_texts([entry.label for entry in entries])
+    else:
+        classes = _class_names(listing, entries, options)
+        labels = _class_labels(listing, entries, classes)
     groups = np.array([entry.group for entry in entries])
     known = None
     if members is not None:  # the index tells them
@@ -494,9 +528,8 @@ def _from_listing(listing: Listing, options: DataOptions, members: Members | Non
     return ImageDataset(
         classes=classes,
         names=[entry.name for entry in entries],
-        labels=labels_from_texts([entry.label for entry in entries], classes)
-        if listing.multi_label
-        else np.array([number[entry.label] for entry in entries], dtype=np.int64),
+        labels=labels,
+        regression=listing.regression,
         splits=np.array([entry.split for entry in entries], dtype="<U5"),
         groups=groups if (groups != "").any() else None,
         pages=pages,
@@ -506,6 +539,23 @@ def _from_listing(listing: Listing, options: DataOptions, members: Members | Non
         root=listing.root,
         listing=listing,
     )
+
+
+def _class_names(listing: Listing, entries: Sequence[Entry], options: DataOptions) -> tuple[str, ...]:
+    """The classes in the order that was asked for."""
+    found = () if listing.multi_label else (entry.label for entry in entries)
+    alphabetical = sorted({*listing.classes, *found})
+    return tuple(
+        alphabetical if options.class_order == "alphabetical" else sorted(alphabetical, key=natural_key)
+    )
+
+
+def _class_labels(listing: Listing, entries: Sequence[Entry], classes: tuple[str, ...]) -> NDArray[Any]:
+    """(N,) positions in the classes; (N, K) where an image has any number of them."""
+    if listing.multi_label:
+        return labels_from_texts([entry.label for entry in entries], classes)
+    number = {label: position for position, label in enumerate(classes)}
+    return np.array([number[entry.label] for entry in entries], dtype=np.int64)
 
 
 def _find_patients(listing: Listing) -> bool:
@@ -630,14 +680,24 @@ def _copy_warnings(dataset: ImageDataset) -> Iterator[str]:
             "too good; skipnets audit shows them, --duplicates drop leaves one of each"
         )
     labels = dataset.labels
-    differing = [
-        copy
-        for copy in dataset.copies
-        if not np.array_equal(labels[copy.first], labels[copy.second], equal_nan=dataset.multi_label)
-    ]
+    if dataset.regression:
+        # Of images that are nearly equal, so may their numbers be.
+        close = _SAME_NUMBER * labels.std(0)
+        differing = [
+            copy
+            for copy in dataset.copies
+            if (np.abs(labels[copy.first] - labels[copy.second]) > (0 if copy.exact else close)).any()
+        ]
+    else:
+        differing = [
+            copy
+            for copy in dataset.copies
+            if not np.array_equal(labels[copy.first], labels[copy.second], equal_nan=dataset.multi_label)
+        ]
     if differing:
         yield (
-            f"{counted(len(differing), 'pair')} of copies with different labels, such as "
+            f"{counted(len(differing), 'pair')} of copies with different "
+            f"{'numbers' if dataset.regression else 'labels'}, such as "
             f"{dataset.names[differing[0].first]} and {dataset.names[differing[0].second]}"
         )
     if dataset.copies:
@@ -678,10 +738,11 @@ def deal_out(dataset: ImageDataset, shares: Shares, seed: int, data: object) -> 
     in_pool = [copy for copy in dataset.copies if pool[copy.first] and pool[copy.second]]
     together = clusters(in_pool, len(dataset))
     alone = pool & (together == np.arange(len(dataset)))
-    if dataset.multi_label:
+    if dataset.task != "single-label":
         units = together if dataset.groups is None else join_groups(dataset.groups, together)
         splits = dataset.splits.astype("<U5")
-        splits[pool] = cut_groups(dataset.labels[pool], units[pool], wanted, seed)
+        labels = quantile_labels(dataset.labels[pool]) if dataset.regression else dataset.labels[pool]
+        splits[pool] = cut_groups(labels, units[pool], wanted, seed)
         warn_of_absent_classes(dataset, splits)
         return _with_splits(dataset, splits, wanted, pool)
     counts = np.bincount(dataset.labels[alone], minlength=len(dataset.classes))
@@ -727,7 +788,7 @@ def _with_splits(
 
 def check_classes(dataset: ImageDataset, data: object) -> None:
     """There must be classes to tell apart, or one label to tell the presence of."""
-    if len(dataset.classes) < 2 and not dataset.multi_label:
+    if len(dataset.classes) < 2 and dataset.task == "single-label":
         raise UserError(
             f'{data}: holds one class only, "{dataset.classes[0]}"; telling classes apart takes two or more'
         )
@@ -771,6 +832,8 @@ def check_groups(dataset: ImageDataset, pool: NDArray[np.bool_]) -> None:
 
 def warn_of_absent_classes(dataset: ImageDataset, splits: NDArray[np.str_]) -> None:
     """Add to the dataset's warnings which splits lack a class."""
+    if dataset.regression:
+        return
     if dataset.multi_label:
         dataset.listing.warnings += absent_labels(dataset.labels, dataset.classes, splits)
         return
@@ -797,7 +860,8 @@ def repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missin
         if index is None:
             gone.append(name)
         elif names[index] != label:
-            raise UserError(f"{path}: lists {name} as {label!r}, which the data hold under another class")
+            other = "with another number" if dataset.regression else "under another class"
+            raise UserError(f"{path}: lists {name} as {label!r}, which the data hold {other}")
         else:
             split_of[index] = split
     if gone and missing != "skip":

@@ -87,6 +87,8 @@ def train_folds(
         options=config.data_options,
         copies_within=copies_within(config),
     )
+    if dataset.regression:
+        raise UserError(f"folds={config.folds}: not yet with {dataset.label_kind}")
     if config.splits is None:
         folds = deal_out_folds(dataset, config.folds, config.seed, config.data)
     else:
