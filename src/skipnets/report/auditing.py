@@ -128,7 +128,7 @@ class Audit(Display):
                     f"only (Cohen's kappa {check.kappa:.2f}, at least {LEAST_KAPPA} is needed), so most of "
                     "them would be its own errors; take a better model"
                 )
-            if check.labels_withheld:
+            elif check.labels_withheld:
                 notes.append(
                     f"errors of {listed(check.labels_withheld)} are not listed: the model agrees too little "
                     f"with these labels (Cohen's kappa below {LEAST_KAPPA})"
