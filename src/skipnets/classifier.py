@@ -208,34 +208,43 @@ class Classifier(Display):
         cls,
         model: nn.Module,
         *,
-        classes: Sequence[str],
+        classes: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
         provenance: Mapping[str, Any] | None = None,
         architecture: Mapping[str, Any] | None = None,
-        task: Task = "single-label",
+        task: Task | None = None,
         thresholds: Sequence[float] | None = None,
     ) -> Classifier:
         """Create a classifier from a torch model, which is not copied, moved or switched to eval mode.
 
         Args:
             model: From `skipnets.create_model`, or any module (N, C, H, W) → logits (N, K).
-            classes: Names of the classes, in the order of the logits.
+            classes: Names of the classes, in the order of the logits; None takes the labels of the published
+                weights that the model was created with, with their thresholds.
             preprocessing: How an image becomes the model's input; None takes what the published weights that
                 the model was created with were evaluated with.
             provenance: As for `Classifier`; `created` is added if it is missing.
             architecture: Of a module that is no part of this package, or of a modified model, what makes it:
                 `{"import": "package.module:Class", "arguments": {…}}`. It is called to see that it does.
                 Without it, loading the file takes such a module: `skipnets.load(path, model=…)`.
-            task: As for `Classifier`.
+            task: As for `Classifier`. Default: "multi-label" for the labels of published weights, otherwise
+                "single-label".
             thresholds: As for `Classifier`.
 
         Raises:
-            UserError: If `preprocessing` is None and the model's weights state none.
+            UserError: If `preprocessing` or `classes` is None and the model's weights state none.
         """
         from skipnets.models.backbone import Backbone
         from skipnets.models.custom_model import CustomModel, config_of
         from skipnets.runtimes.torch import TorchRuntime
 
+        if classes is None:
+            labels = getattr(getattr(model, "weights_report", None), "labels", None)
+            if labels is None:
+                raise UserError("classes: must be given, the model has no published weights that name them")
+            classes, task = labels.names, task or "multi-label"
+            if task == "multi-label" and thresholds is None:
+                thresholds = labels.thresholds
         if not isinstance(model, Backbone) or architecture is not None:
             if preprocessing is None:
                 raise UserError("preprocessing: must be given for a network that is no part of this package")
@@ -249,7 +258,7 @@ class Classifier(Display):
             preprocessing=preprocessing,
             provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
             runtime=TorchRuntime(model),
-            task=task,
+            task=task or "single-label",
             thresholds=thresholds,
         )
 

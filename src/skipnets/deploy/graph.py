@@ -63,7 +63,7 @@ class _Deployed(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) → logits (N, classes) and features (N, num_features)."""
         maps = images
-        for _, stage in self.network.stages():
+        for _, stage in self.network.named_stages():
             maps = stage(maps)
         features = self.network.forward_head(maps, pre_logits=True)
         return self.network.get_classifier()(features), features
