@@ -33,7 +33,7 @@ from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model
 from skipnets.runtimes.views import averaged_embeddings, averaged_logits, check_tta
 from skipnets.tables import Display, make_table, properties_table
 from skipnets.trust import MissingNetworkError, Trust, trusting
-from skipnets.uncertainty import Uncertainty, check_share, prediction_sets
+from skipnets.uncertainty import CalibrationScores, Uncertainty, check_share, prediction_sets
 
 if TYPE_CHECKING:
     import torch
@@ -475,7 +475,8 @@ class Classifier(Display):
         check_share(coverage=coverage, reject=reject)
         if coverage is None and reject is None:
             return
-        check_single_label(self, "coverage" if coverage is not None else "reject")
+        if coverage is not None:
+            check_single_label(self, "coverage")
         option = f"coverage={coverage}" if coverage is not None else f"reject={reject}"
         if self.uncertainty is None:
             export = ", and export it again" if self.export is not None else ""
@@ -490,9 +491,17 @@ class Classifier(Display):
                 raise UserError(
                     f"{option}: the temperature was changed after skipnets calibrate; run it again"
                 )
-            self.uncertainty.sets.quantile(coverage)
+            self._sets.quantile(coverage)
         if reject is not None:
             self.uncertainty.outliers.calibration.check_reject(reject)
+
+    @property
+    def _sets(self) -> CalibrationScores:
+        """The scores of prediction sets, which `check_calibrated` makes sure of."""
+        assert self.uncertainty is not None
+        if self.uncertainty.sets is None:
+            raise UserError("coverage: the model was calibrated without prediction sets; calibrate it again")
+        return self.uncertainty.sets
 
     def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
         """Convert images to the network's input, (N, C, H, W): float32, or uint8 if the graph normalizes.
@@ -707,8 +716,8 @@ class Classifier(Display):
         logits = self.logits(inputs)
         probabilities = self._normalized(logits)
         fields: list[dict[str, Any]] = [{} for _ in probabilities]
-        if coverage is not None and self.uncertainty is not None:
-            sets = prediction_sets(probabilities, self.uncertainty.sets, coverage)
+        if coverage is not None:
+            sets = prediction_sets(probabilities, self._sets, coverage)
             for row, chosen, shares in zip(fields, sets, probabilities, strict=True):
                 row["prediction_set"] = tuple(name for name, _ in self.ranking(shares, int(chosen.sum())))
         if reject is not None and self.uncertainty is not None:
@@ -923,7 +932,7 @@ def _description(path: Path, metadata: dict[str, Any], parameters: int) -> dict[
     values = replace(description, uncertainty=None).to_dict()
     if (uncertainty := description.uncertainty) is not None:
         score = uncertainty.outliers.score
-        values["uncertainty"] = {"images": uncertainty.sets.images, "outlier_score": score}
+        values["uncertainty"] = {"images": uncertainty.outliers.calibration.images, "outlier_score": score}
     return {
         "path": str(path),
         "bytes": sum(file.stat().st_size for file in files),
