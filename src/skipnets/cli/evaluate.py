@@ -48,7 +48,8 @@ def evaluate(
             with the run's splits.
         split: train, val, test or all. Data without splits are all test.
         json: Print all metrics and the written files as JSON.
-        output: A folder for evaluation.json, confusion.png and predictions.parquet.
+        output: A folder for evaluation.json, predictions.parquet, and confusion.png or, with numbers to
+            predict, scatter.png.
         predictions: A .parquet, .csv or .jsonl file for all predictions.
         coverage: Measure sets of classes that contain the true one with this probability, such as 0.9; takes
             a calibrated model.

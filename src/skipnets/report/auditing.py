@@ -23,7 +23,7 @@ from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset, find_with_own_splits
 from skipnets.data.survey import Survey, survey
-from skipnets.errors import check_at_least_1, listed
+from skipnets.errors import UserError, check_at_least_1, listed
 from skipnets.evaluation.tables import write_table
 from skipnets.report.findings import (
     KINDS,
@@ -387,6 +387,8 @@ def _open(
         missing = error.names
         options = replace(options, missing="skip")
         dataset = find_with_own_splits(data, download=download, options=options, strict=False)
+    if dataset.regression:
+        raise UserError(f"{data}: has {dataset.label_kind}, which an audit cannot look at yet")
     return dataset, missing
 
 

@@ -24,6 +24,7 @@ from skipnets.data.manifest import relative_name
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, listed, one_line
 from skipnets.evaluation.evaluating import evaluate, known_rows
+from skipnets.evaluation.regression_evaluation import RegressionEvaluation
 from skipnets.terminal import from_csv_text
 
 __all__ = ["TABLES", "UnseenPredictions", "predict_unseen", "read_prediction_table"]
@@ -126,10 +127,10 @@ def predict_unseen(
     """
     classifier = as_classifier(model, runtime=runtime, device=device, threads=threads)
     rows = known_rows(classifier, dataset) or [None] * len(dataset)
-    if dataset.multi_label != (classifier.task == "multi-label"):
+    if dataset.task != classifier.task:
         raise UserError(
-            f"model={classifier.path or 'the classifier'}: is a {classifier.task} classifier, and the data "
-            f"have {'several labels' if dataset.multi_label else 'one class'} an image"
+            f"model={classifier.path or 'the classifier'}: is for task={classifier.task}, and the data have "
+            f"{dataset.label_kind}"
         )
     known_classes = _of_known_classes(dataset, classifier.classes)
     probabilities = np.full((len(dataset), len(classifier.classes)), np.nan)
@@ -149,6 +150,7 @@ def predict_unseen(
             workers=workers,
             progress=progress,
         )
+        assert not isinstance(evaluation, RegressionEvaluation)  # of which there are no labels to judge
         position = {dataset.names[image]: image for image in missing.tolist()}
         probabilities[[position[name] for name in evaluation.names]] = evaluation.probabilities
     images = np.flatnonzero(~np.isnan(probabilities[:, 0]) & known_classes)
