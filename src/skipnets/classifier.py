@@ -801,7 +801,9 @@ class Classifier(Display):
         self, batches: Iterator[ImageBatch], top_k: int, coverage: float | None, reject: float | None
     ) -> Iterator[Prediction]:
         for batch in batches:
-            rows = iter(self._answers(batch.inputs, coverage, reject) if len(batch.inputs) else ())
+            rows = iter(
+                self.judged(batch.inputs, coverage=coverage, reject=reject) if len(batch.inputs) else ()
+            )
             for source, error in batch.outcomes():
                 if error is not None:
                     yield self.failed(source, error)
@@ -812,11 +814,21 @@ class Classifier(Display):
                     continue
                 yield replace(self.prediction(source, probabilities, top_k), **uncertainty)
 
-    def _answers(
-        self, inputs: NDArray[Any], coverage: float | None, reject: float | None
-    ) -> Iterator[tuple[NDArray[np.float64], dict[str, Any]]]:
-        """For each image the probabilities (classes,), and the fields of `Prediction` on uncertainty."""
-        logits = self.logits(inputs)
+    def judged(
+        self, batch: NDArray[Any], *, coverage: float | None = None, reject: float | None = None
+    ) -> list[tuple[NDArray[np.float64], dict[str, Any]]]:
+        """`answers` with what is asked for besides: for each image a row, and fields of `Prediction`.
+
+        Args:
+            batch: (N, C, H, W), preprocessed.
+            coverage: As of `predict`; `check_calibrated` says whether the classifier can.
+            reject: Likewise.
+
+        Returns:
+            N pairs of (classes,) probabilities or numbers, which need not be finite, and of `prediction_set`,
+            `p_value` and `rejected`, where they were asked for.
+        """
+        logits = self.logits(batch)
         probabilities = self._normalized(logits)
         fields: list[dict[str, Any]] = [{} for _ in probabilities]
         if coverage is not None:
@@ -825,13 +837,13 @@ class Classifier(Display):
                 row["prediction_set"] = tuple(name for name, _ in self.ranking(shares, int(chosen.sum())))
         if reject is not None and self.uncertainty is not None:
             detector = self.uncertainty.outliers
-            features = self.embed_batch(inputs) if detector.needs_features else None
+            features = self.embed_batch(batch) if detector.needs_features else None
             with np.errstate(invalid="ignore"):  # logits that are not finite are reported by the caller
                 values = detector.p_values(logits, features)
             for row, value in zip(fields, values.tolist(), strict=True):
                 row["p_value"] = value
                 row["rejected"] = detector.calibration.rejects(value, reject)
-        return zip(probabilities, fields, strict=True)
+        return list(zip(probabilities, fields, strict=True))
 
     def _batches(self, inputs: Images, batch_size: int, workers: int | None) -> Iterator[ImageBatch]:
         return self._named_batches(named_sources(inputs, self.preprocessing), batch_size, workers)
