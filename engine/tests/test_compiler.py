@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS, Build, Network, evaluate
@@ -59,7 +60,8 @@ class RandomGraph:
             self.add_operation()
         last = max(self.sizes) if len(self.sizes) > 1 else self.build.relu(0)
         others = self.draw(st.booleans())
-        mean = self.build.mean(last)
+        pooling = self.draw(st.sampled_from(["avg", "avg", "max", "avgmax", "catavgmax"]))
+        mean = self.build.mean(last) if pooling == "avg" else self.build.global_pool(last, pooling)
         if others:
             other = self.build.mean(self.pick())
             mean = self.build.concatenate(mean, other) if self.draw(st.booleans()) else mean
@@ -84,7 +86,10 @@ class RandomGraph:
     def add_operation(self) -> None:
         build, x = self.build, self.pick()
         size, channels = self.sizes[x], self.build.channels(x)
-        kinds = "conv1 conv conv grouped norm norm-relu norm-relu relu max average halve pad subsample drop"
+        kinds = (
+            "conv1 conv conv grouped depthwise norm norm-relu norm-relu relu max average halve pad subsample "
+            "drop activation layer-norm group-norm excite gate scale along blur cell"
+        )
         match self.draw(st.sampled_from([*kinds.split(), *["concatenate", "add"] * 2])):
             case "conv1":
                 y = build.convolution(x, self.channels(), 1, bias=self.draw(st.booleans()))
@@ -99,6 +104,32 @@ class RandomGraph:
                 groups = self.draw(st.sampled_from([g for g in (1, 2, 3, 4, 16) if channels % g == 0]))
                 outputs = groups * self.draw(st.integers(1, 9))
                 y = build.convolution(x, outputs, self.draw(st.sampled_from([1, 3])), groups=groups)
+            case "depthwise":
+                kernel = self.draw(st.sampled_from([3, 7, 9]))
+                y = build.convolution(
+                    x, channels, kernel, groups=channels, stride=self.draw(st.integers(1, 2))
+                )
+            case "activation":
+                y = build.activation(x, self.draw(st.sampled_from(sorted(reference.ACTIVATIONS))))
+            case "layer-norm":
+                y = build.norm(x, "layer2d", eps=1e-2)
+            case "group-norm":
+                groups = self.draw(st.sampled_from([g for g in (1, 2, 3, 4, 16) if channels % g == 0]))
+                y = build.norm(x, self.draw(st.sampled_from(["group", "instance"])), eps=1e-2, groups=groups)
+            case "excite":
+                y = build.squeeze_excitation(
+                    x, 5, gate=self.draw(st.sampled_from(["sigmoid", "hard_sigmoid"]))
+                )
+            case "gate":
+                y = build.multiply(x, build.along_channels(build.squeeze(self.pick(channels=channels)), 3))
+            case "scale":
+                y = build.scale(x)
+            case "along":
+                y = build.along_channels(x, self.draw(st.sampled_from([1, 3, 5])))
+            case "blur" if min(size) > 1:
+                y, size = build.blur(x), ((size[0] + 1) // 2, (size[1] + 1) // 2)
+            case "cell":
+                y, size = build.cell_mean(x), ((size[0] + 1) // 2, (size[1] + 1) // 2)
             case "norm":
                 y = build.norm(x)
             case "norm-relu":
@@ -130,7 +161,7 @@ class RandomGraph:
             case _:
                 y = build.dropout(x)
         operation = build.graph.operations[-1]  # those before it in its case keep the size
-        if operation.output == y and hasattr(operation, "kernel"):
+        if operation.output == y and operation.kind in ("convolution", "pool"):
             lost = operation.dilation * (operation.kernel - 1) - 2 * operation.padding
             height, width = ((side - lost - 1) // operation.stride + 1 for side in size)
             size = height, width

@@ -28,8 +28,19 @@ def operation(graph: Any, name: str) -> Any:
         ("stem", {"kind": "attention"}, UnknownArchitectureError, "stem: .*operation 'attention'"),
         ("stem", {"kind": ["convolution"]}, UnknownArchitectureError, r"operation \['convolution'\]"),
         ("stem", {"padding_mode": "reflect"}, UnknownArchitectureError, "attribute 'padding_mode' of a conv"),
-        ("norm", {"norm": "group"}, UnknownArchitectureError, "norm: .*batch norm only, not norm='group'"),
-        ("relu", {"function": "gelu"}, UnknownArchitectureError, "relu function only, not .*'gelu'"),
+        (
+            "norm",
+            {"norm": "weight"},
+            UnknownArchitectureError,
+            "norm: .*instance norm only, not norm='weight'",
+        ),
+        (
+            "norm",
+            {"norm": "group", "groups": 3},
+            InvalidGraphError,
+            "norm: groups=3: must divide the channels",
+        ),
+        ("relu", {"function": "tanh"}, UnknownArchitectureError, "hard_sigmoid function only, not .*'tanh'"),
         (
             "stem",
             {"kernel": 17},

@@ -1,0 +1,48 @@
+// What the loops around the kernels share: where values lie, and who computes what.
+
+#pragma once
+
+#include "pixel_kernels.h"
+#include "steps.h"
+
+namespace skipnets {
+
+struct Range {
+    Size begin, end;
+};
+
+inline Range share(Size total, int parts, int part) { return {total * part / parts, total * (part + 1) / parts}; }
+
+inline Size ceil_div(Size a, Size b) { return (a + b - 1) / b; }
+
+/// A value in memory: all of its images, or a ring of rows of one image, which a thread keeps for itself while it
+/// computes strip after strip. Rows outside of a ring's image are one row of zeros.
+struct Place {
+    Map map;
+    float* base;
+    int ring = 0;  // rows; 0 for a whole value
+    float* zeros = nullptr;
+
+    float* at(Size number, Size y, Size x) const {
+        if (ring == 0) return base + map.at(number, y, x);
+        if (y < 0 || y >= map.height) return zeros + (x + map.border) * map.pixel;
+        return base + (y % ring) * map.row + (x + map.border) * map.pixel;
+    }
+};
+
+inline Place place_of(const Execution& run, int value, int image, int channel) {
+    return {run.plan.maps[value], run.value(value, image) + channel};
+}
+
+/// Where the factors of an image's channels lie.
+inline Place gate_of(const Execution& run, const Node& node, int image) {
+    return node.gate >= 0 ? place_of(run, node.gate, image, node.gate_channel) : Place{};
+}
+
+/// What ends a step and is done where it has just written, in the first-level cache; null for nothing and for a ReLU,
+/// which the kernels do as they write.
+inline PixelKernels::Activate finisher_of(const Execution& run, const Node& node) {
+    return node.activation == Activation::kRelu ? nullptr : run.kernels.pixel->activate[int(node.activation)];
+}
+
+}  // namespace skipnets
