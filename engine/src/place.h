@@ -15,15 +15,17 @@ inline Range share(Size total, int parts, int part) { return {total * part / par
 
 inline Size ceil_div(Size a, Size b) { return (a + b - 1) / b; }
 
-/// A value in memory: all of its images, or a ring of rows of one image, which a thread keeps for itself while it
-/// computes strip after strip. Rows outside of a ring's image are one row of zeros.
+/// A value in memory: all of its images, or what a thread keeps for itself while it computes strip after strip. That is
+/// a ring of rows of one image, outside of which there is one row of zeros, or a list of pixels, from `first` on.
 struct Place {
     Map map;
     float* base;
     int ring = 0;  // rows; 0 for a whole value
     float* zeros = nullptr;
+    Size first = -1;  // of a list; -1 for anything else
 
     float* at(Size number, Size y, Size x) const {
+        if (first >= 0) return base + ((number * map.height + y) * map.width + x - first) * map.pixel;
         if (ring == 0) return base + map.at(number, y, x);
         if (y < 0 || y >= map.height) return zeros + (x + map.border) * map.pixel;
         return base + (y % ring) * map.row + (x + map.border) * map.pixel;

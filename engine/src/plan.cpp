@@ -16,6 +16,9 @@ constexpr Size kGroupFloats = Size(1) << 20;
 // Maps larger than this, in floats, pass through the second-level cache strip by strip.
 constexpr Size kStripFloats = Size(1) << 17;
 
+// Weights of at most so many bytes are fetched again for each strip of a few register tiles' pixels.
+constexpr std::size_t kStripWeights = std::size_t(2) << 20;
+
 int shrunk(int size, const Node& node) {
     switch (node.kind) {
         case Kind::kMean:
@@ -152,8 +155,18 @@ void lay_out_maps(const Network& network, const Kernels& kernels, Plan& plan) {
     }
 }
 
-/// Finds 1×1 convolutions whose result only the Winograd convolution behind them reads, and which is so large that
-/// the two had better run strip by strip.
+/// Whether the second of two steps may read a strip of what the first, a 1×1 convolution, makes; and how.
+Strips strips_of(const Step& second) {
+    const Node& node = *second.node;
+    if (node.kind != Kind::kConvolution || second.parts > 1) return Strips::kNone;
+    if (second.weights->algorithm != Algorithm::kDirect) return Strips::kWinograd;
+    const bool plain = node.kernel == 1 && node.stride == 1 && !node.pooled;
+    // Every strip fetches all weights.
+    return plain && second.weights->bytes <= kStripWeights ? Strips::kProducts : Strips::kNone;
+}
+
+/// Finds 1×1 convolutions whose result only the convolution behind them reads, and which is so large that the two had
+/// better run strip by strip.
 void pair_steps(Plan& plan) {
     const auto reads = [](const Node& node, int value) {
         return node.input == value || node.added == value || node.gate == value;
@@ -161,10 +174,9 @@ void pair_steps(Plan& plan) {
     for (std::size_t i = 0; i + 1 < plan.steps.size(); ++i) {
         const Node &node = *plan.steps[i].node, &next = *plan.steps[i + 1].node;
         if (plan.key.keep || node.kind != Kind::kConvolution || node.kernel != 1 || node.pooled ||
-            node.output_channel != 0 || next.kind != Kind::kConvolution || next.input != node.output ||
-            next.added == node.output || next.input_channel != 0 || next.input_channels > node.output_channels ||
-            plan.steps[i + 1].weights->algorithm == Algorithm::kDirect || plan.steps[i].parts > 1 ||
-            plan.steps[i + 1].parts > 1 || next.gate == node.output)
+            node.output_channel != 0 || next.input != node.output || next.added == node.output ||
+            next.gate == node.output || next.input_channel != 0 || next.input_channels > node.output_channels ||
+            plan.steps[i].parts > 1)
             continue;
         // Other steps that read the value must find it written anew.
         bool read_later = false;
@@ -175,8 +187,11 @@ void pair_steps(Plan& plan) {
                 later.output_channels >= node.output_channels)
                 break;
         }
-        const bool large = plan.maps[node.output].image > kStripFloats;
-        plan.steps[i].by_strips = large && !read_later;
+        const Map& map = plan.maps[node.output];
+        const bool large = map.image > kStripFloats && map.pixels() > 1;
+        const Strips strips = strips_of(plan.steps[i + 1]);
+        if (strips == Strips::kProducts && plan.steps[i].weights->bytes > kStripWeights) continue;
+        if (large && !read_later) plan.steps[i].strips = strips;
     }
 }
 

@@ -32,12 +32,15 @@ private:
     std::map<std::pair<std::size_t, Algorithm>, std::vector<ConvolutionWeights>> packed_;
 };
 
+/// Whether a 1×1 convolution may run strip by strip together with the next step, which alone reads it.
+enum class Strips { kNone, kWinograd, kProducts };
+
 struct Step {
     const Node* node;
     const ConvolutionWeights* weights = nullptr;  // of convolutions, of each part
     int parts = 1;
     const float *scale = nullptr, *shift = nullptr;  // of all other steps, padded
-    bool by_strips = false;  // it may run strip by strip together with the next step, which alone reads it
+    Strips strips = Strips::kNone;
 };
 
 /// Steps that run over the same number of images at a time. Later segments have smaller maps, so they take more:

@@ -86,11 +86,10 @@ Place added_of(const Execution& run, const Node& node, int image, int channel) {
 
 /// A convolution as a product: rows of pixels, gathered and packed block by block, with panels of weights.
 void convolve(const Execution& run, const Step& step, int part, int image, Range positions, Range panels,
-              const Place& out, float* scratch) {
+              const Place& in, const Place& out, float* scratch) {
     const Node& node = *step.node;
     const ConvolutionWeights& weights = step.weights[part];
     const Kernels& kernels = run.kernels;
-    const Place in = place_of(run, node.input, image, node.input_channel + part * weights.inputs);
     const Place added = added_of(run, node, image, part * weights.outputs), gate = gate_of(run, node, image);
     const auto finish = finisher_of(run, node);
     const bool rectified = node.activation == Activation::kRelu;
@@ -173,8 +172,9 @@ void run_direct(const Execution& run, const Step& step, int image, int count) {
                                depth * weights.rows * vectors, depth / lanes * weights.rows * 3,
                                depth * vectors * lanes * sizeof(float) / 8);
     for_each_part(run, step, positions, shared, [&](int part, const Share& mine) {
+        const Place in = place_of(run, step.node->input, image, step.node->input_channel + part * weights.inputs);
         const Place place = place_of(run, step.node->output, image, step.node->output_channel + part * weights.outputs);
-        convolve(run, step, part, image, mine.positions, mine.panels, place, run.scratch);
+        convolve(run, step, part, image, mine.positions, mine.panels, in, place, run.scratch);
     });
 }
 
@@ -300,6 +300,7 @@ void run_strips(const Execution& run, const Step& first, const Step& second, int
         std::fill(begin + (map.border + map.width) * map.pixel, begin + map.row, 0.0f);
     }
 
+    const Place in = place_of(run, first.node->input, image, first.node->input_channel);
     const Range own = share(tile_rows, run.team.size(), run.member);
     const Range first_panels{0, Size(first.weights->panels.size())}, panels{0, Size(second.weights->panels.size())};
     for (Size number = 0; number < count; ++number) {
@@ -308,8 +309,8 @@ void run_strips(const Execution& run, const Step& first, const Step& second, int
         for (Size row = own.begin; row < own.end; row += strip) {
             const Size end = std::min<Size>(row + strip, own.end);
             const Size needed = std::min<Size>(end * m + 1, map.height);
-            convolve(run, first, 0, image, {pixels + done * map.width, pixels + needed * map.width}, first_panels, inner,
-                     scratch);
+            convolve(run, first, 0, image, {pixels + done * map.width, pixels + needed * map.width}, first_panels, in,
+                     inner, scratch);
             done = needed;
             convolve_by_winograd(run, second, 0, image, {tiles + row * across, tiles + end * across}, panels, inner,
                                  scratch);
@@ -317,12 +318,35 @@ void run_strips(const Execution& run, const Step& first, const Step& second, int
     }
 }
 
+/// Pixels of a strip of two 1×1 convolutions: few enough that what lies between the two stays in the cache, many enough
+/// that weights are not fetched for nothing.
+Size strip_pixels(const Step& first, const Step& second) {
+    return 4 * std::max(first.weights->rows, second.weights->rows);
+}
+
+/// Two 1×1 convolutions, the second of which alone reads the first, some pixels at a time.
+void run_product_strips(const Execution& run, const Step& first, const Step& second, int image, int count) {
+    Place inner{run.plan.maps[first.node->output], run.scratch};
+    const Size pixels = strip_pixels(first, second), total = inner.map.pixels() * count;
+    float* scratch = run.scratch + pixels * inner.map.pixel;
+    const Range own = share(total, run.team.size(), run.member);
+    const Range first_panels{0, Size(first.weights->panels.size())}, panels{0, Size(second.weights->panels.size())};
+    const Place in = place_of(run, first.node->input, image, first.node->input_channel);
+    const Place out = place_of(run, second.node->output, image, second.node->output_channel);
+    for (inner.first = own.begin; inner.first < own.end; inner.first += pixels) {
+        const Range strip{inner.first, std::min(inner.first + pixels, own.end)};
+        convolve(run, first, 0, image, strip, first_panels, in, inner, scratch);
+        convolve(run, second, 0, image, strip, panels, inner, out, scratch);
+    }
+}
+
 /// Strips pay where the map between the two is too large for the second-level cache, and where the members' parts
 /// are equal and much higher than the two rows that each computes besides.
 bool by_strips(const Execution& run, const Step& step) {
-    if (!step.by_strips) return false;
+    if (step.strips == Strips::kNone) return false;
     const Map& map = run.plan.maps[step.node->output];
     const int size = run.team.size();
+    if (step.strips == Strips::kProducts) return true;
     return size == 1 || (map.height / 4 % size == 0 && map.height / size >= 24);
 }
 }  // namespace
@@ -341,9 +365,12 @@ std::size_t scratch_floats(const Kernels& kernels, const Plan& plan, std::size_t
     Size most = 0;
     for (const DepthBlock& block : weights.blocks) most = std::max(most, block.depth);
     const Size own = (most + lanes) * weights.rows + (weights.in_runs ? (most + 2 * lanes) * weights.rows : 0) + lanes;
-    if (!step.by_strips) return std::size_t(own);
+    if (step.strips == Strips::kNone) return std::size_t(own);
     const Step& next = plan.steps[number + 1];
     const Map& map = plan.maps[node.output];
+    if (step.strips == Strips::kProducts)
+        return std::size_t(strip_pixels(step, next) * map.pixel) +
+               std::max(std::size_t(own), scratch_floats(kernels, plan, number + 1));
     const int m = winograd_size(next);
     const Size ring = (strip_rows(*next.weights, map, m) * m + 3) * map.row;
     return std::size_t(ring) + std::max(std::size_t(own), scratch_floats(kernels, plan, number + 1));
@@ -352,7 +379,8 @@ std::size_t scratch_floats(const Kernels& kernels, const Plan& plan, std::size_t
 std::size_t execute(const Execution& run, std::size_t number, int image, int count) {
     const Step& step = run.plan.steps[number];
     if (by_strips(run, step)) {
-        run_strips(run, step, run.plan.steps[number + 1], image, count);
+        const auto run_both = step.strips == Strips::kProducts ? run_product_strips : run_strips;
+        run_both(run, step, run.plan.steps[number + 1], image, count);
         return 2;
     }
     if (step.node->kind != Kind::kConvolution)

@@ -212,6 +212,28 @@ def test_what_is_fused() -> None:
     assert steps[1][1] == "pool, product"
 
 
+def test_what_is_fused_around_gates() -> None:
+    """Factors in front of a 1×1 convolution are multiplied as it reads, others as the sum is written."""
+    assert [algorithm for _, algorithm in steps_of(NETWORKS["squeezed"]())] == [
+        *("direct", "product", "direct", "mean", "product", "product", "product"),
+        *("cell mean", "product", "product", "direct", "product", "mean", "along channels", "multiply"),
+        *("mean", "product"),
+    ]
+
+
+def test_what_is_fused_in_layers_with_depthwise_convolutions() -> None:
+    network = NETWORKS["wide dense"]()
+    counts = Counter(algorithm for _, algorithm in steps_of(network))
+    assert counts == {
+        "direct": 2,
+        "layer norm": 3,
+        "depthwise, norm": 4,
+        "product": 4 * 2 + 2 + 1,
+        "mean": 3,
+        "multiply": 2,
+    }
+
+
 def test_an_activation_that_two_kinds_read_is_computed_once() -> None:
     build = Build()
     x = build.convolution(0, 16, 3, name="stem")
