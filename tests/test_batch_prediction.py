@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +168,93 @@ def test_a_file_of_images_that_was_replaced_is_refused(
     os.utime(path, (1, 1))
     with pytest.raises(UserError, match=rf"{name}.* changed since it was predicted; choose another folder"):
         predict_to_folder(classifier, [str(path)], tmp_path / "out")
+
+
+def test_a_tar_file_that_was_replaced_half_way_is_refused(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "x.tar", tmp_path / "out"
+    shutil.copy(images / "shard.tar", path)
+
+    def stop(result: Any) -> None:
+        if result.rows == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_to_folder(classifier, [str(path)], out, batch_size=2, progress=stop)
+    os.utime(path, (1, 1))
+    with pytest.raises(UserError, match=r"x\.tar changed since it was predicted; choose another folder"):
+        predict_to_folder(classifier, [str(path)], out)
+
+
+def test_a_damaged_tar_file_that_was_repaired_goes_on(
+    classifier: Classifier, images: Path, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "x.tar", tmp_path / "out"
+    whole = (images / "shard.tar").read_bytes()
+    path.write_bytes(whole[:5000])
+    predict_to_folder(classifier, [str(path)], out, batch_size=2, rows_per_file=1)
+    before = len(rows(out)) - 1  # the last says what is wrong with it
+    assert 0 < before < 8
+    path.write_bytes(whole)
+    os.utime(path, (1, 1))
+    assert predict_to_folder(classifier, [str(path)], out).rows == 8 - before
+    assert len({row["path"] for row in rows(out)}) == len(rows(out)) == 8
+    assert {row["error"] for row in rows(out)} == {None}
+    os.utime(path, (2, 2))
+    with pytest.raises(UserError, match=r"x\.tar changed since it was predicted"):
+        predict_to_folder(classifier, [str(path)], out)
+
+
+FOLDER, PATTERN, FILE, INPUT = "images", "images/*.png", "images/1.png", "-"
+SPELLED, LINKED = "images/more/..", "linked"
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        *((FOLDER, each) for each in (PATTERN, FILE, INPUT, SPELLED, LINKED)),
+        *((each, FOLDER) for each in (PATTERN, FILE, INPUT, SPELLED, LINKED)),
+        *((PATTERN, INPUT), (INPUT, PATTERN)),
+    ],
+)
+def test_an_image_by_another_address_has_one_row(
+    first: str,
+    then: str,
+    stopped: bool,
+    classifier: Classifier,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["0.png", "1.png", "2.png", "more/1.png"]
+    for name in names:
+        Path("images", name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(Path("images", name))
+    with tarfile.open("images/x.tar", "w") as tar:
+        tar.add("images/1.png", "1.png")
+    Path("linked").symlink_to("images", target_is_directory=True)
+
+    def predict(address: str, *, until: int = 0) -> None:
+        def progress(result: Any) -> None:
+            if result.rows == until:
+                raise KeyboardInterrupt
+
+        lines = "".join(f"{tmp_path}/images/{name}\n" for name in names)
+        monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+        with contextlib.suppress(KeyboardInterrupt):
+            predict_to_folder(classifier, [address], "out", batch_size=1, progress=progress)
+
+    predict(first, until=2 if stopped else 0)
+    found = len(rows(Path("out")))
+    assert 0 < found <= 5
+    predict(then)
+    predict(FOLDER)
+    paths = [row["path"] for row in rows(Path("out"))]
+    assert sorted(os.path.realpath(path) for path in paths) == sorted(
+        os.path.realpath(f"images/{name}") for name in [*names, "x.tar:1.png"]
+    )
 
 
 def test_shards_divide_the_images(classifier: Classifier, images: Path, tmp_path: Path) -> None:

@@ -36,6 +36,15 @@ def test_a_folder_and_a_pattern_stand_for_their_images(folder: Path) -> None:
 def test_a_folder_without_images_and_a_pattern_without_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"images: {tmp_path} holds no images"):
         expand(tmp_path)
+    (tmp_path / "x.json").touch()
+    with pytest.raises(UserError, match=r"holds no images$"):
+        expand(tmp_path)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "x.TAR").touch()
+    with pytest.raises(
+        UserError, match=r"holds no images, but tar or .* predict --output FOLDER/ reads these$"
+    ):
+        expand(tmp_path)
     with pytest.raises(UserError, match=r"images: no file matches .*\*\.png"):
         expand(f"{tmp_path}/*.png")
 

@@ -45,6 +45,17 @@ def test_modules_in_the_current_folder_are_found(tmp_path: Path, monkeypatch: py
     assert sys.path == path
 
 
+def test_folders_that_a_module_appends_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "appends_a_folder.py").write_text("import sys\nsys.path.append('/its/own')\nclass Net: ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", before := list(sys.path))
+    with trusting("appends_a_folder:Net"):
+        import_trusted("appends_a_folder:Net")
+    assert sys.path is before
+    assert sys.path[-1] == "/its/own"
+    assert str(tmp_path) not in sys.path
+
+
 def test_errors_are_one_line() -> None:
     with (
         pytest.raises(UserError, match=r"trust='os.system': must be an import such as"),
@@ -56,5 +67,10 @@ def test_errors_are_one_line() -> None:
         pytest.raises(UserError, match=r"trust=no_such.*: cannot be imported"),
     ):
         import_trusted("no_such_module_x:Net")
+    with (
+        trusting("os:name"),
+        pytest.raises(UserError, match="trust=os:name: must be a class or function, not"),
+    ):
+        import_trusted("os:name")
     with trusting("os:no_such"), pytest.raises(UserError, match="trust=os:no_such: cannot be imported"):
         import_trusted("os:no_such")

@@ -6,57 +6,20 @@
 
 #include "memory.h"
 #include "threads.h"
-#include "training_kernels.h"
+#include "training_norm.h"
+#include "training_products.h"
 #include "winograd.h"
 
 namespace skipnets {
 namespace {
 
-using Size = std::ptrdiff_t;
-
-struct Range {
-    Size begin, end;
-    Size size() const { return end - begin; }
-};
-
-Range share(Size total, Size parts, Size part) { return {total * part / parts, total * (part + 1) / parts}; }
-
-Size ceil_div(Size a, Size b) { return (a + b - 1) / b; }
-
-// Floats of a chunk's scratch: three quarters of a second-level cache of one megabyte hold two of them.
-constexpr Size kScratchFloats = 96 << 10;
-
-/// Floats between two rows of scratch: whole vectors, and a cache line more, so that the rows' columns do not fall on
-/// the same few places of the first-level cache.
-Size padded(Size columns, int lanes) { return ceil_div(columns, lanes) * lanes + 16; }
-
-/// A matrix of weights as the products read it: panels of one or two vectors of outputs, [depth][width] each.
-struct Panels {
-    Size depth = 0, vectors = 0;
-    int lanes = 0;
-    float* data = nullptr;
-
-    Size size() const { return depth * vectors * lanes; }
-    int width(Size first) const { return int(std::min<Size>(kWidestPanel, vectors - first)); }
-    float& at(Size row, Size output) const {
-        const Size vector = output / lanes, first = vector / kWidestPanel * kWidestPanel;
-        return data[first * lanes * depth + row * width(first) * lanes + (output - first * lanes)];
-    }
-};
-
-/// Rows of a register tile for products with so many vectors of outputs.
-int tile_rows(const Kernels& kernels, Size vectors) { return kernels.rows[std::min<Size>(vectors, kWidestPanel)]; }
-
-alignas(64) const float kZeros[kWidestPanel * 16] = {};
-
 /// Padded out = a · panels for neighboring rows.
 void multiply(const Kernels& kernels, const ConstMatrix& a, Size rows, const Panels& panels, const Matrix& out,
               float* packed) {
     const Size tiles = ceil_div(rows, tile_rows(kernels, panels.vectors));
-    const float *source[kMaxRows], *zeros[kMaxRows];
+    const float* source[kMaxRows];
     float* target[kMaxRows];
-    std::fill(zeros, zeros + kMaxRows, kZeros);
-    Rows io{zeros, 0, target, 0, nullptr, 0, false};
+    Rows io{kZeroRows, 0, target, 0, nullptr, 0, false};
     for (Size tile = 0; tile < tiles; ++tile) {
         const Range range = share(rows, tiles, tile);
         for (Size r = range.begin; r < range.end; ++r) {
@@ -64,92 +27,15 @@ void multiply(const Kernels& kernels, const ConstMatrix& a, Size rows, const Pan
             target[r - range.begin] = out.data + r * out.stride;
         }
         kernels.pack(packed, int(range.size()), source, 0, ceil_div(panels.depth, kernels.lanes));
-        for (Size first = 0; first < panels.vectors; first += kWidestPanel) {
-            io.out_offset = first * kernels.lanes;
-            kernels.multiply[panels.width(first)][range.size()](packed, panels.data + io.out_offset * panels.depth,
-                                                                panels.depth, io);
+        for (Size panel = 0; panel < panels.count(); ++panel) {
+            io.out_offset = panels.first(panel);
+            kernels.multiply[panels.width(panel)][range.size()](packed, panels.at(panel), panels.depth, io);
         }
     }
 }
-
-/// out (R, columns) += aᵀ b over the pixels, in register tiles.
-void multiply_transposed(const Kernels& kernels, const ConstMatrix& a, Size a_gap, Size a_columns,
-                         const ConstMatrix& b, Size b_gap, Size b_columns, const Lines& pixels, const Matrix& out) {
-    const Size vectors = ceil_div(b_columns, kernels.lanes);
-    const Size tiles = ceil_div(a_columns, tile_rows(kernels, vectors));
-    for (Size first = 0; first < vectors; first += kWidestPanel) {
-        const int width = int(std::min<Size>(kWidestPanel, vectors - first));
-        const Size column = first * kernels.lanes;
-        for (Size tile = 0; tile < tiles; ++tile) {
-            const Range range = share(a_columns, tiles, tile);
-            kernels.training->outer[width][range.size()]({a.data + range.begin, a.stride}, a_gap,
-                                                         {b.data + column, b.stride}, b_gap, pixels,
-                                                         {out.data + range.begin * out.stride + column, out.stride});
-        }
-    }
-}
-
-/// A norm with known statistics, and what its backward pass subtracts.
-struct Norm {
-    std::vector<float> scale, shift, mean;   // y = x · scale + shift
-    std::vector<double> inverse_deviation;
-
-    void set(const float* means, const float* variances, const float* gamma, const float* beta, double eps,
-             Size channels) {
-        scale.resize(channels), shift.resize(channels), inverse_deviation.resize(channels);
-        mean.assign(means, means + channels);
-        for (Size c = 0; c < channels; ++c) {
-            inverse_deviation[c] = 1 / std::sqrt(double(variances[c]) + eps);
-            scale[c] = float(gamma[c] * inverse_deviation[c]);
-            shift[c] = float(beta[c] - double(means[c]) * scale[c]);
-        }
-    }
-};
-
-/// Mean and sum of squared deviations of channels, merged by the formula of Chan, Golub and LeVeque (1979).
-struct Moments {
-    std::vector<double> mean, squares;
-    double count = 0;
-
-    void clear(Size channels) {
-        mean.assign(channels, 0.0), squares.assign(channels, 0.0);
-        count = 0;
-    }
-    template <class Number>
-    void add(double other_count, const Number* other_mean, const Number* other_squares) {
-        if (other_count == 0) return;
-        const double total = count + other_count;
-        for (std::size_t c = 0; c < mean.size(); ++c) {
-            const double difference = other_mean[c] - mean[c];
-            squares[c] += other_squares[c] + difference * difference * (count * other_count / total);
-            mean[c] += difference * (other_count / total);
-        }
-        count = total;
-    }
-};
-
-/// Sums of a norm's gradient g over pixels: Σ g and Σ g · (x − mean).
-struct GradientSums {
-    std::vector<double> sum, product;
-
-    void clear(Size channels) { sum.assign(channels, 0.0), product.assign(channels, 0.0); }
-    template <class Number>
-    void add(const Number* other_sum, const Number* other_product) {
-        for (std::size_t c = 0; c < sum.size(); ++c) sum[c] += other_sum[c], product[c] += other_product[c];
-    }
-};
-
-/// 3×3 convolutions take Winograd's algorithm F(2×2, 3×3): tiles of 2×2 pixels, whose 16 elements are products of
-/// their own.
-constexpr int kTile = 2, kElements = 16;
-
-// Between the elements of transformed tiles, in floats, so that those of one tile lie on different places of the cache.
-constexpr Size kElementGap = 16;
 
 // Tiles over which a weight gradient is summed at a time.
 constexpr Size kTilesTogether = 32;
-
-Size whole_tiles(Size side) { return ceil_div(side, kTile) * kTile; }
 
 /// The strips into which images are cut for 3×3 convolutions: some lines of one image.
 struct Strips {
@@ -277,8 +163,6 @@ protected:
         const Size line = strips_.width * stride, lanes = kernels_.lanes, vectors = ceil_div(channels, lanes);
         const Size across = ceil_div(shape_.width, kTile), tiles = across * ceil_div(strip.lines(), kTile);
         const Size groups = ceil_div(tiles, tile_rows(kernels_, panels.vectors));
-        const float* zeros[kMaxRows];
-        std::fill(zeros, zeros + kMaxRows, kZeros);
         for (Size group = 0; group < groups; ++group) {
             const Range range = share(tiles, groups, group);
             const int rows = int(range.size());
@@ -290,23 +174,22 @@ protected:
                     source[i] = map + (tile / across * kTile + i) * line + tile % across * kTile * stride;
                 kernels_.winograd_input[0](scratch.packed + r * lanes, element, rows * lanes, source, stride, vectors);
             }
-            for (Size first = 0; first < panels.vectors; first += kWidestPanel) {
-                const Size width = panels.width(first) * lanes, channel = first * lanes;
+            for (Size panel = 0; panel < panels.count(); ++panel) {
+                const Size width = panels.width(panel) * lanes;
                 float* row[kMaxRows];
                 for (int r = 0; r < rows; ++r) row[r] = scratch.elements + r * width;
-                Rows io{zeros, 0, row, 0, nullptr, 0, false};
+                Rows io{kZeroRows, 0, row, 0, nullptr, 0, false};
                 for (int e = 0; e < kElements; ++e) {
                     io.out_offset = e * rows * width;
-                    kernels_.multiply[panels.width(first)][rows](
-                        scratch.packed + e * element, panels.data + channel * panels.depth + e * channels * width,
-                        channels, io);
+                    kernels_.multiply[panels.width(panel)][rows](
+                        scratch.packed + e * element, panels.at(panel) + e * channels * width, channels, io);
                 }
                 for (int r = 0; r < rows; ++r) {
                     const Size y = (range.begin + r) / across * kTile, x = (range.begin + r) % across * kTile;
                     float* target[kTile];
                     for (int i = 0; i < kTile; ++i)
-                        target[i] = out.data + ((y + i) * shape_.width + x) * out.stride + channel;
-                    kernels_.winograd_output[0](row[r], rows * width, panels.width(first), target, out.stride,
+                        target[i] = out.data + ((y + i) * shape_.width + x) * out.stride + panels.first(panel);
+                    kernels_.winograd_output[0](row[r], rows * width, panels.width(panel), target, out.stride,
                                                 int(std::min<Size>(kTile, strip.lines() - y)),
                                                 int(std::min<Size>(kTile, shape_.width - x)), kZeros, nullptr, 0,
                                                 false);
@@ -322,9 +205,9 @@ protected:
     void put_filter(const Panels& panels, Size channels, Size channel, Size output, const float* filter) {
         double transformed[kElements];
         transform_filter(kFilter2, filter, transformed);
-        float* to = &panels.at(channel, output);
-        const Size step = channels * panels.width(output / panels.lanes / kWidestPanel * kWidestPanel) * panels.lanes;
-        for (int e = 0; e < kElements; ++e) to[e * step] = float(transformed[e]);
+        float* to = panels.column(output);
+        const Size step = panels.step(output);
+        for (int e = 0; e < kElements; ++e) to[(e * channels + channel) * step] = float(transformed[e]);
     }
 
     Size first_row(const Strip& strip) const { return (strip.image * shape_.height + strip.begin) * shape_.width; }
@@ -353,9 +236,9 @@ protected:
         const Size seen = shape_.seen(layer);
         const float* weight = block_.layers[layer].weight1;
         for (Size o = 0; o < shape_.bottleneck; ++o) {
-            float* to = &panels.at(0, o);
-            const Size width = panels.width(o / panels.lanes / kWidestPanel * kWidestPanel) * panels.lanes;
-            for (Size c = 0; c < seen; ++c) to[c * width] = weight[o * seen + c];
+            float* to = panels.column(o);
+            const Size step = panels.step(o);
+            for (Size c = 0; c < seen; ++c) to[c * step] = weight[o * seen + c];
         }
     }
 
@@ -456,12 +339,8 @@ private:
     void merge(float* mean, float* variance, Size channels) {
         Moments total;
         total.clear(channels);
-        for (const Partial& partial : partials_)
-            total.add(partial.moments.count, partial.moments.mean.data(), partial.moments.squares.data());
-        for (Size c = 0; c < channels; ++c) {
-            mean[c] = float(total.mean[c]);
-            variance[c] = float(total.squares[c] / total.count);
-        }
+        for (const Partial& partial : partials_) total.add(partial.moments);
+        total.write(mean, variance);
     }
 
     void publish(const std::vector<float>& mean, const std::vector<float>& variance, Size begin, Size end) {
@@ -512,9 +391,9 @@ private:
         if (recompute_) pack_weight1(layer, forward1_[layer]);
         for (Size c = 0; c < seen; ++c) {
             const Panels& panels = weights1_[layer];
-            float* to = &panels.at(0, c);
-            const Size width = panels.width(c / panels.lanes / kWidestPanel * kWidestPanel) * panels.lanes;
-            for (Size o = 0; o < bottleneck; ++o) to[o * width] = given.weight1[o * seen + c];
+            float* to = panels.column(c);
+            const Size step = panels.step(c);
+            for (Size o = 0; o < bottleneck; ++o) to[o * step] = given.weight1[o * seen + c];
         }
         for (Size o = 0; o < shape_.growth; ++o)
             for (Size c = 0; c < bottleneck; ++c) {
@@ -568,7 +447,7 @@ private:
             slope[c] = float(-projection / double(shape_.rows()));
             offset[c] = float(-(norm.scale[c] * sums.sum[c]) / double(shape_.rows()) - double(norm.mean[c]) * slope[c]);
         }
-        if (member == 0) write_norm(sums, norm, out.gamma2, out.beta2, bottleneck);
+        if (member == 0) sums.write(norm, out.gamma2, out.beta2);
         reduce_weight2(out.weight2, share(growth, team.size(), member));
         const std::vector<float> scale2 = norm.scale;
         norm.set(block_.mean, block_.variance, given.gamma1, given.beta1, given.eps1, seen);
@@ -583,7 +462,7 @@ private:
             state.mean_term[c] += norm.scale[c] * sums.sum[c];
             state.projection[c] += given.gamma1[c] * sums.product[c] * std::pow(norm.inverse_deviation[c], 3);
         }
-        if (member == 0) write_norm(sums, norm, out.gamma1, out.beta1, seen);
+        if (member == 0) sums.write(norm, out.gamma1, out.beta1);
         reduce_weight1(out.weight1, seen, share(bottleneck, team.size(), member));
         team.wait();
     }
@@ -680,14 +559,7 @@ private:
 
     void merge(GradientSums& sums, Size channels) {
         sums.clear(channels);
-        for (const Partial& partial : partials_) sums.add(partial.sums.sum.data(), partial.sums.product.data());
-    }
-
-    void write_norm(const GradientSums& sums, const Norm& norm, float* gamma, float* beta, Size channels) {
-        for (Size c = 0; c < channels; ++c) {
-            gamma[c] = float(sums.product[c] * norm.inverse_deviation[c]);
-            beta[c] = float(sums.sum[c]);
-        }
+        for (const Partial& partial : partials_) sums.add(partial.sums);
     }
 
     void reduce_weight1(float* out, Size seen, const Range& outputs) {

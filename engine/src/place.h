@@ -1,19 +1,12 @@
-// What the loops around the kernels share: where values lie, and who computes what.
+// What the loops around the kernels share: where values lie, and what ends a step.
 
 #pragma once
 
 #include "pixel_kernels.h"
+#include "ranges.h"
 #include "steps.h"
 
 namespace skipnets {
-
-struct Range {
-    Size begin, end;
-};
-
-inline Range share(Size total, int parts, int part) { return {total * part / parts, total * (part + 1) / parts}; }
-
-inline Size ceil_div(Size a, Size b) { return (a + b - 1) / b; }
 
 /// A value in memory: all of its images, or what a thread keeps for itself while it computes strip after strip. That is
 /// a ring of rows of one image, outside of which there is one row of zeros, or a list of pixels, from `first` on.

@@ -1,35 +1,17 @@
 #include "residual_block.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "memory.h"
 #include "threads.h"
-#include "training_kernels.h"
-#include "winograd.h"
+#include "training_norm.h"
+#include "training_products.h"
 
 namespace skipnets {
 namespace {
 
-using Size = std::ptrdiff_t;
-
-struct Range {
-    Size begin, end;
-    Size size() const { return end - begin; }
-};
-
-Range share(Size total, Size parts, Size part) { return {total * part / parts, total * (part + 1) / parts}; }
-
-Size ceil_div(Size a, Size b) { return (a + b - 1) / b; }
-
-/// Floats between two rows of scratch: whole vectors, and a cache line more, so that the rows' columns do not fall on
-/// the same few places of the first-level cache.
-Size padded(Size columns, int lanes) { return ceil_div(columns, lanes) * lanes + 16; }
-
-// Floats of the maps and matrices that are worked on at a time: two of them fit a second-level cache of one megabyte.
-constexpr Size kScratchFloats = 96 << 10;
-// Pixels of the same: fewer make too little of weights that have been fetched, more gain nothing.
+// Pixels of a piece: fewer make too little of weights that have been fetched, more gain nothing.
 constexpr Size kFewestPixels = 224, kMostPixels = 2048;
 // Depth of a product at a time, and floats of the rows packed for it: these and a panel of weights fit the same cache.
 constexpr Size kDepth = 512, kPackedFloats = 64 << 10;
@@ -39,18 +21,6 @@ constexpr Size kFewestTiles = 4, kMostTiles = 4;
 constexpr Size kFewestDirect = 64;
 // Rows that are summed in single precision.
 constexpr Size kRowsTogether = 256;
-
-/// Winograd's algorithm F(2×2, 3×3): tiles of 2×2 pixels, whose 16 elements are products of their own.
-constexpr int kTile = 2, kElements = 16;
-// Between the elements of transformed tiles, in floats, so that those of one tile lie on different places of the cache.
-constexpr Size kElementGap = 16;
-
-Size whole_tiles(Size side) { return ceil_div(side, kTile) * kTile; }
-
-alignas(64) const float kZeros[kWidestPanel * 16] = {};
-const float* const kZeroRows[kMaxRows] = {kZeros, kZeros, kZeros, kZeros, kZeros, kZeros, kZeros, kZeros,
-                                          kZeros, kZeros, kZeros, kZeros, kZeros, kZeros, kZeros, kZeros,
-                                          kZeros, kZeros, kZeros, kZeros, kZeros, kZeros, kZeros, kZeros};
 
 /// Memory of any content for one call, kept for the thread's next one: fresh memory costs more than writing to it.
 class Scratch {
@@ -92,89 +62,21 @@ Scratch& thread_scratch() {
     return scratch;
 }
 
-/// A matrix of weights as the products read it: panels of one or two vectors of outputs, [depth][width] each.
-struct Panels {
-    Size depth = 0, vectors = 0;
-    int lanes = 0;
-    float* data = nullptr;
-
-    Size size() const { return depth * vectors * lanes; }
-    Size count() const { return ceil_div(vectors, kWidestPanel); }
-    /// Vectors of a panel, its first output and its memory.
-    int width(Size panel) const { return int(std::min<Size>(kWidestPanel, vectors - panel * kWidestPanel)); }
-    Size first(Size panel) const { return panel * kWidestPanel * lanes; }
-    float* at(Size panel) const { return data + first(panel) * depth; }
-};
-
-/// Rows of a register tile for products with so many vectors of outputs.
-int tile_rows(const Kernels& kernels, Size vectors) { return kernels.rows[std::min<Size>(vectors, kWidestPanel)]; }
-
-/// A norm with known statistics.
-struct Norm {
-    std::vector<float> scale, shift, mean;  // y = x · scale + shift
-    std::vector<double> inverse_deviation;
-
-    Norm(const NormedConvolution& given, const float* means, const float* variances)
-        : scale(given.outputs), shift(given.outputs), mean(means, means + given.outputs),
-          inverse_deviation(given.outputs) {
-        for (Size c = 0; c < given.outputs; ++c) {
-            inverse_deviation[c] = 1 / std::sqrt(double(variances[c]) + given.eps);
-            scale[c] = float(given.gamma[c] * inverse_deviation[c]);
-            shift[c] = float(given.beta[c] - double(means[c]) * scale[c]);
-        }
-    }
-};
-
-/// Mean and sum of squared deviations of channels, merged by the formula of Chan, Golub and LeVeque (1979).
-struct Moments {
-    std::vector<double> mean, squares;
-    double count = 0;
-
-    void clear(Size channels) {
-        mean.assign(channels, 0.0), squares.assign(channels, 0.0);
-        count = 0;
-    }
-    template <class Number>
-    void add(double other_count, const Number* other_mean, const Number* other_squares) {
-        if (other_count == 0) return;
-        const double total = count + other_count;
-        for (std::size_t c = 0; c < mean.size(); ++c) {
-            const double difference = other_mean[c] - mean[c];
-            squares[c] += other_squares[c] + difference * difference * (count * other_count / total);
-            mean[c] += difference * (other_count / total);
-        }
-        count = total;
-    }
-};
-
-/// Sums of a norm's gradient g over pixels: Σ g and Σ g · (x − mean).
-struct GradientSums {
-    std::vector<double> sum, product;
-
-    void clear(Size channels) { sum.assign(channels, 0.0), product.assign(channels, 0.0); }
-    void add(const float* other_sum, const float* other_product) {
-        for (std::size_t c = 0; c < sum.size(); ++c) {
-            if (other_sum != nullptr) sum[c] += other_sum[c];
-            product[c] += other_product[c];
-        }
-    }
-    void add(const GradientSums& other) {
-        for (std::size_t c = 0; c < sum.size(); ++c) sum[c] += other.sum[c], product[c] += other.product[c];
-    }
-};
+Norm norm_of(const NormedConvolution& given, const float* means, const float* variances) {
+    Norm norm;
+    norm.set(means, variances, given.gamma, given.beta, given.eps, given.outputs);
+    return norm;
+}
 
 /// The norm's gradient: dx = g · scale + x · slope + offset.
 struct NormLine {
     std::vector<float> scale, slope, offset;
-    std::vector<float> gamma, beta;  // dγ and dβ
 
     NormLine(const NormedConvolution& given, const Norm& norm, const GradientSums& sums, Size rows)
-        : scale(norm.scale), slope(given.outputs), offset(given.outputs), gamma(given.outputs), beta(given.outputs) {
+        : scale(norm.scale), slope(given.outputs), offset(given.outputs) {
         const double count = double(rows);
         for (Size c = 0; c < given.outputs; ++c) {
             const double inverse = norm.inverse_deviation[c];
-            gamma[c] = float(sums.product[c] * inverse);
-            beta[c] = float(sums.sum[c]);
             const double projection = given.gamma[c] * sums.product[c] * inverse * inverse * inverse;
             slope[c] = float(-projection / count);
             offset[c] = float(-(given.gamma[c] * inverse * sums.sum[c]) / count - double(norm.mean[c]) * slope[c]);
@@ -677,18 +579,14 @@ private:
         const Size channels = stage.given->outputs;
         Moments total;
         total.clear(channels);
-        for (const Own& own : own_)
-            total.add(own.moments.count, own.moments.mean.data(), own.moments.squares.data());
+        for (const Own& own : own_) total.add(own.moments);
         std::vector<float> mean(channels), variance(channels);
-        for (Size c = 0; c < channels; ++c) {
-            mean[c] = float(total.mean[c]);
-            variance[c] = float(total.squares[c] / total.count);
-        }
+        total.write(mean.data(), variance.data());
         if (member == 0) {
             std::copy(mean.begin(), mean.end(), stage.given->mean);
             std::copy(variance.begin(), variance.end(), stage.given->variance);
         }
-        return Norm(*stage.given, mean.data(), variance.data());
+        return norm_of(*stage.given, mean.data(), variance.data());
     }
 
     /// y = relu(norm(last output) + shortcut).
@@ -737,7 +635,7 @@ private:
     void work(Team& team, int member) {
         pack_weights(team, member, true);
         std::vector<Norm> norms;
-        for (const Stage& stage : stages_) norms.emplace_back(*stage.given, stage.given->mean, stage.given->variance);
+        for (const Stage& stage : stages_) norms.push_back(norm_of(*stage.given, stage.given->mean, stage.given->variance));
         for_shares(team, member, [&](int part) { through_sum(part, norms); });
         team.wait();
         GradientSums sums;
@@ -745,13 +643,9 @@ private:
             const Stage& stage = stages_[number];
             sums.clear(stage.given->outputs);
             for (const Own& own : own_) sums.add(own.*which);
-            NormLine line(*stage.given, norms[number], sums, stage.out_rows());
-            if (member == 0) {
-                const NormedConvolutionGradients& out = gradients_of(number);
-                std::copy(line.gamma.begin(), line.gamma.end(), out.gamma);
-                std::copy(line.beta.begin(), line.beta.end(), out.beta);
-            }
-            return line;
+            const NormedConvolutionGradients& out = gradients_of(number);
+            if (member == 0) sums.write(norms[number], out.gamma, out.beta);
+            return NormLine(*stage.given, norms[number], sums, stage.out_rows());
         };
         const std::size_t count = block_.branch.size();
         NormLine line = line_of(count - 1, &Own::sums);
@@ -836,12 +730,13 @@ private:
                 convolve_back(stage, piece, incoming, product, own);
             }
             if (direct && before == nullptr) return;
+            const Size rows = piece.images * stage.in_lines(piece) * stage.width;
             if (gathers) {
+                if (!adds) std::fill_n(out + first * inputs, rows * inputs, 0.0f);  // of pixels that are not read
                 for_input_lines(stage, piece, [&](Size from, Size row, Size count, Size step) {
                     write(out, row, step, product, from, count, inputs, before, x, adds, own);
                 });
             } else {
-                const Size rows = piece.images * stage.in_lines(piece) * stage.width;
                 write(out, first, 1, product, 0, rows, inputs, before, x, adds, own);
             }
         });
@@ -919,32 +814,16 @@ private:
             }
     }
 
-    /// out (R, columns) += aᵀ b over the pixels, in register tiles.
-    void multiply_transposed(const ConstMatrix& a, Size a_gap, Size a_columns, const ConstMatrix& b, Size b_gap,
-                             Size b_columns, const Lines& pixels, const Matrix& out) {
-        const Size vectors = ceil_div(b_columns, lanes_), tiles = ceil_div(a_columns, tile_rows(kernels_, vectors));
-        for (Size first = 0; first < vectors; first += kWidestPanel) {
-            const int width = int(std::min<Size>(kWidestPanel, vectors - first));
-            const Size column = first * lanes_;
-            for (Size tile = 0; tile < tiles; ++tile) {
-                const Range range = share(a_columns, tiles, tile);
-                training_.outer[width][range.size()]({a.data + range.begin, a.stride}, a_gap,
-                                                     {b.data + column, b.stride}, b_gap, pixels,
-                                                     {out.data + range.begin * out.stride + column, out.stride});
-            }
-        }
-    }
-
     /// The weights' gradient of a piece, tap by tap.
     void add_taps(const Stage& stage, const Piece& piece, const BorderedMap& in, const BorderedMap& incoming, Own& own) {
         const Size inputs = stage.given->inputs, outputs = stage.given->outputs;
         if (stage.given->size == 1)
-            return multiply_transposed({incoming.data, incoming.stride}, 0, outputs, {in.data, in.stride}, 0, inputs,
-                                       {1, stage.rows(piece)}, {own.filter, stage.in_stride});
+            return multiply_transposed(kernels_, {incoming.data, incoming.stride}, 0, outputs, {in.data, in.stride}, 0,
+                                       inputs, {1, stage.rows(piece)}, {own.filter, stage.in_stride});
         const Size width = stage.out_width, step = stage.given->stride;
         for (Size image = 0; image < piece.images; ++image)
             for (int tap = 0; tap < 9; ++tap)
-                multiply_transposed({incoming.at(image, 1, 1), incoming.stride},
+                multiply_transposed(kernels_, {incoming.at(image, 1, 1), incoming.stride},
                                     (incoming.width - width) * incoming.stride, outputs,
                                     {in.at(image, tap / 3, tap % 3), step * in.stride},
                                     step * (in.width - width) * in.stride, inputs, {piece.lines(), width},
@@ -972,7 +851,7 @@ private:
                                             lanes_, output, incoming.stride, ceil_div(outputs, lanes_));
             }
             for (int e = 0; e < kElements; ++e)
-                multiply_transposed({own.out_tiles + e * out_element, stage.out_stride}, 0, outputs,
+                multiply_transposed(kernels_, {own.out_tiles + e * out_element, stage.out_stride}, 0, outputs,
                                     {own.in_tiles + e * in_element, stage.in_stride}, 0, inputs, {1, range.size()},
                                     {own.filter + e * outputs * stage.in_stride, stage.in_stride});
         }

@@ -99,13 +99,13 @@ void convolve(const Execution& run, const Step& step, int part, int image, Range
     const float *bias[kMaxRows], *zeros[kMaxRows];
     std::fill(bias, bias + kMaxRows, weights.bias);
     std::fill(zeros, zeros + kMaxRows, kZeros);
-    const Size total = positions.end - positions.begin, tiles = ceil_div(total, weights.rows);
+    const Size total = positions.size(), tiles = ceil_div(total, weights.rows);
     float* packed = scratch;
     Walk walk(out.map, positions.begin);
     for (Size first = 0; first < tiles; first += kTilesTogether) {
         const Size last = std::min<Size>(first + kTilesTogether, tiles);
-        const Size begin = share(total, int(tiles), int(first)).begin;
-        const Size end = share(total, int(tiles), int(last - 1)).end;
+        const Size begin = share(total, tiles, first).begin;
+        const Size end = share(total, tiles, last - 1).end;
         for (Size i = 0; i < end - begin; ++i, walk.next(out.map)) {
             at.source[i] = in.at(walk.number, walk.y * step_of_input - node.padding,
                                  walk.x * step_of_input - node.padding);
@@ -116,7 +116,7 @@ void convolve(const Execution& run, const Step& step, int part, int image, Range
         for (const DepthBlock& block : weights.blocks) {
             const bool is_first = &block == &weights.blocks.front(), is_last = &block == &weights.blocks.back();
             for (Size tile = first; tile < last; ++tile) {
-                const Range range = share(total, int(tiles), int(tile));
+                const Range range = share(total, tiles, tile);
                 const Size offset = range.begin - begin;
                 const int rows = int(range.end - range.begin);
                 float* lines = packed + (block.depth + kernels.lanes) * rows;
@@ -210,9 +210,9 @@ void convolve_by_winograd(const Execution& run, const Step& step, int part, int 
     struct {
         Size number, y, x;
     } corner[kMaxRows];  // of the outputs of each tile
-    const Size total = tiles.end - tiles.begin, groups = ceil_div(total, weights.rows);
+    const Size total = tiles.size(), groups = ceil_div(total, weights.rows);
     for (Size group = 0; group < groups; ++group) {
-        const Range range = share(total, int(groups), int(group));
+        const Range range = share(total, groups, group);
         const int rows = int(range.end - range.begin);
         const Size element = vectors * rows * lanes + kElementGap;
         for (int r = 0; r < rows; ++r) {

@@ -203,8 +203,11 @@ def test_the_forward_pass_of_any_shape(
         Block((2, 4, 3), 3, (3, 3), (3, 3), (1, 1), projects=False),
         Block((2, 4, 3), 2, (3, 3), (3, 5), (2, 1), projects=False),
         Block((2, 3, 4), 2, (1, 3, 1), (3, 2, 4), (1, 2, 1), projects=True),
+        Block((2, 3, 4), 2, (1, 3, 1), (3, 2, 4), (2, 1, 1), projects=True),  # Some of x is read by nothing.
+        Block((2, 3, 4), 2, (1, 3, 1), (3, 2, 4), (1, 1, 2), projects=True),
+        Block((2, 1, 1), 2, (1, 3, 1), (3, 2, 2), (2, 1, 1), projects=False),
     ],
-    ids=["identity", "zeros", "projection"],
+    ids=["identity", "zeros", "projection", "early stride", "late stride", "one pixel"],
 )
 def test_gradients_are_those_of_differences(isa: str, block: Block) -> None:
     made = block.run(isa, 2)

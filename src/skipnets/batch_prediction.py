@@ -2,13 +2,14 @@
 
 What is finished is told by the files alone. Each is complete or not there, and names in its metadata the
 sources that were read to their end with it. A job that starts again passes over those, and, in sources that
-were begun or have changed, over the images that a file has a row for. So no image is lost or repeated,
-whatever moment a job was killed at. Rows of files that could not be read, as of a store that did not answer,
-are taken out by the next job, which tries them again.
+were begun or have changed, over the images that a file has a row for, whichever address they came by. So no
+image is lost or repeated, whatever moment a job was killed at. Rows of files that could not be read, as of a
+store that did not answer, are taken out by the next job, which tries them again.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -147,13 +148,13 @@ def predict_to_folder(
                     if len(result.failures) < _FAILURES_NAMED:
                         result.failures[prediction.source] = prediction.error
                 if writer.count >= rows_per_file or time.monotonic() - started > seconds_per_file:
-                    result.files.append(writer.write(stream.finished()))
+                    result.files.append(writer.write(stream.finished(), stream.begun()))
                     started = time.monotonic()
                 if progress is not None:
                     progress(result)
         finally:  # also the rows of a job that an error ends
             if writer.count:
-                result.files.append(writer.write(stream.finished()))
+                result.files.append(writer.write(stream.finished(), stream.begun()))
     return result
 
 
@@ -196,12 +197,13 @@ class _Stream:
         self._shard = shard
         self._earlier = earlier
         self._result = result
-        self._ahead: deque[str] = deque()  # the sources of images that are read ahead
+        self._ahead: deque[ImageSource] = deque()  # those of images that are read ahead
         self._taken = 0
         self._given = 0
         self._ends: deque[tuple[int, str, int]] = deque()
         self._unread: set[str] = set()  # images and sources that the next job tries again
         self._unfinished: set[str] = set()  # sources that have such images
+        self._begun: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Source]]:
         wholes = 0
@@ -214,7 +216,7 @@ class _Stream:
                 continue
             for path, image in self._read(source):
                 self._given += 1
-                self._ahead.append(source.name)
+                self._ahead.append(source)
                 yield path, image
             if source.stamp:
                 self._ends.append((self._given, source.name, source.stamp))
@@ -241,8 +243,16 @@ class _Stream:
         source = self._ahead.popleft()
         unread = name in self._unread
         if unread:
-            self._unfinished.add(source)
-        return source, unread
+            self._unfinished.add(source.name)
+        if source.whole:
+            # A file that proved damaged may be repaired.
+            self._begun[_text(source.name)] = 0 if source.name in self._unfinished else source.stamp
+        return source.name, unread
+
+    def begun(self) -> dict[str, int]:
+        """Files of images of which some were taken, with their stamps, or 0 for any; each is told once."""
+        begun, self._begun = self._begun, {}
+        return begun
 
     def finished(self) -> dict[str, int]:
         """Sources all of whose images were taken and read, with their stamps; each is told once."""
@@ -254,12 +264,10 @@ class _Stream:
         return found
 
     def _wanted(self, source: ImageSource) -> Callable[[str], bool]:
-        done = self._earlier.done_in(source)
-
         def wanted(path: str) -> bool:
             if not (source.whole or self._shard.has_path(path)):
                 return False
-            is_done = bool(done) and _digest(path) in done
+            is_done = self._earlier.has_row(source, path)
             self._result.skipped += is_done
             return not is_done
 
@@ -284,7 +292,10 @@ class _Earlier:
 
         self.next_number = 0
         self._finished: dict[str, int] = {}
-        self._files_of: dict[str, list[Path]] = {}  # by source
+        self._begun: dict[str, int] = {}
+        self._files_with: dict[str, set[Path]] = {}  # by source, and by what it may be a file in
+        self._real = functools.lru_cache(1024)(os.path.realpath)
+        self._done_in = functools.lru_cache(16)(self._read_done_in)
         for path in sorted(folder.glob("part-*.parquet")):
             match = _PART.fullmatch(path.name)
             if match is None:
@@ -309,11 +320,13 @@ class _Earlier:
                     raise UserError(f"output={folder}: holds predictions with {what}; choose another folder")
             if told.get("unread"):
                 _take_out(path, told)
-            self._finished.update(told["finished"])
+            for stamps, name in ((self._finished, "finished"), (self._begun, "begun")):
+                stamps.update({self._place(source): stamp for source, stamp in told.get(name, {}).items()})
             self.next_number = max(self.next_number, int(match[3]) + 1)
             sources = pyarrow.parquet.read_table(path, columns=["source"])["source"]
             for source in sources.unique().to_pylist():
-                self._files_of.setdefault(source, []).append(path)
+                for place in {*self._places(source), os.path.dirname(self._place(source))}:  # noqa: PTH120
+                    self._files_with.setdefault(place, set()).add(path)
 
     def has_finished(self, source: ImageSource) -> bool:
         """Whether a source was read to its end, and is as it was.
@@ -321,21 +334,57 @@ class _Earlier:
         Raises:
             UserError: If it is a file of images that is another now; its rows are of those that it had.
         """
-        stamp = self._finished.get(_text(source.name), 0)
-        if source.whole and stamp and source.stamp and stamp != source.stamp:
+        place = self._place(source.name)
+        stamp = self._finished.get(place, 0)
+        known = stamp or self._begun.get(place, 0)
+        if source.whole and known and source.stamp and known != source.stamp:
             raise UserError(f"images: {source.name} changed since it was predicted; choose another folder")
         return stamp != 0 and stamp == source.stamp
 
-    def done_in(self, source: ImageSource) -> set[bytes]:
-        """Digests of the paths in a source that have rows."""
+    def has_row(self, source: ImageSource, path: str) -> bool:
+        """Whether an image has a row, of this source or, where it is a file, of any other."""
+        if not self._files_with:
+            return False
+        if source.whole:
+            return _digest(_within(source.name, path)) in self._done_in(self._place(source.name), "file")
+        place = self._place(path)
+        folder, digest = os.path.dirname(place), _digest(place)  # noqa: PTH120
+        return digest in self._done_in(folder, "folder") or digest in self._done_in("-", "input")
+
+    def _read_done_in(self, place: str, kind: Literal["file", "folder", "input"]) -> set[bytes]:
+        """Digests of the images that have rows: those of a file of images, a folder or standard input."""
+        import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
 
-        name = _text(source.name)
         done: set[bytes] = set()
-        for path in self._files_of.get(name, []):
-            rows = pyarrow.parquet.read_table(path, columns=["path"], filters=[("source", "=", name)])
-            done.update(map(_digest, rows["path"].to_pylist()))
+        for file in self._files_with.get(place, ()):
+            rows = pyarrow.parquet.read_table(file, columns=["path", "source"])
+            names = [name for name in rows["source"].unique().to_pylist() if place in self._places(name)]
+            chosen = pyarrow.compute.is_in(rows["source"], value_set=pyarrow.array(names, pyarrow.string()))
+            if kind == "folder":  # files that were addresses of their own
+                chosen = pyarrow.compute.or_(chosen, pyarrow.compute.equal(rows["source"], rows["path"]))
+            rows = rows.filter(chosen)
+            for path, source in zip(rows["path"].to_pylist(), rows["source"].to_pylist(), strict=True):
+                if kind == "file":
+                    done.add(_digest(_within(source, path)))
+                elif kind == "input" or os.path.dirname(self._place(path)) == place:  # noqa: PTH120
+                    done.add(_digest(self._place(path)))
         return done
+
+    def _place(self, path: str) -> str:
+        """A path that is the same for all spellings of it, and all links to its folder."""
+        folder, name = os.path.split(_text(path).rstrip("/") or "/")
+        return os.path.normpath(os.path.join(self._real(folder), name))  # noqa: PTH118
+
+    def _places(self, source: str) -> set[str]:
+        """A source as a file of images or standard input, and as a folder."""
+        return {"-"} if source == "-" else {self._place(source), self._real(source)}
+
+
+def _within(source: str, path: str) -> str:
+    """What tells an image from others of its file: ":cat.png" of "x.tar:cat.png", also in "y.parquet#3"."""
+    return path.removeprefix(source if path.startswith(source) else source.rpartition("#")[0])
 
 
 def _take_out(path: Path, told: dict[str, Any]) -> None:
@@ -398,11 +447,12 @@ class _Writer:
             self._unread.append(len(self._rows))
         self._rows.append((prediction, source))
 
-    def write(self, finished: Mapping[str, int]) -> Path:
+    def write(self, finished: Mapping[str, int], begun: Mapping[str, int]) -> Path:
         """Write the rows as the next file.
 
         Args:
             finished: Sources that end with these rows or before, with their stamps.
+            begun: Files of images that have some of these rows, with theirs, or 0 for any.
         """
         import pyarrow
         import pyarrow.parquet
@@ -430,7 +480,8 @@ class _Writer:
         columns["error"] = [None if row.error is None else _text(row.error) for row in predictions]
         columns["source"] = [_text(source) for _, source in self._rows]
         types += [("error", pyarrow.string()), ("source", pyarrow.string())]
-        metadata = {_METADATA: json.dumps({**self._about, "finished": finished, "unread": self._unread})}
+        told = {**self._about, "finished": finished, "begun": begun, "unread": self._unread}
+        metadata = {_METADATA: json.dumps(told)}
         table = pyarrow.table(columns, schema=pyarrow.schema(types, metadata=metadata))
         path = self._folder / f"{_prefix(self._shard)}{self._number:05}.parquet"
         with _writing(self._folder), atomic_path(path) as temporary:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from skipnets.data.decoding import Page
 from skipnets.data.raster import WindowedImage
 from skipnets.data.sources import images_below
+from skipnets.data.streams import SHARD_SUFFIXES
 from skipnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ def expand(path: str | os.PathLike[str]) -> list[str]:
     if Path(path).is_dir():
         found = [str(image) for image in images_below(Path(path))]
         if not found:
-            raise UserError(f"images: {path} holds no images")
+            sharded = any(file.name.lower().endswith(SHARD_SUFFIXES) for file in Path(path).rglob("*"))
+            hint = (
+                ", but tar or Parquet files; skipnets predict --output FOLDER/ reads these" if sharded else ""
+            )
+            raise UserError(f"images: {path} holds no images{hint}")
         return found
     if Path(path).exists() or not glob.has_magic(path):
         return [path]

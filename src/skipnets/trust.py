@@ -1,7 +1,8 @@
 """Imports that files name, and which of them may run: those that the user has named as well.
 
 A model file or a run's configuration may say that its network is `package.module:Class`. Importing that runs
-code, so it is done only within `trusting("package.module:Class")`.
+code, so it is done only within `trusting("package.module:Class")`. The arguments are the file's: only what is
+harmless with any arguments should be trusted, which `torch.hub:load` is not.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import contextlib
 import importlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from skipnets.errors import UserError, one_line
 
-__all__ = ["MissingNetworkError", "Trust", "import_trusted", "is_import", "trusting"]
+__all__ = ["MissingNetworkError", "Trust", "import_trusted", "is_import", "trusted_imports", "trusting"]
 
 Trust = str | Sequence[str] | None
 """One import (`"package.module:Class"`), several, or none."""
@@ -33,7 +34,7 @@ class MissingNetworkError(UserError):
     """
 
 
-def is_import(name: object) -> bool:
+def is_import(name: object) -> TypeGuard[str]:
     """Whether a name has the form `package.module:Class`."""
     return isinstance(name, str) and _IMPORT.fullmatch(name) is not None
 
@@ -56,8 +57,13 @@ def trusting(trust: Trust) -> Iterator[None]:
         _TRUSTED.reset(token)
 
 
-def import_trusted(name: str) -> Any:
-    """Import what a file names.
+def trusted_imports() -> tuple[str, ...]:
+    """The imports that may run here, for a process that is started from here."""
+    return _TRUSTED.get()
+
+
+def import_trusted(name: str) -> Callable[..., Any]:
+    """Import the class or function that a file names.
 
     The current folder is searched after Python's own path.
 
@@ -66,7 +72,7 @@ def import_trusted(name: str) -> Any:
 
     Raises:
         MissingNetworkError: If the user has not named it.
-        UserError: If it cannot be imported.
+        UserError: If it cannot be imported, or cannot be called.
     """
     trusted = _TRUSTED.get()
     if name not in trusted:
@@ -82,17 +88,20 @@ def import_trusted(name: str) -> Any:
             found = getattr(found, part)
     except Exception as error:  # whatever the module raises as it is imported
         raise UserError(f"trust={name}: cannot be imported ({one_line(error)})") from error
+    if not callable(found):
+        raise UserError(f"trust={name}: must be a class or function, not {type(found).__name__}")
     return found
 
 
 def _import(module: str) -> Any:
+    here = str(Path.cwd())
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
+        if error.name != module.partition(".")[0] or here in sys.path:
             raise
-    sys.path.append(str(Path.cwd()))
+    sys.path.append(here)
     try:
         return importlib.import_module(module)
     finally:
-        sys.path.pop()
+        sys.path.remove(here)  # the module may have appended folders of its own, which stay

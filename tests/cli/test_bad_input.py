@@ -58,8 +58,19 @@ CASES = {
         ["train", "photos", "--out", "out", "--splits", "no.csv"],
         ["--splits: no.csv: No such file"],
     ),
-    "no data": (["train", "--out", "out"], ["DATA must be given"]),
-    "no run folder": (["train", "photos"], ["--out must be given"]),
+    "no data": (
+        ["train", "--out", "out"],
+        ["skipnets: DATA must be given, as in: skipnets train photos --time 10m --out runs/photos"],
+    ),
+    "no run folder": (["train", "photos"], ["skipnets: --out must be given, as in: skipnets train photos"]),
+    "no model": (["explain"], ["skipnets: MODEL must be given, as in: skipnets explain runs/cats a.jpg"]),
+    "several mistakes": (
+        ["train", "--epochs", 0, "--batch-size", 0],
+        [
+            "skipnets: DATA must be given; --out must be given; --epochs=0: must be at least 1; ",
+            "; --batch-size=0: must be at least 1, as in: skipnets train photos",
+        ],
+    ),
     "a missing model file": (
         ["predict", "none.safetensors", "photos"],
         ["none.safetensors", "does not exist"],

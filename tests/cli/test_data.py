@@ -37,7 +37,7 @@ def test_the_table(leaky: Path, run: Run) -> None:
         f"data {leaky}",
         "layout split folders with class folders (train/CLASS/…)",
         "images 6 (train 3, val 2, test 1)",
-        "size 96×72 pixels",
+        "size 72×96 pixels (height × width)",
         "channels color",
         "bits 8",
         "format PNG",

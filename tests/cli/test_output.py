@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress, progress_bar
+from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress
 from skipnets.tables import properties_table
 
 
@@ -37,12 +37,21 @@ def test_failures_are_counted_and_each_name_is_said_once(capsys: pytest.CaptureF
 
 
 def test_no_bar_is_drawn_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar() as bar:
-        assert list(bar.track(range(3), description="counting")) == [0, 1, 2]
     with progress("counting") as report:
         report(1, 3)
+        report(2)
         report(3, 3, "done")
     assert capsys.readouterr() == ("", "")
+
+
+def test_long_work_says_in_a_log_how_far_it_is(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 5.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with caplog.at_level("INFO", "skipnets"), progress("counting") as report:
+        report(20, 30)
+    assert caplog.messages == ["counting: 20 of 30, 4/s"]
 
 
 def test_written_files_are_results(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,8 +32,8 @@ def test_an_onnx_file_is_served_without_torch(colors_onnx: Path) -> None:
     with started(COMMAND, "serve", colors_onnx, "--port", 0, "--threads", 1) as process:
         line, address = announced(process)
         assert line == (
-            f"{address}: serving resnet20 (3 classes) in onnxruntime on cpu; explanations are off: "
-            "serve the model file with --runtime torch to have them\n"
+            f"{address}: serving resnet20 (3 classes) in onnxruntime on cpu; no Grad-CAM: "
+            "runtime onnxruntime gives no gradients of an export; serve the model file with --runtime torch\n"
         )
         answer = httpx.post(f"{address}/v1/predict", files={"files": make_image("green")}).json()
         assert answer["predictions"][0]["label"] == "green"
@@ -53,7 +53,9 @@ def test_a_model_file_is_served_by_the_engine_without_torch(tmp_path: Path) -> N
     [expected] = made.predict([Image.open(io.BytesIO(make_image("green")))])
     with started(COMMAND, "serve", tmp_path, "--port", 0, "--runtime", "native") as process:
         line, address = announced(process)
-        assert line.endswith("in native on cpu; explanations are off: --runtime torch turns them on\n")
+        said = "no Grad-CAM: the native engine gives no gradients; --runtime torch does"
+        assert line.endswith(f"in native on cpu; {said}\n")
+        assert said.endswith(httpx.get(f"{address}/v1/model").json()["unexplained"])
         [answer] = httpx.post(f"{address}/v1/predict", files={"files": make_image("green")}).json()[
             "predictions"
         ]

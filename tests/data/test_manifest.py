@@ -136,7 +136,7 @@ CASES = {
     "one file as two paths with two labels": Case(
         "m.csv",
         table("path,label") + "./a.png,dog\n",
-        r"error: lists a\.png twice, with label 'cat' and 'dog'",
+        r"error: lists a\.png twice, with label 'cat' and 'dog'; several labels .* one row, such as cat\|dog",
     ),
     "splits in other languages": Case(
         "m.csv",

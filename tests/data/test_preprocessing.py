@@ -242,10 +242,10 @@ def test_8_bits_are_taken_as_shown_where_more_were_trained_on():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({}, "32 × 32, color, pad"),
-        ({"channels": 1, "window": (-160, 240), "bits": 12}, "32 × 32, gray, pad, window -160 to 240"),
-        ({"channels": 1, "window": "voi", "bits": 12}, "32 × 32, gray, pad, each file's own window"),
-        ({"channels": 2, "fit": "crop"}, "32 × 32, 2 bands, crop, window 0 to 255"),
+        ({}, "32×32, color, pad"),
+        ({"channels": 1, "window": (-160, 240), "bits": 12}, "32×32, gray, pad, window -160 to 240"),
+        ({"channels": 1, "window": "voi", "bits": 12}, "32×32, gray, pad, each file's own window"),
+        ({"channels": 2, "fit": "crop"}, "32×32, 2 bands, crop, window 0 to 255"),
         ({"channels": 5, "window": [[0, 1]] * 4 + [[0, 9]], "bits": 32}, "window 0 to 1, 0 to 9"),
     ],
 )

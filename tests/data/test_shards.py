@@ -67,6 +67,8 @@ def change_list(folder: Path, values: Mapping[str, Any]) -> None:
         ({"classes": ["a", 1]}, "index.json: classes: must be a list of texts"),
         ({"classes": ["a", "\ud800"]}, "index.json: classes: must be a list of texts in Unicode"),
         ({"shards": []}, "index.json: lists no images"),
+        ({"images": 999}, "index.json: images=999: must be 12, as its shards hold"),
+        ({"images": None}, "index.json: images: must be a number from 0"),
         ({"shards": [1]}, "index.json: shards: must be a list of objects"),
         ({"shards": None}, "index.json: shards: must be a list"),
     ],

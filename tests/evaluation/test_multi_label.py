@@ -110,3 +110,46 @@ def test_at_the_edges_intervals_have_a_width_and_what_is_undefined_is_nan() -> N
     assert np.isnan(metrics.labels["auroc"][2])
     assert metrics.macro["auroc"] == 1
     assert metrics.macro_intervals["auroc"] is None
+
+
+def test_images_of_one_patient_count_once_at_the_edges() -> None:
+    """A hundred images of two patients, all found, say as much as two images."""
+    present = np.repeat([1, 1, 0, 0, 0, 0], 50).astype(np.float32)[:, None]
+    groups = np.repeat(["a", "b", "c", "d", "e", "f"], 50)
+    metrics = measure_labels(6 * present - 3, present, (0.5,), groups=groups, resamples=50)
+    assert metrics.intervals["sensitivity"][0] == pytest.approx(wilson_interval(2, 2))
+    assert metrics.intervals["specificity"][0] == pytest.approx(wilson_interval(4, 4))
+    assert metrics.intervals["precision"][0] == pytest.approx(wilson_interval(2, 2))
+    assert metrics.intervals["auroc"][0] == pytest.approx(auroc_interval(1.0, 2, 4))
+
+
+def test_what_one_patient_has_gets_no_interval_without_a_width() -> None:
+    """Two of three images of the only patient with the label are found: no resample says otherwise."""
+    present = np.array([1, 1, 1, *[0] * 9], np.float32)[:, None]
+    logits = np.array([2, 2, -2, *[1, -1, -3] * 3], np.float32)[:, None]
+    groups = np.array(["a"] * 3 + [f"p{index}" for index in range(9)])
+    metrics = measure_labels(logits, present, (0.5,), groups=groups, resamples=200)
+    assert metrics.labels["sensitivity"][0] == pytest.approx(2 / 3)
+    for name in ("sensitivity", "average_precision", "f1"):
+        assert np.isnan(metrics.intervals[name][0]).all(), name
+    area = float(metrics.labels["auroc"][0])
+    assert metrics.intervals["auroc"][0] == pytest.approx(auroc_interval(area, 1, 9))
+    low, high = metrics.intervals["specificity"][0]
+    assert low < high
+
+
+def test_one_group_alone_has_no_bootstrap() -> None:
+    logits, labels = some(20)
+    metrics = measure_labels(logits, labels, THRESHOLDS, groups=np.full(20, "a"), resamples=50)
+    assert metrics.groups == 1
+    assert np.isnan(metrics.intervals["f1"]).all()
+    assert set(metrics.macro_intervals.values()) | set(metrics.micro_intervals.values()) == {None}
+
+
+def test_logits_whose_probabilities_are_rounded_to_1_still_count() -> None:
+    """At 40 and 50 both probabilities are 1.0, as float64."""
+    logits = np.array([[50], [40], [45], [-60]], np.float32)
+    labels = np.array([[1], [0], [1], [0]], np.float32)
+    metrics = measure_labels(logits, labels, (0.5,), resamples=0)
+    assert metrics.labels["auroc"][0] == 1
+    assert metrics.nll == pytest.approx(40 / 4)

@@ -65,6 +65,17 @@ def test_a_threshold_lies_between_the_images_and_unknown_labels_do_not_count() -
     assert thresholds == pytest.approx([0.45])
 
 
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_a_share_asked_for_is_met_by_exactly_that_many_images(tenths: int) -> None:
+    """0.1 and 0.2 of ten images are one and two, however 1 - 0.9 and 1 - 0.8 are rounded."""
+    scores = np.arange(20)[:, None] / 20
+    labels = (np.arange(20) % 2)[:, None].astype(np.float32)
+    for kind, of in (("specificity", labels[:, 0] == 0), ("sensitivity", labels[:, 0] == 1)):
+        (threshold,), _ = choose_thresholds(scores, labels, ThresholdRule(kind, tenths / 10), CLASSES)
+        right = (scores[of, 0] >= threshold) == (kind == "sensitivity")
+        assert right.sum() == tenths
+
+
 def test_a_label_that_no_image_has_gets_one_half_and_is_named() -> None:
     labels = np.array([[0, 1, 1], [0, 1, 0]], np.float32)
     thresholds, undefined = choose_thresholds(np.full((2, 3), 0.3), labels, ThresholdRule("f1"), "abc")

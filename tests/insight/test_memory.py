@@ -10,6 +10,7 @@ import pytest
 from skipnets.errors import UserError
 from skipnets.insight import largest_batch, training_memory
 from skipnets.insight.memory import parse_bytes
+from skipnets.models.graph import BlockExecution
 
 # Prints the bytes of the process before there is a model, the batch, and the bytes at the peak. The batch is
 # the largest for so many bytes beside the program, unless it is given.
@@ -118,6 +119,18 @@ def test_amounts(text: str, number: int) -> None:
 def test_what_is_no_amount(text: str) -> None:
     with pytest.raises(UserError, match="such as 16GiB"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "execution", "message"),
+    [
+        ("resnet18", "linear-recompute", "execution=linear-recompute: must be plain or linear for resnet18"),
+        ("regnetx_002", "linear", "execution=linear: must be plain for regnetx_002"),
+    ],
+)
+def test_an_execution_that_training_refuses(name: str, execution: BlockExecution, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}$"):
+        training_memory(name, batch_size=1, execution=execution)
 
 
 def test_too_little_memory() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from tests.helpers.timm_networks import assert_names_and_shapes_are_timm_s, assert_trains_alike
 from timm.models import group_parameters
 
-from skipnets.models import create_model, network_graph
+from skipnets.models import create_model
 from skipnets.models.regnet_graph import REGNETS
 
 
@@ -21,15 +22,8 @@ from skipnets.models.regnet_graph import REGNETS
     ],
 )
 def test_names_and_shapes_are_timm_s(name: str) -> None:
-    with torch.device("meta"):
-        theirs, ours = timm.create_model(name), create_model(name)
-    expected = [(key, tuple(value.shape)) for key, value in theirs.state_dict().items()]
-    assert [(key, tuple(value.shape)) for key, value in ours.state_dict().items()] == expected
-    assert list(network_graph(ours.config).tensors().items()) == expected
-    for key in ("num_chs", "reduction"):
-        assert [info[key] for info in ours.feature_info] == [info[key] for info in theirs.feature_info]
-    for key in ("first_conv", "classifier"):
-        assert ours.pretrained_cfg[key] == theirs.pretrained_cfg[key]
+    theirs, ours = assert_names_and_shapes_are_timm_s(name)
+    assert ours.pretrained_cfg["classifier"] == theirs.pretrained_cfg["classifier"]
     for coarse in (False, True):
         expected_groups = group_parameters(theirs, theirs.group_matcher(coarse))
         assert group_parameters(ours, ours.group_matcher(coarse)) == expected_groups
@@ -41,17 +35,7 @@ def test_outputs_gradients_and_buffers_are_timm_s(name: str) -> None:
     theirs = timm.create_model(name, num_classes=5, drop_path_rate=0.3, zero_init_last=False)
     ours = create_model(name, num_classes=5, drop_path_rate=0.3)
     ours.load_state_dict(theirs.state_dict())
-    x, outputs = torch.randn(2, 3, 64, 64), []
-    for model in (theirs, ours):
-        torch.manual_seed(3)
-        outputs.append(model.train()(x))
-        outputs[-1].square().sum().backward()
-    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-4)
-    for expected, found in zip(theirs.parameters(), ours.parameters(), strict=True):
-        assert expected.grad is not None
-        atol = 1e-4 * float(expected.grad.abs().max() + 1e-9)
-        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=atol)
-    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    assert_trains_alike(theirs, ours, torch.randn(2, 3, 64, 64))
     x = torch.randn(1, 3, 57, 70)
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from tests.helpers.graphs import assert_equal_to_the_built_model, saved_bytes
+from tests.helpers.timm_networks import assert_names_and_shapes_are_timm_s, assert_trains_alike
 from torch import nn
 
 from skipnets.errors import UserError
@@ -31,14 +32,7 @@ KINDS = [
     ],
 )
 def test_names_and_shapes_are_timm_s(name: str) -> None:
-    with torch.device("meta"):
-        theirs, ours = timm.create_model(name), create_model(name)
-    expected = [(key, tuple(value.shape)) for key, value in theirs.state_dict().items()]
-    assert [(key, tuple(value.shape)) for key, value in ours.state_dict().items()] == expected
-    assert list(network_graph(ours.config).tensors().items()) == expected
-    for key in ("num_chs", "reduction"):
-        assert [info[key] for info in ours.feature_info] == [info[key] for info in theirs.feature_info]
-    assert ours.pretrained_cfg["first_conv"] == theirs.pretrained_cfg["first_conv"]
+    assert_names_and_shapes_are_timm_s(name)
 
 
 def short(name: str, **rates: Any) -> tuple[nn.Module, Any]:
@@ -53,20 +47,7 @@ def short(name: str, **rates: Any) -> tuple[nn.Module, Any]:
 @pytest.mark.parametrize("name", KINDS)
 def test_outputs_gradients_and_buffers_are_timm_s(name: str) -> None:
     theirs, ours = short(name, drop_path_rate=0.3)
-    x = torch.randn(2, 3, 64, 64)
-    outputs = []
-    for model in (theirs, ours):
-        torch.manual_seed(3)
-        outputs.append(model.train()(x))
-        outputs[-1].square().sum().backward()
-    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-4)
-    for expected, found in zip(theirs.parameters(), ours.parameters(), strict=True):
-        assert expected.grad is not None
-        atol = 1e-4 * float(expected.grad.abs().max() + 1e-9)
-        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=atol)
-    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
-    with torch.no_grad():
-        torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-5, atol=1e-5)
+    assert_trains_alike(theirs, ours, torch.randn(2, 3, 64, 64))
 
 
 @pytest.mark.parametrize(

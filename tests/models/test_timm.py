@@ -268,6 +268,10 @@ def test_grad_checkpointing_is_a_policy_that_changes_no_numbers() -> None:
     residual = create_model("resnet18")
     residual.set_grad_checkpointing()
     assert set(residual.block_execution_report().values()) == {"linear"}
+    other = create_model("regnetx_002")
+    other.set_grad_checkpointing(False)
+    with pytest.raises(UserError, match='block_execution="linear-recompute": must be plain or auto'):
+        other.set_grad_checkpointing()
 
 
 def test_pretrained_is_what_torchvision_publishes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def test_everything_is_there(page: Page, checked: Audit) -> None:
         "With --write: 1 corrected, 1 marked.",
         "cat dog train corrected 99.3% dog, 0.7% cat",
         "train/cat/seen.jpg",
-        "640×480 pixels",
+        "480×640 pixels",
         "Unreadable files 1",
         'Cat dog 1 image; "dog" has 35'.replace("Cat", "Dog"),
         "p.csv --write clean.csv skipnets train clean.csv",

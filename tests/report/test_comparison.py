@@ -14,7 +14,7 @@ from tests.helpers.results import CLASSES, make_predictions, write_results
 from skipnets.errors import UserError
 from skipnets.evaluation.metrics import measure
 from skipnets.report import compare
-from skipnets.report.comparison import holm, mcnemar
+from skipnets.report.comparison import mcnemar
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (0, 1), (3, 3), (2, 9), (0, 12), (40, 61)])
@@ -23,12 +23,6 @@ def test_mcnemar_is_a_fair_coin(only_first: int, only_second: int) -> None:
     tail = sum(Fraction(comb(throws, k), 2**throws) for k in range(min(only_first, only_second) + 1))
     assert mcnemar(only_first, only_second) == pytest.approx(float(min(Fraction(1), 2 * tail)))
     assert mcnemar(only_first, only_second) == mcnemar(only_second, only_first)
-
-
-def test_holm_s_own_steps() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.9]) == [1, 1]
-    assert holm([0.2]) == [0.2]
 
 
 def test_a_better_run_is_distinguished_from_an_equal_one(tmp_path: Path) -> None:

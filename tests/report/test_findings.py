@@ -31,8 +31,8 @@ def test_every_kind_is_there_and_told(found: Audit) -> None:
     assert list(found.findings) == list(KINDS)
     assert all(finding.detail for each in found.findings.values() for finding in each)
     details = {finding.kind: finding.detail for each in found.findings.values() for finding in each}
-    assert details["odd-size"] == "640×480 pixels"
-    assert details["odd-shape"] == "180×24 pixels"
+    assert details["odd-size"] == "480×640 pixels"
+    assert details["odd-shape"] == "24×180 pixels"
     assert details["leak"] == "nearly equal; train and test"
     assert details["spelling"] == '1 image; "dog" has 35'
 

@@ -12,8 +12,8 @@ from skipnets.errors import UserError
 from skipnets.evaluation import MultiLabelEvaluation, evaluate
 from skipnets.evaluation.delong import delong_test
 from skipnets.report import compare
-from skipnets.report.comparison import holm
 from skipnets.report.label_comparison import LabelComparison
+from skipnets.report.pairing import holm
 from skipnets.tables import as_text
 from skipnets.training import Run
 

@@ -163,6 +163,7 @@ def test_the_model_is_described(serving: Serving, colors: Classifier) -> None:
     assert about["runtime"] == {"name": "onnxruntime", "device": "cpu"}
     assert about["limits"]["files"] == 7
     assert about["explains"] is False
+    assert "gives no gradients" in about["unexplained"]
 
 
 def test_openapi_has_an_example_of_every_body(serving: Serving) -> None:

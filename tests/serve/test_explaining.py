@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -18,7 +19,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.insight import explain
 from skipnets.models.factory import create_model
 from skipnets.serve import create_app
-from skipnets.serve.explaining import _scale_for_a_screen, can_explain
+from skipnets.serve.explaining import _scale_for_a_screen, why_unexplained
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +102,19 @@ def test_the_map_keeps_its_place_on_a_smaller_image(classifier: Classifier) -> N
 
 
 def test_only_a_module_in_pytorch_can_explain(classifier: Classifier) -> None:
-    assert can_explain(classifier)
-    exported = Classifier(
-        architecture=classifier.architecture,
-        classes=classifier.classes,
-        preprocessing=classifier.preprocessing,
-        provenance={},
-        runtime=classifier.runtime,
-        export={"format": "pt2"},
-    )
-    assert not can_explain(exported)
+    assert why_unexplained(classifier) is None
+    of_export = "gives no gradients of an export; serve the model file with --runtime torch"
+    for name, export, said in (
+        ("torch", {"format": "pt2"}, f"runtime torch {of_export}"),
+        ("openvino", {"format": "openvino"}, f"runtime openvino {of_export}"),
+        ("native", None, "the native engine gives no gradients; --runtime torch does"),
+    ):
+        other = Classifier(
+            architecture=classifier.architecture,
+            classes=classifier.classes,
+            preprocessing=classifier.preprocessing,
+            provenance={},
+            runtime=SimpleNamespace(name=name, device="cpu"),  # type: ignore[arg-type]
+            export=export,
+        )
+        assert why_unexplained(other) == said

@@ -231,6 +231,7 @@ def test_it_asks_for_the_token_and_waits_for_the_model(browser: Any) -> None:
             page.locator("#verdict").get_by_text("green").wait_for()
             assert page.locator("#gradcam").is_hidden()
             assert page.locator("#ranking button").count() == 0
+            assert "No Grad-CAM: runtime onnxruntime gives no gradients" in page.inner_text("#note")
 
 
 def test_the_page_is_one_file_of_moderate_size() -> None:

@@ -20,12 +20,13 @@ def config(**fields: object) -> TrainConfig:
     [
         ({"lr": -0.1}, "lr=-0.1: must be greater than 0"),
         ({"lr": float("nan")}, "lr=nan: must be a finite number"),
-        ({"epochs": 0}, "epochs=0: must be greater than or equal to 1"),
+        ({"epochs": 0, "lr": -1.0}, "epochs=0: must be at least 1; lr=-1.0: must be greater than 0"),
+        ({"epochs": 0}, "epochs=0: must be at least 1"),
         ({"time": "abc"}, "time='abc': must be a time such as 90s, 5m or 1h30m"),
         ({"momentum": 1.0}, "momentum=1.0: must be less than 1"),
         ({"recipe": "paper"}, "recipe='paper': must be 'auto', 'speedrun', 'scratch'"),
         ({"milestones": (0.5, 1.5)}, "milestones=1.5: must be less than 1"),
-        ({"channels": 0}, "channels=0: must be greater than or equal to 1"),
+        ({"channels": 0}, "channels=0: must be at least 1"),
         ({"batchsize": 4}, "batchsize: no such option; did you mean batch_size"),
     ],
 )

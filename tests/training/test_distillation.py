@@ -69,6 +69,16 @@ def test_another_teacher_is_refused() -> None:
             Teacher(classifier, classes=classes, preprocessing=preprocessing, temperature=1, share=1)
 
 
+def test_a_teacher_of_several_labels_is_refused() -> None:
+    """Its logits are of sigmoids: a softmax of them means nothing."""
+    single = make_classifier()
+    classifier = Classifier.from_model(
+        single.model, classes=CLASSES, preprocessing=single.preprocessing, task="multi-label"
+    )
+    with pytest.raises(UserError, match="teacher=the teacher: must have one class an image"):
+        Teacher(classifier, classes=CLASSES, preprocessing=classifier.preprocessing, temperature=1, share=1)
+
+
 def test_a_run_learns_from_a_teacher(
     tiny: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,7 +183,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(data: Path, tmp_path:
         with pytest.raises(UserError, match=message):
             train(settings(data, tmp_path / "run", **changes))
         assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match=r"^folds=1: must be greater than or equal to 2"):
+    with pytest.raises(UserError, match=r"^folds=1: must be at least 2"):
         settings(data, tmp_path / "run", folds=1)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score
 from tests.helpers.own_networks import SqueezeExcite, TinyNet, se_densenet
 from torch import Tensor
-from torchmetrics.classification import MulticlassF1Score
+from torchmetrics.classification import MulticlassAUROC, MulticlassF1Score
 
 import skipnets
 from skipnets.data.sources import open_dataset
@@ -22,6 +23,7 @@ from skipnets.errors import UserError
 from skipnets.insight.attribution import explain
 from skipnets.runtimes.model_file import read_model_file
 from skipnets.training import Run, TrainConfig, read_config, resume, train
+from skipnets.training.supplied import Supplied, custom_config, with_own_model
 
 MakeConfig = Callable[..., TrainConfig]
 TINY = "tests.helpers.own_networks:TinyNet"
@@ -224,6 +226,11 @@ def test_an_unmodified_model_is_one_of_the_registry(tiny: MakeConfig) -> None:
             "label_smoothing=0.1: must be given without loss=",
         ),
         ({"metrics": {"f1": f1_score}}, {}, "metrics: f1 must be torchmetrics', not function"),
+        (
+            {"metrics": {"loss": MulticlassF1Score(3)}},
+            {},
+            "metrics: loss must have another name: every run measures val_loss",
+        ),
         ({"callbacks": [3]}, {}, "callbacks: must be Lightning's, not int"),
         ({"logger": 3}, {}, "logger: must be Lightning's"),
     ],
@@ -247,6 +254,28 @@ def test_arguments_that_json_cannot_hold_are_said(tiny: MakeConfig, caplog: pyte
 
 
 @pytest.mark.slow
+def test_a_class_of_a_script_has_no_import(
+    tiny: MakeConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its `__main__` is another program's wherever the file is loaded."""
+    script = type("Script", (TinyNet,), {"__module__": "__main__"})
+    monkeypatch.setattr(sys.modules["__main__"], "Script", script, raising=False)
+    config = own(tiny, epochs=1)
+    named = with_own_model(config, Supplied(model=script))
+    assert named.model == "Script"
+    assert "Script cannot be imported again, as it could from a module of its own" in caplog.text
+    custom = custom_config(named, Supplied(model=script), classes=3, channels=1)
+    assert custom is not None
+    assert custom.import_path is None
+
+
+def test_a_metric_that_tables_know_has_one_column(tiny: MakeConfig) -> None:
+    run = train(tiny(epochs=1), metrics={"auroc": MulticlassAUROC(3)})
+    header = run.metrics.read_text().splitlines()[0].split(",")
+    assert header.count("val_auroc") == 1
+    assert 0 <= float(run.rows[0].val_auroc or -1) <= 1
+
+
 def test_folds_train_copies_of_a_module(tiny: MakeConfig) -> None:
     config = own(tiny, epochs=1, folds=2)
     module = TinyNet(3)

@@ -497,6 +497,15 @@ def test_the_best_epochs_averaged_weights_are_what_was_validated(tiny: MakeConfi
     assert right / len(val) == pytest.approx(best.val_accuracy)
 
 
+def test_every_process_needs_a_validation_image(tiny: MakeConfig) -> None:
+    config = tiny(devices=19)  # more than 18
+    with pytest.raises(
+        UserError, match=r"^devices=19: must be at most 18, the number of validation images, "
+    ):
+        train(config)
+    assert not config.out.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp"])
 def test_two_processes_count_every_image_once(tiny: MakeConfig, tmp_path: Path, strategy: str) -> None:

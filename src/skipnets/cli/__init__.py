@@ -130,13 +130,14 @@ def _run(words: Sequence[str], *, ends_process: bool) -> int:
             status = make_app(words[0] if words else None)(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except cyclopts.CycloptsError as error:
-        _print_error(_parsing_error(error, words))
+        _print_error(_with_example(_parsing_error(error, words), words))
         return 2
     except MissingExtraError as error:
         _print_error(str(error))
         return 2
     except UserError as error:
-        _print_error(_as_typed(str(error), words))
+        message = "; ".join(_as_typed(each, words) for each in _complaints(str(error)))
+        _print_error(_with_example(message, words))
         return error.exit_status
     except KeyboardInterrupt as interruption:
         _print_error(str(interruption) or "interrupted")
@@ -224,6 +225,19 @@ def _options(command: str) -> set[str]:
     """The names of a command's options and values."""
     arguments = make_app(command)[command].assemble_argument_collection()
     return {name for argument in arguments for name in argument.names}
+
+
+def _with_example(message: str, words: Sequence[str]) -> str:
+    """Where something must be given, also how: the first example of the command's help."""
+    if not words or words[0] not in COMMANDS or not re.search(r"(^|; )\S+ must be given(;|$)", message):
+        return message
+    example = re.search(r"For example:\s+(\S.*)", make_app(words[0])[words[0]].help)
+    return message if example is None else f"{message}, as in: {example[1]}"
+
+
+def _complaints(message: str) -> list[str]:
+    """The parts of an error that is about several options, of the form `option=value: must …`."""
+    return re.split(r"; (?=[a-z]\w*(?:=[^;]*?)?: must )", message)
 
 
 def _as_typed(message: str, words: Sequence[str]) -> str:

@@ -42,7 +42,7 @@ def benchmark(
         model: A model file, a run folder, or an export, which is timed alone. With --training, also a model's
             name.
         training: Measure training steps instead of predictions: time, memory, and the largest batch that
-            fits, for each way in which dense blocks can run.
+            fits, for each way in which the network's blocks can run.
         batch_size: Images per call or training step, one or more values. Default: 1 and 16; 16 with
             --training.
         seconds: Minimum time to measure each batch size.

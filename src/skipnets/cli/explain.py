@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from skipnets.classifier import load
-from skipnets.cli.output import print_failures, print_paths, progress_bar
+from skipnets.cli.output import print_failures, print_paths, progress
 from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.errors import UserError
@@ -62,21 +62,20 @@ def explain(
     classifier = load(model, runtime="torch", device=device, threads=threads)
     failures: dict[str, str] = {}
 
-    def explanations(paths: Iterable[str]) -> Iterator[list[Explanation]]:
-        for path in paths:
+    def explanations() -> Iterator[list[Explanation]]:
+        for done, path in enumerate(paths, 1):
             try:
                 image = chosen_pages([path], page=page, max_pixels=max_pixels)
                 yield from explain_images(classifier, image, classes=classes, method=method, stage=stage)
             except ImageDecodeError as error:
                 failures[path] = str(error)
+            report(done, len(paths))
         if len(failures) == total:
             raise UserError(f"images: none can be read: {next(iter(failures.values()))}")
 
     total = len(set(paths))
-    with progress_bar() as progress:
-        sheet, folder = save_explanations(
-            explanations(progress.track(paths, description="explaining")), output
-        )
+    with progress("explaining") as report:
+        sheet, folder = save_explanations(explanations(), output)
     print_paths(sheet, folder)
     if failures:
         print_failures(failures, of=len(paths))

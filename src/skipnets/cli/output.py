@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from skipnets.progress import LoggedProgress
 from skipnets.tables import as_text
 from skipnets.terminal import json_text, printable
 
@@ -37,17 +38,20 @@ def print_tables(tables: Iterable[RenderableType]) -> None:
 
 @contextmanager
 def progress(description: str) -> Iterator[Callable[..., None]]:
-    """Show a progress bar; yields a function of done, total and optionally a new description."""
-    with progress_bar() as bar:
+    """Show a progress bar, or lines in a log; yields a function of done, total and a new description."""
+    with _progress_bar() as bar:
+        if bar.disable:
+            yield LoggedProgress(description)
+            return
         task = bar.add_task(description, total=None)
 
-        def update(done: int, total: int, description: str | None = None) -> None:
+        def update(done: int, total: int | None = None, description: str | None = None) -> None:
             bar.update(task, completed=done, total=total, description=description)
 
         yield update
 
 
-def progress_bar() -> Progress:
+def _progress_bar() -> Progress:
     """A progress bar on standard error, if it is a terminal; it is removed at the end."""
     console = Console(stderr=True)
     return Progress(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from skipnets.classifier import SET_SEPARATOR, Classifier, Prediction, load, uncertainty_columns
-from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress_bar
+from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress
 from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.errors import UserError
 from skipnets.evaluation.tables import check_table_path, write_table
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from skipnets.batch_prediction import BatchResult
 
 _LOG = logging.getLogger("skipnets")
-_SECONDS_BETWEEN_LINES = 60.0
 
 
 def predict(
@@ -121,12 +119,11 @@ def predict(
     predictions = classifier.predict_iter(
         images_of, top_k, coverage=coverage, reject=reject, batch_size=batch_size, workers=workers
     )
-    with progress_bar() as progress:
-        rows = list(
-            progress.track(
-                predictions, total=len(paths), description=f"predicting ({classifier.runtime.name})"
-            )
-        )
+    rows = []
+    with progress(f"predicting ({classifier.runtime.name})") as report:
+        for row in predictions:
+            rows.append(row)
+            report(len(rows), len(paths))
     if output is not None:
         asked = {"coverage": coverage is not None, "reject": reject is not None}
         write_table(output, _columns(rows, min(top_k, len(classifier.classes)), classifier, **asked))
@@ -168,20 +165,9 @@ def _classify(
 
 
 def _to_folder(classify: Callable[..., BatchResult], output: Path, json: bool, **options: Any) -> int:
-    """Classify into a folder, with progress on standard error, also in a log."""
-    started = time.monotonic()
-    said = started
-    with progress_bar() as bar:
-        task = bar.add_task("predicting", total=None)
-
-        def progress(result: BatchResult) -> None:
-            nonlocal said
-            bar.update(task, completed=result.rows)
-            if bar.disable and time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
-                _LOG.info("%s images, %.0f/s", f"{result.rows:,}", result.rows / (said - started))
-
-        result = classify(progress=progress, **options)
+    """Classify into a folder, with progress on standard error."""
+    with progress("predicting") as report:
+        result = classify(progress=lambda so_far: report(so_far.rows), **options)
     if json:
         counts = {"rows": result.rows, "failed": result.failed, "skipped": result.skipped}
         print_json({**counts, "written": list(map(str, result.files))})

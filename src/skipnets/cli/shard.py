@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from skipnets.cli.output import print_json, print_paths, progress_bar
+from skipnets.cli.output import print_json, print_paths, progress
 from skipnets.data.listing import counted
 from skipnets.data.options import DataOptions
 from skipnets.data.sharding import MEBIBYTES, write_shards
 
 _LOG = logging.getLogger("skipnets")
-_SECONDS_BETWEEN_LINES = 60.0
 
 
 def shard(
@@ -47,20 +45,8 @@ def shard(
         seed: Seed of the order in which images are stored.
         json: Print what was written as JSON.
     """
-    started = said = time.monotonic()
-    with progress_bar() as bar:
-        task = bar.add_task("writing shards", total=None)
-
-        def progress(done: int, total: int) -> None:
-            nonlocal said
-            bar.update(task, completed=done, total=total)
-            if bar.disable and time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
-                _LOG.info("%s of %s images, %.0f/s", f"{done:,}", f"{total:,}", done / (said - started))
-
-        written = write_shards(
-            data, out, shard_size=shard_size, seed=seed, options=options, progress=progress
-        )
+    with progress("writing shards") as report:
+        written = write_shards(data, out, shard_size=shard_size, seed=seed, options=options, progress=report)
     if json:
         print_json(written.to_dict())
         return 0

@@ -44,7 +44,7 @@ def summary(
             (32 for CIFAR models).
         batch_size: Batch size of the memory totals; fit finds the largest one that trains in --memory.
         memory: Memory limit for training on a CPU with --batch-size fit, such as 16GiB.
-        execution: How dense blocks run in training, for fit: plain, linear or linear-recompute.
+        execution: How blocks run in training, for fit: plain, linear, or linear-recompute (of DenseNets).
             Default: plain.
         depth: 1 shows stages, 2 their layers or blocks, 3 the parts of those.
         format: text, markdown, csv or json. Default: text.

@@ -11,6 +11,7 @@ from skipnets.cli.output import print_paths, print_tables
 from skipnets.cli.train import config_options
 from skipnets.errors import UserError
 from skipnets.training.config import TrainConfig, read_config
+from skipnets.trust import is_import
 
 if TYPE_CHECKING:
     FixedOptions = dict[str, Any]
@@ -74,7 +75,14 @@ def tune(
         settings = TrainConfig(**given) if config is None else read_config(config, **given)
         with prompt_end():
             tuning = tune_settings(
-                settings, time=time, trial_time=trial_time, trials=trials, processes=processes, pruner=pruner
+                settings,
+                time=time,
+                trial_time=trial_time,
+                trials=trials,
+                processes=processes,
+                pruner=pruner,
+                # What is typed is trusted; what a file names takes --trust.
+                trust=given["model"] if is_import(given.get("model")) else None,
             )
     from skipnets.report import write_tuning_report
 

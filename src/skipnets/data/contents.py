@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,17 +31,28 @@ def digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
 
 
-def contents(dataset: ImageDataset, *, of_sizes: Container[int] | None = None) -> list[Content]:
+def contents(
+    dataset: ImageDataset,
+    *,
+    of_sizes: Container[int] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> list[Content]:
     """The content of every image, read by several threads.
 
     Args:
         dataset: Of any size.
         of_sizes: Only files of these sizes are read; of others the hash stays "".
+        progress: Called with the number of images done and their total.
     """
     if dataset.contents is not None:
         return dataset.contents
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(lambda index: _content(dataset, index, of_sizes), range(len(dataset))))
+        found = []
+        for content in pool.map(lambda index: _content(dataset, index, of_sizes), range(len(dataset))):
+            found.append(content)
+            if progress is not None:
+                progress(len(found), len(dataset))
+        return found
 
 
 def _content(dataset: ImageDataset, index: int, of_sizes: Container[int] | None) -> Content:

@@ -584,7 +584,14 @@ def _without_repetitions(path: Path, entries: Sequence[Entry], listing: Listing)
             continue
         for role, one, other in zip(entry._fields[1:], before[1:], entry[1:], strict=True):
             if one != other:
-                raise UserError(f"{path}: lists {entry.name} twice, with {role} {one!r} and {other!r}")
+                several = (
+                    "; several labels of an image go into one row, such as cat|dog, with --task multi-label"
+                    if role == "label"
+                    else ""
+                )
+                raise UserError(
+                    f"{path}: lists {entry.name} twice, with {role} {one!r} and {other!r}{several}"
+                )
         listing.passed_over["rows that repeat another"] += 1
     return list(first.values())
 

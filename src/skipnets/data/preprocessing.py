@@ -215,8 +215,10 @@ class Preprocessing:
         opened = self.open(image)
         resized_width, resized_height, _, _ = self._layout(*opened.size)
         if resized_width * resized_height > MAX_PIXELS:
-            height, width = self.size
-            raise ImageDecodeError(f"image {opened.size}: too elongated to be cut to {width}x{height}")
+            (width, height), (rows, columns) = opened.size, self.size
+            raise ImageDecodeError(
+                f"image of {height}×{width} pixels: too elongated to be cut to {rows}×{columns}"
+            )
         if isinstance(opened, WindowedImage):
             return self._fitted_values(opened)
         return self._fitted(opened)
@@ -278,7 +280,7 @@ class Preprocessing:
     def summary(self) -> str:
         """Size, channels, fit and window in a few words."""
         height, width = self.size
-        words = [f"{height} × {width}", channel_word(self.channels), self.fit]
+        words = [f"{height}×{width}", channel_word(self.channels), self.fit]
         if self.window == VOI:
             words.append("each file's own window")
         elif self.window is not None:

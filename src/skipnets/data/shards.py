@@ -129,6 +129,8 @@ def read_shards(folder: Path) -> tuple[Listing, Members]:
     names = [name for shard in parts for name in shard.names]
     if not names:
         raise UserError(f"{path}: lists no images")
+    if (images := index.integer("images")) != len(names):
+        raise UserError(f"{path}: images={images}: must be {len(names)}, as its shards hold")
     if len(set(names)) < len(names):
         raise UserError(f"{path}: lists an image twice")
     listing.notes.append(f"{counted(len(parts), 'shard')} of {sum(shard.bytes for shard in parts):,} bytes")

@@ -53,6 +53,7 @@ from skipnets.data.splits import (
     write_splits,
 )
 from skipnets.errors import UserError, check_path, listed, naming, near_matches
+from skipnets.progress import LoggedProgress
 
 __all__ = ["ImageDataset", "images_below", "open_dataset"]
 
@@ -571,8 +572,12 @@ def log_listing(dataset: ImageDataset) -> ImageDataset:
 
 def _find_copies(dataset: ImageDataset, *, drop: bool) -> ImageDataset:
     """The dataset with its copies known, or without them."""
-    known = contents(dataset)
-    dataset = replace(dataset, contents=known, copies=find_copies(dataset, known))
+    known = contents(dataset, progress=LoggedProgress("reading images", first=3.0))
+    searching = LoggedProgress("looking for copies among the images", first=3.0)
+    copies = find_copies(
+        dataset, known, lambda steps, total: searching(steps * len(dataset) // total, len(dataset))
+    )
+    dataset = replace(dataset, contents=known, copies=copies)
     dataset.listing.warnings += _copy_warnings(dataset)
     if not drop or not dataset.copies:
         return dataset

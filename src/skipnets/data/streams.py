@@ -24,10 +24,20 @@ from typing import Any, BinaryIO, Literal, cast
 from skipnets.data.decoding import HEIF_SUFFIXES, SUFFIXES, Source
 from skipnets.errors import UserError, missing_extra, one_line
 
-__all__ = ["ImageSource", "Shard", "check_addresses", "image_sources", "is_failed_read", "unreadable_image"]
+__all__ = [
+    "SHARD_SUFFIXES",
+    "ImageSource",
+    "Shard",
+    "check_addresses",
+    "image_sources",
+    "is_failed_read",
+    "unreadable_image",
+]
 
 _TAR = (".tar", ".tar.gz", ".tgz")
 _PARQUET = (".parquet",)
+# Files with these names hold images.
+SHARD_SUFFIXES = (*_TAR, *_PARQUET)
 _IMAGES = (*SUFFIXES, *HEIF_SUFFIXES)
 _IMAGE_COLUMNS = ("image", "bytes", "image_bytes", "content", "data", "jpg", "jpeg", "png")
 _ROWS_AT_ONCE = 64
@@ -350,7 +360,7 @@ def _unreadable(path: str, reason: str) -> ImageSource:
     def read(_: Wanted) -> Iterator[tuple[str, Source]]:
         raise OSError(reason)
 
-    return ImageSource(path, whole=path.lower().endswith((*_TAR, *_PARQUET)), read=read)
+    return ImageSource(path, whole=path.lower().endswith(SHARD_SUFFIXES), read=read)
 
 
 def _of_folder(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSource]:
@@ -365,7 +375,7 @@ def _of_folder(files: _Files, path: str, seen: set[object]) -> Iterator[ImageSou
     within = sorted(
         entry
         for entry, kind in files.entries(path)
-        if kind == "folder" or entry.lower().endswith((*_TAR, *_PARQUET))
+        if kind == "folder" or entry.lower().endswith(SHARD_SUFFIXES)
     )
     for entry in within:
         yield from _at(files, entry, seen)

@@ -151,8 +151,9 @@ class Survey(Display):
         )
         (_, width, height), (_, last_width, last_height) = sizes[0], sizes[-1]
         of = f" (of {self.looked_at:,} images)" if self.looked_at < self.total else ""
-        most = "" if len(sizes) == 1 else f" to {last_width}×{last_height}"
-        return f"{width}×{height}{most} pixels{of}"
+        most = "" if len(sizes) == 1 else f" to {last_height}×{last_width}"
+        order = "" if (height, last_height) == (width, last_width) else " (height × width)"
+        return f"{height}×{width}{most} pixels{order}{of}"
 
     def _class_table(self) -> Table:
         hidden = range(_FIRST, len(self.classes) - _LAST if len(self.classes) > _CLASSES_SHOWN else 0)

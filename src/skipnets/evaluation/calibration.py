@@ -30,6 +30,7 @@ with needs_extra("train"):
 
     from skipnets.evaluation.evaluating import Evaluation, calibration_images, evaluate, splits_there
     from skipnets.evaluation.metrics import measure
+    from skipnets.evaluation.multi_label import binary_nll
     from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation
     from skipnets.evaluation.outliers import fit_outlier_detector
     from skipnets.evaluation.reliability import binary_reliability
@@ -279,9 +280,8 @@ def _label_errors(
 ) -> tuple[float, float]:
     """The same of the known labels of all images together."""
     known = np.isfinite(labels)
-    probabilities, present = sigmoid(logits, temperature)[known], labels[known] == 1
-    losses = np.logaddexp(0, np.where(present, -1, 1) * logits[known].astype(np.float64) / temperature)
-    return float(losses.mean()), binary_reliability(probabilities, present).ece
+    bins = binary_reliability(sigmoid(logits, temperature)[known], labels[known] == 1)
+    return binary_nll(logits, labels, temperature=temperature), bins.ece
 
 
 def _held_out_split(

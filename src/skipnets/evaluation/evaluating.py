@@ -5,8 +5,6 @@ Shapes: N images, K classes of the classifier.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -29,9 +27,7 @@ from skipnets.data.splits import SPLITS, SplitRow, read_split_rows
 from skipnets.errors import UserError, check_at_least_1, listed, needs_extra
 from skipnets.evaluation.confusion import draw_confusion, save_figure
 from skipnets.evaluation.display import metric_tables
-from skipnets.evaluation.tables import write_table
-from skipnets.files import atomic_path
-from skipnets.tables import Display
+from skipnets.evaluation.saving import SavedEvaluation, or_none
 
 with needs_extra("train"):
     from skipnets.evaluation.metrics import Metrics, measure
@@ -46,7 +42,7 @@ __all__ = ["Evaluation", "evaluate", "open_own_images"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation(Display):
+class Evaluation(SavedEvaluation):
     """A classifier's predictions on a set of images, and their metrics.
 
     Attributes:
@@ -113,14 +109,14 @@ class Evaluation(Display):
             **({} if self.tta == "none" else {"tta": self.tta}),
             "runs_in": self.runs_in,
             "macro_f1": metrics.macro_f1,
-            "macro_auroc": _or_none(metrics.macro_auroc),
+            "macro_auroc": or_none(metrics.macro_auroc),
             "classes": [
                 {
                     "name": name,
-                    "precision": _or_none(metrics.precision[index]),
-                    "recall": _or_none(metrics.recall[index]),
-                    "f1": _or_none(metrics.f1[index]),
-                    "auroc": _or_none(metrics.auroc[index]),
+                    "precision": or_none(metrics.precision[index]),
+                    "recall": or_none(metrics.recall[index]),
+                    "f1": or_none(metrics.f1[index]),
+                    "auroc": or_none(metrics.auroc[index]),
                     "support": int(metrics.support[index]),
                 }
                 for index, name in enumerate(self.classes)
@@ -145,25 +141,11 @@ class Evaluation(Display):
         Raises:
             UserError: If they cannot be written.
         """
-        folder = Path(folder)
-        self.write_predictions((folder / run_folder.PREDICTIONS).with_suffix(f".{table}"))
-        self.draw_confusion(folder / run_folder.CONFUSION)
-        with atomic_path(folder / run_folder.EVALUATION) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", "utf-8")
-
-    def write_predictions(self, path: str | os.PathLike[str]) -> None:
-        """Write one row per image: path, label, prediction, its probability, and "p:NAME" for each class.
-
-        Args:
-            path: Ends in .parquet, .csv or .jsonl.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
-        write_table(path, self.prediction_columns())
+        self.draw_confusion(Path(folder) / run_folder.CONFUSION)
+        super().save(folder, table=table)
 
     def prediction_columns(self) -> dict[str, Any]:
-        """The columns of `write_predictions`, name → N values."""
+        """Name → N values: path, label, prediction, its probability, and "p:NAME" for each class."""
         predicted = self.probabilities.argmax(1)
         columns: dict[str, Any] = {
             "path": self.names,
@@ -585,7 +567,3 @@ def _labels_by_name(dataset: ImageDataset, classes: tuple[str, ...], name: str) 
         )
     table = np.array([position.get(label, -1) for label in dataset.classes], dtype=np.int64)
     return table[dataset.labels]
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

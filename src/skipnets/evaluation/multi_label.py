@@ -20,7 +20,14 @@ from skipnets.classifier import sigmoid
 from skipnets.evaluation.intervals import Interval, auroc_interval, wilson_interval
 from skipnets.evaluation.reliability import binary_reliability
 
-__all__ = ["LABEL_METRICS", "SUMMARIES", "MultiLabelMetrics", "measure_labels", "ranking_metrics"]
+__all__ = [
+    "LABEL_METRICS",
+    "SUMMARIES",
+    "MultiLabelMetrics",
+    "binary_nll",
+    "measure_labels",
+    "ranking_metrics",
+]
 
 RESAMPLES = 1000
 LABEL_METRICS = ("auroc", "average_precision", "sensitivity", "specificity", "precision", "f1")
@@ -94,6 +101,25 @@ def ranking_metrics(
     return found
 
 
+def binary_nll(
+    logits: NDArray[np.floating[Any]], labels: NDArray[np.floating[Any]], *, temperature: float = 1.0
+) -> float:
+    """Mean negative log-likelihood of the known labels, in nats; NaN where none is known.
+
+    It is computed from logits: the probability of what is so may be too small to tell from 0.
+
+    Args:
+        logits: (N, K).
+        labels: (N, K), NaN where a label is not known.
+        temperature: Divides the logits.
+    """
+    known = np.isfinite(labels)
+    if not known.any():
+        return float("nan")
+    wrong_way = np.where(labels[known] == 1, -1, 1) * logits[known].astype(np.float64) / temperature
+    return float(np.logaddexp(0, wrong_way).mean())
+
+
 def measure_labels(
     logits: NDArray[np.floating[Any]],
     labels: NDArray[np.floating[Any]],
@@ -118,18 +144,21 @@ def measure_labels(
     probabilities = sigmoid(logits, temperature)
     known = np.isfinite(labels)
     has = np.where(known, labels, 0) == 1
-    statistics = _Statistics(probabilities, has, known, np.asarray(thresholds), resamples)
+    found = (probabilities >= np.asarray(thresholds)) & known
+    statistics = _Statistics(logits, found, has, known, resamples)
     unit = np.ones((1, len(labels)))
     values = {name: value[0] for name, value in statistics.label_metrics(unit).items()}
-    values |= ranking_metrics(probabilities, labels)
-    flat = ranking_metrics(probabilities[known][:, None], labels[known][:, None])
+    # By logits: probabilities near 1 are rounded, and would tie.
+    values |= ranking_metrics(logits, labels)
+    flat = ranking_metrics(logits[known][:, None], labels[known][:, None])
     micro = {name: float(value[0, 0]) for name, value in statistics.pooled_metrics(unit).items()}
     micro |= {name: float(value[0]) for name, value in flat.items()}
     macro = {name: _mean(values[name]) for name in LABEL_METRICS}
 
     units, drawn = group_numbers(groups, len(labels))
     samples: dict[str, list[Floats]] = {}
-    for weights in _draws(units, resamples, seed, width=labels.size):
+    # Of one group there is but one resample, the group itself.
+    for weights in _draws(units, resamples if drawn > 1 else 0, seed, width=labels.size):
         of_labels, pooled = statistics.label_metrics(weights), statistics.pooled_metrics(weights)
         if statistics.ranks:
             of_labels |= statistics.label_rankings(weights)
@@ -140,12 +169,17 @@ def measure_labels(
             samples.setdefault(f"micro {name}", []).append(pooled[name])
     limits = {name: _percentiles(np.concatenate(parts)) for name, parts in samples.items()}
     nothing = np.full((labels.shape[1], 2), np.nan)
-    present, absent = has.sum(0), (known & ~has).sum(0)
+    absent = known & ~has
     intervals = {name: limits.get(name, nothing).copy() for name in LABEL_METRICS}
     if resamples:
-        _widen_at_the_edges(values, intervals, statistics, present, absent)
-    guess = np.clip(np.where(has, probabilities, 1 - probabilities), np.finfo(np.float64).tiny, 1)
-    right = ((probabilities >= np.asarray(thresholds)) == has) | ~known
+        _replace_without_spread(
+            values,
+            intervals,
+            present=_count_units(has, units),
+            absent=_count_units(absent, units),
+            found=_count_units(found, units),
+        )
+    right = (found == has) | ~known
     return MultiLabelMetrics(
         labels=values,
         intervals=intervals,
@@ -159,10 +193,10 @@ def measure_labels(
                 for index, of in enumerate(known.T)
             ]
         ),
-        nll=float(-np.log(guess[known]).mean()) if known.any() else float("nan"),
+        nll=binary_nll(logits, labels, temperature=temperature),
         exact=float(right[known.any(1)].all(1).mean()) if known.any() else float("nan"),
-        present=present,
-        absent=absent,
+        present=has.sum(0),
+        absent=absent.sum(0),
         unknown=(~known).sum(0),
         groups=None if groups is None else drawn,
     )
@@ -172,33 +206,32 @@ class _Statistics:
     """Statistics of each image, ready to be weighted.
 
     Args:
-        probabilities: (N, K).
+        scores: (N, K) logits.
+        found: (N, K) whether the label counts as present.
         has: (N, K) whether the image has the label.
         known: (N, K) whether that is known.
-        thresholds: (K,).
         resamples: B.
     """
 
     def __init__(
         self,
-        probabilities: Floats,
+        scores: NDArray[np.floating[Any]],
+        found: NDArray[np.bool_],
         has: NDArray[np.bool_],
         known: NDArray[np.bool_],
-        thresholds: Floats,
         resamples: int,
     ) -> None:
-        found = (probabilities >= thresholds) & known
         self.hits, self.present = (found & has).astype(np.float64), has.astype(np.float64)
         self.found = found.astype(np.float64)
         self.left_out = (~found & ~has & known).astype(np.float64)
         self.absent = (known & ~has).astype(np.float64)
-        self.ranks = probabilities.size * resamples <= _MOST_RANKING
+        self.ranks = scores.size * resamples <= _MOST_RANKING
         self.rankings = [
-            WeightedRanking(probabilities[of, index], has[of, index]) for index, of in enumerate(known.T)
+            WeightedRanking(scores[of, index], has[of, index]) for index, of in enumerate(known.T)
         ]
         self.known = [np.flatnonzero(of) for of in known.T]
         self.image_of_pair = np.nonzero(known)[0]
-        self.pooled = WeightedRanking(probabilities[known], has[known])
+        self.pooled = WeightedRanking(scores[known], has[known])
 
     def label_metrics(self, weights: Floats) -> dict[str, Floats]:
         """(B, N) weights → name → (B, K): what depends on the thresholds."""
@@ -292,24 +325,44 @@ def _draws(units: NDArray[np.int64], resamples: int, seed: int, *, width: int) -
         yield times[:, units].astype(np.float64)
 
 
-def _widen_at_the_edges(
+def _count_units(images: NDArray[np.bool_], units: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N, K) images of each label → (K,) how many units they belong to."""
+    return np.array([len(np.unique(units[of])) for of in images.T])
+
+
+def _replace_without_spread(
     values: Mapping[str, Floats],
     intervals: Mapping[str, Floats],
-    statistics: _Statistics,
+    *,
     present: NDArray[np.int64],
     absent: NDArray[np.int64],
+    found: NDArray[np.int64],
 ) -> None:
-    """At 0 or 1 every resample is the same, so other intervals stand there: Wilson's, Newcombe's or none."""
-    found = statistics.found.sum(0)
-    for name, of in (("sensitivity", present), ("specificity", absent), ("precision", found)):
+    """Replace intervals where resamples do not tell how much a metric varies.
+
+    At 0 or 1 every resample is the same. Where the images that count are all of one unit (one patient, one
+    image), no resample has others. Wilson's or Newcombe's interval stands there, for as many trials as there
+    are units, or none.
+
+    Args:
+        values: Metric → (K,).
+        intervals: Metric → (K, 2), which are changed.
+        present: (K,) units with images that have the label.
+        absent: (K,) units with images that do not.
+        found: (K,) units with images in which it is found.
+    """
+    for name, units in (("sensitivity", present), ("specificity", absent), ("precision", found)):
+        intervals[name][units < 2] = np.nan
         for index in _at_edge(values[name]):
-            count = int(of[index])
+            count = int(units[index])
             intervals[name][index] = wilson_interval(round(values[name][index] * count), count)
-    for index in _at_edge(values["auroc"]):
-        intervals["auroc"][index] = auroc_interval(
-            float(values["auroc"][index]), int(present[index]), int(absent[index])
-        )
+    one_unit = np.minimum(present, absent) < 2
+    for index in np.flatnonzero(np.isfinite(values["auroc"])):
+        area = float(values["auroc"][index])
+        if one_unit[index] or area in (0, 1):
+            intervals["auroc"][index] = auroc_interval(area, int(present[index]), int(absent[index]))
     for name in ("average_precision", "f1"):
+        intervals[name][present < 2] = np.nan
         intervals[name][_at_edge(values[name])] = np.nan
 
 

@@ -5,26 +5,21 @@ Shapes: N images, K labels.
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from skipnets import run_folder
 from skipnets.classifier import sigmoid
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.multi_label import LABEL_METRICS, SUMMARIES, MultiLabelMetrics
-from skipnets.evaluation.tables import write_table
-from skipnets.files import atomic_path
-from skipnets.tables import Display, make_table, properties_table
+from skipnets.evaluation.saving import SavedEvaluation, or_none
+from skipnets.tables import make_table, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,7 +39,7 @@ _LEAST, _MOST = 2.0**-149, 1 - 2.0**-53
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MultiLabelEvaluation(Display):
+class MultiLabelEvaluation(SavedEvaluation):
     """A multi-label classifier's predictions on a set of images, and their metrics.
 
     Attributes:
@@ -93,8 +88,10 @@ class MultiLabelEvaluation(Display):
     def warnings(self) -> list[str]:
         """Caveats, one sentence each."""
         found = list(self.caveats)
-        areas = self.metrics.labels["auroc"]
-        if np.isfinite(areas).any() and np.isnan(self.metrics.intervals["auroc"]).all():
+        areas, limits = self.metrics.labels["auroc"], self.metrics.intervals["auroc"]
+        if self.metrics.groups == 1:
+            found.append("all images are of one group: how much metrics vary among groups is not known")
+        elif (np.isfinite(areas) & np.isnan(limits[:, 0])).any():
             found.append(
                 "AUROC and average precision have no intervals: so many images take too long to resample"
             )
@@ -123,21 +120,21 @@ class MultiLabelEvaluation(Display):
             **{
                 summary: {
                     name: {
-                        "value": _or_none(getattr(metrics, summary)[name]),
+                        "value": or_none(getattr(metrics, summary)[name]),
                         "interval": _listed(getattr(metrics, f"{summary}_intervals")[name]),
                     }
                     for name in LABEL_METRICS
                 }
                 for summary in SUMMARIES
             },
-            "nll": _or_none(metrics.nll),
-            "exact_match": _or_none(metrics.exact),
+            "nll": or_none(metrics.nll),
+            "exact_match": or_none(metrics.exact),
             "classes": [
                 {
                     "name": name,
                     "threshold": self.thresholds[index],
-                    **{each: _or_none(metrics.labels[each][index]) for each in LABEL_METRICS},
-                    "ece": _or_none(metrics.ece[index]),
+                    **{each: or_none(metrics.labels[each][index]) for each in LABEL_METRICS},
+                    "ece": or_none(metrics.ece[index]),
                     "intervals": {each: _listed(metrics.intervals[each][index]) for each in LABEL_METRICS},
                     "present": int(metrics.present[index]),
                     "absent": int(metrics.absent[index]),
@@ -154,34 +151,8 @@ class MultiLabelEvaluation(Display):
         """Tables that `print` and notebooks show."""
         return multi_label_tables(self.to_dict())
 
-    def save(self, folder: str | os.PathLike[str], *, table: Literal["parquet", "csv"] = "parquet") -> None:
-        """Write evaluation.json, and predictions.parquet or predictions.csv.
-
-        Args:
-            folder: Created if it does not exist; files of these names are replaced.
-            table: The format of the predictions.
-
-        Raises:
-            UserError: If they cannot be written.
-        """
-        folder = Path(folder)
-        self.write_predictions((folder / run_folder.PREDICTIONS).with_suffix(f".{table}"))
-        with atomic_path(folder / run_folder.EVALUATION) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", "utf-8")
-
-    def write_predictions(self, path: str | os.PathLike[str]) -> None:
-        """Write one row an image: path, group, then for each label "y:NAME" (1, 0 or nothing) and "p:NAME".
-
-        Args:
-            path: Ends in .parquet, .csv or .jsonl.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
-        write_table(path, self.prediction_columns())
-
     def prediction_columns(self) -> dict[str, Any]:
-        """The columns of `write_predictions`, name → N values."""
+        """Name → N values: path, group, then for each label "y:NAME" (1, 0 or None) and "p:NAME"."""
         columns: dict[str, Any] = {"path": self.names}
         if self.groups is not None:
             columns["group"] = self.groups.tolist()
@@ -316,10 +287,6 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.2%}"
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _listed(interval: Any) -> list[float] | None:

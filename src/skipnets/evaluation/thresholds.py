@@ -98,7 +98,8 @@ def _choose(probability: NDArray[np.float64], present: NDArray[np.bool_], rule: 
     hits = present.sum() - np.searchsorted(np.sort(probability[present]), values, side="left")
     above, hits = np.append(above, 0), np.append(hits, 0)
     sensitivity = hits / present.sum()
-    specificity = 1 - (above - hits) / (~present).sum()
+    absent = int((~present).sum())
+    specificity = (absent - (above - hits)) / absent  # a share of whole images, as exact as the one asked for
     if rule.kind == "f1":
         best = int(np.argmax(2 * hits / (above + present.sum())))
     elif rule.kind == "youden":

@@ -73,7 +73,7 @@ def training_memory(
         source: A registry name, a model file, a run folder, a configuration, a model or a classifier.
         batch_size: Images per training step.
         input_size: Height and width of the images; None uses the model's default size.
-        execution: How dense blocks run: "plain", "linear" or "linear-recompute". Blocks that do not
+        execution: How blocks run in training: "plain", "linear" or "linear-recompute". Blocks that do not
             support it run as "plain", as in training.
         remembered: Values of optimizer state per parameter: 0 for plain SGD, 1 with momentum, 2 for AdamW;
             one more if an average of the weights is kept.
@@ -81,7 +81,7 @@ def training_memory(
         fields: Configuration fields to replace; for registry names only.
 
     Raises:
-        UserError: For an unknown model or field, or impossible sizes.
+        UserError: For an unknown model or field, impossible sizes, or an execution that training refuses.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be at least 1")
@@ -105,7 +105,7 @@ def largest_batch(
         source: As for `training_memory`, like the other arguments.
         memory: Bytes, or text such as "16GiB".
         input_size: Height and width of the images.
-        execution: How dense blocks run.
+        execution: How blocks run in training.
         remembered: Values of optimizer state per parameter.
         program: Bytes of the process before a model is built.
         fields: Configuration fields to replace.
@@ -161,7 +161,13 @@ class _Plan:
     ) -> None:
         architecture = architecture_of(source, **fields)
         graph, size = architecture.graph, architecture.image_size(input_size)
-        family_of(architecture.config).module()  # Imports libraries that count as part of the program.
+        family = family_of(architecture.config)
+        if execution not in family.executions:
+            raise UserError(
+                f"execution={execution}: must be {' or '.join(family.executions)} for "
+                f"{architecture.config.name}"
+            )
+        family.module()  # Imports libraries that count as part of the program.
         self._program = _resident() if program is None else program
         self._weights = weight_bytes(graph)
         self._gradients = FLOAT_BYTES * graph.parameter_count()

@@ -245,8 +245,14 @@ class Backbone(nn.Module, Generic[ConfigT]):
         self.get_classifier().to(weight.device, weight.dtype).train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Run blocks in the way that keeps least for the backward pass, or plainly, under timm's name."""
-        self.set_block_execution(family_of(self.config).executions[-1] if enable else "plain")
+        """Run blocks in the way that keeps least for the backward pass, or plainly, under timm's name.
+
+        Raises:
+            UserError: If the blocks run in one way only.
+        """
+        executions = family_of(self.config).executions
+        leanest = executions[-1] if len(executions) > 1 else "linear-recompute"  # refused where there is none
+        self.set_block_execution(leanest if enable else "plain")
 
     def prune_intermediate_layers(
         self,

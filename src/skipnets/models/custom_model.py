@@ -81,7 +81,7 @@ class CustomModel(Backbone[CustomConfig]):
         yield "network", self.network
 
     def set_block_execution(self, policy: ExecutionPolicy, *, warn: bool = True) -> None:
-        """Choose how those of its parts run in training that are dense blocks of this package."""
+        """Choose how those of its parts run in training that are blocks of this package."""
         from skipnets.models.block_execution import set_block_execution
 
         set_block_execution(self, policy, warn=warn)
@@ -109,7 +109,7 @@ def _build(config: CustomConfig) -> nn.Module:
             network = make(**arguments)
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # a user's constructor, which may raise anything
         text = ", ".join(f"{name}={value!r}" for name, value in config.arguments.items())
         raise UserError(f"model: {config.name}({text}) fails ({one_line(error)})") from error
     if not isinstance(network, nn.Module):
@@ -193,7 +193,7 @@ def check_output(model: CustomModel, images: Tensor) -> None:
     try:
         with torch.inference_mode():
             output = copy(images)
-    except Exception as error:
+    except Exception as error:  # a user's forward pass, which may raise anything
         raise UserError(
             f"model: {model.config.name} fails on images of shape {shape} ({one_line(error)})"
         ) from error

@@ -23,8 +23,9 @@ Shape = tuple[int, ...]
 NormKind = Literal["batch", "group", "layer2d", "instance"]
 ActivationFunction = Literal["relu", "gelu", "silu", "hard_swish", "sigmoid", "hard_sigmoid"]
 BlockExecution = Literal["plain", "linear", "linear-recompute"]
-"""How blocks run in training: operation by operation, or each as one operation in memory proportional to its
-depth, which may recompute its 1×1 convolutions in the backward pass instead of saving their outputs."""
+"""How blocks run in training: operation by operation, or each as one operation that saves less, of a dense
+block in proportion to its depth; it may recompute 1×1 convolutions in the backward pass to save still less.
+"""
 BLOCK_EXECUTIONS: tuple[BlockExecution, ...] = get_args(BlockExecution)
 ExecutionPolicy = Literal["auto", BlockExecution]
 """What can be asked for: one of these, or what is fastest on the device that they run on."""

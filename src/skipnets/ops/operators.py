@@ -114,8 +114,8 @@ def _(
     kept = [x.new_empty(layers * n * height * width, bottleneck)] if keeps else []
     return [
         _channels_last(x, (n, channels, height, width)),
-        *(x.new_empty(channels, dtype=accumulation_dtype(x.dtype)) for _ in range(2)),
-        *(x.new_empty(size, dtype=accumulation_dtype(x.dtype)) for _ in range(2)),
+        *_empty_statistics(x, x.dtype, channels),
+        *_empty_statistics(x, x.dtype, *size),
         *kept,
     ]
 
@@ -218,7 +218,7 @@ def _(
 ) -> list[Tensor]:
     n, channels, height, width = x.shape
     size = (n, weight.shape[0], height // 2, width // 2)
-    statistics = [x.new_empty(channels, dtype=accumulation_dtype(x.dtype)) for _ in range(2)]
+    statistics = _empty_statistics(x, x.dtype, channels)
     if fused:
         pooled = MapShape(n, height // 2, width // 2).rows
         saved = [gamma.new_empty(2, channels), x.new_empty(pooled, channels)]
@@ -324,7 +324,7 @@ def _(
     channels = weight.shape[0]
     pooled = MapShape(n, (height + 1) // 2, (width + 1) // 2)
     maps = _channels_last(images, (n, channels, pooled.height, pooled.width), dtype)
-    statistics = [gamma.new_empty(channels, dtype=accumulation_dtype(dtype)) for _ in range(2)]
+    statistics = _empty_statistics(gamma, dtype, channels)
     if not fused:
         kept = [images.new_empty(shape.rows, channels, dtype=dtype)] if keep_convolved else []
         return [maps, *statistics, *kept]
@@ -402,6 +402,11 @@ def _channels_last(like: Tensor, size: Sequence[int], dtype: torch.dtype | None 
     n, channels, height, width = size
     strides = (height * width * channels, 1, width * channels, channels)
     return like.new_empty_strided((n, channels, height, width), strides, dtype=dtype or like.dtype)
+
+
+def _empty_statistics(like: Tensor, dtype: torch.dtype, *size: int) -> list[Tensor]:
+    """Empty mean and variance of maps of a dtype."""
+    return [like.new_empty(size, dtype=accumulation_dtype(dtype)) for _ in range(2)]
 
 
 def _like_parameters(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -24,19 +24,18 @@ from sklearn.metrics import roc_auc_score
 from skipnets.errors import UserError, check_path, listed
 from skipnets.evaluation.intervals import Interval, auroc_interval, mean_interval, wilson_interval
 from skipnets.report.bootstrap import METRICS, resample, weighted_metrics
-from skipnets.report.label_comparison import LabelComparison, compare_labels, holm
+from skipnets.report.label_comparison import LabelComparison, compare_labels
 from skipnets.report.label_results import is_multi_label
+from skipnets.report.pairing import caveats, holm, matched, verdict
 from skipnets.report.results import Results, read_results
 from skipnets.tables import Display, make_table, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Comparison", "Difference", "MetricValues", "compare", "holm", "mcnemar"]
+__all__ = ["Comparison", "Difference", "MetricValues", "compare", "mcnemar"]
 
 RESAMPLES = 2000
-SIGNIFICANT = 0.05
-
 
 _TITLES = {
     "accuracy": "accuracy",
@@ -342,15 +341,9 @@ def _against_first(
         differences.append(difference)
     adjusted = holm([difference.p for difference in differences])
     return [
-        replace(each, p=p, verdict=_verdict(metric, each.difference, p))
+        replace(each, p=p, verdict=verdict(p, better=(each.difference > 0) == METRICS[metric]))
         for each, p in zip(differences, adjusted, strict=True)
     ]
-
-
-def _verdict(metric: str, difference: float, p: float) -> str:
-    if p >= SIGNIFICANT:
-        return "within noise"
-    return "better" if (difference > 0) == METRICS[metric] else "worse"
 
 
 def _bootstrap_p(spread: NDArray[np.float64]) -> float:
@@ -375,31 +368,14 @@ def _aligned(first: Results, other: Results) -> Results:
     Raises:
         UserError: If these are not the same.
     """
-    pair = f"{first.folder} and {other.folder} cannot be compared"
-    if set(first.classes) != set(other.classes):
-        strange = sorted(set(first.classes) ^ set(other.classes))
-        raise UserError(f"{pair}: their classes differ ({listed(strange, 3)})")
-    if first.evaluation["split"] != other.evaluation["split"]:
-        raise UserError(
-            f"{pair}: they were evaluated on different splits "
-            f'("{first.evaluation["split"]}" and "{other.evaluation["split"]}")'
-        )
-    labels = [first.classes[label] for label in first.labels]
-    other_labels = [other.classes[label] for label in other.labels]
-    images = dict(zip(first.names, labels, strict=True))
-    position = {name: index for index, name in enumerate(other.names)}
-    strange = sorted(set(images) ^ set(position))
-    if strange:
-        raise UserError(
-            f"{pair}: their test images differ ({len(strange):,} are in one only: {listed(strange, 3)}); "
-            "train on the same splits, or evaluate both on the same data: "
-            "skipnets evaluate RUN DATA --output FOLDER"
-        )
-    for name, label in zip(other.names, other_labels, strict=True):
-        if images[name] != label:
-            raise UserError(f'{pair}: {name} is "{images[name]}" in one and "{label}" in the other')
-    order = [position[name] for name in first.names]
-    columns = [other.classes.index(name) for name in first.classes]
+    order, columns = matched(first, other)
+    for place, name, label in zip(order, first.names, first.labels, strict=True):
+        one, two = first.classes[label], other.classes[other.labels[place]]
+        if one != two:
+            raise UserError(
+                f"{first.folder} and {other.folder} cannot be compared: "
+                f'{name} is "{one}" in one and "{two}" in the other'
+            )
     return replace(
         other,
         classes=first.classes,
@@ -410,16 +386,7 @@ def _aligned(first: Results, other: Results) -> Results:
 
 
 def _notes(every: Sequence[Results], names: Sequence[str], samples: Sequence[dict[str, Any]]) -> list[str]:
-    notes = []
-    first = every[0].evaluation
-    for results, name in zip(every, names, strict=True):
-        evaluation = results.evaluation
-        if evaluation["data"] != first["data"]:
-            notes.append(
-                f"{name} was evaluated on {evaluation['data']}, {names[0]} on {first['data']}; "
-                "names and labels of the images are the same"
-            )
-        notes += [f"{name}: {warning}" for warning in evaluation.get("warnings", ())]
+    notes = caveats(every, names)
     notes += [
         f"{name}: {note}" for name, sample in zip(names, samples, strict=True) if (note := edge_note(sample))
     ]

@@ -113,7 +113,7 @@ class Finding(NamedTuple):
         kind: One of `KINDS`.
         image: The image's position in the dataset; None for a class or a file that is not there.
         name: The image's name, the class or the missing file.
-        detail: What was found, such as "1200×90 pixels".
+        detail: What was found, such as "90×1200 pixels", height × width.
         score: Findings of a kind are in the order of their scores, the gravest first.
         action: What the corrected manifest does about it.
         other: The position of the copy, if it is about one.
@@ -203,9 +203,9 @@ def size_findings(dataset: ImageDataset, headers: Mapping[str, Header]) -> Itera
         name = dataset.names[image]
         if root < low / reach or root > high * reach:
             away = -abs(float(np.log(root / middle)))
-            yield Finding("odd-size", image, name, f"{width}×{height} pixels", away)
+            yield Finding("odd-size", image, name, f"{height}×{width} pixels", away)
         if ratio < narrow:
-            yield Finding("odd-shape", image, name, f"{width}×{height} pixels", float(ratio))
+            yield Finding("odd-shape", image, name, f"{height}×{width} pixels", float(ratio))
 
 
 def class_findings(dataset: ImageDataset) -> Iterator[Finding]:

@@ -5,7 +5,6 @@ Shapes: N images, K labels, B resamples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from skipnets.evaluation.delong import delong_test
 from skipnets.evaluation.intervals import Interval
 from skipnets.evaluation.multi_label import group_numbers
 from skipnets.report.label_results import LabelResults, read_label_results
+from skipnets.report.pairing import caveats, holm, matched, verdict
 from skipnets.tables import Display, make_table, properties_table
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelComparison", "LabelDifference", "compare_labels"]
 
-_SIGNIFICANT = 0.05
 _FEWEST = 2  # groups with images that have a label, and that do not, for its AUROC to have a variance
 
 
@@ -121,7 +120,8 @@ def compare_labels(folders: Sequence[Path], names: Sequence[str]) -> LabelCompar
     Raises:
         UserError: If their images or labels differ.
     """
-    first, *others = [read_label_results(folder) for folder in folders]
+    every = [read_label_results(folder) for folder in folders]
+    first, *others = every
     units, _ = group_numbers(first.groups, len(first.names))
     differences, left_out = [], []
     for name, other in zip(names[1:], others, strict=True):
@@ -146,7 +146,10 @@ def compare_labels(folders: Sequence[Path], names: Sequence[str]) -> LabelCompar
                 )
             )
     adjusted = holm([each.p for each in differences])
-    notes = [f"p-values are DeLong's, adjusted (Holm) for {len(differences)} comparisons; intervals are not"]
+    notes = caveats(every, names)
+    notes.append(
+        f"p-values are DeLong's, adjusted (Holm) for {len(differences)} comparisons; intervals are not"
+    )
     if first.groups is not None:
         notes.append("images of one group are taken together (Obuchowski's form of DeLong's test)")
     if left_out:
@@ -157,27 +160,11 @@ def compare_labels(folders: Sequence[Path], names: Sequence[str]) -> LabelCompar
         split=str(first.evaluation["split"]),
         images=len(first.names),
         differences=tuple(
-            replace(each, p=p, verdict=_verdict(each, p))
+            replace(each, p=p, verdict=verdict(p, better=each.auroc > each.first))
             for each, p in zip(differences, adjusted, strict=True)
         ),
         notes=tuple(notes),
     )
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of several tests, adjusted for multiple comparisons (Holm 1979)."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted
-
-
-def _verdict(each: LabelDifference, p: float) -> str:
-    if p >= _SIGNIFICANT or not math.isfinite(p):
-        return "within noise"
-    return "better" if each.auroc > each.first else "worse"
 
 
 def _aligned(first: LabelResults, other: LabelResults) -> LabelResults:
@@ -186,18 +173,7 @@ def _aligned(first: LabelResults, other: LabelResults) -> LabelResults:
     Raises:
         UserError: If these are not the same.
     """
-    pair = f"{first.folder} and {other.folder} cannot be compared"
-    if strange := sorted(set(first.classes) ^ set(other.classes)):
-        raise UserError(f"{pair}: their labels differ ({listed(strange, 3)})")
-    if strange := sorted(set(first.names) ^ set(other.names)):
-        raise UserError(
-            f"{pair}: their test images differ ({len(strange):,} are in one only: {listed(strange, 3)}); "
-            "train on the same splits, or evaluate both on the same data: "
-            "skipnets evaluate RUN DATA --output FOLDER"
-        )
-    position = {name: index for index, name in enumerate(other.names)}
-    order = [position[name] for name in first.names]
-    columns = [other.classes.index(name) for name in first.classes]
+    order, columns = matched(first, other)
     aligned = replace(
         other,
         classes=first.classes,
@@ -209,6 +185,7 @@ def _aligned(first: LabelResults, other: LabelResults) -> LabelResults:
     if differing.any():
         image, label = (int(place[0]) for place in np.nonzero(differing))
         raise UserError(
-            f"{pair}: the label {first.classes[label]} of {first.names[image]} is not the same in both"
+            f"{first.folder} and {other.folder} cannot be compared: "
+            f"the label {first.classes[label]} of {first.names[image]} is not the same in both"
         )
     return aligned

@@ -192,17 +192,17 @@ def _galleries(
     galleries = []
     for title, kind, pairs in chosen:
         shown = []
-        for image, index in pairs:
+        for position, index in pairs:
             progress("Grad-CAM", done, total)
-            picture, overlays = thumbnails.explained(image, [results.classes[index]])
-            present = results.labels[image] == 1
+            image, overlays = thumbnails.explained(position, [results.classes[index]])
+            present = results.labels[position] == 1
             shown.append(
                 {
-                    "name": results.names[image],
-                    "image": picture,
+                    "name": results.names[position],
+                    "image": image,
                     "overlay": overlays[0] if overlays else None,
                     "label": results.classes[index],
-                    "probability": float(results.probabilities[image, index]),
+                    "probability": float(results.probabilities[position, index]),
                     "threshold": results.thresholds[index],
                     "present": [
                         name for name, has in zip(results.classes, present.tolist(), strict=True) if has

@@ -25,9 +25,7 @@ def render(template: str, **values: Any) -> str:
 
 def share(value: float | None, digits: int = 1) -> str:
     """A share as a percentage; a dash where it is undefined."""
-    return (
-        "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
-    )
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}%}"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:

@@ -136,6 +136,7 @@ class ModelAnswer(BaseModel):
     temperature: float
     runtime: RuntimeNames
     explains: bool = Field(description="Whether /v1/explain is available.")
+    unexplained: str | None = Field(description="Why it is not, and what turns it on.")
     examples: list[str] = Field(description="Names of the images under /v1/examples/{index}.")
     limits: Bounds
     model_config = ConfigDict(
@@ -152,6 +153,7 @@ class ModelAnswer(BaseModel):
                     "temperature": 1.1,
                     "runtime": {"name": "onnxruntime", "device": "cpu"},
                     "explains": False,
+                    "unexplained": "runtime onnxruntime gives no gradients; --runtime torch does",
                     "examples": [],
                     "limits": {
                         "body_bytes": 33554432,
@@ -191,7 +193,7 @@ def _refusals(*statuses: int) -> _Responses:
         413: "the request is larger than 33,554,432 bytes, the limit",
         415: "images come as multipart/form-data, not as application/json",
         422: "top_k: Input should be greater than or equal to 1",
-        501: "runtime onnxruntime gives no gradients",
+        501: "no Grad-CAM: runtime onnxruntime gives no gradients; --runtime torch does",
         503: "256 images are waiting, of 256 at most",
         504: "no answer within 30 s",
     }
@@ -360,7 +362,8 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
             provenance=classifier.provenance,
             temperature=classifier.temperature,
             runtime=RuntimeNames(name=classifier.runtime.name, device=classifier.runtime.device),
-            explains=service.explains,
+            explains=service.unexplained is None,
+            unexplained=service.unexplained,
             examples=[example.name for example in examples],
             limits=Bounds(
                 body_bytes=limits.body_bytes,
@@ -407,8 +410,8 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
     )
     async def explain(request: Request) -> Response:
         """Send one image, and the class as `label`; without it, the most probable class is explained."""
-        if service.state == "ready" and not service.explains:
-            raise HTTPException(501, _no_explanations(service.classifier))
+        if service.state == "ready" and service.unexplained is not None:
+            raise HTTPException(501, f"no Grad-CAM: {service.unexplained}")
         with service.admitted():
             async with _read_form(request, 1) as form:
                 label = form.get("label")
@@ -472,15 +475,6 @@ def _answer(prediction: Prediction) -> dict[str, Any]:
         "ranking": [{"label": label, "probability": share} for label, share in prediction.ranking],
         "error": prediction.error,
     }
-
-
-def _no_explanations(classifier: Classifier) -> str:
-    if classifier.export is not None or classifier.runtime.name != "torch":
-        return (
-            f"runtime {classifier.runtime.name} gives no gradients: "
-            "serve the model file with --runtime torch for Grad-CAM"
-        )
-    return 'this needs the extra "explain" on the server: pip install "skipnets[explain]"'
 
 
 async def _invalid(_: Request, error: Exception) -> Response:

@@ -10,29 +10,37 @@ from skipnets.classifier import Classifier
 from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError, class_hint
 
-__all__ = ["can_explain", "explanation_png"]
+__all__ = ["explanation_png", "why_unexplained"]
 
 # Pixels of the longer side: smaller images show the map in blocks, larger ones only take time.
 _SMALLEST, _LARGEST = 384, 1024
 
 
-def can_explain(classifier: Classifier) -> bool:
-    """Whether the classifier runs in PyTorch as a module, and the extra `explain` is installed."""
-    if classifier.export is not None or classifier.runtime.name != "torch":
-        return False
+def why_unexplained(classifier: Classifier) -> str | None:
+    """Why there are no Grad-CAM maps, and what turns them on; None where there are.
+
+    They need the module in PyTorch, and the extra `explain`.
+    """
+    name = (
+        "the native engine" if classifier.runtime.name == "native" else f"runtime {classifier.runtime.name}"
+    )
+    if classifier.export is not None:
+        return f"{name} gives no gradients of an export; serve the model file with --runtime torch"
+    if classifier.runtime.name != "torch":
+        return f"{name} gives no gradients; --runtime torch does"
     try:
         import skipnets.insight.attribution
         import skipnets.insight.overlays  # noqa: F401
     except (UserError, ModuleNotFoundError):
-        return False
-    return True
+        return 'the extra "explain" is not installed on the server; pip install "skipnets[explain]"'
+    return None
 
 
 def explanation_png(classifier: Classifier, image: Image.Image | WindowedImage, label: str | None) -> bytes:
     """An image with its Grad-CAM map as an overlay.
 
     Args:
-        classifier: One that `can_explain`.
+        classifier: One for which `why_unexplained` is None.
         image: From the classifier's `Preprocessing.open`.
         label: The class to explain; None takes the most probable class or label.
 

@@ -18,7 +18,6 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from skipnets.classifier import Classifier
 from skipnets.errors import UserError
 from skipnets.serve.connections import ConnectionGate, handle_loop_error, limited_protocol
 from skipnets.serve.limits import Limits
@@ -120,7 +119,7 @@ class _Server(uvicorn.Server):
         """Called ten times a second: whether to stop."""
         if self._service.state == "ready" and not self._announced:
             self._announced = True
-            classifier = self._service.classifier
+            classifier, unexplained = self._service.classifier, self._service.unexplained
             _LOG.info(
                 "%s: serving %s (%d classes) in %s on %s%s",
                 self._address,
@@ -128,7 +127,7 @@ class _Server(uvicorn.Server):
                 len(classifier.classes),
                 classifier.runtime.name,
                 classifier.runtime.device,
-                "" if self._service.explains else f"; explanations are off: {_how_to_explain(classifier)}",
+                "" if unexplained is None else f"; no Grad-CAM: {unexplained}",
             )
         if counter % 10 == 0:
             self._gate.close_overdue(asyncio.get_running_loop().time())
@@ -141,14 +140,6 @@ class _Server(uvicorn.Server):
         if self._drained_at is None:
             self._drained_at = time.monotonic()
         return not self._gate.connections or time.monotonic() - self._drained_at > _SECONDS_TO_LEAVE
-
-
-def _how_to_explain(classifier: Classifier) -> str:
-    if classifier.export is not None:
-        return "serve the model file with --runtime torch to have them"
-    if classifier.runtime.name != "torch":
-        return "--runtime torch turns them on"
-    return 'they need pip install "skipnets[explain]"'
 
 
 def _within_open_files(limits: Limits) -> Limits:

@@ -29,7 +29,7 @@ from skipnets.data.pixel_budget import AbandonedError, PixelBudget
 from skipnets.data.raster import WindowedImage
 from skipnets.errors import UserError
 from skipnets.serve.batching import Batcher
-from skipnets.serve.explaining import can_explain, explanation_png
+from skipnets.serve.explaining import explanation_png, why_unexplained
 from skipnets.serve.limits import Limits
 from skipnets.serve.metrics import Metrics
 
@@ -127,7 +127,7 @@ class Service:
         self.running = 0
         self._load = load
         self._classifier: Classifier | None = None
-        self._explains = False
+        self._unexplained: str | None = None
         self._admitted = 0
         self._held = 0
         self._seconds_an_image = 0.05
@@ -155,9 +155,9 @@ class Service:
         return self._classifier
 
     @property
-    def explains(self) -> bool:
-        """Whether Grad-CAM maps are available."""
-        return self._explains
+    def unexplained(self) -> str | None:
+        """Why there are no Grad-CAM maps; None where there are."""
+        return self._unexplained
 
     @property
     def drained(self) -> bool:
@@ -264,7 +264,7 @@ class Service:
     async def explain(self, upload: Upload, label: str | None) -> bytes:
         """A PNG of the image with the Grad-CAM map of a class; None takes the most probable class.
 
-        Only if the service `explains`.
+        Only where nothing leaves it `unexplained`.
 
         Raises:
             UserError: If the image cannot be read or the class is unknown.
@@ -290,7 +290,7 @@ class Service:
         preprocessing = classifier.preprocessing
         shape = (1, *preprocessing.size, preprocessing.channels)
         _probabilities(classifier, np.zeros(shape, preprocessing.pixel_type))
-        self._explains = can_explain(classifier)
+        self._unexplained = why_unexplained(classifier)
         self._classifier = classifier
         self.metrics.model.info(
             {

@@ -158,7 +158,7 @@ def _labels(shares: NDArray[np.float32], classes: Sequence[str]) -> tuple[tuple[
 
 
 def caption(labels: Sequence[tuple[str, float]]) -> list[str]:
-    """The lines below an image: "cat", or "cat 70 %" and "dog 30 %"; of several labels, their names."""
+    """The lines below an image: "cat", or "cat 70%" and "dog 30%"; of several labels, their names."""
     if all(share == 1 for _, share in labels):
         return [name for name, _ in labels]
     return [f"{name} {share:.0%}" for name, share in labels]

@@ -32,7 +32,7 @@ class StepCost:
     """What one training step costs.
 
     Args:
-        execution: How dense blocks ran.
+        execution: How the blocks ran.
         batch_size: Images a step.
         seconds: Median over the measured steps.
         slowest: The slowest of these.
@@ -112,7 +112,7 @@ def measure_step(
         images: (N, C, H, W).
         labels: (N,).
         steps: Steps to time after one that is not; 0 measures memory alone.
-        execution: How its dense blocks run, for the record.
+        execution: How its blocks run, for the record.
     """
     with peak_memory(images.device) as peak:
         torch.autograd.backward(F.cross_entropy(model(images), labels))

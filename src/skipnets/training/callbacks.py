@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import time
@@ -189,6 +190,7 @@ class Record(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]  # the first group is never one of biases alone
         seconds = time.perf_counter() - self._epoch_started - self._validation_seconds
+        columns = {field.name for field in dataclasses.fields(Row)}
         row = Row(
             epoch=trainer.current_epoch + 1,
             lr=rate,
@@ -205,7 +207,7 @@ class Record(Callback):
             memory=self._meter.memory,
             val_average_precision=metrics.get("val_average_precision"),
             val_auroc=metrics.get("val_auroc"),
-            further={name: metrics[name] for name in pl_module.further},
+            further={name: metrics[name] for name in pl_module.further if name not in columns},
         )
         self._check(pl_module, row)
         data = trainer.datamodule  # type: ignore[attr-defined]

@@ -84,7 +84,7 @@ def _for_people(checked: type[T]) -> type[T]:
         try:
             check(self, *args, **given)
         except ValidationError as error:
-            raise UserError(_first_complaint(error)) from None
+            raise UserError(_complaints(error)) from None
 
     checked.__init__ = __init__  # type: ignore[method-assign, assignment]
     return checked
@@ -308,9 +308,9 @@ class TrainConfig:
     supplied: tuple[Literal["model", "dataset", "loss", "metrics"], ...] = ()
     """What a program handed to the run beside this configuration, without which the run cannot be resumed."""
     block_execution: ExecutionPolicy | None = None
-    """How dense blocks run: auto (what is fastest on the device; on a CPU some steps are measured), plain,
-    linear (in linear memory), or linear-recompute (in still less, for more time). The numbers are the
-    same."""
+    """How blocks run: auto (what is fastest on the device; on a CPU some steps are measured), plain (layer by
+    layer), linear (dense blocks in linear memory, residual blocks in less than plain), or linear-recompute
+    (dense blocks in still less, for more time). The numbers are the same."""
     operators: dict[str, str] | None = None
     """What computes each layer shape on a CPU, as measured where the run was started. It is written into
     run.yaml, so that the same run again rounds alike. Default: measured."""
@@ -373,18 +373,25 @@ class ResolvedConfig(TrainConfig):
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig))
 
 
-def _first_complaint(error: ValidationError) -> str:
-    """The first thing that pydantic found, as `option=value: what would be right`."""
-    first = error.errors()[0]
-    name = str(first["loc"][0]) if first["loc"] else "config"
-    if first["type"] == "unexpected_keyword_argument":
+def _complaints(error: ValidationError) -> str:
+    """What pydantic found, as `option=value: what would be right` for each option, by "; "."""
+    found: dict[str, str] = {}
+    for each in error.errors():
+        name = str(each["loc"][0]) if each["loc"] else "config"
+        found.setdefault(name, _complaint(name, each))
+    return "; ".join(found.values())
+
+
+def _complaint(name: str, details: Mapping[str, Any]) -> str:
+    if details["type"] == "unexpected_keyword_argument":
         return f"{name}: no such option{near_matches(name, FIELDS)}"
-    if first["type"] in ("missing", "missing_argument"):
+    if details["type"] in ("missing", "missing_argument"):
         return f"{name}: must be given"
-    if isinstance(complaint := first.get("ctx", {}).get("error"), UserError):
+    if isinstance(complaint := details.get("ctx", {}).get("error"), UserError):
         return str(complaint)  # complete
-    right = first["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
-    return f"{name}={first['input']!r}: {right[0].lower()}{right[1:]}"
+    right = details["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+    right = right.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    return f"{name}={details['input']!r}: {right[0].lower()}{right[1:]}"
 
 
 def read_config(path: str | Path, **changes: Any) -> TrainConfig:

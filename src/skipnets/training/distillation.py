@@ -36,7 +36,7 @@ class Teacher:
         share: α, the share of the loss that is the teacher's.
 
     Raises:
-        UserError: If it has other classes, or reads other images.
+        UserError: If it has other classes, reads other images, or finds several labels in one.
     """
 
     def __init__(
@@ -49,6 +49,8 @@ class Teacher:
         share: float,
     ) -> None:
         name = classifier.path or "the teacher"
+        if classifier.task == "multi-label":
+            raise UserError(f"teacher={name}: must have one class an image, not several labels")
         if set(classifier.classes) != set(classes):
             differing = sorted(set(classifier.classes) ^ set(classes))
             raise UserError(

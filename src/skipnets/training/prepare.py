@@ -38,7 +38,14 @@ from skipnets.training.distillation import Teacher
 from skipnets.training.execution import choose_execution
 from skipnets.training.multi_label import with_label_defaults
 from skipnets.training.recipes import RECIPES, with_recipe
-from skipnets.training.supplied import Supplied, check_task, custom_config, own_model, with_own_model
+from skipnets.training.supplied import (
+    Supplied,
+    changed_fields,
+    check_task,
+    custom_config,
+    own_model,
+    with_own_model,
+)
 from skipnets.training.whitening import whiten_stem
 
 logger = logging.getLogger("skipnets")
@@ -109,7 +116,7 @@ def prepare(
         )
     own = None if config.model or config.model_options else _network_of(config.weights)
     if own is not None:
-        config = dataclasses.replace(config, model=own.name, model_options=_changed_fields(own))
+        config = dataclasses.replace(config, model=own.name, model_options=changed_fields(own))
     automatic = config.recipe in (None, "auto")
     networks: tuple[str, ...] = ()
     if automatic and config.model is None and not config.model_options:
@@ -267,16 +274,6 @@ def _network_of(weights: str | None) -> ModelConfig | None:
     except (UserError, KeyError):
         return None
     return config if config.name in REGISTRY else None
-
-
-def _changed_fields(config: ModelConfig) -> dict[str, Any]:
-    """The fields in which a network differs from the row of its name, but for what the data decides."""
-    row = vars(REGISTRY[config.name])
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in vars(config).items()
-        if name not in ("num_classes", "in_chans") and value != row[name]
-    }
 
 
 def natural_size(train: ImageDataset, *, kept: int = SMALL) -> tuple[int, int] | int:

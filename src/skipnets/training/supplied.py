@@ -24,7 +24,7 @@ from skipnets.models.backbone import Backbone
 from skipnets.models.custom import CustomConfig
 from skipnets.models.custom_model import CustomModel, config_of
 from skipnets.models.modified import modification
-from skipnets.models.registry import REGISTRY
+from skipnets.models.registry import REGISTRY, ModelConfig
 from skipnets.training.config import TrainConfig
 from skipnets.training.supplied_data import Images
 from skipnets.training.task import Loss
@@ -33,6 +33,7 @@ from skipnets.trust import import_trusted, is_import
 __all__ = [
     "Model",
     "Supplied",
+    "changed_fields",
     "check_supplied",
     "check_task",
     "custom_config",
@@ -46,6 +47,8 @@ Model = nn.Module | Callable[..., nn.Module]
 """A network, or what makes it, such as a class or `functools.partial(MyNet, width=8)`."""
 # What is made for the data is told by the data.
 _FROM_DATA = ("num_classes", "in_chans")
+# Metrics of the validation split that every run has, by which it chooses the best epoch.
+_MEASURED = ("loss", "accuracy", "balanced_accuracy")
 # Options that need to know the stages of a network → what they are when they are off.
 _NEEDS_STAGES: Mapping[str, Any] = {
     "freeze": 0,
@@ -93,6 +96,8 @@ class Supplied:
         for name, metric in self.metrics.items():
             if not isinstance(metric, Metric):
                 raise UserError(f"metrics: {name} must be torchmetrics', not {type(metric).__name__}")
+            if name in _MEASURED:
+                raise UserError(f"metrics: {name} must have another name: every run measures val_{name}")
 
     def for_run(self, callbacks: Sequence[Callback] = ()) -> Supplied:
         """A copy for one of several runs, which do not share what has a state.
@@ -256,13 +261,13 @@ def _record(supplied: Supplied) -> tuple[str, dict[str, Any]]:
                 if key not in _FROM_DATA
             }
         if isinstance(model, Backbone) and modification(model) is None:
-            return model.config.name, _changed_fields(model)
+            return model.config.name, changed_fields(model.config)
         return type(model).__name__, {}
     assert model is not None
     if (path := _import_path(model)) is None:
         logger.warning(
-            "model: %s cannot be imported again, so the model file holds weights alone: loading it takes "
-            "skipnets.load(path, model=…)",
+            "model: %s cannot be imported again, as it could from a module of its own, so the model file "
+            "holds weights alone: loading it takes skipnets.load(path, model=…)",
             _name(model),
         )
         return _name(model), {}
@@ -279,12 +284,12 @@ def _record(supplied: Supplied) -> tuple[str, dict[str, Any]]:
     return path, {key: value for key, value in bound.items() if key not in _FROM_DATA}
 
 
-def _changed_fields(model: Backbone[Any]) -> dict[str, Any]:
-    """The fields in which a network of this package differs from the row of its name."""
-    row = vars(REGISTRY[model.config.name])
+def changed_fields(config: ModelConfig) -> dict[str, Any]:
+    """The fields in which a network differs from the row of its name, but for what the data decide."""
+    row = vars(REGISTRY[config.name])
     return {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in vars(model.config).items()
+        for name, value in vars(config).items()
         if name not in _FROM_DATA and value != row[name]
     }
 
@@ -299,9 +304,11 @@ def _name(model: Callable[..., Any]) -> str:
 
 
 def _import_path(model: Callable[..., Any]) -> str | None:
-    """The import that leads to a class or function; None if there is none."""
+    """The import that leads to a class or function; None if there is none, as for those of a script."""
     made_by = _unwrapped(model)
     module, path = getattr(made_by, "__module__", ""), getattr(made_by, "__qualname__", "")
+    if module == "__main__":  # another program when the file is loaded
+        return None
     found: Any = sys.modules.get(module)
     for part in path.split("."):
         found = getattr(found, part, None)

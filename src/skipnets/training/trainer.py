@@ -382,6 +382,11 @@ def _train_locked(
     with quiet_lightning():
         callbacks.append(EpochBar(end) if rich.get_console().is_terminal else ProgressLines(end, _say))
         trainer = _trainer(run, config, [*callbacks, *supplied.callbacks], loggers)
+        if trainer.world_size > counts["val"]:
+            raise UserError(
+                f"devices={trainer.world_size}: must be at most {counts['val']}, the number of validation "
+                "images, as each process takes a share of them"
+            )
         checkpoint = newest_checkpoint(run)
         steps.shares = shares_of(checkpoint, trainer.world_size)
         if (each := steps.shares // trainer.world_size) > 1:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import threading
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.helpers.bits import assert_the_same_bits_in_several_callers
+from tests.helpers.residual_blocks import errors
 
 from skipnets.ops import native
 from skipnets.ops.dense_block import REFERENCE, DenseBlockPlan, LayerParameters, cpu_executor, execute
@@ -22,26 +23,6 @@ dense_block = functools.partial(execute, NATIVE)
 reference = functools.partial(execute, REFERENCE)
 
 EPS = (1e-3, 1e-5, 1e-2, 1e-4)
-
-
-def isas():
-    import skipnets_engine
-
-    return skipnets_engine.isas()
-
-
-@pytest.fixture(params=isas())
-def isa(request, monkeypatch):
-    """Every instruction set that this machine runs."""
-    monkeypatch.setenv("SKIPNETS_ENGINE_ISA", request.param)
-    return request.param
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 class Block:
@@ -85,13 +66,6 @@ class Block:
         made += [x.grad] if needs_input_grad else []
         made += [tensor.grad for layer in layers for tensor in layer]
         return [tensor.detach().double() for tensor in made]
-
-
-def errors(own, exact):
-    """The greatest error of each tensor, relative to its greatest number (or one, for what cancels)."""
-    return [
-        float((a - b).abs().max() / b.abs().max().clamp(min=1e-2)) for a, b in zip(own, exact, strict=True)
-    ]
 
 
 shapes = st.tuples(
@@ -139,23 +113,7 @@ def test_is_as_exact_as_pytorch_tensor_by_tensor(isa):
 
 def test_the_same_bits_for_the_same_number_of_threads():
     block = Block(3, 7, 6, 16, 8, 32, 3)
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        first = block.run(dense_block, torch.float32)
-        results = {}
-
-        def work(number, results=results):
-            results[number] = block.run(dense_block, torch.float32)
-
-        # Several callers share the workers, so that some find fewer than they ask for.
-        callers = [threading.Thread(target=work, args=(number,)) for number in range(3)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
-        for number in range(3):
-            for own, wanted in zip(results[number], first, strict=True):
-                assert torch.equal(own, wanted)
+    assert_the_same_bits_in_several_callers(lambda: block.run(dense_block, torch.float32))
 
 
 def test_recomputing_changes_no_bit():

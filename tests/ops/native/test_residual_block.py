@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import threading
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.helpers.bits import assert_the_same_bits_in_several_callers
 from tests.helpers.residual_blocks import CASES, Block, Shape, errors, layer_by_layer
 
 from skipnets.ops import native
@@ -22,26 +22,6 @@ from skipnets.ops.native.residual_block import NATIVE
 
 residual_block = functools.partial(execute, NATIVE)
 reference = functools.partial(execute, REFERENCE)
-
-
-def isas():
-    import skipnets_engine
-
-    return skipnets_engine.isas()
-
-
-@pytest.fixture(params=isas())
-def isa(request, monkeypatch):
-    """Every instruction set that this machine runs."""
-    monkeypatch.setenv("SKIPNETS_ENGINE_ISA", request.param)
-    return request.param
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def statistics_of(made, block):
@@ -80,6 +60,13 @@ def test_equals_float64_for_any_shape(
     assert sorted(errors(own, exact))[len(own) // 2] <= 3e-5
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_every_gradient_equals_float64(case):
+    block = Block(CASES[case])
+    own = block.run(residual_block, torch.float32)
+    assert max(errors(own, block.run(layer_by_layer, torch.float64))) <= 3e-5
+
+
 @pytest.mark.parametrize("case", ["basic", "bottleneck, stride"])
 def test_is_as_exact_as_pytorch_tensor_by_tensor(isa, case):
     """Over seeds, each tensor's error is on average no more than that of PyTorch's float32."""
@@ -108,23 +95,7 @@ def test_large_maps_are_cut_into_strips_and_deep_products_into_parts(isa):
 
 def test_the_same_bits_for_the_same_number_of_threads():
     block = Block(CASES["bottleneck, stride"])
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        first = block.run(residual_block, torch.float32)
-        results = {}
-
-        def work(number, results=results):
-            results[number] = block.run(residual_block, torch.float32)
-
-        # Several callers share the workers, so that some find fewer than they ask for.
-        callers = [threading.Thread(target=work, args=(number,)) for number in range(3)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
-        for number in range(3):
-            for own, wanted in zip(results[number], first, strict=True):
-                assert torch.equal(own, wanted)
+    assert_the_same_bits_in_several_callers(lambda: block.run(residual_block, torch.float32))
 
 
 @pytest.mark.parametrize("case", ["basic", "basic, zeros", "bottleneck, stride"])

@@ -11,6 +11,7 @@ import optuna
 import pytest
 import yaml
 from PIL import Image
+from tests.helpers.own_networks import TinyNet
 
 from skipnets.errors import UserError
 from skipnets.training import TrainConfig, Tuning, choice, resume, resume_tuning, train, tune
@@ -20,6 +21,7 @@ from skipnets.training.task import ClassificationTask
 from skipnets.training.trainer import training_dataset
 from skipnets.training.tuning import tuning as module
 from skipnets.training.tuning.tuning import TrialReporter
+from skipnets.trust import MissingNetworkError, import_trusted
 
 
 def base(data: Path, out: Path, **changes: Any) -> TrainConfig:
@@ -208,6 +210,52 @@ def test_two_processes_share_the_trials(digits_folder: Path, tmp_path: Path) -> 
     trials = tuning.trials
     assert 4 <= len(trials) <= 5  # each may have begun the last one
     assert len({str(trial.values) for trial in trials}) == len(trials)
+
+
+def test_a_network_of_the_user_s_own_is_tuned_where_it_is_trusted(
+    digits_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Any] = []
+    monkeypatch.setattr(module, "_work", jobs.append)  # no trial is completed
+    own = "tests.helpers.own_networks:TinyNet"
+    config = base(digits_folder, tmp_path / "run", model=own, model_options={}, epochs=1)
+    with pytest.raises(UserError, match=f"its network is {own}, .* load it with trust="):
+        tune(config)
+    for start in (lambda: tune(config, trust=own), lambda: resume_tuning(config.out, trust=own)):
+        with pytest.raises(UserError, match="no trial was completed"):
+            start()
+        # A process that it is sent to trusts the same.
+        monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+        monkeypatch.setattr(module, "_work", lambda job: jobs.append(import_trusted(own)))
+        with pytest.raises(MissingNetworkError):
+            import_trusted(own)
+        module._work_quietly(jobs[0])
+        assert jobs.pop() is TinyNet
+        monkeypatch.setattr(module, "_work", jobs.append)
+        jobs.clear()
+    with pytest.raises(MissingNetworkError):
+        resume_tuning(config.out)
+
+    def interrupted(job: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_work", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=f"--time 30m --trust {own}$"):
+        resume_tuning(config.out, trust=own)
+
+
+def test_what_a_program_gave_to_a_run_is_not_left_out_of_its_tuning(
+    digits_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"^supplied=loss: .* a program gave that, which tune cannot repeat"):
+        tune(base(digits_folder, tmp_path / "run", supplied=("loss",)))
+
+
+def test_a_line_tells_of_the_trial_that_ended_not_of_one_that_runs(tuned: Tuning) -> None:
+    first, *_, last = tuned.trials
+    line = module._line(tuned.trials, first.number, minimize=False, metric="accuracy")
+    assert line.startswith(f"trial {first.number}: val accuracy {first.value:.4f}")
+    assert not line.startswith(f"trial {last.number}:")
 
 
 def test_wrong_options_are_one_line(digits_folder: Path, tmp_path: Path) -> None:

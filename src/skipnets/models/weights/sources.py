@@ -29,6 +29,7 @@ from skipnets.errors import UserError, check_path, near_matches, needs_extra, on
 from skipnets.models.weights.layouts import unwrap
 
 PICKLED = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar")
+SUFFIXES = (".safetensors", ".npz", *PICKLED)
 FORMS = (
     "a torchvision tag (imagenet, IMAGENET1K_V1, IMAGENET1K_V2), hf-hub:OWNER/NAME, a .safetensors, .pth, "
     ".pt, .th or .npz file, or a folder with a model.safetensors"
@@ -146,6 +147,8 @@ def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoin
             str(path), path / "model.safetensors", config if config.is_file() else None, model_name
         )
     if not path.is_file():
+        if path.suffix.lower() in SUFFIXES and "://" not in str(source):
+            raise UserError(f"weights={source}: there is no such file")
         raise UserError(f"weights={source}: must be {FORMS}")
     return _from_file(path)
 
@@ -267,8 +270,7 @@ def _from_file(path: Path) -> Checkpoint:
     elif suffix in PICKLED:
         tensors, notes = unwrap(_read_pickle(path), str(path))
     else:
-        suffixes = (".safetensors", ".npz", *PICKLED)
-        raise UserError(f"{path} is not a weights file{near_matches(suffix, suffixes)}; must be {FORMS}")
+        raise UserError(f"{path} is not a weights file{near_matches(suffix, SUFFIXES)}; must be {FORMS}")
     if not tensors:
         raise UserError(f"{path} holds no tensors")
     for name, tensor in tensors.items():

@@ -61,6 +61,7 @@ from skipnets.training.tuning.trials import (
     read_trials,
     write_table,
 )
+from skipnets.trust import Trust, import_trusted, is_import, trusted_imports, trusting
 
 if TYPE_CHECKING:
     import optuna
@@ -154,7 +155,7 @@ class Tuning(Display):
                 f"the default settings have {_number(first.value)}"
             )
             rows["settings"] = str(self.config_file)
-            rows["next"] = f"skipnets train --config {self.config_file}"
+            rows["next"] = f"skipnets train --config {self.config_file}{_trust_option(self.base)}"
         return [table, properties_table(rows)]
 
 
@@ -166,6 +167,7 @@ def tune(
     trials: int | None = None,
     processes: int = 1,
     pruner: Pruner = "median",
+    trust: Trust = None,
 ) -> Tuning:
     """Train with many settings for a short time each, and find those that are best on the validation split.
 
@@ -182,10 +184,26 @@ def tune(
         processes: Trials at the same time, which share the processor's cores.
         pruner: What stops hopeless trials: "median", those worse than half of the others at the same point,
             or "halving", successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943).
+        trust: The import that may run where the configuration's model is one (`package.module:Class`), or
+            several.
 
     Raises:
         UserError: Wrong input. Where that shows before the first trial, nothing has been written.
     """
+    with trusting(trust):
+        return _tune(config, time, trial_time, trials=trials, processes=processes, pruner=pruner)
+
+
+def _tune(
+    config: TrainConfig,
+    time: str | float,
+    trial_time: str | float | None,
+    *,
+    trials: int | None,
+    processes: int,
+    pruner: Pruner,
+) -> Tuning:
+    """See `tune`."""
     check_at_least_1(trials=trials, processes=processes)
     if config.folds is not None:
         raise UserError(f"folds={config.folds}: must not be given, trials are judged on one validation split")
@@ -194,6 +212,11 @@ def tune(
     if config.time is not None:
         raise UserError(
             f"time={config.time!r}: must not be in the configuration; give the time of a trial as trial_time"
+        )
+    if config.supplied:
+        raise UserError(
+            f"supplied={', '.join(config.supplied)}: the configuration is of a run to which a program gave "
+            "that, which tune cannot repeat"
         )
     started, seconds = budget.clock(), parse_duration(time)
     folder = config.out
@@ -237,6 +260,7 @@ def resume_tuning(
     trials: int | None = None,
     processes: int = 1,
     pruner: Pruner = "median",
+    trust: Trust = None,
 ) -> Tuning:
     """Go on with a tuning, after an interruption or for more trials.
 
@@ -246,6 +270,7 @@ def resume_tuning(
         trials: The most trials, with those before. Default: as many as the time allows.
         processes: As in `tune`.
         pruner: As in `tune`.
+        trust: As in `tune`.
 
     Raises:
         UserError: The folder is none of a tuning.
@@ -254,7 +279,8 @@ def resume_tuning(
     folder = Path(folder)
     if not (folder / BASE).is_file():
         raise UserError(f"resume: {folder} is not the folder of a tuning (no {BASE} in it)")
-    return _go_on(folder, parse_duration(time), trials=trials, processes=processes, pruner=pruner)
+    with trusting(trust):
+        return _go_on(folder, parse_duration(time), trials=trials, processes=processes, pruner=pruner)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +295,7 @@ class _Job:
         seed: Of its sampler.
         threads: Of the processor, for each step; None leaves PyTorch's number.
         workers: Processes that read images, where the configuration does not say; None leaves it to a run.
+        trust: The imports that may run.
     """
 
     folder: Path
@@ -278,11 +305,14 @@ class _Job:
     seed: int
     threads: int | None
     workers: int | None
+    trust: tuple[str, ...]
 
 
 def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, pruner: Pruner) -> Tuning:
     tuning = Tuning(folder)
     base = tuning.base
+    if is_import(base.model):
+        import_trusted(base.model)  # what is not trusted fails here, not as a trial
     study = open_study(folder, minimize=tuning.metric == "loss", pruner=pruner)
     for number in _abandoned(study):
         study.tell(number, state=_state("FAIL"))
@@ -300,11 +330,13 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
             seed=int(np.random.SeedSequence([base.seed, before, number]).generate_state(1)[0]),
             threads=threads,
             workers=workers,
+            trust=trusted_imports(),
         )
         for number in range(processes)
     ]
     try:
-        with told(lambda: f"interrupted; go on with: skipnets tune --resume {folder} --time 30m"):
+        again = f"skipnets tune --resume {folder} --time 30m{_trust_option(base)}"
+        with told(lambda: f"interrupted; go on with: {again}"):
             if processes == 1:
                 _work(jobs[0])
             else:
@@ -320,6 +352,11 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
             + (f"; the last failed: {reasons[-1]}" if reasons else "; give more time")
         )
     return tuning
+
+
+def _trust_option(config: TrainConfig) -> str:
+    """What a command needs beside, where the network is the user's own."""
+    return f" --trust {config.model}" if is_import(config.model) else ""
 
 
 def _work_in_processes(jobs: Sequence[_Job]) -> None:
@@ -342,7 +379,8 @@ def _work_in_processes(jobs: Sequence[_Job]) -> None:
 def _work_quietly(job: _Job) -> None:
     """Run trials in a process that ends without a word on Ctrl-C, which the first process tells of."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _work(job)
+    with trusting(job.trust):
+        _work(job)
 
 
 def _work(job: _Job) -> None:
@@ -373,10 +411,11 @@ def _work(job: _Job) -> None:
         if begun and budget.clock() + expected > ends:
             return
         started = budget.clock()
-        _try(study, study.ask(space), base, dataset, job.folder)
+        trial = study.ask(space)
+        _try(study, trial, base, dataset, job.folder)
         durations.append(budget.clock() - started)
         records = read_trials(study)
-        _say(_line(records, minimize=minimize, metric=tuning.metric))
+        _say(_line(records, trial.number + 1, minimize=minimize, metric=tuning.metric))
         write_table(job.folder, records)
 
 
@@ -517,9 +556,9 @@ def _into_log(path: Path) -> Iterator[None]:
                     handler.setStream(stream)
 
 
-def _line(records: Sequence[TrialRecord], *, minimize: bool, metric: str) -> str:
-    """What the last trial came to."""
-    last = records[-1]
+def _line(records: Sequence[TrialRecord], number: int, *, minimize: bool, metric: str) -> str:
+    """What the trial with this number came to."""
+    last = next(record for record in records if record.number == number)
     best = best_of(records, minimize=minimize)
     settings = ", ".join(f"{name} {_short(value)}" for name, value in last.values.items())
     result = (

@@ -1,0 +1,80 @@
+// Matrix products and 3×3 convolutions in training: scratch, panels of weights and register tiles.
+
+#pragma once
+
+#include <algorithm>
+
+#include "kernels.h"
+#include "ranges.h"
+#include "training_kernels.h"
+
+namespace skipnets {
+
+// Floats of the maps and matrices that are worked on at a time: three quarters of a second-level cache of one megabyte
+// hold two of them.
+constexpr Size kScratchFloats = 96 << 10;
+
+/// Floats between two rows of scratch: whole vectors, and a cache line more, so that the rows' columns do not fall on
+/// the same few places of the first-level cache.
+inline Size padded(Size columns, int lanes) { return ceil_div(columns, lanes) * lanes + 16; }
+
+alignas(64) inline constexpr float kZeros[kWidestPanel * 16] = {};
+/// Where the sums of a product start from if nothing is added to it.
+inline constexpr const float* kZeroRows[kMaxRows] = {kZeros, kZeros, kZeros, kZeros, kZeros, kZeros, kZeros, kZeros,
+                                                     kZeros, kZeros, kZeros, kZeros, kZeros, kZeros, kZeros, kZeros,
+                                                     kZeros, kZeros, kZeros, kZeros, kZeros, kZeros, kZeros, kZeros};
+static_assert(kMaxRows == 24, "a row of zeros for each");
+
+/// A matrix of weights as the products read it: panels of one or two vectors of outputs, [depth][width] each.
+struct Panels {
+    Size depth = 0, vectors = 0;
+    int lanes = 0;
+    float* data = nullptr;
+
+    Size size() const { return depth * vectors * lanes; }
+    Size count() const { return ceil_div(vectors, kWidestPanel); }
+    /// Vectors of a panel, its first output and its memory.
+    int width(Size panel) const { return int(std::min<Size>(kWidestPanel, vectors - panel * kWidestPanel)); }
+    Size first(Size panel) const { return panel * kWidestPanel * lanes; }
+    float* at(Size panel) const { return data + first(panel) * depth; }
+    /// The first weight of an output, and the floats between two of its weights.
+    float* column(Size output) const { return at(panel_of(output)) + output - first(panel_of(output)); }
+    Size step(Size output) const { return width(panel_of(output)) * lanes; }
+
+private:
+    Size panel_of(Size output) const { return output / lanes / kWidestPanel; }
+};
+
+/// Rows of a register tile for products with so many vectors of outputs.
+inline int tile_rows(const Kernels& kernels, Size vectors) {
+    return kernels.rows[std::min<Size>(vectors, kWidestPanel)];
+}
+
+/// out (R, columns) += aᵀ b over the pixels, in register tiles.
+inline void multiply_transposed(const Kernels& kernels, const ConstMatrix& a, Size a_gap, Size a_columns,
+                                const ConstMatrix& b, Size b_gap, Size b_columns, const Lines& pixels,
+                                const Matrix& out) {
+    const Size vectors = ceil_div(b_columns, kernels.lanes);
+    const Size tiles = ceil_div(a_columns, tile_rows(kernels, vectors));
+    for (Size first = 0; first < vectors; first += kWidestPanel) {
+        const int width = int(std::min<Size>(kWidestPanel, vectors - first));
+        const Size column = first * kernels.lanes;
+        for (Size tile = 0; tile < tiles; ++tile) {
+            const Range range = share(a_columns, tiles, tile);
+            kernels.training->outer[width][range.size()]({a.data + range.begin, a.stride}, a_gap,
+                                                         {b.data + column, b.stride}, b_gap, pixels,
+                                                         {out.data + range.begin * out.stride + column, out.stride});
+        }
+    }
+}
+
+/// 3×3 convolutions at stride 1 take Winograd's algorithm F(2×2, 3×3): tiles of 2×2 pixels, whose 16 elements are
+/// products of their own.
+constexpr int kTile = 2, kElements = 16;
+
+// Between the elements of transformed tiles, in floats, so that those of one tile lie on different places of the cache.
+constexpr Size kElementGap = 16;
+
+inline Size whole_tiles(Size side) { return ceil_div(side, kTile) * kTile; }
+
+}  // namespace skipnets

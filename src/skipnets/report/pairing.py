@@ -1,0 +1,96 @@
+"""What comparisons of runs on the same images share: matching them, adjusting p-values, caveats.
+
+Shapes: N images, K classes or labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from skipnets.errors import UserError, listed
+
+__all__ = ["SIGNIFICANT", "caveats", "holm", "matched", "verdict"]
+
+SIGNIFICANT = 0.05
+
+
+class Evaluated(Protocol):
+    """Predictions of a run: `Results` or `LabelResults`."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that they were read from."""
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """Contents of evaluation.json."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """K names."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the N images."""
+
+
+def matched(first: Evaluated, other: Evaluated) -> tuple[list[int], list[int]]:
+    """Where the other run has each image, (N,), and each class, (K,), of the first.
+
+    Raises:
+        UserError: If classes, splits or images are not the same.
+    """
+    pair = f"{first.folder} and {other.folder} cannot be compared"
+    if strange := sorted(set(first.classes) ^ set(other.classes)):
+        what = "labels" if first.evaluation.get("task") == "multi-label" else "classes"
+        raise UserError(f"{pair}: their {what} differ ({listed(strange, 3)})")
+    if first.evaluation["split"] != other.evaluation["split"]:
+        raise UserError(
+            f"{pair}: they were evaluated on different splits "
+            f'("{first.evaluation["split"]}" and "{other.evaluation["split"]}")'
+        )
+    place = {name: index for index, name in enumerate(other.names)}
+    if strange := sorted(set(first.names) ^ set(place)):
+        raise UserError(
+            f"{pair}: their test images differ ({len(strange):,} are in one only: {listed(strange, 3)}); "
+            "train on the same splits, or evaluate both on the same data: "
+            "skipnets evaluate RUN DATA --output FOLDER"
+        )
+    return [place[name] for name in first.names], [other.classes.index(name) for name in first.classes]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several tests, adjusted for multiple comparisons (Holm 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def verdict(p: float, *, better: bool) -> str:
+    """What a difference is: "better", "worse", or "within noise"."""
+    if p >= SIGNIFICANT or not math.isfinite(p):
+        return "within noise"
+    return "better" if better else "worse"
+
+
+def caveats(every: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
+    """Where the runs' data differ, and the warnings of their evaluations, one sentence each."""
+    found = []
+    first = every[0].evaluation
+    for results, name in zip(every, names, strict=True):
+        evaluation = results.evaluation
+        if evaluation["data"] != first["data"]:
+            found.append(
+                f"{name} was evaluated on {evaluation['data']}, {names[0]} on {first['data']}; "
+                "names and labels of the images are the same"
+            )
+        found += [f"{name}: {warning}" for warning in evaluation.get("warnings", ())]
+    return found
