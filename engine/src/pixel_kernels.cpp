@@ -97,10 +97,22 @@ void gated(float* out, const float* in, const float* gate, const float* gate_shi
     }
 }
 
-inline float sum_of(Vector x) {
-    float sum = 0;
-    for (int i = 0; i < L; ++i) sum += x[i];
-    return sum;
+template <int N>
+struct Lanes {
+    typedef float Type __attribute__((vector_size(4 * N)));
+};
+
+/// By halves: one lane after another would wait for each addition.
+template <int N = L>
+inline float sum_of(typename Lanes<N>::Type x) {
+    if constexpr (N == 2) {
+        return x[0] + x[1];
+    } else {
+        typename Lanes<N / 2>::Type low, high;
+        __builtin_memcpy(&low, &x, sizeof low);
+        __builtin_memcpy(&high, reinterpret_cast<const char*>(&x) + sizeof low, sizeof high);
+        return sum_of<N / 2>(low + high);
+    }
 }
 
 /// Ones in the first `lanes` lanes.
