@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from skipnets_engine import _engine
 from skipnets_engine.fusion import (
     AlongChannels,
+    Border,
     Concatenate,
     Convolve,
     Depthwise,
@@ -160,6 +161,8 @@ class _Emitter:
                 self.network.add_along_channels(
                     step.name, **self._ends(step), weight=weight, activation=step.activation
                 )
+            case Border():
+                self._add_border(step)
             case GlobalPool():
                 self._pool_globally(step)
             case Pool():
@@ -252,9 +255,22 @@ class _Emitter:
             activation=step.activation,
         )
 
+    def _add_border(self, step: Border) -> None:
+        """A filter that is 1 in its middle, over a map with twice as many pixels of zeros around it."""
+        ends = self._ends(step)
+        channels, size = ends.pop("channels"), 2 * step.padding + 1
+        weight = np.zeros((channels, 1, size, size), np.float32)
+        weight[:, :, step.padding, step.padding] = 1
+        bias = np.zeros(channels, np.float32)
+        self.network.add_depthwise(step.name, **ends, weight=weight, bias=bias, padding=2 * step.padding)
+
     def _weights(self, step: Convolve | Depthwise) -> dict[str, NDArray[np.float32]]:
         """Weight and bias, with what is folded into them."""
-        weight = self._tensors.double(f"{step.name}.weight")
+        name = f"{step.name}.weight"
+        if step.standardized is None:
+            weight = self._tensors.double(name)
+        else:
+            weight = self._tensors.standardized(name, step.standardized)
         if weight.ndim == 2:
             weight = weight[:, :, None, None]
         bias = self._tensors.double(f"{step.name}.bias") if step.bias else np.zeros(len(weight))

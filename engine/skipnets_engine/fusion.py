@@ -54,6 +54,7 @@ class Convolve(Step):
 
     Attributes:
         bias: Whether it has one of its own.
+        standardized: What is added to the variances of weights that are to be standardized; None if not.
         folded: What is done to its result before `added`.
         pooled: Whether it reads means over 2×2 pixels.
     """
@@ -64,6 +65,7 @@ class Convolve(Step):
     dilation: int = 1
     groups: int = 1
     bias: bool
+    standardized: float | None = None
     folded: Affine | None = None
     pooled: bool = False
 
@@ -82,6 +84,7 @@ class Depthwise(Step):
 
     Attributes:
         bias: Whether it has one of its own.
+        standardized: What is added to the variances of weights that are to be standardized; None if not.
         folded: What is done to its result before `norm`.
         norm: A layer norm of the result, before the activation.
     """
@@ -91,6 +94,7 @@ class Depthwise(Step):
     padding: int
     dilation: int
     bias: bool
+    standardized: float | None = None
     folded: Affine | None = None
     norm: LayerNorm | None = None
 
@@ -118,6 +122,13 @@ class GroupNormalize(Step):
 @dataclass(kw_only=True, eq=False)
 class AlongChannels(Step):
     """A convolution along the channels, and an activation."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Border(Step):
+    """Pixels of zeros around the map."""
+
+    padding: int
 
 
 @dataclass(kw_only=True, eq=False)
@@ -216,7 +227,9 @@ class Fusion:
         inputs = self._inputs(operation)
         place: dict[str, Any] = {"name": operation.name, "inputs": inputs, "output": operation.output}
         match operation.kind:
-            case "convolution" if operation.groups == operation.in_channels == operation.out_channels > 1:
+            case "convolution" | "standardized convolution" if (
+                operation.groups == operation.in_channels == operation.out_channels > 1
+            ):
                 return Depthwise(
                     **place,
                     kernel=operation.kernel,
@@ -224,8 +237,9 @@ class Fusion:
                     padding=operation.padding,
                     dilation=operation.dilation,
                     bias=operation.bias,
+                    standardized=_eps_of_weights(operation),
                 )
-            case "convolution":
+            case "convolution" | "standardized convolution":
                 return Convolve(
                     **place,
                     kernel=operation.kernel,
@@ -234,8 +248,9 @@ class Fusion:
                     dilation=operation.dilation,
                     groups=operation.groups,
                     bias=operation.bias,
+                    standardized=_eps_of_weights(operation),
                 )
-            case "linear":
+            case "linear" | "pointwise linear":
                 return Convolve(**place, bias=True)
             case "norm" if operation.norm == "batch":
                 return Elementwise(**place, affine=self._tensors.norm(operation.name, operation.eps))
@@ -268,6 +283,8 @@ class Fusion:
             case "blur" | "cell mean":
                 mode: Literal["blur", "cell"] = "blur" if operation.kind == "blur" else "cell"
                 return Pool(**place, mode=mode, kernel=operation.kernel, stride=operation.stride, padding=0)
+            case "border":
+                return Border(**place, padding=operation.padding)
             case "pad":
                 return Subsample(**place, before=operation.before, after=operation.after)
             case "mean" | "squeeze":
@@ -387,6 +404,10 @@ def _can_activate(step: Step) -> bool:
     return isinstance(step, Mean) or (
         isinstance(step, Convolve) and step.kernel == 1 and step.affine is None and step.gate is None
     )
+
+
+def _eps_of_weights(operation: Any) -> float | None:
+    return float(operation.eps) if operation.kind == "standardized convolution" else None
 
 
 def _can_multiply(step: Step) -> bool:

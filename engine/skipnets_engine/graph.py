@@ -36,13 +36,15 @@ class Operation(Protocol):
     Beside these attributes, each kind has its own:
 
     - "convolution": kernel, stride, padding, dilation, groups, bias, in_channels, out_channels
+    - "standardized convolution" (its weights get mean 0 and variance 1 for each output channel): eps, too
+    - "border" (pixels of zeros around the map): kernel (1), stride (1), padding
     - "norm": norm ("batch", "group", "layer2d" or "instance"), channels, groups, eps
     - "activation": function ("relu", "gelu", "silu", "hard_swish", "sigmoid" or "hard_sigmoid")
     - "pool": mode ("max" or "average"), kernel, stride, padding
     - "blur" (binomial, 3×3, mirrored at the edges) and "cell mean" (2×2, of the pixels inside of the map),
       which halve a map: kernel, stride, padding
     - "pad": before, after (channels of zeros)
-    - "linear": in_features, out_features
+    - "linear", and "pointwise linear" (its weight is that of a 1×1 convolution): in_features, out_features
     - "channel convolution" (along the channels of each pixel): kernel
     - "scale" (a factor for each channel): channels
     - "global pool": mode ("max", "avgmax" or "catavgmax"), channels
@@ -152,18 +154,36 @@ def _check_convolution(where: str, operation: Any, inputs: list[Value], output: 
     _spatial(where, inputs[0], output, True, True)
 
 
+def _check_standardized(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+    _check_convolution(where, operation, inputs, output)
+    _check_eps(where, operation)
+
+
+def _check_border(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+    for name in ("kernel", "stride", "dilation"):
+        if getattr(operation, name, None) != 1:
+            raise UnknownArchitectureError(f"{where}: the native engine knows {name} 1 of a border only")
+    _integer(where, operation, "padding", 0, _MAX_KERNEL // 2)
+    _same(where, inputs, output)
+    _spatial(where, inputs[0], output, True, True)
+
+
 def _check_linear(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
     _equal(where, operation, "in_features", inputs[0].channels)
     _equal(where, operation, "out_features", output.channels)
     _spatial(where, inputs[0], output, False, False)
 
 
-def _check_norm(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
-    _choice(where, operation, "norm", "batch", "group", "layer2d", "instance")
-    _equal(where, operation, "channels", inputs[0].channels)
+def _check_eps(where: str, operation: Any) -> None:
     eps = getattr(operation, "eps", None)
     if not isinstance(eps, float) or not math.isfinite(eps) or not 1e-30 <= eps <= 1:
         raise InvalidGraphError(f"{where}: eps={eps!r}: must be a small positive number")
+
+
+def _check_norm(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+    _choice(where, operation, "norm", "batch", "group", "layer2d", "instance")
+    _equal(where, operation, "channels", inputs[0].channels)
+    _check_eps(where, operation)
     if operation.norm == "group":
         groups = _integer(where, operation, "groups", 1, _MAX_CHANNELS)
         if inputs[0].channels % groups:
@@ -251,7 +271,13 @@ _KINDS: dict[str, tuple[Callable[[str, Any, list[Value], Value], None], str]] = 
         _check_convolution,
         "kernel stride padding dilation groups bias in_channels out_channels",
     ),
+    "standardized convolution": (
+        _check_standardized,
+        "kernel stride padding dilation groups bias in_channels out_channels eps",
+    ),
+    "border": (_check_border, "kernel stride padding dilation"),
     "linear": (_check_linear, "in_features out_features"),
+    "pointwise linear": (_check_linear, "in_features out_features"),
     "norm": (_check_norm, "norm channels groups eps"),
     "activation": (_check_activation, "function"),
     "pool": (_check_pool, "mode kernel stride padding dilation"),

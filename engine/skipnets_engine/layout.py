@@ -204,7 +204,7 @@ def _sizes(graph: Graph) -> list[int]:
     operation: Any  # its attributes depend on its kind
     for operation in graph.operations:
         size = sizes[operation.inputs[0]]
-        if operation.kind in ("convolution", "pool", "blur"):
+        if operation.kind in ("convolution", "standardized convolution", "pool", "blur", "border"):
             reach = getattr(operation, "dilation", 1) * (operation.kernel - 1)
             if operation.stride != 1 or 2 * operation.padding != reach:
                 window = (size, reach, operation.stride, operation.padding)

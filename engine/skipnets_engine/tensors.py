@@ -69,6 +69,13 @@ class Tensors:
         """A tensor in double precision."""
         return self._tensors[name].astype(np.float64)
 
+    def standardized(self, name: str, eps: float) -> Array:
+        """Weights with mean 0 and variance 1 for each output channel."""
+        weight = self.double(name)
+        axes = tuple(range(1, weight.ndim))
+        deviation = np.sqrt(weight.var(axis=axes, keepdims=True) + eps)
+        return np.asarray((weight - weight.mean(axis=axes, keepdims=True)) / deviation)
+
     def affine(self, name: str) -> Affine:
         """Weight and bias of a norm."""
         return Affine(self.double(f"{name}.weight"), self.double(f"{name}.bias"))
@@ -96,13 +103,14 @@ def single(name: str, numbers: Array) -> NDArray[np.float32]:
 def tensor_shapes(operation: Any) -> dict[str, tuple[int, ...]]:
     """Names and shapes of an operation's tensors that the engine reads."""
     name = operation.name
-    if operation.kind == "convolution":
+    if operation.kind in ("convolution", "standardized convolution"):
         kernel, outputs = operation.kernel, operation.out_channels
         weight = (outputs, operation.in_channels // operation.groups, kernel, kernel)
         return {f"{name}.weight": weight} | ({f"{name}.bias": (outputs,)} if operation.bias else {})
-    if operation.kind == "linear":
+    if operation.kind in ("linear", "pointwise linear"):
         outputs = operation.out_features
-        return {f"{name}.weight": (outputs, operation.in_features), f"{name}.bias": (outputs,)}
+        window = (1, 1) if operation.kind == "pointwise linear" else ()
+        return {f"{name}.weight": (outputs, operation.in_features, *window), f"{name}.bias": (outputs,)}
     if operation.kind == "norm":
         parts = ["weight", "bias", *(["running_mean", "running_var"] if operation.norm == "batch" else [])]
         return {f"{name}.{part}": (operation.channels,) for part in parts}

@@ -56,6 +56,15 @@ class Build:
             **options,
         )
 
+    def standardized(self, x: int, outputs: int, kernel: int, **options: Any) -> int:
+        y = self.convolution(x, outputs, kernel, **options)
+        vars(self.graph.operations[-1]).update(kind="standardized convolution", eps=1e-6)
+        return y
+
+    def border(self, x: int, padding: int) -> int:
+        window = {"kernel": 1, "stride": 1, "padding": padding, "dilation": 1}
+        return self._add("border", (x,), self.channels(x), **window)
+
     def norm(self, x: int, norm: str = "batch", *, name: str = "", eps: float = 1e-5, groups: int = 1) -> int:
         channels, name = self.channels(x), name or self._name("norm")
         parts = {"weight": (0.5, 1.5), "bias": (-0.3, 0.3)}

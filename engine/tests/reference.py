@@ -114,6 +114,16 @@ def _convolution(operation: Any, inputs: list[Array], tensors: dict[str, Array])
     )
 
 
+def _standardized(operation: Any, inputs: list[Array], tensors: dict[str, Array]) -> Array:
+    weight = normalized(tensors["weight"], (1, 2, 3), operation.eps)
+    return _convolution(operation, inputs, tensors | {"weight": weight})
+
+
+def _border(operation: Any, inputs: list[Array], tensors: dict[str, Array]) -> Array:
+    width = (operation.padding, operation.padding)
+    return np.pad(inputs[0], ((0, 0), (0, 0), width, width))
+
+
 def _norm(operation: Any, inputs: list[Array], tensors: dict[str, Array]) -> Array:
     x = inputs[0]
 
@@ -156,6 +166,8 @@ def _pad(operation: Any, inputs: list[Array], tensors: dict[str, Array]) -> Arra
 # By the kind of a graph's operation: (operation, inputs, tensors) → output.
 OPERATIONS: dict[str, Callable[[Any, list[Array], dict[str, Array]], Array]] = {
     "convolution": _convolution,
+    "standardized convolution": _standardized,
+    "border": _border,
     "norm": _norm,
     "activation": lambda operation, inputs, tensors: ACTIVATIONS[operation.function](inputs[0]),
     "squeeze": lambda operation, inputs, tensors: inputs[0].mean(axis=(2, 3), keepdims=True),

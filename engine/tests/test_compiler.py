@@ -286,6 +286,16 @@ def test_grouped_and_dilated_convolutions(groups: int) -> None:
     check(build.finish(build.add(x, y)), images_for(build))
 
 
+@pytest.mark.parametrize("groups", [1, 4, 12])
+def test_standardized_weights_and_borders(groups: int) -> None:
+    """The zeros of a border are pixels: where all others are negative, they are the largest."""
+    build = Build()
+    x = build.norm(build.standardized(0, 12, 3, bias=True))
+    x = build.pool(build.border(build.scale(build.relu(x)), 2), "max", 3, stride=2)
+    y = build.standardized(x, 12, 3, groups=groups)
+    check(build.finish(build.norm(y, "group", groups=3)), images_for(build))
+
+
 def test_features_and_logits_inside_of_concatenations() -> None:
     build = Build()
     x, y = build.convolution(0, 5, 3), build.convolution(0, 9, 1)

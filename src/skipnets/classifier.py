@@ -208,34 +208,43 @@ class Classifier(Display):
         cls,
         model: nn.Module,
         *,
-        classes: Sequence[str],
+        classes: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
         provenance: Mapping[str, Any] | None = None,
         architecture: Mapping[str, Any] | None = None,
-        task: Task = "single-label",
+        task: Task | None = None,
         thresholds: Sequence[float] | None = None,
     ) -> Classifier:
         """Create a classifier from a torch model, which is not copied, moved or switched to eval mode.
 
         Args:
             model: From `skipnets.create_model`, or any module (N, C, H, W) → logits (N, K).
-            classes: Names of the classes, in the order of the logits.
+            classes: Names of the classes, in the order of the logits; None takes the labels of the published
+                weights that the model was created with, with their thresholds.
             preprocessing: How an image becomes the model's input; None takes what the published weights that
                 the model was created with were evaluated with.
             provenance: As for `Classifier`; `created` is added if it is missing.
             architecture: Of a module that is no part of this package, or of a modified model, what makes it:
                 `{"import": "package.module:Class", "arguments": {…}}`. It is called to see that it does.
                 Without it, loading the file takes such a module: `skipnets.load(path, model=…)`.
-            task: As for `Classifier`.
+            task: As for `Classifier`. Default: "multi-label" for the labels of published weights, otherwise
+                "single-label".
             thresholds: As for `Classifier`.
 
         Raises:
-            UserError: If `preprocessing` is None and the model's weights state none.
+            UserError: If `preprocessing` or `classes` is None and the model's weights state none.
         """
         from skipnets.models.backbone import Backbone
         from skipnets.models.custom_model import CustomModel, config_of
         from skipnets.runtimes.torch import TorchRuntime
 
+        if classes is None:
+            labels = getattr(getattr(model, "weights_report", None), "labels", None)
+            if labels is None:
+                raise UserError("classes: must be given, the model has no published weights that name them")
+            classes, task = labels.names, task or "multi-label"
+            if task == "multi-label" and thresholds is None:
+                thresholds = labels.thresholds
         if not isinstance(model, Backbone) or architecture is not None:
             if preprocessing is None:
                 raise UserError("preprocessing: must be given for a network that is no part of this package")
@@ -249,7 +258,7 @@ class Classifier(Display):
             preprocessing=preprocessing,
             provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
             runtime=TorchRuntime(model),
-            task=task,
+            task=task or "single-label",
             thresholds=thresholds,
         )
 
@@ -262,6 +271,7 @@ class Classifier(Display):
         Args:
             members: Classifiers of one architecture, with the same classes and preprocessing, such as those
                 of a run's folds. Their temperatures must be 1: `skipnets calibrate` calibrates the ensemble.
+                With several labels an image, the ensemble's thresholds are the means of theirs.
             provenance: As for `Classifier`; `created` is added if it is missing.
 
         Raises:
@@ -270,8 +280,6 @@ class Classifier(Display):
         if not members:
             raise UserError("members: must be at least one classifier")
         first = members[0]
-        if first.task == "multi-label":
-            raise UserError("members: must not be multi-label classifiers, which are not averaged yet")
         for name in ("architecture", "classes", "preprocessing", "temperature", "task"):
             if any(getattr(member, name) != getattr(first, name) for member in members):
                 raise UserError(f"members: must be classifiers of the same {name}")
@@ -279,13 +287,20 @@ class Classifier(Display):
             raise UserError("members: must have a temperature of 1; calibrate the ensemble instead")
         if any(member.ensemble > 1 for member in members):
             raise UserError("members: must be single networks, not ensembles")
+        thresholds = None
+        if first.thresholds is not None:
+            thresholds = np.mean(np.array([member.thresholds for member in members]), axis=0).tolist()
         ensemble = cls(
             architecture=first.architecture,
             classes=first.classes,
             preprocessing=first.preprocessing,
             provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
-            runtime=EnsembleRuntime([member.runtime for member in members]),
+            runtime=EnsembleRuntime(
+                [member.runtime for member in members], several_labels=first.task == "multi-label"
+            ),
             ensemble=len(members),
+            task=first.task,
+            thresholds=thresholds,
         )
         ensemble._members = tuple(members)
         return ensemble
@@ -825,7 +840,8 @@ def _load(
         raise UserError(f"{file.path}: {error}") from error
     if description.members == 1:
         return _remembering(_classifier(description, engines[0], file.path), device, threads)
-    ensemble = _classifier(description, EnsembleRuntime(engines), file.path)
+    average = EnsembleRuntime(engines, several_labels=description.task == "multi-label")
+    ensemble = _classifier(description, average, file.path)
     single = replace(description, members=1, temperature=1.0, uncertainty=None)
     ensemble._members = tuple(_classifier(single, engine, file.path) for engine in engines)
     for number, member in enumerate(ensemble._members):

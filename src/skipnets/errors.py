@@ -32,6 +32,7 @@ EXTRAS = {
     "report": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe"),
     "tune": (*_TRAIN, "captum", "cleanlab", "jinja2", "markupsafe", "optuna"),
     "heic": ("pillow_heif",),
+    "keras": ("h5py",),
     "scale": ("fsspec", "pyarrow"),
     "ray": ("ray",),
     "medical": ("nibabel", "pydicom"),

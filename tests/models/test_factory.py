@@ -13,6 +13,7 @@ from skipnets.errors import UserError
 from skipnets.models import create_model
 from skipnets.models.factory import build_model
 from skipnets.models.registry import REGISTRY, model_config
+from skipnets.models.weights.checkpoint import Checkpoint
 
 
 @pytest.mark.parametrize("name", EVERY_NETWORK)
@@ -64,6 +65,7 @@ def test_an_unknown_name_has_neighbors() -> None:
     [
         ("resnet10t.c3_in1k", "hf-hub:timm/resnet10t.c3_in1k"),
         ("rdnet_tiny.nv_in1k", "hf-hub:naver-ai/rdnet_tiny.nv_in1k"),
+        ("resnetv2_18.ra4_e3600_r224_in1k", "hf-hub:timm/resnetv2_18.ra4_e3600_r224_in1k"),
     ],
 )
 def test_tags_name_published_weights(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +73,13 @@ def test_tags_name_published_weights(name: str, source: str, monkeypatch: pytest
     owner = published["hf_hub_id"]
     assert f"hf-hub:{owner}{name if owner.endswith('/') else ''}" == source
     asked: list[object] = []
-    monkeypatch.setattr("skipnets.models.weights.load_weights", lambda model, source: asked.append(source))
+
+    def read(source: object, *, model_name: str) -> Checkpoint:
+        asked.append(source)
+        return Checkpoint(source=str(source), tensors={}, ordered=True)
+
+    monkeypatch.setattr("skipnets.models.weights.sources.read_source", read)
+    monkeypatch.setattr("skipnets.models.weights.load_weights", lambda model, source, *, ignore: None)
     assert create_model(name, pretrained=True, num_classes=3).config.name == name.partition(".")[0]
     assert asked == [source]
     message = re.escape(f"model={name}: names published weights: needs pretrained=True, or ")

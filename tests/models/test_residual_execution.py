@@ -16,6 +16,7 @@ CASES = {
     "basic": ("resnet20", SMALL),
     "projection": ("resnet18", SMALL),
     "bottleneck": ("resnet50", SMALL),
+    "stride first": ("resnet50", {**SMALL, "stride_in": "1x1"}),
 }
 
 

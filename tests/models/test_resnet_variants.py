@@ -62,6 +62,7 @@ def test_outputs_gradients_and_buffers_are_timm_s(name: str) -> None:
         ("resnetblur50d", {"width": 16, "stem_pool": "convolution"}),
         ("resnetaa34d", {"width": 16}),
         ("resnetaa34d", {"width": 16, "stem_pool": "convolution"}),
+        ("resnet50", {"width": 16, "stride_in": "1x1"}),
     ],
 )
 def test_the_graph_is_the_module_s_at_any_size(name: str, fields: dict[str, Any]) -> None:
@@ -90,6 +91,13 @@ def test_the_smallest_image_is_the_smallest_that_runs(name: str) -> None:
         ("resnet18", {"stem": "cifar", "stem_pool": "convolution"}, "has no pooling to replace"),
         ("resnet18", {"attention": "cbam"}, "attention='cbam': must be one of 'se', 'eca', None"),
         ("resnet18", {"anti_aliasing": True}, "anti_aliasing=True: must be one of 'blur', 'average', None"),
+        ("resnet50", {"stride_in": "2x2"}, "stride_in='2x2': must be one of '3x3', '1x1'"),
+        (
+            "resnet18",
+            {"stride_in": "1x1"},
+            'stride_in="1x1": needs block="bottleneck" and anti_aliasing=None',
+        ),
+        ("resnetblur50d", {"stride_in": "1x1"}, 'stride_in="1x1": needs'),
         ("resnet18", {"se_ratio": 0}, "se_ratio=0: must be above 0"),
         ("resnet18", {"stem": "deep", "stem_channels": 4}, "stem_channels=4: must be a whole number from 8"),
         (

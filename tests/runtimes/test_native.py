@@ -130,6 +130,9 @@ def outputs_of(model: Any, batch: torch.Tensor, paths: Iterable[str]) -> dict[st
         ("regnety_002", (47, 33), {"block_config": (1, 1, 1, 1)}),
         ("regnetx_006", (47, 33), {"block_config": (1, 1, 1, 1)}),
         ("rdnet_tiny", (47, 65), {**SMALL_RDNET, "layer_scale": 1.0}),
+        ("resnetv2_50", (48, 48), {"block_config": (1, 2, 1), "width": 32}),
+        ("resnetv2_18", (33, 40), {"block_config": (2, 1), "stem": "small"}),
+        ("resnetv2_50x1_bit", (33, 40), {"block_config": (1, 1, 1), "width": 16}),
     ],
 )
 def test_agrees_with_torch(name: str, size: tuple[int, int], fields: dict[str, Any]) -> None:
@@ -146,6 +149,7 @@ _HUGE = {
     "resnext101_32x16d",
     "resnext101_32x32d",
 }
+_HUGE |= {"resnetv2_50x3_bit", "resnetv2_101x3_bit", "resnetv2_152x2_bit", "resnetv2_152x4_bit"}
 _HUGE |= {"regnetx_320", "resnetrs270", "resnetrs350", "resnetrs420", "seresnet269d", "ecaresnet269d"}
 
 

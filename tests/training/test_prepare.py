@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import skipnets
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError
+from skipnets.models import create_model
 from skipnets.training import TrainConfig
 from skipnets.training.prepare import (
     channel_statistics,
@@ -168,3 +170,26 @@ def test_a_data_set_without_readable_images_is_refused(tmp_path: Path, tiny: Mak
         match=r"^data: none of the \d+ training images looked at can be decoded; the first: .*\.png: not",
     ):
         prepare(tiny(size=None), open_dataset(tmp_path))
+
+
+def test_ignored_weights_are_not_the_network_s(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    network = {"model": "resnet20", "model_options": {"block_config": [1, 1], "width": 4}}
+    backbone = create_model("resnet20", block_config=(1, 1), width=4, num_classes=0).state_dict()
+    torch.save(backbone | {"loss.weight": torch.ones(2)}, tmp_path / "w.pt")
+    given = TrainConfig(
+        data="x",
+        out=Path("y"),
+        weights=str(tmp_path / "w.pt"),
+        weights_ignore=("loss.*",),
+        block_execution="plain",
+        epochs=1,
+        **network,
+    )
+    images = images_in_memory(10, (8, 8, 3))
+    prepared = prepare(given, images)
+    assert torch.equal(prepared.model.state_dict()["conv1.weight"], backbone["conv1.weight"])
+    assert prepared.config.weights_ignore == ("loss.*",)
+    assert f"{given.weights}: head newly initialized: the source has none" in caplog.messages
+    assert f"{given.weights}: ignored: loss.weight" in caplog.messages
+    with pytest.raises(UserError, match=r"^weights_ignore=loss\.\*: needs weights$"):
+        prepare(dataclasses.replace(given, weights=None), images)

@@ -50,8 +50,8 @@ def torchvision_resnet(config: ResNetConfig) -> nn.Module | None:
     """Build torchvision's ResNet for a configuration."""
     if config.norm != "batch" or config.global_pool != "avg" or not config.num_classes:
         return None
-    if (config.attention, config.anti_aliasing, config.stem_pool, config.stem_channels) != (
-        None, None, "max", None,
+    if (config.attention, config.anti_aliasing, config.stem_pool, config.stem_channels, config.stride_in) != (
+        None, None, "max", None, "3x3",
     ):  # fmt: skip
         return None
     is_standard = (config.stem, config.shortcut, config.output_stride, config.width) == (

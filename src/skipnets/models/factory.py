@@ -27,6 +27,7 @@ def create_model(
     pretrained: bool = False,
     *,
     weights: str | Path | None = None,
+    weights_ignore: Sequence[str] = (),
     features_only: Literal[False] = False,
     **fields: Any,
 ) -> Backbone[Any]: ...
@@ -36,6 +37,7 @@ def create_model(
     pretrained: bool = False,
     *,
     weights: str | Path | None = None,
+    weights_ignore: Sequence[str] = (),
     features_only: Literal[True],
     out_indices: int | Sequence[int] | None = None,
     **fields: Any,
@@ -45,6 +47,7 @@ def create_model(
     pretrained: bool = False,
     *,
     weights: str | Path | None = None,
+    weights_ignore: Sequence[str] = (),
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
     **fields: Any,
@@ -56,7 +59,12 @@ def create_model(
             with the tag of weights that timm publishes, for example `"resnet50.a1_in1k"`.
         pretrained: The same as `weights="imagenet"`; with a tag as `weights="hf-hub:timm/resnet50.a1_in1k"`.
         weights: A torchvision tag (`"imagenet"`, `"IMAGENET1K_V2"`; downloaded and checked), a Hugging Face
-            name (`"hf-hub:timm/densenet121.ra_in1k"`), or a local file or folder. None for random ones.
+            name (`"hf-hub:timm/densenet121.ra_in1k"`), weights of torchxrayvision
+            (`"xrv:densenet121-res224-all"`), or a local file or folder. None for random ones. Fields that
+            the network of torchxrayvision's and Keras's weights needs (`num_classes`, `in_chans`,
+            `stride_in`) are taken from them where they are not given.
+        weights_ignore: Names in `weights`, or patterns such as `"projection.*"`, of tensors that are not the
+            network's. They are always listed.
         features_only: Return a `FeatureListNet`, whose output is a list of feature maps.
         out_indices: With `features_only`, indices of the maps to return, 0 for the finest; an int
             selects that many of the last, None selects all.
@@ -81,6 +89,10 @@ def create_model(
         raise UserError(
             f'pretrained=True: means weights="imagenet"; give it or weights={str(weights)!r}, not both'
         )
+    if isinstance(weights_ignore, str):
+        weights_ignore = (weights_ignore,)
+    if weights_ignore and not pretrained and weights is None:
+        raise UserError(f"weights_ignore={', '.join(weights_ignore)}: needs weights")
     if out_indices is not None and not features_only:
         raise UserError(f"out_indices={out_indices!r}: needs features_only=True")
     name, _, tag = str(model_name).partition(".")
@@ -92,11 +104,18 @@ def create_model(
                 f'weights="{published}"'
             )
         model_name, pretrained, weights = name, False, published
-    model = build_model(model_config(model_name, **fields))
-    if pretrained or weights is not None:
+    if not pretrained and weights is None:
+        model = build_model(model_config(model_name, **fields))
+    else:
         from skipnets.models.weights import load_weights
+        from skipnets.models.weights.sources import read_source
 
-        model.weights_report = load_weights(model, "imagenet" if weights is None else weights)
+        config = model_config(model_name, **fields)  # an unknown name is said before anything is read
+        checkpoint = read_source("imagenet" if weights is None else weights, model_name=config.name)
+        if checkpoint.fields:
+            config = model_config(model_name, **{**checkpoint.fields, **fields})
+        model = build_model(config)
+        model.weights_report = load_weights(model, checkpoint, ignore=weights_ignore)
         if (activation := getattr(model.config, "activation", "relu")) != "relu":
             logger.warning(
                 "warning: activation=%s: weights tell nothing of activations; published ones are of ReLUs",

@@ -5,6 +5,8 @@ Shapes: C channels, k growth rate.
 
 from __future__ import annotations
 
+from typing import Any
+
 from skipnets.models.graph import Graph, GraphBuilder
 from skipnets.models.registry import STEM_REDUCTION, DenseNetConfig, ResNetConfig
 
@@ -190,7 +192,7 @@ def _residual_block(
     smooth = config.anti_aliasing is not None and stride == 2
     stride_inside = 1 if smooth else stride
 
-    def convolved(number: int, y: int, channels: int, kernel: int, **window: int) -> int:
+    def convolved(number: int, y: int, channels: int, kernel: int, **window: Any) -> int:
         """A convolution and its norm."""
         y = build.convolution(f"{path}.conv{number}", y, channels, kernel, bias=bias, **window)
         return build.norm(f"{path}.bn{number}", y, config.norm)
@@ -207,8 +209,9 @@ def _residual_block(
             y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)
             y = convolved(2, y, out, 3, dilation=dilation)
         else:
-            y = _activated(build, config, f"{path}.relu1", convolved(1, x, width, 1))
-            y = convolved(2, y, width, 3, stride=stride_inside, dilation=first_dilation, groups=config.groups)
+            first, second = (stride, 1) if config.stride_in == "1x1" else (1, stride_inside)
+            y = _activated(build, config, f"{path}.relu1", convolved(1, x, width, 1, stride=first))
+            y = convolved(2, y, width, 3, stride=second, dilation=first_dilation, groups=config.groups)
             y = _activated(build, config, f"{path}.relu2", y)
             y = _halved(build, config, f"{path}.aa", y) if smooth else y
             y = build.dropout(f"{path}.dropout", y, config.proj_drop_rate)

@@ -206,13 +206,15 @@ class DenseNetConfig(ModelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig(ModelConfig):
-    """A ResNet, Wide ResNet or ResNeXt, in the form known as v1.5 (the 3×3 convolution has the stride).
+    """A ResNet, Wide ResNet or ResNeXt, in the form known as v1.5 unless `stride_in` says otherwise.
 
     Args:
         block: `"basic"` (two 3×3 convolutions) or `"bottleneck"` (1×1, 3×3, 1×1, four times wider outside).
         width: Channels of the first stage; every further stage doubles them.
         groups: Groups of the 3×3 convolution in a bottleneck block (ResNeXt's cardinality).
         width_per_group: Channels of each group in the first stage, per 64 of `width`.
+        stride_in: Which convolution of a bottleneck block halves the maps: `"3x3"` (known as v1.5), or
+            `"1x1"`, the first one (v1, as in the paper and in Keras).
         shortcut: Where a stage changes the shape: `"projection"` (option B, a 1×1 convolution with norm),
             `"average"` (the mean of 2×2 pixels before that convolution, arXiv 1812.01187) or `"pad"` (option
             A, every second pixel and zeros for new channels: no parameters).
@@ -241,6 +243,7 @@ class ResNetConfig(ModelConfig):
     width: int = 64
     groups: int = 1
     width_per_group: int = 64
+    stride_in: Literal["3x3", "1x1"] = "3x3"
     shortcut: Literal["projection", "average", "pad"] = "projection"
     stem_channels: int | None = None
     stem_pool: Literal["max", "convolution"] = "max"
@@ -255,6 +258,9 @@ class ResNetConfig(ModelConfig):
         super().__post_init__()
         _require_choice("activation", self.activation, get_args(BlockActivation))
         _require_choice("block", self.block, ("basic", "bottleneck"))
+        _require_choice("stride_in", self.stride_in, ("3x3", "1x1"))
+        if self.stride_in == "1x1" and (self.block == "basic" or self.anti_aliasing is not None):
+            raise UserError('stride_in="1x1": needs block="bottleneck" and anti_aliasing=None')
         _require_choice("shortcut", self.shortcut, ("projection", "average", "pad"))
         _require_choice("stem_pool", self.stem_pool, ("max", "convolution"))
         _require_choice("attention", self.attention, ("se", "eca", None))

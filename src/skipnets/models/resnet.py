@@ -89,7 +89,7 @@ class BottleneckBlock(nn.Module):
         out_channels: int,
         *,
         groups: int,
-        stride: int,
+        strides: tuple[int, int],
         dilation: int,
         shortcut: nn.Module | None,
         attention: nn.Module | None,
@@ -100,10 +100,10 @@ class BottleneckBlock(nn.Module):
         drop_path_rate: float,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=norm is None)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, stride=strides[0], bias=norm is None)
         self.bn1 = make_norm(norm, width)
         self.relu1 = make_activation(activation)
-        self.conv2 = _conv3x3(width, width, norm=norm, stride=stride, dilation=dilation, groups=groups)
+        self.conv2 = _conv3x3(width, width, norm=norm, stride=strides[1], dilation=dilation, groups=groups)
         self.bn2 = make_norm(norm, width)
         self.relu2 = make_activation(activation)
         self.aa = anti_aliasing
@@ -220,7 +220,7 @@ class ResNet(Backbone[ResNetConfig]):
             "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)",
         }
 
-    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+    def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield `conv1`, `bn1`, `relu`, `maxpool`, `layer1` … with their paths."""
         for name, module in self.named_children():
             if name not in ("global_pool", "head_drop", "fc"):
@@ -299,7 +299,7 @@ def _block(
         config.branch_width(stage),
         out_channels,
         groups=config.groups,
-        stride=stride,
+        strides=(stride, 1) if config.stride_in == "1x1" else (1, stride),
         dilation=first_dilation,
         shortcut=shortcut,
         attention=_attention(config, out_channels),

@@ -113,7 +113,11 @@ class TrainConfig:
     )
     """Fields of the model to change, such as growth_rate or block_config."""
     weights: Annotated[str | None, BeforeValidator(_text)] = None
-    """Initial weights: a torchvision tag (imagenet), hf-hub:NAME, a file. Default: random weights."""
+    """Initial weights: a torchvision tag (imagenet), hf-hub:NAME, xrv:NAME, or a file. Default: random
+    weights."""
+    weights_ignore: tuple[str, ...] = ()
+    """Names of tensors in these weights that are not the network's, or patterns such as "projection.*". They
+    are listed."""
 
     recipe: Recipe | None = None
     """Default values of the other options. Default: auto, which chooses them by the images and the time."""

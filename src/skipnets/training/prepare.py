@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from skipnets.models.backbone import Backbone
 from skipnets.models.custom_model import CustomModel, check_output
 from skipnets.models.factory import create_model
 from skipnets.models.registry import REGISTRY, ModelConfig, config_from_dict, model_config
-from skipnets.models.weights import is_cached
+from skipnets.models.weights import is_cached, network_of
 from skipnets.training import budget
 from skipnets.training.auto import PRETRAINED
 from skipnets.training.callbacks import seed_everything
@@ -102,6 +102,8 @@ def prepare(
     given = config = with_label_defaults(with_own_model(config, supplied), dataset)
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
+    if config.weights_ignore and config.weights is None:
+        raise UserError(f"weights_ignore={', '.join(config.weights_ignore)}: needs weights")
     if config.find_lr and config.lr is not None:
         raise UserError(f"find_lr: must be given without lr={config.lr:g}")
     if config.whiten_stem and config.weights is not None:
@@ -117,6 +119,9 @@ def prepare(
     own = None if config.model or config.model_options else _network_of(config.weights)
     if own is not None:
         config = dataclasses.replace(config, model=own.name, model_options=changed_fields(own))
+    expected: Mapping[str, Any] = {}
+    if own is None and load_weights:
+        config, expected = _with_network_of_weights(config)
     automatic = config.recipe in (None, "auto")
     networks: tuple[str, ...] = ()
     if automatic and config.model is None and not config.model_options:
@@ -124,7 +129,8 @@ def prepare(
     if own is not None:
         channels = config.channels or own.in_chans
     else:
-        channels = config.channels or _channels(train, pretrained=config.weights is not None)
+        usual = _channels(train, pretrained=config.weights is not None)
+        channels = config.channels or int(expected.get("in_chans", usual))
     options = dict(config.model_options) | {"num_classes": len(dataset.classes), "in_chans": channels}
     custom = custom_config(config, supplied, classes=len(dataset.classes), channels=channels)
     precision = resolve_precision(config.precision, config.accelerator)
@@ -153,7 +159,9 @@ def prepare(
     elif isinstance(supplied.model, Backbone):
         model = supplied.model
     else:
-        model = create_model(name, weights=config.weights if load_weights else None, **options)
+        weights = config.weights if load_weights else None
+        ignored = config.weights_ignore if load_weights else ()
+        model = create_model(name, weights=weights, weights_ignore=ignored, **options)
 
     if config.batch_size == 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise UserError(f"batch_size=1: must be at least 2 for the batch norms of {name}")
@@ -263,6 +271,22 @@ def _with_published_weights(config: TrainConfig, train: ImageDataset) -> tuple[T
         return config, ()
     logger.info("starts from ImageNet weights that are on this machine; --recipe scratch does not")
     return dataclasses.replace(config, weights="imagenet"), cached
+
+
+def _with_network_of_weights(config: TrainConfig) -> tuple[TrainConfig, Mapping[str, Any]]:
+    """Take the network, and the parts of it that weights do not tell, from a source that says them.
+
+    Returns:
+        The configuration, and the fields of the source's network.
+    """
+    name, fields = network_of(config.weights)
+    options = {field: value for field, value in fields.items() if field not in ("num_classes", "in_chans")}
+    return (
+        dataclasses.replace(
+            config, model=config.model or name, model_options={**options, **config.model_options}
+        ),
+        fields,
+    )
 
 
 def _network_of(weights: str | None) -> ModelConfig | None:

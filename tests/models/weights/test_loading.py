@@ -26,7 +26,14 @@ names = pytest.mark.parametrize(
 
 
 def test_public_names():
-    assert skipnets.models.weights.__all__ == ["LoadReport", "PublishedInput", "is_cached", "load_weights"]
+    assert skipnets.models.weights.__all__ == [
+        "LoadReport",
+        "PublishedInput",
+        "PublishedLabels",
+        "is_cached",
+        "load_weights",
+        "network_of",
+    ]
 
 
 def test_all_of_torchvisions_names_are_covered():
@@ -158,11 +165,94 @@ def test_another_depth_lists_the_first_of_many(write):
         create_model("resnet32", weights=write(create_model("resnet20").state_dict()))
 
 
-def test_a_body_without_head_is_not_enough(make, stirred, write):
+@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("num_classes", [0, 7])
+def test_a_backbone_gets_a_new_head(num_classes, foreign, make, stirred, write, assert_same, caplog):
+    """Under known names, and matched by structure."""
+    tensors = stirred(make())
+    model = make(num_classes=num_classes)
+    body = {k: t for k, t in tensors.items() if not k.startswith(model.head_name)}
+    source = write({k.replace("conv", "convolution"): t for k, t in body.items()} if foreign else body)
+    head = {name: tensor for name, tensor in stirred(model).items() if name not in body}
+    report = load_weights(model, source)
+    assert set(report.mapping) == set(body)
+    if not num_classes:
+        assert_same(model, body)
+        assert report.changes == ()
+        return
+    assert report.changes == ("head newly initialized: the source has none",)
+    assert f"{source}: head newly initialized: the source has none" in caplog.messages
+    assert_same(model, body | head, but=tuple(head))
+    weight, bias = (model.state_dict()[name] for name in head)
+    assert not bias.any()
+    assert 0 < weight.abs().max() <= model.num_features**-0.5
+
+
+def test_half_a_head_is_no_backbone(make, stirred, write):
     model = make()
-    body = {k: t for k, t in stirred(make()).items() if not k.startswith(model.head_name)}
-    with pytest.raises(UserError, match=f"missing: {model.head_name}.weight, {model.head_name}.bias$"):
-        load_weights(model, write(body))
+    tensors = stirred(make())
+    weight, bias = (tensors.pop(f"{model.head_name}.{role}") for role in ("weight", "bias"))
+    with pytest.raises(UserError, match=f"missing: {model.head_name}.bias$"):
+        load_weights(model, write(tensors | {f"{model.head_name}.weight": weight}))
+    with pytest.raises(UserError, match=f"missing: {model.head_name}.weight$"):
+        load_weights(model, write(tensors | {f"{model.head_name}.bias": bias}))
+
+
+def test_what_is_ignored_is_listed(make, stirred, write, assert_same, caplog):
+    tensors = stirred(make())
+    extra = {f"projection.{index}.weight": torch.ones(2, 2) for index in range(8)} | {"w": torch.ones(1)}
+    model = make()
+    source = write(extra | tensors)
+    report = load_weights(model, source, ignore=["projection.*", "w"])
+    assert_same(model, tensors)
+    assert report.ignored == tuple(extra)
+    assert f"ignored: {', '.join(extra)}" in str(report)
+    assert caplog.messages == [f"{source}: ignored: {', '.join(extra)}"]
+    other = create_model(
+        model.config.name,
+        weights=source,
+        weights_ignore=["projection.*", "w"],
+        **{key: value for key, value in vars(model.config).items() if key != "name"},
+    )
+    assert_same(other, tensors)
+
+
+def test_a_backbone_beside_other_layers(make, stirred, write, assert_same):
+    """As self-supervised methods save it: its own prefix, and a projection in place of the head."""
+    tensors = stirred(make(num_classes=0))
+    model = make()
+    saved = {f"encoder.{k}": t for k, t in tensors.items()} | {"projector.0.weight": torch.ones(8, 8)}
+    report = load_weights(model, write(saved), ignore=["projector.*"])
+    assert report.prefix == "encoder."
+    assert report.changes == ("head newly initialized: the source has none",)
+    assert_same(make_headless(model), tensors)
+
+
+def make_headless(model):
+    model.reset_classifier(0)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("patterns", "words"),
+    [
+        (["fc2.*"], r"weights_ignore=fc2\.\*: must match a tensor of .*weights.pth, such as "),
+        (["*"], r"weights_ignore=\*: must leave tensors of .*weights.pth$"),
+        (["*running_var"], "missing: "),
+    ],
+)
+def test_what_cannot_be_ignored(patterns, words, make, stirred, write, snapshot, assert_same):
+    model = make()
+    before = snapshot(model)
+    with pytest.raises(UserError, match=words) as caught:
+        load_weights(model, write(stirred(make())), ignore=patterns)
+    assert "\n" not in str(caught.value)
+    assert_same(model, before)
+
+
+def test_patterns_need_weights():
+    with pytest.raises(UserError, match=r"weights_ignore=fc: needs weights$"):
+        create_model("resnet20", weights_ignore="fc")
 
 
 def test_changes_are_logged(make, stirred, write, caplog):

@@ -10,6 +10,7 @@ def test_only_what_was_renamed_is_listed() -> None:
         layout="by structure",
         mapping={"conv1.weight": "module.conv1.weight", "fc.weight": "linear.w", "fc.bias": "linear.b"},
         changes=("fc: 10 classes, not 1000",),
+        ignored=("loss.weight",),
         notes=("took state_dict",),
         prefix="module.",
     )
@@ -17,6 +18,7 @@ def test_only_what_was_renamed_is_listed() -> None:
         "resnet20 from w.pth: 3 tensors, by structure",
         "  fc: 10 classes, not 1000",
         "  took state_dict",
+        "  ignored: loss.weight",
         "  1 tensors by their own names, after 'module.'",
         "  fc.weight ← linear.w",
         "  fc.bias   ← linear.b",

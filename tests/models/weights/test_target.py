@@ -27,6 +27,13 @@ def test_a_model_without_a_head_says_where_one_would_be(make: Callable[..., torc
     assert target.head_names[0] not in target.tensors
 
 
+def test_a_backbone_needs_all_but_the_head(make: Callable[..., torch.nn.Module]) -> None:
+    target = Target.of(make())
+    backbone = target.without_head()
+    assert backbone.tensors.keys() == Target.of(make(num_classes=0)).tensors.keys()
+    assert (backbone.num_classes, target.num_classes) == (0, 5)
+
+
 @pytest.mark.parametrize(
     ("change", "stem", "head", "inner"),
     [

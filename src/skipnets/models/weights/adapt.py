@@ -33,14 +33,14 @@ def adapt_stem(target: Target, values: dict[str, Tensor]) -> str | None:
 
 
 def reset_head(target: Target, values: dict[str, Tensor]) -> str | None:
-    """Re-initialize the head if the checkpoint's has another number of classes.
+    """Initialize the head newly if the checkpoint has none, or one for another number of classes.
 
     Args:
         target: What the model expects.
-        values: Tensors by the model's names; the head's are replaced if they differ.
+        values: Tensors by the model's names; the head's are replaced if they differ or are missing.
 
     Returns:
-        A sentence for the report if it was adapted.
+        A sentence for the report if it was initialized.
 
     Raises:
         NoMatchError: If the head's weight and bias disagree.
@@ -48,17 +48,22 @@ def reset_head(target: Target, values: dict[str, Tensor]) -> str | None:
     if not target.num_classes:
         return None
     weight, bias = target.head_names
-    classes, features = values[weight].shape
-    if values[bias].shape[0] != classes:
-        raise NoMatchError(f"{weight} is for {classes} classes and {bias} for {values[bias].shape[0]}")
-    if classes == target.num_classes:
-        return None
-    fresh = make_head(features, target.num_classes).state_dict()
-    values[weight], values[bias] = fresh["weight"], fresh["bias"]
-    return (
-        f"head re-initialized: {target.head} is for {classes} classes in the source "
-        f"and {target.num_classes} in the model"
-    )
+    if weight not in values:
+        change = "head newly initialized: the source has none"
+    else:
+        classes = len(values[weight])
+        if values[bias].shape[0] != classes:
+            raise NoMatchError(f"{weight} is for {classes} classes and {bias} for {values[bias].shape[0]}")
+        if classes == target.num_classes:
+            return None
+        change = (
+            f"head re-initialized: {target.head} is for {classes} classes in the source "
+            f"and {target.num_classes} in the model"
+        )
+    shape = target.tensors[weight].shape  # of a linear layer, or of a 1×1 convolution
+    fresh = make_head(shape[1], target.num_classes).state_dict()
+    values[weight], values[bias] = fresh["weight"].view(shape), fresh["bias"]
+    return change
 
 
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:

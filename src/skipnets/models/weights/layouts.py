@@ -1,10 +1,11 @@
-"""Known checkpoint layouts: wrappers around a state dict, and the names of older torchvision versions.
+"""Known checkpoint layouts: wrappers around a state dict, names of Keras and of older torchvision versions.
 
 timm's names for these models are torchvision's (a test pins it), so they need no table.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
@@ -83,9 +84,55 @@ def _before_0_3(name: str) -> str:
     return name
 
 
+_KERAS_DENSENET = {
+    r"conv1_conv": r"features.conv0",
+    r"conv1_bn": r"features.norm0",
+    r"conv(\d+)_block(\d+)_0_bn": r"features.denseblock{}.denselayer{}.norm1",
+    r"conv(\d+)_block(\d+)_1_conv": r"features.denseblock{}.denselayer{}.conv1",
+    r"conv(\d+)_block(\d+)_1_bn": r"features.denseblock{}.denselayer{}.norm2",
+    r"conv(\d+)_block(\d+)_2_conv": r"features.denseblock{}.denselayer{}.conv2",
+    r"pool(\d+)_bn": r"features.transition{}.norm",
+    r"pool(\d+)_conv": r"features.transition{}.conv",
+    r"bn": r"features.norm5",
+    r"predictions": r"classifier",
+}
+_KERAS_RESNET = {
+    r"conv1_conv": r"conv1",
+    r"conv1_bn": r"bn1",
+    r"conv(\d+)_block(\d+)_0_conv": r"layer{}.{}.downsample.0",
+    r"conv(\d+)_block(\d+)_0_bn": r"layer{}.{}.downsample.1",
+    r"conv(\d+)_block(\d+)_(\d)_conv": r"layer{}.{}.conv{}",
+    r"conv(\d+)_block(\d+)_(\d)_bn": r"layer{}.{}.bn{}",
+    r"predictions": r"fc",
+}
+
+
+def _keras(name: str, table: Mapping[str, str], first_block: int) -> str:
+    """Rename a tensor of Keras. Its second stage of maps, `conv2`, is our first; it counts blocks from 1."""
+    layer, _, role = name.rpartition(".")
+    for pattern, ours in table.items():
+        if found := re.fullmatch(pattern, layer):
+            numbers = [int(number) for number in found.groups()]
+            shifted = [
+                number - shift for number, shift in zip(numbers, (1, 1 - first_block, 0), strict=False)
+            ]
+            return f"{ours.format(*shifted)}.{role}"
+    return name
+
+
+def _keras_densenet(name: str) -> str:
+    return _keras(name, _KERAS_DENSENET, 1)
+
+
+def _keras_resnet(name: str) -> str:
+    return _keras(name, _KERAS_RESNET, 0)
+
+
 LAYOUTS: Mapping[str, Callable[[str], str]] = {
     "named as in torchvision and timm": lambda name: name,
     "named as in torchvision before 0.3": _before_0_3,
+    "named as in Keras's DenseNets": _keras_densenet,
+    "named as in Keras's ResNets": _keras_resnet,
 }
 
 

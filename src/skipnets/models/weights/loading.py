@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from skipnets.errors import UserError, listed
+from skipnets.errors import UserError, listed, near_matches
 from skipnets.models.backbone import Backbone
 from skipnets.models.weights.adapt import adapt_stem, reset_head
+from skipnets.models.weights.checkpoint import Checkpoint
 from skipnets.models.weights.layouts import LAYOUTS, channels_first, without_prefix
+from skipnets.models.weights.lightning import without_state
 from skipnets.models.weights.report import LoadReport
 from skipnets.models.weights.sources import read_source
 from skipnets.models.weights.structure import match
@@ -21,26 +24,32 @@ from skipnets.models.weights.target import AmbiguousMatchError, NoMatchError, Ta
 logger = logging.getLogger("skipnets")
 
 
-def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadReport:
+def load_weights(
+    model: Backbone[Any], source: str | os.PathLike[str] | Checkpoint, *, ignore: Sequence[str] = ()
+) -> LoadReport:
     """Load weights into a model, all of them or none.
 
     Known names (torchvision's, also as before 0.3, and timm's, in any wrapper) are matched by name, others
-    by structure; see `skipnets.models.weights.structure`. A head for
-    another number of classes is re-initialized and a first convolution for other channels adapted; the report
-    and a logged warning say so. Floating-point types are cast to the model's.
+    by structure; see `skipnets.models.weights.structure`. A head that is missing in the source or for
+    another number of classes is newly initialized, and a first convolution for other channels adapted; the
+    report and a logged warning say so. Floating-point types are cast to the model's.
 
     Args:
         model: A model of this package.
         source: A torchvision tag (`"imagenet"`, `"IMAGENET1K_V2"`; downloaded and checked), a Hugging Face
-            repository (`"hf-hub:timm/densenet121.ra_in1k"`), a .safetensors, .pth, .pt, .th or .npz file, or
-            a folder that holds a model.safetensors and perhaps timm's config.json.
+            repository (`"hf-hub:timm/densenet121.ra_in1k"`), weights of torchxrayvision
+            (`"xrv:densenet121-res224-all"`), a .safetensors, .pth, .pt, .th, .ckpt, .h5, .keras or .npz file,
+            a folder that holds a model.safetensors and perhaps timm's config.json, or what `read_source`
+            returned.
+        ignore: Names in the source, or patterns such as "projection.*", of tensors that are not the
+            network's; the report and a logged warning list them.
 
     Returns:
         Which tensors were matched, and the preprocessing that the source states.
 
     Raises:
-        UserError: If the source cannot be read, or a tensor in it or in the model has no unambiguous match.
-            The model is then unchanged.
+        UserError: If the source cannot be read, a pattern matches no tensor, or a tensor in the source or in
+            the model has no unambiguous match. The model is then unchanged.
 
     Examples:
         >>> report = load_weights(skipnets.create_model("resnet20"), "resnet20-12fca82f.th")
@@ -51,20 +60,27 @@ def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadRe
           fc.bias   ← module.linear.bias
     """
     name = model.config.name
-    checkpoint = read_source(source, model_name=name)
-    target = Target.of(model)
-    full_names = without_prefix(checkpoint.tensors, roots={key.partition(".")[0] for key in target.tensors})
-    tensors = {short: checkpoint.tensors[full] for short, full in full_names.items()}
+    checkpoint = source if isinstance(source, Checkpoint) else read_source(source, model_name=name)
+    found, ignored = _without(checkpoint, ignore)
+    state: tuple[str, ...] = ()
+    if checkpoint.has_state:
+        found, state = without_state(found, checkpoint.source)
+    target = whole = Target.of(model)
+    full_names = without_prefix(found, roots={key.partition(".")[0] for key in whole.tensors})
+    tensors = {short: found[full] for short, full in full_names.items()}
+    if tensors.keys().isdisjoint(whole.head_names) and not any(each.ndim == 2 for each in tensors.values()):
+        target = whole.without_head()  # no linear layer: the weights of a backbone
     try:
+        _require_fields(model, checkpoint)
         layout, mapping, tensors, notes = _match(target, tensors, ordered=checkpoint.ordered)
         values = {wanted: tensors[found] for wanted, found in mapping.items()}
         _require_floats(values)
         stem_change = adapt_stem(target, values)
-        head_change = reset_head(target, values)
+        head_change = reset_head(whole, values)
     except NoMatchError as reason:
         raise UserError(f"{checkpoint.source} does not match {name}: {reason}") from None
     # Everything has been checked by now, so this cannot fail half-way.
-    model.load_state_dict({**target.tensors, **values}, strict=True)
+    model.load_state_dict({**whole.tensors, **values}, strict=True)
 
     if left_out := [full_names[short] for short in tensors.keys() - set(mapping.values())]:
         notes += (f"left out, as the model has 0 classes: {listed(sorted(left_out))}",)
@@ -75,17 +91,50 @@ def load_weights(model: Backbone[Any], source: str | os.PathLike[str]) -> LoadRe
         mapping={
             wanted: full_names[found]
             for wanted, found in mapping.items()
-            if head_change is None or wanted not in target.head_names
+            if head_change is None or wanted not in whole.head_names
         },
+        ignored=ignored,
         changes=tuple(change for change in (stem_change, head_change) if change),
-        notes=checkpoint.notes + notes,
+        notes=checkpoint.notes + state + notes,
         prefix=next((full.removesuffix(short) for short, full in full_names.items()), ""),
         input=checkpoint.input and checkpoint.input.for_channels(model.config.in_chans),
+        labels=checkpoint.labels if head_change is None and model.num_classes else None,
     )
     logger.info("%s", report)
     for remark in (*report.changes, *report.notes):
         logger.warning("%s: %s", report.source, remark)
+    if ignored:
+        logger.warning("%s: ignored: %s", report.source, ", ".join(ignored))
     return report
+
+
+def _without(checkpoint: Checkpoint, patterns: Sequence[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """A source's tensors without those that are to be ignored, and the names of the latter.
+
+    Raises:
+        UserError: If a pattern matches none, or they match all.
+    """
+    ignored: set[str] = set()
+    for pattern in patterns:
+        matched = [name for name in checkpoint.tensors if fnmatch.fnmatchcase(name, pattern)]
+        if not matched:
+            raise UserError(
+                f"weights_ignore={pattern}: must match a tensor of {checkpoint.source}, such as "
+                f"{listed(checkpoint.tensors)}{near_matches(pattern, checkpoint.tensors)}"
+            )
+        ignored.update(matched)
+    if len(ignored) == len(checkpoint.tensors):
+        raise UserError(f"weights_ignore={', '.join(patterns)}: must leave tensors of {checkpoint.source}")
+    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in ignored}
+    return kept, tuple(name for name in checkpoint.tensors if name in ignored)
+
+
+def _require_fields(model: Backbone[Any], checkpoint: Checkpoint) -> None:
+    """Check that the model computes what the source's network does, where weights do not tell."""
+    for field, value in checkpoint.fields.items():
+        have = getattr(model.config, field, None)
+        if field not in ("num_classes", "in_chans") and have != value:
+            raise NoMatchError(f"needs {field}={value!r}, not {have!r}")
 
 
 def _match(

@@ -1,7 +1,7 @@
 """Read weights from torchvision's tags, Hugging Face repositories, local files and folders.
 
-Nothing is downloaded unless the source names a download. Pickles are read with `weights_only=True` only, so
-opening a file never runs code in it.
+Nothing is downloaded unless the source names a download. Pickles are read with `weights_only=True`, or with
+every class made inert (`skipnets.models.weights.pickled_module`), so opening a file never runs code in it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,66 +26,20 @@ import torchvision
 from torch import Tensor
 
 from skipnets.errors import UserError, check_path, near_matches, needs_extra, one_line
+from skipnets.models.weights.checkpoint import Checkpoint, PublishedInput
+from skipnets.models.weights.keras import SUFFIXES as KERAS_SUFFIXES
+from skipnets.models.weights.keras import read_keras
 from skipnets.models.weights.layouts import unwrap
+from skipnets.models.weights.lightning import is_lightning
+from skipnets.models.weights.pickled_module import Inert, module_tensors, read_inert
+from skipnets.models.weights.torchxrayvision import PREFIX, completed, is_published, published_file
 
 PICKLED = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar")
-SUFFIXES = (".safetensors", ".npz", *PICKLED)
+SUFFIXES = (".safetensors", ".npz", *KERAS_SUFFIXES, *PICKLED)
 FORMS = (
-    "a torchvision tag (imagenet, IMAGENET1K_V1, IMAGENET1K_V2), hf-hub:OWNER/NAME, a .safetensors, .pth, "
-    ".pt, .th or .npz file, or a folder with a model.safetensors"
+    "a torchvision tag (imagenet, IMAGENET1K_V1, IMAGENET1K_V2), hf-hub:OWNER/NAME, xrv:NAME, "
+    "a .safetensors, .pth, .pt, .th, .ckpt, .h5, .keras or .npz file, or a folder with a model.safetensors"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedInput:
-    """The preprocessing that published weights were evaluated with.
-
-    Args:
-        size: Height and width of the network's input, in pixels.
-        resize_size: The shorter side, in pixels, to which images are resized before the center of `size`
-            is cut out; None where they are not cropped.
-        mean: Mean per channel, for values from 0 to 1.
-        std: Standard deviation per channel, for values from 0 to 1.
-        interpolation: "bilinear", "bicubic", …
-    """
-
-    size: tuple[int, int]
-    resize_size: int | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-
-    def __str__(self) -> str:
-        resized = "" if self.resize_size is None else f"shorter side {self.resize_size}, center "
-        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
-        return (
-            f"input: {resized}{self.size[0]}×{self.size[1]}, {self.interpolation}, mean ({mean}), std ({std})"
-        )
-
-    def for_channels(self, channels: int) -> PublishedInput:
-        """Adapt the preprocessing to another number of input channels, like the first convolution."""
-
-        def fitted(values: tuple[float, ...]) -> tuple[float, ...]:
-            if channels == 1:
-                return (math.fsum(values) / len(values),)
-            return tuple(values[channel % len(values)] for channel in range(channels))
-
-        if channels == len(self.mean):
-            return self
-        return replace(self, mean=fitted(self.mean), std=fitted(self.std))
-
-    def to_timm(self) -> dict[str, Any]:
-        """The fields of timm's `pretrained_cfg`."""
-        return {
-            "input_size": (len(self.mean), *self.size),
-            "fixed_input_size": False,
-            "interpolation": self.interpolation,
-            "crop_pct": min(self.size) / (self.resize_size or min(self.size)),
-            "crop_mode": "center",
-            "mean": self.mean,
-            "std": self.std,
-        }
-
 
 _IMAGENET = PublishedInput(
     size=(224, 224),
@@ -104,30 +58,12 @@ DEFAULT_INPUT = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """Weights read from a source.
-
-    Args:
-        source: Its name, for messages.
-        tensors: Tensors by the source's names.
-        ordered: Whether `tensors` are in the order in which the model made them, not sorted by name.
-        input: How images are preprocessed, where the source says so.
-        notes: Remarks for the report.
-    """
-
-    source: str
-    tensors: dict[str, Tensor]
-    ordered: bool
-    input: PublishedInput | None = None
-    notes: tuple[str, ...] = ()
-
-
 def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoint:
     """Read any source that `weights=` takes.
 
     Args:
-        source: A torchvision tag, `hf-hub:OWNER/NAME[@REVISION]`, or the path of a file or folder.
+        source: A torchvision tag, `hf-hub:OWNER/NAME[@REVISION]`, `xrv:NAME` of torchxrayvision, or the path
+            of a file or folder.
         model_name: The registry name of the model that the weights are for.
 
     Raises:
@@ -137,6 +73,8 @@ def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoin
         return _from_torchvision(source, model_name)
     if isinstance(source, str) and source.startswith("hf-hub:"):
         return _from_hub(source, model_name)
+    if is_published(source):
+        return replace(_from_file(published_file(str(source))), source=str(source))
     check_path("weights", source, " or a text")
     path = Path(source)
     if path.is_dir():
@@ -151,6 +89,21 @@ def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoin
             raise UserError(f"weights={source}: there is no such file")
         raise UserError(f"weights={source}: must be {FORMS}")
     return _from_file(path)
+
+
+def network_of(source: str | None) -> tuple[str | None, Mapping[str, Any]]:
+    """The network that a source is of, as far as it says, without a download.
+
+    Returns:
+        Its registry name, or None, and the fields that `create_model(weights=…)` takes from it where they are
+        not given.
+    """
+    if source is not None and is_published(source):
+        return source.removeprefix(PREFIX).partition("-")[0], {"in_chans": 1}
+    if source is None or not Path(source).is_file():
+        return None, {}
+    checkpoint = _from_file(Path(source))
+    return checkpoint.network, checkpoint.fields
 
 
 def is_cached(model_name: str) -> bool:
@@ -262,13 +215,18 @@ def _from_timm(config: Mapping[str, Any]) -> PublishedInput | None:
 
 def _from_file(path: Path) -> Checkpoint:
     suffix = path.suffix.lower()
+    contents: object = None
     notes: tuple[str, ...] = ()
     if suffix == ".safetensors":
         return _from_safetensors(path)
+    if suffix in KERAS_SUFFIXES:
+        return read_keras(path)
     if suffix == ".npz":
         tensors = _read_npz(path)
     elif suffix in PICKLED:
-        tensors, notes = unwrap(_read_pickle(path), str(path))
+        contents, skipped = _read_pickle(path)
+        tensors, notes = unwrap(contents, str(path))
+        notes = (*skipped, *notes)
     else:
         raise UserError(f"{path} is not a weights file{near_matches(suffix, SUFFIXES)}; must be {FORMS}")
     if not tensors:
@@ -278,7 +236,10 @@ def _from_file(path: Path) -> Checkpoint:
             raise UserError(f"{path}: {name} is not a plain tensor of real numbers")
     # A state dict is never sorted by itself, as it has "weight" before "bias".
     ordered = list(tensors) != sorted(tensors)
-    return Checkpoint(source=str(path), tensors=tensors, ordered=ordered, notes=notes)
+    checkpoint = Checkpoint(
+        source=str(path), tensors=tensors, ordered=ordered, notes=notes, has_state=is_lightning(contents)
+    )
+    return completed(path, checkpoint)
 
 
 def _from_safetensors(path: Path) -> Checkpoint:
@@ -322,18 +283,42 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_pickle(path: Path) -> object:
+def _read_pickle(path: Path) -> tuple[object, tuple[str, ...]]:
+    """The contents of a file that `torch.save` wrote, and a note if some were not read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols and old storages: the outcome says enough
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True), ()
     except Exception as error:  # torch.load raises anything at all on files that are not its own
         refused = re.search(r"[Uu]nsupported (?:GLOBAL|global:? GLOBAL) (\S+)|GLOBAL (\S+)", str(error))
         if refused:
+            name = refused[1] or refused[2]
+            if inert := _read_inert(path, name):
+                return inert
             raise UserError(
-                f"{path} holds more than tensors ({refused[1] or refused[2]}), and unpickling that could run "
+                f"{path} holds more than tensors ({name}), and unpickling that could run "
                 "code: save the state dict alone, or as .safetensors"
             ) from error
         # An UnpicklingError explains at length how to read the file unsafely, which nobody should do.
         why = "" if isinstance(error, pickle.UnpicklingError) else f" ({one_line(error)})"
         raise UserError(f"{path} is not a complete PyTorch checkpoint{why}") from error
+
+
+def _read_inert(path: Path, refused: str) -> tuple[object, tuple[str, ...]] | None:
+    """Contents of the two kinds of files that usually hold more than tensors; None for others.
+
+    Args:
+        path: The file.
+        refused: The first class or function in it that is neither a tensor nor a plain container.
+    """
+    try:
+        contents = read_inert(path)
+    except Exception:  # damaged, or made to be
+        return None
+    if isinstance(contents, Inert):
+        named = refused.startswith("torchxrayvision.models.")
+        return (module_tensors(contents), ()) if named else None
+    if isinstance(contents, Mapping) and is_lightning(contents):
+        note = f"its hyperparameters and callbacks, such as {refused}, were not read"
+        return {"state_dict": contents.get("state_dict"), "pytorch-lightning_version": ""}, (note,)
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,11 @@ class Target:
     def head_names(self) -> tuple[str, str]:
         """The head's weight and bias."""
         return f"{self.head}.weight", f"{self.head}.bias"
+
+    def without_head(self) -> Target:
+        """The same without the head: what a source of a backbone alone has."""
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name not in self.head_names}
+        return replace(self, tensors=tensors, num_classes=0)
 
     def fits(self, name: str, shape: torch.Size | tuple[int, ...]) -> bool:
         """Whether a tensor of this shape can become `name`, adapted if that is the stem or the head."""
