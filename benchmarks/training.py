@@ -1,28 +1,31 @@
-"""A training step of a DenseNet: this project's block executions against what a user would otherwise take.
+"""A training step on the CPU: this project's block executions against what a user would otherwise take.
 
     python benchmarks/training.py --json training.json
-    python benchmarks/training.py --models densenet_bc100_k12 --batch-size 16 --clock processor
+    python benchmarks/training.py --models densenet_bc100_k12 resnet20 --batch-size 16 --clock processor
 
-Compared are torchvision (contiguous, channels_last, and channels_last with memory_efficient=True), timm,
-torchvision under torch.compile (with --compile: it takes minutes to build), and this project's model run by
-"auto", plainly, in linear memory, and in linear memory with recomputed bottlenecks. (What `--device cuda`
-compares is said in training_gpu.py.) All start from the same weights, and before anything is timed their
-outputs, gradients and running statistics must agree in float64; in float32, which native kernels compute,
-they must be about as close to that as torchvision's.
+Compared are torchvision (contiguous, channels_last, and for DenseNets channels_last with
+memory_efficient=True), timm, torchvision under torch.compile (with --compile: it takes minutes to build), and
+this project's model run by "auto", plainly, in linear memory, and, for DenseNets, in linear memory with
+recomputed bottlenecks. Where torchvision does not have a network, this project's layers one by one, which are
+the same operators, stand in. (What `--device cuda` compares is said in training_gpu.py.) All start from
+the same weights, and before anything is timed their outputs, gradients and running statistics must agree in
+float64; in float32, which native kernels compute, they must be about as close to that as torchvision's.
+(What torch.compile makes depends on dtype and size, and is timed without this check.)
 The variants then take turns, in another order each round, after one step of warm-up; medians are compared,
 and the ratio is the median of the ratios to the fastest of torchvision and timm within a round. A step is
-forward, loss, backward and SGD on the CPU, in float32, on random images.
+forward, loss, backward and SGD, in float32, on random images.
 
 Memory is measured for each variant in a process of its own: what autograd saves for the backward pass (each
 storage once, parameters and input left out; the linear operations keep nothing beside it) and the peak of
 resident memory during the first forward and backward pass, above what was resident before.
 
-The arithmetic limit is the time that a step's convolutions alone would take: multiplications and additions
-over the rate at which the library's convolutions and matrix products, forward and backward, run on this
-machine, each at its own size, one chunk at a time.
+The share of the peak is the arithmetic of the step's convolutions and linear layers as they are defined, over
+time and the multiply-adds that all threads together could do if nothing else took time (it needs
+skipnets-engine). Winograd's algorithm and pooling before a convolution do with less arithmetic than that.
 
 On a machine that others use too, wall-clock times of two threads say little: `--clock processor` uses one
-thread and counts the processor time that it got.
+thread and counts the processor time that it got. Five runs of all of it at different times, with both
+instruction sets: training_table.py.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import importlib
 import importlib.metadata
 import json
 import platform
@@ -40,6 +44,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,17 +54,23 @@ import torchvision
 from torch import Tensor, nn
 
 from skipnets.machine import processor
-from skipnets.models import DenseNet, create_model, model_config
-from skipnets.models.densenet import Transition
-from skipnets.models.graph import BLOCK_EXECUTIONS, ExecutionPolicy
-from skipnets.models.registry import DenseNetConfig
-from skipnets.ops import chunks, native
-from skipnets.ops.convolution import convolve, convolve_backward
+from skipnets.models import create_model, model_config
+from skipnets.models.accounting import macs
+from skipnets.models.family import family_of, network_graph
+from skipnets.models.graph import ExecutionPolicy
+from skipnets.models.registry import DenseNetConfig, ModelConfig
+from skipnets.ops import native
 from skipnets.training.benchmark import measure_step, random_batch
 
 BASELINE = "torchvision channels_last"
 FOREIGN = ("torchvision", "timm")
-MODELS = {"densenet121": (16, 224), "densenet_bc100_k12": (64, 32)}
+MODELS = {
+    "densenet121": (16, 224),
+    "densenet_bc100_k12": (64, 32),
+    "resnet50": (16, 224),
+    "resnet20": (64, 32),
+    "rdnet_tiny": (4, 224),
+}
 TARGETS = {  # time in ratio to the fastest of what others make, saved bytes and peak in ratio to the baseline
     ("densenet121", "auto"): (1.00, 1.00, 1.00),
     ("densenet121", "linear"): (0.60, 0.21, 0.32),
@@ -67,7 +78,12 @@ TARGETS = {  # time in ratio to the fastest of what others make, saved bytes and
     ("densenet_bc100_k12", "auto"): (1.00, 1.00, 1.00),
     ("densenet_bc100_k12", "linear"): (0.55, 0.17, 0.24),
     ("densenet_bc100_k12", "linear-recompute"): (0.65, 0.05, 0.14),
+    ("resnet50", "linear"): (0.85, 1.00, 1.00),
+    ("resnet20", "linear"): (0.70, 1.00, 1.00),
 }
+BARRED = list(dict.fromkeys(model for model, _ in TARGETS))
+
+Makers = dict[str, Callable[[], nn.Module]]
 
 
 def torchvision_densenet(config: DenseNetConfig, memory_efficient: bool = False) -> nn.Module:
@@ -102,34 +118,46 @@ def with_stem(model: nn.Module, config: DenseNetConfig) -> nn.Module:
     return model
 
 
-def own_densenet(config: DenseNetConfig, execution: ExecutionPolicy) -> DenseNet:
+def own(config: ModelConfig, execution: ExecutionPolicy) -> nn.Module:
     """This project's."""
-    model = create_model(config.name)
-    assert isinstance(model, DenseNet)
+    model = create_model(config.name).to(memory_format=torch.channels_last)
     model.set_block_execution(execution)
     return model
 
 
-def variants(config: DenseNetConfig, *, compile_too: bool) -> dict[str, Callable[[], nn.Module]]:
+def torchvision_network(config: ModelConfig) -> nn.Module:
+    """That of torchvision, or the same layers from this project."""
+    return family_of(config).baseline(config) or create_model(config.name)
+
+
+def variants(config: ModelConfig, *, compile_too: bool) -> Makers:
     """How to build each variant, by name."""
+    import timm
+
     last = torch.channels_last
-    made: dict[str, Callable[[], nn.Module]] = {
-        "torchvision contiguous": lambda: torchvision_densenet(config),
-        BASELINE: lambda: torchvision_densenet(config).to(memory_format=last),
-        "torchvision memory_efficient": lambda: torchvision_densenet(config, True).to(memory_format=last),
-    }
-    made["timm"] = lambda: timm_densenet(config).to(memory_format=last)
+    made: Makers = {}
+    if isinstance(config, DenseNetConfig):
+        build: Callable[[], nn.Module] = functools.partial(torchvision_densenet, config)
+        made["torchvision memory_efficient"] = lambda: torchvision_densenet(config, True).to(
+            memory_format=last
+        )
+        made["timm"] = lambda: timm_densenet(config).to(memory_format=last)
+    else:
+        build = functools.partial(torchvision_network, config)
+        if timm.is_model(config.name):
+            made["timm"] = lambda: timm.create_model(config.name).to(memory_format=last)
+    made = {"torchvision contiguous": build, BASELINE: lambda: build().to(memory_format=last), **made}
     if compile_too:
         made["torchvision compiled"] = lambda: cast(nn.Module, torch.compile(made[BASELINE]()))
-    for execution in ("auto", *BLOCK_EXECUTIONS):
-        made[execution] = functools.partial(
-            lambda execution: own_densenet(config, execution).to(memory_format=last), execution
-        )
+    executions: tuple[ExecutionPolicy, ...] = ("auto", *family_of(config).executions)
+    for execution in executions:
+        made[execution] = functools.partial(own, config, execution)
     return made
 
 
-def check_equality(config: DenseNetConfig, made: dict[str, Callable[[], nn.Module]]) -> None:
+def check_equality(config: ModelConfig, made: Makers) -> None:
     """One step of every variant on two small images must give the same numbers."""
+    made = {name: make for name, make in made.items() if "compiled" not in name}
     size = 64 if config.stem == "imagenet" else 16
     batches = [random_batch(config, 2, size, "cpu", seed) for seed in range(5)]
     torch.manual_seed(0)
@@ -172,11 +200,10 @@ def one_step(
     return {key.removeprefix("_orig_mod."): value.double() for key, value in found.items()}
 
 
-def alternate(
-    made: dict[str, Callable[[], nn.Module]], batch: tuple[Tensor, Tensor], rounds: int, clock: str
-) -> dict[str, list[float]]:
-    """Seconds of each step of each variant."""
+def alternate(made: Makers, batch: tuple[Tensor, Tensor], rounds: int, clock: str) -> dict[str, list[float]]:
+    """Seconds of each step of each variant; those that are contiguous get contiguous images."""
     now = time.process_time if clock == "processor" else time.perf_counter
+    contiguous, labels = batch[0].contiguous(), batch[1]
     models = {name: make().train() for name, make in made.items()}
     optimizers = {name: torch.optim.SGD(model.parameters(), lr=1e-3) for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in made}
@@ -184,10 +211,10 @@ def alternate(
     for _ in range(rounds + 1):
         order.shuffle(names)
         for name in names:
-            model = models[name]
+            model, images = models[name], contiguous if "contiguous" in name else batch[0]
             gc.collect()
             start = now()
-            torch.autograd.backward(F.cross_entropy(model(batch[0]), batch[1]))
+            torch.autograd.backward(F.cross_entropy(model(images), labels))
             optimizers[name].step()
             optimizers[name].zero_grad()
             seconds[name].append(now() - start)
@@ -203,8 +230,7 @@ def memory(model: str, variant: str, batch_size: int, size: int) -> dict[str, An
 
 def print_memory(name: str, variant: str, batch_size: str, size: str) -> None:
     config = model_config(name)
-    assert isinstance(config, DenseNetConfig)
-    model = variants(config, compile_too=True)[variant]().train()
+    model = variants(config, compile_too=False)[variant]().train()
     images, labels = random_batch(config, int(batch_size), int(size), "cpu")
     if "contiguous" in variant:
         images = images.contiguous()
@@ -212,72 +238,26 @@ def print_memory(name: str, variant: str, batch_size: str, size: str) -> None:
     print(json.dumps({"saved_bytes": cost.saved_bytes, "peak_bytes": cost.peak_bytes}))
 
 
-def arithmetic_limit(config: DenseNetConfig, batch_size: int, size: int, clock: str) -> float:
-    """Seconds that the convolutions of one step take at the rates of the library's kernels."""
-    now = time.process_time if clock == "processor" else time.perf_counter
-
-    def seconds(work: Callable[[], object]) -> float:
-        work()
-        times = []
-        for _ in range(5):
-            start = now()
-            work()
-            times.append(now() - start)
-        return min(times)  # A rate is what the kernel reaches when nothing disturbs it.
-
-    model = own_densenet(config, "plain")
-    inputs: dict[nn.Conv2d, torch.Size] = {}
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(
-                lambda module, arguments: inputs.update({module: arguments[0].shape})
-            )
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, config.in_chans, size, size))
-    total = 0.0
-    for module, shape in inputs.items():
-        pools = 2 if module.kernel_size == (1, 1) and module in transition_convolutions(model) else 1
-        height, width = shape[2] // pools, shape[3] // pools
-        images = max(min(batch_size, chunks.CHUNK_BYTES // (4 * shape[1] * height * width)), 1)
-        x = torch.randn(images, shape[1], height, width).to(memory_format=torch.channels_last)
-        total += batch_size / images * seconds(functools.partial(convolve_both_ways, module, x))
-    return total
+def step_flops(config: ModelConfig, batch_size: int, size: int) -> int:
+    """Multiplications and additions of a step: forward, and the gradients of weights and of all inputs."""
+    graph = network_graph(config)
+    each = dict(zip((operation.name for operation in graph.operations), macs(graph, size, size), strict=True))
+    return 2 * batch_size * (3 * sum(each.values()) - each[graph.first_convolution.name])
 
 
-def transition_convolutions(model: DenseNet) -> list[nn.Module]:
-    """Their input is pooled first by this project's operation, which leaves a quarter of the arithmetic."""
-    return [module.conv for module in model.modules() if isinstance(module, Transition)]
+def peak_flops(threads: int) -> float | None:
+    """Multiplications and additions a second that so many threads could do together."""
+    if native.unavailable():
+        return None
+    engine: Any = importlib.import_module("skipnets_engine")  # An optional package.
+    with ThreadPoolExecutor(threads) as pool:
+        rates = pool.map(lambda _: engine.peak_macs(native.instruction_set()), range(threads))
+        return 2 * float(sum(rates))
 
 
-def convolve_both_ways(module: nn.Conv2d, x: Tensor) -> None:
-    """Forward, and the gradients of input and weights."""
-    with torch.no_grad():
-        if module.kernel_size == (1, 1):
-            matrix, shape = chunks.as_matrix(x), chunks.MapShape.of(x)
-            out = convolve(matrix, module.weight, shape)
-            total = torch.zeros_like(module.weight)
-            convolve_backward(out, matrix, module.weight, shape, weight_gradient=total)
-        else:
-            out = module(x)
-            torch.ops.aten.convolution_backward(
-                out,
-                x,
-                module.weight,
-                None,
-                module.stride,
-                module.padding,
-                module.dilation,
-                False,
-                [0, 0],
-                1,
-                [module.in_channels > 4, True, False],
-            )
-
-
-def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def compare(name: str, arguments: argparse.Namespace, peak: float | None) -> dict[str, Any]:
     """Everything about one model."""
     config = model_config(name)
-    assert isinstance(config, DenseNetConfig)
     batch_size, size = MODELS[name]
     batch_size = arguments.batch_size or batch_size
     made = variants(config, compile_too=arguments.compile)
@@ -287,53 +267,60 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     fastest = (
         list(map(min, *(own for name, own in times.items() if name.startswith(FOREIGN)))) if times else []
     )
+    flops = step_flops(config, batch_size, size)
     rows = []
     for variant in made:
-        row: dict[str, Any] = {"variant": variant, **memory(name, variant, batch_size, size)}
+        row: dict[str, Any] = {"variant": variant}
+        if "compiled" not in variant:  # What it saves is in graphs of its own.
+            row |= memory(name, variant, batch_size, size)
         if times:
+            seconds = statistics.median(times[variant])
             row |= {
-                "seconds": statistics.median(times[variant]),
+                "seconds": seconds,
                 "slowest": max(times[variant]),
                 "fastest": min(times[variant]),
                 "time_ratio": statistics.median(
                     own / base for own, base in zip(times[variant], fastest, strict=True)
                 ),
+                "peak_share": flops / seconds / peak if peak else None,
             }
         rows.append(row)
     base = next(row for row in rows if row["variant"] == BASELINE)
     for row in rows:
-        row["saved_ratio"] = row["saved_bytes"] / base["saved_bytes"]
-        row["peak_ratio"] = row["peak_bytes"] / base["peak_bytes"]
-    limit = arithmetic_limit(config, batch_size, size, arguments.clock) if times else None
-    return {"model": name, "batch_size": batch_size, "size": size, "limit_seconds": limit, "rows": rows}
+        for kind in ("saved", "peak") if "saved_bytes" in row else ():
+            row[f"{kind}_ratio"] = row[f"{kind}_bytes"] / base[f"{kind}_bytes"]
+    return {"model": name, "batch_size": batch_size, "size": size, "flops": flops, "rows": rows}
 
 
 def show(result: dict[str, Any]) -> None:
-    print(f"\n{result['model']}, batch of {result['batch_size']}, {result['size']}×{result['size']}")
-    if result["limit_seconds"]:
-        print(f"arithmetic limit {result['limit_seconds']:.3f} s")
-    print(f"{'':30}{'s/step':>9}{'spread':>16}{'time':>7}{'saved MiB':>11}{'':>7}{'peak MiB':>10}{'':>7}")
+    print(
+        f"\n{result['model']}, batch of {result['batch_size']}, {result['size']}×{result['size']}: "
+        f"{result['flops'] / 1e9:.0f} GFLOP"
+    )
+    heading = f"{'':30}{'s/step':>9}{'spread':>16}{'time':>7}{'of FMA':>8}"
+    print(f"{heading}{'saved MiB':>11}{'':>7}{'peak MiB':>10}{'':>7}")
     for row in result["rows"]:
-        timing = " " * 32
+        timing = memory = " " * 40
         if "seconds" in row:
             spread = f"{row['fastest']:.2f}–{row['slowest']:.2f}"
-            timing = f"{row['seconds']:9.3f}{spread:>16}{row['time_ratio']:7.3f}"
-        print(
-            f"{row['variant']:30}{timing}{row['saved_bytes'] / 2**20:11.1f}{row['saved_ratio']:7.3f}"
-            f"{row['peak_bytes'] / 2**20:10.1f}{row['peak_ratio']:7.3f}"
-        )
+            share = f"{row['peak_share']:8.0%}" if row["peak_share"] else " " * 8
+            timing = f"{row['seconds']:9.3f}{spread:>16}{row['time_ratio']:7.3f}{share}"
+        if "saved_bytes" in row:
+            memory = (
+                f"{row['saved_bytes'] / 2**20:11.1f}{row['saved_ratio']:7.3f}"
+                f"{row['peak_bytes'] / 2**20:10.1f}{row['peak_ratio']:7.3f}"
+            )
+        print(f"{row['variant']:30}{timing}{memory}".rstrip())
         if targets := TARGETS.get((result["model"], row["variant"])):
-            print(f"{'    at most':30}{targets[0]:32.2f}{targets[1]:18.2f}{targets[2]:17.2f}")
+            print(f"{'    at most':30}{targets[0]:32.2f}{targets[1]:26.2f}{targets[2]:17.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument(
-        "--batch-size", type=int, help="other than 16 (densenet121) or 64 (densenet_bc100_k12)"
-    )
+    parser.add_argument("--models", nargs="+", default=BARRED, choices=list(MODELS))
+    parser.add_argument("--batch-size", type=int, help="of all models, other than their own")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each variant; 0: memory alone")
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall")
     parser.add_argument("--compile", action="store_true", help="torch.compile of torchvision, too")
@@ -366,10 +353,13 @@ def main() -> None:
         "torchvision": torchvision.__version__,
         "timm": importlib.metadata.version("timm"),
     }
+    peak = peak_flops(torch.get_num_threads())
+    if peak is not None:
+        machine["GFLOP/s at most"] = round(peak / 1e9)
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    results = []
+    results: list[dict[str, Any]] = []
     for name in arguments.models:
-        results.append(compare(name, arguments))
+        results.append(compare(name, arguments, peak))
         show(results[-1])
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")

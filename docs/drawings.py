@@ -29,7 +29,7 @@ DOCS = Path(__file__).parent
 FIGURES = DOCS / "guide" / "figures"
 NAMES = (
     "dense-block", "dense-block-for-cifar", "residual-stage", "whole-network",
-    "channels", "layer-cost", "accuracy", "spread", "selection",
+    "channels", "layer-cost", "accuracy", "accuracy-speed", "spread", "selection",
 )  # fmt: skip
 
 # It becomes `currentColor`: the text color of the site where a figure stands in a page, and that of _STYLE
@@ -176,6 +176,72 @@ def accuracy() -> Figure:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="parameters", ylabel="test accuracy in %")
         axes.legend(loc="lower right")
+    return figure
+
+
+def accuracy_speed() -> Figure:
+    """Published accuracy against measured speed, from docs/data/speed.json; a line joins the best."""
+    networks = json.loads((DOCS / "data" / "speed.json").read_text(encoding="utf-8"))["networks"]
+    looks = {
+        "DenseNet": (BLUE, "o"),
+        "RDNet": (BLUE, "*"),
+        "ResNet": (GRAY, "^"),
+        "ResNet-D": (GREEN, "s"),
+        "ResNet with attention": (GREEN, "P"),
+        "pre-activation ResNet": (GREEN, "D"),
+        "RegNetX": (ORANGE, "X"),
+        "RegNetY": (ORANGE, "v"),
+    }
+    by_speed = sorted(networks, key=lambda row: -row["images_per_second"])
+    best = [
+        row
+        for number, row in enumerate(by_speed)
+        if all(row["top1"] > faster["top1"] for faster in by_speed[:number])
+    ]
+    named = {row["name"] for row in best} | {"densenet121", "densenet161", "resnet50"}
+    with _chart(height=5.2) as (figure, axes):
+        axes.plot(
+            [row["images_per_second"] for row in best],
+            [row["top1"] for row in best],
+            color=_INK,
+            alpha=0.35,
+            linewidth=1.5,
+        )
+        for family, (color, marker) in looks.items():
+            own = [row for row in networks if row["family"] == family]
+            axes.plot(
+                [row["images_per_second"] for row in own],
+                [row["top1"] for row in own],
+                marker=marker,
+                markersize=11 if marker == "*" else 7,
+                linestyle="",
+                color=color,
+                label=family,
+            )
+        below = ((0, -14), "center")
+        places = {
+            "densenet121": below,
+            "densenet161": below,
+            "resnet50": ((-8, -4), "right"),
+            "regnety_032": ((7, -3), "left"),
+            "regnety_040": ((6, 5), "left"),
+        }
+        for row in (row for row in networks if row["name"] in named):
+            offset, align = places.get(row["name"], ((7, 4), "left"))
+            axes.annotate(
+                row["name"],
+                (row["images_per_second"], row["top1"]),
+                offset,
+                fontsize=8.5,
+                **_beside(align),
+            )
+        axes.set_xscale("log")
+        axes.set_xlim(right=2.2 * by_speed[0]["images_per_second"])
+        axes.set_xticks([5, 10, 20, 50, 100, 200])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel="images a second of one thread", ylabel="published top-1 accuracy in %")
+        axes.legend(loc="lower left", fontsize=8.5)
     return figure
 
 

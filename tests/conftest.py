@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 import torch
 from tests.helpers.classifiers import make_classifier
+from tests.helpers.disks import TARGETS, write_disks
 from tests.helpers.labels import write_tiles
 from tests.helpers.serving import write_colors_onnx
 
@@ -121,6 +122,33 @@ def label_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         model_options={"block_config": [2, 2], "growth_rate": 8},
         group_column="patient",
         epochs=6,
+        batch_size=16,
+        lr=0.05,
+        augmentation="none",
+        duplicates="ignore",
+        workers=0,
+        accelerator="cpu",
+    )
+    return train(config)
+
+
+@pytest.fixture(scope="session")
+def number_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that was trained to predict two numbers of an image, by group."""
+    from skipnets.training import TrainConfig, train
+
+    folder = tmp_path_factory.mktemp("numbers")
+    config = TrainConfig(
+        data=str(write_disks(folder / "disks")),
+        out=folder / "run",
+        targets=TARGETS,
+        model="resnet8_w16",
+        model_options={"width": 8},
+        block_execution="plain",
+        channels_last=False,
+        operators={},
+        group_column="patient",
+        epochs=8,
         batch_size=16,
         lr=0.05,
         augmentation="none",

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from tests.helpers.serving import make_colors, make_label_colors
+from tests.helpers.serving import make_colors, make_label_colors, make_number_colors
 
 from skipnets.batch_prediction import predict_to_folder, shards_of, summary_of
-from skipnets.classifier import Classifier
+from skipnets.classifier import Classifier, RegressionPrediction
 from skipnets.data.streams import ImageSource, Shard
 from skipnets.errors import UserError
 
@@ -495,3 +495,13 @@ def test_several_labels_have_a_column_each(images: Path, tmp_path: Path) -> None
     assert list(row) == ["path", "labels", *(f"p:{name}" for name in classifier.classes), "error", "source"]
     assert row["labels"] == "|".join(expected.labels)
     assert {name: row[f"p:{name}"] for name in classifier.classes} == pytest.approx(dict(expected.ranking))
+
+
+def test_numbers_have_a_column_for_each_target(images: Path, tmp_path: Path) -> None:
+    classifier = make_number_colors()
+    predict_to_folder(classifier, [str(images / "more")], tmp_path / "out")
+    [row, *_] = pq.read_table(tmp_path / "out" / "part-00000.parquet").to_pylist()
+    [expected] = classifier.predict(row["path"])
+    assert isinstance(expected, RegressionPrediction)
+    assert list(row) == ["path", *classifier.classes, "error", "source"]
+    assert {name: row[name] for name in classifier.classes} == pytest.approx(dict(expected.values))

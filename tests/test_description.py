@@ -13,6 +13,9 @@ from skipnets.data import Preprocessing
 from skipnets.description import Description, plain
 from skipnets.errors import UserError
 from skipnets.models.registry import config_to_dict, model_config
+from skipnets.scaling import TargetScale
+
+SCALES = (TargetScale(mean=40.0, std=12.5), TargetScale(mean=2.0, std=1.0, grades=(0, 4)))
 
 
 def describe(**changes: Any) -> Description:
@@ -50,6 +53,21 @@ def describe(**changes: Any) -> Description:
         ),
         ({"task": "multi-label", "thresholds": (0.5, float("nan"))}, "dog=nan: must be a number"),
         ({"task": "multi-label", "thresholds": 0.5}, "thresholds: must be a list of numbers"),
+        ({"task": "regression"}, "scales: must be 2, one for each target, with task=regression"),
+        ({"scales": SCALES}, "scales: must not be given with task=single-label"),
+        ({"task": "regression", "scales": SCALES[:1]}, "scales: must be 2, one for each target"),
+        (
+            {"task": "regression", "scales": SCALES, "members": 2},
+            "members: must be 1; ensembles with",
+        ),
+        (
+            {"task": "regression", "scales": SCALES, "temperature": 2},
+            "temperature=2: must be 1 with",
+        ),
+        (
+            {"task": "regression", "scales": SCALES, "thresholds": (0.5, 0.5)},
+            "thresholds: must not be given with task=regression",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -81,6 +99,16 @@ def test_a_file_gives_back_task_and_thresholds() -> None:
     assert describe(task="multi-label").thresholds == (0.5, 0.5)
     with pytest.raises(UserError, match=r"^m\.safetensors: damaged metadata \(thresholds: "):
         Description.from_metadata(Path("m.safetensors"), written | {"thresholds": ["x", 0]})
+
+
+def test_a_file_gives_back_the_scales_of_targets() -> None:
+    written = json.loads(json.dumps(describe(task="regression", scales=SCALES).to_dict()))
+    assert written["scales"] == [{"mean": 40.0, "std": 12.5}, {"mean": 2.0, "std": 1.0, "grades": [0, 4]}]
+    read = Description.from_metadata(Path("m.safetensors"), written)
+    assert (read.task, read.scales) == ("regression", SCALES)
+    for scales in ([{"mean": 1.0}] * 2, [{"mean": 1.0, "std": 0}] * 2, [3, 4], "ab", 7):
+        with pytest.raises(UserError, match=r"^m\.safetensors: damaged metadata \("):
+            Description.from_metadata(Path("m.safetensors"), written | {"scales": scales})
 
 
 def test_what_cannot_be_read_again_is_not_written() -> None:

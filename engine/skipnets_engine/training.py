@@ -1,6 +1,7 @@
 """Training passes on arrays or CPU tensors (anything with DLPack), computed in place without the GIL.
 
-`skipnets.ops.native` calls these; their shapes are those of `src/dense_block.h` and `src/residual_block.h`.
+`skipnets.ops.native` calls these; their shapes are those of `src/dense_block.h`, `src/residual_block.h`,
+`src/stem.h` and `src/transition.h`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from skipnets_engine._engine import (
     dense_block_forward,
     residual_block_backward,
     residual_block_forward,
+    stem_backward,
+    stem_forward,
+    transition_backward,
+    transition_forward,
 )
 
 __all__ = [
@@ -18,7 +23,11 @@ __all__ = [
     "dense_block_forward",
     "residual_block_backward",
     "residual_block_forward",
+    "stem_backward",
+    "stem_forward",
+    "transition_backward",
+    "transition_forward",
 ]
 
 # Raised when these functions change their meaning; skipnets asks for the one it knows.
-INTERFACE = 2
+INTERFACE = 3

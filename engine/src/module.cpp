@@ -313,6 +313,7 @@ NB_MODULE(_engine, m) {
     });
     m.def("peak_macs", &peak_macs, "isa"_a = "");
     add_training(m);
+    add_stem_and_transition(m);
 
     nb::class_<Network>(m, "Network")
         .def(nb::init<>())

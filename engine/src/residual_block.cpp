@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "memory.h"
 #include "threads.h"
 #include "training_norm.h"
 #include "training_products.h"
+#include "training_scratch.h"
 
 namespace skipnets {
 namespace {
@@ -22,67 +22,11 @@ constexpr Size kFewestDirect = 64;
 // Rows that are summed in single precision.
 constexpr Size kRowsTogether = 256;
 
-/// Memory of any content for one call, kept for the thread's next one: fresh memory costs more than writing to it.
-class Scratch {
-public:
-    /// From now on everything lent before is free.
-    void reset() {
-        if (arenas_.size() > 1) {  // One piece that holds all of it next time.
-            arenas_.clear();
-            add(total_);
-        }
-        used_ = total_ = 0;
-    }
-
-    /// Aligned to 64 bytes, with room behind them for reading one vector too far.
-    float* floats(Size count) {
-        const Size size = ceil_div(count, 16) * 16 + 32;
-        total_ += size;
-        if (arenas_.empty() || used_ + size > capacity_) add(std::max(size, 2 * capacity_));
-        float* result = memory_ + used_;
-        used_ += size;
-        return result;
-    }
-
-private:
-    void add(Size size) {
-        arenas_.emplace_back();
-        memory_ = arenas_.back().floats(std::size_t(size));
-        capacity_ = size, used_ = 0;
-    }
-
-    std::vector<Arena> arenas_;
-    float* memory_ = nullptr;
-    Size capacity_ = 0, used_ = 0, total_ = 0;  // of the last arena; of all since the last reset
-};
-
-Scratch& thread_scratch() {
-    thread_local Scratch scratch;
-    scratch.reset();
-    return scratch;
-}
-
 Norm norm_of(const NormedConvolution& given, const float* means, const float* variances) {
     Norm norm;
     norm.set(means, variances, given.gamma, given.beta, given.eps, given.outputs);
     return norm;
 }
-
-/// The norm's gradient: dx = g · scale + x · slope + offset.
-struct NormLine {
-    std::vector<float> scale, slope, offset;
-
-    NormLine(const NormedConvolution& given, const Norm& norm, const GradientSums& sums, Size rows)
-        : scale(norm.scale), slope(given.outputs), offset(given.outputs) {
-        const double count = double(rows);
-        for (Size c = 0; c < given.outputs; ++c) {
-            const double inverse = norm.inverse_deviation[c];
-            const double projection = given.gamma[c] * sums.product[c] * inverse * inverse * inverse;
-            slope[c] = float(-projection / count);
-            offset[c] = float(-(given.gamma[c] * inverse * sums.sum[c]) / count - double(norm.mean[c]) * slope[c]);
-        }
-    }
-};
 
 /// What is worked on at a time: some lines of an image, or several whole images; of the convolution's output.
 struct Piece {
@@ -645,7 +589,7 @@ private:
             for (const Own& own : own_) sums.add(own.*which);
             const NormedConvolutionGradients& out = gradients_of(number);
             if (member == 0) sums.write(norms[number], out.gamma, out.beta);
-            return NormLine(*stage.given, norms[number], sums, stage.out_rows());
+            return NormLine(stage.given->gamma, norms[number], sums, stage.out_rows());
         };
         const std::size_t count = block_.branch.size();
         NormLine line = line_of(count - 1, &Own::sums);
@@ -698,7 +642,7 @@ private:
             own.sums.add(own.first, own.second);
             if (!projects()) continue;
             training_.sum_products(sum, {projection().given->output + offset, outputs}, rows, outputs,
-                                   norms.back().mean.data(), own.second);
+                                   norms.back().mean.data(), nullptr, own.second);
             own.projection_sums.add(own.first, own.second);
         }
     }

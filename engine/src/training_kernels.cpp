@@ -307,14 +307,22 @@ void mask_by_output(const Matrix& out, const ConstMatrix& gradient, const ConstM
 }
 
 void sum_products(const ConstMatrix& gradient, const ConstMatrix& x, Size rows, Size columns, const float* mean,
-                  float* product) {
-    for_vectors(columns, [&](Size c, auto part) {
-        const Vector center = part.read(mean + c);
-        Vector sum{};
+                  float* sum, float* product) {
+    for_columns(columns, [&](auto count, Size c, auto part) {
+        constexpr int N = count();
+        Vector center[N], total[N]{}, products[N]{};
+        for (int v = 0; v < N; ++v) center[v] = part.read(mean + c + v * L);
         for (Size r = 0; r < rows; ++r)
-            sum += part.read(gradient.data + r * gradient.stride + c) *
-                   (part.read(x.data + r * x.stride + c) - center);
-        part.write(product + c, sum);
+#pragma GCC unroll 4
+            for (int v = 0; v < N; ++v) {
+                const Vector given = part.read(gradient.data + r * gradient.stride + c + v * L);
+                total[v] += given;
+                products[v] += given * (part.read(x.data + r * x.stride + c + v * L) - center[v]);
+            }
+        for (int v = 0; v < N; ++v) {
+            if (sum) part.write(sum + c + v * L, total[v]);
+            part.write(product + c + v * L, products[v]);
+        }
     });
 }
 
@@ -362,6 +370,171 @@ void winograd_filter_gradient(float* taps, const float* in, Size element) {
     }
 }
 
+// ---- transitions ---------------------------------------------------------------------------------------------
+
+// Where the four pixels of a square are, from its first one.
+struct Square {
+    Size pixel[4];
+
+    Square(Size stride, Size line) : pixel{0, stride, line, line + stride} {}
+};
+
+void pool_activated(const Matrix& out, const ConstMatrix& x, Size line, Size count, Size columns, const float* scale,
+                    const float* shift) {
+    const Square square(x.stride, line);
+    for_rows(count, columns, [&](Size first, Size some, auto together, Size c, auto part) {
+        constexpr int N = together();
+        Vector s[N], t[N];
+        for (int v = 0; v < N; ++v) s[v] = part.read(scale + c + v * L), t[v] = part.read(shift + c + v * L);
+        for (Size i = first; i < first + some; ++i)
+#pragma GCC unroll 4
+            for (int v = 0; v < N; ++v) {
+                const float* from = x.data + 2 * i * x.stride + c + v * L;
+                Vector y[4];
+                for (int p = 0; p < 4; ++p) y[p] = relu(part.read(from + square.pixel[p]) * s[v] + t[v]);
+                store(out.data + i * out.stride + c + v * L, 0.25f * ((y[0] + y[1]) + (y[2] + y[3])));
+            }
+    });
+}
+
+void sum_spread(const ConstMatrix& gradient, const ConstMatrix& x, Size line, Size count, Size columns,
+                const float* scale, const float* shift, const float* mean, float* sum, float* product) {
+    const Square square(x.stride, line);
+    for_columns(columns, [&](auto together, Size c, auto part) {
+        constexpr int N = together();
+        Vector s[N], t[N], center[N], total[N], products[N];
+        for (int v = 0; v < N; ++v) {
+            s[v] = part.read(scale + c + v * L), t[v] = part.read(shift + c + v * L);
+            center[v] = part.read(mean + c + v * L);
+            total[v] = part.read(sum + c + v * L), products[v] = part.read(product + c + v * L);
+        }
+        for (Size i = 0; i < count; ++i)
+#pragma GCC unroll 4
+            for (int v = 0; v < N; ++v) {
+                const Vector given = load(gradient.data + i * gradient.stride + c + v * L);
+                const float* from = x.data + 2 * i * x.stride + c + v * L;
+                // The four are summed first, which rounds less.
+                Vector some[2]{}, multiplied[2]{};
+                for (int p = 0; p < 4; ++p) {
+                    const Vector value = part.read(from + square.pixel[p]);
+                    const Vector passed = value * s[v] + t[v] <= 0 ? Vector{} : given;  // NaN passes, as in `mask`
+                    some[p / 2] += passed;
+                    multiplied[p / 2] += passed * (value - center[v]);
+                }
+                total[v] += some[0] + some[1];
+                products[v] += multiplied[0] + multiplied[1];
+            }
+        for (int v = 0; v < N; ++v) {
+            part.write(sum + c + v * L, total[v]);
+            part.write(product + c + v * L, products[v]);
+        }
+    });
+}
+
+void spread(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, Size line, Size count, Size columns,
+            const float* scale, const float* shift, const float* slope, const float* offset) {
+    const Square square(x.stride, line);
+    for_rows(count, columns, [&](Size first, Size some, auto together, Size c, auto part) {
+        constexpr int N = together();
+        Vector s[N], t[N], m[N], o[N];
+        for (int v = 0; v < N; ++v) {
+            s[v] = part.read(scale + c + v * L), t[v] = part.read(shift + c + v * L);
+            m[v] = part.read(slope + c + v * L), o[v] = part.read(offset + c + v * L);
+        }
+        for (Size i = first; i < first + some; ++i)
+#pragma GCC unroll 4
+            for (int v = 0; v < N; ++v) {
+                const Vector given = s[v] * part.read(gradient.data + i * gradient.stride + c + v * L);
+                const Size place = 2 * i * x.stride + c + v * L;
+                for (int p = 0; p < 4; ++p) {
+                    const Vector value = part.read(x.data + place + square.pixel[p]);
+                    const Vector passed = value * s[v] + t[v] <= 0 ? Vector{} : given;
+                    part.write(out.data + place + square.pixel[p], passed + (value * m[v] + o[v]));
+                }
+            }
+    });
+}
+
+// ---- stems ---------------------------------------------------------------------------------------------------
+
+void gather(const Matrix& out, const float* const* source, int runs, Size length, Size step, Size rows) {
+    for (Size r = 0; r < rows; ++r) {
+        float* to = out.data + r * out.stride;
+        // Whole vectors: what is written too far is overwritten by the next run.
+        for (int i = 0; i < runs; ++i, to += length)
+            for (Size k = 0; k < length; k += L) store(to + k, load(source[i] + r * step + k));
+        store(to, Vector{});
+    }
+}
+
+typedef int Integers __attribute__((vector_size(4 * L)));
+typedef unsigned char Bytes __attribute__((vector_size(L)));
+
+inline Integers load_bytes(const unsigned char* p, Size n) {
+    Bytes bytes{};
+    if (n == L)
+        __builtin_memcpy(&bytes, p, L);
+    else
+        for (Size i = 0; i < n; ++i) bytes[i] = p[i];
+    return __builtin_convertvector(bytes, Integers);
+}
+
+inline void store_bytes(unsigned char* p, Integers x, Size n) {
+    const Bytes bytes = __builtin_convertvector(x, Bytes);
+    if (n == L)
+        __builtin_memcpy(p, &bytes, L);
+    else
+        for (Size i = 0; i < n; ++i) p[i] = bytes[i];
+}
+
+inline Size lanes_of(const Whole&) { return L; }
+inline Size lanes_of(const Part& part) { return part.n; }
+
+void max_pool(const Matrix& out, unsigned char* places, const float* const* x, Size width, Size columns,
+              const float* scale, const float* shift) {
+    for (Size i = 0; 2 * i < width; ++i, places += columns) {
+        const Size first = i == 0 ? 0 : 2 * i - 1, last = 2 * i + 1 < width ? 2 * i + 1 : 2 * i;
+        for_vectors(columns, [&](Size c, auto part) {
+            const Vector s = part.read(scale + c), t = part.read(shift + c);
+            Vector largest{};  // Where nothing is above 0 the ReLU lets no gradient through.
+            Integers place = Integers{} + kNowhere;
+            for (int line = 0; line < 3; ++line) {
+                if (x[line] == nullptr) continue;
+                for (Size pixel = first; pixel <= last; ++pixel) {
+                    const Vector value = part.read(x[line] + pixel * columns + c) * s + t;
+                    const Integers number = Integers{} + int(3 * line + pixel - (2 * i - 1));
+                    // As PyTorch: the first of equal ones, and NaN before all.
+                    const Integers taken = (value > largest) | (value != value);
+                    largest = taken ? value : largest;
+                    place = taken ? number : place;
+                }
+            }
+            part.write(out.data + i * out.stride + c, largest);
+            store_bytes(places + c, place, lanes_of(part));
+        });
+    }
+}
+
+void max_unpool(const Matrix& out, const float* const* gradient, const unsigned char* const* places, const int* first,
+                Size width, Size columns) {
+    const Size pooled = (width + 1) / 2;
+    for (Size pixel = 0; pixel < width; ++pixel) {
+        const Size begin = pixel / 2, end = pixel % 2 == 1 && begin + 1 < pooled ? begin + 2 : begin + 1;
+        for_vectors(columns, [&](Size c, auto part) {
+            Vector sum{};
+            for (int line = 0; line < 2; ++line) {
+                if (gradient[line] == nullptr) continue;
+                for (Size i = begin; i < end; ++i) {
+                    const Integers number = Integers{} + int(first[line] + pixel - (2 * i - 1));
+                    const Integers place = load_bytes(places[line] + i * columns + c, lanes_of(part));
+                    sum += place == number ? part.read(gradient[line] + i * columns + c) : Vector{};
+                }
+            }
+            store(out.data + pixel * out.stride + c, sum);
+        });
+    }
+}
+
 constexpr TrainingKernels make_table() {
     TrainingKernels table{};
     list_outer<1, SKIPNETS_ROWS_1>(table.outer[1]);
@@ -380,6 +553,12 @@ constexpr TrainingKernels make_table() {
     table.sum_products = sum_products;
     table.winograd_filter = winograd_filter;
     table.winograd_filter_gradient = winograd_filter_gradient;
+    table.pool_activated = pool_activated;
+    table.sum_spread = sum_spread;
+    table.spread = spread;
+    table.gather = gather;
+    table.max_pool = max_pool;
+    table.max_unpool = max_unpool;
     return table;
 }
 

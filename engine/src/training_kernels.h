@@ -35,6 +35,9 @@ struct Lines {
 using Outer = void (*)(const ConstMatrix& a, std::ptrdiff_t a_gap, const ConstMatrix& b, std::ptrdiff_t b_gap,
                        const Lines& pixels, const Matrix& out);
 
+/// The place of a maximum that the ReLU made.
+constexpr unsigned char kNowhere = 9;
+
 struct TrainingKernels {
     Outer outer[kWidestPanel + 1][kMaxRows + 1];  // [V][R]; null where R is more than Kernels::rows[V]
 
@@ -79,13 +82,43 @@ struct TrainingKernels {
     /// x - mean.
     void (*mask_by_output)(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& y, const ConstMatrix& x,
                            std::ptrdiff_t rows, std::ptrdiff_t columns, const float* mean, float* sum, float* product);
-    /// For each column the sum of gradient · (x - mean).
+    /// For each column the sum of gradient · (x - mean) and, unless it is null, that of the gradient.
     void (*sum_products)(const ConstMatrix& gradient, const ConstMatrix& x, std::ptrdiff_t rows,
-                         std::ptrdiff_t columns, const float* mean, float* product);
+                         std::ptrdiff_t columns, const float* mean, float* sum, float* product);
     /// G g Gᵀ of L filters, taps[9][L]; element e of the 16 goes to out + e·element.
     void (*winograd_filter)(float* out, std::ptrdiff_t element, const float* taps);
     /// Gᵀ M G of L gradients of transformed filters: the other way round.
     void (*winograd_filter_gradient)(float* taps, const float* in, std::ptrdiff_t element);
+
+    // Of transitions: `count` squares of 2×2 pixels beside one another. Pixels of x follow each other at its stride, and
+    // its second line is `line` floats behind the first.
+    /// Padded out = the mean of relu(scale · x + shift) over each square.
+    void (*pool_activated)(const Matrix& out, const ConstMatrix& x, std::ptrdiff_t line, std::ptrdiff_t count,
+                           std::ptrdiff_t columns, const float* scale, const float* shift);
+    /// A padded gradient for each square reaches those of its pixels where scale · x + shift is positive: adds to `sum`
+    /// and `product`, for each column, what reaches them and its product with x - mean.
+    void (*sum_spread)(const ConstMatrix& gradient, const ConstMatrix& x, std::ptrdiff_t line, std::ptrdiff_t count,
+                       std::ptrdiff_t columns, const float* scale, const float* shift, const float* mean, float* sum,
+                       float* product);
+    /// out, of x's shape, = scale · (what reaches a pixel) + x · slope + offset. The gradients may lie in the first
+    /// pixel of each square of out.
+    void (*spread)(const Matrix& out, const ConstMatrix& gradient, const ConstMatrix& x, std::ptrdiff_t line,
+                   std::ptrdiff_t count, std::ptrdiff_t columns, const float* scale, const float* shift,
+                   const float* slope, const float* offset);
+
+    // Of stems.
+    /// Padded rows of `out`: row r is the `runs` runs of `length` floats at source[i] + r·step, and zeros behind them.
+    void (*gather)(const Matrix& out, const float* const* source, int runs, std::ptrdiff_t length, std::ptrdiff_t step,
+                   std::ptrdiff_t rows);
+    /// A line of 3×3 max-pooling at stride 2 of relu(scale · x + shift). x has three lines of `width` pixels, of which
+    /// the first and the last may be null: outside of the map. `places` tells which of the nine made each maximum,
+    /// kNowhere where it is 0.
+    void (*max_pool)(const Matrix& out, unsigned char* places, const float* const* x, std::ptrdiff_t width,
+                     std::ptrdiff_t columns, const float* scale, const float* shift);
+    /// The gradient of a line of its input, padded. Up to two lines of the output meet it; `gradient` and `places` are
+    /// these, or null, and `first` the numbers that line has in their windows: 0, 3 or 6.
+    void (*max_unpool)(const Matrix& out, const float* const* gradient, const unsigned char* const* places,
+                       const int* first, std::ptrdiff_t width, std::ptrdiff_t columns);
 };
 
 }  // namespace skipnets

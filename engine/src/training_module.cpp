@@ -1,35 +1,17 @@
 #include "training_module.h"
 
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <stdexcept>
-
 #include "dense_block.h"
 #include "isa.h"
 #include "residual_block.h"
-
-namespace nb = nanobind;
-using namespace nb::literals;
+#include "training_arrays.h"
 
 namespace skipnets {
+using namespace nb::literals;
 namespace {
-
-// Contiguous arrays, torch tensors among them (as DLPack: nothing here needs libtorch).
-using Array = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
-using Given = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-
-[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
-
-template <class Numbers>
-auto* data_of(const Numbers& numbers, std::size_t size, const char* name) {
-    if (numbers.size() != size)
-        refuse(std::string(name) + " must hold " + std::to_string(size) + " numbers, not " +
-               std::to_string(numbers.size()));
-    return numbers.data();
-}
 
 /// Sizes are those of memory that exists, so their products cannot overflow once they agree with it.
 DenseBlock make_block(const Array& features, const std::vector<std::ptrdiff_t>& maps,
@@ -76,11 +58,6 @@ DenseBlock make_block(const Array& features, const std::vector<std::ptrdiff_t>& 
     return block;
 }
 
-int check_threads(int threads) {
-    if (threads < 1 || threads > 4096) refuse("threads must be 1 to 4096");
-    return threads;
-}
-
 void forward(const Array& features, const std::vector<std::ptrdiff_t>& maps, const std::vector<Given>& parameters,
              const std::vector<double>& eps1, const std::vector<double>& eps2, const std::vector<Array>& statistics,
              const std::vector<Array>& bottlenecks, const std::string& isa, int threads) {
@@ -116,17 +93,6 @@ void backward(const Array& features, const std::vector<std::ptrdiff_t>& maps, co
                                    : nullptr;
     nb::gil_scoped_release release;
     dense_block_backward(block, recompute, all, scratch, out, inputs, kernels, threads);
-}
-
-// Weights (K, C, s, s) in any memory format.
-using Filters = nb::ndarray<const float, nb::ndim<4>, nb::device::cpu>;
-using FilterGradients = nb::ndarray<float, nb::ndim<4>, nb::device::cpu>;
-
-template <class Weights>
-FilterLayout layout_of(const Weights& weights) {
-    if (weights.shape(3) > 1 && weights.stride(2) != std::int64_t(weights.shape(3)) * weights.stride(3))
-        refuse("a kernel's lines must follow one another");
-    return {weights.stride(0), weights.stride(1), weights.stride(3)};
 }
 
 /// A convolution of a residual block; its input has `inputs` channels and `rows` is the size of its output.

@@ -7,5 +7,6 @@
 namespace skipnets {
 
 void add_training(nanobind::module_& m);
+void add_stem_and_transition(nanobind::module_& m);
 
 }  // namespace skipnets

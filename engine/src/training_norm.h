@@ -76,4 +76,20 @@ struct GradientSums {
     }
 };
 
+/// The gradient before a norm, of the gradient g behind it: g · scale + x · slope + offset.
+struct NormLine {
+    std::vector<float> scale, slope, offset;
+
+    NormLine(const float* gamma, const Norm& norm, const GradientSums& sums, std::ptrdiff_t count)
+        : scale(norm.scale), slope(norm.scale.size()), offset(norm.scale.size()) {
+        for (std::size_t c = 0; c < scale.size(); ++c) {
+            const double inverse = norm.inverse_deviation[c];
+            const double projection = gamma[c] * sums.product[c] * inverse * inverse * inverse;
+            slope[c] = float(-projection / double(count));
+            offset[c] =
+                float(-(gamma[c] * inverse * sums.sum[c]) / double(count) - double(norm.mean[c]) * slope[c]);
+        }
+    }
+};
+
 }  // namespace skipnets

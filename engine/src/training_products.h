@@ -50,6 +50,30 @@ inline int tile_rows(const Kernels& kernels, Size vectors) {
     return kernels.rows[std::min<Size>(vectors, kWidestPanel)];
 }
 
+/// Padded out = a · panels for neighboring rows; `packed` has room for all of them. A panel is used for all rows while
+/// it is in the cache.
+inline void multiply_panels(const Kernels& kernels, const ConstMatrix& a, Size rows, const Panels& panels,
+                            const Matrix& out, float* packed) {
+    const Size vectors = ceil_div(panels.depth, kernels.lanes);
+    const Size tiles = ceil_div(rows, tile_rows(kernels, panels.vectors));
+    const auto pack_of = [&](Size row) { return packed + row * vectors * kernels.lanes; };
+    for (Size tile = 0; tile < tiles; ++tile) {
+        const Range range = share(rows, tiles, tile);
+        const float* source[kMaxRows];
+        for (Size r = range.begin; r < range.end; ++r) source[r - range.begin] = a.data + r * a.stride;
+        kernels.pack(pack_of(range.begin), int(range.size()), source, 0, vectors);
+    }
+    for (Size panel = 0; panel < panels.count(); ++panel)
+        for (Size tile = 0; tile < tiles; ++tile) {
+            const Range range = share(rows, tiles, tile);
+            float* target[kMaxRows];
+            for (Size r = range.begin; r < range.end; ++r) target[r - range.begin] = out.data + r * out.stride;
+            kernels.multiply[panels.width(panel)][range.size()](
+                pack_of(range.begin), panels.at(panel), panels.depth,
+                {kZeroRows, 0, target, panels.first(panel), nullptr, 0, false});
+        }
+}
+
 /// out (R, columns) += aᵀ b over the pixels, in register tiles.
 inline void multiply_transposed(const Kernels& kernels, const ConstMatrix& a, Size a_gap, Size a_columns,
                                 const ConstMatrix& b, Size b_gap, Size b_columns, const Lines& pixels,

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from skipnets.classifier import Classifier, Prediction, uncertainty_columns
+from skipnets.classifier import Classifier, Prediction, number_columns, uncertainty_columns
 from skipnets.data.decoding import ImageDecodeError, Source
 from skipnets.data.streams import (
     ImageSource,
@@ -89,8 +89,9 @@ def predict_to_folder(
         addresses: As of `skipnets.data.streams.image_sources`.
         output: A folder for Parquet files with the columns path, label, probability, then label_2,
             probability_2 …, and those of `skipnets.classifier.uncertainty_columns`, error and source; of a
-            multi-label classifier path, labels ("cat|dog"), "p:NAME" for each label, error and source. Jobs
-            of other shards may write into it at the same time.
+            multi-label classifier path, labels ("cat|dog"), "p:NAME" for each label, error and source; of a
+            regression path, each target, error and source. Jobs of other shards may write into it at the
+            same time.
         top_k: Number of classes in a row.
         coverage: Of prediction sets, as for `Classifier.predict`.
         reject: The share of images to reject, as for `Classifier.predict`.
@@ -127,7 +128,8 @@ def predict_to_folder(
         result = BatchResult()
         stream = _Stream(image_sources(addresses), shard, earlier, result)
         labels = classifier.classes if classifier.task == "multi-label" else ()
-        writer = _Writer(folder, shard, about, top_k, earlier.next_number, labels)
+        targets = classifier.classes if classifier.task == "regression" else ()
+        writer = _Writer(folder, shard, about, top_k, earlier.next_number, labels, targets)
         started = time.monotonic()
         predictions = classifier.predict_named(
             stream,
@@ -416,6 +418,7 @@ class _Writer:
         top_k: Number of classes in a row.
         number: Of the first file.
         labels: Of a multi-label classifier; none of others.
+        targets: Of a regression; none of others.
     """
 
     def __init__(
@@ -426,6 +429,7 @@ class _Writer:
         top_k: int,
         number: int,
         labels: Sequence[str],
+        targets: Sequence[str],
     ) -> None:
         self._folder = folder
         self._shard = shard
@@ -433,6 +437,7 @@ class _Writer:
         self._top_k = top_k
         self._number = number
         self._labels = labels
+        self._targets = targets
         self._rows: list[tuple[Prediction, str]] = []
         self._unread: list[int] = []
 
@@ -467,7 +472,10 @@ class _Writer:
         for name in self._labels:
             columns[f"p:{name}"] = [share.get(name) for share in shares]
             types.append((f"p:{name}", pyarrow.float64()))
-        for rank in range(0 if self._labels else self._top_k):
+        numbers = number_columns(predictions, self._targets)
+        columns |= numbers
+        types += [(name, pyarrow.float64()) for name in numbers]
+        for rank in range(0 if self._labels or self._targets else self._top_k):
             suffix = f"_{rank + 1}" if rank else ""
             ranked = [(None, None) if row.error else row.ranking[rank] for row in predictions]
             columns[f"label{suffix}"] = [label for label, _ in ranked]

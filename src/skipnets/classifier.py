@@ -31,7 +31,8 @@ from skipnets.runtimes.ensemble import EnsembleRuntime
 from skipnets.runtimes.exported import export_format, open_exported, read_export_metadata
 from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
 from skipnets.runtimes.views import averaged_embeddings, averaged_logits, check_tta
-from skipnets.tables import Display, make_table, properties_table
+from skipnets.scaling import TargetScale, unscaled
+from skipnets.tables import Display, make_table, number_text, properties_table
 from skipnets.trust import MissingNetworkError, Trust, trusting
 from skipnets.uncertainty import Uncertainty, check_share, prediction_sets
 
@@ -45,16 +46,28 @@ if TYPE_CHECKING:
     from skipnets.models.backbone import Backbone
     from skipnets.runtimes.torch import TorchRuntime
 
+_KINDS: Mapping[Task, str] = {
+    "single-label": "classifier",
+    "multi-label": "multi-label classifier",
+    "regression": "regression",
+}
+_CLASS_NOUNS: Mapping[Task, str] = {
+    "single-label": "classes",
+    "multi-label": "labels",
+    "regression": "targets",
+}
 _NOT_FINITE = "the network computes what is no number: its weights or its preprocessing are wrong"
 
 __all__ = [
     "SET_SEPARATOR",
     "Classifier",
     "Prediction",
+    "RegressionPrediction",
     "as_classifier",
     "check_single_label",
     "describe",
     "load",
+    "number_columns",
     "sigmoid",
     "softmax",
     "uncertainty_columns",
@@ -131,8 +144,53 @@ def uncertainty_columns(
     return columns
 
 
+@dataclass(frozen=True, kw_only=True)
+class RegressionPrediction(Prediction):
+    """A regression's prediction for one image: a number for each target.
+
+    It has no classes: `label` and `probability` are None, `labels` and `ranking` empty.
+
+    Attributes:
+        values: The targets with their numbers in the targets' units, in their order; empty if the image
+            failed. Those of ordinal targets are whole.
+    """
+
+    values: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def value(self) -> float | None:
+        """The number of the only target, or of the first of several; None if the image failed."""
+        return self.values[0][1] if self.values else None
+
+    def tables(self) -> list[Table]:
+        """Tables that `print` and notebooks show."""
+        rows = [(name, number_text(value)) for name, value in self.values]
+        if self.error is not None:
+            rows = [(f"failed: {self.error}", "")]
+        columns: Any = {"image": "left", "target": "left", "value": "right"}
+        return [
+            make_table(columns, [(self.source if index == 0 else "", *row) for index, row in enumerate(rows)])
+        ]
+
+
+def number_columns(predictions: Sequence[Prediction], targets: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns of a table of a regression's predictions: one for each target.
+
+    A target that is called like another column, "path", "error" or "source", has "p:" before its name.
+
+    Args:
+        predictions: One a row.
+        targets: Their names.
+    """
+    rows = [dict(row.values) if isinstance(row, RegressionPrediction) else {} for row in predictions]
+    taken = ("path", "error", "source")
+    return {
+        f"p:{name}" if name in taken else name: [numbers.get(name) for numbers in rows] for name in targets
+    }
+
+
 class Classifier(Display):
-    """Classifies images.
+    """Classifies images, or predicts numbers of them.
 
     Usually created by `skipnets.load` or `Classifier.from_model`.
 
@@ -147,9 +205,11 @@ class Classifier(Display):
         path: The file it was loaded from.
         export: Metadata of an export: format, input, int8, check; None for a model file.
         ensemble: Number of networks whose probabilities are averaged; 1 for a single network.
-        task: "single-label" for one class an image, "multi-label" for any number of labels.
+        task: "single-label" for one class an image, "multi-label" for any number of labels, "regression" for
+            numbers; `classes` are then the names of the targets.
         thresholds: Of a multi-label classifier, the probability from which on each label counts as present,
             from 0 to 1. Default: 0.5 for each.
+        scales: Of a regression, the scale of each target: what makes its number of the network's output.
         uncertainty: What prediction sets and the recognition of outliers need; `skipnets calibrate` fits it.
         tta: Test-time augmentation, one of `skipnets.runtimes.views.TTA`: averages the probabilities of
             several views of each image. It can be changed later, and no file keeps it.
@@ -172,6 +232,7 @@ class Classifier(Display):
         ensemble: int = 1,
         task: Task = "single-label",
         thresholds: Sequence[float] | None = None,
+        scales: Sequence[TargetScale] | None = None,
         uncertainty: Uncertainty | None = None,
         tta: str = "none",
     ) -> None:
@@ -184,6 +245,7 @@ class Classifier(Display):
             members=ensemble,
             task=task,
             thresholds=cast(Any, thresholds),
+            scales=None if scales is None else tuple(scales),
         )
         self.architecture = dict(description.architecture)
         self.classes = tuple(description.classes)
@@ -196,6 +258,7 @@ class Classifier(Display):
         self.ensemble = description.members
         self.task = description.task
         self.thresholds = description.thresholds
+        self.scales = description.scales
         self.uncertainty = uncertainty
         check_tta(tta)
         self.tta = tta
@@ -214,6 +277,7 @@ class Classifier(Display):
         architecture: Mapping[str, Any] | None = None,
         task: Task | None = None,
         thresholds: Sequence[float] | None = None,
+        scales: Sequence[TargetScale] | None = None,
     ) -> Classifier:
         """Create a classifier from a torch model, which is not copied, moved or switched to eval mode.
 
@@ -230,6 +294,7 @@ class Classifier(Display):
             task: As for `Classifier`. Default: "multi-label" for the labels of published weights, otherwise
                 "single-label".
             thresholds: As for `Classifier`.
+            scales: As for `Classifier`.
 
         Raises:
             UserError: If `preprocessing` or `classes` is None and the model's weights state none.
@@ -260,6 +325,7 @@ class Classifier(Display):
             runtime=TorchRuntime(model),
             task=task or "single-label",
             thresholds=thresholds,
+            scales=scales,
         )
 
     @classmethod
@@ -280,6 +346,8 @@ class Classifier(Display):
         if not members:
             raise UserError("members: must be at least one classifier")
         first = members[0]
+        if first.task == "regression":
+            raise UserError("members: must not be regressions, which are not averaged yet")
         for name in ("architecture", "classes", "preprocessing", "temperature", "task"):
             if any(getattr(member, name) != getattr(first, name) for member in members):
                 raise UserError(f"members: must be classifiers of the same {name}")
@@ -378,6 +446,7 @@ class Classifier(Display):
             members=self.ensemble,
             task=self.task,
             thresholds=self.thresholds,
+            scales=self.scales,
             uncertainty=self.uncertainty,
         )
         return {"format_version": FORMAT_VERSION, "skipnets_version": __version__, **description.to_dict()}
@@ -392,7 +461,7 @@ class Classifier(Display):
         batch_size: int = 32,
         workers: int | None = None,
     ) -> list[Prediction]:
-        """Classify images, in the order of the inputs.
+        """Classify images, or predict their numbers, in the order of the inputs.
 
         Args:
             inputs: One image or any mixture of them: paths, PIL images, arrays ((H, W) or (H, W, C), uint8 or
@@ -407,7 +476,8 @@ class Classifier(Display):
             workers: Threads that read images; None uses one per core.
 
         Returns:
-            One prediction per input; an unreadable image has an `error` and does not stop the others.
+            One prediction per input, of a regression a `RegressionPrediction`; an unreadable image has an
+            `error` and does not stop the others.
 
         Raises:
             UserError: If a coverage or a share to reject is given, and the classifier is not calibrated.
@@ -506,14 +576,13 @@ class Classifier(Display):
     def logits(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
         """Logits of a preprocessed batch: (N, C, H, W) → (N, classes).
 
-        With test-time augmentation they are those of the mean probabilities of the views.
+        With test-time augmentation they are those of the mean probabilities of the views. Of a regression
+        they are the scaled numbers; `values` gives them in the targets' units.
 
         Raises:
             UserError: If the batch has another shape, or is normalized although the graph normalizes.
         """
-        return averaged_logits(
-            self.runtime.logits, self._checked(batch), self.tta, several_labels=self.task == "multi-label"
-        )
+        return averaged_logits(self.runtime.logits, self._checked(batch), self.tta, task=self.task)
 
     def embed_batch(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float32]:
         """Embeddings of a preprocessed batch: (N, C, H, W) → (N, num_features).
@@ -532,27 +601,52 @@ class Classifier(Display):
         sigmoid of each.
 
         Raises:
+            UserError: As `logits`, if the network's outputs are not finite, and of a regression.
+        """
+        if self.task == "regression":
+            raise UserError("probabilities: a regression has none; values gives its numbers")
+        return self.answers(batch)
+
+    def values(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float64]:
+        """Numbers of a preprocessed batch in the targets' units: (N, C, H, W) → (N, targets).
+
+        Raises:
+            UserError: As `logits`, if the network's outputs are not finite, and of a classifier.
+        """
+        if self.task != "regression":
+            raise UserError(f"values: a {_KINDS[self.task]} has probabilities, not numbers")
+        return self.answers(batch)
+
+    def answers(self, batch: NDArray[Any] | torch.Tensor) -> NDArray[np.float64]:
+        """`probabilities`, or of a regression `values`: what `prediction` takes a row of.
+
+        Raises:
             UserError: As `logits`, and if the network's outputs are not finite.
         """
-        probabilities = self._normalized(self.logits(batch))
-        if not np.isfinite(probabilities).all():
+        answers = self._normalized(self.logits(batch))
+        if not np.isfinite(answers).all():
             raise UserError(f"batch: {_NOT_FINITE}")
-        return probabilities
+        return answers
 
     def _normalized(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         with np.errstate(invalid="ignore"):  # those that are not finite are reported by the caller
+            if self.scales is not None:
+                return unscaled(logits, self.scales)
             if self.task == "multi-label":
                 return sigmoid(logits, self.temperature)
             return softmax(logits, self.temperature)
 
     def prediction(self, source: str, probabilities: NDArray[np.float64], top_k: int = 1) -> Prediction:
-        """The prediction for one image from its probabilities.
+        """The prediction for one image from its probabilities, or numbers.
 
         Args:
             source: Its name.
-            probabilities: (classes,) from `probabilities`.
+            probabilities: (classes,) a row of `answers`.
             top_k: As of `predict`.
         """
+        if self.task == "regression":
+            values = tuple(zip(self.classes, probabilities.tolist(), strict=True))
+            return RegressionPrediction(source=source, values=values)
         if self.thresholds is not None:
             ranking = self.ranking(probabilities, len(self.classes))
             threshold = dict(zip(self.classes, self.thresholds, strict=True))
@@ -563,6 +657,16 @@ class Classifier(Display):
         return Prediction(
             source=source, label=label, probability=probability, labels=(label,), ranking=ranking
         )
+
+    def failed(self, source: str, error: str) -> Prediction:
+        """The prediction for an image that failed.
+
+        Args:
+            source: Its name.
+            error: Why.
+        """
+        kind = RegressionPrediction if self.task == "regression" else Prediction
+        return kind(source=source, error=error)
 
     def ranking(self, probabilities: NDArray[np.float64], top_k: int) -> tuple[tuple[str, float], ...]:
         """The most probable classes of one image with their probabilities, best first.
@@ -600,8 +704,7 @@ class Classifier(Display):
             properties_table(
                 {
                     "model": self._name(),
-                    "labels" if self.task == "multi-label" else "classes": f"{len(self.classes)}: "
-                    f"{listed(self.classes, 10)}",
+                    _CLASS_NOUNS[self.task]: f"{len(self.classes)}: {listed(self.classes, 10)}",
                     "images": f"{height}×{width}, {channel_word(self.preprocessing.channels)}",
                     "runs in": self.runs_in,
                     **({} if self.path is None else {"file": str(self.path)}),
@@ -611,7 +714,7 @@ class Classifier(Display):
 
     def __repr__(self) -> str:
         return (
-            f"Classifier({self._name()}, {len(self.classes)} classes, "
+            f"Classifier({self._name()}, {len(self.classes)} {_CLASS_NOUNS[self.task]}, "
             f"runtime={self.runtime.name!r}, device={self.runtime.device!r})"
         )
 
@@ -692,11 +795,11 @@ class Classifier(Display):
             rows = iter(self._answers(batch.inputs, coverage, reject) if len(batch.inputs) else ())
             for source, error in batch.outcomes():
                 if error is not None:
-                    yield Prediction(source=source, error=error)
+                    yield self.failed(source, error)
                     continue
                 probabilities, uncertainty = next(rows)
                 if not np.isfinite(probabilities).all():
-                    yield Prediction(source=source, error=f"{source}: {_NOT_FINITE}")
+                    yield self.failed(source, f"{source}: {_NOT_FINITE}")
                     continue
                 yield replace(self.prediction(source, probabilities, top_k), **uncertainty)
 
@@ -783,7 +886,7 @@ def load(
         threads: CPU threads that compute; None leaves it to the runtime.
         precision: "auto", "32-true" (float32), "bf16-mixed" or "16-mixed". On a CUDA device, "auto" compares
             half precision with float32 on the first 64 images and takes it where no label changes; elsewhere
-            it is float32, and so it is for multi-label classifiers.
+            it is float32, and so it is for multi-label classifiers and regressions.
         tta: Test-time augmentation: "none", "flip", "crops" or "flip-crops".
         trust: The import that makes a network which is no part of this package, such as
             "package.module:Class". It is imported and run.
@@ -830,8 +933,10 @@ def _load(
                 tensors=tensors,
                 device=device,
                 threads=threads,
-                # The trial compares the most probable classes, and not each label's probability.
-                precision="32-true" if precision == "auto" and description.thresholds else precision,
+                # The trial compares the most probable classes, and nothing else.
+                precision="32-true"
+                if precision == "auto" and description.task != "single-label"
+                else precision,
                 network=copy.deepcopy(model) if description.members > 1 else model,
             )
             for tensors in networks
@@ -878,6 +983,7 @@ def _classifier(
         ensemble=description.members,
         task=description.task,
         thresholds=description.thresholds,
+        scales=description.scales,
         uncertainty=description.uncertainty,
     )
 
@@ -900,8 +1006,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns:
         Plain values: path, bytes, format_version, skipnets_version, architecture, parameters (their
         number of all networks), classes, preprocessing, temperature, provenance; of an ensemble members, its
-        number of networks; of a multi-label classifier task and thresholds; of a calibrated one uncertainty,
-        its number of images and its score for outliers.
+        number of networks; of a multi-label classifier task and thresholds, of a regression task and scales;
+        of a calibrated one uncertainty, its number of images and its score for outliers.
 
     Raises:
         UserError: As for `load`, except for problems in the weights.
@@ -952,7 +1058,7 @@ def sigmoid(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDAr
 
 
 def check_single_label(classifier: Classifier, what: str) -> None:
-    """Refuse a multi-label classifier where something is made for one label an image.
+    """Refuse a multi-label classifier or a regression where something is made for one label an image.
 
     Args:
         classifier: Any.
@@ -961,9 +1067,9 @@ def check_single_label(classifier: Classifier, what: str) -> None:
     Raises:
         UserError: If it is one.
     """
-    if classifier.task == "multi-label":
+    if classifier.task != "single-label":
         raise UserError(
-            f"{what}: not yet with a multi-label classifier, as {classifier.path or 'this one'} is"
+            f"{what}: not yet with a {_KINDS[classifier.task]}, as {classifier.path or 'this one'} is"
         )
 
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast, get_args
 
 import numpy as np
 
@@ -20,14 +20,36 @@ from skipnets.errors import UserError, one_line
 from skipnets.models.registry import config_from_dict, config_to_dict
 from skipnets.runtimes.graph_format import EXPORT_FORMATS
 from skipnets.runtimes.runtime import InputType
+from skipnets.scaling import TargetScale
 from skipnets.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     from skipnets.runtimes.runtime import Runtime
 
-__all__ = ["Description", "Task", "check_answers", "check_export", "check_thresholds", "plain"]
+__all__ = ["COMPARED", "Description", "Task", "check_answers", "check_export", "check_thresholds", "plain"]
 
-Task = Literal["single-label", "multi-label"]
+Task = Literal["single-label", "multi-label", "regression"]
+
+
+class Compared(NamedTuple):
+    """What two models' answers are compared by.
+
+    Attributes:
+        differing: What differs.
+        unit: What the difference is measured in.
+        answer: What is the same or not.
+    """
+
+    differing: str
+    unit: str
+    answer: str
+
+
+COMPARED: Mapping[Task, Compared] = {
+    "single-label": Compared("probability", "probability", "label"),
+    "multi-label": Compared("probability", "probability", "label"),
+    "regression": Compared("scaled number", "target's standard deviation", "number"),
+}
 
 # More than any network of the families has; a file with more was made to exhaust the memory.
 _MOST_LAYERS = 10_000
@@ -63,10 +85,12 @@ class Description:
         temperature: Divides the logits before the softmax.
         provenance: Where the weights come from, as plain values.
         members: Number of networks of this architecture whose probabilities are averaged.
-        task: "single-label" (a softmax over the classes) or "multi-label" (a sigmoid for each).
+        task: "single-label" (a softmax over the classes), "multi-label" (a sigmoid for each) or "regression"
+            (a number for each).
         thresholds: Of a multi-label classifier, the probability from which on each label counts as present.
             Default: 0.5 for each.
         uncertainty: What prediction sets and the recognition of outliers need; None before calibration.
+        scales: Of a regression, the scale of each target.
 
     Raises:
         UserError: If the arguments do not match one another.
@@ -81,6 +105,7 @@ class Description:
     task: Task = "single-label"
     thresholds: tuple[float, ...] | None = None
     uncertainty: Uncertainty | None = None
+    scales: tuple[TargetScale, ...] | None = None
 
     def __post_init__(self) -> None:
         # Converted to a config and back, so that an architecture of an older version is upgraded.
@@ -91,6 +116,11 @@ class Description:
         if not is_whole or not 1 <= self.members <= _MOST_MEMBERS:
             raise UserError(f"members={self.members!r}: must be a number of networks, 1 to {_MOST_MEMBERS:,}")
         thresholds = check_thresholds(self.task, self.thresholds, self.classes)
+        if self.task == "regression" and self.members > 1:
+            raise UserError("members: must be 1; ensembles with task=regression are not supported yet")
+        check_scales(self.task, self.scales, self.classes)
+        if self.task == "regression" and self.temperature != 1:
+            raise UserError(f"temperature={self.temperature!r}: must be 1 with task=regression")
         for name, value in (
             ("architecture", architecture),
             ("thresholds", thresholds),
@@ -120,7 +150,7 @@ class Description:
                 raise UserError("skipnets_version is of the wrong type")
             _check_sane(metadata["architecture"])
             _check_types("provenance", metadata["provenance"], _PROVENANCE)
-            uncertainty = metadata.get("uncertainty")
+            uncertainty, scales = metadata.get("uncertainty"), metadata.get("scales")
             return cls(
                 architecture=metadata["architecture"],
                 classes=metadata["classes"],
@@ -131,6 +161,7 @@ class Description:
                 task=metadata.get("task", "single-label"),
                 thresholds=metadata.get("thresholds"),
                 uncertainty=None if uncertainty is None else Uncertainty.from_dict(uncertainty),
+                scales=None if scales is None else tuple(map(TargetScale.from_dict, scales)),
             )
         except (UserError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}: damaged metadata ({error})") from error
@@ -149,7 +180,9 @@ class Description:
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_dict(),
             "temperature": self.temperature,
-            **({} if self.thresholds is None else {"task": self.task, "thresholds": list(self.thresholds)}),
+            **({} if self.task == "single-label" else {"task": self.task}),
+            **({} if self.thresholds is None else {"thresholds": list(self.thresholds)}),
+            **({} if self.scales is None else {"scales": [scale.to_dict() for scale in self.scales]}),
             "provenance": provenance,
             **({} if self.uncertainty is None else {"uncertainty": self.uncertainty.to_dict()}),
         }
@@ -254,9 +287,9 @@ def check_thresholds(task: object, thresholds: object, classes: Sequence[str]) -
     """
     if task not in get_args(Task):
         raise UserError(f"task={task!r}: must be one of {', '.join(get_args(Task))}")
-    if task == "single-label":
+    if task != "multi-label":
         if thresholds is not None:
-            raise UserError("thresholds: must not be given with task=single-label")
+            raise UserError(f"thresholds: must not be given with task={task}")
         return None
     if thresholds is None:
         return (0.5,) * len(classes)
@@ -269,6 +302,19 @@ def check_thresholds(task: object, thresholds: object, classes: Sequence[str]) -
         if not (is_number and 0 <= value <= 1):
             raise UserError(f"thresholds: {name}={value!r}: must be a number from 0 to 1")
     return tuple(map(float, thresholds))
+
+
+def check_scales(task: Task, scales: Sequence[TargetScale] | None, targets: Sequence[str]) -> None:
+    """Check that a regression, and nothing else, has the scale of each target.
+
+    Raises:
+        UserError: If not.
+    """
+    if task != "regression":
+        if scales is not None:
+            raise UserError(f"scales: must not be given with task={task}")
+    elif scales is None or len(scales) != len(targets):
+        raise UserError(f"scales: must be {len(targets)}, one for each target, with task=regression")
 
 
 def plain(value: Any) -> Any:

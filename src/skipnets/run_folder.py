@@ -25,6 +25,7 @@ CURVES = "curves.png"
 BATCHES = "batches.png"
 RATES = "learning_rates.png"
 CONFUSION = "confusion.png"
+SCATTER = "scatter.png"  # of a regression
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.parquet"
 REPORT = "report.html"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["Display", "as_html", "as_text", "cell", "make_table", "properties_table"]
+__all__ = ["Display", "as_html", "as_text", "cell", "make_table", "number_text", "properties_table"]
 
 WIDE = 400
 _HTML = '<pre style="font-family: monospace; line-height: 1.3; overflow-x: auto">{code}</pre>'
@@ -101,3 +101,8 @@ class Display:
 
     def _repr_html_(self) -> str:
         return as_html(self.tables())
+
+
+def number_text(value: float) -> str:
+    """A measured number as it is shown: with five digits, or all of a larger whole part."""
+    return f"{value:.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:.5g}"

@@ -8,6 +8,8 @@ from pathlib import Path
 from tests.helpers.runs import make_folds_run, write_images
 
 from skipnets.classifier import describe, load
+from skipnets.deploy import export_model
+from skipnets.training import Run
 
 
 def test_info_shows_the_metadata_of_a_file(trained: Path, run) -> None:
@@ -42,3 +44,11 @@ def test_a_run_with_folds_is_told_as_one(tmp_path: Path, run) -> None:
         assert refused.status == 2
         assert f"--split={split}: {folds} is a run with folds without a {split} split" in refused.err
         assert str(folds / "evaluation.json") in refused.err
+
+
+def test_a_regression_is_told_with_its_targets_and_their_scales(number_run: Run, tmp_path: Path, run) -> None:
+    told = run("info", number_run.folder).out
+    [first, _] = describe(number_run.model)["scales"]
+    assert f"radius mm (mean {first['mean']:.5g}, standard deviation {first['std']:.5g})" in told
+    export_model(number_run.model, tmp_path / "m.onnx")
+    assert "of a target's standard deviation, against PyTorch" in run("info", tmp_path / "m.onnx").out

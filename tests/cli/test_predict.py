@@ -10,8 +10,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tests.helpers.disks import TARGETS
 
 import skipnets
+from skipnets.tables import number_text
+from skipnets.training import Run
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
@@ -123,3 +126,21 @@ def test_a_page_and_a_limit_hold_for_every_image(trained: Path, photos: Path, tm
     refused = run("predict", trained, photos / "dark/00.png", "--max-pixels", 3)
     assert refused.status == 1
     assert "00.png: larger than 3 pixels, the most that is read" in refused.err
+
+
+def test_numbers_are_printed_with_the_names_of_their_targets(number_run: Run, tmp_path: Path, run) -> None:
+    image, table = Path(number_run.config.data).with_name("000.png"), Path(number_run.config.data)
+    [expected] = skipnets.load(number_run).predict(image)
+    numbers = dict(expected.values)
+    result = run("predict", number_run.folder, image, table)
+    assert result.status == 1
+    words = [text for name in TARGETS for text in (name, number_text(numbers[name]))]
+    assert result.out.splitlines() == ["\t".join([str(image), *words]), f"{table}\tfailed"]
+    assert run("predict", number_run.folder, image, "--output", tmp_path / "out.csv").status == 0
+    [row] = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert {name: float(row[name]) for name in TARGETS} == pytest.approx(numbers)
+    told = json.loads(run("predict", number_run.folder, image, "--json").out)
+    assert dict(told["predictions"][0]["values"]) == pytest.approx(numbers)
+    refused = run("predict", number_run.folder, image, "--coverage", "0.9")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "coverage: not yet with a regression" in refused.err

@@ -8,12 +8,14 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
+from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tests.helpers import flawed
 
+from skipnets.data.alignment import align, aligned_distance, halved, unmoved
 from skipnets.data.contents import contents, repeated
-from skipnets.data.copies import Copy, clusters, find_copies, write_copies
+from skipnets.data.copies import Copy, clusters, expected_seconds, find_copies, write_copies
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import find_dataset
 from skipnets.errors import UserError
@@ -58,6 +60,78 @@ def test_altered_copies_are_found_and_nothing_else(tmp_path, alter):
     pairs = {(dataset.names[copy.first], dataset.names[copy.second]) for copy in copies}
     assert pairs == {(f"a/{seed:02}.png", f"a/{seed:02}_copy.png") for seed in range(0, 30, 3)}
     assert all(copy.distance <= 0.2 and not copy.exact for copy in copies)
+
+
+def slowly_found(dataset) -> dict[tuple[int, int], float]:
+    """Every image laid on its nearest three, as it is and mirrored, all in full; of small images."""
+    images = [
+        dataset.open_reduced(index, 32, channels=1).resize((32, 32), 2) for index in range(len(dataset))
+    ]
+    images = np.stack([np.asarray(image) for image in images]).astype(np.float32)
+
+    def describe(image):
+        lowest = dctn(image, norm="ortho")[:8, :8].ravel()[1:]
+        return lowest / np.linalg.norm(lowest)
+
+    found: dict[tuple[int, int], float] = {}
+    furthest = []
+    for turned in (False, True):
+        for index, image in enumerate(images[:, :, ::-1] if turned else images):
+            apart = np.array([np.linalg.norm(describe(image) - describe(other)) for other in images])
+            nearest = [other for other in np.argsort(apart)[:4] if other != index and apart[other] < 0.8]
+            distances = [1.0] * (not turned and len(nearest) < 3)
+            for other in nearest:
+                one, two = image[None], images[other][None]
+                placement = align(halved(one), halved(two), unmoved(1), steps=4)
+                placement = align(one, two, placement, steps=2)
+                distances.append(float(aligned_distance(one, two, placement)[0]))
+                pair = (min(index, other), max(index, other))
+                found[pair] = min(found.get(pair, 1.0), distances[-1])
+            furthest += [] if turned else [max(distances)]
+    return {pair: apart for pair, apart in found.items() if apart <= min(0.2, np.median(furthest) / 4)}
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_they_are_those_of_an_obvious_slow_search(tmp_path, alike):
+    (tmp_path / "a").mkdir()
+    background = np.asarray(scene(99).resize((48, 40)), dtype=float)
+    for seed in range(40):
+        image = scene(seed).resize((48, 40))
+        if alike:  # all are alike, so copies must be more so
+            image = Image.fromarray((0.8 * background + 0.2 * np.asarray(image)).astype(np.uint8))
+        image.save(tmp_path / "a" / f"{seed:02}.png")
+        if seed % 2 == 0:
+            image = list(ALTERATIONS.values())[seed // 2 % len(ALTERATIONS)](image.resize((96, 72)))
+            image.convert("RGB").resize((48, 40)).save(tmp_path / "a" / f"{seed:02}_copy.png")
+    dataset = find_dataset(tmp_path, fractions=None)
+    found = {(copy.first, copy.second): copy.distance for copy in find_copies(dataset, contents(dataset))}
+    expected = slowly_found(dataset)
+    assert len(found) > 15
+    assert found.keys() == expected.keys()
+    assert all(found[pair] == pytest.approx(expected[pair], abs=1e-4) for pair in found)
+
+
+def test_where_time_is_short_only_exact_copies_are_looked_for(tmp_path):
+    write_pairs(tmp_path, 4)
+    (tmp_path / "a" / "same.png").write_bytes((tmp_path / "a" / "0.png").read_bytes())
+    short = find_dataset(tmp_path, duplicates="keep-together", copies_within=0.0)
+    assert [copy.exact for copy in short.copies] == [True]
+    assert short.listing.notes[-1].startswith("only exact copies are looked for: near ones would take about")
+    ample = find_dataset(tmp_path, duplicates="keep-together", copies_within=60.0)
+    assert len(ample.copies) == 9
+    # Who asks for one of each gets it, however long it takes.
+    assert len(find_dataset(tmp_path, duplicates="drop", copies_within=0.0)) == 8
+
+
+def test_the_time_that_it_takes_is_foreseen(tmp_path):
+    (tmp_path / "a").mkdir()
+    for seed in range(30):
+        scene(seed).save(tmp_path / "a" / f"{seed}.png")
+    few = find_dataset(tmp_path, fractions=None)
+    assert 0 < expected_seconds(few) < 5
+    many = few.select(np.tile(np.arange(30), 400))
+    assert expected_seconds(many) > 20 * expected_seconds(few)
+    assert expected_seconds(few.select(np.zeros(1, dtype=np.int64))) == 0
 
 
 def test_progress_goes_up_to_the_end(tmp_path):

@@ -11,9 +11,10 @@ import pytest
 from skipnets.data.copies import Copy
 from skipnets.data.folds import deal_out_folds, read_folds
 from skipnets.data.sources import ImageDataset
+from skipnets.data.splits import Shares
 from skipnets.errors import UserError
 
-SHARES = {"train": 0.7, "val": 0.15}
+SHARES = Shares({"train": 0.7, "val": 0.15})
 
 
 def dataset(

@@ -23,7 +23,7 @@ from skipnets.data.multi_label import (
 )
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset, find_dataset
-from skipnets.data.splits import cut_groups
+from skipnets.data.splits import Shares, cut_groups
 from skipnets.errors import UserError
 
 NAN = float("nan")
@@ -174,7 +174,7 @@ def test_splits_have_their_share_of_every_label_and_keep_groups_and_copies_toget
 def test_one_label_an_image_is_dealt_out_the_same_way_as_a_class() -> None:
     labels = np.random.default_rng(0).integers(0, 4, 60)
     groups = np.arange(60) // 3
-    shares = {"train": 0.6, "val": 0.4}
+    shares = Shares({"train": 0.6, "val": 0.4})
     as_classes, as_labels = (cut_groups(each, groups, shares, 3) for each in (labels, np.eye(4)[labels]))
     assert as_classes.tolist() == as_labels.tolist()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from skipnets.data.options import DataOptions
+from skipnets.data.options import DataOptions, options_of_images
 from skipnets.errors import UserError
 
 
@@ -48,3 +48,31 @@ def test_options_as_they_are_typed(tmp_path: Path) -> None:
     assert options.arguments() == words
     assert options.arguments(("page",)) == ["--page", "all"]
     assert DataOptions().arguments() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "task", "expected"),
+    [
+        ({}, "single-label", {"task": "single-label"}),
+        ({}, "multi-label", {"task": "multi-label"}),
+        ({}, "regression", {"task": "regression", "targets": ("a", "b")}),
+        ({"targets": ("c",)}, "regression", {"targets": ("c",)}),
+        ({"targets": ("c",)}, "single-label", {"targets": ("c",)}),
+        ({"label_columns": ("c",)}, "single-label", {"label_columns": ("c",)}),
+        ({"label_columns": ("c",)}, "multi-label", {"label_columns": ("c",), "task": "multi-label"}),
+        ({"task": "single-label"}, "regression", {"task": "single-label"}),
+    ],
+)
+def test_data_are_read_as_the_model_is_unless_the_options_tell_the_task(
+    options: dict[str, Any], task: Any, expected: dict[str, Any]
+) -> None:
+    assert DataOptions(**options).of_model(task, ["a", "b"]) == DataOptions(**expected)
+
+
+def test_where_images_alone_count_only_a_table_of_numbers_needs_options(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("path,a\n")
+    assert options_of_images(path, "regression", ["a"]) == DataOptions(task="regression", targets=("a",))
+    assert options_of_images(path, "multi-label", ["a"]) is None
+    assert options_of_images(tmp_path, "regression", ["a"]) is None
+    assert options_of_images("digits", "regression", ["a"]) is None

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ import pytest
 from PIL import Image
 
 from skipnets.data import open_dataset
+from skipnets.data.listing import Listing
+from skipnets.data.sources import ImageDataset, deal_out
+from skipnets.data.splits import find_shares
 from skipnets.data.survey import survey
 from skipnets.errors import UserError
 
@@ -288,3 +292,24 @@ def test_too_few_images_of_a_misspelled_class_say_so(tmp_path):
             put(tmp_path, f"{label}/{index}.png")
     with pytest.raises(UserError, match=r'class "Cat" has 1 images .*"Cat", "cat" differ only in spelling'):
         open_dataset(tmp_path)
+
+
+def test_a_large_val_is_made_smaller_and_a_note_says_so():
+    count = 40_000
+    large = ImageDataset(
+        classes=("a", "b"),
+        names=[str(index) for index in range(count)],
+        labels=np.arange(count) % 2,
+        splits=np.where(np.arange(count) < 4000, "test", "train"),
+    )
+    dealt = deal_out(large, find_shares("auto"), 0, "photos")
+    assert np.bincount(dealt.split("val").labels).tolist() == [2500, 2500]
+    assert len(dealt.split("test")) == 4000
+    [note] = dealt.listing.notes
+    assert note == (
+        "val has 5,000 of 36,000 images, not 18%: enough to choose the best epoch "
+        "(--fractions decides otherwise)"
+    )
+    given = deal_out(replace(large, listing=Listing()), find_shares((0.7, 0.15, 0.15)), 0, "photos")
+    assert len(given.split("val")) == pytest.approx(36_000 * 15 / 85, abs=1)
+    assert given.listing.notes == []

@@ -9,18 +9,22 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from skipnets.data.splits import (
+    Shares,
     SplitRow,
+    _counts,
     check_fractions,
     cut,
     cut_folds,
     cut_groups,
+    find_shares,
     read_split_rows,
     read_splits,
     write_splits,
 )
 from skipnets.errors import UserError
 
-SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+SHARES = Shares(FRACTIONS)
 
 
 @given(
@@ -30,9 +34,9 @@ SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 )
 def test_every_class_is_shared_out_and_none_goes_without(sizes, shares, seed):
     labels = np.repeat(np.arange(len(sizes)), sizes)
-    splits = cut(labels, dict(zip(SHARES, shares, strict=True)), seed)
+    splits = cut(labels, Shares(dict(zip(FRACTIONS, shares, strict=True))), seed)
     for label, size in enumerate(sizes):
-        counts = [np.count_nonzero(splits[labels == label] == name) for name in SHARES]
+        counts = [np.count_nonzero(splits[labels == label] == name) for name in FRACTIONS]
         assert sum(counts) == size
         assert min(counts) >= 1
         # At most one image from its share, but for those that minimum of one displaces.
@@ -44,7 +48,51 @@ def test_every_class_is_shared_out_and_none_goes_without(sizes, shares, seed):
 
 def test_hundred_images_are_split_exactly():
     splits = cut(np.repeat([0, 1], 100), SHARES, 0)
-    assert [(splits[:100] == name).sum() for name in SHARES] == [70, 15, 15]
+    assert [(splits[:100] == name).sum() for name in FRACTIONS] == [70, 15, 15]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        # 5,000 of 50,000, as many of each class.
+        ([5000] * 10, [500] * 10),
+        # 200,000 images: 2.5 % of each class, but of a rare one ten or 15/85.
+        ([199_600, 340, 60], [4990, 10, 10]),
+        ([20_000, 17, 6], [3529, 3, 1]),  # below the most, so 15/85 as ever
+        # A thousand classes get ten images each.
+        ([80] * 1000, [10] * 1000),
+    ],
+)
+def test_a_large_val_is_cut_to_what_chooses_an_epoch(sizes, expected):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    shares = find_shares("auto").of(["train", "val"])
+    splits = cut(labels, shares, 0)
+    found = [int((splits[labels == label] == "val").sum()) for label in range(len(sizes))]
+    assert found == pytest.approx(expected, abs=1)
+    explicit = cut(labels, find_shares((0.7, 0.15, 0.15)).of(["train", "val"]), 0)
+    assert (explicit == "val").sum() == pytest.approx(len(labels) * 15 / 85, abs=0.5 * len(sizes))
+
+
+def test_what_val_does_not_get_trains_and_test_stays():
+    labels = np.repeat([0, 1, 2, 3], 25_000)
+    splits = cut(labels, find_shares("auto"), 0)
+    assert [(splits == name).sum() for name in FRACTIONS] == [80_000, 5000, 15_000]
+    groups = np.arange(100_000) // 100
+    splits = cut_groups(labels, groups, find_shares("auto"), 0)
+    assert [(splits == name).sum() for name in FRACTIONS] == pytest.approx([80_000, 5000, 15_000], abs=200)
+
+
+@given(
+    size=st.integers(30, 400),
+    shares=st.lists(st.floats(0.001, 1), min_size=2, max_size=3),
+    least=st.lists(st.integers(1, 10), min_size=3, max_size=3),
+)
+def test_images_are_counted_out_as_one_by_one(size, shares, least):
+    ideal = size * np.array(shares) / sum(shares)
+    slow = np.array(least[: len(shares)])
+    for _ in range(size - slow.sum()):
+        slow[np.argmax(ideal - slow)] += 1
+    assert _counts(ideal, np.array(least[: len(shares)])).tolist() == slow.tolist()
 
 
 def test_the_seed_decides():
@@ -78,7 +126,7 @@ def test_groups_are_whole_and_classes_have_their_shares(seed):
     labels, groups = grouped(80, 1500, 4, seed)
     splits = cut_groups(labels, groups, SHARES, seed)
     assert all(len(set(splits[groups == group])) == 1 for group in np.unique(groups))
-    assert furthest(labels, splits, SHARES) < 0.05
+    assert furthest(labels, splits, FRACTIONS) < 0.05
     np.testing.assert_array_equal(splits, cut_groups(labels, groups, SHARES, seed))
     assert (splits != cut_groups(labels, groups, SHARES, seed + 1)).any()
 
@@ -88,7 +136,7 @@ def test_equal_parts_are_about_as_even_as_scikit_learn_s():
     ours, theirs = [], []
     for seed in range(8):
         labels, groups = grouped(30, 600, 3, seed)
-        ours.append(furthest(labels, cut_groups(labels, groups, shares, seed), shares))
+        ours.append(furthest(labels, cut_groups(labels, groups, Shares(shares), seed), shares))
         folds = np.empty(len(labels), dtype="<U5")
         cutter = StratifiedGroupKFold(3, shuffle=True, random_state=seed)
         for name, (_, part) in zip(shares, cutter.split(labels, labels, groups), strict=True):

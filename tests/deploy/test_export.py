@@ -20,7 +20,7 @@ import skipnets
 from skipnets.classifier import Classifier, describe, load
 from skipnets.deploy.export import CheckFailedError, Export, export_model
 from skipnets.errors import UserError
-from skipnets.evaluation import MultiLabelEvaluation, evaluate
+from skipnets.evaluation import MultiLabelEvaluation, RegressionEvaluation, evaluate
 from skipnets.training import Run
 
 IMAGES = [some_image((31, 23, 3)), some_image((8, 90, 3), 1), some_image((16, 20), 2)]
@@ -452,6 +452,29 @@ def test_on_two_thousand_real_images_every_export_is_as_good(shared_data: Path, 
     assert int8.accuracy.count == 300
     found = evaluate(load(int8.path), data, split="all")
     assert found.metrics.accuracy == pytest.approx(expected.metrics.accuracy, abs=0.02)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "native"])
+def test_numbers_are_the_same_in_an_export_and_in_the_engine(
+    number_run: Run, tmp_path: Path, runtime: str
+) -> None:
+    if runtime == "native":
+        pytest.importorskip("skipnets_engine", reason="needs the native engine: pip install ./engine")
+    path: Path = number_run.model
+    if runtime == "onnxruntime":
+        path = tmp_path / "numbers.onnx"
+        export = export_model(number_run.model, path)
+        assert export.task == "regression"
+        assert export.check.same_labels == export.check.count
+    original = load(number_run, runtime="torch", device="cpu")
+    other = load(path, runtime=runtime)
+    assert (other.task, other.scales) == ("regression", original.scales)
+    first, second = (evaluate(each, number_run.config.data, split="all") for each in (original, other))
+    assert isinstance(first, RegressionEvaluation)
+    assert isinstance(second, RegressionEvaluation)
+    np.testing.assert_allclose(first.predicted, second.predicted, atol=1e-4 * first.numbers.std(0).max())
+    with pytest.raises(UserError, match="int8: not yet with a regression"):
+        export_model(number_run.model, tmp_path / "8.onnx", int8=True, calibration=number_run.config.data)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "native"])

@@ -13,6 +13,7 @@ from skipnets.classifier import Classifier
 from skipnets.data import Preprocessing, open_dataset
 from skipnets.data.folds import deal_out_folds
 from skipnets.data.sources import find_with_own_splits
+from skipnets.data.splits import Shares
 from skipnets.evaluation import evaluate
 from skipnets.models import create_model
 from skipnets.training.batches import ShownImage, draw_batch
@@ -86,7 +87,7 @@ def make_folds_run(folder: Path, data: Path, *, folds: int = 2) -> Run:
     dealt = deal_out_folds(find_with_own_splits(data), folds, 0, data)
     for number in range(1, folds + 1):
         fold = run.fold(number)
-        dataset = dealt.fold(number, {"train": 0.7, "val": 0.15}, 0, data)
+        dataset = dealt.fold(number, Shares({"train": 0.7, "val": 0.15}), 0, data)
         write_config(fold, dataclasses.replace(config, folds=None, out=fold.folder))
         dataset.write_splits(fold.splits)
         write_metrics(fold.metrics, [row(epoch) for epoch in (1, 2, 3)])

@@ -25,10 +25,13 @@ from PIL import Image
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.models.registry import config_to_dict, model_config
+from skipnets.scaling import TargetScale
 from skipnets.serve import run_server
 
 CLASSES = ("red", "green", "blue")
 COLORS = {"red": (220, 30, 20), "green": (10, 200, 40), "blue": (20, 40, 210)}
+
+SCALES = (TargetScale(mean=100.0, std=10.0), *[TargetScale(mean=0.0, std=1.0)] * 2)
 
 Serving = Callable[..., httpx.Client]
 
@@ -87,6 +90,20 @@ def make_label_colors() -> Classifier:
         runtime=Means(),
         task="multi-label",
         thresholds=(0.7, 0.7, 0.7),
+    )
+
+
+def make_number_colors() -> Classifier:
+    """A regression whose numbers are the colors: of red with a scale of its own."""
+    colors = make_colors()
+    return Classifier(
+        architecture=colors.architecture,
+        classes=CLASSES,
+        preprocessing=colors.preprocessing,
+        provenance=colors.provenance,
+        runtime=Means(),
+        task="regression",
+        scales=SCALES,
     )
 
 

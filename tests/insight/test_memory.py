@@ -81,6 +81,9 @@ def test_the_batch_that_fits_takes_the_memory_that_was_given(name: str, size: in
         ("resnet18", 224, 24, "plain"),
         ("resnet50", 224, 8, "plain"),
         ("resnet110", 32, 64, "plain"),
+        ("rdnet_tiny", 160, 8, "plain"),
+        ("rdnet_tiny", 160, 12, "linear"),
+        ("rdnet_tiny", 160, 12, "linear-recompute"),
     ],
 )
 def test_peak_is_within_15_percent_of_a_process(name: str, size: int, batch: int, execution: str) -> None:

@@ -92,7 +92,7 @@ def test_probabilities_of_labels_are_averaged_by_sigmoids() -> None:
     def network(images: NDArray[Any]) -> NDArray[np.float32]:
         return 40 * images[:, :, 0, 0]  # far beyond what float32 probabilities tell apart
 
-    found = averaged_logits(network, batch, "flip", several_labels=True).astype(np.float64)
+    found = averaged_logits(network, batch, "flip", task="multi-label").astype(np.float64)
     each = [network(view).astype(np.float64) for view in by_torchvision(batch, "flip")]
     assert expit(found) == pytest.approx(np.mean([expit(logits) for logits in each], axis=0), abs=1e-6)
     assert expit(-found) == pytest.approx(np.mean([expit(-logits) for logits in each], axis=0), rel=1e-4)

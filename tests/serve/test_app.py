@@ -11,7 +11,7 @@ import zlib
 
 import pytest
 from PIL import Image
-from tests.helpers.serving import CLASSES, Serving, detail, make_image, upload
+from tests.helpers.serving import CLASSES, SCALES, Serving, detail, make_image, upload
 
 from skipnets.classifier import Classifier
 from skipnets.serve import Example, Limits
@@ -43,6 +43,22 @@ def test_several_labels_come_with_the_probabilities_of_all(serving: Serving, col
     assert len(answer["ranking"]) == 3
     told = client.get("/v1/model").json()
     assert (told["task"], told["thresholds"]) == ("multi-label", [0.9, 0.9, 0.9])
+
+
+def test_a_regression_answers_with_the_number_of_each_target(serving: Serving, colors: Classifier) -> None:
+    colors.task, colors.scales = "regression", SCALES
+    client = serving()
+    files = upload(make_image("red", (16, 16)), b"none")
+    [answer, failed] = client.post("/v1/predict", files=files).json()["predictions"]
+    # The network computes a sixteenth of the color.
+    assert [each["target"] for each in answer["values"]] == list(CLASSES)
+    numbers = [each["value"] for each in answer["values"]]
+    assert numbers == pytest.approx([100 + 10 * 220 / 16, 30 / 16, 20 / 16])
+    assert (answer["label"], answer["probability"], answer["ranking"]) == (None, None, [])
+    assert failed["values"] == []
+    assert failed["error"]
+    told = client.get("/v1/model").json()
+    assert (told["task"], told["scales"][0]) == ("regression", {"mean": 100.0, "std": 10.0})
 
 
 def test_many_images_get_predictions_in_order(serving: Serving) -> None:

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from tests.helpers.serving import CLASSES, Serving, detail, make_image, upload
+from tests.helpers.serving import CLASSES, SCALES, Serving, detail, make_image, upload
 
 from skipnets.classifier import Classifier
 from skipnets.errors import UserError
@@ -55,6 +55,22 @@ def test_several_labels_are_one_text(serving: Serving, colors: Classifier) -> No
     assert (probabilities[1] < 0.9).all()
     parameters = client.get("/v2/models/resnet20").json()["parameters"]
     assert parameters["thresholds"] == [0.9, 0.9, 0.9]
+
+
+def test_a_regression_has_values_alone(serving: Serving, colors: Classifier) -> None:
+    colors.task, colors.scales = "regression", SCALES
+    client = serving()
+    images = [make_image(color, (16, 16)) for color in ("red", "blue")]
+    found = outputs(client.post(INFER, json=in_json(*images)))
+    assert list(found) == ["values"]
+    assert found["values"] == pytest.approx(
+        [100 + 2200 / 16, 30 / 16, 20 / 16, 100 + 200 / 16, 40 / 16, 210 / 16]
+    )
+    metadata = client.get("/v2/models/resnet20").json()
+    assert metadata["outputs"] == [{"name": "values", "datatype": "FP32", "shape": [-1, 3]}]
+    assert metadata["parameters"] == {"targets": list(CLASSES)}
+    request = in_json(make_image("red")) | {"outputs": [{"name": "labels"}]}
+    assert "there is no 'labels'; the model has values" in client.post(INFER, json=request).json()["error"]
 
 
 def test_pixels_get_the_same_answers_as_files(serving: Serving) -> None:

@@ -13,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 from tests.helpers.browser import chromium
-from tests.helpers.serving import make_colors, make_image, ready, served, wait_until
+from tests.helpers.serving import make_colors, make_image, make_number_colors, ready, served, wait_until
 
-from skipnets.classifier import Classifier, load
+from skipnets.classifier import Classifier, RegressionPrediction, load
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.models.factory import create_model
 from skipnets.serve import Example, Limits, create_app
+from skipnets.tables import number_text
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,27 @@ def transfer(page: Any, name: str, content: bytes) -> Any:
         }""",
         [name, base64.b64encode(content).decode()],
     )
+
+
+def test_numbers_are_shown_with_their_targets(browser: Any) -> None:
+    colors = make_number_colors()
+    app = create_app(colors)
+    with served(app) as client:
+        wait_until(ready(app))
+        with Visit(browser, str(client.base_url)) as page:
+            page.get_by_text("The model predicts a number for each of these targets").wait_for()
+            assert "3 targets" in page.inner_text("#about")
+            page.set_input_files("#files", [chosen("one.png", noise(1)), chosen("notes.txt", b"no image")])
+            page.locator("#ranking li").first.wait_for()
+            [prediction] = colors.predict([Image.open(io.BytesIO(noise(1)))])
+            assert isinstance(prediction, RegressionPrediction)
+            expected = [[name, number_text(value)] for name, value in prediction.values]
+            assert [row.splitlines() for row in page.locator("#ranking li").all_inner_texts()] == expected
+            assert page.inner_text("#verdict") == expected[0][1]
+            assert page.inner_text("#sure") == "red"
+            assert page.inner_text("#announcement") == "one.png: " + "; ".join(map(" ".join, expected)) + "."
+            page.get_by_role("button", name="notes.txt").click()
+            page.get_by_role("alert").get_by_text("could not be read: not an image").wait_for()
 
 
 def test_an_image_is_chosen_pasted_dropped_or_taken_from_the_examples(

@@ -164,3 +164,14 @@ def test_every_field_is_documented() -> None:
 )
 def test_a_size_is_one_side_or_two(given: object, expected: object) -> None:
     assert TrainConfig(data="x", out=Path("y"), size=given).size == expected  # type: ignore[arg-type]
+
+
+def test_other_targets_get_scales_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    config = TrainConfig(
+        data="list.csv", out=tmp_path, targets=("age",), target_mean=(40.0,), target_std=(5.0,)
+    )
+    path.write_text(config_to_yaml(config))
+    assert (read_config(path).target_mean, read_config(path).target_std) == ((40.0,), (5.0,))
+    changed = read_config(path, targets=("height",))
+    assert (changed.targets, changed.target_mean, changed.target_std) == (("height",), None, None)

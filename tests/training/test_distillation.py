@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 from skipnets.models.factory import create_model
+from skipnets.scaling import TargetScale
 from skipnets.training import TrainConfig, train
 from skipnets.training.distillation import Teacher, divergence
 
@@ -69,11 +71,13 @@ def test_another_teacher_is_refused() -> None:
             Teacher(classifier, classes=classes, preprocessing=preprocessing, temperature=1, share=1)
 
 
-def test_a_teacher_of_several_labels_is_refused() -> None:
-    """Its logits are of sigmoids: a softmax of them means nothing."""
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_a_teacher_of_another_task_is_refused(task: Any) -> None:
+    """Its logits are of sigmoids, or numbers: a softmax of them means nothing."""
     single = make_classifier()
+    scales = [TargetScale(mean=0.0, std=1.0)] * len(CLASSES) if task == "regression" else None
     classifier = Classifier.from_model(
-        single.model, classes=CLASSES, preprocessing=single.preprocessing, task="multi-label"
+        single.model, classes=CLASSES, preprocessing=single.preprocessing, task=task, scales=scales
     )
     with pytest.raises(UserError, match="teacher=the teacher: must have one class an image"):
         Teacher(classifier, classes=CLASSES, preprocessing=classifier.preprocessing, temperature=1, share=1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def test_several_processes_look_every_50_steps_and_at_the_end_of_an_epoch(
     ("val_loss", "train_loss", "noted"), [(47.0, 1.2, True), (2.5, 0.2, False), (9.0, 8.0, False)]
 )
 def test_an_average_that_is_far_behind_is_noted(val_loss: float, train_loss: float, noted: bool) -> None:
-    note = average_note(0.999, val_loss=val_loss, train_loss=train_loss, classes=10)
+    note = average_note(0.999, val_loss=val_loss, train_loss=train_loss, guessing=math.log(10))
     assert (note is not None) == noted
     if note is not None:
         assert "ema=0.999" in note

@@ -120,6 +120,17 @@ def test_a_run_learns_and_its_file_holds_task_and_thresholds_chosen_on_validatio
     assert label_run.scores["groups"] is not None
 
 
+def test_the_validation_loss_counts_every_known_pair_once(label_run: Run) -> None:
+    evaluation = evaluate(load(label_run, runtime="torch", device="cpu"), split="val")
+    assert isinstance(evaluation, MultiLabelEvaluation)
+    logits, labels = torch.from_numpy(evaluation.logits), torch.from_numpy(evaluation.labels)
+    known = torch.isfinite(labels)
+    assert not known.all()
+    losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(), reduction="none")
+    best = next(row for row in label_run.rows if row.epoch == label_run.best_epoch)
+    assert best.val_loss == pytest.approx(losses[known].mean().item(), rel=1e-4)
+
+
 def test_predictions_hold_all_labels_that_reach_their_thresholds(label_run: Run) -> None:
     classifier = load(label_run, runtime="torch", device="cpu")
     image = Path(label_run.config.data).with_name("000.png")

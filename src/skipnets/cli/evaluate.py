@@ -46,7 +46,8 @@ def evaluate(
             with the run's splits.
         split: train, val, test or all. Data without splits are all test.
         json: Print all metrics and the written files as JSON.
-        output: A folder for evaluation.json, confusion.png and predictions.parquet.
+        output: A folder for evaluation.json, predictions.parquet, and confusion.png or, with numbers to
+            predict, scatter.png.
         predictions: A .parquet, .csv or .jsonl file for all predictions.
         tta: Test-time augmentation, which averages the probabilities of several views of each image: none,
             flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.

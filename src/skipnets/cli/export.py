@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from skipnets.cli.output import print_json, print_tables
+from skipnets.description import COMPARED
 from skipnets.errors import UserError
 from skipnets.tables import properties_table
 
@@ -68,13 +69,13 @@ def export(
     if json:
         print_json({**result.to_dict(), "written": [str(result.path)]})
         return
-    compared = result.check
+    compared, terms = result.check, COMPARED[result.task]
     rows = {
         "written": str(result.path),
         "format": f"{result.file_format}, {'int8' if result.accuracy else 'fp32'}, takes {result.input_type}",
         "checked on": f"{compared.count} images ({compared.images})",
-        "largest difference": f"{compared.largest_difference:.1e} of a probability, against PyTorch",
-        "same label": f"{compared.same_labels} of {compared.count}",
+        "largest difference": f"{compared.largest_difference:.1e} of a {terms.unit}, against PyTorch",
+        f"same {terms.answer}": f"{compared.same_labels} of {compared.count}",
     }
     if result.accuracy is not None:
         kept = " (some layers kept 32 bits)" if result.accuracy.accuracy_aware else ""

@@ -8,7 +8,8 @@ from typing import Any
 
 from skipnets.classifier import describe
 from skipnets.cli.output import print_json, print_tables
-from skipnets.tables import properties_table
+from skipnets.description import COMPARED, Task
+from skipnets.tables import number_text, properties_table
 
 
 def info(model: Path, /, *, json: bool = False) -> None:
@@ -37,18 +38,29 @@ def info(model: Path, /, *, json: bool = False) -> None:
         "preprocessing": _line(description["preprocessing"]),
         "temperature": _line(description["temperature"]),
         **_provenance(description["provenance"]),
-        **_export(description.get("export")),
+        **_export(description.get("export"), description.get("task", "single-label")),
     }
     print_tables([properties_table(rows)])
 
 
 def _classes(description: dict[str, Any]) -> dict[str, str]:
-    """A row on the classes; of several labels an image, with their thresholds."""
+    """A row on the classes; of several labels an image, with their thresholds, of targets with scales."""
     names, thresholds = description["classes"], description.get("thresholds")
+    if description.get("task") == "regression":
+        shown = (_target(name, scale) for name, scale in zip(names, description["scales"], strict=True))
+        return {"targets": f"{len(names)}: {', '.join(shown)}"}
     if thresholds is None:
         return {"classes": f"{len(names)}: {', '.join(names)}"}
     shown = (f"{name} {value:.3g}" for name, value in zip(names, thresholds, strict=True))
     return {"labels and thresholds": f"{len(names)}, any number an image: {', '.join(shown)}"}
+
+
+def _target(name: str, scale: dict[str, Any]) -> str:
+    """A target with its scale: "age (mean 41.5, standard deviation 12)", or with its grades."""
+    text = f"mean {number_text(scale['mean'])}, standard deviation {number_text(scale['std'])}"
+    if (grades := scale.get("grades")) is not None:
+        text += f", grades {grades[0]} to {grades[1]}"
+    return f"{name} ({text})"
 
 
 def _model(name: str, parameters: int, members: int) -> str:
@@ -70,7 +82,7 @@ def _provenance(provenance: dict[str, Any]) -> dict[str, str]:
     return rows
 
 
-def _export(export: dict[str, Any] | None) -> dict[str, str]:
+def _export(export: dict[str, Any] | None, task: Task) -> dict[str, str]:
     """Rows on an export and how it was verified; none for a model file."""
     if export is None:
         return {}
@@ -78,8 +90,9 @@ def _export(export: dict[str, Any] | None) -> dict[str, str]:
     rows = {"export": f"{export.get('format')}, {precision}, takes {export['input']}"}
     if check := export.get("check"):
         rows["checked on"] = (
-            f"{check['count']} images ({check['images']}): same label {check['same_labels']}, "
-            f"largest difference {check['largest_difference']:.1e} of a probability, against PyTorch"
+            f"{check['count']} images ({check['images']}): same {COMPARED[task].answer} "
+            f"{check['same_labels']}, largest difference {check['largest_difference']:.1e} of a "
+            f"{COMPARED[task].unit}, against PyTorch"
         )
     if accuracy := export.get("accuracy"):
         rows["accuracy"] = (

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from skipnets.classifier import SET_SEPARATOR, Classifier, Prediction, load, uncertainty_columns
+from skipnets.classifier import (
+    SET_SEPARATOR,
+    Classifier,
+    Prediction,
+    RegressionPrediction,
+    load,
+    number_columns,
+    uncertainty_columns,
+)
 from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress
 from skipnets.cli.paths import chosen_pages, expand_all
 from skipnets.errors import UserError
 from skipnets.evaluation.tables import check_table_path, write_table
-from skipnets.tables import make_table
+from skipnets.tables import make_table, number_text
 from skipnets.terminal import printable
 
 if TYPE_CHECKING:
@@ -48,7 +56,7 @@ def predict(
     threads: int | None = None,
     workers: int | None = None,
 ) -> int:
-    """Classify images.
+    """Classify images, or predict their numbers.
 
     For example:
 
@@ -65,7 +73,8 @@ def predict(
             s3://bucket/photos, rows are written as Parquet files, and a job that was stopped goes on.
         json: Print all predictions as JSON.
         top_k: Number of most probable classes to list for each image. With several labels an image, those
-            that reach their thresholds are listed, and files hold the probabilities of all.
+            that reach their thresholds are listed, and files hold the probabilities of all. With numbers to
+            predict, there is one for each target.
         coverage: Also give each image the set of classes that contains the true one with this probability,
             such as 0.9; the model must be calibrated (skipnets calibrate).
         reject: Mark images that are as unusual as this share of the calibration images, such as 0.05.
@@ -185,6 +194,9 @@ def _to_folder(classify: Callable[..., BatchResult], output: Path, json: bool, *
 
 def _print(rows: Sequence[Prediction]) -> None:
     """A table on a terminal; tab-separated lines elsewhere."""
+    if any(isinstance(row, RegressionPrediction) for row in rows):
+        _print_numbers(rows)
+        return
     several_labels = any(row.label is None and row.error is None for row in rows)
     if not sys.stdout.isatty():
         for row in rows:
@@ -228,6 +240,23 @@ def _print(rows: Sequence[Prediction]) -> None:
     print_tables([table])
 
 
+def _print_numbers(rows: Sequence[Prediction]) -> None:
+    """The numbers of each image: names and numbers between tabs, or a column for each target."""
+    values = [dict(row.values) if isinstance(row, RegressionPrediction) else {} for row in rows]
+    if not sys.stdout.isatty():
+        for row, numbers in zip(rows, values, strict=True):
+            pairs = [text for name, value in numbers.items() for text in (name, number_text(value))]
+            sys.stdout.write("\t".join(map(printable, [row.source, *(pairs or ["failed"])])) + "\n")
+        return
+    targets = list(next((numbers for numbers in values if numbers), {}))
+    columns: Any = {"image": "left", **dict.fromkeys(targets, "right")}
+    cells = (
+        [row.source, *(number_text(numbers[name]) if numbers else "failed" for name in targets)]
+        for row, numbers in zip(rows, values, strict=True)
+    )
+    print_tables([make_table(columns, cells)])
+
+
 def _uncertainty(row: Prediction) -> dict[str, str]:
     """Heading → text of what was asked for besides the most probable classes."""
     cells = {}
@@ -257,9 +286,13 @@ def _columns(
     """Columns with one row per image: path, label, probability, then label_2, probability_2 …, and error.
 
     Before the error, there are the columns of `skipnets.classifier.uncertainty_columns`.
-    Of a multi-label classifier: path, labels ("cat|dog"), "p:NAME" for each label, and error.
+    Of a multi-label classifier: path, labels ("cat|dog"), "p:NAME" for each label, and error. Of a
+    regression: path, a column for each target, and error.
     """
     columns: dict[str, list[Any]] = {"path": [row.source for row in rows]}
+    if classifier.task == "regression":
+        columns |= number_columns(rows, classifier.classes)
+        return {**columns, "error": [row.error for row in rows]}
     if classifier.task == "multi-label":
         shares = [dict(row.ranking) for row in rows]
         columns["labels"] = [None if row.error else "|".join(row.labels) for row in rows]

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from skipnets.classifier import load
 from skipnets.cli.output import print_failures, print_paths
-from skipnets.data.options import DataOptions
+from skipnets.data.options import DataOptions, options_of_images
 from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation.evaluating import open_own_images
@@ -55,7 +55,12 @@ def reuse(
         dataset = (
             open_own_images(classifier, download=download)
             if data is None
-            else open_dataset(data, fractions=None, download=download, options=options)
+            else open_dataset(
+                data,
+                fractions=None,
+                download=download,
+                options=options or options_of_images(data, classifier.task, classifier.classes),
+            )
         )
         chosen = np.unique(np.linspace(0, len(dataset) - 1, min(images, len(dataset))).astype(int))
         sources = [dataset.source(int(index)) for index in chosen]

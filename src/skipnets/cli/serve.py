@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from skipnets.classifier import describe, load
+from skipnets.data.options import options_of_images
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 from skipnets.runtimes.views import check_tta
@@ -109,11 +111,16 @@ def serve(
         )
 
     check_tta(tta)
-    from skipnets.serve import Limits, create_app, find_examples, run_server
+    from skipnets.serve import Example, Limits, create_app, find_examples, run_server
 
-    preprocessing = None
+    offered: Sequence[Example] = ()
     if examples is not None:
-        preprocessing = Preprocessing.from_dict(describe(model)["preprocessing"])
+        described = describe(model)
+        offered = find_examples(
+            examples,
+            preprocessing=Preprocessing.from_dict(described["preprocessing"]),
+            options=options_of_images(examples, described.get("task", "single-label"), described["classes"]),
+        )
     app = create_app(
         partial(load, model, runtime=runtime, device=device, threads=threads, precision=precision, tta=tta),
         limits=Limits(
@@ -129,7 +136,7 @@ def serve(
         ),
         token=token,
         allow_hosts=allow_host or (),
-        examples=() if examples is None else find_examples(examples, preprocessing=preprocessing),
+        examples=offered,
         batch_size=batch_size,
         batch_delay=batch_delay,
         workers=workers,

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # 16 bytes: among a billion images, two different ones agree with a probability of 10⁻²¹.
 _DIGEST_BYTES = 16
+# Images that a thread takes at once: handing over each would take longer than hashing a small one.
+_AT_ONCE = 64
 
 
 class Content(NamedTuple):
@@ -46,10 +48,15 @@ def contents(
     """
     if dataset.contents is not None:
         return dataset.contents
+
+    def of_part(start: int) -> list[Content]:
+        part = range(start, min(start + _AT_ONCE, len(dataset)))
+        return [_content(dataset, index, of_sizes) for index in part]
+
     with ThreadPoolExecutor(8) as pool:
-        found = []
-        for content in pool.map(lambda index: _content(dataset, index, of_sizes), range(len(dataset))):
-            found.append(content)
+        found: list[Content] = []
+        for part in pool.map(of_part, range(0, len(dataset), _AT_ONCE)):
+            found += part
             if progress is not None:
                 progress(len(found), len(dataset))
         return found

@@ -13,22 +13,38 @@ N images, P pairs, S side of a thumbnail.
 from __future__ import annotations
 
 import csv
+import importlib.util
 import os
+import statistics
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from skipnets.data.alignment import (
+    align,
+    aligned_distance,
+    correlation,
+    halved,
+    resampling,
+    unmoved,
+)
 from skipnets.data.contents import Content, repeated
-from skipnets.data.decoding import ImageDecodeError, is_image
+from skipnets.data.decoding import is_image
+from skipnets.data.nearest import find_nearest
+from skipnets.data.thumbnails import gray_thumbnail, gray_thumbnails
 from skipnets.files import atomic_path
+from skipnets.machine import usable_cores
 from skipnets.terminal import csv_text
 
 if TYPE_CHECKING:
     from skipnets.data.sources import ImageDataset
+
+T = TypeVar("T")
 
 # Beyond this, only exact copies are looked for: comparing grows with the square of the number of images.
 MOST = 100_000
@@ -40,6 +56,13 @@ _FREQUENCIES = 8
 _CANDIDATE_DISTANCE = 0.8
 _COPY_DISTANCE = 0.2
 _CANDIDATES = 3
+# Pairs further apart than this after two and after four steps of aligning them at half the size are given
+# up. That costs none of the 1,296 copies among CIFAR-10's 60,000 images, and leaves a quarter of the pairs.
+_HOPELESS_DISTANCES = (0.6, 0.5)
+# Of more images than this, so many and up to twice as many tell how alike images are that are no copies.
+_SAMPLE = 16_384
+# Descriptors' numbers that change their sign when an image is mirrored: of odd frequency from left to right.
+_TURNED = np.arange(1, _FREQUENCIES**2) % _FREQUENCIES % 2 == 1
 # Images of at least this side are compared again at it, by what a Gaussian blur of so many pixels takes away.
 # The correlation of these details is 0.94 or more for copies of photographs and emoji (the lowest at JPEG
 # quality 30), and 0.81 or less for different clothes on one cloth.
@@ -50,8 +73,13 @@ _LEAST_DETAIL_CORRELATION = 0.87
 LEAST_SIDE = 16
 # Thumbnails that vary less than this many gray levels show nothing that could be compared.
 _LEAST_CONTRAST = 4
-_PAIRS_AT_ONCE = 256
 _IMAGES_AT_ONCE = 4096
+# Images on which the time is measured, and the pairs that an image takes (those that are alike take longer).
+_PROBED = 512
+_PAIRS_OF_AN_IMAGE = 8
+# Pairs that are aligned at once: what is computed of so many fits into a processor's cache.
+_PAIRS_AT_ONCE = 64
+_HALVES_AT_ONCE = 256
 
 
 class Copy(NamedTuple):
@@ -74,6 +102,8 @@ def find_copies(
     dataset: ImageDataset,
     contents: Sequence[Content],
     progress: Callable[[int, int], object] | None = None,
+    *,
+    near: bool = True,
 ) -> list[Copy]:
     """Find which images of a dataset are copies of others, in the order of their positions.
 
@@ -82,6 +112,7 @@ def find_copies(
         contents: Of each image, from `skipnets.data.contents`.
         progress: Called with the number of steps done and their total; an image takes three, one to decode
             it and two to compare it.
+        near: Whether near copies are looked for, which takes much longer than exact ones.
     """
     exact = [
         Copy(same[0], other, exact=True, distance=0.0)
@@ -91,8 +122,45 @@ def find_copies(
     ]
     # Of equal files one stands for all.
     first_only = np.setdiff1d(np.arange(len(dataset)), [copy.second for copy in exact])
-    near = _find_near(dataset, first_only, progress) if 1 < len(first_only) <= MOST else []
-    return sorted([*exact, *near])
+    found = _find_near(dataset, first_only, progress) if near and 1 < len(first_only) <= MOST else []
+    return sorted([*exact, *found])
+
+
+def expected_seconds(dataset: ImageDataset) -> float:
+    """About how long looking for near copies among all images takes, measured on some of them; 0 for none."""
+    count = len(dataset)
+    if not 1 < count <= MOST or (dataset.images is not None and min(dataset.images.shape[1:3]) < LEAST_SIDE):
+        return 0.0
+    some = np.unique(np.linspace(0, count - 1, _PROBED).astype(np.int64))
+    gray_thumbnails(dataset, some[:8], _SIDE, at_least=LEAST_SIDE)  # what is slower the first time
+    parts = np.array_split(some, 4)
+    thumbnails, decoding = _timed(
+        [partial(gray_thumbnails, dataset, part, _SIDE, at_least=LEAST_SIDE) for part in parts]
+    )
+    images = np.concatenate(thumbnails)
+    pairs = np.stack([np.arange(len(images)), np.roll(np.arange(len(images)), 1)], 1)
+    in_full = np.zeros(len(pairs), dtype=bool)
+    _, aligning = _timed(
+        [lambda: _aligned_distances(images, pairs, False, in_full, _Steps(len(pairs), None))] * 3
+    )
+    # In so many dimensions, random descriptors are far apart, as those of images mostly are.
+    random = np.random.default_rng(0).standard_normal((_PROBED, len(_TURNED)), dtype=np.float32)
+    random /= np.linalg.norm(random, axis=1, keepdims=True)
+    _, comparing = _timed(
+        [lambda: find_nearest(random, _TURNED, _CANDIDATES + 1, within=_CANDIDATE_DISTANCE)] * 3
+    )
+    for_each = decoding / len(parts[0]) + _PAIRS_OF_AN_IMAGE * aligning / len(pairs)
+    return count * for_each + (count / _PROBED) ** 2 / 2 * comparing
+
+
+def _timed(works: Sequence[Callable[[], T]]) -> tuple[list[T], float]:
+    """The results, and the median of the seconds that they take."""
+    results, seconds = [], []
+    for work in works:
+        start = time.perf_counter()
+        results.append(work())
+        seconds.append(time.perf_counter() - start)
+    return results, statistics.median(seconds)
 
 
 def _can_be_read(dataset: ImageDataset, position: int) -> bool:
@@ -137,34 +205,40 @@ def write_copies(path: str | os.PathLike[str], copies: Iterable[Copy], dataset: 
 def _find_near(
     dataset: ImageDataset, positions: NDArray[np.int64], progress: Callable[[int, int], object] | None
 ) -> list[Copy]:
-    try:
-        from sklearn.neighbors import NearestNeighbors
-    except ImportError:  # in the core installation, which only predicts
+    if importlib.util.find_spec("scipy") is None:  # in the core installation, which only predicts
         return []
     if dataset.images is not None and min(dataset.images.shape[1:3]) < LEAST_SIDE:
         return []
     steps = _Steps(3 * len(positions), progress)
-    thumbnails = _thumbnails(dataset, positions, steps)
+    thumbnails = gray_thumbnails(
+        dataset, positions, _SIDE, at_least=LEAST_SIDE, progress=lambda share: steps.go_to(share / 3)
+    )
     varied = np.concatenate([part.std((1, 2)) for part in _parts(thumbnails)]) >= _LEAST_CONTRAST
     thumbnails, positions = thumbnails[varied], positions[varied]
     if len(positions) < 2:
         return []
-    descriptors = _describe(thumbnails)
-    index = NearestNeighbors(algorithm="brute").fit(descriptors)
-    neighbors = min(_CANDIDATES + 1, len(positions))
+    own = np.arange(len(positions))
     best: dict[tuple[int, int], tuple[float, bool]] = {}
     background = np.ones(len(positions))
-    for mirrored in (False, True):
-        steps.go_to((1 + mirrored) / 3)
-        queries = _describe(thumbnails[:, :, ::-1]) if mirrored else descriptors
-        distances, found = index.kneighbors(queries, n_neighbors=neighbors)
-        near = (distances < _CANDIDATE_DISTANCE) & (found != np.arange(len(positions))[:, None])
-        pairs = np.argwhere(near)
-        pairs = np.stack([pairs[:, 0], found[near]], 1)
-        aligned = _aligned_distances(thumbnails, pairs, mirrored, steps)
+    candidates = find_nearest(
+        _describe(thumbnails),
+        _TURNED,
+        _CANDIDATES + 1,  # one of them is the image itself
+        within=_CANDIDATE_DISTANCE,
+        progress=lambda share: steps.go_to((1 + share) / 3),
+    )
+    # How alike images are that are no copies, a sample tells.
+    sample = own % -(-len(own) // _SAMPLE) == 0
+    for mirrored, found in zip((False, True), candidates, strict=True):
+        image, rank = np.nonzero((found.positions >= 0) & (found.positions != own[:, None]))
+        pairs = np.stack([image, found.positions[image, rank]], 1)
+        in_full = np.zeros(len(pairs), dtype=bool) if mirrored else sample[image]
+        steps.go_to((4 + mirrored) / 6)
+        aligned = _aligned_distances(thumbnails, pairs, mirrored, in_full, steps)
         if not mirrored:
-            background = _background(pairs[:, 0], aligned, len(positions))
-        for (one, other), distance in zip(pairs.tolist(), aligned.tolist(), strict=True):
+            background = _background(image[in_full], aligned[in_full], len(positions))[sample]
+        near = aligned <= _COPY_DISTANCE
+        for (one, other), distance in zip(pairs[near].tolist(), aligned[near].tolist(), strict=True):
             key = (min(one, other), max(one, other))
             best[key] = min((distance, mirrored), best.get(key, (np.inf, False)))
     steps.go_to(1)
@@ -193,7 +267,9 @@ def _details_agree(
         with ThreadPoolExecutor(4) as pool:
             images = list(
                 pool.map(
-                    lambda position: _gray(dataset, position, _DETAILED_SIDE, at_least=_DETAILED_SIDE),
+                    lambda position: gray_thumbnail(
+                        dataset, position, _DETAILED_SIDE, at_least=_DETAILED_SIDE
+                    ),
                     distinct.tolist(),
                 )
             )
@@ -206,17 +282,17 @@ def _details_agree(
         )
         turned = mirrored[start : start + _PAIRS_AT_ONCE][rows]
         moving[turned] = moving[turned, :, ::-1]
-        placement = np.tile(np.array([1, 0, 0], dtype=np.float32), (len(rows), 1))
-        small = _halved(moving), _halved(fixed)
-        placement = _align(_halved(small[0]), _halved(small[1]), placement, steps=4)
-        placement = _align(*small, placement=placement, steps=3)
-        placement = _align(moving, fixed, placement, steps=3)
-        by_row, by_column, inside = _sampling(placement, _DETAILED_SIDE)
+        placement = unmoved(len(rows))
+        small = halved(moving), halved(fixed)
+        placement = align(halved(small[0]), halved(small[1]), placement, steps=4)
+        placement = align(*small, placement=placement, steps=3)
+        placement = align(moving, fixed, placement, steps=3)
+        by_row, by_column, inside = resampling(placement, _DETAILED_SIDE)
         one, other = (
             each - gaussian_filter(each, (0, _DETAIL_BLUR, _DETAIL_BLUR))
             for each in (by_row @ moving @ by_column, fixed)
         )
-        agree[start + np.array(rows)] = _correlation(one, other, inside == 1) >= _LEAST_DETAIL_CORRELATION
+        agree[start + np.array(rows)] = correlation(one, other, inside == 1) >= _LEAST_DETAIL_CORRELATION
     return agree
 
 
@@ -251,35 +327,6 @@ def _background(rows: NDArray[np.int64], distances: NDArray[np.float32], count: 
     return np.where(np.bincount(rows, minlength=count) < _CANDIDATES, 1.0, furthest)
 
 
-def _thumbnails(dataset: ImageDataset, positions: NDArray[np.int64], steps: _Steps) -> NDArray[np.uint8]:
-    """(N, S, S) gray; of images that are too small or cannot be read, zeros."""
-    blank = np.zeros((_SIDE, _SIDE), dtype=np.uint8)
-
-    def thumbnail(position: int) -> NDArray[np.uint8]:
-        image = _gray(dataset, position, _SIDE, at_least=LEAST_SIDE)
-        return blank if image is None else image
-
-    found = np.empty((len(positions), _SIDE, _SIDE), dtype=np.uint8)
-    with ThreadPoolExecutor(4) as pool:
-        for start in range(0, len(positions), _PAIRS_AT_ONCE):
-            part = positions[start : start + _PAIRS_AT_ONCE].tolist()
-            for row, image in enumerate(pool.map(thumbnail, part), start):
-                found[row] = image
-            steps.go(len(part))
-    return found
-
-
-def _gray(dataset: ImageDataset, position: int, side: int, *, at_least: int) -> NDArray[np.uint8] | None:
-    """(S, S) an image in gray; None if it has fewer pixels a side than that, or cannot be read."""
-    try:
-        image = dataset.open_reduced(position, side, channels=1)
-    except ImageDecodeError:
-        return None
-    if min(image.size) < at_least:
-        return None
-    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
-
-
 def _describe(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(N, S, S) → (N, 63) of length 1: equal for equal images whatever their brightness and contrast."""
     # The cosine transform as two products; only its lowest frequencies are needed.
@@ -297,116 +344,45 @@ def _describe(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _aligned_distances(
-    thumbnails: NDArray[np.uint8], pairs: NDArray[np.int64], mirrored: bool, steps: _Steps
+    thumbnails: NDArray[np.uint8],
+    pairs: NDArray[np.int64],
+    mirrored: bool,
+    in_full: NDArray[np.bool_],
+    steps: _Steps,
 ) -> NDArray[np.float32]:
-    """(P,) how far the two images of each pair are apart once the first is laid on the second."""
+    """(P,) how far the two images of each pair are apart once the first is laid on the second.
 
-    def distance(start: int) -> NDArray[np.float32]:
-        part = pairs[start : start + _PAIRS_AT_ONCE]
-        moving, fixed = (thumbnails[part[:, side]].astype(np.float32) for side in (0, 1))
+    Those that are still far apart when they are roughly aligned are aligned no further, and infinitely far
+    apart; those `in_full` are aligned in any case.
+    """
+    placement = unmoved(len(pairs))
+    distances = np.full(len(pairs), np.inf, dtype=np.float32)
+    left = np.arange(len(pairs))
+    # Some pairs are there both ways, one image laid on the other: they are given up together.
+    _, either_way = np.unique(np.sort(pairs, 1), axis=0, return_inverse=True)
+
+    def align_further(part: NDArray[np.int64], halves: bool) -> NDArray[np.floating]:
+        moving, fixed = (thumbnails[pairs[part, which]].astype(np.float32) for which in (0, 1))
         if mirrored:
             moving = moving[:, :, ::-1]
-        placement = np.tile(np.array([1, 0, 0], dtype=np.float32), (len(moving), 1))
-        placement = _align(_halved(moving), _halved(fixed), placement, steps=4)
-        placement = _align(moving, fixed, placement, steps=2)
-        return _distance(moving, fixed, placement)
+        if halves:
+            moving, fixed = halved(moving), halved(fixed)
+        placement[part] = align(moving, fixed, placement[part], steps=2)
+        return aligned_distance(moving, fixed, placement[part])
 
-    found = [np.empty(0, dtype=np.float32)]
-    with ThreadPoolExecutor(4) as pool:
-        for distances in pool.map(distance, range(0, len(pairs), _PAIRS_AT_ONCE)):
-            found.append(distances)
-            steps.go(steps.total / 3 * len(distances) / len(pairs))
-    return np.concatenate(found)
-
-
-def _align(
-    moving: NDArray[np.float32], fixed: NDArray[np.float32], placement: NDArray[np.float32], *, steps: int
-) -> NDArray[np.float32]:
-    """Gauss-Newton steps towards the scale and shift at which the moving images equal the fixed ones.
-
-    Args:
-        moving: (P, S, S).
-        fixed: (P, S, S).
-        placement: (P, 3): scale, shift to the right, shift down; the image reaches from -1 to 1.
-        steps: How many.
-
-    Returns:
-        The placement, improved.
-    """
-    count, side, _ = moving.shape
-    across = _centers(side)
-    down_slope, right_slope = (slope * (side / 2) for slope in np.gradient(moving, axis=(1, 2)))
-    for _ in range(steps):
-        rows, columns, inside = _sampling(placement, side)
-        warped = rows @ moving @ columns
-        right, down = rows @ right_slope @ columns, rows @ down_slope @ columns
-        larger = right * across[None, None, :] + down * across[None, :, None]
-        # fixed ≈ gain · (warped + slopes · change of placement) + offset, solved by least squares.
-        terms = np.stack([warped, larger, right, down, np.ones_like(warped)], -1).reshape(count, -1, 5)
-        weighted = terms * inside.reshape(count, -1, 1)
-        normal = weighted.transpose(0, 2, 1) @ terms
-        ridge = 1e-5 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-6
-        moments = weighted.transpose(0, 2, 1) @ fixed.reshape(count, -1, 1)
-        solution = np.linalg.solve(normal.astype(np.float64) + ridge * np.eye(5), moments)[..., 0]
-        gain = np.maximum(np.abs(solution[:, :1]), 0.2)
-        change = np.clip(solution[:, 1:4] / gain, -0.1, 0.1).astype(np.float32)
-        placement = np.clip(placement + change, (0.8, -0.25, -0.25), (1.25, 0.25, 0.25)).astype(np.float32)
-    return placement
-
-
-def _distance(
-    moving: NDArray[np.float32], fixed: NDArray[np.float32], placement: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """(P,) between the aligned images at half their side, each with mean 0 and length 1 where both are."""
-    rows, columns, inside = _sampling(placement, moving.shape[1])
-    correlation = _correlation(_halved(rows @ moving @ columns), _halved(fixed), _halved(inside) == 1)
-    distance: NDArray[np.float32] = np.sqrt(np.maximum(2 - 2 * correlation, 0))
-    return distance
-
-
-def _correlation(
-    one: NDArray[np.floating], other: NDArray[np.floating], common: NDArray[np.bool_]
-) -> NDArray[np.floating]:
-    """(P, S, S), (P, S, S) → (P,) Pearson's correlation over the pixels that count."""
-    area = np.maximum(common.sum((1, 2), keepdims=True), 1)
-
-    def centered(images: NDArray[np.floating]) -> NDArray[np.floating]:
-        shared = images * common
-        return (shared - shared.sum((1, 2), keepdims=True) / area) * common
-
-    one, other = centered(one), centered(other)
-    lengths = np.sqrt((one**2).sum((1, 2)) * (other**2).sum((1, 2)))
-    correlation: NDArray[np.floating] = (one * other).sum((1, 2)) / np.maximum(lengths, 1e-6)
-    return correlation
-
-
-def _sampling(
-    placement: NDArray[np.float32], side: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Matrices that resample rows (P, S, S) and columns (P, S, S) bilinearly, and where that is inside."""
-    across = _centers(side)
-    x = placement[:, :1] * across + placement[:, 1:2]
-    y = placement[:, :1] * across + placement[:, 2:3]
-    inside = (np.abs(y) <= 1)[:, :, None] & (np.abs(x) <= 1)[:, None, :]
-    rows, columns = (
-        np.maximum(
-            1 - np.abs(np.clip((at + 1) * (side / 2) - 0.5, 0, side - 1)[..., None] - np.arange(side)), 0
-        )
-        for at in (y, x)
-    )
-    return (
-        rows.astype(np.float32),
-        columns.transpose(0, 2, 1).astype(np.float32),
-        inside.astype(np.float32),
-    )
-
-
-def _centers(side: int) -> NDArray[np.float32]:
-    """Where the centers of a row's pixels lie between -1 and 1."""
-    return ((2 * np.arange(side) + 1) / side - 1).astype(np.float32)
-
-
-def _halved(images: NDArray[np.floating]) -> NDArray[np.floating]:
-    """(P, S, S) → (P, S/2, S/2), the means of 2×2 pixels."""
-    count, side, _ = images.shape
-    return images.reshape(count, side // 2, 2, side // 2, 2).mean((2, 4))
+    with ThreadPoolExecutor(min(4, usable_cores())) as pool:
+        for hopeless in (*_HOPELESS_DISTANCES, None):
+            halves = hopeless is not None
+            at_once = _HALVES_AT_ONCE if halves else _PAIRS_AT_ONCE
+            parts = [left[start : start + at_once] for start in range(0, len(left), at_once)]
+            reached: list[NDArray[np.floating]] = [np.empty(0)]
+            for found in pool.map(align_further, parts, [halves] * len(parts)):
+                reached.append(found)
+                steps.go(steps.total / 18 * len(found) / len(left))
+            if hopeless is None:
+                distances[left] = np.concatenate(reached)
+            else:
+                nearer = np.full(len(pairs), np.inf)
+                np.minimum.at(nearer, either_way[left], np.concatenate(reached))
+                left = left[(nearer[either_way[left]] <= hopeless) | in_full[left]]
+    return distances

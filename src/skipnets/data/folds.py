@@ -6,7 +6,6 @@ best epoch on it. N images, K folds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from skipnets.data.sources import (
     join_groups,
     repeat_splits,
 )
-from skipnets.data.splits import SplitRow, cut_folds, read_split_rows, write_splits
+from skipnets.data.splits import Shares, SplitRow, cut_folds, read_split_rows, write_splits
 from skipnets.errors import UserError, listed
 
 __all__ = ["Folds", "deal_out_folds", "read_folds"]
@@ -45,7 +44,7 @@ class Folds:
     numbers: NDArray[np.int64]
     count: int
 
-    def fold(self, number: int, shares: Mapping[str, float], seed: int, data: object) -> ImageDataset:
+    def fold(self, number: int, shares: Shares, seed: int, data: object) -> ImageDataset:
         """The images of one fold: those it holds out as "test", the others as "train" and "val".
 
         Args:
@@ -57,9 +56,9 @@ class Folds:
         used = np.flatnonzero(self.numbers > 0)
         chosen = self.dataset.select(used)
         held_out = self.numbers[used] == number
-        return deal_out(
-            replace(chosen, splits=np.where(held_out, "test", "").astype("<U5")), shares, seed, data
-        )
+        own_notes = replace(chosen.listing, notes=list(chosen.listing.notes))
+        splits = np.where(held_out, "test", "").astype("<U5")
+        return deal_out(replace(chosen, splits=splits, listing=own_notes), shares, seed, data)
 
     def write(self, path: Path) -> None:
         """Write splits.csv with the fold of each image; every image is read for its hash."""

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 from skipnets.data.listing import Listing, counted
+from skipnets.data.targets import as_number
 from skipnets.errors import UserError, listed
 
 
@@ -21,6 +22,8 @@ def check_labels(listing: Listing, *, strict: bool = True) -> None:
     Raises:
         UserError: It is, and `strict` is set.
     """
+    if listing.regression:
+        return
     splits_of: dict[str, set[str]] = {name: set() for name in listing.classes}
     if listing.multi_label:
         for names in spellings(splits_of):
@@ -40,6 +43,7 @@ def check_labels(listing: Listing, *, strict: bool = True) -> None:
     if len(splits_of) > 20 and 2 * len(splits_of) > len(listing.entries):
         listing.warnings.append(
             f"{len(splits_of):,} classes for {counted(len(listing.entries), 'image')}: are these the labels?"
+            + ("" if None in map(as_number, splits_of) else " --task regression takes them for numbers")
         )
 
 

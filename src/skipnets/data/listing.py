@@ -16,7 +16,8 @@ class Entry(NamedTuple):
 
     Attributes:
         name: The path below the listing's root, with forward slashes; absolute where it lies elsewhere.
-        label: The class; of several labels, the text of `skipnets.data.multi_label`.
+        label: The class; of several labels, the text of `skipnets.data.multi_label`; of numbers, that of
+            `skipnets.data.targets`.
         split: "train", "val" or "test"; "" where the data does not say.
         group: What must not be divided among splits, such as a patient; "" where the data does not say.
     """
@@ -41,6 +42,7 @@ class Listing:
         warnings: What may make results wrong.
         columns: A manifest's columns and what they were used for; "" for nothing.
         multi_label: Whether an image may have any number of labels.
+        regression: Whether the labels are numbers; `classes` are then the names of the targets.
         groups_found: Whether the groups are those that the images themselves name, and nobody asked for them.
     """
 
@@ -53,6 +55,7 @@ class Listing:
     warnings: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
     multi_label: bool = False
+    regression: bool = False
     groups_found: bool = False
 
 

@@ -34,6 +34,7 @@ from skipnets.data.multi_label import (
 )
 from skipnets.data.options import Task
 from skipnets.data.split_names import split_named
+from skipnets.data.targets import as_number, read_numbers, target_texts
 from skipnets.errors import UserError, listed, near_matches, needs_extra, one_line
 from skipnets.terminal import from_csv_text
 
@@ -70,6 +71,7 @@ class Columns:
         label: The classes; recognized likewise.
         labels: Columns of one label each, where an image has several. Default: all columns of 0, 1, -1 and
             nothing, where no column holds the classes.
+        targets: Columns of numbers to predict. Default, for regression: the one column of numbers.
         split: The splits; recognized likewise, if there is one.
         group: What must not be divided among splits. Default: split_group, if there is such a column.
     """
@@ -77,6 +79,7 @@ class Columns:
     path: str | None = None
     label: str | None = None
     labels: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
     split: str | None = None
     group: str | None = None
 
@@ -112,7 +115,7 @@ def find_listed(
         columns: Which columns hold what.
         root: What relative paths start from. Default: the manifest's folder.
         missing: "error", or "skip" for going on without files that are not there.
-        task: Whether images have one label or several; "auto" decides by the columns.
+        task: Whether images have one label, several or numbers; "auto" decides by the columns.
         uncertain: What -1 in a label's own column is taken for.
 
     Raises:
@@ -123,15 +126,22 @@ def find_listed(
     if not table.rows:
         raise UserError(f"{path}: lists no images")
     used = _recognize(path, table, columns, root)
-    label_columns = _label_columns(path, table, columns, used, task)
+    if columns.targets:
+        task = "regression"
+    if task == "regression":
+        label_columns = _target_columns(path, table, columns, used)
+    else:
+        label_columns = _label_columns(path, table, columns, used, task)
     if not label_columns and "label" not in used:
         used["label"] = _label_column(path, table, used, task)
     if "group" not in used and (candidates := _named(_free(table, used), "group")):
         used["group"] = candidates[0]
     listing = Listing(layout="manifest", root=root, notes=table.notes)
     listing.columns = dict.fromkeys(table.names, "") | {name: role for role, name in used.items()}
-    listing.columns |= dict.fromkeys(label_columns, "label")
-    if label_columns:
+    listing.columns |= dict.fromkeys(label_columns, "target" if task == "regression" else "label")
+    if task == "regression":
+        labels = _number_labels(path, table, label_columns, listing)
+    elif label_columns:
         labels = _mark_labels(path, table, label_columns, uncertain, listing)
     elif _has_several(table, used["label"], task):
         labels = _list_labels(path, table, used["label"], listing)
@@ -139,7 +149,7 @@ def find_listed(
         labels = _column(table, used["label"])
         if any(label != label.strip(BLANKS) for label in labels):
             listing.notes.append("blanks around class names are left out")
-    rows = _values(path, table, used, labels, several=listing.multi_label)
+    rows = _values(path, table, used, labels, several=listing.multi_label or listing.regression)
     names = _resolve(path, [row.name for row in rows], root, listing, missing)
     listing.entries = _without_repetitions(
         path, [row._replace(name=name) for row, name in zip(rows, names, strict=True) if name], listing
@@ -346,14 +356,7 @@ def _label_columns(
     path: Path, table: _Table, columns: Columns, used: Mapping[str, str], task: Task
 ) -> list[str]:
     """The columns that hold one label each; empty where one column holds the labels."""
-    for name in columns.labels:
-        if name not in table.names:
-            raise UserError(
-                f"label_columns={name!r}: {path} has the columns {listed(table.names, 20)}"
-                f"{near_matches(name, table.names)}"
-            )
-        if name in used.values():
-            raise UserError(f"label_columns={name!r}: holds something else already")
+    _check_given(path, table, used, "label_columns", columns.labels)
     if columns.labels:
         return list(columns.labels)
     if task == "single-label" or "label" in used:
@@ -368,6 +371,36 @@ def _label_columns(
         )
     # With one free column, its 0 and 1 are as well two classes.
     return marked if not named and len(marked) > (task == "auto") else []
+
+
+def _check_given(
+    path: Path, table: _Table, used: Mapping[str, str], option: str, names: Sequence[str]
+) -> None:
+    """Check that columns which an option names are there, and hold nothing else."""
+    for name in names:
+        if name not in table.names:
+            raise UserError(
+                f"{option}={name!r}: {path} has the columns {listed(table.names, 20)}"
+                f"{near_matches(name, table.names)}"
+            )
+        if name in used.values():
+            raise UserError(f"{option}={name!r}: holds something else already")
+
+
+def _target_columns(path: Path, table: _Table, columns: Columns, used: Mapping[str, str]) -> list[str]:
+    """The columns of numbers to predict: as they are named, or the only one of numbers that is not used."""
+    _check_given(path, table, used, "targets", columns.targets)
+    if columns.targets:
+        return list(dict.fromkeys(columns.targets))
+    free = [name for name in _free(table, used) if name not in _named(_free(table, used), "group")]
+    found = [name for name in free if None not in map(as_number, _column(table, name))]
+    found = _named(found, "label") or found
+    if len(found) == 1:
+        return found
+    which = f"{listed(found, 20)} hold numbers" if found else f"its columns are {listed(table.names, 20)}"
+    raise UserError(
+        f"task=regression: {path}: which columns are to be predicted? {which}; name them with --targets"
+    )
 
 
 def _is_marked(cells: Sequence[str]) -> bool:
@@ -412,6 +445,14 @@ def _mark_labels(
         others = ", ".join(each for each in get_args(Uncertain) if each != uncertain)
         listing.notes.append(f"{unsure:,} uncertain marks (-1) are {meaning}; --uncertain {others} otherwise")
     return label_texts(marks, classes)
+
+
+def _number_labels(path: Path, table: _Table, names: Sequence[str], listing: Listing) -> list[str]:
+    """The targets of each row as one text."""
+    numbers = [read_numbers(path, name, table.lines, _column(table, name)) for name in names]
+    listing.regression, listing.classes = True, [spelled(name) for name in names]
+    listing.notes.append(f"the numbers to predict are {listed(listing.classes, 20)}")
+    return target_texts(np.stack(numbers, axis=1))
 
 
 def _list_labels(path: Path, table: _Table, name: str, listing: Listing) -> list[str]:
@@ -614,11 +655,18 @@ def _name_unused(table: _Table, listing: Listing) -> None:
             )
 
 
-def find_metadata(folder: Path) -> Path | None:
-    """The table in a folder that describes its images, if it names files and labels."""
+def find_metadata(folder: Path, *, any_label: bool = False) -> Path | None:
+    """The table in a folder that describes its images, if it names files and labels.
+
+    Args:
+        folder: The folder.
+        any_label: Whether a table counts whose columns of labels have names of their own.
+    """
     for name in METADATA_FILES:
         path = folder / name
-        if path.is_file() and _named(names := _read_table(path).names, "path") and _named(names, "label"):
+        if not path.is_file() or not _named(names := _read_table(path).names, "path"):
+            continue
+        if any_label or _named(names, "label"):
             return path
     return None
 

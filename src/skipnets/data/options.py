@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -14,7 +15,7 @@ from skipnets.errors import UserError, near_matches
 Layout = Literal["auto", "classes", "splits"]
 ClassOrder = Literal["alphabetical", "natural"]
 Missing = Literal["error", "skip"]
-Task = Literal["auto", "single-label", "multi-label"]
+Task = Literal["auto", "single-label", "multi-label", "regression"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +27,14 @@ class DataOptions:
         exclude: Patterns of folders and files to leave out, such as "masks" or "*_mask.png".
         class_order: "alphabetical" (1, 10, 2) or "natural" (1, 2, 10).
         root: What a manifest's relative paths start from. Default: the manifest's folder.
-        task: "single-label" for one class an image, "multi-label" for any number of labels. "auto" takes
-            several where a manifest has a column for each label, or a column "labels" with names such as
-            "cat|dog".
+        task: "single-label" for one class an image, "multi-label" for any number of labels, "regression" for
+            numbers. "auto" takes several labels where a manifest has a column for each label, or a column
+            "labels" with names such as "cat|dog", and numbers where targets are given.
         label_columns: A manifest's columns of single labels, with 1, 0, -1 (uncertain) or nothing (unknown).
             Default: all columns of such values, where there is no column of classes.
         uncertain: What -1 in them is taken for: "ignore" (as unknown), "positive" or "negative".
+        targets: A manifest's columns of numbers to predict. Default, with task="regression": the one column
+            that holds numbers in every row.
         path_column: The manifest's column of image files, by name, or by number where it has no header.
         label_column: Its column of classes.
         split_column: Its column of splits.
@@ -55,6 +58,7 @@ class DataOptions:
     task: Task = "auto"
     label_columns: tuple[str, ...] = ()
     uncertain: Uncertain = "ignore"
+    targets: tuple[str, ...] = ()
     root: Path | None = None
     path_column: str | None = None
     label_column: str | None = None
@@ -64,6 +68,24 @@ class DataOptions:
     page: int | Literal["all"] | None = None
     max_pixels: int | None = None
     missing: Missing = "error"
+
+    @property
+    def wants_numbers(self) -> bool:
+        """Whether the labels are numbers to predict."""
+        return self.task == "regression" or bool(self.targets)
+
+    def of_model(self, task: Task, classes: Sequence[str]) -> Self:
+        """How data are read for a model: as its task is, where these options do not tell another.
+
+        Args:
+            task: The model's.
+            classes: Its classes, or the targets that it predicts.
+        """
+        is_told = self.wants_numbers or (bool(self.label_columns) and task != "multi-label")
+        options = replace(self, task=task) if self.task == "auto" and not is_told else self
+        if options.task == "regression" == task and not options.targets:
+            options = replace(options, targets=tuple(classes))
+        return options
 
     def to_dict(self) -> dict[str, Any]:
         """The options that differ from their defaults, as JSON can hold them."""
@@ -111,8 +133,15 @@ class DataOptions:
             raise UserError(f"max_pixels={self.max_pixels!r}: must be a number from 1")
         if self.label_columns and self.label_column is not None:
             raise UserError("label_columns: must be given without label_column")
-        if self.label_columns and self.task == "single-label":
-            raise UserError("label_columns: must not be given with task=single-label")
+        if self.label_columns and self.task in ("single-label", "regression"):
+            raise UserError(f"label_columns: must not be given with task={self.task}")
+        if self.targets and self.task in ("single-label", "multi-label"):
+            raise UserError(f"targets: must not be given with task={self.task}")
+        if self.targets and (self.label_columns or self.label_column is not None):
+            given = "label_columns" if self.label_columns else "label_column"
+            raise UserError(f"targets: must be given without {given}")
+        if self.label_column is not None and self.task == "regression":
+            raise UserError("label_column: must not be given with task=regression; targets names its columns")
         if self.root is not None:
             object.__setattr__(self, "root", Path(self.root))
         if self.group_pattern is not None:
@@ -122,3 +151,18 @@ class DataOptions:
                 raise UserError(
                     f"group_pattern={self.group_pattern!r}: not a regular expression ({error})"
                 ) from error
+
+
+def options_of_images(data: str | os.PathLike[str], task: Task, classes: Sequence[str]) -> DataOptions | None:
+    """How data are read of which a model takes the images alone: None where they tell it themselves.
+
+    A manifest that holds the numbers of a regression need not have a column of classes.
+
+    Args:
+        data: A folder, a manifest or a named dataset.
+        task: The model's.
+        classes: Its classes, or the targets that it predicts.
+    """
+    if task != "regression" or not Path(data).is_file():
+        return None
+    return DataOptions().of_model(task, classes)

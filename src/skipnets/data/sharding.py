@@ -112,8 +112,8 @@ def write_shards(
         raise UserError(f"data={data}: has no image files to put into shards")
     if dataset.members is not None:
         raise UserError(f"data={data}: holds shards already")
-    if dataset.multi_label:
-        raise UserError(f"data={data}: has several labels an image, which shards cannot hold yet")
+    if dataset.task != "single-label":
+        raise UserError(f"data={data}: has {dataset.label_kind}, which shards cannot hold yet")
     names = _names_inside(dataset)
     sizes = _file_sizes(dataset)
     plans = list(_plan(dataset, sizes, shard_size * 2**20, seed))

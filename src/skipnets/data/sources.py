@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,7 +19,7 @@ from PIL import Image
 
 from skipnets.data.arrays import SUFFIXES as ARRAY_SUFFIXES
 from skipnets.data.contents import Content, contents, of_page
-from skipnets.data.copies import Copy, clusters, find_copies
+from skipnets.data.copies import Copy, clusters, expected_seconds, find_copies
 from skipnets.data.decoding import (
     MAX_PIXELS,
     PAGED_SUFFIXES,
@@ -45,13 +45,15 @@ from skipnets.data.shards import Members, is_sharded, read_shards
 from skipnets.data.splits import (
     LATEST_FIRST,
     SPLITS,
+    Shares,
     SplitRow,
-    check_fractions,
     cut,
     cut_groups,
+    find_shares,
     read_splits,
     write_splits,
 )
+from skipnets.data.targets import quantile_labels, target_texts, targets_from_texts
 from skipnets.errors import UserError, check_path, listed, naming, near_matches
 from skipnets.progress import LoggedProgress
 
@@ -61,6 +63,7 @@ logger = logging.getLogger("skipnets")
 
 Duplicates = Literal["keep-together", "drop", "ignore"]
 
+_SAME_NUMBER = 0.1  # standard deviations of a target
 _ARCHIVES = (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip")
 # What is decided when shards are written.
 _NOT_OF_SHARDS = (
@@ -75,10 +78,10 @@ class ImageDataset:
     """A labeled list of images, held in memory or lying in files. N images.
 
     Args:
-        classes: The class names; a label is a position in this.
+        classes: The class names; a label is a position in this. Of numbers to predict, the targets' names.
         names: N names, unique: the path below `root`, or such as "digits/0001". What splits.csv holds.
         labels: (N,) int64; or, where an image has any number of K labels, (N, K) float32 with 1 for present,
-            0 for absent and NaN for unknown.
+            0 for absent and NaN for unknown; or, of numbers to predict, (N, T) float64.
         splits: (N,) "train", "val" or "test".
         root: The folder that `names` are relative to; None where `images` holds the images.
         images: (N, H, W) or (N, H, W, C), usually uint8; None where they lie in files.
@@ -89,6 +92,7 @@ class ImageDataset:
         pages: (N,) which page of its file each image is, from 0; None for the one that stands for the file.
         max_pixels: The most that an image may have; larger ones are not decoded.
         listing: What was found where the images were looked for, with notes and warnings.
+        regression: Whether the labels are numbers to predict.
     """
 
     classes: tuple[str, ...]
@@ -104,6 +108,7 @@ class ImageDataset:
     contents: list[Content] | None = None
     copies: Sequence[Copy] = ()
     listing: Listing = dataclasses.field(default_factory=Listing)
+    regression: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -111,17 +116,37 @@ class ImageDataset:
     @property
     def multi_label(self) -> bool:
         """Whether an image has any number of labels."""
-        return self.labels.ndim == 2
+        return self.labels.ndim == 2 and not self.regression
+
+    @property
+    def task(self) -> Literal["single-label", "multi-label", "regression"]:
+        """What the labels are: one class an image, any number of labels, or numbers."""
+        if self.regression:
+            return "regression"
+        return "multi-label" if self.multi_label else "single-label"
+
+    @property
+    def label_kind(self) -> str:
+        """What each image has, for messages: "one class an image"."""
+        kinds = {"multi-label": "several labels an image", "regression": "numbers to predict"}
+        return kinds.get(self.task, "one class an image")
 
     @property
     def label_names(self) -> list[str]:
-        """(N,) the class of each image; of several labels, the text of `skipnets.data.multi_label`."""
+        """(N,) the class of each image, or its labels or numbers as one text.
+
+        See `skipnets.data.multi_label` and `skipnets.data.targets`.
+        """
+        if self.regression:
+            return target_texts(self.labels)
         if self.multi_label:
             return label_texts(self.labels, self.classes)
         return [self.classes[label] for label in self.labels.tolist()]
 
     def counts(self) -> NDArray[np.int64]:
-        """(K,) how many images have each class."""
+        """(K,) how many images have each class; of numbers, each target's."""
+        if self.regression:
+            return np.full(len(self.classes), len(self), dtype=np.int64)
         if self.multi_label:
             return (self.labels == 1).sum(0)
         return np.bincount(self.labels, minlength=len(self.classes))
@@ -235,12 +260,12 @@ class ImageDataset:
             raise UserError(f"channels: {mixed_channels(found)}")
         return 3
 
-    @property
+    @functools.cached_property
     def bands(self) -> bool:
         """Whether some of the images have another number of channels than gray and color ones."""
         return bool({header.channels for header in self.some_headers} - {1, 3})
 
-    @property
+    @functools.cached_property
     def bits(self) -> int:
         """The most bits of a value among some of the images: above 8, they are to be windowed."""
         return max((header.bits for header in self.some_headers), default=8)
@@ -268,7 +293,7 @@ def open_dataset(
     data: str | os.PathLike[str],
     *,
     seed: int = 0,
-    fractions: Sequence[float] | None = (0.7, 0.15, 0.15),
+    fractions: Sequence[float] | Literal["auto"] | None = "auto",
     splits: str | os.PathLike[str] | None = None,
     download: bool = False,
     duplicates: Duplicates = "ignore",
@@ -287,8 +312,10 @@ def open_dataset(
         data: A folder, a manifest, or a named dataset: digits, mnist, fashion-mnist, cifar10, cifar100, svhn.
             A folder that is named like a set is written ./digits.
         seed: Seed of the random split, not negative.
-        fractions: Fractions of train, val and test, which sum to 1. None splits nothing: images without a
-            split are then "test", and any number of classes and images will do. For data to be evaluated.
+        fractions: Fractions of train, val and test, which sum to 1. "auto" is 0.7, 0.15 and 0.15, with about
+            5,000 images in val where that would be more; of a class, ten or these 15% stay at least. None
+            splits nothing: images without a split are then "test", and any number of classes and images will
+            do. For data to be evaluated.
         splits: A CSV file written by an earlier run, whose splits are repeated; images that it does not
             list are left out.
         download: Whether a named dataset may be fetched from the network.
@@ -316,20 +343,29 @@ def find_dataset(
     data: str | os.PathLike[str],
     *,
     seed: int = 0,
-    fractions: Sequence[float] | None = (0.7, 0.15, 0.15),
+    fractions: Sequence[float] | Literal["auto"] | None = "auto",
     splits: str | os.PathLike[str] | None = None,
     download: bool = False,
     duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
+    copies_within: float | None = None,
 ) -> ImageDataset:
-    """`open_dataset` for those who show `ImageDataset.listing` themselves: it logs nothing."""
+    """`open_dataset` for those who show `ImageDataset.listing` themselves: it logs nothing.
+
+    Where looking for near copies would take more than `copies_within` seconds, they are not looked for, with
+    a note, unless they are to be dropped.
+    """
     if seed < 0:
         raise UserError(f"seed={seed}: must not be negative")
     check_path("data", data)
     options = options or DataOptions()
-    shares = None if fractions is None else check_fractions(fractions)
+    shares = None if fractions is None else find_shares(fractions)
     dataset = find_with_own_splits(
-        data, download=download, duplicates="ignore" if splits is not None else duplicates, options=options
+        data,
+        download=download,
+        duplicates="ignore" if splits is not None else duplicates,
+        options=options,
+        copies_within=copies_within,
     )
     if splits is not None:
         return repeat_splits(dataset, splits, missing=options.missing)
@@ -345,6 +381,7 @@ def find_with_own_splits(
     duplicates: Duplicates = "ignore",
     options: DataOptions | None = None,
     strict: bool = True,
+    copies_within: float | None = None,
 ) -> ImageDataset:
     """`find_dataset` without dealing out: the split of an image is "" where the data does not tell it.
 
@@ -354,7 +391,10 @@ def find_with_own_splits(
     dataset = _find(data, options or DataOptions(), download=download, strict=strict)
     if duplicates not in get_args(Duplicates):
         raise UserError(f"duplicates={duplicates!r}: must be one of {', '.join(get_args(Duplicates))}")
-    return dataset if duplicates == "ignore" else _find_copies(dataset, drop=duplicates == "drop")
+    if duplicates == "ignore":
+        return dataset
+    drop = duplicates == "drop"
+    return _find_copies(dataset, drop=drop, within=None if drop else copies_within)
 
 
 def _find(
@@ -364,12 +404,15 @@ def _find(
     if isinstance(data, str) and data in NAMED_SETS:
         if options.task == "multi-label":
             raise UserError(f"task=multi-label: the images of {data} have one label each")
+        if options.wants_numbers:
+            raise UserError(f"task=regression: {data} has classes, not numbers to predict")
         return _named(data, download=download)
     path = Path(data)
     columns = Columns(
         path=options.path_column,
         label=options.label_column,
         labels=options.label_columns,
+        targets=options.targets,
         split=options.split_column,
         group=options.group_column,
     )
@@ -384,11 +427,18 @@ def _find(
     if path.is_dir() and is_sharded(path):
         if options.task == "multi-label":
             raise UserError(f"task=multi-label: {path} holds shards, of which each image has one class yet")
+        if options.wants_numbers:
+            raise UserError(f"task=regression: {path} holds shards, of which each image has one class yet")
         if unfit := options.arguments(_NOT_OF_SHARDS):
             raise UserError(f"{path}: holds shards, for which {' '.join(unfit)} comes too late")
         listing, members = read_shards(path)
     elif path.is_dir():
-        metadata = find_metadata(path) if options.layout == "auto" else None
+        metadata = find_metadata(path, any_label=options.wants_numbers) if options.layout == "auto" else None
+        if metadata is None and options.wants_numbers:
+            raise UserError(
+                f"task=regression: {path} is a folder; it takes a manifest ({', '.join(MANIFEST_SUFFIXES)}) "
+                "with a column of numbers"
+            )
         if metadata is None and columns != Columns():
             raise UserError(f"{path}: is a folder; --path-column and the like are for a manifest")
         if metadata is None:
@@ -459,12 +509,12 @@ def _from_listing(listing: Listing, options: DataOptions, members: Members | Non
         members = None if members is None else members.select(origin)
     elif isinstance(options.page, int):
         pages = np.full(len(entries), options.page - 1)
-    found = () if listing.multi_label else (entry.label for entry in entries)
-    alphabetical = sorted({*listing.classes, *found})
-    classes = tuple(
-        alphabetical if options.class_order == "alphabetical" else sorted(alphabetical, key=natural_key)
-    )
-    number = {label: position for position, label in enumerate(classes)}
+    if listing.regression:
+        classes = tuple(listing.classes)
+        labels: NDArray[Any] = targets_from_texts([entry.label for entry in entries])
+    else:
+        classes = _class_names(listing, entries, options)
+        labels = _class_labels(listing, entries, classes)
     groups = np.array([entry.group for entry in entries])
     known = None
     if members is not None:  # the index tells them
@@ -478,9 +528,8 @@ def _from_listing(listing: Listing, options: DataOptions, members: Members | Non
     return ImageDataset(
         classes=classes,
         names=[entry.name for entry in entries],
-        labels=labels_from_texts([entry.label for entry in entries], classes)
-        if listing.multi_label
-        else np.array([number[entry.label] for entry in entries], dtype=np.int64),
+        labels=labels,
+        regression=listing.regression,
         splits=np.array([entry.split for entry in entries], dtype="<U5"),
         groups=groups if (groups != "").any() else None,
         pages=pages,
@@ -490,6 +539,23 @@ def _from_listing(listing: Listing, options: DataOptions, members: Members | Non
         root=listing.root,
         listing=listing,
     )
+
+
+def _class_names(listing: Listing, entries: Sequence[Entry], options: DataOptions) -> tuple[str, ...]:
+    """The classes in the order that was asked for."""
+    found = () if listing.multi_label else (entry.label for entry in entries)
+    alphabetical = sorted({*listing.classes, *found})
+    return tuple(
+        alphabetical if options.class_order == "alphabetical" else sorted(alphabetical, key=natural_key)
+    )
+
+
+def _class_labels(listing: Listing, entries: Sequence[Entry], classes: tuple[str, ...]) -> NDArray[Any]:
+    """(N,) positions in the classes; (N, K) where an image has any number of them."""
+    if listing.multi_label:
+        return labels_from_texts([entry.label for entry in entries], classes)
+    number = {label: position for position, label in enumerate(classes)}
+    return np.array([number[entry.label] for entry in entries], dtype=np.int64)
 
 
 def _find_patients(listing: Listing) -> bool:
@@ -570,12 +636,19 @@ def log_listing(dataset: ImageDataset) -> ImageDataset:
     return dataset
 
 
-def _find_copies(dataset: ImageDataset, *, drop: bool) -> ImageDataset:
-    """The dataset with its copies known, or without them."""
+def _find_copies(dataset: ImageDataset, *, drop: bool, within: float | None) -> ImageDataset:
+    """The dataset with its copies known, or without them; near ones where that takes fewer seconds."""
     known = contents(dataset, progress=LoggedProgress("reading images", first=3.0))
+    near = True
+    if within is not None and (expected := expected_seconds(dataset)) > within:
+        near = False
+        dataset.listing.notes.append(
+            f"only exact copies are looked for: near ones would take about {expected:.0f} s of the time "
+            "(skipnets audit finds them)"
+        )
     searching = LoggedProgress("looking for copies among the images", first=3.0)
     copies = find_copies(
-        dataset, known, lambda steps, total: searching(steps * len(dataset) // total, len(dataset))
+        dataset, known, lambda steps, total: searching(steps * len(dataset) // total, len(dataset)), near=near
     )
     dataset = replace(dataset, contents=known, copies=copies)
     dataset.listing.warnings += _copy_warnings(dataset)
@@ -607,14 +680,24 @@ def _copy_warnings(dataset: ImageDataset) -> Iterator[str]:
             "too good; skipnets audit shows them, --duplicates drop leaves one of each"
         )
     labels = dataset.labels
-    differing = [
-        copy
-        for copy in dataset.copies
-        if not np.array_equal(labels[copy.first], labels[copy.second], equal_nan=dataset.multi_label)
-    ]
+    if dataset.regression:
+        # Of images that are nearly equal, so may their numbers be.
+        close = _SAME_NUMBER * labels.std(0)
+        differing = [
+            copy
+            for copy in dataset.copies
+            if (np.abs(labels[copy.first] - labels[copy.second]) > (0 if copy.exact else close)).any()
+        ]
+    else:
+        differing = [
+            copy
+            for copy in dataset.copies
+            if not np.array_equal(labels[copy.first], labels[copy.second], equal_nan=dataset.multi_label)
+        ]
     if differing:
         yield (
-            f"{counted(len(differing), 'pair')} of copies with different labels, such as "
+            f"{counted(len(differing), 'pair')} of copies with different "
+            f"{'numbers' if dataset.regression else 'labels'}, such as "
             f"{dataset.names[differing[0].first]} and {dataset.names[differing[0].second]}"
         )
     if dataset.copies:
@@ -633,12 +716,12 @@ def _renumbered(copies: Sequence[Copy], indices: NDArray[np.int64]) -> list[Copy
     return [copy._replace(first=position[copy.first], second=position[copy.second]) for copy in kept]
 
 
-def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data: object) -> ImageDataset:
+def deal_out(dataset: ImageDataset, shares: Shares, seed: int, data: object) -> ImageDataset:
     """Give a split to images that have none, and cut a missing val or test from train.
 
     Args:
         dataset: With the splits that the data itself tells.
-        shares: Split → its share.
+        shares: What each split gets.
         seed: Not negative.
         data: What was opened, for messages.
 
@@ -648,22 +731,23 @@ def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data
     check_classes(dataset, data)
     present = set(dataset.splits.tolist())
     pool = dataset.splits == ("" if "" in present else "train")
-    wanted = {split: share for split, share in shares.items() if split == "train" or split not in present}
+    wanted = shares.of([split for split in shares.fractions if split == "train" or split not in present])
     check_groups(dataset, pool)
-    if len(wanted) == 1 and "" not in present:
+    if len(wanted.fractions) == 1 and "" not in present:
         return dataset
     in_pool = [copy for copy in dataset.copies if pool[copy.first] and pool[copy.second]]
     together = clusters(in_pool, len(dataset))
     alone = pool & (together == np.arange(len(dataset)))
-    if dataset.multi_label:
+    if dataset.task != "single-label":
         units = together if dataset.groups is None else join_groups(dataset.groups, together)
         splits = dataset.splits.astype("<U5")
-        splits[pool] = cut_groups(dataset.labels[pool], units[pool], wanted, seed)
+        labels = quantile_labels(dataset.labels[pool]) if dataset.regression else dataset.labels[pool]
+        splits[pool] = cut_groups(labels, units[pool], wanted, seed)
         warn_of_absent_classes(dataset, splits)
-        return replace(dataset, splits=splits)
+        return _with_splits(dataset, splits, wanted, pool)
     counts = np.bincount(dataset.labels[alone], minlength=len(dataset.classes))
     # In root/train/… a class may be absent from train as a whole; one that is there must suffice.
-    short = np.flatnonzero((counts < len(wanted)) & ((counts > 0) | ("" in present)))
+    short = np.flatnonzero((counts < len(wanted.fractions)) & ((counts > 0) | ("" in present)))
     if len(short):
         others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
         others += ", copies of one another counted once" if len(dataset.copies) else ""
@@ -673,7 +757,7 @@ def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data
         ]
         raise UserError(
             f"{data}: class {name} has {counts[short[0]]} images to be split into "
-            f"{', '.join(wanted)}{others}; it takes at least {len(wanted)}, one for each"
+            f"{', '.join(wanted.fractions)}{others}; it takes at least {len(wanted.fractions)}, one for each"
             f"{''.join(spelled_alike)}"
         )
     splits = dataset.splits.astype("<U5")
@@ -685,12 +769,26 @@ def deal_out(dataset: ImageDataset, shares: Mapping[str, float], seed: int, data
         units = join_groups(dataset.groups, together)
         splits[pool] = cut_groups(dataset.labels[pool], units[pool], wanted, seed)
         warn_of_absent_classes(dataset, splits)
+    return _with_splits(dataset, splits, wanted, pool)
+
+
+def _with_splits(
+    dataset: ImageDataset, splits: NDArray[np.str_], wanted: Shares, pool: NDArray[np.bool_]
+) -> ImageDataset:
+    """The dataset with these splits, and a note where val is smaller than its share of the pool."""
+    count, val = int(pool.sum()), int((splits[pool] == "val").sum())
+    if wanted.reduced(count) != wanted.fractions:
+        share = wanted.fractions["val"] / sum(wanted.fractions.values())
+        dataset.listing.notes.append(
+            f"val has {val:,} of {count:,} images, not {share:.0%}: enough to choose the best epoch "
+            "(--fractions decides otherwise)"
+        )
     return replace(dataset, splits=splits)
 
 
 def check_classes(dataset: ImageDataset, data: object) -> None:
     """There must be classes to tell apart, or one label to tell the presence of."""
-    if len(dataset.classes) < 2 and not dataset.multi_label:
+    if len(dataset.classes) < 2 and dataset.task == "single-label":
         raise UserError(
             f'{data}: holds one class only, "{dataset.classes[0]}"; telling classes apart takes two or more'
         )
@@ -734,6 +832,8 @@ def check_groups(dataset: ImageDataset, pool: NDArray[np.bool_]) -> None:
 
 def warn_of_absent_classes(dataset: ImageDataset, splits: NDArray[np.str_]) -> None:
     """Add to the dataset's warnings which splits lack a class."""
+    if dataset.regression:
+        return
     if dataset.multi_label:
         dataset.listing.warnings += absent_labels(dataset.labels, dataset.classes, splits)
         return
@@ -760,7 +860,8 @@ def repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missin
         if index is None:
             gone.append(name)
         elif names[index] != label:
-            raise UserError(f"{path}: lists {name} as {label!r}, which the data hold under another class")
+            other = "with another number" if dataset.regression else "under another class"
+            raise UserError(f"{path}: lists {name} as {label!r}, which the data hold {other}")
         else:
             split_of[index] = split
     if gone and missing != "skip":

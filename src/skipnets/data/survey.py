@@ -51,6 +51,8 @@ class Survey(Display):
         notes: How the data was read where it could be read otherwise.
         warnings: What may make results wrong.
         values: Of some of the images, where these have more than 8 bits or are of bands; otherwise None.
+        targets: Of numbers to predict, each target's name, lowest, mean and highest value, and standard
+            deviation.
     """
 
     data: str
@@ -68,6 +70,7 @@ class Survey(Display):
     warnings: Sequence[str]
     values: MeasuredWindow | None = None
     multi_label: bool = False
+    targets: Sequence[Mapping[str, Any]] = ()
 
     @property
     def total(self) -> int:
@@ -83,15 +86,8 @@ class Survey(Display):
             "layout": self.layout,
             "images": self.total,
             "splits": dict(self.sizes),
-            "task": "multi-label" if self.multi_label else "single-label",
-            "classes": [
-                {
-                    "index": index,
-                    "name": name,
-                    **{split: counts[index] for split, counts in self.counts.items()},
-                }
-                for index, name in enumerate(self.classes)
-            ],
+            "task": "regression" if self.targets else "multi-label" if self.multi_label else "single-label",
+            **({"targets": list(self.targets)} if self.targets else {"classes": self._class_counts()}),
             "columns": dict(self.columns),
             "groups": self.groups,
             "headers_read": self.looked_at,
@@ -116,7 +112,7 @@ class Survey(Display):
             "layout": self.layout,
             "columns": ", ".join(f"{name} ({role})" for name, role in self.columns.items() if role),
             "images": f"{self.total:,}" + (f" ({splits})" if [*self.counts] != [_NO_SPLIT] else ""),
-            "labels" if self.multi_label else "classes": f"{len(self.classes):,}{self._labels_an_image()}",
+            self._noun: f"{len(self.classes):,}{self._labels_an_image()}",
             "groups": "" if self.groups is None else f"{self.groups:,}",
             "size": self._sizes(),
             "channels": _shares(channel_word(header.channels) for header in self.headers),
@@ -136,7 +132,23 @@ class Survey(Display):
         warnings = properties_table({})
         for warning in self.warnings:
             warnings.add_row("warning", cell(warning))
-        return [properties, self._class_table(), *([warnings] if self.warnings else [])]
+        table = self._target_table() if self.targets else self._class_table()
+        return [properties, table, *([warnings] if self.warnings else [])]
+
+    @property
+    def _noun(self) -> str:
+        return "targets" if self.targets else "labels" if self.multi_label else "classes"
+
+    def _class_counts(self) -> list[dict[str, Any]]:
+        return [
+            {"index": index, "name": name, **{split: counts[index] for split, counts in self.counts.items()}}
+            for index, name in enumerate(self.classes)
+        ]
+
+    def _target_table(self) -> Table:
+        columns = dict.fromkeys(("lowest", "mean", "highest", "standard deviation"), _RIGHT)
+        rows = ([each["name"], *(f"{each[name]:.6g}" for name in columns)] for each in self.targets)
+        return make_table({"target": "left", **columns}, rows)
 
     def _labels_an_image(self) -> str:
         if not self.multi_label or not self.total:
@@ -196,6 +208,7 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
         counts=counts,
         sizes={split: int((dataset.splits == split.replace(_NO_SPLIT, "")).sum()) for split in counts},
         multi_label=dataset.multi_label,
+        targets=_targets(dataset),
         columns=listing.columns,
         groups=None if dataset.groups is None else len(np.unique(dataset.groups)),
         headers=headers,
@@ -210,6 +223,22 @@ def survey(dataset: ImageDataset, name: str, *, most: int | None = None) -> Surv
         ],
         values=values,
     )
+
+
+def _targets(dataset: ImageDataset) -> list[dict[str, Any]]:
+    """What the numbers are that are to be predicted; empty where there are none."""
+    if not dataset.regression:
+        return []
+    return [
+        {
+            "name": name,
+            "lowest": float(column.min()),
+            "mean": float(column.mean()),
+            "highest": float(column.max()),
+            "standard deviation": float(column.std()),
+        }
+        for name, column in zip(dataset.classes, dataset.labels.T, strict=True)
+    ]
 
 
 def _values(dataset: ImageDataset) -> MeasuredWindow | None:

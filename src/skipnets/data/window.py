@@ -189,7 +189,7 @@ def _depth_warnings(dataset: ImageDataset, samples: Sequence[_Sample]) -> list[s
 
     Values below 0 are in units of their own, such as Hounsfield's, and not those of a detector.
     """
-    if dataset.multi_label or any(sample.lowest.min() < 0 for sample in samples):
+    if dataset.task != "single-label" or any(sample.lowest.min() < 0 for sample in samples):
         return []
     depths: dict[int, list[int]] = {}
     for sample in samples:

@@ -31,6 +31,7 @@ from skipnets.deploy.graph import (
 from skipnets.deploy.quantize import Accuracy, Quantization, open_calibration, quantize
 from skipnets.deploy.timing import alternate
 from skipnets.deploy.verification import Check, CheckFailedError, CheckImages, check_images
+from skipnets.description import COMPARED, Task
 from skipnets.errors import UserError, near_matches
 from skipnets.files import atomic_path
 from skipnets.runtimes.exported import export_format
@@ -60,6 +61,7 @@ class Export:
         check: Result of the comparison with PyTorch.
         accuracy: Accuracy before and after quantization; None without.
         seconds: Time for one image of each candidate that `"auto"` measured on this machine.
+        task: The model's.
     """
 
     path: Path
@@ -68,6 +70,7 @@ class Export:
     check: Check
     accuracy: Accuracy | None = None
     seconds: dict[str, float] | None = None
+    task: Task = "single-label"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values for JSON."""
@@ -111,7 +114,8 @@ def export_model(
             takes the output of `Preprocessing`. None takes "uint8", but "float32" where images are windowed.
         check: Images for the comparison: a folder, a manifest or a named dataset. None uses those of
             `calibration`, else the validation split of the classifier's run, else generated images.
-        tolerance: Maximum difference between a probability and PyTorch's; not used with int8.
+        tolerance: Maximum difference between a probability (of a regression, a number in its standard
+            deviations) and PyTorch's; not used with int8.
         int8: Quantize weights and activations to 8 bits.
         calibration: Labeled images of the classifier's classes: the training split for quantization ranges,
             the validation split for accuracy.
@@ -212,13 +216,19 @@ class Exporter:
             check = self.check.compare(self.classifier, exported)
             if accuracy is None and not check.largest_difference <= self.tolerance:
                 raise CheckFailedError(
-                    f"{path} was not written: a probability differs by {check.largest_difference:.1e} from "
-                    f"PyTorch's on {check.images}; tolerance is {self.tolerance:.1e}"
+                    f"{path} was not written: a {COMPARED[self.classifier.task].differing} differs by "
+                    f"{check.largest_difference:.1e} from PyTorch's on {check.images}; tolerance is "
+                    f"{self.tolerance:.1e}"
                 )
             del exported  # It may hold the file open, which is about to be replaced.
             write_graph(graph, file_format, temporary, self._metadata({**export, "check": asdict(check)}))
         return Export(
-            path=path, file_format=file_format, input_type=self.input_type, check=check, accuracy=accuracy
+            path=path,
+            file_format=file_format,
+            input_type=self.input_type,
+            check=check,
+            accuracy=accuracy,
+            task=self.classifier.task,
         )
 
     def _graph(self, file_format: ExportFormat) -> Any:

@@ -90,8 +90,8 @@ def open_calibration(data: str | os.PathLike[str] | ImageDataset, classes: Seque
     """
     with naming("calibration"):
         dataset = data if isinstance(data, ImageDataset) else open_dataset(data)
-    if dataset.multi_label:
-        raise UserError("calibration: int8 is not possible yet with several labels an image")
+    if dataset.task != "single-label":
+        raise UserError(f"calibration: int8 is not possible yet with {dataset.label_kind}")
     if set(dataset.classes) != set(classes):
         wrong = sorted(set(dataset.classes) ^ set(classes))
         raise UserError(

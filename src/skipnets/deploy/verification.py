@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier
 from skipnets.data.decoding import ImageDecodeError
+from skipnets.data.options import options_of_images
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.errors import UserError, naming
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Check", "CheckFailedError", "CheckImages", "check_images"]
 
 CHECKED_IMAGES = 64
+_SAME_NUMBER = 0.01  # standard deviations
 
 
 class CheckFailedError(UserError):
@@ -39,9 +41,10 @@ class Check:
     Attributes:
         images: Description of the images.
         count: Number of images.
-        largest_difference: Largest difference between two probabilities.
+        largest_difference: Largest difference between two probabilities; of a regression, between two numbers
+            in the target's standard deviations.
         same_labels: Number of images with the same most probable class; of multi-label classifiers, with all
-            the same labels.
+            the same labels; of a regression, with numbers within a hundredth of a standard deviation.
     """
 
     images: str
@@ -58,16 +61,22 @@ class CheckImages:
     sources: Sequence[Image]
 
     def compare(self, classifier: Classifier, exported: Classifier) -> Check:
-        """Compare both classifiers' probabilities, in batches of several sizes."""
+        """Compare both classifiers' probabilities, or scaled numbers, in batches of several sizes."""
+        numbers = classifier.task == "regression"
         first, second = (
-            np.concatenate([each.probabilities(each.preprocess(part)) for part in self._batches()])
+            np.concatenate(
+                [
+                    each.logits(batch).astype(np.float64) if numbers else each.probabilities(batch)
+                    for batch in map(each.preprocess, self._batches())
+                ]
+            )
             for each in (classifier, exported)
         )
         return Check(
             images=self.name,
             count=len(first),
             largest_difference=float(np.abs(first - second).max()),
-            same_labels=int(_same_labels(first, second, classifier.thresholds).sum()),
+            same_labels=int(_same_answers(first, second, classifier).sum()),
         )
 
     def _batches(self) -> list[Sequence[Image]]:
@@ -75,22 +84,26 @@ class CheckImages:
         return [self.sources[:1], *(self.sources[i : i + 8] for i in range(1, len(self.sources), 8))]
 
 
-def _same_labels(
-    first: NDArray[np.float64], second: NDArray[np.float64], thresholds: Sequence[float] | None
+def _same_answers(
+    first: NDArray[np.float64], second: NDArray[np.float64], classifier: Classifier
 ) -> NDArray[np.bool_]:
-    if thresholds is None:
-        same: NDArray[np.bool_] = first.argmax(1) == second.argmax(1)
-        return same
-    return ((first >= thresholds) == (second >= thresholds)).all(1)
+    """(N,) whether an image's answers are the same."""
+    if classifier.task == "single-label":
+        return np.asarray(first.argmax(1) == second.argmax(1))
+    if classifier.thresholds is not None:
+        return np.asarray(((first >= classifier.thresholds) == (second >= classifier.thresholds)).all(1))
+    return np.asarray((np.abs(first - second) <= _SAME_NUMBER).all(1))
 
 
 def check_images(classifier: Classifier, data: str | os.PathLike[str] | ImageDataset | None) -> CheckImages:
     """The given images, else the validation images of the classifier's run, else generated ones."""
     if data is not None:
+        if isinstance(data, ImageDataset):
+            return _sample(data, "the given images", classifier.preprocessing)
+        options = options_of_images(data, classifier.task, classifier.classes)
         with naming("check"):
-            dataset = data if isinstance(data, ImageDataset) else open_dataset(data, fractions=None)
-        name = "the given images" if isinstance(data, ImageDataset) else os.fspath(data)
-        return _sample(dataset, name, classifier.preprocessing)
+            dataset = open_dataset(data, fractions=None, options=options)
+        return _sample(dataset, os.fspath(data), classifier.preprocessing)
     try:
         own = open_own_images(classifier).split("val")
         return _sample(own, "the run's validation images", classifier.preprocessing)

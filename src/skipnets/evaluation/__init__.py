@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from skipnets.evaluation.confusion import draw_confusion
     from skipnets.evaluation.evaluating import Evaluation, evaluate
     from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation
+    from skipnets.evaluation.regression_evaluation import RegressionEvaluation
     from skipnets.evaluation.tables import write_table
 
 __all__ = [
     "Calibration",
     "Evaluation",
     "MultiLabelEvaluation",
+    "RegressionEvaluation",
     "calibrate",
     "draw_confusion",
     "evaluate",
@@ -32,6 +34,7 @@ __getattr__, __dir__ = lazy_exports(
         "Calibration": "calibration",
         "Evaluation": "evaluating",
         "MultiLabelEvaluation": "multi_label_evaluation",
+        "RegressionEvaluation": "regression_evaluation",
         "calibrate": "calibration",
         "draw_confusion": "confusion",
         "evaluate": "evaluating",

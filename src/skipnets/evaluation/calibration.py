@@ -33,6 +33,7 @@ with needs_extra("train"):
     from skipnets.evaluation.multi_label import binary_nll
     from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation
     from skipnets.evaluation.outliers import fit_outlier_detector
+    from skipnets.evaluation.regression_evaluation import RegressionEvaluation
     from skipnets.evaluation.reliability import binary_reliability
 
 __all__ = ["Calibration", "NoTemperatureError", "calibrate", "fit_temperature"]
@@ -192,6 +193,10 @@ def calibrate(
             or `evaluate` fails.
     """
     classifier = as_classifier(model)
+    if classifier.task == "regression":
+        raise UserError(
+            f"{classifier.path or 'this model'}: is a regression, which has no probabilities to calibrate"
+        )
     if split is None:
         split = _held_out_split(classifier, data, download, options)
     evaluation = evaluate(
@@ -204,6 +209,7 @@ def calibrate(
         options=options,
         progress=progress,
     )
+    assert not isinstance(evaluation, RegressionEvaluation)
     trained_on = (evaluation.known or {}).get("train", 0)
     if trained_on or evaluation.split == "train":
         raise UserError(

@@ -32,6 +32,10 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
         from skipnets.evaluation.multi_label_evaluation import multi_label_tables
 
         return multi_label_tables(metrics)
+    if metrics.get("task") == "regression":
+        from skipnets.evaluation.regression_evaluation import regression_tables
+
+        return regression_tables(metrics)
     low, high = metrics["accuracy_interval"]
     rows = {
         "images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})",

@@ -28,11 +28,14 @@ from skipnets.errors import UserError, check_at_least_1, listed, needs_extra
 from skipnets.evaluation.confusion import draw_confusion, save_figure
 from skipnets.evaluation.display import metric_tables
 from skipnets.evaluation.saving import SavedEvaluation, or_none
+from skipnets.scaling import unscaled
 
 with needs_extra("train"):
     from skipnets.evaluation.metrics import Metrics, measure
     from skipnets.evaluation.multi_label import measure_labels
     from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation, labels_by_name
+    from skipnets.evaluation.regression import measure_numbers
+    from skipnets.evaluation.regression_evaluation import RegressionEvaluation, numbers_by_name
     from skipnets.evaluation.reliability import CALIBRATION_BINS
 
 if TYPE_CHECKING:
@@ -179,7 +182,7 @@ def evaluate(
     download: bool = False,
     options: DataOptions | None = None,
     progress: Callable[[int, int], object] | None = None,
-) -> Evaluation | MultiLabelEvaluation:
+) -> Evaluation | MultiLabelEvaluation | RegressionEvaluation:
     """Evaluate a classifier on labeled images.
 
     Data whose options do not tell the task are read as the classifier's.
@@ -199,7 +202,8 @@ def evaluate(
         progress: Called after every batch with the number of images done and their total.
 
     Returns:
-        A `MultiLabelEvaluation` of a multi-label classifier, else an `Evaluation`.
+        A `MultiLabelEvaluation` of a multi-label classifier, a `RegressionEvaluation` of a regression, else
+        an `Evaluation`.
 
     Raises:
         UserError: If there are no such images, none can be read, or the data have classes that the
@@ -220,19 +224,40 @@ def evaluate(
             raise UserError(f"split={split}: {_why_not_in_folds(split, record)}")
         available = ", ".join(str(part) for part in np.unique(dataset.splits))
         raise UserError(f"split={split}: {name} has images only in: {available or 'no split'}")
-    if chosen.multi_label != (classifier.task == "multi-label"):
-        has = "several labels" if chosen.multi_label else "one class"
+    if chosen.task != classifier.task:
+        kind = "regression" if classifier.task == "regression" else f"{classifier.task} classifier"
         raise UserError(
-            f"{name} has {has} an image, which does not fit a {classifier.task} classifier; --task "
-            f"{classifier.task} reads it as one"
+            f"{name} has {chosen.label_kind}, which does not fit a {kind}; --task {classifier.task} reads it "
+            "for one"
         )
     positions, logits, failures = _predict_all(
         classifier, chosen, batch_size=batch_size, workers=workers, progress=progress
     )
     known = None if record is None else record.count(chosen)
+    groups = None if chosen.groups is None else chosen.groups[positions]
+    if classifier.scales is not None:
+        numbers = numbers_by_name(chosen.labels, chosen.classes, classifier.classes, name)[positions]
+        predicted = unscaled(logits, classifier.scales)
+        ordinal = all(scale.grades is not None for scale in classifier.scales)
+        return RegressionEvaluation(
+            classifier=classifier.architecture["name"] if classifier.path is None else str(classifier.path),
+            data=name,
+            split=split,
+            targets=classifier.classes,
+            metrics=measure_numbers(predicted, numbers, ordinal=ordinal, groups=groups),
+            names=[chosen.names[position] for position in positions],
+            numbers=numbers,
+            predicted=predicted,
+            ordinal=ordinal,
+            groups=groups,
+            failures=failures,
+            known=known,
+            caveats=_caveats(len(positions), failures, known),
+            runs_in=classifier.runs_in,
+            tta=classifier.tta,
+        )
     if classifier.thresholds is not None:
         several = labels_by_name(chosen.labels, chosen.classes, classifier.classes, name)[positions]
-        groups = None if chosen.groups is None else chosen.groups[positions]
         return MultiLabelEvaluation(
             classifier=classifier.architecture["name"] if classifier.path is None else str(classifier.path),
             data=name,
@@ -305,7 +330,7 @@ def evaluate_classes(
         options: Of `evaluate`.
 
     Raises:
-        UserError: If it is a multi-label classifier, or `evaluate` fails.
+        UserError: If it is a multi-label classifier or a regression, or `evaluate` fails.
     """
     classifier = as_classifier(model)
     check_single_label(classifier, what)
@@ -341,9 +366,7 @@ def _find(
     else:
         if options is None and record is not None and os.fspath(data) == record.data:
             options = record.options
-        options = options or DataOptions()
-        if options.task == "auto" and (classifier.task == "multi-label" or not options.label_columns):
-            options = replace(options, task=classifier.task)
+        options = (options or DataOptions()).of_model(classifier.task, classifier.classes)
         dataset = open_dataset(data, fractions=None, download=download, options=options)
     runs_own = record is not None and record.is_of(dataset)
     if record is not None and runs_own and not isinstance(data, ImageDataset):

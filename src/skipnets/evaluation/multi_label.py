@@ -25,7 +25,10 @@ __all__ = [
     "SUMMARIES",
     "MultiLabelMetrics",
     "binary_nll",
+    "draws",
+    "group_numbers",
     "measure_labels",
+    "percentiles",
     "ranking_metrics",
 ]
 
@@ -158,7 +161,7 @@ def measure_labels(
     units, drawn = group_numbers(groups, len(labels))
     samples: dict[str, list[Floats]] = {}
     # Of one group there is but one resample, the group itself.
-    for weights in _draws(units, resamples if drawn > 1 else 0, seed, width=labels.size):
+    for weights in draws(units, resamples if drawn > 1 else 0, seed, width=labels.size):
         of_labels, pooled = statistics.label_metrics(weights), statistics.pooled_metrics(weights)
         if statistics.ranks:
             of_labels |= statistics.label_rankings(weights)
@@ -167,7 +170,7 @@ def measure_labels(
             samples.setdefault(name, []).append(of_labels[name])
             samples.setdefault(f"macro {name}", []).append(_row_means(of_labels[name])[:, None])
             samples.setdefault(f"micro {name}", []).append(pooled[name])
-    limits = {name: _percentiles(np.concatenate(parts)) for name, parts in samples.items()}
+    limits = {name: percentiles(np.concatenate(parts)) for name, parts in samples.items()}
     nothing = np.full((labels.shape[1], 2), np.nan)
     absent = known & ~has
     intervals = {name: limits.get(name, nothing).copy() for name in LABEL_METRICS}
@@ -313,7 +316,7 @@ def group_numbers(groups: NDArray[np.str_] | None, count: int) -> tuple[NDArray[
     return number, int(number.max()) + 1
 
 
-def _draws(units: NDArray[np.int64], resamples: int, seed: int, *, width: int) -> Iterator[Floats]:
+def draws(units: NDArray[np.int64], resamples: int, seed: int, *, width: int) -> Iterator[Floats]:
     """Weights of the images in chunks of (b, N): how often the unit of each was drawn."""
     generator = np.random.default_rng(seed)
     count = int(units.max()) + 1
@@ -370,7 +373,7 @@ def _at_edge(values: Floats) -> NDArray[np.int64]:
     return np.flatnonzero((values == 0) | (values == 1))
 
 
-def _percentiles(samples: Floats) -> Floats:
+def percentiles(samples: Floats) -> Floats:
     """(B, K) → (K, 2) 95% intervals; NaN where less than half of the resamples define the metric."""
     limits = np.full((samples.shape[1], 2), np.nan)
     for index, column in enumerate(samples.T):

@@ -55,7 +55,7 @@ class Explanation:
     Attributes:
         source: The path as it was given, or "[3]" for the fourth image where that is not a path.
         label: The class that is explained.
-        probability: The class's predicted probability.
+        probability: The class's predicted probability; of a regression None.
         method: One of `METHODS`.
         stage: The module whose map it is; None where the map is of the input itself.
         image: The image, upright, at its own resolution.
@@ -63,11 +63,14 @@ class Explanation:
         position: Where the grid's values lie in the network's input.
         box: (left, top, right, bottom) of the input in the image's pixels.
         input_size: H and W of the network's input.
+        value: Of a regression, the predicted number of the target `label`; otherwise None.
+        raised: Of a regression, whether that is above the training images' mean: the evidence is then what
+            raises it, and else what lowers it.
     """
 
     source: str
     label: str
-    probability: float
+    probability: float | None
     method: Method
     stage: str | None
     image: Image.Image
@@ -75,6 +78,8 @@ class Explanation:
     position: Grid
     box: tuple[float, float, float, float]
     input_size: tuple[int, int]
+    value: float | None = None
+    raised: bool = True
 
     def map(self) -> NDArray[np.float32]:
         """The grid on the image's own pixels, (height, width) float32; 0 outside the network's input."""
@@ -119,7 +124,9 @@ def explain(
         model: A model file, a run folder, or a classifier that runs in PyTorch.
         images: One image or several: paths, PIL images, arrays and tensors, as `Classifier.predict` takes.
         classes: Classes to explain; None explains each image's most probable class, or with a multi-label
-            classifier, all labels that are found in it (the most probable one where none is).
+            classifier, all labels that are found in it (the most probable one where none is). Of a
+            regression, targets; None explains all. Their maps show what raises the number where it is above
+            the training images' mean, and what lowers it where it is below.
         method: "gradcam" (Selvaraju et al. 2017, arXiv 1610.02391): the maps of a stage, weighted by how much
             the class depends on each. "integrated-gradients" (Sundararajan et al. 2017, arXiv 1703.01365):
             gradients at the pixels, along the path from the mean color to the image. "occlusion" (Zeiler and
@@ -216,9 +223,9 @@ def _explanations(
     for name, source in images:
         opened = preprocessing.open(source)
         image, batch = preprocessing.shown(opened), preprocessing.batch([opened])
-        probabilities = classifier.probabilities(batch)[0]
-        found = classifier.prediction(name, probabilities)
-        labels = classes or found.labels or [found.ranking[0][0]]
+        answers, logits = classifier.answers(batch)[0], classifier.logits(batch)[0]
+        is_number = classifier.task == "regression"
+        labels = classes or (classifier.classes if is_number else _found(classifier, answers))
         explanations = []
         for label in labels:
             target = classifier.classes.index(label)
@@ -226,21 +233,30 @@ def _explanations(
             for model in models:
                 with evaluating(model):
                     grids_of_models.append(_attribute(model, batch, target, method, module_path))
+            raised = not is_number or bool(logits[target] >= 0)
             explanations.append(
                 Explanation(
                     source=name,
                     label=label,
-                    probability=float(probabilities[target]),
+                    probability=None if is_number else float(answers[target]),
                     method=method,
                     stage=module_path,
                     image=image,
-                    grid=np.mean(grids_of_models, axis=0),
+                    grid=np.mean(grids_of_models, axis=0) * (1 if raised else -1),
                     position=position,
                     box=preprocessing.geometry(*image.size),
                     input_size=preprocessing.size,
+                    value=float(answers[target]) if is_number else None,
+                    raised=raised,
                 )
             )
         yield explanations
+
+
+def _found(classifier: Classifier, probabilities: NDArray[np.float64]) -> Sequence[str]:
+    """The labels that are found in an image, or its most probable class."""
+    found = classifier.prediction("", probabilities)
+    return found.labels or [found.ranking[0][0]]
 
 
 def _attribute(

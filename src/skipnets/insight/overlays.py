@@ -17,6 +17,7 @@ from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.insight.attribution import Explanation
 from skipnets.insight.cells import CELL, INK, SOFT_INK, find_font, fitted, short_names, truncated
+from skipnets.tables import number_text
 from skipnets.terminal import printable
 
 _TEXT = 40
@@ -99,11 +100,18 @@ def _cells(row: Sequence[Explanation]) -> list[_Cell]:
             _Cell(
                 image=fitted(overlay(item)),
                 title=printable(item.label),
-                note=f"probability {item.probability:.1%} · {_METHOD_NAMES[item.method]}",
+                note=f"{_answer(item)} · {_METHOD_NAMES[item.method]}",
             )
             for item in row
         ),
     ]
+
+
+def _answer(item: Explanation) -> str:
+    """The probability, or the number that is explained."""
+    if item.value is None:
+        return f"probability {item.probability or 0:.1%}"
+    return f"{number_text(item.value)}, {'above' if item.raised else 'below'} mean"
 
 
 def _sheet(rows: Sequence[Sequence[_Cell]]) -> Image.Image:

@@ -285,7 +285,7 @@ def _scope_step(
         if any(isinstance(reader, Norm) for reader in graph.readers(operation.output))
     ]
     channels = sum(graph.values[index].channels for index in inner)
-    keeps, scratch = (() if recompute else tuple(inner)), 0
+    keeps, besides, scratch = (() if recompute else tuple(inner)), 0, 0
     if scope.kind == "dense block":
         keeps = (*keeps, output)
         channels += graph.values[output].channels
@@ -300,6 +300,8 @@ def _scope_step(
         scratch = sizes[output] + sum(sizes[index] for index in inner) - max(sizes[index] for index in inner)
     else:
         keeps = (source, *keeps)
+        # Where each maximum was, a byte each.
+        besides = sizes[output] // FLOAT_BYTES if isinstance(operations[-1], Pool) else 0
         scratch = sum(sizes[index] for index in inner) * (2 if recompute else 1)
     return Step(
         kind=scope.kind,
@@ -308,6 +310,7 @@ def _scope_step(
         inputs=(source,),
         output=output,
         keeps=keeps,
+        keeps_besides=besides,
         keeps_once=_statistics_bytes(channels),
         scratch=scratch,
     )

@@ -42,6 +42,7 @@ from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, cpu_executor, dense_block, growth_widths
 from skipnets.ops.transition import TransitionParameters, transition
+from skipnets.ops.transition import cpu_executor as transition_executor
 from skipnets.ops.triton import unsupported_block, unsupported_kernels
 
 logger = logging.getLogger("skipnets")
@@ -181,7 +182,7 @@ class MemoryEfficientTransition(SwitchedModule, Transition):
         if self.unsupported_reason(features) is not None:
             return cast(Tensor, Transition.forward(self, features))  # type: ignore[no-untyped-call]
         norm = cast(nn.BatchNorm2d, self.norm)
-        parameters = TransitionParameters(norm.weight, norm.bias, self.conv.weight)
+        parameters = self._tensors()
         if torch.compiler.is_compiling():
             from skipnets.ops import operators
 
@@ -209,6 +210,14 @@ class MemoryEfficientTransition(SwitchedModule, Transition):
             or guards.unsupported_convolution(self.conv, size=1)
         )
 
+    def _tensors(self) -> TransitionParameters:
+        """Of a transition that has been checked."""
+        norm = cast(nn.BatchNorm2d, self.norm)
+        return TransitionParameters(norm.weight, norm.bias, self.conv.weight)
+
+    def _runs_natively(self, features: Tensor) -> bool:
+        return transition_executor(features, self._tensors()) == "native"
+
     def _not_fused(self, features: Tensor) -> str | None:
         return _unsupported_kernels(features.device, features.dtype)
 
@@ -232,10 +241,7 @@ class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
         if self.unsupported_reason(x) is not None:
             return DenseNet.forward_features(self, x)
         x = check_input(x, self.config.in_chans, self.config.smallest_size)
-        conv0, norm0 = self._stem()
-        parameters = stem.StemParameters(conv0.weight, norm0.weight, norm0.bias)
-        dtype = guards.computing_dtype(x.device, conv0.weight.dtype)
-        plan = stem.StemPlan(norm0.eps, keep_convolved=not self.recompute, dtype=dtype)
+        plan, parameters = self._stem_operation(x)
         if torch.compiler.is_compiling():
             from skipnets.ops import operators
 
@@ -243,7 +249,7 @@ class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
             maps, statistics, rows = operators.stem(x, plan, parameters, fused=fused)
         else:
             maps, statistics, rows = stem.stem(x, plan, parameters)
-        update_running_statistics(norm0, statistics, rows)
+        update_running_statistics(self._stem()[1], statistics, rows)
         for _, stage in islice(self.named_stages(), len(_STEM), None):
             maps = stage(maps)
         return maps
@@ -255,13 +261,11 @@ class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
         modules = dict(islice(self.features.named_children(), len(_STEM)))
         if tuple(modules) != _STEM:
             return f"it has other modules than {', '.join(_STEM)}"
-        pool = cast(nn.MaxPool2d, modules["pool0"])
         if type(modules["relu0"]) is not nn.ReLU:
             return "its activation is not a ReLU"
-        if type(pool) is not nn.MaxPool2d or _max_pooling(pool) != _max_pooling(nn.MaxPool2d(3, 2, 1)):
-            return "its pooling is not the maximum of 3×3 at stride 2"
         return (
-            guards.unsupported_hooks((self.features, *modules.values()))
+            guards.unsupported_max_pooling(modules["pool0"])
+            or guards.unsupported_hooks((self.features, *modules.values()))
             or guards.unsupported_norm(modules["norm0"])
             or guards.unsupported_convolution(modules["conv0"], size=stem.KERNEL, stride=stem.STRIDE)
         )
@@ -276,9 +280,19 @@ class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
         parameters = [parameter for module in self._stem() for parameter in module.parameters()]
         return guards.unsupported_input(features, parameters, casts=True)
 
+    def _runs_natively(self, features: Tensor) -> bool:
+        return stem.cpu_executor(features, *self._stem_operation(features)) == "native"
+
     def _stem(self) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
         """Convolution and norm of the stem, which have been checked."""
         return cast(nn.Conv2d, self.features.conv0), cast(nn.BatchNorm2d, self.features.norm0)
+
+    def _stem_operation(self, images: Tensor) -> tuple[stem.StemPlan, stem.StemParameters]:
+        """What the stem's operation is given."""
+        conv0, norm0 = self._stem()
+        dtype = guards.computing_dtype(images.device, conv0.weight.dtype)
+        plan = stem.StemPlan(norm0.eps, keep_convolved=not self.recompute, dtype=dtype)
+        return plan, stem.StemParameters(conv0.weight, norm0.weight, norm0.bias)
 
 
 _LINEAR: dict[type[nn.Module], type[nn.Module]] = {
@@ -347,11 +361,11 @@ def execution_report(model: nn.Module) -> dict[str, str]:
     """How each block and transition ran last, or would run now: its policy, or "plain: " and why."""
     report = {}
     for path, module in model.named_modules():
-        if isinstance(module, ResNet | RDNet):
+        if isinstance(module, RDNet):
             continue  # No part of it is an operation of its own.
-        if isinstance(module, DenseNet):
+        if isinstance(module, DenseNet | ResNet):
             path = f"{path}.stem".removeprefix(".")
-            if module.config.stem != "imagenet":
+            if not module.config.has_simple_stem:
                 continue
         if isinstance(module, tuple(_LINEAR)):
             report[path] = module.policy if isinstance(module, SwitchedModule) else "plain"
@@ -401,10 +415,6 @@ def _unsupported_layer(layer: nn.Module) -> str | None:
 
 def _pooling(pool: nn.AvgPool2d) -> tuple[object, ...]:
     return pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, pool.divisor_override
-
-
-def _max_pooling(pool: nn.MaxPool2d) -> tuple[object, ...]:
-    return pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, pool.return_indices
 
 
 def _count(features: Tensor) -> int:

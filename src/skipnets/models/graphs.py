@@ -19,7 +19,7 @@ def densenet_graph(config: DenseNetConfig) -> Graph:
     build = GraphBuilder(name=config.name, in_chans=config.in_chans)
     norm, bias = config.norm, config.norm is None
     rates = iter(config.drop_path_rates())
-    if config.stem == "imagenet":
+    if config.has_simple_stem:
         with build.scope("stem", "stem"):
             x = build.convolution("features.conv0", 0, config.stem_channels, 7, stride=2, bias=bias)
             build.stage("features.conv0", x)
@@ -103,8 +103,31 @@ def _dense_layer(
 
 def resnet_graph(config: ResNetConfig) -> Graph:
     """Stem, stages of residual blocks, and the head."""
-    build, bias = GraphBuilder(name=config.name, in_chans=config.in_chans), config.norm is None
+    build = GraphBuilder(name=config.name, in_chans=config.in_chans)
     rates = iter(config.drop_path_rates())
+    if config.has_simple_stem:
+        with build.scope("stem", "stem"):
+            x = _stem(build, config)
+    else:
+        x = _stem(build, config)
+    for stage, blocks in enumerate(config.block_config):
+        path = f"layer{stage + 1}"
+        with build.scope(path, "stage"):
+            for block in range(blocks):
+                x = _residual_block(build, config, stage, block, x, next(rates))
+        build.stage(path, x)
+    return build.finish(
+        x,
+        head="fc",
+        global_pool=config.global_pool,
+        num_classes=config.num_classes,
+        drop_rate=config.drop_rate,
+    )
+
+
+def _stem(build: GraphBuilder, config: ResNetConfig) -> int:
+    """All before the first residual block."""
+    bias = config.norm is None
     *inner, channels = config.stem_widths()
     if inner:
         with build.scope("conv1", "convolutions"):
@@ -123,19 +146,7 @@ def resnet_graph(config: ResNetConfig) -> Graph:
     x = build.stage("relu", _activated(build, config, "relu", x))
     if config.has_stem_pool:
         x = build.stage("maxpool", _stem_pool(build, config, x))
-    for stage, blocks in enumerate(config.block_config):
-        path = f"layer{stage + 1}"
-        with build.scope(path, "stage"):
-            for block in range(blocks):
-                x = _residual_block(build, config, stage, block, x, next(rates))
-        build.stage(path, x)
-    return build.finish(
-        x,
-        head="fc",
-        global_pool=config.global_pool,
-        num_classes=config.num_classes,
-        drop_rate=config.drop_rate,
-    )
+    return x
 
 
 def _stem_pool(build: GraphBuilder, config: ResNetConfig, x: int) -> int:

@@ -182,6 +182,11 @@ class DenseNetConfig(ModelConfig):
             object.__setattr__(self, "stem_channels", stem_channels)
         _require_int("stem_channels", self.stem_channels, 1, 4096)
 
+    @property
+    def has_simple_stem(self) -> bool:
+        """Whether the stem is one convolution, norm, activation and pooling."""
+        return self.stem == "imagenet"
+
     def compressed(self, channels: int) -> int:
         """Output channels of a transition for a number of input channels."""
         return max(int(channels * self.compression), 1)
@@ -306,6 +311,12 @@ class ResNetConfig(ModelConfig):
     def has_stem_pool(self) -> bool:
         """Whether the stem ends with pooling, or with the convolution in its place."""
         return STEM_REDUCTION[self.stem] == 4
+
+    @property
+    def has_simple_stem(self) -> bool:
+        """Whether the stem is one convolution, norm, activation and at most 3×3 max-pooling."""
+        pools = self.stem_pool == "max" and self.anti_aliasing is None
+        return not self.is_deep and (pools or not self.has_stem_pool)
 
     def stem_widths(self) -> tuple[int, ...]:
         """Channels of the stem's convolutions, in order."""

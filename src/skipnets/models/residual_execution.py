@@ -8,6 +8,7 @@ Shapes: N batch, C channels, H height, W width, S stride.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Literal, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from skipnets.models.backbone import check_input
 from skipnets.models.resnet import BasicBlock, BottleneckBlock, PadShortcut, ResNet
 from skipnets.models.switched_module import NATIVE_KERNELS, SwitchedModule, measure_network
 from skipnets.ops import guards
 from skipnets.ops.batch_norm import update_all_running_statistics, update_running_statistics
 from skipnets.ops.residual_block import NormedConvolution, ResidualBlockPlan, executor, residual_block
+from skipnets.ops.stem import StemParameters, StemPlan, cpu_executor, stem
 
 _BRANCHES = {BasicBlock: 2, BottleneckBlock: 3}  # convolutions
 
@@ -109,16 +112,75 @@ class MemoryEfficientBottleneckBlock(_MemoryEfficientBlock, BottleneckBlock):
 
 
 class MemoryEfficientResNet(SwitchedModule, ResNet):
-    """A ResNet whose blocks are switched one by one.
+    """A ResNet whose stem trains as one operation on a CPU; its blocks are switched one by one.
 
-    With "auto" on a CPU, its first forward pass in training measures what is fastest for its blocks.
+    With "auto" on a CPU, its first forward pass in training measures what is fastest, for its blocks, too.
+    `forward_intermediates`, which shows a map from within the stem, runs its layers.
     """
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map (N, num_features, h, w)."""
         if self.automatic and self.measured is None and not torch.compiler.is_compiling():
             measure_network(self, x)
-        return ResNet.forward_features(self, x)
+        if self.unsupported_reason(x) is not None:
+            return ResNet.forward_features(self, x)
+        x = check_input(x, self.config.in_chans, self.config.smallest_size)
+        maps, statistics, rows = stem(x, *self._stem_operation())
+        update_running_statistics(cast(nn.BatchNorm2d, self.bn1), statistics, rows)
+        for _, stage in islice(self.named_stages(), 4 if self.config.has_stem_pool else 3, None):
+            maps = stage(maps)
+        return maps
+
+    def unsupported_reason(self, features: Tensor) -> str | None:
+        """Why this forward pass of the stem has to be plain, or None; remembered for the report."""
+        if torch.compiler.is_compiling():
+            return "the model is being compiled"
+        return super().unsupported_reason(features)
+
+    def unsupported_structure(self) -> str | None:
+        """Why the stem as it is now cannot be run as one operation, or None."""
+        if not self.training:
+            return "eval mode"
+        names = ("conv1", "bn1", "relu", *(["maxpool"] if self.config.has_stem_pool else []))
+        modules = dict(islice(self.named_children(), len(names)))
+        if tuple(modules) != names:
+            return f"it has other modules than {', '.join(names)}"
+        if type(self.relu) is not nn.ReLU:
+            return "its activation is not a ReLU"
+        size = 7 if getattr(self.conv1, "kernel_size", None) == (7, 7) else 3
+        stride = 2 if getattr(self.conv1, "stride", None) == (2, 2) else 1
+        return (
+            guards.unsupported_hooks(modules.values())
+            or guards.unsupported_convolution(self.conv1, size, stride=stride)
+            or guards.unsupported_norm(self.bn1)
+            or (guards.unsupported_max_pooling(self.maxpool) if self.config.has_stem_pool else None)
+        )
+
+    def _unsupported_input(self, features: Tensor) -> str | None:
+        if features.ndim != 4:
+            return "the input is not (N, C, H, W)"
+        if features.device.type != "cpu":
+            return "the stem is one operation on CPUs alone"
+        _, parameters = self._stem_operation()
+        reason = guards.unsupported_input(features, parameters)
+        if reason is None and features.dtype != parameters.weight.dtype:
+            reason = "autocast is on"
+        return reason
+
+    def _runs_natively(self, features: Tensor) -> bool:
+        return cpu_executor(features, *self._stem_operation()) == "native"
+
+    def _stem_operation(self) -> tuple[StemPlan, StemParameters]:
+        """What the stem's operation is given; the stem has been checked."""
+        convolution, norm = cast(nn.Conv2d, self.conv1), cast(nn.BatchNorm2d, self.bn1)
+        plan = StemPlan(
+            norm.eps,
+            keep_convolved=True,
+            dtype=convolution.weight.dtype,
+            stride=convolution.stride[0],
+            pools=self.config.has_stem_pool,
+        )
+        return plan, StemParameters(convolution.weight, norm.weight, norm.bias)
 
 
 def _children(block: nn.Module) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]]:

@@ -101,6 +101,14 @@ def unsupported_convolution(convolution: nn.Module, size: int, *, stride: int = 
     return None
 
 
+def unsupported_max_pooling(pool: nn.Module) -> str | None:
+    """The pooling must be the maximum of 3×3 at stride 2."""
+    wanted = nn.MaxPool2d(3, 2, 1)
+    if type(pool) is not nn.MaxPool2d or pool.extra_repr() != wanted.extra_repr() or pool.return_indices:
+        return "its pooling is not the maximum of 3×3 at stride 2"
+    return None
+
+
 def unsupported_hooks(modules: Iterable[nn.Module]) -> str | None:
     """Hooks and a replaced `forward` of a module that is not run would not be called."""
     if any(getattr(module_internals, table, None) for table in _GLOBAL_HOOK_TABLES):

@@ -280,8 +280,10 @@ _transition_forward.register_autograd(_differentiate_transition, setup_context=_
 
 
 def stem(images: Tensor, plan: StemPlan, parameters: StemParameters, *, fused: bool) -> StemResult:
-    """As `skipnets.ops.stem.stem`, for a compiler; see `dense_block`."""
-    maps, mean, variance, *_ = _stem_forward(images, *parameters, *plan, fused)
+    """As `skipnets.ops.stem.stem` of an ImageNet network, for a compiler; see `dense_block`."""
+    maps, mean, variance, *_ = _stem_forward(
+        images, *parameters, plan.eps, plan.keep_convolved, plan.dtype, fused
+    )
     return StemResult(maps, Statistics(mean, variance), convolved_shape(images).rows)
 
 

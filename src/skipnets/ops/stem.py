@@ -1,25 +1,28 @@
-"""The stem of an ImageNet network as one differentiable operation that keeps one map, or only the images.
+"""The stem of a network as one differentiable operation that keeps one map, or only the images.
 
-The stem is a 7×7 convolution of stride 2, norm, ReLU and 3×3 max-pooling of stride 2 (Huang et al. 2017,
-arXiv 1608.06993, table 1). Its maps are the largest of the network: once dense blocks train in linear
-memory, what autograd keeps of the stem (the convolution's result, the ReLU's, and where each maximum was)
-is half of what is left. Here the convolution's result alone is kept, or, with `keep_convolved=False`, not
-even that; norm, ReLU and pooling are repeated in the backward pass. The norm's gradient is that of
-`skipnets.ops.batch_norm`; no convolution follows directly, so dγ is summed explicitly.
+The stem of an ImageNet network is a 7×7 convolution of stride 2, norm, ReLU and 3×3 max-pooling of stride 2
+(Huang et al. 2017, arXiv 1608.06993, table 1). Its maps are the largest of the network: once dense blocks
+train in linear memory, what autograd keeps of the stem (the convolution's result, the ReLU's, and where each
+maximum was) is half of what is left. Here the convolution's result alone is kept, or, with
+`keep_convolved=False`, not even that; norm, ReLU and pooling are repeated in the backward pass (native code
+and kernels on a GPU keep a byte for where each maximum was). The norm's gradient is that of
+`skipnets.ops.batch_norm`; no convolution follows directly, so dγ is summed explicitly. The stem of a ResNet
+for CIFAR is the same with a 3×3 convolution and without pooling.
 
 Shapes: N images of C channels, K channels of the stem; H×W positions after the convolution, M = N·H·W rows.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skipnets.ops.autograd import differentiable_once, without_autocast
+from skipnets.ops.autograd import differentiable_once, separate_graph, without_autocast
 from skipnets.ops.batch_norm import (
     Affine,
     NormGradient,
@@ -28,15 +31,20 @@ from skipnets.ops.batch_norm import (
     relu_backward,
     scale_shift_relu,
 )
+from skipnets.ops.choices import CHOICES
 from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps
+from skipnets.ops.native import unsupported_device
 from skipnets.ops.triton import unsupported_kernels
 
 KERNEL, STRIDE, PADDING = 7, 2, 3
 POOL_KERNEL, POOL_STRIDE, POOL_PADDING = 3, 2, 1
 
+_PROBED_ROWS = 25088
+"""Positions behind the convolution of the images on which executors are compared: of two at 224×224."""
+
 
 class StemParameters(NamedTuple):
-    """Weights of the convolution (K, C, 7, 7), γ and β of the norm (K,)."""
+    """Weights of the convolution (K, C, s, s), γ and β of the norm (K,)."""
 
     weight: Tensor
     gamma: Tensor
@@ -44,7 +52,7 @@ class StemParameters(NamedTuple):
 
 
 class StemResult(NamedTuple):
-    """The pooled maps, the statistics of the convolution's result (K,), and its rows M."""
+    """The maps, pooled if the stem pools, the statistics of the convolution's result (K,), and its rows M."""
 
     maps: Tensor
     statistics: Statistics
@@ -58,29 +66,37 @@ class StemPlan(NamedTuple):
         eps: The norm's ε.
         keep_convolved: Keep the convolution's result for the backward pass instead of repeating it.
         dtype: Of the maps and of what the convolution computes in.
+        stride: Of the convolution, which is padded by half its size.
+        pools: Whether 3×3 max-pooling of stride 2 follows.
     """
 
     eps: float
     keep_convolved: bool
     dtype: torch.dtype
+    stride: int = STRIDE
+    pools: bool = True
 
 
 def stem(images: Tensor, plan: StemPlan, parameters: StemParameters) -> StemResult:
     """Run the stem in training mode; running statistics are left to the caller.
 
     Args:
-        images: (N, C, 2H or 2H−1, 2W or 2W−1), in any memory format.
+        images: (N, C, 2H or 2H−1, 2W or 2W−1) for stride 2, else (N, C, H, W), in any memory format.
         plan: Fixed properties.
         parameters: Of convolution and norm.
     """
-    fused = unsupported_kernels(images.device, plan.dtype) is None
+    if cpu_executor(images, plan, parameters) == "native":
+        from skipnets.ops.native.stem import NATIVE
+
+        return execute(NATIVE, images, plan, parameters)
+    fused = unsupported_kernels(images.device, plan.dtype) is None and _has_fused_kernels(plan, parameters)
     return execute(executor(fused=fused), images, plan, parameters)
 
 
 def execute(way: Executor, images: Tensor, plan: StemPlan, parameters: StemParameters) -> StemResult:
     """`stem` by one of the executors."""
     maps, mean, variance = _StemFunction.apply(images, plan, way, *parameters)
-    return StemResult(maps, Statistics(mean, variance), convolved_shape(images).rows)
+    return StemResult(maps, Statistics(mean, variance), convolved_shape(images, plan.stride).rows)
 
 
 class Executor(NamedTuple):
@@ -107,6 +123,52 @@ def executor(*, fused: bool) -> Executor:
     from skipnets.ops.triton.stem import FUSED
 
     return FUSED
+
+
+def _has_fused_kernels(plan: StemPlan, parameters: StemParameters) -> bool:
+    """Whether it is the stem that `skipnets.ops.triton` has kernels for."""
+    return plan.pools and (plan.stride, parameters.weight.shape[2]) == (STRIDE, KERNEL)
+
+
+def cpu_executor(images: Tensor, plan: StemPlan, parameters: StemParameters) -> Literal["native", "pytorch"]:
+    """What runs a stem on a CPU: native code where there is some and, when measured, it is faster."""
+    if (
+        unsupported_device(images.device, plan.dtype) is not None
+        or images.dtype != plan.dtype
+        or images.requires_grad
+    ):
+        return "pytorch"
+    from skipnets.ops.native.stem import NATIVE
+
+    outputs, inputs, size = parameters.weight.shape[:3]
+    pooling = " pooled" if plan.pools else ""
+    problem = (
+        f"stem {inputs}>{outputs}({size}) stride {plan.stride}{pooling} {images.shape[2]}x{images.shape[3]}"
+    )
+    if not parameters.weight.is_contiguous():
+        problem += " channels_last"
+    probe = functools.cache(lambda: _Probe(images, plan, parameters))
+    ways = {"native": lambda: probe().step(NATIVE), "pytorch": lambda: probe().step(REFERENCE)}
+    return cast(Literal["native", "pytorch"], CHOICES.choose(problem, ways))
+
+
+class _Probe:
+    """Forward and backward passes of a stem, for a few images and copies of its parameters."""
+
+    def __init__(self, images: Tensor, plan: StemPlan, parameters: StemParameters) -> None:
+        area = convolved_shape(images, plan.stride).area
+        count = min(len(images), max(_PROBED_ROWS // area, 2 * torch.get_num_threads()))
+        self._images = torch.linspace(-1, 1, images[:count].numel()).view(count, *images.shape[1:])
+        if images.is_contiguous(memory_format=torch.channels_last):
+            self._images = self._images.contiguous(memory_format=torch.channels_last)
+        self._plan = plan
+        self._parameters = [tensor.detach().clone() for tensor in parameters]
+
+    def step(self, way: Executor) -> None:
+        with separate_graph(), without_autocast(self._images.device):
+            parameters = StemParameters(*(tensor.detach().requires_grad_() for tensor in self._parameters))
+            maps = execute(way, self._images, self._plan, parameters).maps
+            torch.autograd.backward(maps, torch.ones_like(maps))
 
 
 class _StemFunction(torch.autograd.Function):
@@ -140,20 +202,20 @@ def _forward(
     images: Tensor, plan: StemPlan, parameters: StemParameters
 ) -> tuple[Tensor, Statistics, list[Tensor]]:
     weight, gamma, beta = parameters
-    shape = convolved_shape(images)
+    shape = convolved_shape(images, plan.stride)
     collector = StatisticsCollector()
     with without_autocast(images.device):
-        convolved = _convolve(images, weight, shape, plan.dtype, collector)
+        convolved = _convolve(images, weight, plan, collector)
         statistics = collector.merged()
         affine = Affine.of(statistics, gamma, beta, plan.eps)
-        pooled_shape = MapShape(shape.images, (shape.height + 1) // 2, (shape.width + 1) // 2)
-        out = empty_maps(pooled_shape, weight.shape[0], like=images, dtype=plan.dtype)
+        out_shape = pooled_shape(shape) if plan.pools else shape
+        out = empty_maps(out_shape, weight.shape[0], like=images, dtype=plan.dtype)
         workspace = Workspace(images.device)
         for rows in shape.chunks(convolved.shape[1], plan.dtype.itemsize, images.device):
-            activated = _activate(convolved, rows, affine, workspace)
-            out[_images(rows, shape)] = F.max_pool2d(
-                as_maps(activated, shape), POOL_KERNEL, POOL_STRIDE, POOL_PADDING
-            )
+            maps = as_maps(_activate(convolved, rows, affine, workspace), shape)
+            if plan.pools:
+                maps = F.max_pool2d(maps, POOL_KERNEL, POOL_STRIDE, POOL_PADDING)
+            out[_images(rows, shape)] = maps
     return out, statistics, [convolved] if plan.keep_convolved else []
 
 
@@ -166,15 +228,14 @@ def _backward(
     saved: list[Tensor],
     needs_image_gradient: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-    weight = parameters.weight
     with without_autocast(images.device):
-        shape = convolved_shape(images)
-        convolved = saved[0] if saved else _convolve(images, weight, shape, plan.dtype)
+        convolved = saved[0] if saved else _convolve(images, parameters.weight, plan)
+        shape = convolved_shape(images, plan.stride)
         convolved_gradient, gamma_gradient, beta_gradient = _norm_backward(
-            gradient, convolved, shape, statistics, parameters, plan.eps
+            gradient, convolved, shape, statistics, parameters, plan
         )
         image_gradient, weight_gradient = _convolution_backward(
-            convolved_gradient, shape, images, weight, needs_image_gradient
+            convolved_gradient, images, parameters.weight, plan.stride, needs_image_gradient
         )
     return image_gradient, weight_gradient, gamma_gradient, beta_gradient
 
@@ -189,16 +250,17 @@ def _norm_backward(
     shape: MapShape,
     statistics: Statistics,
     parameters: StemParameters,
-    eps: float,
+    plan: StemPlan,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Backward of norm → ReLU → pooling: gradients of the convolution's result (M, K), of γ and of β."""
-    norm = NormGradient(statistics, parameters.gamma, parameters.beta, eps, explicit=slice(None))
+    norm = NormGradient(statistics, parameters.gamma, parameters.beta, plan.eps, explicit=slice(None))
     result = torch.empty_like(convolved)
     workspace = Workspace(convolved.device)
     chunks = list(shape.chunks(convolved.shape[1], convolved.dtype.itemsize, convolved.device))
     for rows in chunks:
         activated = _activate(convolved, rows, norm.affine, workspace)
-        unpooled = _max_pool_backward(gradient[_images(rows, shape)], as_maps(activated, shape))
+        some = gradient[_images(rows, shape)]
+        unpooled = _max_pool_backward(some, as_maps(activated, shape)) if plan.pools else some
         masked = relu_backward(as_matrix(unpooled), activated, out=result[rows])
         norm.add(masked, convolved[rows])
     gamma_gradient, beta_gradient, correction = norm.finish(torch.zeros_like(statistics.mean))
@@ -211,9 +273,10 @@ def _norm_backward(
 
 
 def _convolution_backward(
-    gradient: Tensor, shape: MapShape, images: Tensor, weight: Tensor, needs_image_gradient: bool
+    gradient: Tensor, images: Tensor, weight: Tensor, stride: int, needs_image_gradient: bool
 ) -> tuple[Tensor | None, Tensor]:
     """Gradients of the images, if wanted, and of the weights."""
+    shape = convolved_shape(images, stride)
     image_gradient = torch.empty_like(images) if needs_image_gradient else None
     weight_gradient = torch.zeros_like(weight)
     for rows in shape.chunks(gradient.shape[1], gradient.dtype.itemsize, gradient.device):
@@ -223,8 +286,8 @@ def _convolution_backward(
             images[some].to(gradient.dtype),
             weight.to(gradient.dtype),
             bias_sizes=None,
-            stride=[STRIDE, STRIDE],
-            padding=[PADDING, PADDING],
+            stride=[stride, stride],
+            padding=[weight.shape[2] // 2] * 2,
             dilation=[1, 1],
             transposed=False,
             output_padding=[0, 0],
@@ -238,18 +301,16 @@ def _convolution_backward(
 
 
 def _convolve(
-    images: Tensor,
-    weight: Tensor,
-    shape: MapShape,
-    dtype: torch.dtype,
-    collector: StatisticsCollector | None = None,
+    images: Tensor, weight: Tensor, plan: StemPlan, collector: StatisticsCollector | None = None
 ) -> Tensor:
     """The convolution's result as a matrix (M, K); its values are shown to `collector`."""
-    result = as_matrix(empty_maps(shape, weight.shape[0], like=images, dtype=dtype))
-    weight = weight.to(dtype)
-    for rows in shape.chunks(weight.shape[0], dtype.itemsize, images.device):
-        some = images[_images(rows, shape)].to(dtype)
-        result[rows] = as_matrix(F.conv2d(some, weight, stride=STRIDE, padding=PADDING))
+    shape = convolved_shape(images, plan.stride)
+    result = as_matrix(empty_maps(shape, weight.shape[0], like=images, dtype=plan.dtype))
+    weight = weight.to(plan.dtype)
+    for rows in shape.chunks(weight.shape[0], plan.dtype.itemsize, images.device):
+        some = images[_images(rows, shape)].to(plan.dtype)
+        maps = F.conv2d(some, weight, stride=plan.stride, padding=weight.shape[2] // 2)
+        result[rows] = as_matrix(maps)
         if collector is not None:
             collector.add(result[rows])
     return result
@@ -270,9 +331,15 @@ def _max_pool_backward(gradient: Tensor, x: Tensor) -> Tensor:
     return result
 
 
-def convolved_shape(images: Tensor) -> MapShape:
+def convolved_shape(images: Tensor, stride: int = STRIDE) -> MapShape:
     """The shape of the convolution's result."""
-    return MapShape(images.shape[0], (images.shape[2] + 1) // STRIDE, (images.shape[3] + 1) // STRIDE)
+    height, width = (-(-side // stride) for side in images.shape[2:])
+    return MapShape(images.shape[0], height, width)
+
+
+def pooled_shape(shape: MapShape) -> MapShape:
+    """The shape of the pooled maps, from that of the convolution's result."""
+    return MapShape(shape.images, (shape.height + 1) // POOL_STRIDE, (shape.width + 1) // POOL_STRIDE)
 
 
 def _images(rows: slice, shape: MapShape) -> slice:

@@ -14,14 +14,15 @@ Shapes: N images, H×W positions, M = N·H·W rows, C channels in, K channels ou
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skipnets.ops.autograd import differentiable_once, without_autocast
+from skipnets.ops.autograd import differentiable_once, separate_graph, without_autocast
 from skipnets.ops.batch_norm import (
     Affine,
     NormGradient,
@@ -31,9 +32,14 @@ from skipnets.ops.batch_norm import (
     relu_backward,
     scale_shift_relu,
 )
+from skipnets.ops.choices import CHOICES
 from skipnets.ops.chunks import MapShape, Workspace, as_maps, as_matrix, empty_maps
 from skipnets.ops.convolution import PointwiseWays, convolve, convolve_backward, pointwise_ways
+from skipnets.ops.native import unsupported_device
 from skipnets.ops.triton import unsupported_kernels
+
+_PROBED_ROWS = 4096
+"""Positions in the images on which executors are compared."""
 
 
 class TransitionParameters(NamedTuple):
@@ -67,6 +73,10 @@ def transition(
     if statistics is None:
         with torch.no_grad():
             statistics = map_statistics(x)
+    if cpu_executor(x, parameters) == "native":
+        from skipnets.ops.native.transition import NATIVE
+
+        return execute(NATIVE, x, parameters, eps, statistics)
     fused = unsupported_kernels(x.device, x.dtype) is None
     return execute(executor(fused=fused), x, parameters, eps, statistics)
 
@@ -102,6 +112,41 @@ def executor(*, fused: bool) -> Executor:
     from skipnets.ops.triton.transition import FUSED
 
     return FUSED
+
+
+def cpu_executor(x: Tensor, parameters: TransitionParameters) -> Literal["native", "pytorch"]:
+    """What runs a transition on a CPU: native code where there is some and, when measured, it is faster."""
+    if unsupported_device(x.device, x.dtype) is not None:
+        return "pytorch"
+    from skipnets.ops.native.transition import NATIVE
+
+    outputs, inputs = parameters.weight.shape[:2]
+    problem = f"transition {inputs}>{outputs} {x.shape[2]}x{x.shape[3]}"
+    probe = functools.cache(lambda: _Probe(x, parameters))
+    ways = {"native": lambda: probe().step(NATIVE), "pytorch": lambda: probe().step(REFERENCE)}
+    return cast(Literal["native", "pytorch"], CHOICES.choose(problem, ways))
+
+
+class _Probe:
+    """Forward and backward passes of a transition, for a few images and copies of its parameters."""
+
+    def __init__(self, x: Tensor, parameters: TransitionParameters) -> None:
+        images = max(_PROBED_ROWS // (x.shape[2] * x.shape[3]), 2 * torch.get_num_threads())
+        shape = MapShape(min(len(x), images), x.shape[2], x.shape[3])
+        values = torch.linspace(-1, 1, shape.rows * x.shape[1], dtype=x.dtype)
+        self._x = as_maps(values.view(shape.rows, -1), shape)
+        self._statistics = map_statistics(self._x)
+        self._parameters = [tensor.detach().clone() for tensor in parameters]
+
+    def step(self, way: Executor) -> None:
+        with separate_graph(), without_autocast(self._x.device):
+            parameters = TransitionParameters(*map(_leaf, self._parameters))
+            maps = execute(way, _leaf(self._x), parameters, 1e-5, self._statistics).maps
+            torch.autograd.backward(maps, torch.ones_like(maps))
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_()
 
 
 class _TransitionFunction(torch.autograd.Function):

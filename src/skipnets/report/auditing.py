@@ -389,8 +389,8 @@ def _open(
         missing = error.names
         options = replace(options, missing="skip")
         dataset = find_with_own_splits(data, download=download, options=options, strict=False)
-    if dataset.multi_label:
-        raise UserError(f"{data}: has several labels an image, which an audit cannot look at yet")
+    if dataset.task != "single-label":
+        raise UserError(f"{data}: has {dataset.label_kind}, which an audit cannot look at yet")
     return dataset, missing
 
 

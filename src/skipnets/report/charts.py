@@ -26,6 +26,7 @@ from skipnets.training.curves import (
     MEASURES,
     Palette,
     has_measure,
+    headline,
     plot_accuracy,
     plot_learning_rate,
     plot_losses,
@@ -124,7 +125,7 @@ def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
 
     def draw(axes: Axes) -> None:
         for rows in folds:
-            epochs, values = [row.epoch for row in rows], [_validation_score(row) for row in rows]
+            epochs, values = [row.epoch for row in rows], [headline(row) for row in rows]
             marker = "o" if len(rows) == 1 else ""
             axes.plot(epochs, values, color=C1, alpha=0.6, linewidth=1.4, marker=marker)
         axes.set_xlabel("epoch")
@@ -133,10 +134,6 @@ def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
         axes.margins(y=0.08)
 
     return chart("fold-learning", draw)
-
-
-def _validation_score(row: Row) -> float:
-    return row.val_accuracy if row.val_average_precision is None else row.val_average_precision
 
 
 def draw_reliability(

@@ -27,6 +27,7 @@ from skipnets.report.bootstrap import METRICS, resample, weighted_metrics
 from skipnets.report.label_comparison import LabelComparison, compare_labels
 from skipnets.report.label_results import is_multi_label
 from skipnets.report.pairing import caveats, holm, matched, verdict
+from skipnets.report.regression_results import is_regression
 from skipnets.report.results import Results, read_results
 from skipnets.tables import Display, make_table, properties_table
 
@@ -185,6 +186,8 @@ def compare(
     if len({Path(run).resolve() for run in runs}) < len(runs):
         raise UserError(f"runs: must be different folders, not {', '.join(map(str, runs))}")
     folders = [Path(run) for run in runs]
+    if numbers := [folder for folder in folders if is_regression(folder)]:
+        raise UserError(f"runs: {numbers[0]} is of a regression, which cannot be compared yet")
     several = [folder for folder in folders if is_multi_label(folder)]
     if several and len(several) < len(folders):
         one = next(folder for folder in folders if folder not in several)

@@ -21,16 +21,20 @@ from skipnets.errors import UserError
 from skipnets.insight.attribution import explain, resized
 from skipnets.insight.overlays import overlay
 from skipnets.report.label_results import LabelResults
+from skipnets.report.regression_results import RegressionResults
 from skipnets.report.results import Results
 from skipnets.report.thumbnails import data_uri, thumbnail_scale
 
 __all__ = [
+    "AnyResults",
     "Cell",
     "Thumbnails",
     "confusion_cells",
     "least_confident_correct",
     "most_confident_mistakes",
 ]
+
+AnyResults = Results | LabelResults | RegressionResults
 
 GALLERY = 12  # images in each gallery with Grad-CAM
 WRONG_CELL, RIGHT_CELL = 12, 6  # images of one cell of the confusion matrix
@@ -105,7 +109,7 @@ class Thumbnails:
 
     def __init__(
         self,
-        results: Results | LabelResults,
+        results: AnyResults,
         dataset: ImageDataset | None,
         classifier: Classifier,
         classifier_of: Callable[[int], Classifier] | None = None,

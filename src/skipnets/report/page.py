@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, describe, load, softmax
+from skipnets.data.options import DataOptions
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import ImageDataset, open_dataset
 from skipnets.data.splits import SPLITS, read_splits
@@ -43,6 +44,7 @@ from skipnets.report.gallery import (
     GALLERY,
     RIGHT_CELL,
     WRONG_CELL,
+    AnyResults,
     Thumbnails,
     confusion_cells,
     least_confident_correct,
@@ -50,12 +52,14 @@ from skipnets.report.gallery import (
 )
 from skipnets.report.label_page import label_sections
 from skipnets.report.label_results import LabelResults, is_multi_label, read_label_results
+from skipnets.report.regression_page import regression_sections
+from skipnets.report.regression_results import RegressionResults, is_regression, read_regression_results
 from skipnets.report.rendering import area, decimal, render, share
 from skipnets.report.results import Results, read_results
 from skipnets.report.thumbnails import data_uri
 from skipnets.training.batches import read_batch
 from skipnets.training.config import TrainConfig
-from skipnets.training.curves import headline, loss_note
+from skipnets.training.curves import headline_name, headline_text, loss_note
 from skipnets.training.run import Row, Run
 
 __all__ = ["write_report"]
@@ -144,6 +148,8 @@ def _page(
     classifier = load(run.model, runtime="torch", device=device, threads=threads)
     if is_multi_label(run.folder):
         return _label_page(run, classifier, device, progress)
+    if is_regression(run.folder):
+        return _regression_page(run, classifier, progress)
     results = read_results(run.folder)
     images, moved = _images(classifier, results)
     in_folds = "folds" in results.evaluation
@@ -185,22 +191,32 @@ def _label_page(
     )
 
 
-def _images(
-    classifier: Classifier, results: Results | LabelResults
-) -> tuple[ImageDataset | None, str | None]:
+def _regression_page(run: Run, classifier: Classifier, progress: Callable[[str, int, int], object]) -> str:
+    results = read_regression_results(run.folder)
+    images, moved = _images(classifier, results)
+    thumbnails = Thumbnails(results, images, classifier)
+    return render(
+        "regression.html.jinja",
+        about=_about(run, results, thumbnails, moved),
+        learning=_learning(run),
+        failures=_failures(run, results),
+        **regression_sections(results, thumbnails, read_splits(run.splits), progress),
+    )
+
+
+def _images(classifier: Classifier, results: AnyResults) -> tuple[ImageDataset | None, str | None]:
     """The images that were evaluated, or why they cannot be opened."""
     data = results.evaluation["data"]
     try:
         if data == classifier.provenance.get("data"):
             return open_own_images(classifier), None
-        return open_dataset(data, fractions=None), None
+        options = DataOptions().of_model(classifier.task, classifier.classes)
+        return open_dataset(data, fractions=None, options=options), None
     except UserError as error:
         return None, str(error)
 
 
-def _about(
-    run: Run, results: Results | LabelResults, thumbnails: Thumbnails, moved: str | None
-) -> dict[str, Any]:
+def _about(run: Run, results: AnyResults, thumbnails: Thumbnails, moved: str | None) -> dict[str, Any]:
     """Facts about the run: data, model, recipe, environment."""
     model = describe(run.model)
     config = run.config
@@ -214,7 +230,7 @@ def _about(
     machine = environment.get("gpus") or [environment.get("processor", "unknown")]
     facts = {
         "Data": f"{config.data}: " + _division(counts, run),
-        "Labels" if isinstance(results, LabelResults) else "Classes": f"{len(results.classes):,}",
+        _class_noun(results): f"{len(results.classes):,}",
         "Model": ("" if len(runs) == 1 else f"ensemble of {len(runs)} ")
         + f"{model['architecture']['name']}, {model['parameters']:,} parameters"
         + ("" if len(runs) == 1 else f" ({model['parameters'] // len(runs):,} each)"),
@@ -257,6 +273,12 @@ def _about(
         "config": run.config_file.read_text(encoding="utf-8"),
         "environment": json.dumps(environment, indent=2, ensure_ascii=False),
     }
+
+
+def _class_noun(results: AnyResults) -> str:
+    if isinstance(results, RegressionResults):
+        return "Targets"
+    return "Labels" if isinstance(results, LabelResults) else "Classes"
 
 
 def _division(counts: Mapping[str, int], run: Run) -> str:
@@ -323,11 +345,11 @@ def _learning(run: Run) -> dict[str, Any] | None:
         "rate": Markup(rate),  # noqa: S704
         "loss_note": loss_note(run.config),
         "best": best,
-        "score": "Accuracy" if best.val_average_precision is None else "Mean average precision",
-        "best_score": headline(best),
+        "score": headline_name(best),
+        "best_score": headline_text(best),
         "schedule": f"{run.config.schedule} schedule, at most {max(row.lr for row in rows):.3g}",
         "measures": [(title, Markup(chart)) for title, chart in measures.items()],  # noqa: S704
-        "trained": any(row.train_accuracy is not None for row in rows) and best.val_average_precision is None,
+        "trained": best.val_average_precision is None and any(row.train_accuracy is not None for row in rows),
         "batch": _batch(run),
         "batch_note": _batch_note(run.config),
     }
@@ -558,7 +580,7 @@ def _balance(run: Run, results: Results) -> dict[str, Any]:
     }
 
 
-def _failures(run: Run, results: Results | LabelResults) -> dict[str, Any]:
+def _failures(run: Run, results: AnyResults) -> dict[str, Any]:
     evaluated: Mapping[str, str] = results.evaluation.get("failures", {})
     failures = {**run.skipped, **evaluated}
     return {"shown": list(failures.items())[:_FAILURES], "count": len(failures)}

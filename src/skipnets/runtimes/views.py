@@ -43,20 +43,23 @@ def views(batch: NDArray[Any], tta: str) -> Iterator[NDArray[Any]]:
 
 
 def averaged_logits(
-    network: Network, batch: NDArray[Any], tta: str, *, several_labels: bool = False
+    network: Network, batch: NDArray[Any], tta: str, *, task: str = "single-label"
 ) -> NDArray[np.float32]:
-    """(N, K) logits of a batch; of several views those of the views' mean probabilities.
+    """(N, K) logits of a batch; of several views those of the views' mean probabilities, or mean numbers.
 
     Args:
         network: Computes the logits of a view.
         batch: (N, C, H, W).
         tta: One of `TTA`.
-        several_labels: Whether a label's probability is the sigmoid of its logit, not one of a softmax.
+        task: "single-label" for probabilities that are the softmax of logits, "multi-label" for the sigmoid
+            of each, "regression" for numbers.
     """
     if tta == "none":
         return network(batch)
     logits = np.stack([network(view) for view in views(batch, tta)])
-    return average_label_logits(logits) if several_labels else average_logits(logits)
+    if task == "regression":
+        return logits.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return average_label_logits(logits) if task == "multi-label" else average_logits(logits)
 
 
 def averaged_embeddings(network: Network, batch: NDArray[Any], tta: str) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import ClientDisconnect
 
-from skipnets.classifier import Classifier, Prediction, as_classifier
+from skipnets.classifier import Classifier, Prediction, RegressionPrediction, as_classifier
 from skipnets.errors import UserError
 from skipnets.machine import usable_cores
 from skipnets.serve.documentation import documentation_page
@@ -46,12 +46,20 @@ class Ranked(BaseModel):
     probability: float
 
 
+class Number(BaseModel):
+    """A target and its number."""
+
+    target: str
+    value: float
+
+
 class Answer(BaseModel):
     """The prediction for one image."""
 
     file: str = Field(description="The client's name for it.")
     label: str | None = Field(
-        description="The most probable class; null if the image could not be read, or with several labels."
+        description="The most probable class; null if the image could not be read, with several labels, or "
+        "of a regression."
     )
     probability: float | None = Field(description="Probability of that class.")
     labels: list[str] = Field(
@@ -59,6 +67,9 @@ class Answer(BaseModel):
     )
     ranking: list[Ranked] = Field(
         description="The most probable classes, best first; of a multi-label model, all labels."
+    )
+    values: list[Number] | None = Field(
+        None, description="Of a regression, the number of each target; otherwise it is not there."
     )
     error: str | None = Field(description="Why the image could not be read.")
 
@@ -126,9 +137,15 @@ class ModelAnswer(BaseModel):
 
     name: str
     classes: list[str]
-    task: str = Field(description="single-label, or multi-label for any number of labels an image.")
+    task: str = Field(
+        description="single-label, multi-label for any number of labels an image, or regression for numbers, "
+        "whose targets are the classes."
+    )
     thresholds: list[float] | None = Field(
         description="Of a multi-label model, the probability from which on each label counts as present."
+    )
+    scales: list[dict[str, Any]] | None = Field(
+        description="Of a regression, mean and standard deviation of each target on the training images."
     )
     preprocessing: dict[str, Any] = Field(description="How an image becomes the network's input.")
     architecture: dict[str, Any]
@@ -147,6 +164,7 @@ class ModelAnswer(BaseModel):
                     "classes": ["cat", "dog"],
                     "task": "single-label",
                     "thresholds": None,
+                    "scales": None,
                     "preprocessing": {"size": [224, 224], "fit": "pad", "channels": 3},
                     "architecture": {"family": "densenet", "name": "densenet121"},
                     "provenance": {"created": "2026-01-31", "data": "pets", "scores": {"accuracy": 0.97}},
@@ -357,6 +375,7 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
             classes=list(classifier.classes),
             task=classifier.task,
             thresholds=None if classifier.thresholds is None else list(classifier.thresholds),
+            scales=None if classifier.scales is None else [scale.to_dict() for scale in classifier.scales],
             preprocessing=classifier.preprocessing.to_dict(),
             architecture=classifier.architecture,
             provenance=classifier.provenance,
@@ -409,7 +428,10 @@ def _add_interface(app: FastAPI, service: Service, examples: Sequence[Example]) 
         openapi_extra=_form("file", _IMAGE, label={"type": "string", "examples": ["cat"]}),
     )
     async def explain(request: Request) -> Response:
-        """Send one image, and the class as `label`; without it, the most probable class is explained."""
+        """Send one image, and the class as `label`; without it, the most probable class is explained.
+
+        Of a regression, `label` is a target, by default the first.
+        """
         if service.state == "ready" and service.unexplained is not None:
             raise HTTPException(501, f"no Grad-CAM: {service.unexplained}")
         with service.admitted():
@@ -473,8 +495,16 @@ def _answer(prediction: Prediction) -> dict[str, Any]:
         "probability": prediction.probability,
         "labels": list(prediction.labels),
         "ranking": [{"label": label, "probability": share} for label, share in prediction.ranking],
+        **_numbers(prediction),
         "error": prediction.error,
     }
+
+
+def _numbers(prediction: Prediction) -> dict[str, Any]:
+    """The field of an answer that a regression's has."""
+    if not isinstance(prediction, RegressionPrediction):
+        return {}
+    return {"values": [{"target": name, "value": value} for name, value in prediction.values]}
 
 
 async def _invalid(_: Request, error: Exception) -> Response:

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from skipnets.data.decoding import ImageDecodeError, Source, render_image
+from skipnets.data.options import DataOptions
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import images_below, open_dataset
 from skipnets.errors import UserError, naming
@@ -35,7 +36,11 @@ class Example:
 
 
 def find_examples(
-    data: str | Path, *, count: int = 8, preprocessing: Preprocessing | None = None
+    data: str | Path,
+    *,
+    count: int = 8,
+    preprocessing: Preprocessing | None = None,
+    options: DataOptions | None = None,
 ) -> list[Example]:
     """Choose varied images and hold them in memory.
 
@@ -43,6 +48,7 @@ def find_examples(
         data: A folder of images, in subfolders or not, a manifest, or a named dataset.
         count: Most images to choose.
         preprocessing: Of the model that they are for: where it has a window, they are shown through it.
+        options: How a manifest is read.
 
     Raises:
         UserError: If there are none that can be read, or the model's images are not gray or in color.
@@ -56,7 +62,7 @@ def find_examples(
         named: list[tuple[str, Source]] = [(path.stem, path) for path in images_below(Path(data))]
     else:
         with naming("examples"):
-            dataset = open_dataset(str(data), fractions=None).split("test")
+            dataset = open_dataset(str(data), fractions=None, options=options).split("test")
         labels = dataset.label_names
         order = sorted(range(len(dataset)), key=labels.__getitem__)
         named = [(labels[index], dataset.source(index)) for index in order]

@@ -2,8 +2,8 @@
 
 A request has one input, `images`: encoded files (BYTES, base64 in JSON) or pixels (UINT8, or numbers that a
 window is for). The outputs are
-`probabilities` and `labels` (of a multi-label classifier, those found in an image, as "cat|dog"). Tensors
-are in JSON, or behind it in the binary tensor extension.
+`probabilities` and `labels` (of a multi-label classifier, those found in an image, as "cat|dog"); of a
+regression, `values`. Tensors are in JSON, or behind it in the binary tensor extension.
 
 Source: https://github.com/kserve/open-inference-protocol, and Triton's extension for binary tensors,
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
@@ -46,7 +46,9 @@ _MARKS = (b",", b":", b"[", b"{")
 # A single character beyond ASCII can make a string four times as large.
 _LONGEST_TEXT = 2**20
 _ID_LENGTH = 1000
-Output = Literal["probabilities", "labels"]
+Output = Literal["probabilities", "labels", "values"]
+_OF_CLASSES: tuple[Output, ...] = ("probabilities", "labels")
+_OF_NUMBERS: tuple[Output, ...] = ("values",)
 
 # The protocol's types of pixels, and NumPy's.
 _TYPES = {"UINT8": "u1"}
@@ -69,7 +71,13 @@ class Inference:
 
 
 def read_inference(
-    body: bytes, header_length: str | None, channels: int, *, windowed: bool = False, most_images: int = 32
+    body: bytes,
+    header_length: str | None,
+    channels: int,
+    *,
+    windowed: bool = False,
+    most_images: int = 32,
+    outputs: tuple[Output, ...] = _OF_CLASSES,
 ) -> Inference:
     """Read a request.
 
@@ -79,6 +87,7 @@ def read_inference(
         channels: Of images that are sent as pixels.
         windowed: Whether pixels may have more than 8 bits, for a model with a window.
         most_images: In a request.
+        outputs: Those that the model has.
 
     Raises:
         UserError: If it is none, or asks for what the model does not have.
@@ -106,7 +115,7 @@ def read_inference(
         raise UserError("inputs: must be one, named images")
     return Inference(
         images=_images(inputs[0], binary, channels, _WINDOWED_TYPES if windowed else _TYPES, most_images),
-        outputs=_outputs(request),
+        outputs=_outputs(request, outputs),
         id=_id(request),
     )
 
@@ -118,18 +127,16 @@ def write_inference(
 
     Args:
         inference: The request.
-        probabilities: (N, classes).
+        probabilities: (N, classes), or numbers.
         classifier: What computed them.
         model: Its name.
     """
     labels = ["|".join(classifier.prediction("", row).labels) for row in probabilities]
+    floats = "FP32", list(probabilities.shape), probabilities.astype(np.float32).ravel().tolist()
     tensors: dict[Output, tuple[str, list[int], list[Any]]] = {
-        "probabilities": (
-            "FP32",
-            list(probabilities.shape),
-            probabilities.astype(np.float32).ravel().tolist(),
-        ),
+        "probabilities": floats,
         "labels": ("BYTES", [len(labels)], labels),
+        "values": floats,
     }
     outputs: list[dict[str, Any]] = []
     binary: list[bytes] = []
@@ -192,7 +199,8 @@ def inference_router(service: Service) -> APIRouter:
 
         For a model of images with more than 8 bits, pixels may also be UINT16, INT16 or FP32.
 
-        Outputs `probabilities` (FP32) and `labels` (BYTES); tensors may be in the binary extension.
+        Outputs `probabilities` (FP32) and `labels` (BYTES), of a regression `values` (FP32); tensors may be
+        in the binary extension.
         """
         if (missing := _no_such_model(service, name, version)) is not None:
             return missing
@@ -212,6 +220,7 @@ def inference_router(service: Service) -> APIRouter:
                         preprocessing.channels,
                         windowed=preprocessing.window is not None,
                         most_images=service.limits.files,
+                        outputs=_outputs_of(classifier),
                     )
                 del body  # the images are what is needed of it
                 if isinstance(inference, UserError):
@@ -252,14 +261,20 @@ def _metadata(classifier: Classifier) -> dict[str, Any]:
         "platform": f"skipnets_{classifier.runtime.name}",
         "inputs": [{"name": "images", "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
-            {"name": "probabilities", "datatype": "FP32", "shape": [-1, classes]},
-            {"name": "labels", "datatype": "BYTES", "shape": [-1]},
+            {"name": name, "datatype": "BYTES", "shape": [-1]}
+            if name == "labels"
+            else {"name": name, "datatype": "FP32", "shape": [-1, classes]}
+            for name in _outputs_of(classifier)
         ],
         "parameters": {
-            "classes": list(classifier.classes),
+            "targets" if classifier.task == "regression" else "classes": list(classifier.classes),
             **({} if classifier.thresholds is None else {"thresholds": list(classifier.thresholds)}),
         },
     }
+
+
+def _outputs_of(classifier: Classifier) -> tuple[Output, ...]:
+    return _OF_NUMBERS if classifier.task == "regression" else _OF_CLASSES
 
 
 def _no_such_model(service: Service, name: str, version: str) -> JSONResponse | None:
@@ -373,16 +388,16 @@ def _packed(items: Sequence[str]) -> bytes:
     return b"".join(struct.pack("<I", len(item)) + item for item in encoded)
 
 
-def _outputs(request: dict[str, Any]) -> dict[Output, bool]:
+def _outputs(request: dict[str, Any], there: tuple[Output, ...]) -> dict[Output, bool]:
     all_binary = _field(request, "parameters", dict, {}).get("binary_data_output") is True
     wanted = _field(request, "outputs", list, [])
     if not wanted:
-        return {"probabilities": all_binary, "labels": all_binary}
+        return dict.fromkeys(there, all_binary)
     outputs: dict[Output, bool] = {}
     for output in wanted:
         name = _field(output, "name", str)
-        if name not in ("probabilities", "labels"):
-            raise UserError(f"outputs: there is no {name!r}; there are probabilities and labels")
+        if name not in there:
+            raise UserError(f"outputs: there is no {name!r}; the model has {' and '.join(there)}")
         binary = _field(output, "parameters", dict, {}).get("binary_data", all_binary)
         outputs[cast(Output, name)] = binary is True
     return outputs

@@ -249,7 +249,7 @@ class Service:
             return await asyncio.gather(*[self._predict(upload, top_k, given_up) for upload in uploads])
 
     async def probabilities(self, images: Sequence[Upload | NDArray[Any]]) -> NDArray[np.float64]:
-        """Probabilities of images: (N, classes).
+        """Probabilities of images, or their numbers: (N, classes).
 
         Args:
             images: Files, or pixels (H, W, C).
@@ -308,7 +308,7 @@ class Service:
         try:
             row = await self._probabilities(upload, given_up)
         except ImageDecodeError as error:
-            return Prediction(source=upload.name, error=str(error).removeprefix("image: "))
+            return self.classifier.failed(upload.name, str(error).removeprefix("image: "))
         return self.classifier.prediction(upload.name, row, top_k)
 
     async def _probabilities(
@@ -377,7 +377,7 @@ def _until_given_up() -> Iterator[threading.Event]:
 
 
 def _probabilities(classifier: Classifier, pixels: NDArray[Any]) -> NDArray[np.float64]:
-    """(N, H, W, C) → (N, classes)."""
+    """(N, H, W, C) → (N, classes) probabilities, or numbers."""
     normalizes = classifier.runtime.input_type == "uint8"
     prepare = classifier.preprocessing.planes if normalizes else classifier.preprocessing.normalize
-    return classifier.probabilities(prepare(pixels))
+    return classifier.answers(prepare(pixels))

@@ -76,8 +76,10 @@ def _settings(config: ResolvedConfig) -> str:
         f"weight decay {config.weight_decay:g}",
         f"augmentation {config.augmentation}{' (mirrored too)' if mirrors else ''}",
     ]
-    if config.loss is not None:
+    if config.task == "multi-label":
         settings.insert(0, f"{config.loss} loss over several labels an image")
+    elif config.task == "regression":
+        settings.insert(0, f"{config.loss} loss of scaled targets")
     for name, value in {
         "erasing": config.erasing,
         "focal loss, gamma": config.focal_gamma if config.loss == "focal" else 0,

@@ -24,6 +24,8 @@ from typing_extensions import override
 
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
+from skipnets.scaling import TargetScale, unscaled
+from skipnets.tables import number_text
 from skipnets.training.task import ClassificationTask
 
 MOST = 32  # images
@@ -53,11 +55,15 @@ class FirstBatch(Callback):
     Args:
         path: The PNG file to write.
         classes: Names of the classes.
+        scales: Of numbers to predict, the targets' scales.
     """
 
-    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, classes: Sequence[str], scales: Sequence[TargetScale] | None = None
+    ) -> None:
         self.path = path
         self.classes = classes
+        self.scales = scales
         self._images: Tensor | None = None
         self._targets: Tensor | None = None
         self._hooks: list[RemovableHandle] = []
@@ -90,6 +96,7 @@ class FirstBatch(Callback):
             pl_module.mean,
             pl_module.std,
             shown_channels=shown_channels,
+            scales=self.scales,
         )
         draw_batch(shown, self.path)
         self._images = self._targets = None
@@ -121,16 +128,18 @@ def shown_images(
     std: Tensor,
     *,
     shown_channels: Sequence[int] = (0, 1, 2),
+    scales: Sequence[TargetScale] | None = None,
 ) -> list[ShownImage]:
     """The images of a batch and their labels.
 
     Args:
         images: (N, C, H, W), normalized.
-        targets: (N,) classes, or (N, K) shares of the classes.
+        targets: (N,) classes, (N, K) shares of the classes, or scaled numbers.
         classes: Names of the K classes.
         mean: (1, C, 1, 1), in 0..1.
         std: (1, C, 1, 1).
         shown_channels: Of many channels, those that are shown as red, green and blue, from 0.
+        scales: Of numbers, the targets' scales.
     """
     channels = images.shape[1]
     if channels not in (1, 3):
@@ -140,9 +149,13 @@ def shown_images(
     if targets.ndim == 1:
         targets = torch.nn.functional.one_hot(targets, len(classes))
     shares = targets.float().cpu().numpy()
+    if scales is None:
+        labels = [_labels(share, classes) for share in shares]
+    else:
+        labels = [_number_labels(row, classes) for row in unscaled(shares, scales)]
     return [
-        ShownImage(image=_to_image(each), labels=_labels(share, classes))
-        for each, share in zip(pixels.permute(0, 2, 3, 1).cpu().numpy(), shares, strict=True)
+        ShownImage(image=_to_image(each), labels=of_image)
+        for each, of_image in zip(pixels.permute(0, 2, 3, 1).cpu().numpy(), labels, strict=True)
     ]
 
 
@@ -155,6 +168,14 @@ def _labels(shares: NDArray[np.float32], classes: Sequence[str]) -> tuple[tuple[
     """The classes with a share, the largest first."""
     order = np.argsort(-shares, kind="stable")
     return tuple((classes[index], float(shares[index])) for index in order if shares[index] > 0)
+
+
+def _number_labels(values: NDArray[np.float64], targets: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """The numbers as labels that an image has wholly; of one target, without its name."""
+    texts = [number_text(value) for value in values.tolist()]
+    if len(texts) == 1:
+        return ((texts[0], 1.0),)
+    return tuple((f"{name} {text}", 1.0) for name, text in zip(targets, texts, strict=True))
 
 
 def caption(labels: Sequence[tuple[str, float]]) -> list[str]:

@@ -32,6 +32,8 @@ MONITORED: Mapping[BestBy, tuple[str, Literal["min", "max"]]] = {
     "loss": ("val_loss", "min"),
     "average-precision": ("val_average_precision", "max"),
     "auroc": ("val_auroc", "max"),
+    "mae": ("val_mae", "min"),
+    "r2": ("val_r2", "max"),
 }
 
 
@@ -196,17 +198,19 @@ class Record(Callback):
             lr=rate,
             train_loss=metrics["train_loss"],
             val_loss=metrics["val_loss"],
-            val_accuracy=metrics["val_accuracy"],
-            val_balanced_accuracy=metrics["val_balanced_accuracy"],
+            val_accuracy=metrics.get("val_accuracy"),
+            val_balanced_accuracy=metrics.get("val_balanced_accuracy"),
             seconds=seconds,
             validation_seconds=self._validation_seconds,
-            train_accuracy=metrics["train_accuracy"],
+            train_accuracy=metrics["train_accuracy"] if "val_accuracy" in metrics else None,
             gradient_norm=pl_module.take_gradient_norm(),
             images_per_second=self._images / seconds,
             processor_seconds=self._meter.processor_seconds,
             memory=self._meter.memory,
             val_average_precision=metrics.get("val_average_precision"),
             val_auroc=metrics.get("val_auroc"),
+            val_mae=metrics.get("val_mae"),
+            val_r2=metrics.get("val_r2"),
             further={name: metrics[name] for name in pl_module.further if name not in columns},
         )
         self._check(pl_module, row)
@@ -234,7 +238,7 @@ class Record(Callback):
             self.average.decay,
             val_loss=row.val_loss,
             train_loss=row.train_loss,
-            classes=task.model.num_classes,
+            guessing=task.guessing_loss,
         )
         if note is not None:
             self._average_noted = True
@@ -335,9 +339,12 @@ def best_row(rows: list[Row], best_by: BestBy) -> Row | None:
 
 def epoch_line(row: Row, epochs: int, *, improved: bool) -> str:
     """The line printed after an epoch."""
-    score = f"accuracy {row.val_accuracy:6.2%}"
-    if row.val_average_precision is not None:
+    if row.val_mae is not None:
+        score = f"MAE {row.val_mae:.4g}"
+    elif row.val_average_precision is not None:
         score = f"mean average precision {row.val_average_precision:.3f}"
+    else:
+        score = f"accuracy {row.val_accuracy or 0:6.2%}"
     return (
         f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  train loss {row.train_loss:.4f}  "
         f"val loss {row.val_loss:.4f}  val {score}  "

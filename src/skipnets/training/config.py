@@ -27,9 +27,10 @@ T = TypeVar("T")
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"]
-BestBy = Literal["accuracy", "balanced-accuracy", "loss", "average-precision", "auroc"]
+BestBy = Literal["accuracy", "balanced-accuracy", "loss", "average-precision", "auroc", "mae", "r2"]
 Recipe = Literal["auto", "speedrun", "scratch", "finetune", "paper-cifar", "paper-imagenet"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 Count = Annotated[int, Field(ge=1)]
@@ -172,11 +173,12 @@ class TrainConfig:
     """Epochs over which the rate rises linearly from a hundredth."""
     clip: NotNegative | None = None
     """The largest norm of the gradient; longer ones are shortened to it. 0 switches it off."""
-    loss: Literal["cross-entropy", "focal", "bce", "asymmetric"] | None = None
+    loss: Literal["cross-entropy", "focal", "bce", "asymmetric", "l1", "l2", "huber"] | None = None
     """The loss. With one class an image: cross-entropy (the default), or focal (Lin et al. 2017, arXiv
     1708.02002), in which images that are already classified well count less. With several labels an image:
     bce (binary cross-entropy, the default), or asymmetric (Ridnik et al. 2021, arXiv 2009.14119), which
-    counts easy negatives less."""
+    counts easy negatives less. With numbers: l2 (the squared error, the default), l1 (the absolute one), or
+    huber (squared up to one standard deviation, absolute above)."""
     focal_gamma: NotNegative = 2.0
     """How much less they count; 0 is cross-entropy."""
     teacher: Annotated[str | None, BeforeValidator(_text)] = None
@@ -232,8 +234,9 @@ class TrainConfig:
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] | None = None
     """How pixels are computed when an image is resized. Default: the weights' published one, or bilinear."""
 
-    fractions: tuple[NotNegative, NotNegative, NotNegative] = (0.7, 0.15, 0.15)
-    """Sizes of the training, validation and test splits where the data does not come split."""
+    fractions: tuple[NotNegative, NotNegative, NotNegative] | None = None
+    """Sizes of the training, validation and test splits where the data does not come split. Default: 0.7,
+    0.15 and 0.15, but about 5,000 validation images where that would be more."""
     folds: Annotated[int, Field(ge=2, le=100)] | None = None
     """Cross-validation: train that many models, each on other images, and join them to one classifier. They
     share the time, if that is given."""
@@ -248,13 +251,25 @@ class TrainConfig:
     exclude: tuple[str, ...] = ()
     """Patterns of folders and files to leave out, such as masks or "*_mask.png"."""
     task: Task = "auto"
-    """Whether images have one class each (single-label) or any number of labels (multi-label). Default:
-    several where a manifest has a column for each label, or a column labels with names such as "cat|dog"."""
+    """Whether images have one class each (single-label), any number of labels (multi-label), or numbers to
+    predict (regression). Default: several labels where a manifest has a column for each label, or a column
+    labels with names such as "cat|dog"; numbers where targets are given."""
     label_columns: tuple[str, ...] = ()
     """A manifest's columns of single labels, with 1, 0, -1 (uncertain) or nothing (unknown). Default: all
     columns of such values, where there is no column of classes."""
     uncertain: Uncertain = "ignore"
     """What -1 in them is taken for: unknown (ignore), positive or negative."""
+    targets: tuple[str, ...] = ()
+    """A manifest's columns of numbers to predict. Default, with task=regression: the only column of numbers
+    that is not used otherwise."""
+    target_mean: tuple[Finite, ...] | None = None
+    """What the network's output of 0 stands for, for each target. Default: the mean of the training
+    images."""
+    target_std: tuple[Rate, ...] | None = None
+    """What an output of 1 adds to it. Default: the standard deviation of the training images."""
+    ordinal: bool = False
+    """Whether the numbers are grades, such as 0 to 4: predictions are rounded to whole numbers between the
+    lowest and the highest of the training images."""
     class_order: ClassOrder = "alphabetical"
     """The order of the classes: 1, 10, 2 or 1, 2, 10."""
     root: Path | None = None
@@ -278,7 +293,8 @@ class TrainConfig:
 
     best_by: BestBy | None = None
     """The validation metric that picks the best epoch. Default: accuracy, balanced with `imbalance`; with
-    several labels an image, the mean average precision of the labels."""
+    several labels an image, the mean average precision of the labels; with numbers, the loss. mae is their
+    mean absolute error, r2 the coefficient of determination."""
     threshold: str | None = None
     """With several labels an image, how the probability from which on a label counts as present is chosen on
     validation images: f1 (the default), youden, sensitivity=0.9 or specificity=0.9, or one number for all."""
@@ -429,6 +445,10 @@ def read_config(path: str | Path, **changes: Any) -> TrainConfig:
         options = {name: value for name, value in options.items() if not name.startswith("epoch")}
     elif changes.get("epochs") is not None:
         options = {name: value for name, value in options.items() if name not in ("time", "epoch_plan")}
+    if changes.get("targets") is not None:  # the scales are those of the file's
+        options = {
+            name: value for name, value in options.items() if name not in ("target_mean", "target_std")
+        }
     try:
         return TrainConfig(**options | changes)
     except UserError as error:

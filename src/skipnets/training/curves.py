@@ -95,8 +95,7 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, path: Path, *, title: str,
         plot_accuracy(accuracy, rows, best_epoch, PAPER)
         plot_learning_rate(rate, rows, PAPER)
         losses.set_title("Loss")
-        score = "Accuracy" if best.val_average_precision is None else "Mean average precision"
-        accuracy.set_title(f"{score}, best in validation {headline(best):.1%}")
+        accuracy.set_title(f"{headline_name(best)}, best in validation {headline_text(best)}")
         rate.set_title("Learning rate")
         for number, name in enumerate(measured):
             axes = figure.add_subplot(grid[1, 3 * number : 3 * number + 3])
@@ -124,7 +123,8 @@ def loss_note(config: TrainConfig) -> str:
     applicable += shown
     if not applicable:
         return ""
-    also = " The same holds for the accuracies, the other way round." if shown else ""
+    has_accuracy = shown and config.task != "regression"
+    also = " The same holds for the accuracies, the other way round." if has_accuracy else ""
     return (
         f"The training loss includes {_listed(applicable)}; the validation loss does not. So it is normal "
         f"for the training loss to be above the validation loss.{also}"
@@ -154,12 +154,25 @@ def plot_losses(axes: Axes, rows: Sequence[Row], colors: Palette) -> None:
 
 
 def headline(row: Row) -> float:
-    """The validation metric that is looked at first: accuracy, or the labels' mean average precision."""
-    return row.val_accuracy if row.val_average_precision is None else row.val_average_precision
+    """The validation metric that is looked at first: `headline_name` tells which."""
+    found = (row.val_mae, row.val_average_precision, row.val_accuracy)
+    return next((value for value in found if value is not None), math.nan)
+
+
+def headline_name(row: Row) -> str:
+    """The name of that metric."""
+    if row.val_mae is not None:
+        return "MAE"
+    return "Accuracy" if row.val_average_precision is None else "Mean average precision"
+
+
+def headline_text(row: Row) -> str:
+    """Its value: a share, or of numbers in the target's units."""
+    return f"{headline(row):.4g}" if row.val_mae is not None else f"{headline(row):.1%}"
 
 
 def plot_accuracy(axes: Axes, rows: Sequence[Row], best_epoch: int, colors: Palette) -> None:
-    """Plot training and validation accuracy, or mean average precision, and mark the best epoch."""
+    """Plot training and validation accuracy, or what else is the headline, and mark the best epoch."""
     accuracy = {row.epoch: headline(row) for row in rows}
     training = {
         row.epoch: row.train_accuracy
@@ -179,7 +192,8 @@ def plot_accuracy(axes: Axes, rows: Sequence[Row], best_epoch: int, colors: Pale
             markersize=8,
             markeredgecolor=colors.surface,
         )
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    if any(row.val_mae is None for row in rows):
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.margins(y=0.08)
     _label_epochs(axes)
 

@@ -49,8 +49,9 @@ class Teacher:
         share: float,
     ) -> None:
         name = classifier.path or "the teacher"
-        if classifier.task == "multi-label":
-            raise UserError(f"teacher={name}: must have one class an image, not several labels")
+        if classifier.task != "single-label":
+            has = "numbers" if classifier.task == "regression" else "several labels"
+            raise UserError(f"teacher={name}: must have one class an image, not {has}")
         if set(classifier.classes) != set(classes):
             differing = sorted(set(classifier.classes) ^ set(classes))
             raise UserError(

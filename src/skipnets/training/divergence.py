@@ -79,16 +79,15 @@ def message(config: ResolvedConfig, run: Run, epoch: int, step: int | None, loss
     return text
 
 
-def average_note(decay: float, *, val_loss: float, train_loss: float, classes: int) -> str | None:
+def average_note(decay: float, *, val_loss: float, train_loss: float, guessing: float) -> str | None:
     """Say that averaged weights are far behind the trained ones; None where they are not.
 
     Args:
         decay: Of the average.
         val_loss: Of the averaged weights.
         train_loss: Of the trained weights.
-        classes: Number of classes: guessing has the loss ln(classes).
+        guessing: The loss of one who knows nothing of the images, such as ln(K) with K classes.
     """
-    guessing = math.log(classes)
     if val_loss < 3 * guessing or val_loss < 3 * train_loss:
         return None
     return (

@@ -26,7 +26,7 @@ from skipnets.classifier import Classifier, load
 from skipnets.data.contents import contents
 from skipnets.data.folds import Folds, deal_out_folds, read_folds
 from skipnets.data.sources import ImageDataset, find_with_own_splits
-from skipnets.data.splits import check_fractions
+from skipnets.data.splits import find_shares
 from skipnets.data.survey import survey
 from skipnets.duration import parse_duration
 from skipnets.errors import UserError
@@ -45,6 +45,7 @@ from skipnets.training.prepare import prepare
 from skipnets.training.rate_finder import with_found_rate
 from skipnets.training.run import Run, begin, claim
 from skipnets.training.scores import headline_scores
+from skipnets.training.search_time import copies_within
 from skipnets.training.supplied import Supplied
 
 _HEADERS_READ = 5000
@@ -80,8 +81,14 @@ def train_folds(
     _check_options(config)
     run = claim(config.out)
     dataset = find_with_own_splits(
-        config.data, download=config.download, duplicates=config.duplicates, options=config.data_options
+        config.data,
+        download=config.download,
+        duplicates=config.duplicates,
+        options=config.data_options,
+        copies_within=copies_within(config),
     )
+    if dataset.regression:
+        raise UserError(f"folds={config.folds}: not yet with {dataset.label_kind}")
     if config.splits is None:
         folds = deal_out_folds(dataset, config.folds, config.seed, config.data)
     else:
@@ -186,9 +193,9 @@ def _fold_config(config: TrainConfig, fold: Run, number: int) -> TrainConfig:
 
 def _datasets(folds: Folds, config: TrainConfig) -> Iterator[ImageDataset]:
     """The split images of each fold; train and val share the rest in the ratio of the fractions."""
-    fractions = check_fractions(config.fractions)
-    shares = {name: share for name, share in fractions.items() if name != "test"}
-    if "val" not in shares:
+    shares = find_shares(config.fractions or "auto")
+    shares = shares.of(name for name in shares.fractions if name != "test")
+    if "val" not in shares.fractions:
         raise UserError(f"fractions={config.fractions}: must leave images to choose the best epoch on (val)")
     for number in range(1, folds.count + 1):
         yield folds.fold(number, shares, config.seed, config.data)

@@ -209,7 +209,6 @@ class MultiLabelTask(ClassificationTask):
             else LabelLoss(positive_weights, config.label_smoothing)
         )
         self.loss = self.label_loss
-        self.plain_loss = LabelLoss()
         self.scores = LabelScores()
         self.validation_metrics = {"val_loss": MeanMetric(nan_strategy="disable")}
         self.metrics = nn.ModuleList([*self.validation_metrics.values(), self.scores])
@@ -234,9 +233,10 @@ class MultiLabelTask(ClassificationTask):
         """Collect one batch of validation images; its loss has neither smoothing nor weights."""
         pixels, labels, _ = batch
         logits = self(self.normalize(pixels)).float()
-        known = torch.isfinite(labels).sum()
-        if known:
-            self.validation_metrics["val_loss"].update(self.plain_loss(logits, labels), weight=known)
+        # One loss a pair: without its check for NaN, MeanMetric ignores the weights of batches.
+        losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(), reduction="none")
+        if len(of_known := losses[torch.isfinite(labels)]):
+            self.validation_metrics["val_loss"].update(of_known)
         self.scores.update(logits, labels)
 
     @override

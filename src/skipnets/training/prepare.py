@@ -38,6 +38,7 @@ from skipnets.training.distillation import Teacher
 from skipnets.training.execution import choose_execution
 from skipnets.training.multi_label import with_label_defaults
 from skipnets.training.recipes import RECIPES, with_recipe
+from skipnets.training.regression import check_not_regression, with_regression_defaults
 from skipnets.training.supplied import (
     Supplied,
     changed_fields,
@@ -99,7 +100,7 @@ def prepare(
     """
     supplied = supplied or Supplied()
     check_task(supplied, dataset)
-    given = config = with_label_defaults(with_own_model(config, supplied), dataset)
+    given = config = _with_task_defaults(with_own_model(config, supplied), dataset)
     if config.time is not None and config.epochs is not None and not config.epoch_plan:
         raise UserError(f"time={config.time!r}: must be given without epochs={config.epochs}")
     if config.weights_ignore and config.weights is None:
@@ -236,6 +237,14 @@ def prepare(
         seconds_per_image=chosen.seconds_per_image,
         teacher=None if config.teacher is None else _teacher(config.teacher, config, dataset, preprocessing),
     )
+
+
+def _with_task_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConfig:
+    """Fill in what depends on the images having classes, several labels, or numbers."""
+    if dataset.regression:
+        return with_regression_defaults(config, dataset)
+    check_not_regression(config)
+    return with_label_defaults(config, dataset)
 
 
 def _teacher(path: str, config: TrainConfig, dataset: ImageDataset, preprocessing: Preprocessing) -> Teacher:

@@ -37,8 +37,8 @@ class Row:
         lr: Highest learning rate of any parameter group after the epoch's last step.
         train_loss: Mean training loss over the epoch, with label smoothing, class weights and mixing.
         val_loss: Mean negative log-likelihood on the validation split.
-        val_accuracy: Accuracy on the validation split.
-        val_balanced_accuracy: Mean recall of the classes on the validation split.
+        val_accuracy: Accuracy on the validation split; None with numbers to predict.
+        val_balanced_accuracy: Mean recall of the classes on the validation split; None likewise.
         seconds: Duration of the epoch's training.
         validation_seconds: Duration of its validation.
         train_accuracy: Accuracy on the training images as the network saw them, augmented, while its weights
@@ -52,6 +52,9 @@ class Row:
             0.5; the balanced one is the mean over the labels, present and absent. None with one class an
             image.
         val_auroc: Likewise, the mean of the labels' AUROCs.
+        val_mae: With numbers to predict, the mean absolute error on the validation split, in the target's
+            units; of several targets, the mean over them in their standard deviations. None without.
+        val_r2: Likewise, the mean of the targets' coefficients of determination.
         further: Metrics that a program added, as `val_NAME`.
 
     The fields that may be None are so in runs of version 0.1.
@@ -61,8 +64,8 @@ class Row:
     lr: float
     train_loss: float
     val_loss: float
-    val_accuracy: float
-    val_balanced_accuracy: float
+    val_accuracy: float | None
+    val_balanced_accuracy: float | None
     seconds: float
     validation_seconds: float
     train_accuracy: float | None = None
@@ -72,6 +75,8 @@ class Row:
     memory: float | None = None
     val_average_precision: float | None = None
     val_auroc: float | None = None
+    val_mae: float | None = None
+    val_r2: float | None = None
     further: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -370,6 +375,7 @@ def read_metrics(path: Path) -> list[Row]:
             Row.from_dict(
                 {
                     "epoch": int(line.pop("epoch")),
+                    **dict.fromkeys(("val_accuracy", "val_balanced_accuracy")),
                     **{name: float(value) for name, value in line.items() if value},
                 }
             )

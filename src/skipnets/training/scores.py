@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from skipnets.evaluation import Evaluation, MultiLabelEvaluation
+from skipnets.evaluation import Evaluation, MultiLabelEvaluation, RegressionEvaluation
 
 __all__ = ["headline_scores"]
 
 
-def headline_scores(evaluation: Evaluation | MultiLabelEvaluation, what: str) -> dict[str, Any]:
+def headline_scores(
+    evaluation: Evaluation | MultiLabelEvaluation | RegressionEvaluation, what: str
+) -> dict[str, Any]:
     """The few metrics that stand for an evaluation, as plain values.
 
     Args:
@@ -18,5 +20,8 @@ def headline_scores(evaluation: Evaluation | MultiLabelEvaluation, what: str) ->
     """
     if isinstance(evaluation, Evaluation):
         return {f"{what}_accuracy": evaluation.metrics.accuracy}
+    if isinstance(evaluation, RegressionEvaluation):
+        targets = evaluation.metrics.targets
+        return {f"{what}_{name}": targets[name].tolist() for name in ("mae", "rmse", "r2")}
     macro = evaluation.metrics.macro
     return {f"{what}_{name}": macro[name] for name in ("average_precision", "auroc")}

@@ -172,12 +172,12 @@ def check_task(supplied: Supplied, dataset: ImageDataset) -> None:
     """Check that what a program hands over is for the task of the images.
 
     Raises:
-        UserError: If it is for images of one class, and these have several labels.
+        UserError: If it is for images of one class, and these have several labels, or numbers.
     """
-    if dataset.multi_label:
+    if dataset.task != "single-label":
         for name in ("loss", "metrics"):
             if getattr(supplied, name):
-                raise UserError(f"{name}: not yet with several labels an image")
+                raise UserError(f"{name}: not yet with {dataset.label_kind}")
 
 
 def check_supplied(config: TrainConfig, supplied: Supplied) -> None:

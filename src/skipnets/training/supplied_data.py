@@ -12,7 +12,7 @@ from PIL import Image
 
 from skipnets.data.listing import Listing
 from skipnets.data.sources import ImageDataset, deal_out
-from skipnets.data.splits import SPLITS, check_fractions
+from skipnets.data.splits import SPLITS, find_shares
 from skipnets.errors import UserError, listed
 from skipnets.machine import available_memory
 from skipnets.training.config import TrainConfig
@@ -42,7 +42,7 @@ def given_dataset(config: TrainConfig, images: Images) -> ImageDataset:
     Raises:
         UserError: They are wrong, or there are none to learn from or to choose the best epoch on.
     """
-    dataset = deal_out(as_dataset(images), check_fractions(config.fractions), config.seed, "dataset")
+    dataset = deal_out(as_dataset(images), find_shares(config.fractions or "auto"), config.seed, "dataset")
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):
             raise UserError(f"dataset: there are no images to {purpose} (the split {name} is empty)")

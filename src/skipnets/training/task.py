@@ -6,6 +6,7 @@ Shapes: N batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -128,6 +129,11 @@ class ClassificationTask(pl.LightningModule):
         self.gradient_norms: list[Tensor] = []
         self.training_sums = TrainingSums()
         self.train()
+
+    @property
+    def guessing_loss(self) -> float:
+        """The loss of one who knows nothing of the images."""
+        return math.log(self.model.num_classes)
 
     def change_plan(self, plan: Sequence[tuple[int, int]]) -> None:
         """Let the learning rate follow another number of epochs; see `schedule_plan.progress`."""

@@ -37,6 +37,7 @@ from skipnets.models.backbone import Backbone
 from skipnets.models.block_execution import execution_report
 from skipnets.models.custom_model import CustomModel
 from skipnets.models.family import family_of, network_graph
+from skipnets.scaling import TargetScale
 from skipnets.terminal import printable_lines
 from skipnets.training import budget
 from skipnets.training.announcement import announcement
@@ -60,14 +61,20 @@ from skipnets.training.prepare import Prepared, class_weights, prepare
 from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.rate_finder import RatePlot, with_found_rate
+from skipnets.training.regression import RegressionTask, scaled_dataset, target_scales
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
 from skipnets.training.scores import headline_scores
+from skipnets.training.search_time import copies_within
 from skipnets.training.speed import check_accelerator, training_device, wrong_devices
 from skipnets.training.supplied import Model, Supplied, check_supplied
 from skipnets.training.supplied_data import Images, as_dataset, given_dataset
 from skipnets.training.task import ClassificationTask, Loss
 from skipnets.trust import Trust, trusting
 
+# What a model file tells of its epoch, of what the task has.
+_SCORES = (
+    *("val_accuracy", "val_balanced_accuracy", "val_average_precision", "val_auroc", "val_mae", "val_r2"),
+)
 # How many headers the table of the data is made from, before training.
 _HEADERS_READ = 5000
 
@@ -342,20 +349,23 @@ def _train_locked(
         for folder in (run.folder, run.checkpoint.parent):
             remove_orphans(folder, in_use=False)
     config, model = prepared.config, prepared.model
-    train_images = dataset.split("train")
-    task = _task(model, prepared, supplied, train_images)
+    train_images, val_images = dataset.split("train"), dataset.split("val")
+    scales = target_scales(config, train_images) if dataset.regression else None
+    task = _task(model, prepared, supplied, train_images, scales)
+    if scales is not None:
+        train_images, val_images = (scaled_dataset(each, scales) for each in (train_images, val_images))
     if config.fit_head and not run.checkpoint.exists():
         fit_head_to(train_images, task, prepared)
 
     average = Averaging(config.ema) if config.ema else None
     counts = {name: int((dataset.splits == name).sum()) for name in ("train", "val", "test")}
-    save = functools.partial(_save_best, run, config, prepared.preprocessing, dataset.classes, counts)
+    save = functools.partial(_save_best, run, config, prepared.preprocessing, dataset.classes, scales, counts)
     record = Record(run, best_by=config.best_by, epochs=config.epochs, average=average, save=save, say=_say)
     end = ExpectedEnd(test=counts["test"], batch_size=config.batch_size)
     callbacks: list[Callback] = [
         QuietProcesses(),
         EpochSeeds(config.seed),
-        FirstBatch(run.batches, dataset.classes),
+        FirstBatch(run.batches, dataset.classes, scales),
         Divergence(run),
         end,
         record,
@@ -397,9 +407,7 @@ def _train_locked(
                     f"the run was started with {steps.shares} processes: each of {trainer.world_size} takes "
                     f"the batches of {each}, so that every step sees the same images as before"
                 )
-        data = ImageDataModule(
-            train_images, dataset.split("val"), prepared.preprocessing, config, shares=steps.shares
-        )
+        data = ImageDataModule(train_images, val_images, prepared.preprocessing, config, shares=steps.shares)
         if fresh and not _is_helper():
             begin(run, config, dataset.write_splits)
             log_configuration(loggers, config)
@@ -412,9 +420,15 @@ def _train_locked(
 
 
 def _task(
-    model: Backbone[Any], prepared: Prepared, supplied: Supplied, train_images: ImageDataset
+    model: Backbone[Any],
+    prepared: Prepared,
+    supplied: Supplied,
+    train_images: ImageDataset,
+    scales: tuple[TargetScale, ...] | None,
 ) -> ClassificationTask:
     config = prepared.config
+    if scales is not None:
+        return RegressionTask(model, config, scales)
     weighted = config.imbalance == "weighted-loss"
     if train_images.multi_label:
         return MultiLabelTask(model, config, positive_weights(train_images.labels) if weighted else None)
@@ -606,6 +620,7 @@ def _save_best(
     config: ResolvedConfig,
     preprocessing: Preprocessing,
     classes: tuple[str, ...],
+    scales: tuple[TargetScale, ...] | None,
     counts: dict[str, int],
     model: Backbone[Any],
     row: Row,
@@ -623,13 +638,7 @@ def _save_best(
         "scores": {
             "epoch": row.epoch,
             "val_loss": row.val_loss,
-            "val_accuracy": row.val_accuracy,
-            "val_balanced_accuracy": row.val_balanced_accuracy,
-            **{
-                name: value
-                for name in ("val_average_precision", "val_auroc")
-                if (value := getattr(row, name)) is not None
-            },
+            **{name: value for name in _SCORES if (value := getattr(row, name)) is not None},
         },
     }
     classifier = Classifier.from_model(
@@ -637,7 +646,8 @@ def _save_best(
         classes=classes,
         preprocessing=preprocessing,
         provenance=provenance,
-        task="multi-label" if config.task == "multi-label" else "single-label",
+        task="single-label" if config.task == "auto" else config.task,
+        scales=scales,
     )
     classifier.save(run.model)
 
@@ -651,11 +661,12 @@ def training_dataset(config: TrainConfig) -> ImageDataset:
     dataset = find_dataset(
         config.data,
         seed=config.seed,
-        fractions=config.fractions,
+        fractions=config.fractions or "auto",
         splits=config.splits,
         download=config.download,
         duplicates=config.duplicates,
         options=config.data_options,
+        copies_within=copies_within(config),
     )
     for name, purpose in (("train", "learn from"), ("val", "choose the best epoch on")):
         if not len(dataset.split(name)):

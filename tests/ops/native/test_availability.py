@@ -16,8 +16,8 @@ CASES = {
     "missing": (MISSING, "skipnets-engine is not installed"),
     "older": (OLDER, "skipnets-engine is an older version"),
     "broken": (ImportError("wrong\nELF class"), "skipnets-engine cannot be loaded: wrong ELF class"),
-    "newer": (SimpleNamespace(INTERFACE=99), "skipnets-engine has version 99 of its interface, not 2"),
-    "right": (SimpleNamespace(INTERFACE=2), None),
+    "newer": (SimpleNamespace(INTERFACE=99), "skipnets-engine has version 99 of its interface, not 3"),
+    "right": (SimpleNamespace(INTERFACE=3), None),
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["instruction_set", "unavailable", "unsupported_block", "unsupported_device"]
 
-_INTERFACE = 2  # version of skipnets_engine.training that this package uses
+_INTERFACE = 3  # version of skipnets_engine.training that this package uses
 
 
 @functools.cache

@@ -234,6 +234,8 @@ def _tune(
         fit = counted(max(int(seconds / each), 1), "trial")
         _say(f"a trial takes at least {each:.0f} s: {fit} in {format_duration(seconds)}")
     dataset = training_dataset(config)
+    if dataset.regression:
+        raise UserError(f"{config.data}: has {dataset.label_kind}, which tune cannot compare yet")
     base = dataclasses.replace(
         config,
         time=None if each is None else f"{each:.0f}s",

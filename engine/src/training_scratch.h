@@ -1,0 +1,61 @@
+// Memory for one training pass.
+
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "memory.h"
+#include "training_products.h"
+
+namespace skipnets {
+
+/// Memory of any content for one call, kept for the thread's next one: fresh memory costs more than writing to it.
+class Scratch {
+public:
+    /// From now on everything lent before is free.
+    void reset() {
+        if (arenas_.size() > 1) {  // One piece that holds all of it next time.
+            arenas_.clear();
+            add(total_);
+        }
+        used_ = total_ = 0;
+    }
+
+    /// Aligned to 64 bytes, with room behind them for reading one vector too far.
+    float* floats(Size count) {
+        const Size size = ceil_div(count, 16) * 16 + 32;
+        total_ += size;
+        if (arenas_.empty() || used_ + size > capacity_) add(std::max(size, 2 * capacity_));
+        float* result = memory_ + used_;
+        used_ += size;
+        return result;
+    }
+
+private:
+    void add(Size size) {
+        arenas_.emplace_back();
+        memory_ = arenas_.back().floats(std::size_t(size));
+        capacity_ = size, used_ = 0;
+    }
+
+    std::vector<Arena> arenas_;
+    float* memory_ = nullptr;
+    Size capacity_ = 0, used_ = 0, total_ = 0;  // of the last arena; of all since the last reset
+};
+
+inline Scratch& thread_scratch() {
+    thread_local Scratch scratch;
+    scratch.reset();
+    return scratch;
+}
+
+/// Panels in scratch, with zeros where the last one has no outputs.
+inline Panels make_panels(Scratch& scratch, Size depth, Size outputs, int lanes) {
+    Panels panels{depth, ceil_div(outputs, lanes), lanes, nullptr};
+    panels.data = scratch.floats(panels.size());
+    if (outputs < panels.vectors * lanes) std::fill(panels.at(panels.count() - 1), panels.data + panels.size(), 0.0f);
+    return panels;
+}
+
+}  // namespace skipnets

@@ -1,0 +1,126 @@
+"""A transition's training passes against NumPy in float64; gradients against differences of the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from skipnets_engine import training
+
+Floats = NDArray[np.float64]
+
+
+class Transition:
+    """Random numbers of one transition.
+
+    Args:
+        maps: Images, height and width of the input.
+        inputs: Its channels.
+        outputs: Channels of the output.
+    """
+
+    def __init__(self, maps: tuple[int, int, int], inputs: int, outputs: int) -> None:
+        self.maps, self.eps = maps, 1e-3
+        random = np.random.default_rng(1)
+
+        def normal(*size: int) -> Floats:
+            return random.standard_normal(size).astype(np.float32).astype(np.float64)
+
+        self.x, self.norm, self.weight = (
+            normal(*maps, inputs),
+            [normal(inputs) for _ in range(2)],
+            normal(outputs, inputs),
+        )
+        self.downstream = normal(*self.y().shape)
+
+    def y(self) -> Floats:
+        """The slow and obvious way: pooling comes last."""
+        gamma, beta = self.norm
+        normed = gamma * (self.x - self.x.mean((0, 1, 2))) / np.sqrt(self.x.var((0, 1, 2)) + self.eps) + beta
+        maps = np.maximum(normed, 0) @ self.weight.T
+        height, width = maps.shape[1] // 2 * 2, maps.shape[2] // 2 * 2
+        return np.asarray(sum(maps[:, y:height:2, x:width:2] for y in (0, 1) for x in (0, 1)) / 4)
+
+    def difference(self, numbers: Floats, step: float = 1e-6) -> Floats:
+        """The gradient of the loss by some of its numbers, which are changed one by one."""
+        gradient = np.empty_like(numbers)
+        for index in np.ndindex(numbers.shape):
+            before = numbers[index]
+            losses = []
+            for changed in (before + step, before - step):
+                numbers[index] = changed
+                losses.append(float((self.y() * self.downstream).sum()))
+            gradient[index] = (losses[0] - losses[1]) / (2 * step)
+            numbers[index] = before
+        return gradient
+
+    def arguments(self) -> dict[str, Any]:
+        """What both passes of the engine are given."""
+        return {
+            "x": matrix(self.x),
+            "maps": list(self.maps),
+            "norm": [own.astype(np.float32) for own in self.norm],
+            "eps": self.eps,
+            "statistics": [
+                each.astype(np.float32) for each in (self.x.mean((0, 1, 2)), self.x.var((0, 1, 2)))
+            ],
+            "weight": self.weight.astype(np.float32),
+        }
+
+
+def matrix(maps: Floats) -> NDArray[np.float32]:
+    return maps.reshape(-1, maps.shape[-1]).astype(np.float32)
+
+
+def assert_close(own: NDArray[np.float32], wanted: Floats, bound: float) -> None:
+    assert np.abs(own.reshape(wanted.shape) - wanted).max() <= bound * max(np.abs(wanted).max(), 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("maps", "inputs", "outputs"), [((2, 4, 6), 3, 2), ((2, 5, 3), 17, 2), ((1, 3, 4), 4, 9)], ids=str
+)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_both_passes(isa: str, maps: tuple[int, int, int], inputs: int, outputs: int, threads: int) -> None:
+    case = Transition(maps, inputs, outputs)
+    given = case.arguments()
+    y = np.full_like(matrix(case.downstream), np.nan)
+    training.transition_forward(**given, y=y, isa=isa, threads=threads)
+    assert_close(y, case.y(), 1e-5)
+    made = {
+        "x_gradient": np.full_like(given["x"], np.nan),
+        "norm_gradients": [np.full_like(own, np.nan) for own in given["norm"]],
+        "weight_gradient": np.full_like(given["weight"], np.nan),
+    }
+    gradient = matrix(case.downstream)
+    training.transition_backward(**given, gradient=gradient, **made, isa=isa, threads=threads)
+    assert_close(made["x_gradient"], case.difference(case.x), 1e-4)
+    for own, numbers in zip(made["norm_gradients"], case.norm, strict=True):
+        assert_close(own, case.difference(numbers), 1e-4)
+    assert_close(made["weight_gradient"], case.difference(case.weight), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"maps": [2, 4]}, "maps have images, height and width"),
+        ({"maps": [2, 4, 4]}, "x must be a matrix of pixels and channels"),
+        ({"maps": [1 << 24, 1 << 24, 1 << 24]}, "x must be a matrix of pixels and channels"),
+        ({"maps": [1, 1, 24]}, "the maps are too small to pool"),
+        ({"norm": [np.ones(2, np.float32)] * 2}, "gamma must hold 3 numbers, not 2"),
+        ({"statistics": []}, "wrong number of arguments"),
+        ({"statistics": [np.ones(4, np.float32)] * 2}, "mean must hold 3 numbers, not 4"),
+        ({"weight": np.ones((2, 4), np.float32)}, "the weights must hold 6 numbers, not 8"),
+        ({"weight": np.ones(6, np.float32)}, "wrong number of arguments"),
+        ({"y": np.ones((4, 3), np.float32)}, "y must hold 8 numbers"),
+        ({"isa": "abacus"}, 'instruction set "abacus"'),
+        ({"threads": 0}, "threads must be 1 to 4096"),
+    ],
+    ids=str,
+)
+def test_arguments_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    case = Transition((2, 4, 3), 3, 2)
+    given = {**case.arguments(), "y": matrix(case.downstream), "isa": "", "threads": 1, **change}
+    with pytest.raises(ValueError, match=message):
+        training.transition_forward(**given)

@@ -1,0 +1,223 @@
+"""Training to predict numbers: options, losses, the task, and the targets' scales.
+
+The network learns targets of mean 0 and standard deviation 1; the model file holds what makes numbers of its
+outputs (`skipnets.scaling`).
+
+Shapes: N batch, C channels, H height, W width, T targets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.utilities import dim_zero_cat
+from typing_extensions import override
+
+from skipnets.data.sources import ImageDataset
+from skipnets.errors import UserError
+from skipnets.evaluation.regression import error_metrics
+from skipnets.models.backbone import Backbone
+from skipnets.scaling import TargetScale, scaled
+from skipnets.tables import number_text
+from skipnets.training.config import ResolvedConfig, TrainConfig
+from skipnets.training.task import Batch, ClassificationTask
+
+__all__ = [
+    "LOSSES",
+    "RegressionTask",
+    "TargetScores",
+    "check_not_regression",
+    "scaled_dataset",
+    "target_scales",
+    "with_regression_defaults",
+]
+
+LOSSES: dict[str, type[nn.L1Loss | nn.MSELoss | nn.HuberLoss]] = {
+    "l1": nn.L1Loss,
+    "l2": nn.MSELoss,
+    "huber": nn.HuberLoss,
+}
+"""Losses by name; the Huber loss is quadratic up to one standard deviation of the target."""
+
+_BEST_BY = ("loss", "mae", "r2")
+# What is made for classes, with the value that switches it off.
+_OFF: dict[str, Any] = {
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "label_smoothing": 0.0,
+    "imbalance": "none",
+    "fit_head": False,
+    "find_lr": False,
+    "teacher": None,
+    "folds": None,
+    "threshold": None,
+}
+
+
+def check_not_regression(config: TrainConfig) -> None:
+    """Refuse what is made for numbers where the images have classes or labels.
+
+    Raises:
+        UserError: An option is for numbers, or these were asked for.
+    """
+    if config.task == "regression" or config.targets:
+        raise UserError(f"task=regression: {config.data} has no numbers to predict")
+    for name, values in (("loss", tuple(LOSSES)), ("best_by", ("mae", "r2")), ("ordinal", (True,))):
+        if (value := getattr(config, name)) in values:
+            raise UserError(f"{name}={value}: must be given with numbers to predict alone (task=regression)")
+
+
+def with_regression_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConfig:
+    """Fill in what numbers change among the options, and refuse what they cannot have.
+
+    Args:
+        config: As the user gave it.
+        dataset: The data set with its splits.
+
+    Raises:
+        UserError: An option is for classes, a target is the same in all training images, or an ordinal one
+            is not of whole numbers.
+    """
+    if config.task not in ("auto", "regression"):
+        raise UserError(f"task={config.task}: {config.data} has numbers to predict (task=regression)")
+    if config.loss is not None and config.loss not in LOSSES:
+        raise UserError(f"loss={config.loss}: must be one of {', '.join(LOSSES)} with numbers to predict")
+    if config.best_by is not None and config.best_by not in _BEST_BY:
+        raise UserError(f"best_by={config.best_by}: must be one of {', '.join(_BEST_BY)}")
+    for name, off in _OFF.items():
+        if getattr(config, name) not in (None, off):
+            raise UserError(f"{name}={getattr(config, name)}: not yet with numbers to predict")
+    targets = dataset.split("train").labels
+    for name, column in zip(dataset.classes, targets.T, strict=True):
+        if column.min() == column.max():
+            raise UserError(
+                f"targets={name}: is {number_text(column[0])} in all training images, so there is nothing to "
+                "learn"
+            )
+        if config.ordinal and (column != np.rint(column)).any():
+            first = column[column != np.rint(column)][0]
+            raise UserError(f"ordinal: must be given for whole numbers; {name} is {number_text(first)}, too")
+    for option, values in (("target_mean", targets.mean(0)), ("target_std", targets.std(0))):
+        given = getattr(config, option)
+        if given is not None and len(given) != len(values):
+            raise UserError(f"{option}={given}: must be {len(values)}, one for each target")
+    defaults = {
+        **_OFF,
+        "loss": "l2",
+        "best_by": "loss",
+        # What enlarges, turns or colors images may change the number that they have.
+        "augmentation": "crop",
+        "target_mean": tuple(targets.mean(0).tolist()),
+        "target_std": tuple(targets.std(0).tolist()),
+    }
+    missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, task="regression", **missing)
+
+
+def target_scales(config: TrainConfig, train: ImageDataset) -> tuple[TargetScale, ...]:
+    """The scale of each target.
+
+    Args:
+        config: From `with_regression_defaults`.
+        train: The training images.
+    """
+    assert config.target_mean is not None
+    assert config.target_std is not None
+    return tuple(
+        TargetScale(
+            mean=mean, std=std, grades=(int(column.min()), int(column.max())) if config.ordinal else None
+        )
+        for mean, std, column in zip(config.target_mean, config.target_std, train.labels.T, strict=True)
+    )
+
+
+def scaled_dataset(dataset: ImageDataset, scales: tuple[TargetScale, ...]) -> ImageDataset:
+    """A dataset with its targets as the network learns them, in float32."""
+    return dataclasses.replace(dataset, labels=scaled(dataset.labels, scales).astype(np.float32))
+
+
+class TargetScores(Metric):
+    """Collects outputs and targets of validation images, and computes errors.
+
+    Args:
+        scales: Of the targets.
+    """
+
+    full_state_update = False
+
+    def __init__(self, scales: tuple[TargetScale, ...]) -> None:
+        super().__init__()
+        self.unit = scales[0].std if len(scales) == 1 else 1.0
+        self.add_state("outputs", default=[], dist_reduce_fx="cat")
+        self.add_state("targets", default=[], dist_reduce_fx="cat")
+
+    @override
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take a batch, (N, T) of each, scaled."""
+        self.outputs.append(outputs.float())  # type: ignore[union-attr, operator]
+        self.targets.append(targets.float())  # type: ignore[union-attr, operator]
+
+    @override
+    def compute(self) -> dict[str, float]:
+        """The metrics of an epoch; see `skipnets.training.run.Row`."""
+        outputs, targets = (dim_zero_cat(each).cpu().numpy() for each in (self.outputs, self.targets))  # type: ignore[arg-type]
+        errors = error_metrics(outputs, targets)
+        defined = errors["r2"][np.isfinite(errors["r2"])]
+        return {
+            "val_mae": self.unit * float(errors["mae"].mean()),
+            "val_r2": float(defined.mean()) if len(defined) else float("nan"),
+        }
+
+
+class RegressionTask(ClassificationTask):
+    """Trains a model on (images, numbers), whose targets are scaled.
+
+    Args:
+        model: The network, with T outputs.
+        config: What `prepare` resolved.
+        scales: Of the T targets.
+    """
+
+    def __init__(self, model: Backbone[Any], config: ResolvedConfig, scales: tuple[TargetScale, ...]) -> None:
+        super().__init__(model, config, loss=LOSSES[config.loss or "l2"]())
+        self.image_losses = LOSSES[config.loss or "l2"](reduction="none")
+        self.scores = TargetScores(scales)
+        self.validation_metrics = {"val_loss": MeanMetric(nan_strategy="disable")}
+        self.metrics = nn.ModuleList([*self.validation_metrics.values(), self.scores])
+
+    @property
+    @override
+    def guessing_loss(self) -> float:
+        """About that of the mean: targets have a variance of 1."""
+        return 1.0
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch, added up over the targets."""
+        pixels, targets, _ = batch
+        outputs = self(self.normalize(pixels)).float()
+        loss: Tensor = self.loss(outputs, targets)
+        self.training_sums.add(loss.detach() * len(targets), torch.zeros_like(loss), images=len(targets))
+        return loss * targets.shape[1]
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect one batch of validation images."""
+        pixels, targets, _ = batch
+        outputs = self(self.normalize(pixels)).float()
+        # One loss an image, as in `ClassificationTask`.
+        self.validation_metrics["val_loss"].update(self.image_losses(outputs, targets).mean(1))
+        self.scores.update(outputs, targets)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        """Compute the metrics over the images of all devices."""
+        super().on_validation_epoch_end()
+        for name, value in self.scores.compute().items():
+            self.log(name, value)
+        self.scores.reset()

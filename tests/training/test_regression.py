@@ -1,0 +1,290 @@
+"""Training to predict numbers: losses, a whole run, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import mean_absolute_error, r2_score
+from tests.helpers.disks import TARGETS, write_disks
+
+from skipnets.classifier import Classifier, RegressionPrediction, describe, load
+from skipnets.data.options import DataOptions
+from skipnets.data.sources import ImageDataset, find_dataset
+from skipnets.data.splits import read_splits
+from skipnets.data.targets import targets_from_texts
+from skipnets.errors import UserError
+from skipnets.evaluation import RegressionEvaluation, calibrate, evaluate
+from skipnets.insight import explain
+from skipnets.report import compare
+from skipnets.scaling import TargetScale
+from skipnets.training import Run, TrainConfig, tune
+from skipnets.training.batches import read_batch
+from skipnets.training.curves import headline_name, headline_text, loss_note
+from skipnets.training.multi_label import with_label_defaults
+from skipnets.training.prepare import prepare
+from skipnets.training.regression import (
+    LOSSES,
+    TargetScores,
+    check_not_regression,
+    scaled_dataset,
+    target_scales,
+    with_regression_defaults,
+)
+from skipnets.training.trainer import resume, train
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
+    path = write_disks(tmp_path_factory.mktemp("disks") / "data", 40)
+    return find_dataset(path, options=DataOptions(targets=TARGETS))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_are_those_of_their_formulas(name: str) -> None:
+    outputs, targets = 3 * torch.randn(2, 20, 2, dtype=torch.float64)
+    error = (outputs - targets).abs()
+    expected = {
+        "l1": error,
+        "l2": error**2,
+        "huber": torch.where(error <= 1, error**2 / 2, error - 0.5),
+    }[name]
+    torch.testing.assert_close(LOSSES[name]()(outputs, targets), expected.mean())
+
+
+def test_scores_of_an_epoch_are_those_of_all_batches_together_in_the_targets_units() -> None:
+    outputs, targets = torch.randn(2, 20, 1)
+    scores = TargetScores((TargetScale(mean=40.0, std=5.0),))
+    for part in (slice(0, 16), slice(16, 20)):
+        scores.update(outputs[part], targets[part])
+    values = scores.compute()
+    assert values["val_mae"] == pytest.approx(5 * mean_absolute_error(targets, outputs), rel=1e-5)
+    assert values["val_r2"] == pytest.approx(r2_score(targets, outputs), rel=1e-5)
+
+
+def test_a_run_learns_and_its_file_holds_the_scales_of_the_training_images(number_run: Run) -> None:
+    rows = number_run.rows
+    best = min(rows, key=lambda row: row.val_loss)
+    assert number_run.best_epoch == best.epoch
+    assert (best.val_r2 or 0) > (rows[0].val_r2 or 0)
+    assert (best.val_accuracy, best.train_accuracy) == (None, None)
+    metadata = describe(number_run.model)
+    assert (metadata["task"], metadata["classes"]) == ("regression", list(TARGETS))
+    splits = read_splits(number_run.splits)
+    numbers = targets_from_texts([text for text, split in splits.values() if split == "train"])
+    for scale, column in zip(metadata["scales"], numbers.T, strict=True):
+        assert (scale["mean"], scale["std"]) == pytest.approx((column.mean(), column.std()))
+    config = number_run.config
+    assert (config.task, config.loss, config.best_by) == ("regression", "l2", "loss")
+    assert config.target_mean == pytest.approx(numbers.mean(0))
+    for row, limit in zip(number_run.scores["targets"], (0.8, 0.5), strict=True):
+        assert row["r2"] > limit
+    assert (number_run.folder / "scatter.png").exists()
+    # The first batch shows the numbers in their units.
+    shown = read_batch(number_run.batches)[0].labels
+    assert [text.rpartition(" ")[0] for text, _ in shown] == list(TARGETS)
+    assert float(shown[1][0].rpartition(" ")[2]) < -450
+
+
+def test_predictions_are_in_the_targets_units_and_typed(number_run: Run) -> None:
+    classifier = load(number_run, runtime="torch", device="cpu")
+    images = [Path(number_run.config.data).with_name(f"{index:03}.png") for index in range(3)]
+    predictions = classifier.predict([*images, Path(number_run.config.data)])
+    batch = classifier.preprocess(images)
+    scales = classifier.scales or ()
+    outputs = classifier.logits(batch).astype(float)
+    expected = outputs * [scale.std for scale in scales] + [scale.mean for scale in scales]
+    np.testing.assert_allclose(classifier.values(batch), expected)
+    for prediction, row in zip(predictions, expected, strict=False):
+        assert isinstance(prediction, RegressionPrediction)
+        assert dict(prediction.values) == pytest.approx(dict(zip(TARGETS, row, strict=True)))
+        assert prediction.value == prediction.values[0][1]
+        assert (prediction.label, prediction.ranking) == (None, ())
+    failed = predictions[-1]
+    assert isinstance(failed, RegressionPrediction)
+    assert failed.error is not None
+    assert (failed.values, failed.value) == ((), None)
+    assert TARGETS[0] in str(predictions[0])
+    assert "failed" in str(failed)
+    with pytest.raises(UserError, match="probabilities: a regression has none"):
+        classifier.probabilities(batch)
+
+
+def test_views_of_an_image_are_averaged_as_numbers(number_run: Run) -> None:
+    classifier = load(number_run, runtime="torch", device="cpu")
+    batch = classifier.preprocess(Path(number_run.config.data).with_name("000.png"))
+    mirrored = classifier.values(batch[..., ::-1].copy())
+    plain = classifier.values(batch)
+    classifier.tta = "flip"
+    np.testing.assert_allclose(classifier.values(batch), (plain + mirrored) / 2, rtol=1e-5)
+
+
+def test_maps_show_what_moves_a_number_away_from_the_mean(number_run: Run) -> None:
+    classifier = load(number_run, runtime="torch", device="cpu")
+    scales = classifier.scales or ()
+    folder = Path(number_run.config.data).parent
+    rows = (folder / "numbers.csv").read_text().splitlines()[1:]
+    radius = [float(row.split(",")[2]) for row in rows]
+    for index in (int(np.argmin(radius)), int(np.argmax(radius))):
+        [maps] = explain(classifier, folder / f"{index:03}.png", method="integrated-gradients")
+        assert [each.label for each in maps] == list(TARGETS)
+        [prediction] = classifier.predict(folder / f"{index:03}.png")
+        assert isinstance(prediction, RegressionPrediction)
+        assert [each.value for each in maps] == pytest.approx([value for _, value in prediction.values])
+        assert [each.raised for each in maps] == [
+            each.value >= scale.mean for each, scale in zip(maps, scales, strict=True) if each.value
+        ]
+        assert all(each.probability is None for each in maps)
+        # Attributions add up to the change of the output from the baseline, an image of the mean color.
+        batch = classifier.preprocess(folder / f"{index:03}.png")
+        change = (classifier.logits(batch) - classifier.logits(np.zeros_like(batch)))[0]
+        for each, total in zip(maps, change, strict=True):
+            assert each.grid.sum() == pytest.approx(total if each.raised else -total, rel=0.1, abs=0.05)
+    assert maps[0].raised
+
+
+def test_a_complete_run_is_extended(number_run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(number_run.folder, folder)
+    run = resume(folder, epochs=9)
+    assert len(run.rows) == 9
+    assert describe(run.model)["scales"] == describe(number_run.model)["scales"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mixup": 0.2}, "mixup=0.2: not yet with numbers to predict"),
+        ({"folds": 3}, "folds=3: not yet"),
+        ({"fit_head": True}, "fit_head=True: not yet"),
+        ({"find_lr": True}, "find_lr=True: not yet"),
+        ({"teacher": "runs/a"}, "teacher=runs/a: not yet"),
+        ({"imbalance": "weighted-loss"}, "imbalance=weighted-loss: not yet"),
+        ({"label_smoothing": 0.1}, "label_smoothing=0.1: not yet"),
+        ({"threshold": "f1"}, "threshold=f1: not yet"),
+        ({"best_by": "accuracy"}, "best_by=accuracy: must be one of loss, mae, r2"),
+        ({"loss": "focal"}, "loss=focal: must be one of l1, l2, huber"),
+        ({"task": "multi-label"}, "task=multi-label: disks has numbers to predict"),
+        ({"ordinal": True}, "ordinal: must be given for whole numbers; radius mm is "),
+        ({"target_mean": (1.0,)}, r"target_mean=\(1.0,\): must be 2, one for each target"),
+    ],
+)
+def test_options_for_classes_are_refused(
+    disks: ImageDataset, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        with_regression_defaults(TrainConfig(data="disks", out=tmp_path, **changes), disks)
+
+
+def test_options_for_numbers_are_refused_with_classes(disks: ImageDataset, tmp_path: Path) -> None:
+    single = replace(disks, labels=np.zeros(len(disks), np.int64), regression=False)
+    for changes in ({"loss": "l1"}, {"best_by": "mae"}, {"ordinal": True}, {"task": "regression"}):
+        config = TrainConfig(data="disks", out=tmp_path, **changes)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=f"^{next(iter(changes))}="):
+            prepare(config, single)
+    check_not_regression(with_label_defaults(TrainConfig(data="disks", out=tmp_path), single))
+
+
+def test_a_target_of_one_value_is_refused(disks: ImageDataset, tmp_path: Path) -> None:
+    labels = disks.labels.copy()
+    labels[disks.splits == "train", 1] = -7.5
+    with pytest.raises(UserError, match=r"targets=<b>level</b>: is -7.5 in all training images"):
+        with_regression_defaults(TrainConfig(data="disks", out=tmp_path), replace(disks, labels=labels))
+
+
+def test_images_are_not_enlarged_or_colored_by_default(disks: ImageDataset, tmp_path: Path) -> None:
+    prepared = prepare(
+        TrainConfig(
+            data="disks",
+            out=tmp_path,
+            recipe="paper-imagenet",
+            model="resnet8_w16",
+            epochs=1,
+            block_execution="plain",
+            channels_last=False,
+            operators={},
+        ),
+        disks,
+    )
+    assert prepared.config.augmentation == "crop"
+    assert "accuracies" not in loss_note(prepared.config)
+    scales = target_scales(prepared.config, disks.split("train"))
+    learned = scaled_dataset(disks, scales).split("train").labels
+    assert learned.dtype == np.float32
+    np.testing.assert_allclose(learned.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(learned.std(0), 1, atol=1e-5)
+
+
+def test_grades_of_images_in_memory_are_predicted_as_whole_numbers(tmp_path: Path) -> None:
+    grades = np.repeat(np.arange(1.0, 5.0), 15)
+    noise = np.random.default_rng(0).integers(0, 20, (60, 8, 8))
+    dataset = ImageDataset(
+        classes=("grade",),
+        names=[f"{index:02}" for index in range(60)],
+        labels=grades[:, None],
+        splits=np.array([""] * 60),
+        images=(noise + 50 * grades[:, None, None]).astype(np.uint8),
+        regression=True,
+    )
+    config = TrainConfig(
+        data="grades",
+        out=tmp_path / "run",
+        ordinal=True,
+        loss="huber",
+        best_by="mae",
+        model="resnet8_w16",
+        model_options={"width": 4},
+        block_execution="plain",
+        channels_last=False,
+        operators={},
+        epochs=2,
+        batch_size=8,
+        augmentation="none",
+        workers=0,
+        accelerator="cpu",
+    )
+    run = train(config, dataset=dataset)
+    best = min(run.rows, key=lambda row: (row.val_mae or 0, row.val_loss))
+    assert run.best_epoch == best.epoch
+    assert headline_name(best) == "MAE"
+    assert headline_text(best) == f"{best.val_mae:.4g}"
+    [scale] = describe(run.model)["scales"]
+    assert scale["grades"] == [1, 4]
+    evaluation = evaluate(load(run, device="cpu"), dataset, split="all")
+    assert isinstance(evaluation, RegressionEvaluation)
+    assert set(evaluation.predicted[:, 0]) <= {1, 2, 3, 4}
+    assert 0 <= evaluation.metrics.targets["exact"][0] <= evaluation.metrics.targets["within_one"][0] <= 1
+    # Every split has its share of all grades.
+    assert [text.split(",")[2] for text in run.splits.read_text().splitlines()].count("val") == 9
+
+
+def test_what_is_made_for_classes_refuses_numbers(
+    number_run: Run, disks: ImageDataset, tmp_path: Path
+) -> None:
+    classifier = load(number_run, device="cpu")
+    with pytest.raises(UserError, match="is a regression, which has no probabilities to calibrate"):
+        calibrate(classifier)
+    for asked in ({"coverage": 0.9}, {"reject": 0.1}):
+        with pytest.raises(UserError, match=f"{next(iter(asked))}: not yet with a regression"):
+            classifier.predict(Image.new("L", (16, 16)), **asked)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="members: must not be regressions"):
+        Classifier.from_members([classifier, classifier])
+    with pytest.raises(UserError, match="is of a regression, which cannot be compared yet"):
+        compare([number_run.folder, tmp_path])
+    single = replace(disks, labels=np.zeros(len(disks), np.int64), regression=False)
+    with pytest.raises(UserError, match="has one class an image, which does not fit a regression"):
+        evaluate(classifier, single)
+    other = replace(disks, labels=disks.labels[:, :1], classes=("radius mm",))
+    with pytest.raises(UserError, match="has no numbers for <b>level</b>; its targets are radius mm"):
+        evaluate(classifier, other)
+    config = TrainConfig(data=number_run.config.data, out=tmp_path / "run", targets=TARGETS, epochs=1)
+    with pytest.raises(UserError, match="folds=3: not yet with numbers to predict"):
+        train(replace(config, folds=3))
+    with pytest.raises(UserError, match="has numbers to predict, which tune cannot compare yet"):
+        tune(config, trials=2)
