@@ -1,6 +1,7 @@
-"""A training step of a ResNet: residual blocks as one operation against what a user would otherwise take.
+"""A training step of a ResNet or RDNet: blocks as one operation against what a user would otherwise take.
 
     python benchmarks/residual_training.py resnet20 --batch-size 64 --size 32
+    python benchmarks/residual_training.py rdnet_tiny --batch-size 8 --size 224
     python benchmarks/residual_training.py resnet50 --batch-size 16 --size 224 --compile
 
 Compared are torchvision's network, contiguous and channels_last (for names that torchvision does not have,
@@ -25,18 +26,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skipnets.machine import processor
-from skipnets.models import create_model
+from skipnets.models import create_model, model_config
 from skipnets.models.family import family_of
-from skipnets.models.graph import BlockExecution
+from skipnets.models.graph import BLOCK_EXECUTIONS
 from skipnets.training.benchmark import random_batch, saved_bytes
-
-OWN: tuple[BlockExecution, ...] = ("plain", "linear")
 
 
 def variants(name: str, *, compile_too: bool) -> dict[str, nn.Module]:
     """Networks with the same weights, by name."""
-    own = {policy: create_model(name).to(memory_format=torch.channels_last) for policy in OWN}
-    config = own["plain"].config
+    config = model_config(name)
+    own = {
+        policy: create_model(name).to(memory_format=torch.channels_last)
+        for policy in family_of(config).executions
+    }
     made: dict[str, nn.Module] = {}
     for memory_format in (torch.contiguous_format, torch.channels_last):
         baseline = family_of(config).baseline(config) or create_model(name)
@@ -47,13 +49,13 @@ def variants(name: str, *, compile_too: bool) -> dict[str, nn.Module]:
         baseline = family_of(config).baseline(config) or create_model(name)
         compiled = torch.compile(baseline.to(memory_format=torch.channels_last))
         made["torchvision compiled"] = cast(nn.Module, compiled)
-    made.update({str(policy): model for policy, model in own.items()})
+    made |= {str(policy): model for policy, model in own.items()}
     weights = own["plain"].state_dict()
     for model in made.values():
         getattr(model, "_orig_mod", model).load_state_dict(weights)
         model.train()
-    for policy in OWN:
-        own[policy].set_block_execution(policy)
+    for policy, model in own.items():
+        model.set_block_execution(policy)
     return made
 
 
@@ -93,7 +95,9 @@ def main() -> None:
             seconds = step(made[name], optimizers[name], given[name], labels)
             if number > 0:  # The first steps allocate, and compile.
                 times[name].append(seconds)
-    fastest = list(map(min, zip(*(own for name, own in times.items() if name not in OWN), strict=True)))
+    fastest = list(
+        map(min, zip(*(own for name, own in times.items() if name not in BLOCK_EXECUTIONS), strict=True))
+    )
     print(f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}")
     print(f"{arguments.model}, batch of {arguments.batch_size}, {arguments.size}×{arguments.size}")
     for name, model in made.items():

@@ -82,6 +82,33 @@ def colors_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def label_folds_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with two folds that was trained on images with several labels, by group, with a test split."""
+    from skipnets.training import TrainConfig, train
+
+    folder = tmp_path_factory.mktemp("label-folds")
+    config = TrainConfig(
+        data=str(write_tiles(folder / "tiles", 80, test=20)),
+        out=folder / "run",
+        folds=2,
+        model="densenet_bc40_k12",
+        model_options={"block_config": [1, 1], "growth_rate": 4},
+        group_column="patient",
+        epochs=2,
+        batch_size=16,
+        lr=0.05,
+        augmentation="none",
+        duplicates="ignore",
+        recipe="scratch",
+        block_execution="plain",
+        channels_last=False,
+        workers=0,
+        accelerator="cpu",
+    )
+    return train(config)
+
+
+@pytest.fixture(scope="session")
 def label_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that was trained on images with several labels, by group."""
     from skipnets.training import TrainConfig, train

@@ -644,6 +644,29 @@ class TestEnsembles:
         loaded.save(tmp_path / "again.safetensors")
         assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
 
+    def test_several_labels_have_the_means_of_probabilities_and_thresholds(
+        self, members: list[Classifier], tmp_path: Path
+    ) -> None:
+        several = [
+            Classifier.from_model(
+                each.model,
+                classes=CLASSES,
+                preprocessing=each.preprocessing,
+                task="multi-label",
+                thresholds=(share, 0.5, 0.5),
+            )
+            for each, share in zip(members, (0.1, 0.2, 0.6), strict=True)
+        ]
+        path = tmp_path / "labels.safetensors"
+        Classifier.from_members(several).save(path)
+        loaded = load(path, runtime="torch")
+        expected = np.mean([1 / (1 + np.exp(-each.logits(batch()))) for each in several], axis=0)
+        np.testing.assert_allclose(loaded.probabilities(batch()), expected, rtol=1e-5)
+        assert loaded.thresholds == pytest.approx((0.3, 0.5, 0.5))
+        assert loaded.members[1].task == "multi-label"
+        with pytest.raises(UserError, match=r"^members: must be classifiers of the same task$"):
+            Classifier.from_members([members[0], several[1]])
+
     def test_its_members_are_classifiers(self, members: list[Classifier], file: Path) -> None:
         loaded = load(file)
         assert len(loaded.members) == loaded.ensemble == 3

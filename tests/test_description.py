@@ -50,7 +50,6 @@ def describe(**changes: Any) -> Description:
         ),
         ({"task": "multi-label", "thresholds": (0.5, float("nan"))}, "dog=nan: must be a number"),
         ({"task": "multi-label", "thresholds": 0.5}, "thresholds: must be a list of numbers"),
-        ({"task": "multi-label", "members": 2}, "members: must be 1; ensembles of multi-label"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -166,7 +166,7 @@ class Fusion:
                     groups=operation.groups,
                     bias=operation.bias,
                 )
-            case "linear":
+            case "linear" | "pointwise linear":
                 return Convolve(**place, bias=True)
             case "norm":
                 return Elementwise(**place, affine=self._tensors.norm(operation.name, operation.eps))

@@ -39,7 +39,7 @@ class Operation(Protocol):
     - "activation": function ("relu")
     - "pool": mode ("max" or "average"), kernel, stride, padding
     - "pad": before, after (channels of zeros)
-    - "linear": in_features, out_features
+    - "linear", and "pointwise linear" (its weight is that of a 1×1 convolution): in_features, out_features
     - "concatenate", "add", "mean" (over the whole map) and "dropout" (which does nothing here): none
     """
 
@@ -205,6 +205,7 @@ _KINDS: dict[str, tuple[Callable[[str, Any, list[Value], Value], None], str]] = 
         "kernel stride padding dilation groups bias in_channels out_channels",
     ),
     "linear": (_check_linear, "in_features out_features"),
+    "pointwise linear": (_check_linear, "in_features out_features"),
     "norm": (_check_norm, "norm channels groups eps"),
     "activation": (_check_activation, "function"),
     "pool": (_check_pool, "mode kernel stride padding dilation"),

@@ -90,9 +90,10 @@ def _shapes(operation: Any) -> dict[str, tuple[int, ...]]:
         kernel, outputs = operation.kernel, operation.out_channels
         weight = (outputs, operation.in_channels // operation.groups, kernel, kernel)
         return {f"{name}.weight": weight} | ({f"{name}.bias": (outputs,)} if operation.bias else {})
-    if operation.kind == "linear":
+    if operation.kind in ("linear", "pointwise linear"):
         outputs = operation.out_features
-        return {f"{name}.weight": (outputs, operation.in_features), f"{name}.bias": (outputs,)}
+        window = (1, 1) if operation.kind == "pointwise linear" else ()
+        return {f"{name}.weight": (outputs, operation.in_features, *window), f"{name}.bias": (outputs,)}
     if operation.kind == "norm":
         parts = ("weight", "bias", "running_mean", "running_var")
         return {f"{name}.{part}": (operation.channels,) for part in parts}

@@ -271,6 +271,7 @@ class Classifier(Display):
         Args:
             members: Classifiers of one architecture, with the same classes and preprocessing, such as those
                 of a run's folds. Their temperatures must be 1: `skipnets calibrate` calibrates the ensemble.
+                With several labels an image, the ensemble's thresholds are the means of theirs.
             provenance: As for `Classifier`; `created` is added if it is missing.
 
         Raises:
@@ -279,8 +280,6 @@ class Classifier(Display):
         if not members:
             raise UserError("members: must be at least one classifier")
         first = members[0]
-        if first.task == "multi-label":
-            raise UserError("members: must not be multi-label classifiers, which are not averaged yet")
         for name in ("architecture", "classes", "preprocessing", "temperature", "task"):
             if any(getattr(member, name) != getattr(first, name) for member in members):
                 raise UserError(f"members: must be classifiers of the same {name}")
@@ -288,13 +287,20 @@ class Classifier(Display):
             raise UserError("members: must have a temperature of 1; calibrate the ensemble instead")
         if any(member.ensemble > 1 for member in members):
             raise UserError("members: must be single networks, not ensembles")
+        thresholds = None
+        if first.thresholds is not None:
+            thresholds = np.mean(np.array([member.thresholds for member in members]), axis=0).tolist()
         ensemble = cls(
             architecture=first.architecture,
             classes=first.classes,
             preprocessing=first.preprocessing,
             provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
-            runtime=EnsembleRuntime([member.runtime for member in members]),
+            runtime=EnsembleRuntime(
+                [member.runtime for member in members], several_labels=first.task == "multi-label"
+            ),
             ensemble=len(members),
+            task=first.task,
+            thresholds=thresholds,
         )
         ensemble._members = tuple(members)
         return ensemble
@@ -825,7 +831,8 @@ def _load(
         raise UserError(f"{file.path}: {error}") from error
     if description.members == 1:
         return _remembering(_classifier(description, engines[0], file.path), device, threads)
-    ensemble = _classifier(description, EnsembleRuntime(engines), file.path)
+    average = EnsembleRuntime(engines, several_labels=description.task == "multi-label")
+    ensemble = _classifier(description, average, file.path)
     single = replace(description, members=1, temperature=1.0, uncertainty=None)
     ensemble._members = tuple(_classifier(single, engine, file.path) for engine in engines)
     for number, member in enumerate(ensemble._members):

@@ -91,8 +91,6 @@ class Description:
         if not is_whole or not 1 <= self.members <= _MOST_MEMBERS:
             raise UserError(f"members={self.members!r}: must be a number of networks, 1 to {_MOST_MEMBERS:,}")
         thresholds = check_thresholds(self.task, self.thresholds, self.classes)
-        if self.task == "multi-label" and self.members > 1:
-            raise UserError("members: must be 1; ensembles of multi-label classifiers are not supported yet")
         for name, value in (
             ("architecture", architecture),
             ("thresholds", thresholds),

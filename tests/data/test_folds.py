@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,39 @@ def test_a_class_with_few_groups_is_a_warning() -> None:
     assert 'classes with fewer groups than folds, which are missing in some folds: "b" has 2' in (
         folds.dataset.listing.warnings
     )
+
+
+def labeled(labels: list[list[float]], groups: list[str] | None = None) -> ImageDataset:
+    return replace(
+        dataset([0] * len(labels), groups=groups), labels=np.array(labels, np.float32), classes=("a", "b")
+    )
+
+
+def test_images_with_several_labels_are_held_out_once_with_their_patients(tmp_path: Path) -> None:
+    nan = float("nan")
+    marks = [[index % 2, nan if index % 5 == 0 else index % 3 == 0] for index in range(60)]
+    images = labeled(marks, [f"p{index // 2}" for index in range(60)])
+    folds = deal_out_folds(images, 3, 0, "data")
+    assert not images.listing.warnings
+    assert np.bincount(folds.numbers).tolist() == [0, 20, 20, 20]
+    assert (folds.numbers[::2] == folds.numbers[1::2]).all()
+    for number in range(1, 4):
+        fold = folds.fold(number, SHARES, 0, "data")
+        assert set(fold.split("test").names) == {
+            images.names[i] for i in np.flatnonzero(folds.numbers == number)
+        }
+        assert {len(fold.split(name)) > 0 for name in ("train", "val")} == {True}
+    folds.write(tmp_path / "splits.csv")
+    again = read_folds(images, tmp_path / "splits.csv", 3, missing="error")
+    np.testing.assert_array_equal(again.numbers, folds.numbers)
+
+
+def test_rare_labels_are_named_and_too_few_groups_refused() -> None:
+    images = labeled([[1, 1]] * 2 + [[0, 1]] * 18)
+    deal_out_folds(images, 5, 0, "data")
+    assert images.listing.warnings == [
+        f"labels that are {state} in fewer images than there are folds, so some tell nothing of them: {few}"
+        for state, few in (("present", '"a" in 2'), ("absent", '"b" in 0'))
+    ]
+    with pytest.raises(UserError, match=r"^folds=5: data has 4 groups only$"):
+        deal_out_folds(labeled([[1, 0]] * 8, [f"p{index // 2}" for index in range(8)]), 5, 0, "data")

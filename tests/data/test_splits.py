@@ -12,6 +12,7 @@ from skipnets.data.splits import (
     SplitRow,
     check_fractions,
     cut,
+    cut_folds,
     cut_groups,
     read_split_rows,
     read_splits,
@@ -147,3 +148,24 @@ def test_files_of_version_0_1_are_read(tmp_path):
     path = tmp_path / "splits.csv"
     path.write_text("path,label,split\na/1.jpg,a,val\n")
     assert read_split_rows(path) == [SplitRow("a/1.jpg", "a", "val", group="", size=-1, hash="")]
+
+
+def test_folds_of_several_labels_share_each_better_than_a_random_deal() -> None:
+    generator = np.random.default_rng(0)
+    labels = (generator.random((300, 6)) < [0.03, 0.05, 0.1, 0.3, 0.5, 0.9]).astype(np.float32)
+    labels[generator.random(labels.shape) < 0.1] = np.nan
+    groups = generator.integers(0, 100, 300)
+    _, groups = np.unique(groups, return_inverse=True)
+
+    def unevenness(numbers: np.ndarray) -> float:
+        present = np.stack([(labels[numbers == fold] == 1).sum(0) for fold in range(1, 6)])
+        return float((np.abs(present - present.mean(0)) / present.sum(0)).mean())
+
+    numbers = cut_folds(labels, 5, 0, groups=groups)
+    assert set(numbers.tolist()) == {1, 2, 3, 4, 5}
+    assert all(len(set(numbers[groups == group].tolist())) == 1 for group in range(groups.max() + 1))
+    random = [unevenness(generator.integers(1, 6, groups.max() + 1)[groups]) for _ in range(200)]
+    assert unevenness(numbers) < min(random)
+    alone = cut_folds(labels, 5, 0)
+    assert unevenness(alone) <= unevenness(numbers)
+    assert np.ptp(np.bincount(alone)[1:]) <= 10

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from scipy.special import expit
 from tests.helpers.classifiers import FORMATS, make_classifier, make_images, some_image, write_class_folders
 
 import skipnets
@@ -65,6 +66,23 @@ class TestWhatIsWritten:
         assert exported.ensemble == 2
         with pytest.raises(UserError, match="is an export without a torch module"):
             _ = exported.members
+
+    def test_an_ensemble_of_several_labels_averages_the_probability_of_each(self, tmp_path: Path) -> None:
+        single = [make_classifier("resnet20") for _ in range(2)]
+        with torch.no_grad():
+            single[1].model.get_classifier().weight.mul_(-2)
+        members = [
+            Classifier.from_model(
+                each.model, classes=each.classes, preprocessing=each.preprocessing, task="multi-label"
+            )
+            for each in single
+        ]
+        ensemble = Classifier.from_members(members)
+        exported = load(export_model(ensemble, tmp_path / "a.onnx").path)
+        expected = np.mean([expit(each.logits(each.preprocess(IMAGES))) for each in members], axis=0)
+        probabilities = exported.probabilities(exported.preprocess(IMAGES))
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+        assert (exported.task, exported.thresholds) == ("multi-label", ensemble.thresholds)
 
     @pytest.mark.parametrize("file_format", FORMATS)
     def test_metadata_equal_those_of_the_model_file(

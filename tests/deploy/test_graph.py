@@ -25,6 +25,7 @@ LATER: list[tuple[str, dict[str, Any]]] = [
     ("resnetblur50d", {"width": 16, "block_config": (1, 1)}),
     ("resnetaa34d", {"width": 8, "block_config": (1, 1)}),
     ("resnetrs50", {"width": 16, "block_config": (1, 1)}),
+    ("resnetv2_50x1_bit", {"width": 64, "block_config": (1, 1)}),
 ]
 QUICK = {("rdnet_tiny", "pt2"), ("seresnet18", "pt2"), ("resnetblur50d", "pt2"), ("resnetaa34d", "onnx")}
 METADATA = '{"a": "größer than {}"}'

@@ -35,6 +35,7 @@ SMALL: dict[str, dict[str, object]] = {
     "resnet50": {"block_config": (1, 2), "width": 8},
     "resnext50_32x4d": {"block_config": (1, 1), "width": 16, "groups": 4, "width_per_group": 16},
     "resnet20": {"block_config": (2, 1, 1)},
+    "resnetv2_50x1_bit": {"block_config": (1, 1), "width": 16, "norm": "batch"},
 }
 
 

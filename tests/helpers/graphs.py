@@ -19,7 +19,7 @@ def assert_equal_to_the_built_model(config: ModelConfig) -> None:
     built = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
     assert list(graph.tensors().items()) == built
     assert graph.parameter_count() == sum(parameter.numel() for parameter in model.parameters())
-    assert list(graph.stages) == [path for path, _ in model.stages()]
+    assert list(graph.stages) == [path for path, _ in model.named_stages()]
     assert graph.values[graph.features].channels == model.head_hidden_size
 
     height, width = config.smallest_size + 12, config.smallest_size + 17

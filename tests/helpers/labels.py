@@ -12,10 +12,11 @@ from sklearn.datasets import load_digits
 LABELS = ("0", "1", "<b>2</b>")
 
 
-def write_tiles(folder: Path, count: int = 120) -> Path:
+def write_tiles(folder: Path, count: int = 120, *, test: int = 0) -> Path:
     """Two scanned digits side by side in an image, labeled by which of 0, 1 and 2 they are; a manifest.
 
-    Every twentieth mark is unknown, and two images are of one patient.
+    Every twentieth mark is unknown, and two images are of one patient. The last `test` images are a
+    test split, if there are any.
     """
     folder.mkdir(parents=True)
     images, digits = load_digits(return_X_y=True)
@@ -28,8 +29,9 @@ def write_tiles(folder: Path, count: int = 120) -> Path:
         marks = [str(int(number in digits[pair])) for number in range(3)]
         if index % 20 == 7:
             marks[index % 3] = ""
-        rows.append([f"{index:03}.png", f"p{index // 2}", *marks])
+        split = ["test" if index >= count - test else "train"] if test else []
+        rows.append([f"{index:03}.png", f"p{index // 2}", *split, *marks])
     path = folder / "marks.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["path", "patient", *LABELS], *rows])
+        csv.writer(file).writerows([["path", "patient", *(["split"] if test else []), *LABELS], *rows])
     return path

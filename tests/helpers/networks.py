@@ -9,13 +9,14 @@ import pytest
 from skipnets.models.registry import DENSENETS, RESNETS, list_models
 from skipnets.models.regnet_graph import REGNETS
 from skipnets.models.resnet_variants import RESNET_VARIANTS
+from skipnets.models.resnetv2_graph import RESNETV2S
 
 __all__ = ["CLASSIC", "EVERY_NETWORK", "SMALL_RDNET"]
 
 # The same code as a smaller one: seconds to build, as that of 1,202 layers.
 _LARGER = {
     *("densenetblur121d", "densenet264d", "resnet1202", "rdnet_small", "rdnet_base", "rdnet_large"),
-    *(row.name for row in (*RESNET_VARIANTS, *REGNETS)),
+    *(row.name for row in (*RESNET_VARIANTS, *REGNETS, *RESNETV2S)),
 } - {
     "resnet14t",
     "resnet50s",
@@ -26,6 +27,8 @@ _LARGER = {
     "resnetrs50",
     "regnetx_002",
     "regnety_002",
+    "resnetv2_18d",
+    "resnetv2_50x1_bit",
 }
 EVERY_NETWORK = [
     pytest.param(name, marks=pytest.mark.slow) if name in _LARGER else name for name in list_models()

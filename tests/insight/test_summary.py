@@ -26,6 +26,8 @@ from skipnets.models import create_model
         ("resnet18", {"norm": None}, "layer1.0.conv1", "(3×3×64 + 1)×64 = 36,928"),
         ("resnext50_32x4d", {}, "layer1.0.conv2", "3×3×(128÷32)×128 = 4,608"),
         ("resnet18", {}, "relu", ""),
+        ("resnetv2_50x1_bit", {}, "stem.conv", "7×7×3×64 = 9,408"),
+        ("resnetv2_50", {}, "head.fc", "(2048 + 1)×1000 = 2,049,000"),
     ],
 )
 def test_formulas(name: str, fields: dict[str, object], path: str, formula: str) -> None:

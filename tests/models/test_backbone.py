@@ -148,7 +148,7 @@ def test_the_smallest_size_is_right_and_named(name: str, smallest: int) -> None:
         with pytest.raises(UserError, match=f"images must be at least {smallest}×{smallest}"):
             model(torch.randn(1, 3, smallest - 1, 64))
         with pytest.raises(RuntimeError, match="too small"):  # torch's own word on what we refuse
-            nn.Sequential(*[stage for _, stage in model.stages()])(torch.randn(1, 3, smallest - 1, 64))
+            nn.Sequential(*[stage for _, stage in model.named_stages()])(torch.randn(1, 3, smallest - 1, 64))
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 64, 64), (3, 64, 64), (2, 64, 64, 3)])

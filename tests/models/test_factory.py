@@ -65,6 +65,7 @@ def test_an_unknown_name_has_neighbors() -> None:
     [
         ("resnet10t.c3_in1k", "hf-hub:timm/resnet10t.c3_in1k"),
         ("rdnet_tiny.nv_in1k", "hf-hub:naver-ai/rdnet_tiny.nv_in1k"),
+        ("resnetv2_18.ra4_e3600_r224_in1k", "hf-hub:timm/resnetv2_18.ra4_e3600_r224_in1k"),
     ],
 )
 def test_tags_name_published_weights(name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:

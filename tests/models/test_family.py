@@ -104,7 +104,7 @@ class PreActResNet(Backbone[PreActResNetConfig]):
         self._add_head(channels)
         initialize_convolutions(self)
 
-    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+    def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """`conv`, `layer1` … `norm`, `relu`, one by one."""
         for name, module in self.named_children():
             if name not in ("global_pool", "head_drop", "head"):

@@ -58,7 +58,7 @@ def test_stage_groups_are_the_maps_that_the_model_promises(name: str) -> None:
     assert len(groups) == 1 + len(config.block_config)
     with torch.device("meta"):
         model = create_model(name)
-    assert [path for path, _ in model.stages()] == [path for group in groups for path in group]
+    assert [path for path, _ in model.named_stages()] == [path for group in groups for path in group]
     assert {info["module"] for info in model.feature_info} <= set(network_graph(config).stages)
 
 

@@ -12,7 +12,6 @@ from tests.helpers.networks import SMALL_RDNET as SMALL
 from torch import Tensor, nn
 
 import skipnets
-from skipnets.errors import UserError
 from skipnets.models import create_model
 from skipnets.models.rdnet_graph import RDNETS
 
@@ -155,13 +154,6 @@ def test_feature_extractors_are_timm_s(indices: Any) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert not [name for name, _ in ours.named_parameters() if name.startswith("head")]
     assert ours.num_features == theirs.num_features
-
-
-def test_blocks_run_layer_by_layer_and_it_is_said() -> None:
-    model = create_model("rdnet_tiny", **SMALL)
-    model.set_block_execution("auto")
-    with pytest.raises(UserError, match=r'^block_execution="linear": must be plain or auto'):
-        model.set_block_execution("linear")
 
 
 def test_grad_cam_and_reuse_have_its_stages() -> None:

@@ -11,11 +11,14 @@ from tests.helpers.networks import SMALL_RDNET as SMALL
 from skipnets.errors import UserError
 from skipnets.models import RDNetConfig, model_config, network_graph
 from skipnets.models.accounting import kept_bytes
+from skipnets.models.graph import BLOCK_EXECUTIONS
 
 
 @pytest.mark.parametrize(
     "fields",
     [
+        {},
+        {"drop_path_rate": 0.3, "layer_scale": 0},
         {"proj_drop_rate": 0.2, "drop_path_rate": 0.3, "drop_rate": 0.1},
         {"norm": "group", "stem": "cifar", "in_chans": 1},
         {"norm": None, "layer_scale": 0, "stem": "small"},
@@ -26,7 +29,18 @@ from skipnets.models.accounting import kept_bytes
 def test_the_graph_is_the_module_s(fields: dict[str, Any]) -> None:
     config = model_config("rdnet_tiny", **SMALL | fields)
     assert_equal_to_the_built_model(config)
-    assert kept_bytes(network_graph(config), 38, 42, 2, "plain") == saved_bytes(config, "plain", 38, 42)
+    for execution in BLOCK_EXECUTIONS:
+        counted = kept_bytes(network_graph(config), 38, 42, 2, execution)
+        assert counted == saved_bytes(config, execution, 38, 42), execution
+
+
+def test_linear_execution_keeps_less_than_half_and_recomputation_about_a_tenth() -> None:
+    plain, linear, recompute = (
+        kept_bytes(network_graph(model_config("rdnet_tiny")), 224, 224, 2, execution)
+        for execution in BLOCK_EXECUTIONS
+    )
+    assert linear < 0.5 * plain
+    assert recompute < 0.11 * plain
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from skipnets.models import (
 )
 from skipnets.models.regnet_graph import REGNETS
 from skipnets.models.resnet_variants import RESNET_VARIANTS
+from skipnets.models.resnetv2_graph import RESNETV2S
 
 # Published numbers: torchvision's documentation, and table 2 of the DenseNet paper and table 6 of the ResNet
 # paper, which round these.
@@ -72,7 +73,7 @@ def test_patterns_select_names_in_the_registry_s_order() -> None:
     assert list_models("resnet?8*") == ["resnet18", "resnet18d"]
     assert list_models("resnet10*", pretrained=True) == ["resnet101"]
     assert list_models("densenet_bc*")[0] == "densenet_bc40_k12"
-    assert len(list_models()) == 46 + len(RESNET_VARIANTS) + len(REGNETS)
+    assert len(list_models()) == 46 + len(RESNET_VARIANTS) + len(REGNETS) + len(RESNETV2S)
     assert list_models("vgg*") == []
 
 

@@ -12,6 +12,7 @@ from tests.helpers.runs import make_folds_run, write_images
 from skipnets.classifier import load
 from skipnets.report import write_report
 from skipnets.report.folds import FoldClassifiers, fold_section
+from skipnets.report.label_results import read_label_results
 from skipnets.report.results import read_results
 from skipnets.training.run import Run
 
@@ -54,3 +55,19 @@ def test_calibrating_the_ensemble_does_not_change_the_out_of_fold_results(run: R
 
 def test_a_run_without_folds_has_no_such_section(run: Run) -> None:
     assert fold_section(run.folds[0], run.folds[0].scores) is None
+
+
+def test_folds_of_several_labels_are_told_with_each_label_at_its_folds_threshold(
+    label_folds_run: Run, tmp_path: Path
+) -> None:
+    text = write_report(label_folds_run, tmp_path / "report.html", device="cpu").read_text()
+    assert "60 images in 2 folds" in text
+    assert "95% interval of mean AUROC" in text
+    assert "The ensemble on the 20 images of the test split, which no fold has seen: <b>mean AUROC" in text
+    sensitivity = label_folds_run.scores["macro"]["sensitivity"]["value"]
+    assert f"<strong>{100 * sensitivity:.1f}" in text
+    results = read_label_results(label_folds_run.folder)
+    fold_of = pyarrow.parquet.read_table(label_folds_run.predictions)["fold"].to_pylist()
+    for index in (0, 30):
+        fold = load(label_folds_run.fold(fold_of[index]), device="cpu")
+        assert results.limits[index] == pytest.approx(fold.thresholds)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from skipnets.models import create_model
-from skipnets.runtimes.ensemble import EnsembleRuntime, average_logits
+from skipnets.runtimes.ensemble import EnsembleRuntime, average_label_logits, average_logits
 from skipnets.runtimes.torch import TorchRuntime
 
 
@@ -45,3 +45,12 @@ def test_logits_of_any_size_are_averaged_without_overflow() -> None:
     np.testing.assert_allclose(averaged, [[np.log(0.5), np.log(0.5)]], rtol=1e-6)
     alone = np.array([[[2.0, -1.0, 0.5]]], dtype=np.float32)
     np.testing.assert_allclose(softmax(average_logits(alone), axis=1), softmax(alone[0], axis=1), rtol=1e-6)
+
+
+def test_of_several_labels_the_probability_of_each_is_averaged() -> None:
+    members = runtimes(3)
+    expected = np.mean([expit(member.logits(images())) for member in members], axis=0)
+    ensemble = EnsembleRuntime(members, several_labels=True)
+    np.testing.assert_allclose(expit(ensemble.logits(images())), expected, rtol=1e-5)
+    averaged = average_label_logits(np.array([[[1e4, -1e4]], [[0.0, -1e4]]], dtype=np.float32))
+    np.testing.assert_allclose(expit(averaged), [[0.75, 0.0]], rtol=1e-6)

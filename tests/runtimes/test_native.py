@@ -114,6 +114,8 @@ def outputs_of(model: Any, batch: torch.Tensor, paths: Iterable[str]) -> dict[st
         ("resnext50_32x4d", (48, 48), {"block_config": (1, 1, 1, 1)}),
         ("resnext50_32x4d", (32, 32), {"block_config": (1, 1), "groups": 3, "width_per_group": 20}),
         ("wide_resnet50_2", (48, 48), {"block_config": (1, 1, 1, 1)}),
+        ("resnetv2_50", (48, 48), {"block_config": (1, 2, 1), "width": 32}),
+        ("resnetv2_18", (33, 40), {"block_config": (2, 1), "stem": "small"}),
     ],
 )
 def test_agrees_with_torch(name: str, size: tuple[int, int], fields: dict[str, Any]) -> None:

@@ -258,3 +258,33 @@ def test_all_folds_can_be_extended(data: Path, tmp_path: Path, monkeypatch: pyte
     assert extended.scores == longer.scores | {"classifier": str(run.folder)}
     with pytest.raises(UserError, match=r"^epochs=2: must be more than the 2"):
         resume(run.folder, epochs=2)
+
+
+def test_folds_of_several_labels_are_joined_and_averaged(label_folds_run: Run) -> None:
+    run = label_folds_run
+    table = pyarrow.parquet.read_table(run.predictions).to_pydict()
+    folder = Path(run.config.data).parent
+    for number, fold in enumerate(run.folds, start=1):
+        classifier = skipnets.load(fold, runtime="torch", device="cpu")
+        held_out = [index for index, its in enumerate(table["fold"]) if its == number]
+        assert not {row.path for row in read_split_rows(fold.splits) if row.split != "test"} & {
+            table["path"][index] for index in held_out
+        }
+        [prediction] = classifier.predict([folder / table["path"][held_out[0]]])
+        for name, probability in prediction.ranking:
+            assert table[f"p:{name}"][held_out[0]] == pytest.approx(probability, abs=1e-5)
+        assert run.scores["folds"][number - 1]["thresholds"] == pytest.approx(classifier.thresholds)
+    groups = dict(zip(table["group"], table["fold"], strict=True))
+    assert all(groups[g] == f for g, f in zip(table["group"], table["fold"], strict=True))
+
+    ensemble = skipnets.load(run, runtime="torch", device="cpu")
+    batch = ensemble.preprocess([folder / "079.png"])
+    expected = np.mean([1 / (1 + np.exp(-each.logits(batch))) for each in ensemble.members], axis=0)
+    np.testing.assert_allclose(ensemble.probabilities(batch), expected, rtol=1e-5)
+    assert ensemble.thresholds == pytest.approx([row["threshold"] for row in run.scores["classes"]])
+    assert ensemble.provenance["thresholds"]["split"] == "out-of-fold"
+    scores = ensemble.provenance["scores"]
+    tested = evaluate(ensemble, split="test")
+    assert scores["test_auroc"] == tested.metrics.macro["auroc"]
+    assert scores["out_of_fold_auroc"] == run.scores["macro"]["auroc"]["value"]
+    assert "ensemble on test images  mean AUROC" in str(run)

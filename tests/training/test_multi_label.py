@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from tests.helpers.labels import LABELS, write_tiles
 
-from skipnets.classifier import Classifier, describe, load
+from skipnets.classifier import describe, load
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset, find_dataset
 from skipnets.errors import UserError
@@ -160,7 +160,6 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
     ("changes", "message"),
     [
         ({"mixup": 0.2}, "mixup=0.2: not yet with several labels"),
-        ({"folds": 3}, "folds=3: not yet"),
         ({"fit_head": True}, "fit_head=True: not yet"),
         ({"imbalance": "balanced-sampling"}, "weighted-loss weighs"),
         ({"best_by": "accuracy"}, "must be one of average-precision, auroc, loss"),
@@ -194,5 +193,3 @@ def test_several_labels_and_one_class_do_not_pass_for_one_another(
     single = replace(tiles, labels=np.zeros(len(tiles), np.int64))
     with pytest.raises(UserError, match="has one class an image, which does not fit a multi-label"):
         evaluate(classifier, single)
-    with pytest.raises(UserError, match="members: must not be multi-label classifiers"):
-        Classifier.from_members([classifier, classifier])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ class Folds:
             [
                 SplitRow(
                     path=name,
-                    label=dataset.classes[label],
+                    label=label,
                     split=split,
                     group=group,
                     size=content.size,
@@ -78,7 +79,7 @@ class Folds:
                 )
                 for name, label, split, group, content, number in zip(
                     dataset.names,
-                    dataset.labels,
+                    dataset.label_names,
                     dataset.splits.tolist(),
                     groups,
                     contents(dataset),
@@ -90,7 +91,7 @@ class Folds:
 
 
 def deal_out_folds(dataset: ImageDataset, folds: int, seed: int, data: object) -> Folds:
-    """Deal all images but the test split out to folds, by class, keeping groups and copies together.
+    """Deal all images but the test split out to folds, by class or label, keeping groups and copies together.
 
     Args:
         dataset: With the splits that the data itself tells; its train and val are dealt out together.
@@ -102,7 +103,6 @@ def deal_out_folds(dataset: ImageDataset, folds: int, seed: int, data: object) -
         UserError: There are too few images or groups, or a group also lies in the test split.
     """
     check_classes(dataset, data)
-    _refuse_labels(dataset, folds)
     if (dataset.splits == "val").any():
         dataset.listing.notes.append("train and val are dealt out to the folds together")
     pool = dataset.splits != "test"
@@ -111,7 +111,11 @@ def deal_out_folds(dataset: ImageDataset, folds: int, seed: int, data: object) -
     in_pool = [copy for copy in dataset.copies if pool[copy.first] and pool[copy.second]]
     together = clusters(in_pool, len(dataset))
     numbers = np.zeros(len(dataset), dtype=np.int64)
-    if dataset.groups is None:
+    if dataset.multi_label:
+        units = (together if dataset.groups is None else join_groups(dataset.groups, together))[pool]
+        _check_labels(dataset, dataset.labels[pool], units, folds, data)
+        numbers[pool] = cut_folds(dataset.labels[pool], folds, seed, groups=units)
+    elif dataset.groups is None:
         alone = pool & (together == np.arange(len(dataset)))
         _check_counts(dataset, alone, folds, data)
         numbers[alone] = cut_folds(dataset.labels[alone], folds, seed)
@@ -136,18 +140,12 @@ def read_folds(dataset: ImageDataset, path: Path, folds: int, *, missing: str) -
     Raises:
         UserError: The file has other folds, or lists images that are not there.
     """
-    _refuse_labels(dataset, folds)
     fold_of = {row.path: int(row.fold) if row.fold.isdecimal() else 0 for row in read_split_rows(path)}
     if set(fold_of.values()) - {0} != set(range(1, folds + 1)):
         raise UserError(f"{path}: must have a column fold with the numbers from 1 to {folds}")
     dataset = repeat_splits(dataset, path, missing=missing)
     numbers = np.array([fold_of[name] for name in dataset.names], dtype=np.int64)
     return Folds(dataset=dataset, numbers=numbers, count=folds)
-
-
-def _refuse_labels(dataset: ImageDataset, folds: int) -> None:
-    if dataset.multi_label:
-        raise UserError(f"folds={folds}: not yet with several labels an image")
 
 
 def _check_counts(dataset: ImageDataset, counted_once: NDArray[np.bool_], folds: int, data: object) -> None:
@@ -183,3 +181,24 @@ def _check_units(
         dataset.listing.warnings.append(
             f"classes with fewer groups than folds, which are missing in some folds: {listed(few)}"
         )
+
+
+def _check_labels(
+    dataset: ImageDataset, labels: NDArray[Any], units: NDArray[np.int64], folds: int, data: object
+) -> None:
+    """A fold without a label is no mistake: it tells nothing of this one, and something of the others."""
+    what = "image" if dataset.groups is None else "group"
+    if (count := len(np.unique(units))) < folds:
+        raise UserError(f"folds={folds}: {data} has {counted(count, what)} only")
+    for value, state in ((1, "present"), (0, "absent")):
+        held = [len(np.unique(units[column == value])) for column in labels.T]
+        few = [
+            f'"{name}" in {number}'
+            for name, number in zip(dataset.classes, held, strict=True)
+            if number < folds
+        ]
+        if few:
+            dataset.listing.warnings.append(
+                f"labels that are {state} in fewer {what}s than there are folds, so some tell nothing of "
+                f"them: {listed(few)}"
+            )

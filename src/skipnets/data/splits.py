@@ -125,12 +125,13 @@ def cut_groups(
 
 
 def cut_folds(
-    labels: NDArray[np.int64], folds: int, seed: int, *, groups: NDArray[Any] | None = None
+    labels: NDArray[Any], folds: int, seed: int, *, groups: NDArray[Any] | None = None
 ) -> NDArray[np.int64]:
     """Deal images out to folds, each with about its share of every class, and with whole groups.
 
     Args:
-        labels: (N,) class of each image; every class that occurs does so at least `folds` times.
+        labels: (N,) class of each image; every class that occurs does so at least `folds` times. Or (N, K)
+            with 1 for each label that it has, which are dealt out by iterative stratification.
         folds: Number of folds.
         seed: Not negative.
         groups: (N,) group of each image, of which there are at least `folds`; None if there are none.
@@ -138,6 +139,10 @@ def cut_folds(
     Returns:
         (N,) the fold of each image, from 1.
     """
+    if labels.ndim == 2:
+        units = np.arange(len(labels)) if groups is None else groups
+        shares = {str(number): 1 / folds for number in range(1, folds + 1)}
+        return cut_groups(labels, units, shares, seed).astype(np.int64)
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold

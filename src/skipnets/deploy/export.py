@@ -183,7 +183,7 @@ class Exporter:
         self.program = (
             trace(simplified[0], size, input_type)
             if classifier.ensemble == 1
-            else trace_ensemble(simplified, size, input_type)
+            else trace_ensemble(simplified, size, input_type, several_labels=classifier.task == "multi-label")
         )
         self._onnx: Any = None
 

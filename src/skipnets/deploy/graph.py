@@ -63,7 +63,7 @@ class _Deployed(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) → logits (N, classes) and features (N, num_features)."""
         maps = images
-        for _, stage in self.network.stages():
+        for _, stage in self.network.named_stages():
             maps = stage(maps)
         features = self.network.forward_head(maps, pre_logits=True)
         return self.network.get_classifier()(features), features
@@ -72,17 +72,32 @@ class _Deployed(nn.Module):
 class _DeployedEnsemble(nn.Module):
     """Networks whose probabilities are averaged, as `skipnets.runtimes.ensemble` does."""
 
-    def __init__(self, networks: Sequence[Backbone[Any]]) -> None:
+    def __init__(self, networks: Sequence[Backbone[Any]], *, several_labels: bool) -> None:
         super().__init__()
         self.members = nn.ModuleList(_Deployed(network) for network in networks)
+        self.average = _mean_label_logits if several_labels else _mean_logits
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) → logits (N, classes) and all features (N, E * num_features)."""
         outputs = [member(images) for member in self.members]
-        # The softmax of this logarithm is the mean itself.
-        probabilities = torch.stack([logits.softmax(1) for logits, _ in outputs]).mean(0)
-        smallest = torch.finfo(probabilities.dtype).tiny
-        return probabilities.clamp(min=smallest).log(), torch.cat([features for _, features in outputs], 1)
+        logits = self.average([logits for logits, _ in outputs])
+        return logits, torch.cat([features for _, features in outputs], 1)
+
+
+def _mean_logits(logits: Sequence[Tensor]) -> Tensor:
+    """Logarithms of the mean of softmaxes, whose softmax is that mean itself."""
+    probabilities = torch.stack([each.softmax(1) for each in logits]).mean(0)
+    return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+
+
+def _mean_label_logits(logits: Sequence[Tensor]) -> Tensor:
+    """What the sigmoid makes the mean of sigmoids of: the mean's logarithm less that of its complement."""
+    smallest = torch.finfo(logits[0].dtype).tiny
+    present, absent = (
+        torch.stack([(sign * each).sigmoid() for each in logits]).mean(0).clamp(min=smallest).log()
+        for sign in (1, -1)
+    )
+    return present - absent
 
 
 def simplify(model: Backbone[Any], preprocessing: Preprocessing, input_type: InputType) -> Backbone[Any]:
@@ -105,7 +120,7 @@ def trace(model: Backbone[Any], size: tuple[int, int], input_type: InputType) ->
 
 
 def trace_ensemble(
-    models: Sequence[Backbone[Any]], size: tuple[int, int], input_type: InputType
+    models: Sequence[Backbone[Any]], size: tuple[int, int], input_type: InputType, *, several_labels: bool
 ) -> torch.export.ExportedProgram:
     """Trace networks of one architecture as a single graph that averages their probabilities.
 
@@ -113,8 +128,10 @@ def trace_ensemble(
         models: From `simplify`.
         size: Usual height and width of the images.
         input_type: Input type of the graph.
+        several_labels: Whether a label's probability is the sigmoid of its logit, not one of a softmax.
     """
-    return _trace(_DeployedEnsemble(models), models[0], size, input_type)
+    ensemble = _DeployedEnsemble(models, several_labels=several_labels)
+    return _trace(ensemble, models[0], size, input_type)
 
 
 def _trace(

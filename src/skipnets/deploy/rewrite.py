@@ -2,6 +2,7 @@
 
 Each takes a network and returns a new one in eval mode that computes the same; the original is unchanged.
 Rewritable operations are found in the network's graph. Constants are computed in float64 and rounded once.
+Standardized weights become those of ordinary convolutions in all of them.
 Norms other than batch norms cannot be folded and stay; so do norms without a convolution before them: as one
 multiplication and one addition per value they were slower than the norm in PyTorch, ONNX Runtime and OpenVINO
 (`benchmarks/rewrites.py` measures the rewrites).
@@ -22,6 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph
 from skipnets.models.graph import Convolution, Graph, Norm, Operation, Pool
+from skipnets.models.layers import StandardizedConvolution
 
 __all__ = [
     "CenteredConvolution",
@@ -118,9 +120,32 @@ class CenteredConvolution(nn.Module):
 
 
 def _evaluated_copy(model: Network) -> Network:
+    """A copy in eval mode, where standardized weights are constants: those of ordinary convolutions."""
     rewritten = copy.deepcopy(model)
     rewritten.eval().requires_grad_(False)
+    for path, module in list(rewritten.named_modules()):
+        if isinstance(module, StandardizedConvolution):
+            rewritten.set_submodule(path, _with_constant_weights(module))
     return rewritten
+
+
+def _with_constant_weights(convolution: StandardizedConvolution) -> nn.Conv2d:
+    weight, bias = convolution.weight, convolution.bias
+    constant = copy.deepcopy(convolution).double().standardized_weight().to(weight.dtype)
+    with torch.device("meta"):  # its tensors are those that follow
+        plain = nn.Conv2d(
+            convolution.in_channels,
+            convolution.out_channels,
+            convolution.kernel_size,  # type: ignore[arg-type]
+            convolution.stride,  # type: ignore[arg-type]
+            convolution.padding,  # type: ignore[arg-type]
+            convolution.dilation,  # type: ignore[arg-type]
+            convolution.groups,
+            bias=bias is not None,
+        )
+    plain.weight = nn.Parameter(constant, requires_grad=False)
+    plain.bias = bias
+    return plain.eval()
 
 
 First = TypeVar("First", bound=Operation)

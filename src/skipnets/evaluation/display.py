@@ -10,7 +10,20 @@ from skipnets.tables import make_table, properties_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["metric_tables"]
+__all__ = ["headline", "metric_tables"]
+
+
+def headline(metrics: Mapping[str, Any]) -> str:
+    """The first metric of the contents of evaluation.json with its interval, in a few words."""
+    if metrics.get("task") == "multi-label":
+        auroc = metrics["macro"]["auroc"]
+        if auroc["value"] is None:
+            return "mean AUROC undefined"
+        interval = auroc["interval"]
+        limits = "" if interval is None else f"  (95% interval {interval[0]:.3f} to {interval[1]:.3f})"
+        return f"mean AUROC {auroc['value']:.3f}{limits}"
+    low, high = metrics["accuracy_interval"]
+    return f"accuracy {metrics['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%})"
 
 
 def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:

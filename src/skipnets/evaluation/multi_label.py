@@ -8,7 +8,7 @@ Shapes: N images, K labels, B resamples, G groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +123,7 @@ def binary_nll(
 def measure_labels(
     logits: NDArray[np.floating[Any]],
     labels: NDArray[np.floating[Any]],
-    thresholds: tuple[float, ...],
+    thresholds: Sequence[float] | Floats,
     *,
     temperature: float = 1.0,
     groups: NDArray[np.str_] | None = None,
@@ -135,7 +135,7 @@ def measure_labels(
     Args:
         logits: (N, K), N at least 1.
         labels: (N, K), NaN where a label is not known.
-        thresholds: K probabilities from which on a label counts as present.
+        thresholds: K probabilities from which on a label counts as present, or (N, K) for each image.
         temperature: Divides the logits.
         groups: (N,) what is drawn as a whole, such as a patient; "" for an image alone. None draws images.
         resamples: B; 0 computes no intervals.

@@ -216,9 +216,35 @@ def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
     return [
         properties_table(rows),
         overall,
+        *([_fold_table(metrics)] if "folds" in metrics else []),
         labels,
         *(properties_table({"note": warning}) for warning in metrics["warnings"]),
     ]
+
+
+def _fold_table(metrics: Mapping[str, Any]) -> Table:
+    """Means over the labels of each fold, their mean and their standard deviation."""
+    names = ("auroc", "average_precision", "f1", "nll")
+    headings: dict[str, Any] = {"fold": "left", "images": "right", "best epoch": "right"}
+    spread = metrics["between_folds"]
+    return make_table(
+        headings | {(TITLES | {"nll": "NLL"})[name]: "right" for name in names},
+        [
+            *(
+                [
+                    str(row["fold"]),
+                    f"{row['images']:,}",
+                    str(row["best_epoch"]),
+                    *(_number(row[name]) for name in names),
+                ]
+                for row in metrics["folds"]
+            ),
+            *(
+                [title, "", "", *(_number(spread[name][statistic]) for name in names)]
+                for title, statistic in (("mean", "mean"), ("standard deviation", "std"))
+            ),
+        ],
+    )
 
 
 def read_label_predictions(

@@ -18,7 +18,7 @@ from typing_extensions import override
 from skipnets.evaluation.evaluating import Evaluation
 from skipnets.evaluation.metrics import measure
 
-__all__ = ["FoldResult", "OutOfFold", "out_of_fold"]
+__all__ = ["FoldResult", "OutOfFold", "known_in_folds", "out_of_fold", "spread"]
 
 # The metrics of `Evaluation.to_dict` that are compared between folds.
 COMPARED = ("accuracy", "balanced_accuracy", "nll", "ece", "macro_f1", "macro_auroc")
@@ -82,7 +82,7 @@ class OutOfFold(Evaluation):
         return {
             **super().to_dict(),
             "folds": self.folds,
-            "between_folds": {name: _spread([row[name] for row in self.folds]) for name in COMPARED},
+            "between_folds": {name: spread([row[name] for row in self.folds]) for name in COMPARED},
         }
 
     @override
@@ -114,7 +114,6 @@ def out_of_fold(
     order = sorted(range(len(names)), key=names.__getitem__)
     labels = np.concatenate([fold.labels for fold in folds])[order]
     logits = np.concatenate([fold.logits for fold in folds])[order].astype(np.float32)
-    known = [fold.metrics["known"] or {} for fold in folds]
     return OutOfFold(
         classifier=classifier,
         data=data,
@@ -126,14 +125,24 @@ def out_of_fold(
         logits=logits,
         temperature=1.0,
         failures={name: reason for fold in folds for name, reason in fold.metrics["failures"].items()},
-        known={split: sum(count.get(split, 0) for count in known) for split in ("train", "val", "test")},
+        known=known_in_folds([fold.metrics for fold in folds]),
         groups=[groups.get(names[index], "") for index in order],
         fold_of=np.repeat([fold.number for fold in folds], [len(fold.names) for fold in folds])[order],
         folds=[fold.to_dict() for fold in folds],
     )
 
 
-def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
+def known_in_folds(metrics: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many images the folds' models were trained, validated and tested on, of those that each predicted.
+
+    Args:
+        metrics: The contents of each fold's evaluation.json.
+    """
+    known = [fold["known"] or {} for fold in metrics]
+    return {split: sum(count.get(split, 0) for count in known) for split in ("train", "val", "test")}
+
+
+def spread(values: Sequence[float | None]) -> dict[str, float | None]:
     """Mean and standard deviation over the folds in which the metric is defined."""
     defined = [value for value in values if value is not None and math.isfinite(value)]
     return {

@@ -34,6 +34,7 @@ WIDTH_BESIDE = 7.6
 PIXELS_PER_INCH = 160
 _HEADER = 0.62
 _GAP = 0.06
+_CONVOLUTIONS = ("convolution", "standardized convolution")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +256,7 @@ def _residual_panel(rows: Sequence[Layer], layer: Layer, title: str, largest: in
         blocks.append(
             ResidualBlock(
                 shortcut=_shortcut(parts),
-                branch=tuple(_tag(part) for part in parts if part.kind == "convolution"),
+                branch=tuple(map(_tag, _convolutions(rows, parts))),
                 stride=block.input[1] // block.output[1],
             )
         )
@@ -266,6 +267,17 @@ def _residual_panel(rows: Sequence[Layer], layer: Layer, title: str, largest: in
         blocks=tuple(blocks),
         largest_map=largest,
     )
+
+
+def _convolutions(rows: Sequence[Layer], parts: Sequence[Layer]) -> list[Layer]:
+    """Those of a block's branch."""
+    found: list[Layer] = []
+    for part in parts:
+        if part.kind in _CONVOLUTIONS:
+            found.append(part)
+        elif part.kind == "convolutions":
+            found += _convolutions(rows, inside(rows, part))
+    return found
 
 
 def _shortcut(parts: Sequence[Layer]) -> panels.Shortcut:
@@ -279,7 +291,7 @@ def _word(layer: Layer) -> str:
     kernel = f"{layer.kernel[0]}×{layer.kernel[1]} " if layer.kernel else ""
     stride = f" /{layer.stride[0]}" if layer.stride and layer.stride[0] > 1 else ""
     names = {
-        "convolution": f"{kernel}conv{stride}",
+        **dict.fromkeys(_CONVOLUTIONS, f"{kernel}conv{stride}"),
         "batch norm": "norm",
         "layer norm": "norm",
         "group norm": "norm",

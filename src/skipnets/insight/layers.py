@@ -31,6 +31,8 @@ _PLAIN_KINDS = {
     "global pool": "global pooling",
     "scale": "layer scale",
     "cell mean": "average pooling",
+    "pointwise linear": "linear",
+    "border": "border of zeros",
 }
 _ACTIVATIONS = {
     "relu": "ReLU",

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from skipnets.models.regnet import RegNet
     from skipnets.models.regnet_graph import RegNetConfig
     from skipnets.models.resnet import ResNet
+    from skipnets.models.resnetv2 import ResNetV2
+    from skipnets.models.resnetv2_graph import ResNetV2Config
 
 __all__ = [
     "Backbone",
@@ -42,6 +44,8 @@ __all__ = [
     "RegNetConfig",
     "ResNet",
     "ResNetConfig",
+    "ResNetV2",
+    "ResNetV2Config",
     "build_model",
     "config_from_dict",
     "config_to_dict",
@@ -68,6 +72,8 @@ __getattr__, __dir__ = lazy_exports(
         "RegNetConfig": "regnet_graph",
         "ResNet": "resnet",
         "ResNetConfig": "registry",
+        "ResNetV2": "resnetv2",
+        "ResNetV2Config": "resnetv2_graph",
         "build_model": "factory",
         "config_from_dict": "registry",
         "config_to_dict": "registry",

@@ -35,6 +35,7 @@ from skipnets.models.graph import (
     Scope,
     Shape,
     Squeeze,
+    StandardizedConvolution,
     Window,
 )
 
@@ -156,15 +157,16 @@ def steps(graph: Graph, height: int, width: int, execution: BlockExecution = "pl
         height: Height of the images.
         width: Width of the images.
         execution: How blocks run. As in training, a block runs operation by operation if it has norms other
-            than batch norms, dropout or stochastic depth.
+            than batch norms, dropout or stochastic depth; a block of wide layers (RDNet's), if it has norms
+            other than layer norms, or dropout.
     """
     shapes = graph.shapes(height, width)
     sizes = value_bytes(shapes)
     as_one = {
         scope.start: scope
         for scope in graph.scopes
-        if execution != "plain" and scope.kind in _RUN_AS_ONE and _runs_as_one(graph, scope)
-        if all(_is_original(operation) for operation in graph.inside(scope))
+        if execution != "plain" and scope.kind in _RUN_AS_ONE
+        if _is_wide(graph, scope) or _runs_as_one(graph, scope)
     }
     result: list[Step] = []
     place = 0
@@ -175,7 +177,11 @@ def steps(graph: Graph, height: int, width: int, execution: BlockExecution = "pl
         else:
             knows_statistics = bool(result) and result[-1].kind == "dense block"
             recompute = execution == "linear-recompute"
-            result.append(_scope_step(graph, scope, sizes, recompute, knows_statistics=knows_statistics))
+            result.append(
+                _wide_block_step(graph, scope, sizes, recompute)
+                if _is_wide(graph, scope)
+                else _scope_step(graph, scope, sizes, recompute, knows_statistics=knows_statistics)
+            )
         place = result[-1].stop
     return result
 
@@ -223,6 +229,9 @@ def _operation_step(graph: Graph, place: int, shapes: list[Shape]) -> Step:
         keeps = operation.inputs
     if isinstance(operation, Activation):
         keeps = (operation.output,) if operation.function in _FROM_OUTPUT else operation.inputs
+    if isinstance(operation, StandardizedConvolution):  # The weights that it convolves with.
+        once = FLOAT_BYTES * math.prod(operation.tensors()[f"{operation.name}.weight"])
+        once += _statistics_bytes(operation.out_channels)
     if isinstance(operation, Norm) and operation.norm == "batch":
         once = _statistics_bytes(operation.channels)
     elif isinstance(operation, Norm) and operation.norm == "layer2d":
@@ -304,6 +313,42 @@ def _scope_step(
     )
 
 
+def _wide_block_step(graph: Graph, scope: Scope, sizes: list[int], recompute: bool) -> Step:
+    """A block of wide dense layers as `skipnets.ops.wide_dense_block` runs it."""
+    operations = graph.inside(scope)
+    source, output = operations[0].inputs[0], operations[-1].output
+    convolved = tuple(
+        operation.output
+        for operation in operations
+        if isinstance(operation, Convolution)
+        if operation.kernel == 1
+    )
+    return Step(
+        kind=scope.kind,
+        start=scope.start,
+        stop=scope.stop,
+        inputs=(source,),
+        output=output,
+        keeps=(output, *(() if recompute else convolved)),
+        keeps_besides=FLOAT_BYTES * sum(isinstance(operation, Dropout) for operation in operations),
+        scratch=sizes[output],  # the gradient of all features
+    )
+
+
+def _is_wide(graph: Graph, scope: Scope) -> bool:
+    """Whether a scope is a block of wide dense layers that runs as one."""
+    operations = graph.inside(scope)
+    convolutions = [operation for operation in operations if isinstance(operation, Convolution)]
+    norms = [operation for operation in operations if isinstance(operation, Norm)]
+    return (
+        scope.kind == "dense block"
+        and convolutions[0].groups == convolutions[0].in_channels > 1
+        and bool(norms)
+        and all(norm.norm == "layer2d" for norm in norms)
+        and not any(isinstance(operation, Dropout) and operation.mode == "value" for operation in operations)
+    )
+
+
 def _is_original(operation: Operation) -> bool:
     """Whether an operation is among those of the original networks, which `skipnets.ops` knows."""
     if isinstance(operation, Activation):
@@ -316,7 +361,8 @@ def _runs_as_one(graph: Graph, scope: Scope) -> bool:
     norms = [operation for operation in operations if isinstance(operation, Norm)]
     convolutions = [operation for operation in operations if isinstance(operation, Convolution)]
     return (
-        bool(norms)
+        all(map(_is_original, operations))
+        and bool(norms)
         and all(convolution.groups == convolution.dilation == 1 for convolution in convolutions)
         and all(norm.norm == "batch" for norm in norms)
         and not any(isinstance(operation, Dropout) for operation in operations)

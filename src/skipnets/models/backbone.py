@@ -77,6 +77,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
     """
 
     head_name: ClassVar[str]
+    head_type: ClassVar[type[nn.Linear]] = nn.Linear
 
     config: ConfigT
     num_features: int
@@ -124,7 +125,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         """The same as `pretrained_cfg`, under timm's older name."""
         return self.pretrained_cfg
 
-    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+    def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """The modules from the input to the last map with their paths, in the order in which they run."""
         raise NotImplementedError
 
@@ -155,7 +156,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
 
     def _run_stages(self, x: Tensor) -> Tensor:
         """(N, C, H, W) images → the last map."""
-        for _, stage in self.stages():
+        for _, stage in self.named_stages():
             x = stage(x)
         return x
 
@@ -219,7 +220,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         wanted = {self.feature_info[index]["module"] for index in self.feature_indices(indices)}
         maps: list[Tensor] = []
         x = check_input(x, self.config.in_chans, self.config.smallest_size)
-        for path, stage in self.stages():
+        for path, stage in self.named_stages():
             x = stage(x)
             if path in wanted:
                 maps.append(x)
@@ -272,7 +273,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         """
         kept = self.feature_indices(indices)
         last = self.feature_info[kept[-1]]
-        paths = [path for path, _ in self.stages()]
+        paths = [path for path, _ in self.named_stages()]
         unused = paths[paths.index(last["module"]) + 1 :]
         for path in unused:
             parent, _, name = path.rpartition(".")
@@ -313,7 +314,8 @@ class Backbone(nn.Module, Generic[ConfigT]):
         self.global_pool.pool_type = self.config.global_pool
         self.head_hidden_size = self.config.pooled(self.num_features)
         parent, _, name = self.head_name.rpartition(".")
-        setattr(self.get_submodule(parent), name, make_head(self.head_hidden_size, self.num_classes))
+        head = make_head(self.head_hidden_size, self.num_classes, self.head_type)
+        setattr(self.get_submodule(parent), name, head)
 
 
 @torch.fx.wrap
@@ -348,11 +350,11 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     return nn.Identity()
 
 
-def make_head(num_features: int, num_classes: int) -> nn.Module:
+def make_head(num_features: int, num_classes: int, kind: type[nn.Linear] = nn.Linear) -> nn.Module:
     """Create the linear layer of the head, with zero bias; the identity for 0 classes."""
     if num_classes == 0:
         return nn.Identity()
-    head = nn.Linear(num_features, num_classes)
+    head = kind(num_features, num_classes)
     nn.init.zeros_(head.bias)
     return head
 

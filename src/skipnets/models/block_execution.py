@@ -29,6 +29,7 @@ from skipnets.errors import UserError, listed, near_matches
 from skipnets.models.backbone import check_input
 from skipnets.models.densenet import BasicDenseLayer, DenseBlock, DenseLayer, DenseNet, Transition
 from skipnets.models.graph import BLOCK_EXECUTIONS, ExecutionPolicy
+from skipnets.models.rdnet import RDNet, RDNetBlock
 from skipnets.models.residual_execution import (
     MemoryEfficientBasicBlock,
     MemoryEfficientBottleneckBlock,
@@ -36,6 +37,7 @@ from skipnets.models.residual_execution import (
 )
 from skipnets.models.resnet import BasicBlock, BottleneckBlock, ResNet
 from skipnets.models.switched_module import SwitchedModule, measure_network
+from skipnets.models.wide_dense_execution import MemoryEfficientRDNet, MemoryEfficientRDNetBlock
 from skipnets.ops import guards, stem
 from skipnets.ops.batch_norm import Statistics, update_all_running_statistics, update_running_statistics
 from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, cpu_executor, dense_block, growth_widths
@@ -242,7 +244,7 @@ class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
         else:
             maps, statistics, rows = stem.stem(x, plan, parameters)
         update_running_statistics(norm0, statistics, rows)
-        for _, stage in islice(self.stages(), len(_STEM), None):
+        for _, stage in islice(self.named_stages(), len(_STEM), None):
             maps = stage(maps)
         return maps
 
@@ -286,6 +288,8 @@ _LINEAR: dict[type[nn.Module], type[nn.Module]] = {
     BasicBlock: MemoryEfficientBasicBlock,
     BottleneckBlock: MemoryEfficientBottleneckBlock,
     ResNet: MemoryEfficientResNet,
+    RDNetBlock: MemoryEfficientRDNetBlock,
+    RDNet: MemoryEfficientRDNet,
 }
 
 
@@ -343,7 +347,7 @@ def execution_report(model: nn.Module) -> dict[str, str]:
     """How each block and transition ran last, or would run now: its policy, or "plain: " and why."""
     report = {}
     for path, module in model.named_modules():
-        if isinstance(module, ResNet):
+        if isinstance(module, ResNet | RDNet):
             continue  # No part of it is an operation of its own.
         if isinstance(module, DenseNet):
             path = f"{path}.stem".removeprefix(".")

@@ -76,7 +76,7 @@ class CustomModel(Backbone[CustomConfig]):
             )
         return read[-1].flatten(1)
 
-    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+    def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """The whole module."""
         yield "network", self.network
 

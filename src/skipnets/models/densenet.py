@@ -203,7 +203,7 @@ class DenseNet(Backbone[DenseNetConfig]):
         maps: Tensor = self.features(x)
         return maps
 
-    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+    def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield `features.conv0` … `features.relu5` with their paths."""
         for name, module in self.features.named_children():
             yield f"features.{name}", module

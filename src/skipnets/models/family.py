@@ -26,6 +26,7 @@ from skipnets.models.registry import (
 )
 from skipnets.models.regnet_graph import REGNETS, RegNetConfig, regnet_graph
 from skipnets.models.resnet_variants import RESNET_VARIANTS
+from skipnets.models.resnetv2_graph import RESNETV2S, ResNetV2Config, resnetv2_graph
 
 if TYPE_CHECKING:
     from torch import nn
@@ -141,6 +142,12 @@ def _regnet() -> type[Backbone[Any]]:
     return RegNet
 
 
+def _resnetv2() -> type[Backbone[Any]]:
+    from skipnets.models.resnetv2 import ResNetV2
+
+    return ResNetV2
+
+
 def _torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
     from skipnets.models.baselines import torchvision_densenet
 
@@ -183,6 +190,7 @@ register_family(
         graph=rdnet_graph,
         module=_rdnet,
         stage="dense block",
+        executions=BLOCK_EXECUTIONS,
         hub="naver-ai",
     )
 )
@@ -192,6 +200,15 @@ register_family(
         models=REGNETS,
         graph=regnet_graph,
         module=_regnet,
+        stage="stage",
+    )
+)
+register_family(
+    Family(
+        config=ResNetV2Config,
+        models=RESNETV2S,
+        graph=resnetv2_graph,
+        module=_resnetv2,
         stage="stage",
     )
 )

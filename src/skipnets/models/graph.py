@@ -27,6 +27,8 @@ BlockExecution = Literal["plain", "linear", "linear-recompute"]
 block in proportion to its depth; it may recompute 1×1 convolutions in the backward pass to save still less.
 """
 BLOCK_EXECUTIONS: tuple[BlockExecution, ...] = get_args(BlockExecution)
+STANDARDIZATION_EPS = 1e-8
+"""The number that is added to variances of standardized weights: that of the published ones."""
 ExecutionPolicy = Literal["auto", BlockExecution]
 """What can be asked for: one of these, or what is fastest on the device that they run on."""
 
@@ -108,6 +110,18 @@ class Convolution(Window):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StandardizedConvolution(Convolution):
+    """A convolution whose weights have mean 0 and variance 1 for each output channel when it runs.
+
+    The tensors are the weights before that (Qiao et al. 2019, arXiv 1903.10520).
+    """
+
+    kind: ClassVar[str] = "standardized convolution"
+
+    eps: float = STANDARDIZATION_EPS
+
+
+@dataclass(frozen=True, kw_only=True)
 class Norm(Operation):
     """`nn.BatchNorm2d` ("batch"), `nn.GroupNorm` ("group", with its number of groups) or one of two more.
 
@@ -155,6 +169,13 @@ class Pool(Window):
     kind: ClassVar[str] = "pool"
 
     mode: Literal["max", "average"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Border(Window):
+    """`nn.ZeroPad2d`: pixels of zeros around the map, `padding` on each side."""
+
+    kind: ClassVar[str] = "border"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +309,18 @@ class Linear(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PointwiseLinear(Linear):
+    """A linear layer whose weight is stored as that of a 1×1 convolution."""
+
+    kind: ClassVar[str] = "pointwise linear"
+
+    def tensors(self) -> dict[str, Shape]:
+        """Weight (out, in, 1, 1) and bias (out,)."""
+        weight, bias = super().tensors().items()
+        return {weight[0]: (*weight[1], 1, 1), bias[0]: bias[1]}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scope:
     """A module that consists of several operations.
 
@@ -299,12 +332,15 @@ class Scope:
             "pooling", "stem".
         start: Index of its first operation.
         stop: Index after its last operation.
+        comes_first: Whether its tensors are the first of the module that contains it, although others of
+            that module's operations run before.
     """
 
     path: str
     kind: str
     start: int
     stop: int
+    comes_first: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,12 +368,19 @@ class Graph:
     def tensors(self) -> dict[str, Shape]:
         """Names and shapes of the state dict, in its order."""
         starts = {scope.path: scope.start for scope in self.scopes}
+        first = {
+            index: starts[scope.path.rpartition(".")[0]]
+            for scope in self.scopes
+            if scope.comes_first
+            for index in range(scope.start, scope.stop)
+        }
 
-        def place(entry: tuple[int, Operation]) -> tuple[int, bool]:
+        def place(entry: tuple[int, Operation]) -> tuple[int, int]:
             """A module's own parameters come before those of its parts."""
             index, operation = entry
-            own = isinstance(operation, Scale)
-            return (starts[operation.name.rpartition(".")[0]] if own else index), not own
+            if isinstance(operation, Scale):
+                return starts[operation.name.rpartition(".")[0]], 0
+            return (first[index], 1) if index in first else (index, 2)
 
         ordered = sorted(enumerate(self.operations), key=place)
         return {name: shape for _, operation in ordered for name, shape in operation.tensors().items()}
@@ -410,11 +453,14 @@ class GraphBuilder:
         return self._values[value].channels
 
     @contextmanager
-    def scope(self, path: str, kind: str) -> Iterator[None]:
-        """Group the operations added within the block as one module."""
+    def scope(self, path: str, kind: str, *, comes_first: bool = False) -> Iterator[None]:
+        """Group the operations added within the block as one module; `comes_first` as in `Scope`."""
         place, start = len(self._scopes), len(self._operations)
         yield
-        self._scopes.insert(place, Scope(path=path, kind=kind, start=start, stop=len(self._operations)))
+        stop = len(self._operations)
+        self._scopes.insert(
+            place, Scope(path=path, kind=kind, start=start, stop=stop, comes_first=comes_first)
+        )
 
     def stage(self, path: str, value: int) -> int:
         """Record a value as the output of the stage at `path`."""
@@ -433,10 +479,12 @@ class GraphBuilder:
         dilation: int = 1,
         groups: int = 1,
         bias: bool = False,
+        standardized: bool = False,
     ) -> int:
         """Add a convolution; without `padding` it keeps the map's size at stride 1."""
+        kind = StandardizedConvolution if standardized else Convolution
         return self._add(
-            Convolution(
+            kind(
                 name=name,
                 inputs=(x,),
                 output=self._value(out_channels),
@@ -528,6 +576,11 @@ class GraphBuilder:
             )
         )
 
+    def border(self, name: str, x: int, width: int) -> int:
+        """Add pixels of zeros around the map."""
+        output = self._value(self.channels(x))
+        return self._add(Border(name=name, inputs=(x,), output=output, kernel=1, padding=width))
+
     def pad(self, name: str, x: int, before: int, after: int) -> int:
         """Add channels of zeros before and after those of `x`."""
         output = self._value(before + self.channels(x) + after)
@@ -558,6 +611,7 @@ class GraphBuilder:
         num_classes: int,
         drop_rate: float,
         head_norm: tuple[str, NormKind | None] | None = None,
+        pointwise: bool = False,
     ) -> Graph:
         """Add global pooling and the linear head, and return the graph.
 
@@ -568,14 +622,16 @@ class GraphBuilder:
             num_classes: Outputs of the head; 0 for none.
             drop_rate: Rate of the dropout before it.
             head_norm: Name and kind of a norm of the pooled features; None for none.
+            pointwise: Whether the linear layer's weight is stored as that of a 1×1 convolution.
         """
         features = self._global_pool(x, global_pool)
         if head_norm is not None:
             features = self.norm(head_norm[0], features, head_norm[1])
         logits = dropped = self.dropout("head_drop", features, drop_rate)
         if num_classes:
+            kind = PointwiseLinear if pointwise else Linear
             logits = self._add(
-                Linear(
+                kind(
                     name=head,
                     inputs=(dropped,),
                     output=self._value(num_classes, spatial=False),

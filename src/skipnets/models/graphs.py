@@ -5,6 +5,8 @@ Shapes: C channels, k growth rate.
 
 from __future__ import annotations
 
+from typing import Any
+
 from skipnets.models.graph import Graph, GraphBuilder
 from skipnets.models.registry import STEM_REDUCTION, DenseNetConfig, ResNetConfig
 
@@ -190,7 +192,7 @@ def _residual_block(
     smooth = config.anti_aliasing is not None and stride == 2
     stride_inside = 1 if smooth else stride
 
-    def convolved(number: int, y: int, channels: int, kernel: int, **window: int) -> int:
+    def convolved(number: int, y: int, channels: int, kernel: int, **window: Any) -> int:
         """A convolution and its norm."""
         y = build.convolution(f"{path}.conv{number}", y, channels, kernel, bias=bias, **window)
         return build.norm(f"{path}.bn{number}", y, config.norm)

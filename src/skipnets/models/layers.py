@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skipnets.models.graph import ActivationFunction
+from skipnets.models.graph import STANDARDIZATION_EPS, ActivationFunction
 
 __all__ = [
     "BlurPool",
@@ -17,7 +17,9 @@ __all__ = [
     "ChannelAttention",
     "EffectiveSqueezeExcitation",
     "LayerNorm2d",
+    "PointwiseLinear",
     "SqueezeExcitation",
+    "StandardizedConvolution",
     "make_activation",
 ]
 
@@ -58,6 +60,43 @@ class LayerNorm2d(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), or pooled (N, C) → the same shape."""
         return _layer_norm_2d(x, self.weight, self.bias, self.eps)
+
+
+class StandardizedConvolution(nn.Conv2d):
+    """A convolution whose weights are standardized to mean 0 and variance 1 for each output channel.
+
+    Qiao et al.: Micro-Batch Training with Batch-Channel Normalization and Weight Standardization, 2019 (arXiv
+    1903.10520). The parameter holds the weights before that; `eps` is added to their variance.
+    """
+
+    eps: float = STANDARDIZATION_EPS
+
+    def standardized_weight(self) -> Tensor:
+        """(out_channels, in_channels / groups, height, width): what it convolves with."""
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        standardized = F.batch_norm(rows, None, None, training=True, momentum=0.0, eps=self.eps)
+        return standardized.reshape_as(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) → (N, out_channels, …)."""
+        return self._conv_forward(x, self.standardized_weight(), self.bias)
+
+
+class PointwiseLinear(nn.Linear):
+    """A linear layer whose weight is stored as that of a 1×1 convolution, (out, in, 1, 1).
+
+    Args:
+        in_features: Of the input.
+        out_features: Of the output.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.weight = nn.Parameter(self.weight.detach()[:, :, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_features) → (N, out_features)."""
+        return F.linear(x, self.weight.flatten(1), self.bias)
 
 
 class SqueezeExcitation(nn.Module):

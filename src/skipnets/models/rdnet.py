@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from skipnets.models.backbone import Backbone, FeatureMapInfo, make_norm
 from skipnets.models.layers import EffectiveSqueezeExcitation
 from skipnets.models.rdnet_graph import RDNetConfig
 from skipnets.models.registry import STEM_REDUCTION, Norm, Pooling
+
+if TYPE_CHECKING:
+    from skipnets.models.graph import ExecutionPolicy
 
 
 class RDNetLayer(nn.Module):
@@ -129,6 +132,28 @@ class RDNet(Backbone[RDNetConfig]):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
 
+    def set_block_execution(self, policy: ExecutionPolicy, *, warn: bool = True) -> None:
+        """Choose how dense blocks run in training: memory and speed change, numbers do not.
+
+        Args:
+            policy: `"auto"`, the fastest on the device; `"plain"`, layer by layer as written here;
+                `"linear"`, each as one operation that keeps no results of norms, activations and
+                concatenations; `"linear-recompute"`, the same, also without those of convolutions.
+            warn: Whether to say where it will not be applied, and why.
+
+        Raises:
+            UserError: For an unknown policy.
+        """
+        from skipnets.models.block_execution import set_block_execution
+
+        set_block_execution(self, policy, warn=warn)
+
+    def block_execution_report(self) -> dict[str, str]:
+        """How each block ran last, or would run now; for "plain", with the reason."""
+        from skipnets.models.block_execution import execution_report
+
+        return execution_report(self)
+
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - one grouping, as in timm
         """Patterns of parameter names, grouped by depth for `timm.optim`'s layer-wise learning rates.
 
@@ -137,7 +162,7 @@ class RDNet(Backbone[RDNetConfig]):
         """
         return {"stem": r"^stem", "blocks": r"^dense_stages\.(\d+)"}
 
-    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+    def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield `stem.0`, `stem.1`, and the parts of `dense_stages` with their paths."""
         for name, module in self.stem.named_children():
             yield f"stem.{name}", module

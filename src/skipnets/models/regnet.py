@@ -110,7 +110,7 @@ class RegNet(Backbone[RegNetConfig]):
         """
         return {"stem": r"^stem", "blocks": r"^s(\d+)" if coarse else r"^s(\d+)\.b(\d+)"}
 
-    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+    def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield `stem`, `s1`, `s2` … with their paths."""
         for name, module in self.named_children():
             if name not in ("global_pool", "head_drop", "head"):

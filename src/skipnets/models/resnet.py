@@ -220,7 +220,7 @@ class ResNet(Backbone[ResNetConfig]):
             "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)",
         }
 
-    def stages(self) -> Iterator[tuple[str, nn.Module]]:
+    def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield `conv1`, `bn1`, `relu`, `maxpool`, `layer1` … with their paths."""
         for name, module in self.named_children():
             if name not in ("global_pool", "head_drop", "fc"):

@@ -120,11 +120,11 @@ def draw_measures(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
-    """Validation accuracy over the epochs, one line for each fold."""
+    """Accuracy on validation images over the epochs, or mean average precision; one line for each fold."""
 
     def draw(axes: Axes) -> None:
         for rows in folds:
-            epochs, values = [row.epoch for row in rows], [row.val_accuracy for row in rows]
+            epochs, values = [row.epoch for row in rows], [_validation_score(row) for row in rows]
             marker = "o" if len(rows) == 1 else ""
             axes.plot(epochs, values, color=C1, alpha=0.6, linewidth=1.4, marker=marker)
         axes.set_xlabel("epoch")
@@ -133,6 +133,10 @@ def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
         axes.margins(y=0.08)
 
     return chart("fold-learning", draw)
+
+
+def _validation_score(row: Row) -> float:
+    return row.val_accuracy if row.val_average_precision is None else row.val_average_precision
 
 
 def draw_reliability(

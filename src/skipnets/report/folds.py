@@ -14,18 +14,27 @@ from markupsafe import Markup
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, load
+from skipnets.evaluation.display import headline
 from skipnets.evaluation.intervals import wilson_interval
 from skipnets.report import charts
 from skipnets.training.run import Run
 
 __all__ = ["FoldClassifiers", "fold_section"]
 
-# Metric → title, and the name of the page's number format.
+# Metric → title, and the name of the page's number format; the first is shown with its interval.
 _COLUMNS = {
     "accuracy": ("Accuracy", "share"),
     "balanced_accuracy": ("Balanced accuracy", "share"),
     "macro_f1": ("Macro F1", "number"),
     "macro_auroc": ("Macro AUROC", "area"),
+    "nll": ("NLL", "number"),
+}
+_LABEL_COLUMNS = {
+    "auroc": ("Mean AUROC", "area"),
+    "average_precision": ("Mean average precision", "number"),
+    "f1": ("Mean F1", "number"),
+    "sensitivity": ("Mean sensitivity", "share"),
+    "specificity": ("Mean specificity", "share"),
     "nll": ("NLL", "number"),
 }
 
@@ -54,24 +63,27 @@ def fold_section(run: Run, evaluation: dict[str, Any]) -> dict[str, Any] | None:
     """What the page says of the folds and their ensemble; None for a run without."""
     if "folds" not in evaluation:
         return None
+    several = evaluation.get("task") == "multi-label"
+    columns = _LABEL_COLUMNS if several else _COLUMNS
     spread = evaluation["between_folds"]
     return {
-        "titles": [title for title, _ in _COLUMNS.values()],
+        "titles": [title for title, _ in columns.values()],
         "rows": [
             {
                 "name": str(row["fold"]),
                 "images": row["images"],
                 "best_epoch": row["best_epoch"],
-                "interval": wilson_interval(round(row["accuracy"] * row["images"]), row["images"]),
-                "accuracy": row["accuracy"],
-                "cells": [(row[name], form) for name, (_, form) in _COLUMNS.items()],
+                "value": row["auroc" if several else "accuracy"],
+                "interval": _interval(run.fold(row["fold"]), row),
+                "cells": [(row[name], form) for name, (_, form) in columns.items()],
             }
             for row in evaluation["folds"]
         ],
         "summary": [
-            {"name": title, "cells": [(spread[name][key], form) for name, (_, form) in _COLUMNS.items()]}
+            {"name": title, "cells": [(spread[name][key], form) for name, (_, form) in columns.items()]}
             for title, key in (("Mean", "mean"), ("SD", "std"))
         ],
+        "learning_title": "Mean average precision on validation images" if several else "Validation accuracy",
         "learning": Markup(  # noqa: S704 - drawn here, from numbers alone
             charts.draw_fold_learning([fold.rows for fold in run.folds])
         ),
@@ -80,8 +92,17 @@ def fold_section(run: Run, evaluation: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def _interval(fold: Run, row: dict[str, Any]) -> list[float] | tuple[float, float] | None:
+    """The 95% interval of a fold's first metric; of several labels, that of its own evaluation."""
+    if "accuracy" in row:
+        return wilson_interval(round(row["accuracy"] * row["images"]), row["images"])
+    interval: list[float] | None = fold.scores["macro"]["auroc"]["interval"]
+    return interval
+
+
 def _test(folder: Path) -> dict[str, Any] | None:
-    """The ensemble's metrics on the test split; None without one."""
+    """What the ensemble reached on the test split; None without one."""
     if not (folder / run_folder.EVALUATION).is_file():
         return None
-    return run_folder.read_evaluation(folder)
+    test = run_folder.read_evaluation(folder)
+    return {"images": test["images"], "headline": headline(test)}

@@ -55,7 +55,7 @@ def label_sections(
     metrics = measure_labels(
         results.logits,
         results.labels,
-        results.thresholds,
+        results.limits,
         temperature=results.temperature,
         groups=results.groups,
     )
@@ -182,7 +182,7 @@ def _galleries(
     results: LabelResults, thumbnails: Thumbnails, progress: Callable[[str, int, int], object]
 ) -> list[dict[str, Any]]:
     """Labels that were found or missed wrongly, those furthest from their thresholds first."""
-    excess = results.probabilities - np.asarray(results.thresholds)
+    excess = results.probabilities - results.limits
     kinds = (
         ("Found, but not there", "found", (excess >= 0) & (results.labels == 0), -excess),
         ("There, but missed", "missed", (excess < 0) & (results.labels == 1), excess),
@@ -203,7 +203,7 @@ def _galleries(
                     "overlay": overlays[0] if overlays else None,
                     "label": results.classes[index],
                     "probability": float(results.probabilities[position, index]),
-                    "threshold": results.thresholds[index],
+                    "threshold": float(results.limits[position, index]),
                     "present": [
                         name for name, has in zip(results.classes, present.tolist(), strict=True) if has
                     ],

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.parquet
 from numpy.typing import NDArray
 
 from skipnets import run_folder
 from skipnets.classifier import describe, sigmoid
 from skipnets.errors import UserError, one_line
+from skipnets.evaluation.label_out_of_fold import fold_limits
 from skipnets.evaluation.multi_label_evaluation import read_label_predictions
 
 __all__ = ["LabelResults", "is_multi_label", "read_label_results"]
@@ -32,6 +34,8 @@ class LabelResults:
         classes: K names.
         thresholds: K probabilities from which on a label counts as present: the model file's, if there is
             one, or else those of the evaluation.
+        limits: (N, K) the threshold at which each image is judged: these, or out of fold those of the model
+            of its fold.
         names: The N images' names, as in splits.csv.
         labels: (N, K) with 1 for present, 0 for absent, NaN for unknown.
         logits: (N, K), not divided by a temperature.
@@ -43,6 +47,7 @@ class LabelResults:
     evaluation: dict[str, Any]
     classes: tuple[str, ...]
     thresholds: tuple[float, ...]
+    limits: NDArray[np.float64]
     names: list[str]
     labels: NDArray[np.float32]
     logits: NDArray[np.float64]
@@ -77,9 +82,15 @@ def read_label_results(folder: Path) -> LabelResults:
         names, labels, logits, groups = read_label_predictions(folder / run_folder.PREDICTIONS, classes)
         thresholds = tuple(float(row["threshold"]) for row in evaluation["classes"])
         evaluated_at = temperature = float(evaluation["temperature"])
+        in_folds = "folds" in evaluation  # of which the model file is the ensemble
         if (folder / run_folder.MODEL).is_file():
             model = describe(folder)
-            thresholds, temperature = tuple(model["thresholds"]), model["temperature"]
+            thresholds = tuple(model["thresholds"])
+            temperature = temperature if in_folds else model["temperature"]
+        limits = np.tile(thresholds, (len(names), 1))
+        if in_folds:
+            fold_of = pyarrow.parquet.read_table(folder / run_folder.PREDICTIONS, columns=["fold"])
+            limits = fold_limits(evaluation["folds"], fold_of["fold"].to_numpy())
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
         raise UserError(
             f"{folder}: {run_folder.EVALUATION} or {run_folder.PREDICTIONS} is missing or damaged, or they "
@@ -91,6 +102,7 @@ def read_label_results(folder: Path) -> LabelResults:
         evaluation=evaluation,
         classes=classes,
         thresholds=thresholds,
+        limits=limits,
         names=names,
         labels=labels,
         logits=logits * evaluated_at,

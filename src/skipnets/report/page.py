@@ -143,7 +143,7 @@ def _page(
             )
     classifier = load(run.model, runtime="torch", device=device, threads=threads)
     if is_multi_label(run.folder):
-        return _label_page(run, classifier, progress)
+        return _label_page(run, classifier, device, progress)
     results = read_results(run.folder)
     images, moved = _images(classifier, results)
     in_folds = "folds" in results.evaluation
@@ -168,14 +168,18 @@ def _page(
     )
 
 
-def _label_page(run: Run, classifier: Classifier, progress: Callable[[str, int, int], object]) -> str:
+def _label_page(
+    run: Run, classifier: Classifier, device: str, progress: Callable[[str, int, int], object]
+) -> str:
     results = read_label_results(run.folder)
     images, moved = _images(classifier, results)
-    thumbnails = Thumbnails(results, images, classifier)
+    judges = FoldClassifiers(run, device) if "folds" in results.evaluation else None
+    thumbnails = Thumbnails(results, images, classifier, judges)
     return render(
         "labels.html.jinja",
         about=_about(run, results, thumbnails, moved),
         learning=_learning(run),
+        folds=fold_section(run, results.evaluation),
         failures=_failures(run, results),
         **label_sections(results, classifier, thumbnails, read_splits(run.splits), progress),
     )

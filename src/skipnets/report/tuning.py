@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -19,6 +18,7 @@ from skipnets.duration import format_duration
 from skipnets.errors import UserError, check_path
 from skipnets.files import atomic_path
 from skipnets.report.charts import C1, C2, INK, SOFT, SURFACE, chart
+from skipnets.report.rendering import render
 from skipnets.training.tuning.trials import TrialRecord, importances, load_study
 from skipnets.training.tuning.tuning import Tuning
 
@@ -68,20 +68,14 @@ def _page(tuning: Tuning) -> str:
         raise UserError(f"{tuning.folder}: no trial is complete yet")
     minimize = tuning.metric == "loss"
     options = list(dict.fromkeys(name for trial in trials for name in trial.values))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("skipnets.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     shares = importances(load_study(tuning.folder))
     base = tuning.base
     counts = {
         state: sum(trial.state == state for trial in trials) for state in ("complete", "pruned", "failed")
     }
     seconds = sum(trial.seconds for trial in trials if math.isfinite(trial.seconds))
-    return environment.get_template("tuning.html.jinja").render(
+    return render(
+        "tuning.html.jinja",
         title=Path(base.data).name or base.data,
         metric=tuning.metric,
         best=best,

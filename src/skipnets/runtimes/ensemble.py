@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skipnets.runtimes.runtime import InputType, Runtime
 
-__all__ = ["EnsembleRuntime", "average_logits"]
+__all__ = ["EnsembleRuntime", "average_label_logits", "average_logits"]
 
 
 class EnsembleRuntime:
@@ -21,10 +21,12 @@ class EnsembleRuntime:
 
     Args:
         members: At least one, all of one kind.
+        several_labels: Whether a label's probability is the sigmoid of its logit, not one of a softmax.
     """
 
-    def __init__(self, members: Sequence[Runtime]) -> None:
+    def __init__(self, members: Sequence[Runtime], *, several_labels: bool = False) -> None:
         self.members = tuple(members)
+        self._average = average_label_logits if several_labels else average_logits
         self.name = self.members[0].name
         self.input_type: InputType = self.members[0].input_type
 
@@ -40,8 +42,8 @@ class EnsembleRuntime:
         return found.pop() if len(found) == 1 else None
 
     def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) images → (N, classes) logarithms of the networks' mean probabilities."""
-        return average_logits(np.stack([member.logits(batch) for member in self.members]))
+        """(N, C, H, W) images → (N, classes) logits of the networks' mean probabilities."""
+        return self._average(np.stack([member.logits(batch) for member in self.members]))
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) images → (N, E * num_features): the networks' pooled features side by side.
@@ -58,3 +60,13 @@ def average_logits(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     log_probabilities = shifted - np.log(probabilities.sum(2, keepdims=True))
     averaged: NDArray[np.float64] = np.logaddexp.reduce(log_probabilities, axis=0) - np.log(len(logits))
     return averaged.astype(np.float32)
+
+
+def average_label_logits(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """(E, N, labels) logits → (N, labels), whose sigmoids are the means of the E sigmoids."""
+    doubled = logits.astype(np.float64)
+    # log σ(z) = -log(1 + e^-z), and of the other side -log(1 + e^z).
+    present = np.logaddexp.reduce(-np.logaddexp(0, -doubled), axis=0)
+    absent = np.logaddexp.reduce(-np.logaddexp(0, doubled), axis=0)
+    averaged: NDArray[np.float32] = (present - absent).astype(np.float32)
+    return averaged

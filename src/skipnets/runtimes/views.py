@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.errors import UserError, near_matches
-from skipnets.runtimes.ensemble import average_logits
+from skipnets.runtimes.ensemble import average_label_logits, average_logits
 
 __all__ = ["TTA", "averaged_embeddings", "averaged_logits", "check_tta", "views"]
 
@@ -56,7 +56,7 @@ def averaged_logits(
     if tta == "none":
         return network(batch)
     logits = np.stack([network(view) for view in views(batch, tta)])
-    return _average_label_logits(logits) if several_labels else average_logits(logits)
+    return average_label_logits(logits) if several_labels else average_logits(logits)
 
 
 def averaged_embeddings(network: Network, batch: NDArray[Any], tta: str) -> NDArray[np.float32]:
@@ -86,13 +86,3 @@ def _shifted(batch: NDArray[Any]) -> Iterator[NDArray[Any]]:
     for top in (0, 2 * shift):
         for left in (0, 2 * shift):
             yield np.ascontiguousarray(padded[:, :, top : top + height, left : left + width])
-
-
-def _average_label_logits(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(V, N, K) logits → (N, K), whose sigmoids are the means of the V sigmoids."""
-    doubled = logits.astype(np.float64)
-    # log σ(z) = -log(1 + e^-z), and of the other side -log(1 + e^z).
-    present = np.logaddexp.reduce(-np.logaddexp(0, -doubled), axis=0)
-    absent = np.logaddexp.reduce(-np.logaddexp(0, doubled), axis=0)
-    averaged: NDArray[np.float32] = (present - absent).astype(np.float32)
-    return averaged

@@ -30,9 +30,11 @@ from skipnets.data.splits import check_fractions
 from skipnets.data.survey import survey
 from skipnets.duration import parse_duration
 from skipnets.errors import UserError
-from skipnets.evaluation.evaluating import evaluate_classes
+from skipnets.evaluation.evaluating import evaluate
+from skipnets.evaluation.label_out_of_fold import LabelFoldResult, LabelsOutOfFold, labels_out_of_fold
 from skipnets.evaluation.out_of_fold import FoldResult, OutOfFold, out_of_fold
 from skipnets.evaluation.predictions import read_predictions
+from skipnets.evaluation.thresholds import ThresholdRule
 from skipnets.training import budget
 from skipnets.training.announcement import announcement
 from skipnets.training.checks import check_images
@@ -42,6 +44,7 @@ from skipnets.training.interruption import resumable
 from skipnets.training.prepare import prepare
 from skipnets.training.rate_finder import with_found_rate
 from skipnets.training.run import Run, begin, claim
+from skipnets.training.scores import headline_scores
 from skipnets.training.supplied import Supplied
 
 _HEADERS_READ = 5000
@@ -79,8 +82,6 @@ def train_folds(
     dataset = find_with_own_splits(
         config.data, download=config.download, duplicates=config.duplicates, options=config.data_options
     )
-    if dataset.multi_label:
-        raise UserError(f"folds={config.folds}: not yet with several labels an image")
     if config.splits is None:
         folds = deal_out_folds(dataset, config.folds, config.seed, config.data)
     else:
@@ -260,33 +261,54 @@ def join_folds(run: Run, folds: Folds, say: Callable[[str], None], module: nn.Mo
         module: The network, where that is no part of this package and no import makes it.
     """
     config = run.config
-    results = [_result(run.fold(number), number) for number in range(1, folds.count + 1)]
     dataset = folds.dataset
-    groups = {} if dataset.groups is None else dict(zip(dataset.names, dataset.groups.tolist(), strict=True))
     members = [
         load(fold.model, runtime="torch", device="cpu", model=copy.deepcopy(module)) for fold in run.folds
     ]
-    evaluation = out_of_fold(
-        results, classifier=str(run.folder), data=config.data, classes=members[0].classes, groups=groups
-    )
+    evaluation = _out_of_fold(run, dataset, members[0].classes)
     ensemble = Classifier.from_members(members, provenance=_provenance(config, folds, evaluation))
+    if isinstance(evaluation, LabelsOutOfFold):
+        ensemble.thresholds = evaluation.thresholds
+        ensemble.provenance["thresholds"] = {
+            "rule": str(ThresholdRule.parse(config.threshold or "f1")),
+            "split": evaluation.split,
+            "images": len(evaluation.names),
+            "undefined": evaluation.undefined,
+        }
     ensemble.save(run.model)
     if (folds.numbers == 0).any():
         device = "cpu" if config.accelerator == "cpu" else "auto"
-        batch_size = config.batch_size or 64
-        tested = evaluate_classes(
+        tested = evaluate(
             load(run.model, device=device, model=module),
             dataset,
-            what="folds",
             split="test",
-            batch_size=batch_size,
+            batch_size=config.batch_size or 64,
         )
         tested.save(run.folder / run_folder.TEST)
-        ensemble.provenance["scores"]["test_accuracy"] = tested.metrics.accuracy
+        ensemble.provenance["scores"] |= headline_scores(tested, "test")
         ensemble.save(run.model)
     else:
         say("there are no test images apart: the ensemble itself is not evaluated, the folds' models are")
     evaluation.save(run.folder)
+
+
+def _out_of_fold(run: Run, dataset: ImageDataset, classes: tuple[str, ...]) -> OutOfFold | LabelsOutOfFold:
+    """The predictions of all folds' models, joined."""
+    about: dict[str, Any] = {"classifier": str(run.folder), "data": run.config.data, "classes": classes}
+    groups = dataset.groups
+    group_of = {} if groups is None else dict(zip(dataset.names, groups.tolist(), strict=True))
+    if not dataset.multi_label:
+        results = [_result(fold, number) for number, fold in enumerate(run.folds, start=1)]
+        return out_of_fold(results, groups=group_of, **about)
+    return labels_out_of_fold(
+        [
+            LabelFoldResult.read(fold.folder, number=number, best_epoch=fold.best_epoch)
+            for number, fold in enumerate(run.folds, start=1)
+        ],
+        groups=None if groups is None else group_of,
+        rule=ThresholdRule.parse(run.config.threshold or "f1"),
+        **about,
+    )
 
 
 def _result(fold: Run, number: int) -> FoldResult:
@@ -299,7 +321,7 @@ def _result(fold: Run, number: int) -> FoldResult:
     )
 
 
-def _provenance(config: TrainConfig, folds: Folds, evaluation: OutOfFold) -> dict[str, Any]:
+def _provenance(config: TrainConfig, folds: Folds, evaluation: OutOfFold | LabelsOutOfFold) -> dict[str, Any]:
     options = config.data_options.to_dict()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -315,5 +337,5 @@ def _provenance(config: TrainConfig, folds: Folds, evaluation: OutOfFold) -> dic
         "recipe": config.recipe,
         "epochs": config.epochs,
         "seed": config.seed,
-        "scores": {"out_of_fold_accuracy": evaluation.metrics.accuracy},
+        "scores": headline_scores(evaluation, "out_of_fold"),
     }

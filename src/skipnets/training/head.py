@@ -85,5 +85,5 @@ def fit_head(model: Backbone[Any], batches: Iterable[tuple[Tensor, Tensor]]) -> 
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        head.weight.copy_(weight / std)
+        head.weight.copy_((weight / std).view_as(head.weight))
         head.bias.copy_(bias - (weight * (mean / std)).sum(1))

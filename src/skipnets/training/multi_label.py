@@ -58,8 +58,6 @@ def with_label_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConf
         return config
     if config.loss in _LOSSES_OF_CLASSES:
         raise UserError(f"loss={config.loss}: must be bce or asymmetric with several labels an image")
-    if config.folds is not None:
-        raise UserError(f"folds={config.folds}: not yet with several labels an image")
     for name in _OFF:
         if getattr(config, name):
             raise UserError(f"{name}={getattr(config, name)}: not yet with several labels an image")

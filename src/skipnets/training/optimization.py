@@ -54,7 +54,7 @@ def layerwise_groups(
         lr: The head's rate.
         layer_decay: Factor from stage to stage.
     """
-    modules = dict(model.stages())
+    modules = dict(model.named_stages())
     stages = [nn.ModuleList(modules[path] for path in paths) for paths in stage_groups(model.config)]
     in_stages = {id(parameter) for stage in stages for parameter in stage.parameters()}
     head = nn.ParameterList(p for p in model.parameters() if id(p) not in in_stages)

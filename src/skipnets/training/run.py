@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipnets import run_folder
 from skipnets.errors import UserError
-from skipnets.evaluation.display import metric_tables
+from skipnets.evaluation.display import headline, metric_tables
 from skipnets.files import atomic_path, is_temporary
 from skipnets.machine import library_versions, processor
 from skipnets.tables import Display, properties_table
@@ -238,11 +238,7 @@ class Run(Display):
             )
         if (self.folder / run_folder.TEST / run_folder.EVALUATION).exists():
             test = run_folder.read_evaluation(self.folder / run_folder.TEST)
-            low, high = test["accuracy_interval"]
-            rows["ensemble on test images"] = (
-                f"accuracy {test['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%}), "
-                f"{test['images']:,} images"
-            )
+            rows["ensemble on test images"] = f"{headline(test)}, {test['images']:,} images"
         return [*(metric_tables(self.scores) if self.scores else []), properties_table(rows)]
 
 

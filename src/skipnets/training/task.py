@@ -295,7 +295,7 @@ def freeze_stages(model: Backbone[Any], count: int) -> list[nn.Module]:
     """
     if not count:
         return []
-    groups, modules = stage_groups(model.config), dict(model.stages())
+    groups, modules = stage_groups(model.config), dict(model.named_stages())
     if count > len(groups):
         raise UserError(
             f"freeze={count}: must be at most {len(groups)}, the stages of {model.config.name} with its stem"

@@ -29,7 +29,7 @@ from skipnets.data.sources import ImageDataset, find_dataset, open_dataset, repe
 from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
 from skipnets.errors import UserError, listed, near_matches, one_line
-from skipnets.evaluation import Evaluation, MultiLabelEvaluation, evaluate
+from skipnets.evaluation import evaluate
 from skipnets.evaluation.thresholds import ThresholdRule
 from skipnets.files import remove_orphans
 from skipnets.models.accounting import training_bytes
@@ -61,6 +61,7 @@ from skipnets.training.progress_lines import ExpectedEnd, ProgressLines
 from skipnets.training.quiet import QuietProcesses, quiet_lightning
 from skipnets.training.rate_finder import RatePlot, with_found_rate
 from skipnets.training.run import Row, Run, begin, claim, reopen, write_config
+from skipnets.training.scores import headline_scores
 from skipnets.training.speed import check_accelerator, training_device, wrong_devices
 from skipnets.training.supplied import Model, Supplied, check_supplied
 from skipnets.training.supplied_data import Images, as_dataset, given_dataset
@@ -585,16 +586,9 @@ def _finish(run: Run, config: ResolvedConfig, dataset: ImageDataset, model: Back
         classifier.save(run.model)
         return
     evaluation = evaluate(classifier, dataset, split="test", batch_size=config.batch_size)
-    classifier.provenance["scores"] |= _test_scores(evaluation)
+    classifier.provenance["scores"] |= headline_scores(evaluation, "test")
     classifier.save(run.model)
     evaluation.save(run.folder)
-
-
-def _test_scores(evaluation: Evaluation | MultiLabelEvaluation) -> dict[str, float]:
-    if isinstance(evaluation, Evaluation):
-        return {"test_accuracy": evaluation.metrics.accuracy}
-    macro = evaluation.metrics.macro
-    return {f"test_{name}": macro[name] for name in ("average_precision", "auroc")}
 
 
 def evaluation_precision(trained: str) -> str:

@@ -28,3 +28,12 @@ def test_rdnet_s_are_the_authors() -> None:
     found = [published_accuracy(name) for name in list_models("rdnet_*")]
     assert [each.top1 for each in found if each is not None] == [82.8, 83.7, 84.4, 84.8]
     assert published_accuracy("resnet20") is None
+
+
+def test_the_better_of_torchvision_s_and_timm_s_is_named() -> None:
+    found = published_accuracy("resnet152")
+    assert found is not None
+    assert (found.top1, found.weights) == (82.818, "hf-hub:timm/resnet152.a1h_in1k")
+    found = published_accuracy("resnetv2_50")
+    assert found is not None
+    assert (found.top1, found.weights) == (80.41, "hf-hub:timm/resnetv2_50.a1h_in1k")

@@ -7,13 +7,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import yaml
 from PIL import Image
+from sklearn.metrics import average_precision_score
+from tests.helpers.labels import write_tiles
 from tests.helpers.own_networks import TinyNet
 
+from skipnets.classifier import load
+from skipnets.data.options import DataOptions
+from skipnets.data.sources import find_dataset
 from skipnets.errors import UserError
+from skipnets.evaluation import MultiLabelEvaluation, evaluate
+from skipnets.report.tuning import write_tuning_report
 from skipnets.training import TrainConfig, Tuning, choice, resume, resume_tuning, train, tune
 from skipnets.training.config import read_config
 from skipnets.training.prepare import prepare
@@ -278,3 +286,28 @@ def test_wrong_options_are_one_line(digits_folder: Path, tmp_path: Path) -> None
         tune(config)
     with pytest.raises(UserError, match=r"^resume: .* is not the folder of a tuning \(no base.yaml in it\)$"):
         resume_tuning(tmp_path)
+
+
+def test_several_labels_are_compared_by_mean_average_precision(tmp_path: Path) -> None:
+    data = write_tiles(tmp_path / "tiles", 60)
+    config = base(data, tmp_path / "run", group_column="patient", threshold="youden")
+    tuning = tune(config, time="1h", trials=2)
+    assert tuning.metric == "average-precision"
+    best = tuning.best
+    assert best is not None
+    assert best.value == max(trial.value for trial in tuning.trials if trial.value is not None)
+    folder = tuning.folder / f"trial-{best.number:04d}"
+    options = DataOptions(group_column="patient")
+    validation = find_dataset(data, splits=folder / "splits.csv", options=options).split("val")
+    evaluated = evaluate(load(folder, device="cpu"), validation, split="val")
+    assert isinstance(evaluated, MultiLabelEvaluation)
+    areas = []
+    for present, scores in zip(validation.labels.T, evaluated.logits.T, strict=True):
+        known = np.isfinite(present)
+        if 0 < present[known].sum() < known.sum():
+            areas.append(average_precision_score(present[known], scores[known]))
+    assert best.value == pytest.approx(np.mean(areas), abs=1e-4)
+    assert "best val average-precision" in str(tuning)
+    assert read_config(tuning.config_file).threshold == "youden"
+    page = write_tuning_report(tuning).read_text(encoding="utf-8")
+    assert "Best validation average-precision" in page

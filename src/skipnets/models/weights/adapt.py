@@ -60,8 +60,9 @@ def reset_head(target: Target, values: dict[str, Tensor]) -> str | None:
             f"head re-initialized: {target.head} is for {classes} classes in the source "
             f"and {target.num_classes} in the model"
         )
-    fresh = make_head(target.tensors[weight].shape[1], target.num_classes).state_dict()
-    values[weight], values[bias] = fresh["weight"], fresh["bias"]
+    shape = target.tensors[weight].shape  # of a linear layer, or of a 1×1 convolution
+    fresh = make_head(shape[1], target.num_classes).state_dict()
+    values[weight], values[bias] = fresh["weight"].view(shape), fresh["bias"]
     return change
 
 

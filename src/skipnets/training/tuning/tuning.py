@@ -234,8 +234,6 @@ def _tune(
         fit = counted(max(int(seconds / each), 1), "trial")
         _say(f"a trial takes at least {each:.0f} s: {fit} in {format_duration(seconds)}")
     dataset = training_dataset(config)
-    if dataset.multi_label:
-        raise UserError(f"{config.data}: has several labels an image, which tune cannot compare yet")
     base = dataclasses.replace(
         config,
         time=None if each is None else f"{each:.0f}s",
@@ -519,9 +517,10 @@ def _without_test(dataset: ImageDataset) -> ImageDataset:
 
 
 def _with_fixed(base: TrainConfig, default: ResolvedConfig, *, varied: Collection[str]) -> TrainConfig:
-    """The configuration with what the clock or this machine decided once, so that no trial decides anew."""
+    """The configuration with what the clock, the data or this machine decided once, for all trials."""
     base = dataclasses.replace(
         base,
+        best_by=base.best_by or (default.best_by if default.task == "multi-label" else None),
         size=default.size,
         channels=default.channels,
         weights=default.weights,
