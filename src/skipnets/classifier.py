@@ -872,16 +872,7 @@ def _published_preprocessing(model: Backbone[Any]) -> Preprocessing:
     published = model.weights_report.input if model.weights_report is not None else None
     if published is None:
         raise UserError("preprocessing: must be given, the model has no published weights that state it")
-    cropped = published.resize_size is not None
-    return Preprocessing(
-        published.size,
-        fit="crop" if cropped else "stretch",
-        crop_fraction=min(published.size) / (published.resize_size or 1) if cropped else 1.0,
-        channels=model.in_chans,
-        mean=published.mean,
-        std=published.std,
-        interpolation=published.interpolation,
-    )
+    return Preprocessing(**published.to_preprocessing())
 
 
 def load(
