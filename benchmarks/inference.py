@@ -11,6 +11,8 @@ images, so that numbers stay of ordinary size), times what `skipnets benchmark` 
 - the native engine, where it is installed: at most these shares of the fastest fp32 baseline, ONNX Runtime
   or OpenVINO: densenet121 0.65 at batch 1 and 0.62 at larger ones, densenet_bc100_k12 0.60, resnet50 1.00
   and 0.90;
+- the native engine beside timm's own export of networks that torchvision does not have: at most these shares
+  of the faster of ONNX Runtime and OpenVINO: rdnet_tiny 0.85, resnet50d and seresnet50 0.95, regnety_040 1;
 - int8: densenet121 at batch 1 takes at most 0.45 of the time of the fastest fp32 baseline, and no more than
   OpenVINO's int8 of torchvision's own export.
 
@@ -24,20 +26,30 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import timm
 import torch
 from torch import nn
 
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.deploy.benchmark import SpeedTable, compare_speeds
+from skipnets.deploy.benchmark import SpeedTable, compare_speeds, machine
+from skipnets.deploy.candidates import in_onnxruntime, in_openvino, plain_onnx
+from skipnets.deploy.graph import openvino_graph
+from skipnets.deploy.timing import Predict, alternate
+from skipnets.machine import usable_cores
 from skipnets.models.factory import create_model
+from skipnets.runtimes import open_runtime
 
 MODELS = {"densenet121": (224, [1, 16]), "densenet_bc100_k12": (32, [1, 16, 64]), "resnet50": (224, [1, 16])}
 FP32_LIMIT, INT8_LIMIT = 1.02, 0.45
 # Of the native engine, at batch 1 and at larger batches.
 NATIVE_LIMITS = {"densenet121": (0.65, 0.62), "densenet_bc100_k12": (0.60, 0.60), "resnet50": (1.00, 0.90)}
+# The same for networks whose baseline is timm's export, at every batch size.
+TIMM_LIMITS = {"rdnet_tiny": 0.85, "resnet50d": 0.95, "seresnet50": 0.95, "regnety_040": 1.00}
 NATIVE = "skipnets, native engine"
 
 
@@ -121,11 +133,56 @@ def native_bar(name: str, table: SpeedTable, batch: int) -> list[Bar]:
     ]
 
 
+def timm_bars(name: str, batches: list[int], *, seconds: float, threads: int) -> list[Bar]:
+    """Time the native engine beside timm's own export, print the times, and say what must hold of them."""
+    size = 224
+    classifier = make_classifier(name, size)
+    state = classifier.model.state_dict()
+    network = timm.create_model(name)
+    network.load_state_dict(state)
+    graph = plain_onnx(network.eval(), classifier)
+    native = open_runtime(
+        "native",
+        architecture=classifier.architecture,
+        tensors={key: value.numpy() for key, value in state.items()},
+        device="cpu",
+        threads=threads,
+    )
+    candidates: dict[str, Predict] = {
+        "timm, ONNX Runtime": in_onnxruntime(graph, threads, (size, size)),
+        "timm, OpenVINO": in_openvino(openvino_graph(graph), threads),
+        NATIVE: native.logits,
+    }
+    found = []
+    print(f"{name}: {', '.join(f'{key} {value}' for key, value in machine(threads).items())}")
+    for batch in batches:
+        images = np.random.default_rng(0).standard_normal((batch, 3, size, size), dtype=np.float32)
+        wanted = candidates["timm, ONNX Runtime"](images)
+        for predict in candidates.values():
+            np.testing.assert_allclose(predict(images), wanted, rtol=0, atol=1e-3 * np.abs(wanted).max())
+        timings = alternate(
+            {key: partial(predict, images) for key, predict in candidates.items()}, seconds=seconds
+        )
+        for key, timing in timings.items():
+            low, high = (1000 * value for value in timing.quartiles)
+            print(f"batch {batch:3}  {key:26}{1000 * timing.median:8.1f} ms  {low:.1f}–{high:.1f}")
+        fastest = min((timings[key] for key in candidates if key != NATIVE), key=lambda each: each.median)
+        found.append(
+            Bar(
+                claim=f"{name}, batch {batch}, native engine to the fastest of ONNX Runtime and OpenVINO",
+                ratio=timings[NATIVE].ratio(fastest),
+                limit=TIMM_LIMITS[name],
+            )
+        )
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    names = [*MODELS, *TIMM_LIMITS]
+    parser.add_argument("--models", nargs="+", default=names, choices=names)
     parser.add_argument("--batches", nargs="+", type=int, help="default: 1 and 16; 64, too, for small images")
     parser.add_argument("--seconds", type=float, default=60.0, help="for the timing of one batch size")
     parser.add_argument("--threads", type=int, default=None)
@@ -136,6 +193,14 @@ def main() -> int:
 
     tables, judged = [], []
     for name in options.models:
+        if name in TIMM_LIMITS:
+            judged += timm_bars(
+                name,
+                options.batches or [1, 16],
+                seconds=options.seconds,
+                threads=options.threads or usable_cores(),
+            )
+            continue
         size, batches = MODELS[name]
         batches = options.batches or batches
         table = compare_speeds(

@@ -31,7 +31,7 @@ def test_the_payload_works_where_pickles_are_trusted(tmp_path: Path) -> None:
     assert (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.th", "w.npz", "w.safetensors"])
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.th", "w.ckpt", "w.npz", "w.safetensors"])
 @pytest.mark.parametrize("plain", [False, True])
 def test_weights_run_no_code(name: str, plain: bool, tmp_path: Path) -> None:
     value = {"conv1.weight": Payload(tmp_path / "ran")}

@@ -14,22 +14,24 @@ from numpy.typing import NDArray
 
 from skipnets_engine import _engine
 from skipnets_engine.fusion import (
+    AlongChannels,
+    Border,
     Concatenate,
     Convolve,
+    Depthwise,
     Elementwise,
     Fusion,
+    GlobalPool,
+    GroupNormalize,
     Mean,
+    Normalize,
     Pool,
     Step,
     Subsample,
 )
 from skipnets_engine.graph import Graph, check_graph
 from skipnets_engine.layout import Layout, Place, schedule
-from skipnets_engine.tensors import Affine, Array, Tensors, single
-
-# A register tile makes 32 channels at once and reads vectors of up to 16.
-_TILE = 32
-_VECTOR = 16
+from skipnets_engine.tensors import Affine, Tensors, single
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,34 @@ class _Emitter:
                 self._convolve(step)
             case Elementwise():
                 self.network.add_elementwise(
-                    step.name, **self._ends(step), **self._added(step), **_affine(step), relu=step.relu
+                    step.name,
+                    **self._ends(step),
+                    **self._added(step),
+                    **self._gate(step),
+                    **_affine(step),
+                    activation=step.activation,
                 )
+            case Depthwise():
+                self._filter_channels(step)
+            case Normalize():
+                self.network.add_layer_norm(
+                    step.name,
+                    **self._ends(step),
+                    **_numbers(step.name, step.norm.affine),
+                    eps=step.norm.eps,
+                    activation=step.activation,
+                )
+            case GroupNormalize():
+                self._normalize_groups(step)
+            case AlongChannels():
+                weight = single(step.name, self._tensors.double(f"{step.name}.weight").ravel())
+                self.network.add_along_channels(
+                    step.name, **self._ends(step), weight=weight, activation=step.activation
+                )
+            case Border():
+                self._add_border(step)
+            case GlobalPool():
+                self._pool_globally(step)
             case Pool():
                 self.network.add_pool(
                     step.name,
@@ -170,6 +198,17 @@ class _Emitter:
         place = self._layout.places[step.added]
         return {"added": place.number, "added_channel": place.channel}
 
+    def _gate(self, step: Step) -> dict[str, int]:
+        if step.gate is None:
+            return {}
+        place = self._layout.places[step.gate]
+        return {"gate": place.number, "gate_channel": place.channel}
+
+    def _new_value(self, channels: int) -> int:
+        """A value that the graph does not have; only while steps are added."""
+        self._layout.new_value(channels)
+        return self.network.add_value(channels)
+
     def _copy(self, name: str, value: int, place: Place) -> None:
         source = self._layout.places[value]
         self.network.add_subsample(
@@ -182,73 +221,119 @@ class _Emitter:
         )
 
     def _convolve(self, step: Convolve) -> None:
-        """A convolution, its groups put together to a few that fill vectors."""
-        ends, added, affine = self._ends(step), self._added(step), _affine(step)
-        inputs, outputs = ends.pop("channels"), self._values[step.output].channels
-        weight = self._tensors.double(f"{step.name}.weight")
+        ends = self._ends(step)
+        ends.pop("channels")  # its weight tells
+        self.network.add_convolution(
+            step.name,
+            **ends,
+            **self._weights(step),
+            **self._added(step),
+            **self._gate(step),
+            **_affine(step),
+            groups=step.groups,
+            stride=step.stride,
+            padding=step.padding,
+            dilation=step.dilation,
+            activation=step.activation,
+            pooled=step.pooled,
+        )
+
+    def _filter_channels(self, step: Depthwise) -> None:
+        ends = self._ends(step)
+        ends.pop("channels")
+        norm: dict[str, Any] = {}
+        if step.norm is not None:
+            norm = _numbers(step.name, step.norm.affine) | {"eps": step.norm.eps}
+        self.network.add_depthwise(
+            step.name,
+            **ends,
+            **self._weights(step),
+            **norm,
+            stride=step.stride,
+            padding=step.padding,
+            dilation=step.dilation,
+            activation=step.activation,
+        )
+
+    def _add_border(self, step: Border) -> None:
+        """A filter that is 1 in its middle, over a map with twice as many pixels of zeros around it."""
+        ends = self._ends(step)
+        channels, size = ends.pop("channels"), 2 * step.padding + 1
+        weight = np.zeros((channels, 1, size, size), np.float32)
+        weight[:, :, step.padding, step.padding] = 1
+        bias = np.zeros(channels, np.float32)
+        self.network.add_depthwise(step.name, **ends, weight=weight, bias=bias, padding=2 * step.padding)
+
+    def _weights(self, step: Convolve | Depthwise) -> dict[str, NDArray[np.float32]]:
+        """Weight and bias, with what is folded into them."""
+        name = f"{step.name}.weight"
+        if step.standardized is None:
+            weight = self._tensors.double(name)
+        else:
+            weight = self._tensors.standardized(name, step.standardized)
         if weight.ndim == 2:
             weight = weight[:, :, None, None]
-        bias = self._tensors.double(f"{step.name}.bias") if step.bias else np.zeros(outputs)
+        bias = self._tensors.double(f"{step.name}.bias") if step.bias else np.zeros(len(weight))
         if step.folded is not None:
             with np.errstate(all="ignore"):  # `single` refuses what is not finite
                 weight *= step.folded.scale[:, None, None, None]
                 bias = bias * step.folded.scale + step.folded.shift
-        per_input, per_output = inputs // step.groups, outputs // step.groups
-        together = _groups_together(per_output, per_input, step.groups)
-        for first in range(0, step.groups, together):
-            last = min(first + together, step.groups)
-            reads = slice(first * per_input, last * per_input)
-            writes = slice(first * per_output, last * per_output)
-            places = {
-                "input_channel": ends["input_channel"] + reads.start,
-                "output_channel": ends["output_channel"] + writes.start,
-            }
-            if added:
-                places["added_channel"] = added["added_channel"] + writes.start
-            self.network.add_convolution(
+        return {"weight": single(step.name, weight), "bias": single(step.name, bias)}
+
+    def _normalize_groups(self, step: GroupNormalize) -> None:
+        """One step for the statistics, as factors and shifts of the channels, and one that applies them."""
+        ends = self._ends(step)
+        channels = ends["channels"]
+        statistics = self._new_value(2 * channels)
+        self.network.add_group_norm(
+            step.name,
+            ends["input"],
+            statistics,
+            channels,
+            step.groups,
+            **_affine(step),
+            eps=step.eps,
+            input_channel=ends["input_channel"],
+        )
+        self.network.add_elementwise(
+            step.name,
+            **ends,
+            **self._added(step),
+            gate=statistics,
+            gate_shift_channel=channels,
+            activation=step.activation,
+        )
+
+    def _pool_globally(self, step: GlobalPool) -> None:
+        ends = self._ends(step)
+        channels = ends["channels"]
+        if step.mode == "max":
+            self.network.add_max(step.name, **ends)
+        elif step.mode == "catavgmax":
+            self.network.add_mean(step.name, **ends)
+            self.network.add_max(step.name, **ends | {"output_channel": ends["output_channel"] + channels})
+        else:
+            # Half of the maximum and half of the mean, which is added to it.
+            largest, mean, half_mean = (self._new_value(channels) for _ in range(3))
+            half = {"scale": np.full(channels, 0.5, np.float32), "shift": np.zeros(channels, np.float32)}
+            apart = ends | {"output_channel": 0}
+            self.network.add_max(step.name, **apart | {"output": largest})
+            self.network.add_mean(step.name, **apart | {"output": mean})
+            self.network.add_elementwise(step.name, mean, half_mean, channels, **half)
+            self.network.add_elementwise(
                 step.name,
-                weight=single(step.name, _block_diagonal(weight[writes], last - first)),
-                bias=single(step.name, bias[writes]),
-                stride=step.stride,
-                padding=step.padding,
-                dilation=step.dilation,
-                relu=step.relu,
-                pooled=step.pooled,
-                **ends | added | places,
-                **{name: numbers[reads] for name, numbers in affine.items()},
+                largest,
+                ends["output"],
+                channels,
+                **half,
+                output_channel=ends["output_channel"],
+                added=half_mean,
             )
 
 
 def _affine(step: Step) -> dict[str, NDArray[np.float32]]:
-    if step.affine is None:
-        return {}
-    return {"scale": single(step.name, step.affine.scale), "shift": single(step.name, step.affine.shift)}
+    return {} if step.affine is None else _numbers(step.name, step.affine)
 
 
-def _groups_together(outputs: int, inputs: int, groups: int) -> int:
-    """How many groups run as one convolution whose weights are 0 between groups.
-
-    Groups of 4 channels alone would leave most of a register tile empty.
-
-    Args:
-        outputs: Channels that a group makes.
-        inputs: Channels that a group reads.
-        groups: How many there are.
-    """
-    for together in range(1, groups):
-        whole = together * inputs % _VECTOR == 0 and together * outputs % _VECTOR == 0
-        if whole and together * outputs >= _TILE:
-            return together
-    return groups
-
-
-def _block_diagonal(weight: Array, groups: int) -> Array:
-    """(O, I of a group, K, K) of a grouped convolution → (O, I, K, K) of an ordinary one."""
-    if groups == 1:
-        return weight
-    outputs, inputs, *kernel = weight.shape
-    dense = np.zeros((outputs, inputs * groups, *kernel))
-    for group in range(groups):
-        rows = slice(group * outputs // groups, (group + 1) * outputs // groups)
-        dense[rows, group * inputs : (group + 1) * inputs] = weight[rows]
-    return dense
+def _numbers(name: str, affine: Affine) -> dict[str, NDArray[np.float32]]:
+    return {"scale": single(name, affine.scale), "shift": single(name, affine.shift)}

@@ -1,9 +1,11 @@
 """Turns a checked graph into steps, several operations in one where that saves a walk over a map.
 
-A norm behind a convolution is folded into its weights; an addition and a ReLU behind it are done as it
-writes. A norm and a ReLU in front of 1×1 convolutions or a mean are done as those read, and the map between
-is never written. A 1×1 convolution in front of 2×2 average pooling reads means instead: a quarter of the
-work and the same result. Everything else is a step of its own. All arithmetic is in double precision.
+A batch norm or a layer's factors behind a convolution are folded into its weights; an addition and an
+activation behind it are done as it writes, and a layer norm as a depthwise one does. A batch norm and a ReLU
+in front of 1×1 convolutions or a mean are done as those read, and so is a multiplication by gates in front of
+1×1 convolutions: the map between is never written. A 1×1 convolution in front of 2×2 average pooling reads
+means instead: a quarter of the work and the same result. Everything else is a step of its own. All arithmetic
+is in double precision.
 """
 
 from __future__ import annotations
@@ -24,22 +26,26 @@ class Step:
         inputs: The values that it reads.
         output: The value that it writes.
         added: A value that is added to the result.
-        relu: Whether a ReLU ends it.
+        activation: The function that ends it; "" for none.
         affine: Norms: of an `Elementwise` before `added`; of what a `Convolve` or `Mean` reads, with a ReLU
             behind them.
+        gate: A value of one pixel: factors of the channels of what an `Elementwise` or `Convolve` reads.
     """
 
     name: str
     inputs: tuple[int, ...]
     output: int
     added: int | None = None
-    relu: bool = False
+    activation: str = ""
     affine: Affine | None = None
+    gate: int | None = None
 
     @property
     def reads(self) -> tuple[int, ...]:
         """Every value that must be there, what is added first."""
-        return self.inputs if self.added is None else (self.added, *self.inputs)
+        added = () if self.added is None else (self.added,)
+        gate = () if self.gate is None else (self.gate,)
+        return (*added, *self.inputs, *gate)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -48,6 +54,7 @@ class Convolve(Step):
 
     Attributes:
         bias: Whether it has one of its own.
+        standardized: What is added to the variances of weights that are to be standardized; None if not.
         folded: What is done to its result before `added`.
         pooled: Whether it reads means over 2×2 pixels.
     """
@@ -58,20 +65,77 @@ class Convolve(Step):
     dilation: int = 1
     groups: int = 1
     bias: bool
+    standardized: float | None = None
     folded: Affine | None = None
     pooled: bool = False
 
 
 @dataclass(kw_only=True, eq=False)
+class LayerNorm:
+    """A norm of each pixel's channels."""
+
+    affine: Affine
+    eps: float
+
+
+@dataclass(kw_only=True, eq=False)
+class Depthwise(Step):
+    """A convolution of each channel for itself.
+
+    Attributes:
+        bias: Whether it has one of its own.
+        standardized: What is added to the variances of weights that are to be standardized; None if not.
+        folded: What is done to its result before `norm`.
+        norm: A layer norm of the result, before the activation.
+    """
+
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+    bias: bool
+    standardized: float | None = None
+    folded: Affine | None = None
+    norm: LayerNorm | None = None
+
+
+@dataclass(kw_only=True, eq=False)
 class Elementwise(Step):
-    """Norms, an addition and a ReLU, each of them where it is asked for."""
+    """Factors, norms, an addition and an activation, each of them where it is asked for."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Normalize(Step):
+    """A layer norm and an activation."""
+
+    norm: LayerNorm
+
+
+@dataclass(kw_only=True, eq=False)
+class GroupNormalize(Step):
+    """A norm of groups of channels over the whole map, `affine` behind it, an addition and an activation."""
+
+    groups: int
+    eps: float
+
+
+@dataclass(kw_only=True, eq=False)
+class AlongChannels(Step):
+    """A convolution along the channels, and an activation."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Border(Step):
+    """Pixels of zeros around the map."""
+
+    padding: int
 
 
 @dataclass(kw_only=True, eq=False)
 class Pool(Step):
-    """Max- or average pooling."""
+    """Pooling by windows."""
 
-    mode: Literal["max", "average"]
+    mode: Literal["max", "average", "cell", "blur"]
     kernel: int
     stride: int
     padding: int
@@ -89,6 +153,13 @@ class Subsample(Step):
 @dataclass(kw_only=True, eq=False)
 class Mean(Step):
     """The mean over the whole map."""
+
+
+@dataclass(kw_only=True, eq=False)
+class GlobalPool(Step):
+    """The maximum over the whole map, its mean with the mean, or both one after the other."""
+
+    mode: Literal["max", "avgmax", "catavgmax"]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -156,7 +227,19 @@ class Fusion:
         inputs = self._inputs(operation)
         place: dict[str, Any] = {"name": operation.name, "inputs": inputs, "output": operation.output}
         match operation.kind:
-            case "convolution":
+            case "convolution" | "standardized convolution" if (
+                operation.groups == operation.in_channels == operation.out_channels > 1
+            ):
+                return Depthwise(
+                    **place,
+                    kernel=operation.kernel,
+                    stride=operation.stride,
+                    padding=operation.padding,
+                    dilation=operation.dilation,
+                    bias=operation.bias,
+                    standardized=_eps_of_weights(operation),
+                )
+            case "convolution" | "standardized convolution":
                 return Convolve(
                     **place,
                     kernel=operation.kernel,
@@ -165,13 +248,26 @@ class Fusion:
                     dilation=operation.dilation,
                     groups=operation.groups,
                     bias=operation.bias,
+                    standardized=_eps_of_weights(operation),
                 )
             case "linear" | "pointwise linear":
                 return Convolve(**place, bias=True)
-            case "norm":
+            case "norm" if operation.norm == "batch":
                 return Elementwise(**place, affine=self._tensors.norm(operation.name, operation.eps))
+            case "norm" if operation.norm == "layer2d":
+                return Normalize(**place, norm=self._layer_norm(operation))
+            case "norm":
+                groups = operation.groups if operation.norm == "group" else operation.channels
+                affine = self._tensors.affine(operation.name)
+                return GroupNormalize(**place, affine=affine, groups=groups, eps=operation.eps)
+            case "scale":
+                return Elementwise(**place, affine=self._tensors.scale(operation.name))
             case "activation":
-                return Elementwise(**place, relu=True)
+                return Elementwise(**place, activation=operation.function)
+            case "multiply":
+                return Elementwise(**place | {"inputs": inputs[:1]}, gate=inputs[1])
+            case "channel convolution":
+                return AlongChannels(**place)
             case "add":
                 return Elementwise(**place | {"inputs": inputs[:1]}, added=inputs[1])
             case "pool" if operation.kernel == 1:
@@ -184,16 +280,23 @@ class Fusion:
                     stride=operation.stride,
                     padding=operation.padding,
                 )
+            case "blur" | "cell mean":
+                mode: Literal["blur", "cell"] = "blur" if operation.kind == "blur" else "cell"
+                return Pool(**place, mode=mode, kernel=operation.kernel, stride=operation.stride, padding=0)
+            case "border":
+                return Border(**place, padding=operation.padding)
             case "pad":
                 return Subsample(**place, before=operation.before, after=operation.after)
-            case "mean":
+            case "mean" | "squeeze":
                 return Mean(**place)
+            case "global pool":
+                return GlobalPool(**place, mode=operation.mode)
             case _:
                 return Concatenate(**place)
 
     def _extend(self, step: Step) -> None:
         """Absorbs the operations behind a step as far as it can."""
-        while not step.relu:
+        while not step.activation:
             operation = self._only_reader(step.output)
             if operation is None or operation.output in self._fused or not self._absorb(step, operation):
                 return
@@ -201,33 +304,46 @@ class Fusion:
             self._fused.add(operation.output)
 
     def _absorb(self, step: Step, operation: Any) -> bool:
-        scales = isinstance(step, (Convolve, Elementwise)) and step.added is None
+        adds = isinstance(step, (Convolve, Elementwise, GroupNormalize)) and step.added is None
+        scales = adds or (isinstance(step, Depthwise) and step.norm is None)
         match operation.kind:
-            case "norm" if scales:
-                norm = self._tensors.norm(operation.name, operation.eps)
-                if isinstance(step, Convolve):
-                    step.folded = norm if step.folded is None else step.folded.then(norm)
-                else:
-                    self._add_view(step)
-                    step.affine = norm if step.affine is None else step.affine.then(norm)
+            case "norm" if scales and operation.norm == "batch":
+                self._scale(step, self._tensors.norm(operation.name, operation.eps))
+            case "scale" if scales:
+                self._scale(step, self._tensors.scale(operation.name))
+            case "norm" if isinstance(step, Depthwise) and step.norm is None and operation.norm == "layer2d":
+                step.norm = self._layer_norm(operation)
             case "pool" if isinstance(step, Convolve) and self._can_pool_first(step, operation):
                 step.pooled = True
             case "pad" if isinstance(step, Subsample) and step.before == step.after == 0:
                 step.before, step.after = operation.before, operation.after
-            case "add" if scales:
+            case "add" if adds:
                 self._add_view(step)
                 first, second = self._inputs(operation)
                 step.added = second if first == step.output else first
-            case "activation" if isinstance(step, (Convolve, Elementwise)):
+            case "activation" if isinstance(step, _ACTIVATED):
                 self._add_view(step)
-                step.relu = True
+                step.activation = operation.function
             case _:
                 return False
         return True
 
+    def _scale(self, step: Step, affine: Affine) -> None:
+        """Let a step apply an affine function to its result."""
+        if isinstance(step, (Convolve, Depthwise)):
+            step.folded = affine if step.folded is None else step.folded.then(affine)
+        else:
+            self._add_view(step)
+            step.affine = affine if step.affine is None else step.affine.then(affine)
+
+    def _layer_norm(self, operation: Any) -> LayerNorm:
+        return LayerNorm(affine=self._tensors.affine(operation.name), eps=operation.eps)
+
     def _add_view(self, step: Step) -> None:
-        if isinstance(step, Elementwise) and step.affine is not None and step.added is None:
-            self._views[step.output] = View(step.inputs[0], step.affine, step.relu)
+        """Note what a step would have written but for what comes next: an affine function of its input."""
+        plain = isinstance(step, Elementwise) and step.added is None and step.gate is None
+        if plain and step.affine is not None:
+            self._views[step.output] = View(step.inputs[0], step.affine)
 
     def _only_reader(self, value: int) -> Any:
         """The operation that alone reads a value, once; None if there is none or the value is a result."""
@@ -248,19 +364,35 @@ class Fusion:
     def _activates(self, value: int) -> bool:
         """Whether a value is made by a ReLU, with norms before it, of another."""
         step = self.steps.get(value)
-        return isinstance(step, Elementwise) and step.relu and step.added is None
+        plain = isinstance(step, Elementwise) and step.added is None and step.gate is None
+        return plain and step is not None and step.activation == "relu"
+
+    def _gates(self, value: int) -> bool:
+        """Whether a value is another times factors of its channels, and no more."""
+        step = self.steps.get(value)
+        return (
+            isinstance(step, Elementwise)
+            and step.gate is not None
+            and step.affine is None
+            and step.added is None
+            and not step.activation
+        )
 
     def _activate_at_reading(self) -> None:
-        """Leaves out activations whose every reader can do them itself."""
+        """Leaves out activations and multiplications whose every reader can do them itself."""
         readers: dict[int, list[Step]] = {}
         for step in self.steps.values():
             for value in step.reads:
                 readers.setdefault(value, []).append(step)
         for value in list(self.steps):
             who = readers.get(value, [])
-            if not who or value in self.results or not self._activates(value):
+            if not who or value in self.results:
                 continue
-            if all(_can_activate(step) and step.added != value for step in who):
+            if self._gates(value) and all(_can_multiply(step) and step.added != value for step in who):
+                multiplication = self.steps.pop(value)
+                for step in who:
+                    step.inputs, step.gate = multiplication.inputs, multiplication.gate
+            elif self._activates(value) and all(_can_activate(step) and step.added != value for step in who):
                 activation = self.steps.pop(value)
                 affine = activation.affine or Affine.identity(self._values[value].channels)
                 self._views[value] = View(activation.inputs[0], affine, relu=True)
@@ -269,4 +401,22 @@ class Fusion:
 
 
 def _can_activate(step: Step) -> bool:
-    return isinstance(step, Mean) or (isinstance(step, Convolve) and step.kernel == 1)
+    return isinstance(step, Mean) or (
+        isinstance(step, Convolve) and step.kernel == 1 and step.affine is None and step.gate is None
+    )
+
+
+def _eps_of_weights(operation: Any) -> float | None:
+    return float(operation.eps) if operation.kind == "standardized convolution" else None
+
+
+def _can_multiply(step: Step) -> bool:
+    return (
+        isinstance(step, Convolve)
+        and (step.kernel, step.groups) == (1, 1)
+        and step.affine is None
+        and step.gate is None
+    )
+
+
+_ACTIVATED = (Convolve, Depthwise, Elementwise, Normalize, GroupNormalize, AlongChannels)

@@ -14,6 +14,7 @@ from skipnets_engine.errors import InvalidGraphError, UnknownArchitectureError
 
 _MAX_CHANNELS = 1 << 20
 _MAX_OPERATIONS = 20_000  # of values too; the deepest networks known have a quarter of it
+ACTIVATIONS = ("relu", "gelu", "silu", "hard_swish", "sigmoid", "hard_sigmoid")
 # What the kernels are written for.
 _MAX_KERNEL = 15
 _MAX_STRIDE = 16
@@ -35,12 +36,20 @@ class Operation(Protocol):
     Beside these attributes, each kind has its own:
 
     - "convolution": kernel, stride, padding, dilation, groups, bias, in_channels, out_channels
-    - "norm": norm ("batch"), channels, eps
-    - "activation": function ("relu")
+    - "standardized convolution" (its weights get mean 0 and variance 1 for each output channel): eps, too
+    - "border" (pixels of zeros around the map): kernel (1), stride (1), padding
+    - "norm": norm ("batch", "group", "layer2d" or "instance"), channels, groups, eps
+    - "activation": function ("relu", "gelu", "silu", "hard_swish", "sigmoid" or "hard_sigmoid")
     - "pool": mode ("max" or "average"), kernel, stride, padding
+    - "blur" (binomial, 3×3, mirrored at the edges) and "cell mean" (2×2, of the pixels inside of the map),
+      which halve a map: kernel, stride, padding
     - "pad": before, after (channels of zeros)
     - "linear", and "pointwise linear" (its weight is that of a 1×1 convolution): in_features, out_features
-    - "concatenate", "add", "mean" (over the whole map) and "dropout" (which does nothing here): none
+    - "channel convolution" (along the channels of each pixel): kernel
+    - "scale" (a factor for each channel): channels
+    - "global pool": mode ("max", "avgmax" or "catavgmax"), channels
+    - "multiply" (a map by a map of one pixel), "concatenate", "add", "mean" and "squeeze" (over the
+      whole map, to a vector or a map of one pixel) and "dropout" (which does nothing here): none
     """
 
     @property
@@ -125,7 +134,7 @@ def _check_operation(where: str, operation: Any, inputs: list[Value], output: Va
         raise UnknownArchitectureError(
             f"{where}: the native engine does not know the attribute {min(unknown)!r} of a {kind}"
         )
-    arity = {"add": 2, "concatenate": len(inputs)}.get(kind, 1)
+    arity = {"add": 2, "multiply": 2, "concatenate": len(inputs)}.get(kind, 1)
     if len(inputs) != arity:
         raise InvalidGraphError(f"{where}: a {kind} reads {arity} values, not {len(inputs)}")
     check(where, operation, inputs, output)
@@ -145,24 +154,47 @@ def _check_convolution(where: str, operation: Any, inputs: list[Value], output: 
     _spatial(where, inputs[0], output, True, True)
 
 
+def _check_standardized(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+    _check_convolution(where, operation, inputs, output)
+    _check_eps(where, operation)
+
+
+def _check_border(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+    for name in ("kernel", "stride", "dilation"):
+        if getattr(operation, name, None) != 1:
+            raise UnknownArchitectureError(f"{where}: the native engine knows {name} 1 of a border only")
+    _integer(where, operation, "padding", 0, _MAX_KERNEL // 2)
+    _same(where, inputs, output)
+    _spatial(where, inputs[0], output, True, True)
+
+
 def _check_linear(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
     _equal(where, operation, "in_features", inputs[0].channels)
     _equal(where, operation, "out_features", output.channels)
     _spatial(where, inputs[0], output, False, False)
 
 
-def _check_norm(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
-    _choice(where, operation, "norm", "batch")
-    _equal(where, operation, "channels", inputs[0].channels)
+def _check_eps(where: str, operation: Any) -> None:
     eps = getattr(operation, "eps", None)
     if not isinstance(eps, float) or not math.isfinite(eps) or not 1e-30 <= eps <= 1:
         raise InvalidGraphError(f"{where}: eps={eps!r}: must be a small positive number")
+
+
+def _check_norm(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+    _choice(where, operation, "norm", "batch", "group", "layer2d", "instance")
+    _equal(where, operation, "channels", inputs[0].channels)
+    _check_eps(where, operation)
+    if operation.norm == "group":
+        groups = _integer(where, operation, "groups", 1, _MAX_CHANNELS)
+        if inputs[0].channels % groups:
+            raise InvalidGraphError(f"{where}: groups={groups}: must divide the channels")
     _same(where, inputs, output)
-    _spatial(where, inputs[0], output, True, True)
+    if operation.norm in ("batch", "instance"):
+        _spatial(where, inputs[0], output, True, True)
 
 
 def _check_activation(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
-    _choice(where, operation, "function", "relu")
+    _choice(where, operation, "function", *ACTIVATIONS)
     _same(where, inputs, output)
 
 
@@ -173,6 +205,17 @@ def _check_pool(where: str, operation: Any, inputs: list[Value], output: Value) 
     _integer(where, operation, "padding", 0, kernel // 2)
     if getattr(operation, "dilation", 1) != 1:
         raise UnknownArchitectureError(f"{where}: the native engine does not know dilated pooling")
+    _same(where, inputs, output)
+    _spatial(where, inputs[0], output, True, True)
+
+
+def _check_halving(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+    kernel, padding = (3, 1) if operation.kind == "blur" else (2, 0)
+    for name, only in (("kernel", kernel), ("stride", 2), ("padding", padding), ("dilation", 1)):
+        if getattr(operation, name, None) != only:
+            raise UnknownArchitectureError(
+                f"{where}: the native engine knows {name} {only} of a {operation.kind} only"
+            )
     _same(where, inputs, output)
     _spatial(where, inputs[0], output, True, True)
 
@@ -194,6 +237,30 @@ def _check_same(where: str, _: Any, inputs: list[Value], output: Value) -> None:
     _same(where, inputs, output)
 
 
+def _check_channel_convolution(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+    kernel = _integer(where, operation, "kernel", 1, 1 << 16)
+    if kernel % 2 == 0:
+        raise UnknownArchitectureError(f"{where}: kernel={kernel}: the native engine knows odd ones")
+    _same(where, inputs, output)
+
+
+def _check_scale(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+    _equal(where, operation, "channels", inputs[0].channels)
+    _same(where, inputs, output)
+
+
+def _check_squeeze(where: str, _: Any, inputs: list[Value], output: Value) -> None:
+    _channels(where, inputs[0].channels, output)
+    _spatial(where, inputs[0], output, True, True)
+
+
+def _check_global_pool(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
+    _choice(where, operation, "mode", "max", "avgmax", "catavgmax")
+    _equal(where, operation, "channels", inputs[0].channels)
+    _channels(where, inputs[0].channels * (2 if operation.mode == "catavgmax" else 1), output)
+    _spatial(where, inputs[0], output, True, False)
+
+
 def _check_mean(where: str, _: Any, inputs: list[Value], output: Value) -> None:
     _channels(where, inputs[0].channels, output)
     _spatial(where, inputs[0], output, True, False)
@@ -204,16 +271,28 @@ _KINDS: dict[str, tuple[Callable[[str, Any, list[Value], Value], None], str]] = 
         _check_convolution,
         "kernel stride padding dilation groups bias in_channels out_channels",
     ),
+    "standardized convolution": (
+        _check_standardized,
+        "kernel stride padding dilation groups bias in_channels out_channels eps",
+    ),
+    "border": (_check_border, "kernel stride padding dilation"),
     "linear": (_check_linear, "in_features out_features"),
     "pointwise linear": (_check_linear, "in_features out_features"),
     "norm": (_check_norm, "norm channels groups eps"),
     "activation": (_check_activation, "function"),
     "pool": (_check_pool, "mode kernel stride padding dilation"),
+    "blur": (_check_halving, "kernel stride padding dilation"),
+    "cell mean": (_check_halving, "kernel stride padding dilation"),
     "pad": (_check_pad, "before after"),
+    "channel convolution": (_check_channel_convolution, "kernel"),
+    "scale": (_check_scale, "channels"),
+    "multiply": (_check_same, ""),
     "concatenate": (_check_concatenate, ""),
     "add": (_check_same, ""),
     "dropout": (_check_same, "rate mode"),
     "mean": (_check_mean, ""),
+    "squeeze": (_check_squeeze, ""),
+    "global pool": (_check_global_pool, "mode channels"),
 }
 
 

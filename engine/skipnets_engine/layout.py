@@ -204,12 +204,14 @@ def _sizes(graph: Graph) -> list[int]:
     operation: Any  # its attributes depend on its kind
     for operation in graph.operations:
         size = sizes[operation.inputs[0]]
-        if operation.kind in ("convolution", "pool"):
+        if operation.kind in ("convolution", "standardized convolution", "pool", "blur", "border"):
             reach = getattr(operation, "dilation", 1) * (operation.kernel - 1)
             if operation.stride != 1 or 2 * operation.padding != reach:
                 window = (size, reach, operation.stride, operation.padding)
                 size = numbers.setdefault(window, len(numbers) + 1)
-        elif operation.kind == "mean":
+        elif operation.kind == "cell mean":
+            size = numbers.setdefault((size,), len(numbers) + 1)
+        elif operation.kind in ("mean", "squeeze", "global pool"):
             size = -1
         sizes[operation.output] = size
     return sizes

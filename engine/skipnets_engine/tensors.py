@@ -51,9 +51,9 @@ class Tensors:
         self._tensors: dict[str, NDArray[np.float32]] = {}
         uncounted = set()
         for operation in graph.operations:
-            for name, shape in _shapes(operation).items():
+            for name, shape in tensor_shapes(operation).items():
                 self._tensors[name] = _checked(name, shape, tensors)
-            if operation.kind == "norm":
+            if operation.kind == "norm" and operation.norm == "batch":
                 variance = f"{operation.name}.running_var"
                 if (self._tensors[variance] < 0).any():
                     raise TensorsDoNotFitError(f"tensor {variance} has negative variances")
@@ -68,6 +68,22 @@ class Tensors:
     def double(self, name: str) -> Array:
         """A tensor in double precision."""
         return self._tensors[name].astype(np.float64)
+
+    def standardized(self, name: str, eps: float) -> Array:
+        """Weights with mean 0 and variance 1 for each output channel."""
+        weight = self.double(name)
+        axes = tuple(range(1, weight.ndim))
+        deviation = np.sqrt(weight.var(axis=axes, keepdims=True) + eps)
+        return np.asarray((weight - weight.mean(axis=axes, keepdims=True)) / deviation)
+
+    def affine(self, name: str) -> Affine:
+        """Weight and bias of a norm."""
+        return Affine(self.double(f"{name}.weight"), self.double(f"{name}.bias"))
+
+    def scale(self, name: str) -> Affine:
+        """A factor for each channel."""
+        factors = self.double(name)
+        return Affine(factors, np.zeros_like(factors))
 
     def norm(self, name: str, eps: float) -> Affine:
         """A batch norm: γ (x − μ) / √(σ² + ε) + β."""
@@ -84,9 +100,10 @@ def single(name: str, numbers: Array) -> NDArray[np.float32]:
     return result
 
 
-def _shapes(operation: Any) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(operation: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of an operation's tensors that the engine reads."""
     name = operation.name
-    if operation.kind == "convolution":
+    if operation.kind in ("convolution", "standardized convolution"):
         kernel, outputs = operation.kernel, operation.out_channels
         weight = (outputs, operation.in_channels // operation.groups, kernel, kernel)
         return {f"{name}.weight": weight} | ({f"{name}.bias": (outputs,)} if operation.bias else {})
@@ -95,8 +112,12 @@ def _shapes(operation: Any) -> dict[str, tuple[int, ...]]:
         window = (1, 1) if operation.kind == "pointwise linear" else ()
         return {f"{name}.weight": (outputs, operation.in_features, *window), f"{name}.bias": (outputs,)}
     if operation.kind == "norm":
-        parts = ("weight", "bias", "running_mean", "running_var")
+        parts = ["weight", "bias", *(["running_mean", "running_var"] if operation.norm == "batch" else [])]
         return {f"{name}.{part}": (operation.channels,) for part in parts}
+    if operation.kind == "channel convolution":
+        return {f"{name}.weight": (1, 1, operation.kernel)}
+    if operation.kind == "scale":
+        return {name: (operation.channels,)}
     return {}
 
 

@@ -220,7 +220,7 @@ std::vector<StepReport> Engine::measure(int height, int width, int images, int r
         std::nth_element(times.begin(), times.begin() + rounds / 2, times.end());
         const double moved = 4.0 * (double(in.pixels()) * step.node->input_channels +
                                     double(out.pixels()) * step.node->output_channels) +
-                             (step.weights ? double(step.weights->bytes) : 0);
+                             (step.weights ? double(step.weights->bytes) * step.parts : 0);
         reports.push_back({step.node->name, algorithm_name(step), step.node->output_channels, out.height, out.width,
                            macs(plan, step), moved, times[rounds / 2]});
     }

@@ -10,6 +10,7 @@
 
 namespace skipnets {
 
+extern const PixelKernels SKIPNETS_PIXEL_TABLE;
 extern const TrainingKernels SKIPNETS_TRAINING_TABLE;
 
 namespace {
@@ -81,6 +82,13 @@ void pack_activated(float* packed, int rows, const float* const* source, Size of
         const Vector s = load(scale + i * L), t = load(shift + i * L);
         for (int r = 0; r < rows; ++r) store(packed + r * L, relu(load(source[r] + offset) * s + t));
     }
+}
+
+void pack_gated(float* packed, int rows, const float* const* source, const float* const* factors, Size offset,
+                Size vectors) {
+    pack_with(packed, rows, vectors, [=](int r, Size i) {
+        return load(source[r] + offset + i * L) * load(factors[r] + offset + i * L);
+    });
 }
 
 void pack_pooled(float* packed, int rows, const float* const* source, Size offset, Size vectors, const float* scale,
@@ -300,6 +308,7 @@ constexpr Kernels make_table() {
     list_products<2, SKIPNETS_ROWS_2>(table.multiply[2]);
     table.pack = pack;
     table.pack_activated = pack_activated;
+    table.pack_gated = pack_gated;
     table.pack_pooled = pack_pooled;
     table.pack_runs = pack_runs;
     table.winograd_input[0] = winograd_input<2>;
@@ -310,6 +319,7 @@ constexpr Kernels make_table() {
     table.largest = largest;
     table.mean = mean;
     table.peak = peak;
+    table.pixel = &SKIPNETS_PIXEL_TABLE;
     table.training = &SKIPNETS_TRAINING_TABLE;
     return table;
 }

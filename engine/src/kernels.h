@@ -32,6 +32,7 @@ struct Rows {
 
 using Multiply = void (*)(const float* rows, const float* panel, std::ptrdiff_t depth, const Rows& io);
 
+struct PixelKernels;     // pixel_kernels.h
 struct TrainingKernels;  // training_kernels.h
 
 struct Kernels {
@@ -45,7 +46,10 @@ struct Kernels {
     /// relu(scale · x + shift): a batch norm and a ReLU in front of the convolution.
     void (*pack_activated)(float* packed, int rows, const float* const* source, std::ptrdiff_t offset,
                            std::ptrdiff_t vectors, const float* scale, const float* shift);
-    /// The sum over 2×2 neighbors of the same (the quarter is in the weights).
+    /// Each row times the factors of its own image.
+    void (*pack_gated)(float* packed, int rows, const float* const* source, const float* const* factors,
+                       std::ptrdiff_t offset, std::ptrdiff_t vectors);
+    /// The sum over 2×2 neighbors of relu(scale · x + shift) (the quarter is in the weights).
     void (*pack_pooled)(float* packed, int rows, const float* const* source, std::ptrdiff_t offset,
                         std::ptrdiff_t vectors, const float* scale, const float* shift, std::ptrdiff_t pixel,
                         std::ptrdiff_t row);
@@ -80,6 +84,7 @@ struct Kernels {
     /// Fused multiply-adds in registers alone, `rounds` times rows[2]·2 of them: what the processor could do.
     float (*peak)(long rounds);
 
+    const PixelKernels* pixel;
     const TrainingKernels* training;
 };
 

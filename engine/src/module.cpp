@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
+#include <map>
 #include <stdexcept>
 
 #include "engine.h"
@@ -63,11 +64,40 @@ void add_scale(Node& node, const std::optional<Numbers>& scale, const std::optio
     if (shift) node.shift = copy(*shift);
 }
 
+Activation activation_of(const std::string& name) {
+    static const std::map<std::string, Activation> known = {
+        {"", Activation::kNone},
+        {"relu", Activation::kRelu},
+        {"gelu", Activation::kGelu},
+        {"silu", Activation::kSilu},
+        {"hard_swish", Activation::kHardSwish},
+        {"sigmoid", Activation::kSigmoid},
+        {"hard_sigmoid", Activation::kHardSigmoid},
+    };
+    const auto found = known.find(name);
+    if (found == known.end()) throw std::invalid_argument("unknown activation " + name);
+    return found->second;
+}
+
+/// The square filters of a convolution or of single channels, and how they slide.
+void add_filter(Node& node, const Weight& weight, const Numbers& bias, int stride, int dilation,
+                std::optional<int> padding) {
+    node.kernel = small(weight.shape(2), "kernel");
+    if (weight.shape(3) != weight.shape(2)) throw std::invalid_argument(node.name + ": kernels must be square");
+    if (dilation < 1 || dilation > 4096 || node.kernel > 15)
+        throw std::invalid_argument(node.name + ": kernel or dilation out of range");
+    node.stride = stride;
+    node.dilation = dilation;
+    node.padding = padding.value_or(dilation * (node.kernel / 2));
+    node.weight.assign(weight.data(), weight.data() + weight.size());
+    node.bias = copy(bias);
+}
+
 void add_convolution(Network& network, const std::string& name, int input, int output, const Weight& weight,
-                     const Numbers& bias, int input_channel, int output_channel, int stride, int dilation,
-                     std::optional<int> padding, bool relu, bool pooled, int added, int added_channel,
-                     const std::optional<Numbers>& scale, const std::optional<Numbers>& shift,
-                     const std::string& algorithm) {
+                     const Numbers& bias, int input_channel, int output_channel, int groups, int stride, int dilation,
+                     std::optional<int> padding, const std::string& activation, bool pooled, int added,
+                     int added_channel, int gate, int gate_channel, const std::optional<Numbers>& scale,
+                     const std::optional<Numbers>& shift, const std::string& algorithm) {
     Node node = make_node(Kind::kConvolution, name, {input, output, input_channel, output_channel}, 0);
     if (algorithm == "direct")
         node.forced = Algorithm::kDirect;
@@ -78,40 +108,86 @@ void add_convolution(Network& network, const std::string& name, int input, int o
     else if (algorithm != "auto")
         throw std::invalid_argument(name + ": unknown algorithm " + algorithm);
     node.output_channels = small(weight.shape(0), "output channels");
-    node.input_channels = small(weight.shape(1), "input channels");
-    node.kernel = small(weight.shape(2), "kernel");
-    if (weight.shape(3) != weight.shape(2)) throw std::invalid_argument(name + ": kernels must be square");
-    if (dilation < 1 || dilation > 4096 || node.kernel > 15)
-        throw std::invalid_argument(name + ": kernel or dilation out of range");
-    node.stride = stride;
-    node.dilation = dilation;
-    node.padding = padding.value_or(dilation * (node.kernel / 2));
-    node.relu = relu;
+    if (groups < 1) throw std::invalid_argument(name + ": groups out of range");
+    node.input_channels = small(weight.shape(1) * std::size_t(groups), "input channels");
+    add_filter(node, weight, bias, stride, dilation, padding);
+    node.groups = groups;
+    node.activation = activation_of(activation);
     node.pooled = pooled;
     node.added = added;
     node.added_channel = added_channel;
-    node.weight.assign(weight.data(), weight.data() + weight.size());
-    node.bias = copy(bias);
+    node.gate = gate;
+    node.gate_channel = gate_channel;
     add_scale(node, scale, shift);
+    network.nodes.push_back(std::move(node));
+}
+
+void add_depthwise(Network& network, const std::string& name, int input, int output, const Weight& weight,
+                   const Numbers& bias, int input_channel, int output_channel, int stride, int dilation,
+                   std::optional<int> padding, const std::string& activation, const std::optional<Numbers>& scale,
+                   const std::optional<Numbers>& shift, float eps) {
+    const int channels = small(weight.shape(0), "channels");
+    Node node = make_node(Kind::kDepthwise, name, {input, output, input_channel, output_channel}, channels);
+    if (weight.shape(1) != 1) throw std::invalid_argument(name + ": each channel has one filter");
+    add_filter(node, weight, bias, stride, dilation, padding);
+    node.activation = activation_of(activation);
+    node.eps = eps;
+    add_scale(node, scale, shift);
+    network.nodes.push_back(std::move(node));
+}
+
+void add_layer_norm(Network& network, const std::string& name, int input, int output, int channels,
+                    const Numbers& scale, const Numbers& shift, float eps, int input_channel, int output_channel,
+                    const std::string& activation) {
+    Node node = make_node(Kind::kLayerNorm, name, {input, output, input_channel, output_channel}, channels);
+    node.activation = activation_of(activation);
+    node.eps = eps;
+    add_scale(node, scale, shift);
+    network.nodes.push_back(std::move(node));
+}
+
+void add_group_norm(Network& network, const std::string& name, int input, int output, int channels, int groups,
+                    const Numbers& scale, const Numbers& shift, float eps, int input_channel) {
+    Node node = make_node(Kind::kGroupNorm, name, {input, output, input_channel, 0}, channels);
+    if (channels < 0 || channels > 1 << 24) throw std::invalid_argument(name + ": channels out of range");
+    node.output_channels = 2 * channels;
+    node.groups = groups;
+    node.eps = eps;
+    add_scale(node, scale, shift);
+    network.nodes.push_back(std::move(node));
+}
+
+void add_along_channels(Network& network, const std::string& name, int input, int output, int channels,
+                        const Numbers& weight, int input_channel, int output_channel, const std::string& activation) {
+    Node node = make_node(Kind::kAlongChannels, name, {input, output, input_channel, output_channel}, channels);
+    node.kernel = small(weight.size(), "kernel");
+    node.weight = copy(weight);
+    node.activation = activation_of(activation);
     network.nodes.push_back(std::move(node));
 }
 
 void add_elementwise(Network& network, const std::string& name, int input, int output, int channels,
                      int input_channel, int output_channel, const std::optional<Numbers>& scale,
-                     const std::optional<Numbers>& shift, int added, int added_channel, bool relu) {
+                     const std::optional<Numbers>& shift, int added, int added_channel, int gate, int gate_channel,
+                     int gate_shift_channel, const std::string& activation) {
     Node node = make_node(Kind::kElementwise, name, {input, output, input_channel, output_channel}, channels);
     add_scale(node, scale, shift);
     node.added = added;
     node.added_channel = added_channel;
-    node.relu = relu;
+    node.gate = gate;
+    node.gate_channel = gate_channel;
+    node.gate_shift_channel = gate_shift_channel;
+    node.activation = activation_of(activation);
     network.nodes.push_back(std::move(node));
 }
 
 void add_pool(Network& network, const std::string& name, int input, int output, int channels, int input_channel,
               int output_channel, const std::string& mode, int kernel, int stride, int padding) {
-    if (mode != "max" && mode != "average") throw std::invalid_argument(name + ": unknown mode " + mode);
-    const Kind kind = mode == "max" ? Kind::kMaxPool : Kind::kAveragePool;
-    Node node = make_node(kind, name, {input, output, input_channel, output_channel}, channels);
+    static const std::map<std::string, Kind> known = {
+        {"max", Kind::kMaxPool}, {"average", Kind::kAveragePool}, {"cell", Kind::kCellMean}, {"blur", Kind::kBlur}};
+    const auto found = known.find(mode);
+    if (found == known.end()) throw std::invalid_argument(name + ": unknown mode " + mode);
+    Node node = make_node(found->second, name, {input, output, input_channel, output_channel}, channels);
     node.kernel = kernel;
     node.stride = stride;
     node.padding = padding;
@@ -134,6 +210,11 @@ void add_mean(Network& network, const std::string& name, int input, int output, 
     Node node = make_node(Kind::kMean, name, {input, output, input_channel, output_channel}, channels);
     add_scale(node, scale, shift);
     network.nodes.push_back(std::move(node));
+}
+
+void add_max(Network& network, const std::string& name, int input, int output, int channels, int input_channel,
+             int output_channel) {
+    network.nodes.push_back(make_node(Kind::kMax, name, {input, output, input_channel, output_channel}, channels));
 }
 
 void check_input(const Engine& engine, const Input& input) {
@@ -238,18 +319,32 @@ NB_MODULE(_engine, m) {
         .def(nb::init<>())
         .def("add_value", &add_value, "channels"_a)
         .def("add_convolution", &add_convolution, "name"_a, "input"_a, "output"_a, "weight"_a, "bias"_a, nb::kw_only(),
+             "input_channel"_a = 0, "output_channel"_a = 0, "groups"_a = 1, "stride"_a = 1, "dilation"_a = 1,
+             "padding"_a = nb::none(), "activation"_a = "", "pooled"_a = false, "added"_a = -1, "added_channel"_a = 0,
+             "gate"_a = -1, "gate_channel"_a = 0, "scale"_a = nb::none(), "shift"_a = nb::none(),
+             "algorithm"_a = "auto")
+        .def("add_depthwise", &add_depthwise, "name"_a, "input"_a, "output"_a, "weight"_a, "bias"_a, nb::kw_only(),
              "input_channel"_a = 0, "output_channel"_a = 0, "stride"_a = 1, "dilation"_a = 1,
-             "padding"_a = nb::none(), "relu"_a = false, "pooled"_a = false, "added"_a = -1, "added_channel"_a = 0,
-             "scale"_a = nb::none(), "shift"_a = nb::none(), "algorithm"_a = "auto")
+             "padding"_a = nb::none(), "activation"_a = "", "scale"_a = nb::none(), "shift"_a = nb::none(),
+             "eps"_a = 0.0f)
+        .def("add_layer_norm", &add_layer_norm, "name"_a, "input"_a, "output"_a, "channels"_a, "scale"_a, "shift"_a,
+             nb::kw_only(), "eps"_a, "input_channel"_a = 0, "output_channel"_a = 0, "activation"_a = "")
+        .def("add_group_norm", &add_group_norm, "name"_a, "input"_a, "output"_a, "channels"_a, "groups"_a, "scale"_a,
+             "shift"_a, nb::kw_only(), "eps"_a, "input_channel"_a = 0)
+        .def("add_along_channels", &add_along_channels, "name"_a, "input"_a, "output"_a, "channels"_a, "weight"_a,
+             nb::kw_only(), "input_channel"_a = 0, "output_channel"_a = 0, "activation"_a = "")
         .def("add_elementwise", &add_elementwise, "name"_a, "input"_a, "output"_a, "channels"_a, nb::kw_only(),
              "input_channel"_a = 0, "output_channel"_a = 0, "scale"_a = nb::none(), "shift"_a = nb::none(),
-             "added"_a = -1, "added_channel"_a = 0, "relu"_a = false)
+             "added"_a = -1, "added_channel"_a = 0, "gate"_a = -1, "gate_channel"_a = 0, "gate_shift_channel"_a = -1,
+             "activation"_a = "")
         .def("add_pool", &add_pool, "name"_a, "input"_a, "output"_a, "channels"_a, nb::kw_only(),
              "input_channel"_a = 0, "output_channel"_a = 0, "mode"_a, "kernel"_a, "stride"_a, "padding"_a = 0)
         .def("add_subsample", &add_subsample, "name"_a, "input"_a, "output"_a, "channels"_a, nb::kw_only(),
              "input_channel"_a = 0, "output_channel"_a = 0, "stride"_a = 1, "before"_a = 0, "after"_a = 0)
         .def("add_mean", &add_mean, "name"_a, "input"_a, "output"_a, "channels"_a, nb::kw_only(),
              "input_channel"_a = 0, "output_channel"_a = 0, "scale"_a = nb::none(), "shift"_a = nb::none())
+        .def("add_max", &add_max, "name"_a, "input"_a, "output"_a, "channels"_a, nb::kw_only(), "input_channel"_a = 0,
+             "output_channel"_a = 0)
         .def_rw("features", &Network::features)
         .def_rw("logits", &Network::logits);
 

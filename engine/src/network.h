@@ -11,15 +11,24 @@
 #include <string>
 #include <vector>
 
+#include "activation.h"
+
 namespace skipnets {
 
 enum class Kind {
     kConvolution,
-    kElementwise,   // scale · x + shift, then + added, then ReLU; each of them where it is asked for
+    kDepthwise,     // a filter for each channel, then a layer norm where there is an eps
+    kElementwise,   // · gate, scale · x + shift, + added; each of them where it is asked for
     kMaxPool,       // over a window
     kAveragePool,   // over a window; pixels of the padding count as 0
+    kCellMean,      // over cells of 2×2, of those pixels that lie inside of the map
+    kBlur,          // a binomial filter of 3×3, mirrored at the edges
     kSubsample,     // every stride-th pixel, with channels of 0 before and after; a copy where the stride is 1
     kMean,          // over the whole map, of relu(scale · x + shift) where there is a scale
+    kMax,           // over the whole map
+    kLayerNorm,     // of each pixel's channels, with scale and shift
+    kGroupNorm,     // of groups of channels over the whole map: makes factors, and after them shifts, of all channels
+    kAlongChannels, // a filter along the channels of a pixel
 };
 
 enum class Algorithm { kDirect, kWinograd2, kWinograd4 };
@@ -32,13 +41,21 @@ struct Node {
     int input_channels = 0, output_channels = 0; // … and how many channels
     int kernel = 1, stride = 1, padding = 0, dilation = 1;
     int before = 0;       // channels of 0 before those that a subsampling copies
-    bool relu = false;    // of the result
+    int groups = 1;       // of a convolution or a group norm
+    float eps = 0;        // of a norm
+    Activation activation = Activation::kNone;  // of the result
     bool pooled = false;  // the convolution reads means over 2×2 pixels (of what scale and shift leave)
     int added = -1;       // a value that is added before the ReLU, from `added_channel` on
     int added_channel = 0;
+    // A value of one pixel: factors of an elementwise step's channels or of what a 1×1 convolution reads; shifts lie in
+    // the same value, from `gate_shift_channel` on, if that is not -1.
+    int gate = -1;
+    int gate_channel = 0, gate_shift_channel = -1;
     std::optional<Algorithm> forced;  // for tests; otherwise the plan chooses
-    std::vector<float> weight;        // (output_channels, input_channels, kernel, kernel)
-    std::vector<float> bias;          // (output_channels)
+    // (output_channels, input_channels / groups, kernel, kernel); of a filter for each channel (channels, kernel,
+    // kernel), of one along the channels (kernel)
+    std::vector<float> weight;
+    std::vector<float> bias;  // (output_channels)
     // (input_channels) or empty; convolutions and means apply them with a ReLU to what they read.
     std::vector<float> scale, shift;
 

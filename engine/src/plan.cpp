@@ -16,13 +16,23 @@ constexpr Size kGroupFloats = Size(1) << 20;
 // Maps larger than this, in floats, pass through the second-level cache strip by strip.
 constexpr Size kStripFloats = Size(1) << 17;
 
+// Weights of at most so many bytes are fetched again for each strip of a few register tiles' pixels.
+constexpr std::size_t kStripWeights = std::size_t(2) << 20;
+
 int shrunk(int size, const Node& node) {
     switch (node.kind) {
-        case Kind::kMean: return 1;
-        case Kind::kElementwise: return size;
+        case Kind::kMean:
+        case Kind::kMax:
+        case Kind::kGroupNorm: return 1;
+        case Kind::kElementwise:
+        case Kind::kLayerNorm:
+        case Kind::kAlongChannels: return size;
+        case Kind::kCellMean: return (size + 1) / 2;
+        case Kind::kBlur: return size < 2 ? 0 : (size + 1) / 2;  // of one pixel there is no mirror image
         case Kind::kMaxPool:
         case Kind::kAveragePool:
         case Kind::kSubsample:
+        case Kind::kDepthwise:
         case Kind::kConvolution: break;
     }
     if (node.pooled) return size / 2;
@@ -48,6 +58,8 @@ void size_maps(const Network& network, Plan& plan) {
             throw std::invalid_argument(node.name + ": its map does not fit beside the others");
         if (node.added >= 0 && (plan.maps[node.added].height != height || plan.maps[node.added].width != width))
             throw std::invalid_argument(node.name + ": what is added has another size");
+        if (node.gate >= 0 && plan.maps[node.gate].pixels() != 1)
+            throw std::invalid_argument(node.name + ": factors must have one pixel");
         out.height = height;
         out.width = width;
     }
@@ -56,34 +68,38 @@ void size_maps(const Network& network, Plan& plan) {
             throw std::invalid_argument("features and logits must have one pixel");
 }
 
-/// Cycles that a 3×3 convolution takes, roughly, on one thread: what the choice of its algorithm minimizes.
+/// Cycles that a 3×3 convolution, or each part of one, takes, roughly, on one thread: what the choice of its
+/// algorithm minimizes.
 ///
 /// Multiply-adds at one vector a cycle; a transform is about so many vector operations a tile and vector of
 /// channels as were counted in the compiled code; weights come from the shared cache or memory at 8 bytes a
 /// cycle, once for all images of a group. Register tiles with few rows wait for their weights: two vectors of
 /// weights are loaded for `rows` broadcasts.
-double cycles(const Node& node, const Map& out, int images, int m, const Kernels& kernels) {
+double cycles(int inputs, int outputs, const Map& out, int images, int m, const Kernels& kernels) {
     const double lanes = kernels.lanes;
-    const double in_vectors = double((node.input_channels + kernels.lanes - 1) / kernels.lanes);
-    const double out_vectors = double((node.output_channels + kernels.lanes - 1) / kernels.lanes);
+    const double in_vectors = double((inputs + kernels.lanes - 1) / kernels.lanes);
+    const double out_vectors = double((outputs + kernels.lanes - 1) / kernels.lanes);
     const int elements = m == 0 ? 9 : (m + 2) * (m + 2);
     const double positions =
         m == 0 ? double(out.pixels()) * images
                : double((out.height + m - 1) / m) * ((out.width + m - 1) / m) * images;
-    const double product = positions * elements * node.input_channels * out_vectors;
+    const double product = positions * elements * inputs * out_vectors;
     const double few = positions < 8 ? 8 / positions : 1;
     const double transforms =
         m == 0 ? positions * 9 * in_vectors * 2.5
                : positions * (in_vectors * (m == 2 ? 100 : 280) + out_vectors * (m == 2 ? 60 : 170));
-    const double weight_bytes = 4.0 * elements * node.input_channels * out_vectors * lanes;
+    const double weight_bytes = 4.0 * elements * inputs * out_vectors * lanes;
     return product * few + transforms + weight_bytes / 8;
 }
 
 Algorithm choose_algorithm(const Node& node, const Map& out, int images, const Kernels& kernels) {
     if (node.forced) return *node.forced;
-    if (!node.suits_winograd()) return Algorithm::kDirect;
-    const double direct = cycles(node, out, images, 0, kernels);
-    const double two = cycles(node, out, images, 2, kernels), four = cycles(node, out, images, 4, kernels);
+    if (node.kind != Kind::kConvolution || !node.suits_winograd()) return Algorithm::kDirect;
+    const int parts = node.groups / groups_together(node, kernels.lanes);
+    const int inputs = node.input_channels / parts, outputs = node.output_channels / parts;
+    const double direct = cycles(inputs, outputs, out, images, 0, kernels);
+    const double two = cycles(inputs, outputs, out, images, 2, kernels);
+    const double four = cycles(inputs, outputs, out, images, 4, kernels);
     if (direct <= two && direct <= four) return Algorithm::kDirect;
     return two <= four ? Algorithm::kWinograd2 : Algorithm::kWinograd4;
 }
@@ -97,9 +113,16 @@ void lay_out_maps(const Network& network, const Kernels& kernels, Plan& plan) {
     for (const Step& step : plan.steps) {
         const Node& node = *step.node;
         if (node.input != 0) need(node.input, node.input_channel + round_up(node.input_channels, kernels.lanes));
-        need(node.output, node.output_channel + round_up(node.output_channels, kernels.lanes));
+        // Every part of a grouped convolution stores whole vectors.
+        const Size last = Size(node.output_channels) / step.parts;
+        need(node.output, node.output_channel + node.output_channels - last + round_up(last, kernels.lanes));
         if (node.added > 0) need(node.added, node.added_channel + round_up(node.output_channels, kernels.lanes));
-        if (node.kind != Kind::kConvolution || node.kernel == 1) continue;
+        if (node.gate > 0) {
+            need(node.gate, node.gate_channel + round_up(node.input_channels, kernels.lanes));
+            need(node.gate, node.gate_shift_channel + round_up(node.input_channels, kernels.lanes));
+        }
+        const bool slides = node.kind == Kind::kConvolution || node.kind == Kind::kDepthwise;
+        if (!slides || node.kernel == 1) continue;
         Map& in = plan.maps[node.input];
         const Map& out = plan.maps[node.output];
         const int before = node.padding;
@@ -132,16 +155,28 @@ void lay_out_maps(const Network& network, const Kernels& kernels, Plan& plan) {
     }
 }
 
-/// Finds 1×1 convolutions whose result only the Winograd convolution behind them reads, and which is so large that
-/// the two had better run strip by strip.
+/// Whether the second of two steps may read a strip of what the first, a 1×1 convolution, makes; and how.
+Strips strips_of(const Step& second) {
+    const Node& node = *second.node;
+    if (node.kind != Kind::kConvolution || second.parts > 1) return Strips::kNone;
+    if (second.weights->algorithm != Algorithm::kDirect) return Strips::kWinograd;
+    const bool plain = node.kernel == 1 && node.stride == 1 && !node.pooled;
+    // Every strip fetches all weights.
+    return plain && second.weights->bytes <= kStripWeights ? Strips::kProducts : Strips::kNone;
+}
+
+/// Finds 1×1 convolutions whose result only the convolution behind them reads, and which is so large that the two had
+/// better run strip by strip.
 void pair_steps(Plan& plan) {
-    const auto reads = [](const Node& node, int value) { return node.input == value || node.added == value; };
+    const auto reads = [](const Node& node, int value) {
+        return node.input == value || node.added == value || node.gate == value;
+    };
     for (std::size_t i = 0; i + 1 < plan.steps.size(); ++i) {
         const Node &node = *plan.steps[i].node, &next = *plan.steps[i + 1].node;
         if (plan.key.keep || node.kind != Kind::kConvolution || node.kernel != 1 || node.pooled ||
-            node.output_channel != 0 || next.kind != Kind::kConvolution || next.input != node.output ||
-            next.added == node.output || next.input_channel != 0 || next.input_channels > node.output_channels ||
-            plan.steps[i + 1].weights->algorithm == Algorithm::kDirect)
+            node.output_channel != 0 || next.input != node.output || next.added == node.output ||
+            next.gate == node.output || next.input_channel != 0 || next.input_channels > node.output_channels ||
+            plan.steps[i].parts > 1)
             continue;
         // Other steps that read the value must find it written anew.
         bool read_later = false;
@@ -152,8 +187,11 @@ void pair_steps(Plan& plan) {
                 later.output_channels >= node.output_channels)
                 break;
         }
-        const bool large = plan.maps[node.output].image > kStripFloats;
-        plan.steps[i].by_strips = large && !read_later;
+        const Map& map = plan.maps[node.output];
+        const bool large = map.image > kStripFloats && map.pixels() > 1;
+        const Strips strips = strips_of(plan.steps[i + 1]);
+        if (strips == Strips::kProducts && plan.steps[i].weights->bytes > kStripWeights) continue;
+        if (large && !read_later) plan.steps[i].strips = strips;
     }
 }
 
@@ -180,7 +218,7 @@ void group_steps(const Network& network, Plan& plan) {
         segment.group = group;
         for (std::size_t i = segment.begin; i < segment.end; ++i) {
             const Node& node = *plan.steps[i].node;
-            for (int value : {node.input, node.output, node.added})
+            for (int value : {node.input, node.output, node.added, node.gate})
                 if (value >= 0) plan.maps[value].group = std::max(plan.maps[value].group, group);
         }
     }
@@ -203,6 +241,7 @@ void share_memory(const Network& network, Plan& plan) {
         use(node.input, i);
         use(node.output, i);
         if (node.added >= 0) use(node.added, i);
+        if (node.gate >= 0) use(node.gate, i);
     }
     for (int value : {network.features, network.logits})
         if (value >= 0) use(value, plan.steps.size() - 1);
@@ -245,17 +284,24 @@ bool PlanKey::operator<(const PlanKey& other) const {
     return std::tie(height, width, images, keep) < std::tie(other.height, other.width, other.images, other.keep);
 }
 
-const ConvolutionWeights* WeightStore::get(std::size_t node, Algorithm algorithm) {
+const std::vector<ConvolutionWeights>& WeightStore::get(std::size_t node, Algorithm algorithm) {
     auto& entry = packed_[{node, algorithm}];
-    if (!entry) {
-        const Node& which = network_.nodes[node];
+    if (!entry.empty()) return entry;
+    const Node& whole = network_.nodes[node];
+    const auto add = [&](const Node& which) {
         const bool adjacent = which.input == 0 && which.input_channels == network_.channels[0];
-        entry = std::make_unique<ConvolutionWeights>(
-            algorithm == Algorithm::kDirect
-                ? direct_weights(which, kernels_, adjacent, arena_)
-                : winograd_weights(which, kernels_, algorithm == Algorithm::kWinograd2 ? 2 : 4, arena_));
-    }
-    return entry.get();
+        entry.push_back(algorithm == Algorithm::kDirect
+                            ? direct_weights(which, kernels_, adjacent, arena_)
+                            : winograd_weights(which, kernels_, algorithm == Algorithm::kWinograd2 ? 2 : 4, arena_));
+    };
+    const int together = groups_together(whole, kernels_.lanes);
+    if (whole.kind == Kind::kDepthwise)
+        entry.push_back(depthwise_weights(whole, kernels_, arena_));
+    else if (whole.groups == 1)
+        add(whole);
+    else
+        for (int part = 0; part < whole.groups / together; ++part) add(part_of(whole, together, part));
+    return entry;
 }
 
 std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, const PlanKey& key,
@@ -267,10 +313,13 @@ std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, 
     for (std::size_t i = 0; i < network.nodes.size(); ++i) {
         const Node& node = network.nodes[i];
         Step step{&node};
-        if (node.kind == Kind::kConvolution) {
-            step.weights =
+        if (node.kind == Kind::kConvolution || node.kind == Kind::kDepthwise) {
+            const auto& weights =
                 store.get(i, choose_algorithm(node, plan->maps[node.output], key.images, kernels));
-        } else if (!node.scale.empty()) {
+            step.weights = weights.data();
+            step.parts = int(weights.size());
+        }
+        if (node.kind != Kind::kConvolution && !node.scale.empty()) {
             const std::size_t padded = round_up(Size(node.scale.size()), kernels.lanes);
             float* numbers = plan->arena.floats(2 * padded);
             std::copy(node.scale.begin(), node.scale.end(), numbers);
@@ -297,14 +346,26 @@ Workspace::Workspace(const Plan& plan) {
 
 double macs(const Plan& plan, const Step& step) {
     const Node& node = *step.node;
-    if (node.kind != Kind::kConvolution) return 0;
+    if (node.kind != Kind::kConvolution && node.kind != Kind::kDepthwise) return 0;
     const double pixels = node.pooled ? double(plan.maps[node.input].pixels()) : double(plan.maps[node.output].pixels());
-    return pixels * node.kernel * node.kernel * node.input_channels * node.output_channels;
+    const int inputs = node.kind == Kind::kDepthwise ? 1 : node.input_channels / node.groups;
+    return pixels * node.kernel * node.kernel * inputs * node.output_channels;
 }
 
 const char* algorithm_name(const Step& step) {
     switch (step.node->kind) {
-        case Kind::kElementwise: return step.node->added >= 0 ? "add" : step.node->relu ? "activate" : "scale";
+        case Kind::kElementwise:
+            return step.node->gate >= 0                              ? "multiply"
+                   : step.node->added >= 0                           ? "add"
+                   : step.node->activation != Activation::kNone      ? "activate"
+                                                                     : "scale";
+        case Kind::kDepthwise: return step.node->eps > 0 ? "depthwise, norm" : "depthwise";
+        case Kind::kLayerNorm: return "layer norm";
+        case Kind::kGroupNorm: return "statistics";
+        case Kind::kAlongChannels: return "along channels";
+        case Kind::kCellMean: return "cell mean";
+        case Kind::kBlur: return "blur";
+        case Kind::kMax: return "max";
         case Kind::kMaxPool: return "max-pool";
         case Kind::kAveragePool: return "average-pool";
         case Kind::kSubsample:

@@ -21,21 +21,26 @@ namespace skipnets {
 class WeightStore {
 public:
     WeightStore(const Network& network, const Kernels& kernels) : network_(network), kernels_(kernels) {}
-    const ConvolutionWeights* get(std::size_t node, Algorithm algorithm);
+    /// One for each part of a grouped convolution: see groups_together().
+    const std::vector<ConvolutionWeights>& get(std::size_t node, Algorithm algorithm);
     std::size_t bytes() const { return arena_.bytes(); }
 
 private:
     const Network& network_;
     const Kernels& kernels_;
     Arena arena_;
-    std::map<std::pair<std::size_t, Algorithm>, std::unique_ptr<ConvolutionWeights>> packed_;
+    std::map<std::pair<std::size_t, Algorithm>, std::vector<ConvolutionWeights>> packed_;
 };
+
+/// Whether a 1×1 convolution may run strip by strip together with the next step, which alone reads it.
+enum class Strips { kNone, kWinograd, kProducts };
 
 struct Step {
     const Node* node;
-    const ConvolutionWeights* weights = nullptr;  // of convolutions
-    const float *scale = nullptr, *shift = nullptr;  // of activations and means, padded
-    bool by_strips = false;  // it may run strip by strip together with the next step, which alone reads it
+    const ConvolutionWeights* weights = nullptr;  // of convolutions, of each part
+    int parts = 1;
+    const float *scale = nullptr, *shift = nullptr;  // of all other steps, padded
+    Strips strips = Strips::kNone;
 };
 
 /// Steps that run over the same number of images at a time. Later segments have smaller maps, so they take more:

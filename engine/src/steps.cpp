@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "ranges.h"
+#include "pixel_steps.h"
+#include "place.h"
 
 namespace skipnets {
 namespace {
@@ -44,33 +45,13 @@ struct Pointers {
     const float* source[kMax];
     float* out[kMax];
     const float* added[kMax];
+    const float* factors[kMax];
 };
-
-/// A value in memory: all of its images, or a ring of rows of one image, which a thread keeps for itself while it
-/// computes strip after strip. Rows outside of a ring's image are one row of zeros.
-struct Place {
-    Map map;
-    float* base;
-    int ring = 0;  // rows; 0 for a whole value
-    float* zeros = nullptr;
-
-    float* at(Size number, Size y, Size x) const {
-        if (ring == 0) return base + map.at(number, y, x);
-        if (y < 0 || y >= map.height) return zeros + (x + map.border) * map.pixel;
-        return base + (y % ring) * map.row + (x + map.border) * map.pixel;
-    }
-};
-
-Place place_of(const Execution& run, int value, int image, int channel) {
-    return {run.plan.maps[value], run.value(value, image) + channel};
-}
 
 // ---- products ------------------------------------------------------------------------------------------------
 
-void pack_rows(const Execution& run, const Step& step, const DepthBlock& block, const float* const* source, int rows,
-               float* packed, float* lines) {
-    const Node& node = *step.node;
-    const ConvolutionWeights& weights = *step.weights;
+void pack_rows(const Execution& run, const Node& node, const ConvolutionWeights& weights, const DepthBlock& block,
+               const float* const* source, const float* const* factors, int rows, float* packed, float* lines) {
     const Kernels& kernels = run.kernels;
     const Map& in = run.plan.maps[node.input];
     const Size vectors = ceil_div(block.channels, kernels.lanes);
@@ -85,6 +66,8 @@ void pack_rows(const Execution& run, const Step& step, const DepthBlock& block, 
     } else if (node.pooled) {
         kernels.pack_pooled(packed, rows, source, block.first_channel, vectors, weights.scale + block.first_channel,
                             weights.shift + block.first_channel, in.pixel, in.row);
+    } else if (node.gate >= 0) {
+        kernels.pack_gated(packed, rows, source, factors, block.first_channel, vectors);
     } else if (weights.scale) {
         kernels.pack_activated(packed, rows, source, block.first_channel, vectors,
                                weights.scale + block.first_channel, weights.shift + block.first_channel);
@@ -96,14 +79,20 @@ void pack_rows(const Execution& run, const Step& step, const DepthBlock& block, 
     }
 }
 
+/// A part of a value that is added to that part of a convolution's result.
+Place added_of(const Execution& run, const Node& node, int image, int channel) {
+    return node.added >= 0 ? place_of(run, node.added, image, node.added_channel + channel) : Place{};
+}
+
 /// A convolution as a product: rows of pixels, gathered and packed block by block, with panels of weights.
-void convolve(const Execution& run, const Step& step, int image, Range positions, Range panels, const Place& out,
-              float* scratch) {
+void convolve(const Execution& run, const Step& step, int part, int image, Range positions, Range panels,
+              const Place& in, const Place& out, float* scratch) {
     const Node& node = *step.node;
-    const ConvolutionWeights& weights = *step.weights;
+    const ConvolutionWeights& weights = step.weights[part];
     const Kernels& kernels = run.kernels;
-    const Place in = place_of(run, node.input, image, node.input_channel);
-    const Place added = node.added >= 0 ? place_of(run, node.added, image, node.added_channel) : Place{};
+    const Place added = added_of(run, node, image, part * weights.outputs), gate = gate_of(run, node, image);
+    const auto finish = finisher_of(run, node);
+    const bool rectified = node.activation == Activation::kRelu;
     const int step_of_input = node.pooled ? 2 : node.stride;
 
     Pointers at;
@@ -122,6 +111,7 @@ void convolve(const Execution& run, const Step& step, int image, Range positions
                                  walk.x * step_of_input - node.padding);
             at.out[i] = out.at(walk.number, walk.y, walk.x);
             if (added.base) at.added[i] = added.at(walk.number, walk.y, walk.x);
+            if (gate.base) at.factors[i] = gate.at(walk.number, 0, 0);
         }
         for (const DepthBlock& block : weights.blocks) {
             const bool is_first = &block == &weights.blocks.front(), is_last = &block == &weights.blocks.back();
@@ -130,11 +120,11 @@ void convolve(const Execution& run, const Step& step, int image, Range positions
                 const Size offset = range.begin - begin;
                 const int rows = int(range.end - range.begin);
                 float* lines = packed + (block.depth + kernels.lanes) * rows;
-                pack_rows(run, step, block, at.source + offset, rows, packed, lines);
+                pack_rows(run, node, weights, block, at.source + offset, at.factors + offset, rows, packed, lines);
                 // Each block is summed for itself and added to what was there: shorter sums round less.
                 const float* const* residual = added.base && is_last ? at.added + offset : nullptr;
                 Rows io{is_first ? bias : residual ? residual : zeros, 0, at.out + offset, 0,
-                        is_first ? residual : const_cast<const float* const*>(at.out + offset), 0, node.relu && is_last};
+                        is_first ? residual : const_cast<const float* const*>(at.out + offset), 0, rectified && is_last};
                 const bool from_zero = io.start == zeros;
                 for (Size i = panels.begin; i < panels.end; ++i) {
                     const Panel& panel = weights.panels[i];
@@ -143,10 +133,32 @@ void convolve(const Execution& run, const Step& step, int image, Range positions
                     io.start_offset = from_zero ? 0 : channel;
                     kernels.multiply[panel.vectors][rows](
                         packed, weights.weights + block.weights + channel * block.depth, block.depth, io);
+                    if (finish && is_last) finish(io.out, channel, rows, panel.vectors);
                 }
             }
         }
     }
+}
+
+/// The member's share of a convolution's parts: compute(part, share). All parts are alike.
+///
+/// A part that does not fill its last vector stores beyond its channels, where the next part's lie: whoever computes a
+/// position must then compute all of its parts, in their order. Otherwise members take whole parts, and share the
+/// last few.
+template <class Compute>
+void for_each_part(const Execution& run, const Step& step, Size positions, const Share& shared, Compute compute) {
+    const int parts = step.parts, size = run.team.size();
+    const Range panels{0, Size(step.weights->panels.size())};
+    if (parts == 1) return compute(0, shared);
+    if (step.weights->outputs % run.kernels.lanes != 0) {
+        const Share mine{share(positions, size, run.member), panels};
+        for (int part = 0; part < parts; ++part) compute(part, mine);
+        return;
+    }
+    const int apart = parts / size * size;
+    const Range mine = share(apart, size, run.member);
+    for (Size part = mine.begin; part < mine.end; ++part) compute(int(part), Share{{0, positions}, panels});
+    for (int part = apart; part < parts; ++part) compute(part, shared);
 }
 
 void run_direct(const Execution& run, const Step& step, int image, int count) {
@@ -155,11 +167,15 @@ void run_direct(const Execution& run, const Step& step, int image, int count) {
     double depth = 0;
     for (const DepthBlock& block : weights.blocks) depth += double(block.depth);
     const int lanes = run.kernels.lanes, vectors = weights.panels.front().vectors;
-    const Share mine = split(run.team, run.member, out.pixels() * count, Size(weights.panels.size()), weights.rows,
-                             depth * weights.rows * vectors, depth / lanes * weights.rows * 3,
-                             depth * vectors * lanes * sizeof(float) / 8);
-    convolve(run, step, image, mine.positions, mine.panels,
-             place_of(run, step.node->output, image, step.node->output_channel), run.scratch);
+    const Size positions = out.pixels() * count;
+    const Share shared = split(run.team, run.member, positions, Size(weights.panels.size()), weights.rows,
+                               depth * weights.rows * vectors, depth / lanes * weights.rows * 3,
+                               depth * vectors * lanes * sizeof(float) / 8);
+    for_each_part(run, step, positions, shared, [&](int part, const Share& mine) {
+        const Place in = place_of(run, step.node->input, image, step.node->input_channel + part * weights.inputs);
+        const Place place = place_of(run, step.node->output, image, step.node->output_channel + part * weights.outputs);
+        convolve(run, step, part, image, mine.positions, mine.panels, in, place, run.scratch);
+    });
 }
 
 // ---- Winograd ------------------------------------------------------------------------------------------------
@@ -172,16 +188,17 @@ int winograd_size(const Step& step) { return step.weights->algorithm == Algorith
 
 /// A 3×3 convolution of stride 1, a register tile's worth of Winograd tiles at a time: transform the inputs,
 /// multiply each of the (m+2)² elements, transform the outputs.
-void convolve_by_winograd(const Execution& run, const Step& step, int image, Range tiles, Range panels,
+void convolve_by_winograd(const Execution& run, const Step& step, int part, int image, Range tiles, Range panels,
                           const Place& in, float* scratch) {
     const Node& node = *step.node;
-    const ConvolutionWeights& weights = *step.weights;
+    const ConvolutionWeights& weights = step.weights[part];
     const Kernels& kernels = run.kernels;
-    const Place out = place_of(run, node.output, image, node.output_channel);
-    const Place added = node.added >= 0 ? place_of(run, node.added, image, node.added_channel) : Place{};
+    const Place out = place_of(run, node.output, image, node.output_channel + part * weights.outputs);
+    const Place added = added_of(run, node, image, part * weights.outputs);
+    const auto finish = finisher_of(run, node);
 
     const int m = winograd_size(step), side = m + 2, elements = side * side, which = m / 4;
-    const int lanes = kernels.lanes, depth = node.input_channels;
+    const int lanes = kernels.lanes, depth = weights.inputs;
     const Size vectors = ceil_div(depth, lanes);
     const int across = (out.map.width + m - 1) / m;
     const Size in_image = Size(across) * ((out.map.height + m - 1) / m);
@@ -226,10 +243,15 @@ void convolve_by_winograd(const Execution& run, const Step& step, int image, Ran
                     target[row] = out.at(number, y + row, x) + channel;
                     if (added.base) other[row] = added.at(number, y + row, x) + channel;
                 }
+                const int height = int(std::min<Size>(m, out.map.height - y));
+                const int across_tile = int(std::min<Size>(m, out.map.width - x));
                 kernels.winograd_output[which](products + r * width, Size(rows) * width, panel.vectors, target,
-                                               out.map.pixel, int(std::min<Size>(m, out.map.height - y)),
-                                               int(std::min<Size>(m, out.map.width - x)), weights.bias + channel,
-                                               added.base ? other : nullptr, added.map.pixel, node.relu);
+                                               out.map.pixel, height, across_tile, weights.bias + channel,
+                                               added.base ? other : nullptr, added.map.pixel,
+                                               node.activation == Activation::kRelu);
+                if (finish)
+                    for (int column = 0; column < across_tile; ++column)
+                        finish(target, column * out.map.pixel, height, panel.vectors);
             }
         }
     }
@@ -239,14 +261,16 @@ void run_winograd(const Execution& run, const Step& step, int image, int count) 
     const ConvolutionWeights& weights = *step.weights;
     const Map& out = run.plan.maps[step.node->output];
     const int m = winograd_size(step), elements = (m + 2) * (m + 2), lanes = run.kernels.lanes;
-    const double depth = step.node->input_channels, vectors = weights.panels.front().vectors;
+    const double depth = weights.inputs, vectors = weights.panels.front().vectors;
     const Size tiles = ceil_div(out.width, m) * ceil_div(out.height, m) * count;
-    const Share mine = split(run.team, run.member, tiles, Size(weights.panels.size()), weights.rows,
+    const Share shared = split(run.team, run.member, tiles, Size(weights.panels.size()), weights.rows,
                              (elements * depth + 100) * weights.rows * vectors,
                              depth / lanes * weights.rows * (m == 2 ? 100 : 280),
                              elements * depth * vectors * lanes * sizeof(float) / 8);
-    convolve_by_winograd(run, step, image, mine.positions, mine.panels,
-                         place_of(run, step.node->input, image, step.node->input_channel), run.scratch);
+    for_each_part(run, step, tiles, shared, [&](int part, const Share& mine) {
+        const Place in = place_of(run, step.node->input, image, step.node->input_channel + part * weights.inputs);
+        convolve_by_winograd(run, step, part, image, mine.positions, mine.panels, in, run.scratch);
+    });
 }
 
 // ---- both, by strips -----------------------------------------------------------------------------------------
@@ -276,6 +300,7 @@ void run_strips(const Execution& run, const Step& first, const Step& second, int
         std::fill(begin + (map.border + map.width) * map.pixel, begin + map.row, 0.0f);
     }
 
+    const Place in = place_of(run, first.node->input, image, first.node->input_channel);
     const Range own = share(tile_rows, run.team.size(), run.member);
     const Range first_panels{0, Size(first.weights->panels.size())}, panels{0, Size(second.weights->panels.size())};
     for (Size number = 0; number < count; ++number) {
@@ -284,131 +309,68 @@ void run_strips(const Execution& run, const Step& first, const Step& second, int
         for (Size row = own.begin; row < own.end; row += strip) {
             const Size end = std::min<Size>(row + strip, own.end);
             const Size needed = std::min<Size>(end * m + 1, map.height);
-            convolve(run, first, image, {pixels + done * map.width, pixels + needed * map.width}, first_panels, inner,
-                     scratch);
+            convolve(run, first, 0, image, {pixels + done * map.width, pixels + needed * map.width}, first_panels, in,
+                     inner, scratch);
             done = needed;
-            convolve_by_winograd(run, second, image, {tiles + row * across, tiles + end * across}, panels, inner,
+            convolve_by_winograd(run, second, 0, image, {tiles + row * across, tiles + end * across}, panels, inner,
                                  scratch);
         }
+    }
+}
+
+/// Pixels of a strip of two 1×1 convolutions: few enough that what lies between the two stays in the cache, many enough
+/// that weights are not fetched for nothing.
+Size strip_pixels(const Step& first, const Step& second) {
+    return 4 * std::max(first.weights->rows, second.weights->rows);
+}
+
+/// Two 1×1 convolutions, the second of which alone reads the first, some pixels at a time.
+void run_product_strips(const Execution& run, const Step& first, const Step& second, int image, int count) {
+    Place inner{run.plan.maps[first.node->output], run.scratch};
+    const Size pixels = strip_pixels(first, second), total = inner.map.pixels() * count;
+    float* scratch = run.scratch + pixels * inner.map.pixel;
+    const Range own = share(total, run.team.size(), run.member);
+    const Range first_panels{0, Size(first.weights->panels.size())}, panels{0, Size(second.weights->panels.size())};
+    const Place in = place_of(run, first.node->input, image, first.node->input_channel);
+    const Place out = place_of(run, second.node->output, image, second.node->output_channel);
+    for (inner.first = own.begin; inner.first < own.end; inner.first += pixels) {
+        const Range strip{inner.first, std::min(inner.first + pixels, own.end)};
+        convolve(run, first, 0, image, strip, first_panels, in, inner, scratch);
+        convolve(run, second, 0, image, strip, panels, inner, out, scratch);
     }
 }
 
 /// Strips pay where the map between the two is too large for the second-level cache, and where the members' parts
 /// are equal and much higher than the two rows that each computes besides.
 bool by_strips(const Execution& run, const Step& step) {
-    if (!step.by_strips) return false;
+    if (step.strips == Strips::kNone) return false;
     const Map& map = run.plan.maps[step.node->output];
     const int size = run.team.size();
+    if (step.strips == Strips::kProducts) return true;
     return size == 1 || (map.height / 4 % size == 0 && map.height / size >= 24);
 }
-
-// ---- elementwise ---------------------------------------------------------------------------------------------
-
-/// Calls `compute(pixel)` for the member's share of the output's pixels.
-template <class Compute>
-void for_each_pixel(const Execution& run, const Map& out, int count, Compute compute) {
-    const Range mine = share(out.pixels() * count, run.team.size(), run.member);
-    Walk walk(out, mine.begin);
-    for (Size i = mine.begin; i < mine.end; ++i, walk.next(out)) compute(walk);
-}
-
-void run_elementwise(const Execution& run, const Step& step, int image, int count) {
-    const Node& node = *step.node;
-    const Place in = place_of(run, node.input, image, node.input_channel);
-    const Place out = place_of(run, node.output, image, node.output_channel);
-    const Place added = node.added >= 0 ? place_of(run, node.added, image, node.added_channel) : Place{};
-    const Size vectors = ceil_div(node.input_channels, run.kernels.lanes);
-    for_each_pixel(run, out.map, count, [&](const Walk& pixel) {
-        run.kernels.elementwise(out.at(pixel.number, pixel.y, pixel.x), in.at(pixel.number, pixel.y, pixel.x),
-                                step.scale, step.shift,
-                                added.base ? added.at(pixel.number, pixel.y, pixel.x) : nullptr, node.relu, vectors);
-    });
-}
-
-void run_pool(const Execution& run, const Step& step, int image, int count) {
-    const Node& node = *step.node;
-    const Place in = place_of(run, node.input, image, node.input_channel);
-    const Place out = place_of(run, node.output, image, node.output_channel);
-    const Size vectors = ceil_div(node.input_channels, run.kernels.lanes);
-    for_each_pixel(run, out.map, count, [&](const Walk& pixel) {
-        const float* seen[15 * 15];
-        int count_seen = 0;
-        const Size top = pixel.y * node.stride - node.padding, left = pixel.x * node.stride - node.padding;
-        for (Size y = std::max<Size>(top, 0); y < std::min<Size>(top + node.kernel, in.map.height); ++y)
-            for (Size x = std::max<Size>(left, 0); x < std::min<Size>(left + node.kernel, in.map.width); ++x)
-                seen[count_seen++] = in.at(pixel.number, y, x);
-        float* result = out.at(pixel.number, pixel.y, pixel.x);
-        if (node.kind == Kind::kMaxPool)
-            run.kernels.largest(result, seen, count_seen, vectors);
-        else
-            run.kernels.mean(result, seen, count_seen, float(node.kernel * node.kernel), nullptr, nullptr, vectors);
-    });
-}
-
-void run_subsample(const Execution& run, const Step& step, int image, int count) {
-    const Node& node = *step.node;
-    const Place in = place_of(run, node.input, image, node.input_channel);
-    const Place out = place_of(run, node.output, image, node.output_channel);
-    for_each_pixel(run, out.map, count, [&](const Walk& pixel) {
-        const float* from = in.at(pixel.number, pixel.y * node.stride, pixel.x * node.stride);
-        float* to = out.at(pixel.number, pixel.y, pixel.x);
-        // The zeros too: another value may have used this memory.
-        std::fill(to, to + node.before, 0.0f);
-        std::copy(from, from + node.input_channels, to + node.before);
-        std::fill(to + node.before + node.input_channels, to + node.output_channels, 0.0f);
-    });
-}
-
-void run_mean(const Execution& run, const Step& step, int image, int count) {
-    const Place in = place_of(run, step.node->input, image, step.node->input_channel);
-    const Place out = place_of(run, step.node->output, image, step.node->output_channel);
-    const int lanes = run.kernels.lanes;
-    const Size vectors = ceil_div(step.node->input_channels, lanes);
-    const Range mine = share(vectors, run.team.size(), run.member);
-    if (mine.begin == mine.end) return;
-    // Nothing is allocated in a run, so the pointers to the pixels go through an array of fixed size: the means of so
-    // many pixels, weighted by their number.
-    const Size offset = mine.begin * lanes, own = mine.end - mine.begin;
-    constexpr int kPointers = 256;
-    const float* pixels[kPointers];
-    for (int number = 0; number < count; ++number) {
-        float* result = out.at(number, 0, 0) + offset;
-        const Size total = in.map.pixels();
-        Walk walk(in.map, number * total);
-        float* part = run.scratch;
-        std::fill(result, result + own * lanes, 0.0f);
-        for (Size done = 0; done < total;) {
-            const int now = int(std::min<Size>(kPointers, total - done));
-            for (int i = 0; i < now; ++i, walk.next(in.map)) pixels[i] = in.at(walk.number, walk.y, walk.x) + offset;
-            run.kernels.mean(part, pixels, now, float(now), step.scale ? step.scale + offset : nullptr,
-                             step.shift ? step.shift + offset : nullptr, own);
-            const float weight = float(now) / float(total);
-            for (Size c = 0; c < own * lanes; ++c) result[c] += weight * part[c];
-            done += now;
-        }
-    }
-}
-
 }  // namespace
 
 std::size_t scratch_floats(const Kernels& kernels, const Plan& plan, std::size_t number) {
     const Step& step = plan.steps[number];
     const Node& node = *step.node;
     const Size lanes = kernels.lanes;
-    if (node.kind == Kind::kMean) return std::size_t(ceil_div(node.input_channels, lanes) * lanes);
-    if (node.kind != Kind::kConvolution) return 0;
+    if (node.kind != Kind::kConvolution) return pixel_scratch_floats(kernels, node);
     const ConvolutionWeights& weights = *step.weights;
     if (weights.algorithm != Algorithm::kDirect) {
         const int m = winograd_size(step), elements = (m + 2) * (m + 2);
-        const Size width = weights.rows * lanes * (ceil_div(node.input_channels, lanes) + kWidestPanel);
+        const Size width = weights.rows * lanes * (ceil_div(weights.inputs, lanes) + kWidestPanel);
         return std::size_t(elements) * std::size_t(width + kElementGap);
     }
     Size most = 0;
     for (const DepthBlock& block : weights.blocks) most = std::max(most, block.depth);
     const Size own = (most + lanes) * weights.rows + (weights.in_runs ? (most + 2 * lanes) * weights.rows : 0) + lanes;
-    if (!step.by_strips) return std::size_t(own);
+    if (step.strips == Strips::kNone) return std::size_t(own);
     const Step& next = plan.steps[number + 1];
     const Map& map = plan.maps[node.output];
+    if (step.strips == Strips::kProducts)
+        return std::size_t(strip_pixels(step, next) * map.pixel) +
+               std::max(std::size_t(own), scratch_floats(kernels, plan, number + 1));
     const int m = winograd_size(next);
     const Size ring = (strip_rows(*next.weights, map, m) * m + 3) * map.row;
     return std::size_t(ring) + std::max(std::size_t(own), scratch_floats(kernels, plan, number + 1));
@@ -417,21 +379,16 @@ std::size_t scratch_floats(const Kernels& kernels, const Plan& plan, std::size_t
 std::size_t execute(const Execution& run, std::size_t number, int image, int count) {
     const Step& step = run.plan.steps[number];
     if (by_strips(run, step)) {
-        run_strips(run, step, run.plan.steps[number + 1], image, count);
+        const auto run_both = step.strips == Strips::kProducts ? run_product_strips : run_strips;
+        run_both(run, step, run.plan.steps[number + 1], image, count);
         return 2;
     }
-    switch (step.node->kind) {
-        case Kind::kElementwise: run_elementwise(run, step, image, count); break;
-        case Kind::kMaxPool:
-        case Kind::kAveragePool: run_pool(run, step, image, count); break;
-        case Kind::kSubsample: run_subsample(run, step, image, count); break;
-        case Kind::kMean: run_mean(run, step, image, count); break;
-        case Kind::kConvolution:
-            if (step.weights->algorithm == Algorithm::kDirect)
-                run_direct(run, step, image, count);
-            else
-                run_winograd(run, step, image, count);
-    }
+    if (step.node->kind != Kind::kConvolution)
+        execute_pixels(run, step, image, count);
+    else if (step.weights->algorithm == Algorithm::kDirect)
+        run_direct(run, step, image, count);
+    else
+        run_winograd(run, step, image, count);
     return 1;
 }
 

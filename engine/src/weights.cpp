@@ -22,6 +22,8 @@ const float* copy_padded(const std::vector<float>& numbers, int lanes, float fac
 ConvolutionWeights outline(const Node& node, const Kernels& kernels, Algorithm algorithm, Arena& arena) {
     ConvolutionWeights result{};
     result.algorithm = algorithm;
+    result.inputs = node.input_channels;
+    result.outputs = node.output_channels;
     result.output_vectors = ceil_div(node.output_channels, kernels.lanes);
     for (int first = 0; first < result.output_vectors; first += kWidestPanel)
         result.panels.push_back({first, std::min(kWidestPanel, result.output_vectors - first)});
@@ -56,6 +58,44 @@ void add_blocks_of_taps(std::vector<DepthBlock>& blocks, int taps, int channels,
 
 }  // namespace
 
+int groups_together(const Node& node, int lanes) {
+    const int outputs = node.output_channels / node.groups;
+    int together = 1;
+    for (int some = 2; some <= node.groups && some * outputs <= lanes; ++some)
+        if (node.groups % some == 0) together = some;
+    return together;
+}
+
+Node part_of(const Node& node, int together, int part) {
+    const int inputs = node.input_channels / node.groups, outputs = node.output_channels / node.groups;
+    const std::size_t taps = std::size_t(node.kernel) * node.kernel;
+    Node result;
+    result.name = node.name;
+    result.input = node.input;
+    result.kernel = node.kernel;
+    result.stride = node.stride;
+    result.padding = node.padding;
+    result.dilation = node.dilation;
+    result.forced = node.forced;
+    result.input_channels = inputs * together;
+    result.output_channels = outputs * together;
+    result.weight.assign(std::size_t(result.output_channels) * result.input_channels * taps, 0.0f);
+    for (int o = 0; o < result.output_channels; ++o) {
+        const auto from = node.weight.begin() + (std::size_t(part) * result.output_channels + o) * inputs * taps;
+        const std::size_t group = std::size_t(o / outputs);
+        std::copy(from, from + inputs * taps,
+                  result.weight.begin() + (std::size_t(o) * result.input_channels + group * inputs) * taps);
+    }
+    const auto slice = [&](const std::vector<float>& all, int count) {
+        if (all.empty()) return all;
+        return std::vector<float>(all.begin() + std::size_t(part) * count, all.begin() + std::size_t(part + 1) * count);
+    };
+    result.bias = slice(node.bias, result.output_channels);
+    result.scale = slice(node.scale, result.input_channels);
+    result.shift = slice(node.shift, result.input_channels);
+    return result;
+}
+
 ConvolutionWeights direct_weights(const Node& node, const Kernels& kernels, bool adjacent, Arena& arena) {
     ConvolutionWeights result = outline(node, kernels, Algorithm::kDirect, arena);
     const int lanes = kernels.lanes, taps = node.kernel * node.kernel;
@@ -88,6 +128,22 @@ ConvolutionWeights direct_weights(const Node& node, const Kernels& kernels, bool
         begin += block.depth * width;
     }
     result.weights = weights;
+    result.bytes = std::size_t(total) * sizeof(float);
+    return result;
+}
+
+ConvolutionWeights depthwise_weights(const Node& node, const Kernels& kernels, Arena& arena) {
+    ConvolutionWeights result{};
+    result.algorithm = Algorithm::kDirect;
+    result.inputs = result.outputs = node.input_channels;
+    const int lanes = kernels.lanes, taps = node.kernel * node.kernel;
+    const Size total = Size(ceil_div(node.input_channels, lanes)) * lanes * taps;
+    float* weights = arena.floats(total);
+    for (int c = 0; c < node.input_channels; ++c)
+        for (int tap = 0; tap < taps; ++tap)
+            weights[(Size(c / lanes) * taps + tap) * lanes + c % lanes] = node.weight[std::size_t(c) * taps + tap];
+    result.weights = weights;
+    result.bias = copy_padded(node.bias, lanes, 1, arena);
     result.bytes = std::size_t(total) * sizeof(float);
     return result;
 }

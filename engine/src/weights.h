@@ -28,6 +28,7 @@ struct DepthBlock {
 
 struct ConvolutionWeights {
     Algorithm algorithm;
+    int inputs = 0, outputs = 0;  // channels
     int rows = 0;  // R of the register tiles
     int output_vectors = 0;
     std::vector<Panel> panels;
@@ -40,10 +41,19 @@ struct ConvolutionWeights {
     std::size_t bytes = 0;  // of the weights
 };
 
+/// Groups of a convolution that are computed as one, with weights 0 between them: as many as fill a vector.
+int groups_together(const Node& node, int lanes);
+
+/// A convolution of some of a node's groups, the `part`-th so many.
+Node part_of(const Node& node, int together, int part);
+
 /// For the direct product: [block][panel][depth][L·V], taps before channels. `adjacent` says that the input's
 /// pixels lie without padding between them, so that the taps of one kernel row are one run of memory (the first
 /// convolution, over 1 or 3 channels).
 ConvolutionWeights direct_weights(const Node& node, const Kernels& kernels, bool adjacent, Arena& arena);
+
+/// For a filter of each channel: [vector][kernel²][L].
+ConvolutionWeights depthwise_weights(const Node& node, const Kernels& kernels, Arena& arena);
 
 /// For F(m×m, 3×3), m = 2 or 4: [panel][(m+2)²][depth][L·V], transformed in double precision.
 ConvolutionWeights winograd_weights(const Node& node, const Kernels& kernels, int m, Arena& arena);

@@ -56,22 +56,61 @@ class Build:
             **options,
         )
 
-    def norm(self, x: int, *, name: str = "", eps: float = 1e-5) -> int:
+    def standardized(self, x: int, outputs: int, kernel: int, **options: Any) -> int:
+        y = self.convolution(x, outputs, kernel, **options)
+        vars(self.graph.operations[-1]).update(kind="standardized convolution", eps=1e-6)
+        return y
+
+    def border(self, x: int, padding: int) -> int:
+        window = {"kernel": 1, "stride": 1, "padding": padding, "dilation": 1}
+        return self._add("border", (x,), self.channels(x), **window)
+
+    def norm(self, x: int, norm: str = "batch", *, name: str = "", eps: float = 1e-5, groups: int = 1) -> int:
         channels, name = self.channels(x), name or self._name("norm")
-        for part, low, high in (
-            ("weight", 0.5, 1.5),
-            ("bias", -0.3, 0.3),
-            ("running_mean", -0.2, 0.2),
-            ("running_var", 0.5, 1.5),
-        ):
+        parts = {"weight": (0.5, 1.5), "bias": (-0.3, 0.3)}
+        if norm == "batch":
+            parts |= {"running_mean": (-0.2, 0.2), "running_var": (0.5, 1.5)}
+            self.tensors[f"{name}.num_batches_tracked"] = np.array(3)
+        for part, (low, high) in parts.items():
             self.tensors[f"{name}.{part}"] = self._random.uniform(low, high, channels).astype(np.float32)
-        self.tensors[f"{name}.num_batches_tracked"] = np.array(3)
         return self._add(
-            "norm", (x,), channels, name=name, norm="batch", channels=channels, groups=1, eps=eps
+            "norm", (x,), channels, name=name, norm=norm, channels=channels, groups=groups, eps=eps
         )
 
     def relu(self, x: int, *, name: str = "") -> int:
-        return self._add("activation", (x,), self.channels(x), name=name, function="relu")
+        return self.activation(x, "relu", name=name)
+
+    def activation(self, x: int, function: str, *, name: str = "") -> int:
+        return self._add("activation", (x,), self.channels(x), name=name, function=function)
+
+    def squeeze(self, x: int) -> int:
+        return self._add("squeeze", (x,), self.channels(x))
+
+    def multiply(self, x: int, factors: int) -> int:
+        return self._add("multiply", (x, factors), self.channels(x))
+
+    def scale(self, x: int, *, name: str = "") -> int:
+        name = name or self._name("scale")
+        self._draw(name, (self.channels(x),))
+        return self._add("scale", (x,), self.channels(x), name=name, channels=self.channels(x))
+
+    def along_channels(self, x: int, kernel: int, *, name: str = "") -> int:
+        name = name or self._name("channels")
+        self._draw(f"{name}.weight", (1, 1, kernel))
+        return self._add("channel convolution", (x,), self.channels(x), name=name, kernel=kernel)
+
+    def blur(self, x: int) -> int:
+        window = {"kernel": 3, "stride": 2, "padding": 1, "dilation": 1}
+        return self._add("blur", (x,), self.channels(x), **window)
+
+    def cell_mean(self, x: int) -> int:
+        window = {"kernel": 2, "stride": 2, "padding": 0, "dilation": 1}
+        return self._add("cell mean", (x,), self.channels(x), **window)
+
+    def squeeze_excitation(self, x: int, width: int, *, gate: str = "sigmoid") -> int:
+        y = self.relu(self.convolution(self.squeeze(x), width, 1, bias=True))
+        y = self.convolution(y, self.channels(x), 1, bias=True)
+        return self.multiply(x, self.activation(y, gate))
 
     def pool(self, x: int, mode: str, kernel: int, *, stride: int, padding: int = 0, name: str = "") -> int:
         window = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": 1}
@@ -91,6 +130,11 @@ class Build:
 
     def mean(self, x: int) -> int:
         return self._add("mean", (x,), self.channels(x), name="mean", spatial=False)
+
+    def global_pool(self, x: int, mode: str) -> int:
+        channels = self.channels(x)
+        made = 2 * channels if mode == "catavgmax" else channels
+        return self._add("global pool", (x,), made, mode=mode, channels=channels, spatial=False)
 
     def linear(self, x: int, outputs: int, *, name: str = "head") -> int:
         inputs = self.channels(x)
@@ -187,10 +231,56 @@ def pre_activation(seed: int = 0, classes: int = 4) -> Network:
     return build.finish(build.relu(build.norm(x)), classes)
 
 
+def squeezed(seed: int = 0, classes: int = 4) -> Network:
+    """Residual blocks with grouped convolutions whose channels are weighted, in the middle or at the end."""
+    build = Build(seed=seed)
+    x = build.relu(build.norm(build.convolution(0, 24, 3, name="stem", stride=2)))
+    for number, (groups, at_end) in enumerate([(3, False), (2, True)]):
+        stride = 1 + number
+        y = build.relu(build.norm(build.convolution(x, 24, 1)))
+        y = build.relu(build.norm(build.convolution(y, 24, 3, groups=groups, stride=stride)))
+        y = y if at_end else build.squeeze_excitation(y, 6)
+        y = build.norm(build.convolution(y, 24, 1))
+        if at_end:
+            gate = build.activation(build.along_channels(build.squeeze(y), 3), "sigmoid")
+            y = build.multiply(y, gate)
+        shortcut = x if stride == 1 else build.norm(build.convolution(build.cell_mean(x), 24, 1))
+        x = build.stage(f"block{number}", build.relu(build.add(shortcut, y)))
+    return build.finish(x, classes)
+
+
+def wide_dense(seed: int = 0, classes: int = 4) -> Network:
+    """Dense blocks of layers with depthwise convolutions, layer norm and GELU; k = 9, patches of 2×2."""
+    build = Build(seed=seed)
+    x = build.convolution(0, 10, 2, name="stem", stride=2, padding=0, bias=True)
+    x = build.stage("stem", build.norm(x, "layer2d", eps=1e-6))
+    for block in (1, 2):
+        if block == 2:
+            x = build.convolution(build.norm(x, "layer2d"), 14, 2, stride=2, padding=0, bias=True)
+        for layer in (1, 2):
+            path = f"block{block}.layer{layer}"
+            y = build.convolution(x, build.channels(x), 7, groups=build.channels(x), bias=True)
+            y = build.norm(y, "layer2d", eps=1e-6)
+            y = build.activation(build.convolution(y, 40, 1, bias=True), "gelu")
+            y = build.convolution(y, 9, 1, name=f"{path}.last", bias=True)
+            if block == 2:
+                gate = build.convolution(build.squeeze(y), 9, 1, bias=True)
+                y = build.multiply(y, build.activation(gate, "hard_sigmoid"))
+            x = build.concatenate(x, build.dropout(build.scale(y, name=f"{path}.gamma")))
+        build.stage(f"block{block}", x)
+    features = build.norm(build.mean(x), "layer2d")
+    build.graph.features = build.graph.logits = features
+    if classes:
+        build.graph.logits = build.linear(features, classes)
+    return build.graph, build.tensors
+
+
 NETWORKS: dict[str, Callable[..., Network]] = {
     "dense": dense,
     "residual": residual,
     "pre-activation": pre_activation,
+    "squeezed": squeezed,
+    "wide dense": wide_dense,
 }
 
 
@@ -205,5 +295,7 @@ def evaluate(network: Network, images: NDArray[np.float32]) -> list[NDArray[np.f
             for name, tensor in tensors.items()
             if name.rpartition(".")[0] == operation.name
         }
+        if operation.kind == "scale":
+            own = {"scale": tensors[operation.name].astype(float)}
         values[operation.output] = reference.OPERATIONS[operation.kind](operation, inputs, own)
     return values

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS, Build, Network, evaluate
@@ -59,7 +60,8 @@ class RandomGraph:
             self.add_operation()
         last = max(self.sizes) if len(self.sizes) > 1 else self.build.relu(0)
         others = self.draw(st.booleans())
-        mean = self.build.mean(last)
+        pooling = self.draw(st.sampled_from(["avg", "avg", "max", "avgmax", "catavgmax"]))
+        mean = self.build.mean(last) if pooling == "avg" else self.build.global_pool(last, pooling)
         if others:
             other = self.build.mean(self.pick())
             mean = self.build.concatenate(mean, other) if self.draw(st.booleans()) else mean
@@ -84,7 +86,10 @@ class RandomGraph:
     def add_operation(self) -> None:
         build, x = self.build, self.pick()
         size, channels = self.sizes[x], self.build.channels(x)
-        kinds = "conv1 conv conv grouped norm norm-relu norm-relu relu max average halve pad subsample drop"
+        kinds = (
+            "conv1 conv conv grouped depthwise norm norm-relu norm-relu relu max average halve pad subsample "
+            "drop activation layer-norm group-norm excite gate scale along blur cell"
+        )
         match self.draw(st.sampled_from([*kinds.split(), *["concatenate", "add"] * 2])):
             case "conv1":
                 y = build.convolution(x, self.channels(), 1, bias=self.draw(st.booleans()))
@@ -99,6 +104,32 @@ class RandomGraph:
                 groups = self.draw(st.sampled_from([g for g in (1, 2, 3, 4, 16) if channels % g == 0]))
                 outputs = groups * self.draw(st.integers(1, 9))
                 y = build.convolution(x, outputs, self.draw(st.sampled_from([1, 3])), groups=groups)
+            case "depthwise":
+                kernel = self.draw(st.sampled_from([3, 7, 9]))
+                y = build.convolution(
+                    x, channels, kernel, groups=channels, stride=self.draw(st.integers(1, 2))
+                )
+            case "activation":
+                y = build.activation(x, self.draw(st.sampled_from(sorted(reference.ACTIVATIONS))))
+            case "layer-norm":
+                y = build.norm(x, "layer2d", eps=1e-2)
+            case "group-norm":
+                groups = self.draw(st.sampled_from([g for g in (1, 2, 3, 4, 16) if channels % g == 0]))
+                y = build.norm(x, self.draw(st.sampled_from(["group", "instance"])), eps=1e-2, groups=groups)
+            case "excite":
+                y = build.squeeze_excitation(
+                    x, 5, gate=self.draw(st.sampled_from(["sigmoid", "hard_sigmoid"]))
+                )
+            case "gate":
+                y = build.multiply(x, build.along_channels(build.squeeze(self.pick(channels=channels)), 3))
+            case "scale":
+                y = build.scale(x)
+            case "along":
+                y = build.along_channels(x, self.draw(st.sampled_from([1, 3, 5])))
+            case "blur" if min(size) > 1:
+                y, size = build.blur(x), ((size[0] + 1) // 2, (size[1] + 1) // 2)
+            case "cell":
+                y, size = build.cell_mean(x), ((size[0] + 1) // 2, (size[1] + 1) // 2)
             case "norm":
                 y = build.norm(x)
             case "norm-relu":
@@ -130,7 +161,7 @@ class RandomGraph:
             case _:
                 y = build.dropout(x)
         operation = build.graph.operations[-1]  # those before it in its case keep the size
-        if operation.output == y and hasattr(operation, "kernel"):
+        if operation.output == y and operation.kind in ("convolution", "pool"):
             lost = operation.dilation * (operation.kernel - 1) - 2 * operation.padding
             height, width = ((side - lost - 1) // operation.stride + 1 for side in size)
             size = height, width
@@ -179,6 +210,28 @@ def test_what_is_fused() -> None:
     steps = steps_of(network)
     assert [name for name, _ in steps] == ["stem", "activated at reading", "adds", "mean", "head"]
     assert steps[1][1] == "pool, product"
+
+
+def test_what_is_fused_around_gates() -> None:
+    """Factors in front of a 1×1 convolution are multiplied as it reads, others as the sum is written."""
+    assert [algorithm for _, algorithm in steps_of(NETWORKS["squeezed"]())] == [
+        *("direct", "product", "direct", "mean", "product", "product", "product"),
+        *("cell mean", "product", "product", "direct", "product", "mean", "along channels", "multiply"),
+        *("mean", "product"),
+    ]
+
+
+def test_what_is_fused_in_layers_with_depthwise_convolutions() -> None:
+    network = NETWORKS["wide dense"]()
+    counts = Counter(algorithm for _, algorithm in steps_of(network))
+    assert counts == {
+        "direct": 2,
+        "layer norm": 3,
+        "depthwise, norm": 4,
+        "product": 4 * 2 + 2 + 1,
+        "mean": 3,
+        "multiply": 2,
+    }
 
 
 def test_an_activation_that_two_kinds_read_is_computed_once() -> None:
@@ -231,6 +284,16 @@ def test_grouped_and_dilated_convolutions(groups: int) -> None:
     y = build.convolution(build.relu(build.norm(x)), groups * 4, 3, groups=groups, dilation=2, padding=2)
     y = build.convolution(build.relu(build.norm(y)), groups * 4, 1, groups=groups)
     check(build.finish(build.add(x, y)), images_for(build))
+
+
+@pytest.mark.parametrize("groups", [1, 4, 12])
+def test_standardized_weights_and_borders(groups: int) -> None:
+    """The zeros of a border are pixels: where all others are negative, they are the largest."""
+    build = Build()
+    x = build.norm(build.standardized(0, 12, 3, bias=True))
+    x = build.pool(build.border(build.scale(build.relu(x)), 2), "max", 3, stride=2)
+    y = build.standardized(x, 12, 3, groups=groups)
+    check(build.finish(build.norm(y, "group", groups=3)), images_for(build))
 
 
 def test_features_and_logits_inside_of_concatenations() -> None:

@@ -28,8 +28,19 @@ def operation(graph: Any, name: str) -> Any:
         ("stem", {"kind": "attention"}, UnknownArchitectureError, "stem: .*operation 'attention'"),
         ("stem", {"kind": ["convolution"]}, UnknownArchitectureError, r"operation \['convolution'\]"),
         ("stem", {"padding_mode": "reflect"}, UnknownArchitectureError, "attribute 'padding_mode' of a conv"),
-        ("norm", {"norm": "group"}, UnknownArchitectureError, "norm: .*batch norm only, not norm='group'"),
-        ("relu", {"function": "gelu"}, UnknownArchitectureError, "relu function only, not .*'gelu'"),
+        (
+            "norm",
+            {"norm": "weight"},
+            UnknownArchitectureError,
+            "norm: .*instance norm only, not norm='weight'",
+        ),
+        (
+            "norm",
+            {"norm": "group", "groups": 3},
+            InvalidGraphError,
+            "norm: groups=3: must divide the channels",
+        ),
+        ("relu", {"function": "tanh"}, UnknownArchitectureError, "hard_sigmoid function only, not .*'tanh'"),
         (
             "stem",
             {"kernel": 17},
@@ -43,6 +54,9 @@ def operation(graph: Any, name: str) -> Any:
         ("stem", {"dilation": 10**9}, UnknownArchitectureError, "dilation=1000000000"),
         ("stem", {"padding": 3}, UnknownArchitectureError, "padding=3: the native engine knows 0 to 2"),
         ("stem", {"groups": 2}, InvalidGraphError, "groups=2: must divide the channels"),
+        ("relu", {"kind": "scale"}, UnknownArchitectureError, "attribute 'function' of a scale"),
+        ("relu", {"kind": "multiply"}, UnknownArchitectureError, "attribute 'function' of a multiply"),
+        ("transition.pool", {"kind": "blur"}, UnknownArchitectureError, "attribute 'mode' of a blur"),
         ("stem", {"bias": 1}, InvalidGraphError, "bias=1: must be True or False"),
         ("stem", {"in_channels": 4}, InvalidGraphError, "in_channels=4: its value has 3 channels"),
         ("stem", {"inputs": (1,)}, InvalidGraphError, "reads value 1, which nothing has written"),
@@ -125,6 +139,41 @@ def test_maps_of_different_sizes() -> None:
         assert engine.logits(np.ones((1, 3, 1, 1), np.float32)).shape == (1, 4)
         with pytest.raises(EngineError, match=r"another size|does not fit beside the others"):
             engine.logits(np.ones((1, 3, 8, 8), np.float32))
+
+
+def test_factors_that_are_maps() -> None:
+    build = Build()
+    x = build.convolution(0, 5, 3)
+    engine = Engine(*build.finish(build.multiply(x, build.relu(x))))
+    with pytest.raises(EngineError, match="factors must have one pixel"):
+        engine.logits(np.ones((1, 3, 8, 8), np.float32))
+
+
+def test_a_blur_of_one_pixel() -> None:
+    build = Build()
+    engine = Engine(*build.finish(build.blur(build.convolution(0, 5, 3))))
+    assert engine.logits(np.ones((1, 3, 2, 2), np.float32)).shape == (1, 4)
+    with pytest.raises(EngineError, match=r"images of 1×8 are too small"):
+        engine.logits(np.ones((1, 3, 1, 8), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("build", "changes", "message"),
+    [
+        (lambda b: b.scale(0), {"channels": 4}, "channels=4: its value has 3 channels"),
+        (lambda b: b.along_channels(0, 3), {"kernel": 2}, "kernel=2: the native engine knows odd ones"),
+        (lambda b: b.blur(0), {"kernel": 5}, "knows kernel 3 of a blur only"),
+        (lambda b: b.cell_mean(0), {"stride": 1}, "knows stride 2 of a cell mean only"),
+        (lambda b: b.norm(0, "layer2d"), {"eps": -1.0}, "eps=-1.0"),
+        (lambda b: b.norm(0, "group", groups=3), {"groups": 2}, "groups=2: must divide the channels"),
+    ],
+)
+def test_further_operations_that_are_refused(build: Any, changes: dict[str, Any], message: str) -> None:
+    new = Build()
+    network = new.finish(build(new))
+    vars(new.graph.operations[0]).update(changes)
+    with pytest.raises(EngineError, match=message):
+        Engine(*network)
 
 
 def test_memory_that_nobody_has() -> None:
@@ -211,6 +260,10 @@ def test_impossible_numbers_of_threads(threads: int) -> None:
         ({"scale": np.ones(3, np.float32)}, "scale and shift of different sizes"),
         ({"pooled": True}, "only activated 1×1"),
         ({"algorithm": "winograd4"}, "only 3×3 convolutions"),
+        ({"groups": 0}, "groups out of range"),
+        ({"groups": 2}, "channels outside|must divide"),
+        ({"gate": 0, "scale": np.ones(3, np.float32), "shift": np.ones(3, np.float32)}, "only plain 1×1"),
+        ({"activation": "tanh"}, "unknown activation"),
     ],
 )
 def test_the_inner_engine_checks_for_itself(arguments: dict[str, Any], message: str) -> None:
@@ -231,6 +284,9 @@ def test_the_inner_engine_checks_for_itself(arguments: dict[str, Any], message: 
         _engine.Engine(network, "", 1)
 
 
+ONES = np.ones(3, np.float32)
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
@@ -245,6 +301,22 @@ def test_the_inner_engine_checks_for_itself(arguments: dict[str, Any], message: 
         ("subsample", {"before": 1 << 30}, "channels out of range"),
         ("subsample", {"before": -1, "after": 1}, "channels out of range"),
         ("subsample", {"after": 1}, "channels outside"),
+        ("pool", {"mode": "blur", "kernel": 3, "stride": 1, "output": 0}, "no such value"),
+        ("elementwise", {"gate": 7}, "factors must be another value"),
+        ("elementwise", {"gate": 0, "gate_channel": 1}, "factors must be another value"),
+        ("elementwise", {"gate": 0, "gate_shift_channel": 1}, "factors must be another value"),
+        ("elementwise", {"gate": 0}, "factors must have one pixel"),
+        ("elementwise", {"activation": "tanh"}, "unknown activation tanh"),
+        ("layer_norm", {"scale": ONES, "shift": ONES[:2], "eps": 1e-5}, "scale and shift of different sizes"),
+        ("layer_norm", {"scale": ONES, "shift": ONES, "eps": 0.0}, "eps must be positive"),
+        ("group_norm", {"groups": 1, "scale": ONES, "shift": ONES, "eps": 1e-5}, "channels outside"),
+        (
+            "group_norm",
+            {"groups": 2, "scale": ONES, "shift": ONES, "eps": 1e-5},
+            "channels outside|must divide",
+        ),
+        ("along_channels", {"weight": ONES[:2]}, "kernel must be odd"),
+        ("max", {"input_channel": 1}, "channels outside"),
         ("mean", {"input_channel": 1}, "channels outside"),
         ("elementwise", {}, "must have one pixel"),
     ],

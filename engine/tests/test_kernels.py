@@ -23,6 +23,7 @@ examples = settings(
 sides = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 11, 13, 17])
 channel_counts = st.sampled_from([1, 2, 3, 7, 8, 12, 16, 17, 31, 32, 33, 48, 64])
 images = st.integers(1, 3)
+activations = st.sampled_from(["", *reference.ACTIVATIONS])
 threads = st.integers(1, 3)
 
 
@@ -54,10 +55,17 @@ def finish(network: _engine.Network, value: int, channels: int) -> None:
     network.features = features
 
 
-def assert_close(mine: NDArray[np.float32], wanted: NDArray[np.float64], *, bound: float = 3e-6) -> None:
+def assert_close(
+    mine: NDArray[np.float32], wanted: NDArray[np.float64], function: str = "", *, bound: float = 3e-6
+) -> None:
+    """`wanted` before an activation, which hardly makes errors larger but may make numbers small."""
     assert mine.shape == wanted.shape
     scale = np.abs(wanted).max() + 1e-30
-    assert np.abs(mine - wanted).max() <= bound * scale
+    assert np.abs(mine - activated(wanted, function)).max() <= bound * scale
+
+
+def activated(x: NDArray[np.float64], function: str) -> NDArray[np.float64]:
+    return reference.ACTIVATIONS[function](x) if function else x
 
 
 def convolve(
@@ -71,10 +79,10 @@ def convolve(
     **options: Any,
 ) -> None:
     """One convolution over a map that another one made, so that it has a border and padded channels."""
-    inputs = shape[1]
+    inputs, groups = shape[1], options.get("groups", 1)
     x = case.numbers(*shape)
     identity = np.eye(inputs, dtype=np.float32)[:, :, None, None]
-    weight, bias = case.numbers(outputs, inputs, kernel, kernel), case.numbers(outputs)
+    weight, bias = case.numbers(outputs, inputs // groups, kernel, kernel), case.numbers(outputs)
     network = _engine.Network()
     image, copied, result = (network.add_value(c) for c in (inputs, inputs, outputs))
     network.add_convolution("copy", image, copied, identity, np.zeros(inputs, np.float32))
@@ -88,8 +96,9 @@ def convolve(
         stride=options.get("stride", 1),
         dilation=options.get("dilation", 1),
         padding=options.get("padding"),
+        groups=groups,
     )
-    assert_close(mine, np.maximum(wanted, 0) if options.get("relu") else wanted)
+    assert_close(mine, wanted, options.get("activation", ""))
 
 
 @examples
@@ -114,7 +123,7 @@ def test_direct_convolution(isa: str, data: st.DataObject) -> None:
         stride=data.draw(st.integers(1, 3)),
         dilation=dilation,
         padding=padding,
-        relu=data.draw(st.booleans()),
+        activation=data.draw(activations),
         algorithm="direct",
     )
 
@@ -130,9 +139,176 @@ def test_winograd_convolution(isa: str, algorithm: str, data: st.DataObject) -> 
         kernel=3,
         isa=isa,
         threads=data.draw(threads),
-        relu=data.draw(st.booleans()),
+        activation=data.draw(activations),
         algorithm=algorithm,
     )
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd2", "winograd4"])
+@examples
+@given(st.data())
+def test_grouped_convolution(isa: str, algorithm: str, data: st.DataObject) -> None:
+    groups = data.draw(st.sampled_from([2, 3, 4, 6, 9, 16]))
+    convolve(
+        case=Case(),
+        shape=(
+            data.draw(images),
+            groups * data.draw(st.sampled_from([1, 2, 4, 5, 8, 16, 24])),
+            data.draw(sides),
+            data.draw(sides),
+        ),
+        outputs=groups * data.draw(st.sampled_from([1, 2, 4, 7, 8, 16, 24, 40])),
+        kernel=3,
+        groups=groups,
+        isa=isa,
+        threads=data.draw(threads),
+        stride=data.draw(st.integers(1, 2)) if algorithm == "direct" else 1,
+        activation=data.draw(activations),
+        algorithm=algorithm,
+    )
+
+
+@examples
+@given(st.data())
+def test_depthwise_convolution(isa: str, data: st.DataObject) -> None:
+    """With and without a layer norm behind it, from the middle of one value into the middle of another."""
+    channels, skipped = data.draw(channel_counts), data.draw(st.integers(0, 9))
+    kernel, dilation = (
+        data.draw(st.sampled_from([1, 2, 3, 5, 7, 9])),
+        data.draw(st.sampled_from([1, 1, 1, 2])),
+    )
+    stride, norm, case = data.draw(st.sampled_from([1, 1, 2])), data.draw(st.booleans()), Case()
+    reach = dilation * (kernel - 1)
+    padding, function = data.draw(st.integers(0, reach)), data.draw(activations)
+    smallest = max(reach + 1 - 2 * padding, 1)
+    height, width = max(data.draw(sides), smallest), max(data.draw(st.integers(1, 45)), smallest)
+    x = case.numbers(data.draw(images), skipped + channels, height, width)
+    weight, bias = case.numbers(channels, 1, kernel, kernel), case.numbers(channels)
+    scale, shift, eps = case.numbers(channels), case.numbers(channels), 1e-2
+    network = _engine.Network()
+    image, copied, result = (
+        network.add_value(c) for c in (skipped + channels, skipped + channels, 5 + channels)
+    )
+    network.add_subsample("copy", image, copied, skipped + channels)
+    network.add_depthwise(
+        "depthwise",
+        copied,
+        result,
+        weight,
+        bias,
+        input_channel=skipped,
+        output_channel=5,
+        stride=stride,
+        dilation=dilation,
+        padding=padding,
+        activation=function,
+        **({"scale": scale, "shift": shift, "eps": eps} if norm else {}),
+    )
+    finish(network, result, 5 + channels)
+    mine = run(network, x, result, isa=isa, threads=data.draw(threads))[:, 5:]
+    wanted = reference.convolution(
+        x[:, skipped:].astype(float),
+        weight.astype(float),
+        bias.astype(float),
+        stride=stride,
+        dilation=dilation,
+        padding=padding,
+        groups=channels,
+    )
+    if norm:
+        wanted = reference.normalized(wanted, (1,), eps)
+        wanted = wanted * scale[:, None, None].astype(float) + shift[:, None, None]
+    assert_close(mine, wanted, function, bound=1e-5)
+
+
+@examples
+@given(st.data())
+def test_factors_of_channels(isa: str, data: st.DataObject) -> None:
+    """An elementwise step and a 1×1 convolution over a map times factors of each image's channels."""
+    channels, outputs, case = data.draw(channel_counts), data.draw(channel_counts), Case()
+    x = case.numbers(data.draw(images), channels, data.draw(sides), data.draw(sides))
+    weight, bias = case.numbers(outputs, channels, 1, 1), case.numbers(outputs)
+    scale, shift = case.numbers(channels), case.numbers(channels)
+    function, stride = data.draw(activations), data.draw(st.integers(1, 2))
+    network = _engine.Network()
+    image, copied, gate, multiplied, convolved = (
+        network.add_value(c) for c in (channels, channels, 3 + 2 * channels, channels, outputs)
+    )
+    network.add_subsample("copy", image, copied, channels)
+    network.add_mean("gate", copied, gate, channels, output_channel=3)
+    network.add_max("shift", copied, gate, channels, output_channel=3 + channels)
+    factors = {"gate": gate, "gate_channel": 3}
+    network.add_elementwise(
+        "multiply",
+        copied,
+        multiplied,
+        channels,
+        gate_shift_channel=3 + channels,
+        **factors,
+        scale=scale,
+        shift=shift,
+        added=copied,
+        activation=function,
+    )
+    network.add_convolution("convolution", copied, convolved, weight, bias, stride=stride, **factors)
+    finish(network, convolved, outputs)
+    found = _engine.Engine(network, isa, data.draw(threads)).values(x, [multiplied, convolved])
+    exact = x.astype(float)
+    mean, largest = exact.mean(axis=(2, 3), keepdims=True), exact.max(axis=(2, 3), keepdims=True)
+    wanted = (exact * mean + largest) * scale[:, None, None] + shift[:, None, None] + exact
+    assert_close(found[0], wanted, function, bound=1e-5)
+    wanted = reference.convolution(
+        exact * mean, weight.astype(float), bias.astype(float), stride=stride, padding=0
+    )
+    assert_close(found[1], wanted, bound=1e-5)
+
+
+@examples
+@given(st.data())
+def test_statistics_of_groups(isa: str, data: st.DataObject) -> None:
+    groups = data.draw(st.sampled_from([1, 2, 3, 8, 32]))
+    channels = groups * data.draw(st.sampled_from([1, 2, 3, 5, 16]))
+    count, height, width, eps = data.draw(images), data.draw(sides), data.draw(sides), 1e-2
+    case, skipped = Case(), data.draw(st.integers(0, 5))
+    # Means far from 0: sums of squares alone would lose the variance.
+    x = case.numbers(count, skipped + channels, height, width) + np.float32(50)
+    scale, shift = case.numbers(channels), case.numbers(channels)
+    network = _engine.Network()
+    image, copied, statistics = (
+        network.add_value(c) for c in (skipped + channels, skipped + channels, 2 * channels)
+    )
+    network.add_subsample("copy", image, copied, skipped + channels)
+    network.add_group_norm(
+        "norm", copied, statistics, channels, groups, scale, shift, eps=eps, input_channel=skipped
+    )
+    finish(network, statistics, 2 * channels)
+    found = run(network, x, statistics, isa=isa, threads=data.draw(threads)).astype(float)
+    part = x[:, skipped:].astype(float)
+    mine = part * found[:, :channels] + found[:, channels:]
+    grouped = part.reshape(count, groups, -1)
+    wanted = reference.normalized(grouped, (2,), eps).reshape(part.shape)
+    wanted = wanted * scale[:, None, None].astype(float) + shift[:, None, None]
+    assert np.abs(mine - wanted).max() <= 2e-5 * max(np.abs(scale).max(), 1) * 10
+
+
+@pytest.mark.parametrize("function", reference.ACTIVATIONS)
+def test_activations_over_their_range(isa: str, function: str) -> None:
+    """As exact as single precision: 3e-7 of the larger of input and result, everywhere."""
+    near = np.linspace(-12, 12, 48_000, dtype=np.float32)
+    far = np.array([0, -0.0, 1e-30, -1e-30, 87, -87, 100, -100, 1e4, -1e4, 3e38, -3e38], np.float32)
+    x = np.concatenate([near, far, [np.float32(np.nan)]]).reshape(1, 1, 1, -1).astype(np.float32)
+    network = _engine.Network()
+    image, result = network.add_value(1), network.add_value(1)
+    network.add_elementwise("activate", image, result, 1, activation=function)
+    finish(network, result, 1)
+    mine = run(network, x, result, isa=isa, threads=1).astype(float).ravel()
+    with np.errstate(over="ignore"):  # exp(1e4) is infinite, and 1 / (1 + infinity) is 0
+        wanted = reference.ACTIVATIONS[function](x.astype(float)).ravel()
+    assert np.isnan(mine[-1])
+    bound = 3e-7 * np.maximum(np.abs(x.ravel()), np.abs(wanted))
+    assert (np.abs(mine - wanted)[:-1] <= bound[:-1] + 1e-7).all()
+    if function != "hard_swish" and "sigmoid" not in function:  # far below 0 nothing is left
+        assert (np.abs(mine[(x.ravel() < -87.5)]) <= 1e-30).all()
 
 
 @pytest.mark.parametrize(
@@ -205,7 +381,7 @@ def test_what_is_added_comes_before_the_relu(isa: str, algorithm: str, depth: in
     identity = np.eye(depth, dtype=np.float32)[:, :, None, None]
     network.add_convolution("copy", image, copied, identity, np.zeros(depth, np.float32))
     network.add_convolution(
-        "conv", copied, result, weight, bias, added=shortcut, relu=True, algorithm=algorithm
+        "conv", copied, result, weight, bias, added=shortcut, activation="relu", algorithm=algorithm
     )
     finish(network, result, 18)
     mine = run(network, x, result, isa=isa, threads=2)
@@ -216,16 +392,17 @@ def test_what_is_added_comes_before_the_relu(isa: str, algorithm: str, depth: in
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("algorithm", ["winograd2", "winograd4"])
+@pytest.mark.parametrize("algorithm", ["winograd2", "winograd4", "direct"])
 def test_strips_change_nothing(isa: str, algorithm: str, threads: int) -> None:
     """A map so large that the two convolutions run strip by strip, against the same two apart."""
     case, middle = Case(), 64
     x = case.numbers(2, 8, 60, 61)
     first, bias = case.numbers(middle, 8, 1, 1), case.numbers(middle)
-    second = case.numbers(12, middle, 3, 3)
+    size = 1 if algorithm == "direct" else 3
+    second = case.numbers(12, middle, size, size)
     network = _engine.Network()
     image, inner, result, features = (network.add_value(c) for c in (8, middle, 12, 12))
-    network.add_convolution("first", image, inner, first, bias, relu=True)
+    network.add_convolution("first", image, inner, first, bias, activation="gelu")
     network.add_convolution("second", inner, result, second, np.zeros(12, np.float32), algorithm=algorithm)
     network.add_mean("mean", result, features, 12)
     network.features = features
@@ -248,28 +425,46 @@ def test_the_other_steps_in_ranges_of_channels(isa: str, data: st.DataObject) ->
     )
     before, after, stride = (data.draw(st.integers(*bounds)) for bounds in ((0, 9), (0, 20), (1, 3)))
     kernel = data.draw(st.integers(1, 5))
-    padding, relu = data.draw(st.integers(0, kernel // 2)), data.draw(st.booleans())
+    padding, function = data.draw(st.integers(0, kernel // 2)), data.draw(activations)
     height, width = (max(data.draw(sides), kernel) for _ in range(2))
     x = Case().numbers(data.draw(images), skipped + channels, height, width)
     scale, shift = Case(1).numbers(channels), Case(2).numbers(channels)
     part = x[:, skipped:].astype(float)
-    scaled = part * scale[:, None, None].astype(float) + shift[:, None, None]
-    activated = reference.activation(part, scale.astype(float), shift.astype(float))
+
+    def affine(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values * scale[:, None, None].astype(float) + shift[:, None, None]
+
+    scaled = affine(part)
+    rectified = reference.activation(part, scale.astype(float), shift.astype(float))
     window = {"kernel": kernel, "stride": stride, "padding": padding}
     added = {"added": 1, "added_channel": skipped}
+    taps = Case(3).numbers(data.draw(st.sampled_from([1, 3, 5, 9])))
+    along = reference.OPERATIONS["channel convolution"](
+        None, [part], {"weight": taps[None, None].astype(float)}
+    )
     padded = np.pad(part[:, :, ::stride, ::stride], ((0, 0), (before, after), (0, 0), (0, 0)))
     cases = [
-        ("elementwise", {"scale": scale, "shift": shift, "relu": True}, activated),
+        ("elementwise", {"scale": scale, "shift": shift, "activation": "relu"}, rectified),
         ("elementwise", {"scale": scale, "shift": shift}, scaled),
-        ("elementwise", {"relu": True}, np.maximum(part, 0)),
-        ("elementwise", {"relu": relu, **added}, np.maximum(2 * part, 0) if relu else 2 * part),
+        ("elementwise", {"activation": function}, activated(part, function)),
+        ("elementwise", {"activation": function, **added}, activated(2 * part, function)),
         ("elementwise", {"scale": scale, "shift": shift, **added}, scaled + part),
         ("pool", {"mode": "max", **window}, reference.pool(part, "max", **window)),
         ("pool", {"mode": "average", **window}, reference.pool(part, "average", **window)),
+        ("pool", {"mode": "cell", "kernel": 2, "stride": 2}, reference.cell_mean(part)),
         ("subsample", {"stride": stride, "before": before, "after": after}, padded),
-        ("mean", {"scale": scale, "shift": shift}, activated.mean(axis=(2, 3), keepdims=True)),
+        ("mean", {"scale": scale, "shift": shift}, rectified.mean(axis=(2, 3), keepdims=True)),
         ("mean", {}, part.mean(axis=(2, 3), keepdims=True)),
+        ("max", {}, part.max(axis=(2, 3), keepdims=True)),
+        (
+            "layer_norm",
+            {"scale": scale, "shift": shift, "eps": 1e-2, "activation": function},
+            activated(affine(reference.normalized(part, (1,), 1e-2)), function),
+        ),
+        ("along_channels", {"weight": taps, "activation": function}, activated(along, function)),
     ]
+    if min(height, width) > 1:
+        cases.append(("pool", {"mode": "blur", "kernel": 3, "stride": 2, "padding": 1}, reference.blur(part)))
     network = _engine.Network()
     image, copied, features = (
         network.add_value(c) for c in (skipped + channels, skipped + channels, channels)
@@ -314,7 +509,7 @@ def test_a_nan_in_an_image_reaches_the_features(isa: str) -> None:
     network = _engine.Network()
     image, result, features = (network.add_value(c) for c in (16, 16, 16))
     network.add_convolution(
-        "conv", image, result, Case().numbers(16, 16, 3, 3), np.zeros(16, np.float32), relu=True
+        "conv", image, result, Case().numbers(16, 16, 3, 3), np.zeros(16, np.float32), activation="relu"
     )
     network.add_mean("mean", result, features, 16)
     network.features = features

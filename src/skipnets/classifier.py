@@ -34,7 +34,7 @@ from skipnets.runtimes.views import averaged_embeddings, averaged_logits, check_
 from skipnets.scaling import TargetScale, unscaled
 from skipnets.tables import Display, make_table, number_text, properties_table
 from skipnets.trust import MissingNetworkError, Trust, trusting
-from skipnets.uncertainty import Uncertainty, check_share, prediction_sets
+from skipnets.uncertainty import CalibrationScores, Uncertainty, check_share, prediction_sets
 
 if TYPE_CHECKING:
     import torch
@@ -545,7 +545,8 @@ class Classifier(Display):
         check_share(coverage=coverage, reject=reject)
         if coverage is None and reject is None:
             return
-        check_single_label(self, "coverage" if coverage is not None else "reject")
+        if coverage is not None or self.task == "regression":
+            check_single_label(self, "coverage" if coverage is not None else "reject")
         option = f"coverage={coverage}" if coverage is not None else f"reject={reject}"
         if self.uncertainty is None:
             export = ", and export it again" if self.export is not None else ""
@@ -560,9 +561,17 @@ class Classifier(Display):
                 raise UserError(
                     f"{option}: the temperature was changed after skipnets calibrate; run it again"
                 )
-            self.uncertainty.sets.quantile(coverage)
+            self._sets.quantile(coverage)
         if reject is not None:
             self.uncertainty.outliers.calibration.check_reject(reject)
+
+    @property
+    def _sets(self) -> CalibrationScores:
+        """The scores of prediction sets, which `check_calibrated` makes sure of."""
+        assert self.uncertainty is not None
+        if self.uncertainty.sets is None:
+            raise UserError("coverage: the model was calibrated without prediction sets; calibrate it again")
+        return self.uncertainty.sets
 
     def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
         """Convert images to the network's input, (N, C, H, W): float32, or uint8 if the graph normalizes.
@@ -792,7 +801,9 @@ class Classifier(Display):
         self, batches: Iterator[ImageBatch], top_k: int, coverage: float | None, reject: float | None
     ) -> Iterator[Prediction]:
         for batch in batches:
-            rows = iter(self._answers(batch.inputs, coverage, reject) if len(batch.inputs) else ())
+            rows = iter(
+                self.judged(batch.inputs, coverage=coverage, reject=reject) if len(batch.inputs) else ()
+            )
             for source, error in batch.outcomes():
                 if error is not None:
                     yield self.failed(source, error)
@@ -803,26 +814,36 @@ class Classifier(Display):
                     continue
                 yield replace(self.prediction(source, probabilities, top_k), **uncertainty)
 
-    def _answers(
-        self, inputs: NDArray[Any], coverage: float | None, reject: float | None
-    ) -> Iterator[tuple[NDArray[np.float64], dict[str, Any]]]:
-        """For each image the probabilities (classes,), and the fields of `Prediction` on uncertainty."""
-        logits = self.logits(inputs)
+    def judged(
+        self, batch: NDArray[Any], *, coverage: float | None = None, reject: float | None = None
+    ) -> list[tuple[NDArray[np.float64], dict[str, Any]]]:
+        """`answers` with what is asked for besides: for each image a row, and fields of `Prediction`.
+
+        Args:
+            batch: (N, C, H, W), preprocessed.
+            coverage: As of `predict`; `check_calibrated` says whether the classifier can.
+            reject: Likewise.
+
+        Returns:
+            N pairs of (classes,) probabilities or numbers, which need not be finite, and of `prediction_set`,
+            `p_value` and `rejected`, where they were asked for.
+        """
+        logits = self.logits(batch)
         probabilities = self._normalized(logits)
         fields: list[dict[str, Any]] = [{} for _ in probabilities]
-        if coverage is not None and self.uncertainty is not None:
-            sets = prediction_sets(probabilities, self.uncertainty.sets, coverage)
+        if coverage is not None:
+            sets = prediction_sets(probabilities, self._sets, coverage)
             for row, chosen, shares in zip(fields, sets, probabilities, strict=True):
                 row["prediction_set"] = tuple(name for name, _ in self.ranking(shares, int(chosen.sum())))
         if reject is not None and self.uncertainty is not None:
             detector = self.uncertainty.outliers
-            features = self.embed_batch(inputs) if detector.needs_features else None
+            features = self.embed_batch(batch) if detector.needs_features else None
             with np.errstate(invalid="ignore"):  # logits that are not finite are reported by the caller
                 values = detector.p_values(logits, features)
             for row, value in zip(fields, values.tolist(), strict=True):
                 row["p_value"] = value
                 row["rejected"] = detector.calibration.rejects(value, reject)
-        return zip(probabilities, fields, strict=True)
+        return list(zip(probabilities, fields, strict=True))
 
     def _batches(self, inputs: Images, batch_size: int, workers: int | None) -> Iterator[ImageBatch]:
         return self._named_batches(named_sources(inputs, self.preprocessing), batch_size, workers)
@@ -851,16 +872,7 @@ def _published_preprocessing(model: Backbone[Any]) -> Preprocessing:
     published = model.weights_report.input if model.weights_report is not None else None
     if published is None:
         raise UserError("preprocessing: must be given, the model has no published weights that state it")
-    cropped = published.resize_size is not None
-    return Preprocessing(
-        published.size,
-        fit="crop" if cropped else "stretch",
-        crop_fraction=min(published.size) / (published.resize_size or 1) if cropped else 1.0,
-        channels=model.in_chans,
-        mean=published.mean,
-        std=published.std,
-        interpolation=published.interpolation,
-    )
+    return Preprocessing(**published.to_preprocessing())
 
 
 def load(
@@ -1029,7 +1041,7 @@ def _description(path: Path, metadata: dict[str, Any], parameters: int) -> dict[
     values = replace(description, uncertainty=None).to_dict()
     if (uncertainty := description.uncertainty) is not None:
         score = uncertainty.outliers.score
-        values["uncertainty"] = {"images": uncertainty.sets.images, "outlier_score": score}
+        values["uncertainty"] = {"images": uncertainty.outliers.calibration.images, "outlier_score": score}
     return {
         "path": str(path),
         "bytes": sum(file.stat().st_size for file in files),

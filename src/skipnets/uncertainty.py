@@ -296,13 +296,14 @@ class Uncertainty:
     Args:
         temperature: At which the scores of prediction sets were computed.
         tta: The test-time augmentation with which everything was computed.
-        sets: One minus the probability of the true class of calibration images.
+        sets: One minus the probability of the true class of calibration images; None where an image has any
+            number of labels, of which there are no sets.
         outliers: How unusual images are recognized.
     """
 
     temperature: float
     tta: str
-    sets: CalibrationScores
+    sets: CalibrationScores | None
     outliers: OutlierDetector
 
     def to_dict(self) -> dict[str, Any]:
@@ -310,7 +311,7 @@ class Uncertainty:
         return {
             "temperature": self.temperature,
             "tta": self.tta,
-            "sets": self.sets.to_dict(),
+            **({} if self.sets is None else {"sets": self.sets.to_dict()}),
             "outliers": self.outliers.to_dict(),
         }
 
@@ -327,7 +328,7 @@ class Uncertainty:
             return cls(
                 temperature=_field(values, "temperature", float),
                 tta=tta,
-                sets=CalibrationScores.from_dict(_field(values, "sets", dict)),
+                sets=CalibrationScores.from_dict(_field(values, "sets", dict)) if "sets" in values else None,
                 outliers=OutlierDetector.from_dict(_field(values, "outliers", dict)),
             )
         except UserError as error:

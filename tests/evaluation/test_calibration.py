@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.metrics import log_loss
+from sklearn.neighbors import NearestNeighbors
 
 from skipnets.classifier import Classifier, describe, load, softmax
 from skipnets.data import ImageDataset, Preprocessing
@@ -25,6 +27,7 @@ from skipnets.evaluation.calibration import (
     fit_label_temperature,
     fit_temperature,
 )
+from skipnets.evaluation.evaluating import open_own_images
 from skipnets.evaluation.metrics import measure
 from skipnets.models import create_model
 from skipnets.models.registry import config_to_dict, model_config
@@ -298,12 +301,45 @@ def test_calibration_keeps_the_labels_that_are_found(label_run: Run) -> None:
     assert after.ranking != before.ranking
 
 
-def test_sets_and_outliers_are_for_one_class_an_image(label_run: Run) -> None:
+def test_several_labels_are_rejected_by_their_distance_to_training_images(
+    label_run: Run, tmp_path: Path
+) -> None:
     classifier = load(label_run, runtime="torch", device="cpu", tta="flip")
     image = Path(label_run.config.data).with_name("001.png")
     calibration = calibrate(classifier)
-    assert (calibration.highest_coverage, calibration.outlier_score, classifier.uncertainty) == (None,) * 3
+    assert (calibration.highest_coverage, calibration.outlier_score) == (None, "knn")
+    assert set(calibration.outlier_auroc) == {"knn"}
     assert calibration.tta == evaluate(classifier, split="val").to_dict()["tta"] == "flip"
-    for option in ("coverage", "reject"):
-        with pytest.raises(UserError, match=f"{option}: not yet with a multi-label classifier"):
-            classifier.predict(image, **{option: 0.5})
+    with pytest.raises(UserError, match="coverage: not yet with a multi-label classifier"):
+        classifier.predict(image, coverage=0.5)
+
+    classifier.save(tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors", runtime="torch", device="cpu", tta="flip")
+    own = open_own_images(load(label_run, device="cpu"))
+    training, validation = own.split("train"), own.split("val")
+
+    def distances(dataset: ImageDataset) -> NDArray[np.float64]:
+        neighbors = NearestNeighbors(n_neighbors=5, metric="cosine")
+        neighbors.fit(classifier.embed([training.file(i) for i in range(len(training))]))
+        return neighbors.kneighbors(classifier.embed([dataset.file(i) for i in range(len(dataset))]))[0][:, 4]
+
+    usual = distances(validation)
+    rows = again.predict([validation.file(i) for i in range(len(validation))], reject=0.2)
+    expected = [(1 + (usual >= distance).sum()) / (1 + len(usual)) for distance in usual]
+    found = [row.p_value for row in rows]
+    # Embeddings are kept in half precision, which may swap neighbors that are as far.
+    np.testing.assert_allclose(found, expected, atol=2.01 / (1 + len(usual)))
+    assert [row.rejected for row in rows] == [value <= 0.2 for value in found]
+    assert sum(bool(row.rejected) for row in rows) <= 0.2 * (1 + len(usual))
+
+
+def test_without_training_images_several_labels_are_calibrated_and_none_is_rejected(
+    label_run: Run, tmp_path: Path
+) -> None:
+    shutil.copy(label_run.model, tmp_path)
+    own = open_own_images(load(label_run, device="cpu"))
+    classifier = load(tmp_path / label_run.model.name, runtime="torch", device="cpu")
+    classifier.provenance["data"] = str(tmp_path / "gone")
+    calibration = calibrate(classifier, own.split("val"), split="all")
+    assert (calibration.outlier_score, classifier.uncertainty) == (None, None)
+    assert "the training images are not there, so outliers cannot be told" in calibration.warnings

@@ -102,7 +102,7 @@ def test_what_there_is_not_is_one_line(name: str, fields: dict[str, Any], messag
 
 
 @pytest.mark.parametrize("fields", [{"norm": "instance"}, {"activation": "gelu"}])
-def test_executors_and_the_engine_step_aside_and_say_why(
+def test_executors_step_aside_and_say_why_and_the_engine_does_not(
     fields: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = create_model("densenet40_k12", num_classes=3, **NETWORKS["densenet40_k12"], **fields)
@@ -115,8 +115,11 @@ def test_executors_and_the_engine_step_aside_and_say_why(
     from skipnets.models.registry import config_to_dict
 
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    with pytest.raises(UserError, match=r"densenet40_k12: .* the native engine knows"):
-        open_runtime("native", architecture=config_to_dict(model.config), tensors=tensors, device="cpu")
+    runtime = open_runtime("native", architecture=config_to_dict(model.config), tensors=tensors, device="cpu")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        wanted = model.eval()(images)
+    torch.testing.assert_close(torch.from_numpy(runtime.logits(images.numpy())), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_of_a_network_with_another_activation_are_said(

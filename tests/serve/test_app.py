@@ -9,12 +9,15 @@ import re
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.helpers.serving import CLASSES, SCALES, Serving, detail, make_image, upload
 
 from skipnets.classifier import Classifier
-from skipnets.serve import Example, Limits
+from skipnets.errors import UserError
+from skipnets.serve import Example, Limits, create_app
+from skipnets.uncertainty import CalibrationScores, OutlierDetector, Uncertainty
 
 
 def test_one_image_gets_the_same_prediction_as_predict(serving: Serving, colors: Classifier) -> None:
@@ -208,3 +211,30 @@ def test_examples_are_shown_by_their_number_alone(serving: Serving) -> None:
     assert (response.content, response.headers["content-type"]) == (example.content, "image/png")
     assert "there are 1 examples" in detail(client.get("/v1/examples/1"), 404)
     assert client.get("/v1/examples/..%2Fx").status_code in (404, 422)
+
+
+def test_sets_and_rejection_are_those_of_predict(serving: Serving, colors: Classifier) -> None:
+    colors.uncertainty = Uncertainty(
+        temperature=colors.temperature,
+        tta="none",
+        sets=CalibrationScores.of(np.linspace(0, 0.999, 99)),
+        outliers=OutlierDetector(
+            score="max-logit", calibration=CalibrationScores.of(-np.linspace(0, 20, 99))
+        ),
+    )
+    asked = {"coverage": 0.99, "reject": 0.3}
+    images = [make_image(color) for color in ("green", (40, 40, 40), (255, 0, 255))]
+    answers = serving(**asked).post("/v1/predict", files=upload(*images, b"none")).json()["predictions"]
+    expected = colors.predict([Image.open(io.BytesIO(image)) for image in images], **asked)
+    for answer, prediction in zip(answers, expected, strict=False):
+        assert tuple(answer["prediction_set"]) == prediction.prediction_set
+        assert (answer["p_value"], answer["rejected"]) == (prediction.p_value, prediction.rejected)
+        assert answer["label"] == prediction.label
+    assert {answer["rejected"] for answer in answers[:3]} == {True, False}
+    assert max(len(answer["prediction_set"]) for answer in answers[:3]) > 1
+    assert not {"prediction_set", "p_value", "rejected"} & set(answers[3])
+
+
+def test_a_share_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"^reject=2: must be above 0 and below 1"):
+        create_app("model", reject=2)

@@ -38,6 +38,7 @@ COMMANDS = {
     "shard": "Write a dataset as tar shards, for more images than fit as files.",
     "train": "Train a classifier on images in folders.",
     "tune": "Find good training settings by experiment.",
+    "convert": "Make a model file of weights that others trained.",
     "evaluate": "Evaluate a classifier on labeled images.",
     "predict": "Classify images.",
     "summary": "Show a network's layers, parameters with their formulas, compute and memory.",

@@ -94,8 +94,10 @@ def calibrate(
         }
         if calibration.highest_coverage is not None:
             highest = math.floor(1e4 * calibration.highest_coverage) / 1e4  # no more than there is
+            rows["prediction sets"] = f"for a coverage of up to {highest:.2%}"
+        if calibration.outlier_score is not None:
             score = f"{calibration.outlier_score} (AUROC against altered images: {aurocs})"
-            rows |= {"prediction sets": f"for a coverage of up to {highest:.2%}", "score for outliers": score}
+            rows["score for outliers"] = score
         earlier = "exports made before keep their temperature: export again"
         notes = [properties_table({"note": warning}) for warning in (*calibration.warnings, earlier)]
         print_tables([properties_table(rows), *notes])

@@ -23,6 +23,8 @@ def evaluate(
     json: bool = False,
     output: Path | None = None,
     predictions: Path | None = None,
+    coverage: float | None = None,
+    reject: float | None = None,
     tta: str = "none",
     batch_size: int = 64,
     download: bool = False,
@@ -49,6 +51,9 @@ def evaluate(
         output: A folder for evaluation.json, predictions.parquet, and confusion.png or, with numbers to
             predict, scatter.png.
         predictions: A .parquet, .csv or .jsonl file for all predictions.
+        coverage: Measure sets of classes that contain the true one with this probability, such as 0.9; takes
+            a calibrated model.
+        reject: Measure what is left where this share of the most unusual images is rejected, such as 0.05.
         tta: Test-time augmentation, which averages the probabilities of several views of each image: none,
             flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.
         batch_size: Images per forward pass.
@@ -71,6 +76,8 @@ def evaluate(
             classifier,
             data,
             split=split,
+            coverage=coverage,
+            reject=reject,
             batch_size=batch_size,
             workers=workers,
             download=download,

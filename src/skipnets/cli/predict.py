@@ -208,11 +208,18 @@ def _print(rows: Sequence[Prediction]) -> None:
         return
     if several_labels:
         labels = [", ".join(f"{label} {share:.1%}" for label, share in _listed(row)) for row in rows]
+        judged = list(map(_uncertainty, rows))
+        more = {name: "left" for each in judged for name in each}
         cells = (
-            [row.source, text or ("failed" if row.error is not None else "(none)")]
-            for row, text in zip(rows, labels, strict=True)
+            [
+                row.source,
+                text or ("failed" if row.error is not None else "(none)"),
+                *(each.get(name, "") for name in more),
+            ]
+            for row, text, each in zip(rows, labels, judged, strict=True)
         )
-        print_tables([make_table({"image": "left", "labels": "left"}, cells)])
+        headings: Any = {"image": "left", "labels": "left", **more}
+        print_tables([make_table(headings, cells)])
         return
     several = any(len(row.ranking) > 1 for row in rows)
     others = [", ".join(f"{label} {share:.1%}" for label, share in row.ranking[1:]) for row in rows]
@@ -298,6 +305,7 @@ def _columns(
         shares = [dict(row.ranking) for row in rows]
         columns["labels"] = [None if row.error else "|".join(row.labels) for row in rows]
         columns |= {f"p:{name}": [share.get(name) for share in shares] for name in classifier.classes}
+        columns |= uncertainty_columns(rows, coverage=False, reject=reject)
         return {**columns, "error": [row.error for row in rows]}
     for rank in range(top_k):
         suffix = f"_{rank + 1}" if rank else ""

@@ -27,6 +27,8 @@ def serve(
     token: Annotated[str | None, Parameter(env_var="SKIPNETS_TOKEN")] = None,
     no_token: bool = False,
     allow_host: list[str] | None = None,
+    coverage: float | None = None,
+    reject: float | None = None,
     tta: str = "none",
     batch_size: int = 32,
     batch_delay: float = 0.005,
@@ -67,6 +69,9 @@ def serve(
         allow_host: Further names of the server, such as the one that a reverse proxy passes on. Connections
             to a loopback address must name localhost or one of these: a web page could otherwise reach the
             server under a name of its own. "*" allows all.
+        coverage: Give each image the set of classes that contains the true one with this probability, such as
+            0.9; takes a model that skipnets calibrate made ready.
+        reject: Tell whether an image is as unusual as this share of the calibration images, such as 0.05.
         tta: Test-time augmentation, which averages the probabilities of several views of each image: none,
             flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.
         batch_size: Maximum number of images in a batch.
@@ -140,5 +145,7 @@ def serve(
         batch_size=batch_size,
         batch_delay=batch_delay,
         workers=workers,
+        coverage=coverage,
+        reject=reject,
     )
     run_server(app, host=host, port=port)

@@ -67,8 +67,8 @@ class Calibration:
         ece_after: At this temperature.
         highest_coverage: The highest coverage of prediction sets that so many images can give; None for a
             multi-label classifier, which has no sets.
-        outlier_score: The score by which outliers are recognized: "energy", "max-logit" or "knn"; None for a
-            multi-label classifier.
+        outlier_score: The score by which outliers are recognized: "energy", "max-logit" or "knn", which alone
+            serves a multi-label classifier; None for that if its training images are not there.
         outlier_auroc: Score → AUROC, these images against altered ones, by which it was chosen.
         created: ISO date and time.
         warnings: Caveats, one sentence each.
@@ -175,8 +175,8 @@ def calibrate(
     Where no temperature fits because hardly any prediction is wrong, the classifier keeps the one it has. The
     distance to training images is among the scores for outliers if these can be read: those of its own run.
 
-    A multi-label classifier gets a temperature alone. Its thresholds change with its probabilities, so that
-    the same labels are found.
+    A multi-label classifier gets no prediction sets, and its outliers are told by the distance to training
+    images. Its thresholds change with its probabilities, so that the same labels are found.
 
     Args:
         model: A classifier, a model file, a run folder or an export.
@@ -228,19 +228,19 @@ def calibrate(
         warnings.append(f"{evaluation.data} ({evaluation.split}): {error}; it stays {temperature:.4g}")
     except NoTemperatureError as error:
         raise UserError(f"{evaluation.data} ({evaluation.split}): {error}") from error
+    images, training = calibration_images(classifier, data, split, download=download, options=options)
+    if training is None:
+        told = "cannot be told" if several else "are told by the logits alone"
+        warnings.append(f"the training images are not there, so outliers {told}")
     uncertainty = None
-    if not several:
-        images, training = calibration_images(classifier, data, split, download=download, options=options)
+    if training is not None or not several:
         detector = fit_outlier_detector(
             classifier, images, training, batch_size=batch_size, workers=workers, progress=progress
         )
-        if training is None:
-            warnings.append("the training images are not there, so outliers are told by the logits alone")
-        right = softmax(evaluation.logits, temperature)[np.arange(len(labels)), labels]
         uncertainty = Uncertainty(
             temperature=temperature,
             tta=classifier.tta,
-            sets=CalibrationScores.of(1 - right),
+            sets=None if several else _set_scores(evaluation.logits, labels, temperature),
             outliers=detector,
         )
     before, after = (judge(evaluation.logits, labels, at) for at in (1.0, temperature))
@@ -254,7 +254,9 @@ def calibrate(
         nll_after=after[0],
         ece_before=before[1],
         ece_after=after[1],
-        highest_coverage=None if uncertainty is None else uncertainty.sets.highest_coverage,
+        highest_coverage=None
+        if uncertainty is None or uncertainty.sets is None
+        else uncertainty.sets.highest_coverage,
         outlier_score=None if uncertainty is None else uncertainty.outliers.score,
         outlier_auroc={} if uncertainty is None else dict(uncertainty.outliers.auroc),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -271,6 +273,14 @@ def calibrate(
     del record["failures"]
     classifier.provenance["calibration"] = record
     return calibration
+
+
+def _set_scores(
+    logits: NDArray[np.floating[Any]], labels: NDArray[Any], temperature: float
+) -> CalibrationScores:
+    """One minus the probabilities of the true classes."""
+    right = softmax(logits, temperature)[np.arange(len(labels)), labels]
+    return CalibrationScores.of(1 - right)
 
 
 def _errors(

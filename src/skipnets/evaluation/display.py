@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from skipnets.evaluation.selective import selective_rows
 from skipnets.tables import make_table, properties_table
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
         "negative log-likelihood": f"{metrics['nll']:.4f}",
         "expected calibration error (ECE)": f"{metrics['ece']:.2%}",
         "macro AUROC": _share(metrics["macro_auroc"], digits=4),
+        **selective_rows(metrics),
     }
     classes = make_table(
         {

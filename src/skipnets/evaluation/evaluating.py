@@ -37,6 +37,7 @@ with needs_extra("train"):
     from skipnets.evaluation.regression import measure_numbers
     from skipnets.evaluation.regression_evaluation import RegressionEvaluation, numbers_by_name
     from skipnets.evaluation.reliability import CALIBRATION_BINS
+    from skipnets.evaluation.selective import Selective, select
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,6 +64,7 @@ class Evaluation(SavedEvaluation):
             there is no record of it.
         tta: The test-time augmentation.
         runs_in: The classifier's runtime, device and precision.
+        selective: Prediction sets and rejected images; None if none was asked for.
     """
 
     classifier: str
@@ -78,6 +80,7 @@ class Evaluation(SavedEvaluation):
     known: dict[str, int] | None
     tta: str = "none"
     runs_in: str = ""
+    selective: Selective | None = None
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
@@ -125,10 +128,14 @@ class Evaluation(SavedEvaluation):
                 for index, name in enumerate(self.classes)
             ],
             "confusion": metrics.confusion.tolist(),
+            **({} if self.selective is None else self._selective_metrics(self.selective)),
             "failures": self.failures,
             "known": self.known,
             "warnings": self.warnings,
         }
+
+    def _selective_metrics(self, selective: Selective) -> dict[str, Any]:
+        return selective.measure(self.logits.argmax(1) == self.labels, self.labels)
 
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""
@@ -155,6 +162,7 @@ class Evaluation(SavedEvaluation):
             "label": [self.classes[index] for index in self.labels],
             "prediction": [self.classes[index] for index in predicted],
             "probability": self.probabilities.max(1),
+            **({} if self.selective is None else self.selective.columns(self.classes)),
         }
         for index, name in enumerate(self.classes):
             columns[f"p:{name}"] = np.ascontiguousarray(self.probabilities[:, index])
@@ -177,6 +185,8 @@ def evaluate(
     data: ImageDataset | str | os.PathLike[str] | None = None,
     *,
     split: str = "test",
+    coverage: float | None = None,
+    reject: float | None = None,
     batch_size: int = 64,
     workers: int | None = None,
     download: bool = False,
@@ -195,6 +205,8 @@ def evaluate(
             classifier's own run. If these are the run's data (the same folder, or nine tenths of its images
             by content), the run's splits are used; other data without splits are all "test".
         split: "train", "val", "test" or "all".
+        coverage: Measure prediction sets with this coverage, as of `Classifier.predict`.
+        reject: Measure what rejecting this share of unusual images leaves, as of `Classifier.predict`.
         batch_size: Images per forward pass.
         workers: Threads that read images; None uses one per core.
         download: Whether a named dataset may be downloaded.
@@ -215,6 +227,7 @@ def evaluate(
     """
     check_at_least_1(batch_size=batch_size, workers=workers)
     classifier = as_classifier(model)
+    classifier.check_calibrated(coverage=coverage, reject=reject)
     record = _run_record(classifier)
     dataset, runs_own = _find(classifier, record, data, download, options)
     chosen = dataset.split(split)
@@ -230,9 +243,16 @@ def evaluate(
             f"{name} has {chosen.label_kind}, which does not fit a {kind}; --task {classifier.task} reads it "
             "for one"
         )
-    positions, logits, failures = _predict_all(
-        classifier, chosen, batch_size=batch_size, workers=workers, progress=progress
+    outliers = None if reject is None or classifier.uncertainty is None else classifier.uncertainty.outliers
+    positions, logits, features, failures = _predict_all(
+        classifier,
+        chosen,
+        embed=outliers is not None and outliers.needs_features,
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
     )
+    selective = select(classifier, logits, features, coverage=coverage, reject=reject)
     known = None if record is None else record.count(chosen)
     groups = None if chosen.groups is None else chosen.groups[positions]
     if classifier.scales is not None:
@@ -281,6 +301,7 @@ def evaluate(
             caveats=_caveats(len(positions), failures, known),
             runs_in=classifier.runs_in,
             tta=classifier.tta,
+            selective=selective,
         )
     labels = _labels_by_name(chosen, classifier.classes, name)
     return Evaluation(
@@ -297,6 +318,7 @@ def evaluate(
         known=known,
         tta=classifier.tta,
         runs_in=classifier.runs_in,
+        selective=selective,
     )
 
 
@@ -412,13 +434,24 @@ def _predict_all(
     classifier: Classifier,
     dataset: ImageDataset,
     *,
+    embed: bool,
     batch_size: int,
     workers: int | None,
     progress: Callable[[int, int], object] | None,
-) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
-    """Indices (n,) of the readable images, their logits (n, K), and why the others could not be read."""
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32] | None, dict[str, str]]:
+    """Indices (n,) of the readable images, logits (n, K), embeddings, and why others could not be read.
+
+    Args:
+        classifier: Computes them.
+        dataset: The images.
+        embed: Whether embeddings (n, F) are wanted; otherwise they are None.
+        batch_size: Images per forward pass.
+        workers: Threads that read images; None uses one per core.
+        progress: Called after every batch with the number of images done and their total.
+    """
     read: list[NDArray[np.int64]] = []
     logits: list[NDArray[np.float32]] = []
+    embedded: list[NDArray[np.float32]] = []
     failures: dict[str, str] = {}
     done = 0
     for batch in evaluation_batches(
@@ -431,6 +464,8 @@ def _predict_all(
         if len(batch.positions):
             read.append(batch.positions)
             logits.append(classifier.logits(batch.inputs))
+            if embed:
+                embedded.append(classifier.embed_batch(batch.inputs))
         failures |= {name: reason for name, reason in batch.outcomes() if reason is not None}
         done += len(batch.names)
         if progress is not None:
@@ -438,7 +473,8 @@ def _predict_all(
     if not read:
         first = next(iter(failures.values()))
         raise UserError(f"none of the {done} images could be read; the first: {first}")
-    return np.concatenate(read), np.concatenate(logits), failures
+    features = np.concatenate(embedded) if embed else None
+    return np.concatenate(read), np.concatenate(logits), features, failures
 
 
 @dataclass(frozen=True, kw_only=True)

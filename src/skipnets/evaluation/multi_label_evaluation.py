@@ -19,6 +19,7 @@ from skipnets.classifier import sigmoid
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.multi_label import LABEL_METRICS, SUMMARIES, MultiLabelMetrics
 from skipnets.evaluation.saving import SavedEvaluation, or_none
+from skipnets.evaluation.selective import Selective, selective_rows
 from skipnets.tables import make_table, properties_table
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class MultiLabelEvaluation(SavedEvaluation):
         caveats: What the data and their use in training leave in doubt, one sentence each.
         runs_in: The classifier's runtime, device and precision.
         tta: The test-time augmentation.
+        selective: Which images are rejected; None if that was not asked for.
     """
 
     classifier: str
@@ -78,6 +80,7 @@ class MultiLabelEvaluation(SavedEvaluation):
     caveats: list[str]
     runs_in: str = ""
     tta: str = "none"
+    selective: Selective | None = None
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
@@ -142,10 +145,16 @@ class MultiLabelEvaluation(SavedEvaluation):
                 }
                 for index, name in enumerate(self.classes)
             ],
+            **({} if self.selective is None else self._selective_metrics(self.selective)),
             "failures": self.failures,
             "known": self.known,
             "warnings": self.warnings,
         }
+
+    def _selective_metrics(self, selective: Selective) -> dict[str, Any]:
+        found = self.probabilities >= np.asarray(self.thresholds)
+        right = ((found == (self.labels == 1)) | np.isnan(self.labels)).all(1)
+        return selective.measure(right, self.labels)
 
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""
@@ -156,6 +165,7 @@ class MultiLabelEvaluation(SavedEvaluation):
         columns: dict[str, Any] = {"path": self.names}
         if self.groups is not None:
             columns["group"] = self.groups.tolist()
+        columns |= {} if self.selective is None else self.selective.columns(self.classes)
         for index, name in enumerate(self.classes):
             values = self.labels[:, index].tolist()
             columns[f"y:{name}"] = [None if value != value else int(value) for value in values]
@@ -193,6 +203,7 @@ def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
     )
     rows["all labels of an image right"] = _percent(metrics["exact_match"])
     rows["negative log-likelihood"] = _number(metrics["nll"], 4) + " a label"
+    rows |= selective_rows(metrics)
     rows["intervals"] = f"bootstrap over {unit}"
     counts = ("present", "unknown")  # the others are absent
     ranked = make_table(

@@ -50,9 +50,11 @@ def fit_outlier_detector(
     """Choose the score that best tells validation images from altered ones.
 
     Args:
-        classifier: Computes logits and embeddings.
+        classifier: Computes logits and embeddings. With several labels an image, logits do not tell: those of
+            an image without any label are low, and it is no outlier.
         validation: Images that it was not trained on, of which up to 1,000 are used.
-        training: Images that it was trained on, for the distance to their embeddings; None without them.
+        training: Images that it was trained on, for the distance to their embeddings; None without them,
+            which takes a classifier of one class an image.
         batch_size: Images per forward pass.
         workers: Threads that read images; None uses one per core.
         seed: Which images are used, and how they are altered.
@@ -91,7 +93,7 @@ def fit_outlier_detector(
     scores: dict[OutlierScore, tuple[NDArray[np.float64], NDArray[np.float64]]] = {
         name: (outlier_scores(name, logits[0]), outlier_scores(name, logits[1]))
         for name in get_args(OutlierScore)
-        if name != "knn"
+        if name != "knn" and classifier.task == "single-label"
     }
     reference = None
     if training is not None:

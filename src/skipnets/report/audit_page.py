@@ -22,6 +22,7 @@ from skipnets.data.splits import SPLITS
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.report.findings import KINDS, Finding, actions
+from skipnets.report.label_audit import co_occurrence
 from skipnets.report.rendering import render
 from skipnets.report.thumbnails import THUMBNAIL, data_uri, thumbnail_scale
 from skipnets.version import __version__
@@ -36,6 +37,7 @@ GROUPS, COPIES = 24, 5  # groups of copies that are shown of each kind, and imag
 IMAGES = 24  # images that are shown of each other kind
 LISTED = 200  # files that are listed by name
 CLASSES = 100  # classes in the table of their sizes
+TOGETHER = 20  # labels in the table of those that occur together
 
 # What a manifest does not say about its files.
 _OF_FILES = ("class_order", "page", "max_pixels")
@@ -72,12 +74,14 @@ def _page(audit: Audit, path: Path, progress: Callable[[str, int, int], object] 
     }
     thumbnails = _thumbnails(audit, sorted(image for image in shown if image is not None), progress)
 
+    labels = audit.dataset.label_names
+
     def image(position: int) -> dict[str, Any]:
         dataset = audit.dataset
         return {
             "image": thumbnails.get(position),
             "name": dataset.names[position],
-            "label": dataset.classes[dataset.labels[position]],
+            "label": labels[position],
             "split": str(dataset.splits[position]),
         }
 
@@ -126,6 +130,7 @@ def _page(audit: Audit, path: Path, progress: Callable[[str, int, int], object] 
         files=[kind(name, rows=found[name][:LISTED]) for name in _FILES],
         looks=[kind(name, images=images(found[name][:IMAGES])) for name in _LOOKS],
         balance=_balance(audit),
+        together=_together(audit),
         small=kind("small-class"),
         facts=audit.survey.facts(),
         columns=dict(audit.survey.columns),
@@ -181,6 +186,7 @@ def _about(audit: Audit, path: Path) -> dict[str, Any]:
         "data": audit.data,
         "images": total,
         "classes": len(audit.dataset.classes),
+        "noun": "label" if audit.dataset.multi_label else "class",
         "affected": audit.affected,
         "table": path.with_suffix(".csv").name,
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
@@ -237,10 +243,7 @@ def _balance(audit: Audit) -> dict[str, Any]:
     dataset = audit.dataset
     splits = [split for split in SPLITS if (dataset.splits == split).any()]
     counts = np.stack(
-        [
-            np.bincount(dataset.labels[dataset.splits == split], minlength=len(dataset.classes))
-            for split in splits or [""]
-        ],
+        [dataset.select(np.flatnonzero(dataset.splits == split)).counts() for split in splits or [""]],
         axis=1,
     )
     sizes = counts.sum(1)
@@ -257,4 +260,24 @@ def _balance(audit: Audit) -> dict[str, Any]:
         "most": int(sizes.max()),
         "ratio": float(sizes.max() / sizes.min()) if sizes.min() else None,
         "count": len(sizes),
+    }
+
+
+def _together(audit: Audit) -> dict[str, Any] | None:
+    """How many images have both of two labels, of the most frequent ones; None with one class an image."""
+    dataset = audit.dataset
+    if not dataset.multi_label:
+        return None
+    counts = co_occurrence(dataset)
+    shown = np.sort(np.argsort(-counts.diagonal(), kind="stable")[:TOGETHER])
+    names = [dataset.classes[index] for index in shown]
+    apart = np.where(np.eye(len(names), dtype=bool), 0, counts[np.ix_(shown, shown)])
+    return {
+        "names": names,
+        "rows": [
+            {"name": name, "cells": counts[index, shown].tolist(), "own": place}
+            for place, (name, index) in enumerate(zip(names, shown, strict=True))
+        ],
+        "most": max(int(apart.max()), 1),
+        "of": len(dataset.classes),
     }

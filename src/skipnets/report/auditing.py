@@ -23,7 +23,7 @@ from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import ImageDataset, find_with_own_splits
 from skipnets.data.survey import Survey, survey
-from skipnets.errors import UserError, check_at_least_1
+from skipnets.errors import UserError, check_at_least_1, listed
 from skipnets.evaluation.tables import write_table
 from skipnets.report.findings import (
     KINDS,
@@ -38,7 +38,14 @@ from skipnets.report.findings import (
     size_findings,
     sorted_findings,
 )
-from skipnets.report.label_errors import calibrated, cohen_kappa, find_label_errors
+from skipnets.report.label_audit import check_labels, label_counts
+from skipnets.report.label_errors import (
+    LEAST_KAPPA,
+    LabelCheck,
+    calibrated,
+    cohen_kappa,
+    find_label_errors,
+)
 from skipnets.report.predictions import TABLES, UnseenPredictions, predict_unseen, read_prediction_table
 from skipnets.tables import Display, make_table, properties_table
 
@@ -47,38 +54,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Audit", "LabelCheck", "audit"]
 
-# Predictions with a smaller kappa (Cohen) say more about the model than about the labels. Agreement from 0.4
-# on is "moderate" (Landis and Koch, 1977): 70% of the labels of two equal classes, 46% of ten.
-_LEAST_KAPPA = 0.4
 # Calibrated probability from which a label is corrected. With 3% of the labels wrong, 89% of the corrections
 # are right if the model is right in 81% of the images, and all if in 97%; see benchmarks/label_errors.py.
 CERTAIN = 0.95
 
 Progress = Callable[[str, int, int], object]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelCheck:
-    """How labels were checked against predictions.
-
-    Attributes:
-        source: Where the predictions come from.
-        images: How many images were checked.
-        trained_on: How many were not, because the model was trained on them.
-        agreement: The share of the checked images whose label was predicted.
-        kappa: Cohen's kappa of labels and predictions: agreement beyond chance, at most 1.
-    """
-
-    source: str
-    images: int
-    trained_on: int
-    agreement: float
-    kappa: float
-
-    @property
-    def withheld(self) -> bool:
-        """Whether the predictions are too bad to tell label errors from the model's own."""
-        return self.kappa < _LEAST_KAPPA
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,8 +125,13 @@ class Audit(Display):
             if check.withheld:
                 notes.append(
                     f"label errors are not listed: the model agrees with {check.agreement:.0%} of the labels "
-                    f"only (Cohen's kappa {check.kappa:.2f}, at least {_LEAST_KAPPA} is needed), so most of "
+                    f"only (Cohen's kappa {check.kappa:.2f}, at least {LEAST_KAPPA} is needed), so most of "
                     "them would be its own errors; take a better model"
+                )
+            elif check.labels_withheld:
+                notes.append(
+                    f"errors of {listed(check.labels_withheld)} are not listed: the model agrees too little "
+                    f"with these labels (Cohen's kappa below {LEAST_KAPPA})"
                 )
         if not self.has_splits:
             notes.append("leaks were not looked for: the data have no splits")
@@ -179,7 +164,9 @@ class Audit(Display):
                 "agreement": round(check.agreement, 4),
                 "kappa": round(check.kappa, 4),
                 "withheld": check.withheld,
+                **({"labels_withheld": list(check.labels_withheld)} if check.labels_withheld else {}),
             },
+            **({"labels": label_counts(self.dataset)} if self.dataset.multi_label else {}),
             "passed_over": dict(self.survey.passed_over.most_common()),
             "notes": self.notes,
             "warnings": list(self.survey.warnings),
@@ -198,10 +185,16 @@ class Audit(Display):
         properties = {
             "data": self.data,
             "images": f"{len(self.dataset):,} ({self.affected:,} with a finding)",
-            "classes": f"{len(self.dataset.classes):,}",
+            "labels" if self.dataset.multi_label else "classes": f"{len(self.dataset.classes):,}",
         }
         if check is not None:
-            properties["labels"] = f"{check.agreement:.1%} of {check.images:,} as predicted by {check.source}"
+            if self.dataset.multi_label:
+                agreed = f"{check.agreement:.1%} of all marks of {counted(check.images, 'image')}"
+            else:
+                agreed = f"{check.agreement:.1%} of {check.images:,}"
+            properties["agreement" if self.dataset.multi_label else "labels"] = (
+                f"{agreed} as predicted by {check.source}"
+            )
         remarks = properties_table(
             [
                 *(("note", note) for note in self.notes),
@@ -227,9 +220,10 @@ class Audit(Display):
         """
         dataset = self.dataset
         findings = [finding for found in self.findings.values() for finding in found]
+        labels = dataset.label_names
 
         def label(image: int | None) -> str:
-            return "" if image is None else dataset.classes[dataset.labels[image]]
+            return "" if image is None else labels[image]
 
         def split(image: int | None) -> str:
             return "" if image is None else str(dataset.splits[image])
@@ -367,8 +361,12 @@ def audit(
                 threads=threads,
                 progress=lambda done, total: show("predicting", done, total),
             )
-        errors, check = _check_labels(dataset, predictions)
-        findings += _agreed(dataset, errors, findings)
+        if dataset.multi_label:
+            errors, check = check_labels(dataset, predictions)
+            findings += errors
+        else:
+            errors, check = _check_labels(dataset, predictions)
+            findings += _agreed(dataset, errors, findings)
     return Audit(
         data=name,
         dataset=dataset,
@@ -390,7 +388,7 @@ def _open(
         missing = error.names
         options = replace(options, missing="skip")
         dataset = find_with_own_splits(data, download=download, options=options, strict=False)
-    if dataset.task != "single-label":
+    if dataset.regression:
         raise UserError(f"{data}: has {dataset.label_kind}, which an audit cannot look at yet")
     return dataset, missing
 

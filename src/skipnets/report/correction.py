@@ -12,6 +12,7 @@ import numpy as np
 
 from skipnets.data.copies import Copy, clusters
 from skipnets.data.manifest import relative_name
+from skipnets.data.multi_label import labels_from_texts
 from skipnets.errors import UserError, near_matches
 from skipnets.evaluation.tables import write_table
 from skipnets.report.findings import KINDS, Action, Finding, merged_spellings
@@ -55,8 +56,8 @@ def corrected(audit: Audit, drop: Collection[str] = ()) -> list[Corrected]:
                 by_image.setdefault(finding.image, []).append(finding)
     merged = merged_spellings(dataset)
     return [
-        _correct(dataset.classes[label], by_image.get(image, []), merged, drop, dataset.names)
-        for image, label in enumerate(dataset.labels)
+        _correct(label, by_image.get(image, []), merged, drop, dataset.names)
+        for image, label in enumerate(dataset.label_names)
     ]
 
 
@@ -127,13 +128,27 @@ def write_manifest(audit: Audit, path: str | os.PathLike[str], *, drop: Collecti
     groups = _split_groups(remaining)
     columns = {
         "path": [relative_name(folder, str(dataset.file(image).absolute())) for image in kept.tolist()],
-        "label": [row.label for row in rows],
+        **_label_columns(remaining, [row.label for row in rows], path),
         **({"split": remaining.splits.tolist()} if (remaining.splits != "").all() else {}),
         **({"split_group": groups} if len(set(groups)) < len(groups) else {}),
-        "given_label": [dataset.classes[dataset.labels[image]] for image in kept],
+        "given_label": remaining.label_names,
         "reason": [" | ".join(row.reasons) for row in rows],
     }
     write_table(path, columns)
+
+
+def _label_columns(dataset: ImageDataset, labels: list[str], path: Path) -> dict[str, list[str]]:
+    """The column label; of several labels an image, a column for each with 1, 0 or nothing."""
+    if not dataset.multi_label:
+        return {"label": labels}
+    taken = {"path", "split", "split_group", "given_label", "reason"}
+    if strange := sorted(taken & set(dataset.classes)):
+        raise UserError(f"write={path}: the label {strange[0]} is called like a column of the manifest")
+    marks = labels_from_texts(labels, dataset.classes)
+    return {
+        name: ["" if mark != mark else f"{mark:.0f}" for mark in column.tolist()]
+        for name, column in zip(dataset.classes, marks.T, strict=True)
+    }
 
 
 def _split_groups(dataset: ImageDataset) -> list[str]:

@@ -22,6 +22,7 @@ from skipnets.data.copies import clusters
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.data.labels import spellings
 from skipnets.data.listing import counted
+from skipnets.data.multi_label import label_text
 from skipnets.data.raster import Header
 from skipnets.data.sources import ImageDataset
 from skipnets.data.splits import LATEST_FIRST
@@ -58,7 +59,8 @@ KINDS = {
         "Probable label errors",
         "A prediction contradicts the label, with more confidence than is usual for its class (confident "
         "learning). Labels are corrected where its probability is at least 95%, but not in given validation "
-        "and test splits: a test whose labels are what a model says flatters the model.",
+        "and test splits: a test whose labels are what a model says flatters the model. Where images have "
+        "several labels, each is judged alone, and only marked.",
     ),
     "contradiction": Kind(
         "Copies with different labels",
@@ -209,27 +211,33 @@ def size_findings(dataset: ImageDataset, headers: Mapping[str, Header]) -> Itera
 
 
 def class_findings(dataset: ImageDataset) -> Iterator[Finding]:
-    """Classes in two spellings, and classes that are far smaller than the largest."""
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
+    """Classes in two spellings, and classes that are far smaller than the largest; labels likewise."""
+    counts = dataset.counts().tolist()
     count_of = dict(zip(dataset.classes, counts, strict=True))
-    merged = merged_spellings(dataset)
-    for name, target in merged.items():
+    spelled = _spelled_otherwise(dataset)
+    for name, target in spelled.items():
         detail = f'{counted(count_of[name], "image")}; "{target}" has {count_of[target]:,}'
-        yield Finding("spelling", None, name, detail, -count_of[name], "corrected", label=target)
+        action: Action = "kept" if dataset.multi_label else "corrected"
+        yield Finding("spelling", None, name, detail, -count_of[name], action, label=target)
     largest = max(counts, default=0)
+    what = "most frequent label" if dataset.multi_label else "largest class"
     for name, count in count_of.items():
-        if count < max(_FEW, _SHARE * largest) and name not in merged:
-            detail = f"{counted(count, 'image')}; the largest class has {largest:,}"
+        if count < max(_FEW, _SHARE * largest) and name not in spelled:
+            detail = f"{counted(count, 'image')}; the {what} has {largest:,}"
             yield Finding("small-class", None, name, detail, count, "kept")
 
 
 def merged_spellings(dataset: ImageDataset) -> dict[str, str]:
+    """Class → the spelling by which it is replaced; of several labels an image, none is."""
+    return {} if dataset.multi_label else _spelled_otherwise(dataset)
+
+
+def _spelled_otherwise(dataset: ImageDataset) -> dict[str, str]:
     """Class → the most frequent spelling of it, for classes that have another one."""
-    counts = Counter(dataset.labels.tolist())
-    number = {name: label for label, name in enumerate(dataset.classes)}
+    count_of = dict(zip(dataset.classes, dataset.counts().tolist(), strict=True))
     merged: dict[str, str] = {}
     for names in spellings(dataset.classes):
-        target = max(names, key=lambda name: counts[number[name]])
+        target = max(names, key=lambda name: count_of[name])
         merged |= {name: target for name in names if name != target}
     return merged
 
@@ -263,7 +271,12 @@ def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
     merged = merged_spellings(dataset)
     distance_of = {(copy.first, copy.second): copy.distance for copy in dataset.copies}
     for first, *others in copy_groups(dataset):
-        contradictions = list(_contradictions(dataset, [first, *others], merged))
+        group = [first, *others]
+        contradictions = list(
+            _label_contradictions(dataset, group)
+            if dataset.multi_label
+            else _contradictions(dataset, group, merged)
+        )
         yield from contradictions
         left_out = {finding.image for finding in contradictions if finding.action == "left out"}
         for image in others:
@@ -306,6 +319,54 @@ def _contradictions(
                 yield Finding(
                     "contradiction", image, dataset.names[image], detail, 0, action, other, majority
                 )
+
+
+def _label_contradictions(dataset: ImageDataset, group: Sequence[int]) -> Iterator[Finding]:
+    """The images of a group with a label that a copy of theirs is known not to have, or the reverse."""
+    equal: dict[Content | int, list[int]] = {}
+    for image in group:
+        equal.setdefault(content_of(dataset, image), []).append(image)
+    for images in equal.values():
+        present, absent = ((dataset.labels[images] == value).sum(0) for value in (1, 0))
+        differing = (present > 0) & (absent > 0)
+        if not differing.any():
+            yield from _unlike_first(dataset, images, group[0])
+            continue
+        names = " and ".join(np.array(dataset.classes)[differing].tolist())
+        decided = not (differing & (present == absent)).any()
+        majority = (present > absent).astype(np.float32)
+        for image in images:
+            outvoted = np.isfinite(dataset.labels[image]) & differing
+            if decided:
+                outvoted &= dataset.labels[image] != majority
+            if not outvoted.any():
+                continue
+            other = next(
+                one
+                for one in images
+                if (differing & (np.abs(dataset.labels[one] - dataset.labels[image]) == 1)).any()
+            )
+            right = np.where(differing, majority, dataset.labels[image])
+            yield Finding(
+                "contradiction",
+                image,
+                dataset.names[image],
+                f"equal byte by byte; {names} present and absent",
+                0,
+                "corrected" if decided else "left out",
+                other,
+                label_text(right, dataset.classes) if decided else None,
+            )
+
+
+def _unlike_first(dataset: ImageDataset, images: Sequence[int], first: int) -> Iterator[Finding]:
+    """Of equal images that nearly equal another, those with a label that it is known not to have."""
+    differing = np.abs(dataset.labels[images] - dataset.labels[first]) == 1
+    for image, labels in zip(images, differing, strict=True):
+        if labels.any():
+            names = " and ".join(np.array(dataset.classes)[labels].tolist())
+            detail = f"nearly equal; {names} present and absent"
+            yield Finding("contradiction", image, dataset.names[image], detail, 1, other=first)
 
 
 def copy_groups(dataset: ImageDataset) -> list[list[int]]:

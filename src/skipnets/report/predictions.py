@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ from skipnets.classifier import Classifier, as_classifier
 from skipnets.data.manifest import relative_name
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, listed, one_line
-from skipnets.evaluation.evaluating import evaluate_classes, known_rows
+from skipnets.evaluation.evaluating import evaluate, known_rows
+from skipnets.evaluation.regression_evaluation import RegressionEvaluation
 from skipnets.terminal import from_csv_text
 
 __all__ = ["TABLES", "UnseenPredictions", "predict_unseen", "read_prediction_table"]
@@ -63,7 +64,7 @@ def read_prediction_table(path: str | os.PathLike[str], dataset: ImageDataset) -
         UserError: The file holds something else, lists an image twice, or has nothing about these images or
             none of their classes.
     """
-    names, classes, probabilities = _read_table(Path(path), dataset.classes)
+    names, classes, probabilities = _read_table(Path(path), dataset.classes, several=dataset.multi_label)
     position = {_valid(name): image for image, name in enumerate(dataset.names)}
     root = dataset.root
     found = [position.get(name) for name in names]
@@ -84,7 +85,7 @@ def read_prediction_table(path: str | os.PathLike[str], dataset: ImageDataset) -
     repeated = np.flatnonzero(np.diff(images[order]) == 0)
     if len(repeated):
         raise UserError(f"{path}: lists an image twice: {dataset.names[images[order][repeated[0]]]}")
-    if not np.isin(dataset.classes, classes)[dataset.labels[images]].any():
+    if not _of_known_classes(dataset, classes)[images].any():
         raise UserError(f"{path}: cannot judge these images: {_knows_none(classes)}")
     return UnseenPredictions(
         source=os.fspath(path),
@@ -126,7 +127,12 @@ def predict_unseen(
     """
     classifier = as_classifier(model, runtime=runtime, device=device, threads=threads)
     rows = known_rows(classifier, dataset) or [None] * len(dataset)
-    known_classes = np.isin(dataset.classes, classifier.classes)[dataset.labels]
+    if dataset.task != classifier.task:
+        raise UserError(
+            f"model={classifier.path or 'the classifier'}: is for task={classifier.task}, and the data have "
+            f"{dataset.label_kind}"
+        )
+    known_classes = _of_known_classes(dataset, classifier.classes)
     probabilities = np.full((len(dataset), len(classifier.classes)), np.nan)
     stored = _stored(classifier)
     for image, row in enumerate(rows):
@@ -136,15 +142,15 @@ def predict_unseen(
     trained_on = np.array([row is not None and row.split == "train" for row in rows]) & ~from_table
     missing = np.flatnonzero(~from_table & ~trained_on & known_classes)
     if len(missing):
-        evaluation = evaluate_classes(
+        evaluation = evaluate(
             classifier,
-            dataset.select(missing),
-            what="audit",
+            _with_known_labels(dataset.select(missing), classifier.classes),
             split="all",
             batch_size=batch_size,
             workers=workers,
             progress=progress,
         )
+        assert not isinstance(evaluation, RegressionEvaluation)  # of which there are no labels to judge
         position = {dataset.names[image]: image for image in missing.tolist()}
         probabilities[[position[name] for name in evaluation.names]] = evaluation.probabilities
     images = np.flatnonzero(~np.isnan(probabilities[:, 0]) & known_classes)
@@ -165,6 +171,22 @@ def predict_unseen(
     )
 
 
+def _of_known_classes(dataset: ImageDataset, classes: Sequence[str]) -> NDArray[np.bool_]:
+    """(N,) whether a classifier with these classes can judge each image's label, or any of its labels."""
+    known = np.isin(dataset.classes, classes)
+    of_images: NDArray[np.bool_] = np.full(len(dataset), known.any())
+    return of_images if dataset.multi_label else known[dataset.labels]
+
+
+def _with_known_labels(dataset: ImageDataset, classes: Sequence[str]) -> ImageDataset:
+    """The images with those of their labels that a classifier has; of one class an image, as they are."""
+    if not dataset.multi_label:
+        return dataset
+    known = np.isin(dataset.classes, classes)
+    names = tuple(name for name in dataset.classes if name in classes)
+    return replace(dataset, classes=names, labels=dataset.labels[:, known])
+
+
 def _knows_none(classes: Sequence[str]) -> str:
     return f"it knows none of their classes (its classes: {listed(classes)})"
 
@@ -174,14 +196,15 @@ def _stored(classifier: Classifier) -> dict[str, NDArray[np.float64]]:
     path = None if classifier.path is None else classifier.path.with_name(run_folder.PREDICTIONS)
     if path is None or not path.is_file():
         return {}
-    names, classes, probabilities = _read_table(path, classifier.classes)
+    several = classifier.task == "multi-label"
+    names, classes, probabilities = _read_table(path, classifier.classes, several=several)
     return dict(zip(names, probabilities, strict=True)) if classes == classifier.classes else {}
 
 
 def _read_table(
-    path: Path, expected: Sequence[str]
+    path: Path, expected: Sequence[str], *, several: bool
 ) -> tuple[list[str], tuple[str, ...], NDArray[np.float64]]:
-    """Names, classes and (n, K) probabilities."""
+    """Names, classes and (n, K) probabilities, which sum to 1 unless there are several labels an image."""
     readers = {
         ".parquet": pyarrow.parquet.read_table,
         ".csv": lambda file: pyarrow.csv.read_csv(
@@ -195,7 +218,7 @@ def _read_table(
         raise UserError(f"{path}: cannot be read as a table of predictions ({one_line(error)})") from error
     columns = [name for name in table.column_names if name.startswith(_PREFIX)]
     columns = columns or [name for name in table.column_names if name in expected and name != "path"]
-    if "path" not in table.column_names or len(columns) < 2:
+    if "path" not in table.column_names or len(columns) < (1 if several else 2):
         raise UserError(
             f"{path}: must have a column path and one for each class, such as p:{expected[0]}; "
             f"it has {listed(table.column_names, 8)}"
@@ -207,12 +230,15 @@ def _read_table(
         probabilities = np.stack([table[name].to_numpy() for name in columns], axis=1).astype(np.float64)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: probabilities must be numbers ({one_line(error)})") from error
-    wrong = np.flatnonzero(~(np.abs(probabilities.sum(1) - 1) <= 0.01) | (probabilities < 0).any(1))
+    wrong = ~((probabilities >= 0) & (probabilities <= 1.01)).all(1)
+    if not several:
+        wrong |= ~(np.abs(probabilities.sum(1) - 1) <= 0.01)
     names = [str(name) for name in table["path"].to_pylist()]
     if path.suffix.lower() == ".csv":
         names = [from_csv_text(name) for name in names]
-    if len(wrong):
-        raise UserError(f"{path}: the probabilities of {names[wrong[0]]} must sum to 1")
+    if wrong.any():
+        right = "be from 0 to 1" if several else "sum to 1"
+        raise UserError(f"{path}: the probabilities of {names[wrong.argmax()]} must {right}")
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(f"{path}: lists an image twice: {repeated[0]}")

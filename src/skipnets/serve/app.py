@@ -71,6 +71,13 @@ class Answer(BaseModel):
     values: list[Number] | None = Field(
         None, description="Of a regression, the number of each target; otherwise it is not there."
     )
+    prediction_set: list[str] | None = Field(
+        default=None, description="Classes that contain the true one; only where the server has a coverage."
+    )
+    p_value: float | None = Field(
+        default=None, description="How usual the image is; only where the server rejects unusual ones."
+    )
+    rejected: bool | None = Field(default=None, description="Whether it is so unusual that it is rejected.")
     error: str | None = Field(description="Why the image could not be read.")
 
 
@@ -248,6 +255,8 @@ def create_app(
     batch_size: int = 32,
     batch_delay: float = 0.005,
     workers: int | None = None,
+    coverage: float | None = None,
+    reject: float | None = None,
 ) -> FastAPI:
     """A classifier as an ASGI application; its service is `app.state.service`.
 
@@ -262,6 +271,9 @@ def create_app(
         batch_size: Most images in a batch.
         batch_delay: Longest time that an image waits for others while the network is idle, in seconds.
         workers: Threads that decode images; None takes one per core.
+        coverage: Give each image the set of classes that contains the true one with this probability; takes
+            a calibrated model.
+        reject: Tell whether an image is among this share of the most unusual ones, likewise.
 
     Raises:
         UserError: If a value is impossible.
@@ -274,6 +286,8 @@ def create_app(
         batch_size=batch_size,
         batch_delay=batch_delay,
         workers=usable_cores() if workers is None else workers,
+        coverage=coverage,
+        reject=reject,
     )
 
     @asynccontextmanager
@@ -496,6 +510,7 @@ def _answer(prediction: Prediction) -> dict[str, Any]:
         "labels": list(prediction.labels),
         "ranking": [{"label": label, "probability": share} for label, share in prediction.ranking],
         **_numbers(prediction),
+        **_uncertainty(prediction),
         "error": prediction.error,
     }
 
@@ -505,6 +520,16 @@ def _numbers(prediction: Prediction) -> dict[str, Any]:
     if not isinstance(prediction, RegressionPrediction):
         return {}
     return {"values": [{"target": name, "value": value} for name, value in prediction.values]}
+
+
+def _uncertainty(prediction: Prediction) -> dict[str, Any]:
+    """The fields of an answer that were asked for when the server was started."""
+    fields: dict[str, Any] = {}
+    if prediction.prediction_set is not None:
+        fields["prediction_set"] = list(prediction.prediction_set)
+    if prediction.p_value is not None:
+        fields |= {"p_value": prediction.p_value, "rejected": prediction.rejected}
+    return fields
 
 
 async def _invalid(_: Request, error: Exception) -> Response:

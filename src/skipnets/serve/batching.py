@@ -6,7 +6,7 @@ Shapes: N images of a batch, H height, W width, C channels.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from skipnets.errors import UserError
 
 __all__ = ["Batcher"]
 
-Network = Callable[[NDArray[Any]], NDArray[np.float64]]
+Network = Callable[[NDArray[Any]], Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class _Waiting:
 
     Args:
         pixels: (H, W, C).
-        answer: Receives the probabilities, (classes,).
+        answer: Receives what the network answers.
         since: When it arrived, on the event loop's clock.
     """
 
     pixels: NDArray[Any]
-    answer: asyncio.Future[NDArray[np.float64]]
+    answer: asyncio.Future[Any]
     since: float
 
 
@@ -42,7 +42,7 @@ class Batcher:
     Only the network runs in another thread, so nothing here needs a lock.
 
     Args:
-        network: (N, H, W, C) pixels → (N, classes) probabilities.
+        network: (N, H, W, C) pixels → N answers.
         thread: Runs the network, one batch at a time.
         batch_size: Most images in a batch.
         delay: Longest time that an image waits for others while the network is idle, in seconds.
@@ -70,8 +70,8 @@ class Batcher:
         self._under_way = under_way
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
 
-    async def ask(self, pixels: NDArray[Any]) -> NDArray[np.float64]:
-        """(H, W, C) pixels → (classes,) probabilities, computed together with whatever else is waiting."""
+    async def ask(self, pixels: NDArray[Any]) -> Any:
+        """(H, W, C) pixels → the network's answer, computed together with whatever else is waiting."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(pixels, loop.create_future(), loop.time())
         self._queue.put_nowait(waiting)

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ from skipnets.serve.batching import Batcher
 from skipnets.serve.explaining import explanation_png, why_unexplained
 from skipnets.serve.limits import Limits
 from skipnets.serve.metrics import Metrics
+from skipnets.uncertainty import check_share
 
 __all__ = ["BusyError", "Service", "Upload"]
 
@@ -102,6 +103,8 @@ class Service:
         batch_size: Most images in a batch.
         batch_delay: Longest time that an image waits for others, in seconds.
         workers: Threads that decode images.
+        coverage: Answers hold sets of classes with this coverage, as of `Classifier.predict`.
+        reject: Answers tell whether an image is among this share of the most unusual ones.
 
     Attributes:
         state: "ready" while images are accepted.
@@ -117,7 +120,10 @@ class Service:
         batch_size: int,
         batch_delay: float,
         workers: int,
+        coverage: float | None = None,
+        reject: float | None = None,
     ) -> None:
+        check_share(coverage=coverage, reject=reject)
         if workers < 1:
             raise UserError(f"workers={workers}: must be at least 1")
         self.limits = limits
@@ -126,6 +132,7 @@ class Service:
         self.failure: Exception | None = None
         self.running = 0
         self._load = load
+        self._asked = {"coverage": coverage, "reject": reject}
         self._classifier: Classifier | None = None
         self._unexplained: str | None = None
         self._admitted = 0
@@ -258,8 +265,8 @@ class Service:
             ImageDecodeError: If one of them cannot be read.
         """
         with _until_given_up() as given_up:
-            rows = [self._probabilities(image, given_up) for image in images]
-            return np.stack(await asyncio.gather(*rows))
+            answers = await asyncio.gather(*[self._ask(image, given_up) for image in images])
+            return np.stack([row for row, _ in answers])
 
     async def explain(self, upload: Upload, label: str | None) -> bytes:
         """A PNG of the image with the Grad-CAM map of a class; None takes the most probable class.
@@ -288,8 +295,9 @@ class Service:
         """Load, and predict once, so that the first client does not wait for a runtime's warm-up."""
         classifier = self._load()
         preprocessing = classifier.preprocessing
+        classifier.check_calibrated(**self._asked)
         shape = (1, *preprocessing.size, preprocessing.channels)
-        _probabilities(classifier, np.zeros(shape, preprocessing.pixel_type))
+        _answers(classifier, np.zeros(shape, preprocessing.pixel_type), **self._asked)
         self._unexplained = why_unexplained(classifier)
         self._classifier = classifier
         self.metrics.model.info(
@@ -306,24 +314,24 @@ class Service:
 
     async def _predict(self, upload: Upload, top_k: int, given_up: threading.Event) -> Prediction:
         try:
-            row = await self._probabilities(upload, given_up)
+            row, uncertainty = await self._ask(upload, given_up)
         except ImageDecodeError as error:
             return self.classifier.failed(upload.name, str(error).removeprefix("image: "))
-        return self.classifier.prediction(upload.name, row, top_k)
+        return replace(self.classifier.prediction(upload.name, row, top_k), **uncertainty)
 
-    async def _probabilities(
+    async def _ask(
         self, image: Upload | NDArray[Any], given_up: threading.Event
-    ) -> NDArray[np.float64]:
-        """(classes,) probabilities of an image; counted."""
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """(classes,) probabilities of an image, and what else `Classifier.judged` tells; counted."""
         loop = asyncio.get_running_loop()
         try:
             pixels = await loop.run_in_executor(self._readers, self._pixels, image, given_up)
         except ImageDecodeError:
             self.metrics.images.labels("unreadable").inc()
             raise
-        row = await self._batcher.ask(pixels)
+        answer: tuple[NDArray[np.float64], dict[str, Any]] = await self._batcher.ask(pixels)
         self.metrics.images.labels("answered").inc()
-        return row
+        return answer
 
     @contextlib.contextmanager
     def _decoded(
@@ -355,15 +363,15 @@ class Service:
                     raise AbandonedError
             return explained.result()
 
-    def _answer(self, pixels: NDArray[Any]) -> NDArray[np.float64]:
-        """(N, H, W, C) → (N, classes), timed."""
+    def _answer(self, pixels: NDArray[Any]) -> list[tuple[NDArray[np.float64], dict[str, Any]]]:
+        """(N, H, W, C) → N answers of `Classifier.judged`, timed."""
         start = time.perf_counter()
-        probabilities = _probabilities(self.classifier, pixels)
+        answers = _answers(self.classifier, pixels, **self._asked)
         seconds = time.perf_counter() - start
         self.metrics.batch_images.observe(len(pixels))
         self.metrics.batch_seconds.observe(seconds)
         self._seconds_an_image += (seconds / len(pixels) - self._seconds_an_image) / 8
-        return probabilities
+        return answers
 
 
 @contextlib.contextmanager
@@ -376,8 +384,13 @@ def _until_given_up() -> Iterator[threading.Event]:
         event.set()
 
 
-def _probabilities(classifier: Classifier, pixels: NDArray[Any]) -> NDArray[np.float64]:
-    """(N, H, W, C) → (N, classes) probabilities, or numbers."""
+def _answers(
+    classifier: Classifier, pixels: NDArray[Any], **asked: float | None
+) -> list[tuple[NDArray[np.float64], dict[str, Any]]]:
+    """(N, H, W, C) → (classes,) probabilities or numbers of each, and what is asked for besides."""
     normalizes = classifier.runtime.input_type == "uint8"
     prepare = classifier.preprocessing.planes if normalizes else classifier.preprocessing.normalize
-    return classifier.answers(prepare(pixels))
+    answers = classifier.judged(prepare(pixels), **asked)
+    if not all(np.isfinite(row).all() for row, _ in answers):
+        raise UserError("the network computes what is no number: its weights or its preprocessing are wrong")
+    return answers

@@ -52,6 +52,19 @@ class PublishedInput:
             return self
         return replace(self, mean=fitted(self.mean), std=fitted(self.std))
 
+    def to_preprocessing(self) -> dict[str, Any]:
+        """The fields of `skipnets.Preprocessing`."""
+        cropped = self.resize_size is not None
+        return {
+            "size": self.size,
+            "fit": "crop" if cropped else "stretch",
+            "crop_fraction": min(self.size) / (self.resize_size or 1) if cropped else 1.0,
+            "channels": len(self.mean),
+            "mean": self.mean,
+            "std": self.std,
+            "interpolation": self.interpolation,
+        }
+
     def to_timm(self) -> dict[str, Any]:
         """The fields of timm's `pretrained_cfg`."""
         return {

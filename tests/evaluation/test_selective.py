@@ -1,0 +1,98 @@
+"""What evaluation says of prediction sets and rejection is what predictions give, counted one by one."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from tests.helpers.classifiers import make_classifier, make_images
+
+from skipnets.classifier import Classifier, load
+from skipnets.data import ImageDataset
+from skipnets.errors import UserError
+from skipnets.evaluation import Evaluation, MultiLabelEvaluation, calibrate, evaluate
+from skipnets.evaluation.evaluating import open_own_images
+from skipnets.tables import as_text
+from skipnets.training import Run
+
+
+@pytest.fixture(scope="module")
+def calibrated() -> tuple[Classifier, ImageDataset]:
+    classifier = make_classifier()
+    images = make_images(classifier, 80, wrong=20)
+    calibrate(classifier, images, split="val")
+    return classifier, images
+
+
+def test_coverage_sizes_and_what_is_kept_are_counted(
+    calibrated: tuple[Classifier, ImageDataset], tmp_path: Path
+) -> None:
+    classifier, images = calibrated
+    evaluation = evaluate(classifier, images, split="train", coverage=0.8, reject=0.3)
+    assert isinstance(evaluation, Evaluation)
+    chosen = images.split("train")
+    pixels = [chosen.source(index) for index in range(len(chosen))]
+    predictions = classifier.predict(pixels, coverage=0.8, reject=0.3)
+    covered, sizes, kept, left = [], [], [], []
+    for prediction, truth in zip(predictions, chosen.label_names, strict=True):
+        assert prediction.prediction_set is not None
+        covered.append(truth in prediction.prediction_set)
+        sizes.append(len(prediction.prediction_set))
+        (left if prediction.rejected else kept).append(prediction.label == truth)
+    told = json.loads(json.dumps(evaluation.to_dict()))
+    limits = binomtest(sum(covered), len(covered)).proportion_ci(method="wilson")
+    assert told["prediction_sets"] == {
+        "coverage": 0.8,
+        "measured": pytest.approx(np.mean(covered)),
+        "interval": pytest.approx([limits.low, limits.high]),
+        "mean_size": pytest.approx(np.mean(sizes)),
+        "single": pytest.approx(np.mean(np.array(sizes) == 1)),
+    }
+    rejection = told["rejection"]
+    assert rejection["rejected"] == pytest.approx(len(left) / len(chosen))
+    assert rejection["kept"] == len(kept)
+    assert rejection["accuracy_kept"] == pytest.approx(np.mean(kept))
+    assert rejection["accuracy_rejected"] == (pytest.approx(np.mean(left)) if left else None)
+    shown = as_text(evaluation.tables())
+    assert f"{np.mean(covered):.2%} covered" in shown
+    assert "accuracy where kept" in shown
+    evaluation.write_predictions(tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [set(row["set"].split("|")) for row in rows] == [
+        set(prediction.prediction_set or ()) for prediction in predictions
+    ]
+    plain: dict[str, Any] = evaluate(classifier, images, split="train").to_dict()
+    assert not {"prediction_sets", "rejection"} & set(plain)
+
+
+def test_an_uncalibrated_classifier_is_refused_before_the_work() -> None:
+    classifier = make_classifier()
+    with pytest.raises(UserError, match=r"^reject=0\.1: needs a calibrated model"):
+        evaluate(classifier, make_images(classifier, 4), split="all", reject=0.1)
+
+
+def test_of_several_labels_all_must_be_right(label_run: Run) -> None:
+    classifier = load(label_run, runtime="torch", device="cpu")
+    own = open_own_images(classifier)
+    calibrate(classifier, own)
+    evaluation = evaluate(classifier, own, split="test", reject=0.4)
+    assert isinstance(evaluation, MultiLabelEvaluation)
+    test = own.split("test")
+    predictions = classifier.predict([test.file(index) for index in range(len(test))], reject=0.4)
+    kept = [
+        all(
+            mark != mark or (name in prediction.labels) == bool(mark)
+            for name, mark in zip(test.classes, marks.tolist(), strict=True)
+        )
+        for prediction, marks in zip(predictions, test.labels, strict=True)
+        if not prediction.rejected
+    ]
+    rejection = evaluation.to_dict()["rejection"]
+    assert (rejection["kept"], rejection["accuracy_kept"]) == (len(kept), pytest.approx(np.mean(kept)))
+    assert "all labels right where kept" in as_text(evaluation.tables())
