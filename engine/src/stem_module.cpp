@@ -84,9 +84,11 @@ Stem make_stem(const GivenImages& images, const Filters& weight, int stride, con
     const std::size_t outputs = weight.shape(0);
     made.gamma = data_of(norm[0], outputs, "gamma"), made.beta = data_of(norm[1], outputs, "beta");
     made.mean = data_of(statistics[0], outputs, "mean"), made.variance = data_of(statistics[1], outputs, "variance");
-    if (!has_rows(convolved, double(made.images.count), double(made.height()), double(made.width())))
+    // Images may repeat the same memory, so their size alone says nothing: what holds every pixel does.
+    if (!has_rows(convolved, double(made.images.count), double(made.height()), double(made.width())) ||
+        convolved.shape(1) != outputs)
         refuse("what the convolution makes must be a matrix of pixels and channels");
-    made.convolved = data_of(convolved, convolved.shape(0) * outputs, "what the convolution makes");
+    made.convolved = convolved.data();
     made.pools = places.has_value();
     if (places) made.places = data_of(*places, std::size_t(made.out_rows()) * outputs, "places");
     return made;
@@ -127,14 +129,16 @@ void backward_stem(const GivenImages& images, const Filters& weight, int stride,
 
 void add_stem_and_transition(nb::module_& m) {
     m.def("transition_forward", &forward_transition, "x"_a, "maps"_a, "norm"_a, "eps"_a, "statistics"_a, "weight"_a,
-          "y"_a, "isa"_a, "threads"_a);
+          "y"_a.noconvert(), "isa"_a, "threads"_a);
     m.def("transition_backward", &backward_transition, "x"_a, "maps"_a, "norm"_a, "eps"_a, "statistics"_a,
-          "weight"_a, "gradient"_a, "x_gradient"_a, "norm_gradients"_a, "weight_gradient"_a, "isa"_a, "threads"_a);
-    m.def("stem_forward", &forward_stem, "images"_a, "weight"_a, "stride"_a, "norm"_a, "eps"_a, "statistics"_a,
-          "convolved"_a, "places"_a.none(), "y"_a, "isa"_a, "threads"_a);
-    m.def("stem_backward", &backward_stem, "images"_a, "weight"_a, "stride"_a, "norm"_a, "eps"_a, "statistics"_a,
-          "convolved"_a, "places"_a.none(), "recompute"_a, "gradient"_a, "weight_gradient"_a, "norm_gradients"_a,
+          "weight"_a, "gradient"_a, "x_gradient"_a.noconvert(), "norm_gradients"_a.noconvert(),
+          "weight_gradient"_a.noconvert(), "isa"_a, "threads"_a);
+    m.def("stem_forward", &forward_stem, "images"_a, "weight"_a, "stride"_a, "norm"_a, "eps"_a,
+          "statistics"_a.noconvert(), "convolved"_a.noconvert(), "places"_a.none().noconvert(), "y"_a.noconvert(),
           "isa"_a, "threads"_a);
+    m.def("stem_backward", &backward_stem, "images"_a, "weight"_a, "stride"_a, "norm"_a, "eps"_a,
+          "statistics"_a.noconvert(), "convolved"_a.noconvert(), "places"_a.none().noconvert(), "recompute"_a,
+          "gradient"_a, "weight_gradient"_a.noconvert(), "norm_gradients"_a.noconvert(), "isa"_a, "threads"_a);
 }
 
 }  // namespace skipnets

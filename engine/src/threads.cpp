@@ -153,7 +153,8 @@ void run_team(int wanted, const std::function<void(Team&, int)>& work) {
     Team team(int(workers.size()) + 1);
     Job job{&work, &team, {int(workers.size())}};
     for (std::size_t i = 0; i < workers.size(); ++i) workers[i]->give(&job, int(i) + 1);
-    work(team, 0);
+    // An exception must end the process here too: passing on, it would leave the workers with a job that is gone.
+    [&]() noexcept { work(team, 0); }();
     for (int spin = 0; job.running.load(std::memory_order_acquire) != 0; ++spin) {
         if (spin < kBarrierSpins)
             pause();

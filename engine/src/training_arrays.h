@@ -14,7 +14,9 @@ namespace skipnets {
 
 namespace nb = nanobind;
 
-// Contiguous arrays, torch tensors among them (as DLPack: nothing here needs libtorch).
+// Contiguous arrays, torch tensors among them (as DLPack: nothing here needs libtorch). What is only read may be of
+// another type or layout, and is copied; what is written must not be, or the result would go into the copy: every
+// argument that holds non-const numbers is bound with noconvert().
 using Array = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Given = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 

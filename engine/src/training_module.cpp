@@ -20,11 +20,10 @@ DenseBlock make_block(const Array& features, const std::vector<std::ptrdiff_t>& 
                       const std::vector<Array>& bottlenecks) {
     DenseBlock block{};
     DenseBlockShape& shape = block.shape;
-    if (maps.size() != 3 || parameters.empty() || parameters.size() % 6 != 0 || statistics.size() != 4 ||
+    if (parameters.empty() || parameters.size() % 6 != 0 || statistics.size() != 4 ||
         features.ndim() != 2)
         refuse("wrong number of arguments of a dense block");
-    for (std::ptrdiff_t side : maps)
-        if (side < 1 || side > 1 << 24) refuse("images, height or width out of range");
+    check_maps(maps);
     shape.images = maps[0], shape.height = maps[1], shape.width = maps[2];
     shape.layers = std::ptrdiff_t(parameters.size() / 6);
     shape.input_channels = std::ptrdiff_t(parameters[0].size());
@@ -32,7 +31,7 @@ DenseBlock make_block(const Array& features, const std::vector<std::ptrdiff_t>& 
         refuse("the second convolution must be of 3×3");
     shape.growth = std::ptrdiff_t(parameters[5].shape(0)), shape.bottleneck = std::ptrdiff_t(parameters[5].shape(1));
     if (shape.input_channels < 1 || shape.growth < 1 || shape.bottleneck < 1) refuse("a layer has no channels");
-    if (features.shape(0) != std::size_t(shape.images) * shape.height * shape.width ||
+    if (!has_rows(features, double(maps[0]), double(maps[1]), double(maps[2])) ||
         features.shape(1) != std::size_t(shape.channels()))
         refuse("the features must be a matrix of pixels and channels");
     if (eps1.size() != std::size_t(shape.layers) || eps2.size() != eps1.size()) refuse("each norm has one ε");
@@ -120,14 +119,13 @@ ResidualBlock make_residual_block(const Given& x, const std::vector<std::ptrdiff
                                   const std::vector<double>& eps, const std::vector<int>& strides, bool projects,
                                   std::ptrdiff_t zeros_before, const std::vector<Array>& outputs, const Array& y) {
     const std::size_t count = weights.size(), branch = count - (projects ? 1 : 0);
-    if (maps.size() != 3 || branch < 1 || branch > count || norms.size() != 2 * count || eps.size() != count ||
+    if (branch < 1 || branch > count || norms.size() != 2 * count || eps.size() != count ||
         strides.size() != count || outputs.size() != 3 * count || x.ndim() != 2)
         refuse("wrong number of arguments of a residual block");
     ResidualBlock block{};
-    for (std::ptrdiff_t side : maps)
-        if (side < 1 || side > 1 << 24) refuse("images, height or width out of range");
+    check_maps(maps);
     block.images = maps[0], block.height = maps[1], block.width = maps[2];
-    if (double(x.shape(0)) != double(block.images) * double(block.height) * double(block.width))
+    if (!has_rows(x, double(maps[0]), double(maps[1]), double(maps[2])))
         refuse("x must be a matrix of pixels and channels");
     for (int stride : strides)
         if (stride != 1 && stride != 2) refuse("strides must be 1 or 2");
@@ -212,17 +210,18 @@ void residual_backward(const Given& x, const std::vector<std::ptrdiff_t>& maps, 
 }  // namespace
 
 void add_training(nb::module_& m) {
-    m.def("dense_block_forward", &forward, "features"_a, "maps"_a, "parameters"_a, "eps1"_a, "eps2"_a,
-          "statistics"_a, "bottlenecks"_a, "isa"_a, "threads"_a);
-    m.def("dense_block_backward", &backward, "features"_a, "maps"_a, "parameters"_a, "eps1"_a, "eps2"_a,
-          "statistics"_a, "bottlenecks"_a, "recompute"_a, "gradient"_a, "masked"_a, "gradients"_a,
-          "input_gradient"_a.none(), "isa"_a, "threads"_a);
-    m.def("residual_block_forward", &residual_forward, "x"_a, "maps"_a, "weights"_a, "norms"_a, "eps"_a, "strides"_a,
-          "projects"_a, "zeros_before"_a, "outputs"_a, "y"_a, "isa"_a, "threads"_a);
-    m.def("residual_block_backward", &residual_backward, "x"_a, "maps"_a, "weights"_a, "norms"_a, "eps"_a,
-          "strides"_a, "projects"_a, "zeros_before"_a, "outputs"_a, "y"_a, "gradient"_a, "sum_gradient"_a,
-          "output_gradients"_a, "x_gradient"_a.none(), "weight_gradients"_a, "norm_gradients"_a, "isa"_a,
+    m.def("dense_block_forward", &forward, "features"_a.noconvert(), "maps"_a, "parameters"_a, "eps1"_a, "eps2"_a,
+          "statistics"_a.noconvert(), "bottlenecks"_a.noconvert(), "isa"_a, "threads"_a);
+    m.def("dense_block_backward", &backward, "features"_a.noconvert(), "maps"_a, "parameters"_a, "eps1"_a, "eps2"_a,
+          "statistics"_a.noconvert(), "bottlenecks"_a.noconvert(), "recompute"_a, "gradient"_a.noconvert(),
+          "masked"_a.noconvert(), "gradients"_a.noconvert(), "input_gradient"_a.none().noconvert(), "isa"_a,
           "threads"_a);
+    m.def("residual_block_forward", &residual_forward, "x"_a, "maps"_a, "weights"_a, "norms"_a, "eps"_a, "strides"_a,
+          "projects"_a, "zeros_before"_a, "outputs"_a.noconvert(), "y"_a.noconvert(), "isa"_a, "threads"_a);
+    m.def("residual_block_backward", &residual_backward, "x"_a, "maps"_a, "weights"_a, "norms"_a, "eps"_a,
+          "strides"_a, "projects"_a, "zeros_before"_a, "outputs"_a.noconvert(), "y"_a.noconvert(), "gradient"_a,
+          "sum_gradient"_a.noconvert(), "output_gradients"_a.noconvert(), "x_gradient"_a.none().noconvert(),
+          "weight_gradients"_a.noconvert(), "norm_gradients"_a.noconvert(), "isa"_a, "threads"_a);
 }
 
 }  // namespace skipnets

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "memory.h"
@@ -16,8 +17,10 @@ public:
     /// From now on everything lent before is free.
     void reset() {
         if (arenas_.size() > 1) {  // One piece that holds all of it next time.
+            const Size total = total_;
             arenas_.clear();
-            add(total_);
+            memory_ = nullptr, capacity_ = total_ = 0;
+            add(total);
         }
         used_ = total_ = 0;
     }
@@ -25,18 +28,20 @@ public:
     /// Aligned to 64 bytes, with room behind them for reading one vector too far.
     float* floats(Size count) {
         const Size size = ceil_div(count, 16) * 16 + 32;
-        total_ += size;
-        if (arenas_.empty() || used_ + size > capacity_) add(std::max(size, 2 * capacity_));
+        if (used_ + size > capacity_) add(std::max(size, 2 * capacity_));
         float* result = memory_ + used_;
         used_ += size;
+        total_ += size;
         return result;
     }
 
 private:
+    /// Changes nothing if there is no memory left: the thread's next call finds everything as it was.
     void add(Size size) {
-        arenas_.emplace_back();
-        memory_ = arenas_.back().floats(std::size_t(size));
-        capacity_ = size, used_ = 0;
+        Arena arena;
+        float* memory = arena.floats(std::size_t(size));
+        arenas_.push_back(std::move(arena));
+        memory_ = memory, capacity_ = size, used_ = 0;
     }
 
     std::vector<Arena> arenas_;

@@ -233,7 +233,7 @@ def test_weights_in_any_memory_format_give_the_same_bits(isa: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"maps": [2, 4]}, "wrong number of arguments"),
+        ({"maps": [2, 4]}, "maps have images, height and width"),
         ({"maps": [2, 4, 4]}, "x must be a matrix of pixels and channels"),
         ({"maps": [2, -4, 3]}, "images, height or width out of range"),
         ({"maps": [1 << 24, 1 << 24, 1 << 24]}, "x must be a matrix of pixels and channels"),
@@ -257,3 +257,9 @@ def test_arguments_that_do_not_fit_are_refused(change: dict[str, Any], message: 
     block = Block((2, 4, 3), 3, (3, 3), (3, 3), (1, 1), projects=False)
     with pytest.raises(ValueError, match=message):
         training.residual_block_forward(**{**block.arguments(), "isa": "", "threads": 1, **change})
+
+
+def test_results_never_go_into_a_copy() -> None:
+    given = Block((2, 4, 3), 3, (3, 3), (3, 3), (1, 1), projects=False).arguments()
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        training.residual_block_forward(**{**given, "y": given["y"].astype(float), "isa": "", "threads": 1})

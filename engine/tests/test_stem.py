@@ -148,7 +148,7 @@ def test_both_passes(isa: str, case: Stem, threads: int, recompute: bool) -> Non
         ({"images": np.ones((2, 3, 7, 5), np.float32)}, "what the convolution makes must be a matrix"),
         ({"norm": [np.ones(3, np.float32)] * 2}, "gamma must hold 4 numbers, not 3"),
         ({"statistics": []}, "wrong number of arguments"),
-        ({"convolved": np.ones((60, 3), np.float32)}, "what the convolution makes must hold 240 numbers"),
+        ({"convolved": np.ones((60, 3), np.float32)}, "what the convolution makes must be a matrix"),
         ({"places": np.ones(7, np.uint8)}, "places must hold 72 numbers, not 7"),
         ({"y": np.ones((4, 3), np.float32)}, "y must hold 72 numbers, not 12"),
         ({"isa": "abacus"}, 'instruction set "abacus"'),
@@ -161,3 +161,20 @@ def test_arguments_that_do_not_fit_are_refused(change: dict[str, Any], message: 
     given = {**case.arguments(), "y": matrix(case.downstream), "isa": "", "threads": 1, **change}
     with pytest.raises(ValueError, match=message):
         training.stem_forward(**given)
+
+
+@pytest.mark.parametrize(
+    ("name", "lossy"),
+    [
+        ("y", lambda y: y.astype(np.float64)),
+        ("y", lambda y: y.repeat(2, axis=1)[:, ::2]),
+        ("convolved", lambda convolved: convolved.astype(np.float64)),
+        ("places", lambda places: places.astype(np.int64)),
+        ("statistics", lambda statistics: [each.astype(np.float64) for each in statistics]),
+    ],
+)
+def test_results_never_go_into_a_copy(name: str, lossy: Any) -> None:
+    case = Stem((2, 6, 5), 3, 4, 3, 1, pools=True)
+    given = {**case.arguments(), "y": matrix(case.downstream), "isa": "", "threads": 1}
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        training.stem_forward(**{**given, name: lossy(given[name])})

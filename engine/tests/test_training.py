@@ -163,10 +163,11 @@ def test_large_maps_are_cut_into_strips(isa: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"maps": [2, 4]}, "wrong number of arguments"),
+        ({"maps": [2, 4]}, "maps have images, height and width"),
         ({"maps": [2, 4, 4]}, "the features must be a matrix of pixels and channels"),
         ({"maps": [2, -4, 3]}, "images, height or width out of range"),
         ({"maps": [1 << 24, 1 << 24, 1 << 24]}, "the features must be a matrix"),
+        ({"maps": [1 << 24, 1 << 24, 1 << 16], "features": np.empty((0, 5), np.float32)}, "must be a matrix"),
         ({"parameters": -1}, "wrong number of arguments"),
         ({"parameters": 2}, "weight1 must hold 12 numbers, not 13"),
         ({"parameters": 3}, "gamma2 must hold 4 numbers"),
@@ -190,7 +191,7 @@ def test_arguments_that_do_not_fit_are_refused(change: dict[str, Any], message: 
             lists[place] = np.empty(lists[place].size + 1, np.float32)
     with pytest.raises(ValueError, match=message):
         training.dense_block_forward(
-            np.empty((24, 5), np.float32),
+            change.get("features", np.empty((24, 5), np.float32)),
             change.get("maps", [2, 4, 3]),
             parameters,
             change.get("eps", [1e-5]),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -124,3 +127,65 @@ def test_arguments_that_do_not_fit_are_refused(change: dict[str, Any], message: 
     given = {**case.arguments(), "y": matrix(case.downstream), "isa": "", "threads": 1, **change}
     with pytest.raises(ValueError, match=message):
         training.transition_forward(**given)
+
+
+@pytest.mark.parametrize("name", ["x_gradient", "norm_gradients", "weight_gradient"])
+def test_results_never_go_into_a_copy(name: str) -> None:
+    case = Transition((2, 4, 3), 3, 2)
+    given = case.arguments()
+    made = {
+        "x_gradient": np.empty_like(given["x"]),
+        "norm_gradients": [np.empty_like(own) for own in given["norm"]],
+        "weight_gradient": np.empty_like(given["weight"]),
+    }
+    double = [np.empty(3)] * 2 if name == "norm_gradients" else np.empty(made[name].shape)
+    gradient = matrix(case.downstream)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        training.transition_backward(**given, gradient=gradient, **{**made, name: double}, isa="", threads=1)
+
+
+RUNS_OUT_OF_MEMORY = """
+import functools
+import resource
+import numpy as np
+from skipnets_engine import training
+
+def backward(channels, threads):
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal((channels, channels), np.float32) for _ in range(2))
+    each = np.ones(channels, np.float32)
+    made = np.empty_like(x), [np.empty_like(each), np.empty_like(each)], np.empty_like(weight)
+    given = x, [1, 2, channels // 2], [each, each], 1e-5, [each, each], weight, x[: channels // 4]
+    return made[0], functools.partial(training.transition_backward, *given, *made, "", threads)
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+
+made, small = backward(32, 1)
+large = backward(512, 512)[1]  # each share takes a megabyte
+small()
+wanted = made.copy()
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+for call, more in ((large, 64 << 20), (small, 0)):
+    limit(used + more)
+    try:
+        call()
+    except MemoryError:
+        print("no memory")
+limit(resource.RLIM_INFINITY)
+for _ in range(3):
+    small()
+    assert (made == wanted).all()
+print("and again")
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or "san.so" in os.environ.get("LD_PRELOAD", ""),
+    reason="limits memory as Linux does, which sanitizers cannot bear",
+)
+def test_memory_that_runs_out_does_no_harm_to_the_next_call() -> None:
+    command = [sys.executable, "-P", "-c", RUNS_OUT_OF_MEMORY]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n") == ["no memory", "no memory", "and again", ""], done.stderr

@@ -159,6 +159,10 @@ def test_any_memory_format():
         assert maps.is_contiguous(memory_format=memory_format)
         maps.sum().backward()
         assert weight.grad.stride() == weight.stride()
+    transposed = case.parameters[2].float().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    maps = by(NATIVE)(x, *(each.float() for each in case.parameters[:2]), transposed)
+    maps.sum().backward()
+    assert torch.equal(transposed.grad, weight.grad)
 
 
 def test_nan_stays_nan():

@@ -44,15 +44,18 @@ def _backward(
 ) -> tuple[Tensor, ...]:
     x_gradient = empty_maps(MapShape.of(x), x.shape[1], like=x, dtype=torch.float32)
     gamma, beta, weight = (empty_tensor_like(each) for each in parameters)
+    matrix = weight.flatten(1).contiguous()  # of the same memory unless the weight is a transposed one
     training.transition_backward(
         *_arguments(x, parameters, eps, statistics),
         as_matrix(gradient),
         as_matrix(x_gradient),
         [gamma, beta],
-        weight.flatten(1),
+        matrix,
         instruction_set(),
         torch.get_num_threads(),
     )
+    if matrix.data_ptr() != weight.data_ptr():
+        weight.copy_(matrix.view_as(weight))
     return x_gradient, gamma, beta, weight
 
 
