@@ -15,7 +15,8 @@ extern const TrainingKernels SKIPNETS_TRAINING_TABLE;
 
 namespace {
 
-inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+// NaN is larger than all, as in PyTorch and for relu()'s reason.
+inline Vector larger(Vector a, Vector b) { return (a > b) | (a != a) ? a : b; }
 
 // ---- products ------------------------------------------------------------------------------------------------
 

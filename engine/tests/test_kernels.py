@@ -514,3 +514,19 @@ def test_a_nan_in_an_image_reaches_the_features(isa: str) -> None:
     network.add_mean("mean", result, features, 16)
     network.features = features
     assert np.isnan(_engine.Engine(network, isa, 1).run(x, False)).any()
+
+
+@pytest.mark.parametrize("place", range(9))
+def test_nan_is_the_maximum(isa: str, place: int) -> None:
+    """Wherever it lies in the window."""
+    x = Case().numbers(1, 17, 3, 3)
+    x[0, 16].flat[place] = np.nan
+    network = _engine.Network()
+    image, pooled, largest = (network.add_value(17) for _ in range(3))
+    network.add_pool("pool", image, pooled, 17, mode="max", kernel=3, stride=3)
+    network.add_max("max", image, largest, 17)
+    network.features = largest
+    for result in (pooled, largest):
+        np.testing.assert_array_equal(
+            run(network, x, result, isa=isa, threads=1).reshape(17), x.max(axis=(2, 3)).reshape(17)
+        )
