@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::size_t kMaxPlans = 8;
 constexpr int kMaxImagesTogether = 16;
+constexpr int kMaxSide = 1 << 24;
 
 // After each step, with its number in the plan; for measuring.
 using Watch = std::function<void(std::size_t step)>;
@@ -177,6 +178,8 @@ Map Engine::map_of(int value, int height, int width) {
 }
 
 std::size_t Engine::value_bytes(int height, int width, int images) {
+    if (height < 1 || height > kMaxSide || width < 1 || width > kMaxSide || images < 1)
+        throw std::invalid_argument("height, width or images out of range");
     std::size_t floats = 0;
     for (std::size_t size : prepare({height, width, images, false})->plan->slot_sizes) floats += size;
     return floats * sizeof(float);

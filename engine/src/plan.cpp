@@ -148,10 +148,11 @@ void lay_out_maps(const Network& network, const Kernels& kernels, Plan& plan) {
         map.pixel = value == 0 ? map.channels : round_up(std::max<Size>(pixel[value], map.channels), 16);
         if (value != 0 && map.pixel % 32 == 0) map.pixel += 16;
         map.row = map.pixel * (map.border + map.width + map.behind);
-        map.image = map.row * (map.border + map.height + map.below);
-        if (map.image < 0 || map.image > (Size(1) << 36))
+        const Size rows = map.border + map.height + map.below;
+        if (double(map.row) * double(rows) > double(Size(1) << 36))  // the product may be more than a Size holds
             throw std::invalid_argument("images of " + std::to_string(plan.key.height) + "×" +
                                         std::to_string(plan.key.width) + " are too large");
+        map.image = map.row * rows;
     }
 }
 
@@ -285,8 +286,9 @@ bool PlanKey::operator<(const PlanKey& other) const {
 }
 
 const std::vector<ConvolutionWeights>& WeightStore::get(std::size_t node, Algorithm algorithm) {
-    auto& entry = packed_[{node, algorithm}];
-    if (!entry.empty()) return entry;
+    const auto found = packed_.find({node, algorithm});
+    if (found != packed_.end()) return found->second;
+    std::vector<ConvolutionWeights> entry;  // kept only when every part of it has found memory
     const Node& whole = network_.nodes[node];
     const auto add = [&](const Node& which) {
         const bool adjacent = which.input == 0 && which.input_channels == network_.channels[0];
@@ -301,7 +303,7 @@ const std::vector<ConvolutionWeights>& WeightStore::get(std::size_t node, Algori
         add(whole);
     else
         for (int part = 0; part < whole.groups / together; ++part) add(part_of(whole, together, part));
-    return entry;
+    return packed_[{node, algorithm}] = std::move(entry);
 }
 
 std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, const PlanKey& key,

@@ -405,3 +405,33 @@ def test_damaged_networks(seed: int) -> None:
             refused += 1
     assert refused > 10
     assert answered > 10
+
+
+@pytest.mark.parametrize("sizes", [(0, 8, 1), (8, -8, 1), (8, 1 << 30, 1), (8, 8, 0)])
+def test_impossible_sizes_of_images(sizes: tuple[int, int, int]) -> None:
+    network = _engine.Network()
+    network.add_value(3)
+    network.features = network.add_value(3)
+    network.add_mean("mean", 0, network.features, 3)
+    with pytest.raises(ValueError, match="height, width or images out of range"):
+        _engine.Engine(network, "", 1).value_bytes(*sizes)
+
+
+def test_a_map_larger_than_a_number_can_say() -> None:
+    """Of a line of pixels, with as much around it as a dilated kernel may want, and many channels."""
+    network = _engine.Network()
+    image, deep, result = (network.add_value(channels) for channels in (1, 1 << 24, 1))
+    network.features = network.add_value(1)
+    network.add_convolution("deep", image, deep, np.zeros((1, 1, 1, 1), np.float32), np.zeros(1, np.float32))
+    network.add_convolution(
+        "wide",
+        deep,
+        result,
+        np.zeros((1, 1, 15, 15), np.float32),
+        np.zeros(1, np.float32),
+        dilation=4096,
+        padding=14 * 4096,
+    )
+    network.add_mean("mean", result, network.features, 1)
+    with pytest.raises(ValueError, match="too large"):
+        _engine.Engine(network, "", 1).value_bytes(1, 1 << 24, 1)
