@@ -76,7 +76,9 @@ test-cuda: .venv/installed-dev
 test-engine-sanitized: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check nanobind
 	engine/tests/sanitized.sh $(CURDIR)/$(BIN)/python address,undefined libasan.so tests
-	engine/tests/sanitized.sh $(CURDIR)/$(BIN)/python thread libtsan.so tests/test_engine.py -k "not fork"
+	engine/tests/sanitized.sh $(CURDIR)/$(BIN)/python thread libtsan.so tests/test_engine.py \
+	    tests/test_training.py tests/test_residual_block.py tests/test_stem.py tests/test_transition.py \
+	    -k "not fork"
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check
