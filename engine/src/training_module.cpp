@@ -194,6 +194,9 @@ void residual_backward(const Given& x, const std::vector<std::ptrdiff_t>& maps, 
     for (std::size_t i = 0; i + 1 < branch; ++i)
         gradients.outputs.push_back(data_of(output_gradients[i], outputs[3 * i].size(), "an output's gradient"));
     if (x_gradient) gradients.x = data_of(*x_gradient, x.size(), "the gradient of x");
+    // The branch's gradient is then added to the sum's, which nothing may have to read any more.
+    if (gradients.x == gradients.sum && (projects || branch < 2))
+        refuse("the gradient of x can only be the sum's memory where the shortcut is x and the branch has two parts");
     for (std::size_t i = 0; i < count; ++i) {
         const FilterGradients& weight = weight_gradients[i];
         for (std::size_t side = 0; side < 4; ++side)

@@ -263,3 +263,28 @@ def test_results_never_go_into_a_copy() -> None:
     given = Block((2, 4, 3), 3, (3, 3), (3, 3), (1, 1), projects=False).arguments()
     with pytest.raises(TypeError, match="incompatible function arguments"):
         training.residual_block_forward(**{**given, "y": given["y"].astype(float), "isa": "", "threads": 1})
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Block((2, 4, 3), 3, (3,), (3,), (1,), projects=False),
+        Block((2, 4, 3), 3, (3, 3), (3, 3), (1, 1), projects=True),
+    ],
+    ids=["one convolution", "projection"],
+)
+def test_the_gradient_of_the_sum_is_not_overwritten_while_it_is_read(block: Block) -> None:
+    given = block.arguments()
+    shared, branch = np.empty_like(given["y"]), len(given["weights"]) - block.projects
+    with pytest.raises(ValueError, match="can only be the sum's memory"):
+        training.residual_block_backward(
+            **given,
+            gradient=matrix(block.downstream),
+            sum_gradient=shared,
+            output_gradients=[np.empty_like(given["outputs"][3 * i]) for i in range(branch - 1)],
+            x_gradient=shared,
+            weight_gradients=[np.empty_like(weight) for weight in given["weights"]],
+            norm_gradients=[np.empty_like(numbers) for numbers in given["norms"]],
+            isa="",
+            threads=1,
+        )
