@@ -166,36 +166,6 @@ Strips strips_of(const Step& second) {
     return plain && second.weights->bytes <= kStripWeights ? Strips::kProducts : Strips::kNone;
 }
 
-/// Finds 1×1 convolutions whose result only the convolution behind them reads, and which is so large that the two had
-/// better run strip by strip.
-void pair_steps(Plan& plan) {
-    const auto reads = [](const Node& node, int value) {
-        return node.input == value || node.added == value || node.gate == value;
-    };
-    for (std::size_t i = 0; i + 1 < plan.steps.size(); ++i) {
-        const Node &node = *plan.steps[i].node, &next = *plan.steps[i + 1].node;
-        if (plan.key.keep || node.kind != Kind::kConvolution || node.kernel != 1 || node.pooled ||
-            node.output_channel != 0 || next.input != node.output || next.added == node.output ||
-            next.gate == node.output || next.input_channel != 0 || next.input_channels > node.output_channels ||
-            plan.steps[i].parts > 1)
-            continue;
-        // Other steps that read the value must find it written anew.
-        bool read_later = false;
-        for (std::size_t j = i + 2; j < plan.steps.size() && !read_later; ++j) {
-            const Node& later = *plan.steps[j].node;
-            read_later = reads(later, node.output);
-            if (later.output == node.output && later.output_channel == 0 &&
-                later.output_channels >= node.output_channels)
-                break;
-        }
-        const Map& map = plan.maps[node.output];
-        const bool large = map.image > kStripFloats && map.pixels() > 1;
-        const Strips strips = strips_of(plan.steps[i + 1]);
-        if (strips == Strips::kProducts && plan.steps[i].weights->bytes > kStripWeights) continue;
-        if (large && !read_later) plan.steps[i].strips = strips;
-    }
-}
-
 /// Splits the steps where the largest map still to be read becomes smaller, and gives every segment its group.
 void group_steps(const Network& network, Plan& plan) {
     const std::size_t count = plan.steps.size();
@@ -228,6 +198,39 @@ void group_steps(const Network& network, Plan& plan) {
         if (value >= 0) plan.maps[value].group = group;
 }
 
+/// Finds 1×1 convolutions whose result only the convolution behind them reads, and which is so large that the two had
+/// better run strip by strip.
+void pair_steps(Plan& plan) {
+    const auto reads = [](const Node& node, int value) {
+        return node.input == value || node.added == value || node.gate == value;
+    };
+    std::vector<bool> ends(plan.steps.size(), false);  // the last steps of segments
+    for (const Segment& segment : plan.segments) ends[segment.end - 1] = true;
+    for (std::size_t i = 0; i + 1 < plan.steps.size(); ++i) {
+        const Node &node = *plan.steps[i].node, &next = *plan.steps[i + 1].node;
+        // The first step of a segment runs on its own, for other images at a time than the last of the one before.
+        if (plan.key.keep || ends[i] || node.kind != Kind::kConvolution || node.kernel != 1 || node.pooled ||
+            node.output_channel != 0 || next.input != node.output || next.added == node.output ||
+            next.gate == node.output || next.input_channel != 0 || next.input_channels > node.output_channels ||
+            plan.steps[i].parts > 1)
+            continue;
+        // Other steps that read the value must find it written anew.
+        bool read_later = false;
+        for (std::size_t j = i + 2; j < plan.steps.size() && !read_later; ++j) {
+            const Node& later = *plan.steps[j].node;
+            read_later = reads(later, node.output);
+            if (later.output == node.output && later.output_channel == 0 &&
+                later.output_channels >= node.output_channels)
+                break;
+        }
+        const Map& map = plan.maps[node.output];
+        const bool large = map.image > kStripFloats && map.pixels() > 1;
+        const Strips strips = strips_of(plan.steps[i + 1]);
+        if (strips == Strips::kProducts && plan.steps[i].weights->bytes > kStripWeights) continue;
+        if (large && !read_later) plan.steps[i].strips = strips;
+    }
+}
+
 /// Lets values share memory where the one is read for the last time before the other is first written. Only values
 /// laid out alike do, so that the zeros of their borders stay where they are.
 void share_memory(const Network& network, Plan& plan) {
@@ -239,9 +242,12 @@ void share_memory(const Network& network, Plan& plan) {
     };
     for (std::size_t i = 0; i < plan.steps.size(); ++i) {
         const Node& node = *plan.steps[i].node;
+        // Strip by strip, one member may write the next step's output where another has yet to read this one's input.
+        const std::size_t read_until = plan.steps[i].strips == Strips::kWinograd ? i + 1 : i;
         use(node.input, i);
+        use(node.input, read_until);
         use(node.output, i);
-        if (node.added >= 0) use(node.added, i);
+        if (node.added >= 0) use(node.added, read_until);
         if (node.gate >= 0) use(node.gate, i);
     }
     for (int value : {network.features, network.logits})
@@ -333,8 +339,8 @@ std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, 
     }
     lay_out_maps(network, kernels, *plan);
     group_steps(network, *plan);
-    share_memory(network, *plan);
     pair_steps(*plan);
+    share_memory(network, *plan);
     for (std::size_t i = 0; i < plan->steps.size(); ++i)
         plan->scratch = std::max(plan->scratch, scratch_floats(kernels, *plan, i));
     return plan;

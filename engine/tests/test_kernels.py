@@ -530,3 +530,26 @@ def test_nan_is_the_maximum(isa: str, place: int) -> None:
         np.testing.assert_array_equal(
             run(network, x, result, isa=isa, threads=1).reshape(17), x.max(axis=(2, 3)).reshape(17)
         )
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_strips_of_two_convolutions(isa: str, kernel: int, stride: int) -> None:
+    """Large maps pass strip by strip, but not where all values are kept. The last map fits where the first lies."""
+    case, network = Case(), _engine.Network()
+    image, first, between, last, features = (network.add_value(c) for c in (3, 64, 64, 64, 64))
+    bias = np.zeros(64, np.float32)
+    algorithm = "winograd2" if kernel == 3 else "auto"
+    network.add_convolution("first", image, first, case.numbers(64, 3, 3, 3), bias)
+    network.add_convolution("between", first, between, case.numbers(64, 64, 1, 1), bias, stride=stride)
+    network.add_convolution(
+        "last", between, last, case.numbers(64, 64, kernel, kernel), bias, algorithm=algorithm
+    )
+    network.add_mean("mean", last, features, 64)
+    network.features = features
+    x = case.numbers(2, 3, 56 * stride, 56 * stride)
+    for count in (1, 2):
+        for number in (1, 2):
+            engine = _engine.Engine(network, isa, count)
+            wanted = np.asarray(engine.values(x[:number], [features])[0]).reshape(number, 64)
+            assert_close(engine.run(x[:number], False), wanted.astype(np.float64), bound=1e-5)
