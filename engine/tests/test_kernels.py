@@ -535,7 +535,7 @@ def test_nan_is_the_maximum(isa: str, place: int) -> None:
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_strips_of_two_convolutions(isa: str, kernel: int, stride: int) -> None:
-    """Large maps pass strip by strip, but not where all values are kept. The last map fits where the first lies."""
+    """Large maps pass by strips, but not where all values are kept. The last fits where the first lies."""
     case, network = Case(), _engine.Network()
     image, first, between, last, features = (network.add_value(c) for c in (3, 64, 64, 64, 64))
     bias = np.zeros(64, np.float32)
