@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 
 import pytest
@@ -17,6 +16,7 @@ from skipnets.ops.dense_block import DenseBlockPlan, LayerParameters, execute
 
 pytest.importorskip("triton")
 from tests.helpers.launches import launched_passes
+from tests.helpers.tf32 import products_in_tf32
 
 from skipnets.ops.triton import dense_block as fused
 from skipnets.ops.triton.launches import Launches
@@ -25,26 +25,6 @@ ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 FLOAT32 = 1e-4 if ON_GPU else 1e-5
 pytestmark = pytest.mark.cuda if ON_GPU else []
-
-
-@contextlib.contextmanager
-def products_in_tf32(allowed):
-    products = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [each.allow_tf32 for each in products]
-    for each in products:
-        each.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        for each, value in zip(products, before, strict=True):
-            each.allow_tf32 = value
-
-
-@pytest.fixture(autouse=True, scope="module")
-def exact_products():
-    """A GPU multiplies float32 in float32, too: in TF32 some ReLU's input changes its sign at any size."""
-    with products_in_tf32(False):
-        yield
 
 
 def make_layers(channels, growth_rate, bottleneck, count, dtype=torch.float32):
