@@ -1,8 +1,8 @@
 """Training passes on arrays or CPU tensors (anything with DLPack), computed in place without the GIL.
 
 `skipnets.ops.native` calls these; their shapes are those of `src/dense_block.h`, `src/residual_block.h`,
-`src/stem.h` and `src/transition.h`. What is only read is converted if need be; an array that is written must be of
-single precision and contiguous, or it is a TypeError.
+`src/stem.h` and `src/transition.h`. What is only read is converted if need be. What is written must be of
+single precision and, but for gradients of filters, contiguous; anything else is a TypeError.
 """
 
 from __future__ import annotations
