@@ -78,7 +78,7 @@ def load_weights(
         stem_change = adapt_stem(target, values)
         head_change = reset_head(whole, values)
     except NoMatchError as reason:
-        raise UserError(f"{checkpoint.source} does not match {name}: {reason}") from None
+        raise UserError(f"weights: {checkpoint.source} does not match {name}: {reason}") from None
     # Everything has been checked by now, so this cannot fail half-way.
     model.load_state_dict({**whole.tensors, **values}, strict=True)
 

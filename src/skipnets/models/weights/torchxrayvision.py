@@ -19,7 +19,7 @@ import torch
 from skipnets.errors import UserError, near_matches, one_line
 from skipnets.models.weights.checkpoint import Checkpoint, PublishedInput, PublishedLabels
 
-__all__ = ["PREFIX", "PUBLISHED", "completed", "is_published", "published_file"]
+__all__ = ["PREFIX", "PUBLISHED", "completed", "is_published", "published_file", "published_network"]
 
 PREFIX = "xrv:"
 
@@ -144,13 +144,7 @@ def published_file(source: str) -> Path:
     Raises:
         UserError: If there are none of this name, or they cannot be downloaded.
     """
-    name = source.removeprefix(PREFIX)
-    if name not in PUBLISHED:
-        names = ", ".join(PUBLISHED)
-        raise UserError(
-            f"weights={source}: must be {PREFIX}NAME with one of {names}{near_matches(name, PUBLISHED)}"
-        )
-    file = PUBLISHED[name].file
+    file = PUBLISHED[_name(source)].file
     path = Path("~/.torchxrayvision/models_data").expanduser() / file
     if not path.is_file():
         try:
@@ -163,6 +157,29 @@ def published_file(source: str) -> Path:
                 f"you can download it to {path} yourself"
             ) from error
     return path
+
+
+def published_network(source: str) -> str:
+    """The registry name of the network of published weights.
+
+    Raises:
+        UserError: If there are none of this name.
+    """
+    return _network(_name(source))
+
+
+def _name(source: str) -> str:
+    name = source.removeprefix(PREFIX)
+    if name not in PUBLISHED:
+        names = ", ".join(PUBLISHED)
+        raise UserError(
+            f"weights={source}: must be {PREFIX}NAME with one of {names}{near_matches(name, PUBLISHED)}"
+        )
+    return name
+
+
+def _network(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def completed(path: Path, checkpoint: Checkpoint) -> Checkpoint:
@@ -214,7 +231,7 @@ def completed(path: Path, checkpoint: Checkpoint) -> Checkpoint:
             names=tuple(LABELS[index] for index in trained),
             thresholds=tuple(value for value in thresholds if value is not None),
         ),
-        network=next((name.partition("-")[0] for name, each in PUBLISHED.items() if each is published), None),
+        network=next((_network(name) for name, each in PUBLISHED.items() if each is published), None),
         fields={"num_classes": len(trained), "in_chans": 1},
         notes=(*checkpoint.notes, *(notes if left_out else ())),
     )
