@@ -302,8 +302,9 @@ def _read_pickle(path: Path) -> tuple[object, tuple[str, ...]]:
     """The contents of a file that `torch.save` wrote, and a note if some were not read."""
     try:
         if is_archive(path):
-            reader = torch._C.PyTorchFileReader(str(path))
-            check_expansion(path, sum(map(reader.get_record_size, reader.get_all_records())))
+            with path.open("rb") as file:
+                reader = torch._C.PyTorchFileReader(file)
+                check_expansion(path, sum(map(reader.get_record_size, reader.get_all_records())))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols and old storages: the outcome says enough
             return torch.load(path, map_location="cpu", weights_only=True), ()

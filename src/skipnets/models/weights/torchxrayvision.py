@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from skipnets.errors import UserError, near_matches, one_line
 from skipnets.models.weights.checkpoint import Checkpoint, PublishedInput, PublishedLabels
@@ -197,7 +198,8 @@ def completed(path: Path, checkpoint: Checkpoint) -> Checkpoint:
     else:
         return checkpoint
     head = next((name for name in tensors if name.endswith(("classifier.weight", "fc.weight"))), None)
-    if len(thresholds) != len(LABELS) or head is None or len(tensors[head]) != len(LABELS):
+    trained = [index for index, value in enumerate(thresholds) if value is not None]
+    if len(thresholds) != len(LABELS) or not trained or head is None or not _has_labels(tensors[head]):
         return replace(
             checkpoint,
             tensors=tensors,
@@ -206,10 +208,9 @@ def completed(path: Path, checkpoint: Checkpoint) -> Checkpoint:
                 f"{_THRESHOLDS} left out: only those of {len(LABELS)} labels are known",
             ),
         )
-    trained = [index for index, value in enumerate(thresholds) if value is not None]
     bias = head.removesuffix("weight") + "bias"
     for name in (head, bias):
-        if name in tensors and len(tensors[name]) == len(LABELS):
+        if name in tensors and _has_labels(tensors[name]):
             tensors[name] = tensors[name][trained]
     left_out = [label for index, label in enumerate(LABELS) if index not in trained]
     notes = (f"outputs left out, as the network was not trained for them: {', '.join(left_out)}",)
@@ -235,3 +236,8 @@ def completed(path: Path, checkpoint: Checkpoint) -> Checkpoint:
         fields={"num_classes": len(trained), "in_chans": 1},
         notes=(*checkpoint.notes, *(notes if left_out else ())),
     )
+
+
+def _has_labels(tensor: Tensor) -> bool:
+    """Whether a weight or bias (O, …) is for one output a label."""
+    return tensor.shape[:1] == (len(LABELS),)
