@@ -500,6 +500,16 @@ def test_what_is_refused(make: Callable[[Path], Path], words: str, tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("file", ["model.h5", "model.keras"])
+def test_normalization_of_the_images_is_left_out_and_said(file: str, tmp_path: Path) -> None:
+    layers, _ = made("densenet")
+    statistics = {"mean": np.ones(3, np.float32), "variance": np.ones(3, np.float32), "count": np.int64(3)}
+    more = {"Normalization": {"name": "normalization"}}
+    path = write(tmp_path / file, {"normalization": statistics} | layers, extra={"more": more})
+    report = create_model(weights=path, **DENSENET).weights_report
+    assert "its Normalization of the images is not part of the network here" in report.notes
+
+
 def test_another_activation_of_the_head_is_said(tmp_path: Path) -> None:
     more = {"Dense": {"name": "predictions", "activation": "sigmoid"}}
     path = write(tmp_path / "model.h5", made("densenet")[0], extra={"more": more})

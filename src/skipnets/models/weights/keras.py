@@ -80,6 +80,9 @@ def read_keras(path: Path) -> Checkpoint:
 
 def _checkpoint(path: Path, layers: Layers, config: list[Mapping[str, Any]], ordered: bool) -> Checkpoint:
     """The checkpoint of a file with these layers; for the arguments see `_read`."""
+    for layer in config:
+        if layer["class_name"] == "Normalization":  # of the images, which `_notes` says
+            layers.pop(str(layer["config"].get("name")), None)
     if not layers:
         raise UserError(f"{path} holds no layers with weights")
     if any(name.endswith(("_preact_bn", "post_bn")) for name in layers):
