@@ -31,6 +31,7 @@ from skipnets.training.multi_label import with_label_defaults
 from skipnets.training.prepare import prepare
 from skipnets.training.regression import (
     LOSSES,
+    RegressionTask,
     TargetScores,
     check_not_regression,
     scaled_dataset,
@@ -243,6 +244,36 @@ def test_images_are_not_enlarged_or_colored_by_default(disks: ImageDataset, tmp_
     assert learned.dtype == np.float32
     np.testing.assert_allclose(learned.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(learned.std(0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_have_gradients_in_every_precision(
+    disks: ImageDataset, tmp_path: Path, loss: str, dtype: torch.dtype
+) -> None:
+    config = TrainConfig(
+        data="disks",
+        out=tmp_path,
+        model="resnet8_w16",
+        model_options={"width": 4},
+        epochs=1,
+        block_execution="plain",
+        channels_last=False,
+        operators={},
+        loss=loss,  # type: ignore[arg-type]
+    )
+    prepared = prepare(config, disks)
+    scales = target_scales(prepared.config, disks.split("train"))
+    task = RegressionTask(prepared.model, prepared.config, scales).to(dtype)
+    pixels = torch.randint(0, 256, (4, prepared.config.channels, 16, 16), dtype=torch.uint8)
+    targets = torch.randn(4, 2, dtype=dtype)
+    task.eval()
+    expected = 2 * LOSSES[loss]()(task(task.normalize(pixels)), targets)
+    value = task.training_step((pixels, targets, torch.arange(4)), 0)
+    assert value.dtype == dtype
+    torch.testing.assert_close(value, expected)
+    value.backward()
+    assert all(parameter.grad is not None for parameter in task.model.parameters())
 
 
 def test_grades_of_images_in_memory_are_predicted_as_whole_numbers(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ class RegressionTask(ClassificationTask):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, added up over the targets."""
         pixels, targets, _ = batch
-        outputs = self(self.normalize(pixels)).float()
+        outputs = self(self.normalize(pixels)).to(targets.dtype)  # float32, or float64 in that precision
         loss: Tensor = self.loss(outputs, targets)
         self.training_sums.add(loss.detach() * len(targets), torch.zeros_like(loss), images=len(targets))
         return loss * targets.shape[1]
@@ -217,7 +217,7 @@ class RegressionTask(ClassificationTask):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect one batch of validation images."""
         pixels, targets, _ = batch
-        outputs = self(self.normalize(pixels)).float()
+        outputs = self(self.normalize(pixels)).to(targets.dtype)
         # One loss an image, as in `ClassificationTask`.
         self.validation_metrics["val_loss"].update(self.image_losses(outputs, targets).mean(1))
         self.scores.update(outputs, targets)
