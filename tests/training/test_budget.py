@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from skipnets.training.budget import corrected_epochs, plan_epochs
+from skipnets.training.budget import corrected_epochs, finish_seconds, plan_epochs
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,11 @@ def test_the_clock_corrects_the_number_of_epochs(
 ) -> None:
     found = corrected_epochs(done=done, planned=planned, epoch_seconds=10, seconds_left=seconds_left)
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_image", "seconds"),
+    [(8e-5, 9.0), (2e-3, 14.0)],  # 0.5 ms to read a test image; half as long as a training image takes
+)
+def test_test_images_take_the_time_to_read_them_at_least(seconds_per_image: float, seconds: float) -> None:
+    assert finish_seconds(10_000, seconds_per_image) == pytest.approx(seconds)

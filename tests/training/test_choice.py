@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import skipnets
 from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.models.registry import ModelConfig
-from skipnets.training import TrainConfig, choice
+from skipnets.training import TrainConfig, budget, choice
 from skipnets.training import prepare as prepare_module
 from skipnets.training.prepare import prepare
 
@@ -89,6 +90,20 @@ def test_a_cpu_computes_in_sixteen_bits_where_that_is_faster(
     assert prepare(tiny(epochs=None, time="20s"), data).config.precision == precision
     assert prepare(open_config(tiny, time="20s", precision="32-true"), data).config.precision == "32-true"
     assert prepare(tiny(), data).config.precision == "32-true"
+
+
+def test_a_plan_leaves_time_to_start_a_run_on_a_gpu(
+    tiny: MakeConfig, measured: list[tuple[str, tuple[int, int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "clock", lambda: 0.0)
+    config = open_config(tiny, time="60s", model="resnet20", epoch_images=30)
+    epochs = {}
+    for kind in ("cpu", "cuda"):
+        monkeypatch.setattr(choice, "training_device", lambda _, kind=kind: torch.device(kind))
+        epochs[kind] = prepare(config, images(300, 24, 24)).config.epochs
+    assert epochs["cuda"] / epochs["cpu"] == pytest.approx(
+        1 - budget.GPU_START_SECONDS / (60 - budget.finish_seconds(30, 0.0)), rel=0.02
+    )
 
 
 def test_without_time_and_epochs_a_time_follows_from_the_images(

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from tests.helpers.launches import launched_passes
 
 from skipnets.errors import UserError
 from skipnets.models import create_model
@@ -32,16 +33,17 @@ def test_every_precision_trains(tiny, precision, optimizer):
 
 
 def fused_model():
-    """A small DenseNet in training, and a batch for it, on the GPU."""
+    """A small DenseNet in training, as a run sets it up, and a batch for it, on the GPU."""
     model = create_model("densenet121", block_config=(2, 2), growth_rate=16, num_classes=10).cuda()
+    model.set_block_execution("auto")
     images = torch.randn(4, 3, 64, 64, device="cuda").contiguous(memory_format=torch.channels_last)
     return model.to(memory_format=torch.channels_last).train(), images
 
 
-def gradients_of(model, images, run=None):
+def gradients_of(model, images, *, compiled=None):
     model.zero_grad()
     with torch.autocast("cuda", torch.bfloat16):
-        loss = (run or model)(images).square().mean()
+        loss = (model if compiled is None else compiled)(images).square().mean()
     loss.backward()
     return [parameter.grad.clone() for parameter in model.parameters()]
 
@@ -54,16 +56,20 @@ def test_the_same_step_twice_gives_the_same_bits():
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_a_compiled_step_runs_the_fused_kernels(backend):
+def test_a_compiled_step_runs_the_fused_kernels(monkeypatch, backend):
     torch.compiler.reset()
     model, images = fused_model()
-    compiled = copy.deepcopy(model)
+    other = copy.deepcopy(model)
+    launched = launched_passes(monkeypatch)
     expected = gradients_of(model, images)
-    found = gradients_of(compiled, images, torch.compile(compiled, backend=backend, fullgraph=True))
+    eager = set(launched)
+    launched.clear()
+    found = gradients_of(other, images, compiled=torch.compile(other, backend=backend, fullgraph=True))
     torch.compiler.reset()
+    assert eager == set(launched) >= {"forward", "backward", "stem forward", "transition forward"}
     for own, wanted in zip(found, expected, strict=True):
         assert (own - wanted).norm() <= 5e-2 * wanted.norm() + 1e-4
-    for own, wanted in zip(compiled.buffers(), model.buffers(), strict=True):
+    for own, wanted in zip(other.buffers(), model.buffers(), strict=True):
         torch.testing.assert_close(own, wanted, rtol=1e-2, atol=1e-3)
 
 
@@ -117,10 +123,8 @@ def test_a_run_ends_when_it_is_done(digits_folder, tmp_path, workers):
 
 
 def test_a_step_does_not_wait_for_the_gpu():
-    model = create_model("densenet121", block_config=(2, 2), growth_rate=16).cuda()
-    model = model.to(memory_format=torch.channels_last).train()
+    model, images = fused_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
-    images = torch.randn(4, 3, 64, 64, device="cuda").contiguous(memory_format=torch.channels_last)
 
     def step():
         with torch.autocast("cuda", torch.bfloat16):
@@ -131,7 +135,7 @@ def test_a_step_does_not_wait_for_the_gpu():
 
     for _ in range(3):
         step()
-    assert not any(line.startswith("plain") for line in model.block_execution_report().values())
+    assert set(model.block_execution_report().values()) == {"linear: fused kernels"}
     torch.cuda.set_sync_debug_mode("error")
     try:
         step()
@@ -140,9 +144,7 @@ def test_a_step_does_not_wait_for_the_gpu():
 
 
 def test_a_whole_step_can_be_captured_in_a_cuda_graph():
-    model = create_model("densenet121", block_config=(2, 2), growth_rate=16, num_classes=10).cuda()
-    model = model.to(memory_format=torch.channels_last).train()
-    images = torch.randn(4, 3, 64, 64, device="cuda").contiguous(memory_format=torch.channels_last)
+    model, images = fused_model()
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def step():

@@ -30,6 +30,12 @@ VALIDATION_SHARE = 0.1
 FEWEST_EPOCHS, MOST_EPOCHS = 4, 100
 # Loading the best model, drawing and writing, and how much slower than in validation a test image is.
 _FINISH_SECONDS, _TEST_COST = 4.0, 1.5
+# A test image takes at least the time to read it. On an H200, where computing takes none, 11 s followed the
+# last epoch with 10,000 JPEG images of 32×32 pixels.
+_TEST_READ_SECONDS = 5e-4
+# From the plan to the first step of a run on a GPU: on an H200 3 to 4 s after the network's announcement, and
+# up to as much before. On a CPU it is little beside an epoch.
+GPU_START_SECONDS = 5.0
 # The plan changes where so many epochs more or less fit, and by more than this share of those that are left.
 _LEAST_CHANGE, _LEAST_SHARE = 2, 0.1
 # The next epochs are expected to take the mean time of this many before them.
@@ -93,7 +99,8 @@ def plan_epochs(
 
 def finish_seconds(test: int, seconds_per_image: float) -> float:
     """How long what follows the last epoch takes: the evaluation of the test images, and the charts."""
-    return _FINISH_SECONDS + _TEST_COST * VALIDATION_COST * test * seconds_per_image
+    seconds_per_test_image = max(_TEST_COST * VALIDATION_COST * seconds_per_image, _TEST_READ_SECONDS)
+    return _FINISH_SECONDS + test * seconds_per_test_image
 
 
 def corrected_epochs(*, done: int, planned: int, epoch_seconds: float, seconds_left: float) -> int:

@@ -163,11 +163,12 @@ def choose(
     if timed:
         expected = _ASSUMED_SECONDS_PER_IMAGE if speed is None else speed
         ends = started + total - budget.finish_seconds(len(test), expected)
+        starting = budget.GPU_START_SECONDS if device.type == "cuda" else 0.0
         plan = budget.plan_epochs(
             len(train),
             len(val),
             seconds_per_image=expected,
-            seconds=total if together else ends - budget.clock(),
+            seconds=total if together else ends - budget.clock() - starting,
             batch_size=batch_size,
             epoch_images=config.epoch_images,
         )

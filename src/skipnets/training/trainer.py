@@ -469,7 +469,6 @@ def _trainer(
             use_distributed_sampler=False,
             # On the CPU nothing needs it, and it would fill every fresh tensor with NaN.
             deterministic="warn" if on_gpu else None,
-            benchmark=on_gpu,  # All batches but the last of an epoch are of one size.
         )
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise UserError(

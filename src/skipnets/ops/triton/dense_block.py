@@ -22,7 +22,7 @@ from skipnets.ops.batch_norm import Statistics
 from skipnets.ops.chunks import MapShape
 from skipnets.ops.dense_block import DenseBlockPlan, DenseBlockResult, Executor, LayerParameters
 from skipnets.ops.triton import kernels
-from skipnets.ops.triton.device import on_device, processors, rows_of
+from skipnets.ops.triton.device import on_device, processors, product_precision, rows_of
 from skipnets.ops.triton.launches import LAUNCHES, Compiler, Recorder
 from skipnets.ops.triton.tuning import Config
 
@@ -193,8 +193,7 @@ class Pass:
         self.M, self.H, self.W = extent.shape.rows, extent.shape.height, extent.shape.width
         self.K, self.G = extent.bottleneck, extent.growth_rate
         self.KP, self.GP = _power_of_two(self.K), _power_of_two(self.G)
-        # The product of float32; without TF32, this executor is not chosen (and the interpreter is exact).
-        self.precision = "tf32" if device.type == "cuda" else "ieee"
+        self.precision = product_precision(plan.dtype, device)
         self.processors = processors(device)
         self.launch: Recorder | Compiler
 
@@ -324,7 +323,7 @@ class Forward(Pass):
             self.launch = launch
             self._run(saved, partial)
 
-        key = ("forward", self.device, self.plan, extent, self.x.stride(0))
+        key = ("forward", self.device, self.plan, self.precision, extent, self.x.stride(0))
         LAUNCHES.run(key, [self.x, *saved, partial, *vectors], build)
         return saved
 
@@ -518,7 +517,8 @@ class Backward(Pass):
 
         own = [self.gradient, self.line, self.growth_gradient, self.masked, self.scratch, self.gradients]
         tensors = [self.incoming, *self.saved, *own, *([] if x_gradient is None else [x_gradient])]
-        key = ("backward", self.device, self.plan, self.extent, self.incoming.stride(0), len(tensors))
+        variant = (self.device, self.plan, self.precision, self.extent)
+        key = ("backward", *variant, self.incoming.stride(0), len(tensors))
         LAUNCHES.run(key, tensors, build)
         maps = None if x_gradient is None else as_maps(x_gradient, self.extent, self.extent.input_channels)
         return maps, self._by_parameter()

@@ -43,6 +43,16 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
+def product_precision(dtype: torch.dtype, device: torch.device) -> str:
+    """How Triton multiplies: float32 in TF32 where PyTorch's convolutions do, exactly where they do not.
+
+    Without TF32 no network runs these kernels (`unsupported_block`), as they are slow then: what is left are
+    comparisons. Triton's interpreter is exact.
+    """
+    exact = device.type != "cuda" or (dtype == torch.float32 and not torch.backends.cudnn.allow_tf32)
+    return "ieee" if exact else "tf32"
+
+
 def rows_of(maps: Tensor) -> Tensor:
     """(N, C, H, W) as rows (M, C) of one stride, without a copy where the memory allows it."""
     n, channels, height, width = maps.shape
