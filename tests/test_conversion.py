@@ -57,6 +57,7 @@ def test_what_the_weights_say_need_not_be_given(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({}, r"^model: must be given, .*w\.pth does not say which network it is of$"),
+        ({"model": "resnet8_w16", "classes": []}, "^classes: must have a name for each output"),
         ({"model": "resnet8_w16"}, "head for 10 classes"),
         ({"model": "resnet8_w16", "classes": list("abcd")}, "head for 4 classes; skipnets train --weights"),
         ({"model": "resnet8_w16", "classes": list("abc")}, "^size, mean, std: must be given, .* no preproc"),
@@ -75,6 +76,13 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
         classifier_from_weights(tmp_path / "w.h5")
 
 
+def test_an_unknown_name_is_not_taken_for_a_network() -> None:
+    with pytest.raises(
+        UserError, match=r"^weights=xrv:densenet121: must be xrv:NAME with one of densenet121-"
+    ):
+        classifier_from_weights("xrv:densenet121")
+
+
 def test_classes_are_as_many_as_the_weights_have(tmp_path: Path) -> None:
     """Where the source says so before the network is made."""
     path = tmp_path / "nih-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
@@ -82,3 +90,14 @@ def test_classes_are_as_many_as_the_weights_have(tmp_path: Path) -> None:
     assert network_of(str(path)) == ("densenet121", {"num_classes": 14, "in_chans": 1})
     with pytest.raises(UserError, match=r"^classes: must be 14, the outputs of .*best\.pt, not 2$"):
         classifier_from_weights(path, classes=["a", "b"])
+
+
+def test_labels_keep_their_thresholds_under_other_names(tmp_path: Path) -> None:
+    """The network was trained to say each by a sigmoid."""
+    network = create_model("resnet8_w16", num_classes=18, in_chans=1)
+    torch.save(network.state_dict() | {"op_threshs": torch.linspace(0.1, 0.9, 18)}, tmp_path / "w.pt")
+    names = [f"finding {index}" for index in range(18)]
+    classifier = classifier_from_weights(tmp_path / "w.pt", model="resnet8_w16", classes=names)
+    assert classifier.classes == tuple(names)
+    assert classifier.task == "multi-label"
+    assert classifier.thresholds == pytest.approx(torch.linspace(0.1, 0.9, 18).tolist())

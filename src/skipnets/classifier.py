@@ -56,9 +56,10 @@ _CLASS_NOUNS: Mapping[Task, str] = {
     "multi-label": "labels",
     "regression": "targets",
 }
-_NOT_FINITE = "the network computes what is no number: its weights or its preprocessing are wrong"
+NOT_FINITE = "the network computes what is no number: its weights or its preprocessing are wrong"
 
 __all__ = [
+    "NOT_FINITE",
     "SET_SEPARATOR",
     "Classifier",
     "Prediction",
@@ -634,7 +635,7 @@ class Classifier(Display):
         """
         answers = self._normalized(self.logits(batch))
         if not np.isfinite(answers).all():
-            raise UserError(f"batch: {_NOT_FINITE}")
+            raise UserError(f"batch: {NOT_FINITE}")
         return answers
 
     def _normalized(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -810,7 +811,7 @@ class Classifier(Display):
                     continue
                 probabilities, uncertainty = next(rows)
                 if not np.isfinite(probabilities).all():
-                    yield self.failed(source, f"{source}: {_NOT_FINITE}")
+                    yield self.failed(source, f"{source}: {NOT_FINITE}")
                     continue
                 yield replace(self.prediction(source, probabilities, top_k), **uncertainty)
 

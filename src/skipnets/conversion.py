@@ -30,8 +30,8 @@ def classifier_from_weights(
     Args:
         weights: As for `skipnets.create_model`.
         model: A registry name. Default: what the weights are of, where they say so.
-        classes: Names of the classes, in the order of the outputs. Default: the published labels, with their
-            thresholds.
+        classes: Names of the classes, in the order of the outputs. Default: those of the published labels,
+            whose thresholds are kept under other names, too.
         weights_ignore: As for `skipnets.create_model`.
         preprocessing: Fields of `Preprocessing`; those that are not given are what the weights were
             evaluated with, where they say so.
@@ -40,6 +40,8 @@ def classifier_from_weights(
         UserError: If something must be given, or the weights have no head for these classes.
     """
     source = os.fspath(weights)
+    if classes is not None and not classes:
+        raise UserError("classes: must have a name for each output, not none")
     name, fields = network_of(source)
     name = model or name
     if name is None:
@@ -66,6 +68,12 @@ def classifier_from_weights(
     if preprocessing:
         stated = {} if report.input is None else report.input.to_preprocessing()
         chosen = Preprocessing.from_dict({"channels": network.in_chans, **stated, **preprocessing})
+    labels = report.labels
     return Classifier.from_model(
-        network, classes=classes, preprocessing=chosen, provenance={"weights": source}
+        network,
+        classes=classes,
+        preprocessing=chosen,
+        provenance={"weights": source},
+        task=None if labels is None else "multi-label",
+        thresholds=None if labels is None else labels.thresholds,
     )

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from skipnets.cli.output import print_failures, print_json, print_paths, print_tables, progress
+from skipnets.cli.output import (
+    check_outputs,
+    print_failures,
+    print_json,
+    print_paths,
+    print_tables,
+    progress,
+)
+from skipnets.errors import UserError
 from skipnets.tables import properties_table
 
 
@@ -34,6 +42,18 @@ def test_failures_are_counted_and_each_name_is_said_once(capsys: pytest.CaptureF
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == "2 of 7 images failed:\n  a.png: not an image\n  b.png: cut short\n"
+
+
+def test_a_folder_is_written_to_though_its_parent_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "mounted"
+    inside.mkdir()
+    monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != tmp_path)
+    check_outputs(inside, None, folder=inside)
+    check_outputs(inside / "a.csv")
+    with pytest.raises(UserError, match=r"a\.csv cannot be written: no permission to write to "):
+        check_outputs(tmp_path / "a.csv")
 
 
 def test_no_bar_is_drawn_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from skipnets.errors import UserError
         ({"layout": "class"}, "layout='class': must be one of auto, classes, splits; did you mean classes"),
         ({"class_order": "numeric"}, "class_order='numeric': must be one of alphabetical, natural"),
         ({"missing": "ignore"}, "missing='ignore': must be one of error, skip"),
+        ({"targets": ("a",), "uncertain": "positive"}, "uncertain=positive: must not be given with numbers"),
         ({"page": 0}, "page=0: must be a number from 1, or all"),
         ({"page": "last"}, "page='last': must be a number from 1, or all"),
         ({"group_pattern": "("}, "group_pattern='(': not a regular expression"),

@@ -151,6 +151,12 @@ def test_impossible_fractions(fractions):
         check_fractions(fractions)
 
 
+def test_fractions_are_shares_or_auto():
+    assert find_shares("auto").fractions == pytest.approx(FRACTIONS)
+    with pytest.raises(UserError, match=r"^fractions='half': must be auto, or the shares"):
+        find_shares("half")
+
+
 def test_write_and_read(tmp_path):
     rows = [
         SplitRow("a b/1,2.jpg", "a b", "train", "patient 1, left", 12, "0f"),

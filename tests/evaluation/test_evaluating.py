@@ -289,6 +289,17 @@ def test_a_split_without_images(pets: Path) -> None:
         evaluate(reader(), pets, batch_size=0)
 
 
+def test_outputs_that_are_no_numbers_are_not_taken_for_the_first_class(pets: Path) -> None:
+    class Broken(ColorReader):
+        def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.full((len(batch), 3), np.nan, np.float32)
+
+    classifier = reader()
+    classifier.runtime = Broken()
+    with pytest.raises(UserError, match="this model: the network computes what is no number"):
+        evaluate(classifier, pets)
+
+
 def test_progress_counts_every_image(pets: Path) -> None:
     (pets / "red" / "0.png").write_bytes(b"broken")
     calls: list[tuple[int, int]] = []

@@ -33,6 +33,14 @@ def test_equal_grades_are_one_larger_dot() -> None:
     assert sizes[0] == pytest.approx(3 * sizes[1])
 
 
+@pytest.mark.parametrize("unit", [1e-15, 1.0, 1e12])
+def test_dots_stay_apart_in_every_unit(unit: float) -> None:
+    axes = Figure().subplots()
+    numbers = unit * np.array([1.0, 2.0, 3.0, 0.1 + 0.2, 0.3])
+    plot_scatter(axes, numbers, 2 * numbers, color="b", line="k")
+    np.testing.assert_allclose(dots(axes), np.outer([0.3, 1, 2, 3], [unit, 2 * unit]), rtol=1e-6)
+
+
 def test_of_many_some_are_drawn() -> None:
     axes = Figure().subplots()
     values = np.arange(2.0 * MOST_POINTS)

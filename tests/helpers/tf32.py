@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ import torch
 @contextlib.contextmanager
 def products_in_tf32(allowed: bool) -> Iterator[None]:
     """Allow it to convolutions and matrix products, or forbid it."""
-    products = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    products: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [each.allow_tf32 for each in products]
     for each in products:
         each.allow_tf32 = allowed

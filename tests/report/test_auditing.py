@@ -169,6 +169,19 @@ def test_wrong_input_is_one_line(tmp_path: Path) -> None:
         audit("digits", workers=0)
 
 
+def test_numbers_are_refused_from_a_program_as_well() -> None:
+    dataset = ImageDataset(
+        classes=("age",),
+        names=["a", "b"],
+        labels=np.array([[1.0], [2.0]]),
+        splits=np.array(["", ""]),
+        images=np.zeros((2, 20, 20), np.uint8),
+        regression=True,
+    )
+    with pytest.raises(UserError, match="has numbers to predict, which an audit cannot look at yet"):
+        audit(dataset)
+
+
 def test_an_open_dataset() -> None:
     pixels = np.stack([np.asarray(scene(seed)) for seed in (0, 1, 2, 3, 4, 5, 6, 0)])
     dataset = ImageDataset(

@@ -16,6 +16,7 @@ from tests.helpers.serving import CLASSES, SCALES, Serving, detail, make_image, 
 
 from skipnets.classifier import Classifier
 from skipnets.errors import UserError
+from skipnets.scaling import TargetScale
 from skipnets.serve import Limits
 from skipnets.serve.inference import read_inference
 
@@ -67,10 +68,21 @@ def test_a_regression_has_values_alone(serving: Serving, colors: Classifier) -> 
         [100 + 2200 / 16, 30 / 16, 20 / 16, 100 + 200 / 16, 40 / 16, 210 / 16]
     )
     metadata = client.get("/v2/models/resnet20").json()
-    assert metadata["outputs"] == [{"name": "values", "datatype": "FP32", "shape": [-1, 3]}]
+    assert metadata["outputs"] == [{"name": "values", "datatype": "FP64", "shape": [-1, 3]}]
     assert metadata["parameters"] == {"targets": list(CLASSES)}
     request = in_json(make_image("red")) | {"outputs": [{"name": "labels"}]}
     assert "there is no 'labels'; the model has values" in client.post(INFER, json=request).json()["error"]
+
+
+def test_numbers_far_from_zero_keep_their_digits(serving: Serving, colors: Classifier) -> None:
+    colors.task, colors.scales = "regression", (TargetScale(mean=1.7e9, std=16.0),) * 3
+    client = serving()
+    request = in_json(make_image("red", (16, 16)))
+    values = outputs(client.post(INFER, json=request))["values"]
+    assert values[0] - 1.7e9 == pytest.approx(220, abs=1e-4)  # float32 would round to multiples of 128
+    answer = client.post(INFER, json=request | {"parameters": {"binary_data_output": True}})
+    length = int(answer.headers["inference-header-content-length"])
+    assert np.frombuffer(answer.content[length:], "<f8").tolist() == values
 
 
 def test_pixels_get_the_same_answers_as_files(serving: Serving) -> None:

@@ -31,6 +31,7 @@ from skipnets.training.multi_label import with_label_defaults
 from skipnets.training.prepare import prepare
 from skipnets.training.regression import (
     LOSSES,
+    RegressionTask,
     TargetScores,
     check_not_regression,
     scaled_dataset,
@@ -172,6 +173,7 @@ def test_a_complete_run_is_extended(number_run: Run, tmp_path: Path) -> None:
         ({"loss": "focal"}, "loss=focal: must be one of l1, l2, huber"),
         ({"task": "multi-label"}, "task=multi-label: disks has numbers to predict"),
         ({"ordinal": True}, "ordinal: must be given for whole numbers; radius mm is "),
+        ({"target_std": (1.0,)}, r"target_std=\(1.0,\): must be 2"),
         ({"target_mean": (1.0,)}, r"target_mean=\(1.0,\): must be 2, one for each target"),
     ],
 )
@@ -188,6 +190,10 @@ def test_options_for_numbers_are_refused_with_classes(disks: ImageDataset, tmp_p
         config = TrainConfig(data="disks", out=tmp_path, **changes)  # type: ignore[arg-type]
         with pytest.raises(UserError, match=f"^{next(iter(changes))}="):
             prepare(config, single)
+    for changes in ({"target_mean": (1.0,)}, {"target_std": (2.0,)}):
+        config = TrainConfig(data="disks", out=tmp_path, **changes)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=f"^{next(iter(changes))}: must be given with numbers"):
+            prepare(config, single)
     check_not_regression(with_label_defaults(TrainConfig(data="disks", out=tmp_path), single))
 
 
@@ -196,6 +202,25 @@ def test_a_target_of_one_value_is_refused(disks: ImageDataset, tmp_path: Path) -
     labels[disks.splits == "train", 1] = -7.5
     with pytest.raises(UserError, match=r"targets=<b>level</b>: is -7.5 in all training images"):
         with_regression_defaults(TrainConfig(data="disks", out=tmp_path), replace(disks, labels=labels))
+
+
+def test_grades_are_whole_in_every_split(disks: ImageDataset, tmp_path: Path) -> None:
+    labels = np.rint(disks.labels)
+    config = TrainConfig(data="disks", out=tmp_path, ordinal=True)
+    assert with_regression_defaults(config, replace(disks, labels=labels)).ordinal
+    labels[disks.splits == "test", 1] += 0.25
+    with pytest.raises(UserError, match="ordinal: must be given for whole numbers; <b>level</b> is -"):
+        with_regression_defaults(config, replace(disks, labels=labels))
+
+
+def test_r2_chooses_no_epoch_where_it_is_undefined(disks: ImageDataset, tmp_path: Path) -> None:
+    labels = disks.labels.copy()
+    config = TrainConfig(data="disks", out=tmp_path, best_by="r2")
+    labels[disks.splits == "val", 0] = 2.0
+    assert with_regression_defaults(config, replace(disks, labels=labels)).best_by == "r2"
+    labels[disks.splits == "val", 1] = -2.0
+    with pytest.raises(UserError, match="best_by=r2: all validation images have the same numbers"):
+        with_regression_defaults(config, replace(disks, labels=labels))
 
 
 def test_images_are_not_enlarged_or_colored_by_default(disks: ImageDataset, tmp_path: Path) -> None:
@@ -219,6 +244,36 @@ def test_images_are_not_enlarged_or_colored_by_default(disks: ImageDataset, tmp_
     assert learned.dtype == np.float32
     np.testing.assert_allclose(learned.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(learned.std(0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_have_gradients_in_every_precision(
+    disks: ImageDataset, tmp_path: Path, loss: str, dtype: torch.dtype
+) -> None:
+    config = TrainConfig(
+        data="disks",
+        out=tmp_path,
+        model="resnet8_w16",
+        model_options={"width": 4},
+        epochs=1,
+        block_execution="plain",
+        channels_last=False,
+        operators={},
+        loss=loss,  # type: ignore[arg-type]
+    )
+    prepared = prepare(config, disks)
+    scales = target_scales(prepared.config, disks.split("train"))
+    task = RegressionTask(prepared.model, prepared.config, scales).to(dtype)
+    pixels = torch.randint(0, 256, (4, prepared.config.channels, 16, 16), dtype=torch.uint8)
+    targets = torch.randn(4, 2, dtype=dtype)
+    task.eval()
+    expected = 2 * LOSSES[loss]()(task(task.normalize(pixels)), targets)
+    value = task.training_step((pixels, targets, torch.arange(4)), 0)
+    assert value.dtype == dtype
+    torch.testing.assert_close(value, expected)
+    value.backward()
+    assert all(parameter.grad is not None for parameter in task.model.parameters())
 
 
 def test_grades_of_images_in_memory_are_predicted_as_whole_numbers(tmp_path: Path) -> None:
@@ -262,6 +317,35 @@ def test_grades_of_images_in_memory_are_predicted_as_whole_numbers(tmp_path: Pat
     assert 0 <= evaluation.metrics.targets["exact"][0] <= evaluation.metrics.targets["within_one"][0] <= 1
     # Every split has its share of all grades.
     assert [text.split(",")[2] for text in run.splits.read_text().splitlines()].count("val") == 9
+
+
+def test_a_run_is_complete_where_r2_is_undefined(tmp_path: Path) -> None:
+    splits = np.array(["train"] * 16 + ["val"] * 4 + ["test"] * 4)
+    dataset = ImageDataset(
+        classes=("size",),
+        names=[f"{index:02}" for index in range(24)],
+        labels=np.where(splits == "train", np.arange(24.0), 3.0)[:, None],
+        splits=splits,
+        images=np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8),
+        regression=True,
+    )
+    config = TrainConfig(
+        data="sizes",
+        out=tmp_path / "run",
+        model="resnet8_w16",
+        model_options={"width": 4},
+        block_execution="plain",
+        channels_last=False,
+        operators={},
+        epochs=1,
+        batch_size=8,
+        augmentation="none",
+        workers=0,
+        accelerator="cpu",
+    )
+    scores = describe(train(config, dataset=dataset).model)["provenance"]["scores"]
+    assert (scores["val_r2"], scores["test_r2"]) == (None, [None])
+    assert scores["val_mae"] > 0
 
 
 def test_what_is_made_for_classes_refuses_numbers(

@@ -24,6 +24,10 @@ def test_the_few_metrics_that_stand_for_an_evaluation() -> None:
         "test_rmse": [3.0, 4.0],
         "test_r2": [0.5, 0.25],
     }
+    targets["r2"][1] = np.nan  # as of numbers that are all equal: JSON has no NaN
+    assert headline_scores(numbers, "test")["test_r2"] == [0.5, None]
+    several.metrics.macro["auroc"] = float("nan")
+    assert headline_scores(cast(Any, several), "test")["test_auroc"] is None
     one = object.__new__(Evaluation)
     object.__setattr__(one, "metrics", SimpleNamespace(accuracy=0.75))
     assert headline_scores(one, "out_of_fold") == {"out_of_fold_accuracy": 0.75}

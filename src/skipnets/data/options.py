@@ -142,6 +142,8 @@ class DataOptions:
             raise UserError(f"targets: must be given without {given}")
         if self.label_column is not None and self.task == "regression":
             raise UserError("label_column: must not be given with task=regression; targets names its columns")
+        if self.wants_numbers and self.uncertain != "ignore":
+            raise UserError(f"uncertain={self.uncertain}: must not be given with numbers to predict")
         if self.root is not None:
             object.__setattr__(self, "root", Path(self.root))
         if self.group_pattern is not None:

@@ -80,11 +80,12 @@ def find_shares(fractions: Sequence[float] | Literal["auto"]) -> Shares:
     """The shares that fractions of train, val and test stand for.
 
     Raises:
-        UserError: Not three shares that sum to 1, or none for training.
+        UserError: Neither "auto" nor three shares that sum to 1, or none for training.
     """
-    if fractions == "auto":
+    if isinstance(fractions, str):
+        if fractions != "auto":
+            raise UserError(f"fractions={fractions!r}: must be auto, or the shares of train, val and test")
         return Shares(check_fractions(AUTO_FRACTIONS), {"val": MOST_VAL})
-    assert not isinstance(fractions, str)
     return Shares(check_fractions(fractions))
 
 

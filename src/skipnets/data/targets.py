@@ -22,7 +22,7 @@ __all__ = ["quantile_labels", "read_numbers", "target_texts", "targets_from_text
 Targets = NDArray[np.float64]
 
 _SEPARATOR = "|"
-_LARGEST = 1e100  # its square is a number, too
+_LARGEST = 1e30  # float32, in which metrics are logged, ends at 3e38
 _PARTS, _IMAGES_A_PART = 10, 20
 
 
@@ -36,7 +36,7 @@ def read_numbers(path: Path, column: str, lines: Sequence[int], cells: Sequence[
         cells: The column's N cells.
 
     Raises:
-        UserError: A cell is empty, or no finite number.
+        UserError: A cell is empty, no finite number, or too large.
     """
     empty = [line for line, cell in zip(lines, cells, strict=True) if not cell.strip()]
     if empty:
@@ -48,7 +48,9 @@ def read_numbers(path: Path, column: str, lines: Sequence[int], cells: Sequence[
     for row, (line, cell) in enumerate(zip(lines, cells, strict=True)):
         number = as_number(cell)
         if number is None:
-            raise UserError(f"{path}, line {line}: {column}={cell!r}: must be a finite number")
+            raise UserError(
+                f"{path}, line {line}: {column}={cell!r}: must be a finite number, at most {_LARGEST:g}"
+            )
         numbers[row] = number
     return numbers
 

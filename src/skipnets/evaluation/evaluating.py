@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets import run_folder
-from skipnets.classifier import Classifier, as_classifier, check_single_label, softmax
+from skipnets.classifier import NOT_FINITE, Classifier, as_classifier, check_single_label, softmax
 from skipnets.data.contents import Content, contents
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.named import NAMED_SETS
@@ -218,8 +218,8 @@ def evaluate(
         an `Evaluation`.
 
     Raises:
-        UserError: If there are no such images, none can be read, or the data have classes that the
-            classifier does not have, or are of another task.
+        UserError: If there are no such images, none can be read, the data have classes that the classifier
+            does not have, or are of another task, or the network's outputs are not finite.
 
     Examples:
         >>> evaluation = evaluate("runs/cats")
@@ -464,6 +464,8 @@ def _predict_all(
         if len(batch.positions):
             read.append(batch.positions)
             logits.append(classifier.logits(batch.inputs))
+            if not np.isfinite(logits[-1]).all():  # the first class would count as predicted
+                raise UserError(f"{classifier.path or 'this model'}: {NOT_FINITE}")
             if embed:
                 embedded.append(classifier.embed_batch(batch.inputs))
         failures |= {name: reason for name, reason in batch.outcomes() if reason is not None}

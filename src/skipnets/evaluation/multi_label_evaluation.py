@@ -177,7 +177,10 @@ class MultiLabelEvaluation(SavedEvaluation):
 def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
     """Tables of `MultiLabelEvaluation.to_dict()`: overall metrics, metrics of each label, and caveats."""
     unit = "images" if metrics["groups"] is None else f"{metrics['groups']:,} groups of images"
-    rows = {"images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})"}
+    rows = {
+        "images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})",
+        **({"test-time augmentation": metrics["tta"]} if "tta" in metrics else {}),
+    }
     overall = make_table(
         {
             "": "left",

@@ -164,6 +164,7 @@ def regression_tables(metrics: Mapping[str, Any]) -> list[Table]:
     unit = "images" if metrics["groups"] is None else f"{metrics['groups']:,} groups of images"
     rows = {
         "images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})",
+        **({"test-time augmentation": metrics["tta"]} if "tta" in metrics else {}),
         "intervals": f"95%, bootstrap over {unit}",
     }
     shown = [name for name in TITLES if name in metrics["targets"][0]]

@@ -89,7 +89,10 @@ def _dots(axes: Axes, x: Floats, y: Floats, color: str) -> None:
     if len(x) > MOST_POINTS:
         chosen = np.random.default_rng(0).choice(len(x), MOST_POINTS, replace=False)
         x, y = x[chosen], y[chosen]
-    points, counts = np.unique(np.stack([x, y], axis=1).round(12), axis=0, return_counts=True)
+    # Equal but for rounding, whatever the unit of the numbers is.
+    unit = 1e-9 * (float(max(np.abs(x).max(), np.abs(y).max())) or 1.0)
+    points, counts = np.unique(np.rint(np.stack([x, y], axis=1) / unit), axis=0, return_counts=True)
+    points = points * unit
     size = np.clip(6000 / len(points), 6, 28)
     axes.scatter(
         points[:, 0],

@@ -112,8 +112,10 @@ def create_model(
 
         config = model_config(model_name, **fields)  # an unknown name is said before anything is read
         checkpoint = read_source("imagenet" if weights is None else weights, model_name=config.name)
-        if checkpoint.fields:
-            config = model_config(model_name, **{**checkpoint.fields, **fields})
+        # A field that the network does not have is left to load_weights, which says that they do not match.
+        stated = {field: value for field, value in checkpoint.fields.items() if hasattr(config, field)}
+        if stated:
+            config = model_config(model_name, **{**stated, **fields})
         model = build_model(config)
         model.weights_report = load_weights(model, checkpoint, ignore=weights_ignore)
         if (activation := getattr(model.config, "activation", "relu")) != "relu":

@@ -132,20 +132,22 @@ def _has_fused_kernels(plan: StemPlan, parameters: StemParameters) -> bool:
 
 def cpu_executor(images: Tensor, plan: StemPlan, parameters: StemParameters) -> Literal["native", "pytorch"]:
     """What runs a stem on a CPU: native code where there is some and, when measured, it is faster."""
+    weight = parameters.weight
     if (
         unsupported_device(images.device, plan.dtype) is not None
         or images.dtype != plan.dtype
         or images.requires_grad
+        or not (weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last))
     ):
         return "pytorch"
     from skipnets.ops.native.stem import NATIVE
 
-    outputs, inputs, size = parameters.weight.shape[:3]
+    outputs, inputs, size = weight.shape[:3]
     pooling = " pooled" if plan.pools else ""
     problem = (
         f"stem {inputs}>{outputs}({size}) stride {plan.stride}{pooling} {images.shape[2]}x{images.shape[3]}"
     )
-    if not parameters.weight.is_contiguous():
+    if not weight.is_contiguous():
         problem += " channels_last"
     probe = functools.cache(lambda: _Probe(images, plan, parameters))
     ways = {"native": lambda: probe().step(NATIVE), "pytorch": lambda: probe().step(REFERENCE)}

@@ -329,6 +329,8 @@ def audit(
     else:
         dataset, missing = _open(data, options or DataOptions(), download=download)
         name = os.fspath(data)
+    if dataset.regression:
+        raise UserError(f"{name}: has {dataset.label_kind}, which an audit cannot look at yet")
     if opened is not None:
         opened(dataset)
     overview = survey(dataset, name)
@@ -388,8 +390,6 @@ def _open(
         missing = error.names
         options = replace(options, missing="skip")
         dataset = find_with_own_splits(data, download=download, options=options, strict=False)
-    if dataset.regression:
-        raise UserError(f"{data}: has {dataset.label_kind}, which an audit cannot look at yet")
     return dataset, missing
 
 

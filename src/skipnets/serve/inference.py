@@ -49,9 +49,12 @@ _ID_LENGTH = 1000
 Output = Literal["probabilities", "labels", "values"]
 _OF_CLASSES: tuple[Output, ...] = ("probabilities", "labels")
 _OF_NUMBERS: tuple[Output, ...] = ("values",)
+# Numbers far from 0, such as times, would lose their last digits as float32.
+_DATATYPES: dict[Output, str] = {"probabilities": "FP32", "labels": "BYTES", "values": "FP64"}
 
 # The protocol's types of pixels, and NumPy's.
 _TYPES = {"UINT8": "u1"}
+_FLOATS = {"FP32": "<f4", "FP64": "<f8"}
 _WINDOWED_TYPES = {"UINT8": "u1", "UINT16": "<u2", "INT16": "<i2", "FP32": "<f4"}
 
 
@@ -132,19 +135,19 @@ def write_inference(
         model: Its name.
     """
     labels = ["|".join(classifier.prediction("", row).labels) for row in probabilities]
-    floats = "FP32", list(probabilities.shape), probabilities.astype(np.float32).ravel().tolist()
-    tensors: dict[Output, tuple[str, list[int], list[Any]]] = {
-        "probabilities": floats,
-        "labels": ("BYTES", [len(labels)], labels),
-        "values": floats,
+    shape = list(probabilities.shape)
+    tensors: dict[Output, tuple[list[int], list[Any]]] = {
+        "probabilities": (shape, probabilities.astype(np.float32).ravel().tolist()),
+        "labels": ([len(labels)], labels),
+        "values": (shape, probabilities.ravel().tolist()),
     }
     outputs: list[dict[str, Any]] = []
     binary: list[bytes] = []
     for name, is_binary in inference.outputs.items():
-        datatype, shape, data = tensors[name]
+        datatype, (shape, data) = _DATATYPES[name], tensors[name]
         output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
         if is_binary:
-            packed = np.asarray(data, "<f4").tobytes() if datatype == "FP32" else _packed(data)
+            packed = _packed(data) if datatype == "BYTES" else np.asarray(data, _FLOATS[datatype]).tobytes()
             binary.append(packed)
             output["parameters"] = {"binary_data_size": len(packed)}
         else:
@@ -199,7 +202,7 @@ def inference_router(service: Service) -> APIRouter:
 
         For a model of images with more than 8 bits, pixels may also be UINT16, INT16 or FP32.
 
-        Outputs `probabilities` (FP32) and `labels` (BYTES), of a regression `values` (FP32); tensors may be
+        Outputs `probabilities` (FP32) and `labels` (BYTES), of a regression `values` (FP64); tensors may be
         in the binary extension.
         """
         if (missing := _no_such_model(service, name, version)) is not None:
@@ -261,9 +264,7 @@ def _metadata(classifier: Classifier) -> dict[str, Any]:
         "platform": f"skipnets_{classifier.runtime.name}",
         "inputs": [{"name": "images", "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
-            {"name": name, "datatype": "BYTES", "shape": [-1]}
-            if name == "labels"
-            else {"name": name, "datatype": "FP32", "shape": [-1, classes]}
+            {"name": name, "datatype": _DATATYPES[name], "shape": [-1] if name == "labels" else [-1, classes]}
             for name in _outputs_of(classifier)
         ],
         "parameters": {

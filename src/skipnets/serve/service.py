@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipnets.classifier import Classifier, Prediction
+from skipnets.classifier import NOT_FINITE, Classifier, Prediction
 from skipnets.data.decoding import ImageDecodeError, declared_size, decoding_bytes
 from skipnets.data.pixel_budget import AbandonedError, PixelBudget
 from skipnets.data.raster import WindowedImage
@@ -392,5 +392,5 @@ def _answers(
     prepare = classifier.preprocessing.planes if normalizes else classifier.preprocessing.normalize
     answers = classifier.judged(prepare(pixels), **asked)
     if not all(np.isfinite(row).all() for row, _ in answers):
-        raise UserError("the network computes what is no number: its weights or its preprocessing are wrong")
+        raise UserError(NOT_FINITE)
     return answers

@@ -70,6 +70,9 @@ def check_not_regression(config: TrainConfig) -> None:
     for name, values in (("loss", tuple(LOSSES)), ("best_by", ("mae", "r2")), ("ordinal", (True,))):
         if (value := getattr(config, name)) in values:
             raise UserError(f"{name}={value}: must be given with numbers to predict alone (task=regression)")
+    for name in ("target_mean", "target_std"):
+        if getattr(config, name) is not None:
+            raise UserError(f"{name}: must be given with numbers to predict alone (task=regression)")
 
 
 def with_regression_defaults(config: TrainConfig, dataset: ImageDataset) -> TrainConfig:
@@ -80,8 +83,8 @@ def with_regression_defaults(config: TrainConfig, dataset: ImageDataset) -> Trai
         dataset: The data set with its splits.
 
     Raises:
-        UserError: An option is for classes, a target is the same in all training images, or an ordinal one
-            is not of whole numbers.
+        UserError: An option is for classes, a target is the same in all training images, an ordinal one is
+            not of whole numbers, or R² is to choose an epoch on validation images that do not define it.
     """
     if config.task not in ("auto", "regression"):
         raise UserError(f"task={config.task}: {config.data} has numbers to predict (task=regression)")
@@ -99,9 +102,14 @@ def with_regression_defaults(config: TrainConfig, dataset: ImageDataset) -> Trai
                 f"targets={name}: is {number_text(column[0])} in all training images, so there is nothing to "
                 "learn"
             )
-        if config.ordinal and (column != np.rint(column)).any():
-            first = column[column != np.rint(column)][0]
-            raise UserError(f"ordinal: must be given for whole numbers; {name} is {number_text(first)}, too")
+        # Images that are evaluated have grades as well.
+        everywhere = dataset.labels[:, dataset.classes.index(name)]
+        if config.ordinal and len(others := everywhere[everywhere != np.rint(everywhere)]):
+            raise UserError(
+                f"ordinal: must be given for whole numbers; {name} is {number_text(others[0])}, too"
+            )
+    if config.best_by == "r2" and not np.ptp(dataset.split("val").labels, axis=0).any():
+        raise UserError("best_by=r2: all validation images have the same numbers, so R² is undefined")
     for option, values in (("target_mean", targets.mean(0)), ("target_std", targets.std(0))):
         given = getattr(config, option)
         if given is not None and len(given) != len(values):
@@ -200,7 +208,7 @@ class RegressionTask(ClassificationTask):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, added up over the targets."""
         pixels, targets, _ = batch
-        outputs = self(self.normalize(pixels)).float()
+        outputs = self(self.normalize(pixels)).to(targets.dtype)  # float32, or float64 in that precision
         loss: Tensor = self.loss(outputs, targets)
         self.training_sums.add(loss.detach() * len(targets), torch.zeros_like(loss), images=len(targets))
         return loss * targets.shape[1]
@@ -209,7 +217,7 @@ class RegressionTask(ClassificationTask):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect one batch of validation images."""
         pixels, targets, _ = batch
-        outputs = self(self.normalize(pixels)).float()
+        outputs = self(self.normalize(pixels)).to(targets.dtype)
         # One loss an image, as in `ClassificationTask`.
         self.validation_metrics["val_loss"].update(self.image_losses(outputs, targets).mean(1))
         self.scores.update(outputs, targets)

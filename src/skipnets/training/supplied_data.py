@@ -95,6 +95,11 @@ def as_dataset(images: Images) -> ImageDataset:
 
 def _class_name(label: Any, classes: Sequence[str] | None) -> str:
     number = label.item() if isinstance(label, torch.Tensor | np.generic) else label
+    if isinstance(number, float) and not number.is_integer():
+        raise UserError(
+            f"dataset: label {number!r} must be a class; numbers to predict take an ImageDataset with "
+            "regression=True"
+        )
     if classes is None:
         return str(number)
     if not isinstance(number, int) or not 0 <= number < len(classes):

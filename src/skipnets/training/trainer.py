@@ -30,6 +30,7 @@ from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
 from skipnets.errors import UserError, listed, near_matches, one_line
 from skipnets.evaluation import evaluate
+from skipnets.evaluation.saving import or_none
 from skipnets.evaluation.thresholds import ThresholdRule
 from skipnets.files import remove_orphans
 from skipnets.models.accounting import training_bytes
@@ -71,7 +72,7 @@ from skipnets.training.supplied_data import Images, as_dataset, given_dataset
 from skipnets.training.task import ClassificationTask, Loss
 from skipnets.trust import Trust, trusting
 
-# What a model file tells of its epoch, of what the task has.
+# What a model file tells of its epoch, of what the task has; None where it is undefined.
 _SCORES = (
     *("val_accuracy", "val_balanced_accuracy", "val_average_precision", "val_auroc", "val_mae", "val_r2"),
 )
@@ -637,7 +638,7 @@ def _save_best(
         "scores": {
             "epoch": row.epoch,
             "val_loss": row.val_loss,
-            **{name: value for name in _SCORES if (value := getattr(row, name)) is not None},
+            **{name: or_none(value) for name in _SCORES if (value := getattr(row, name)) is not None},
         },
     }
     classifier = Classifier.from_model(

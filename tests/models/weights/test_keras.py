@@ -238,6 +238,12 @@ def test_the_epsilon_and_the_stride_matter(tmp_path: Path) -> None:
         create_model(weights=path, stride_in="3x3", **RESNET)
 
 
+def test_a_network_of_another_family_does_not_match(tmp_path: Path) -> None:
+    path = write(tmp_path / "weights.h5", made("resnet")[0])
+    with pytest.raises(UserError, match=r"weights\.h5 does not match densenet121: needs stride_in='1x1'"):
+        create_model(weights=path, **DENSENET)
+
+
 def test_another_epsilon_is_in_the_statistics(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 40, 33, dtype=torch.float64)
     layers, expected = made("densenet", x, eps=1e-3)
@@ -355,6 +361,91 @@ def other_variables(path: Path) -> Path:
     return write(path, made("resnet")[0] | {"lstm": {"recurrent_kernel": np.ones((4, 4), np.float32)}})
 
 
+# Files that are made to read others, or to fill the memory.
+
+
+KERNEL = "conv1_conv/conv1_conv/kernel:0"
+
+
+def replaced(path: Path, make: Callable[[Any, str], object], layers: Layers | None = None) -> Path:
+    """A file with something else in place of the first kernel."""
+    write(path, made("resnet")[0] if layers is None else layers)
+    with h5py.File(path, "r+") as file:
+        del file[KERNEL]
+        make(file, KERNEL)
+    return path
+
+
+def external_link(path: Path) -> Path:
+    write(path.with_name("other.h5"), made("resnet")[0])
+    return replaced(path, lambda file, name: file.update({name: h5py.ExternalLink("other.h5", name)}))
+
+
+def external_values(path: Path) -> Path:
+    other = path.with_name("secret")
+    other.write_bytes(bytes(4 * 49 * 3 * 4))
+    external = [(str(other), 0, h5py.h5f.UNLIMITED)]
+    return replaced(
+        path, lambda file, name: file.create_dataset(name, (7, 7, 3, 4), dtype="f4", external=external)
+    )
+
+
+def virtual_values(path: Path) -> Path:
+    write(path.with_name("other.h5"), made("resnet")[0])
+    layout = h5py.VirtualLayout((7, 7, 3, 4), dtype="f4")
+    layout[:] = h5py.VirtualSource("other.h5", KERNEL, (7, 7, 3, 4))
+    return replaced(path, lambda file, name: file.create_virtual_dataset(name, layout))
+
+
+def huge(path: Path) -> Path:
+    """Chunks that were never written take no place."""
+    return replaced(
+        path,
+        lambda file, name: file.create_dataset(name, (2**20, 2**20, 1, 1), dtype="f4", chunks=(64, 64, 1, 1)),
+    )
+
+
+def huge_chunk(path: Path) -> Path:
+    shape = {"maxshape": (None,) * 4, "chunks": (1000, 1000, 200, 1), "compression": "gzip"}
+    return replaced(path, lambda file, name: file.create_dataset(name, (7, 7, 3, 4), dtype="f4", **shape))
+
+
+def one_values_many_times(path: Path) -> Path:
+    """A million values under 400 names."""
+
+    def make(file: Any, name: str) -> None:
+        file[name] = np.ones((1000, 1000), np.float32)
+        file["conv1_conv"].attrs["weight_names"] = [f"conv1_conv/{index}".encode() for index in range(400)]
+        for index in range(400):
+            file[f"conv1_conv/conv1_conv/{index}"] = file[name]
+
+    return replaced(path, make)
+
+
+def huge_member(path: Path) -> Path:
+    with zipfile.ZipFile(path.with_suffix(".keras"), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", bytes(2**27))
+    return path.with_suffix(".keras")
+
+
+def texts(path: Path) -> Path:
+    return replaced(path, lambda file, name: file.create_dataset(name, data=["a", "b"]))
+
+
+def strides(path: Path) -> Path:
+    return write(path.with_name("model.h5"), made("resnet")[0], extra={"strides": 2})
+
+
+def biases(path: Path) -> Path:
+    return write(path, made("resnet")[0] | {"conv1_conv": {"bias": np.ones(3, np.float32)}})
+
+
+def relu_in_convolution(path: Path) -> Path:
+    more = {"Conv2D": {"name": "conv1_conv", "activation": "relu"}}
+    return write(path.with_name("model.h5"), made("resnet")[0], extra={"more": more})
+
+
 def garbage(path: Path) -> Path:
     path.write_bytes(b"<html>404 not found</html>")
     return path
@@ -376,7 +467,21 @@ def other_zip(path: Path) -> Path:
     ("make", "words"),
     [
         (nothing, r"w\.h5 holds no layers with weights"),
-        (v2, r"w\.h5 is of a ResNet V2 \(norms before convolutions\), which is no network of this package"),
+        (
+            v2,
+            r"w\.h5 is of a ResNet V2 of Keras, whose strides and shortcuts no network of this package has$",
+        ),
+        (external_link, r"w\.h5 has a link to another file \(conv1_conv/conv1_conv/kernel:0\)$"),
+        (external_values, r"w\.h5 has values in another file \(/conv1_conv/conv1_conv/kernel:0\)$"),
+        (virtual_values, r"w\.h5 has values in another file \(/conv1_conv/conv1_conv/kernel:0\)$"),
+        (huge, r"w\.h5 would take 4,\d\d\d,\d\d\d MiB of memory"),
+        (huge_chunk, r"w\.h5 would take 76\d MiB of memory"),
+        (one_values_many_times, r"w\.h5 would take \d,\d\d\d MiB of memory"),
+        (huge_member, r"w\.keras would take 12\d MiB of memory"),
+        (texts, r"w\.h5 has values that are no numbers \(/conv1_conv/conv1_conv/kernel:0\)$"),
+        (strides, r"model\.h5 is not a complete file of Keras"),
+        (biases, r"w\.h5 is not a complete file of Keras"),
+        (relu_in_convolution, r"model\.h5 has the activation relu, where Keras's own networks have linear"),
         (gelu, r"model\.h5 has the activation gelu, where Keras's own networks have relu"),
         (
             nameless,
@@ -393,6 +498,23 @@ def test_what_is_refused(make: Callable[[Path], Path], words: str, tmp_path: Pat
     with pytest.raises(UserError, match=words) as caught:
         create_model(weights=make(tmp_path / "w.h5"), **RESNET)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["model.h5", "model.keras"])
+def test_normalization_of_the_images_is_left_out_and_said(file: str, tmp_path: Path) -> None:
+    layers, _ = made("densenet")
+    statistics = {"mean": np.ones(3, np.float32), "variance": np.ones(3, np.float32), "count": np.int64(3)}
+    more = {"Normalization": {"name": "normalization"}}
+    path = write(tmp_path / file, {"normalization": statistics} | layers, extra={"more": more})
+    report = create_model(weights=path, **DENSENET).weights_report
+    assert "its Normalization of the images is not part of the network here" in report.notes
+
+
+def test_another_activation_of_the_head_is_said(tmp_path: Path) -> None:
+    more = {"Dense": {"name": "predictions", "activation": "sigmoid"}}
+    path = write(tmp_path / "model.h5", made("densenet")[0], extra={"more": more})
+    report = create_model(weights=path, **DENSENET).weights_report
+    assert [note for note in report.notes if "predictions has the activation sigmoid" in note]
 
 
 def test_without_h5py_the_extra_is_named(tmp_path: Path) -> None:

@@ -255,6 +255,22 @@ def test_patterns_need_weights():
         create_model("resnet20", weights_ignore="fc")
 
 
+def test_what_came_from_where_is_logged(make, stirred, write, caplog):
+    """A line each where it was matched by structure; a table of names is not repeated."""
+    tensors = stirred(make())
+    with caplog.at_level(logging.INFO, logger="skipnets"):
+        model = make()
+        load_weights(model, write(tensors))
+        assert len(caplog.messages) == 1
+        assert caplog.messages[0].endswith(f"{len(tensors)} tensors, named as in torchvision and timm")
+        caplog.clear()
+        head = model.head_name
+        renamed = {name.replace(f"{head}.", "last.linear."): value for name, value in tensors.items()}
+        report = load_weights(make(), write(renamed))
+    assert caplog.messages == str(report).splitlines()
+    assert caplog.messages[-1].endswith("← last.linear.bias")
+
+
 def test_changes_are_logged(make, stirred, write, caplog):
     source = write(stirred(make()))
     with caplog.at_level(logging.WARNING, logger="skipnets"):

@@ -6,6 +6,7 @@ import functools
 import io
 import pickle
 import sys
+import tracemalloc
 import types
 import zipfile
 from pathlib import Path
@@ -114,8 +115,36 @@ def test_torchscript_is_not_run(tmp_path: Path) -> None:
     """`torch.load` hands such archives to `torch.jit.load`, whatever the unpickler."""
     with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
         archive.writestr("m/constants.pkl", b"")
+        archive.writestr("m/version", b"3")
     with pytest.raises(pickle.UnpicklingError, match="TorchScript"):
         read_inert(tmp_path / "m.pt")
+
+
+def test_torchscript_is_not_run_where_only_torch_sees_an_archive(tmp_path: Path) -> None:
+    """Python's zipfile takes the last signature of an archive's end for it, torch the last that is whole."""
+    path = tmp_path / "m.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m/constants.pkl", b"")
+        archive.writestr("m/version", b"3")
+        archive.comment = b"PK\x05\x06.."
+    assert not zipfile.is_zipfile(path)
+    with pytest.raises(pickle.UnpicklingError, match="TorchScript"):
+        read_inert(path)
+
+
+def test_numbers_of_objects_take_no_memory(tmp_path: Path) -> None:
+    """C's unpickler makes a list as long as the highest, which may be 4 billion; here 10 million."""
+    path = tmp_path / "m.pt"
+    number = (10**7).to_bytes(4, "little")
+    path.write_bytes(legacy(b"celsewhere\nNet\nr" + number + b".") + pickle.dumps([], protocol=2))
+    tracemalloc.start()
+    try:
+        found = read_inert(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert getattr(found, "__name__", None) == "Net"
+    assert peak < 10**7
 
 
 def test_modules_that_contain_each_other_end(tmp_path: Path) -> None:

@@ -157,8 +157,17 @@ def test_other_classes_keep_no_labels(theirs: nn.Module, tmp_path: Path) -> None
         Classifier.from_model(model)
 
 
-def test_thresholds_of_unknown_labels_are_left_out(theirs: nn.Module) -> None:
-    tensors = {"classifier.weight": torch.ones(3, 4), "op_threshs": torch.ones(3)}
+@pytest.mark.parametrize(
+    ("weight", "thresholds"),
+    [
+        (torch.ones(3, 4), torch.ones(3)),
+        (torch.ones(3, 4), torch.ones(18)),
+        (torch.ones(()), torch.ones(18)),
+        (torch.ones(18, 4), torch.full((18,), math.nan)),
+    ],
+)
+def test_thresholds_of_unknown_labels_are_left_out(weight: Tensor, thresholds: Tensor) -> None:
+    tensors = {"classifier.weight": weight, "op_threshs": thresholds}
     found = completed(Path("w.pt"), Checkpoint(source="w.pt", tensors=tensors, ordered=True))
     assert list(found.tensors) == ["classifier.weight"]
     assert found.labels is None

@@ -213,6 +213,8 @@ def test_the_executor_is_measured_and_used(monkeypatch):
     choices.repeat({problem: "native"})
     assert cpu_executor(images.requires_grad_(), plan, parameters) == "pytorch"
     assert cpu_executor(case.images, plan._replace(dtype=torch.float64), parameters) == "pytorch"
+    turned = parameters._replace(weight=parameters.weight.transpose(2, 3))  # in no order that kernels know
+    assert cpu_executor(images.detach(), plan, turned) == "pytorch"
 
 
 def _child(case, queue):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import posixpath
 import re
 import zipfile
@@ -30,6 +31,7 @@ from torch import Tensor
 from skipnets.errors import UserError, listed, needs_extra, one_line
 from skipnets.models.graph import norm_eps
 from skipnets.models.weights.checkpoint import Checkpoint, PublishedInput
+from skipnets.models.weights.expansion import check_expansion
 
 __all__ = ["SUFFIXES", "read_keras"]
 
@@ -52,6 +54,8 @@ _STATISTICS = {"moving_mean": "running_mean", "moving_variance": "running_var"}
 # What a layer's variables are in files that number them.
 _NORM_VARIABLES = ("gamma", "beta", "moving_mean", "moving_variance")
 
+# By layer and role.
+Datasets = dict[str, dict[str, Any]]
 Layers = dict[str, dict[str, NDArray[Any]]]
 
 
@@ -67,25 +71,31 @@ def read_keras(path: Path) -> Checkpoint:
     with needs_extra("keras"):
         import h5py  # noqa: F401 - so that a missing one is not taken for a damaged file
     try:
-        layers, config, ordered = _read(path)
+        return _checkpoint(path, *_read(path))
     except UserError:
         raise
     except Exception as error:  # h5py, zipfile and json raise a dozen kinds on damaged files
         raise UserError(f"{path} is not a complete file of Keras ({one_line(error)})") from error
+
+
+def _checkpoint(path: Path, layers: Layers, config: list[Mapping[str, Any]], ordered: bool) -> Checkpoint:
+    """The checkpoint of a file with these layers; for the arguments see `_read`."""
+    for layer in config:
+        if layer["class_name"] == "Normalization":  # of the images, which `_notes` says
+            layers.pop(str(layer["config"].get("name")), None)
     if not layers:
         raise UserError(f"{path} holds no layers with weights")
     if any(name.endswith(("_preact_bn", "post_bn")) for name in layers):
         raise UserError(
-            f"{path} is of a ResNet V2 (norms before convolutions), which is no network of this package"
+            f"{path} is of a ResNet V2 of Keras, whose strides and shortcuts no network of this package has"
         )
-    _check_activations(path, config)
-
     dense = [name for name, arrays in layers.items() if arrays.get("kernel", np.empty(0)).ndim == 2]
     if len(dense) == 1:
         layers[_HEAD] = layers.pop(dense[0])
     blocks = _blocks(layers)
     is_resnet = any(name.endswith("_3_conv") for name in layers)
     is_known = "conv1_conv" in layers and bool(blocks)
+    _check_activations(path, config, is_known=is_known)
     epsilons = _epsilons(config)
     tensors = _tensors(path, layers, epsilons, default=_EPS if is_known else norm_eps("batch"))
     notes = tuple(_notes(config, epsilons, is_known=is_known))
@@ -132,6 +142,13 @@ def _notes(
             f"its norms add {added} to the variance: the outputs are equal, in training "
             f"{norm_eps('batch'):g} is added"
         )
+    for layer in config:
+        activation = layer["config"].get("activation")
+        if layer["class_name"] == "Dense" and activation not in ("softmax", "linear", None):
+            yield (
+                f"its layer {layer['config'].get('name')} has the activation {activation}, which is not part "
+                "of the network here: outputs become probabilities by softmax"
+            )
     if prepares := {layer["class_name"] for layer in config} & {"Rescaling", "Normalization", "Resizing"}:
         yield f"its {' and '.join(sorted(prepares))} of the images is not part of the network here"
 
@@ -163,25 +180,57 @@ def _read(path: Path) -> tuple[Layers, list[Mapping[str, Any]], bool]:
 
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-            weights = io.BytesIO(archive.read("model.weights.h5"))
+            members = [archive.getinfo(name) for name in ("config.json", "model.weights.h5")]
+            check_expansion(path, sum(member.file_size for member in members))
+            config = json.loads(archive.read(members[0]))
+            weights = io.BytesIO(archive.read(members[1]))
         with h5py.File(weights, "r") as file:
-            return _numbered(path, file), list(_layer_configs(config)), False
+            _check_links(path, file)
+            return _arrays(path, _numbered(path, file)), list(_layer_configs(config)), False
     with h5py.File(path, "r") as file:
+        _check_links(path, file)
         config = list(_layer_configs(json.loads(file.attrs.get("model_config", "{}"))))
         root = file.get("model_weights", file)
         if _names(root, "layer_names"):
-            return _named(root), config, True
-        return _numbered(path, file), config, False
+            return _arrays(path, _named(root)), config, True
+        return _arrays(path, _numbered(path, file)), config, False
 
 
-def _named(root: Any) -> Layers:
+def _check_links(path: Path, file: Any) -> None:
+    """Refuse links to other files, before anything follows them."""
+    import h5py
+
+    def external(name: str, link: Any) -> str | None:
+        return name if isinstance(link, h5py.ExternalLink) else None
+
+    if (name := file.visititems_links(external)) is not None:
+        raise UserError(f"{path} has a link to another file ({name})")
+
+
+def _arrays(path: Path, datasets: Datasets) -> Layers:
+    """The values of datasets, once it is known what they take and that they are in the file itself."""
+    every = [dataset for variables in datasets.values() for dataset in variables.values()]
+    for dataset in every:
+        if dataset.is_virtual or dataset.external:
+            raise UserError(f"{path} has values in another file ({dataset.name})")
+        if dataset.dtype.hasobject:
+            raise UserError(f"{path} has values that are no numbers ({dataset.name})")
+    # A chunk is read as a whole, and may be larger than its dataset.
+    sizes = ((math.prod(dataset.chunks or ()) * dataset.dtype.itemsize, dataset.nbytes) for dataset in every)
+    check_expansion(path, sum(map(max, sizes)))
+    return {
+        layer: {role: np.asarray(dataset) for role, dataset in variables.items()}
+        for layer, variables in datasets.items()
+    }
+
+
+def _named(root: Any) -> Datasets:
     """A file with the names of layers and variables: Keras 2's, and `model.save("….h5")` of Keras 3."""
-    layers: Layers = defaultdict(dict)
+    layers: Datasets = defaultdict(dict)
     for group in _names(root, "layer_names"):
         for name in _names(root[group], "weight_names"):
             layer, _, role = name.rpartition("/")
-            layers[_layer_name(layer)][role.partition(":")[0]] = np.asarray(root[group][name])
+            layers[_layer_name(layer)][role.partition(":")[0]] = root[group][name]
     return dict(layers)
 
 
@@ -200,11 +249,11 @@ def _layer_name(path: str) -> str:
     return f"conv1_{found[1]}" if found else posixpath.basename(path)
 
 
-def _numbered(path: Path, file: Any) -> Layers:
+def _numbered(path: Path, file: Any) -> Datasets:
     """A file of Keras 3, with numbered variables: `layers/conv2d_3/vars/0`, the layer's name an attribute."""
     import h5py
 
-    variables: dict[str, dict[int, NDArray[Any]]] = defaultdict(dict)
+    variables: dict[str, dict[int, Any]] = defaultdict(dict)
     nameless: list[str] = []
 
     def collect(name: str, item: Any) -> None:
@@ -215,7 +264,7 @@ def _numbered(path: Path, file: Any) -> Layers:
         if layer is None:
             nameless.append(group)
         elif not str(layer).startswith("seed_generator"):
-            variables[str(layer)][int(number)] = np.asarray(item)
+            variables[str(layer)][int(number)] = item
 
     file.visititems(collect)
     if nameless:
@@ -223,12 +272,13 @@ def _numbered(path: Path, file: Any) -> Layers:
             f"{path} does not name its layers ({listed(dict.fromkeys(nameless), 2)}): save them with a newer "
             "Keras, or as .h5"
         )
-    layers: Layers = {}
-    for name, arrays in variables.items():
-        is_norm = len(arrays) == len(_NORM_VARIABLES)
+    layers: Datasets = {}
+    for name, datasets in variables.items():
+        is_norm = len(datasets) == len(_NORM_VARIABLES)
         roles = _NORM_VARIABLES if is_norm else ("kernel", "bias")
         layers[name] = {
-            roles[number] if number < len(roles) else str(number): array for number, array in arrays.items()
+            roles[number] if number < len(roles) else str(number): dataset
+            for number, dataset in datasets.items()
         }
     return layers
 
@@ -261,12 +311,16 @@ def _stride(config: list[Mapping[str, Any]]) -> str:
     return "1x1"
 
 
-def _check_activations(path: Path, config: list[Mapping[str, Any]]) -> None:
-    """Refuse a network with other activations, which weights do not tell."""
+def _check_activations(path: Path, config: list[Mapping[str, Any]], *, is_known: bool) -> None:
+    """Refuse a network with other activations than ours, which weights do not tell."""
+    allowed: dict[str, tuple[str | None, ...]] = {"Activation": ("relu", "softmax", "linear")}
+    if is_known:
+        allowed["Conv2D"] = ("linear", None)  # a norm follows
     for layer in config:
         activation = layer["config"].get("activation")
-        if layer["class_name"] == "Activation" and activation not in ("relu", "softmax", "linear"):
-            raise UserError(f"{path} has the activation {activation}, where Keras's own networks have relu")
+        if layer["class_name"] in allowed and activation not in allowed[layer["class_name"]]:
+            own = allowed[layer["class_name"]][0]
+            raise UserError(f"{path} has the activation {activation}, where Keras's own networks have {own}")
 
 
 def _tensors(

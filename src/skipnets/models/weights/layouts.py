@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
-from skipnets.errors import UserError
+from skipnets.errors import UserError, listed
 
 # Where training scripts put the state dict, averaged weights first: they are what gets published.
 WRAPPERS = (
@@ -34,7 +34,7 @@ def unwrap(value: object, source: str) -> tuple[dict[str, Tensor], tuple[str, ..
     """
     found = _find(value, ())
     if found is None:
-        holds = ", ".join(map(repr, value)) if isinstance(value, Mapping) else type(value).__name__
+        holds = listed(map(repr, value)) if isinstance(value, Mapping) else type(value).__name__
         raise UserError(
             f"{source} has no state dict (a dictionary of names and tensors), only {holds or 'nothing'}"
         )

@@ -47,8 +47,8 @@ def without_state(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str,
     if twins and len(parts[networks[0]]) > 1:
         names = [networks[0], *twins]
         raise UserError(
-            f"{source} has several networks: {listed(names)}; weights_ignore must name all but one, such as "
-            f"{names[-1]}.*"
+            f"weights: {source} has several networks: {listed(names)}; weights_ignore must name all but one, "
+            f"such as {names[-1]}.*"
         )
     if len(networks) != 1:
         return dict(tensors), ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import logging
 import os
@@ -22,6 +23,8 @@ from skipnets.models.weights.structure import match
 from skipnets.models.weights.target import AmbiguousMatchError, NoMatchError, Target
 
 logger = logging.getLogger("skipnets")
+
+_BY_STRUCTURE = "matched by structure"
 
 
 def load_weights(
@@ -78,7 +81,7 @@ def load_weights(
         stem_change = adapt_stem(target, values)
         head_change = reset_head(whole, values)
     except NoMatchError as reason:
-        raise UserError(f"{checkpoint.source} does not match {name}: {reason}") from None
+        raise UserError(f"weights: {checkpoint.source} does not match {name}: {reason}") from None
     # Everything has been checked by now, so this cannot fail half-way.
     model.load_state_dict({**whole.tensors, **values}, strict=True)
 
@@ -100,7 +103,11 @@ def load_weights(
         input=checkpoint.input and checkpoint.input.for_channels(model.config.in_chans),
         labels=checkpoint.labels if head_change is None and model.num_classes else None,
     )
-    logger.info("%s", report)
+    # A line each, as a log has them. Known layouts rename by a table, and remarks are warnings.
+    by_structure = layout == _BY_STRUCTURE
+    quiet = dataclasses.replace(report, changes=(), notes=(), ignored=())
+    for line in str(quiet).splitlines()[: None if by_structure else 1]:
+        logger.info("%s", line)
     for remark in (*report.changes, *report.notes):
         logger.warning("%s: %s", report.source, remark)
     if ignored:
@@ -164,7 +171,7 @@ def _match(
 
     turned, notes = channels_first(tensors)
     try:
-        return "matched by structure", match(target, turned, ordered=ordered), turned, notes
+        return _BY_STRUCTURE, match(target, turned, ordered=ordered), turned, notes
     except NoMatchError as reason:
         if isinstance(reason, AmbiguousMatchError) or len(missing) > len(target.tensors) / 2:
             raise

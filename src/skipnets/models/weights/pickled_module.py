@@ -13,14 +13,13 @@ import io
 import pickle
 import types
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Inert", "module_tensors", "read_inert"]
+__all__ = ["Inert", "is_archive", "module_tensors", "read_inert"]
 
 
 class Inert:
@@ -85,7 +84,9 @@ _FOUND: dict[tuple[str, str], object] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The one in Python: that in C makes a list as long as the highest number that a file gives an object."""
+
     def find_class(self, module: str, name: str) -> Any:
         """Never import anything."""
         found = _FOUND.get((module, name))
@@ -99,6 +100,12 @@ def _load(file: Any, **options: Any) -> Any:
 _PICKLE = types.SimpleNamespace(__name__="inert", Unpickler=_Unpickler, load=_load)
 
 
+def is_archive(path: Path) -> bool:
+    """Whether `torch.load` reads a file as a zip archive, as `torch.save` writes since 1.6."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def read_inert(path: Path) -> object:
     """Read a file that `torch.save` wrote, with everything but tensors and plain values made inert.
 
@@ -106,10 +113,9 @@ def read_inert(path: Path) -> object:
         Exception: Of any kind, for a file that is damaged or of another format.
     """
     file = io.BytesIO(path.read_bytes())  # without a descriptor, torch.load tries no tar archives
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            if any(name.endswith("constants.pkl") for name in archive.namelist()):
-                raise pickle.UnpicklingError("is a TorchScript archive")  # torch.load would run it
+    # Asked of torch's own reader: Python's does not always see the same archive in the same bytes.
+    if is_archive(path) and "constants.pkl" in torch._C.PyTorchFileReader(file).get_all_records():
+        raise pickle.UnpicklingError("is a TorchScript archive")  # torch.load would run it
     file.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on sources of modules, which differ of course

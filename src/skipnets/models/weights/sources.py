@@ -14,6 +14,7 @@ import pickle
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +26,15 @@ import torch
 import torchvision
 from torch import Tensor
 
-from skipnets.errors import UserError, check_path, near_matches, needs_extra, one_line
+from skipnets.errors import UserError, check_path, naming, near_matches, needs_extra, one_line
 from skipnets.models.weights.checkpoint import Checkpoint, PublishedInput
+from skipnets.models.weights.expansion import check_expansion
 from skipnets.models.weights.keras import SUFFIXES as KERAS_SUFFIXES
 from skipnets.models.weights.keras import read_keras
 from skipnets.models.weights.layouts import unwrap
 from skipnets.models.weights.lightning import is_lightning
-from skipnets.models.weights.pickled_module import Inert, module_tensors, read_inert
-from skipnets.models.weights.torchxrayvision import PREFIX, completed, is_published, published_file
+from skipnets.models.weights.pickled_module import Inert, is_archive, module_tensors, read_inert
+from skipnets.models.weights.torchxrayvision import completed, is_published, published_file, published_network
 
 PICKLED = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar")
 SUFFIXES = (".safetensors", ".npz", *KERAS_SUFFIXES, *PICKLED)
@@ -79,7 +81,7 @@ def read_source(source: str | os.PathLike[str], *, model_name: str) -> Checkpoin
     path = Path(source)
     if path.is_dir():
         if not (path / "model.safetensors").is_file():
-            raise UserError(f"{path} is a folder without a model.safetensors")
+            raise UserError(f"weights={path}: must be a folder with a model.safetensors")
         config = path / "config.json"
         return _from_folder(
             str(path), path / "model.safetensors", config if config.is_file() else None, model_name
@@ -97,9 +99,12 @@ def network_of(source: str | None) -> tuple[str | None, Mapping[str, Any]]:
     Returns:
         Its registry name, or None, and the fields that `create_model(weights=…)` takes from it where they are
         not given.
+
+    Raises:
+        UserError: If there are no published weights of this name, or a file cannot be read.
     """
     if source is not None and is_published(source):
-        return source.removeprefix(PREFIX).partition("-")[0], {"in_chans": 1}
+        return published_network(source), {"in_chans": 1}
     if source is None or not Path(source).is_file():
         return None, {}
     checkpoint = _from_file(Path(source))
@@ -140,7 +145,7 @@ def _from_torchvision(tag: str, model_name: str) -> Checkpoint:
         ) from error
     except Exception as error:  # torch.load raises anything at all on damaged files
         what = "remove it and try again" if cached.exists() else "try again"
-        raise UserError(f"{cached} is damaged ({one_line(error)}): {what}") from error
+        raise UserError(f"weights={tag}: {cached} is damaged ({one_line(error)}): {what}") from error
     preset = weights.transforms()
     return Checkpoint(
         source=f"torchvision {weights}",
@@ -187,7 +192,7 @@ def _from_folder(source: str, weights: Path, config_path: Path | None, model_nam
         architecture = config.get("architecture")
     except (OSError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(
-            f"{config_path} is not a config.json as timm writes it ({one_line(error)})"
+            f"weights: {config_path} is not a config.json as timm writes it ({one_line(error)})"
         ) from error
     notes = checkpoint.notes
     if architecture not in (None, model_name):
@@ -214,6 +219,11 @@ def _from_timm(config: Mapping[str, Any]) -> PublishedInput | None:
 
 
 def _from_file(path: Path) -> Checkpoint:
+    with naming("weights"):
+        return _read_file(path)
+
+
+def _read_file(path: Path) -> Checkpoint:
     suffix = path.suffix.lower()
     contents: object = None
     notes: tuple[str, ...] = ()
@@ -234,6 +244,7 @@ def _from_file(path: Path) -> Checkpoint:
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
             raise UserError(f"{path}: {name} is not a plain tensor of real numbers")
+    check_expansion(path, sum(tensor.nbytes for tensor in tensors.values()))
     # A state dict is never sorted by itself, as it has "weight" before "bias".
     ordered = list(tensors) != sorted(tensors)
     checkpoint = Checkpoint(
@@ -275,8 +286,12 @@ def _from_own(preprocessing: Mapping[str, Any] | None) -> PublishedInput | None:
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            check_expansion(path, sum(member.file_size for member in archive.infolist()))
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except UserError:
+        raise
     except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds on damaged files
         raise UserError(
             f"{path} is not a complete .npz file of numeric arrays ({one_line(error)})"
@@ -286,9 +301,15 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> tuple[object, tuple[str, ...]]:
     """The contents of a file that `torch.save` wrote, and a note if some were not read."""
     try:
+        if is_archive(path):
+            with path.open("rb") as file:
+                reader = torch._C.PyTorchFileReader(file)
+                check_expansion(path, sum(map(reader.get_record_size, reader.get_all_records())))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols and old storages: the outcome says enough
             return torch.load(path, map_location="cpu", weights_only=True), ()
+    except UserError:
+        raise
     except Exception as error:  # torch.load raises anything at all on files that are not its own
         refused = re.search(r"[Uu]nsupported (?:GLOBAL|global:? GLOBAL) (\S+)|GLOBAL (\S+)", str(error))
         if refused:
@@ -313,11 +334,11 @@ def _read_inert(path: Path, refused: str) -> tuple[object, tuple[str, ...]] | No
     """
     try:
         contents = read_inert(path)
+        if isinstance(contents, Inert):
+            named = refused.startswith("torchxrayvision.models.")
+            return (module_tensors(contents), ()) if named else None
     except Exception:  # damaged, or made to be
         return None
-    if isinstance(contents, Inert):
-        named = refused.startswith("torchxrayvision.models.")
-        return (module_tensors(contents), ()) if named else None
     if isinstance(contents, Mapping) and is_lightning(contents):
         note = f"its hyperparameters and callbacks, such as {refused}, were not read"
         return {"state_dict": contents.get("state_dict"), "pytorch-lightning_version": ""}, (note,)

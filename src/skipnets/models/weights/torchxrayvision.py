@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from skipnets.errors import UserError, near_matches, one_line
 from skipnets.models.weights.checkpoint import Checkpoint, PublishedInput, PublishedLabels
 
-__all__ = ["PREFIX", "PUBLISHED", "completed", "is_published", "published_file"]
+__all__ = ["PREFIX", "PUBLISHED", "completed", "is_published", "published_file", "published_network"]
 
 PREFIX = "xrv:"
 
@@ -144,13 +145,7 @@ def published_file(source: str) -> Path:
     Raises:
         UserError: If there are none of this name, or they cannot be downloaded.
     """
-    name = source.removeprefix(PREFIX)
-    if name not in PUBLISHED:
-        names = ", ".join(PUBLISHED)
-        raise UserError(
-            f"weights={source}: must be {PREFIX}NAME with one of {names}{near_matches(name, PUBLISHED)}"
-        )
-    file = PUBLISHED[name].file
+    file = PUBLISHED[_name(source)].file
     path = Path("~/.torchxrayvision/models_data").expanduser() / file
     if not path.is_file():
         try:
@@ -163,6 +158,29 @@ def published_file(source: str) -> Path:
                 f"you can download it to {path} yourself"
             ) from error
     return path
+
+
+def published_network(source: str) -> str:
+    """The registry name of the network of published weights.
+
+    Raises:
+        UserError: If there are none of this name.
+    """
+    return _network(_name(source))
+
+
+def _name(source: str) -> str:
+    name = source.removeprefix(PREFIX)
+    if name not in PUBLISHED:
+        names = ", ".join(PUBLISHED)
+        raise UserError(
+            f"weights={source}: must be {PREFIX}NAME with one of {names}{near_matches(name, PUBLISHED)}"
+        )
+    return name
+
+
+def _network(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def completed(path: Path, checkpoint: Checkpoint) -> Checkpoint:
@@ -180,7 +198,8 @@ def completed(path: Path, checkpoint: Checkpoint) -> Checkpoint:
     else:
         return checkpoint
     head = next((name for name in tensors if name.endswith(("classifier.weight", "fc.weight"))), None)
-    if len(thresholds) != len(LABELS) or head is None or len(tensors[head]) != len(LABELS):
+    trained = [index for index, value in enumerate(thresholds) if value is not None]
+    if len(thresholds) != len(LABELS) or not trained or head is None or not _has_labels(tensors[head]):
         return replace(
             checkpoint,
             tensors=tensors,
@@ -189,10 +208,9 @@ def completed(path: Path, checkpoint: Checkpoint) -> Checkpoint:
                 f"{_THRESHOLDS} left out: only those of {len(LABELS)} labels are known",
             ),
         )
-    trained = [index for index, value in enumerate(thresholds) if value is not None]
     bias = head.removesuffix("weight") + "bias"
     for name in (head, bias):
-        if name in tensors and len(tensors[name]) == len(LABELS):
+        if name in tensors and _has_labels(tensors[name]):
             tensors[name] = tensors[name][trained]
     left_out = [label for index, label in enumerate(LABELS) if index not in trained]
     notes = (f"outputs left out, as the network was not trained for them: {', '.join(left_out)}",)
@@ -214,7 +232,12 @@ def completed(path: Path, checkpoint: Checkpoint) -> Checkpoint:
             names=tuple(LABELS[index] for index in trained),
             thresholds=tuple(value for value in thresholds if value is not None),
         ),
-        network=next((name.partition("-")[0] for name, each in PUBLISHED.items() if each is published), None),
+        network=next((_network(name) for name, each in PUBLISHED.items() if each is published), None),
         fields={"num_classes": len(trained), "in_chans": 1},
         notes=(*checkpoint.notes, *(notes if left_out else ())),
     )
+
+
+def _has_labels(tensor: Tensor) -> bool:
+    """Whether a weight or bias (O, …) is for one output a label."""
+    return tensor.shape[:1] == (len(LABELS),)
