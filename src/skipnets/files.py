@@ -68,14 +68,15 @@ def check_can_write(path: str | os.PathLike[str], *, folder: bool = False) -> No
 
     Args:
         path: It need not exist, nor the folders that it lies in.
-        folder: Whether it is to be a folder.
+        folder: Whether it is to be a folder, if it does not exist.
 
     Raises:
         UserError: If it cannot.
     """
     final = Path(path)
-    candidates = (final, *final.absolute().parents) if folder else tuple(final.absolute().parents)
     try:
+        within = folder or final.is_dir()
+        candidates = (final, *final.absolute().parents) if within else tuple(final.absolute().parents)
         place = next(each for each in candidates if each.exists())
         final.exists()
     except OSError as error:  # such as a name that is too long

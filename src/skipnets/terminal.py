@@ -53,11 +53,15 @@ def printable_lines(text: str) -> str:
 def wrapped(text: str, width: int = TEXT_WIDTH, *, indent: int = 0) -> str:
     """Break text between words into lines; a word that is longer than a line, such as a path, stays whole.
 
+    A command of this program stays one line, to be copied.
+
     Args:
         text: One line.
         width: Columns of a line.
         indent: Columns of space before the second and later lines.
     """
+    if text.startswith("skipnets "):
+        return text  # a command, which broken would be two
     lines = textwrap.wrap(
         text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
     )

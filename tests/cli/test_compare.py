@@ -20,7 +20,7 @@ def test_runs_are_compared(trained: Path, photos: Path, unsure: Path, tmp_path: 
         "alone correct on",
         "95% interval",
     ):
-        assert expected in result.out
+        assert expected in " ".join(result.out.split())
     comparison = json.loads(run("compare", trained, tmp_path / "other", "--resamples", 50, "--json").out)
     assert comparison["runs"] == ["light", "other"]
     refused = run("compare", trained, unsure)

@@ -253,7 +253,7 @@ def test_a_class_of_copies_is_too_small(tmp_path):
     (tmp_path / "c").mkdir()
     for number in range(5):
         scene(7).save(tmp_path / "c" / f"{number}.png")
-    with pytest.raises(UserError, match=r'class "c" has 1 images .*copies of one another counted once'):
+    with pytest.raises(UserError, match=r'class "c" has 1 image .*copies of one another counted once'):
         find_dataset(tmp_path, duplicates="keep-together")
 
 

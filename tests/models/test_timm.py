@@ -22,6 +22,7 @@ from torchvision.ops import FeaturePyramidNetwork
 import skipnets
 from skipnets.errors import UserError
 from skipnets.models import create_model, list_models
+from skipnets.models.weights.checkpoint import Checkpoint
 
 every_name = pytest.mark.parametrize("name", ["densenet121", "resnet50"])
 
@@ -280,7 +281,12 @@ def test_pretrained_is_what_torchvision_publishes(monkeypatch: pytest.MonkeyPatc
     assert list_models("densenet*", pretrained=True) == [name for name in published if "densenet" in name]
 
     asked: list[object] = []
-    monkeypatch.setattr("skipnets.models.weights.load_weights", lambda model, source: asked.append(source))
+
+    def read_source(source: str, *, model_name: str) -> Checkpoint:
+        asked.append(source)
+        return Checkpoint(source=source, tensors=create_model(model_name).state_dict(), ordered=True)
+
+    monkeypatch.setattr("skipnets.models.weights.sources.read_source", read_source)
     create_model("resnet18", True)
     create_model("resnet18", pretrained=True, features_only=True)
     assert asked == ["imagenet", "imagenet"]

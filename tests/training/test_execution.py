@@ -38,14 +38,14 @@ def test_what_is_measured_is_recorded(tiny, asked) -> None:
     assert asked == [{"shape": (16, 1, 8, 8), "policy": None, "channels_last": None}]
     assert (config.block_execution, config.channels_last) == ("linear", True)
     assert config.operators
-    assert all(name.startswith("1x1 convolution") for name in config.operators)
+    assert all(name.startswith(("1x1 convolution", "transition")) for name in config.operators)
 
 
 def test_a_recorded_run_asks_for_nothing(tiny, asked, monkeypatch) -> None:
     images = images_in_memory(10, (8, 8))
     config = prepare(tiny(), images).config
     monkeypatch.setattr(execution_choice.CHOICES, "_measure", None)  # The clock is not to be asked.
-    recorded = dict.fromkeys(config.operators, "product")
+    recorded = {name: "product" if name.startswith("1x1") else way for name, way in config.operators.items()}
     again = prepare(
         tiny(block_execution=config.block_execution, channels_last=config.channels_last, operators=recorded),
         images,

@@ -49,7 +49,7 @@ def check_outputs(*paths: Path | None, folder: Path | None = None) -> None:
     """
     for path in paths:
         if path is not None:
-            check_can_write(path, folder=path.is_dir())
+            check_can_write(path)
     if folder is not None:
         check_can_write(folder, folder=True)
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.classifier import SET_SEPARATOR, Classifier, softmax
-from skipnets.evaluation.intervals import wilson_interval
 from skipnets.uncertainty import prediction_sets
 
 __all__ = ["Selective", "select", "selective_rows"]
@@ -44,6 +43,8 @@ class Selective:
             right: (N,) whether each image is predicted right; of several labels, all that are known.
             labels: (N,) true classes, for the sets; (N, K) where there are none.
         """
+        from skipnets.evaluation.intervals import wilson_interval  # loads SciPy, which tables do not need
+
         found: dict[str, Any] = {}
         if self.sets is not None:
             covered = self.sets[np.arange(len(labels)), labels]
