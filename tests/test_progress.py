@@ -49,6 +49,8 @@ def test_a_search_for_copies_that_takes_long_is_told(
         Image.fromarray(pixels).save(path)
     seconds = itertools.count()
     monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    monkeypatch.setattr("skipnets.data.contents._AT_ONCE", 1)
     with caplog.at_level("INFO", "skipnets"):
         open_dataset(tmp_path, duplicates="keep-together")
+    assert any(line.startswith("reading images: 3 of 8, ") for line in caplog.messages)
     assert any(line.startswith("looking for copies among the images: 5 of 8, ") for line in caplog.messages)

@@ -143,12 +143,12 @@ def _largest_errors(
     for done, image in enumerate(chosen):
         progress("Grad-CAM", done, len(chosen))
         index = int(worst[image])
-        picture, overlays = thumbnails.explained(image, [results.classes[index]])
+        thumbnail, overlays = thumbnails.explained(image, [results.classes[index]])
         error = float(errors[image, index])
         shown.append(
             {
                 "name": results.names[image],
-                "image": picture,
+                "image": thumbnail,
                 "overlay": overlays[0] if overlays else None,
                 "target": results.classes[index],
                 "predicted": number_text(results.predicted[image, index]),
