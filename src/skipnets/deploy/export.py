@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from skipnets.classifier import Classifier, as_classifier, check_single_label, load
-from skipnets.data.sources import ImageDataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.deploy.graph import (
     onnx_graph,
     openvino_graph,
