@@ -176,6 +176,18 @@ def test_executors_step_aside_and_say_why_and_the_engine_does_not(
     torch.testing.assert_close(torch.from_numpy(runtime.logits(images.numpy())), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", ["filter-response", "evonorm-s0"])
+def test_norms_are_traced_and_run_in_half_precision(norm: str) -> None:
+    model = create_model("resnet18", num_classes=3, norm=norm, **NETWORKS["resnet18"]).eval()
+    traced, images = torch.fx.symbolic_trace(model), torch.rand(2, 3, 32, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(images), model(images))
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(images)
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), model(images), rtol=0.1, atol=0.1)
+
+
 def test_weights_of_a_network_with_another_activation_are_said(
     caplog: pytest.LogCaptureFixture, tmp_path: Any
 ) -> None:

@@ -119,7 +119,7 @@ class EvoNormS0(nn.Module):
         self, num_channels: int, groups: int, eps: float = 1e-5, *, activated: bool = True, dims: int = 2
     ) -> None:
         super().__init__()
-        self.groups, self.eps, self.dims = groups, eps, dims
+        self.grouped, self.eps, self.dims = (groups, num_channels // groups), eps, dims
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))
         self.v = nn.Parameter(torch.ones(num_channels)) if activated else None
@@ -128,17 +128,16 @@ class EvoNormS0(nn.Module):
         """(N, C, H, W) → (N, C, H, W)."""
         if self.v is None:
             return x * self._each(self.weight, x) + self._each(self.bias, x)
-        size = len(self.weight) // self.groups
-        grouped = torch.unflatten(_statistics_type(x), 1, (self.groups, size))
+        grouped = torch.unflatten(_statistics_type(x), 1, self.grouped)
         variance = grouped.var(tuple(range(2, 3 + self.dims)), correction=0, keepdim=True)
         deviation = (variance + self.eps).sqrt().to(x.dtype)
-        weight = torch.unflatten(self._each(self.weight, x), 0, (self.groups, size))
+        weight = torch.unflatten(self._each(self.weight, x), 0, self.grouped)
         factor = (weight / deviation).flatten(1, 2)
         return x * (x * self._each(self.v, x)).sigmoid() * factor + self._each(self.bias, x)
 
     def extra_repr(self) -> str:
         """Channels, groups and eps, for `print(model)`."""
-        return f"{len(self.weight)}, {self.groups}, eps={self.eps}, activated={self.v is not None}"
+        return f"{len(self.weight)}, {self.grouped[0]}, eps={self.eps}, activated={self.v is not None}"
 
     def _each(self, parameter: Tensor, x: Tensor) -> Tensor:
         return _each_channel(parameter, x, self.dims)
@@ -149,9 +148,10 @@ def _each_channel(parameter: Tensor, x: Tensor, dims: int) -> Tensor:
     return parameter.to(x.dtype).reshape(-1, *(1,) * dims)
 
 
+@torch.fx.wrap
 def _statistics_type(x: Tensor) -> Tensor:
     """At least single precision: a mean of squares overflows in half."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype.itemsize >= 4 else x.float()
 
 
 class StandardizedConvolution(nn.Conv2d):
