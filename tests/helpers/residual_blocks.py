@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from tests.helpers.rounding import random_normal
 from torch import Tensor
 
 from skipnets.ops.residual_block import NormedConvolution, ResidualBlockPlan
+
+from .rounding import random_normal
 
 EPS = (1e-3, 1e-5, 1e-2, 1e-4)
 
