@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from skipnets.classifier import Classifier, as_classifier, check_single_label, load
+from skipnets.classifier import Classifier, as_classifier, load
 from skipnets.data.sources import ImageDataset
 from skipnets.deploy.graph import (
     onnx_graph,
@@ -28,7 +28,7 @@ from skipnets.deploy.graph import (
     trace_ensemble,
     write_graph,
 )
-from skipnets.deploy.quantize import Accuracy, Quantization, open_calibration, quantize
+from skipnets.deploy.quantize import Accuracy, Quantization, judge, open_calibration, quantize
 from skipnets.deploy.timing import alternate
 from skipnets.deploy.verification import Check, CheckFailedError, CheckImages, check_images
 from skipnets.description import COMPARED, Task
@@ -118,7 +118,8 @@ def export_model(
             deviations) and PyTorch's; not used with int8.
         int8: Quantize weights and activations to 8 bits.
         calibration: Labeled images of the classifier's classes: the training split for quantization ranges,
-            the validation split for accuracy.
+            the validation split for accuracy; of several labels an image, the share of images all of whose
+            known labels are right at their thresholds.
         max_drop: Maximum drop in accuracy by int8, in percentage points. It takes at least 100 / max_drop
             validation images to judge, 200 for half a point or less.
 
@@ -149,9 +150,8 @@ def export_model(
     quantization = None
     if int8:
         assert calibration is not None
-        check_single_label(classifier, "int8")
-        dataset = open_calibration(calibration, classifier.classes)
-        quantization = Quantization(dataset=dataset, max_drop=max_drop)
+        dataset = open_calibration(calibration, classifier)
+        quantization = Quantization(dataset=dataset, max_drop=max_drop, is_right=judge(classifier))
     exporter = Exporter(
         classifier=classifier,
         input_type=input_type,
@@ -187,7 +187,7 @@ class Exporter:
         self.program = (
             trace(simplified[0], size, input_type)
             if classifier.ensemble == 1
-            else trace_ensemble(simplified, size, input_type, several_labels=classifier.task == "multi-label")
+            else trace_ensemble(simplified, size, input_type, task=classifier.task)
         )
         self._onnx: Any = None
 
