@@ -151,26 +151,14 @@ def regression_tables(metrics: Mapping[str, Any]) -> list[Table]:
         **selective_rows(metrics),
         "intervals": f"95%, bootstrap over {unit}",
     }
-    shown = [name for name in TITLES if name in metrics["targets"][0]]
     some_unknown = any(row["images"] < metrics["images"] for row in metrics["targets"])
+    cells = [
+        [row["name"] if index == 0 else "", *each]
+        for row in metrics["targets"]
+        for index, each in enumerate(_metric_cells(row, images=some_unknown))
+    ]
     targets = make_table(
-        {
-            "target": "left",
-            **({"images": "right"} if some_unknown else {}),
-            **dict.fromkeys([TITLES[name] for name in shown], "right"),
-            "range": "right",
-        },
-        (
-            [
-                row["name"],
-                *([f"{row['images']:,}"] if some_unknown else []),
-                *(with_interval(name, row[name], row["intervals"][name]) for name in shown),
-                "–"
-                if row["lowest"] is None
-                else f"{number_text(row['lowest'])} to {number_text(row['highest'])}",
-            ]
-            for row in metrics["targets"]
-        ),
+        {"target": "left", "metric": "left", "value": "right", "95% interval": "right"}, cells
     )
     return [
         properties_table(rows),
@@ -178,6 +166,19 @@ def regression_tables(metrics: Mapping[str, Any]) -> list[Table]:
         targets,
         *note_tables(metrics),
     ]
+
+
+def _metric_cells(row: Mapping[str, Any], *, images: bool) -> list[list[str]]:
+    """For each metric of a target its title, value and interval; then the range of its true values."""
+    cells = []
+    for name, title in TITLES.items():
+        if name in row:
+            interval = row["intervals"][name]
+            limits = "–" if interval is None else " to ".join(metric_text(name, end) for end in interval)
+            cells.append([title, metric_text(name, row[name]), limits])
+    low, high = row["lowest"], row["highest"]
+    cells.append(["true values", "–" if low is None else f"{number_text(low)} to {number_text(high)}", ""])
+    return [*cells, ["images", f"{row['images']:,}", ""]] if images else cells
 
 
 def _fold_tables(metrics: Mapping[str, Any]) -> list[Table]:
@@ -201,14 +202,6 @@ def metric_text(name: str, value: float | None) -> str:
     if name in SHARES:
         return f"{value:.1%}"
     return f"{value:.3f}" if name == "r2" else f"{value:.4g}"
-
-
-def with_interval(name: str, value: float | None, interval: Sequence[float] | None) -> str:
-    """A metric's value with its interval."""
-    if interval is None:
-        return metric_text(name, value)
-    low, high = (metric_text(name, limit) for limit in interval)
-    return f"{metric_text(name, value)} ({low} to {high})"
 
 
 def read_number_predictions(

@@ -88,7 +88,8 @@ def fold_section(run: Run, evaluation: dict[str, Any]) -> dict[str, Any] | None:
         ]
 
     return {
-        "titles": [title for title, _ in columns.values()],
+        "titles": [title[0].upper() + title[1:] for title, _ in columns.values()],
+        "interval_of": _within_a_line(columns[first][0]),
         "averaged": "numbers" if task == "regression" else "probabilities",
         "rows": [
             {
@@ -112,6 +113,11 @@ def fold_section(run: Run, evaluation: dict[str, Any]) -> dict[str, Any] | None:
         "test": _test(run.folder / run_folder.TEST),
         "count": len(folds),
     }
+
+
+def _within_a_line(title: str) -> str:
+    """A column's title as words in a line: "mean AUROC" of "Mean AUROC", but R²."""
+    return title if title.startswith("R²") else title[0].lower() + title[1:]
 
 
 def _of_targets(

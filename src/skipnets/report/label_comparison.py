@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skipnets.data.listing import counted
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.delong import delong_test
 from skipnets.evaluation.intervals import Interval
@@ -135,7 +136,8 @@ def compare_labels(folders: Sequence[Path], names: Sequence[str]) -> LabelCompar
     adjusted = holm([each.p for each in differences])
     notes = caveats(every, names)
     notes.append(
-        f"p-values are DeLong's, adjusted (Holm) for {len(differences)} comparisons; intervals are not"
+        f"p-values are DeLong's, adjusted (Holm) for {counted(len(differences), 'comparison')}; intervals "
+        "are not"
     )
     if first.groups is not None:
         notes.append("images of one group are taken together (Obuchowski's form of DeLong's test)")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.data.listing import counted
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.intervals import Interval
 from skipnets.evaluation.multi_label import draws, group_numbers
@@ -143,8 +144,8 @@ def compare_numbers(
     adjusted = holm([each.p for each in differences])
     notes = caveats(every, names)
     notes.append(
-        f"p-values are the paired bootstrap's, adjusted (Holm) for {len(differences)} comparisons; intervals "
-        "are not"
+        f"p-values are the paired bootstrap's, adjusted (Holm) for "
+        f"{counted(len(differences), 'comparison')}; intervals are not"
     )
     if first.groups is not None:
         notes.append("images of one group are drawn together")
