@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_images
+from tests.helpers.networks import DISTINCT_NETWORKS
 from torch import nn
 
 from skipnets.classifier import Classifier
@@ -19,7 +20,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 from skipnets.insight import Explanation, contact_sheet, explain
 from skipnets.insight.attribution import METHODS, stage_names
-from skipnets.models import create_model, list_models, model_config
+from skipnets.models import create_model, model_config
 from skipnets.models.accounting import Grid
 
 
@@ -118,13 +119,13 @@ def test_integrated_gradients_add_up_to_the_logit() -> None:
 
 BIG = {
     name
-    for name in list_models()
+    for name in DISTINCT_NETWORKS
     if model_config(name).default_size == 224 or sum(model_config(name).block_config) > 60
 }
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in BIG else ()) for name in list_models()]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in BIG else ()) for name in DISTINCT_NETWORKS]
 )
 def test_every_model_can_be_explained(name: str) -> None:
     size = 64 if model_config(name).default_size == 224 else 16
@@ -187,6 +188,13 @@ def test_stages_are_named_as_their_blocks() -> None:
         "relu0", "denseblock1", "denseblock2", "denseblock3", "denseblock4",
     ]  # fmt: skip
     assert stage_names(_classifier("resnet20")) == ["relu", "layer1", "layer2", "layer3"]
+
+
+@pytest.mark.parametrize("norm", ["filter-response", "evonorm-s0"])
+def test_maps_are_taken_behind_norms_that_activate(norm: str) -> None:
+    classifier = _classifier("densenet_bc40_k12", 64, block_config=(1, 1), norm=norm)
+    found = next(explain(classifier, [_image(40, 30)], classes=["b"], stage="denseblock1"))[0]
+    assert found.stage == "features.transition1.norm"
 
 
 # The proof: photographs with a glyph somewhere in them that tells the class, or with none, so that it is

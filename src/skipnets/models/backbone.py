@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from skipnets.errors import UserError
 from skipnets.models.family import family_of, network_graph
 from skipnets.models.graph import norm_eps, norm_groups
-from skipnets.models.layers import LayerNorm2d
-from skipnets.models.registry import ModelConfig, Norm, Pooling
+from skipnets.models.layers import EvoNormS0, FilterResponseNorm, LayerNorm2d, make_activation
+from skipnets.models.registry import ACTIVATED_NORMS, BlockActivation, ModelConfig, Norm, Pooling
 
 if TYPE_CHECKING:
     from skipnets.models.graph import ExecutionPolicy
@@ -337,8 +337,14 @@ def check_input(x: Tensor, channels: int, smallest_size: int) -> Tensor:
     return x
 
 
-def make_norm(kind: Norm, channels: int) -> nn.Module:
-    """Create a config's norm for `channels` channels; the identity for None."""
+def make_norm(kind: Norm, channels: int, *, activated: bool = True) -> nn.Module:
+    """Create a config's norm.
+
+    Args:
+        kind: Its kind; None for the identity.
+        channels: C.
+        activated: Whether a nonlinearity comes behind it, which some kinds contain.
+    """
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "group":
@@ -347,7 +353,16 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
         return LayerNorm2d(channels, eps=norm_eps(kind))
     if kind == "instance":
         return nn.InstanceNorm2d(channels, affine=True)
+    if kind == "filter-response":
+        return FilterResponseNorm(channels, activated=activated)
+    if kind == "evonorm-s0":
+        return EvoNormS0(channels, norm_groups(channels), activated=activated)
     return nn.Identity()
+
+
+def activation_after(norm: Norm, function: BlockActivation) -> nn.Module:
+    """Create the activation behind a norm; the identity for norms that contain one."""
+    return nn.Identity() if norm in ACTIVATED_NORMS else make_activation(function)
 
 
 def make_head(num_features: int, num_classes: int, kind: type[nn.Linear] = nn.Linear) -> nn.Module:

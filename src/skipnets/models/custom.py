@@ -42,6 +42,7 @@ class CustomConfig(ModelConfig):
         "num_classes",
     )
     required: ClassVar[tuple[str, ...]] = ("name", "num_classes")
+    takes_any_size: ClassVar[bool] = False
 
     block_config: tuple[int, ...] = (1,)  # one block of unknown layers
     import_path: str | None = None

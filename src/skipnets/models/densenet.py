@@ -19,10 +19,11 @@ from torchvision.ops import StochasticDepth
 from skipnets.models.backbone import (
     Backbone,
     FeatureMapInfo,
+    activation_after,
     initialize_convolutions,
     make_norm,
 )
-from skipnets.models.layers import BlurPool, make_activation
+from skipnets.models.layers import BlurPool
 from skipnets.models.registry import STEM_REDUCTION, BlockActivation, DenseNetConfig, Norm
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class BasicDenseLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = make_norm(norm, in_channels)
-        self.relu1 = make_activation(activation)
+        self.relu1 = activation_after(norm, activation)
         self.conv1 = nn.Conv2d(in_channels, growth_rate, 3, padding=1, bias=norm is None)
         self.dropout = nn.Dropout(proj_drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
@@ -72,10 +73,10 @@ class DenseLayer(nn.Module):
         super().__init__()
         width = bottleneck * growth_rate
         self.norm1 = make_norm(norm, in_channels)
-        self.relu1 = make_activation(activation)
+        self.relu1 = activation_after(norm, activation)
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=norm is None)
         self.norm2 = make_norm(norm, width)
-        self.relu2 = make_activation(activation)
+        self.relu2 = activation_after(norm, activation)
         self.conv2 = nn.Conv2d(width, growth_rate, 3, padding=1, bias=norm is None)
         self.dropout = nn.Dropout(proj_drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
@@ -108,7 +109,7 @@ class Transition(nn.Sequential):
     ) -> None:
         super().__init__()
         self.norm = make_norm(norm, in_channels)
-        self.relu = make_activation(activation)
+        self.relu = activation_after(norm, activation)
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=norm is None)
         self.pool = nn.AvgPool2d(kernel_size=2, stride=2)
 
@@ -155,7 +156,7 @@ class DenseNet(Backbone[DenseNetConfig]):
                 )
                 channels, reduction = compressed, reduction * 2
         self.features.add_module("norm5", make_norm(config.norm, channels))
-        self.features.add_module("relu5", make_activation(config.activation))
+        self.features.add_module("relu5", activation_after(config.norm, config.activation))
         self.feature_info.append(
             FeatureMapInfo(num_chs=channels, reduction=reduction, module="features.relu5")
         )
@@ -218,14 +219,17 @@ def _stem(config: DenseNetConfig, channels: int) -> nn.Sequential:
     layers: dict[str, nn.Module] = {}
     if config.stem == "imagenet":
         layers["conv0"] = nn.Conv2d(config.in_chans, channels, 7, stride=2, padding=3, bias=bias)
-        layers["norm0"], layers["relu0"] = make_norm(norm, channels), make_activation(config.activation)
+        layers["norm0"], layers["relu0"] = (
+            make_norm(norm, channels),
+            activation_after(config.norm, config.activation),
+        )
     else:
         into = config.in_chans
         for number, width in enumerate((config.growth_rate, config.growth_rate, channels)):
             stride = 2 if number == 0 else 1
             layers[f"conv{number}"] = nn.Conv2d(into, width, 3, stride=stride, padding=1, bias=bias)
             layers[f"norm{number}"] = make_norm(norm, width)
-            layers[f"relu{number}"] = make_activation(config.activation)
+            layers[f"relu{number}"] = activation_after(config.norm, config.activation)
             into = width
     if config.anti_aliasing == "blur":
         layers["pool0"] = nn.Sequential(nn.MaxPool2d(kernel_size=3, stride=1, padding=1), BlurPool())

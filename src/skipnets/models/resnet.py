@@ -21,6 +21,7 @@ from skipnets.errors import UserError
 from skipnets.models.backbone import (
     Backbone,
     FeatureMapInfo,
+    activation_after,
     initialize_convolutions,
     make_norm,
 )
@@ -58,11 +59,11 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = _conv3x3(in_channels, out_channels, norm=norm, stride=stride, dilation=dilation[0])
         self.bn1 = make_norm(norm, out_channels)
-        self.relu1 = make_activation(activation)
+        self.relu1 = activation_after(norm, activation)
         self.aa = anti_aliasing
         self.dropout = nn.Dropout(proj_drop_rate)
         self.conv2 = _conv3x3(out_channels, out_channels, norm=norm, dilation=dilation[1])
-        self.bn2 = make_norm(norm, out_channels)
+        self.bn2 = make_norm(norm, out_channels, activated=False)
         self.se = attention
         self.drop_path = StochasticDepth(drop_path_rate, "row")
         self.downsample = shortcut
@@ -102,14 +103,14 @@ class BottleneckBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 1, stride=strides[0], bias=norm is None)
         self.bn1 = make_norm(norm, width)
-        self.relu1 = make_activation(activation)
+        self.relu1 = activation_after(norm, activation)
         self.conv2 = _conv3x3(width, width, norm=norm, stride=strides[1], dilation=dilation, groups=groups)
         self.bn2 = make_norm(norm, width)
-        self.relu2 = make_activation(activation)
+        self.relu2 = activation_after(norm, activation)
         self.aa = anti_aliasing
         self.dropout = nn.Dropout(proj_drop_rate)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=norm is None)
-        self.bn3 = make_norm(norm, out_channels)
+        self.bn3 = make_norm(norm, out_channels, activated=False)
         self.se = attention
         self.drop_path = StochasticDepth(drop_path_rate, "row")
         self.downsample = shortcut
@@ -156,7 +157,7 @@ class ResNet(Backbone[ResNetConfig]):
         norm, channels = config.norm, config.stem_widths()[-1]
         self.conv1 = _stem(config)
         self.bn1 = make_norm(norm, channels)
-        self.relu = make_activation(config.activation)
+        self.relu = activation_after(config.norm, config.activation)
         reduction = 2 if config.has_stem_pool else STEM_REDUCTION[config.stem]
         self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=reduction, module="relu")]
         if config.has_stem_pool:
@@ -238,7 +239,7 @@ def _stem(config: ResNetConfig) -> nn.Module:
     for number, (width, into) in enumerate(zip(inner, (config.in_chans, *inner), strict=False)):
         layers.append(_conv3x3(into, width, norm=config.norm, stride=2 if number == 0 else 1))
         layers.append(make_norm(config.norm, width))
-        layers.append(make_activation(config.activation))
+        layers.append(activation_after(config.norm, config.activation))
     return layers.append(_conv3x3(inner[-1], channels, norm=config.norm))
 
 
@@ -249,7 +250,9 @@ def _stem_pool(config: ResNetConfig, channels: int) -> nn.Module:
         layers = nn.Sequential(_conv3x3(channels, channels, norm=config.norm, stride=1 if smooth else 2))
         if smooth:
             layers.append(_halving(config))
-        return layers.append(make_norm(config.norm, channels)).append(make_activation(config.activation))
+        return layers.append(make_norm(config.norm, channels)).append(
+            activation_after(config.norm, config.activation)
+        )
     if smooth == "average":
         return nn.AvgPool2d(2)
     if smooth == "blur":
@@ -317,10 +320,10 @@ def _shortcut(config: ResNetConfig, in_channels: int, out_channels: int, stride:
     if config.shortcut == "average":
         layers: dict[str, nn.Module] = {"0": CellMean()} if stride == 2 else {}
         layers["1"] = nn.Conv2d(in_channels, out_channels, 1, bias=config.norm is None)
-        layers["2"] = make_norm(config.norm, out_channels)
+        layers["2"] = make_norm(config.norm, out_channels, activated=False)
         return nn.Sequential(OrderedDict(layers))
     projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=config.norm is None)
-    return nn.Sequential(projection, make_norm(config.norm, out_channels))
+    return nn.Sequential(projection, make_norm(config.norm, out_channels, activated=False))
 
 
 def _conv3x3(
