@@ -19,7 +19,8 @@ private:
     void work(Team& team, int member) {
         pack_weights(team, member, true);
         std::vector<Norm> norms;
-        for (const Stage& stage : stages_) norms.push_back(norm_of(*stage.given, stage.given->mean, stage.given->variance));
+        for (const Stage& stage : stages_)
+            norms.push_back(norm_of(*stage.given, stage.given->mean, stage.given->variance));
         for_shares(shares_, team, member, [&](int part) { through_sum(part, norms); });
         team.wait();
         GradientSums sums;
@@ -101,7 +102,8 @@ private:
             const BorderedMap incoming = read_gradient(stage, piece, gradient, line, own);
             look_ahead(stage, piece, next, x, gradient, out, own);
             const bool gathers = stage.given->size == 1 && stage.given->stride > 1;
-            const bool added = adds && out != nullptr && before == nullptr && stage.winograd() && inputs == whole(inputs);
+            const bool added =
+                adds && out != nullptr && before == nullptr && stage.winograd() && inputs == whole(inputs);
             const bool direct = added || (out != nullptr && !adds && !gathers && is_written_directly(inputs));
             const Size first = stage.first_in_row(piece);
             const Matrix product =
@@ -130,8 +132,9 @@ private:
                     const float* out, Own& own) {
         own.ahead.clear();
         if (next == nullptr) return;
-        const Size first = stage.first_in_row(*next) * stage.given->inputs, read = stage.in_rows(*next) * stage.given->inputs;
-        const Size begin = stage.first_row(*next) * stage.given->outputs, made = stage.rows(*next) * stage.given->outputs;
+        const Size inputs = stage.given->inputs, outputs = stage.given->outputs;
+        const Size first = stage.first_in_row(*next) * inputs, read = stage.in_rows(*next) * inputs;
+        const Size begin = stage.first_row(*next) * outputs, made = stage.rows(*next) * outputs;
         if (out != nullptr) own.ahead.add(out + first, read);
         own.ahead.add(stage.given->output + begin, made);
         own.ahead.add(gradient + begin, made);
