@@ -16,6 +16,11 @@ images, so that numbers stay of ordinary size), times what `skipnets benchmark` 
 - int8: densenet121 at batch 1 takes at most 0.45 of the time of the fastest fp32 baseline, and no more than
   OpenVINO's int8 of torchvision's own export.
 
+ncnn and OpenCV 5's DNN module take part where they are installed, beside torchvision's networks in a second
+run; no bar refers to them:
+
+    pip install ncnn pnnx "opencv-python-headless>=5"
+
 Hardware, versions, rounds and spread are printed with the figures. Outputs are compared before anything is
 timed. The baseline of densenet_bc100_k12 is torchvision's DenseNet with CIFAR's stem put in. Exit status 1
 means that a bar was missed.
@@ -25,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from argparse import Namespace
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,14 +38,16 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from other_runtimes import other_candidates
 from skipnets.classifier import Classifier
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy.benchmark import SpeedTable, compare_speeds, machine
-from skipnets.deploy.candidates import in_onnxruntime, in_openvino, plain_onnx
+from skipnets.deploy.candidates import in_onnxruntime, in_openvino, plain_onnx, torchvision_network
 from skipnets.deploy.graph import openvino_graph
-from skipnets.deploy.timing import Predict, alternate
+from skipnets.deploy.timing import Predict, Timing, alternate
 from skipnets.machine import usable_cores
 from skipnets.models.factory import create_model
 from skipnets.runtimes import open_runtime
@@ -51,6 +59,8 @@ NATIVE_LIMITS = {"densenet121": (0.65, 0.62), "densenet_bc100_k12": (0.60, 0.60)
 # The same for networks whose baseline is timm's export, at every batch size.
 TIMM_LIMITS = {"rdnet_tiny": 0.85, "resnet50d": 0.95, "seresnet50": 0.95, "regnety_040": 1.00}
 NATIVE = "skipnets, native engine"
+Images = NDArray[np.float32]
+Candidates = dict[str, Predict]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,40 +143,71 @@ def native_bar(name: str, table: SpeedTable, batch: int) -> list[Bar]:
     ]
 
 
-def timm_bars(name: str, batches: list[int], *, seconds: float, threads: int) -> list[Bar]:
-    """Time the native engine beside timm's own export, print the times, and say what must hold of them."""
-    size = 224
-    classifier = make_classifier(name, size)
-    state = classifier.model.state_dict()
-    network = timm.create_model(name)
-    network.load_state_dict(state)
-    graph = plain_onnx(network.eval(), classifier)
+def time_in_turn(
+    label: str,
+    network: nn.Module,
+    classifier: Classifier,
+    images: Images,
+    others: Candidates,
+    options: Namespace,
+) -> dict[str, Timing]:
+    """Time a library's own network in other runtimes beside the native engine, and print the times.
+
+    Args:
+        label: The library's name.
+        network: Its network, with the classifier's weights.
+        classifier: What the native engine runs.
+        images: (N, C, H, W) images of one call.
+        others: From `other_candidates`.
+        options: `seconds` for all candidates, `threads` of each.
+    """
+    graph = plain_onnx(network, classifier)
     native = open_runtime(
         "native",
         architecture=classifier.architecture,
-        tensors={key: value.numpy() for key, value in state.items()},
+        tensors={key: value.numpy() for key, value in classifier.model.state_dict().items()},
         device="cpu",
-        threads=threads,
+        threads=options.threads,
     )
-    candidates: dict[str, Predict] = {
-        "timm, ONNX Runtime": in_onnxruntime(graph, threads, (size, size)),
-        "timm, OpenVINO": in_openvino(openvino_graph(graph), threads),
+    candidates: Candidates = {
+        f"{label}, ONNX Runtime": in_onnxruntime(graph, options.threads, classifier.preprocessing.size),
+        f"{label}, OpenVINO": in_openvino(openvino_graph(graph), options.threads),
+        **{f"{label}, {name}": predict for name, predict in others.items()},
         NATIVE: native.logits,
     }
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(images)).numpy()
+    for predict in candidates.values():
+        np.testing.assert_allclose(predict(images), wanted, rtol=0, atol=1e-3 * np.abs(wanted).max())
+    timings = alternate(
+        {key: partial(predict, images) for key, predict in candidates.items()}, seconds=options.seconds
+    )
+    for key, timing in timings.items():
+        low, high = (1000 * value for value in timing.quartiles)
+        print(f"batch {len(images):3}  {key:26}{1000 * timing.median:8.1f} ms  {low:.1f}–{high:.1f}")
+    return timings
+
+
+def random_images(classifier: Classifier, batch: int) -> Images:
+    """(N, C, H, W) preprocessed noise."""
+    shape = (batch, classifier.preprocessing.channels, *classifier.preprocessing.size)
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def timm_bars(name: str, options: Namespace) -> list[Bar]:
+    """Time the native engine beside timm's own export, print the times, and say what must hold of them."""
+    classifier = make_classifier(name, 224)
+    network = timm.create_model(name)
+    network.load_state_dict(classifier.model.state_dict())
+    network.eval()
     found = []
-    print(f"{name}: {', '.join(f'{key} {value}' for key, value in machine(threads).items())}")
-    for batch in batches:
-        images = np.random.default_rng(0).standard_normal((batch, 3, size, size), dtype=np.float32)
-        wanted = candidates["timm, ONNX Runtime"](images)
-        for predict in candidates.values():
-            np.testing.assert_allclose(predict(images), wanted, rtol=0, atol=1e-3 * np.abs(wanted).max())
-        timings = alternate(
-            {key: partial(predict, images) for key, predict in candidates.items()}, seconds=seconds
-        )
-        for key, timing in timings.items():
-            low, high = (1000 * value for value in timing.quartiles)
-            print(f"batch {batch:3}  {key:26}{1000 * timing.median:8.1f} ms  {low:.1f}–{high:.1f}")
-        fastest = min((timings[key] for key in candidates if key != NATIVE), key=lambda each: each.median)
+    print(f"{name}: {', '.join(f'{key} {value}' for key, value in machine(options.threads).items())}")
+    for batch in options.batches or [1, 16]:
+        images = random_images(classifier, batch)
+        others = {} if options.no_others else other_candidates(network, images, options.threads)
+        timings = time_in_turn("timm", network, classifier, images, others, options)
+        judges = ("timm, ONNX Runtime", "timm, OpenVINO")
+        fastest = min((timings[key] for key in judges), key=lambda each: each.median)
         found.append(
             Bar(
                 claim=f"{name}, batch {batch}, native engine to the fastest of ONNX Runtime and OpenVINO",
@@ -177,6 +218,18 @@ def timm_bars(name: str, batches: list[int], *, seconds: float, threads: int) ->
     return found
 
 
+def time_others(table: SpeedTable, classifier: Classifier, options: Namespace) -> None:
+    """Time torchvision's network in ncnn and OpenCV, where they are installed, beside the native engine."""
+    network = torchvision_network(classifier.model.config, classifier.model.state_dict())
+    if network is None or NATIVE not in [row.candidate for row in table.rows]:
+        return
+    for batch in sorted({row.batch_size for row in table.rows}):
+        images = random_images(classifier, batch)
+        others = other_candidates(network, images, options.threads)
+        if others:
+            time_in_turn("torchvision", network, classifier, images, others, options)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -185,26 +238,23 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=names, choices=names)
     parser.add_argument("--batches", nargs="+", type=int, help="default: 1 and 16; 64, too, for small images")
     parser.add_argument("--seconds", type=float, default=60.0, help="for the timing of one batch size")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--no-int8", action="store_true", help="leave 8-bit graphs out")
+    parser.add_argument("--no-others", action="store_true", help="leave ncnn and OpenCV out")
     parser.add_argument("--json", type=Path, default=None, help="write every figure to this file")
     options = parser.parse_args()
 
     tables, judged = [], []
     for name in options.models:
         if name in TIMM_LIMITS:
-            judged += timm_bars(
-                name,
-                options.batches or [1, 16],
-                seconds=options.seconds,
-                threads=options.threads or usable_cores(),
-            )
+            judged += timm_bars(name, options)
             continue
         size, batches = MODELS[name]
         batches = options.batches or batches
+        classifier = make_classifier(name, size)
         table = compare_speeds(
-            make_classifier(name, size),
+            classifier,
             batch_sizes=batches,
             seconds=options.seconds,
             threads=options.threads,
@@ -214,6 +264,8 @@ def main() -> int:
         print(table)
         tables.append(table.to_dict())
         judged += bars(name, table, batches)
+        if not options.no_others:
+            time_others(table, classifier, options)
     for bar in judged:
         print(f"{'holds ' if bar.holds else 'MISSED'} {bar.ratio:.3f} (at most {bar.limit}) {bar.claim}")
     if options.json is not None:

@@ -100,18 +100,12 @@ public:
 
 protected:
     /// Channels, rounded up to whole vectors.
-    Size whole(Size channels) const { return ceil_div(channels, kernels_.lanes) * kernels_.lanes; }
+    Size whole(Size channels) const { return round_up(channels, kernels_.lanes); }
 
     Panels make_panels(Size depth, Size outputs) {
         Panels panels{depth, ceil_div(outputs, kernels_.lanes), kernels_.lanes, nullptr};
         panels.data = arena_.floats(panels.size());
         return panels;
-    }
-
-    /// Calls work(share) for the shares of this member.
-    template <class Work>
-    void for_shares(const Team& team, int member, Work work) {
-        for (int part = member; part < shares_; part += team.size()) work(part);
     }
 
     template <class Work>
@@ -281,7 +275,7 @@ private:
         std::vector<float> mean2(shape_.bottleneck), variance2(shape_.bottleneck);
         Norm norm;
         for (Size layer = member; layer < shape_.layers; layer += team.size()) pack(layer);
-        for_shares(team, member, [&](int part) { measure_input(part); });
+        for_shares(shares_, team, member, [&](int part) { measure_input(part); });
         team.wait();
         merge(mean.data(), variance.data(), shape_.input_channels);
         if (member == 0) publish(mean, variance, 0, shape_.input_channels);
@@ -290,7 +284,7 @@ private:
             const Size seen = shape_.seen(layer), bottleneck = shape_.bottleneck;
             norm.set(mean.data(), variance.data(), given.gamma1, given.beta1, given.eps1, seen);
             team.wait();  // The partial sums have been read by all.
-            for_shares(team, member, [&](int part) { make_bottleneck(layer, part, norm, weights1_[layer]); });
+            for_shares(shares_, team, member, [&](int part) { make_bottleneck(layer, part, norm, weights1_[layer]); });
             team.wait();
             merge(mean2.data(), variance2.data(), bottleneck);
             if (member == 0) {
@@ -299,7 +293,7 @@ private:
             }
             norm.set(mean2.data(), variance2.data(), given.gamma2, given.beta2, given.eps2, bottleneck);
             team.wait();
-            for_shares(team, member, [&](int part) { grow(layer, part, norm); });
+            for_shares(shares_, team, member, [&](int part) { grow(layer, part, norm); });
             team.wait();
             merge(mean.data() + seen, variance.data() + seen, shape_.growth);
             if (member == 0) publish(mean, variance, seen, seen + shape_.growth);
@@ -414,7 +408,7 @@ private:
         for (Size layer = shape_.layers - 1; layer >= 0; --layer) back_through(layer, state, team, member);
         if (input_gradient_ == nullptr) return;
         set_line(state, 0, shape_.input_channels);
-        for_shares(team, member, [&](int part) {
+        for_shares(shares_, team, member, [&](int part) {
             const Range rows = share(shape_.rows(), shares_, part);
             const Size offset = rows.begin * channels, inputs = shape_.input_channels;
             training_.combine_exact({input_gradient_ + rows.begin * inputs, inputs}, {gradient_ + offset, channels},
@@ -430,14 +424,14 @@ private:
         Norm& norm = state.norm;
         if (recompute_) {
             norm.set(block_.mean, block_.variance, given.gamma1, given.beta1, given.eps1, seen);
-            for_shares(team, member, [&](int part) { make_bottleneck(layer, part, norm, forward1_[layer]); });
+            for_shares(shares_, team, member, [&](int part) { make_bottleneck(layer, part, norm, forward1_[layer]); });
             team.wait();
         }
 
         set_line(state, seen, seen + growth);
         norm.set(block_.mean2 + layer * bottleneck, block_.variance2 + layer * bottleneck, given.gamma2, given.beta2,
                  given.eps2, bottleneck);
-        for_shares(team, member, [&](int part) { back_through_growth(layer, part, state); });
+        for_shares(shares_, team, member, [&](int part) { back_through_growth(layer, part, state); });
         team.wait();
         GradientSums sums;
         merge(sums, bottleneck);
@@ -453,7 +447,7 @@ private:
         norm.set(block_.mean, block_.variance, given.gamma1, given.beta1, given.eps1, seen);
         team.wait();
 
-        for_shares(team, member, [&](int part) {
+        for_shares(shares_, team, member, [&](int part) {
             back_through_bottleneck(layer, part, norm, scale2.data(), slope.data(), offset.data());
         });
         team.wait();

@@ -50,14 +50,23 @@ void multiply(const float* __restrict rows, const float* __restrict panel, Size 
         for (Size k = 0; k < L; ++k) step(k);
     for (Size k = 0; k < depth; ++k) step(k);
 
+    // Asked once, not for every vector: the compiler must assume that a store changes what `io` points to.
+    if (const float* const* added = io.added)
+#pragma GCC unroll 32
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) sum[r][v] += load(added[r] + io.added_offset + v * L);
+    if (io.relu)
+#pragma GCC unroll 32
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) sum[r][v] = relu(sum[r][v]);
+    float* const* out = io.out;
+    const Size offset = io.out_offset;
 #pragma GCC unroll 32
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) {
-            if (io.added) sum[r][v] += load(io.added[r] + io.added_offset + v * L);
-            if (io.relu) sum[r][v] = relu(sum[r][v]);
-            store(io.out[r] + io.out_offset + v * L, sum[r][v]);
-        }
+        for (int v = 0; v < V; ++v) store(out[r] + offset + v * L, sum[r][v]);
 }
 
 template <int V, int Most, int R = Most>

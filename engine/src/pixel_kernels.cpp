@@ -46,24 +46,33 @@ inline Vector sigmoid(Vector x) {
     return x < -87 ? Vector{} : value;
 }
 
-/// erf(x / √2) as x · P(x²) / Q(x²), both of degree 5: fitted on |x| ≤ 5.6, where it differs by at most 2e-8; beyond,
-/// ±1 is the nearest float.
-inline Vector erf_of_scaled(Vector x) {
-    const Vector t = x * x;
-    Vector p = Vector{} + 4.428829215e-08f;
-    p = p * t + 1.2712072930e-05f;
-    p = p * t + 3.476662387e-04f;
-    p = p * t + 9.414304979e-03f;
-    p = p * t + 6.874959916e-02f;
-    p = p * t + 7.978844643e-01f;
-    Vector q = Vector{} + 1.180140089e-06f;
-    q = q * t + 7.509421744e-05f;
-    q = q * t + 1.912882784e-03f;
-    q = q * t + 2.893926948e-02f;
-    q = q * t + 2.528305650e-01f;
-    q = q * t + 1;
-    const Vector one = Vector{} + 1, value = x * p / q;
-    return x > 5.6f ? one : x < -5.6f ? -one : value;
+/// x · (1 + erf(x / √2)) / 2 of several vectors side by side: on its own each would wait for its own results.
+///
+/// erf(x / √2) is x · P(x²) / Q(x²), both of degree 5: fitted on |x| ≤ 5.6, where it differs by at most 2e-8; beyond, ±1
+/// is the nearest float.
+template <int N>
+inline void gelu(Vector (&x)[N]) {
+    constexpr float kP[] = {4.428829215e-08f, 1.2712072930e-05f, 3.476662387e-04f,
+                            9.414304979e-03f, 6.874959916e-02f,  7.978844643e-01f};
+    constexpr float kQ[] = {1.180140089e-06f, 7.509421744e-05f, 1.912882784e-03f,
+                            2.893926948e-02f, 2.528305650e-01f, 1.0f};
+    Vector t[N], p[N], q[N];
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) t[i] = x[i] * x[i];
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) p[i] = t[i] * kP[0] + kP[1], q[i] = t[i] * kQ[0] + kQ[1];
+#pragma GCC unroll 4
+    for (int k = 2; k < 6; ++k)
+#pragma GCC unroll 4
+        for (int i = 0; i < N; ++i) p[i] = p[i] * t[i] + kP[k], q[i] = q[i] * t[i] + kQ[k];
+    const Vector one = Vector{} + 1;
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) p[i] = x[i] * p[i] / q[i];
+#pragma GCC unroll 4
+    for (int i = 0; i < N; ++i) {
+        const Vector erf = x[i] > 5.6f ? one : x[i] < -5.6f ? -one : p[i], half = 0.5f * x[i];
+        x[i] = half + half * erf;
+    }
 }
 
 inline Vector hard_sigmoid(Vector x) { return at_most(at_least(x + 3, 0), 6) * (1.0f / 6); }
@@ -71,17 +80,41 @@ inline Vector hard_sigmoid(Vector x) { return at_most(at_least(x + 3, 0), 6) * (
 template <Activation F>
 inline Vector activated(Vector x) {
     if constexpr (F == Activation::kRelu) return relu(x);
-    if constexpr (F == Activation::kGelu) return 0.5f * x * (1 + erf_of_scaled(x));
     if constexpr (F == Activation::kSilu) return x * sigmoid(x);
     if constexpr (F == Activation::kHardSwish) return x * hard_sigmoid(x);
     if constexpr (F == Activation::kSigmoid) return sigmoid(x);
     if constexpr (F == Activation::kHardSigmoid) return hard_sigmoid(x);
 }
 
+template <Activation F, int N>
+inline void activate_all(Vector (&x)[N]) {
+    if constexpr (F == Activation::kGelu)
+        gelu(x);
+    else
+        for (int i = 0; i < N; ++i) x[i] = activated<F>(x[i]);
+}
+
 template <Activation F>
 void activate(float* const* rows, Size offset, int count, Size vectors) {
-    for (int r = 0; r < count; ++r)
-        for (float *p = rows[r] + offset, *end = p + vectors * L; p < end; p += L) store(p, activated<F>(load(p)));
+    constexpr int N = SKIPNETS_ROWS_1 == 24 ? 4 : 2;
+    Size vector = 0;
+    for (Size left = count * vectors; left > 0; left -= N) {
+        float* at[N];
+        Vector x[N];
+#pragma GCC unroll 4
+        for (int i = 0; i < N; ++i) {
+            if (i < left) {
+                at[i] = *rows + offset + vector * L;
+                if (++vector == vectors) vector = 0, ++rows;
+            } else {
+                at[i] = at[0];  // once more: all are loaded before one is stored
+            }
+            x[i] = load(at[i]);
+        }
+        activate_all<F>(x);
+#pragma GCC unroll 4
+        for (int i = 0; i < N; ++i) store(at[i], x[i]);
+    }
 }
 
 // ---- pixels --------------------------------------------------------------------------------------------------
@@ -121,6 +154,11 @@ template <int N = L>
 inline float sum_of(typename Lanes<N>::Type x) {
     if constexpr (N == 2) {
         return x[0] + x[1];
+#if SKIPNETS_LANES == 16
+    } else if constexpr (N == 16) {
+        // Copied through memory, as below, the sum would stay there while it is made.
+        return sum_of<8>(_mm512_castps512_ps256(x) + _mm512_extractf32x8_ps(x, 1));
+#endif
     } else {
         typename Lanes<N / 2>::Type low, high;
         __builtin_memcpy(&low, &x, sizeof low);
@@ -136,35 +174,55 @@ inline Vector first_lanes(Size lanes) {
     return ones;
 }
 
-void layer_norm(float* out, const float* in, const float* scale, const float* shift, float eps, Size channels) {
+/// Of N neighbors, side by side: on its own each would wait for its own sums.
+template <int N>
+inline void layer_norm_of(float* out, Size out_pixel, const float* in, Size in_pixel, const float* scale,
+                          const float* shift, float eps, Size channels, Vector mask) {
     const Size whole = channels / L * L, rest = channels - whole;
-    const Vector zero{}, mask = first_lanes(rest);
+    const Vector zero{};
     // What lies behind the last channel may be anything, also NaN: it is replaced, not multiplied by 0.
     const auto last = [&](Vector x) { return mask > 0 ? x : zero; };
-    Vector sum0{}, sum1{};
-    Size i = 0;
-    for (; i + 2 * L <= whole; i += 2 * L) sum0 += load(in + i), sum1 += load(in + i + L);
-    if (i < whole) sum0 += load(in + i);
-    if (rest > 0) sum1 += last(load(in + whole));
-    const float mean = sum_of(sum0 + sum1) / float(channels);
-    sum0 = sum1 = zero;
-    for (i = 0; i + 2 * L <= whole; i += 2 * L) {
-        const Vector a = load(in + i) - mean, b = load(in + i + L) - mean;
-        sum0 += a * a, sum1 += b * b;
+    const auto at = [&](int n, Size i) { return load(in + n * in_pixel + i); };
+    Vector sum[N]{};
+    float mean[N], factor[N];
+    for (Size i = 0; i < whole; i += L)
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) sum[n] += at(n, i);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+        if (rest > 0) sum[n] += last(at(n, whole));
+        mean[n] = sum_of(sum[n]) / float(channels);
+        sum[n] = zero;
     }
-    if (i < whole) {
-        const Vector a = load(in + i) - mean;
-        sum0 += a * a;
+    for (Size i = 0; i < whole; i += L)
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) {
+            const Vector x = at(n, i) - mean[n];
+            sum[n] += x * x;
+        }
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+        if (rest > 0) {
+            const Vector x = last(at(n, whole) - mean[n]);
+            sum[n] += x * x;
+        }
+        factor[n] = 1 / __builtin_sqrtf(sum_of(sum[n]) / float(channels) + eps);
     }
-    if (rest > 0) {
-        const Vector a = last(load(in + whole) - mean);
-        sum1 += a * a;
+    for (Size i = 0; i < channels; i += L) {
+        const Vector s = load(scale + i), t = load(shift + i);
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) store(out + n * out_pixel + i, (at(n, i) - mean[n]) * factor[n] * s + t);
     }
-    const float factor = 1 / __builtin_sqrtf(sum_of(sum0 + sum1) / float(channels) + eps);
-    for (i = 0; i < channels; i += L) {
-        const Vector x = (load(in + i) - mean) * factor;
-        store(out + i, x * load(scale + i) + load(shift + i));
-    }
+}
+
+void layer_norm(float* out, Size out_pixel, const float* in, Size in_pixel, Size pixels, const float* scale,
+                const float* shift, float eps, Size channels) {
+    constexpr int N = 4;
+    const Vector mask = first_lanes(channels % L);
+    for (; pixels >= N; pixels -= N, out += N * out_pixel, in += N * in_pixel)
+        layer_norm_of<N>(out, out_pixel, in, in_pixel, scale, shift, eps, channels, mask);
+    for (; pixels > 0; --pixels, out += out_pixel, in += in_pixel)
+        layer_norm_of<1>(out, out_pixel, in, in_pixel, scale, shift, eps, channels, mask);
 }
 
 void squares(float* out, const float* const* in, int count, const float* center, Size vectors) {

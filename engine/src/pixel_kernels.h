@@ -28,8 +28,9 @@ struct PixelKernels {
     /// max(x, floor), in place. NaN stays NaN.
     void (*at_least)(float* x, const float* floor, std::ptrdiff_t vectors);
 
-    /// Of the `channels` of one pixel: (x − mean) / √(variance + eps) · scale + shift.
-    void (*layer_norm)(float* out, const float* in, const float* scale, const float* shift, float eps,
+    /// Of the `channels` of each of `pixels` neighbors of a row: (x − mean) / √(variance + eps) · scale + shift.
+    void (*layer_norm)(float* out, std::ptrdiff_t out_pixel, const float* in, std::ptrdiff_t in_pixel,
+                       std::ptrdiff_t pixels, const float* scale, const float* shift, float eps,
                        std::ptrdiff_t channels);
 
     /// Σ (x − center)² over `count` pixels, for each channel.

@@ -16,6 +16,17 @@ void for_each_pixel(const Execution& run, const Map& out, int count, Compute com
     for (Size i = mine.begin; i < mine.end; ++i, walk.next(out)) compute(walk);
 }
 
+/// Calls `compute(first, pixels)` for the member's share of the output's pixels: neighbors of one row at a time.
+template <class Compute>
+void for_each_line(const Execution& run, const Map& out, int count, Compute compute) {
+    const Range mine = share(out.pixels() * count, run.team.size(), run.member);
+    for (Size begin = mine.begin, end; begin < mine.end; begin = end) {
+        const Walk first(out, begin);
+        end = std::min(begin + out.width - first.x, mine.end);
+        compute(first, end - begin);
+    }
+}
+
 void run_elementwise(const Execution& run, const Step& step, int image, int count) {
     const Node& node = *step.node;
     const Place in = place_of(run, node.input, image, node.input_channel);
@@ -46,10 +57,11 @@ void run_elementwise(const Execution& run, const Step& step, int image, int coun
     });
 }
 
-/// Activates what a step without a ReLU of its own has written to a pixel.
-void activate(const Execution& run, const Node& node, float* pixel, Size vectors) {
+/// Activates what a step without a ReLU of its own has written to neighbors of a row.
+void activate(const Execution& run, const Node& node, float* first, Size pixel, Size pixels, Size vectors) {
     const auto function = run.kernels.pixel->activate[int(node.activation)];
-    if (function) function(&pixel, 0, 1, vectors);
+    if (!function) return;
+    for (float* end = first + pixels * pixel; first != end; first += pixel) function(&first, 0, 1, vectors);
 }
 
 /// A filter for each channel, row by row; a norm of the row's pixels while they are in the cache.
@@ -59,14 +71,11 @@ void run_depthwise(const Execution& run, const Step& step, int image, int count)
     const PixelKernels& kernels = *run.kernels.pixel;
     const Place in = place_of(run, node.input, image, node.input_channel);
     const Place out = place_of(run, node.output, image, node.output_channel);
-    const Size vectors = ceil_div(node.input_channels, run.kernels.lanes), width = out.map.width;
+    const Size vectors = ceil_div(node.input_channels, run.kernels.lanes);
     const auto along_rows =
         node.stride == 1 && node.dilation == 1 && node.kernel < 8 ? kernels.depthwise[node.kernel] : nullptr;
-    const Range mine = share(Size(out.map.height) * width * count, run.team.size(), run.member);
-    for (Size begin = mine.begin, end; begin < mine.end; begin = end) {
-        const Walk first(out.map, begin);
-        end = std::min(begin + width - first.x, mine.end);
-        const Size pixels = end - begin, top = first.y * node.stride - node.padding;
+    for_each_line(run, out.map, count, [&](const Walk& first, Size pixels) {
+        const Size top = first.y * node.stride - node.padding;
         float* result = out.at(first.number, first.y, first.x);
         if (along_rows) {
             along_rows(result, out.map.pixel, in.at(first.number, top, first.x - node.padding), in.map.pixel,
@@ -82,11 +91,11 @@ void run_depthwise(const Execution& run, const Step& step, int image, int count)
                                  weights.bias, vectors);
             }
         }
-        for (Size i = 0; i < pixels; ++i, result += out.map.pixel) {
-            if (node.eps > 0) kernels.layer_norm(result, result, step.scale, step.shift, node.eps, node.input_channels);
-            activate(run, node, result, vectors);
-        }
-    }
+        if (node.eps > 0)
+            kernels.layer_norm(result, out.map.pixel, result, out.map.pixel, pixels, step.scale, step.shift, node.eps,
+                               node.input_channels);
+        activate(run, node, result, out.map.pixel, pixels, vectors);
+    });
 }
 
 void run_layer_norm(const Execution& run, const Step& step, int image, int count) {
@@ -94,11 +103,11 @@ void run_layer_norm(const Execution& run, const Step& step, int image, int count
     const Place in = place_of(run, node.input, image, node.input_channel);
     const Place out = place_of(run, node.output, image, node.output_channel);
     const Size vectors = ceil_div(node.input_channels, run.kernels.lanes);
-    for_each_pixel(run, out.map, count, [&](const Walk& pixel) {
-        float* result = out.at(pixel.number, pixel.y, pixel.x);
-        run.kernels.pixel->layer_norm(result, in.at(pixel.number, pixel.y, pixel.x), step.scale, step.shift, node.eps,
-                                      node.input_channels);
-        activate(run, node, result, vectors);
+    for_each_line(run, out.map, count, [&](const Walk& first, Size pixels) {
+        float* result = out.at(first.number, first.y, first.x);
+        run.kernels.pixel->layer_norm(result, out.map.pixel, in.at(first.number, first.y, first.x), in.map.pixel,
+                                      pixels, step.scale, step.shift, node.eps, node.input_channels);
+        activate(run, node, result, out.map.pixel, pixels, vectors);
     });
 }
 
@@ -181,7 +190,7 @@ void run_along_channels(const Execution& run, const Step& step, int image, int c
                 sum += node.weight[k] * from[c + k - half];
             result[c] = sum;
         }
-        activate(run, node, result, vectors);
+        activate(run, node, result, out.map.pixel, 1, vectors);
     });
 }
 
@@ -294,7 +303,7 @@ void run_max(const Execution& run, const Step& step, int image, int count) {
 }  // namespace
 
 std::size_t pixel_scratch_floats(const Kernels& kernels, const Node& node) {
-    const Size padded = ceil_div(node.input_channels, kernels.lanes) * kernels.lanes;
+    const Size padded = round_up(node.input_channels, kernels.lanes);
     if (node.kind == Kind::kMean || node.kind == Kind::kMax) return std::size_t(padded);
     // Two sets of floats, and one of doubles.
     if (node.kind == Kind::kGroupNorm) return std::size_t(2 * padded + 2 * node.input_channels);

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <tuple>
 
+#include "ranges.h"
 #include "steps.h"
 
 namespace skipnets {
@@ -39,8 +40,6 @@ int shrunk(int size, const Node& node) {
     const int places = size + 2 * node.padding - node.dilation * (node.kernel - 1);  // of the kernel at stride 1
     return places < 1 ? 0 : (places - 1) / node.stride + 1;
 }
-
-Size round_up(Size a, Size b) { return (a + b - 1) / b * b; }
 
 /// Heights and widths, from the image on.
 void size_maps(const Network& network, Plan& plan) {

@@ -1,4 +1,4 @@
-// How work is cut into parts.
+// How work is cut into parts, and numbers rounded to whole ones.
 
 #pragma once
 
@@ -20,5 +20,7 @@ inline Range share(Size total, Size parts, Size part) {
 }
 
 inline Size ceil_div(Size a, Size b) { return (a + b - 1) / b; }
+
+inline Size round_up(Size a, Size b) { return ceil_div(a, b) * b; }
 
 }  // namespace skipnets

@@ -20,7 +20,7 @@ private:
         pack_weights(team, member, true);
         std::vector<Norm> norms;
         for (const Stage& stage : stages_) norms.push_back(norm_of(*stage.given, stage.given->mean, stage.given->variance));
-        for_shares(team, member, [&](int part) { through_sum(part, norms); });
+        for_shares(shares_, team, member, [&](int part) { through_sum(part, norms); });
         team.wait();
         GradientSums sums;
         const auto line_of = [&](std::size_t number, GradientSums Own::* which) {
@@ -37,7 +37,7 @@ private:
         team.wait();  // The sums have been read by all.
         for (std::size_t number = count; number-- > 0;) {
             const float* gradient = number + 1 == count ? gradients_.sum : gradients_.outputs[number];
-            for_shares(team, member, [&](int part) {
+            for_shares(shares_, team, member, [&](int part) {
                 through_convolution(stages_[number], part, number == 0 ? nullptr : &norms[number - 1], gradient, line,
                                     number == 0 ? gradients_.x : gradients_.outputs[number - 1],
                                     number == 0 && is_added());
@@ -48,13 +48,13 @@ private:
             team.wait();
         }
         if (projects()) {
-            for_shares(team, member, [&](int part) {
+            for_shares(shares_, team, member, [&](int part) {
                 through_convolution(projection(), part, nullptr, gradients_.sum, projection_line, gradients_.x, true);
             });
             team.wait();
             reduce_weight(projection(), gradients_of(count), team, member);
         } else if (gradients_.x != nullptr && !is_added()) {
-            for_shares(team, member, [&](int part) { add_shortcut(part); });
+            for_shares(shares_, team, member, [&](int part) { add_shortcut(part); });
         }
     }
 

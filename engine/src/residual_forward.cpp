@@ -23,13 +23,13 @@ private:
             const bool first = &stage == stages_.data() || (projects() && &stage == &projection());
             const float* x = first ? block_.x : stages_[norms.size() - 1].given->output;
             const Norm* norm = first ? nullptr : &norms.back();
-            for_shares(team, member, [&](int part) { convolve(stage, part, x, norm); });
+            for_shares(shares_, team, member, [&](int part) { convolve(stage, part, x, norm); });
             team.wait();
             norms.push_back(merge(stage, member));
             team.wait();  // The partial sums have been read by all.
         }
         const Norm& own = norms[block_.branch.size() - 1];
-        for_shares(team, member, [&](int part) { add(part, own, norms.back()); });
+        for_shares(shares_, team, member, [&](int part) { add(part, own, norms.back()); });
     }
 
     /// A convolution of this share's pieces and, in the share, the statistics of what it makes.

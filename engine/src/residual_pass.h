@@ -90,16 +90,11 @@ protected:
     bool projects() const { return !block_.projection.empty(); }
     Size stride() const { return ceil_div(block_.height, last().out_height); }
     Size channels() const { return block_.branch.front().inputs; }
-    Size whole(Size channels) const { return ceil_div(channels, lanes_) * lanes_; }
+    Size whole(Size channels) const { return round_up(channels, lanes_); }
 
     /// Whether a product goes where it belongs, and not by way of scratch: only whole vectors can, and short pieces of
     /// lines that are not in the cache cost more than the copy.
     bool is_written_directly(Size channels) const;
-
-    template <class Work>
-    void for_shares(const Team& team, int member, Work work) {
-        for (int part = member; part < shares_; part += team.size()) work(part);
-    }
 
     /// Calls work(piece, the next one or null) for the pieces of a share.
     template <class Work>

@@ -91,7 +91,7 @@ struct Stage {
 
 private:
     static Size stride_of(Size channels, int lanes) {
-        return channels <= kMostDense ? ceil_div(channels, lanes) * lanes : padded(channels, lanes);
+        return channels <= kMostDense ? round_up(channels, lanes) : padded(channels, lanes);
     }
 
     /// Elements of the tiles that cover an image.
@@ -110,11 +110,11 @@ private:
 
     Size whole_lines(Size lines) const {
         const Size most = std::max(tiles->height, gradient_tiles->height);
-        return ceil_div(lines, most) * most;
+        return round_up(lines, most);
     }
     Size whole_columns(Size columns) const {
         const Size most = std::max(tiles->width, gradient_tiles->width);
-        return ceil_div(columns, most) * most;
+        return round_up(columns, most);
     }
 
     void cut(int shares) {

@@ -50,19 +50,13 @@ public:
             own.lines = scratch_.floats(((lines - 1) * stem.stride + stem.size) * line_width_);
             own.patches = scratch_.floats(pixels * in_stride_);
             own.product = scratch_.floats(pixels * out_stride_);
-            own.packed = scratch_.floats(pixels * ceil_div(depth_, kernels.lanes) * kernels.lanes);
+            own.packed = scratch_.floats(pixels * round_up(depth_, kernels.lanes));
             own.first = scratch_.floats(out_stride_);
             own.second = scratch_.floats(out_stride_);
         }
     }
 
 protected:
-    /// Calls work(share) for the shares of this member.
-    template <class Work>
-    void for_shares(const Team& team, int member, Work work) {
-        for (int part = member; part < shares_; part += team.size()) work(own_[std::size_t(part)], part);
-    }
-
     template <class Work>
     void for_pieces(int part, Work work) {
         const Range mine = share(Size(pieces_.size()), shares_, part);
@@ -110,7 +104,8 @@ protected:
     void convolve(Team& team, int member) {
         pack_weights(team, member);
         team.wait();
-        for_shares(team, member, [&](Own& own, int part) {
+        for_shares(shares_, team, member, [&](int part) {
+            Own& own = own_[std::size_t(part)];
             own.moments.clear(given_.outputs);
             for_pieces(part, [&](const Piece& piece) { convolve(piece, own); });
         });
@@ -176,7 +171,7 @@ private:
         }
         Norm norm;
         norm.set(mean.data(), variance.data(), given_.gamma, given_.beta, given_.eps, outputs);
-        for_shares(team, member, [&](Own&, int part) { given_.pools ? pool(part, norm) : activate(part, norm); });
+        for_shares(shares_, team, member, [&](int part) { given_.pools ? pool(part, norm) : activate(part, norm); });
     }
 
     void activate(int part, const Norm& norm) {
@@ -227,7 +222,8 @@ private:
     void work(Team& team, int member) {
         if (recompute_) convolve(team, member);
         const Size outputs = given_.outputs;
-        for_shares(team, member, [&](Own& own, int part) {
+        for_shares(shares_, team, member, [&](int part) {
+            Own& own = own_[std::size_t(part)];
             own.sums.clear(outputs);
             for_pieces(part, [&](const Piece& piece) {
                 for (Size line = piece.begin; line < piece.end; ++line) {
@@ -243,7 +239,8 @@ private:
         for (const Own& own : own_) sums.add(own.sums);
         if (member == 0) sums.write(norm_, gradients_.gamma, gradients_.beta);
         const NormLine line(given_.gamma, norm_, sums, given_.rows());
-        for_shares(team, member, [&](Own& own, int part) {
+        for_shares(shares_, team, member, [&](int part) {
+            Own& own = own_[std::size_t(part)];
             std::fill_n(own.weight, outputs * in_stride_, 0.0f);
             for_pieces(part, [&](const Piece& piece) { add_weight_gradient(piece, line, own); });
         });

@@ -321,7 +321,8 @@ void run_strips(const Execution& run, const Step& first, const Step& second, int
 /// Pixels of a strip of two 1×1 convolutions: few enough that what lies between the two stays in the cache, many enough
 /// that weights are not fetched for nothing.
 Size strip_pixels(const Step& first, const Step& second) {
-    return 4 * std::max(first.weights->rows, second.weights->rows);
+    constexpr Size kPixels = 56;
+    return round_up(kPixels, std::max(first.weights->rows, second.weights->rows));
 }
 
 /// Two 1×1 convolutions, the second of which alone reads the first, some pixels at a time.

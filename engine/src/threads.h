@@ -29,4 +29,10 @@ private:
 /// when all are done. `work` must not throw.
 void run_team(int wanted, const std::function<void(Team&, int)>& work);
 
+/// Calls work(share) for the shares of a member, out of so many.
+template <class Work>
+void for_shares(int shares, const Team& team, int member, Work work) {
+    for (int share = member; share < shares; share += team.size()) work(share);
+}
+
 }  // namespace skipnets

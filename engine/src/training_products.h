@@ -16,7 +16,7 @@ constexpr Size kScratchFloats = 96 << 10;
 
 /// Floats between two rows of scratch: whole vectors, and a cache line more, so that the rows' columns do not fall on
 /// the same few places of the first-level cache.
-inline Size padded(Size columns, int lanes) { return ceil_div(columns, lanes) * lanes + 16; }
+inline Size padded(Size columns, int lanes) { return round_up(columns, lanes) + 16; }
 
 alignas(64) inline constexpr float kZeros[kWidestPanel * 16] = {};
 /// Where the sums of a product start from if nothing is added to it.
@@ -99,6 +99,6 @@ constexpr int kTile = 2, kElements = 16;
 // Between the elements of transformed tiles, in floats, so that those of one tile lie on different places of the cache.
 constexpr Size kElementGap = 16;
 
-inline Size whole_tiles(Size side) { return ceil_div(side, kTile) * kTile; }
+inline Size whole_tiles(Size side) { return round_up(side, kTile); }
 
 }  // namespace skipnets

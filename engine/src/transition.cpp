@@ -45,12 +45,6 @@ protected:
 
     Size x_line() const { return given_.width * given_.inputs; }
 
-    /// Calls work(share) for the shares of this member.
-    template <class Work>
-    void for_shares(const Team& team, int member, Work work) {
-        for (int part = member; part < shares_; part += team.size()) work(part);
-    }
-
     /// Calls work(first pooled line, lines) for the chunks of a share.
     template <class Work>
     void for_chunks(int part, Work work) {
@@ -77,7 +71,7 @@ protected:
             own.pooled = scratch_.floats(pixels * in_stride_);
             own.product = scratch_.floats(pixels * product_stride);
             own.packed =
-                scratch_.floats(pixels * ceil_div(panels.depth, kernels_.lanes) * kernels_.lanes);
+                scratch_.floats(pixels * round_up(panels.depth, kernels_.lanes));
         }
     }
 
@@ -115,7 +109,7 @@ private:
             for (Size c = 0; c < inputs; ++c) to[c * step] = given_.weight[o * inputs + c];
         }
         team.wait();
-        for_shares(team, member, [&](int part) {
+        for_shares(shares_, team, member, [&](int part) {
             Own& own = own_[std::size_t(part)];
             for_chunks(part, [&](Size first, Size lines) {
                 const Size rows = lines * width_;
@@ -160,7 +154,7 @@ private:
             for (Size o = 0; o < outputs; ++o) to[o * step] = 0.25f * given_.weight[o * inputs + c];
         }
         team.wait();
-        for_shares(team, member, [&](int part) { back_through_convolution(own_[std::size_t(part)], part); });
+        for_shares(shares_, team, member, [&](int part) { back_through_convolution(own_[std::size_t(part)], part); });
         team.wait();
         GradientSums sums;
         sums.clear(inputs);
@@ -174,7 +168,7 @@ private:
                 gradients_.weight[o * inputs + c] = sum;
             }
         const NormLine line(given_.gamma, norm_, sums, given_.rows());
-        for_shares(team, member, [&](int part) { back_through_norm(part, line); });
+        for_shares(shares_, team, member, [&](int part) { back_through_norm(part, line); });
     }
 
     /// The share's gradient of the weights and the sums that the norm needs. The gradient of each square of pixels waits

@@ -2,18 +2,18 @@
 
 #include <algorithm>
 
+#include "ranges.h"
 #include "winograd.h"
 
 namespace skipnets {
 namespace {
 
-// 14 rows of 288 floats are 16 KiB: half of a first-level cache, the other half is for the panel passing by.
-constexpr int kMaxDepth = 288;
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
+// 14 rows of 416 floats are 23 KiB: most of a first-level cache; a panel passes by in what is left. Every part of the
+// depth costs another walk over the sums.
+constexpr int kMaxDepth = 416;
 
 const float* copy_padded(const std::vector<float>& numbers, int lanes, float factor, Arena& arena) {
-    float* copy = arena.floats(std::size_t(ceil_div(int(numbers.size()), lanes)) * lanes + kWidestPanel * lanes);
+    float* copy = arena.floats(std::size_t(round_up(Size(numbers.size()), lanes)) + kWidestPanel * lanes);
     for (std::size_t i = 0; i < numbers.size(); ++i) copy[i] = numbers[i] * factor;
     return copy;
 }
@@ -24,7 +24,7 @@ ConvolutionWeights outline(const Node& node, const Kernels& kernels, Algorithm a
     result.algorithm = algorithm;
     result.inputs = node.input_channels;
     result.outputs = node.output_channels;
-    result.output_vectors = ceil_div(node.output_channels, kernels.lanes);
+    result.output_vectors = int(ceil_div(node.output_channels, kernels.lanes));
     for (int first = 0; first < result.output_vectors; first += kWidestPanel)
         result.panels.push_back({first, std::min(kWidestPanel, result.output_vectors - first)});
     result.rows = kernels.rows[result.panels.front().vectors];
@@ -37,8 +37,8 @@ ConvolutionWeights outline(const Node& node, const Kernels& kernels, Algorithm a
 }
 
 void add_blocks_of_channels(std::vector<DepthBlock>& blocks, int taps, int channels, int lanes) {
-    const int vectors = ceil_div(channels, lanes);
-    const int parts = ceil_div(channels, kMaxDepth);
+    const int vectors = int(ceil_div(channels, lanes));
+    const int parts = int(ceil_div(channels, kMaxDepth));
     for (int tap = 0; tap < taps; ++tap)
         for (int part = 0; part < parts; ++part) {
             const int first = vectors * part / parts * lanes;
@@ -49,7 +49,7 @@ void add_blocks_of_channels(std::vector<DepthBlock>& blocks, int taps, int chann
 
 void add_blocks_of_taps(std::vector<DepthBlock>& blocks, int taps, int channels, int unit) {
     const int units = taps / unit;
-    const int parts = std::min(units, ceil_div(taps * channels, kMaxDepth));
+    const int parts = int(std::min<Size>(units, ceil_div(taps * channels, kMaxDepth)));
     for (int part = 0; part < parts; ++part) {
         const int first = units * part / parts * unit, end = units * (part + 1) / parts * unit;
         blocks.push_back({first, end - first, 0, channels, Size(end - first) * channels, 0});
@@ -137,7 +137,7 @@ ConvolutionWeights depthwise_weights(const Node& node, const Kernels& kernels, A
     result.algorithm = Algorithm::kDirect;
     result.inputs = result.outputs = node.input_channels;
     const int lanes = kernels.lanes, taps = node.kernel * node.kernel;
-    const Size total = Size(ceil_div(node.input_channels, lanes)) * lanes * taps;
+    const Size total = round_up(node.input_channels, lanes) * taps;
     float* weights = arena.floats(total);
     for (int c = 0; c < node.input_channels; ++c)
         for (int tap = 0; tap < taps; ++tap)

@@ -324,7 +324,8 @@ def test_activations_over_their_range(isa: str, function: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "kernel"), [(289, 40, 1), (600, 33, 1), (300, 20, 3), (130, 70, 3), (7, 9, 15)]
+    ("inputs", "outputs", "kernel"),
+    [(417, 40, 1), (900, 33, 1), (430, 20, 3), (300, 20, 3), (150, 70, 3), (7, 9, 15)],
 )
 def test_depths_of_several_blocks(isa: str, inputs: int, outputs: int, kernel: int) -> None:
     convolve(
