@@ -40,6 +40,20 @@ def test_without_a_total_and_slowly(
     assert caplog.messages == ["explaining: 3, 0.15/s"]
 
 
+def test_each_step_has_its_own_rate_and_one_that_has_just_begun_has_none(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 100.0, 110.0, 115.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    report = LoggedProgress("predicting", first=0)
+    with caplog.at_level("INFO", "skipnets"):
+        report(500, 500)
+        report(0, 24, "Grad-CAM")
+        report._due = 0  # it is time again
+        report(10, 24, "Grad-CAM")
+    assert caplog.messages == ["predicting: 500 of 500, 5/s", "Grad-CAM: 0 of 24", "Grad-CAM: 10 of 24, 2/s"]
+
+
 def test_a_search_for_copies_that_takes_long_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ class LoggedProgress:
     def __init__(self, description: str, *, first: float = 5.0) -> None:
         self.description = description
         self._started = time.monotonic()
+        self._done = 0
         self._interval = first
         self._due = self._started + first
 
@@ -38,14 +39,15 @@ class LoggedProgress:
         """
         self.description = description or self.description
         now = time.monotonic()
+        if done < self._done:  # another step, which counts anew
+            self._started = now
+        self._done = done
         if now < self._due:
             return
-        rate = done / (now - self._started)
-        logger.info(
-            "%s: %s, %s/s",
-            self.description,
-            f"{done:,}" if total is None else f"{done:,} of {total:,}",
-            f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}",
-        )
+        text = f"{done:,}" if total is None else f"{done:,} of {total:,}"
+        if done and now > self._started:
+            rate = done / (now - self._started)
+            text += f", {rate:,.0f}/s" if rate >= 10 else f", {rate:.2g}/s"
+        logger.info("%s: %s", self.description, text)
         self._interval = min(2 * self._interval, _MOST)
         self._due = now + self._interval

@@ -105,6 +105,10 @@ CASES = {
         ["--lr=fast: must be a number"],
     ),
     "a rate that is not there": (["train", "photos", "--out", "out", "--lr"], ["--lr: must have a value"]),
+    "a time that looks like an option": (
+        ["train", "photos", "--out", "out", "--time", "-5s"],
+        ["--time: must have a value; one that begins with a hyphen is given as --time=-5s"],
+    ),
     "a rate given twice": (
         ["train", "photos", "--out", "out", "--lr", 1, "--lr", 2],
         ["--lr=2: must be given once"],
@@ -119,7 +123,7 @@ CASES = {
     ),
     "a wrong norm": (
         ["summary", "resnet18", "--model-options.norm", "layer"],
-        ["--model-options.norm=layer: must be one of batch, group, layer2d, instance, none"],
+        ["--model-options.norm=layer: must be one of batch, group, layer2d, instance, ", "evonorm-s0, none"],
     ),
     "two formats": (
         ["summary", "resnet18", "--json", "--format", "csv"],

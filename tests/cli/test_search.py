@@ -32,6 +32,7 @@ def test_results_are_lines_json_sheets_and_tables(trained: Path, photos: Path, t
     page = (tmp_path / "sheet.html").read_text()
     assert page.count('<img src="data:image/jpeg;base64,') == 5
     assert "http" not in page.replace("http-equiv", "")
+    assert [f"dark/{Path(line[1]).name}<" in page for line in lines] == [True] * 4  # with the class's folder
     with (tmp_path / "found.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [line[1] for line in lines]
@@ -61,6 +62,11 @@ def test_an_image_that_cannot_be_read_is_listed(trained: Path, photos: Path, tmp
 def test_wrong_options_are_one_line(words: list[str], message: str, trained: Path, photos: Path, run) -> None:
     result = run("search", trained, photos, photos / "dark/00.png", *words)
     assert (result.status, result.err) == (2, f"{message}\n")
+
+
+def test_a_query_that_is_missing_is_called_so(trained: Path, photos: Path, run) -> None:
+    result = run("search", trained, photos, "no.jpg")
+    assert result.err == "skipnets: QUERY: no.jpg does not exist (and no file matches it as a pattern)\n"
 
 
 def test_an_export_is_searched_without_torch_and_matplotlib(exports, tmp_path: Path) -> None:

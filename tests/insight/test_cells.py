@@ -14,6 +14,8 @@ from skipnets.insight.cells import CELL, find_font, fitted, short_names, truncat
 def test_equal_names_in_different_folders_are_distinguished() -> None:
     names = short_names(["a/cat/1.jpg", "a/dog/1.jpg", "b/dog/1.jpg", "a/cat/2.jpg", "[3]"])
     assert list(names.values()) == ["cat/1.jpg", "a/dog/1.jpg", "b/dog/1.jpg", "2.jpg", "[3]"]
+    names = short_names(["a/cat/1.jpg", "b/cat/1.jpg", "a/dog/2.jpg", "3.jpg", "[4]"], folders=1)
+    assert list(names.values()) == ["a/cat/1.jpg", "b/cat/1.jpg", "dog/2.jpg", "3.jpg", "[4]"]
 
 
 def test_an_image_fits_its_place_and_small_ones_keep_sharp_pixels() -> None:

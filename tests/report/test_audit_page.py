@@ -61,7 +61,7 @@ def test_everything_is_there(page: Page, checked: Audit) -> None:
         "480×640 pixels",
         "Unreadable files 1",
         'Cat dog 1 image; "dog" has 35'.replace("Cat", "Dog"),
-        "p.csv --write clean.csv skipnets train clean.csv",
+        "p.csv --write clean.csv skipnets train clean.csv --out runs/clean",
         "Looked for and not found: missing files, small classes.",
         "The largest class has 35.0 times as many images as the smallest.",
         "split folders with class folders (train/CLASS/…)",
@@ -126,7 +126,7 @@ def test_commands_have_the_options_of_the_audit(tmp_path: Path) -> None:
     command = (
         f"skipnets audit '{tmp_path}/my set' --layout classes --exclude masks --exclude '*.bmp' --page 2"
     )
-    assert f"{command} --write clean.csv skipnets train clean.csv --page 2 " in page.text
+    assert f"{command} --write clean.csv skipnets train clean.csv --out runs/clean --page 2 " in page.text
 
 
 def test_hostile_names_are_text_and_nothing_else(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def test_the_page_holds_what_was_measured_and_escapes_names(label_run: Run, tmp_
     assert f"<strong>{auroc:.4f}</strong>" in page
     low, high = label_run.scores["macro"]["auroc"]["interval"]
     assert f"{low:.4f} to {high:.4f}" in page
-    assert "chosen by f1 on" in page
+    assert "chosen by the highest F1 score on" in page
     assert "<b>2</b>" not in page
     assert "&lt;b&gt;2&lt;/b&gt;" in page
     table = page[page.index('class="classes labels"') :]

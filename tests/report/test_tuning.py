@@ -56,4 +56,4 @@ def test_a_single_trial_makes_a_page(tmp_path: Path) -> None:
     study.tell(study.ask(SPACE), 0.5)
     text = write_tuning_report(tmp_path).read_text()
     assert "What matters" not in text
-    assert "1 trials of 2 epochs each" in text
+    assert "1 trial of 2 epochs each" in text

@@ -216,6 +216,9 @@ def _parsing_error(error: cyclopts.CycloptsError, words: Sequence[str]) -> str:
         count = re.search(r"requires (\d+) positional", text)
         if not any(word.partition("=")[0] == option for word in words):
             return f"{option} must be given"
+        value = next((after for word, after in itertools.pairwise(words) if word == option), "")
+        if re.match("-[^-]", value):
+            return f"{option}: must have a value; one that begins with a hyphen is given as {option}={value}"
         return f"{option}: must have {f'{count[1]} values' if count else 'a value'}"
     if isinstance(error, cyclopts.RepeatArgumentError):
         return f"{error.token.keyword or name}={error.token.value}: must be given once"

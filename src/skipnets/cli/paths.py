@@ -12,20 +12,30 @@ from skipnets.data.decoding import MAX_PIXELS, Page
 from skipnets.errors import UserError, check_at_least_1
 
 
-def expand_all(words: Sequence[str]) -> list[str]:
+def expand_all(words: Sequence[str], *, argument: str = "images") -> list[str]:
     """Expand several arguments to image paths; a file that is missing fails later, as a damaged image does.
+
+    Args:
+        words: Files, folders or patterns.
+        argument: What errors call them.
 
     Raises:
         UserError: If a folder or pattern holds none, or all files are missing.
     """
     missing = [word for word in words if _is_missing(word)]
     if len(missing) == len(words):
-        expand(words[0])
-    return [path for word in words for path in ([word] if word in missing else expand(word))]
+        expand(words[0], argument=argument)
+    return [
+        path for word in words for path in ([word] if word in missing else expand(word, argument=argument))
+    ]
 
 
-def expand(path: str) -> list[str]:
+def expand(path: str, *, argument: str = "images") -> list[str]:
     """Expand one argument to image paths.
+
+    Args:
+        path: A file, a folder, a pattern, or "-".
+        argument: What errors call it.
 
     Raises:
         UserError: If there are none.
@@ -33,10 +43,10 @@ def expand(path: str) -> list[str]:
     if path == "-":
         lines = [line for line in map(str.rstrip, sys.stdin) if line]
         if not lines:
-            raise UserError("images: standard input holds no paths")
+            raise UserError(f"{argument}: standard input holds no paths")
         return lines
     if _is_missing(path):
-        raise UserError(f"images: {path} does not exist (and no file matches it as a pattern)")
+        raise UserError(f"{argument}: {path} does not exist (and no file matches it as a pattern)")
     return inputs.expand(path)
 
 

@@ -61,7 +61,7 @@ def search(
     check_outputs(output, index)
     if output is not None:
         check_search_output(output)
-    paths, queries = expand(images), expand_all(query)
+    paths, queries = expand(images), expand_all(query, argument="query")
     classifier = load(model, runtime=runtime, device=device, threads=threads)
     with progress(f"embedding ({classifier.runtime.name})") as report:
         found = search_images(

@@ -24,12 +24,17 @@ def fitted(image: Image.Image, side: int = CELL) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.LANCZOS)
 
 
-def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """The shortest unique ending of each path: its name, with parent folders if needed."""
+def short_names(paths: Sequence[str], *, folders: int = 0) -> dict[str, str]:
+    """The shortest unique ending of each path: its name, with parent folders if needed.
+
+    Args:
+        paths: What to tell apart.
+        folders: Parent folders to show in any case, as far as there are some.
+    """
     parts = {path: Path(path).parts for path in paths}
     counts = Counter(own[start:] for own in parts.values() for start in range(len(own)))
     return {
-        path: "/".join(next((own[-n:] for n in range(1, len(own)) if counts[own[-n:]] == 1), own))
+        path: "/".join(next((own[-n:] for n in range(1 + folders, len(own)) if counts[own[-n:]] == 1), own))
         for path, own in parts.items()
     }
 

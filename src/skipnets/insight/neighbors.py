@@ -150,7 +150,7 @@ class Search(Display):
         size = (_GAP + (columns + 1) * step + _GAP, _GAP + sum(map(len, groups)) * (CELL + _TEXT))
         sheet = Image.new("RGB", size, "white")
         draw = ImageDraw.Draw(sheet)
-        names = short_names([*self.queries, *(found.source for row in self.neighbors for found in row)])
+        names = self._names()
         top = _GAP
 
         def place(name: str, source: Source, left: int, note: str) -> None:
@@ -172,7 +172,7 @@ class Search(Display):
 
     def page(self) -> str:
         """A page with the images in it, which needs no other file and opens no connection."""
-        names = short_names([*self.queries, *(found.source for row in self.neighbors for found in row)])
+        names = self._names()
 
         def figure(name: str, source: Source, note: str, kind: str = "") -> str:
             title, short = html.escape(printable(name)), html.escape(printable(names[name]))
@@ -191,6 +191,11 @@ class Search(Display):
             for query, row in zip(self.queries, self.neighbors, strict=True)
         )
         return _PAGE.format(images=f"{self.images:,}", sections=sections)
+
+    def _names(self) -> dict[str, str]:
+        """What each image is called: with its folder, which is the class where each class has one."""
+        paths = [*self.queries, *(found.source for row in self.neighbors for found in row)]
+        return short_names(paths, folders=1)
 
     def _open(self, source: Source) -> Image.Image:
         return fitted(self.preprocessing.shown(self.preprocessing.open(source)).convert("RGB"))

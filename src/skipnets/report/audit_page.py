@@ -195,7 +195,9 @@ def _about(audit: Audit, path: Path) -> dict[str, Any]:
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
         "version": __version__,
         "audit": f"skipnets audit {shlex.join(words)} --write clean.csv",
-        "train": shlex.join(["skipnets", "train", "clean.csv", *audit.options.arguments(_OF_FILES)]),
+        "train": shlex.join(
+            ["skipnets", "train", "clean.csv", "--out", "runs/clean", *audit.options.arguments(_OF_FILES)]
+        ),
         "in_files": audit.dataset.root is not None and audit.dataset.members is None,
     }
 

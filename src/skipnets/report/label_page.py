@@ -27,6 +27,7 @@ __all__ = ["label_sections"]
 _GALLERY = 12  # images in each gallery with Grad-CAM
 _OF_A_LABEL = 3  # of them, for one label
 _SINGLE_CURVES = 24  # labels with charts of their own
+_RULES = {"f1": "the highest F1 score", "youden": "the highest sensitivity plus specificity"}
 _MEANINGS = {
     "auroc": ("Mean AUROC", area, "chance that an image with a label is ranked above one without"),
     "average_precision": ("Mean average precision", decimal, "area under precision over recall"),
@@ -62,7 +63,8 @@ def label_sections(
     return {
         "tiles": _tiles(metrics),
         "unit": "images" if metrics.groups is None else f"{metrics.groups:,} groups of images",
-        "rule": classifier.provenance.get("thresholds", {}),
+        "rule": (rule := classifier.provenance.get("thresholds", {})),
+        "chosen_by": _RULES.get(rule.get("rule", ""), rule.get("rule", "")),
         "labels": _labels(results, metrics),
         "calibration": _calibration(results, metrics),
         "curves": _curves(results, metrics),
