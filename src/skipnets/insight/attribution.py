@@ -145,6 +145,7 @@ def explain(
     if method not in METHODS:
         raise UserError(f"method={method}: must be one of {', '.join(METHODS)}")
     classifier = as_classifier(model, runtime="torch")
+    classifier.preprocessing.require_images("explain")
     for label in classes or ():
         if label not in classifier.classes:
             raise UserError(f"classes={label}: {class_hint(label, classifier.classes)}")
@@ -296,7 +297,7 @@ def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     if (layers := _layers(classifier)) is not None:
         return _layer(layers, size, stage)
     graph = network_graph(classifier.members[0].model.config)
-    shapes, stages = graph.shapes(*size), _stages(classifier)
+    shapes, stages = graph.shapes(size), _stages(classifier)
     if stage == "auto":
         fine = [name for name, (_, value) in stages.items() if min(shapes[value][1:]) >= FINE_ENOUGH]
         stage = fine[-1] if fine else next(iter(stages))

@@ -15,7 +15,7 @@ __all__ = ["torchvision_densenet", "torchvision_resnet"]
 
 def torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
     """Build torchvision's DenseNet for a configuration; a CIFAR stem replaces its first layers."""
-    if config.stem == "deep" or config.anti_aliasing is not None:
+    if config.dims != 2 or config.stem == "deep" or config.anti_aliasing is not None:
         return None
     if config.norm != "batch" or config.global_pool != "avg" or not config.num_classes:
         return None
@@ -48,7 +48,7 @@ def torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
 
 def torchvision_resnet(config: ResNetConfig) -> nn.Module | None:
     """Build torchvision's ResNet for a configuration."""
-    if config.norm != "batch" or config.global_pool != "avg" or not config.num_classes:
+    if config.dims != 2 or config.norm != "batch" or config.global_pool != "avg" or not config.num_classes:
         return None
     if (config.attention, config.anti_aliasing, config.stem_pool, config.stem_channels, config.stride_in) != (
         None, None, "max", None, "3x3",

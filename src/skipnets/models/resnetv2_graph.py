@@ -6,7 +6,7 @@ Names of modules and parameters are timm's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from skipnets.errors import UserError
 from skipnets.models.graph import Graph, GraphBuilder
@@ -43,7 +43,7 @@ class ResNetV2Config(ModelConfig):
     """
 
     family: ClassVar[str] = "resnetv2"
-    stems: ClassVar[tuple[Stem, ...]] = get_args(Stem)
+    stems: ClassVar[tuple[Stem, ...]] = ("imagenet", "small", "cifar", "deep", "tiered")
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
     width: int = 64

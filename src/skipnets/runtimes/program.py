@@ -39,6 +39,9 @@ OPERATIONS = frozenset(
             "silu.default",
         ),
         *("transpose.int", "unsqueeze.default"),
+        # Of signals and volumes.
+        *("adaptive_avg_pool1d.default", "avg_pool1d.default", "max_pool1d.default"),
+        *("adaptive_avg_pool3d.default", "avg_pool3d.default", "conv3d.default", "max_pool3d.default"),
         # Of an ensemble, whose probabilities are averaged.
         *("clamp.default", "log.default", "mean.dim", "softmax.int", "stack.default"),
     }

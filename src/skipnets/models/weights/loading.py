@@ -15,7 +15,12 @@ from skipnets.errors import UserError, listed, near_matches
 from skipnets.models.backbone import Backbone
 from skipnets.models.weights.adapt import adapt_stem, reset_head
 from skipnets.models.weights.checkpoint import Checkpoint
-from skipnets.models.weights.layouts import LAYOUTS, channels_first, without_prefix
+from skipnets.models.weights.layouts import (
+    LAYOUTS,
+    channels_first,
+    without_prefix,
+    without_redundant_biases,
+)
 from skipnets.models.weights.lightning import without_state
 from skipnets.models.weights.report import LoadReport
 from skipnets.models.weights.sources import read_source
@@ -75,6 +80,7 @@ def load_weights(
         target = whole.without_head()  # no linear layer: the weights of a backbone
     try:
         _require_fields(model, checkpoint)
+        tensors, redundant = without_redundant_biases(tensors, whole.tensors)
         layout, mapping, tensors, notes = _match(target, tensors, ordered=checkpoint.ordered)
         values = {wanted: tensors[found] for wanted, found in mapping.items()}
         _require_floats(values)
@@ -98,7 +104,7 @@ def load_weights(
         },
         ignored=ignored,
         changes=tuple(change for change in (stem_change, head_change) if change),
-        notes=checkpoint.notes + state + notes,
+        notes=checkpoint.notes + state + redundant + notes,
         prefix=next((full.removesuffix(short) for short, full in full_names.items()), ""),
         input=checkpoint.input and checkpoint.input.for_channels(model.config.in_chans),
         labels=checkpoint.labels if head_change is None and model.num_classes else None,
