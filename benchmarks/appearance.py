@@ -25,8 +25,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 from sklearn.datasets import load_digits, load_sample_images
 
 from skipnets.data.appearance import measure_appearance
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.layout import images_below
-from skipnets.data.sources import ImageDataset
 from skipnets.report.findings import appearance_findings
 
 ALTERATIONS: dict[str, Callable[[Image.Image], Image.Image]] = {

@@ -40,8 +40,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from skipnets.data.contents import contents
 from skipnets.data.copies import find_copies
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.layout import images_below
-from skipnets.data.sources import ImageDataset
 
 Alteration = Callable[[Image.Image, np.random.Generator], Image.Image]
 Pairs = set[tuple[int, int]]

@@ -31,9 +31,9 @@ from sklearn.metrics import roc_auc_score
 
 import skipnets
 from skipnets.classifier import Classifier, softmax
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import Source
 from skipnets.data.loading import evaluation_batches
-from skipnets.data.sources import ImageDataset
 from skipnets.evaluation.evaluating import calibration_images, evaluate_classes
 from skipnets.evaluation.outliers import fit_outlier_detector
 from skipnets.inputs import named_sources

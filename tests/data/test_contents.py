@@ -10,7 +10,8 @@ import numpy as np
 from tests.helpers.classifiers import write_class_folders
 
 from skipnets.data.contents import Content, contents, repeated
-from skipnets.data.sources import ImageDataset, open_dataset
+from skipnets.data.dataset import ImageDataset
+from skipnets.data.sources import open_dataset
 
 
 def test_the_content_of_a_file_is_its_size_and_hash(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from skipnets.data.copies import Copy
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.folds import deal_out_folds, read_folds
-from skipnets.data.sources import ImageDataset
 from skipnets.data.splits import Shares
 from skipnets.errors import UserError
 

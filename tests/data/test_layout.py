@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import ImageDataset, find_dataset
+from skipnets.data.sources import find_dataset
 from skipnets.data.split_names import split_names
 from skipnets.errors import UserError, install_command
 

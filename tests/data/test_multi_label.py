@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from skipnets.data import open_dataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.multi_label import (
     absent_labels,
     label_texts,
@@ -22,7 +23,7 @@ from skipnets.data.multi_label import (
     separator_of,
 )
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import ImageDataset, find_dataset
+from skipnets.data.sources import find_dataset
 from skipnets.data.splits import Shares, cut_groups
 from skipnets.errors import UserError
 

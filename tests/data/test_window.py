@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import ImageDataset
 from skipnets.data.window import measure_window
 from skipnets.errors import UserError
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.helpers.networks import EVERY_NETWORK
+from tests.helpers.networks import DISTINCT_NETWORKS
 from torch import Tensor, nn
 
 from skipnets.data.preprocessing import Preprocessing
@@ -103,7 +103,7 @@ def test_all_rewrites_together(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EVERY_NETWORK)
+@pytest.mark.parametrize("name", DISTINCT_NETWORKS)
 @torch.no_grad()
 def test_every_architecture(name: str) -> None:
     """Within 1e-5 of float64, or twice as far as the network itself: depth magnifies its own rounding."""

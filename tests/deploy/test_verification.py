@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.helpers.classifiers import make_classifier, make_images, some_image, write_class_folders
 
-from skipnets.data.sources import ImageDataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.deploy.verification import CHECKED_IMAGES, CheckImages, check_images
 from skipnets.errors import UserError
 

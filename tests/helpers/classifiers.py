@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import ImageDataset
 from skipnets.models.factory import create_model
 
 CLASSES = ("ant", "bee", "cat")

@@ -11,7 +11,7 @@ from skipnets.models.regnet_graph import REGNETS
 from skipnets.models.resnet_variants import RESNET_VARIANTS
 from skipnets.models.resnetv2_graph import RESNETV2S
 
-__all__ = ["CLASSIC", "EVERY_NETWORK", "SMALL_RDNET"]
+__all__ = ["CLASSIC", "DISTINCT_NETWORKS", "EVERY_NETWORK", "SMALL_RDNET"]
 
 # The same code as a smaller one: seconds to build, as that of 1,202 layers.
 _LARGER = {
@@ -37,6 +37,13 @@ EVERY_NETWORK = [
 CLASSIC = [
     pytest.param(row.name, marks=pytest.mark.slow) if row.name in _LARGER else row.name
     for row in (*DENSENETS, *RESNETS)
+]
+# For tests that compute with them, some in float64: the later ones in their smallest form, without a gigabyte
+# of weights, or hundreds of layers that magnify the rounding of random weights to whatever one allows.
+DISTINCT_NETWORKS = [
+    name
+    for name in list_models()
+    if name not in _LARGER or name in {row.name for row in (*DENSENETS, *RESNETS)}
 ]
 # An RDNet with every kind of block, fast.
 SMALL_RDNET: dict[str, Any] = {

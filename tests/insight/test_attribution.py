@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_images
+from tests.helpers.networks import DISTINCT_NETWORKS
 from torch import nn
 
 from skipnets.classifier import Classifier
@@ -19,7 +20,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError
 from skipnets.insight import Explanation, contact_sheet, explain
 from skipnets.insight.attribution import METHODS, stage_names
-from skipnets.models import create_model, list_models, model_config
+from skipnets.models import create_model, model_config
 from skipnets.models.accounting import Grid
 
 
@@ -118,13 +119,13 @@ def test_integrated_gradients_add_up_to_the_logit() -> None:
 
 BIG = {
     name
-    for name in list_models()
+    for name in DISTINCT_NETWORKS
     if model_config(name).default_size == 224 or sum(model_config(name).block_config) > 60
 }
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in BIG else ()) for name in list_models()]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in BIG else ()) for name in DISTINCT_NETWORKS]
 )
 def test_every_model_can_be_explained(name: str) -> None:
     size = 64 if model_config(name).default_size == 224 else 16

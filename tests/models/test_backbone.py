@@ -10,12 +10,12 @@ import pytest
 import timm
 import torch
 from captum.attr import LayerGradCam
-from tests.helpers.networks import EVERY_NETWORK
+from tests.helpers.networks import DISTINCT_NETWORKS, EVERY_NETWORK
 from torch import nn
 from torch.export import Dim
 
 from skipnets.errors import UserError
-from skipnets.models import DenseNet, ResNet, build_model, create_model, list_models, model_config
+from skipnets.models import DenseNet, ResNet, build_model, create_model, model_config
 
 SMALL = {
     "densenet121": {"block_config": (2, 2, 2, 2), "growth_rate": 8},
@@ -281,7 +281,7 @@ def test_every_model_computes_shapes_on_the_meta_device(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in list_models() if name != "resnet1202"])
+@pytest.mark.parametrize("name", [name for name in DISTINCT_NETWORKS if name != "resnet1202"])
 def test_every_model_exports_traces_and_compiles(name: str) -> None:
     model = create_model(name, num_classes=4)
     size = 64 if model.config.stem == "imagenet" else 32

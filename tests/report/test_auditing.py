@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tests.helpers.flawed import FOUND, scene, write_flawed, write_predictions
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.report import Audit, audit
 from skipnets.report.findings import KINDS

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 from tests.helpers.flawed import FOUND, scene, write_flawed
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import ImageDataset, check_groups, find_with_own_splits
+from skipnets.data.sources import find_with_own_splits
+from skipnets.data.splitting import check_groups
 from skipnets.report import Audit, audit
 from skipnets.report.findings import KINDS, actions, copy_groups, merged_spellings
 

@@ -14,8 +14,9 @@ from sklearn.metrics import cohen_kappa_score
 from tests.helpers.flawed import scene
 
 from skipnets.classifier import sigmoid
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import ImageDataset, find_dataset
+from skipnets.data.sources import find_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation.calibration import fit_label_temperature
 from skipnets.report import Audit, audit

@@ -15,7 +15,8 @@ from tests.helpers.runs import make_run, write_images
 
 from skipnets.classifier import load
 from skipnets.data.contents import contents
-from skipnets.data.sources import ImageDataset, find_dataset
+from skipnets.data.dataset import ImageDataset
+from skipnets.data.sources import find_dataset
 from skipnets.data.splits import read_splits
 from skipnets.errors import UserError
 from skipnets.evaluation import evaluate

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import skipnets
-from skipnets.data.sources import ImageDataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.errors import UserError
 from skipnets.models.registry import ModelConfig
 from skipnets.training import TrainConfig, budget, choice

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipnets.data.sources import ImageDataset, open_dataset
+from skipnets.data.dataset import ImageDataset
+from skipnets.data.sources import open_dataset
 from skipnets.training.mirroring import keeps_class_mirrored
 
 

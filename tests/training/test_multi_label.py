@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from tests.helpers.labels import LABELS, write_tiles
 
 from skipnets.classifier import describe, load
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import ImageDataset, find_dataset
+from skipnets.data.sources import find_dataset
 from skipnets.errors import UserError
 from skipnets.evaluation import MultiLabelEvaluation, evaluate
 from skipnets.evaluation.multi_label import ranking_metrics

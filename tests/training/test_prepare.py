@@ -12,8 +12,9 @@ from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 
 import skipnets
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import ImageDataset, open_dataset
+from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError
 from skipnets.models import create_model
 from skipnets.training import TrainConfig

@@ -15,8 +15,9 @@ from sklearn.metrics import mean_absolute_error, r2_score
 from tests.helpers.disks import TARGETS, write_disks
 
 from skipnets.classifier import Classifier, RegressionPrediction, describe, load
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import ImageDataset, find_dataset
+from skipnets.data.sources import find_dataset
 from skipnets.data.splits import read_splits
 from skipnets.data.targets import targets_from_texts
 from skipnets.errors import UserError

@@ -21,9 +21,10 @@ from tests.helpers.serving import served, wait_until
 import skipnets
 from skipnets.classifier import Classifier
 from skipnets.cli import main
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.loading import evaluation_batches, training_loader, validation_loader
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import ImageDataset, open_dataset
+from skipnets.data.sources import open_dataset
 from skipnets.deploy.export import export_model
 from skipnets.errors import UserError
 from skipnets.insight import explain

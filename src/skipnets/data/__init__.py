@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from skipnets.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from skipnets.data.dataset import ImageDataset
     from skipnets.data.decoding import ImageDecodeError, open_image
     from skipnets.data.preprocessing import Preprocessing
     from skipnets.data.sharding import write_shards
-    from skipnets.data.sources import ImageDataset, open_dataset
+    from skipnets.data.sources import open_dataset
 
 
 __all__ = ["ImageDataset", "ImageDecodeError", "Preprocessing", "open_dataset", "open_image", "write_shards"]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.data.copies import LEAST_SIDE
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError
-from skipnets.data.sources import ImageDataset
 
 _SIDE = 128
 # Levels between channels that JPEG's compression leaves in an image without color.

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from skipnets.data.sources import ImageDataset
+    from skipnets.data.dataset import ImageDataset
 
 # 16 bytes: among a billion images, two different ones agree with a probability of 10⁻²¹.
 _DIGEST_BYTES = 16

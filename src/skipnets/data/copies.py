@@ -42,7 +42,7 @@ from skipnets.machine import usable_cores
 from skipnets.terminal import csv_text
 
 if TYPE_CHECKING:
-    from skipnets.data.sources import ImageDataset
+    from skipnets.data.dataset import ImageDataset
 
 T = TypeVar("T")
 

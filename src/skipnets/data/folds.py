@@ -15,16 +15,10 @@ from numpy.typing import NDArray
 
 from skipnets.data.contents import contents
 from skipnets.data.copies import clusters
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
-from skipnets.data.sources import (
-    ImageDataset,
-    check_classes,
-    check_groups,
-    deal_out,
-    join_groups,
-    repeat_splits,
-)
 from skipnets.data.splits import Shares, SplitRow, cut_folds, read_split_rows, write_splits
+from skipnets.data.splitting import check_classes, check_groups, deal_out, join_groups, repeat_splits
 from skipnets.errors import UserError, listed
 
 __all__ = ["Folds", "deal_out_folds", "read_folds"]

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError, Source, open_region
 from skipnets.data.listing import counted
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.raster import WindowedImage
-from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.machine import usable_cores
 

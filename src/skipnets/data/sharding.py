@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.data.contents import digest
+from skipnets.data.dataset import ImageDataset, log_listing
 from skipnets.data.options import DataOptions
 from skipnets.data.shards import FORMAT, INDEX, VERSION
-from skipnets.data.sources import ImageDataset, find_with_own_splits, log_listing
+from skipnets.data.sources import find_with_own_splits
 from skipnets.data.splits import SPLITS
 from skipnets.errors import UserError, check_at_least_1, listed
 from skipnets.files import atomic_path, is_temporary, remove_orphans

@@ -3,61 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from skipnets.data.arrays import SUFFIXES as ARRAY_SUFFIXES
 from skipnets.data.contents import Content, contents, of_page
 from skipnets.data.copies import Copy, clusters, expected_seconds, find_copies
+from skipnets.data.dataset import PAGE_MARK, ImageDataset, log_listing
 from skipnets.data.decoding import (
     MAX_PIXELS,
     PAGED_SUFFIXES,
     SUFFIXES,
-    ImageDecodeError,
     Page,
     count_pages,
-    open_image,
-    open_region,
-    read_header,
-    render_image,
 )
 from skipnets.data.dicom import can_read_dicom, groups_of, is_dicom
 from skipnets.data.labels import check_group_names, check_labels
 from skipnets.data.layout import find_images, images_below
-from skipnets.data.listing import Entry, Listing, counted, natural_key, passed_over_line
-from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find_metadata, relative_name
-from skipnets.data.multi_label import absent_labels, join_folders, label_texts, labels_from_texts
+from skipnets.data.listing import Entry, Listing, counted, natural_key
+from skipnets.data.manifest import MANIFEST_SUFFIXES, Columns, find_listed, find_metadata
+from skipnets.data.multi_label import join_folders, labels_from_texts
 from skipnets.data.named import NAMED_SETS, read_named
 from skipnets.data.options import DataOptions
-from skipnets.data.raster import Header
 from skipnets.data.shards import Members, is_sharded, read_shards
 from skipnets.data.splits import (
     LATEST_FIRST,
-    SPLITS,
-    Shares,
-    SplitRow,
-    cut,
-    cut_groups,
     find_shares,
-    read_splits,
-    write_splits,
 )
-from skipnets.data.targets import quantile_labels, target_texts, targets_from_texts
-from skipnets.errors import UserError, check_path, listed, naming, near_matches
+from skipnets.data.splitting import deal_out, repeat_splits
+from skipnets.data.targets import targets_from_texts
+from skipnets.errors import UserError, check_path, listed, near_matches
 from skipnets.progress import LoggedProgress
 
-__all__ = ["ImageDataset", "images_below", "open_dataset"]
+__all__ = ["images_below", "open_dataset"]
 
 logger = logging.getLogger("skipnets")
 
@@ -69,229 +56,6 @@ _ARCHIVES = (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip")
 _NOT_OF_SHARDS = (
     *("layout", "exclude", "root", "path_column", "label_column", "split_column", "group_column"),
 )
-# What follows a file's name where each of its pages is an image of its own.
-_PAGE_MARK = "#page="
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImageDataset:
-    """A labeled list of images, held in memory or lying in files. N images.
-
-    Args:
-        classes: The class names; a label is a position in this. Of numbers to predict, the targets' names.
-        names: N names, unique: the path below `root`, or such as "digits/0001". What splits.csv holds.
-        labels: (N,) int64; or, where an image has any number of K labels, (N, K) float32 with 1 for present,
-            0 for absent and NaN for unknown; or, of numbers to predict, (N, T) float64.
-        splits: (N,) "train", "val" or "test".
-        root: The folder that `names` are relative to; None where `images` holds the images.
-        images: (N, H, W) or (N, H, W, C), usually uint8; None where they lie in files.
-        groups: (N,) what must not be divided among splits, such as a patient; None where nothing is known.
-        contents: Size and hash of each image's file; None where they are not computed yet.
-        copies: Pairs of images that show the same, as far as these were looked for.
-        members: Where in shards the images lie; None where each file is an image, or several.
-        pages: (N,) which page of its file each image is, from 0; None for the one that stands for the file.
-        max_pixels: The most that an image may have; larger ones are not decoded.
-        listing: What was found where the images were looked for, with notes and warnings.
-        regression: Whether the labels are numbers to predict.
-    """
-
-    classes: tuple[str, ...]
-    names: list[str]
-    labels: NDArray[Any]
-    splits: NDArray[np.str_]
-    root: Path | None = None
-    images: NDArray[Any] | None = None
-    groups: NDArray[np.str_] | None = None
-    members: Members | None = None
-    pages: NDArray[np.int64] | None = None
-    max_pixels: int = MAX_PIXELS
-    contents: list[Content] | None = None
-    copies: Sequence[Copy] = ()
-    listing: Listing = dataclasses.field(default_factory=Listing)
-    regression: bool = False
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether an image has any number of labels."""
-        return self.labels.ndim == 2 and not self.regression
-
-    @property
-    def dims(self) -> int:
-        """Spatial axes of an image; of signals and volumes (`skipnets.data.volumes`) 1 and 3."""
-        return 2
-
-    @property
-    def task(self) -> Literal["single-label", "multi-label", "regression"]:
-        """What the labels are: one class an image, any number of labels, or numbers."""
-        if self.regression:
-            return "regression"
-        return "multi-label" if self.multi_label else "single-label"
-
-    @property
-    def label_kind(self) -> str:
-        """What each image has, for messages: "one class an image"."""
-        kinds = {"multi-label": "several labels an image", "regression": "numbers to predict"}
-        return kinds.get(self.task, "one class an image")
-
-    @property
-    def label_names(self) -> list[str]:
-        """(N,) the class of each image, or its labels or numbers as one text.
-
-        See `skipnets.data.multi_label` and `skipnets.data.targets`.
-        """
-        if self.regression:
-            return target_texts(self.labels)
-        if self.multi_label:
-            return label_texts(self.labels, self.classes)
-        return [self.classes[label] for label in self.labels.tolist()]
-
-    def counts(self) -> NDArray[np.int64]:
-        """(K,) how many images have each class; of numbers, each target's."""
-        if self.regression:
-            return np.full(len(self.classes), len(self), dtype=np.int64)
-        if self.multi_label:
-            return (self.labels == 1).sum(0)
-        return np.bincount(self.labels, minlength=len(self.classes))
-
-    def split(self, name: str) -> ImageDataset:
-        """The images of "train", "val" or "test", or of "all" of them; classes and their order stay.
-
-        Raises:
-            UserError: There is no such split.
-        """
-        if name == "all":
-            return self
-        if name not in SPLITS:
-            raise UserError(
-                f"split={name!r}: must be one of {', '.join(SPLITS)}, all{near_matches(name, SPLITS)}"
-            )
-        return self.select(np.flatnonzero(self.splits == name))
-
-    def select(self, indices: NDArray[np.int64]) -> ImageDataset:
-        """The images at these positions, in this order."""
-        return replace(
-            self,
-            names=[self.names[index] for index in indices],
-            labels=self.labels[indices],
-            splits=self.splits[indices],
-            images=None if self.images is None else self.images[indices],
-            groups=None if self.groups is None else self.groups[indices],
-            members=None if self.members is None else self.members.select(indices),
-            pages=None if self.pages is None else self.pages[indices],
-            contents=None if self.contents is None else [self.contents[index] for index in indices],
-            copies=_renumbered(self.copies, indices),
-        )
-
-    def file(self, index: int) -> Path:
-        """The file (or shard) that the image lies in; there is one unless `images` holds the images."""
-        if self.members is not None:
-            return self.members.file(index)
-        assert self.root is not None
-        name = self.names[index]
-        return self.root / (name if self.pages is None else name.rpartition(_PAGE_MARK)[0] or name)
-
-    def source(self, index: int) -> Path | Page | NDArray[Any]:
-        """What `Preprocessing` and `open_image` read the image from: a file, a page, or pixels."""
-        if self.images is not None:
-            return self.images[index]
-        path = self.file(index)
-        if self.pages is None and self.members is None and self.max_pixels == MAX_PIXELS:
-            return path
-        return Page(
-            path,
-            None if self.pages is None else int(self.pages[index]),
-            self.max_pixels,
-            None if self.members is None else self.members[index],
-        )
-
-    def sources(self) -> Iterator[tuple[str, Path | Page | NDArray[Any]]]:
-        """The name and the source of each image."""
-        return zip(self.names, map(self.source, range(len(self))), strict=True)
-
-    def open(self, index: int) -> Image.Image:
-        """The image, upright, in mode L or RGB.
-
-        Raises:
-            ImageDecodeError: It cannot be read, or not in 8 bits; `skipnets.data.decoding.read_values` can.
-        """
-        return open_image(self.source(index))
-
-    def open_reduced(self, index: int, side: int, *, channels: int) -> Image.Image:
-        """The image in 8 bits, at least as finely as a thumbnail needs it; of a JPEG no more is decoded.
-
-        What has more than 8 bits is stretched to what a person sees; of bands, the first three are shown.
-
-        Args:
-            index: Which one.
-            side: Of the square that it is to be resized to, or into, in pixels.
-            channels: 1 for gray (mode L), 3 for RGB.
-
-        Raises:
-            ImageDecodeError: It cannot be read.
-        """
-        source = self.source(index)
-        if self.bits > 8 or self.bands:
-            return render_image(source).convert("L" if channels == 1 else "RGB")
-        image, _ = open_region(
-            source, lambda width, height: (0, 0, width, height), size=(side, side), channels=channels
-        )
-        return image
-
-    @functools.cached_property
-    def some_headers(self) -> list[Header]:
-        """The headers of up to 100 images, evenly spread, as far as they can be read."""
-        headers = []
-        for index in range(0, len(self), -(-len(self) // 100) or 1):
-            with contextlib.suppress(ImageDecodeError):
-                headers.append(read_header(self.source(index)))
-            if self.images is not None:
-                break  # they are all alike
-        return headers
-
-    @property
-    def channels(self) -> int:
-        """1 if the images are gray, 3 if some are in color, else the number of their bands.
-
-        Raises:
-            UserError: Images of different numbers of bands are mixed.
-        """
-        found = {header.channels for header in self.some_headers}
-        if len(found) == 1:
-            return found.pop()
-        if found - {1, 3}:
-            raise UserError(f"channels: {mixed_channels(found)}")
-        return 3
-
-    @functools.cached_property
-    def bands(self) -> bool:
-        """Whether some of the images have another number of channels than gray and color ones."""
-        return bool({header.channels for header in self.some_headers} - {1, 3})
-
-    @functools.cached_property
-    def bits(self) -> int:
-        """The most bits of a value among some of the images: above 8, they are to be windowed."""
-        return max((header.bits for header in self.some_headers), default=8)
-
-    def write_splits(self, path: str | os.PathLike[str]) -> None:
-        """Write splits.csv, which `open_dataset(splits=...)` repeats; every image is read for its hash."""
-        groups = [""] * len(self) if self.groups is None else self.groups.tolist()
-        write_splits(
-            path,
-            [
-                SplitRow(name, label, split, group, content.size, content.hash)
-                for name, label, split, group, content in zip(
-                    self.names,
-                    self.label_names,
-                    self.splits.tolist(),
-                    groups,
-                    contents(self),
-                    strict=True,
-                )
-            ],
-        )
 
 
 def open_dataset(
@@ -596,20 +360,6 @@ def _is_dicom(path: Path) -> bool:
     return False
 
 
-def mixed_channels(found: Collection[int]) -> str:
-    """What to say of images of several numbers of channels, with bands among them.
-
-    Args:
-        found: The numbers.
-    """
-    # Only four channels may be color and transparency.
-    way = "--channels 3 takes the fourth of four for transparency, or " if set(found) <= {1, 3, 4} else ""
-    return (
-        f"images of {' and '.join(map(str, sorted(found)))} channels are mixed, where a model takes one "
-        f"number: {way}--exclude leaves files or folders out"
-    )
-
-
 def _every_page(
     root: Path, entries: Sequence[Entry], members: Members | None
 ) -> tuple[list[Entry], NDArray[np.int64], NDArray[np.int64]]:
@@ -622,23 +372,11 @@ def _every_page(
             source = Page(members.file(position), member=members[position]) if members is not None else path
             count = count_pages(source)
         for page in range(count):
-            name = f"{entry.name}{_PAGE_MARK}{page + 1}" if count > 1 else entry.name
+            name = f"{entry.name}{PAGE_MARK}{page + 1}" if count > 1 else entry.name
             every.append(entry._replace(name=name, group=entry.group or entry.name))
             pages.append(page)
             origin.append(position)
     return every, np.array(pages, dtype=np.int64), np.array(origin, dtype=np.int64)
-
-
-def log_listing(dataset: ImageDataset) -> ImageDataset:
-    """Say what was passed over and what may mislead."""
-    listing = dataset.listing
-    if listing.passed_over:
-        logger.info("passed over: %s", passed_over_line(listing.passed_over))
-    for note in listing.notes:
-        logger.info("%s", note)
-    for warning in listing.warnings:
-        logger.warning("warning: %s", warning)
-    return dataset
 
 
 def _find_copies(dataset: ImageDataset, *, drop: bool, within: float | None) -> ImageDataset:
@@ -710,182 +448,6 @@ def _copy_warnings(dataset: ImageDataset) -> Iterator[str]:
             f"{counted(len(dataset.copies), 'copy', 'copies')} of images ({exact:,} equal byte by byte, "
             f"{len(dataset.copies) - exact:,} nearly equal)"
         )
-
-
-def _renumbered(copies: Sequence[Copy], indices: NDArray[np.int64]) -> list[Copy]:
-    """The copies among the images at these positions."""
-    if not copies:
-        return []
-    position = {int(old): new for new, old in enumerate(indices)}
-    kept = [copy for copy in copies if copy.first in position and copy.second in position]
-    return [copy._replace(first=position[copy.first], second=position[copy.second]) for copy in kept]
-
-
-def deal_out(dataset: ImageDataset, shares: Shares, seed: int, data: object) -> ImageDataset:
-    """Give a split to images that have none, and cut a missing val or test from train.
-
-    Args:
-        dataset: With the splits that the data itself tells.
-        shares: What each split gets.
-        seed: Not negative.
-        data: What was opened, for messages.
-
-    Raises:
-        UserError: There are too few classes or images, or groups lie in several of the given splits.
-    """
-    check_classes(dataset, data)
-    present = set(dataset.splits.tolist())
-    pool = dataset.splits == ("" if "" in present else "train")
-    wanted = shares.of([split for split in shares.fractions if split == "train" or split not in present])
-    check_groups(dataset, pool)
-    if len(wanted.fractions) == 1 and "" not in present:
-        return dataset
-    in_pool = [copy for copy in dataset.copies if pool[copy.first] and pool[copy.second]]
-    together = clusters(in_pool, len(dataset))
-    alone = pool & (together == np.arange(len(dataset)))
-    if dataset.task != "single-label":
-        units = together if dataset.groups is None else join_groups(dataset.groups, together)
-        splits = dataset.splits.astype("<U5")
-        labels = quantile_labels(dataset.labels[pool]) if dataset.regression else dataset.labels[pool]
-        splits[pool] = cut_groups(labels, units[pool], wanted, seed)
-        warn_of_absent_classes(dataset, splits)
-        return _with_splits(dataset, splits, wanted, pool)
-    counts = np.bincount(dataset.labels[alone], minlength=len(dataset.classes))
-    # In root/train/… a class may be absent from train as a whole; one that is there must suffice.
-    short = np.flatnonzero((counts < len(wanted.fractions)) & ((counts > 0) | ("" in present)))
-    if len(short):
-        more = len(short) - 1
-        others = f" (and {more} more {'classes have' if more > 1 else 'class has'} too few)" if more else ""
-        others += ", copies of one another counted once" if len(dataset.copies) else ""
-        name = f'"{dataset.classes[short[0]]}"'
-        spelled_alike = [
-            f" ({line})" for line in dataset.listing.warnings if name in line and "in spelling" in line
-        ]
-        raise UserError(
-            f"{data}: class {name} has {counted(int(counts[short[0]]), 'image')} to be split into "
-            f"{', '.join(wanted.fractions)}{others}; it takes at least {len(wanted.fractions)}, one for "
-            "each: add images or remove the class"
-            f"{''.join(spelled_alike)}"
-        )
-    splits = dataset.splits.astype("<U5")
-    if dataset.groups is None:
-        splits[alone] = cut(dataset.labels[alone], wanted, seed)
-        # Copies follow the first of them.
-        splits[pool] = splits[together[pool]]
-    else:
-        units = join_groups(dataset.groups, together)
-        splits[pool] = cut_groups(dataset.labels[pool], units[pool], wanted, seed)
-        warn_of_absent_classes(dataset, splits)
-    return _with_splits(dataset, splits, wanted, pool)
-
-
-def _with_splits(
-    dataset: ImageDataset, splits: NDArray[np.str_], wanted: Shares, pool: NDArray[np.bool_]
-) -> ImageDataset:
-    """The dataset with these splits, and a note where val is smaller than its share of the pool."""
-    count, val = int(pool.sum()), int((splits[pool] == "val").sum())
-    if wanted.reduced(count) != wanted.fractions:
-        share = wanted.fractions["val"] / sum(wanted.fractions.values())
-        dataset.listing.notes.append(
-            f"val has {val:,} of {count:,} images, not {share:.0%}: enough to choose the best epoch "
-            "(--fractions decides otherwise)"
-        )
-    return replace(dataset, splits=splits)
-
-
-def check_classes(dataset: ImageDataset, data: object) -> None:
-    """There must be classes to tell apart, or one label to tell the presence of."""
-    if len(dataset.classes) < 2 and dataset.task == "single-label":
-        raise UserError(
-            f'{data}: holds one class only, "{dataset.classes[0]}"; telling classes apart takes two or more'
-        )
-
-
-def join_groups(groups: NDArray[np.str_], together: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) numbers of the smallest units that keep both groups and copies together.
-
-    An image without a group is a unit of its own.
-    """
-    _, group = np.unique(groups, return_inverse=True)
-    unit = np.where(groups == "", len(group) + np.arange(len(group)), group)
-    for position, first in enumerate(together):
-        if unit[position] != unit[first]:
-            unit[unit == unit[position]] = unit[first]
-    return unit
-
-
-def check_groups(dataset: ImageDataset, pool: NDArray[np.bool_]) -> None:
-    """Groups must not cross the splits that the data came with."""
-    if dataset.groups is None:
-        return
-    home: dict[str, str] = {}
-    crossing = {
-        str(group)
-        for group, split in zip(dataset.groups[~pool], dataset.splits[~pool], strict=True)
-        if group and home.setdefault(str(group), str(split)) != split
-    }
-    crossing |= {str(group) for group in dataset.groups[pool] if str(group) in home}
-    if crossing and dataset.listing.groups_found:
-        dataset.listing.warnings.append(
-            f"images of {counted(len(crossing), 'patient or study', 'patients or studies')} lie in several "
-            f"of the given splits, which makes results too good: {listed(sorted(crossing))}"
-        )
-    elif crossing:
-        raise UserError(
-            f"groups that lie in several of the given splits: {listed(sorted(crossing))} "
-            f"({counted(len(crossing), 'group')}); leave the splits out to have them drawn by group"
-        )
-
-
-def warn_of_absent_classes(dataset: ImageDataset, splits: NDArray[np.str_]) -> None:
-    """Add to the dataset's warnings which splits lack a class."""
-    if dataset.regression:
-        return
-    if dataset.multi_label:
-        dataset.listing.warnings += absent_labels(dataset.labels, dataset.classes, splits)
-        return
-    for split in np.unique(splits):
-        labels = set(dataset.labels[splits == split].tolist())
-        absent = [name for label, name in enumerate(dataset.classes) if label not in labels]
-        if absent:
-            dataset.listing.warnings.append(f"too few groups: no images of {listed(absent)} in {split}")
-
-
-def repeat_splits(dataset: ImageDataset, path: str | os.PathLike[str], *, missing: str) -> ImageDataset:
-    """The images that a splits.csv lists, in its splits; `missing` is as in `DataOptions`."""
-    with naming("splits"):
-        rows = read_splits(path)
-    root = dataset.root
-    known = {name: index for index, name in enumerate(dataset.names)}
-    names = dataset.label_names
-    split_of: dict[int, str] = {}
-    gone = []
-    for name, (label, split) in rows.items():
-        index = known.get(name)
-        if index is None and root is not None:  # version 0.1 kept paths as a manifest writes them
-            index = known.get(relative_name(root, name))
-        if index is None:
-            gone.append(name)
-        elif names[index] != label:
-            other = "with another number" if dataset.regression else "under another class"
-            raise UserError(f"{path}: lists {name} as {label!r}, which the data hold {other}")
-        else:
-            split_of[index] = split
-    if gone and missing != "skip":
-        raise UserError(
-            f"{path}: lists {listed(gone)}, which the data do not hold; --missing skip goes on without"
-        )
-    if gone:
-        dataset.listing.warnings.append(
-            f"{counted(len(gone), 'image')} that {path} lists are no longer there: {listed(gone)}"
-        )
-    kept = np.array(sorted(split_of), dtype=np.int64)
-    if len(kept) < len(dataset):
-        dataset.listing.warnings.append(
-            f"{counted(len(dataset) - len(kept), 'image')} that {path} does not list are left out"
-        )
-    chosen = dataset.select(kept)
-    return replace(chosen, splits=np.array([split_of[index] for index in kept.tolist()], dtype="<U5"))
 
 
 def _named(name: str, *, download: bool) -> ImageDataset:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from skipnets.data.dataset import ImageDataset, mixed_channels
 from skipnets.data.decoding import ImageDecodeError, read_header
 from skipnets.data.listing import channel_word, counted, passed_over_line
 from skipnets.data.raster import NO_SUCH_PAGE, Header
-from skipnets.data.sources import ImageDataset, mixed_channels
 from skipnets.data.splits import SPLITS
 from skipnets.data.window import MeasuredWindow, measure_window
 from skipnets.errors import UserError, listed

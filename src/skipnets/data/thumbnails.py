@@ -20,7 +20,7 @@ from skipnets.data.decoding import ImageDecodeError
 from skipnets.machine import usable_cores
 
 if TYPE_CHECKING:
-    from skipnets.data.sources import ImageDataset
+    from skipnets.data.dataset import ImageDataset
 
 _IMAGES_AT_ONCE = 64
 # Files of up to so many bytes are read at once: a JPEG that small is decoded in a tenth of Pillow's time.

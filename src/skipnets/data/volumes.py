@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.raster import Header
-from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 
 __all__ = ["VolumeDataset", "value_range"]

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError, none_decoded, read_values
-from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, listed
 
 PERCENTILES = (0.5, 99.5)

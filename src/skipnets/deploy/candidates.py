@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from skipnets.classifier import Classifier
-from skipnets.data.sources import ImageDataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.deploy.graph import onnx_graph, openvino_graph, simplify, trace
 from skipnets.deploy.quantize import Quantization, open_calibration, quantize
 from skipnets.deploy.timing import Candidate, Predict

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from skipnets.classifier import Classifier, as_classifier, check_single_label, load
-from skipnets.data.sources import ImageDataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.deploy.graph import (
     onnx_graph,
     openvino_graph,

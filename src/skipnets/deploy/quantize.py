@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import ImageDataset, open_dataset
+from skipnets.data.sources import open_dataset
 from skipnets.deploy.timing import alternate
 from skipnets.errors import UserError, listed, naming, needs_extra
 from skipnets.evaluation.intervals import paired_interval

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.data.options import options_of_images
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import ImageDataset, open_dataset
+from skipnets.data.sources import open_dataset
 from skipnets.errors import UserError, naming
 from skipnets.evaluation.evaluating import open_own_images
 

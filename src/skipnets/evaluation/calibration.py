@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier, as_classifier, sigmoid, softmax
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError, needs_extra
 from skipnets.uncertainty import CalibrationScores, Uncertainty
 

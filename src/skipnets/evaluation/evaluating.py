@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from skipnets import run_folder
 from skipnets.classifier import NOT_FINITE, Classifier, as_classifier, check_single_label, softmax
 from skipnets.data.contents import Content, contents
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.loading import evaluation_batches
 from skipnets.data.named import NAMED_SETS
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import ImageDataset, open_dataset
+from skipnets.data.sources import open_dataset
 from skipnets.data.splits import SPLITS, SplitRow, read_split_rows
 from skipnets.errors import UserError, check_at_least_1, listed, needs_extra
 from skipnets.evaluation.confusion import draw_confusion, save_figure

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.classifier import Classifier
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.loading import evaluation_batches
-from skipnets.data.sources import ImageDataset
 from skipnets.errors import needs_extra
 from skipnets.uncertainty import (
     CalibrationScores,

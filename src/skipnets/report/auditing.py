@@ -18,10 +18,11 @@ from skipnets.classifier import Classifier
 from skipnets.data.appearance import measure_appearance
 from skipnets.data.contents import Content, contents
 from skipnets.data.copies import LEAST_SIDE, MOST, find_copies
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
 from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
-from skipnets.data.sources import ImageDataset, find_with_own_splits
+from skipnets.data.sources import find_with_own_splits
 from skipnets.data.survey import Survey, survey
 from skipnets.errors import UserError, check_at_least_1, listed
 from skipnets.evaluation.tables import write_table

@@ -18,7 +18,7 @@ from skipnets.evaluation.tables import write_table
 from skipnets.report.findings import KINDS, Action, Finding, merged_spellings
 
 if TYPE_CHECKING:
-    from skipnets.data.sources import ImageDataset
+    from skipnets.data.dataset import ImageDataset
     from skipnets.report.auditing import Audit
 
 __all__ = ["Corrected", "check_listed", "check_manifest", "corrected", "write_manifest"]

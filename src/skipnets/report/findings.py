@@ -19,12 +19,12 @@ import numpy as np
 from skipnets.data.appearance import Appearance
 from skipnets.data.contents import Content
 from skipnets.data.copies import clusters
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError
 from skipnets.data.labels import spellings
 from skipnets.data.listing import counted
 from skipnets.data.multi_label import label_text
 from skipnets.data.raster import Header
-from skipnets.data.sources import ImageDataset
 from skipnets.data.splits import LATEST_FIRST
 
 __all__ = [

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skipnets.classifier import Classifier
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.preprocessing import ImageDecodeError
 from skipnets.data.raster import WindowedImage
-from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.insight.attribution import explain, resized
 from skipnets.insight.overlays import overlay

@@ -23,9 +23,10 @@ from markupsafe import Markup
 
 from skipnets import run_folder
 from skipnets.classifier import Classifier, describe, load, softmax
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import ImageDataset, open_dataset
+from skipnets.data.sources import open_dataset
 from skipnets.data.splits import SPLITS, read_splits
 from skipnets.errors import UserError, check_at_least_1, check_path
 from skipnets.evaluation.calibration import FEW, NoTemperatureError, fit_temperature

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from skipnets.data.augmentation import AUGMENTATIONS
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import channel_word, counted
-from skipnets.data.sources import ImageDataset
 from skipnets.models.registry import INPUTS
 from skipnets.tables import as_text, properties_table
 from skipnets.training import budget

@@ -9,7 +9,7 @@ import numpy as np
 
 from skipnets import run_folder
 from skipnets.data.contents import contents
-from skipnets.data.sources import ImageDataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.splits import read_split_rows
 from skipnets.errors import UserError, listed
 from skipnets.training.config import END_OF_FILE

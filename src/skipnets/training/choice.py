@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from skipnets.data.sources import ImageDataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.duration import parse_duration
 from skipnets.models.registry import ModelConfig
 from skipnets.training import budget

@@ -6,9 +6,9 @@ import numpy as np
 import pytorch_lightning as pl
 from typing_extensions import override
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.loading import ImageLoader, balanced, training_loader, validation_loader
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import ImageDataset
 from skipnets.training.config import ResolvedConfig
 
 

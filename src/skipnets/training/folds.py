@@ -24,8 +24,9 @@ from torch import nn
 from skipnets import run_folder
 from skipnets.classifier import Classifier, load
 from skipnets.data.contents import contents
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.folds import Folds, deal_out_folds, read_folds
-from skipnets.data.sources import ImageDataset, find_with_own_splits
+from skipnets.data.sources import find_with_own_splits
 from skipnets.data.splits import find_shares
 from skipnets.data.survey import survey
 from skipnets.duration import parse_duration

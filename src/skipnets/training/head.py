@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.loading import validation_loader
-from skipnets.data.sources import ImageDataset
 from skipnets.models.backbone import Backbone
 from skipnets.training.prepare import Prepared
 from skipnets.training.speed import training_device

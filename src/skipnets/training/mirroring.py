@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError, render_image
-from skipnets.data.sources import ImageDataset
 
 _IMAGES, _SIDE = 1000, 16
 

@@ -18,7 +18,7 @@ from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
 from skipnets.classifier import Classifier
-from skipnets.data.sources import ImageDataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.evaluating import evaluate
 from skipnets.evaluation.multi_label import ranking_metrics

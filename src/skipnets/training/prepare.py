@@ -17,10 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from skipnets.classifier import describe
 from skipnets.data.augmentation import find_augmentation
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.decoding import ImageDecodeError, Source, image_size, none_decoded, open_region
 from skipnets.data.preprocessing import VOI, Preprocessing, Window, resize_values
 from skipnets.data.raster import WindowedImage
-from skipnets.data.sources import ImageDataset
 from skipnets.data.volumes import VolumeDataset, value_range
 from skipnets.data.window import PERCENTILES, measure_window
 from skipnets.errors import UserError, listed

@@ -23,7 +23,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.tuner.tuning import Tuner
 from typing_extensions import override
 
-from skipnets.data.sources import ImageDataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.training.callbacks import seed_everything

@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
-from skipnets.data.sources import ImageDataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.errors import UserError
 from skipnets.evaluation.regression import error_metrics
 from skipnets.models.backbone import Backbone

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 from torchmetrics import Metric
 
-from skipnets.data.sources import ImageDataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.custom import CustomConfig

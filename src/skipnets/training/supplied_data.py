@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import Listing, counted
-from skipnets.data.sources import ImageDataset, deal_out
 from skipnets.data.splits import SPLITS, find_shares
+from skipnets.data.splitting import deal_out
 from skipnets.data.volumes import VolumeDataset
 from skipnets.errors import UserError, listed
 from skipnets.machine import available_memory

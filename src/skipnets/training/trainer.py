@@ -22,10 +22,12 @@ from pytorch_lightning.strategies import StrategyRegistry
 from torchmetrics import Metric
 
 from skipnets.classifier import Classifier, load
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
 from skipnets.data.options import Missing
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import ImageDataset, find_dataset, open_dataset, repeat_splits
+from skipnets.data.sources import find_dataset, open_dataset
+from skipnets.data.splitting import repeat_splits
 from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
 from skipnets.errors import UserError, listed, near_matches, one_line

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.preprocessing import Preprocessing
-from skipnets.data.sources import ImageDataset
 from skipnets.errors import UserError
 from skipnets.models.backbone import Backbone
 from skipnets.models.family import network_graph

@@ -19,7 +19,7 @@ from tests.helpers.modules import modules_imported_anew
 from torch import Tensor
 
 from skipnets import Classifier
-from skipnets.data.sources import ImageDataset
+from skipnets.data.dataset import ImageDataset
 from skipnets.errors import MissingExtraError, UserError
 from skipnets.models import create_model
 from skipnets.models.weights import load_weights, network_of

@@ -32,8 +32,9 @@ from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
 from skipnets import run_folder
+from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
-from skipnets.data.sources import ImageDataset, open_dataset
+from skipnets.data.sources import open_dataset
 from skipnets.data.survey import survey
 from skipnets.duration import format_duration, parse_duration
 from skipnets.errors import UserError, check_at_least_1, one_line
