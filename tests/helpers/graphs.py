@@ -22,9 +22,9 @@ def assert_equal_to_the_built_model(config: ModelConfig) -> None:
     assert list(graph.stages) == [path for path, _ in model.named_stages()]
     assert graph.values[graph.features].channels == model.head_hidden_size
 
-    height, width = config.smallest_size + 12, config.smallest_size + 17
-    ran = _run(model, (config.in_chans, height, width))
-    shapes = graph.shapes((height, width))
+    size = tuple(config.smallest_size + more for more in (12, 17, 14)[: config.dims])
+    ran = _run(model, (config.in_chans, *size))
+    shapes = graph.shapes(size)
     paths = dict(model.named_modules())
     told = [(operation.name, shapes[operation.output]) for operation in graph.operations]
     # A concatenation or addition has the name of the module that contains it, which is no leaf.

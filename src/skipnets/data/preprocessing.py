@@ -372,6 +372,7 @@ class Preprocessing:
     @property
     def _height_width(self) -> tuple[int, int]:
         """Of images."""
+        self.require_images("images")
         height, width = self.size
         return height, width
 

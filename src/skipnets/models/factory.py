@@ -69,7 +69,7 @@ def create_model(
         out_indices: With `features_only`, indices of the maps to return, 0 for the finest; an int
             selects that many of the last, None selects all.
         fields: Any field of the model's configuration, for example `num_classes=5, in_chans=1,
-            growth_rate=24`.
+            growth_rate=24`; `dims=3` for volumes, `dims=1` for signals (DenseNets and ResNets).
 
     Returns:
         The model, in train mode. With `weights`, `model.weights_report` says which tensor came from where.

@@ -89,9 +89,9 @@ class _MemoryEfficientBlock(SwitchedModule):
         return reason
 
     def _unsupported_input(self, features: Tensor) -> str | None:
-        if features.ndim != self.conv1.weight.ndim:
-            return "the input has another number of axes than the kernels"
         checked = _CHECKED[self]
+        if features.ndim != 2 + len(checked.pairs[0].convolution.kernel_size):
+            return "the input has another number of axes than the kernels"
         parameters = [tensor for pair in checked.pairs for tensor in pair.parameters()]
         reason = guards.unsupported_input(features, parameters)
         if reason is None and features.dtype != parameters[0].dtype:

@@ -84,7 +84,7 @@ def convolve(x: Tensor, weight: Tensor, shape: MapShape, way: Way = "columns") -
         return x @ weight.flatten(1).t()
     extent, weight = _extent(len(x), weight, shape, way)
     maps: Tensor = CONVOLVE[len(extent.sides)](as_maps(x, extent), weight, padding=weight.shape[-1] // 2)
-    return as_matrix(maps)
+    return as_matrix(maps).contiguous()  # Maps of a single signal or volume may be a transposed view.
 
 
 def convolve_backward(
@@ -109,7 +109,7 @@ def convolve_backward(
     )
     weight_gradient += chunk_weight_gradient.view(weight_gradient.shape)
     assert x_gradient is not None
-    return as_matrix(x_gradient)
+    return as_matrix(x_gradient).contiguous()
 
 
 def convolution_gradients(

@@ -128,7 +128,7 @@ class Supplied:
         return tuple(name for name, is_needed in needed.items() if is_needed)
 
     def dims(self, config: TrainConfig) -> int | None:
-        """Spatial axes that the network takes; None where it is not one of this package or not yet chosen.
+        """Spatial axes that the network takes; None where it follows the data.
 
         Args:
             config: The run's.
@@ -137,7 +137,7 @@ class Supplied:
             return self.model.config.dims
         if self.model is None and (config.model is None or config.model in REGISTRY):
             dims = config.model_options.get("dims")
-            return dims if isinstance(dims, int) or config.model is None else 2
+            return dims if isinstance(dims, int) else None
         return None
 
     @property

@@ -48,4 +48,4 @@ def without_image_options(config: TrainConfig, train: VolumeDataset) -> TrainCon
     for name, value, found in (("size", size, train.sides), ("channels", config.channels, train.channels)):
         if value not in (None, found):
             raise UserError(f"{name}={value}: must be left out or {found}, as the {kind} are")
-    return dataclasses.replace(config, size=train.sides if train.dims > 1 else train.sides[0], **off)
+    return dataclasses.replace(config, size=train.sides, channels=train.channels, **off)

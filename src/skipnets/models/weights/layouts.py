@@ -158,10 +158,7 @@ def without_redundant_biases(
         del kept[name]
     if not found:
         return kept, ()
-    return kept, (
-        f"biases before batch norms were subtracted from the running means: {listed(found, 2)}; MONAI's "
-        'ResNets have a stem without a stride (stem="stride1") unless conv1_t_stride=2 was given',
-    )
+    return kept, (f"biases before batch norms were subtracted from the running means: {listed(found, 2)}",)
 
 
 LAYOUTS: Mapping[str, Callable[[str], str]] = {

@@ -30,6 +30,10 @@ from skipnets.models.weights.target import AmbiguousMatchError, NoMatchError, Ta
 logger = logging.getLogger("skipnets")
 
 _BY_STRUCTURE = "matched by structure"
+# Nothing in the weights tells which of the two it is.
+_MONAI_STEM = (
+    'such biases are MONAI\'s, whose ResNets have stem="stride1" unless they were made with conv1_t_stride=2'
+)
 
 
 def load_weights(
@@ -81,6 +85,8 @@ def load_weights(
     try:
         _require_fields(model, checkpoint)
         tensors, redundant = without_redundant_biases(tensors, whole.tensors)
+        if redundant and model.config.stem == "imagenet":
+            redundant += (_MONAI_STEM,)
         layout, mapping, tensors, notes = _match(target, tensors, ordered=checkpoint.ordered)
         values = {wanted: tensors[found] for wanted, found in mapping.items()}
         _require_floats(values)
@@ -192,8 +198,14 @@ def _require_shapes(target: Target, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items()
         if not target.fits(name, value.shape)
     ]
+    of_other_axes = [
+        value.ndim - 2
+        for name, value in values.items()
+        if value.ndim in (3, 4, 5) and value.ndim != target.tensors[name].ndim
+    ]
+    hint = f"; the weights are for dims={of_other_axes[0]}" if of_other_axes else ""
     if wrong:
-        raise NoMatchError(listed(wrong))
+        raise NoMatchError(listed(wrong) + hint)
 
 
 def _require_floats(values: Mapping[str, Tensor]) -> None:

@@ -281,8 +281,8 @@ def _from_safetensors(path: Path) -> Checkpoint:
 
 
 def _from_own(preprocessing: Mapping[str, Any] | None) -> PublishedInput | None:
-    """Preprocessing from the metadata of a model file."""
-    if preprocessing is None:
+    """Preprocessing from the metadata of a model file; none of signals and volumes."""
+    if preprocessing is None or len(preprocessing["size"]) != 2:
         return None
     height, width = preprocessing["size"]
     cropped = preprocessing.get("fit") == "crop"

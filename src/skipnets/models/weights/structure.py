@@ -44,7 +44,7 @@ _ROLE_OF = {word: role for role, words in _ROLES.items() for word in words}
 _NAME = re.compile(rf"(?:(?P<layer>.*?)[./_])?(?P<word>{'|'.join(_ROLE_OF)})(?::\d+)?", re.DOTALL)
 # Convolutions of signals, images and volumes.
 _KIND_BY_NDIM: dict[int, Kind] = {
-    **dict.fromkeys((3, 4, 5), "convolution"),  # type: ignore[dict-item]
+    **dict.fromkeys((3, 4, 5), "convolution"),
     2: "linear",
     1: "norm",
 }
