@@ -184,7 +184,7 @@ def small_config(name: str, dims: int) -> Any:
     return model_config(name, dims=dims, in_chans=1, num_classes=2, **fields)
 
 
-@pytest.mark.parametrize("dims", [1, 3])
+@pytest.mark.parametrize("dims", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("name", KINDS)
 def test_the_graph_is_the_network(name: str, dims: int) -> None:
     config = small_config(name, dims)

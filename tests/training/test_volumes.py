@@ -54,7 +54,8 @@ def config(out: Path, **fields: Any) -> TrainConfig:
 @pytest.fixture(scope="module")
 def volume_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("volumes") / "run"
-    return train(config(out, block_execution="linear"), model=network(3), dataset=Blobs())
+    learning = {"epochs": 5, "batch_size": 4, "block_execution": "linear"}
+    return train(config(out, **learning), model=network(3), dataset=Blobs())
 
 
 def test_a_run_on_volumes_learns_and_its_file_predicts(volume_run: Run) -> None:
@@ -91,6 +92,7 @@ def test_the_sheet_of_the_first_batch_shows_middle_slices(volume_run: Run) -> No
     assert volume_run.confusion.exists()
 
 
+@pytest.mark.slow
 def test_an_export_of_volumes_computes_the_same(volume_run: Run, tmp_path: Path) -> None:
     classifier = skipnets.load(volume_run)
     batch = classifier.preprocess([each[0] for each in Blobs(4).volumes])
@@ -130,6 +132,7 @@ def test_what_takes_images_alone_says_so(volume_run: Run, tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_signals_train_and_a_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="skipnets")
     options = {"model": "resnet8_w16", "model_options": {"block_config": [1, 1], "width": 4, "dims": 1}}
@@ -143,6 +146,7 @@ def test_signals_train_and_a_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptu
     assert skipnets.load(again).predict(blobs.volumes[3])[0].label in blobs.classes
 
 
+@pytest.mark.slow
 def test_a_network_of_one_s_own_takes_volumes(tmp_path: Path) -> None:
     class Own(nn.Module):
         def __init__(self) -> None:

@@ -161,6 +161,17 @@ class Preprocessing:
         """Spatial axes: 1 of signals, 2 of images, 3 of volumes."""
         return len(self.size)
 
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Height and width of the input.
+
+        Raises:
+            UserError: If the input is a signal or a volume.
+        """
+        self.require_images("images")
+        height, width = self.size
+        return height, width
+
     def require_images(self, what: str) -> None:
         """Refuse what is made for images.
 
@@ -246,7 +257,7 @@ class Preprocessing:
         opened = self.open(image)
         resized_width, resized_height, _, _ = self._layout(*opened.size)
         if resized_width * resized_height > MAX_PIXELS:
-            (width, height), (rows, columns) = opened.size, self._height_width
+            (width, height), (rows, columns) = opened.size, self.height_width
             raise ImageDecodeError(
                 f"image of {height}×{width} pixels: too elongated to be cut to {rows}×{columns}"
             )
@@ -261,7 +272,7 @@ class Preprocessing:
 
     def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
         """An image of 8 bits at the input's size."""
-        height, width = self._height_width
+        height, width = self.height_width
         resized_width, resized_height, left, top = self._layout(*image.size)
         if image.size != (resized_width, resized_height):
             image = image.resize((resized_width, resized_height), INTERPOLATIONS[self.interpolation])
@@ -275,7 +286,7 @@ class Preprocessing:
 
     def _fitted_values(self, image: WindowedImage) -> NDArray[np.float32]:
         """A windowed image at the input's size."""
-        height, width = self._height_width
+        height, width = self.height_width
         resized_width, resized_height, left, top = self._layout(*image.size)
         values = resize_values(image.values, (resized_width, resized_height), self.interpolation)
         canvas = np.empty((height, width, self.channels), dtype=np.float32)
@@ -345,7 +356,7 @@ class Preprocessing:
 
     def _layout(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Width and height after the resize, and where the input's left and top edge lie in that."""
-        input_height, input_width = self._height_width
+        input_height, input_width = self.height_width
         if self.fit == "stretch":
             return input_width, input_height, 0, 0
         if self.fit == "crop":
@@ -368,13 +379,6 @@ class Preprocessing:
             (resized_width - input_width) // 2,
             (resized_height - input_height) // 2,
         )
-
-    @property
-    def _height_width(self) -> tuple[int, int]:
-        """Of images."""
-        self.require_images("images")
-        height, width = self.size
-        return height, width
 
     def _values(self, source: Source) -> NDArray[Any]:
         """A signal or volume, (…, C): its values from 0 to 255, of `pixel_type`."""

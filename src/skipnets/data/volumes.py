@@ -38,7 +38,7 @@ class VolumeDataset(ImageDataset):
         return self._arrays.shape[1:-1]
 
     @property
-    def some_headers(self) -> list[Header]:  # type: ignore[override]
+    def some_headers(self) -> list[Header]:
         """None: only images have any."""
         return []
 
@@ -48,12 +48,12 @@ class VolumeDataset(ImageDataset):
         return self._arrays.shape[-1]
 
     @property
-    def bands(self) -> bool:  # type: ignore[override]
+    def bands(self) -> bool:
         """Whether there are others than one or three."""
         return self.channels not in (1, 3)
 
     @property
-    def bits(self) -> int:  # type: ignore[override]
+    def bits(self) -> int:
         """8 where values are bytes, else more."""
         return 8 * self._arrays.itemsize
 

@@ -203,7 +203,7 @@ def compare_speeds(
     ]
     return SpeedTable(
         model=str(classifier.path or classifier.architecture["name"]),
-        size=classifier.preprocessing.size,
+        size=classifier.preprocessing.height_width,
         macs=total_macs,
         sgemm_macs=rate,
         machine=machine(threads),

@@ -246,7 +246,7 @@ def _explanations(
                     grid=np.mean(grids_of_models, axis=0) * (1 if raised else -1),
                     position=position,
                     box=preprocessing.geometry(*image.size),
-                    input_size=preprocessing.size,
+                    input_size=preprocessing.height_width,
                     value=float(answers[target]) if is_number else None,
                     raised=raised,
                 )
@@ -293,7 +293,7 @@ def _attribute(
 
 def _stage(classifier: Classifier, stage: str) -> tuple[str, Grid]:
     """The module of a named stage, and the positions of its map's values in the input."""
-    size = classifier.preprocessing.size
+    size = classifier.preprocessing.height_width
     if (layers := _layers(classifier)) is not None:
         return _layer(layers, size, stage)
     graph = network_graph(classifier.members[0].model.config)
