@@ -93,7 +93,7 @@ def normalize_inside(model: Network, mean: Sequence[float], std: Sequence[float]
     convolution = cast(spatial.Convolution, rewritten.get_submodule(name))
     channel = (-1, *[1] * model.config.dims)
     factor = 1 / (255 * torch.tensor(std, dtype=torch.float64).view(channel))
-    center = 255 * torch.tensor(mean, dtype=torch.float64).view(channel)
+    center = 255 * torch.tensor(mean, dtype=torch.float64)
     dtype = convolution.weight.dtype
     scaled = copy.deepcopy(convolution)
     scaled.weight = nn.Parameter((convolution.weight.double() * factor).to(dtype), requires_grad=False)
@@ -105,13 +105,14 @@ class CenteredConvolution(nn.Module):
     """A convolution that first subtracts the mean color from its input.
 
     Args:
-        center: (C, 1, 1) mean color, from 0 to 255.
+        center: (C,) mean color, from 0 to 255.
         convolution: Takes centered pixels; its padding is the mean color.
     """
 
     def __init__(self, center: Tensor, convolution: spatial.Convolution) -> None:
         super().__init__()
-        self.center = nn.Parameter(center, requires_grad=False)
+        channel = (-1, *[1] * (convolution.weight.ndim - 2))
+        self.center = nn.Parameter(center.view(channel), requires_grad=False)
         self.convolution = convolution
 
     def forward(self, pixels: Tensor) -> Tensor:
