@@ -142,6 +142,7 @@ class _Emitter:
                     **self._added(step),
                     **self._gate(step),
                     **_affine(step),
+                    **_floor(step),
                     activation=step.activation,
                 )
             case Depthwise():
@@ -293,6 +294,7 @@ class _Emitter:
             step.groups,
             **_affine(step),
             eps=step.eps,
+            moments=step.moments,
             input_channel=ends["input_channel"],
         )
         self.network.add_elementwise(
@@ -301,6 +303,8 @@ class _Emitter:
             **self._added(step),
             gate=statistics,
             gate_shift_channel=channels,
+            **({} if step.slope is None else {"slope": single(step.name, step.slope)}),
+            **_floor(step),
             activation=step.activation,
         )
 
@@ -333,6 +337,10 @@ class _Emitter:
 
 def _affine(step: Step) -> dict[str, NDArray[np.float32]]:
     return {} if step.affine is None else _numbers(step.name, step.affine)
+
+
+def _floor(step: Step) -> dict[str, NDArray[np.float32]]:
+    return {} if step.floor is None else {"floor": single(step.name, step.floor)}
 
 
 def _numbers(name: str, affine: Affine) -> dict[str, NDArray[np.float32]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from skipnets_engine.graph import Graph
-from skipnets_engine.tensors import Affine, Tensors
+from skipnets_engine.tensors import Affine, Array, Tensors
 
 
 @dataclass(kw_only=True, eq=False)
@@ -30,6 +30,7 @@ class Step:
         affine: Norms: of an `Elementwise` before `added`; of what a `Convolve` or `Mean` reads, with a ReLU
             behind them.
         gate: A value of one pixel: factors of the channels of what an `Elementwise` or `Convolve` reads.
+        floor: The least that each channel of the result may be, of an `Elementwise` or a `GroupNormalize`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Step:
     activation: str = ""
     affine: Affine | None = None
     gate: int | None = None
+    floor: Array | None = None
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -113,10 +115,20 @@ class Normalize(Step):
 
 @dataclass(kw_only=True, eq=False)
 class GroupNormalize(Step):
-    """A norm of groups of channels over the whole map, `affine` behind it, an addition and an activation."""
+    """A norm of groups of channels over the whole map, `affine` behind it, an addition and an activation.
+
+    Attributes:
+        groups: Of channels.
+        eps: Is added to the variance, or mean square.
+        moments: "centered" subtracts the mean and divides by the deviation; "variance" only divides;
+            "squares" divides by the root mean square.
+        slope: What is normalized is x·sigmoid(slope·x); None for x. The statistics are those of x.
+    """
 
     groups: int
     eps: float
+    moments: Literal["centered", "variance", "squares"] = "centered"
+    slope: Array | None = None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -257,9 +269,11 @@ class Fusion:
             case "norm" if operation.norm == "layer2d":
                 return Normalize(**place, norm=self._layer_norm(operation))
             case "norm":
-                groups = operation.groups if operation.norm == "group" else operation.channels
-                affine = self._tensors.affine(operation.name)
-                return GroupNormalize(**place, affine=affine, groups=groups, eps=operation.eps)
+                return GroupNormalize(**place, **self._group_norm(operation))
+            case "affine":
+                return Elementwise(**place, affine=self._tensors.affine(operation.name))
+            case "threshold":
+                return Elementwise(**place, floor=self._tensors.double(f"{operation.name}.tau"))
             case "scale":
                 return Elementwise(**place, affine=self._tensors.scale(operation.name))
             case "activation":
@@ -296,7 +310,7 @@ class Fusion:
 
     def _extend(self, step: Step) -> None:
         """Absorbs the operations behind a step as far as it can."""
-        while not step.activation:
+        while not step.activation and step.floor is None:
             operation = self._only_reader(step.output)
             if operation is None or operation.output in self._fused or not self._absorb(step, operation):
                 return
@@ -311,6 +325,11 @@ class Fusion:
                 self._scale(step, self._tensors.norm(operation.name, operation.eps))
             case "scale" if scales:
                 self._scale(step, self._tensors.scale(operation.name))
+            case "affine" if scales:
+                self._scale(step, self._tensors.affine(operation.name))
+            case "threshold" if isinstance(step, (Elementwise, GroupNormalize)):
+                self._add_view(step)
+                step.floor = self._tensors.double(f"{operation.name}.tau")
             case "norm" if isinstance(step, Depthwise) and step.norm is None and operation.norm == "layer2d":
                 step.norm = self._layer_norm(operation)
             case "pool" if isinstance(step, Convolve) and self._can_pool_first(step, operation):
@@ -338,6 +357,20 @@ class Fusion:
 
     def _layer_norm(self, operation: Any) -> LayerNorm:
         return LayerNorm(affine=self._tensors.affine(operation.name), eps=operation.eps)
+
+    def _group_norm(self, operation: Any) -> dict[str, Any]:
+        """The fields of a step for a norm over the whole map."""
+        by_group = operation.norm in ("group", "evonorm-s0")
+        fields: dict[str, Any] = {
+            "affine": self._tensors.affine(operation.name),
+            "groups": operation.groups if by_group else operation.channels,
+            "eps": operation.eps,
+        }
+        if operation.norm == "filter-response":
+            fields["moments"] = "squares"
+        elif operation.norm == "evonorm-s0":
+            fields |= {"moments": "variance", "slope": self._tensors.double(f"{operation.name}.v")}
+        return fields
 
     def _add_view(self, step: Step) -> None:
         """Note what a step would have written but for what comes next: an affine function of its input."""
@@ -376,6 +409,7 @@ class Fusion:
             and step.affine is None
             and step.added is None
             and not step.activation
+            and step.floor is None
         )
 
     def _activate_at_reading(self) -> None:

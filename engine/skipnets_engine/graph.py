@@ -14,6 +14,7 @@ from skipnets_engine.errors import InvalidGraphError, UnknownArchitectureError
 
 _MAX_CHANNELS = 1 << 20
 _MAX_OPERATIONS = 20_000  # of values too; the deepest networks known have a quarter of it
+NORMS = ("batch", "group", "layer2d", "instance", "filter-response", "evonorm-s0")
 ACTIVATIONS = ("relu", "gelu", "silu", "hard_swish", "sigmoid", "hard_sigmoid")
 # What the kernels are written for.
 _MAX_KERNEL = 15
@@ -38,7 +39,9 @@ class Operation(Protocol):
     - "convolution": kernel, stride, padding, dilation, groups, bias, in_channels, out_channels
     - "standardized convolution" (its weights get mean 0 and variance 1 for each output channel): eps, too
     - "border" (pixels of zeros around the map): kernel (1), stride (1), padding
-    - "norm": norm ("batch", "group", "layer2d" or "instance"), channels, groups, eps
+    - "norm": norm ("batch", "group", "layer2d", "instance", "filter-response" or "evonorm-s0"), channels,
+      groups, eps
+    - "affine" (a factor and a shift for each channel) and "threshold" (the least of each channel): channels
     - "activation": function ("relu", "gelu", "silu", "hard_swish", "sigmoid" or "hard_sigmoid")
     - "pool": mode ("max" or "average"), kernel, stride, padding
     - "blur" (binomial, 3×3, mirrored at the edges) and "cell mean" (2×2, of the pixels inside of the map),
@@ -181,15 +184,15 @@ def _check_eps(where: str, operation: Any) -> None:
 
 
 def _check_norm(where: str, operation: Any, inputs: list[Value], output: Value) -> None:
-    _choice(where, operation, "norm", "batch", "group", "layer2d", "instance")
+    _choice(where, operation, "norm", *NORMS)
     _equal(where, operation, "channels", inputs[0].channels)
     _check_eps(where, operation)
-    if operation.norm == "group":
+    if operation.norm in ("group", "evonorm-s0"):
         groups = _integer(where, operation, "groups", 1, _MAX_CHANNELS)
         if inputs[0].channels % groups:
             raise InvalidGraphError(f"{where}: groups={groups}: must divide the channels")
     _same(where, inputs, output)
-    if operation.norm in ("batch", "instance"):
+    if operation.norm not in ("group", "layer2d"):
         _spatial(where, inputs[0], output, True, True)
 
 
@@ -279,6 +282,8 @@ _KINDS: dict[str, tuple[Callable[[str, Any, list[Value], Value], None], str]] = 
     "linear": (_check_linear, "in_features out_features"),
     "pointwise linear": (_check_linear, "in_features out_features"),
     "norm": (_check_norm, "norm channels groups eps"),
+    "affine": (_check_scale, "channels"),
+    "threshold": (_check_scale, "channels"),
     "activation": (_check_activation, "function"),
     "pool": (_check_pool, "mode kernel stride padding dilation"),
     "blur": (_check_halving, "kernel stride padding dilation"),

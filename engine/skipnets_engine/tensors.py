@@ -112,8 +112,13 @@ def tensor_shapes(operation: Any) -> dict[str, tuple[int, ...]]:
         window = (1, 1) if operation.kind == "pointwise linear" else ()
         return {f"{name}.weight": (outputs, operation.in_features, *window), f"{name}.bias": (outputs,)}
     if operation.kind == "norm":
-        parts = ["weight", "bias", *(["running_mean", "running_var"] if operation.norm == "batch" else [])]
+        more = {"batch": ["running_mean", "running_var"], "evonorm-s0": ["v"]}
+        parts = ["weight", "bias", *more.get(operation.norm, [])]
         return {f"{name}.{part}": (operation.channels,) for part in parts}
+    if operation.kind == "affine":
+        return {f"{name}.{part}": (operation.channels,) for part in ("weight", "bias")}
+    if operation.kind == "threshold":
+        return {f"{name}.tau": (operation.channels,)}
     if operation.kind == "channel convolution":
         return {f"{name}.weight": (1, 1, operation.kernel)}
     if operation.kind == "scale":

@@ -512,8 +512,8 @@ private:
                     output[i] = scratch.map + ((y + i + 1) * strips_.width + x + 1) * grown_;
                 kernels_.winograd_input[0](inputs_[part] + (tile - range.begin) * narrow_, input_element, lanes, input,
                                            narrow_, ceil_div(bottleneck, lanes));
-                training_.winograd_gradient(outputs_[part] + (tile - range.begin) * grown_, output_element, lanes,
-                                            output, grown_, ceil_div(growth, lanes));
+                training_.square.gradient(outputs_[part] + (tile - range.begin) * grown_, output_element, lanes,
+                                          output, grown_, ceil_div(growth, lanes));
             }
             for (int e = 0; e < kElements; ++e)
                 multiply_transposed(kernels_, {outputs_[part] + e * output_element, grown_}, 0, growth,

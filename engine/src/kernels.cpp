@@ -7,6 +7,7 @@
 
 #include "kernels.h"
 #include "vector.h"
+#include "winograd_vectors.h"
 
 namespace skipnets {
 
@@ -118,137 +119,6 @@ void pack_runs(float* packed, int rows, const float* const* source, const Size* 
         for (int r = 0; r < rows; ++r) store(packed + (i * rows + r) * L, load(lines + r * stride + i * L));
 }
 
-// ---- Winograd ------------------------------------------------------------------------------------------------
-
-// Bᵀd and Aᵀm of one column or row; the matrices are in winograd.h. Written out because half of the multiplications
-// are by ±1 and pairs of rows share their sums.
-//
-// The rows of Bᵀ come in pairs: those two of the result need the same inputs. The transform of a tile goes pair by
-// pair: both rows of Bᵀd for all columns stay in registers until they are multiplied by B, and nothing is spilled;
-// the price is that inputs are loaded for each pair that needs them, from the first-level cache.
-constexpr float kRoot = 0.70710678118654752440f;  // r in winograd.h
-
-template <int M>
-constexpr int kPairs = (M + 2) / 2;
-
-// The result's rows that a pair makes: 0 and the last, then 1 and 2, then 3 and 4.
-template <int M, int Pair>
-constexpr int kFirstRow = Pair == 0 ? 0 : 2 * Pair - 1;
-template <int M, int Pair>
-constexpr int kSecondRow = Pair == 0 ? M + 1 : 2 * Pair;
-
-// x(i) is input i of M + 2.
-template <int M, int Pair, class Input>
-inline void input_rows(Input x, Vector& first, Vector& second) {
-    if constexpr (M == 2 && Pair == 0) {
-        first = x(0) - x(2);
-        second = x(1) - x(3);
-    } else if constexpr (M == 2) {
-        first = x(1) + x(2);
-        second = x(2) - x(1);
-    } else if constexpr (Pair == 0) {
-        first = x(0) + (x(4) - 2.5f * x(2));
-        second = x(1) + (x(5) - 2.5f * x(3));
-    } else if constexpr (Pair == 1) {
-        const Vector even = x(4) - 2 * x(2), odd = x(3) - 2 * x(1);
-        first = even + kRoot * odd;
-        second = even - kRoot * odd;
-    } else {
-        const Vector even = x(4) - 0.5f * x(2), odd = 2 * x(3) - x(1);
-        first = even + kRoot * odd;
-        second = even - kRoot * odd;
-    }
-}
-
-inline void output_line(const Vector (&m)[4], Vector (&y)[2]) {
-    y[0] = m[0] + m[1] + m[2];
-    y[1] = m[1] - m[2] - m[3];
-}
-
-inline void output_line(const Vector (&m)[6], Vector (&y)[4]) {
-    const Vector sum = m[1] + m[2], difference = m[1] - m[2];
-    const Vector sum2 = m[3] + m[4], difference2 = m[3] - m[4];
-    y[0] = m[0] + (sum + sum2);
-    y[1] = kRoot * (difference + 2 * difference2);
-    y[2] = 0.5f * sum + 2 * sum2;
-    y[3] = m[5] + (0.5f * kRoot) * (difference + 8 * difference2);
-}
-
-// One row of Bᵀd times B.
-template <int M, int Pair = 0>
-inline void store_input_row(float* out, Size element, const Vector (&half)[M + 2]) {
-    Vector first, second;
-    input_rows<M, Pair>([&](int i) { return half[i]; }, first, second);
-    store(out + kFirstRow<M, Pair> * element, first);
-    store(out + kSecondRow<M, Pair> * element, second);
-    if constexpr (Pair + 1 < kPairs<M>) store_input_row<M, Pair + 1>(out, element, half);
-}
-
-template <int M, int Pair = 0>
-inline void transform_input(float* out, Size element, const float* const* rows, Size offset, Size pixel) {
-    constexpr int T = M + 2;
-    Vector first[T], second[T];
-#pragma GCC unroll 6
-    for (int column = 0; column < T; ++column)
-        input_rows<M, Pair>([&](int i) { return load(rows[i] + column * pixel + offset); }, first[column],
-                            second[column]);
-    store_input_row<M>(out + kFirstRow<M, Pair> * T * element, element, first);
-    store_input_row<M>(out + kSecondRow<M, Pair> * T * element, element, second);
-    if constexpr (Pair + 1 < kPairs<M>) transform_input<M, Pair + 1>(out, element, rows, offset, pixel);
-}
-
-template <int M>
-void winograd_input(float* out, Size element, Size step, const float* const* rows, Size pixel, Size vectors) {
-    // A tile of 4×4 fits 32 registers: everything is loaded once.
-    if constexpr (M == 2 && SKIPNETS_ROWS_1 == 24) {
-        for (Size i = 0; i < vectors; ++i) {
-            Vector half[4][4];
-#pragma GCC unroll 4
-            for (int column = 0; column < 4; ++column) {
-                const auto x = [&](int row) { return load(rows[row] + column * pixel + i * L); };
-                input_rows<M, 0>(x, half[0][column], half[3][column]);
-                input_rows<M, 1>(x, half[1][column], half[2][column]);
-            }
-#pragma GCC unroll 4
-            for (int row = 0; row < 4; ++row) store_input_row<M>(out + i * step + row * 4 * element, element, half[row]);
-        }
-        return;
-    }
-    for (Size i = 0; i < vectors; ++i) transform_input<M>(out + i * step, element, rows, i * L, pixel);
-}
-
-template <int M>
-void winograd_output(const float* in, Size element, Size vectors, float* const* out, Size pixel, int height, int width,
-                     const float* bias, const float* const* added, Size added_pixel, bool rectified) {
-    constexpr int T = M + 2;
-    for (Size i = 0; i < vectors * L; i += L) {
-        Vector half[M][T];
-#pragma GCC unroll 6
-        for (int column = 0; column < T; ++column) {
-            Vector m[T], y[M];
-#pragma GCC unroll 6
-            for (int row = 0; row < T; ++row) m[row] = load(in + (row * T + column) * element + i);
-            output_line(m, y);
-#pragma GCC unroll 4
-            for (int row = 0; row < M; ++row) half[row][column] = y[row];
-        }
-        const Vector b = load(bias + i);
-#pragma GCC unroll 4
-        for (int row = 0; row < M; ++row) {
-            if (row >= height) break;
-            Vector y[M];
-            output_line(half[row], y);
-#pragma GCC unroll 4
-            for (int column = 0; column < M; ++column) {
-                if (column >= width) break;
-                Vector x = y[column] + b;
-                if (added) x += load(added[row] + column * added_pixel + i);
-                store(out[row] + column * pixel + i, rectified ? relu(x) : x);
-            }
-        }
-    }
-}
-
 // ---- elementwise ---------------------------------------------------------------------------------------------
 
 void elementwise(float* out, const float* in, const float* scale, const float* shift, const float* added,
@@ -312,10 +182,10 @@ constexpr Kernels make_table() {
     table.pack_gated = pack_gated;
     table.pack_pooled = pack_pooled;
     table.pack_runs = pack_runs;
-    table.winograd_input[0] = winograd_input<2>;
-    table.winograd_input[1] = winograd_input<4>;
-    table.winograd_output[0] = winograd_output<2>;
-    table.winograd_output[1] = winograd_output<4>;
+    table.winograd_input[0] = winograd_input<2, 2>;
+    table.winograd_input[1] = winograd_input<4, 4>;
+    table.winograd_output[0] = winograd_output<2, 2>;
+    table.winograd_output[1] = winograd_output<4, 4>;
     table.elementwise = elementwise;
     table.largest = largest;
     table.mean = mean;

@@ -147,10 +147,16 @@ void add_layer_norm(Network& network, const std::string& name, int input, int ou
 }
 
 void add_group_norm(Network& network, const std::string& name, int input, int output, int channels, int groups,
-                    const Numbers& scale, const Numbers& shift, float eps, int input_channel) {
+                    const Numbers& scale, const Numbers& shift, float eps, const std::string& moments,
+                    int input_channel) {
+    static const std::map<std::string, Moments> known = {
+        {"centered", Moments::kCentered}, {"variance", Moments::kVariance}, {"squares", Moments::kSquares}};
+    const auto found = known.find(moments);
+    if (found == known.end()) throw std::invalid_argument(name + ": unknown moments " + moments);
     Node node = make_node(Kind::kGroupNorm, name, {input, output, input_channel, 0}, channels);
     if (channels < 0 || channels > 1 << 24) throw std::invalid_argument(name + ": channels out of range");
     node.output_channels = 2 * channels;
+    node.moments = found->second;
     node.groups = groups;
     node.eps = eps;
     add_scale(node, scale, shift);
@@ -169,9 +175,12 @@ void add_along_channels(Network& network, const std::string& name, int input, in
 void add_elementwise(Network& network, const std::string& name, int input, int output, int channels,
                      int input_channel, int output_channel, const std::optional<Numbers>& scale,
                      const std::optional<Numbers>& shift, int added, int added_channel, int gate, int gate_channel,
-                     int gate_shift_channel, const std::string& activation) {
+                     int gate_shift_channel, const std::optional<Numbers>& slope,
+                     const std::optional<Numbers>& floor, const std::string& activation) {
     Node node = make_node(Kind::kElementwise, name, {input, output, input_channel, output_channel}, channels);
     add_scale(node, scale, shift);
+    if (slope) node.slope = copy(*slope);
+    if (floor) node.floor = copy(*floor);
     node.added = added;
     node.added_channel = added_channel;
     node.gate = gate;
@@ -330,13 +339,13 @@ NB_MODULE(_engine, m) {
         .def("add_layer_norm", &add_layer_norm, "name"_a, "input"_a, "output"_a, "channels"_a, "scale"_a, "shift"_a,
              nb::kw_only(), "eps"_a, "input_channel"_a = 0, "output_channel"_a = 0, "activation"_a = "")
         .def("add_group_norm", &add_group_norm, "name"_a, "input"_a, "output"_a, "channels"_a, "groups"_a, "scale"_a,
-             "shift"_a, nb::kw_only(), "eps"_a, "input_channel"_a = 0)
+             "shift"_a, nb::kw_only(), "eps"_a, "moments"_a = "centered", "input_channel"_a = 0)
         .def("add_along_channels", &add_along_channels, "name"_a, "input"_a, "output"_a, "channels"_a, "weight"_a,
              nb::kw_only(), "input_channel"_a = 0, "output_channel"_a = 0, "activation"_a = "")
         .def("add_elementwise", &add_elementwise, "name"_a, "input"_a, "output"_a, "channels"_a, nb::kw_only(),
              "input_channel"_a = 0, "output_channel"_a = 0, "scale"_a = nb::none(), "shift"_a = nb::none(),
              "added"_a = -1, "added_channel"_a = 0, "gate"_a = -1, "gate_channel"_a = 0, "gate_shift_channel"_a = -1,
-             "activation"_a = "")
+             "slope"_a = nb::none(), "floor"_a = nb::none(), "activation"_a = "")
         .def("add_pool", &add_pool, "name"_a, "input"_a, "output"_a, "channels"_a, nb::kw_only(),
              "input_channel"_a = 0, "output_channel"_a = 0, "mode"_a, "kernel"_a, "stride"_a, "padding"_a = 0)
         .def("add_subsample", &add_subsample, "name"_a, "input"_a, "output"_a, "channels"_a, nb::kw_only(),

@@ -47,6 +47,10 @@ void check_node(const Node& node, const std::vector<int>& channels, const std::v
     require(node.scale.size() == node.shift.size(), who, "scale and shift of different sizes");
     require(node.scale.empty() || node.scale.size() == std::size_t(node.input_channels), who,
             "scale and shift must have one number an input channel");
+    for (const auto* numbers : {&node.slope, &node.floor})
+        require(numbers->empty() || (node.kind == Kind::kElementwise && numbers->size() == std::size_t(node.input_channels)),
+                who, "only elementwise steps have slopes and floors, one an input channel");
+    require(node.moments == Moments::kCentered || node.kind == Kind::kGroupNorm, who, "only group norms have moments");
     require(node.added == -1 || (adds && is_value(node.added) && written[node.added] && node.added != node.output &&
                                  has(node.added, node.added_channel, node.output_channels)),
             who, "what is added must be another value with these channels");

@@ -18,7 +18,7 @@ namespace skipnets {
 enum class Kind {
     kConvolution,
     kDepthwise,     // a filter for each channel, then a layer norm where there is an eps
-    kElementwise,   // · gate, scale · x + shift, + added; each of them where it is asked for
+    kElementwise,   // · sigmoid(slope · x), · gate, scale · x + shift, + added, at least floor; where they are asked for
     kMaxPool,       // over a window
     kAveragePool,   // over a window; pixels of the padding count as 0
     kCellMean,      // over cells of 2×2, of those pixels that lie inside of the map
@@ -30,6 +30,10 @@ enum class Kind {
     kGroupNorm,     // of groups of channels over the whole map: makes factors, and after them shifts, of all channels
     kAlongChannels, // a filter along the channels of a pixel
 };
+
+/// What the factors of a group norm divide by, and whether its shifts take away the mean: the deviation and they do; the
+/// deviation and they do not; the root mean square and they do not.
+enum class Moments { kCentered, kVariance, kSquares };
 
 enum class Algorithm { kDirect, kWinograd2, kWinograd4 };
 
@@ -43,6 +47,7 @@ struct Node {
     int before = 0;       // channels of 0 before those that a subsampling copies
     int groups = 1;       // of a convolution or a group norm
     float eps = 0;        // of a norm
+    Moments moments = Moments::kCentered;  // of a group norm
     Activation activation = Activation::kNone;  // of the result
     bool pooled = false;  // the convolution reads means over 2×2 pixels (of what scale and shift leave)
     int added = -1;       // a value that is added before the ReLU, from `added_channel` on
@@ -58,6 +63,8 @@ struct Node {
     std::vector<float> bias;  // (output_channels)
     // (input_channels) or empty; convolutions and means apply them with a ReLU to what they read.
     std::vector<float> scale, shift;
+    // (input_channels) or empty, of an elementwise step: a gate of each value by itself, and the least of the result.
+    std::vector<float> slope, floor;
 
     bool suits_winograd() const { return kernel == 3 && stride == 1 && dilation == 1 && padding == 1; }
 };

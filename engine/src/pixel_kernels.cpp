@@ -97,6 +97,20 @@ void gated(float* out, const float* in, const float* gate, const float* gate_shi
     }
 }
 
+void swish(float* out, const float* in, const float* slope, Size vectors) {
+    for (Size i = 0; i < vectors * L; i += L) {
+        const Vector x = load(in + i);
+        store(out + i, x * sigmoid(x * load(slope + i)));
+    }
+}
+
+void at_least(float* x, const float* floor, Size vectors) {
+    for (Size i = 0; i < vectors * L; i += L) {
+        const Vector value = load(x + i), least = load(floor + i);
+        store(x + i, value < least ? least : value);
+    }
+}
+
 template <int N>
 struct Lanes {
     typedef float Type __attribute__((vector_size(4 * N)));
@@ -238,6 +252,8 @@ constexpr PixelKernels make_table() {
     table.activate[at(Activation::kSigmoid)] = activate<Activation::kSigmoid>;
     table.activate[at(Activation::kHardSigmoid)] = activate<Activation::kHardSigmoid>;
     table.gated = gated;
+    table.swish = swish;
+    table.at_least = at_least;
     table.layer_norm = layer_norm;
     table.squares = squares;
     table.depthwise[3] = depthwise<3>;

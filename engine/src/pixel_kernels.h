@@ -22,6 +22,12 @@ struct PixelKernels {
     void (*gated)(float* out, const float* in, const float* gate, const float* gate_shift, const float* scale,
                   const float* shift, const float* added, bool relu, std::ptrdiff_t vectors);
 
+    /// in · sigmoid(slope · in).
+    void (*swish)(float* out, const float* in, const float* slope, std::ptrdiff_t vectors);
+
+    /// max(x, floor), in place. NaN stays NaN.
+    void (*at_least)(float* x, const float* floor, std::ptrdiff_t vectors);
+
     /// Of the `channels` of one pixel: (x − mean) / √(variance + eps) · scale + shift.
     void (*layer_norm)(float* out, const float* in, const float* scale, const float* shift, float eps,
                        std::ptrdiff_t channels);

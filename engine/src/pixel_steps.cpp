@@ -30,6 +30,10 @@ void run_elementwise(const Execution& run, const Step& step, int image, int coun
         float* result = out.at(pixel.number, pixel.y, pixel.x);
         const float* from = in.at(pixel.number, pixel.y, pixel.x);
         const float* other = added.base ? added.at(pixel.number, pixel.y, pixel.x) : nullptr;
+        if (step.slope) {
+            run.kernels.pixel->swish(result, from, step.slope, vectors);
+            from = result;
+        }
         if (gate.base) {
             const float* factors = gate.at(pixel.number, 0, 0);
             run.kernels.pixel->gated(result, from, factors, node.gate_shift_channel < 0 ? nullptr : factors + to_shift,
@@ -38,6 +42,7 @@ void run_elementwise(const Execution& run, const Step& step, int image, int coun
             run.kernels.elementwise(result, from, step.scale, step.shift, other, rectified, vectors);
         }
         if (finish) finish(&result, 0, 1, vectors);
+        if (step.floor) run.kernels.pixel->at_least(result, step.floor, vectors);
     });
 }
 
@@ -113,8 +118,8 @@ void for_some_pixels(const Place& in, int number, Size channel, Compute compute)
     }
 }
 
-/// Statistics of groups of channels, as factors and shifts: γ / √(σ² + ε) and β − μ · factor. Sums of a channel are in
-/// single precision over some pixels, in double precision from there on.
+/// Statistics of groups of channels, as factors and shifts: γ / √(σ² + ε) and β − μ · factor, or what `Moments` says.
+/// Sums of a channel are in single precision over some pixels, in double precision from there on.
 void run_group_norm(const Execution& run, const Step& step, int image, int count) {
     const Node& node = *step.node;
     const Place in = place_of(run, node.input, image, node.input_channel);
@@ -142,18 +147,21 @@ void run_group_norm(const Execution& run, const Step& step, int image, int count
                 std::fill(sums + first, sums + first + size, total / numbers);
             }
         };
-        sum_groups([&](const float* const* pixels, int now) {
-            run.kernels.mean(some, pixels, now, 1.0f, nullptr, nullptr, vectors);
-        });
         std::fill(center, center + vectors * lanes, 0.0f);
-        for (Size c = 0; c < own; ++c) center[c] = float(sums[c]);
+        if (node.moments != Moments::kSquares) {
+            sum_groups([&](const float* const* pixels, int now) {
+                run.kernels.mean(some, pixels, now, 1.0f, nullptr, nullptr, vectors);
+            });
+            for (Size c = 0; c < own; ++c) center[c] = float(sums[c]);
+        }
         sum_groups([&](const float* const* pixels, int now) {
             run.kernels.pixel->squares(some, pixels, now, center, vectors);
         });
         for (Size c = 0; c < own; ++c) {
             const double scale = double(step.scale[begin + c]) / std::sqrt(sums[c] + double(node.eps));
             factor[c] = float(scale);
-            factor[channels + c] = float(double(step.shift[begin + c]) - double(center[c]) * scale);
+            const double moved = node.moments == Moments::kCentered ? double(center[c]) * scale : 0.0;
+            factor[channels + c] = float(double(step.shift[begin + c]) - moved);
         }
     }
 }

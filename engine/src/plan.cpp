@@ -335,6 +335,14 @@ std::unique_ptr<Plan> make_plan(const Network& network, const Kernels& kernels, 
             step.scale = numbers;
             step.shift = numbers + padded;
         }
+        const auto padded = [&](const std::vector<float>& numbers) -> const float* {
+            if (numbers.empty()) return nullptr;
+            float* copy = plan->arena.floats(std::size_t(round_up(Size(numbers.size()), kernels.lanes)));
+            std::copy(numbers.begin(), numbers.end(), copy);
+            return copy;
+        };
+        step.slope = padded(node.slope);
+        step.floor = padded(node.floor);
         plan->steps.push_back(step);
     }
     lay_out_maps(network, kernels, *plan);
@@ -365,7 +373,7 @@ const char* algorithm_name(const Step& step) {
         case Kind::kElementwise:
             return step.node->gate >= 0                              ? "multiply"
                    : step.node->added >= 0                           ? "add"
-                   : step.node->activation != Activation::kNone      ? "activate"
+                   : step.node->activation != Activation::kNone || step.floor ? "activate"
                                                                      : "scale";
         case Kind::kDepthwise: return step.node->eps > 0 ? "depthwise, norm" : "depthwise";
         case Kind::kLayerNorm: return "layer norm";

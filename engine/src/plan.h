@@ -40,6 +40,7 @@ struct Step {
     const ConvolutionWeights* weights = nullptr;  // of convolutions, of each part
     int parts = 1;
     const float *scale = nullptr, *shift = nullptr;  // of all other steps, padded
+    const float *slope = nullptr, *floor = nullptr;  // padded, too
     Strips strips = Strips::kNone;
 };
 

@@ -3,6 +3,7 @@
 #include "training_kernels.h"
 
 #include "vector.h"
+#include "winograd_vectors.h"
 
 namespace skipnets {
 namespace {
@@ -82,28 +83,6 @@ template <int V, int Most, int R = Most>
 constexpr void list_outer(Outer* list) {
     list[R] = outer<R, V>;
     if constexpr (R > 1) list_outer<V, Most, R - 1>(list);
-}
-
-inline void gradient_line(Vector first, Vector second, Vector (&line)[4]) {
-    line[0] = first;
-    line[1] = first + second;
-    line[2] = first - second;
-    line[3] = -second;
-}
-
-void winograd_gradient(float* out, Size element, Size step, const float* const* rows, Size pixel, Size vectors) {
-    for (Size i = 0; i < vectors; ++i, out += step) {
-        Vector left[4], right[4];
-        gradient_line(load(rows[0] + i * L), load(rows[1] + i * L), left);
-        gradient_line(load(rows[0] + pixel + i * L), load(rows[1] + pixel + i * L), right);
-#pragma GCC unroll 4
-        for (int row = 0; row < 4; ++row) {
-            Vector line[4];
-            gradient_line(left[row], right[row], line);
-#pragma GCC unroll 4
-            for (int column = 0; column < 4; ++column) store(out + (row * 4 + column) * element, line[column]);
-        }
-    }
 }
 
 // ---- pixel by pixel ------------------------------------------------------------------------------------------
@@ -326,50 +305,6 @@ void sum_products(const ConstMatrix& gradient, const ConstMatrix& x, Size rows, 
     });
 }
 
-inline void filter_line(const Vector (&g)[3], Vector (&line)[4]) {
-    const Vector ends = 0.5f * (g[0] + g[2]), middle = 0.5f * g[1];
-    line[0] = g[0];
-    line[1] = ends + middle;
-    line[2] = ends - middle;
-    line[3] = g[2];
-}
-
-void winograd_filter(float* out, Size element, const float* taps) {
-    Vector half[3][4];
-    for (int column = 0; column < 3; ++column) {
-        const Vector g[3] = {load(taps + column * L), load(taps + (3 + column) * L), load(taps + (6 + column) * L)};
-        filter_line(g, half[column]);
-    }
-    for (int row = 0; row < 4; ++row) {
-        const Vector g[3] = {half[0][row], half[1][row], half[2][row]};
-        Vector line[4];
-        filter_line(g, line);
-        for (int column = 0; column < 4; ++column) store(out + (row * 4 + column) * element, line[column]);
-    }
-}
-
-inline void filter_gradient_line(const Vector (&m)[4], Vector (&line)[3]) {
-    const Vector sum = 0.5f * (m[1] + m[2]);
-    line[0] = m[0] + sum;
-    line[1] = 0.5f * (m[1] - m[2]);
-    line[2] = sum + m[3];
-}
-
-void winograd_filter_gradient(float* taps, const float* in, Size element) {
-    Vector half[4][3];
-    for (int column = 0; column < 4; ++column) {
-        Vector m[4];
-        for (int row = 0; row < 4; ++row) m[row] = load(in + (row * 4 + column) * element);
-        filter_gradient_line(m, half[column]);
-    }
-    for (int row = 0; row < 3; ++row) {
-        const Vector m[4] = {half[0][row], half[1][row], half[2][row], half[3][row]};
-        Vector line[3];
-        filter_gradient_line(m, line);
-        for (int column = 0; column < 3; ++column) store(taps + (row * 3 + column) * L, line[column]);
-    }
-}
-
 // ---- transitions ---------------------------------------------------------------------------------------------
 
 // Where the four pixels of a square are, from its first one.
@@ -535,11 +470,19 @@ void max_unpool(const Matrix& out, const float* const* gradient, const unsigned 
     }
 }
 
+template <int H, int W>
+constexpr TileKernels tile_kernels() {
+    return {H, W, winograd_input<H, W>, winograd_output<H, W>, winograd_filter<H, W>, winograd_gradient<H, W>,
+            winograd_filter_gradient<H, W>};
+}
+
 constexpr TrainingKernels make_table() {
     TrainingKernels table{};
     list_outer<1, SKIPNETS_ROWS_1>(table.outer[1]);
     list_outer<2, SKIPNETS_ROWS_2>(table.outer[2]);
-    table.winograd_gradient = winograd_gradient;
+    table.square = tile_kernels<2, 2>();
+    table.wide = tile_kernels<2, 4>();
+    table.large = tile_kernels<4, 4>();
     table.activate = activate;
     table.combine = combine<true>;
     table.combine_exact = combine<false>;
@@ -551,8 +494,6 @@ constexpr TrainingKernels make_table() {
     table.add_and_activate = add_and_activate;
     table.mask_by_output = mask_by_output;
     table.sum_products = sum_products;
-    table.winograd_filter = winograd_filter;
-    table.winograd_filter_gradient = winograd_filter_gradient;
     table.pool_activated = pool_activated;
     table.sum_spread = sum_spread;
     table.spread = spread;

@@ -35,16 +35,32 @@ struct Lines {
 using Outer = void (*)(const ConstMatrix& a, std::ptrdiff_t a_gap, const ConstMatrix& b, std::ptrdiff_t b_gap,
                        const Lines& pixels, const Matrix& out);
 
+constexpr int kMostElements = 36;
+
+/// Winograd's transforms (winograd.h) between a tile of H×W outputs and its E = (H+2)·(W+2) elements. In a tile
+/// rows[i] + j·pixel is number (i, j); element e of the E is e·element floats behind the first.
+struct TileKernels {
+    int height, width;
+    Kernels::WinogradInput input;
+    Kernels::WinogradOutput output;
+    /// G g Gᵀ of L filters, taps[9][L].
+    void (*filter)(float* out, std::ptrdiff_t element, const float* taps);
+    /// A g Aᵀ of the gradients of a tile's outputs, vector by vector to out + vector·step.
+    void (*gradient)(float* out, std::ptrdiff_t element, std::ptrdiff_t step, const float* const* rows,
+                     std::ptrdiff_t pixel, std::ptrdiff_t vectors);
+    /// Gᵀ m G of L gradients of transformed filters: those of the filters, taps[9][L].
+    void (*filter_gradient)(float* taps, const float* in, std::ptrdiff_t element);
+
+    int elements() const { return (height + 2) * (width + 2); }
+};
+
 /// The place of a maximum that the ReLU made.
 constexpr unsigned char kNowhere = 9;
 
 struct TrainingKernels {
     Outer outer[kWidestPanel + 1][kMaxRows + 1];  // [V][R]; null where R is more than Kernels::rows[V]
 
-    /// A g Aᵀ of a tile's 2×2 gradients, with Winograd's matrices (winograd.h): rows[i] + j·pixel is element (i, j);
-    /// element e of the 16 goes to out + e·element + vector·step.
-    void (*winograd_gradient)(float* out, std::ptrdiff_t element, std::ptrdiff_t step, const float* const* rows,
-                              std::ptrdiff_t pixel, std::ptrdiff_t vectors);
+    TileKernels square, wide, large;  // 2×2, 2×4 and 4×4
 
     /// Padded out = relu(scale · x + shift).
     void (*activate)(const Matrix& out, const ConstMatrix& x, std::ptrdiff_t rows, std::ptrdiff_t columns,
@@ -85,10 +101,6 @@ struct TrainingKernels {
     /// For each column the sum of gradient · (x - mean) and, unless it is null, that of the gradient.
     void (*sum_products)(const ConstMatrix& gradient, const ConstMatrix& x, std::ptrdiff_t rows,
                          std::ptrdiff_t columns, const float* mean, float* sum, float* product);
-    /// G g Gᵀ of L filters, taps[9][L]; element e of the 16 goes to out + e·element.
-    void (*winograd_filter)(float* out, std::ptrdiff_t element, const float* taps);
-    /// Gᵀ M G of L gradients of transformed filters: the other way round.
-    void (*winograd_filter_gradient)(float* taps, const float* in, std::ptrdiff_t element);
 
     // Of transitions: `count` squares of 2×2 pixels beside one another. Pixels of x follow each other at its stride, and
     // its second line is `line` floats behind the first.

@@ -71,11 +71,24 @@ class Build:
         if norm == "batch":
             parts |= {"running_mean": (-0.2, 0.2), "running_var": (0.5, 1.5)}
             self.tensors[f"{name}.num_batches_tracked"] = np.array(3)
+        if norm == "evonorm-s0":
+            parts |= {"v": (-1.5, 1.5)}
         for part, (low, high) in parts.items():
             self.tensors[f"{name}.{part}"] = self._random.uniform(low, high, channels).astype(np.float32)
         return self._add(
             "norm", (x,), channels, name=name, norm=norm, channels=channels, groups=groups, eps=eps
         )
+
+    def affine(self, x: int, *, name: str = "") -> int:
+        name = name or self._name("affine")
+        for part in ("weight", "bias"):
+            self._draw(f"{name}.{part}", (self.channels(x),))
+        return self._add("affine", (x,), self.channels(x), name=name, channels=self.channels(x))
+
+    def threshold(self, x: int, *, name: str = "") -> int:
+        name = name or self._name("threshold")
+        self._draw(f"{name}.tau", (self.channels(x),))
+        return self._add("threshold", (x,), self.channels(x), name=name, channels=self.channels(x))
 
     def relu(self, x: int, *, name: str = "") -> int:
         return self.activation(x, "relu", name=name)
@@ -275,12 +288,33 @@ def wide_dense(seed: int = 0, classes: int = 4) -> Network:
     return build.graph, build.tensors
 
 
+def without_batch_norms(seed: int = 0, classes: int = 4) -> Network:
+    """Layers and a block whose norms contain the nonlinearity: filter response with threshold, EvoNorm-S0."""
+    build = Build(seed=seed)
+
+    def normalized(x: int, norm: str, name: str, *, groups: int = 1) -> int:
+        """A filter response norm's threshold is the second operation of one module."""
+        y = build.norm(x, norm, name=name, groups=groups)
+        return build.threshold(y, name=name) if norm == "filter-response" else y
+
+    x = build.stage("stem", build.convolution(0, 10, 3, name="stem"))
+    for layer, norm in enumerate(("filter-response", "evonorm-s0")):
+        y = build.convolution(normalized(x, norm, f"layer{layer}.norm", groups=5), 5, 3)
+        x = build.concatenate(x, y)
+    x = build.stage("norm", normalized(x, "filter-response", "norm"))
+    y = normalized(build.convolution(x, 24, 1), "evonorm-s0", "block.norm1", groups=8)
+    y = build.affine(build.convolution(y, 20, 3, name="block.conv2"), name="block.norm2")
+    x = build.stage("block", build.relu(build.add(x, y)))
+    return build.finish(x, classes)
+
+
 NETWORKS: dict[str, Callable[..., Network]] = {
     "dense": dense,
     "residual": residual,
     "pre-activation": pre_activation,
     "squeezed": squeezed,
     "wide dense": wide_dense,
+    "without batch norms": without_batch_norms,
 }
 
 

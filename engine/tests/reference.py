@@ -136,6 +136,14 @@ def _norm(operation: Any, inputs: list[Array], tensors: dict[str, Array]) -> Arr
         groups = operation.groups if operation.norm == "group" else x.shape[1]
         grouped = x.reshape(len(x), groups, -1)
         return normalized(grouped, (2,), operation.eps).reshape(x.shape) * each("weight") + each("bias")
+    if operation.norm == "filter-response":
+        mean_square = (x**2).mean(axis=(2, 3), keepdims=True)
+        return np.asarray(x / np.sqrt(mean_square + operation.eps) * each("weight") + each("bias"))
+    if operation.norm == "evonorm-s0":
+        variance = x.reshape(len(x), operation.groups, -1).var(axis=2)
+        deviation = np.sqrt(variance + operation.eps).repeat(x.shape[1] // operation.groups, axis=1)
+        swish = x / (1 + np.exp(-each("v") * x))
+        return np.asarray(swish / deviation[:, :, None, None] * each("weight") + each("bias"))
     deviation = np.sqrt(each("running_var") + operation.eps)
     return (x - each("running_mean")) / deviation * each("weight") + each("bias")
 
@@ -173,6 +181,10 @@ OPERATIONS: dict[str, Callable[[Any, list[Array], dict[str, Array]], Array]] = {
     "squeeze": lambda operation, inputs, tensors: inputs[0].mean(axis=(2, 3), keepdims=True),
     "multiply": lambda operation, inputs, tensors: inputs[0] * inputs[1],
     "scale": lambda operation, inputs, tensors: inputs[0] * tensors["scale"][:, None, None],
+    "affine": lambda operation, inputs, tensors: (
+        inputs[0] * tensors["weight"][:, None, None] + tensors["bias"][:, None, None]
+    ),
+    "threshold": lambda operation, inputs, tensors: np.maximum(inputs[0], tensors["tau"][:, None, None]),
     "channel convolution": _along_channels,
     "global pool": _global_pool,
     "blur": lambda operation, inputs, tensors: blur(inputs[0]),

@@ -88,7 +88,8 @@ class RandomGraph:
         size, channels = self.sizes[x], self.build.channels(x)
         kinds = (
             "conv1 conv conv grouped depthwise norm norm-relu norm-relu relu max average halve pad subsample "
-            "drop activation layer-norm group-norm excite gate scale along blur cell"
+            "drop activation layer-norm group-norm excite gate scale along blur cell filter-response evonorm "
+            "affine threshold"
         )
         match self.draw(st.sampled_from([*kinds.split(), *["concatenate", "add"] * 2])):
             case "conv1":
@@ -116,6 +117,15 @@ class RandomGraph:
             case "group-norm":
                 groups = self.draw(st.sampled_from([g for g in (1, 2, 3, 4, 16) if channels % g == 0]))
                 y = build.norm(x, self.draw(st.sampled_from(["group", "instance"])), eps=1e-2, groups=groups)
+            case "filter-response":
+                y = build.norm(x, "filter-response", eps=1e-2)
+            case "evonorm":
+                groups = self.draw(st.sampled_from([g for g in (1, 2, 3, 4, 16) if channels % g == 0]))
+                y = build.norm(x, "evonorm-s0", eps=1e-2, groups=groups)
+            case "affine":
+                y = build.affine(x)
+            case "threshold":
+                y = build.threshold(x)
             case "excite":
                 y = build.squeeze_excitation(
                     x, 5, gate=self.draw(st.sampled_from(["sigmoid", "hard_sigmoid"]))

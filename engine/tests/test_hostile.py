@@ -32,7 +32,7 @@ def operation(graph: Any, name: str) -> Any:
             "norm",
             {"norm": "weight"},
             UnknownArchitectureError,
-            "norm: .*instance norm only, not norm='weight'",
+            "norm: .*evonorm-s0 norm only, not norm='weight'",
         ),
         (
             "norm",
@@ -40,6 +40,13 @@ def operation(graph: Any, name: str) -> Any:
             InvalidGraphError,
             "norm: groups=3: must divide the channels",
         ),
+        (
+            "norm",
+            {"norm": "evonorm-s0", "groups": 3},
+            InvalidGraphError,
+            "norm: groups=3: must divide the channels",
+        ),
+        ("relu", {"kind": "threshold"}, UnknownArchitectureError, "attribute 'function' of a threshold"),
         ("relu", {"function": "tanh"}, UnknownArchitectureError, "hard_sigmoid function only, not .*'tanh'"),
         (
             "stem",
@@ -307,6 +314,13 @@ ONES = np.ones(3, np.float32)
         ("elementwise", {"gate": 0, "gate_shift_channel": 1}, "factors must be another value"),
         ("elementwise", {"gate": 0}, "factors must have one pixel"),
         ("elementwise", {"activation": "tanh"}, "unknown activation tanh"),
+        ("elementwise", {"slope": ONES[:2]}, "slopes and floors, one an input channel"),
+        ("elementwise", {"floor": ONES[:2]}, "slopes and floors, one an input channel"),
+        (
+            "group_norm",
+            {"groups": 1, "scale": ONES, "shift": ONES, "eps": 1e-5, "moments": "third"},
+            "unknown moments third",
+        ),
         ("layer_norm", {"scale": ONES, "shift": ONES[:2], "eps": 1e-5}, "scale and shift of different sizes"),
         ("layer_norm", {"scale": ONES, "shift": ONES, "eps": 0.0}, "eps must be positive"),
         ("group_norm", {"groups": 1, "scale": ONES, "shift": ONES, "eps": 1e-5}, "channels outside"),

@@ -263,9 +263,10 @@ def test_factors_of_channels(isa: str, data: st.DataObject) -> None:
     assert_close(found[1], wanted, bound=1e-5)
 
 
+@pytest.mark.parametrize("moments", ["centered", "variance", "squares"])
 @examples
 @given(st.data())
-def test_statistics_of_groups(isa: str, data: st.DataObject) -> None:
+def test_statistics_of_groups(isa: str, moments: str, data: st.DataObject) -> None:
     groups = data.draw(st.sampled_from([1, 2, 3, 8, 32]))
     channels = groups * data.draw(st.sampled_from([1, 2, 3, 5, 16]))
     count, height, width, eps = data.draw(images), data.draw(sides), data.draw(sides), 1e-2
@@ -279,16 +280,27 @@ def test_statistics_of_groups(isa: str, data: st.DataObject) -> None:
     )
     network.add_subsample("copy", image, copied, skipped + channels)
     network.add_group_norm(
-        "norm", copied, statistics, channels, groups, scale, shift, eps=eps, input_channel=skipped
+        "norm",
+        copied,
+        statistics,
+        channels,
+        groups,
+        scale,
+        shift,
+        eps=eps,
+        moments=moments,
+        input_channel=skipped,
     )
     finish(network, statistics, 2 * channels)
     found = run(network, x, statistics, isa=isa, threads=data.draw(threads)).astype(float)
     part = x[:, skipped:].astype(float)
     mine = part * found[:, :channels] + found[:, channels:]
     grouped = part.reshape(count, groups, -1)
-    wanted = reference.normalized(grouped, (2,), eps).reshape(part.shape)
-    wanted = wanted * scale[:, None, None].astype(float) + shift[:, None, None]
-    assert np.abs(mine - wanted).max() <= 2e-5 * max(np.abs(scale).max(), 1) * 10
+    second = (grouped**2).mean(2) if moments == "squares" else grouped.var(2)
+    divisor = np.sqrt(second + eps)[:, :, None]
+    wanted = (grouped - (grouped.mean(2, keepdims=True) if moments == "centered" else 0)) / divisor
+    wanted = wanted.reshape(part.shape) * scale[:, None, None].astype(float) + shift[:, None, None]
+    assert np.abs(mine - wanted).max() <= 2e-5 * max(np.abs(scale).max(), 1) * max(10, np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("function", reference.ACTIVATIONS)
@@ -436,6 +448,8 @@ def test_the_other_steps_in_ranges_of_channels(isa: str, data: st.DataObject) ->
 
     scaled = affine(part)
     rectified = reference.activation(part, scale.astype(float), shift.astype(float))
+    gated_and_least = part / (1 + np.exp(-scale[:, None, None].astype(float) * part)) + part
+    gated_and_least = np.maximum(gated_and_least, shift[:, None, None])
     window = {"kernel": kernel, "stride": stride, "padding": padding}
     added = {"added": 1, "added_channel": skipped}
     taps = Case(3).numbers(data.draw(st.sampled_from([1, 3, 5, 9])))
@@ -449,6 +463,7 @@ def test_the_other_steps_in_ranges_of_channels(isa: str, data: st.DataObject) ->
         ("elementwise", {"activation": function}, activated(part, function)),
         ("elementwise", {"activation": function, **added}, activated(2 * part, function)),
         ("elementwise", {"scale": scale, "shift": shift, **added}, scaled + part),
+        ("elementwise", {"slope": scale, "floor": shift, **added}, gated_and_least),
         ("pool", {"mode": "max", **window}, reference.pool(part, "max", **window)),
         ("pool", {"mode": "average", **window}, reference.pool(part, "average", **window)),
         ("pool", {"mode": "cell", "kernel": 2, "stride": 2}, reference.cell_mean(part)),
@@ -514,6 +529,16 @@ def test_a_nan_in_an_image_reaches_the_features(isa: str) -> None:
     network.add_mean("mean", result, features, 16)
     network.features = features
     assert np.isnan(_engine.Engine(network, isa, 1).run(x, False)).any()
+
+
+@pytest.mark.parametrize("option", ["slope", "floor"])
+def test_nan_passes_gates_and_thresholds(isa: str, option: str) -> None:
+    x = np.full((1, 17, 1, 1), np.nan, np.float32)
+    network = _engine.Network()
+    image, result = network.add_value(17), network.add_value(17)
+    network.add_elementwise("step", image, result, 17, **{option: np.ones(17, np.float32)})
+    finish(network, result, 17)
+    assert np.isnan(run(network, x, result, isa=isa, threads=1)).all()
 
 
 @pytest.mark.parametrize("place", range(9))

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from passes import Case, Floats, assert_close, convolution, matrix, normed
 from skipnets_engine import training
 
-Floats = NDArray[np.float64]
 
-
-class Block:
+class Block(Case):
     """Random numbers of one block.
 
     Args:
@@ -36,24 +35,20 @@ class Block:
         *,
         projects: bool,
     ) -> None:
+        super().__init__()
         self.maps, self.channels, self.projects = maps, channels, projects
-        random = np.random.default_rng(1)
-
-        def normal(*size: int) -> Floats:
-            return random.standard_normal(size).astype(np.float32).astype(np.float64)
-
         inputs = (channels, *outputs)
         shapes = list(zip(outputs, inputs[:-1], sizes, strict=True))
         self.strides = list(strides)
         if projects:
             shapes.append((outputs[-1], channels, 1))
             self.strides.append(max(strides))
-        self.weights = [normal(out, seen, size, size) for out, seen, size in shapes]
-        self.norms = [normal(out) for out, _, _ in shapes for _ in range(2)]
+        self.weights = [self.normal(out, seen, size, size) for out, seen, size in shapes]
+        self.norms = [self.normal(out) for out, _, _ in shapes for _ in range(2)]
         self.eps = [1e-3] * len(shapes)
         self.zeros = 0 if projects else (outputs[-1] - channels) // 2
-        self.x = normal(*maps, channels)
-        self.downstream = normal(*self.y().shape)
+        self.x = self.normal(*maps, channels)
+        self.downstream = self.normal(*self.y().shape)
 
     def convolved(self) -> list[Floats]:
         """The convolutions' outputs, the slow and obvious way."""
@@ -66,8 +61,7 @@ class Block:
 
     def normed(self, x: Floats, index: int) -> Floats:
         gamma, beta = self.norms[2 * index : 2 * index + 2]
-        mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-        return gamma * (x - mean) / np.sqrt(variance + self.eps[index]) + beta
+        return normed(x, gamma, beta, self.eps[index])
 
     def y(self) -> Floats:
         outputs = self.convolved()
@@ -79,19 +73,6 @@ class Block:
         y = y.copy()
         y[..., self.zeros : self.zeros + self.channels] += self.x[:, ::step, ::step]
         return np.maximum(y, 0)
-
-    def difference(self, numbers: Floats, step: float = 1e-6) -> Floats:
-        """The gradient of the loss by some of its numbers, which are changed one by one."""
-        gradient = np.empty_like(numbers)
-        for index in np.ndindex(numbers.shape):
-            before = numbers[index]
-            losses = []
-            for changed in (before + step, before - step):
-                numbers[index] = changed
-                losses.append(float((self.y() * self.downstream).sum()))
-            gradient[index] = (losses[0] - losses[1]) / (2 * step)
-            numbers[index] = before
-        return gradient
 
     def arguments(self) -> dict[str, Any]:
         """What both passes of the engine are given."""
@@ -132,27 +113,6 @@ class Block:
             threads=threads,
         )
         return {**given, **made}
-
-
-def convolution(x: Floats, weight: Floats, stride: int) -> Floats:
-    """Of (N, H, W, C), padded by half the kernel's size."""
-    size = weight.shape[2]
-    bordered = np.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
-    height, width = x.shape[1:3]
-    taps = (
-        bordered[:, y : y + height : stride, x : x + width : stride] @ weight[:, :, y, x].T
-        for y in range(size)
-        for x in range(size)
-    )
-    return np.asarray(sum(taps))
-
-
-def matrix(maps: Floats) -> NDArray[np.float32]:
-    return maps.reshape(-1, maps.shape[-1]).astype(np.float32)
-
-
-def assert_close(own: NDArray[np.float32], wanted: Floats, bound: float) -> None:
-    assert np.abs(own.reshape(wanted.shape) - wanted).max() <= bound * max(np.abs(wanted).max(), 1e-2)
 
 
 @settings(

@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from passes import Case, Floats, assert_close, convolution, matrix, normed
 from skipnets_engine import training
 
-Floats = NDArray[np.float64]
 
-
-class Stem:
+class Stem(Case):
     """Random numbers of one stem.
 
     Args:
@@ -34,52 +32,23 @@ class Stem:
         *,
         pools: bool,
     ) -> None:
+        super().__init__()
         self.stride, self.pools, self.eps = stride, pools, 1e-3
-        random = np.random.default_rng(1)
-
-        def normal(*size: int) -> Floats:
-            return random.standard_normal(size).astype(np.float32).astype(np.float64)
-
-        self.images, self.weight = normal(*images, channels), normal(outputs, channels, size, size)
-        self.norm = [normal(outputs) for _ in range(2)]
-        self.downstream = normal(*self.y().shape)
+        self.images, self.weight = self.normal(*images, channels), self.normal(outputs, channels, size, size)
+        self.norm = [self.normal(outputs) for _ in range(2)]
+        self.downstream = self.normal(*self.y().shape)
 
     def convolved(self) -> Floats:
-        size = self.weight.shape[2]
-        around = (size // 2, size // 2)
-        bordered = np.pad(self.images, ((0, 0), around, around, (0, 0)))
-        height, width = self.images.shape[1:3]
-        taps = (
-            bordered[:, y : y + height : self.stride, x : x + width : self.stride] @ self.weight[:, :, y, x].T
-            for y in range(size)
-            for x in range(size)
-        )
-        return np.asarray(sum(taps))
+        return convolution(self.images, self.weight, self.stride)
 
     def y(self) -> Floats:
-        """The slow and obvious way."""
-        maps, (gamma, beta) = self.convolved(), self.norm
-        normed = gamma * (maps - maps.mean((0, 1, 2))) / np.sqrt(maps.var((0, 1, 2)) + self.eps) + beta
-        maps = np.maximum(normed, 0)
+        maps = np.maximum(normed(self.convolved(), *self.norm, self.eps), 0)
         if not self.pools:
             return maps
         height, width = maps.shape[1:3]
         bordered = np.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
         shifted = [bordered[:, y : y + height : 2, x : x + width : 2] for y in range(3) for x in range(3)]
         return np.asarray(np.max(shifted, axis=0))
-
-    def difference(self, numbers: Floats, step: float = 1e-6) -> Floats:
-        """The gradient of the loss by some of its numbers, which are changed one by one."""
-        gradient = np.empty_like(numbers)
-        for index in np.ndindex(numbers.shape):
-            before = numbers[index]
-            losses = []
-            for changed in (before + step, before - step):
-                numbers[index] = changed
-                losses.append(float((self.y() * self.downstream).sum()))
-            gradient[index] = (losses[0] - losses[1]) / (2 * step)
-            numbers[index] = before
-        return gradient
 
     def arguments(self) -> dict[str, Any]:
         """What both passes of the engine are given."""
@@ -95,14 +64,6 @@ class Stem:
             "convolved": np.full_like(matrix(self.convolved()), np.nan),
             "places": np.full((pooled, outputs), 99, np.uint8) if self.pools else None,
         }
-
-
-def matrix(maps: Floats) -> NDArray[np.float32]:
-    return maps.reshape(-1, maps.shape[-1]).astype(np.float32)
-
-
-def assert_close(own: NDArray[np.float32], wanted: Floats, bound: float) -> None:
-    assert np.abs(own.reshape(wanted.shape) - wanted).max() <= bound * max(np.abs(wanted).max(), 1e-2)
 
 
 @pytest.mark.parametrize(

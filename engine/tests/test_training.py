@@ -8,32 +8,30 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from passes import Case, Floats, assert_close, convolution, normed
 from skipnets_engine import training
 
-Floats = NDArray[np.float64]
 
-
-class Block:
+class Block(Case):
     """Random numbers of one block: images × height × width × channels, then growth, bottleneck, layers."""
 
     def __init__(
         self, maps: tuple[int, int, int], channels: int, growth: int, bottleneck: int, layers: int
     ) -> None:
+        super().__init__()
         self.maps, self.channels, self.growth, self.bottleneck = maps, channels, growth, bottleneck
-        random = np.random.default_rng(1)
-
-        def normal(*size: int) -> Floats:
-            return random.standard_normal(size).astype(np.float32).astype(np.float64)
-
         self.parameters: list[Floats] = []
         for layer in range(layers):
             seen = channels + layer * growth
-            self.parameters += [normal(seen), normal(seen), normal(bottleneck, seen)]
-            self.parameters += [normal(bottleneck), normal(bottleneck), normal(growth, bottleneck, 3, 3)]
+            self.parameters += [self.normal(seen), self.normal(seen), self.normal(bottleneck, seen)]
+            self.parameters += [
+                self.normal(bottleneck),
+                self.normal(bottleneck),
+                self.normal(growth, bottleneck, 3, 3),
+            ]
         self.eps = [1e-3] * layers
-        self.x = normal(*maps, channels)
-        self.downstream = normal(*maps, channels + layers * growth)
+        self.x = self.normal(*maps, channels)
+        self.downstream = self.normal(*maps, channels + layers * growth)
 
     @property
     def rows(self) -> int:
@@ -43,37 +41,15 @@ class Block:
     def layers(self) -> int:
         return len(self.eps)
 
-    def features(self) -> Floats:
-        """The slow and obvious way."""
+    def y(self) -> Floats:
         features = self.x
         for layer in range(self.layers):
             gamma1, beta1, weight1, gamma2, beta2, weight2 = self.parameters[6 * layer : 6 * layer + 6]
-            bottleneck = rectified_norm(features, gamma1, beta1, self.eps[layer]) @ weight1.T
-            activated = rectified_norm(bottleneck, gamma2, beta2, self.eps[layer])
-            bordered = np.pad(activated, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            _, height, width = self.maps
-            grown = sum(
-                bordered[:, y : y + height, x : x + width] @ weight2[:, :, y, x].T
-                for y in range(3)
-                for x in range(3)
-            )
-            features = np.concatenate([features, grown], axis=3)
+            activated = np.maximum(normed(features, gamma1, beta1, self.eps[layer]), 0)
+            bottleneck = activated @ weight1.T
+            activated = np.maximum(normed(bottleneck, gamma2, beta2, self.eps[layer]), 0)
+            features = np.concatenate([features, convolution(activated, weight2)], axis=3)
         return features
-
-    def loss(self) -> float:
-        return float((self.features() * self.downstream).sum())
-
-    def difference(self, numbers: Floats, step: float = 1e-6) -> Floats:
-        """The gradient of the loss by some of its numbers, which are changed one by one."""
-        gradient = np.empty_like(numbers)
-        for index in np.ndindex(numbers.shape):
-            before = numbers[index]
-            numbers[index] = before + step
-            above = self.loss()
-            numbers[index] = before - step
-            gradient[index] = (above - self.loss()) / (2 * step)
-            numbers[index] = before
-        return gradient
 
     def run(self, isa: str, threads: int, *, recompute: bool) -> dict[str, Any]:
         """Both passes of the engine."""
@@ -100,15 +76,6 @@ class Block:
             threads,
         )
         return {"features": features, "statistics": statistics, "gradients": gradients, "x": x_gradient}
-
-
-def rectified_norm(x: Floats, gamma: Floats, beta: Floats, eps: float) -> Floats:
-    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    return np.maximum(gamma * (x - mean) / np.sqrt(variance + eps) + beta, 0)
-
-
-def assert_close(own: NDArray[np.float32], wanted: Floats, bound: float) -> None:
-    assert np.abs(own.reshape(wanted.shape) - wanted).max() <= bound * max(np.abs(wanted).max(), 1e-2)
 
 
 @settings(
@@ -138,7 +105,7 @@ def test_the_forward_pass_of_any_shape(
 ) -> None:
     block = Block(maps, channels, growth, bottleneck, layers)
     made = block.run(isa, threads, recompute=recompute)
-    features = block.features()
+    features = block.y()
     assert_close(made["features"], features, 1e-5)
     mean, variance = made["statistics"][:2]
     assert_close(mean, features.mean((0, 1, 2)), 1e-5)
@@ -157,7 +124,7 @@ def test_gradients_are_those_of_differences(isa: str, recompute: bool) -> None:
 
 def test_large_maps_are_cut_into_strips(isa: str) -> None:
     block = Block((1, 61, 70), channels=5, growth=3, bottleneck=40, layers=1)
-    assert_close(block.run(isa, 2, recompute=False)["features"], block.features(), 1e-5)
+    assert_close(block.run(isa, 2, recompute=False)["features"], block.y(), 1e-5)
 
 
 @pytest.mark.parametrize(

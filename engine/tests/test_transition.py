@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from passes import Case, Floats, assert_close, matrix, normed
 from skipnets_engine import training
 
-Floats = NDArray[np.float64]
 
-
-class Transition:
+class Transition(Case):
     """Random numbers of one transition.
 
     Args:
@@ -25,39 +23,18 @@ class Transition:
     """
 
     def __init__(self, maps: tuple[int, int, int], inputs: int, outputs: int) -> None:
+        super().__init__()
         self.maps, self.eps = maps, 1e-3
-        random = np.random.default_rng(1)
-
-        def normal(*size: int) -> Floats:
-            return random.standard_normal(size).astype(np.float32).astype(np.float64)
-
-        self.x, self.norm, self.weight = (
-            normal(*maps, inputs),
-            [normal(inputs) for _ in range(2)],
-            normal(outputs, inputs),
-        )
-        self.downstream = normal(*self.y().shape)
+        self.x = self.normal(*maps, inputs)
+        self.norm = [self.normal(inputs) for _ in range(2)]
+        self.weight = self.normal(outputs, inputs)
+        self.downstream = self.normal(*self.y().shape)
 
     def y(self) -> Floats:
-        """The slow and obvious way: pooling comes last."""
-        gamma, beta = self.norm
-        normed = gamma * (self.x - self.x.mean((0, 1, 2))) / np.sqrt(self.x.var((0, 1, 2)) + self.eps) + beta
-        maps = np.maximum(normed, 0) @ self.weight.T
+        """Pooling comes last."""
+        maps = np.maximum(normed(self.x, *self.norm, self.eps), 0) @ self.weight.T
         height, width = maps.shape[1] // 2 * 2, maps.shape[2] // 2 * 2
         return np.asarray(sum(maps[:, y:height:2, x:width:2] for y in (0, 1) for x in (0, 1)) / 4)
-
-    def difference(self, numbers: Floats, step: float = 1e-6) -> Floats:
-        """The gradient of the loss by some of its numbers, which are changed one by one."""
-        gradient = np.empty_like(numbers)
-        for index in np.ndindex(numbers.shape):
-            before = numbers[index]
-            losses = []
-            for changed in (before + step, before - step):
-                numbers[index] = changed
-                losses.append(float((self.y() * self.downstream).sum()))
-            gradient[index] = (losses[0] - losses[1]) / (2 * step)
-            numbers[index] = before
-        return gradient
 
     def arguments(self) -> dict[str, Any]:
         """What both passes of the engine are given."""
@@ -71,14 +48,6 @@ class Transition:
             ],
             "weight": self.weight.astype(np.float32),
         }
-
-
-def matrix(maps: Floats) -> NDArray[np.float32]:
-    return maps.reshape(-1, maps.shape[-1]).astype(np.float32)
-
-
-def assert_close(own: NDArray[np.float32], wanted: Floats, bound: float) -> None:
-    assert np.abs(own.reshape(wanted.shape) - wanted).max() <= bound * max(np.abs(wanted).max(), 1e-2)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.errors import UserError, one_line
 from skipnets.models.registry import INPUTS, config_from_dict, config_to_dict
 from skipnets.runtimes.graph_format import EXPORT_FORMATS
-from skipnets.runtimes.runtime import InputType
+from skipnets.runtimes.runtime import InputType, NoFeaturesError
 from skipnets.scaling import TargetScale
 from skipnets.uncertainty import Uncertainty
 
@@ -56,6 +56,7 @@ _MOST_LAYERS = 10_000
 _MOST_MEMBERS = 1000
 _LARGEST_FIELD = 1 << 24
 _LARGEST_CHECKED = 1024
+_LARGEST_SIZE = 4096
 # What other modules read from the provenance, if it is there.
 _PROVENANCE: dict[str, tuple[type, ...]] = {
     "created": (str,),
@@ -218,11 +219,17 @@ def check_answers(path: Path, runtime: Runtime, description: Description) -> Non
     """
     if runtime.input_type != "float32" and description.preprocessing.window is not None:
         raise UserError(f"{path}: damaged: its graph takes bytes, which its preprocessing does not make")
-    # A graph takes any size, and opening a file that claims an enormous one shall not cost memory.
-    size = [min(side, _LARGEST_CHECKED) for side in description.preprocessing.size]
+    # Opening a file that claims an enormous size shall not cost memory; most graphs take any.
+    ours = config_from_dict(description.architecture).takes_any_size
+    size = [min(side, _LARGEST_CHECKED if ours else _LARGEST_SIZE) for side in description.preprocessing.size]
     batch = np.zeros((1, description.preprocessing.channels, *size), runtime.input_type)
     try:
-        logits, features = runtime.logits(batch), runtime.embed(batch)
+        logits = runtime.logits(batch)
+        features = runtime.embed(batch)
+    except NoFeaturesError:
+        if ours:
+            raise UserError(f"{path}: damaged: its graph has no features") from None
+        features = np.zeros((1, 0), np.float32)
     except Exception as error:  # each runtime's library has errors of its own
         raise UserError(
             f"{path}: its graph cannot compute images of its own preprocessing ({one_line(error, 0)})"

@@ -10,8 +10,10 @@ import pytest
 from tests.helpers.classifiers import FORMATS, write_class_folders
 from tests.helpers.commands import Result, write_image
 from tests.helpers.modules import modules_imported_anew
+from tests.helpers.own_networks import TinyNet
 
 from skipnets.classifier import Classifier, load
+from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy.export import Export
 
 NAMES = {"onnx": "m.onnx", "openvino": "m", "pt2": "m.pt2"}
@@ -176,3 +178,34 @@ def test_what_is_not_installed(
     with modules_imported_anew(*runtimes, missing=missing):
         result = run(*words)
     check_refusal(result, place, before, [install])
+
+
+@pytest.mark.usefixtures("place")
+def test_a_network_of_one_s_own_is_trusted_once_and_its_export_needs_none(run: Callable[..., Result]) -> None:
+    own = "tests.helpers.own_networks:TinyNet"
+    made_by = {"import": own, "arguments": {"num_classes": 2, "in_chans": 3}}
+    network = TinyNet(2, 3).eval()
+    preprocessing = Preprocessing(size=16)
+    Classifier.from_model(
+        network, classes=["cat", "dog"], preprocessing=preprocessing, architecture=made_by
+    ).save("own.safetensors")
+    image, trust = "pets/cat/0.png", ("--trust", own)
+    exporting = ("export", "own.safetensors", "--format", "pt2", "--output", "own.pt2")
+    for words in (("predict", "own.safetensors", image), exporting):
+        refused = run(*words)
+        assert refused.status == 2
+        assert f"(--trust {own}), which imports and runs that" in refused.err
+    assert "TinyNet" in run("info", "own.safetensors").out
+    assert "24 of 24" in run(*exporting, *trust).out
+    evaluated = [
+        json.loads(run("evaluate", *words, "pets", "--split", "all", "--json").out)["nll"]
+        for words in (("own.safetensors", *trust), ("own.pt2",))
+    ]
+    assert evaluated[1] == pytest.approx(evaluated[0], rel=1e-5)
+    assert (
+        run("predict", "own.pt2", image).out.split()[:2]
+        == run("predict", "own.safetensors", image, *trust).out.split()[:2]
+    )
+    explained = run("explain", "own.safetensors", image, "--output", "map.png", *trust)
+    assert explained.status == 0
+    assert Path("map.png").stat().st_size > 0

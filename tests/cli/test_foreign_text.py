@@ -196,7 +196,8 @@ def test_an_image_that_is_missing_does_not_stop_the_others(
         ("2>&-", 1, None),
         (">&-", 2, "standard output: is closed"),
         ("| true", 1, ""),
-        ("| head -n 1", 1, "failed"),
+        ("| cat", 1, "failed"),
+        ("| head -n 1", 1, None),  # how much there is to say depends on when it exits
     ],
 )
 def test_output_that_cannot_be_written(redirection: str, status: int, said: str | None, place: Path) -> None:

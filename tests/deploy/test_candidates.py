@@ -40,6 +40,8 @@ def test_the_baseline_is_torchvisions_and_computes_the_same(name: str, fields: d
         ("densenet40_k12", {}),
         ("resnet20", {}),
         ("resnet18", {"norm": "group"}),
+        ("resnet18", {"activation": "silu"}),
+        ("densenet_bc40_k12", {"activation": "gelu"}),
         ("resnet18", {"output_stride": 8}),
         ("resnet18", {"width": 32}),
         ("densenet121", {"compression": 0.3}),

@@ -26,8 +26,16 @@ LATER: list[tuple[str, dict[str, Any]]] = [
     ("resnetaa34d", {"width": 8, "block_config": (1, 1)}),
     ("resnetrs50", {"width": 16, "block_config": (1, 1)}),
     ("resnetv2_50x1_bit", {"width": 64, "block_config": (1, 1)}),
+    ("resnet20", {"block_config": (1, 1), "norm": "filter-response"}),
+    ("densenet_bc40_k12", {"block_config": (1, 1), "norm": "evonorm-s0"}),
 ]
-QUICK = {("rdnet_tiny", "pt2"), ("seresnet18", "pt2"), ("resnetblur50d", "pt2"), ("resnetaa34d", "onnx")}
+QUICK = {
+    ("rdnet_tiny", "pt2"),
+    ("seresnet18", "pt2"),
+    ("resnetblur50d", "pt2"),
+    ("resnetaa34d", "onnx"),
+    ("resnet20", "pt2"),
+}
 METADATA = '{"a": "größer than {}"}'
 
 

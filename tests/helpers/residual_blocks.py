@@ -11,6 +11,8 @@ from torch import Tensor
 
 from skipnets.ops.residual_block import NormedConvolution, ResidualBlockPlan
 
+from .rounding import random_normal
+
 EPS = (1e-3, 1e-5, 1e-2, 1e-4)
 
 
@@ -44,10 +46,7 @@ class Block:
     """Random parameters, input and gradient of one block, in float64."""
 
     def __init__(self, shape: Shape, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
-
-        def normal(*size: int, scale: float = 1.0) -> Tensor:
-            return scale * torch.randn(*size, generator=generator, dtype=torch.float64)
+        normal = random_normal(seed)
 
         def convolution(outputs: int, inputs: int, size: int) -> list[Tensor]:
             weight = normal(outputs, inputs, size, size, scale=(inputs * size**2) ** -0.5)
@@ -124,10 +123,3 @@ def layer_by_layer(x: Tensor, plan: ResidualBlockPlan, convolutions: list[Normed
         shortcut = x[:, :, :: max(plan.strides), :: max(plan.strides)]
         shortcut = F.pad(shortcut, (0, 0, 0, 0, plan.zeros_before, after))
     return LayerByLayer((y + shortcut).relu(), statistics)
-
-
-def errors(own: list[Tensor], exact: list[Tensor]) -> list[float]:
-    """The greatest error of each tensor, relative to its greatest number (or 0.01, for what cancels)."""
-    return [
-        float((a - b).abs().max() / b.abs().max().clamp(min=1e-2)) for a, b in zip(own, exact, strict=True)
-    ]

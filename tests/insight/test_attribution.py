@@ -190,6 +190,13 @@ def test_stages_are_named_as_their_blocks() -> None:
     assert stage_names(_classifier("resnet20")) == ["relu", "layer1", "layer2", "layer3"]
 
 
+@pytest.mark.parametrize("norm", ["filter-response", "evonorm-s0"])
+def test_maps_are_taken_behind_norms_that_activate(norm: str) -> None:
+    classifier = _classifier("densenet_bc40_k12", 64, block_config=(1, 1), norm=norm)
+    found = next(explain(classifier, [_image(40, 30)], classes=["b"], stage="denseblock1"))[0]
+    assert found.stage == "features.transition1.norm"
+
+
 # The proof: photographs with a glyph somewhere in them that tells the class, or with none, so that it is
 # known where a classifier that is right must have looked. Without the class of photographs alone, what lies
 # beside the glyph could speak for any class, and nothing would be learned against it.

@@ -39,6 +39,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("densenet40_k12", {"block_config": (2, 2), "norm": "instance"}),
     ("resnet20", {"block_config": (1, 1), "norm": "layer2d", "activation": "gelu"}),
     ("resnet20", {"block_config": (1, 1), "norm": "instance", "activation": "hard_swish"}),
+    ("densenet_bc40_k12", {"block_config": (2, 1), "norm": "filter-response"}),
+    ("resnet20", {"block_config": (1, 1), "norm": "evonorm-s0"}),
 ]
 
 

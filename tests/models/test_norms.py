@@ -1,4 +1,4 @@
-"""Norms and activations by name, against networks put together from PyTorch's and torchvision's layers."""
+"""Norms and activations by name, against networks put together from others' layers, and timm's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
+from timm.layers import EvoNorm2dS0, FilterResponseNormTlu2d
 from torch import nn
 from torchvision.models.convnext import LayerNorm2d
 
@@ -25,6 +27,11 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "layer2d": lambda channels: LayerNorm2d(channels, eps=1e-6),
     "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
 }
+# Norms with the activation behind them, which is left out where there is none.
+ACTIVATED_NORMS: dict[str, Callable[[int, bool], nn.Module]] = {
+    "filter-response": lambda channels, act: FilterResponseNormTlu2d(channels, apply_act=act),
+    "evonorm-s0": lambda channels, act: EvoNorm2dS0(channels, groups=norm_groups(channels), apply_act=act),
+}
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "hard_swish": nn.Hardswish}
 NETWORKS: dict[str, dict[str, Any]] = {
     "densenet121": {"block_config": (2, 1), "growth_rate": 4},
@@ -38,10 +45,15 @@ def put_together(name: str, norm: str, activation: str) -> nn.Module:
     """The original network, whose batch norms and ReLUs are replaced by other layers one by one."""
     model = copy.deepcopy(create_model(name, num_classes=3, **NETWORKS[name]))
     for path, module in list(model.named_modules()):
-        if isinstance(module, nn.BatchNorm2d):
+        ends_a_branch = "downsample" in path or path.endswith("bn2" if name == "resnet18" else "bn3")
+        if isinstance(module, nn.BatchNorm2d) and norm in ACTIVATED_NORMS:
+            model.set_submodule(path, ACTIVATED_NORMS[norm](module.num_features, not ends_a_branch))
+        elif isinstance(module, nn.BatchNorm2d):
             model.set_submodule(path, NORMS[norm](module.num_features))
         elif isinstance(module, nn.ReLU):
-            model.set_submodule(path, ACTIVATIONS[activation]())
+            follows_a_sum = path.endswith(".relu2" if name == "resnet18" else ".relu3")
+            replaced = norm in ACTIVATED_NORMS and not follows_a_sum
+            model.set_submodule(path, nn.Identity() if replaced else ACTIVATIONS[activation]())
     return model
 
 
@@ -54,6 +66,8 @@ def put_together(name: str, norm: str, activation: str) -> nn.Module:
         ("layer2d", "hard_swish"),
         ("instance", "relu"),
         ("instance", "silu"),
+        ("filter-response", "relu"),
+        ("evonorm-s0", "relu"),
     ],
 )
 def test_a_network_is_what_can_be_put_together(name: str, norm: str, activation: str) -> None:
@@ -75,13 +89,37 @@ def test_a_network_is_what_can_be_put_together(name: str, norm: str, activation:
     assert f"{count:,}" in str(summarize(ours))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_instance_norms_have_two_pixels_at_the_smallest_size(name: str) -> None:
-    model = create_model(name, num_classes=3, norm="instance", **NETWORKS[name])
+@pytest.mark.slow
+@pytest.mark.parametrize(("norm", "letters"), [("evonorm-s0", "evos"), ("filter-response", "frn")])
+def test_pre_activation_networks_are_timm_s(norm: str, letters: str) -> None:
+    theirs = timm.create_model(f"resnetv2_50d_{letters}", num_classes=3)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.ndim == 1:
+                parameter.normal_(0.5, 0.2)
+    ours = create_model("resnetv2_50d", num_classes=3, norm=norm)
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
+
+
+@pytest.mark.parametrize("norm", ["instance", "filter-response"])
+@pytest.mark.parametrize("name", [*NETWORKS, "resnetv2_18", "regnetx_002"])
+def test_norms_over_pixels_have_two_at_the_smallest_size(name: str, norm: str) -> None:
+    shape = NETWORKS.get(name, {"block_config": (1, 1)} | ({"widths": (16, 24)} if "reg" in name else {}))
+    model = create_model(name, num_classes=3, norm=norm, **shape)
+    maps = []
+    for module in model.modules():
+        if type(module).__name__ in ("InstanceNorm2d", "FilterResponseNorm"):
+            module.register_forward_hook(
+                lambda _m, _i, output: maps.append(output.shape[2] * output.shape[3])
+            )
     size = model.config.smallest_size
     model(torch.rand(2, 3, size, size))
     with pytest.raises(UserError, match=f"at least {size}×{size}"):
         model(torch.rand(2, 3, size - 1, size - 1))
+    assert min(maps) >= 2
 
 
 @pytest.mark.parametrize(
@@ -91,9 +129,18 @@ def test_instance_norms_have_two_pixels_at_the_smallest_size(name: str) -> None:
         (
             "resnet18",
             {"norm": "layer"},
-            "norm='layer': must be one of 'batch', 'group', 'layer2d', 'instance'",
+            "norm='layer': must be one of 'batch', 'group', 'layer2d', 'instance', 'filter-response', "
+            "'evonorm-s0', None",
         ),
-        ("regnetx_002", {"activation": "silu"}, "activation: must be a field of regnetx_002"),
+        ("rdnet_tiny", {"activation": "silu"}, "activation: must be a field of rdnet_tiny"),
+        ("rdnet_tiny", {"norm": "evonorm-s0"}, "must be one of 'layer2d', 'group', None"),
+        (
+            "densenet121",
+            {"norm": "evonorm-s0", "activation": "silu"},
+            "activation='silu': must be left out with norm=\"evonorm-s0\", which is a nonlinearity itself",
+        ),
+        ("resnetv2_50", {"norm": "filter-response", "activation": "gelu"}, "activation='gelu': must be left"),
+        ("regnetx_002", {"activation": "tanh"}, "activation='tanh': must be one of 'relu', 'silu'"),
     ],
 )
 def test_what_there_is_not_is_one_line(name: str, fields: dict[str, Any], message: str) -> None:
@@ -101,14 +148,21 @@ def test_what_there_is_not_is_one_line(name: str, fields: dict[str, Any], messag
         model_config(name, **fields)
 
 
-@pytest.mark.parametrize("fields", [{"norm": "instance"}, {"activation": "gelu"}])
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"norm": "instance"}, "its norm is an InstanceNorm2d, not a BatchNorm2d"),
+        ({"norm": "filter-response"}, "its norm is a FilterResponseNorm, not a BatchNorm2d"),
+        ({"norm": "evonorm-s0"}, "its norm is an EvoNormS0, not a BatchNorm2d"),
+        ({"activation": "gelu"}, "its activation is not a ReLU"),
+    ],
+)
 def test_executors_step_aside_and_say_why_and_the_engine_does_not(
-    fields: dict[str, Any], caplog: pytest.LogCaptureFixture
+    fields: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = create_model("densenet40_k12", num_classes=3, **NETWORKS["densenet40_k12"], **fields)
     with caplog.at_level(logging.WARNING, "skipnets"):
         model.set_block_execution("linear")
-    reason = "its norm is an InstanceNorm2d" if "norm" in fields else "its activation is not a ReLU"
     assert "block_execution=linear: not applied to features.denseblock1" in caplog.text
     assert reason in caplog.text
     pytest.importorskip("skipnets_engine")
@@ -120,6 +174,18 @@ def test_executors_step_aside_and_say_why_and_the_engine_does_not(
     with torch.no_grad():
         wanted = model.eval()(images)
     torch.testing.assert_close(torch.from_numpy(runtime.logits(images.numpy())), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["filter-response", "evonorm-s0"])
+def test_norms_are_traced_and_run_in_half_precision(norm: str) -> None:
+    model = create_model("resnet18", num_classes=3, norm=norm, **NETWORKS["resnet18"]).eval()
+    traced, images = torch.fx.symbolic_trace(model), torch.rand(2, 3, 32, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(images), model(images))
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(images)
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), model(images), rtol=0.1, atol=0.1)
 
 
 def test_weights_of_a_network_with_another_activation_are_said(

@@ -31,6 +31,8 @@ def test_macs_are_those_in_the_names() -> None:
         {"norm": None, "stem": "small", "se_ratio": 0.01},
         {"norm": "layer2d", "global_pool": "catavgmax"},
         {"global_pool": "", "num_classes": 0},
+        {"norm": "filter-response", "activation": "hard_swish"},
+        {"norm": "evonorm-s0", "se_ratio": 0.25},
     ],
 )
 def test_the_graph_is_the_module_s(fields: dict[str, Any]) -> None:

@@ -31,6 +31,9 @@ def test_counts_are_the_published_ones() -> None:
         ("resnetv2_50x1_bit", {"stem_channels": 24}),
         ("resnetv2_50", {"norm": "layer2d", "stem": "cifar", "standardized_weights": True}),
         ("resnetv2_50d_gn", {"global_pool": "", "num_classes": 0}),
+        ("resnetv2_50d", {"norm": "evonorm-s0"}),
+        ("resnetv2_18", {"norm": "filter-response", "stem": "small"}),
+        ("resnetv2_18", {"norm": "instance", "activation": "silu"}),
     ],
 )
 def test_the_graph_is_the_module_s(name: str, fields: dict[str, Any]) -> None:
@@ -54,7 +57,7 @@ def test_a_border_of_zeros_moves_no_map() -> None:
         ({"stem": "cifar", "zero_border": True}, 'zero_border=True: a stem="cifar" has no pooling'),
         ({"stem": "tiered", "stem_channels": 2}, 'stem_channels=2, width=64: too few for stem="tiered"'),
         ({"standardized_weights": 1}, "standardized_weights=1: must be true or false"),
-        ({"norm": "instance"}, "norm='instance': must be one of"),
+        ({"norm": "layer"}, "norm='layer': must be one of"),
     ],
 )
 def test_impossible_configurations_are_refused(fields: dict[str, Any], message: str) -> None:

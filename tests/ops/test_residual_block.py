@@ -6,7 +6,8 @@ import functools
 
 import pytest
 import torch
-from tests.helpers.residual_blocks import CASES, Block, errors, layer_by_layer
+from tests.helpers.residual_blocks import CASES, Block, layer_by_layer
+from tests.helpers.rounding import errors
 
 from skipnets.ops import residual_block as module
 from skipnets.ops.choices import Choices

@@ -121,6 +121,8 @@ def outputs_of(model: Any, batch: torch.Tensor, paths: Iterable[str]) -> dict[st
         ("densenet121", (40, 40), {**SMALL, "norm": "group", "activation": "silu"}),
         ("densenet121", (40, 40), {**SMALL, "norm": "layer2d", "activation": "gelu"}),
         ("densenet121", (41, 40), {**SMALL, "norm": "instance", "global_pool": "catavgmax"}),
+        ("densenet121", (41, 40), {**SMALL, "norm": "filter-response"}),
+        ("resnet18", (33, 33), {"norm": "evonorm-s0", "block_config": (1, 1)}),
         ("densenetblur121d", (41, 43), SMALL),
         ("resnet18", (33, 33), {"activation": "hard_swish", "block_config": (1, 1), "global_pool": "avgmax"}),
         ("resnet26d", (47, 33), {"block_config": (1, 1, 1), "global_pool": "max"}),

@@ -14,7 +14,7 @@ from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy.graph import simplify, trace, write_graph
 from skipnets.models.factory import create_model
 from skipnets.runtimes.archive import Archive
-from skipnets.runtimes.program import OPERATIONS, read_program
+from skipnets.runtimes.program import OPERATIONS, _only_computes, read_program
 
 # Between them, every kind of layer that a network of the registry has.
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -57,5 +57,19 @@ def test_no_value_is_kept_after_its_last_use(tmp_path: Path) -> None:
     with closing(Archive(tmp_path / "m.pt2")) as archive:
         program = read_program(archive)
     dropped = [name for step in program.steps for name in step.last_used]
-    computed = [step.result for step in program.steps]
+    computed = [result for step in program.steps for result in step.results]
     assert sorted([*dropped, *program.outputs]) == sorted(computed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("native_dropout.default", "rand.default", "randn.default", "randperm.default"),  # random
+        *("_native_batch_norm_legit.default", "atan2.out", "relu_.default", "copy_.default"),  # write
+        *("empty.memory_format", "max_pool2d_with_indices_backward.default"),
+        *("save.default", "__class__", "_native_batch_norm_legit", "linear.default"),
+    ],
+)
+def test_what_does_more_than_compute_is_none_of_the_core(name: str) -> None:
+    assert not _only_computes(name)
+    assert _only_computes("convolution.default")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 
 from skipnets.classifier import Classifier, as_classifier, check_single_label, load
 from skipnets.data.dataset import ImageDataset
@@ -28,12 +29,15 @@ from skipnets.deploy.graph import (
     trace_ensemble,
     write_graph,
 )
+from skipnets.deploy.own_network import portable, trace_own
 from skipnets.deploy.quantize import Accuracy, Quantization, open_calibration, quantize
 from skipnets.deploy.timing import alternate
 from skipnets.deploy.verification import Check, CheckFailedError, CheckImages, check_images
 from skipnets.description import COMPARED, Task
 from skipnets.errors import UserError, near_matches
 from skipnets.files import atomic_path
+from skipnets.models.custom_model import CustomModel
+from skipnets.models.modified import refused_modification
 from skipnets.runtimes.exported import export_format
 from skipnets.runtimes.graph_format import EXPORT_FORMATS, ExportFormat
 from skipnets.runtimes.model_file import metadata_text
@@ -102,7 +106,7 @@ def export_model(
     The graph takes any number of images of any size that the architecture allows, and outputs "logits" (N, K)
     and "features" (N, num_features); that of an ensemble holds all its networks, and its logits are the
     logarithms of their mean probabilities. It carries the metadata from which `skipnets.load` creates a
-    classifier.
+    classifier. Of a network that is no part of this package, images have the size of the preprocessing.
 
     Args:
         model: A model file, a run folder, or a classifier that runs in torch.
@@ -183,13 +187,7 @@ class Exporter:
         self.tolerance = tolerance
         self.quantization = quantization
         self.models = [member.model for member in classifier.members]
-        simplified = [simplify(model, classifier.preprocessing, input_type) for model in self.models]
-        size = classifier.preprocessing.size
-        self.program = (
-            trace(simplified[0], size, input_type)
-            if classifier.ensemble == 1
-            else trace_ensemble(simplified, size, input_type, several_labels=classifier.task == "multi-label")
-        )
+        self.program = self._trace()
         self._onnx: Any = None
 
     def write(self, path: Path, file_format: ExportFormat, *, int8: bool | None = None) -> Export:
@@ -234,10 +232,20 @@ class Exporter:
 
     def _graph(self, file_format: ExportFormat) -> Any:
         if file_format == "pt2":
-            return self.program
+            return portable(self.program) if isinstance(self.models[0], CustomModel) else self.program
         if self._onnx is None:
             self._onnx = onnx_graph(self.program)
         return self._onnx if file_format == "onnx" else openvino_graph(self._onnx)
+
+    def _trace(self) -> torch.export.ExportedProgram:
+        preprocessing, several_labels = self.classifier.preprocessing, self.classifier.task == "multi-label"
+        own = [model for model in self.models if isinstance(model, CustomModel)]
+        if own:
+            return trace_own(own, preprocessing, self.input_type, several_labels=several_labels)
+        simplified = [simplify(model, preprocessing, self.input_type) for model in self.models]
+        if len(simplified) == 1:
+            return trace(simplified[0], preprocessing.size, self.input_type)
+        return trace_ensemble(simplified, preprocessing.size, self.input_type, several_labels=several_labels)
 
     def _metadata(self, export: dict[str, Any]) -> str:
         return metadata_text({**self.classifier.metadata(), "export": export})
@@ -324,6 +332,10 @@ def _source(model: str | os.PathLike[str] | Classifier) -> Classifier:
         )
     if not classifier.classes:
         raise UserError(f"{classifier.path or 'this classifier'} has no classes to predict")
+    for member in classifier.members:
+        network = member.model
+        if not isinstance(network, CustomModel) and (refused := refused_modification(network)):
+            raise UserError(refused)
     return classifier
 
 

@@ -37,6 +37,7 @@ from skipnets.runtimes.graph_format import (
 from skipnets.runtimes.runtime import InputType
 
 __all__ = [
+    "DeployedEnsemble",
     "onnx_graph",
     "openvino_graph",
     "require_libraries",
@@ -70,19 +71,23 @@ class _Deployed(nn.Module):
         return self.network.get_classifier()(features), features
 
 
-class _DeployedEnsemble(nn.Module):
-    """Networks whose probabilities are averaged, as `skipnets.runtimes.ensemble` does."""
+class DeployedEnsemble(nn.Module):
+    """Networks whose probabilities are averaged, as `skipnets.runtimes.ensemble` does.
 
-    def __init__(self, networks: Sequence[Backbone[Any]], *, several_labels: bool) -> None:
+    Args:
+        members: Each returns logits and features, or all of them logits alone.
+        several_labels: Whether a label's probability is the sigmoid of its logit, not one of a softmax.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], *, several_labels: bool) -> None:
         super().__init__()
-        self.members = nn.ModuleList(_Deployed(network) for network in networks)
+        self.members = nn.ModuleList(members)
         self.average = _mean_label_logits if several_labels else _mean_logits
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) → logits (N, classes) and all features (N, E * num_features)."""
-        outputs = [member(images) for member in self.members]
-        logits = self.average([logits for logits, _ in outputs])
-        return logits, torch.cat([features for _, features in outputs], 1)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, C, H, W) → logits (N, classes) and all features (N, E * num_features), if there are any."""
+        logits, *features = zip(*(member(images) for member in self.members), strict=True)
+        return self.average(logits), *(torch.cat(each, 1) for each in features)
 
 
 def _mean_logits(logits: Sequence[Tensor]) -> Tensor:
@@ -131,7 +136,7 @@ def trace_ensemble(
         input_type: Input type of the graph.
         several_labels: Whether a label's probability is the sigmoid of its logit, not one of a softmax.
     """
-    ensemble = _DeployedEnsemble(models, several_labels=several_labels)
+    ensemble = DeployedEnsemble([_Deployed(model) for model in models], several_labels=several_labels)
     return _trace(ensemble, models[0], size, input_type)
 
 
@@ -179,7 +184,7 @@ def onnx_graph(program: torch.export.ExportedProgram) -> Any:
             program,
             dynamo=True,
             input_names=[IMAGES],
-            output_names=[LOGITS, FEATURES],
+            output_names=[LOGITS, FEATURES][: len(program.graph_signature.user_outputs)],
             dynamic_axes=None,
             external_data=False,
             verbose=False,
@@ -248,7 +253,7 @@ def _name_dimensions(graph: Any) -> None:
     names = {}
     dimensions = graph.graph.input[0].type.tensor_type.shape.dim
     for name, dimension in zip(("batch", "", *AXIS_NAMES[len(dimensions) - 2]), dimensions, strict=True):
-        if name:
+        if name and dimension.dim_param:  # an own network's sides are numbers
             names[dimension.dim_param] = name
     for value in (*graph.graph.input, *graph.graph.output):
         for dimension in value.type.tensor_type.shape.dim:

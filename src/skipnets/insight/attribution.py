@@ -32,7 +32,7 @@ from skipnets.inputs import named_sources
 from skipnets.models.accounting import Grid, grids
 from skipnets.models.custom_model import CustomModel, map_shapes
 from skipnets.models.family import network_graph, stage_groups
-from skipnets.models.graph import Activation, Graph, Norm
+from skipnets.models.graph import Graph, Norm
 from skipnets.models.modes import evaluating, sharing_tensors
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _stages(classifier: Classifier) -> dict[str, tuple[str, int]]:
     config = classifier.members[0].model.config
     graph = network_graph(config)
     stem, *groups = stage_groups(config)
-    rectified = [path for path in stem if isinstance(graph.producer(graph.stages[path]), Activation)]
+    rectified = [path for path in stem if _activates(graph, graph.stages[path])]
     path = (rectified or stem)[-1]
     stages = {_last_name(path): (path, graph.stages[path])}
     for path, *_ in groups:
@@ -194,14 +194,20 @@ def _stages(classifier: Classifier) -> dict[str, tuple[str, int]]:
 def _after_relu(graph: Graph, path: str) -> tuple[str, int]:
     """The module and value of a stage's output, or of the ReLU that follows it."""
     value = graph.stages[path]
-    if isinstance(graph.producer(value), Activation):
+    if _activates(graph, value):
         return path, value
     for reader in graph.readers(value):
-        if isinstance(reader, Norm):
+        if isinstance(reader, Norm) and not reader.activates:
             reader = graph.readers(reader.output)[0]
-        if isinstance(reader, Activation):
+        if reader.activates:
             return reader.name, reader.output
     return path, value
+
+
+def _activates(graph: Graph, value: int) -> bool:
+    """Whether a value is what an activation returns."""
+    producer = graph.producer(value)
+    return producer is not None and producer.activates
 
 
 def _last_name(path: str) -> str:

@@ -297,6 +297,8 @@ def _word(layer: Layer) -> str:
         "batch norm": "norm",
         "layer norm": "norm",
         "group norm": "norm",
+        "instance norm": "norm",
+        "filter-response norm": "norm",
         "max pooling": f"{kernel}max-pool{stride}",
         "average pooling": f"{kernel}avg-pool{stride}",
         "global average": "average",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from skipnets.models.accounting import grids, macs, steps, value_bytes
 from skipnets.models.graph import (
     Activation,
+    Affine,
     ChannelConvolution,
     Convolution,
     Dropout,
@@ -21,6 +22,7 @@ from skipnets.models.graph import (
     Pool,
     Scale,
     Shape,
+    Threshold,
     Window,
 )
 
@@ -164,7 +166,8 @@ def inside(found: Sequence[Layer], outer: Layer) -> list[Layer]:
 
 def _kind(operation: Operation) -> str:
     if isinstance(operation, Norm):
-        return "layer norm" if operation.norm == "layer2d" else f"{operation.norm} norm"
+        names = {"layer2d": "layer norm", "evonorm-s0": "EvoNorm-S0"}
+        return names.get(operation.norm, f"{operation.norm} norm")
     if isinstance(operation, Activation):
         return _ACTIVATIONS[operation.function]
     if isinstance(operation, Pool):
@@ -181,10 +184,8 @@ def _formula(operation: Operation) -> str:
         return f"{f'({weights} + 1)' if operation.bias else weights}×{operation.out_channels} = {total}"
     if isinstance(operation, Linear):
         return f"({operation.in_features} + 1)×{operation.out_features} = {total}"
-    if isinstance(operation, Norm):
-        return f"2×{operation.channels} = {total}"
+    if isinstance(operation, Norm | Affine | Threshold | Scale):
+        return f"{operation.parameter_count() // operation.channels}×{operation.channels} = {total}"
     if isinstance(operation, ChannelConvolution):
         return f"1×{operation.kernel} = {total}"
-    if isinstance(operation, Scale):
-        return f"1×{operation.channels} = {total}"
     return ""

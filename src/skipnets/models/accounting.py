@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from skipnets.models.graph import (
     Activation,
     Add,
+    Affine,
     BlockExecution,
     Blur,
     CellMean,
@@ -37,6 +38,7 @@ from skipnets.models.graph import (
     Shape,
     Squeeze,
     StandardizedConvolution,
+    Threshold,
     Window,
 )
 
@@ -55,7 +57,10 @@ __all__ = [
 FLOAT_BYTES = 4
 _INDEX_BYTES = 8  # Max-pooling saves the index of each maximum as a 64-bit integer.
 _FROM_OUTPUT = ("relu", "sigmoid")  # activations whose gradient follows from what they return
-_KEEPS_INPUTS = (*(Blur, CellMean, ChannelConvolution, Convolution, Linear, Multiply, Norm, Pool, Scale),)
+_KEEPS_INPUTS = (
+    *(Affine, Blur, CellMean, ChannelConvolution, Convolution, Linear, Multiply, Norm, Pool, Scale),
+    Threshold,
+)
 _RUN_AS_ONE = ("stem", "dense block", "transition", "residual block")
 
 
@@ -237,6 +242,12 @@ def _operation_step(graph: Graph, place: int, shapes: list[Shape]) -> Step:
     elif isinstance(operation, Norm) and operation.norm == "instance":
         # Each channel of each image is a channel of its own, with its statistics and a copy of its scale.
         besides = 3 * FLOAT_BYTES * operation.channels
+    elif isinstance(operation, Norm) and operation.norm == "filter-response":
+        # One over each root mean square, and that times the weight.
+        besides = 2 * FLOAT_BYTES * operation.channels
+    elif isinstance(operation, Norm) and operation.norm == "evonorm-s0":
+        # The sigmoid and what it multiplies; deviations of groups and factors of channels.
+        besides = FLOAT_BYTES * (2 * values + operation.groups + operation.channels)
     elif isinstance(operation, Norm):
         besides = _statistics_bytes(operation.groups)
     elif isinstance(operation, Pool) and operation.mode == "max":

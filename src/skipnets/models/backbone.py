@@ -17,8 +17,22 @@ from torch import Tensor, nn
 from skipnets.errors import UserError
 from skipnets.models.family import family_of, network_graph
 from skipnets.models.graph import norm_eps, norm_groups
-from skipnets.models.layers import ChannelConvolution, LayerNorm2d
-from skipnets.models.registry import AXES, INPUTS, ModelConfig, Norm, Pooling
+from skipnets.models.layers import (
+    ChannelConvolution,
+    EvoNormS0,
+    FilterResponseNorm,
+    LayerNorm2d,
+    make_activation,
+)
+from skipnets.models.registry import (
+    ACTIVATED_NORMS,
+    AXES,
+    INPUTS,
+    BlockActivation,
+    ModelConfig,
+    Norm,
+    Pooling,
+)
 from skipnets.models.spatial import ADAPTIVE_AVERAGES, BATCH_NORMS, INSTANCE_NORMS, Convolution, spatial_axes
 
 if TYPE_CHECKING:
@@ -342,8 +356,15 @@ def check_input(x: Tensor, channels: int, smallest_size: int, dims: int = 2) -> 
     return x
 
 
-def make_norm(kind: Norm, channels: int, *, dims: int = 2) -> nn.Module:
-    """Create a config's norm for `channels` channels; the identity for None."""
+def make_norm(kind: Norm, channels: int, *, activated: bool = True, dims: int = 2) -> nn.Module:
+    """Create a config's norm.
+
+    Args:
+        kind: Its kind; None for the identity.
+        channels: C.
+        activated: Whether a nonlinearity comes behind it, which some kinds contain.
+        dims: Spatial axes.
+    """
     if kind == "batch":
         return BATCH_NORMS[dims](channels)
     if kind == "group":
@@ -352,7 +373,16 @@ def make_norm(kind: Norm, channels: int, *, dims: int = 2) -> nn.Module:
         return LayerNorm2d(channels, eps=norm_eps(kind))
     if kind == "instance":
         return INSTANCE_NORMS[dims](channels, affine=True)
+    if kind == "filter-response":
+        return FilterResponseNorm(channels, activated=activated, dims=dims)
+    if kind == "evonorm-s0":
+        return EvoNormS0(channels, norm_groups(channels), activated=activated, dims=dims)
     return nn.Identity()
+
+
+def activation_after(norm: Norm, function: BlockActivation) -> nn.Module:
+    """Create the activation behind a norm; the identity for norms that contain one."""
+    return nn.Identity() if norm in ACTIVATED_NORMS else make_activation(function)
 
 
 def make_head(num_features: int, num_classes: int, kind: type[nn.Linear] = nn.Linear) -> nn.Module:

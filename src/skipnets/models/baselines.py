@@ -17,7 +17,9 @@ def torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
     """Build torchvision's DenseNet for a configuration; a CIFAR stem replaces its first layers."""
     if config.dims != 2 or config.stem == "deep" or config.anti_aliasing is not None:
         return None
-    if config.norm != "batch" or config.global_pool != "avg" or not config.num_classes:
+    if (config.norm, config.activation) != ("batch", "relu"):
+        return None
+    if config.global_pool != "avg" or not config.num_classes:
         return None
     if config.bottleneck is None or config.compression != 0.5:
         return None
@@ -48,7 +50,9 @@ def torchvision_densenet(config: DenseNetConfig) -> nn.Module | None:
 
 def torchvision_resnet(config: ResNetConfig) -> nn.Module | None:
     """Build torchvision's ResNet for a configuration."""
-    if config.dims != 2 or config.norm != "batch" or config.global_pool != "avg" or not config.num_classes:
+    if config.dims != 2 or (config.norm, config.activation) != ("batch", "relu"):
+        return None
+    if config.global_pool != "avg" or not config.num_classes:
         return None
     if (config.attention, config.anti_aliasing, config.stem_pool, config.stem_channels, config.stride_in) != (
         None, None, "max", None, "3x3",

@@ -203,8 +203,8 @@ class MemoryEfficientTransition(SwitchedModule, Transition):
             return "eval mode"
         if [name for name, _ in self.named_children()] != ["norm", "relu", "conv", "pool"]:
             return "it has other modules than norm, relu, conv and pool"
-        if type(self.relu) is not nn.ReLU:
-            return "its activation is not a ReLU"
+        if reason := guards.unsupported_activation(self.relu, self.norm):
+            return reason
         if _pooling(self.pool) not in [_pooling(kind(2)) for kind in AVERAGE_POOLINGS.values()]:
             return "its pooling is not the average of 2×2"
         return (
@@ -264,8 +264,8 @@ class MemoryEfficientDenseNet(SwitchedModule, DenseNet):
         modules = dict(islice(self.features.named_children(), len(_STEM)))
         if tuple(modules) != _STEM:
             return f"it has other modules than {', '.join(_STEM)}"
-        if type(modules["relu0"]) is not nn.ReLU:
-            return "its activation is not a ReLU"
+        if reason := guards.unsupported_activation(modules["relu0"], modules["norm0"]):
+            return reason
         return (
             guards.unsupported_max_pooling(modules["pool0"])
             or guards.unsupported_hooks((self.features, *modules.values()))
@@ -400,8 +400,10 @@ def _unsupported_layer(layer: nn.Module) -> str | None:
     names = ["norm1", "relu1", "conv1", *(["norm2", "relu2", "conv2"] if bottleneck else [])]
     if [name for name, _ in layer.named_children()] != [*names, "dropout", "drop_path"]:
         return f"it has other modules than {', '.join(names)}, dropout and drop_path"
-    if any(type(module) is not nn.ReLU for name, module in layer.named_children() if "relu" in name):
-        return "its activation is not a ReLU"
+    for number in (1, 2) if bottleneck else (1,):
+        relu, norm = layer.get_submodule(f"relu{number}"), layer.get_submodule(f"norm{number}")
+        if reason := guards.unsupported_activation(relu, norm):
+            return reason
     dropout, drop_path = cast(nn.Dropout, layer.dropout), cast(StochasticDepth, layer.drop_path)
     if type(dropout) is not nn.Dropout or dropout.p > 0:
         return "dropout"

@@ -44,6 +44,7 @@ class CustomConfig(ModelConfig):
     )
     required: ClassVar[tuple[str, ...]] = ("name", "num_classes")
     dimensions: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    takes_any_size: ClassVar[bool] = False
 
     block_config: tuple[int, ...] = (1,)  # one block of unknown layers
     import_path: str | None = None

@@ -21,7 +21,18 @@ from skipnets.trust import MissingNetworkError, import_trusted, trusting
 if TYPE_CHECKING:
     from skipnets.models.graph import ExecutionPolicy
 
-__all__ = ["CustomModel", "check_output", "config_of", "map_shapes"]
+__all__ = [
+    "CustomModel",
+    "NoEmbeddingError",
+    "check_output",
+    "config_of",
+    "logits_and_head_input",
+    "map_shapes",
+]
+
+
+class NoEmbeddingError(UserError):
+    """A network does not tell what its features are."""
 
 
 class CustomModel(Backbone[CustomConfig]):
@@ -57,24 +68,20 @@ class CustomModel(Backbone[CustomConfig]):
         A module with timm's `forward_features` and `forward_head` says itself what that is.
 
         Raises:
-            UserError: If it has neither.
+            NoEmbeddingError: If it has neither.
         """
         features, head = (getattr(self.network, name, None) for name in ("forward_features", "forward_head"))
         if callable(features) and callable(head):
             pooled: Tensor = head(features(x), pre_logits=True)
             return pooled
-        network = sharing_tensors(self.network)  # another thread may use the module meanwhile
-        read: list[Tensor] = []
-        for module in network.modules():
-            if isinstance(module, nn.Linear) and module.out_features == self.num_classes:
-                module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-        network(x)
-        if not read:
-            raise UserError(
+        # On a copy, because another thread may use the module meanwhile.
+        _, read = logits_and_head_input(sharing_tensors(self.network), x, self.num_classes)
+        if read is None:
+            raise NoEmbeddingError(
                 f"embed: {self.config.name} has no linear layer of {self.num_classes} outputs, whose input "
                 "would be the features; give it timm's forward_features and forward_head"
             )
-        return read[-1].flatten(1)
+        return read
 
     def named_stages(self) -> Iterator[tuple[str, nn.Module]]:
         """The whole module."""
@@ -159,6 +166,28 @@ def config_of(
             f"architecture: {config.import_path} makes a module with other tensors: {listed(differing)}"
         )
     return config
+
+
+def logits_and_head_input(
+    network: nn.Module, images: Tensor, num_classes: int
+) -> tuple[Tensor, Tensor | None]:
+    """Logits, and what the last linear layer of as many outputs reads, (N, features); None without one.
+
+    Args:
+        network: Has hooks meanwhile.
+        images: (N, C, H, W).
+        num_classes: K.
+    """
+    read: list[Tensor] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        for module in network.modules()
+        if isinstance(module, nn.Linear) and module.out_features == num_classes
+    ]
+    logits: Tensor = network(images)
+    for hook in hooks:
+        hook.remove()
+    return logits, read[-1].flatten(1) if read else None
 
 
 def map_shapes(model: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:

@@ -20,10 +20,11 @@ from torchvision.ops import StochasticDepth
 from skipnets.models.backbone import (
     Backbone,
     FeatureMapInfo,
+    activation_after,
     initialize_convolutions,
     make_norm,
 )
-from skipnets.models.layers import BlurPool, make_activation
+from skipnets.models.layers import BlurPool
 from skipnets.models.registry import STEM_REDUCTION, BlockActivation, DenseNetConfig, Norm
 from skipnets.models.spatial import AVERAGE_POOLINGS, CONVOLUTIONS, MAX_POOLINGS
 
@@ -47,7 +48,7 @@ class BasicDenseLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = make_norm(norm, in_channels, dims=dims)
-        self.relu1 = make_activation(activation)
+        self.relu1 = activation_after(norm, activation)
         self.conv1 = CONVOLUTIONS[dims](in_channels, growth_rate, 3, padding=1, bias=norm is None)
         self.dropout = nn.Dropout(proj_drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
@@ -77,10 +78,10 @@ class DenseLayer(nn.Module):
         width = bottleneck * growth_rate
         convolution = CONVOLUTIONS[dims]
         self.norm1 = make_norm(norm, in_channels, dims=dims)
-        self.relu1 = make_activation(activation)
+        self.relu1 = activation_after(norm, activation)
         self.conv1 = convolution(in_channels, width, 1, bias=norm is None)
         self.norm2 = make_norm(norm, width, dims=dims)
-        self.relu2 = make_activation(activation)
+        self.relu2 = activation_after(norm, activation)
         self.conv2 = convolution(width, growth_rate, 3, padding=1, bias=norm is None)
         self.dropout = nn.Dropout(proj_drop_rate)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
@@ -119,7 +120,7 @@ class Transition(nn.Sequential):
     ) -> None:
         super().__init__()
         self.norm = make_norm(norm, in_channels, dims=dims)
-        self.relu = make_activation(activation)
+        self.relu = activation_after(norm, activation)
         self.conv = CONVOLUTIONS[dims](in_channels, out_channels, 1, bias=norm is None)
         self.pool = AVERAGE_POOLINGS[dims](kernel_size=2, stride=2)
 
@@ -172,7 +173,7 @@ class DenseNet(Backbone[DenseNetConfig]):
                 )
                 channels, reduction = compressed, reduction * 2
         self.features.add_module("norm5", make_norm(config.norm, channels, dims=config.dims))
-        self.features.add_module("relu5", make_activation(config.activation))
+        self.features.add_module("relu5", activation_after(config.norm, config.activation))
         self.feature_info.append(
             FeatureMapInfo(num_chs=channels, reduction=reduction, module="features.relu5")
         )
@@ -237,14 +238,14 @@ def _stem(config: DenseNetConfig, channels: int) -> nn.Sequential:
     if config.stem == "imagenet":
         layers["conv0"] = convolution(config.in_chans, channels, 7, stride=2, padding=3, bias=bias)
         layers["norm0"] = make_norm(norm, channels, dims=dims)
-        layers["relu0"] = make_activation(config.activation)
+        layers["relu0"] = activation_after(config.norm, config.activation)
     else:
         into = config.in_chans
         for number, width in enumerate((config.growth_rate, config.growth_rate, channels)):
             stride = 2 if number == 0 else 1
             layers[f"conv{number}"] = convolution(into, width, 3, stride=stride, padding=1, bias=bias)
             layers[f"norm{number}"] = make_norm(norm, width, dims=dims)
-            layers[f"relu{number}"] = make_activation(config.activation)
+            layers[f"relu{number}"] = activation_after(config.norm, config.activation)
             into = width
     if config.anti_aliasing == "blur":
         layers["pool0"] = nn.Sequential(max_pooling(kernel_size=3, stride=1, padding=1), BlurPool(dims=dims))

@@ -18,10 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
-from skipnets.models.registry import Pooling
+from skipnets.models.registry import NormKind, Pooling
 
 Shape = tuple[int, ...]
-NormKind = Literal["batch", "group", "layer2d", "instance"]
 ActivationFunction = Literal["relu", "gelu", "silu", "hard_swish", "sigmoid", "hard_sigmoid"]
 BlockExecution = Literal["plain", "linear", "linear-recompute"]
 """How blocks run in training: operation by operation, or each as one operation that saves less, of a dense
@@ -64,6 +63,11 @@ class Operation:
         """Names and shapes of its tensors in the state dict, in its order."""
         return {}
 
+    @property
+    def activates(self) -> bool:
+        """Whether it is a nonlinearity, or ends in one, as norms and activations do."""
+        return False
+
     def parameter_count(self) -> int:
         """Number of trainable parameters; running statistics do not count."""
         return sum(
@@ -86,6 +90,12 @@ class Window(Operation):
     padding: int = 0
     dilation: int = 1
     dims: int = 2
+
+    def __post_init__(self) -> None:
+        # The native engine refuses attributes that it does not know. It knows images, of which the class
+        # tells the number of axes.
+        if self.dims == 2:
+            vars(self).pop("dims", None)
 
     def output_size(self, size: int) -> int:
         """⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1."""
@@ -125,10 +135,12 @@ class StandardizedConvolution(Convolution):
 
 @dataclass(frozen=True, kw_only=True)
 class Norm(Operation):
-    """`nn.BatchNorm2d` ("batch"), `nn.GroupNorm` ("group", with its number of groups) or one of two more.
+    """`nn.BatchNorm2d` ("batch"), `nn.GroupNorm` ("group", with its number of groups) or one of four more.
 
-    These are `LayerNorm2d` ("layer2d"), which normalizes the channels of each pixel for themselves, and
-    `nn.InstanceNorm2d` ("instance"), which does so with the pixels of each channel.
+    These are `LayerNorm2d` ("layer2d"), which normalizes the channels of each pixel for themselves,
+    `nn.InstanceNorm2d` ("instance"), which does so with the pixels of each channel, the same without
+    subtracting a mean ("filter-response"), and "evonorm-s0", which divides x·sigmoid(v·x) by the deviation of
+    groups of channels.
     """
 
     kind: ClassVar[str] = "norm"
@@ -139,10 +151,16 @@ class Norm(Operation):
     eps: float = 1e-5
 
     def tensors(self) -> dict[str, Shape]:
-        """Weight and bias; a batch norm's running statistics."""
-        names = ["weight", "bias", *(["running_mean", "running_var"] if self.norm == "batch" else [])]
+        """Weight and bias; a batch norm's running statistics, and the v of EvoNorm-S0."""
+        more = {"batch": ["running_mean", "running_var"], "evonorm-s0": ["v"]}
+        names = ["weight", "bias", *more.get(self.norm, [])]
         shapes: dict[str, Shape] = {f"{self.name}.{name}": (self.channels,) for name in names}
         return shapes | ({f"{self.name}.num_batches_tracked": ()} if self.norm == "batch" else {})
+
+    @property
+    def activates(self) -> bool:
+        """Whether the norm is a nonlinearity by itself."""
+        return self.norm == "evonorm-s0"
 
 
 def norm_eps(norm: NormKind) -> float:
@@ -156,12 +174,51 @@ def norm_groups(channels: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Affine(Operation):
+    """A factor and a shift for each channel, a norm's weight and bias without its statistics."""
+
+    kind: ClassVar[str] = "affine"
+
+    channels: int
+
+    def tensors(self) -> dict[str, Shape]:
+        """Weight and bias."""
+        return {f"{self.name}.{name}": (self.channels,) for name in ("weight", "bias")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold(Operation):
+    """max(x, τ) with a learned τ for each channel, the second part of a module: a ReLU that begins elsewhere.
+
+    "Thresholded linear unit", Singh and Krishnan 2020 (arXiv 1911.09737), section 3.2.
+    """
+
+    kind: ClassVar[str] = "threshold"
+
+    channels: int
+
+    def tensors(self) -> dict[str, Shape]:
+        """The thresholds, tau."""
+        return {f"{self.name}.tau": (self.channels,)}
+
+    @property
+    def activates(self) -> bool:
+        """It does."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Activation(Operation):
     """A function of each value on its own."""
 
     kind: ClassVar[str] = "activation"
 
     function: ActivationFunction = "relu"
+
+    @property
+    def activates(self) -> bool:
+        """It does."""
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -510,22 +567,38 @@ class GraphBuilder:
             )
         )
 
-    def norm(self, name: str, x: int, norm: NormKind | None) -> int:
-        """Add a norm; None adds nothing."""
+    def norm(self, name: str, x: int, norm: NormKind | None, *, activated: bool = True) -> int:
+        """Add a norm; None adds nothing.
+
+        Args:
+            name: Of its module.
+            x: What it normalizes.
+            norm: Its kind.
+            activated: Whether a nonlinearity comes behind it, which some kinds contain.
+        """
         if norm is None:
             return x
         channels = self.channels(x)
-        return self._add(
+        output = self._value(channels, spatial=self._values[x].spatial)
+        if norm == "evonorm-s0" and not activated:
+            return self._add(Affine(name=name, inputs=(x,), output=output, channels=channels))
+        normalized = self._add(
             Norm(
                 name=name,
                 inputs=(x,),
-                output=self._value(channels, spatial=self._values[x].spatial),
+                output=output,
                 norm=norm,
                 channels=channels,
-                groups=norm_groups(channels) if norm == "group" else 1,
+                groups=norm_groups(channels) if norm in ("group", "evonorm-s0") else 1,
                 eps=norm_eps(norm),
             )
         )
+        if norm != "filter-response" or not activated:
+            return normalized
+        threshold = Threshold(
+            name=name, inputs=(normalized,), output=self._value(channels), channels=channels
+        )
+        return self._add(threshold)
 
     def relu(self, name: str, x: int) -> int:
         """Add a ReLU."""

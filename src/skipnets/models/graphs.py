@@ -205,9 +205,9 @@ def _residual_block(
     stride_inside = 1 if smooth else stride
 
     def convolved(number: int, y: int, channels: int, kernel: int, **window: Any) -> int:
-        """A convolution and its norm."""
+        """A convolution and its norm; that of the last one has no activation behind it."""
         y = build.convolution(f"{path}.conv{number}", y, channels, kernel, bias=bias, **window)
-        return build.norm(f"{path}.bn{number}", y, config.norm)
+        return build.norm(f"{path}.bn{number}", y, config.norm, activated=number < (2 if basic else 3))
 
     with build.scope(path, "residual block"):
         if basic:
@@ -235,7 +235,9 @@ def _residual_block(
             if config.changes_shape(stage, block)
             else x
         )
-        return _activated(build, config, f"{path}.relu{2 if basic else 3}", build.add(path, shortcut, y))
+        return build.activation(
+            f"{path}.relu{2 if basic else 3}", build.add(path, shortcut, y), config.activation
+        )
 
 
 def _shortcut(build: GraphBuilder, config: ResNetConfig, path: str, x: int, out: int, stride: int) -> int:
@@ -248,11 +250,11 @@ def _shortcut(build: GraphBuilder, config: ResNetConfig, path: str, x: int, out:
         if config.shortcut == "average":
             x = build.cell_mean(f"{path}.0", x) if stride == 2 else x
             x = build.convolution(f"{path}.1", x, out, 1, bias=config.norm is None)
-            return build.norm(f"{path}.2", x, config.norm)
+            return build.norm(f"{path}.2", x, config.norm, activated=False)
         x = build.convolution(f"{path}.0", x, out, 1, stride=stride, bias=config.norm is None)
-        return build.norm(f"{path}.1", x, config.norm)
+        return build.norm(f"{path}.1", x, config.norm, activated=False)
 
 
 def _activated(build: GraphBuilder, config: DenseNetConfig | ResNetConfig, name: str, x: int) -> int:
-    """The configuration's activation."""
-    return build.activation(name, x, config.activation)
+    """The configuration's activation behind a norm, which may be one itself."""
+    return x if config.norm_activates else build.activation(name, x, config.activation)

@@ -17,6 +17,8 @@ __all__ = [
     "CellMean",
     "ChannelAttention",
     "EffectiveSqueezeExcitation",
+    "EvoNormS0",
+    "FilterResponseNorm",
     "LayerNorm2d",
     "PointwiseLinear",
     "SqueezeExcitation",
@@ -59,6 +61,96 @@ class LayerNorm2d(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), or pooled (N, C) → the same shape."""
         return _layer_norm_2d(x, self.weight, self.bias, self.eps)
+
+
+class FilterResponseNorm(nn.Module):
+    """Filter response normalization: divide each channel of an image by its root mean square.
+
+    Singh and Krishnan: Filter Response Normalization Layer, 2020 (arXiv 1911.09737, equations 1 to 4), with
+    the thresholded linear unit max(y, τ) that the paper puts in place of a ReLU.
+
+    Args:
+        num_channels: C.
+        eps: Is added to the mean square.
+        activated: Whether it ends in the threshold.
+        dims: Axes behind the channels: 2 for images.
+    """
+
+    def __init__(
+        self, num_channels: int, eps: float = 1e-5, *, activated: bool = True, dims: int = 2
+    ) -> None:
+        super().__init__()
+        self.eps, self.dims = eps, dims
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.tau = nn.Parameter(torch.zeros(num_channels)) if activated else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        axes = tuple(range(2, 2 + self.dims))
+        mean_square = _statistics_type(x).square().mean(axes, keepdim=True)
+        factor = (mean_square + self.eps).rsqrt().to(x.dtype) * self._each(self.weight, x)
+        y = x * factor + self._each(self.bias, x)
+        return y if self.tau is None else torch.maximum(y, self._each(self.tau, x))
+
+    def extra_repr(self) -> str:
+        """Channels and eps, for `print(model)`."""
+        return f"{len(self.weight)}, eps={self.eps}, activated={self.tau is not None}"
+
+    def _each(self, parameter: Tensor, x: Tensor) -> Tensor:
+        return _each_channel(parameter, x, self.dims)
+
+
+class EvoNormS0(nn.Module):
+    """EvoNorm-S0, norm and nonlinearity in one: x·sigmoid(v·x) over the deviation of groups of channels.
+
+    Liu, Brock, Simonyan, Le: Evolving Normalization-Activation Layers, 2020 (arXiv 2004.02967, table 3).
+
+    Args:
+        num_channels: C.
+        groups: Of channels, which are normalized together.
+        eps: Is added to the variance.
+        activated: Where no nonlinearity is wanted, only weight and bias remain, as in the authors' networks.
+        dims: Axes behind the channels: 2 for images.
+    """
+
+    def __init__(
+        self, num_channels: int, groups: int, eps: float = 1e-5, *, activated: bool = True, dims: int = 2
+    ) -> None:
+        super().__init__()
+        self.grouped, self.eps, self.dims = (groups, num_channels // groups), eps, dims
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.v = nn.Parameter(torch.ones(num_channels)) if activated else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        if self.v is None:
+            return x * self._each(self.weight, x) + self._each(self.bias, x)
+        grouped = torch.unflatten(_statistics_type(x), 1, self.grouped)
+        variance = grouped.var(tuple(range(2, 3 + self.dims)), correction=0, keepdim=True)
+        deviation = (variance + self.eps).sqrt().to(x.dtype)
+        weight = torch.unflatten(self._each(self.weight, x), 0, self.grouped)
+        factor = (weight / deviation).flatten(1, 2)
+        return x * (x * self._each(self.v, x)).sigmoid() * factor + self._each(self.bias, x)
+
+    def extra_repr(self) -> str:
+        """Channels, groups and eps, for `print(model)`."""
+        return f"{len(self.weight)}, {self.grouped[0]}, eps={self.eps}, activated={self.v is not None}"
+
+    def _each(self, parameter: Tensor, x: Tensor) -> Tensor:
+        return _each_channel(parameter, x, self.dims)
+
+
+def _each_channel(parameter: Tensor, x: Tensor, dims: int) -> Tensor:
+    """One number for each channel of (N, C, …), in the type of its values."""
+    return parameter.to(x.dtype).reshape(-1, *(1,) * dims)
+
+
+@torch.fx.wrap
+def _statistics_type(x: Tensor) -> Tensor:
+    """At least single precision: a mean of squares overflows in half."""
+    return x if x.dtype.itemsize >= 4 else x.float()
 
 
 class StandardizedConvolution(nn.Conv2d):

@@ -9,7 +9,7 @@ from torchvision.ops import StochasticDepth
 
 from skipnets.models.backbone import Backbone
 
-__all__ = ["modification"]
+__all__ = ["modification", "refused_modification"]
 
 # They do nothing in evaluation, and what they do in training is no part of the network.
 _EXECUTIONS = (
@@ -35,6 +35,17 @@ def modification(model: Backbone[Any]) -> str | None:
                 f"{expected.get(path) or 'not there'}"
             )
     return None
+
+
+def refused_modification(model: Backbone[Any]) -> str | None:
+    """What to say where a file of a modified model would claim to hold the network of its name, or None."""
+    changed = modification(model)
+    if changed is None:
+        return None
+    return (
+        f"the model was modified: {changed}; give what makes it, as architecture={{'import': "
+        "'package.module:function', 'arguments': {…}}"
+    )
 
 
 def _shown(module: nn.Module) -> str:

@@ -14,7 +14,6 @@ from skipnets.models.registry import (
     STEM_REDUCTION,
     ModelConfig,
     Norm,
-    _require_choice,
     _require_int,
     _require_number,
 )
@@ -37,11 +36,12 @@ class RDNetConfig(ModelConfig):
         expansion: Channels inside a dense layer, in multiples of its input's, rounded down to whole 8s.
         compression: Share of the channels that the convolution between two blocks keeps, rounded likewise.
         layer_scale: Start of the learned factor of each channel of a layer's output; 0 for no such factor.
-        norm: As for all models, except that there is no `"batch"`: the pooled features have one too.
+        norm: `"layer2d"`, `"group"` or None: the pooled features have one too.
     """
 
     family: ClassVar[str] = "rdnet"
     most_stages: ClassVar[int] = 32
+    norms: ClassVar[tuple[Norm, ...]] = ("layer2d", "group", None)
 
     growth_rates: tuple[int, ...] = ()
     halves: tuple[bool, ...] = ()
@@ -54,7 +54,6 @@ class RDNetConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_choice("norm", self.norm, ("layer2d", "group", None))
         for name in ("growth_rates", "halves", "squeeze_excitation"):
             values = getattr(self, name)
             if not isinstance(values, (tuple, list)) or len(values) != len(self.block_config):

@@ -37,10 +37,15 @@ INPUTS: Mapping[int, str] = {1: "signals", 2: "images", 3: "volumes"}
 # The longest default side of volumes, and the default length of signals.
 _VOLUME_SIDE, _SIGNAL_LENGTH = 96, 1024
 Pooling = Literal["avg", "max", "avgmax", "catavgmax", ""]
-Norm = Literal["batch", "group", "layer2d", "instance"] | None
+NormKind = Literal["batch", "group", "layer2d", "instance", "filter-response", "evonorm-s0"]
+Norm = NormKind | None
 BlockActivation = Literal["relu", "silu", "gelu", "hard_swish"]
 
-_ALL_NORMS: tuple[Norm, ...] = ("batch", "group", "layer2d", "instance", None)
+_ALL_NORMS: tuple[Norm, ...] = (*get_args(NormKind), None)
+# Norms that end in a nonlinearity of their own where an activation would follow.
+ACTIVATED_NORMS: tuple[Norm, ...] = ("filter-response", "evonorm-s0")
+# Norms by statistics of few values, which need two pixels at least.
+_NORMS_OVER_PIXELS: tuple[Norm, ...] = ("instance", *ACTIVATED_NORMS)
 
 
 def _require_int(field: str, value: object, lowest: int, highest: int) -> None:
@@ -56,6 +61,24 @@ def _require_number(field: str, value: object, holds: Callable[[float], bool], w
 def _require_choice(field: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
         raise UserError(f"{field}={value!r}: must be one of {', '.join(map(repr, choices))}")
+
+
+def require_activation(activation: object, norm: Norm, *, only_after_norms: bool = False) -> None:
+    """Check the field of an activation.
+
+    Args:
+        activation: Its value.
+        norm: The norm of the same configuration.
+        only_after_norms: Whether all activations follow norms: where these activate, there are none.
+
+    Raises:
+        UserError: If there is no such activation, or it would be nowhere.
+    """
+    _require_choice("activation", activation, get_args(BlockActivation))
+    if only_after_norms and norm in ACTIVATED_NORMS and activation != "relu":
+        raise UserError(
+            f'activation={activation!r}: must be left out with norm="{norm}", which is a nonlinearity itself'
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +103,9 @@ class ModelConfig:
         drop_path_rate: Stochastic depth (Huang et al. 2016, arXiv 1603.09382): the probability that the last
             layer's branch is dropped, falling linearly to 0 at the first.
         norm: `"batch"`, `"group"` (32 groups, or the largest number below that divides the channels),
-            `"layer2d"` (over the channels of each pixel), `"instance"` (over the pixels of each channel, in
-            DenseNets and ResNets), or None; without norms every convolution has a bias.
+            `"layer2d"` (over the channels of each pixel), `"instance"` (over the pixels of each channel),
+            `"filter-response"` (arXiv 1911.09737) or `"evonorm-s0"` (arXiv 2004.02967), which take the place
+            of the activation behind them as well, or None; without norms every convolution has a bias.
         dims: Spatial axes of the input, in DenseNets and ResNets: 1 for signals (N, C, L), 2 for images
             (N, C, H, W), 3 for volumes (N, C, D, H, W). Windows have as many: what is 3×3 here is then 3 or
             3×3×3.
@@ -91,9 +115,11 @@ class ModelConfig:
     # The fields that a file holds, where these are not all of them; and those that it must hold.
     recorded: ClassVar[tuple[str, ...] | None] = None
     required: ClassVar[tuple[str, ...]] = ("name", "block_config")
+    # Whether its networks, and so their exports, take images of any size.
+    takes_any_size: ClassVar[bool] = True
     most_stages: ClassVar[int] = 8
     stems: ClassVar[tuple[Stem, ...]] = ("imagenet", "small", "cifar")
-    norms: ClassVar[tuple[Norm, ...]] = ("batch", "group", "layer2d", None)
+    norms: ClassVar[tuple[Norm, ...]] = _ALL_NORMS
     dimensions: ClassVar[tuple[int, ...]] = (2,)
 
     name: str
@@ -129,6 +155,16 @@ class ModelConfig:
             raise UserError(f'global_pool="": needs num_classes=0, not {self.num_classes}')
         for rate in ("drop_rate", "proj_drop_rate", "drop_path_rate"):
             _require_number(rate, getattr(self, rate), lambda value: 0 <= value < 1, "at least 0 and below 1")
+
+    @property
+    def norm_activates(self) -> bool:
+        """Whether the norm is a nonlinearity as well, so that no activation follows it."""
+        return self.norm in ACTIVATED_NORMS
+
+    @property
+    def norm_needs_pixels(self) -> bool:
+        """Whether the norm takes at least two pixels, being over those of a channel or a small group."""
+        return self.norm in _NORMS_OVER_PIXELS
 
     def pooled(self, channels: int) -> int:
         """Number of pooled features for the channels of the last map."""
@@ -179,12 +215,12 @@ class DenseNetConfig(ModelConfig):
             as in the paper's sections 4.1 and 4.2. The first two convolutions of a deep stem have k.
         anti_aliasing: `"blur"`, a binomial filter where the stem's pooling halves the maps (arXiv
             1904.11486), or None.
-        activation: `"relu"`, `"silu"` (x·sigmoid(x)), `"gelu"` or `"hard_swish"`, in place of every ReLU.
+        activation: `"relu"`, `"silu"` (x·sigmoid(x)), `"gelu"` or `"hard_swish"`, in place of every ReLU;
+            there are none where the norm activates.
     """
 
     family: ClassVar[str] = "densenet"
     stems: ClassVar[tuple[Stem, ...]] = ("imagenet", "small", "cifar", "deep")
-    norms: ClassVar[tuple[Norm, ...]] = _ALL_NORMS
     dimensions: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
     growth_rate: int = 32
@@ -199,7 +235,7 @@ class DenseNetConfig(ModelConfig):
         _require_choice("anti_aliasing", self.anti_aliasing, ("blur", None))
         if self.anti_aliasing is not None and STEM_REDUCTION[self.stem] != 4:
             raise UserError(f'anti_aliasing="blur": a stem="{self.stem}" has no pooling')
-        _require_choice("activation", self.activation, get_args(BlockActivation))
+        require_activation(self.activation, self.norm, only_after_norms=True)
         _require_int("growth_rate", self.growth_rate, 1, 1024)
         if self.bottleneck is not None:
             _require_int("bottleneck", self.bottleneck, 1, 64)
@@ -222,8 +258,8 @@ class DenseNetConfig(ModelConfig):
 
     @property
     def smallest_size(self) -> int:
-        """A transition halves maps rounding down, the stem rounds up; a blur and instance norms need two."""
-        before_transitions = 2 ** (len(self.block_config) - (self.norm != "instance"))
+        """A transition halves maps rounding down, the stem rounds up; a blur and some norms need two."""
+        before_transitions = 2 ** (len(self.block_config) - (not self.norm_needs_pixels))
         least = (before_transitions - 1) * STEM_REDUCTION[self.stem] + 1
         return least if self.anti_aliasing is None else max(least, 3)
 
@@ -266,12 +302,11 @@ class ResNetConfig(ModelConfig):
         zero_init_last: Start the last norm of every residual branch at 0, so that each block begins as the
             identity (Goyal et al. 2017, arXiv 1706.02677, section 5.1).
         activation: `"relu"`, `"silu"` (x·sigmoid(x)), `"gelu"` or `"hard_swish"`, in place of every ReLU of
-            stem and blocks.
+            stem and blocks; behind the sums alone where the norm activates.
     """
 
     family: ClassVar[str] = "resnet"
     stems: ClassVar[tuple[Stem, ...]] = get_args(Stem)
-    norms: ClassVar[tuple[Norm, ...]] = _ALL_NORMS
     dimensions: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
@@ -291,7 +326,7 @@ class ResNetConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_choice("activation", self.activation, get_args(BlockActivation))
+        require_activation(self.activation, self.norm)
         _require_choice("block", self.block, ("basic", "bottleneck"))
         _require_choice("stride_in", self.stride_in, ("3x3", "1x1"))
         if self.stride_in == "1x1" and (self.block == "basic" or self.anti_aliasing is not None):
@@ -365,8 +400,8 @@ class ResNetConfig(ModelConfig):
 
     @property
     def smallest_size(self) -> int:
-        """Every stride rounds up, so one pixel is enough; blurs, averages and instance norms need more."""
-        if self.norm == "instance":  # at least two pixels in every map
+        """Every stride rounds up, so one pixel is enough; blurs, averages and some norms need more."""
+        if self.norm_needs_pixels:  # at least two pixels in every map
             return 2 * STEM_REDUCTION[self.stem] * math.prod(map(self.stride, range(len(self.block_config))))
         if self.anti_aliasing == "average":
             return 3 if self.has_stem_pool and self.stem_pool == "max" else 1

@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from skipnets.models.backbone import Backbone, FeatureMapInfo, make_norm
-from skipnets.models.layers import SqueezeExcitation
-from skipnets.models.registry import Norm
+from skipnets.models.backbone import Backbone, FeatureMapInfo, activation_after, make_norm
+from skipnets.models.layers import SqueezeExcitation, make_activation
+from skipnets.models.registry import BlockActivation, Norm
 from skipnets.models.regnet_graph import RegNetConfig, squeezed_channels
 
 
@@ -34,20 +34,23 @@ class RegNetBlock(nn.Module):
         stride: int,
         squeezed: int,
         norm: Norm,
+        activation: BlockActivation,
         proj_drop_rate: float,
         drop_path_rate: float,
     ) -> None:
         super().__init__()
-        self.conv1 = _convolution(in_channels, width, 1, norm=norm)
-        self.conv2 = _convolution(width, width, 3, norm=norm, stride=stride, groups=groups)
+        self.conv1 = _convolution(in_channels, width, 1, norm=norm, activation=activation)
+        self.conv2 = _convolution(
+            width, width, 3, norm=norm, activation=activation, stride=stride, groups=groups
+        )
         self.se = SqueezeExcitation(width, squeezed) if squeezed else None
         self.dropout = nn.Dropout(proj_drop_rate)
-        self.conv3 = _convolution(width, width, 1, norm=norm, activated=False)
+        self.conv3 = _convolution(width, width, 1, norm=norm, activation=None)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
         self.downsample = None
         if stride != 1 or in_channels != width:
-            self.downsample = _convolution(in_channels, width, 1, norm=norm, stride=stride, activated=False)
-        self.act3 = nn.ReLU()
+            self.downsample = _convolution(in_channels, width, 1, norm=norm, activation=None, stride=stride)
+        self.act3 = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, width, ⌈H/S⌉, ⌈W/S⌉)."""
@@ -70,7 +73,9 @@ class RegNet(Backbone[RegNetConfig]):
     def __init__(self, config: RegNetConfig) -> None:
         super().__init__(config)
         channels, reduction = config.stem_channels, config.stem_stride
-        self.stem = _convolution(config.in_chans, channels, 3, norm=config.norm, stride=reduction)
+        self.stem = _convolution(
+            config.in_chans, channels, 3, norm=config.norm, activation=config.activation, stride=reduction
+        )
         self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=reduction, module="stem")]
         path_rates = iter(config.drop_path_rates())
         for stage, (blocks, width) in enumerate(zip(config.block_config, config.widths, strict=True)):
@@ -85,6 +90,7 @@ class RegNet(Backbone[RegNetConfig]):
                         stride=config.stride(stage) if block == 0 else 1,
                         squeezed=squeezed_channels(config, channels) if config.se_ratio else 0,
                         norm=config.norm,
+                        activation=config.activation,
                         proj_drop_rate=config.proj_drop_rate,
                         drop_path_rate=next(path_rates),
                     ),
@@ -123,9 +129,9 @@ def _convolution(
     kernel: int,
     *,
     norm: Norm,
+    activation: BlockActivation | None,
     stride: int = 1,
     groups: int = 1,
-    activated: bool = True,
 ) -> nn.Sequential:
     convolution = nn.Conv2d(
         in_channels,
@@ -136,5 +142,11 @@ def _convolution(
         groups=groups,
         bias=norm is None,
     )
-    layers: dict[str, nn.Module] = {"conv": convolution, "bn": make_norm(norm, out_channels)}
-    return nn.Sequential(OrderedDict(layers | ({"act": nn.ReLU()} if activated else {})))
+    activated = activation is not None
+    layers: dict[str, nn.Module] = {
+        "conv": convolution,
+        "bn": make_norm(norm, out_channels, activated=activated),
+    }
+    if activation is not None:
+        layers["act"] = activation_after(norm, activation)
+    return nn.Sequential(OrderedDict(layers))

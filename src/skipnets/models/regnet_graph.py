@@ -14,9 +14,11 @@ from skipnets.errors import UserError
 from skipnets.models.graph import Graph, GraphBuilder
 from skipnets.models.registry import (
     STEM_REDUCTION,
+    BlockActivation,
     ModelConfig,
     _require_int,
     _require_number,
+    require_activation,
 )
 
 __all__ = ["REGNETS", "RegNetConfig", "regnet_graph"]
@@ -35,6 +37,8 @@ class RegNetConfig(ModelConfig):
         se_ratio: Channels inside the squeeze-excitation after them, as a share of the block's input; 0 for
             none (RegNetX).
         stem_channels: Channels after the stem.
+        activation: `"relu"`, `"silu"` (x·sigmoid(x)), `"gelu"` or `"hard_swish"`, in place of every ReLU of
+            stem and blocks; behind the sums alone where the norm activates.
     """
 
     family: ClassVar[str] = "regnet"
@@ -43,9 +47,11 @@ class RegNetConfig(ModelConfig):
     group_size: int = 8
     se_ratio: float = 0.0
     stem_channels: int = 32
+    activation: BlockActivation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_activation(self.activation, self.norm)
         if not isinstance(self.widths, (tuple, list)) or len(self.widths) != len(self.block_config):
             raise UserError(
                 f"widths={self.widths!r}: must have a value for each of the {len(self.block_config)} stages "
@@ -62,8 +68,9 @@ class RegNetConfig(ModelConfig):
 
     @property
     def smallest_size(self) -> int:
-        """Every stride rounds up, so one pixel is enough."""
-        return 1
+        """Every stride rounds up, so one pixel is enough; some norms need two in every map."""
+        strides = math.prod(map(self.stride, range(len(self.block_config))))
+        return 2 * self.stem_stride * strides if self.norm_needs_pixels else 1
 
     @property
     def description(self) -> str:
@@ -127,12 +134,14 @@ def _convolved(
     activated: bool = True,
     kind: str = "convolutions",
 ) -> int:
-    """A convolution, its norm, and a ReLU unless it is not `activated`."""
+    """A convolution, its norm, and an activation unless it is not `activated`."""
     bias = config.norm is None
     with build.scope(path, kind):
         x = build.convolution(f"{path}.conv", x, channels, kernel, stride=stride, groups=groups, bias=bias)
-        x = build.norm(f"{path}.bn", x, config.norm)
-        return build.relu(f"{path}.act", x) if activated else x
+        x = build.norm(f"{path}.bn", x, config.norm, activated=activated)
+        if not activated or config.norm_activates:
+            return x
+        return build.activation(f"{path}.act", x, config.activation)
 
 
 def _block(
@@ -170,7 +179,7 @@ def _block(
                 activated=False,
                 kind="shortcut",
             )
-        return build.relu(f"{path}.act3", build.add(path, x, y))
+        return build.activation(f"{path}.act3", build.add(path, x, y), config.activation)
 
 
 def _regnet(

@@ -147,8 +147,8 @@ class MemoryEfficientResNet(SwitchedModule, ResNet):
         modules = dict(islice(self.named_children(), len(names)))
         if tuple(modules) != names:
             return f"it has other modules than {', '.join(names)}"
-        if type(self.relu) is not nn.ReLU:
-            return "its activation is not a ReLU"
+        if reason := guards.unsupported_activation(self.relu, self.bn1):
+            return reason
         size = 7 if getattr(self.conv1, "kernel_size", (3,))[0] == 7 else 3
         stride = _stride(self.conv1)
         return (
@@ -229,8 +229,9 @@ def _unsupported_layers(block: nn.Module) -> str | None:
     if reason := guards.unsupported_hooks(module for module in block.modules() if module is not block):
         return reason
     convolutions, norms, relus = _children(block)
-    if any(type(relu) is not nn.ReLU for relu in relus):
-        return "its activation is not a ReLU"
+    for relu, norm in zip(relus, norms, strict=True):
+        if reason := guards.unsupported_activation(relu, norm):
+            return reason
     dropout, drop_path = cast(nn.Dropout, block.dropout), cast(StochasticDepth, block.drop_path)
     if type(dropout) is not nn.Dropout or dropout.p > 0:
         return "dropout"

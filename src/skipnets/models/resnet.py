@@ -22,6 +22,7 @@ from skipnets.errors import UserError
 from skipnets.models.backbone import (
     Backbone,
     FeatureMapInfo,
+    activation_after,
     initialize_convolutions,
     make_norm,
 )
@@ -63,11 +64,11 @@ class BasicBlock(nn.Module):
             in_channels, out_channels, norm=norm, stride=stride, dilation=dilation[0], dims=dims
         )
         self.bn1 = make_norm(norm, out_channels, dims=dims)
-        self.relu1 = make_activation(activation)
+        self.relu1 = activation_after(norm, activation)
         self.aa = anti_aliasing
         self.dropout = nn.Dropout(proj_drop_rate)
         self.conv2 = _conv3x3(out_channels, out_channels, norm=norm, dilation=dilation[1], dims=dims)
-        self.bn2 = make_norm(norm, out_channels, dims=dims)
+        self.bn2 = make_norm(norm, out_channels, activated=False, dims=dims)
         self.se = attention
         self.drop_path = StochasticDepth(drop_path_rate, "row")
         self.downsample = shortcut
@@ -108,16 +109,16 @@ class BottleneckBlock(nn.Module):
         super().__init__()
         self.conv1 = CONVOLUTIONS[dims](in_channels, width, 1, stride=strides[0], bias=norm is None)
         self.bn1 = make_norm(norm, width, dims=dims)
-        self.relu1 = make_activation(activation)
+        self.relu1 = activation_after(norm, activation)
         self.conv2 = _conv3x3(
             width, width, norm=norm, stride=strides[1], dilation=dilation, groups=groups, dims=dims
         )
         self.bn2 = make_norm(norm, width, dims=dims)
-        self.relu2 = make_activation(activation)
+        self.relu2 = activation_after(norm, activation)
         self.aa = anti_aliasing
         self.dropout = nn.Dropout(proj_drop_rate)
         self.conv3 = CONVOLUTIONS[dims](width, out_channels, 1, bias=norm is None)
-        self.bn3 = make_norm(norm, out_channels, dims=dims)
+        self.bn3 = make_norm(norm, out_channels, activated=False, dims=dims)
         self.se = attention
         self.drop_path = StochasticDepth(drop_path_rate, "row")
         self.downsample = shortcut
@@ -165,7 +166,7 @@ class ResNet(Backbone[ResNetConfig]):
         norm, channels = config.norm, config.stem_widths()[-1]
         self.conv1 = _stem(config)
         self.bn1 = make_norm(norm, channels, dims=config.dims)
-        self.relu = make_activation(config.activation)
+        self.relu = activation_after(config.norm, config.activation)
         reduction = STEM_REDUCTION[config.stem] // (2 if config.has_stem_pool else 1)
         self.feature_info = [FeatureMapInfo(num_chs=channels, reduction=reduction, module="relu")]
         if config.has_stem_pool:
@@ -255,7 +256,7 @@ def _stem(config: ResNetConfig) -> nn.Module:
     for number, (width, into) in enumerate(zip(inner, (config.in_chans, *inner), strict=False)):
         layers.append(_conv3x3(into, width, stride=2 if number == 0 else 1, **shared))
         layers.append(make_norm(config.norm, width, dims=config.dims))
-        layers.append(make_activation(config.activation))
+        layers.append(activation_after(config.norm, config.activation))
     return layers.append(_conv3x3(inner[-1], channels, **shared))
 
 
@@ -268,7 +269,7 @@ def _stem_pool(config: ResNetConfig, channels: int) -> nn.Module:
         if smooth:
             layers.append(_halving(config))
         layers.append(make_norm(config.norm, channels, dims=dims))
-        return layers.append(make_activation(config.activation))
+        return layers.append(activation_after(config.norm, config.activation))
     if smooth == "average":
         return AVERAGE_POOLINGS[dims](2)
     if smooth == "blur":
@@ -337,7 +338,8 @@ def _block(
 def _shortcut(config: ResNetConfig, in_channels: int, out_channels: int, stride: int) -> nn.Module:
     if config.shortcut == "pad":
         return PadShortcut(in_channels, out_channels, stride, dims=config.dims)
-    convolution, norm = CONVOLUTIONS[config.dims], make_norm(config.norm, out_channels, dims=config.dims)
+    convolution = CONVOLUTIONS[config.dims]
+    norm = make_norm(config.norm, out_channels, activated=False, dims=config.dims)
     if config.shortcut == "average":
         layers: dict[str, nn.Module] = {"0": CellMean(dims=config.dims)} if stride == 2 else {}
         layers["1"] = convolution(in_channels, out_channels, 1, bias=config.norm is None)

@@ -16,7 +16,13 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from skipnets.models.backbone import Backbone, FeatureMapInfo, initialize_convolutions, make_norm
+from skipnets.models.backbone import (
+    Backbone,
+    FeatureMapInfo,
+    activation_after,
+    initialize_convolutions,
+    make_norm,
+)
 from skipnets.models.layers import CellMean, PointwiseLinear, StandardizedConvolution
 from skipnets.models.registry import STEM_REDUCTION
 from skipnets.models.resnetv2_graph import ResNetV2Config
@@ -32,9 +38,11 @@ class PreActivationBasicBlock(nn.Module):
         stride = config.stride(stage) if block == 0 else 1
         width = config.out_channels(stage)
         self.downsample = _shortcut(config, stage, block, in_channels)
-        self.norm1, self.act1 = make_norm(config.norm, in_channels), nn.ReLU()
+        self.norm1 = make_norm(config.norm, in_channels)
+        self.act1 = activation_after(config.norm, config.activation)
         self.conv1 = _convolution(config, in_channels, width, 3, stride=stride)
-        self.norm2, self.act2 = make_norm(config.norm, width), nn.ReLU()
+        self.norm2 = make_norm(config.norm, width)
+        self.act2 = activation_after(config.norm, config.activation)
         self.dropout = nn.Dropout(config.proj_drop_rate)
         self.conv2 = _convolution(config, width, width, 3)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
@@ -58,11 +66,14 @@ class PreActivationBottleneckBlock(nn.Module):
         stride = config.stride(stage) if block == 0 else 1
         width = config.branch_width(stage)
         self.downsample = _shortcut(config, stage, block, in_channels)
-        self.norm1, self.act1 = make_norm(config.norm, in_channels), nn.ReLU()
+        self.norm1 = make_norm(config.norm, in_channels)
+        self.act1 = activation_after(config.norm, config.activation)
         self.conv1 = _convolution(config, in_channels, width, 1)
-        self.norm2, self.act2 = make_norm(config.norm, width), nn.ReLU()
+        self.norm2 = make_norm(config.norm, width)
+        self.act2 = activation_after(config.norm, config.activation)
         self.conv2 = _convolution(config, width, width, 3, stride=stride)
-        self.norm3, self.act3 = make_norm(config.norm, width), nn.ReLU()
+        self.norm3 = make_norm(config.norm, width)
+        self.act3 = activation_after(config.norm, config.activation)
         self.dropout = nn.Dropout(config.proj_drop_rate)
         self.conv3 = _convolution(config, width, config.out_channels(stage), 1)
         self.drop_path = StochasticDepth(drop_path_rate, "row")
@@ -109,7 +120,8 @@ class ResNetV2(Backbone[ResNetV2Config]):
             self.feature_info.append(
                 FeatureMapInfo(num_chs=channels, reduction=reduction, module=f"stages.{stage}")
             )
-        self.norm, self.act = make_norm(config.norm, channels), nn.ReLU()
+        self.norm = make_norm(config.norm, channels)
+        self.act = activation_after(config.norm, config.activation)
         self.head = nn.ModuleDict()
         self._add_head(channels)
         initialize_convolutions(self)
@@ -183,7 +195,7 @@ def _stem(config: ResNetV2Config) -> nn.Sequential:
         layers[f"conv{number}"] = _convolution(config, into, width, kernel, stride=stride)
         if index + 1 < len(widths):
             layers[f"norm{number}"] = make_norm(config.norm, width)
-            layers[f"act{number}"] = nn.ReLU()
+            layers[f"act{number}"] = activation_after(config.norm, config.activation)
         into = width
     if config.has_stem_pool and config.zero_border:
         layers["pad"] = nn.ZeroPad2d(1)

@@ -5,6 +5,7 @@ Names of modules and parameters are timm's.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,10 +13,12 @@ from skipnets.errors import UserError
 from skipnets.models.graph import Graph, GraphBuilder
 from skipnets.models.registry import (
     STEM_REDUCTION,
+    BlockActivation,
     ModelConfig,
     Stem,
     _require_choice,
     _require_int,
+    require_activation,
 )
 
 __all__ = ["RESNETV2S", "ResNetV2Config", "resnetv2_graph"]
@@ -40,6 +43,8 @@ class ResNetV2Config(ModelConfig):
             differs, as there is no ReLU before it.
         standardized_weights: Whether convolutions run with weights of mean 0 and variance 1 for each output
             channel (Qiao et al. 2019, arXiv 1903.10520), as BiT's do.
+        activation: `"relu"`, `"silu"` (x·sigmoid(x)), `"gelu"` or `"hard_swish"`, in place of every ReLU;
+            there are none where the norm activates.
     """
 
     family: ClassVar[str] = "resnetv2"
@@ -51,9 +56,11 @@ class ResNetV2Config(ModelConfig):
     stem_channels: int | None = None
     zero_border: bool = False
     standardized_weights: bool = False
+    activation: BlockActivation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_activation(self.activation, self.norm, only_after_norms=True)
         _require_choice("block", self.block, ("basic", "bottleneck"))
         _require_choice("shortcut", self.shortcut, ("projection", "average"))
         _require_int("width", self.width, 1, 4096)
@@ -88,8 +95,9 @@ class ResNetV2Config(ModelConfig):
 
     @property
     def smallest_size(self) -> int:
-        """Every stride rounds up, so one pixel is enough."""
-        return 1
+        """Every stride rounds up, so one pixel is enough; some norms need two in every map."""
+        strides = math.prod(map(self.stride, range(len(self.block_config))))
+        return 2 * STEM_REDUCTION[self.stem] * strides if self.norm_needs_pixels else 1
 
     @property
     def description(self) -> str:
@@ -128,7 +136,7 @@ def resnetv2_graph(config: ResNetV2Config) -> Graph:
                 x = build.block(f"{path}.blocks.{block}", x, stage, block, next(rates))
         graph.stage(path, x)
     x = graph.stage("norm", graph.norm("norm", x, config.norm))
-    x = graph.stage("act", graph.relu("act", x))
+    x = graph.stage("act", build.activation("act", x))
     return graph.finish(
         x,
         head="head.fc",
@@ -158,7 +166,7 @@ class _Builder:
             x = graph.stage(name, self._convolution(name, x, width, kernel, stride=stride))
             if index + 1 < len(widths):
                 x = graph.stage(f"stem.norm{number}", graph.norm(f"stem.norm{number}", x, config.norm))
-                x = graph.stage(f"stem.act{number}", graph.relu(f"stem.act{number}", x))
+                x = graph.stage(f"stem.act{number}", self.activation(f"stem.act{number}", x))
         if config.has_stem_pool:
             padding = 1
             if config.zero_border:
@@ -177,7 +185,8 @@ class _Builder:
         with graph.scope(path, "residual block"):
             shortcut = y = x
             for number, (channels, kernel, step) in enumerate(windows, start=1):
-                y = graph.relu(f"{path}.act{number}", graph.norm(f"{path}.norm{number}", y, config.norm))
+                y = graph.norm(f"{path}.norm{number}", y, config.norm)
+                y = self.activation(f"{path}.act{number}", y)
                 if number == 1 and config.has_projection(stage, block, graph.channels(x)):
                     shortcut = self._shortcut(f"{path}.downsample", y, out, stride)
                 if number == len(windows):
@@ -185,6 +194,12 @@ class _Builder:
                 y = self._convolution(f"{path}.conv{number}", y, channels, kernel, stride=step)
             y = graph.dropout(f"{path}.drop_path", y, drop_path_rate, "row")
             return graph.add(path, shortcut, y)
+
+    def activation(self, name: str, x: int) -> int:
+        """The configuration's activation behind a norm, which may be one itself."""
+        if self._config.norm_activates:
+            return x
+        return self.graph.activation(name, x, self._config.activation)
 
     def _shortcut(self, path: str, x: int, out: int, stride: int) -> int:
         """A 1×1 convolution, perhaps of means; its module comes before those of the branch."""

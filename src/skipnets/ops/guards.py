@@ -87,6 +87,15 @@ def unsupported_norm(norm: nn.Module) -> str | None:
     return None
 
 
+def unsupported_activation(activation: nn.Module, norm: nn.Module) -> str | None:
+    """The activation must be a ReLU; the norm before it is told where it has one of its own."""
+    if type(activation) is nn.ReLU:
+        return None
+    if isinstance(activation, nn.Identity) and type(norm) is not nn.BatchNorm2d:
+        return unsupported_norm(norm)
+    return "its activation is not a ReLU"
+
+
 def unsupported_convolution(convolution: nn.Module, size: int, *, stride: int = 1) -> str | None:
     """The convolution must be a plain one of this size and stride, padded by half its size, without bias."""
     if not isinstance(convolution, Convolution) or type(convolution) not in _CONVOLUTIONS:

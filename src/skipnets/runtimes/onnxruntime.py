@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError, one_line
 from skipnets.runtimes.graph_format import AXIS_NAMES, FEATURES, INPUT_NAMES, LOGITS, ONNX_METADATA
-from skipnets.runtimes.runtime import InputType
+from skipnets.runtimes.runtime import InputType, NoFeaturesError
 
 __all__ = ["OnnxRuntime", "open_session"]
 
@@ -50,6 +50,7 @@ class OnnxRuntime:
         inputs = [value.name for value in unoptimized.get_inputs()]
         outputs = [output.name for output in unoptimized.get_outputs()]
         self._input = inputs[0] if len(inputs) == 1 else ""
+        self._has_features = FEATURES in outputs
         if self._input in INPUT_NAMES and LOGITS in outputs:
             self.metadata = unoptimized.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
         self._size = _image_size(self.metadata)
@@ -90,6 +91,8 @@ class OnnxRuntime:
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) images → (N, num_features) pooled features."""
+        if not self._has_features:
+            raise NoFeaturesError
         return self._run(FEATURES, batch)
 
     def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError, one_line
 from skipnets.runtimes.graph_format import FEATURES, INPUT_NAMES, LOGITS, OPENVINO_GRAPH, OPENVINO_METADATA
-from skipnets.runtimes.runtime import InputType
+from skipnets.runtimes.runtime import InputType, NoFeaturesError
 
 __all__ = ["OpenVINORuntime", "compile_graph", "keeping_signal_stack", "shared_core"]
 
@@ -117,6 +117,8 @@ class OpenVINORuntime:
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) images → (N, num_features) pooled features."""
+        if not any(FEATURES in output.names for output in self.compiled.outputs):
+            raise NoFeaturesError
         return self._run(FEATURES, batch)
 
     def _run(self, output: str, batch: NDArray[Any]) -> NDArray[np.float32]:

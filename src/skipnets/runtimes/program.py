@@ -1,15 +1,18 @@
 """Run a program of `torch.export`, operation by operation.
 
-It is read as data (`skipnets.runtimes.archive`). An operation is one of a short list, its arguments are
-numbers and tensors; expressions, other operations and other kinds of arguments are refused by name.
+It is read as data (`skipnets.runtimes.archive`). An operation is one of a short list or, of networks that are
+no part of this package, one of aten's core that only computes; its arguments are numbers and tensors. Other
+operations and other kinds of arguments are refused by name.
 
 Shapes: N batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,19 +45,44 @@ OPERATIONS = frozenset(
         # Of signals and volumes.
         *("adaptive_avg_pool1d.default", "avg_pool1d.default", "max_pool1d.default"),
         *("adaptive_avg_pool3d.default", "avg_pool3d.default", "conv3d.default", "max_pool3d.default"),
+        # Of filter response norms and EvoNorm.
+        *("div.Tensor", "maximum.default", "rsqrt.default", "sqrt.default", "square.default"),
+        *("unflatten.int", "var.correction"),
         # Of an ensemble, whose probabilities are averaged.
         *("clamp.default", "log.default", "mean.dim", "softmax.int", "stack.default"),
     }
 )
-"""The operations of aten that exports consist of; none writes to its arguments or to files."""
+"""The operations of aten that exports of this package's networks consist of; none writes to its arguments or
+to files.
+"""
 
 _PREFIX = "torch.ops.aten."
 # It states what the types of the input were, which the classifier checks itself.
 _STATEMENT = "_assert_tensor_metadata.default"
 # Of torch._export.serde.schema.ScalarType.
-_TYPES = {1: torch.uint8, 5: torch.int64, 7: torch.float32}
+_TYPES = {
+    1: torch.uint8,
+    4: torch.int32,
+    5: torch.int64,
+    7: torch.float32,
+    8: torch.float64,
+    12: torch.bool,
+}
+# Of its MemoryFormat and its Layout.
+_MEMORY_FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
+_STRIDED = 7
+# What is computed of the number of images.
+_OF_NUMBERS: dict[str, Callable[..., Any]] = {
+    f"_operator.{name}": getattr(operator, name) for name in ("add", "floordiv", "mod", "mul", "sub")
+}
+# Without tensors as arguments; others of that kind are random, or return what was in memory before.
+_MAKERS = frozenset({"arange.start_step", "full.default", "scalar_tensor.default"})
 # Arguments that would make an operation random, or write to its running statistics.
 _NEVER = {("dropout.default", "train"), ("batch_norm.default", "training")}
+
+
+class _Device:
+    """An argument that stands for the device that the program runs on."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +101,17 @@ class _Step:
     """One operation.
 
     Attributes:
-        operator: Of torch.
+        operator: Of torch or, for numbers, of Python.
         arguments: By position; numbers, `_Value`, or lists of them.
         keywords: By name.
-        result: The name of what it computes.
+        results: The names of what it computes.
         last_used: Names of values that no later operation needs.
     """
 
     operator: Any
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
-    result: str
+    results: tuple[str, ...]
     last_used: tuple[str, ...]
 
 
@@ -95,36 +123,39 @@ class Program:
         steps: In order.
         tensors: Its weights.
         input: The name of the images.
-        outputs: The names of logits and features.
+        outputs: The names of logits and features; of logits alone where a network has no features.
     """
 
     steps: tuple[_Step, ...]
     tensors: Mapping[str, Tensor]
     input: str
-    outputs: tuple[str, str]
+    outputs: tuple[str, ...]
 
     def to(self, device: torch.device) -> Program:
         """The program with its weights on a device."""
         tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         return Program(self.steps, tensors, self.input, self.outputs)
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) images → (N, classes) logits and (N, num_features) pooled features."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, C, H, W) images → (N, classes) logits and, if there are any, (N, num_features) features."""
         values = {**self.tensors, self.input: images}
 
         def value(argument: Any) -> Any:
             if isinstance(argument, list):
                 return [value(each) for each in argument]
+            if isinstance(argument, _Device):
+                return images.device
             return values[argument.name] if isinstance(argument, _Value) else argument
 
         for step in self.steps:
             arguments = [value(argument) for argument in step.arguments]
             keywords = {name: value(argument) for name, argument in step.keywords.items()}
-            values[step.result] = step.operator(*arguments, **keywords)
+            computed = step.operator(*arguments, **keywords)
+            several = isinstance(computed, tuple | list)
+            values.update(zip(step.results, computed if several else (computed,), strict=True))
             for name in step.last_used:
                 del values[name]
-        logits, features = (values[name] for name in self.outputs)
-        return logits, features
+        return tuple(values[name] for name in self.outputs)
 
 
 def read_program(archive: Archive) -> Program:
@@ -176,13 +207,13 @@ class _Parser:
         for specification in self.module["signature"]["output_specs"]:
             if list(specification) != ["user_output"]:
                 self._refuse(f"an output of the kind {next(iter(specification), None)!r}")
-        if len(outputs) != 2:
+        if len(outputs) not in (1, 2):
             self._refuse(f"{len(outputs)} outputs")
         self.defined = {*tensors, images}
         steps = [step for node in graph["nodes"] if (step := self._step(node)) is not None]
         for output in outputs:
             self._used(output)
-        return Program(_forgetful(steps, keep=outputs), tensors, images, (outputs[0], outputs[1]))
+        return Program(_forgetful(steps, keep=outputs), tensors, images, outputs)
 
     def _stored_tensors(self) -> dict[str, Tensor]:
         """All tensors, by the name that they had in the model."""
@@ -220,10 +251,13 @@ class _Parser:
         name = target.removeprefix(_PREFIX)
         if name == _STATEMENT:
             return None
-        if not target.startswith(_PREFIX) or name not in OPERATIONS:
+        if target in _OF_NUMBERS:
+            function = _OF_NUMBERS[target]
+        elif target.startswith(_PREFIX) and (name in OPERATIONS or _only_computes(name)):
+            packet, _, overload = name.partition(".")
+            function = getattr(getattr(torch.ops.aten, packet), overload)
+        else:
             self._refuse(f"the operation {target!r}")
-        packet, _, overload = name.partition(".")
-        operator = getattr(getattr(torch.ops.aten, packet), overload)
         arguments: list[Any] = []
         keywords: dict[str, Any] = {}
         for each in node["inputs"]:
@@ -234,15 +268,15 @@ class _Parser:
                 arguments.append(value)
             else:
                 keywords[each["name"]] = value
-        [output] = node["outputs"]
-        result = output["as_tensor"]["name"]
-        if not isinstance(result, str) or result in self.defined:
-            self._refuse(f"{result!r} twice")
-        self.defined.add(result)
-        return _Step(operator, tuple(arguments), keywords, result, ())
+        results = tuple(name for output in node["outputs"] for name in _result_names(output))
+        for result in results:
+            if not isinstance(result, str) or result in self.defined:
+                self._refuse(f"{result!r} twice")
+            self.defined.add(result)
+        return _Step(function, tuple(arguments), keywords, results, ())
 
     def _argument(self, argument: dict[str, Any]) -> Any:
-        """A number, a type, or a reference to a tensor."""
+        """A number, a type, or a reference to a tensor or to a number that depends on the images."""
         [(kind, value)] = argument.items()
         if kind == "as_none":
             return None
@@ -250,8 +284,18 @@ class _Parser:
             return self._used(value["name"])
         if kind == "as_tensors":
             return [self._used(each["name"]) for each in value]
+        if kind == "as_sym_int":
+            return self._number(value)
+        if kind == "as_sym_ints":
+            return [self._number(each) for each in value]
         if kind == "as_scalar_type" and value in _TYPES:
             return _TYPES[value]
+        if kind == "as_memory_format" and value in _MEMORY_FORMATS:
+            return _MEMORY_FORMATS[value]
+        if kind == "as_layout" and value == _STRIDED:
+            return torch.strided
+        if kind == "as_device":
+            return _Device()
         plain = {"as_bool": bool, "as_int": int, "as_float": (int, float), "as_string": str}
         if kind in plain and isinstance(value, plain[kind]):  # type: ignore[arg-type]
             return value
@@ -259,6 +303,11 @@ class _Parser:
         if kind in many and all(isinstance(each, many[kind]) for each in value):  # type: ignore[arg-type]
             return list(value)
         return self._refuse(f"an argument of the kind {kind!r}")
+
+    def _number(self, argument: dict[str, Any]) -> Any:
+        """A whole number, or a reference to one."""
+        [(kind, value)] = argument.items()
+        return self._used(value) if kind == "as_name" else self._argument(argument)
 
     def _used(self, name: str) -> _Value:
         if name not in self.defined:
@@ -271,14 +320,38 @@ class _Parser:
 
 def _forgetful(steps: list[_Step], *, keep: tuple[str, ...]) -> tuple[_Step, ...]:
     """The steps, which drop values after their last use, so that memory is as small as when layers run."""
-    computed = {step.result for step in steps}
+    computed = {result for step in steps for result in step.results}
     needed, backwards = set(keep), []
     for step in reversed(steps):
-        used = {step.result, *_names([*step.arguments, *step.keywords.values()])}
+        used = {*step.results, *_names([*step.arguments, *step.keywords.values()])}
         done = tuple(sorted(used & computed - needed))
         needed |= used
-        backwards.append(_Step(step.operator, step.arguments, step.keywords, step.result, done))
+        backwards.append(_Step(step.operator, step.arguments, step.keywords, step.results, done))
     return tuple(reversed(backwards))
+
+
+def _result_names(output: dict[str, Any]) -> list[Any]:
+    """The names in one output of an operation: a tensor, several, or a number."""
+    [(kind, value)] = output.items()
+    if kind == "as_tensors":
+        return [each["name"] for each in value]
+    return [value["as_name"] if kind == "as_sym_int" else value["name"]]
+
+
+@functools.cache
+def _only_computes(name: str) -> bool:
+    """Whether an operation of aten's core returns new values, always the same, and does nothing else."""
+    packet, _, overload = name.partition(".")
+    try:
+        found = getattr(getattr(torch.ops.aten, packet), overload)
+        tags, schema = found.tags, found._schema
+    except (AttributeError, RuntimeError):
+        return False
+    if torch.Tag.core not in tags or torch.Tag.nondeterministic_seeded in tags or schema.is_mutable:
+        return False
+    takes_tensors = any("Tensor" in str(argument.type) for argument in schema.arguments)
+    # Gradients of pooling write where their arguments say.
+    return (takes_tensors or name in _MAKERS) and "backward" not in name
 
 
 def _names(arguments: list[Any]) -> set[str]:

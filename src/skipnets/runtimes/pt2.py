@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from skipnets.errors import UserError
 from skipnets.runtimes.archive import Archive
 from skipnets.runtimes.program import Program, read_program
-from skipnets.runtimes.runtime import InputType
+from skipnets.runtimes.runtime import InputType, NoFeaturesError
 from skipnets.runtimes.torch import pick_device, without_lost_threads
 
 __all__ = ["Pt2Runtime"]
@@ -26,7 +26,7 @@ class Pt2Runtime:
     """A `skipnets.runtimes.Runtime` around an exported program: the torch runtime for a .pt2.
 
     Args:
-        program: Maps a batch to logits and features.
+        program: Maps a batch to logits and, if the network has them, features.
         device: Device of its tensors.
     """
 
@@ -69,11 +69,12 @@ class Pt2Runtime:
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) images → (N, num_features) pooled features."""
+        if len(self.program.outputs) == 1:
+            raise NoFeaturesError
         return self._run(batch)[1]
 
-    def _run(self, batch: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _run(self, batch: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
         without_lost_threads()
         with torch.inference_mode():
             outputs = self.program(torch.tensor(np.ascontiguousarray(batch), device=self._device))
-        logits, features = (output.float().cpu().numpy() for output in outputs)
-        return logits, features
+        return tuple(output.float().cpu().numpy() for output in outputs)

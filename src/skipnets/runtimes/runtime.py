@@ -12,13 +12,23 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError
 
-__all__ = ["InputType", "Runtime", "TensorsDoNotFitError"]
+__all__ = ["InputType", "NoFeaturesError", "Runtime", "TensorsDoNotFitError"]
 
 InputType = Literal["uint8", "float32"]
 
 
 class TensorsDoNotFitError(UserError):
     """The tensors do not match the architecture. The caller adds the name of the file."""
+
+
+class NoFeaturesError(UserError):
+    """An exported network has logits only."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "embed: this export has no features, as its network has no linear layer for the classes whose "
+            "input they would be, nor timm's forward_features and forward_head"
+        )
 
 
 class Runtime(Protocol):
@@ -43,5 +53,9 @@ class Runtime(Protocol):
         ...
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) images → (N, num_features) pooled features."""
+        """(N, C, H, W) images → (N, num_features) pooled features.
+
+        Raises:
+            NoFeaturesError: If it has none.
+        """
         ...

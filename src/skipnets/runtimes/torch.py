@@ -21,7 +21,7 @@ from skipnets.models.custom import CustomConfig
 from skipnets.models.custom_model import CustomModel
 from skipnets.models.factory import build_model
 from skipnets.models.modes import evaluating
-from skipnets.models.modified import modification
+from skipnets.models.modified import refused_modification
 from skipnets.models.registry import config_from_dict
 from skipnets.runtimes.precision import HalfPrecisionCheck, check_precision
 from skipnets.runtimes.runtime import InputType, TensorsDoNotFitError
@@ -135,11 +135,8 @@ class TorchRuntime:
             for name, tensor in state.items()
         }
         check_tensors(self.model.skeleton(), arrays)
-        if not isinstance(self.model, CustomModel) and (changed := modification(self.model)) is not None:
-            raise TensorsDoNotFitError(
-                f"the model was modified: {changed}; give what makes it, as architecture={{'import': "
-                "'package.module:function', 'arguments': {…}}"
-            )
+        if not isinstance(self.model, CustomModel) and (refused := refused_modification(self.model)):
+            raise TensorsDoNotFitError(refused)
         return arrays
 
     def _now(self) -> str | None:

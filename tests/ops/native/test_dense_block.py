@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.helpers.bits import assert_the_same_bits_in_several_callers
-from tests.helpers.residual_blocks import errors
+from tests.helpers.rounding import assert_as_exact_as, errors, random_normal
 
 from skipnets.ops import native
 from skipnets.ops.dense_block import REFERENCE, DenseBlockPlan, LayerParameters, cpu_executor, execute
@@ -29,11 +29,7 @@ class Block:
     """Random parameters, input and gradient of one block, in float64."""
 
     def __init__(self, images, height, width, channels, growth, bottleneck, layers, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-
-        def normal(*size, scale=1.0):
-            return scale * torch.randn(*size, generator=generator, dtype=torch.float64)
-
+        normal = random_normal(seed)
         self.x = normal(images, channels, height, width)
         self.downstream = normal(images, channels + layers * growth, height, width)
         self.layers = []
@@ -100,15 +96,19 @@ def test_equals_float64_for_any_shape(isa, shape, keep, threads):
 
 def test_is_as_exact_as_pytorch_tensor_by_tensor(isa):
     """Over seeds, each tensor's error is on average no more than that of PyTorch's float32."""
-    own, others = [], []
-    for seed in range(6):
-        block = Block(4, 9, 8, 24, 12, 48, 3, seed=seed)
-        exact = block.run(reference, torch.float64)
-        own.append(errors(block.run(dense_block, torch.float32), exact))
-        others.append(errors(block.run(reference, torch.float32), exact))
-    mine, theirs = (torch.tensor(each).median(0).values for each in (own, others))
-    assert (mine <= 2 * theirs + 1e-6).all(), (mine / theirs).tolist()
-    assert mine.mean() <= 1.2 * theirs.mean()
+    blocks = [Block(4, 9, 8, 24, 12, 48, 3, seed=seed) for seed in range(6)]
+    assert_as_exact_as(
+        (
+            (
+                block.run(dense_block, torch.float32),
+                block.run(reference, torch.float32),
+                block.run(reference, torch.float64),
+            )
+            for block in blocks
+        ),
+        each=2,
+        mean=1.2,
+    )
 
 
 def test_the_same_bits_for_the_same_number_of_threads():

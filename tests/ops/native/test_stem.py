@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
-import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.helpers.bits import assert_the_same_bits_in_several_callers
+from tests.helpers.rounding import assert_as_exact_as, errors, random_normal
 
 from skipnets.ops import native
 from skipnets.ops import stem as module
@@ -18,37 +19,17 @@ from skipnets.ops.stem import REFERENCE, StemParameters, StemPlan, cpu_executor,
 
 if native.unavailable():
     pytest.skip(str(native.unavailable()), allow_module_level=True)
-import skipnets_engine
-
 from skipnets.ops.native.stem import NATIVE
 
 EPS = 1e-4
 IMAGENET, CIFAR = (7, 2, True), (3, 1, False)  # size and stride of the convolution, whether it pools
 
 
-@pytest.fixture(params=skipnets_engine.isas())
-def isa(request, monkeypatch):
-    """Every instruction set that this machine runs."""
-    monkeypatch.setenv("SKIPNETS_ENGINE_ISA", request.param)
-    return request.param
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 class Case:
     """Random numbers of one stem, in float64: images, parameters and gradient."""
 
     def __init__(self, images, channels, outputs, kind=IMAGENET, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-
-        def normal(*size):
-            return torch.randn(*size, generator=generator, dtype=torch.float64)
-
+        normal = random_normal(seed)
         self.size, self.stride, self.pools = kind
         count, height, width = images
         self.images = normal(count, channels, height, width)
@@ -72,13 +53,6 @@ class Case:
         maps = stem(images, *leaves)
         gradients = torch.autograd.grad(maps, leaves, self.downstream.to(dtype))
         return [each.detach().double() for each in (maps, *gradients)]
-
-
-def errors(own, exact):
-    """The greatest error of each tensor, relative to its greatest number (or one, for what cancels)."""
-    return [
-        float((a - b).abs().max() / b.abs().max().clamp(min=1e-2)) for a, b in zip(own, exact, strict=True)
-    ]
 
 
 @settings(
@@ -111,15 +85,15 @@ def test_equals_float64_for_any_shape(isa, images, channels, outputs, size, stri
 @pytest.mark.parametrize("kind", [IMAGENET, CIFAR], ids=["imagenet", "cifar"])
 def test_is_as_exact_as_pytorch_tensor_by_tensor(isa, kind):
     """Over seeds, each tensor's error is about that of PyTorch's float32."""
-    own, others = [], []
-    for seed in range(6):
-        case = Case((3, 21, 26), 3, 24, kind, seed)
-        exact = case.run(case.layer_by_layer, torch.float64)
-        own.append(errors(case.run(case.by(NATIVE), torch.float32), exact))
-        others.append(errors(case.run(case.layer_by_layer, torch.float32), exact))
-    mine, theirs = (torch.tensor(each).median(0).values for each in (own, others))
-    assert (mine <= 3 * theirs + 1e-6).all(), (mine / theirs).tolist()
-    assert mine.mean() <= 1.5 * theirs.mean()
+    cases = [Case((3, 21, 26), 3, 24, kind, seed) for seed in range(6)]
+    assert_as_exact_as(
+        (
+            case.run(case.by(NATIVE), torch.float32),
+            case.run(case.layer_by_layer, torch.float32),
+            case.run(case.layer_by_layer, torch.float64),
+        )
+        for case in cases
+    )
 
 
 def test_large_images_are_cut_into_pieces(isa):
@@ -131,23 +105,8 @@ def test_large_images_are_cut_into_pieces(isa):
 
 def test_the_same_bits_for_the_same_number_of_threads():
     case = Case((3, 19, 22), 3, 20)
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        first = case.run(case.by(NATIVE), torch.float32)
-        results = {}
-
-        def work(number, results=results):
-            results[number] = case.run(case.by(NATIVE, keep=False), torch.float32)
-
-        # Several callers share the workers, so that some find fewer than they ask for.
-        callers = [threading.Thread(target=work, args=(number,)) for number in range(3)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join()
-        for number in range(3):
-            for own, wanted in zip(results[number], first, strict=True):
-                assert torch.equal(own, wanted)
+    keeps = iter([True, False] * 6)  # What is computed again is the same, too.
+    assert_the_same_bits_in_several_callers(lambda: case.run(case.by(NATIVE, next(keeps)), torch.float32))
 
 
 def test_any_memory_format():

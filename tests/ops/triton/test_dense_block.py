@@ -53,12 +53,12 @@ def doubled(layers):
     return [LayerParameters(*(t.detach().double().requires_grad_() for t in layer)) for layer in layers]
 
 
-def assert_close(own, expected, tolerance, *, smallest=1e-12):
-    """The norm of each error, relative to what is expected, or to the smallest norm that counts."""
+def assert_close(own, expected, tolerance):
+    """The norm of each error, relative to what is expected."""
     for name, a, b in zip(
         ("output", "statistics", "input", *["parameter"] * 99), own, expected, strict=False
     ):
-        error = (a.double() - b.double()).norm() / b.double().norm().clamp_min(smallest)
+        error = (a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-12)
         assert error <= tolerance, (name, tuple(b.shape), error.item())
     assert len(own) == len(expected)
 
@@ -73,9 +73,9 @@ def step(block, x, plan, layers, downstream):
     return [result.features.detach(), statistics, *gradients]
 
 
-def compare(*size, keep, dtype, tolerance, order, smallest=1e-12):
+def compare(*size, keep, dtype, tolerance, order):
     own, expected = step_and_exact_step(fused.FUSED, *size, keep=keep, dtype=dtype, order=order)
-    assert_close(own, expected, tolerance, smallest=smallest)
+    assert_close(own, expected, tolerance)
 
 
 def step_and_exact_step(way, n, h, w, channels, growth_rate, bottleneck, count, *, keep, dtype, order):
@@ -137,9 +137,17 @@ def test_every_configuration_equals_the_reference(index, monkeypatch):
     ).filter(lambda size: size[0] * size[1] * size[2] > 1)
 )
 def test_equals_the_reference_at_any_size(size):
-    """With a single channel, norm2 undoes its weight, whose gradient is a difference of equal numbers."""
+    """With a single channel, norm2 undoes its weight, whose gradient is a difference of equal numbers.
+
+    Statistics of two values that are nearly equal magnify rounding, so PyTorch's float32 is a measure, too.
+    """
     options = {"keep": True, "dtype": torch.float32, "order": torch.channels_last}
-    compare(*size, **options, tolerance=10 * FLOAT32, smallest=0.1)
+    own, expected = step_and_exact_step(fused.FUSED, *size, **options)
+    rounded, _ = step_and_exact_step(reference.REFERENCE, *size, **options)
+    for a, b, c in zip(own, rounded, expected, strict=True):
+        scale = c.norm().clamp_min(0.1)
+        allowed = max(10 * FLOAT32, 5 * float((b.double() - c).norm() / scale))
+        assert (a.double() - c).norm() / scale <= allowed, tuple(c.shape)
 
 
 def test_half_precision_is_as_near_as_its_digits_allow():
