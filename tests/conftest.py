@@ -133,6 +133,34 @@ def label_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
+def number_folds_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with two folds that predicts two numbers, of which one is not known of all images."""
+    from skipnets.training import TrainConfig, train
+
+    folder = tmp_path_factory.mktemp("number-folds")
+    config = TrainConfig(
+        data=str(write_disks(folder / "disks", 60, test=16, unknown=3)),
+        out=folder / "run",
+        folds=2,
+        targets=TARGETS,
+        model="resnet8_w16",
+        model_options={"width": 4},
+        block_execution="plain",
+        channels_last=False,
+        operators={},
+        group_column="patient",
+        epochs=2,
+        batch_size=16,
+        lr=0.05,
+        augmentation="none",
+        duplicates="ignore",
+        workers=0,
+        accelerator="cpu",
+    )
+    return train(config)
+
+
+@pytest.fixture(scope="session")
 def number_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that was trained to predict two numbers of an image, by group."""
     from skipnets.training import TrainConfig, train

@@ -57,10 +57,6 @@ def describe(**changes: Any) -> Description:
         ({"scales": SCALES}, "scales: must not be given with task=single-label"),
         ({"task": "regression", "scales": SCALES[:1]}, "scales: must be 2, one for each target"),
         (
-            {"task": "regression", "scales": SCALES, "members": 2},
-            "members: must be 1; ensembles with",
-        ),
-        (
             {"task": "regression", "scales": SCALES, "temperature": 2},
             "temperature=2: must be 1 with",
         ),

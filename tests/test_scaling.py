@@ -9,7 +9,7 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from skipnets.errors import UserError
-from skipnets.scaling import TargetScale, scaled, unscaled
+from skipnets.scaling import TargetScale, common_scales, scaled, unscaled
 
 
 def test_scaling_is_scikit_learns() -> None:
@@ -51,3 +51,13 @@ def test_a_scale_is_written_and_read(grades: tuple[int, int] | None) -> None:
 def test_impossible_scales_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"^scales: {next(iter(changes))}="):
         TargetScale(**{"mean": 0.0, "std": 1.0} | changes)
+
+
+def test_an_ensemble_knows_all_grades_of_its_members() -> None:
+    first, second = (TargetScale(mean=2.0, std=1.0, grades=grades) for grades in ((0, 3), (1, 4)))
+    plain = TargetScale(mean=7.0, std=2.0)
+    joined = common_scales([(first, plain), (second, plain)])
+    assert joined == (TargetScale(mean=2.0, std=1.0, grades=(0, 4)), plain)
+    for other in (TargetScale(mean=2.5, std=1.0, grades=(0, 3)), TargetScale(mean=2.0, std=1.0)):
+        with pytest.raises(UserError, match="members: must have the same mean and standard deviation"):
+            common_scales([(first,), (other,)])

@@ -19,7 +19,10 @@ from skipnets.uncertainty import (
     OutlierDetector,
     Uncertainty,
     check_share,
+    label_scores,
+    label_sets,
     outlier_scores,
+    prediction_intervals,
     prediction_sets,
     reference_size,
 )
@@ -228,3 +231,100 @@ def test_a_share_is_between_0_and_1(value: object) -> None:
     with pytest.raises(UserError, match=r"coverage=.*: must be above 0 and below 1, such as 0\.9"):
         check_share(coverage=value)  # type: ignore[arg-type]
     check_share(coverage=None, reject=0.05)
+
+
+def labeled(seed: int, images: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Probabilities of five labels, of which one is rare, and which of them are present, or not known."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal([1, 0, 0, -1, -3], 1.5, (images, 5))
+    labels = (rng.random((images, 5)) < 1 / (1 + np.exp(-1.5 * logits))).astype(np.float64)
+    labels[rng.random((images, 5)) < 0.1] = np.nan
+    return 1 / (1 + np.exp(-logits)), labels
+
+
+def missed(sets: NDArray[np.bool_], labels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of its known labels that each image's set misses, of images that have one."""
+    return np.array(
+        [1 - chosen[row == 1].mean() for chosen, row in zip(sets, labels, strict=True) if (row == 1).any()]
+    )
+
+
+@pytest.mark.parametrize("coverage", [0.7, 0.8, 0.9])
+def test_sets_of_labels_are_those_of_conformal_risk_control(coverage: float) -> None:
+    """Angelopoulos et al. 2024: the smallest limit with n/(n + 1)·risk + 1/(n + 1) ≤ α."""
+    probabilities, labels = labeled(0, 120)
+    having = (labels == 1).any(1)
+    count = int(having.sum()) // 10 * 10 - 1  # so that (n + 1)·coverage is whole, and nothing is rounded
+    chosen = np.flatnonzero(having)[:count]
+    scores = label_scores(probabilities[chosen], labels[chosen])
+    assert scores is not None
+    assert scores.images == count
+    limits = np.sort(1 - probabilities[chosen][labels[chosen] == 1])
+    smallest = next(
+        limit
+        for limit in limits
+        if count / (count + 1) * missed(1 - probabilities[chosen] <= limit, labels[chosen]).mean()
+        + 1 / (count + 1)
+        <= 1 - coverage + 1e-9
+    )
+    assert scores.quantile(coverage) == pytest.approx(smallest)
+    new, _ = labeled(1, 50)
+    np.testing.assert_array_equal(label_sets(new, scores, coverage), 1 - new <= smallest)
+
+
+def test_sets_of_labels_hold_the_share_asked_for_on_average_of_five_times_twenty_splits() -> None:
+    probabilities, labels = labeled(2, 4000)
+    for repetition in range(5):
+        risks = []
+        for split in range(20):
+            order = np.random.default_rng((repetition, split)).permutation(len(labels))
+            calibration, test = order[:1000], order[1000:]
+            scores = label_scores(probabilities[calibration], labels[calibration])
+            assert scores is not None
+            risks.append(missed(label_sets(probabilities[test], scores, 0.9), labels[test]).mean())
+        assert np.mean(risks) == pytest.approx(0.1, abs=0.01)
+
+
+def test_with_one_label_an_image_it_is_the_usual_quantile() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.random((1234, 4))
+    truth = rng.integers(0, 4, 1234)
+    scores = label_scores(probabilities, np.eye(4)[truth])
+    assert scores is not None
+    usual = CalibrationScores.of(1 - probabilities[np.arange(1234), truth])
+    assert scores.images == usual.images == 1234
+    np.testing.assert_array_equal(scores.scores, usual.scores)
+    assert label_scores(probabilities, np.where(rng.random((1234, 4)) < 0.5, np.nan, 0)) is None
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.95])
+def test_intervals_cover_within_a_point_on_average_of_five_times_twenty_splits(coverage: float) -> None:
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(50, 20, (3000, 2))
+    values = numbers + rng.standard_t(2, (3000, 2)) * (1, 30)  # errors with heavy tails, of two units
+    for repetition in range(5):
+        covered = []
+        for split in range(20):
+            order = np.random.default_rng((repetition, split)).permutation(3000)
+            calibration, test = order[:500], order[500:]
+            scores = [CalibrationScores.of(each) for each in np.abs(values - numbers)[calibration].T]
+            low, high = np.moveaxis(prediction_intervals(values[test], scores, coverage, [None, None]), 2, 0)
+            covered.append(((low <= numbers[test]) & (numbers[test] <= high)).mean(0))
+        assert np.mean(covered, axis=0) == pytest.approx(coverage, abs=0.01)
+
+
+def test_intervals_of_grades_stay_within_them() -> None:
+    scores = [CalibrationScores.of(np.arange(5.0))]
+    limits = prediction_intervals(np.array([[0.0], [2.0], [4.0]]), scores, 0.5, [(0, 4)])
+    assert limits[:, 0].tolist() == [[0, 2], [0, 4], [2, 4]]
+
+
+def test_residuals_are_stored_and_outliers_may_lack() -> None:
+    scores = CalibrationScores.of(np.array([0.5, 2.0]))
+    stored = Uncertainty(temperature=1.0, tta="none", intervals=(scores, scores))
+    again = Uncertainty.from_dict(json.loads(json.dumps(stored.to_dict())))
+    assert (again.sets, again.outliers, again.images) == (None, None, 2)
+    assert again.highest_coverage == pytest.approx(2 / 3)
+    assert [each.scores.tolist() for each in again.intervals] == [[0.5, 2.0]] * 2
+    with pytest.raises(UserError, match=r"^uncertainty: intervals is missing or of the wrong type"):
+        Uncertainty.from_dict(stored.to_dict() | {"intervals": 3})

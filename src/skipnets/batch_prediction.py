@@ -90,8 +90,8 @@ def predict_to_folder(
         output: A folder for Parquet files with the columns path, label, probability, then label_2,
             probability_2 …, and those of `skipnets.classifier.uncertainty_columns`, error and source; of a
             multi-label classifier path, labels ("cat|dog"), "p:NAME" for each label, error and source; of a
-            regression path, each target, error and source. Jobs of other shards may write into it at the
-            same time.
+            regression path, each target (with coverage also "low:NAME" and "high:NAME"), error and source.
+            Jobs of other shards may write into it at the same time.
         top_k: Number of classes in a row.
         coverage: Of prediction sets, as for `Classifier.predict`.
         reject: The share of images to reject, as for `Classifier.predict`.
@@ -472,7 +472,8 @@ class _Writer:
         for name in self._labels:
             columns[f"p:{name}"] = [share.get(name) for share in shares]
             types.append((f"p:{name}", pyarrow.float64()))
-        numbers = number_columns(predictions, self._targets)
+        asked = {name: self._about[name] is not None for name in ("coverage", "reject")}
+        numbers = number_columns(predictions, self._targets, coverage=asked["coverage"])
         columns |= numbers
         types += [(name, pyarrow.float64()) for name in numbers]
         for rank in range(0 if self._labels or self._targets else self._top_k):
@@ -481,8 +482,7 @@ class _Writer:
             columns[f"label{suffix}"] = [label for label, _ in ranked]
             columns[f"probability{suffix}"] = [probability for _, probability in ranked]
             types += [(f"label{suffix}", pyarrow.string()), (f"probability{suffix}", pyarrow.float64())]
-        asked = {name: self._about[name] is not None for name in ("coverage", "reject")}
-        columns |= uncertainty_columns(predictions, **asked)
+        columns |= uncertainty_columns(predictions, **asked | ({"coverage": False} if self._targets else {}))
         kinds = {"set": pyarrow.string(), "p_value": pyarrow.float64(), "rejected": pyarrow.bool_()}
         types += [(name, kind) for name, kind in kinds.items() if name in columns]
         columns["error"] = [None if row.error is None else _text(row.error) for row in predictions]

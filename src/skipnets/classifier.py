@@ -31,10 +31,17 @@ from skipnets.runtimes.ensemble import EnsembleRuntime
 from skipnets.runtimes.exported import export_format, open_exported, read_export_metadata
 from skipnets.runtimes.model_file import FORMAT_VERSION, member_name, read_model_file, write_model_file
 from skipnets.runtimes.views import averaged_embeddings, averaged_logits, check_tta
-from skipnets.scaling import TargetScale, unscaled
+from skipnets.scaling import TargetScale, common_scales, unscaled
 from skipnets.tables import Display, make_table, number_text, properties_table
 from skipnets.trust import MissingNetworkError, Trust, trusting
-from skipnets.uncertainty import CalibrationScores, Uncertainty, check_share, prediction_sets
+from skipnets.uncertainty import (
+    CalibrationScores,
+    Uncertainty,
+    check_share,
+    label_sets,
+    prediction_intervals,
+    prediction_sets,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +98,8 @@ class Prediction(Display):
             all labels.
         error: Why the image failed; None if it did not.
         prediction_set: The classes that contain the true one with the coverage asked for, most probable
-            first; None if none was asked for.
+            first; of a multi-label classifier, the labels that hold this share of an image's labels on
+            average. None if none was asked for.
         p_value: How usual the image is: the share of calibration images that are at least as unusual; None if
             no share to reject was given.
         rejected: Whether it is among the share of most unusual images that was to be rejected.
@@ -113,7 +121,9 @@ class Prediction(Display):
         if self.error is not None:
             rows = [(f"failed: {self.error}", "")]
         if self.prediction_set is not None:
-            rows.append((f"one of: {', '.join(self.prediction_set)}", ""))
+            of_several = self.label is None
+            names = ", ".join(self.prediction_set) or "(none)"
+            rows.append((f"{'set' if of_several else 'one of'}: {names}", ""))
         if self.rejected:
             rows.append((f"rejected: unlike the calibration images (p={self.p_value:.4f})", ""))
         columns: Any = {"image": "left", "class": "left", "probability": "right"}
@@ -154,18 +164,31 @@ class RegressionPrediction(Prediction):
     Attributes:
         values: The targets with their numbers in the targets' units, in their order; empty if the image
             failed. Those of ordinal targets are whole.
+        intervals: The targets with the lowest and the highest number of an interval that contains the true
+            one with the coverage asked for; empty if none was asked for.
     """
 
     values: tuple[tuple[str, float], ...] = ()
+    intervals: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def value(self) -> float | None:
         """The number of the only target, or of the first of several; None if the image failed."""
         return self.values[0][1] if self.values else None
 
+    def text(self, target: str) -> str:
+        """A target's number as text, with its interval if there is one: "41.5 (38.2 to 44.8)"."""
+        [value] = [number for name, number in self.values if name == target]
+        limits = [
+            f" ({number_text(low)} to {number_text(high)})"
+            for name, low, high in self.intervals
+            if name == target
+        ]
+        return "".join([number_text(value), *limits])
+
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""
-        rows = [(name, number_text(value)) for name, value in self.values]
+        rows = [(name, self.text(name)) for name, _ in self.values]
         if self.error is not None:
             rows = [(f"failed: {self.error}", "")]
         columns: Any = {"image": "left", "target": "left", "value": "right"}
@@ -174,7 +197,9 @@ class RegressionPrediction(Prediction):
         ]
 
 
-def number_columns(predictions: Sequence[Prediction], targets: Sequence[str]) -> dict[str, list[Any]]:
+def number_columns(
+    predictions: Sequence[Prediction], targets: Sequence[str], *, coverage: bool = False
+) -> dict[str, list[Any]]:
     """Columns of a table of a regression's predictions: one for each target.
 
     A target that is called like another column, "path", "error" or "source", has "p:" before its name.
@@ -182,12 +207,21 @@ def number_columns(predictions: Sequence[Prediction], targets: Sequence[str]) ->
     Args:
         predictions: One a row.
         targets: Their names.
+        coverage: Whether there are "low:NAME" and "high:NAME" for each, the limits of its interval.
     """
-    rows = [dict(row.values) if isinstance(row, RegressionPrediction) else {} for row in predictions]
+    rows = [
+        row if isinstance(row, RegressionPrediction) else RegressionPrediction(source="")
+        for row in predictions
+    ]
+    values = [dict(row.values) for row in rows]
+    limits = [{name: ends for name, *ends in row.intervals} for row in rows]
     taken = ("path", "error", "source")
-    return {
-        f"p:{name}" if name in taken else name: [numbers.get(name) for numbers in rows] for name in targets
-    }
+    columns: dict[str, list[Any]] = {}
+    for name in targets:
+        columns[f"p:{name}" if name in taken else name] = [numbers.get(name) for numbers in values]
+        for end, title in enumerate(("low", "high") if coverage else ()):
+            columns[f"{title}:{name}"] = [ends[name][end] if name in ends else None for ends in limits]
+    return columns
 
 
 class Classifier(Display):
@@ -342,12 +376,13 @@ class Classifier(Display):
     def from_members(
         cls, members: Sequence[Classifier], *, provenance: Mapping[str, Any] | None = None
     ) -> Classifier:
-        """Create an ensemble: a classifier that averages the probabilities of others.
+        """Create an ensemble: a classifier that averages the probabilities, or numbers, of others.
 
         Args:
             members: Classifiers of one architecture, with the same classes and preprocessing, such as those
                 of a run's folds. Their temperatures must be 1: `skipnets calibrate` calibrates the ensemble.
-                With several labels an image, the ensemble's thresholds are the means of theirs.
+                With several labels an image, the ensemble's thresholds are the means of theirs; regressions
+                must have the same mean and standard deviation of each target.
             provenance: As for `Classifier`; `created` is added if it is missing.
 
         Raises:
@@ -356,8 +391,6 @@ class Classifier(Display):
         if not members:
             raise UserError("members: must be at least one classifier")
         first = members[0]
-        if first.task == "regression":
-            raise UserError("members: must not be regressions, which are not averaged yet")
         for name in ("architecture", "classes", "preprocessing", "temperature", "task"):
             if any(getattr(member, name) != getattr(first, name) for member in members):
                 raise UserError(f"members: must be classifiers of the same {name}")
@@ -365,6 +398,7 @@ class Classifier(Display):
             raise UserError("members: must have a temperature of 1; calibrate the ensemble instead")
         if any(member.ensemble > 1 for member in members):
             raise UserError("members: must be single networks, not ensembles")
+        scales = None if first.scales is None else common_scales([member.scales or () for member in members])
         thresholds = None
         if first.thresholds is not None:
             thresholds = np.mean(np.array([member.thresholds for member in members]), axis=0).tolist()
@@ -373,12 +407,11 @@ class Classifier(Display):
             classes=first.classes,
             preprocessing=first.preprocessing,
             provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **(provenance or {})},
-            runtime=EnsembleRuntime(
-                [member.runtime for member in members], several_labels=first.task == "multi-label"
-            ),
+            runtime=EnsembleRuntime([member.runtime for member in members], task=first.task),
             ensemble=len(members),
             task=first.task,
             thresholds=thresholds,
+            scales=scales,
         )
         ensemble._members = tuple(members)
         return ensemble
@@ -481,7 +514,8 @@ class Classifier(Display):
                 (D, H, W) or (D, H, W, C)) and tensors (channels first) of the input's size.
             top_k: Number of classes in a ranking; a multi-label classifier ranks all labels.
             coverage: Give each image the set of classes that contains the true one with this probability,
-                above 0 and below 1.
+                above 0 and below 1; of a multi-label classifier, the labels that hold this share of an
+                image's labels on average; of a regression, an interval for each number.
             reject: Mark images that are as unusual as this share of the calibration images, such as 0.05.
             batch_size: Images per forward pass.
             workers: Threads that read images; None uses one per core.
@@ -556,8 +590,6 @@ class Classifier(Display):
         check_share(coverage=coverage, reject=reject)
         if coverage is None and reject is None:
             return
-        if coverage is not None or self.task == "regression":
-            check_single_label(self, "coverage" if coverage is not None else "reject")
         option = f"coverage={coverage}" if coverage is not None else f"reject={reject}"
         if self.uncertainty is None:
             export = ", and export it again" if self.export is not None else ""
@@ -572,17 +604,26 @@ class Classifier(Display):
                 raise UserError(
                     f"{option}: the temperature was changed after skipnets calibrate; run it again"
                 )
-            self._sets.quantile(coverage)
+            for scores in self._covering:
+                scores.quantile(coverage)
         if reject is not None:
+            if self.uncertainty.outliers is None:
+                raise UserError(
+                    f"{option}: the model was calibrated without its training images, by which unusual ones "
+                    "are told; calibrate it again where they are"
+                )
             self.uncertainty.outliers.calibration.check_reject(reject)
 
     @property
-    def _sets(self) -> CalibrationScores:
-        """The scores of prediction sets, which `check_calibrated` makes sure of."""
+    def _covering(self) -> tuple[CalibrationScores, ...]:
+        """The scores of sets, or of each target's intervals; `check_calibrated` makes sure of them."""
         assert self.uncertainty is not None
-        if self.uncertainty.sets is None:
-            raise UserError("coverage: the model was calibrated without prediction sets; calibrate it again")
-        return self.uncertainty.sets
+        sets, intervals = self.uncertainty.sets, self.uncertainty.intervals
+        found = intervals if self.task == "regression" else () if sets is None else (sets,)
+        if len(found) != (len(self.classes) if self.task == "regression" else 1):
+            what = "prediction intervals" if self.task == "regression" else "prediction sets"
+            raise UserError(f"coverage: the model was calibrated without {what}; calibrate it again")
+        return found
 
     def preprocess(self, inputs: Images, *, workers: int | None = None) -> NDArray[Any]:
         """Convert images to the network's input, (N, C, H, W): float32, or uint8 if the graph normalizes.
@@ -837,17 +878,22 @@ class Classifier(Display):
             reject: Likewise.
 
         Returns:
-            N pairs of (classes,) probabilities or numbers, which need not be finite, and of `prediction_set`,
-            `p_value` and `rejected`, where they were asked for.
+            N pairs of (classes,) probabilities or numbers, which need not be finite, and of `prediction_set`
+            or `intervals`, `p_value` and `rejected`, where they were asked for.
         """
         logits = self.logits(batch)
         probabilities = self._normalized(logits)
         fields: list[dict[str, Any]] = [{} for _ in probabilities]
-        if coverage is not None:
-            sets = prediction_sets(probabilities, self._sets, coverage)
+        if coverage is not None and self.task == "regression":
+            for row, ends in zip(fields, self.intervals(probabilities, coverage).tolist(), strict=True):
+                row["intervals"] = tuple(
+                    (name, low, high) for name, (low, high) in zip(self.classes, ends, strict=True)
+                )
+        elif coverage is not None:
+            sets = self.sets(probabilities, coverage)
             for row, chosen, shares in zip(fields, sets, probabilities, strict=True):
                 row["prediction_set"] = tuple(name for name, _ in self.ranking(shares, int(chosen.sum())))
-        if reject is not None and self.uncertainty is not None:
+        if reject is not None and self.uncertainty is not None and self.uncertainty.outliers is not None:
             detector = self.uncertainty.outliers
             features = self.embed_batch(batch) if detector.needs_features else None
             with np.errstate(invalid="ignore"):  # logits that are not finite are reported by the caller
@@ -856,6 +902,27 @@ class Classifier(Display):
                 row["p_value"] = value
                 row["rejected"] = detector.calibration.rejects(value, reject)
         return list(zip(probabilities, fields, strict=True))
+
+    def sets(self, probabilities: NDArray[np.float64], coverage: float) -> NDArray[np.bool_]:
+        """Prediction sets of images: (N, classes) probabilities → whether each class is in an image's set.
+
+        Args:
+            probabilities: From `probabilities`.
+            coverage: As of `predict`; `check_calibrated` says whether the classifier can.
+        """
+        [scores] = self._covering
+        of_task = label_sets if self.task == "multi-label" else prediction_sets
+        return of_task(probabilities, scores, coverage)
+
+    def intervals(self, values: NDArray[np.float64], coverage: float) -> NDArray[np.float64]:
+        """Prediction intervals of a regression: (N, T) numbers → (N, T, 2), the lowest and the highest.
+
+        Args:
+            values: From `values`.
+            coverage: As of `predict`; `check_calibrated` says whether the model can.
+        """
+        grades = [scale.grades for scale in self.scales or ()]
+        return prediction_intervals(values, self._covering, coverage, grades)
 
     def _batches(self, inputs: Images, batch_size: int, workers: int | None) -> Iterator[ImageBatch]:
         return self._named_batches(named_sources(inputs, self.preprocessing), batch_size, workers)
@@ -971,7 +1038,7 @@ def _load(
         raise UserError(f"{file.path}: {error}") from error
     if description.members == 1:
         return _remembering(_classifier(description, engines[0], file.path), device, threads)
-    average = EnsembleRuntime(engines, several_labels=description.task == "multi-label")
+    average = EnsembleRuntime(engines, task=description.task)
     ensemble = _classifier(description, average, file.path)
     single = replace(description, members=1, temperature=1.0, uncertainty=None)
     ensemble._members = tuple(_classifier(single, engine, file.path) for engine in engines)
@@ -1054,8 +1121,8 @@ def _description(path: Path, metadata: dict[str, Any], parameters: int) -> dict[
     files = path.iterdir() if path.is_dir() else [path]
     values = replace(description, uncertainty=None).to_dict()
     if (uncertainty := description.uncertainty) is not None:
-        score = uncertainty.outliers.score
-        values["uncertainty"] = {"images": uncertainty.outliers.calibration.images, "outlier_score": score}
+        score = None if uncertainty.outliers is None else uncertainty.outliers.score
+        values["uncertainty"] = {"images": uncertainty.images, "outlier_score": score}
     return {
         "path": str(path),
         "bytes": sum(file.stat().st_size for file in files),

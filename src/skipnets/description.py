@@ -38,16 +38,18 @@ class Compared(NamedTuple):
         differing: What differs.
         unit: What the difference is measured in.
         answer: What is the same or not.
+        accuracy: What int8 must not lower.
     """
 
     differing: str
     unit: str
     answer: str
+    accuracy: str = "accuracy"
 
 
 COMPARED: Mapping[Task, Compared] = {
     "single-label": Compared("probability", "probability", "label"),
-    "multi-label": Compared("probability", "probability", "label"),
+    "multi-label": Compared("probability", "probability", "label", "all labels right"),
     "regression": Compared("scaled number", "target's standard deviation", "number"),
 }
 
@@ -85,7 +87,7 @@ class Description:
         preprocessing: How an image becomes the network's input.
         temperature: Divides the logits before the softmax.
         provenance: Where the weights come from, as plain values.
-        members: Number of networks of this architecture whose probabilities are averaged.
+        members: Number of networks of this architecture whose probabilities or numbers are averaged.
         task: "single-label" (a softmax over the classes), "multi-label" (a sigmoid for each) or "regression"
             (a number for each).
         thresholds: Of a multi-label classifier, the probability from which on each label counts as present.
@@ -117,8 +119,6 @@ class Description:
         if not is_whole or not 1 <= self.members <= _MOST_MEMBERS:
             raise UserError(f"members={self.members!r}: must be a number of networks, 1 to {_MOST_MEMBERS:,}")
         thresholds = check_thresholds(self.task, self.thresholds, self.classes)
-        if self.task == "regression" and self.members > 1:
-            raise UserError("members: must be 1; ensembles with task=regression are not supported yet")
         check_scales(self.task, self.scales, self.classes)
         if self.task == "regression" and self.temperature != 1:
             raise UserError(f"temperature={self.temperature!r}: must be 1 with task=regression")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from skipnets.errors import UserError
 
-__all__ = ["TargetScale", "scaled", "unscaled"]
+__all__ = ["TargetScale", "common_scales", "scaled", "unscaled"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,33 @@ def unscaled(outputs: NDArray[np.floating[Any]], scales: Sequence[TargetScale]) 
         if scale.grades is not None:
             values[:, index] = np.clip(np.rint(values[:, index]), *scale.grades)
     return values
+
+
+def common_scales(members: Sequence[Sequence[TargetScale]]) -> tuple[TargetScale, ...]:
+    """The scales of an ensemble: those of its networks, with all grades that one of them has learned.
+
+    Args:
+        members: (E, T) the scales of each network.
+
+    Raises:
+        UserError: If means or standard deviations differ, so that outputs cannot be averaged.
+    """
+    joined = []
+    for scales in zip(*members, strict=True):
+        first = scales[0]
+        if any((scale.mean, scale.std) != (first.mean, first.std) for scale in scales) or (
+            len({scale.grades is None for scale in scales}) > 1
+        ):
+            raise UserError(
+                "members: must have the same mean and standard deviation of each target (target_mean, "
+                "target_std), and grades all or none"
+            )
+        grades = [scale.grades for scale in scales if scale.grades is not None]
+        lowest_and_highest = (
+            (min(low for low, _ in grades), max(high for _, high in grades)) if grades else None
+        )
+        joined.append(replace(first, grades=lowest_and_highest))
+    return tuple(joined)
 
 
 def _columns(scales: Sequence[TargetScale]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,11 +1,19 @@
-"""When a classifier does not know: prediction sets with a guaranteed coverage, and images unlike all others.
+"""When a model does not know: sets and intervals with a guaranteed coverage, and images unlike all others.
 
-Both are split conformal prediction (Vovk et al. 2005; Angelopoulos & Bates 2021, arXiv 2107.07511): scores of
+All are split conformal prediction (Vovk et al. 2005; Angelopoulos & Bates 2021, arXiv 2107.07511): scores of
 calibration images, which training did not use, tell how large a score a new image of the same kind may have.
 
 Prediction sets are least ambiguous (Sadinle, Lei & Wasserman 2019, arXiv 1609.00451): the score is one minus
 the probability of the true class. Of all sets with this coverage they are the smallest on average, and
 nothing is drawn at random, so a set is the same each time and in each runtime.
+
+Where an image has any number of labels, the sets control the expected share of an image's labels that they
+miss (conformal risk control, Angelopoulos et al. 2024, arXiv 2208.02814). This is the same quantile with
+weights: of an image with r labels, one minus the probability of each is a score that counts 1/r. With one
+label an image it is split conformal prediction again.
+
+Prediction intervals of numbers are as wide as the absolute residuals of calibration images tell (Lei et al.
+2018, arXiv 1604.04173).
 
 How unusual an image is, is told by its logits (energy, Liu et al. 2020, arXiv 2010.03759; maximum logit,
 Hendrycks et al. 2022, arXiv 1911.11132) or by the distance to its neighbors among training images in feature
@@ -13,7 +21,8 @@ space (Sun et al. 2022, arXiv 2204.06507).
 
 Needs no torch.
 
-Shapes: N images, K classes, F features, R reference vectors, n calibration images, m ≤ n of their scores.
+Shapes: N images, K classes, T targets, F features, R reference vectors, n calibration images, m ≤ n of their
+scores.
 """
 
 from __future__ import annotations
@@ -21,7 +30,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, get_args
@@ -38,7 +47,10 @@ __all__ = [
     "OutlierScore",
     "Uncertainty",
     "check_share",
+    "label_scores",
+    "label_sets",
     "outlier_scores",
+    "prediction_intervals",
     "prediction_sets",
     "reference_size",
 ]
@@ -69,12 +81,23 @@ class CalibrationScores:
     scores: NDArray[np.float64]
 
     @classmethod
-    def of(cls, scores: NDArray[np.floating[Any]]) -> CalibrationScores:
-        """Keep those of n images, in any order."""
-        count = len(scores)
+    def of(
+        cls, scores: NDArray[np.floating[Any]], weights: NDArray[np.floating[Any]] | None = None
+    ) -> CalibrationScores:
+        """Keep those of n images, in any order.
+
+        Args:
+            scores: One of each image; with weights, several.
+            weights: The part of an image that each score is; they add up to n. A score's rank is then what it
+                and those below it add up to, rounded down, which makes sets larger if anything.
+        """
+        order = np.argsort(scores, kind="stable")
+        parts = np.ones(len(scores)) if weights is None else weights[order]
+        below = np.cumsum(parts) + 1e-9  # thirds add up to one
+        count = int(below[-1])
         kept = min(count, _MOST_SCORES)
         ranks = -(-np.arange(1, kept + 1) * count // kept)
-        return cls(count, np.sort(scores.astype(np.float64))[ranks - 1])
+        return cls(count, scores[order].astype(np.float64)[np.searchsorted(below, ranks)])
 
     @property
     def highest_coverage(self) -> float:
@@ -182,6 +205,80 @@ def prediction_sets(
     sets: NDArray[np.bool_] = 1 - probabilities.astype(np.float64) <= scores.quantile(coverage)
     sets[np.arange(len(sets)), probabilities.argmax(1)] = True
     return sets
+
+
+def label_scores(
+    probabilities: NDArray[np.floating[Any]], labels: NDArray[np.floating[Any]]
+) -> CalibrationScores | None:
+    """The scores of `label_sets`, from calibration images that are known to have a label.
+
+    Args:
+        probabilities: (n, K) of the labels.
+        labels: (n, K) with 1 for present, 0 for absent, NaN for unknown.
+
+    Returns:
+        None if no image is known to have a label.
+    """
+    present = labels == 1
+    if not present.any():
+        return None
+    shares = present / np.maximum(present.sum(1, keepdims=True), 1)
+    return CalibrationScores.of(1 - probabilities[present].astype(np.float64), shares[present])
+
+
+def label_sets(
+    probabilities: NDArray[np.floating[Any]], scores: CalibrationScores, coverage: float
+) -> NDArray[np.bool_]:
+    """Sets of labels that hold, on average, a given share of an image's labels.
+
+    The mean is over calibration and new images that have a label, not for each label or image. There is one
+    limit for the probabilities of all labels, so a rare label is missed more often than a common one.
+
+    Args:
+        probabilities: (N, K).
+        scores: From `label_scores`.
+        coverage: Above 0, below 1.
+
+    Returns:
+        (N, K), whether a label is in the set; it may be empty.
+
+    Raises:
+        UserError: If there are too few calibration images for this coverage.
+    """
+    sets: NDArray[np.bool_] = 1 - probabilities.astype(np.float64) <= scores.quantile(coverage)
+    return sets
+
+
+def prediction_intervals(
+    values: NDArray[np.float64],
+    scores: Sequence[CalibrationScores],
+    coverage: float,
+    grades: Sequence[tuple[int, int] | None],
+) -> NDArray[np.float64]:
+    """Intervals that each contain the true number with a given probability.
+
+    The probability is over calibration and new images of the same kind together, and for each target by
+    itself. All images have intervals of one width.
+
+    Args:
+        values: (N, T) predicted numbers.
+        scores: Of each target, the absolute residuals of calibration images.
+        coverage: Above 0, below 1.
+        grades: Of each target the lowest and the highest grade, beyond which no interval goes; None where
+            there are none.
+
+    Returns:
+        (N, T, 2), the lowest and the highest number.
+
+    Raises:
+        UserError: If there are too few calibration images for this coverage.
+    """
+    widths = np.array([each.quantile(coverage) for each in scores])
+    limits = np.stack([values - widths, values + widths], axis=2)
+    for index, ends in enumerate(grades):
+        if ends is not None:
+            limits[:, index] = np.clip(limits[:, index], *ends)
+    return limits
 
 
 def outlier_scores(
@@ -296,15 +393,31 @@ class Uncertainty:
     Args:
         temperature: At which the scores of prediction sets were computed.
         tta: The test-time augmentation with which everything was computed.
-        sets: One minus the probability of the true class of calibration images; None where an image has any
-            number of labels, of which there are no sets.
-        outliers: How unusual images are recognized.
+        sets: The scores of prediction sets: one minus the probability of the true class of calibration
+            images, or those of `label_scores`; None where there are no sets.
+        intervals: Of a regression, the absolute residuals of calibration images for each target.
+        outliers: How unusual images are recognized; None where that could not be told.
     """
 
     temperature: float
     tta: str
-    sets: CalibrationScores | None
-    outliers: OutlierDetector
+    sets: CalibrationScores | None = None
+    intervals: tuple[CalibrationScores, ...] = ()
+    outliers: OutlierDetector | None = None
+
+    @property
+    def images(self) -> int:
+        """The number of calibration images."""
+        scores = self.outliers.calibration if self.outliers is not None else self.sets
+        if scores is None:
+            return max((each.images for each in self.intervals), default=0)
+        return scores.images
+
+    @property
+    def highest_coverage(self) -> float | None:
+        """The highest coverage of sets, or of intervals of all targets; None where there are none."""
+        scores = self.intervals if self.sets is None else (self.sets,)
+        return min((each.highest_coverage for each in scores), default=None)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
@@ -312,7 +425,8 @@ class Uncertainty:
             "temperature": self.temperature,
             "tta": self.tta,
             **({} if self.sets is None else {"sets": self.sets.to_dict()}),
-            "outliers": self.outliers.to_dict(),
+            **({"intervals": [each.to_dict() for each in self.intervals]} if self.intervals else {}),
+            **({} if self.outliers is None else {"outliers": self.outliers.to_dict()}),
         }
 
     @classmethod
@@ -329,7 +443,13 @@ class Uncertainty:
                 temperature=_field(values, "temperature", float),
                 tta=tta,
                 sets=CalibrationScores.from_dict(_field(values, "sets", dict)) if "sets" in values else None,
-                outliers=OutlierDetector.from_dict(_field(values, "outliers", dict)),
+                intervals=tuple(
+                    CalibrationScores.from_dict(each)
+                    for each in (_field(values, "intervals", list) if "intervals" in values else ())
+                ),
+                outliers=OutlierDetector.from_dict(_field(values, "outliers", dict))
+                if "outliers" in values
+                else None,
             )
         except UserError as error:
             raise UserError(f"uncertainty: {error}") from error

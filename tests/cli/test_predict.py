@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -143,4 +144,26 @@ def test_numbers_are_printed_with_the_names_of_their_targets(number_run: Run, tm
     assert dict(told["predictions"][0]["values"]) == pytest.approx(numbers)
     refused = run("predict", number_run.folder, image, "--coverage", "0.9")
     assert (refused.status, refused.err.count("\n")) == (2, 1)
-    assert "coverage: not yet with a regression" in refused.err
+    assert "needs a calibrated model" in refused.err
+
+
+def test_numbers_are_printed_with_their_intervals(number_run: Run, tmp_path: Path, run) -> None:
+    shutil.copytree(number_run.folder, tmp_path / "run")
+    calibrated = run("calibrate", tmp_path / "run", "--workers", "1")
+    assert calibrated.status == 0
+    assert "prediction intervals" in calibrated.out
+    image = Path(number_run.config.data).with_name("000.png")
+    [expected] = skipnets.load(tmp_path / "run").predict(image, coverage=0.8, reject=0.1)
+    limits = {name: ends for name, *ends in expected.intervals}
+    result = run("predict", tmp_path / "run", image, "--coverage", "0.8", "--reject", "0.1")
+    numbers = dict(expected.values)
+    words = [text for name in TARGETS for text in (name, *map(number_text, (numbers[name], *limits[name])))]
+    verdict = f"{'rejected' if expected.rejected else 'accepted'} (p={expected.p_value:.4f})"
+    assert result.out.rstrip("\n") == "\t".join([str(image), *words, verdict])
+    out = tmp_path / "out.csv"
+    assert run("predict", tmp_path / "run", image, "--coverage", "0.8", "--output", out).status == 0
+    [row] = csv.DictReader(out.read_text().splitlines())
+    for name in TARGETS:
+        assert [float(row[f"{end}:{name}"]) for end in ("low", "high")] == pytest.approx(limits[name])
+    told = json.loads(run("predict", tmp_path / "run", image, "--coverage", "0.8", "--json").out)
+    assert told["predictions"][0]["intervals"][0] == [TARGETS[0], *map(pytest.approx, limits[TARGETS[0]])]

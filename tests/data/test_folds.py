@@ -164,3 +164,16 @@ def test_rare_labels_are_named_and_too_few_groups_refused() -> None:
     ]
     with pytest.raises(UserError, match=r"^folds=5: data has 4 groups only$"):
         deal_out_folds(labeled([[1, 0]] * 8, [f"p{index // 2}" for index in range(8)]), 5, 0, "data")
+
+
+def test_numbers_are_dealt_out_by_the_parts_of_their_range() -> None:
+    numbers = np.random.default_rng(0).normal(size=(120, 1))
+    groups = [f"g{index // 2}" for index in range(120)]
+    images = replace(dataset([0] * 120, groups=groups), labels=numbers, classes=("age",), regression=True)
+    folds = deal_out_folds(images, 3, 0, "data")
+    order = np.argsort(numbers[:, 0])
+    for part in np.split(folds.numbers[order], 6):  # of 20 images each, in groups of two
+        assert np.bincount(part, minlength=4)[1:].min() >= 4
+    assert all(len(set(folds.numbers[np.array(groups) == group])) == 1 for group in set(groups))
+    with pytest.raises(UserError, match="folds=61: data has 60 groups only"):
+        deal_out_folds(images, 61, 0, "data")

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.helpers.disks import TARGETS, write_disks
+from tests.helpers.labels import write_tiles
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from skipnets.data import open_dataset, write_shards
@@ -237,3 +239,83 @@ def test_members_have_neither_time_nor_owner(shards: Path) -> None:
         assert {(member.mtime, member.uid, member.uname, member.mode) for member in tar} == {
             (0, 0, "", 0o644)
         }
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images with several labels in a manifest and, in "packed" beside it, as shards."""
+    folder = tmp_path_factory.mktemp("tiles")
+    manifest = write_tiles(folder / "tiles", 24, test=6)
+    options = DataOptions(group_column="patient")
+    write_shards(manifest, folder / "packed", options=options)
+    return manifest
+
+
+def test_several_labels_are_those_of_the_manifest(tiles: Path) -> None:
+    files = open_dataset(tiles, options=DataOptions(group_column="patient"))
+    packed = open_dataset(tiles.parents[1] / "packed")
+    assert (packed.task, packed.classes, packed.names) == ("multi-label", files.classes, files.names)
+    np.testing.assert_array_equal(packed.labels, files.labels)
+    assert np.isnan(packed.labels).any()
+    assert packed.splits.tolist() == files.splits.tolist()
+    assert packed.groups is not None
+    assert files.groups is not None
+    assert packed.groups.tolist() == files.groups.tolist()
+    # As webdataset reads them: what is known of each image, and no class.
+    place = {name: index for index, name in enumerate(files.names)}
+    for tar in (tiles.parents[1] / "packed").glob("*.tar"):
+        with tar.open("rb") as file:
+            for sample in group_by_keys(tar_file_expander([{"url": tar.name, "stream": file}])):
+                assert "cls" not in sample
+                told = json.loads(sample["json"])
+                row = files.labels[place[told["name"]]]
+                known = {
+                    name: value for name, value in zip(files.classes, row, strict=True) if np.isfinite(value)
+                }
+                assert told["labels"] == known
+    with pytest.raises(
+        UserError, match=r"task=single-label: .* holds shards that were written for task=multi"
+    ):
+        open_dataset(tiles.parents[1] / "packed", options=DataOptions(task="single-label"))
+    with pytest.raises(UserError, match="holds shards, for which --uncertain positive comes too late"):
+        open_dataset(tiles.parents[1] / "packed", options=DataOptions(uncertain="positive"))
+
+
+def test_numbers_are_those_of_the_manifest(tmp_path: Path) -> None:
+    manifest = write_disks(tmp_path / "disks", 12, unknown=3)
+    options = DataOptions(targets=TARGETS, group_column="patient")
+    write_shards(manifest, tmp_path / "packed", options=options)
+    files, packed = open_dataset(manifest, options=options), open_dataset(tmp_path / "packed")
+    assert (packed.task, packed.classes, packed.names) == ("regression", TARGETS, files.names)
+    np.testing.assert_array_equal(packed.labels, files.labels)
+    assert np.isnan(packed.labels).sum() == 4
+    assert packed.splits.tolist() == files.splits.tolist()
+    # As a model of the same targets reads them, whatever their order.
+    chosen = DataOptions().of_model("regression", TARGETS[::-1])
+    assert open_dataset(tmp_path / "packed", options=chosen).classes == TARGETS
+    with pytest.raises(
+        UserError, match=r"targets=radius mm: must be all that the shards of .* hold: radius mm, "
+    ):
+        open_dataset(tmp_path / "packed", options=DataOptions(targets=TARGETS[:1]))
+
+
+@pytest.mark.slow
+def test_training_from_shards_of_several_labels_is_that_from_files(tiles: Path, tmp_path: Path) -> None:
+    from skipnets.training import TrainConfig, train
+
+    losses = []
+    for name, data, group in (("files", tiles, "patient"), ("shards", tiles.parents[1] / "packed", None)):
+        config = TrainConfig(
+            data=str(data),
+            out=tmp_path / name,
+            group_column=group,
+            model="resnet8_w16",
+            epochs=2,
+            batch_size=8,
+            workers=0,
+            accelerator="cpu",
+        )
+        run = train(config)
+        losses.append([row.val_loss for row in run.rows])
+        assert {"auroc", "f1"} <= set(run.scores["macro"])
+    assert losses[0] == losses[1]

@@ -59,7 +59,13 @@ def change_list(folder: Path, values: Mapping[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"version": 2}, "index.json: version=2: must be 1"),
+        ({"version": 3}, "index.json: version=3: must be 1 or 2"),
+        ({"version": 2}, "index.json: task: must be text"),
+        (
+            {"version": 2, "task": "single-label"},
+            "task='single-label': must be one of multi-label, regression",
+        ),
+        ({"version": 2, "task": "multi-label"}, "train-00000.json: labels: must be a list of texts"),
         ({"classes": []}, "index.json: classes=.*: must be names, each once"),
         ({"classes": ["a", "a"]}, "index.json: classes=a, a: must be names, each once"),
         ({"classes": ["a"]}, "train-00000.json: labels: must be from 0 to 0"),
@@ -237,3 +243,20 @@ def test_members_of_chosen_images(written: Path) -> None:
     chosen = pickle.loads(pickle.dumps(members.select(np.array([7, 0]))))
     assert [chosen[0], chosen[1]] == [members[7], members[0]]
     assert chosen.file(0) == members.file(7)
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "message"),
+    [
+        ("multi-label", "c", "labels: c: no such label; there are a, b"),
+        ("regression", "1", "labels: '1': must hold a number for each of a, b"),
+        ("regression", "|", r"labels: '\|': must hold a number for each of a, b"),
+        ("regression", "1|nan", r"labels: '1\|nan': must hold finite numbers"),
+        ("regression", "1|1e99", r"labels: '1\|1e99': must hold finite numbers"),
+    ],
+)
+def test_wrong_labels_and_numbers(out: Path, task: str, text: str, message: str) -> None:
+    change_index(out, lambda index: index.update(version=2, task=task))
+    change_list(out, {"labels": [text] * 6})
+    with pytest.raises(UserError, match=message):
+        open_dataset(out)

@@ -39,6 +39,32 @@ def test_texts_hold_numbers_exactly(rows: list[tuple[float, float]]) -> None:
     np.testing.assert_array_equal(targets_from_texts(target_texts(targets)), targets)
 
 
+def test_empty_cells_are_unknown_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path, "path,age,size", "a.png,41,", "b.png,,2", "c.png,43,3.5")
+    dataset = find_dataset(path, fractions=None, options=DataOptions(targets=("age", "size")))
+    np.testing.assert_array_equal(dataset.labels, [[41, np.nan], [np.nan, 2], [43, 3.5]])
+    assert dataset.label_names == ["41|", "|2", "43|3.5"]
+    np.testing.assert_array_equal(targets_from_texts(dataset.label_names), dataset.labels)
+    assert dataset.counts().tolist() == [2, 2]
+    assert "2 empty cells of these are taken for unknown numbers" in dataset.listing.notes
+    told = survey(dataset, "list")
+    assert [(row["unknown"], row["mean"]) for row in told.to_dict()["targets"]] == [(1, 42), (1, 2.75)]
+    assert "unknown" in str(told)
+    path = write(tmp_path, "path,age,size", "a.png,41,1", "b.png, ,")
+    with pytest.raises(UserError, match="line 3: age, size are empty, as in 1 row; every image needs at"):
+        find_dataset(path, fractions=None, options=DataOptions(targets=("age", "size")))
+    path = write(tmp_path, "path,age,size", "a.png,41,", "b.png,42,")
+    with pytest.raises(UserError, match="size is empty in every row, so there is nothing to learn"):
+        find_dataset(path, fractions=None, options=DataOptions(targets=("age", "size")))
+
+
+def test_what_is_not_known_is_in_no_part_of_the_range() -> None:
+    labels = np.stack([np.arange(40.0), np.where(np.arange(40) % 2, np.nan, np.arange(40.0))], axis=1)
+    parts = quantile_labels(labels)
+    assert parts.sum(0).tolist() == [20, 20, 10, 10]
+    assert parts[1].tolist() == [1, 0, 0, 0]
+
+
 def test_whole_numbers_have_no_fraction() -> None:
     assert target_texts(np.array([[3.0, -1.5]])) == ["3|-1.5"]
 

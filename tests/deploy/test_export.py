@@ -473,7 +473,7 @@ def test_numbers_are_the_same_in_an_export_and_in_the_engine(
     assert isinstance(first, RegressionEvaluation)
     assert isinstance(second, RegressionEvaluation)
     np.testing.assert_allclose(first.predicted, second.predicted, atol=1e-4 * first.numbers.std(0).max())
-    with pytest.raises(UserError, match="int8: not yet with a regression"):
+    with pytest.raises(UserError, match="int8: needs a classifier, whose accuracy tells what it costs"):
         export_model(number_run.model, tmp_path / "8.onnx", int8=True, calibration=number_run.config.data)
 
 
@@ -496,5 +496,16 @@ def test_several_labels_are_the_same_in_an_export_and_in_the_engine(
     assert isinstance(first, MultiLabelEvaluation)
     assert isinstance(second, MultiLabelEvaluation)
     np.testing.assert_allclose(first.probabilities, second.probabilities, atol=1e-5)
-    with pytest.raises(UserError, match="int8: not yet with a multi-label classifier"):
-        export_model(label_run.model, tmp_path / "8.onnx", int8=True, calibration=label_run.config.data)
+
+
+@pytest.mark.slow
+def test_an_ensemble_of_numbers_averages_them(number_folds_run: Run, tmp_path: Path) -> None:
+    export = export_model(number_folds_run.model, tmp_path / "numbers.onnx")
+    assert export.check.same_labels == export.check.count
+    original = load(number_folds_run, runtime="torch", device="cpu")
+    batch = original.preprocess([Path(number_folds_run.config.data).with_name("000.png")])
+    exported = load(export.path)
+    pixels = exported.preprocess([Path(number_folds_run.config.data).with_name("000.png")])
+    np.testing.assert_allclose(
+        exported.values(pixels), np.mean([each.values(batch) for each in original.members], axis=0), rtol=1e-4
+    )

@@ -12,11 +12,15 @@ import pytest
 from tests.helpers.classifiers import make_classifier, make_images, some_image
 
 from skipnets.classifier import Classifier, load
+from skipnets.data.options import DataOptions
+from skipnets.data.splits import read_splits
 from skipnets.deploy.export import export_model
 from skipnets.deploy.graph import onnx_graph, openvino_graph, simplify, trace
-from skipnets.deploy.quantize import Accuracy, Quantization, open_calibration, quantize
+from skipnets.deploy.quantize import Accuracy, Quantization, judge, open_calibration, quantize
 from skipnets.deploy.timing import Timing
 from skipnets.errors import UserError
+from skipnets.evaluation import MultiLabelEvaluation, evaluate
+from skipnets.training import Run
 
 MODULE = sys.modules["skipnets.deploy.quantize"]
 
@@ -142,16 +146,18 @@ def test_too_few_images_cannot_judge_it(classifier: Classifier, max_drop: float,
 def test_calibration_images_are_put_in_the_classifiers_order() -> None:
     classifier = make_classifier("resnet20")
     dataset = make_images(classifier)
-    shuffled = open_calibration(dataset, ("cat", "ant", "bee"))
+    classifier.classes = ("cat", "ant", "bee")
+    shuffled = open_calibration(dataset, classifier)
     for index in range(len(dataset)):
         first = dataset.classes[dataset.labels[index]]
         assert shuffled.classes[shuffled.labels[index]] == first
 
 
 def test_calibration_needs_both_splits() -> None:
-    dataset = make_images(make_classifier("resnet20"))
+    classifier = make_classifier("resnet20")
+    dataset = make_images(classifier)
     with pytest.raises(UserError, match='calibration: must have images in the split "val"'):
-        open_calibration(dataset.split("train"), dataset.classes)
+        open_calibration(dataset.split("train"), classifier)
 
 
 def timings(**seconds: float) -> object:
@@ -190,3 +196,55 @@ def test_no_telemetry(tmp_path: Path) -> None:
         check=True,
     )
     assert result.stdout == "opened []\n"
+
+
+def test_with_several_labels_an_image_is_right_where_all_known_ones_are(label_run: Run) -> None:
+    classifier = load(label_run, runtime="torch", device="cpu")
+    dataset = open_calibration(label_run.config.data, classifier)
+    # The run's own data have the run's splits, by group.
+    splits = read_splits(label_run.splits)
+    assert all(
+        splits[name][1] == split for name, split in zip(dataset.names, dataset.splits.tolist(), strict=True)
+    )
+    batch = classifier.preprocess([dataset.source(index) for index in range(len(dataset))])
+    right = judge(classifier)(classifier.logits(batch), dataset.labels)
+    for predicted, row, is_right in zip(
+        classifier.predict([dataset.source(index) for index in range(len(dataset))]),
+        dataset.labels.tolist(),
+        right.tolist(),
+        strict=True,
+    ):
+        known = [(name, value) for name, value in zip(dataset.classes, row, strict=True) if value == value]
+        assert is_right == all((name in predicted.labels) == (value == 1) for name, value in known)
+    assert 0 < right.sum() < len(right)
+    single = make_images(make_classifier("resnet20"))
+    with pytest.raises(
+        UserError, match="has one class an image, which does not fit a multi-label classifier"
+    ):
+        open_calibration(single, classifier)
+
+
+@pytest.mark.slow
+def test_int8_keeps_thresholds_and_measures_what_they_decide(label_run: Run, tmp_path: Path) -> None:
+    export = export_model(
+        label_run,
+        tmp_path / "int8",
+        file_format="openvino",
+        int8=True,
+        calibration=label_run.config.data,
+        max_drop=60,
+    )
+    original, exported = load(label_run, runtime="torch", device="cpu"), load(export.path)
+    assert exported.thresholds == original.thresholds
+    assert export.accuracy is not None
+    before, after = (
+        evaluate(each, label_run.config.data, split="all", options=DataOptions(group_column="patient"))
+        for each in (original, exported)
+    )
+    splits = read_splits(label_run.splits)
+    val = [index for index, name in enumerate(before.names) if splits[name][1] == "val"]
+    for evaluation, accuracy in ((before, export.accuracy.before), (after, export.accuracy.after)):
+        assert isinstance(evaluation, MultiLabelEvaluation)
+        found = evaluation.probabilities[val] >= np.array(original.thresholds)
+        right = (found == (evaluation.labels[val] == 1)) | np.isnan(evaluation.labels[val])
+        assert accuracy == pytest.approx(right.all(1).mean())

@@ -307,15 +307,18 @@ def test_several_labels_are_rejected_by_their_distance_to_training_images(
     classifier = load(label_run, runtime="torch", device="cpu", tta="flip")
     image = Path(label_run.config.data).with_name("001.png")
     calibration = calibrate(classifier)
-    assert (calibration.highest_coverage, calibration.outlier_score) == (None, "knn")
+    assert calibration.outlier_score == "knn"
     assert set(calibration.outlier_auroc) == {"knn"}
     assert calibration.tta == evaluate(classifier, split="val").to_dict()["tta"] == "flip"
-    with pytest.raises(UserError, match="coverage: not yet with a multi-label classifier"):
-        classifier.predict(image, coverage=0.5)
+    own = open_own_images(load(label_run, device="cpu"))
+    having = int((own.split("val").labels == 1).any(1).sum())
+    assert calibration.highest_coverage == pytest.approx(having / (having + 1))
+    [row] = classifier.predict(image, coverage=0.5)
+    assert row.prediction_set is not None
+    assert row.prediction_set == tuple(name for name, _ in row.ranking)[: len(row.prediction_set)]
 
     classifier.save(tmp_path / "model.safetensors")
     again = load(tmp_path / "model.safetensors", runtime="torch", device="cpu", tta="flip")
-    own = open_own_images(load(label_run, device="cpu"))
     training, validation = own.split("train"), own.split("val")
 
     def distances(dataset: ImageDataset) -> NDArray[np.float64]:
@@ -341,5 +344,48 @@ def test_without_training_images_several_labels_are_calibrated_and_none_is_rejec
     classifier = load(tmp_path / label_run.model.name, runtime="torch", device="cpu")
     classifier.provenance["data"] = str(tmp_path / "gone")
     calibration = calibrate(classifier, own.split("val"), split="all")
-    assert (calibration.outlier_score, classifier.uncertainty) == (None, None)
+    assert calibration.outlier_score is None
+    assert calibration.highest_coverage is not None
+    [row] = classifier.predict(Path(label_run.config.data).with_name("001.png"), coverage=0.5)
+    assert row.prediction_set is not None
+    with pytest.raises(UserError, match=r"reject=0\.3: the model was calibrated without its training images"):
+        classifier.predict(Path(label_run.config.data).with_name("001.png"), reject=0.3)
     assert "the training images are not there, so outliers cannot be told" in calibration.warnings
+
+
+def test_numbers_get_intervals_as_wide_as_residuals_on_validation_images(
+    number_run: Run, tmp_path: Path
+) -> None:
+    classifier = load(number_run, runtime="torch", device="cpu")
+    calibration = calibrate(classifier)
+    assert (calibration.temperature, calibration.nll_before, calibration.outlier_score) == (1, None, "knn")
+    assert calibration.highest_coverage == pytest.approx(18 / 19)
+    assert any("18 images are few: intervals are uncertain" in each for each in calibration.warnings)
+    classifier.save(tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors", runtime="torch", device="cpu")
+    own = open_own_images(load(number_run, device="cpu"))
+    val = own.split("val")
+    rows = again.predict([val.file(index) for index in range(len(val))], coverage=0.8, reject=0.2)
+    values = np.array([[value for _, value in row.values] for row in rows])  # type: ignore[attr-defined]
+    # The ⌈19 · 0.8⌉-th smallest of 18 residuals.
+    widths = np.sort(np.abs(values - val.labels), axis=0)[15]
+    for row, expected in zip(rows, values, strict=True):
+        assert [name for name, _, _ in row.intervals] == list(own.classes)  # type: ignore[attr-defined]
+        limits = np.array([ends for _, *ends in row.intervals])  # type: ignore[attr-defined]
+        np.testing.assert_allclose(
+            limits, np.stack([expected - widths, expected + widths], axis=1), rtol=1e-4
+        )
+    assert sum(bool(row.rejected) for row in rows) <= 0.2 * 19
+    test = evaluate(again, own, split="test", coverage=0.8, reject=0.2)
+    told = test.to_dict()
+    inside = np.abs(test.predicted - test.numbers) <= widths * (1 + 1e-6)  # type: ignore[union-attr]
+    assert [row["measured"] for row in told["prediction_intervals"]["targets"]] == pytest.approx(
+        inside.mean(0)
+    )
+    kept = ~test.selective.rejected  # type: ignore[union-attr]
+    errors = np.abs(test.predicted - test.numbers)  # type: ignore[union-attr]
+    assert told["rejection"]["mae_kept"] == pytest.approx(errors[kept].mean(0))
+    assert {"low:radius mm", "high:radius mm", "rejected"} <= set(test.prediction_columns())
+    assert "intervals of radius mm with coverage 0.8" in str(test)
+    with pytest.raises(UserError, match=r"coverage=0\.96: needs at least 24 calibration images"):
+        again.predict(val.file(0), coverage=0.96)

@@ -42,7 +42,6 @@ def fold(folder: Path, number: int, thresholds: tuple[float, ...], *, shift: flo
         groups=None,
         failures={f"x{number}": "cut short"},
         known={"train": 0, "val": 0, "test": 40},
-        caveats=[],
     )
     evaluation.save(folder / str(number))
     return LabelFoldResult.read(folder / str(number), number=number, best_epoch=number)

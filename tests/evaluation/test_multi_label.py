@@ -153,3 +153,25 @@ def test_logits_whose_probabilities_are_rounded_to_1_still_count() -> None:
     metrics = measure_labels(logits, labels, (0.5,), resamples=0)
     assert metrics.labels["auroc"][0] == 1
     assert metrics.nll == pytest.approx(40 / 4)
+
+
+def test_the_interval_of_a_mean_average_precision_contains_it() -> None:
+    """Of many labels the spread of the mean is small, and the bias of each resample stays."""
+    generator = np.random.default_rng(0)
+    labels = (generator.random((40, 80)) < 0.05).astype(np.float32)
+    logits = generator.normal(size=(40, 80)).astype(np.float32)
+    metrics = measure_labels(logits, labels, [0.5] * 80, resamples=25, seed=1)
+    for summary in ("macro", "micro"):
+        for name, interval in getattr(metrics, f"{summary}_intervals").items():
+            if interval is not None:
+                assert interval[0] <= getattr(metrics, summary)[name] <= interval[1], (summary, name)
+    # Without the shift it is below all that resamples give.
+    means = []
+    for rows in np.random.default_rng(1).integers(0, 40, (25, 40)):
+        both = [index for index in range(80) if 0 < labels[rows, index].sum() < 40]
+        means.append(np.mean([average_precision_score(labels[rows, i], logits[rows, i]) for i in both]))
+    low, high = np.percentile(means, (2.5, 97.5))
+    value = metrics.macro["average_precision"]
+    assert value < low
+    shift = value - np.median(means)
+    assert metrics.macro_intervals["average_precision"] == pytest.approx((low + shift, high + shift))

@@ -67,3 +67,38 @@ def test_grades_count_as_right_or_nearly_right() -> None:
     perfect = measure_numbers(numbers, numbers, ordinal=True)
     assert perfect.intervals["exact"][0] == pytest.approx(wilson_interval(4, 4))
     assert "exact" not in error_metrics(predicted, numbers)
+
+
+def test_numbers_that_are_not_known_count_nothing() -> None:
+    predicted, numbers = some(40)
+    numbers[::3, 0] = np.nan
+    groups = np.array([f"g{index // 2}" for index in range(40)])
+    metrics = measure_numbers(predicted, numbers, groups=groups, resamples=200)
+    assert metrics.known.tolist() == [26, 40]
+    for index in range(2):
+        known = np.isfinite(numbers[:, index])
+        alone = measure_numbers(
+            predicted[known, index : index + 1], numbers[known, index : index + 1], resamples=0
+        )
+        for name, values in metrics.targets.items():
+            assert values[index] == pytest.approx(alone.targets[name][0], rel=1e-9)
+    # Draws are of all groups, also of those in which a number is not known.
+    drawn = np.random.default_rng(0).integers(0, 20, (200, 20))
+    names = [f"g{index}" for index in range(20)]
+    order = np.argsort(names)
+    samples = []
+    for units in drawn:
+        rows = np.concatenate([[2 * order[unit], 2 * order[unit] + 1] for unit in units])
+        samples.append(np.nanmean(np.abs(predicted - numbers)[rows, 0]))
+    np.testing.assert_allclose(metrics.intervals["mae"][0], np.percentile(samples, (2.5, 97.5)))
+
+
+def test_a_target_that_no_image_has_is_undefined_and_one_of_one_group_has_no_interval() -> None:
+    predicted, numbers = some(8)
+    numbers[:, 0] = np.nan
+    numbers[2:, 1] = np.nan
+    metrics = measure_numbers(predicted, numbers, groups=np.array(["a"] * 4 + ["b"] * 4), ordinal=True)
+    assert all(np.isnan(values[0]) for values in metrics.targets.values())
+    assert all(np.isnan(limits[0]).all() for limits in metrics.intervals.values())
+    assert np.isfinite(metrics.targets["mae"][1])
+    assert np.isnan(metrics.intervals["mae"][1]).all()

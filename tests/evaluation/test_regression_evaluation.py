@@ -15,7 +15,7 @@ from skipnets.data.options import DataOptions
 from skipnets.errors import UserError
 from skipnets.evaluation import RegressionEvaluation, evaluate
 from skipnets.evaluation.display import metric_tables
-from skipnets.evaluation.regression_evaluation import metric_text, numbers_by_name, with_interval
+from skipnets.evaluation.regression_evaluation import metric_text, numbers_by_name
 from skipnets.tables import as_text
 from skipnets.training import Run
 
@@ -57,7 +57,12 @@ def test_what_is_saved_is_what_was_measured(evaluation: RegressionEvaluation, tm
     printed = as_text(metric_tables(metrics))
     assert printed == str(evaluation)
     assert "bootstrap over 9 groups of images" in printed
-    assert f"{metrics['targets'][0]['r2']:.3f} (" in printed
+    row = metrics["targets"][0]
+    low, high = row["intervals"]["r2"]
+    words = " ".join(printed.split())
+    assert f"R² {row['r2']:.3f} {low:.3f} to {high:.3f} bias" in words
+    table = printed[printed.index("target ") :]
+    assert max(map(len, table.splitlines())) <= 80
 
 
 def test_other_data_are_read_as_the_models_targets(number_run: Run, tmp_path: Path) -> None:
@@ -90,5 +95,3 @@ def test_metrics_as_text() -> None:
     assert metric_text("r2", 0.98765) == "0.988"
     assert metric_text("exact", 0.5) == "50.0%"
     assert metric_text("r2", None) == metric_text("r2", float("nan")) == "–"
-    assert with_interval("mae", 1.0, (0.5, 1.5)) == "1 (0.5 to 1.5)"
-    assert with_interval("mae", 1.0, None) == "1"

@@ -96,3 +96,26 @@ def test_of_several_labels_all_must_be_right(label_run: Run) -> None:
     rejection = evaluation.to_dict()["rejection"]
     assert (rejection["kept"], rejection["accuracy_kept"]) == (len(kept), pytest.approx(np.mean(kept)))
     assert "all labels right where kept" in as_text(evaluation.tables())
+
+
+def test_of_several_labels_the_share_that_sets_hold_is_counted(label_run: Run, tmp_path: Path) -> None:
+    classifier = load(label_run, runtime="torch", device="cpu")
+    own = open_own_images(classifier)
+    calibrate(classifier, own)
+    evaluation = evaluate(classifier, own, split="test", coverage=0.7)
+    test = own.split("test")
+    predictions = classifier.predict([test.file(index) for index in range(len(test))], coverage=0.7)
+    shares, sizes = [], []
+    for prediction, marks in zip(predictions, test.labels.tolist(), strict=True):
+        assert prediction.prediction_set is not None
+        sizes.append(len(prediction.prediction_set))
+        present = [name for name, mark in zip(test.classes, marks, strict=True) if mark == 1]
+        if present:
+            shares.append(np.mean([name in prediction.prediction_set for name in present]))
+    told = evaluation.to_dict()["prediction_sets"]
+    assert (told["coverage"], told["mean_size"]) == (0.7, pytest.approx(np.mean(sizes)))
+    assert told["measured"] == pytest.approx(np.mean(shares))
+    assert told["interval"][0] <= told["measured"] <= told["interval"][1]
+    assert f"{np.mean(shares):.2%} of an image's labels" in " ".join(as_text(evaluation.tables()).split())
+    columns = evaluation.prediction_columns()
+    assert [len(text.split("|")) if text else 0 for text in columns["set"]] == sizes

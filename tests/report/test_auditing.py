@@ -169,7 +169,7 @@ def test_wrong_input_is_one_line(tmp_path: Path) -> None:
         audit("digits", workers=0)
 
 
-def test_numbers_are_refused_from_a_program_as_well() -> None:
+def test_numbers_of_a_program_are_looked_at_as_well() -> None:
     dataset = ImageDataset(
         classes=("age",),
         names=["a", "b"],
@@ -178,8 +178,11 @@ def test_numbers_are_refused_from_a_program_as_well() -> None:
         images=np.zeros((2, 20, 20), np.uint8),
         regression=True,
     )
-    with pytest.raises(UserError, match="has numbers to predict, which an audit cannot look at yet"):
-        audit(dataset)
+    contradictions = audit(dataset).findings["contradiction"]
+    assert {(each.name, each.detail) for each in contradictions} == {
+        ("a", "equal byte by byte; age 1 and 2"),
+        ("b", "equal byte by byte; age 2 and 1"),
+    }
 
 
 def test_an_open_dataset() -> None:

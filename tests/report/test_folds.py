@@ -71,3 +71,16 @@ def test_folds_of_several_labels_are_told_with_each_label_at_its_folds_threshold
     for index in (0, 30):
         fold = load(label_folds_run.fold(fold_of[index]), device="cpu")
         assert results.limits[index] == pytest.approx(fold.thresholds)
+
+
+def test_folds_of_numbers_are_told(number_folds_run: Run, tmp_path: Path) -> None:
+    text = write_report(number_folds_run, tmp_path / "report.html", device="cpu").read_text()
+    assert "44 images in 2 folds" in text
+    assert "Their ensemble, which averages their numbers" in text
+    assert "<th>R² of radius mm</th>" in text
+    spread = number_folds_run.scores["between_folds"]
+    assert f"<td>{spread[1]['r2']['mean']:.3f}</td>" in text
+    assert (
+        "The ensemble on the 16 images of the test split, which no fold has seen: <b>MAE of radius mm" in text
+    )
+    assert "Mean absolute error on validation images" in text

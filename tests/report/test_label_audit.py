@@ -183,3 +183,22 @@ def test_predictions_of_one_class_an_image_do_not_pass_for_several(checked: Audi
     path.write_text("path,p:edema\n00.png,1.5\n")
     with pytest.raises(UserError, match=r"the probabilities of 00\.png must be from 0 to 1$"):
         audit(checked.data, path)
+
+
+def test_labels_of_one_value_are_not_said_to_be_wrongly_predicted() -> None:
+    dataset = ImageDataset(
+        classes=("edema", "mass"),
+        names=["a", "b", "c"],
+        labels=np.array([[1, 0], [1, NAN], [1, 0]], np.float32),
+        splits=np.array([""] * 3, dtype="<U5"),
+        images=np.random.default_rng(0).integers(0, 255, (3, 20, 20), dtype=np.uint8),
+    )
+    predictions = UnseenPredictions(
+        source="p.csv", classes=("edema", "mass"), images=np.arange(3), probabilities=np.full((3, 2), 0.4)
+    )
+    findings, check = check_labels(dataset, predictions)
+    assert (findings, check.agreement, check.kappa, check.withheld) == ([], None, None, True)
+    assert check.reason == (
+        "every label has one value in all images that were checked, so none can be contradicted"
+    )
+    assert json.loads(json.dumps(check.to_dict()))["agreement"] is None

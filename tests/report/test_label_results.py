@@ -11,13 +11,11 @@ import pytest
 from skipnets.classifier import describe
 from skipnets.errors import UserError
 from skipnets.evaluation import MultiLabelEvaluation, evaluate
-from skipnets.report.label_results import is_multi_label, read_label_results
+from skipnets.report.label_results import read_label_results
 from skipnets.training import Run
 
 
 def test_results_are_those_of_the_evaluation(label_run: Run, tmp_path: Path) -> None:
-    assert is_multi_label(label_run.folder)
-    assert not is_multi_label(tmp_path)
     results = read_label_results(label_run.folder)
     evaluation = evaluate(label_run, split="test")
     assert isinstance(evaluation, MultiLabelEvaluation)

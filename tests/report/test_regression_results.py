@@ -11,15 +11,11 @@ from tests.helpers.disks import TARGETS
 
 from skipnets.errors import UserError
 from skipnets.evaluation import RegressionEvaluation, evaluate
-from skipnets.report.regression_results import is_regression, read_regression_results
+from skipnets.report.regression_results import read_regression_results
 from skipnets.training import Run
 
 
 def test_results_are_those_of_the_evaluation(number_run: Run, tmp_path: Path) -> None:
-    assert is_regression(number_run.folder)
-    assert not is_regression(tmp_path)
-    (tmp_path / "evaluation.json").write_text("[]")
-    assert not is_regression(tmp_path)
     results = read_regression_results(number_run.folder)
     evaluation = evaluate(number_run, split="test")
     assert isinstance(evaluation, RegressionEvaluation)

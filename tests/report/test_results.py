@@ -37,7 +37,8 @@ def test_folders_without_predictions_say_what_to_do(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "a", logits, labels)
     (folder / "evaluation.json").write_text("{")
     with pytest.raises(
-        UserError, match=r"is damaged, or they do not match .* skipnets evaluate .* writes them again"
+        UserError,
+        match=r"is missing or damaged, or they do not match .* skipnets evaluate .* writes them again",
     ):
         read_results(folder)
     write_results(folder, logits, labels)

@@ -50,7 +50,15 @@ def test_logits_of_any_size_are_averaged_without_overflow() -> None:
 def test_of_several_labels_the_probability_of_each_is_averaged() -> None:
     members = runtimes(3)
     expected = np.mean([expit(member.logits(images())) for member in members], axis=0)
-    ensemble = EnsembleRuntime(members, several_labels=True)
+    ensemble = EnsembleRuntime(members, task="multi-label")
     np.testing.assert_allclose(expit(ensemble.logits(images())), expected, rtol=1e-5)
     averaged = average_label_logits(np.array([[[1e4, -1e4]], [[0.0, -1e4]]], dtype=np.float32))
     np.testing.assert_allclose(expit(averaged), [[0.75, 0.0]], rtol=1e-6)
+
+
+def test_numbers_are_averaged_as_they_are() -> None:
+    members = runtimes(3)
+    expected = np.mean([member.logits(images()) for member in members], axis=0)
+    np.testing.assert_allclose(
+        EnsembleRuntime(members, task="regression").logits(images()), expected, rtol=1e-5, atol=1e-7
+    )

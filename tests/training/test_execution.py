@@ -90,3 +90,13 @@ def test_residual_networks_are_measured_too(tiny, asked) -> None:
     images = images_in_memory(10, (8, 8))
     prepare(tiny(model="resnet20", model_options={}), images)
     assert asked == [{"shape": (16, 1, 8, 8), "policy": None, "channels_last": None}]
+
+
+def test_a_policy_that_norms_rule_out_is_a_warning(tiny, asked, caplog) -> None:
+    options = {**tiny().model_options, "norm": "evonorm-s0"}
+    with caplog.at_level("WARNING", "skipnets"):
+        prepare(
+            tiny(block_execution="linear", model_options=options, operators={}), images_in_memory(10, (8, 8))
+        )
+    assert "block_execution=linear: not applied to features.denseblock1" in caplog.text
+    assert "its norm is an EvoNormS0, not a BatchNorm2d" in caplog.text

@@ -288,3 +288,33 @@ def test_folds_of_several_labels_are_joined_and_averaged(label_folds_run: Run) -
     assert scores["test_auroc"] == tested.metrics.macro["auroc"]
     assert scores["out_of_fold_auroc"] == run.scores["macro"]["auroc"]["value"]
     assert "ensemble on test images  mean AUROC" in str(run)
+
+
+def test_folds_of_numbers_are_joined_and_averaged(number_folds_run: Run) -> None:
+    run = number_folds_run
+    table = pyarrow.parquet.read_table(run.predictions).to_pydict()
+    folder = Path(run.config.data).parent
+    first = None
+    for number, fold in enumerate(run.folds, start=1):
+        model = skipnets.load(fold, runtime="torch", device="cpu")
+        held_out = table["fold"].index(number)
+        [prediction] = model.predict([folder / table["path"][held_out]])
+        for name, value in prediction.values:  # type: ignore[attr-defined]
+            assert table[f"p:{name}"][held_out] == pytest.approx(value, rel=1e-4, abs=1e-4)
+        first = first or model.scales
+        assert model.scales == first
+    groups = dict(zip(table["group"], table["fold"], strict=True))
+    assert all(groups[g] == f for g, f in zip(table["group"], table["fold"], strict=True))
+
+    ensemble = skipnets.load(run, runtime="torch", device="cpu")
+    batch = ensemble.preprocess([folder / "059.png"])
+    expected = np.mean([each.values(batch) for each in ensemble.members], axis=0)
+    np.testing.assert_allclose(ensemble.values(batch), expected, rtol=1e-4)
+    scores = ensemble.provenance["scores"]
+    tested = evaluate(ensemble, split="test")
+    assert scores["test_mae"] == pytest.approx(tested.metrics.targets["mae"].tolist(), rel=1e-6)  # type: ignore[attr-defined, union-attr]
+    assert scores["out_of_fold_mae"] == [row["mae"] for row in run.scores["targets"]]
+    assert "ensemble on test images  MAE of radius mm" in str(run)
+    # Of every third image the level is not known.
+    assert [row["images"] for row in run.scores["targets"]] == [44, 44 - 15]
+    assert sum(value is None for value in table["y:<b>level</b>"]) == 15

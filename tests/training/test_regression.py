@@ -14,24 +14,24 @@ from PIL import Image
 from sklearn.metrics import mean_absolute_error, r2_score
 from tests.helpers.disks import TARGETS, write_disks
 
-from skipnets.classifier import Classifier, RegressionPrediction, describe, load
+from skipnets.classifier import RegressionPrediction, describe, load
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import find_dataset
 from skipnets.data.splits import read_splits
 from skipnets.data.targets import targets_from_texts
 from skipnets.errors import UserError
-from skipnets.evaluation import RegressionEvaluation, calibrate, evaluate
+from skipnets.evaluation import RegressionEvaluation, evaluate
 from skipnets.insight import explain
-from skipnets.report import compare
 from skipnets.scaling import TargetScale
-from skipnets.training import Run, TrainConfig, tune
+from skipnets.training import Run, TrainConfig
 from skipnets.training.batches import read_batch
 from skipnets.training.curves import headline_name, headline_text, loss_note
 from skipnets.training.multi_label import with_label_defaults
 from skipnets.training.prepare import prepare
 from skipnets.training.regression import (
     LOSSES,
+    NumberLoss,
     RegressionTask,
     TargetScores,
     check_not_regression,
@@ -58,6 +58,21 @@ def test_losses_are_those_of_their_formulas(name: str) -> None:
         "huber": torch.where(error <= 1, error**2 / 2, error - 0.5),
     }[name]
     torch.testing.assert_close(LOSSES[name]()(outputs, targets), expected.mean())
+
+
+def test_what_is_not_known_counts_for_no_loss_and_has_no_gradient() -> None:
+    outputs = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+    targets = torch.randn(6, 2, dtype=torch.float64)
+    targets[::2, 1] = float("nan")
+    loss = NumberLoss("huber")(outputs, targets)
+    pairs = [(row, target) for row in range(6) for target in range(2) if target == 0 or row % 2]
+    each = [torch.nn.functional.huber_loss(outputs[pair], targets[pair]) for pair in pairs]
+    torch.testing.assert_close(loss, torch.stack(each).mean())
+    loss.backward()
+    assert outputs.grad is not None
+    assert outputs.grad[::2, 1].tolist() == [0, 0, 0]
+    assert (outputs.grad[1::2] != 0).all()
+    assert NumberLoss("l2")(outputs, torch.full_like(targets, float("nan"))) == 0
 
 
 def test_scores_of_an_epoch_are_those_of_all_batches_together_in_the_targets_units() -> None:
@@ -163,7 +178,6 @@ def test_a_complete_run_is_extended(number_run: Run, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"mixup": 0.2}, "mixup=0.2: not yet with numbers to predict"),
-        ({"folds": 3}, "folds=3: not yet"),
         ({"fit_head": True}, "fit_head=True: not yet"),
         ({"find_lr": True}, "find_lr=True: not yet"),
         ({"teacher": "runs/a"}, "teacher=runs/a: not yet"),
@@ -353,15 +367,9 @@ def test_what_is_made_for_classes_refuses_numbers(
     number_run: Run, disks: ImageDataset, tmp_path: Path
 ) -> None:
     classifier = load(number_run, device="cpu")
-    with pytest.raises(UserError, match="is a regression, which has no probabilities to calibrate"):
-        calibrate(classifier)
-    for asked in ({"coverage": 0.9}, {"reject": 0.1}):
-        with pytest.raises(UserError, match=f"{next(iter(asked))}: not yet with a regression"):
-            classifier.predict(Image.new("L", (16, 16)), **asked)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="members: must not be regressions"):
-        Classifier.from_members([classifier, classifier])
-    with pytest.raises(UserError, match="is of a regression, which cannot be compared yet"):
-        compare([number_run.folder, tmp_path])
+    for asked in ("coverage", "reject"):
+        with pytest.raises(UserError, match=rf"{asked}=0\.5: needs a calibrated model"):
+            classifier.predict(Image.new("L", (16, 16)), **{asked: 0.5})  # type: ignore[arg-type]
     single = replace(disks, labels=np.zeros(len(disks), np.int64), regression=False)
     with pytest.raises(UserError, match="has one class an image, which does not fit a regression"):
         evaluate(classifier, single)
@@ -369,7 +377,5 @@ def test_what_is_made_for_classes_refuses_numbers(
     with pytest.raises(UserError, match="has no numbers for <b>level</b>; its targets are radius mm"):
         evaluate(classifier, other)
     config = TrainConfig(data=number_run.config.data, out=tmp_path / "run", targets=TARGETS, epochs=1)
-    with pytest.raises(UserError, match="folds=3: not yet with numbers to predict"):
-        train(replace(config, folds=3))
-    with pytest.raises(UserError, match="has numbers to predict, which tune cannot compare yet"):
-        tune(config, trials=2)
+    with pytest.raises(UserError, match=r"folds=61: .* has 60 groups only"):
+        train(replace(config, folds=61, group_column="patient"))

@@ -31,9 +31,10 @@ def audit(
 ) -> None:
     """Look for what may be wrong with a dataset, and write it as an HTML page and a CSV file.
 
-    Unreadable files, images that stand out, copies, leaks between splits, doubtful classes and, with a model
-    that was not trained on these images or out-of-fold predictions, probable label errors. Nothing is
-    changed; --write writes a manifest without what is wrong, to train from.
+    Unreadable files, images that stand out, copies, leaks between splits, doubtful classes, numbers far from
+    all others and, with a model that was not trained on these images or out-of-fold predictions, probable
+    label errors or unlikely numbers. Nothing is changed; --write writes a manifest without what is wrong, to
+    train from.
 
     For example:
 
@@ -44,7 +45,7 @@ def audit(
     Args:
         data: A folder of images, a manifest or a named dataset.
         model: A run folder, a model file or an export; or a table of predictions (.parquet, .csv, .jsonl),
-            with a column path and one for each class.
+            with a column path and one for each class or target.
         options: Each is described below.
         output: An .html file; the table of all findings lies beside it as .csv.
             Default: audit-NAME.html for data of this name.

@@ -30,12 +30,12 @@ def calibrate(
     threads: int | None = None,
     workers: int | None = None,
 ) -> int:
-    """Calibrate a classifier on validation data: its probabilities, prediction sets, and outliers.
+    """Calibrate a model on validation data: its probabilities, sets or intervals, and outliers.
 
     A temperature that divides the logits is fitted and stored in the file. It changes no predicted class, but
-    the probabilities of every later command. So are scores of these images, for sets of classes with a given
-    coverage (skipnets predict --coverage 0.9) and for images unlike them (--reject 0.05). Exports made before
-    keep what they have.
+    the probabilities of every later command. So are scores of these images, for sets of classes or labels, or
+    intervals of numbers, with a given coverage (skipnets predict --coverage 0.9) and for images unlike them
+    (--reject 0.05). Exports made before keep what they have.
 
     For example:
 
@@ -81,24 +81,35 @@ def calibrate(
     else:
         aurocs = ", ".join(f"{name} {value:.3f}" for name, value in calibration.outlier_auroc.items())
         rows = {
-            "temperature": f"{calibration.temperature:.4f}, stored in {classifier.path}",
+            **(
+                {"stored in": str(classifier.path)}
+                if calibration.nll_before is None
+                else {"temperature": f"{calibration.temperature:.4f}, stored in {classifier.path}"}
+            ),
             "fitted on": f"{calibration.images:,} images ({calibration.data}, {calibration.split})",
             **(
                 {}
                 if calibration.tta == "none"
                 else {"holds for": f"predictions with --tta {calibration.tta}"}
             ),
-            "at temperature": f"1 → {calibration.temperature:.4f}",
-            "negative log-likelihood": f"{calibration.nll_before:.4f} → {calibration.nll_after:.4f}",
-            "expected calibration error (ECE)": f"{calibration.ece_before:.2%} → {calibration.ece_after:.2%}",
         }
+        if calibration.nll_before is not None:  # a regression has no probabilities
+            rows |= {
+                "at temperature": f"1 → {calibration.temperature:.4f}",
+                "negative log-likelihood": f"{calibration.nll_before:.4f} → {calibration.nll_after:.4f}",
+                "expected calibration error (ECE)": (
+                    f"{calibration.ece_before:.2%} → {calibration.ece_after:.2%}"
+                ),
+            }
         if calibration.highest_coverage is not None:
             highest = math.floor(1e4 * calibration.highest_coverage) / 1e4  # no more than there is
-            rows["prediction sets"] = f"for a coverage of up to {highest:.2%}"
+            kind = "sets" if calibration.nll_before is not None else "intervals"
+            rows[f"prediction {kind}"] = f"for a coverage of up to {highest:.2%}"
         if calibration.outlier_score is not None:
             score = f"{calibration.outlier_score} (AUROC against altered images: {aurocs})"
             rows["score for outliers"] = score
-        earlier = "exports made before keep their temperature: export again"
+        kept = "temperature" if calibration.nll_before is not None else "calibration, or have none"
+        earlier = f"exports made before keep their {kept}: export again"
         notes = [properties_table({"note": warning}) for warning in (*calibration.warnings, earlier)]
         print_tables([properties_table(rows), *notes])
     if calibration.failures:

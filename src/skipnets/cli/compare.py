@@ -11,7 +11,8 @@ def compare(runs: list[Path], /, *, json: bool = False, resamples: int = 2000, s
     """Compare runs on their common test images, and test whether they differ significantly.
 
     Every run is compared with the first: accuracy by McNemar's exact test, other metrics by a paired
-    bootstrap. Probabilities use the temperature of each model file.
+    bootstrap; with several labels the AUROC of each by DeLong's test, and of numbers the mean absolute error
+    by a paired bootstrap. Probabilities use the temperature of each model file.
 
     For example:
 

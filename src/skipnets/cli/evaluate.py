@@ -51,8 +51,8 @@ def evaluate(
         output: A folder for evaluation.json, predictions.parquet, and confusion.png or, with numbers to
             predict, scatter.png.
         predictions: A .parquet, .csv or .jsonl file for all predictions.
-        coverage: Measure sets of classes that contain the true one with this probability, such as 0.9; takes
-            a calibrated model.
+        coverage: Measure sets of classes that contain the true one with this probability, such as 0.9, sets
+            of labels that hold this share of an image's, or intervals of numbers; takes a calibrated model.
         reject: Measure what is left where this share of the most unusual images is rejected, such as 0.05.
         tta: Test-time augmentation, which averages the probabilities of several views of each image: none,
             flip (mirrored), crops (five, shifted by a sixteenth) or flip-crops.

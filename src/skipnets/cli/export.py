@@ -48,7 +48,8 @@ def export(
         int8: Quantize weights and activations to 8 bits.
         calibration: Labeled images of the same classes, for quantization and to measure its accuracy.
         max_drop: Maximum drop in accuracy by --int8, in percentage points; the fewer, the more validation
-            images it takes to judge (200 for half a point).
+            images it takes to judge (200 for half a point). With several labels an image, accuracy is the
+            share of images all of whose labels are right.
         json: Print the result as JSON.
     """
     check_outputs(output)
@@ -80,7 +81,7 @@ def export(
     }
     if result.accuracy is not None:
         kept = " (some layers kept 32 bits)" if result.accuracy.accuracy_aware else ""
-        rows["accuracy"] = f"{result.accuracy}{kept}"
+        rows[terms.accuracy] = f"{result.accuracy}{kept}"
     for name, seconds in (result.seconds or {}).items():
         rows[f"{name}, one image"] = f"{1000 * seconds:.1f} ms"
     print_tables([properties_table(rows)])

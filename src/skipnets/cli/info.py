@@ -72,6 +72,8 @@ def _model(name: str, parameters: int, members: int) -> str:
 def _provenance(provenance: dict[str, Any]) -> dict[str, str]:
     """Rows on where the weights come from; a run with folds has no training and validation split."""
     rows = {key: _line(value) for key, value in provenance.items()}
+    if provenance.get("weights", "") is None:
+        rows["weights"] = "random"
     images = provenance.get("images", {})
     if "folds" in provenance and isinstance(images.get("train"), int):
         del rows["folds"]
@@ -95,13 +97,14 @@ def _export(export: dict[str, Any] | None, task: Task) -> dict[str, str]:
             f"{COMPARED[task].unit}, against PyTorch"
         )
     if accuracy := export.get("accuracy"):
-        rows["accuracy"] = (
+        name = COMPARED[task].accuracy
+        rows[name] = (
             f"{accuracy['before']:.2%} before, {accuracy['after']:.2%} after int8, "
             f"on {accuracy['count']:,} images"
         )
         if "drop_interval" in accuracy:  # not in exports of earlier versions
             low, high = accuracy["drop_interval"]
-            rows["accuracy"] += f"; 95% interval of the drop {low:.2f} to {high:.2f} points"
+            rows[name] += f"; 95% interval of the drop {low:.2f} to {high:.2f} points"
     return rows
 
 
@@ -111,6 +114,8 @@ def _size(count: int) -> str:
 
 
 def _line(value: Any) -> str:
+    if value is None:
+        return "–"
     if isinstance(value, dict):
         return ", ".join(f"{key} {_line(part)}" for key, part in value.items())
     if isinstance(value, float):

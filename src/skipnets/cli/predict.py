@@ -76,7 +76,8 @@ def predict(
             that reach their thresholds are listed, and files hold the probabilities of all. With numbers to
             predict, there is one for each target.
         coverage: Also give each image the set of classes that contains the true one with this probability,
-            such as 0.9; the model must be calibrated (skipnets calibrate).
+            such as 0.9; with several labels, those that hold this share of an image's labels on average; of
+            numbers, an interval for each. The model must be calibrated (skipnets calibrate).
         reject: Mark images that are as unusual as this share of the calibration images, such as 0.05.
         shard: The part of the images to classify, such as 3/16; jobs of other shards may run elsewhere and
             write into the same folder.
@@ -250,17 +251,29 @@ def _print(rows: Sequence[Prediction]) -> None:
 
 def _print_numbers(rows: Sequence[Prediction]) -> None:
     """The numbers of each image: names and numbers between tabs, or a column for each target."""
-    values = [dict(row.values) if isinstance(row, RegressionPrediction) else {} for row in rows]
+    predicted = [row for row in rows if isinstance(row, RegressionPrediction)]
+    targets = next(([name for name, _ in row.values] for row in predicted if row.values), [])
     if not sys.stdout.isatty():
-        for row, numbers in zip(rows, values, strict=True):
-            pairs = [text for name, value in numbers.items() for text in (name, number_text(value))]
-            sys.stdout.write("\t".join(map(printable, [row.source, *(pairs or ["failed"])])) + "\n")
+        for row in predicted:
+            limits = {name: [low, high] for name, low, high in row.intervals}
+            words = [
+                text
+                for name, value in row.values
+                for text in (name, *map(number_text, (value, *limits.get(name, ()))))
+            ]
+            words = [row.source, *(words or ["failed"]), *_uncertainty(row).values()]
+            sys.stdout.write("\t".join(map(printable, words)) + "\n")
         return
-    targets = list(next((numbers for numbers in values if numbers), {}))
-    columns: Any = {"image": "left", **dict.fromkeys(targets, "right")}
+    judged = list(map(_uncertainty, rows))
+    more = {name: "left" for each in judged for name in each}
+    columns: Any = {"image": "left", **dict.fromkeys(targets, "right"), **more}
     cells = (
-        [row.source, *(number_text(numbers[name]) if numbers else "failed" for name in targets)]
-        for row, numbers in zip(rows, values, strict=True)
+        [
+            row.source,
+            *(row.text(name) if row.values else "failed" for name in targets),
+            *(each.get(name, "") for name in more),
+        ]
+        for row, each in zip(predicted, judged, strict=True)
     )
     print_tables([make_table(columns, cells)])
 
@@ -277,8 +290,10 @@ def _uncertainty(row: Prediction) -> dict[str, str]:
 
 def _plain(row: Prediction) -> dict[str, Any]:
     """The fields for JSON, without those that were not asked for."""
-    optional = ("prediction_set", "p_value", "rejected")
-    return {name: value for name, value in asdict(row).items() if value is not None or name not in optional}
+    without = {name for name in ("prediction_set", "p_value", "rejected") if getattr(row, name) is None} | (
+        {"intervals"} if isinstance(row, RegressionPrediction) and not row.intervals else set()
+    )
+    return {name: value for name, value in asdict(row).items() if name not in without}
 
 
 def _listed(row: Prediction) -> Sequence[tuple[str, float]]:
@@ -299,13 +314,14 @@ def _columns(
     """
     columns: dict[str, list[Any]] = {"path": [row.source for row in rows]}
     if classifier.task == "regression":
-        columns |= number_columns(rows, classifier.classes)
+        columns |= number_columns(rows, classifier.classes, coverage=coverage)
+        columns |= uncertainty_columns(rows, coverage=False, reject=reject)
         return {**columns, "error": [row.error for row in rows]}
     if classifier.task == "multi-label":
         shares = [dict(row.ranking) for row in rows]
         columns["labels"] = [None if row.error else "|".join(row.labels) for row in rows]
         columns |= {f"p:{name}": [share.get(name) for share in shares] for name in classifier.classes}
-        columns |= uncertainty_columns(rows, coverage=False, reject=reject)
+        columns |= uncertainty_columns(rows, coverage=coverage, reject=reject)
         return {**columns, "error": [row.error for row in rows]}
     for rank in range(top_k):
         suffix = f"_{rank + 1}" if rank else ""

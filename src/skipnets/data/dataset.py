@@ -123,9 +123,9 @@ class ImageDataset:
         return [self.classes[label] for label in self.labels.tolist()]
 
     def counts(self) -> NDArray[np.int64]:
-        """(K,) how many images have each class; of numbers, each target's."""
+        """(K,) how many images have each class; of numbers, of how many each target is known."""
         if self.regression:
-            return np.full(len(self.classes), len(self), dtype=np.int64)
+            return np.isfinite(self.labels).sum(0)
         if self.multi_label:
             return (self.labels == 1).sum(0)
         return np.bincount(self.labels, minlength=len(self.classes))

@@ -19,6 +19,7 @@ from skipnets.data.dataset import ImageDataset
 from skipnets.data.listing import counted
 from skipnets.data.splits import Shares, SplitRow, cut_folds, read_split_rows, write_splits
 from skipnets.data.splitting import check_classes, check_groups, deal_out, join_groups, repeat_splits
+from skipnets.data.targets import quantile_labels
 from skipnets.errors import UserError, listed
 
 __all__ = ["Folds", "deal_out_folds", "read_folds"]
@@ -84,7 +85,9 @@ class Folds:
 
 
 def deal_out_folds(dataset: ImageDataset, folds: int, seed: int, data: object) -> Folds:
-    """Deal all images but the test split out to folds, by class or label, keeping groups and copies together.
+    """Deal all images but the test split out to folds, keeping groups and copies together.
+
+    Each gets its share of every class or label, or of every part of a target's range.
 
     Args:
         dataset: With the splits that the data itself tells; its train and val are dealt out together.
@@ -104,10 +107,15 @@ def deal_out_folds(dataset: ImageDataset, folds: int, seed: int, data: object) -
     in_pool = [copy for copy in dataset.copies if pool[copy.first] and pool[copy.second]]
     together = clusters(in_pool, len(dataset))
     numbers = np.zeros(len(dataset), dtype=np.int64)
-    if dataset.multi_label:
+    if dataset.task != "single-label":
         units = (together if dataset.groups is None else join_groups(dataset.groups, together))[pool]
-        _check_labels(dataset, dataset.labels[pool], units, folds, data)
-        numbers[pool] = cut_folds(dataset.labels[pool], folds, seed, groups=units)
+        _check_count(dataset, units, folds, data)
+        labels = dataset.labels[pool]
+        if dataset.regression:
+            labels = quantile_labels(labels)
+        else:
+            _check_labels(dataset, labels, units, folds)
+        numbers[pool] = cut_folds(labels, folds, seed, groups=units)
     elif dataset.groups is None:
         alone = pool & (together == np.arange(len(dataset)))
         _check_counts(dataset, alone, folds, data)
@@ -158,8 +166,7 @@ def _check_counts(dataset: ImageDataset, counted_once: NDArray[np.bool_], folds:
 def _check_units(
     dataset: ImageDataset, labels: NDArray[np.int64], units: NDArray[np.int64], folds: int, data: object
 ) -> None:
-    if (groups := len(np.unique(units))) < folds:
-        raise UserError(f"folds={folds}: {data} has {counted(groups, 'group')} only")
+    _check_count(dataset, units, folds, data)
     few = []
     for label in np.unique(labels):
         of_label = len(np.unique(units[labels == label]))
@@ -176,13 +183,19 @@ def _check_units(
         )
 
 
-def _check_labels(
-    dataset: ImageDataset, labels: NDArray[Any], units: NDArray[np.int64], folds: int, data: object
-) -> None:
-    """A fold without a label is no mistake: it tells nothing of this one, and something of the others."""
-    what = "image" if dataset.groups is None else "group"
+def _check_count(dataset: ImageDataset, units: NDArray[np.int64], folds: int, data: object) -> None:
     if (count := len(np.unique(units))) < folds:
-        raise UserError(f"folds={folds}: {data} has {counted(count, what)} only")
+        raise UserError(f"folds={folds}: {data} has {counted(count, _unit(dataset))} only")
+
+
+def _unit(dataset: ImageDataset) -> str:
+    """What is dealt out as a whole."""
+    return "image" if dataset.groups is None else "group"
+
+
+def _check_labels(dataset: ImageDataset, labels: NDArray[Any], units: NDArray[np.int64], folds: int) -> None:
+    """A fold without a label is no mistake: it tells nothing of this one, and something of the others."""
+    what = _unit(dataset)
     for value, state in ((1, "present"), (0, "absent")):
         held = [len(np.unique(units[column == value])) for column in labels.T]
         few = [

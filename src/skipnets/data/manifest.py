@@ -449,10 +449,12 @@ def _mark_labels(
 
 def _number_labels(path: Path, table: _Table, names: Sequence[str], listing: Listing) -> list[str]:
     """The targets of each row as one text."""
-    numbers = [read_numbers(path, name, table.lines, _column(table, name)) for name in names]
+    numbers = read_numbers(path, {name: _column(table, name) for name in names}, table.lines)
     listing.regression, listing.classes = True, [spelled(name) for name in names]
     listing.notes.append(f"the numbers to predict are {listed(listing.classes, 20)}")
-    return target_texts(np.stack(numbers, axis=1))
+    if unknown := int(np.isnan(numbers).sum()):
+        listing.notes.append(f"{counted(unknown, 'empty cell')} of these are taken for unknown numbers")
+    return target_texts(numbers)
 
 
 def _list_labels(path: Path, table: _Table, name: str, listing: Listing) -> list[str]:

@@ -113,8 +113,6 @@ def write_shards(
         raise UserError(f"data={data}: has no image files to put into shards")
     if dataset.members is not None:
         raise UserError(f"data={data}: holds shards already")
-    if dataset.task != "single-label":
-        raise UserError(f"data={data}: has {dataset.label_kind}, which shards cannot hold yet")
     names = _names_inside(dataset)
     sizes = _file_sizes(dataset)
     plans = list(_plan(dataset, sizes, shard_size * 2**20, seed))
@@ -131,7 +129,7 @@ def write_shards(
             progress(plan.first + len(plan.images), len(dataset))
     index = {
         "format": FORMAT,
-        "version": VERSION,
+        **({"version": VERSION} if dataset.task == "single-label" else {"version": 2, "task": dataset.task}),
         "classes": list(dataset.classes),
         "groups_found": dataset.listing.groups_found,
         "images": len(dataset),
@@ -247,10 +245,10 @@ def _complete(
 
 def _columns(plan: _Plan, dataset: ImageDataset, names: Sequence[str]) -> dict[str, Any]:
     """What is known of a shard's images before they are read."""
-    images = plan.images.tolist()
+    images, of_shard = plan.images.tolist(), dataset.select(plan.images)
     return {
         "names": [names[index] for index in images],
-        "labels": dataset.labels[plan.images].tolist(),
+        "labels": of_shard.labels.tolist() if dataset.task == "single-label" else of_shard.label_names,
         "groups": [] if dataset.groups is None else dataset.groups[plan.images].tolist(),
         "split": plan.split,
     }
@@ -287,12 +285,13 @@ def _write(
                 key = f"{plan.first + number:09}"
                 described = {
                     "name": columns["names"][number],
-                    "label": dataset.classes[dataset.labels[index]],
+                    **_told(dataset, index),
                     **({"split": plan.split} if plan.split else {}),
                     **({"group": columns["groups"][number]} if columns["groups"] else {}),
                 }
                 offsets.append(_add(tar, f"{key}.{extension(names[index])}", data))
-                _add(tar, f"{key}.cls", str(int(dataset.labels[index])).encode())
+                if dataset.task == "single-label":
+                    _add(tar, f"{key}.cls", str(int(dataset.labels[index])).encode())
                 _add(tar, f"{key}.json", json.dumps(described).encode())
                 sizes.append(len(data))
                 crcs.append(zlib.crc32(data))
@@ -306,6 +305,19 @@ def _write(
     with atomic_path(path.with_suffix(".json")) as temporary:
         temporary.write_bytes(content)
     return _about(plan, path, sha256, content)
+
+
+def _told(dataset: ImageDataset, index: int) -> dict[str, Any]:
+    """What an image's description says of its class, its labels or its numbers; of those that are known."""
+    label = dataset.labels[index]
+    if dataset.task == "single-label":
+        return {"label": dataset.classes[label]}
+    known = [
+        (name, value) for name, value in zip(dataset.classes, label.tolist(), strict=True) if value == value
+    ]
+    if dataset.regression:
+        return {"numbers": dict(known)}
+    return {"labels": {name: int(value) for name, value in known}}
 
 
 def _read(path: Path) -> bytes:

@@ -1,9 +1,9 @@
 """Reading a folder of shards: tar files of images, and an index that says where in them each image lies.
 
-The layout is webdataset's (`KEY.jpg`, `KEY.cls`, `KEY.json` in uncompressed tar files), so that its readers
-and others take the folder as it is. The index makes every image reachable by itself: `index.json` lists
-classes and shards, and beside each shard a JSON file of its name lists the images in it. An index is checked
-before it is used, since it may come from anywhere. N images.
+The layout is webdataset's (`KEY.jpg`, `KEY.json` and, of images with one class, `KEY.cls` in uncompressed tar
+files), so that its readers and others take the folder as it is. The index makes every image reachable by
+itself: `index.json` lists classes and shards, and beside each shard a JSON file of its name lists the images
+in it. An index is checked before it is used, since it may come from anywhere. N images.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from skipnets.data.decoding import Member
 from skipnets.data.listing import Entry, Listing, counted
+from skipnets.data.multi_label import check_names, labels_from_texts
 from skipnets.data.splits import SPLITS
+from skipnets.data.targets import check_target_texts
 from skipnets.errors import UserError, listed
 
 __all__ = ["INDEX", "Members", "is_sharded", "read_shards"]
@@ -29,6 +31,8 @@ __all__ = ["INDEX", "Members", "is_sharded", "read_shards"]
 INDEX = "index.json"
 FORMAT = "skipnets-shards"
 VERSION = 1
+"""Of shards of images with one class; of others 2, which tells the task."""
+_TASKS = ("multi-label", "regression")
 # No folders, so that no shard lies outside the folder of its index.
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar")
 _HASH = re.compile(r"[0-9a-f]{32}")
@@ -110,21 +114,27 @@ def read_shards(folder: Path) -> tuple[Listing, Members]:
     """
     path = folder / INDEX
     index = _Object.read(path)
-    if (version := index.integer("version")) != VERSION:
-        raise UserError(f"{path}: version={version}: must be {VERSION}, which this program reads")
+    if (version := index.integer("version")) not in (VERSION, 2):
+        raise UserError(f"{path}: version={version}: must be {VERSION} or 2, which this program reads")
+    task = "single-label" if version == VERSION else index.string("task")
+    if version == 2 and task not in _TASKS:
+        raise UserError(f"{path}: task={task!r}: must be one of {', '.join(_TASKS)}")
     classes = index.strings("classes")
     if not classes or len(set(classes)) < len(classes) or not all(classes):
         raise UserError(f"{path}: classes={listed(classes)}: must be names, each once")
+    if task == "multi-label":
+        check_names(classes)
     listing = Listing(layout="shards", root=folder, classes=classes)
+    listing.multi_label, listing.regression = task == "multi-label", task == "regression"
     listing.groups_found = index.get("groups_found") is True
     parts: list[_Shard] = []
     for values in index.objects("shards"):
-        shard = _Shard.read(folder, values, len(classes))
+        shard = _Shard.read(folder, values, classes, task)
         parts.append(shard)
         groups = shard.groups or [""] * len(shard.names)
         listing.entries += [
-            Entry(name, classes[label], shard.split, group)
-            for name, label, group in zip(shard.names, shard.labels.tolist(), groups, strict=True)
+            Entry(name, label, shard.split, group)
+            for name, label, group in zip(shard.names, shard.labels, groups, strict=True)
         ]
     names = [name for shard in parts for name in shard.names]
     if not names:
@@ -154,7 +164,7 @@ class _Shard:
         bytes: Its length.
         split: Of all of its images; "" where the data does not tell it.
         names: Of the n images.
-        labels: (n,) positions among the classes.
+        labels: Of the images, as in `Entry`.
         groups: Of the images; empty where there are none.
         offsets: (n,) in bytes.
         sizes: (n,) in bytes.
@@ -166,7 +176,7 @@ class _Shard:
     bytes: int
     split: str
     names: list[str]
-    labels: NDArray[np.int64]
+    labels: list[str]
     groups: list[str]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
@@ -174,13 +184,14 @@ class _Shard:
     hashes: NDArray[np.bytes_]
 
     @classmethod
-    def read(cls, folder: Path, about: _Object, classes: int) -> _Shard:
+    def read(cls, folder: Path, about: _Object, classes: Sequence[str], task: str) -> _Shard:
         """Read the list of a shard's images.
 
         Args:
             folder: Where it lies.
             about: What index.json says of it.
-            classes: How many there are.
+            classes: Of all images.
+            task: Likewise.
         """
         file = about.string("file")
         if _FILE.fullmatch(file) is None:
@@ -198,15 +209,20 @@ class _Shard:
             )
         images = _Object.read(path.with_suffix(".json"), sha256=about.string("index_sha256"))
         names, groups, hashes = images.strings("names"), images.strings("groups"), images.strings("hashes")
-        columns = {name: images.integers(name) for name in ("labels", "offsets", "sizes", "crcs")}
-        counts = {len(names), len(hashes), *map(len, columns.values()), *({len(groups)} if groups else ())}
+        labels = _label_texts(images, classes, task)
+        columns = {name: images.integers(name) for name in ("offsets", "sizes", "crcs")}
+        counts = {
+            len(names),
+            len(labels),
+            len(hashes),
+            *map(len, columns.values()),
+            *({len(groups)} if groups else ()),
+        }
         if counts != {about.integer("images")}:
             raise UserError(f"{images.path}: its lists differ in length from what {about.path.name} says")
         for name in names:
             _check_name(images.path, name)
-        labels, offsets, sizes, crcs = columns.values()
-        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-            raise UserError(f"{images.path}: labels: must be from 0 to {classes - 1}, as there are classes")
+        offsets, sizes, crcs = columns.values()
         # A sum could be beyond what 64 bits hold.
         if len(sizes) and (min(offsets.min(), sizes.min()) < 0 or (offsets > length - sizes).any()):
             raise UserError(f"{images.path}: places an image outside {file}")
@@ -224,6 +240,25 @@ class _Shard:
             crcs=crcs,
             hashes=np.array(hashes, dtype="S32"),
         )
+
+
+def _label_texts(images: _Object, classes: Sequence[str], task: str) -> list[str]:
+    """The labels of a shard's images, as in `Entry`."""
+    if task == "single-label":
+        labels = images.integers("labels")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+            last = len(classes) - 1
+            raise UserError(f"{images.path}: labels: must be from 0 to {last}, as there are classes")
+        return [classes[label] for label in labels.tolist()]
+    texts = images.strings("labels")
+    try:
+        if task == "multi-label":
+            labels_from_texts(texts, classes)
+        else:
+            check_target_texts(texts, classes)
+    except UserError as error:
+        raise UserError(f"{images.path}: labels: {error}") from error
+    return texts
 
 
 def _check_name(path: Path, name: str) -> None:

@@ -54,7 +54,8 @@ _SAME_NUMBER = 0.1  # standard deviations of a target
 _ARCHIVES = (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip")
 # What is decided when shards are written.
 _NOT_OF_SHARDS = (
-    *("layout", "exclude", "root", "path_column", "label_column", "split_column", "group_column"),
+    *("layout", "exclude", "root", "path_column", "label_column", "label_columns", "uncertain"),
+    *("split_column", "group_column"),
 )
 
 
@@ -194,13 +195,10 @@ def _find(
     )
     members = None
     if path.is_dir() and is_sharded(path):
-        if options.task == "multi-label":
-            raise UserError(f"task=multi-label: {path} holds shards, of which each image has one class yet")
-        if options.wants_numbers:
-            raise UserError(f"task=regression: {path} holds shards, of which each image has one class yet")
         if unfit := options.arguments(_NOT_OF_SHARDS):
             raise UserError(f"{path}: holds shards, for which {' '.join(unfit)} comes too late")
         listing, members = read_shards(path)
+        _check_task_of_shards(path, listing, options)
     elif path.is_dir():
         metadata = find_metadata(path, any_label=options.wants_numbers) if options.layout == "auto" else None
         if metadata is None and options.wants_numbers:
@@ -239,6 +237,19 @@ def _find(
     ):
         check_group_names(listing)
     return _from_listing(listing, options, members)
+
+
+def _check_task_of_shards(path: Path, listing: Listing, options: DataOptions) -> None:
+    """What the images of shards have was told when they were written."""
+    wanted = "regression" if options.wants_numbers else options.task
+    held = "regression" if listing.regression else "multi-label" if listing.multi_label else "single-label"
+    if wanted not in ("auto", held):
+        raise UserError(f"task={wanted}: {path} holds shards that were written for task={held}")
+    if options.targets and set(options.targets) != set(listing.classes):
+        raise UserError(
+            f"targets={listed(options.targets)}: must be all that the shards of {path} hold: "
+            f"{listed(listing.classes, 20)}"
+        )
 
 
 def _warn_of_arrays(listing: Listing) -> None:
@@ -425,7 +436,7 @@ def _copy_warnings(dataset: ImageDataset) -> Iterator[str]:
     labels = dataset.labels
     if dataset.regression:
         # Of images that are nearly equal, so may their numbers be.
-        close = _SAME_NUMBER * labels.std(0)
+        close = _SAME_NUMBER * np.nanstd(labels, axis=0)
         differing = [
             copy
             for copy in dataset.copies

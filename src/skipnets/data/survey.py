@@ -143,8 +143,18 @@ class Survey(Display):
 
     def _target_table(self) -> Table:
         columns = dict.fromkeys(("lowest", "mean", "highest", "standard deviation"), _RIGHT)
-        rows = ([each["name"], *(f"{each[name]:.6g}" for name in columns)] for each in self.targets)
-        return make_table({"target": "left", **columns}, rows)
+        some_unknown = any(each["unknown"] for each in self.targets)
+        rows = (
+            [
+                each["name"],
+                *([f"{each['unknown']:,}"] if some_unknown else []),
+                *(f"{each[name]:.6g}" for name in columns),
+            ]
+            for each in self.targets
+        )
+        return make_table(
+            {"target": "left", **({"unknown": _RIGHT} if some_unknown else {}), **columns}, rows
+        )
 
     def _labels_an_image(self) -> str:
         if not self.multi_label or not self.total:
@@ -225,15 +235,20 @@ def _targets(dataset: ImageDataset) -> list[dict[str, Any]]:
     """What the numbers are that are to be predicted; empty where there are none."""
     if not dataset.regression:
         return []
+    known = (
+        (name, column[np.isfinite(column)])
+        for name, column in zip(dataset.classes, dataset.labels.T, strict=True)
+    )
     return [
         {
             "name": name,
+            "unknown": len(dataset) - len(column),
             "lowest": float(column.min()),
             "mean": float(column.mean()),
             "highest": float(column.max()),
             "standard deviation": float(column.std()),
         }
-        for name, column in zip(dataset.classes, dataset.labels.T, strict=True)
+        for name, column in known
     ]
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from skipnets.classifier import Classifier
 from skipnets.data.dataset import ImageDataset
 from skipnets.deploy.graph import onnx_graph, openvino_graph, simplify, trace
-from skipnets.deploy.quantize import Quantization, open_calibration, quantize
+from skipnets.deploy.quantize import Quantization, judge, open_calibration, quantize
 from skipnets.deploy.timing import Candidate, Predict
 from skipnets.errors import UserError, needs_extra
 from skipnets.models.family import family_of
@@ -84,9 +84,7 @@ def candidates_for(
     candidates += _native(classifier, threads)
     images = None
     if int8:
-        images = (
-            _noise(classifier) if calibration is None else open_calibration(calibration, classifier.classes)
-        )
+        images = _noise(classifier) if calibration is None else open_calibration(calibration, classifier)
     for name, network, is_baseline in ((label, plain, True), ("skipnets", rewritten, False)):
         if is_baseline:
             graph = plain_onnx(network, classifier)
@@ -108,7 +106,11 @@ def candidates_for(
             quantized, _ = quantize(
                 openvino_graph(graph),
                 "openvino",
-                Quantization(dataset=images, max_drop=100.0),
+                Quantization(
+                    dataset=images,
+                    max_drop=100.0,
+                    **({"is_right": judge(classifier)} if images.multi_label else {}),
+                ),
                 classifier.preprocessing,
                 "float32",
             )

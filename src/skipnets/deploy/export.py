@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from skipnets.classifier import Classifier, as_classifier, check_single_label, load
+from skipnets.classifier import Classifier, as_classifier, load
 from skipnets.data.dataset import ImageDataset
 from skipnets.deploy.graph import (
     onnx_graph,
@@ -30,7 +30,7 @@ from skipnets.deploy.graph import (
     write_graph,
 )
 from skipnets.deploy.own_network import portable, trace_own
-from skipnets.deploy.quantize import Accuracy, Quantization, open_calibration, quantize
+from skipnets.deploy.quantize import Accuracy, Quantization, judge, open_calibration, quantize
 from skipnets.deploy.timing import alternate
 from skipnets.deploy.verification import Check, CheckFailedError, CheckImages, check_images
 from skipnets.description import COMPARED, Task
@@ -122,7 +122,8 @@ def export_model(
             deviations) and PyTorch's; not used with int8.
         int8: Quantize weights and activations to 8 bits.
         calibration: Labeled images of the classifier's classes: the training split for quantization ranges,
-            the validation split for accuracy.
+            the validation split for accuracy; of several labels an image, the share of images all of whose
+            known labels are right at their thresholds.
         max_drop: Maximum drop in accuracy by int8, in percentage points. It takes at least 100 / max_drop
             validation images to judge, 200 for half a point or less.
 
@@ -153,10 +154,9 @@ def export_model(
     quantization = None
     if int8:
         assert calibration is not None
-        check_single_label(classifier, "int8")
         classifier.preprocessing.require_images("int8")
-        dataset = open_calibration(calibration, classifier.classes)
-        quantization = Quantization(dataset=dataset, max_drop=max_drop)
+        dataset = open_calibration(calibration, classifier)
+        quantization = Quantization(dataset=dataset, max_drop=max_drop, is_right=judge(classifier))
     exporter = Exporter(
         classifier=classifier,
         input_type=input_type,
@@ -238,14 +238,14 @@ class Exporter:
         return self._onnx if file_format == "onnx" else openvino_graph(self._onnx)
 
     def _trace(self) -> torch.export.ExportedProgram:
-        preprocessing, several_labels = self.classifier.preprocessing, self.classifier.task == "multi-label"
+        preprocessing, task = self.classifier.preprocessing, self.classifier.task
         own = [model for model in self.models if isinstance(model, CustomModel)]
         if own:
-            return trace_own(own, preprocessing, self.input_type, several_labels=several_labels)
+            return trace_own(own, preprocessing, self.input_type, task=task)
         simplified = [simplify(model, preprocessing, self.input_type) for model in self.models]
         if len(simplified) == 1:
             return trace(simplified[0], preprocessing.size, self.input_type)
-        return trace_ensemble(simplified, preprocessing.size, self.input_type, several_labels=several_labels)
+        return trace_ensemble(simplified, preprocessing.size, self.input_type, task=task)
 
     def _metadata(self, export: dict[str, Any]) -> str:
         return metadata_text({**self.classifier.metadata(), "export": export})

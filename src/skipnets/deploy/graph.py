@@ -21,6 +21,7 @@ from torch._dynamo.exc import UserError, UserErrorType
 
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy.rewrite import fold_norms, normalize_inside, pool_before_convolution
+from skipnets.description import Task
 from skipnets.errors import missing_extra, needs_extra
 from skipnets.models.backbone import Backbone
 from skipnets.runtimes.graph_format import (
@@ -72,17 +73,17 @@ class _Deployed(nn.Module):
 
 
 class DeployedEnsemble(nn.Module):
-    """Networks whose probabilities are averaged, as `skipnets.runtimes.ensemble` does.
+    """Networks whose probabilities or numbers are averaged, as `skipnets.runtimes.ensemble` does.
 
     Args:
         members: Each returns logits and features, or all of them logits alone.
-        several_labels: Whether a label's probability is the sigmoid of its logit, not one of a softmax.
+        task: What the networks' outputs are.
     """
 
-    def __init__(self, members: Sequence[nn.Module], *, several_labels: bool) -> None:
+    def __init__(self, members: Sequence[nn.Module], *, task: Task) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.average = _mean_label_logits if several_labels else _mean_logits
+        self.average = _AVERAGES[task]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) → logits (N, classes) and all features (N, E * num_features), if there are any."""
@@ -106,6 +107,13 @@ def _mean_label_logits(logits: Sequence[Tensor]) -> Tensor:
     return present - absent
 
 
+def _mean_numbers(numbers: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(numbers)).mean(0)
+
+
+_AVERAGES = {"single-label": _mean_logits, "multi-label": _mean_label_logits, "regression": _mean_numbers}
+
+
 def simplify(model: Backbone[Any], preprocessing: Preprocessing, input_type: InputType) -> Backbone[Any]:
     """Apply every exact rewrite that makes the exported network faster."""
     model = pool_before_convolution(fold_norms(copy.deepcopy(model).cpu().float()))
@@ -126,17 +134,17 @@ def trace(model: Backbone[Any], size: Sequence[int], input_type: InputType) -> t
 
 
 def trace_ensemble(
-    models: Sequence[Backbone[Any]], size: Sequence[int], input_type: InputType, *, several_labels: bool
+    models: Sequence[Backbone[Any]], size: Sequence[int], input_type: InputType, *, task: Task
 ) -> torch.export.ExportedProgram:
-    """Trace networks of one architecture as a single graph that averages their probabilities.
+    """Trace networks of one architecture as a single graph that averages their probabilities, or numbers.
 
     Args:
         models: From `simplify`.
         size: Usual height and width of the images; sides of volumes, length of signals.
         input_type: Input type of the graph.
-        several_labels: Whether a label's probability is the sigmoid of its logit, not one of a softmax.
+        task: What the networks' outputs are.
     """
-    ensemble = DeployedEnsemble([_Deployed(model) for model in models], several_labels=several_labels)
+    ensemble = DeployedEnsemble([_Deployed(model) for model in models], task=task)
     return _trace(ensemble, models[0], size, input_type)
 
 

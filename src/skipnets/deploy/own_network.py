@@ -20,6 +20,7 @@ from torch.export.graph_signature import InputKind
 
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.deploy.graph import DeployedEnsemble
+from skipnets.description import Task
 from skipnets.errors import UserError, one_line
 from skipnets.models.custom_model import CustomModel, NoEmbeddingError, logits_and_head_input
 from skipnets.runtimes.runtime import InputType
@@ -86,15 +87,15 @@ def trace_own(
     preprocessing: Preprocessing,
     input_type: InputType,
     *,
-    several_labels: bool = False,
+    task: Task = "single-label",
 ) -> ExportedProgram:
     """Trace networks for any number of images of the preprocessing's size.
 
     Args:
-        models: One network, or several whose probabilities are averaged; they are not changed.
+        models: One network, or several whose probabilities or numbers are averaged; they are not changed.
         preprocessing: How an image becomes their input.
         input_type: Input type of the graph.
-        several_labels: Whether a label's probability is the sigmoid of its logit, not one of a softmax.
+        task: What the networks' outputs are.
 
     Raises:
         UserError: If torch.export cannot.
@@ -103,9 +104,7 @@ def trace_own(
     shape = (2, preprocessing.channels, *preprocessing.size)
     try:
         members = [_with_features(model, shape) for model in models]
-        deployed: nn.Module = (
-            members[0] if len(members) == 1 else DeployedEnsemble(members, several_labels=several_labels)
-        )
+        deployed: nn.Module = members[0] if len(members) == 1 else DeployedEnsemble(members, task=task)
         if input_type == "uint8":
             deployed = _Normalized(deployed, preprocessing.mean, preprocessing.std)
         settings: Any = importlib.import_module("torch.fx.experimental._config")

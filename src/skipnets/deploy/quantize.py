@@ -11,25 +11,30 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.classifier import Classifier, sigmoid
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.loading import evaluation_batches
+from skipnets.data.options import DataOptions
 from skipnets.data.preprocessing import Preprocessing
 from skipnets.data.sources import open_dataset
 from skipnets.deploy.timing import alternate
 from skipnets.errors import UserError, listed, naming, needs_extra
+from skipnets.evaluation.evaluating import open_if_own
 from skipnets.evaluation.intervals import paired_interval
+from skipnets.evaluation.multi_label import all_right
+from skipnets.evaluation.multi_label_evaluation import labels_by_name
 from skipnets.runtimes.graph_format import IMAGES, LOGITS, ExportFormat
 from skipnets.runtimes.runtime import InputType
 
-__all__ = ["Accuracy", "Quantization", "open_calibration", "quantize"]
+__all__ = ["Accuracy", "Quantization", "judge", "open_calibration", "quantize"]
 
 logger = logging.getLogger("skipnets")
 
@@ -39,9 +44,13 @@ Inputs = NDArray[Any]
 Predict = Callable[[Inputs], NDArray[np.float32]]
 
 
+IsRight = Callable[[NDArray[np.float32], NDArray[Any]], NDArray[np.bool_]]
+"""(N, K) logits and the labels of N images → (N,) whether each is classified correctly."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Accuracy before and after quantization.
+    """Accuracy before and after quantization; with several labels an image, of all its known labels together.
 
     Attributes:
         before: Accuracy of the 32-bit graph on the validation images.
@@ -77,29 +86,60 @@ class Quantization:
     Args:
         dataset: Images with splits, labeled in the order of the classifier's classes.
         max_drop: Maximum drop in accuracy, in percentage points.
+        is_right: What accuracy is the share of. Default: that the most probable class is an image's own.
     """
 
     dataset: ImageDataset
     max_drop: float = 0.5
+    is_right: IsRight = field(default_factory=lambda: _class_right)
 
 
-def open_calibration(data: str | os.PathLike[str] | ImageDataset, classes: Sequence[str]) -> ImageDataset:
+def _class_right(logits: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[np.bool_]:
+    right: NDArray[np.bool_] = logits.argmax(1) == labels
+    return right
+
+
+def judge(classifier: Classifier) -> IsRight:
+    """When an image is classified correctly: its class, or all of its known labels at their thresholds."""
+    if classifier.thresholds is None:
+        return _class_right
+    thresholds, temperature = np.asarray(classifier.thresholds), classifier.temperature
+    return lambda logits, labels: all_right(sigmoid(logits, temperature) >= thresholds, labels)
+
+
+def open_calibration(data: str | os.PathLike[str] | ImageDataset, classifier: Classifier) -> ImageDataset:
     """Open labeled images with splits, and check that their classes are the classifier's.
 
+    The data of its own run have the run's splits.
+
     Raises:
-        UserError: If the classes differ, or a split has no images.
+        UserError: If the classes or the task differ, the model is a regression, or a split has no images.
     """
+    if classifier.task == "regression":
+        raise UserError("int8: needs a classifier, whose accuracy tells what it costs, not a regression")
+    classes = classifier.classes
     with naming("calibration"):
-        dataset = data if isinstance(data, ImageDataset) else open_dataset(data)
-    if dataset.task != "single-label":
-        raise UserError(f"calibration: int8 is not possible yet with {dataset.label_kind}")
-    if set(dataset.classes) != set(classes):
+        if isinstance(data, ImageDataset):
+            dataset = data
+        elif (own := open_if_own(classifier, data)) is not None:
+            dataset = own
+        else:
+            dataset = open_dataset(data, options=DataOptions().of_model(classifier.task, classes))
+    if dataset.task != classifier.task:
+        raise UserError(
+            f"calibration: has {dataset.label_kind}, which does not fit a {classifier.task} classifier"
+        )
+    if dataset.multi_label:
+        with naming("calibration"):
+            labels: NDArray[Any] = labels_by_name(dataset.labels, dataset.classes, classes, "the data")
+    elif set(dataset.classes) != set(classes):
         wrong = sorted(set(dataset.classes) ^ set(classes))
         raise UserError(
             f"calibration: must have the classifier's classes; only one of the two has {listed(wrong)}"
         )
-    position = np.array([classes.index(name) for name in dataset.classes])
-    dataset = replace(dataset, classes=tuple(classes), labels=position[dataset.labels])
+    else:
+        labels = np.array([classes.index(name) for name in dataset.classes])[dataset.labels]
+    dataset = replace(dataset, classes=tuple(classes), labels=labels)
     for split in ("train", "val"):
         if not len(dataset.split(split)):
             raise UserError(f'calibration: must have images in the split "{split}"')
@@ -131,7 +171,7 @@ def quantize(
     """
     _check_count(len(options.dataset.split("val")), options.max_drop)
     backend = _OPENVINO if file_format == "openvino" else _ONNX
-    data = _Data(options.dataset, preprocessing, input_type)
+    data = _Data(options, preprocessing, input_type)
     nncf = _import_nncf()
     with _quiet(), _signal_stack_kept():
         right = data.right(backend.predictor(graph))
@@ -155,7 +195,9 @@ def quantize(
                 graph,
                 calibration_dataset=calibration,
                 validation_dataset=nncf.Dataset(list(data.validation()), lambda item: {IMAGES: item[0]}),
-                validation_fn=partial(_validate, _cache_last(backend.predictor_of_prepared)),
+                validation_fn=partial(
+                    _validate, _cache_last(backend.predictor_of_prepared), options.is_right
+                ),
                 max_drop=options.max_drop / 100,
                 drop_type=nncf.DropType.ABSOLUTE,
                 subset_size=CALIBRATION_IMAGES,
@@ -198,7 +240,8 @@ def _accuracy(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Accuracy:
 class _Data:
     """Calibration and validation images as a graph's input."""
 
-    def __init__(self, dataset: ImageDataset, preprocessing: Preprocessing, input_type: InputType) -> None:
+    def __init__(self, options: Quantization, preprocessing: Preprocessing, input_type: InputType) -> None:
+        dataset, self._is_right = options.dataset, options.is_right
         train = dataset.split("train")
         chosen = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES]
         self._train, self._val = train.select(np.sort(chosen)), dataset.split("val")
@@ -209,18 +252,18 @@ class _Data:
         batches = [batch for batch, _ in self._batches(self._train)]
         return [batch[index : index + 1] for batch in batches for index in range(len(batch))]
 
-    def validation(self) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
+    def validation(self) -> Iterator[tuple[Inputs, NDArray[Any]]]:
         """Batches of inputs with their labels."""
         return self._batches(self._val)
 
     def right(self, predict: Predict) -> NDArray[np.bool_]:
         """Which of the validation images are classified correctly."""
-        right = [predict(batch).argmax(1) == labels for batch, labels in self.validation()]
+        right = [self._is_right(predict(batch), labels) for batch, labels in self.validation()]
         if not right:
             raise UserError("calibration: none of the validation images can be read")
         return np.concatenate(right)
 
-    def _batches(self, dataset: ImageDataset) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
+    def _batches(self, dataset: ImageDataset) -> Iterator[tuple[Inputs, NDArray[Any]]]:
         for batch in evaluation_batches(
             dataset, self._preprocessing, batch_size=16, workers=2, normalize=self._input_type == "float32"
         ):
@@ -263,11 +306,14 @@ _OPENVINO, _ONNX = _Backend(_run_openvino, _run_compiled), _Backend(_run_onnx, _
 
 
 def _validate(
-    predictor: Callable[[Any], Predict], prepared: Any, items: Iterable[tuple[Inputs, NDArray[np.int64]]]
+    predictor: Callable[[Any], Predict],
+    is_right: IsRight,
+    prepared: Any,
+    items: Iterable[tuple[Inputs, NDArray[Any]]],
 ) -> tuple[float, list[float]]:
     """Accuracy over all batches and in each batch, as NNCF requires."""
     predict = predictor(prepared)
-    counts = [(int((predict(batch).argmax(1) == labels).sum()), len(labels)) for batch, labels in items]
+    counts = [(int(is_right(predict(batch), labels).sum()), len(labels)) for batch, labels in items]
     total = sum(right for right, _ in counts) / sum(count for _, count in counts)
     return total, [right / count for right, count in counts]
 

@@ -1,4 +1,4 @@
-"""Calibration: probabilities that are true, sets of classes with a coverage, and the recognition of outliers.
+"""Calibration: probabilities that are true, sets and intervals with a coverage, and outliers that are told.
 
 Temperature scaling calibrates probabilities with a single parameter. It divides the logits by a temperature T
 before the softmax (Guo et al. 2017, arXiv 1706.04599). It changes no prediction, only the confidence: T > 1
@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from skipnets.classifier import Classifier, as_classifier, sigmoid, softmax
 from skipnets.data.dataset import ImageDataset
 from skipnets.data.options import DataOptions
 from skipnets.errors import UserError, needs_extra
-from skipnets.uncertainty import CalibrationScores, Uncertainty
+from skipnets.uncertainty import CalibrationScores, Uncertainty, label_scores
 
 with needs_extra("train"):
     from scipy.optimize import brentq
@@ -53,10 +53,10 @@ class HardlyAMistakeError(NoTemperatureError):
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A fitted temperature, its effect on metrics, and what was fitted for sets and outliers.
+    """A fitted temperature, its effect on metrics, and what was fitted for sets, intervals and outliers.
 
     Attributes:
-        temperature: Divides the logits.
+        temperature: Divides the logits; 1 of a regression, of which the next metrics are None.
         data: The folder, manifest or named dataset.
         split: The split of these data.
         tta: The test-time augmentation that predictions were made with, and for which all of this holds.
@@ -65,10 +65,10 @@ class Calibration:
         nll_after: At this temperature.
         ece_before: Expected calibration error at temperature 1.
         ece_after: At this temperature.
-        highest_coverage: The highest coverage of prediction sets that so many images can give; None for a
-            multi-label classifier, which has no sets.
+        highest_coverage: The highest coverage of prediction sets or intervals that so many images can give;
+            None where none of the images has a label.
         outlier_score: The score by which outliers are recognized: "energy", "max-logit" or "knn", which alone
-            serves a multi-label classifier; None for that if its training images are not there.
+            serves several labels and numbers; None for these if the training images are not there.
         outlier_auroc: Score → AUROC, these images against altered ones, by which it was chosen.
         created: ISO date and time.
         warnings: Caveats, one sentence each.
@@ -80,10 +80,10 @@ class Calibration:
     split: str
     tta: str
     images: int
-    nll_before: float
-    nll_after: float
-    ece_before: float
-    ece_after: float
+    nll_before: float | None
+    nll_after: float | None
+    ece_before: float | None
+    ece_after: float | None
     highest_coverage: float | None
     outlier_score: str | None
     outlier_auroc: dict[str, float]
@@ -166,7 +166,7 @@ def calibrate(
     options: DataOptions | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Calibration:
-    """Calibrate a classifier on images that it was not trained on.
+    """Calibrate a classifier or a regression on images that it was not trained on.
 
     A classifier gets a temperature and `uncertainty`, and an entry "calibration" in its provenance. From then
     on its probabilities are calibrated, and `predict` takes `coverage` and `reject`. `classifier.save(path)`
@@ -175,8 +175,9 @@ def calibrate(
     Where no temperature fits because hardly any prediction is wrong, the classifier keeps the one it has. The
     distance to training images is among the scores for outliers if these can be read: those of its own run.
 
-    A multi-label classifier gets no prediction sets, and its outliers are told by the distance to training
-    images. Its thresholds change with its probabilities, so that the same labels are found.
+    Outliers of a multi-label classifier and of a regression are told by the distance to training images
+    alone. The thresholds of the former change with its probabilities, so that the same labels are found. A
+    regression has no temperature: it gets prediction intervals of its numbers.
 
     Args:
         model: A classifier, a model file, a run folder or an export.
@@ -193,10 +194,6 @@ def calibrate(
             or `evaluate` fails.
     """
     classifier = as_classifier(model)
-    if classifier.task == "regression":
-        raise UserError(
-            f"{classifier.path or 'this model'}: is a regression, which has no probabilities to calibrate"
-        )
     if split is None:
         split = _held_out_split(classifier, data, download, options)
     evaluation = evaluate(
@@ -209,56 +206,46 @@ def calibrate(
         options=options,
         progress=progress,
     )
-    assert not isinstance(evaluation, RegressionEvaluation)
     trained_on = (evaluation.known or {}).get("train", 0)
     if trained_on or evaluation.split == "train":
         raise UserError(
             f"{evaluation.data}: {trained_on or len(evaluation.names):,} of these images were "
-            "trained on, and the classifier is more confident on them than on others: "
+            "trained on, and the model knows them better than others: "
             "use the split val, or images it has not seen"
         )
     warnings = _warnings(evaluation)
-    several = isinstance(evaluation, MultiLabelEvaluation)
-    fit, judge = (fit_label_temperature, _label_errors) if several else (fit_temperature, _errors)
-    labels: NDArray[Any] = evaluation.labels
-    try:
-        temperature = fit(evaluation.logits, labels)
-    except HardlyAMistakeError as error:
-        temperature = classifier.temperature
-        warnings.append(f"{evaluation.data} ({evaluation.split}): {error}; it stays {temperature:.4g}")
-    except NoTemperatureError as error:
-        raise UserError(f"{evaluation.data} ({evaluation.split}): {error}") from error
+    fit: dict[str, Any] = (
+        _number_fit(evaluation)
+        if isinstance(evaluation, RegressionEvaluation)
+        else _probability_fit(evaluation, classifier.temperature, warnings)
+    )
+    temperature = fit["temperature"]
     images, training = calibration_images(classifier, data, split, download=download, options=options)
+    by_logits = classifier.task == "single-label"
     if training is None:
-        told = "cannot be told" if several else "are told by the logits alone"
+        told = "are told by the logits alone" if by_logits else "cannot be told"
         warnings.append(f"the training images are not there, so outliers {told}")
-    uncertainty = None
-    if training is not None or not several:
+    detector = None
+    if training is not None or by_logits:
         detector = fit_outlier_detector(
             classifier, images, training, batch_size=batch_size, workers=workers, progress=progress
         )
-        uncertainty = Uncertainty(
-            temperature=temperature,
-            tta=classifier.tta,
-            sets=None if several else _set_scores(evaluation.logits, labels, temperature),
-            outliers=detector,
-        )
-    before, after = (judge(evaluation.logits, labels, at) for at in (1.0, temperature))
-    calibration = Calibration(
+    uncertainty = Uncertainty(
         temperature=temperature,
+        tta=classifier.tta,
+        sets=fit.pop("sets", None),
+        intervals=fit.pop("intervals", ()),
+        outliers=detector,
+    )
+    calibration = Calibration(
+        **fit,
         data=evaluation.data,
         split=evaluation.split,
         tta=classifier.tta,
         images=len(evaluation.names),
-        nll_before=before[0],
-        nll_after=after[0],
-        ece_before=before[1],
-        ece_after=after[1],
-        highest_coverage=None
-        if uncertainty is None or uncertainty.sets is None
-        else uncertainty.sets.highest_coverage,
-        outlier_score=None if uncertainty is None else uncertainty.outliers.score,
-        outlier_auroc={} if uncertainty is None else dict(uncertainty.outliers.auroc),
+        highest_coverage=uncertainty.highest_coverage,
+        outlier_score=None if detector is None else detector.score,
+        outlier_auroc={} if detector is None else dict(detector.auroc),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         warnings=tuple(warnings),
         failures=evaluation.failures,
@@ -275,12 +262,66 @@ def calibrate(
     return calibration
 
 
-def _set_scores(
-    logits: NDArray[np.floating[Any]], labels: NDArray[Any], temperature: float
-) -> CalibrationScores:
-    """One minus the probabilities of the true classes."""
-    right = softmax(logits, temperature)[np.arange(len(labels)), labels]
-    return CalibrationScores.of(1 - right)
+def _probability_fit(
+    evaluation: Evaluation | MultiLabelEvaluation, temperature: float, warnings: list[str]
+) -> dict[str, Any]:
+    """The temperature, what it changes, and the scores of sets: fields of `Calibration`, and "sets".
+
+    Args:
+        evaluation: On the calibration images.
+        temperature: The classifier's, which it keeps where hardly any prediction is wrong.
+        warnings: Gets what is to be said of that, and of missing sets.
+
+    Raises:
+        UserError: If predictions are no better than chance.
+    """
+    several = isinstance(evaluation, MultiLabelEvaluation)
+    fit, judge = (fit_label_temperature, _label_errors) if several else (fit_temperature, _errors)
+    logits, labels = evaluation.logits, cast("NDArray[Any]", evaluation.labels)
+    try:
+        temperature = fit(logits, labels)
+    except HardlyAMistakeError as error:
+        warnings.append(f"{evaluation.data} ({evaluation.split}): {error}; it stays {temperature:.4g}")
+    except NoTemperatureError as error:
+        raise UserError(f"{evaluation.data} ({evaluation.split}): {error}") from error
+    if several:
+        sets = label_scores(sigmoid(logits, temperature), labels)
+        if sets is None:
+            warnings.append("no image is known to have a label, so there are no prediction sets")
+    else:
+        right = softmax(logits, temperature)[np.arange(len(labels)), labels]
+        sets = CalibrationScores.of(1 - right)
+    before, after = (judge(logits, labels, at) for at in (1.0, temperature))
+    return {
+        "temperature": temperature,
+        "nll_before": before[0],
+        "nll_after": after[0],
+        "ece_before": before[1],
+        "ece_after": after[1],
+        "sets": sets,
+    }
+
+
+def _number_fit(evaluation: RegressionEvaluation) -> dict[str, Any]:
+    """The absolute residuals of each target, and no temperature: fields of `Calibration`, and "intervals".
+
+    Raises:
+        UserError: If a target is not known of any image.
+    """
+    residuals = np.abs(evaluation.predicted - evaluation.numbers)
+    known = np.isfinite(residuals)
+    if len(without := np.flatnonzero(~known.any(0))):
+        raise UserError(
+            f"{evaluation.data} ({evaluation.split}): has no number for {evaluation.targets[without[0]]}, so "
+            "there are no intervals for it"
+        )
+    return {
+        "temperature": 1.0,
+        **dict.fromkeys(("nll_before", "nll_after", "ece_before", "ece_after")),
+        "intervals": tuple(
+            CalibrationScores.of(column[of]) for column, of in zip(residuals.T, known.T, strict=True)
+        ),
+    }
 
 
 def _errors(
@@ -321,7 +362,7 @@ def _held_out_split(
     return "all"
 
 
-def _warnings(evaluation: Evaluation | MultiLabelEvaluation) -> list[str]:
+def _warnings(evaluation: Evaluation | MultiLabelEvaluation | RegressionEvaluation) -> list[str]:
     caveats = []
     if count := (evaluation.known or {}).get("test", 0):
         caveats.append(
@@ -331,5 +372,6 @@ def _warnings(evaluation: Evaluation | MultiLabelEvaluation) -> list[str]:
     if evaluation.failures:
         caveats.append(f"{len(evaluation.failures):,} images could not be read and were left out")
     if len(evaluation.names) < FEW:
-        caveats.append(f"{len(evaluation.names):,} images are few: the temperature is uncertain")
+        what = "the temperature is" if not isinstance(evaluation, RegressionEvaluation) else "intervals are"
+        caveats.append(f"{len(evaluation.names):,} images are few: {what} uncertain")
     return caveats

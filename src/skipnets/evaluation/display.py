@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from skipnets.evaluation.fold_table import fold_table
+from skipnets.evaluation.saving import images_row, note_tables
 from skipnets.evaluation.selective import selective_rows
-from skipnets.tables import make_table, properties_table
+from skipnets.tables import make_table, number_text, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["headline", "metric_tables"]
+
+_FOLD_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "accuracy": ("accuracy", "{:.2%}".format),
+    "balanced_accuracy": ("balanced accuracy", "{:.2%}".format),
+    "nll": ("NLL", "{:.4f}".format),
+    "macro_auroc": ("macro AUROC", "{:.4f}".format),
+}
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
@@ -20,9 +29,13 @@ def headline(metrics: Mapping[str, Any]) -> str:
         auroc = metrics["macro"]["auroc"]
         if auroc["value"] is None:
             return "mean AUROC undefined"
-        interval = auroc["interval"]
-        limits = "" if interval is None else f"  (95% interval {interval[0]:.3f} to {interval[1]:.3f})"
-        return f"mean AUROC {auroc['value']:.3f}{limits}"
+        return f"mean AUROC {auroc['value']:.3f}{_limits(auroc['interval'], '{:.3f}'.format)}"
+    if metrics.get("task") == "regression":
+        row = metrics["targets"][0]
+        undefined = "undefined" if row["mae"] is None else number_text(row["mae"])
+        interval = row["intervals"]["mae"]
+        of_target = f" of {row['name']}" if len(metrics["targets"]) > 1 else ""
+        return f"MAE{of_target} {undefined}{_limits(interval, number_text)}"
     low, high = metrics["accuracy_interval"]
     return f"accuracy {metrics['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%})"
 
@@ -39,8 +52,7 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
         return regression_tables(metrics)
     low, high = metrics["accuracy_interval"]
     rows = {
-        "images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})",
-        "test-time augmentation": metrics.get("tta", ""),
+        **images_row(metrics),
         "accuracy": f"{metrics['accuracy']:.2%}  (95% interval {low:.2%} to {high:.2%})",
         "balanced accuracy": f"{metrics['balanced_accuracy']:.2%}",
         "top-5 accuracy": "" if metrics["top5"] is None else f"{metrics['top5']:.2%}",
@@ -68,46 +80,21 @@ def metric_tables(metrics: Mapping[str, Any]) -> list[Table]:
         ),
     )
     overall = properties_table({name: value for name, value in rows.items() if value})
-    folds = [_fold_table(metrics)] if "folds" in metrics else []
+    folds = (
+        [fold_table(metrics["folds"], metrics["between_folds"], _FOLD_COLUMNS)] if "folds" in metrics else []
+    )
     return [
         overall,
         *folds,
         classes,
-        *(properties_table({"note": warning}) for warning in metrics["warnings"]),
+        *note_tables(metrics),
     ]
 
 
-def _fold_table(metrics: Mapping[str, Any]) -> Table:
-    """Metrics of each fold, their mean and their standard deviation."""
-    columns = {
-        "accuracy": ("accuracy", "{:.2%}"),
-        "balanced_accuracy": ("balanced accuracy", "{:.2%}"),
-        "nll": ("NLL", "{:.4f}"),
-        "macro_auroc": ("macro AUROC", "{:.4f}"),
-    }
-
-    def cells(values: Mapping[str, Any]) -> list[str]:
-        return [
-            "–" if values.get(key) is None else pattern.format(values[key])
-            for key, (_, pattern) in columns.items()
-        ]
-
-    spread = metrics["between_folds"]
-    summary = [
-        [name, "", "", *cells({key: value[statistic] for key, value in spread.items()})]
-        for name, statistic in (("mean", "mean"), ("standard deviation", "std"))
-    ]
-    headings: dict[str, Any] = {"fold": "left", "images": "right", "best epoch": "right"}
-    return make_table(
-        headings | {title: "right" for title, _ in columns.values()},
-        [
-            *(
-                [str(row["fold"]), f"{row['images']:,}", str(row["best_epoch"]), *cells(row)]
-                for row in metrics["folds"]
-            ),
-            *summary,
-        ],
-    )
+def _limits(interval: Sequence[float] | None, as_text: Callable[[float], str]) -> str:
+    if interval is None:
+        return ""
+    return f"  (95% interval {as_text(interval[0])} to {as_text(interval[1])})"
 
 
 def _share(value: float | None, *, digits: int) -> str:

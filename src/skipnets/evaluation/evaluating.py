@@ -43,7 +43,7 @@ with needs_extra("train"):
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Evaluation", "evaluate", "open_own_images"]
+__all__ = ["Evaluation", "evaluate", "open_if_own", "open_own_images"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,36 +51,19 @@ class Evaluation(SavedEvaluation):
     """A classifier's predictions on a set of images, and their metrics.
 
     Attributes:
-        classifier: The classifier's file, or the name of its architecture if it has none.
-        data: The folder, manifest or named dataset that it was evaluated on.
-        split: "train", "val", "test" or "all".
         classes: The classifier's K classes.
         metrics: The metrics.
-        names: The N images' names, as in splits.csv.
         labels: (N,) true classes, indices into `classes`.
         logits: (N, K), not divided by the temperature.
         temperature: The classifier's temperature, at which the metrics are computed.
-        failures: Name → reason, of the images that could not be read; no metric includes them.
-        known: How many of the images the classifier's training used as "train", "val" and "test"; None if
-            there is no record of it.
-        tta: The test-time augmentation.
-        runs_in: The classifier's runtime, device and precision.
         selective: Prediction sets and rejected images; None if none was asked for.
     """
 
-    classifier: str
-    data: str
-    split: str
     classes: tuple[str, ...]
     metrics: Metrics
-    names: list[str]
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
     temperature: float
-    failures: dict[str, str]
-    known: dict[str, int] | None
-    tta: str = "none"
-    runs_in: str = ""
     selective: Selective | None = None
 
     @cached_property
@@ -91,7 +74,7 @@ class Evaluation(SavedEvaluation):
     @property
     def warnings(self) -> list[str]:
         """Caveats, one sentence each."""
-        caveats = _caveats(len(self.names), self.failures, self.known)
+        caveats = super().warnings
         absent = [name for name, count in zip(self.classes, self.metrics.support, strict=True) if not count]
         if absent:
             caveats.append(f"no images of {listed(absent)}: their metrics are undefined")
@@ -101,10 +84,7 @@ class Evaluation(SavedEvaluation):
         """The metrics as plain values for JSON; undefined ones are None."""
         metrics = self.metrics
         return {
-            "classifier": self.classifier,
-            "data": self.data,
-            "split": self.split,
-            "images": len(self.names),
+            **self._about(),
             "accuracy": metrics.accuracy,
             "accuracy_interval": list(metrics.accuracy_interval),
             "balanced_accuracy": metrics.balanced_accuracy,
@@ -113,8 +93,6 @@ class Evaluation(SavedEvaluation):
             "ece": metrics.ece,
             "ece_bins": CALIBRATION_BINS,
             "temperature": self.temperature,
-            **({} if self.tta == "none" else {"tta": self.tta}),
-            "runs_in": self.runs_in,
             "macro_f1": metrics.macro_f1,
             "macro_auroc": or_none(metrics.macro_auroc),
             "classes": [
@@ -130,9 +108,7 @@ class Evaluation(SavedEvaluation):
             ],
             "confusion": metrics.confusion.tolist(),
             **({} if self.selective is None else self._selective_metrics(self.selective)),
-            "failures": self.failures,
-            "known": self.known,
-            "warnings": self.warnings,
+            **self._doubts(),
         }
 
     def _selective_metrics(self, selective: Selective) -> dict[str, Any]:
@@ -176,9 +152,7 @@ class Evaluation(SavedEvaluation):
             f"accuracy {self.metrics.accuracy:.1%} (95% interval {100 * low:.1f}–{high:.1%}), "
             f"{len(self.names):,} images"
         )
-        data = Path(self.data).name or self.data
-        title = data if self.split == "all" else f"{data}, {self.split}"
-        save_figure(draw_confusion(self.metrics.confusion, self.classes, title=title, note=note), path)
+        save_figure(draw_confusion(self.metrics.confusion, self.classes, title=self._title, note=note), path)
 
 
 def evaluate(
@@ -206,7 +180,7 @@ def evaluate(
             classifier's own run. If these are the run's data (the same folder, or nine tenths of its images
             by content), the run's splits are used; other data without splits are all "test".
         split: "train", "val", "test" or "all".
-        coverage: Measure prediction sets with this coverage, as of `Classifier.predict`.
+        coverage: Measure prediction sets or intervals with this coverage, as of `Classifier.predict`.
         reject: Measure what rejecting this share of unusual images leaves, as of `Classifier.predict`.
         batch_size: Images per forward pass.
         workers: Threads that read images; None uses one per core.
@@ -254,35 +228,35 @@ def evaluate(
         progress=progress,
     )
     selective = select(classifier, logits, features, coverage=coverage, reject=reject)
-    known = None if record is None else record.count(chosen)
     groups = None if chosen.groups is None else chosen.groups[positions]
+    about: dict[str, Any] = {
+        "classifier": classifier.architecture["name"] if classifier.path is None else str(classifier.path),
+        "data": name,
+        "split": split,
+        "names": [chosen.names[position] for position in positions],
+        "failures": failures,
+        "known": None if record is None else record.count(chosen),
+        "runs_in": classifier.runs_in,
+        "tta": classifier.tta,
+    }
     if classifier.scales is not None:
         numbers = numbers_by_name(chosen.labels, chosen.classes, classifier.classes, name)[positions]
         predicted = unscaled(logits, classifier.scales)
         ordinal = all(scale.grades is not None for scale in classifier.scales)
         return RegressionEvaluation(
-            classifier=classifier.architecture["name"] if classifier.path is None else str(classifier.path),
-            data=name,
-            split=split,
+            **about,
             targets=classifier.classes,
             metrics=measure_numbers(predicted, numbers, ordinal=ordinal, groups=groups),
-            names=[chosen.names[position] for position in positions],
             numbers=numbers,
             predicted=predicted,
             ordinal=ordinal,
             groups=groups,
-            failures=failures,
-            known=known,
-            caveats=_caveats(len(positions), failures, known),
-            runs_in=classifier.runs_in,
-            tta=classifier.tta,
+            selective=selective,
         )
     if classifier.thresholds is not None:
         several = labels_by_name(chosen.labels, chosen.classes, classifier.classes, name)[positions]
         return MultiLabelEvaluation(
-            classifier=classifier.architecture["name"] if classifier.path is None else str(classifier.path),
-            data=name,
-            split=split,
+            **about,
             classes=classifier.classes,
             thresholds=classifier.thresholds,
             metrics=measure_labels(
@@ -292,53 +266,22 @@ def evaluate(
                 temperature=classifier.temperature,
                 groups=groups,
             ),
-            names=[chosen.names[position] for position in positions],
             labels=several,
             logits=logits,
             temperature=classifier.temperature,
             groups=groups,
-            failures=failures,
-            known=known,
-            caveats=_caveats(len(positions), failures, known),
-            runs_in=classifier.runs_in,
-            tta=classifier.tta,
             selective=selective,
         )
-    labels = _labels_by_name(chosen, classifier.classes, name)
+    labels = _labels_by_name(chosen, classifier.classes, name)[positions]
     return Evaluation(
-        classifier=classifier.architecture["name"] if classifier.path is None else str(classifier.path),
-        data=name,
-        split=split,
+        **about,
         classes=classifier.classes,
-        metrics=measure(logits, labels[positions], temperature=classifier.temperature),
-        names=[chosen.names[position] for position in positions],
-        labels=labels[positions],
+        metrics=measure(logits, labels, temperature=classifier.temperature),
+        labels=labels,
         logits=logits,
         temperature=classifier.temperature,
-        failures=failures,
-        known=known,
-        tta=classifier.tta,
-        runs_in=classifier.runs_in,
         selective=selective,
     )
-
-
-def _caveats(images: int, failures: Mapping[str, str], known: Mapping[str, int] | None) -> list[str]:
-    """What the use of the images in training, and those that could not be read, mean for metrics."""
-    caveats = []
-    count = images + len(failures)
-    if known is not None and known["train"]:
-        caveats.append(
-            f"{known['train']:,} of the {count:,} images were trained on: "
-            "the metrics say nothing about new images"
-        )
-    if known is not None and known["val"]:
-        caveats.append(
-            f"{known['val']:,} of the {count:,} images chose the best epoch: the metrics are optimistic"
-        )
-    if failures:
-        caveats.append(f"{len(failures):,} of the {count:,} images could not be read and are not counted")
-    return caveats
 
 
 def evaluate_classes(
@@ -593,6 +536,20 @@ def open_own_images(classifier: Classifier, *, download: bool = False) -> ImageD
         UserError: If it is not in a run folder, or the images are no longer there.
     """
     return _open_runs_own(classifier, _run_record(classifier), download)
+
+
+def open_if_own(
+    classifier: Classifier, data: str | os.PathLike[str], *, download: bool = False
+) -> ImageDataset | None:
+    """Open data of which the classifier's own run was made, with the run's splits; None for other data.
+
+    Raises:
+        UserError: If they are the run's, and the images are no longer there.
+    """
+    record = _run_record(classifier)
+    if record is None or record.data != os.fspath(data):
+        return None
+    return _open_runs_own(classifier, record, download)
 
 
 def _open_runs_own(classifier: Classifier, record: _RunRecord | None, download: bool) -> ImageDataset:

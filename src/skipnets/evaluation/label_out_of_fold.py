@@ -22,7 +22,7 @@ from skipnets import run_folder
 from skipnets.classifier import sigmoid
 from skipnets.evaluation.multi_label import LABEL_METRICS, measure_labels
 from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation, read_label_predictions
-from skipnets.evaluation.out_of_fold import known_in_folds, spread
+from skipnets.evaluation.out_of_fold import joined, spread
 from skipnets.evaluation.thresholds import ThresholdRule, choose_thresholds
 
 __all__ = ["LabelFoldResult", "LabelsOutOfFold", "fold_limits", "labels_out_of_fold"]
@@ -147,15 +147,12 @@ def labels_out_of_fold(
         groups: Name → group; None where there are no groups.
         rule: How the ensemble's thresholds are chosen.
     """
-    names = [name for fold in folds for name in fold.names]
-    order = sorted(range(len(names)), key=names.__getitem__)
-    names = [names[index] for index in order]
-    labels = np.concatenate([fold.labels for fold in folds])[order]
-    logits = np.concatenate([fold.logits for fold in folds])[order].astype(np.float32)
-    fold_of = np.repeat([fold.number for fold in folds], [len(fold.names) for fold in folds])[order]
+    order = joined(folds)
+    labels = np.concatenate([fold.labels for fold in folds])[order.rows]
+    logits = np.concatenate([fold.logits for fold in folds])[order.rows].astype(np.float32)
     rows = [fold.to_dict() for fold in folds]
-    of_images = None if groups is None else np.array([groups.get(name, "") for name in names])
-    metrics = measure_labels(logits, labels, fold_limits(rows, fold_of), groups=of_images)
+    of_images = None if groups is None else np.array([groups.get(name, "") for name in order.names])
+    metrics = measure_labels(logits, labels, fold_limits(rows, order.fold_of), groups=of_images)
     thresholds, undefined = choose_thresholds(sigmoid(logits), labels, rule, classes)
     return LabelsOutOfFold(
         classifier=classifier,
@@ -164,15 +161,14 @@ def labels_out_of_fold(
         classes=classes,
         thresholds=thresholds,
         metrics=metrics,
-        names=names,
+        names=order.names,
         labels=labels,
         logits=logits,
         temperature=1.0,
         groups=of_images,
-        failures={name: reason for fold in folds for name, reason in fold.metrics["failures"].items()},
-        known=known_in_folds([fold.metrics for fold in folds]),
-        caveats=[],
-        fold_of=fold_of,
+        failures=order.failures,
+        known=order.known,
+        fold_of=order.fold_of,
         folds=rows,
         between=[
             {name: spread([fold.metrics["classes"][index][name] for fold in folds]) for name in _RANKINGS}

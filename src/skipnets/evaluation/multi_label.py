@@ -1,7 +1,10 @@
 """Metrics of a multi-label classifier; undefined ones (no images to compute them from) are NaN, never 0 or 1.
 
 Images whose label is not known count for no metric of this label. Intervals are the bootstrap's (Efron 1979),
-which draws images with replacement, or whole groups of them where images of one patient are alike.
+which draws images with replacement, or whole groups of them where images of one patient are alike. Average
+precision is biased in resamples, as an image that is drawn several times ties with itself, which raises the
+precision at its rank. The bias does not become smaller in the mean over labels, but the spread does, so that
+an interval need not contain its own value: it is shifted by how far the median of the resamples is off.
 
 Shapes: N images, K labels, B resamples, G groups.
 """
@@ -24,6 +27,7 @@ __all__ = [
     "LABEL_METRICS",
     "SUMMARIES",
     "MultiLabelMetrics",
+    "all_right",
     "binary_nll",
     "draws",
     "group_numbers",
@@ -104,6 +108,17 @@ def ranking_metrics(
     return found
 
 
+def all_right(found: NDArray[np.bool_], labels: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """(N,) whether all known labels of an image are right.
+
+    Args:
+        found: (N, K) whether a label counts as present.
+        labels: (N, K), NaN where a label is not known.
+    """
+    right: NDArray[np.bool_] = ((found == (labels == 1)) | np.isnan(labels)).all(1)
+    return right
+
+
 def binary_nll(
     logits: NDArray[np.floating[Any]], labels: NDArray[np.floating[Any]], *, temperature: float = 1.0
 ) -> float:
@@ -170,7 +185,15 @@ def measure_labels(
             samples.setdefault(name, []).append(of_labels[name])
             samples.setdefault(f"macro {name}", []).append(_row_means(of_labels[name])[:, None])
             samples.setdefault(f"micro {name}", []).append(pooled[name])
-    limits = {name: percentiles(np.concatenate(parts)) for name, parts in samples.items()}
+    joined = {name: np.concatenate(parts) for name, parts in samples.items()}
+    limits = {name: percentiles(drawn_values) for name, drawn_values in joined.items()}
+    of_data = {
+        "average_precision": values["average_precision"],
+        "macro average_precision": np.array([macro["average_precision"]]),
+        "micro average_precision": np.array([micro["average_precision"]]),
+    }
+    for name in limits.keys() & of_data.keys():
+        limits[name] = _unbiased(limits[name], joined[name], of_data[name])
     nothing = np.full((labels.shape[1], 2), np.nan)
     absent = known & ~has
     intervals = {name: limits.get(name, nothing).copy() for name in LABEL_METRICS}
@@ -182,7 +205,6 @@ def measure_labels(
             absent=_count_units(absent, units),
             found=_count_units(found, units),
         )
-    right = (found == has) | ~known
     return MultiLabelMetrics(
         labels=values,
         intervals=intervals,
@@ -197,7 +219,7 @@ def measure_labels(
             ]
         ),
         nll=binary_nll(logits, labels, temperature=temperature),
-        exact=float(right[known.any(1)].all(1).mean()) if known.any() else float("nan"),
+        exact=float(all_right(found, labels)[known.any(1)].mean()) if known.any() else float("nan"),
         present=has.sum(0),
         absent=absent.sum(0),
         unknown=(~known).sum(0),
@@ -381,6 +403,15 @@ def percentiles(samples: Floats) -> Floats:
         if len(defined) > len(column) / 2:
             limits[index] = np.percentile(defined, (2.5, 97.5))
     return limits
+
+
+def _unbiased(limits: Floats, samples: Floats, values: Floats) -> Floats:
+    """(K, 2) intervals, shifted by how far the medians of (B, K) resamples are from the (K,) values."""
+    shifted = limits.copy()
+    for index in np.flatnonzero(np.isfinite(limits).all(1)):
+        shift = values[index] - np.nanmedian(samples[:, index])
+        shifted[index] = np.clip(limits[index] + shift, 0, 1)
+    return shifted
 
 
 def _interval(limits: Floats | None, value: float) -> Interval | None:

@@ -5,7 +5,7 @@ Shapes: N images, K labels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from skipnets.classifier import sigmoid
 from skipnets.errors import UserError, listed
-from skipnets.evaluation.multi_label import LABEL_METRICS, SUMMARIES, MultiLabelMetrics
-from skipnets.evaluation.saving import SavedEvaluation, or_none
+from skipnets.evaluation.fold_table import fold_table
+from skipnets.evaluation.multi_label import LABEL_METRICS, SUMMARIES, MultiLabelMetrics, all_right
+from skipnets.evaluation.saving import SavedEvaluation, images_row, interval_or_none, note_tables, or_none
 from skipnets.evaluation.selective import Selective, selective_rows
 from skipnets.tables import make_table, properties_table
 
@@ -35,6 +36,10 @@ TITLES = {
     "precision": "precision",
     "f1": "F1",
 }
+_FOLD_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
+    name: ((TITLES | {"nll": "NLL"})[name], "{:.3f}".format)
+    for name in ("auroc", "average_precision", "f1", "nll")
+}
 # The smallest float32 above zero, and the largest below one, in place of probabilities that were rounded.
 _LEAST, _MOST = 2.0**-149, 1 - 2.0**-53
 
@@ -44,42 +49,23 @@ class MultiLabelEvaluation(SavedEvaluation):
     """A multi-label classifier's predictions on a set of images, and their metrics.
 
     Attributes:
-        classifier: The classifier's file, or the name of its architecture if it has none.
-        data: The folder or manifest that it was evaluated on.
-        split: "train", "val", "test" or "all".
         classes: The K labels.
         thresholds: K probabilities from which on a label counts as present.
         metrics: The metrics.
-        names: The N images' names, as in splits.csv.
         labels: (N, K) with 1 for present, 0 for absent, NaN for unknown.
         logits: (N, K), not divided by the temperature.
         temperature: The classifier's temperature.
         groups: (N,) what was drawn as a whole for the intervals; None where there are no groups.
-        failures: Name → reason, of the images that could not be read; no metric includes them.
-        known: How many of the images the classifier's training used as "train", "val" and "test"; None if
-            there is no record of it.
-        caveats: What the data and their use in training leave in doubt, one sentence each.
-        runs_in: The classifier's runtime, device and precision.
-        tta: The test-time augmentation.
         selective: Which images are rejected; None if that was not asked for.
     """
 
-    classifier: str
-    data: str
-    split: str
     classes: tuple[str, ...]
     thresholds: tuple[float, ...]
     metrics: MultiLabelMetrics
-    names: list[str]
     labels: NDArray[np.float32]
     logits: NDArray[np.float32]
     temperature: float
     groups: NDArray[np.str_] | None
-    failures: dict[str, str]
-    known: dict[str, int] | None
-    caveats: list[str]
-    runs_in: str = ""
-    tta: str = "none"
     selective: Selective | None = None
 
     @cached_property
@@ -90,7 +76,7 @@ class MultiLabelEvaluation(SavedEvaluation):
     @property
     def warnings(self) -> list[str]:
         """Caveats, one sentence each."""
-        found = list(self.caveats)
+        found = super().warnings
         areas, limits = self.metrics.labels["auroc"], self.metrics.intervals["auroc"]
         if self.metrics.groups == 1:
             found.append("all images are of one group: how much metrics vary among groups is not known")
@@ -112,19 +98,14 @@ class MultiLabelEvaluation(SavedEvaluation):
         metrics = self.metrics
         return {
             "task": "multi-label",
-            "classifier": self.classifier,
-            "runs_in": self.runs_in,
-            "data": self.data,
-            "split": self.split,
-            "images": len(self.names),
+            **self._about(),
             "groups": metrics.groups,
             "temperature": self.temperature,
-            **({} if self.tta == "none" else {"tta": self.tta}),
             **{
                 summary: {
                     name: {
                         "value": or_none(getattr(metrics, summary)[name]),
-                        "interval": _listed(getattr(metrics, f"{summary}_intervals")[name]),
+                        "interval": interval_or_none(getattr(metrics, f"{summary}_intervals")[name]),
                     }
                     for name in LABEL_METRICS
                 }
@@ -138,7 +119,9 @@ class MultiLabelEvaluation(SavedEvaluation):
                     "threshold": self.thresholds[index],
                     **{each: or_none(metrics.labels[each][index]) for each in LABEL_METRICS},
                     "ece": or_none(metrics.ece[index]),
-                    "intervals": {each: _listed(metrics.intervals[each][index]) for each in LABEL_METRICS},
+                    "intervals": {
+                        each: interval_or_none(metrics.intervals[each][index]) for each in LABEL_METRICS
+                    },
                     "present": int(metrics.present[index]),
                     "absent": int(metrics.absent[index]),
                     "unknown": int(metrics.unknown[index]),
@@ -146,15 +129,12 @@ class MultiLabelEvaluation(SavedEvaluation):
                 for index, name in enumerate(self.classes)
             ],
             **({} if self.selective is None else self._selective_metrics(self.selective)),
-            "failures": self.failures,
-            "known": self.known,
-            "warnings": self.warnings,
+            **self._doubts(),
         }
 
     def _selective_metrics(self, selective: Selective) -> dict[str, Any]:
         found = self.probabilities >= np.asarray(self.thresholds)
-        right = ((found == (self.labels == 1)) | np.isnan(self.labels)).all(1)
-        return selective.measure(right, self.labels)
+        return selective.measure(all_right(found, self.labels), self.labels)
 
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""
@@ -177,10 +157,7 @@ class MultiLabelEvaluation(SavedEvaluation):
 def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
     """Tables of `MultiLabelEvaluation.to_dict()`: overall metrics, metrics of each label, and caveats."""
     unit = "images" if metrics["groups"] is None else f"{metrics['groups']:,} groups of images"
-    rows = {
-        "images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})",
-        **({"test-time augmentation": metrics["tta"]} if "tta" in metrics else {}),
-    }
+    rows = images_row(metrics)
     overall = make_table(
         {
             "": "left",
@@ -233,36 +210,15 @@ def multi_label_tables(metrics: Mapping[str, Any]) -> list[Table]:
     return [
         properties_table(rows),
         overall,
-        *([_fold_table(metrics)] if "folds" in metrics else []),
+        *(
+            [fold_table(metrics["folds"], metrics["between_folds"], _FOLD_COLUMNS)]
+            if "folds" in metrics
+            else []
+        ),
         ranked,
         decided,
-        *(properties_table({"note": warning}) for warning in metrics["warnings"]),
+        *note_tables(metrics),
     ]
-
-
-def _fold_table(metrics: Mapping[str, Any]) -> Table:
-    """Means over the labels of each fold, their mean and their standard deviation."""
-    names = ("auroc", "average_precision", "f1", "nll")
-    headings: dict[str, Any] = {"fold": "left", "images": "right", "best epoch": "right"}
-    spread = metrics["between_folds"]
-    return make_table(
-        headings | {(TITLES | {"nll": "NLL"})[name]: "right" for name in names},
-        [
-            *(
-                [
-                    str(row["fold"]),
-                    f"{row['images']:,}",
-                    str(row["best_epoch"]),
-                    *(_number(row[name]) for name in names),
-                ]
-                for row in metrics["folds"]
-            ),
-            *(
-                [title, "", "", *(_number(spread[name][statistic]) for name in names)]
-                for title, statistic in (("mean", "mean"), ("standard deviation", "std"))
-            ),
-        ],
-    )
 
 
 def read_label_predictions(
@@ -327,9 +283,3 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.2%}"
-
-
-def _listed(interval: Any) -> list[float] | None:
-    if interval is None or not np.isfinite(interval).all():
-        return None
-    return [float(interval[0]), float(interval[1])]

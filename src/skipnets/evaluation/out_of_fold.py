@@ -9,7 +9,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from typing_extensions import override
 from skipnets.evaluation.evaluating import Evaluation
 from skipnets.evaluation.metrics import measure
 
-__all__ = ["FoldResult", "OutOfFold", "known_in_folds", "out_of_fold", "spread"]
+__all__ = ["FoldResult", "JoinedFolds", "OutOfFold", "joined", "known_in_folds", "out_of_fold", "spread"]
 
 # The metrics of `Evaluation.to_dict` that are compared between folds.
 COMPARED = ("accuracy", "balanced_accuracy", "nll", "ece", "macro_f1", "macro_auroc")
@@ -110,25 +110,72 @@ def out_of_fold(
         classes: The K classes.
         groups: Name → group.
     """
-    names = [name for fold in folds for name in fold.names]
-    order = sorted(range(len(names)), key=names.__getitem__)
-    labels = np.concatenate([fold.labels for fold in folds])[order]
-    logits = np.concatenate([fold.logits for fold in folds])[order].astype(np.float32)
+    order = joined(folds)
+    labels = np.concatenate([fold.labels for fold in folds])[order.rows]
+    logits = np.concatenate([fold.logits for fold in folds])[order.rows].astype(np.float32)
     return OutOfFold(
         classifier=classifier,
         data=data,
         split="out-of-fold",
         classes=classes,
         metrics=measure(logits, labels),
-        names=[names[index] for index in order],
+        names=order.names,
         labels=labels,
         logits=logits,
         temperature=1.0,
+        failures=order.failures,
+        known=order.known,
+        groups=[groups.get(name, "") for name in order.names],
+        fold_of=order.fold_of,
+        folds=[fold.to_dict() for fold in folds],
+    )
+
+
+class AnyFold(Protocol):
+    """What a fold's model predicted, whatever its task."""
+
+    @property
+    def number(self) -> int:
+        """The fold, from 1."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """The contents of its evaluation.json."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the images that it holds out."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JoinedFolds:
+    """The images of all folds in the order of their names.
+
+    Attributes:
+        rows: (N,) where each stands among those of all folds, one fold after another.
+        names: The N images' names.
+        fold_of: (N,) the fold of each image, from 1.
+        failures: Name → reason, of the images that could not be read.
+        known: As of `known_in_folds`.
+    """
+
+    rows: NDArray[np.int64]
+    names: list[str]
+    fold_of: NDArray[np.int64]
+    failures: dict[str, str]
+    known: dict[str, int]
+
+
+def joined(folds: Sequence[AnyFold]) -> JoinedFolds:
+    """Join what the results of all tasks share."""
+    names = [name for fold in folds for name in fold.names]
+    rows = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
+    return JoinedFolds(
+        rows=rows,
+        names=[names[row] for row in rows],
+        fold_of=np.repeat([fold.number for fold in folds], [len(fold.names) for fold in folds])[rows],
         failures={name: reason for fold in folds for name, reason in fold.metrics["failures"].items()},
         known=known_in_folds([fold.metrics for fold in folds]),
-        groups=[groups.get(names[index], "") for index in order],
-        fold_of=np.repeat([fold.number for fold in folds], [len(fold.names) for fold in folds])[order],
-        folds=[fold.to_dict() for fold in folds],
     )
 
 

@@ -1,5 +1,6 @@
 """Metrics of predicted numbers; undefined ones (R² of images with one value) are NaN.
 
+Images whose number is not known count for no metric of this target.
 Intervals are the bootstrap's (Efron 1979), which draws images with replacement, or whole groups of them where
 images of one patient are alike.
 
@@ -30,7 +31,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RegressionMetrics:
-    """Metrics of predicted numbers on images whose numbers are known.
+    """Metrics of predicted numbers.
 
     Attributes:
         targets: Name of a metric → (T,) its values. "mae": mean absolute error. "rmse": root of the mean
@@ -39,11 +40,13 @@ class RegressionMetrics:
             is right. Where grades are predicted also "exact": share of images with their own grade, and
             "within_one": with one that is at most one off.
         intervals: Name → (T, 2) 95% intervals; NaN where there is none.
+        known: (T,) images whose number is known.
         groups: How many groups were drawn; None where single images were.
     """
 
     targets: Mapping[str, Floats]
     intervals: Mapping[str, Floats]
+    known: NDArray[np.int64]
     groups: int | None
 
 
@@ -54,7 +57,7 @@ def error_metrics(
 
     Args:
         predicted: (N, T), N at least 1.
-        numbers: (N, T) what is right.
+        numbers: (N, T) what is right, NaN where it is not known.
         ordinal: Whether they are grades.
     """
     statistics = _Statistics(predicted, numbers, ordinal=ordinal)
@@ -74,7 +77,7 @@ def measure_numbers(
 
     Args:
         predicted: (N, T), N at least 1.
-        numbers: (N, T) what is right.
+        numbers: (N, T) what is right, NaN where it is not known.
         ordinal: Whether they are grades.
         groups: (N,) what is drawn as a whole, such as a patient; "" for an image alone. None draws images.
         resamples: B; 0 computes no intervals.
@@ -93,13 +96,19 @@ def measure_numbers(
         name: percentiles(np.concatenate(parts)) if parts else nothing.copy()
         for name, parts in samples.items()
     }
+    known = np.isfinite(numbers)
+    units_known = np.array([len(np.unique(units[of])) for of in known.T])
+    for limits in intervals.values():
+        limits[units_known < 2] = np.nan  # where one unit tells all, every resample is the same
     for name in _ORDINAL_METRICS if ordinal and resamples else ():
         # Where all images are right, or none, so are they in every resample: there Wilson's interval stands.
         for index in np.flatnonzero((values[name] == 0) | (values[name] == 1)):
-            intervals[name][index] = wilson_interval(round(float(values[name][index]) * drawn), drawn)
+            count = int(units_known[index])
+            intervals[name][index] = wilson_interval(round(float(values[name][index]) * count), count)
     return RegressionMetrics(
         targets=values,
         intervals=intervals,
+        known=known.sum(0),
         groups=None if groups is None else drawn,
     )
 
@@ -109,7 +118,7 @@ class _Statistics:
 
     Args:
         predicted: (N, T).
-        numbers: (N, T).
+        numbers: (N, T), NaN where unknown.
         ordinal: Whether they are grades.
     """
 
@@ -121,27 +130,34 @@ class _Statistics:
         ordinal: bool,
     ) -> None:
         numbers = np.asarray(numbers, np.float64)
-        self.errors = predicted.astype(np.float64) - numbers
+        known = np.isfinite(numbers)
+        self.known = known.astype(np.float64)
+        self.errors = np.where(known, predicted.astype(np.float64) - numbers, 0)
         # Sums of squares of numbers far from 0 would cancel out.
-        self.centered = numbers - numbers.mean(0)
+        means = np.where(known, numbers, 0).sum(0) / np.maximum(known.sum(0), 1)
+        self.centered = np.where(known, numbers - means, 0)
         self.ordinal = ordinal
 
     def metrics(self, weights: Floats) -> dict[str, Floats]:
         """(B, N) weights → name → (B, T)."""
-        count = weights.sum(1)[:, None]
+        count = weights @ self.known
         squared = weights @ self.errors**2
-        spread = weights @ self.centered**2 - (weights @ self.centered) ** 2 / count
+        spread = weights @ self.centered**2 - (weights @ self.centered) ** 2 / np.maximum(count, 1)
         # Rounding leaves a little where all drawn numbers are equal.
         varies = spread > 1e-12 * np.maximum(weights @ self.centered**2, np.finfo(np.float64).tiny)
         explained = 1 - np.divide(squared, spread, out=np.full_like(spread, np.nan), where=varies)
         distances = np.abs(self.errors)
         found = {
-            "mae": weights @ distances / count,
-            "rmse": np.sqrt(squared / count),
+            "mae": _mean(weights @ distances, count),
+            "rmse": np.sqrt(_mean(squared, count)),
             "r2": explained,
-            "bias": weights @ self.errors / count,
+            "bias": _mean(weights @ self.errors, count),
         }
         if self.ordinal:
             for name, most in zip(_ORDINAL_METRICS, (0, 1), strict=True):
-                found[name] = weights @ (distances <= most + 1e-9).astype(np.float64) / count
+                found[name] = _mean(weights @ (self.known * (distances <= most + 1e-9)), count)
         return found
+
+
+def _mean(sums: Floats, count: Floats) -> Floats:
+    return np.divide(sums, count, out=np.full_like(sums, np.nan), where=count > 0)

@@ -8,24 +8,28 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pyarrow.parquet
 from numpy.typing import NDArray
 
 from skipnets import run_folder
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.confusion import save_figure
+from skipnets.evaluation.fold_table import fold_table
 from skipnets.evaluation.regression import RegressionMetrics
-from skipnets.evaluation.saving import SavedEvaluation, or_none
+from skipnets.evaluation.saving import SavedEvaluation, images_row, interval_or_none, note_tables, or_none
 from skipnets.evaluation.scatter import draw_scatter
+from skipnets.evaluation.selective import Selective, selective_rows
 from skipnets.tables import make_table, number_text, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["RegressionEvaluation", "numbers_by_name", "regression_tables"]
+__all__ = ["RegressionEvaluation", "numbers_by_name", "read_number_predictions", "regression_tables"]
 
 TITLES = {
     "mae": "MAE",
@@ -37,6 +41,7 @@ TITLES = {
 }
 SHARES = ("exact", "within_one")
 """Metrics that are shares of the images."""
+_TARGETS_BY_FOLD = 10
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,53 +49,34 @@ class RegressionEvaluation(SavedEvaluation):
     """A regression's predictions on a set of images, and their metrics.
 
     Attributes:
-        classifier: The model's file, or the name of its architecture if it has none.
-        data: The manifest that it was evaluated on.
-        split: "train", "val", "test" or "all".
         targets: The T targets' names.
         metrics: The metrics, in the targets' units.
-        names: The N images' names, as in splits.csv.
-        numbers: (N, T) what is right.
+        numbers: (N, T) what is right; NaN where it is not known.
         predicted: (N, T) what was predicted.
         ordinal: Whether they are grades.
         groups: (N,) what was drawn as a whole for the intervals; None where there are no groups.
-        failures: Name → reason, of the images that could not be read; no metric includes them.
-        known: How many of the images the training used as "train", "val" and "test"; None if there is no
-            record of it.
-        caveats: What the data and their use in training leave in doubt, one sentence each.
-        runs_in: The model's runtime, device and precision.
-        tta: The test-time augmentation.
+        selective: Prediction intervals and rejected images; None if none was asked for.
     """
 
-    classifier: str
-    data: str
-    split: str
     targets: tuple[str, ...]
     metrics: RegressionMetrics
-    names: list[str]
     numbers: NDArray[np.float64]
     predicted: NDArray[np.float64]
     ordinal: bool
     groups: NDArray[np.str_] | None
-    failures: dict[str, str]
-    known: dict[str, int] | None
-    caveats: list[str]
-    runs_in: str = ""
-    tta: str = "none"
+    selective: Selective | None = None
 
     @property
     def warnings(self) -> list[str]:
         """Caveats, one sentence each."""
-        found = list(self.caveats)
+        found = super().warnings
         if self.metrics.groups == 1:
             found.append("all images are of one group: how much metrics vary among groups is not known")
-        constant = [
-            name
-            for name, value in zip(self.targets, self.metrics.targets["r2"].tolist(), strict=True)
-            if value != value
-        ]
-        if constant:
+        of_targets = list(zip(self.targets, self.metrics.known, self.metrics.targets["r2"], strict=True))
+        if constant := [name for name, known, r2 in of_targets if known and np.isnan(r2)]:
             found.append(f"R² of {listed(constant)} is undefined: all images have the same number")
+        if unknown := [name for name, known, _ in of_targets if not known]:
+            found.append(f"no image has a number for {listed(unknown)}: all of its metrics are undefined")
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,28 +84,27 @@ class RegressionEvaluation(SavedEvaluation):
         metrics = self.metrics
         return {
             "task": "regression",
-            "classifier": self.classifier,
-            "runs_in": self.runs_in,
-            "data": self.data,
-            "split": self.split,
-            "images": len(self.names),
+            **self._about(),
             "groups": metrics.groups,
             "ordinal": self.ordinal,
-            **({} if self.tta == "none" else {"tta": self.tta}),
             "targets": [
                 {
                     "name": name,
+                    "images": int(metrics.known[index]),
                     **{each: or_none(values[index]) for each, values in metrics.targets.items()},
-                    "intervals": {each: _listed(limits[index]) for each, limits in metrics.intervals.items()},
-                    "lowest": float(self.numbers[:, index].min()),
-                    "mean": float(self.numbers[:, index].mean()),
-                    "highest": float(self.numbers[:, index].max()),
+                    "intervals": {
+                        each: interval_or_none(limits[index]) for each, limits in metrics.intervals.items()
+                    },
+                    **_range(self.numbers[:, index]),
                 }
                 for index, name in enumerate(self.targets)
             ],
-            "failures": self.failures,
-            "known": self.known,
-            "warnings": self.warnings,
+            **(
+                {}
+                if self.selective is None
+                else self.selective.measure_numbers(self.numbers, self.predicted, self.targets)
+            ),
+            **self._doubts(),
         }
 
     def tables(self) -> list[Table]:
@@ -142,48 +127,72 @@ class RegressionEvaluation(SavedEvaluation):
     def prediction_columns(self) -> dict[str, Any]:
         """The columns of `write_predictions`, name → N values.
 
-        path, group, then for each target "y:NAME" (what is right) and "p:NAME" (what was predicted).
+        path, group, then for each target "y:NAME" (what is right, or None) and "p:NAME" (what was predicted).
         """
         columns: dict[str, Any] = {"path": self.names}
         if self.groups is not None:
             columns["group"] = self.groups.tolist()
-        for kind, values in (("y", self.numbers), ("p", self.predicted)):
-            for index, name in enumerate(self.targets):
-                columns[f"{kind}:{name}"] = np.ascontiguousarray(values[:, index])
-        return columns
+        for name, values in zip(self.targets, self.numbers.T, strict=True):
+            columns[f"y:{name}"] = [None if value != value else value for value in values.tolist()]
+        for name, values in zip(self.targets, self.predicted.T, strict=True):
+            columns[f"p:{name}"] = np.ascontiguousarray(values)
+        return columns | ({} if self.selective is None else self.selective.columns(self.targets))
 
     def draw_scatter(self, path: str | os.PathLike[str]) -> None:
         """Draw predictions over the right numbers, and what is between them, as a PNG file."""
-        data = Path(self.data).name or self.data
-        title = data if self.split == "all" else f"{data}, {self.split}"
-        save_figure(draw_scatter(self.numbers, self.predicted, self.targets, title=title), path)
+        save_figure(draw_scatter(self.numbers, self.predicted, self.targets, title=self._title), path)
 
 
 def regression_tables(metrics: Mapping[str, Any]) -> list[Table]:
     """Tables of `RegressionEvaluation.to_dict()`: metrics of each target, and caveats."""
     unit = "images" if metrics["groups"] is None else f"{metrics['groups']:,} groups of images"
     rows = {
-        "images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})",
-        **({"test-time augmentation": metrics["tta"]} if "tta" in metrics else {}),
+        **images_row(metrics),
+        **selective_rows(metrics),
         "intervals": f"95%, bootstrap over {unit}",
     }
-    shown = [name for name in TITLES if name in metrics["targets"][0]]
+    some_unknown = any(row["images"] < metrics["images"] for row in metrics["targets"])
+    cells = [
+        [row["name"] if index == 0 else "", *each]
+        for row in metrics["targets"]
+        for index, each in enumerate(_metric_cells(row, images=some_unknown))
+    ]
     targets = make_table(
-        {"target": "left", **dict.fromkeys([TITLES[name] for name in shown], "right"), "range": "right"},
-        (
-            [
-                row["name"],
-                *(with_interval(name, row[name], row["intervals"][name]) for name in shown),
-                f"{number_text(row['lowest'])} to {number_text(row['highest'])}",
-            ]
-            for row in metrics["targets"]
-        ),
+        {"target": "left", "metric": "left", "value": "right", "95% interval": "right"}, cells
     )
     return [
         properties_table(rows),
+        *(_fold_tables(metrics) if "folds" in metrics else []),
         targets,
-        *(properties_table({"note": warning}) for warning in metrics["warnings"]),
+        *note_tables(metrics),
     ]
+
+
+def _metric_cells(row: Mapping[str, Any], *, images: bool) -> list[list[str]]:
+    """For each metric of a target its title, value and interval; then the range of its true values."""
+    cells = []
+    for name, title in TITLES.items():
+        if name in row:
+            interval = row["intervals"][name]
+            limits = "–" if interval is None else " to ".join(metric_text(name, end) for end in interval)
+            cells.append([title, metric_text(name, row[name]), limits])
+    low, high = row["lowest"], row["highest"]
+    cells.append(["true values", "–" if low is None else f"{number_text(low)} to {number_text(high)}", ""])
+    return [*cells, ["images", f"{row['images']:,}", ""]] if images else cells
+
+
+def _fold_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """For each of the first targets, its metrics in each fold."""
+    tables = []
+    for index, (row, spread) in enumerate(zip(metrics["targets"], metrics["between_folds"], strict=True)):
+        folds = [
+            {**fold["targets"][index], "fold": fold["fold"], "best_epoch": fold["best_epoch"]}
+            for fold in metrics["folds"]
+        ]
+        columns = {name: (TITLES[name], partial(metric_text, name)) for name in TITLES if name in spread}
+        heading = "fold" if len(metrics["targets"]) == 1 else f"{row['name']}: fold"
+        tables.append(fold_table(folds, spread, columns, heading=heading))
+    return tables[:_TARGETS_BY_FOLD]
 
 
 def metric_text(name: str, value: float | None) -> str:
@@ -195,12 +204,32 @@ def metric_text(name: str, value: float | None) -> str:
     return f"{value:.3f}" if name == "r2" else f"{value:.4g}"
 
 
-def with_interval(name: str, value: float | None, interval: Sequence[float] | None) -> str:
-    """A metric's value with its interval."""
-    if interval is None:
-        return metric_text(name, value)
-    low, high = (metric_text(name, limit) for limit in interval)
-    return f"{metric_text(name, value)} ({low} to {high})"
+def read_number_predictions(
+    path: Path, targets: Sequence[str]
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64], NDArray[np.str_] | None]:
+    """Read the predictions that `RegressionEvaluation.save` wrote.
+
+    Args:
+        path: A predictions.parquet.
+        targets: The T targets, as in evaluation.json.
+
+    Returns:
+        Names of the images, what is right (N, T) with NaN where it is not known, what was predicted (N, T),
+        and groups (N,) or None.
+
+    Raises:
+        KeyError: If the table has other columns.
+        ValueError: If there are numbers that are not finite.
+    """
+    table = pyarrow.parquet.read_table(path)
+    numbers, predicted = (
+        np.stack([table[f"{kind}:{name}"].to_numpy().astype(np.float64) for name in targets], axis=1)
+        for kind in ("y", "p")
+    )
+    if np.isinf(numbers).any() or not np.isfinite(predicted).all():
+        raise ValueError("there are numbers that are not finite")
+    groups = np.array(table["group"].to_pylist()) if "group" in table.column_names else None
+    return table["path"].to_pylist(), numbers, predicted, groups
 
 
 def numbers_by_name(
@@ -225,5 +254,9 @@ def numbers_by_name(
     return numbers[:, [list(names).index(name) for name in targets]]
 
 
-def _listed(interval: NDArray[np.float64]) -> list[float] | None:
-    return interval.tolist() if np.isfinite(interval).all() else None
+def _range(numbers: NDArray[np.float64]) -> dict[str, float | None]:
+    """The lowest, the mean and the highest of the known numbers."""
+    known = numbers[np.isfinite(numbers)]
+    if not len(known):
+        return {"lowest": None, "mean": None, "highest": None}
+    return {"lowest": float(known.min()), "mean": float(known.mean()), "highest": float(known.max())}

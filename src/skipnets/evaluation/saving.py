@@ -1,23 +1,76 @@
-"""Write an evaluation: its metrics as JSON, its predictions as a table."""
+"""What evaluations of all tasks share: what was evaluated, caveats, and how results are written.
+
+Shapes: N images.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from skipnets import run_folder
 from skipnets.evaluation.tables import write_table
 from skipnets.files import atomic_path
-from skipnets.tables import Display
+from skipnets.tables import Display, properties_table
 
-__all__ = ["SavedEvaluation", "or_none"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["SavedEvaluation", "images_row", "interval_or_none", "note_tables", "or_none"]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SavedEvaluation(Display):
-    """An evaluation that can be written: metrics as plain values, and predictions as columns."""
+    """A model's predictions on a set of images, whatever its task.
+
+    Attributes:
+        classifier: The model's file, or the name of its architecture if it has none.
+        data: The folder, manifest or named dataset that it was evaluated on.
+        split: "train", "val", "test" or "all".
+        names: The N images' names, as in splits.csv.
+        failures: Name → reason, of the images that could not be read; no metric includes them.
+        known: How many of the images the model's training used as "train", "val" and "test"; None if there is
+            no record of it.
+        runs_in: The model's runtime, device and precision.
+        tta: The test-time augmentation.
+    """
+
+    classifier: str
+    data: str
+    split: str
+    names: list[str]
+    failures: dict[str, str]
+    known: dict[str, int] | None
+    runs_in: str = ""
+    tta: str = "none"
+
+    @property
+    def warnings(self) -> list[str]:
+        """Caveats, one sentence each: here, what use in training and unreadable images mean for metrics."""
+        caveats = []
+        count = len(self.names) + len(self.failures)
+        known = self.known or {}
+        if trained_on := known.get("train"):
+            caveats.append(
+                f"{trained_on:,} of the {count:,} images were trained on: "
+                "the metrics say nothing about new images"
+            )
+        if chosen_on := known.get("val"):
+            caveats.append(
+                f"{chosen_on:,} of the {count:,} images chose the best epoch: the metrics are optimistic"
+            )
+        if self.failures:
+            caveats.append(
+                f"{len(self.failures):,} of the {count:,} images could not be read and are not counted"
+            )
+        return caveats
 
     def to_dict(self) -> dict[str, Any]:
         """The metrics as plain values for JSON; undefined ones are None."""
@@ -53,7 +106,49 @@ class SavedEvaluation(Display):
         """
         write_table(path, self.prediction_columns())
 
+    @property
+    def _title(self) -> str:
+        """What a figure of the results is called."""
+        data = Path(self.data).name or self.data
+        return data if self.split == "all" else f"{data}, {self.split}"
+
+    def _about(self) -> dict[str, Any]:
+        """What `to_dict` of every task begins with."""
+        return {
+            "classifier": self.classifier,
+            "runs_in": self.runs_in,
+            "data": self.data,
+            "split": self.split,
+            "images": len(self.names),
+            **({} if self.tta == "none" else {"tta": self.tta}),
+        }
+
+    def _doubts(self) -> dict[str, Any]:
+        """What `to_dict` of every task ends with."""
+        return {"failures": self.failures, "known": self.known, "warnings": self.warnings}
+
 
 def or_none(value: float) -> float | None:
     """A metric for JSON: None where it is undefined."""
     return float(value) if math.isfinite(value) else None
+
+
+def interval_or_none(interval: Iterable[float] | None) -> list[float] | None:
+    """An interval for JSON: None where there is none, or it is undefined."""
+    if interval is None:
+        return None
+    limits = [float(limit) for limit in interval]
+    return limits if np.isfinite(limits).all() else None
+
+
+def images_row(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The first rows of an evaluation's table: what was evaluated, and how."""
+    return {
+        "images": f"{metrics['images']:,} ({metrics['data']}, {metrics['split']})",
+        **({"test-time augmentation": metrics["tta"]} if "tta" in metrics else {}),
+    }
+
+
+def note_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """A table for each caveat of an evaluation."""
+    return [properties_table({"note": warning}) for warning in metrics["warnings"]]

@@ -27,7 +27,7 @@ def draw_scatter(numbers: Floats, predicted: Floats, targets: Sequence[str], *, 
     """A row for each target: predictions over the right numbers, and residuals over predictions.
 
     Args:
-        numbers: (N, T) what is right.
+        numbers: (N, T) what is right; images where it is NaN are not drawn.
         predicted: (N, T).
         targets: T names.
         title: Above the figure.
@@ -55,7 +55,8 @@ def draw_scatter(numbers: Floats, predicted: Floats, targets: Sequence[str], *, 
         figure.suptitle(title, fontsize=13, weight="bold", x=0.012, ha="left", parse_math=False)
         rows = figure.subplots(len(targets), 2, squeeze=False)
         for index, (name, (left, right)) in enumerate(zip(targets, rows, strict=True)):
-            pair = numbers[:, index], predicted[:, index]
+            known = np.isfinite(numbers[:, index])
+            pair = numbers[known, index], predicted[known, index]
             plot_scatter(left, *pair, color=_BLUE, line=_MUTED)
             plot_residuals(right, *pair, color=_BLUE, line=_MUTED)
             left.set_title(name, parse_math=False)
@@ -64,6 +65,8 @@ def draw_scatter(numbers: Floats, predicted: Floats, targets: Sequence[str], *, 
 
 def plot_scatter(axes: Axes, numbers: Floats, predicted: Floats, *, color: str, line: str) -> None:
     """Plot (N,) predictions over (N,) right numbers; on the dashed line the two are equal."""
+    if not len(numbers):
+        return
     low, high = _limits(np.concatenate([numbers, predicted]))
     axes.plot([low, high], [low, high], color=line, linewidth=1.2, dashes=(4, 3), zorder=1)
     _dots(axes, numbers, predicted, color)
@@ -73,6 +76,8 @@ def plot_scatter(axes: Axes, numbers: Floats, predicted: Floats, *, color: str, 
 
 def plot_residuals(axes: Axes, numbers: Floats, predicted: Floats, *, color: str, line: str) -> None:
     """Plot (N,) prediction minus right number over the prediction: around 0 everywhere, if all is well."""
+    if not len(numbers):
+        return
     residuals = predicted - numbers
     axes.axhline(0, color=line, linewidth=1.2, dashes=(4, 3), zorder=1)
     _dots(axes, predicted, residuals, color)

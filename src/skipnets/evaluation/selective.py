@@ -1,30 +1,32 @@
-"""What prediction sets and rejection do on labeled images: the coverage that is reached, and what is kept.
+"""What sets, intervals and rejection do on labeled images: the coverage that is reached, and what is kept.
 
-Shapes: N images, K classes, F features.
+Shapes: N images, K classes or labels, T targets, F features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skipnets.classifier import SET_SEPARATOR, Classifier, softmax
-from skipnets.uncertainty import prediction_sets
+from skipnets.classifier import SET_SEPARATOR, Classifier, sigmoid, softmax
+from skipnets.scaling import unscaled
+from skipnets.tables import number_text
 
 __all__ = ["Selective", "select", "selective_rows"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Selective:
-    """Prediction sets and rejected images of an evaluation, each where it was asked for.
+    """Prediction sets or intervals and rejected images of an evaluation, each where it was asked for.
 
     Attributes:
         coverage: The coverage asked for.
         sets: (N, K) whether a class is in an image's set.
+        intervals: (N, T, 2) the lowest and the highest number of each interval.
         reject: The share of the most unusual images that is to be rejected.
         p_values: (N,) how usual each image is.
         rejected: (N,) whether it is rejected.
@@ -32,6 +34,7 @@ class Selective:
 
     coverage: float | None = None
     sets: NDArray[np.bool_] | None = None
+    intervals: NDArray[np.float64] | None = None
     reject: float | None = None
     p_values: NDArray[np.float64] | None = None
     rejected: NDArray[np.bool_] | None = None
@@ -41,39 +44,86 @@ class Selective:
 
         Args:
             right: (N,) whether each image is predicted right; of several labels, all that are known.
-            labels: (N,) true classes, for the sets; (N, K) where there are none.
+            labels: (N,) true classes, or (N, K) labels, NaN where unknown.
+        """
+        found: dict[str, Any] = {}
+        if self.sets is not None:
+            of_task = _measure_sets if labels.ndim == 1 else _measure_label_sets
+            found["prediction_sets"] = {"coverage": self.coverage, **of_task(self.sets, labels)}
+        if self.rejected is not None:
+            found["rejection"] = self._rejection() | {
+                f"accuracy_{part}": float(right[chosen].mean()) if chosen.any() else None
+                for part, chosen in (("kept", ~self.rejected), ("rejected", self.rejected))
+            }
+        return found
+
+    def measure_numbers(
+        self, numbers: NDArray[np.float64], predicted: NDArray[np.float64], targets: Sequence[str]
+    ) -> dict[str, Any]:
+        """Entries of evaluation.json of a regression: "prediction_intervals" and "rejection".
+
+        Args:
+            numbers: (N, T) what is right, NaN where it is not known.
+            predicted: (N, T).
+            targets: T names.
         """
         from skipnets.evaluation.intervals import wilson_interval  # loads SciPy, which tables do not need
 
         found: dict[str, Any] = {}
-        if self.sets is not None:
-            covered = self.sets[np.arange(len(labels)), labels]
-            sizes = self.sets.sum(1)
-            found["prediction_sets"] = {
-                "coverage": self.coverage,
-                "measured": float(covered.mean()),
-                "interval": list(wilson_interval(int(covered.sum()), len(covered))),
-                "mean_size": float(sizes.mean()),
-                "single": float((sizes == 1).mean()),
-            }
+        known = np.isfinite(numbers)
+        if self.intervals is not None:
+            rows = []
+            for index, name in enumerate(targets):
+                of = known[:, index]
+                low, high = self.intervals[of, index].T
+                inside = _within(numbers[of, index], low, high)
+                rows.append(
+                    {
+                        "name": name,
+                        "measured": float(inside.mean()) if len(inside) else None,
+                        "interval": list(wilson_interval(int(inside.sum()), len(inside)))
+                        if len(inside)
+                        else None,
+                        "mean_width": float((high - low).mean()) if len(inside) else None,
+                    }
+                )
+            found["prediction_intervals"] = {"coverage": self.coverage, "targets": rows}
         if self.rejected is not None:
-            kept, count = right[~self.rejected], int(self.rejected.sum())
-            found["rejection"] = {
-                "reject": self.reject,
-                "rejected": count / len(right),
-                "interval": list(wilson_interval(count, len(right))),
-                "kept": len(kept),
-                "accuracy_kept": float(kept.mean()) if len(kept) else None,
-                "accuracy_rejected": float(right[self.rejected].mean()) if count else None,
+            errors = np.abs(predicted - numbers)
+            found["rejection"] = self._rejection() | {
+                f"mae_{part}": [
+                    float(errors[chosen & of, index].mean()) if (chosen & of).any() else None
+                    for index, of in enumerate(known.T)
+                ]
+                for part, chosen in (("kept", ~self.rejected), ("rejected", self.rejected))
             }
         return found
 
+    def _rejection(self) -> dict[str, Any]:
+        from skipnets.evaluation.intervals import wilson_interval
+
+        assert self.rejected is not None
+        count, images = int(self.rejected.sum()), len(self.rejected)
+        return {
+            "reject": self.reject,
+            "rejected": count / images,
+            "interval": list(wilson_interval(count, images)),
+            "kept": images - count,
+        }
+
     def columns(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        """Columns of a table of predictions: `set`, `p_value` and `rejected`, where there are any."""
+        """Columns of a table of predictions: `set`, or `low:NAME` and `high:NAME`, `p_value` and `rejected`.
+
+        Each where there is one.
+        """
         columns: dict[str, Any] = {}
         if self.sets is not None:
             names = np.array(classes, dtype=object)
             columns["set"] = [SET_SEPARATOR.join(names[chosen]) for chosen in self.sets]
+        if self.intervals is not None:
+            for index, name in enumerate(classes):
+                for end, title in enumerate(("low", "high")):
+                    columns[f"{title}:{name}"] = np.ascontiguousarray(self.intervals[:, index, end])
         if self.p_values is not None:
             columns |= {"p_value": self.p_values, "rejected": self.rejected}
         return columns
@@ -99,32 +149,99 @@ def select(
     uncertainty = classifier.uncertainty
     if uncertainty is None or (coverage is None and reject is None):
         return None
-    sets = p_values = rejected = None
-    if coverage is not None and uncertainty.sets is not None:
-        sets = prediction_sets(softmax(logits, classifier.temperature), uncertainty.sets, coverage)
-    if reject is not None:
+    sets = intervals = p_values = rejected = None
+    if coverage is not None and classifier.scales is not None:
+        intervals = classifier.intervals(unscaled(logits, classifier.scales), coverage)
+    elif coverage is not None:
+        of_task = sigmoid if classifier.task == "multi-label" else softmax
+        sets = classifier.sets(of_task(logits, classifier.temperature), coverage)
+    if reject is not None and uncertainty.outliers is not None:
         p_values = uncertainty.outliers.p_values(logits, features)
         rejects = uncertainty.outliers.calibration.rejects
         rejected = np.array([rejects(value, reject) for value in p_values.tolist()])
-    return Selective(coverage=coverage, sets=sets, reject=reject, p_values=p_values, rejected=rejected)
+    return Selective(
+        coverage=coverage,
+        sets=sets,
+        intervals=intervals,
+        reject=reject,
+        p_values=p_values,
+        rejected=rejected,
+    )
+
+
+def _measure_sets(sets: NDArray[np.bool_], labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Of (N, K) sets of classes, how many hold the true one of (N,), and how large they are."""
+    from skipnets.evaluation.intervals import wilson_interval
+
+    covered, sizes = sets[np.arange(len(labels)), labels], sets.sum(1)
+    return {
+        "measured": float(covered.mean()),
+        "interval": list(wilson_interval(int(covered.sum()), len(covered))),
+        "mean_size": float(sizes.mean()),
+        "single": float((sizes == 1).mean()),
+    }
+
+
+def _measure_label_sets(sets: NDArray[np.bool_], labels: NDArray[np.float32]) -> dict[str, Any]:
+    """Of (N, K) sets of labels, which share of an image's labels they hold, and how large they are."""
+    from skipnets.evaluation.multi_label import draws, percentiles
+
+    present = labels == 1
+    having = present.any(1)
+    shares = (sets & present).sum(1)[having] / present.sum(1)[having]
+    found: dict[str, Any] = {"measured": None, "interval": None, "mean_size": float(sets.sum(1).mean())}
+    if len(shares):
+        units = np.arange(len(shares))
+        means = [weights @ shares / len(shares) for weights in draws(units, 1000, 0, width=len(shares))]
+        [limits] = percentiles(np.concatenate(means)[:, None])
+        found |= {"measured": float(shares.mean()), "interval": limits.tolist()}
+    return found
+
+
+def _within(
+    numbers: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Whether numbers are in their intervals, of which they may be the end: by what floats are rounded to."""
+    slack = 1e-9 * (np.abs(low) + np.abs(high))
+    return (low - slack <= numbers) & (numbers <= high + slack)
 
 
 def selective_rows(metrics: Mapping[str, Any]) -> dict[str, str]:
     """Rows for the table of an evaluation, from the entries of `Selective.measure`."""
     rows = {}
+    several = metrics.get("task") == "multi-label"
     if sets := metrics.get("prediction_sets"):
-        low, high = sets["interval"]
+        measured = "–" if sets["measured"] is None else f"{sets['measured']:.2%}"
+        covered, noun = ("of an image's labels", "labels") if several else ("covered", "classes")
         rows[f"sets with coverage {sets['coverage']:g}"] = (
-            f"{sets['measured']:.2%} covered  (95% interval {low:.2%} to {high:.2%}), "
-            f"{sets['mean_size']:.2f} classes on average"
+            f"{measured} {covered}{_limits(sets['interval'])}, {sets['mean_size']:.2f} {noun} on average"
         )
+    if intervals := metrics.get("prediction_intervals"):
+        targets = intervals["targets"]
+        for target in targets:
+            of_target = f" of {target['name']}" if len(targets) > 1 else ""
+            rows[f"intervals{of_target} with coverage {intervals['coverage']:g}"] = (
+                "–"
+                if target["measured"] is None
+                else f"{target['measured']:.2%} covered{_limits(target['interval'])}, "
+                f"{number_text(target['mean_width'])} wide on average"
+            )
     if rejection := metrics.get("rejection"):
-        low, high = rejection["interval"]
         rows[f"rejected at {rejection['reject']:g}"] = (
-            f"{rejection['rejected']:.2%} of the images  (95% interval {low:.2%} to {high:.2%})"
+            f"{rejection['rejected']:.2%} of the images{_limits(rejection['interval'])}"
         )
-        right = "all labels right" if metrics.get("task") == "multi-label" else "accuracy"
+        right = "all labels right" if several else "accuracy"
         for part in ("kept", "rejected"):
-            if (value := rejection[f"accuracy_{part}"]) is not None:
+            if (value := rejection.get(f"accuracy_{part}")) is not None:
                 rows[f"{right} where {part}"] = f"{value:.2%}"
+            if errors := rejection.get(f"mae_{part}"):
+                texts = ["–" if error is None else number_text(error) for error in errors]
+                rows[f"MAE where {part}"] = ", ".join(texts)
     return rows
+
+
+def _limits(interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return ""
+    low, high = interval
+    return f"  (95% interval {low:.2%} to {high:.2%})"

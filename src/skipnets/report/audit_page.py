@@ -23,6 +23,7 @@ from skipnets.errors import UserError
 from skipnets.files import atomic_path
 from skipnets.report.findings import KINDS, Finding, actions
 from skipnets.report.label_audit import co_occurrence
+from skipnets.report.label_errors import LabelCheck
 from skipnets.report.rendering import render
 from skipnets.report.thumbnails import THUMBNAIL, data_uri, thumbnail_scale
 from skipnets.version import __version__
@@ -40,9 +41,10 @@ CLASSES = 100  # classes in the table of their sizes
 TOGETHER = 20  # labels in the table of those that occur together
 
 # What a manifest does not say about its files.
-_OF_FILES = ("class_order", "page", "max_pixels")
+_OF_FILES = ("class_order", "page", "max_pixels", "targets")
 
 _COPIES = ("leak", "exact-copy", "near-copy")
+_NUMBERS = ("number-error", "odd-number")
 _FILES = ("divided-group", "missing", "unreadable")
 _LOOKS = (
     *("blank", "dark", "bright", "low-contrast", "low-information", "blurred"),
@@ -69,7 +71,7 @@ def _page(audit: Audit, path: Path, progress: Callable[[str, int, int], object] 
     groups = {kind: _groups(found[kind]) for kind in ("contradiction", *_COPIES)}
     shown = {
         *(finding.image for finding in found["label-error"][:LABEL_ERRORS]),
-        *(finding.image for kind in _LOOKS for finding in found[kind][:IMAGES]),
+        *(finding.image for kind in (*_NUMBERS, *_LOOKS) for finding in found[kind][:IMAGES]),
         *(image for each in groups.values() for group in each[:GROUPS] for image in group[:COPIES]),
     }
     thumbnails = _thumbnails(audit, sorted(image for image in shown if image is not None), progress)
@@ -128,8 +130,9 @@ def _page(audit: Audit, path: Path, progress: Callable[[str, int, int], object] 
         ],
         spellings=kind("spelling", rows=found["spelling"][:LISTED]),
         files=[kind(name, rows=found[name][:LISTED]) for name in _FILES],
-        looks=[kind(name, images=images(found[name][:IMAGES])) for name in _LOOKS],
-        balance=_balance(audit),
+        looks=[kind(name, images=images(found[name][:IMAGES])) for name in (*_NUMBERS, *_LOOKS)],
+        balance=None if audit.dataset.regression else _balance(audit),
+        targets=audit.survey.targets,
         together=_together(audit),
         small=kind("small-class"),
         facts=audit.survey.facts(),
@@ -186,7 +189,7 @@ def _about(audit: Audit, path: Path) -> dict[str, Any]:
         "data": audit.data,
         "images": total,
         "classes": len(audit.dataset.classes),
-        "noun": "label" if audit.dataset.multi_label else "class",
+        "noun": {"single-label": "class", "multi-label": "label", "regression": "target"}[audit.dataset.task],
         "affected": audit.affected,
         "table": path.with_suffix(".csv").name,
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
@@ -202,8 +205,16 @@ def _tiles(audit: Audit) -> list[dict[str, Any]]:
     count = {kind: len(found) for kind, found in audit.findings.items()}
     check = audit.label_check
     checked = "not looked for" if check is None else f"of {check.images:,} images that were checked"
-    if check is not None and check.withheld:
-        checked = f"not listed: the model agrees with {check.agreement:.0%} of the labels only"
+    if isinstance(check, LabelCheck) and check.withheld:
+        checked = (
+            "not listed: every label has one value only"
+            if check.agreement is None
+            else f"not listed: the model agrees with {check.agreement:.0%} of the labels only"
+        )
+    numbers = audit.dataset.regression
+    if numbers and check is not None and check.withheld:
+        checked = "not listed: the model is no better than the median"
+    errors = "number-error" if numbers else "label-error"
     return [
         {
             "title": "Leaks between splits",
@@ -211,14 +222,14 @@ def _tiles(audit: Audit) -> list[dict[str, Any]]:
             "meaning": "make results too good" if audit.has_splits else "the data have no splits",
         },
         {
-            "title": "Probable label errors",
-            "value": None if check is None or check.withheld else count["label-error"],
+            "title": KINDS[errors].title,
+            "value": None if check is None or check.withheld else count[errors],
             "meaning": checked,
         },
         {
-            "title": "Copies with different labels",
+            "title": f"Copies with different {'numbers' if numbers else 'labels'}",
             "value": count["contradiction"],
-            "meaning": "one of the labels is wrong",
+            "meaning": f"one of the {'numbers' if numbers else 'labels'} is wrong",
         },
         {
             "title": "Other copies",

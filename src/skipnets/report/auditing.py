@@ -24,7 +24,7 @@ from skipnets.data.manifest import MissingFilesError
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import find_with_own_splits
 from skipnets.data.survey import Survey, survey
-from skipnets.errors import UserError, check_at_least_1, listed
+from skipnets.errors import check_at_least_1, listed
 from skipnets.evaluation.tables import write_table
 from skipnets.report.findings import (
     KINDS,
@@ -47,6 +47,7 @@ from skipnets.report.label_errors import (
     cohen_kappa,
     find_label_errors,
 )
+from skipnets.report.number_audit import NumberCheck, check_numbers, odd_numbers, withheld_note
 from skipnets.report.predictions import TABLES, UnseenPredictions, predict_unseen, read_prediction_table
 from skipnets.tables import Display, make_table, properties_table
 
@@ -59,6 +60,7 @@ __all__ = ["Audit", "LabelCheck", "audit"]
 # are right if the model is right in 81% of the images, and all if in 97%; see benchmarks/label_errors.py.
 CERTAIN = 0.95
 
+_NOUNS = {"single-label": "classes", "multi-label": "labels", "regression": "targets"}
 Progress = Callable[[str, int, int], object]
 
 
@@ -71,7 +73,7 @@ class Audit(Display):
         dataset: Its N images, with `copies`; where the data do not tell splits, these are "".
         survey: What the dataset holds.
         findings: Kind → findings, gravest first. Kinds without findings are there, too.
-        label_check: How labels were checked; None if they were not, for lack of predictions.
+        label_check: How labels or numbers were checked; None if they were not, for lack of predictions.
         options: How the data were read.
     """
 
@@ -79,7 +81,7 @@ class Audit(Display):
     dataset: ImageDataset
     survey: Survey
     findings: Mapping[str, Sequence[Finding]]
-    label_check: LabelCheck | None
+    label_check: LabelCheck | NumberCheck | None
     options: DataOptions
 
     @property
@@ -90,8 +92,14 @@ class Audit(Display):
     @property
     def looked_for(self) -> list[str]:
         """The kinds of findings that could be looked for."""
+        unchecked = self.label_check is None or self.label_check.withheld
+        numbers = self.dataset.regression
         without = {
-            "label-error": self.label_check is None or self.label_check.withheld,
+            "label-error": unchecked or numbers,
+            "number-error": unchecked or not numbers,
+            "odd-number": not numbers,
+            "spelling": numbers,
+            "small-class": numbers,
             "leak": not self.has_splits,
             "divided-group": not self.has_splits or self.dataset.groups is None,
             "near-copy": len(self.dataset) > MOST or self._tiny == len(self.survey.headers),
@@ -109,26 +117,26 @@ class Audit(Display):
         """What was not looked for, and what to keep in mind, one sentence each."""
         notes = []
         check = self.label_check
+        what = "numbers" if self.dataset.regression else "labels"
+        errors = "unlikely numbers" if self.dataset.regression else "label errors"
         if check is None:
             notes.append(
-                "label errors were not looked for: that takes a model that was not trained on these images, "
+                f"{errors} were not looked for: that takes a model that was not trained on these images, "
                 "or out-of-fold predictions (skipnets train DATA --folds 5)"
             )
         else:
             left = len(self.dataset) - check.images - check.trained_on
             if check.trained_on:
                 notes.append(
-                    f"labels of {check.images:,} images were checked; {check.trained_on:,} others were "
+                    f"{what} of {check.images:,} images were checked; {check.trained_on:,} others were "
                     "trained on, which takes out-of-fold predictions (skipnets train DATA --folds 5)"
                 )
             if left:
-                notes.append(f"labels of {counted(left, 'image')} were not checked: there is no prediction")
+                notes.append(f"{what} of {counted(left, 'image')} were not checked: there is no prediction")
             if check.withheld:
-                notes.append(
-                    f"label errors are not listed: the model agrees with {check.agreement:.0%} of the labels "
-                    f"only (Cohen's kappa {check.kappa:.2f}, at least {LEAST_KAPPA} is needed), so most of "
-                    "them would be its own errors; take a better model"
-                )
+                notes.append(f"{errors} are not listed: {check.reason}")
+            elif isinstance(check, NumberCheck):
+                notes += [note] if (note := withheld_note(check)) else []
             elif check.labels_withheld:
                 notes.append(
                     f"errors of {listed(check.labels_withheld)} are not listed: the model agrees too little "
@@ -152,21 +160,11 @@ class Audit(Display):
         return {
             "data": self.data,
             "images": len(self.dataset),
-            "classes": len(self.dataset.classes),
+            "targets" if self.dataset.regression else "classes": len(self.dataset.classes),
             "splits": dict(Counter(split for split in self.dataset.splits.tolist() if split)),
             "findings": {kind: len(found) for kind, found in self.findings.items()},
             "images_with_findings": self.affected,
-            "label_check": None
-            if check is None
-            else {
-                "source": check.source,
-                "images": check.images,
-                "trained_on": check.trained_on,
-                "agreement": round(check.agreement, 4),
-                "kappa": round(check.kappa, 4),
-                "withheld": check.withheld,
-                **({"labels_withheld": list(check.labels_withheld)} if check.labels_withheld else {}),
-            },
+            "label_check": None if check is None else check.to_dict(),
             **({"labels": label_counts(self.dataset)} if self.dataset.multi_label else {}),
             "passed_over": dict(self.survey.passed_over.most_common()),
             "notes": self.notes,
@@ -186,9 +184,13 @@ class Audit(Display):
         properties = {
             "data": self.data,
             "images": f"{len(self.dataset):,} ({self.affected:,} with a finding)",
-            "labels" if self.dataset.multi_label else "classes": f"{len(self.dataset.classes):,}",
+            _NOUNS[self.dataset.task]: f"{len(self.dataset.classes):,}",
         }
-        if check is not None:
+        if isinstance(check, NumberCheck):
+            properties["predictions"] = (
+                f"{check.agreed} on {counted(check.images, 'image')}, by {check.source}"
+            )
+        elif check is not None and check.agreement is not None:
             if self.dataset.multi_label:
                 agreed = f"{check.agreement:.1%} of all marks of {counted(check.images, 'image')}"
             else:
@@ -296,14 +298,15 @@ def audit(
     Nothing is changed. Copies are equal files and, among up to 100,000 images of at least 16 pixels a side,
     near copies: one image saved anew, resized, brightened, cut to nine tenths or mirrored, known by aligned
     thumbnails and, where both images have at least 64 pixels a side, by their details as well. Labels are
-    checked where there are predictions by a model that was not trained on the images.
+    checked where there are predictions by a model that was not trained on the images; so are numbers to
+    predict, those that are far from all others without.
 
     Args:
         data: A folder, a manifest, a named dataset, or an open dataset, whose splits then count as given.
         model: A run folder, a model file, an export, a classifier, or a table of predictions (.parquet, .csv
-            or .jsonl with a column path and one for each class, called "p:CLASS" or CLASS). Of a run, the
-            predictions in its folder are taken (of test images, or out of fold), and the images that it was
-            trained on are not judged.
+            or .jsonl with a column path and one for each class or target, called "p:NAME" or NAME). Of a run,
+            the predictions in its folder are taken (of test images, or out of fold), and the images that it
+            was trained on are not judged.
         options: How a folder or manifest is read.
         download: Whether a named dataset may be downloaded.
         batch_size: Images per forward pass.
@@ -330,8 +333,6 @@ def audit(
     else:
         dataset, missing = _open(data, options or DataOptions(), download=download)
         name = os.fspath(data)
-    if dataset.regression:
-        raise UserError(f"{name}: has {dataset.label_kind}, which an audit cannot look at yet")
     if opened is not None:
         opened(dataset)
     overview = survey(dataset, name)
@@ -348,8 +349,9 @@ def audit(
         *copy_findings(dataset),
         *group_findings(dataset),
         *class_findings(dataset),
+        *(odd_numbers(dataset) if dataset.regression else ()),
     ]
-    check = None
+    check: LabelCheck | NumberCheck | None = None
     if model is not None:
         if not isinstance(model, Classifier) and Path(model).suffix.lower() in TABLES:
             predictions = read_prediction_table(model, dataset)
@@ -364,7 +366,10 @@ def audit(
                 threads=threads,
                 progress=lambda done, total: show("predicting", done, total),
             )
-        if dataset.multi_label:
+        if dataset.regression:
+            errors, check = check_numbers(dataset, predictions)
+            findings += errors
+        elif dataset.multi_label:
             errors, check = check_labels(dataset, predictions)
             findings += errors
         else:
@@ -404,12 +409,13 @@ def _check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tupl
     images, labels = predictions.images[checked], labels[checked]
     probabilities = calibrated(labels, predictions.probabilities[checked])
     predicted = probabilities.argmax(1)
+    several = len(np.unique(labels)) > 1
     check = LabelCheck(
         source=predictions.source,
         images=len(images),
         trained_on=predictions.trained_on,
-        agreement=float((predicted == labels).mean()),
-        kappa=cohen_kappa(labels, predicted, len(predictions.classes)),
+        agreement=float((predicted == labels).mean()) if several else None,
+        kappa=cohen_kappa(labels, predicted, len(predictions.classes)) if several else None,
     )
     if check.withheld:
         return [], check

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipnets.evaluation.intervals import Interval
 from skipnets.evaluation.reliability import CALIBRATION_BINS, confidence_bin
 
-__all__ = ["METRICS", "resample", "weighted_metrics"]
+__all__ = ["METRICS", "bootstrap_p", "resample", "spread_interval", "weighted_metrics"]
 
 # Name → whether more is better.
 METRICS = {
@@ -62,6 +63,23 @@ def resample(
 def weighted_metrics(probabilities: Floats, labels: NDArray[np.int64], weights: Floats) -> dict[str, Floats]:
     """The metrics of `measure` with weighted images, (B, N) → name → (B,)."""
     return _Predictions(probabilities, labels, ranked=True).metrics(weights)
+
+
+def bootstrap_p(spread: Floats) -> float:
+    """Two-sided p-value: twice the smaller share of resamples on either side of zero, never quite 0.
+
+    Args:
+        spread: (B,) a difference in each resample.
+    """
+    spread = spread[np.isfinite(spread)]
+    tail = min((spread <= 0).sum(), (spread >= 0).sum())
+    return min(1.0, 2 * (int(tail) + 1) / (len(spread) + 1))
+
+
+def spread_interval(sample: Floats) -> Interval:
+    """The 95% interval of (B,) resamples: their percentiles."""
+    low, high = np.nanpercentile(sample, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _draws(count: int, resamples: int, seed: int) -> Iterator[Floats]:

@@ -121,7 +121,7 @@ def draw_measures(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
-    """Accuracy on validation images over the epochs, or mean average precision; one line for each fold."""
+    """The headline of validation images over the epochs, such as accuracy; one line for each fold."""
 
     def draw(axes: Axes) -> None:
         for rows in folds:
@@ -130,7 +130,8 @@ def draw_fold_learning(folds: Sequence[Sequence[Row]]) -> str:
             axes.plot(epochs, values, color=C1, alpha=0.6, linewidth=1.4, marker=marker)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        if all(row.val_mae is None for rows in folds for row in rows):
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         axes.margins(y=0.08)
 
     return chart("fold-learning", draw)

@@ -23,11 +23,11 @@ from sklearn.metrics import roc_auc_score
 
 from skipnets.errors import UserError, check_path, listed
 from skipnets.evaluation.intervals import Interval, auroc_interval, mean_interval, wilson_interval
-from skipnets.report.bootstrap import METRICS, resample, weighted_metrics
+from skipnets.report.bootstrap import METRICS, bootstrap_p, resample, spread_interval, weighted_metrics
 from skipnets.report.label_comparison import LabelComparison, compare_labels
-from skipnets.report.label_results import is_multi_label
 from skipnets.report.pairing import caveats, holm, matched, verdict
-from skipnets.report.regression_results import is_regression
+from skipnets.report.reading import evaluated_task
+from skipnets.report.regression_comparison import NumberComparison, compare_numbers
 from skipnets.report.results import Results, read_results
 from skipnets.tables import Display, make_table, properties_table
 
@@ -164,8 +164,11 @@ class Comparison(Display):
 
 def compare(
     runs: Sequence[str | os.PathLike[str]], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Comparison | LabelComparison:
-    """Compare runs with the first of them; of multi-label runs, the AUROC of each label.
+) -> Comparison | LabelComparison | NumberComparison:
+    """Compare runs with the first of them.
+
+    Of multi-label runs the AUROC of each label is compared, of regressions the mean absolute error of each
+    target.
 
     Args:
         runs: Two or more run folders, or folders that `skipnets evaluate --output` wrote.
@@ -186,14 +189,15 @@ def compare(
     if len({Path(run).resolve() for run in runs}) < len(runs):
         raise UserError(f"runs: must be different folders, not {', '.join(map(str, runs))}")
     folders = [Path(run) for run in runs]
-    if numbers := [folder for folder in folders if is_regression(folder)]:
-        raise UserError(f"runs: {numbers[0]} is of a regression, which cannot be compared yet")
-    several = [folder for folder in folders if is_multi_label(folder)]
-    if several and len(several) < len(folders):
-        one = next(folder for folder in folders if folder not in several)
-        raise UserError(f"runs: {several[0]} is of a multi-label classifier and {one} is not")
-    if several:
+    tasks = [evaluated_task(folder) for folder in folders]
+    for task, kind in (("multi-label", "a multi-label classifier"), ("regression", "a regression")):
+        another = [folder for folder, its in zip(folders, tasks, strict=True) if its != task]
+        if task in tasks and another:
+            raise UserError(f"runs: {folders[tasks.index(task)]} is of {kind} and {another[0]} is not")
+    if tasks[0] == "multi-label":
         return compare_labels(folders, _names(folders))
+    if tasks[0] == "regression":
+        return compare_numbers(folders, _names(folders), resamples=resamples, seed=seed)
     first, *others = [read_results(run) for run in runs]
     every = [first, *(_aligned(first, other) for other in others)]
     names = _names([results.folder for results in every])
@@ -267,7 +271,7 @@ def metric_interval(
         return wilson_interval(int((best == labels[:, None]).any(1).sum()), len(labels))
     if _at_the_edge(metric, sample):
         return _interval_at_the_edge(metric, probabilities, labels)
-    return _percentiles(sample[metric])
+    return spread_interval(sample[metric])
 
 
 def _at_the_edge(metric: str, sample: dict[str, Any]) -> bool:
@@ -326,8 +330,8 @@ def _against_first(
             run=names[index],
             metric=metric,
             difference=values[index][metric] - values[0][metric],
-            interval=_percentiles(spread),
-            p=_bootstrap_p(spread),
+            interval=spread_interval(spread),
+            p=bootstrap_p(spread),
             test="paired bootstrap",
             verdict="",
         )
@@ -347,18 +351,6 @@ def _against_first(
         replace(each, p=p, verdict=verdict(p, better=(each.difference > 0) == METRICS[metric]))
         for each, p in zip(differences, adjusted, strict=True)
     ]
-
-
-def _bootstrap_p(spread: NDArray[np.float64]) -> float:
-    """Two-sided p-value: twice the smaller share of resamples on either side of zero, never quite 0."""
-    spread = spread[np.isfinite(spread)]
-    tail = min((spread <= 0).sum(), (spread >= 0).sum())
-    return min(1.0, 2 * (int(tail) + 1) / (len(spread) + 1))
-
-
-def _percentiles(sample: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.nanpercentile(sample, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _unit_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:

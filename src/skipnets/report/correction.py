@@ -13,6 +13,7 @@ import numpy as np
 from skipnets.data.copies import Copy, clusters
 from skipnets.data.manifest import relative_name
 from skipnets.data.multi_label import labels_from_texts
+from skipnets.data.targets import target_texts, targets_from_texts
 from skipnets.errors import UserError, near_matches
 from skipnets.evaluation.tables import write_table
 from skipnets.report.findings import KINDS, Action, Finding, merged_spellings
@@ -138,12 +139,16 @@ def write_manifest(audit: Audit, path: str | os.PathLike[str], *, drop: Collecti
 
 
 def _label_columns(dataset: ImageDataset, labels: list[str], path: Path) -> dict[str, list[str]]:
-    """The column label; of several labels an image, a column for each with 1, 0 or nothing."""
-    if not dataset.multi_label:
+    """The column label; of several labels a column for each, with 1, 0 or nothing; of targets, too."""
+    if dataset.task == "single-label":
         return {"label": labels}
     taken = {"path", "split", "split_group", "given_label", "reason"}
     if strange := sorted(taken & set(dataset.classes)):
-        raise UserError(f"write={path}: the label {strange[0]} is called like a column of the manifest")
+        what = "target" if dataset.regression else "label"
+        raise UserError(f"write={path}: the {what} {strange[0]} is called like a column of the manifest")
+    if dataset.regression:
+        cells = [target_texts(column[:, None]) for column in targets_from_texts(labels).T]
+        return dict(zip(dataset.classes, cells, strict=True))
     marks = labels_from_texts(labels, dataset.classes)
     return {
         name: ["" if mark != mark else f"{mark:.0f}" for mark in column.tolist()]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skipnets.data.appearance import Appearance
 from skipnets.data.contents import Content
@@ -26,6 +27,7 @@ from skipnets.data.listing import counted
 from skipnets.data.multi_label import label_text
 from skipnets.data.raster import Header
 from skipnets.data.splits import LATEST_FIRST
+from skipnets.tables import number_text
 
 __all__ = [
     "KINDS",
@@ -62,10 +64,20 @@ KINDS = {
         "and test splits: a test whose labels are what a model says flatters the model. Where images have "
         "several labels, each is judged alone, and only marked.",
     ),
+    "number-error": Kind(
+        "Unlikely numbers",
+        "A number is far from what a model predicts that was not trained on the image: the difference lies "
+        "more than three interquartile ranges beyond the quartiles of all differences. They are only marked.",
+    ),
+    "odd-number": Kind(
+        "Numbers far from all others",
+        "More than three interquartile ranges beyond the quartiles of the target: a slip of the decimal "
+        "point, another unit, or what is rare.",
+    ),
     "contradiction": Kind(
         "Copies with different labels",
         "One image under two labels. Of equal files the majority decides; where there is none, all are left "
-        "out.",
+        "out. Numbers differ if they do by more than a tenth of the target's standard deviation.",
     ),
     "spelling": Kind(
         "Classes in two spellings",
@@ -145,6 +157,7 @@ _NARROW = 0.35  # shorter side over longer side
 _SPREAD = 3  # interquartile ranges of size beyond the quartiles
 _FACTOR = 1.5
 _FEW = 10
+_DIFFERENT_NUMBERS = 0.1  # standard deviations of the target
 _SHARE = 0.1
 
 
@@ -212,6 +225,8 @@ def size_findings(dataset: ImageDataset, headers: Mapping[str, Header]) -> Itera
 
 def class_findings(dataset: ImageDataset) -> Iterator[Finding]:
     """Classes in two spellings, and classes that are far smaller than the largest; labels likewise."""
+    if dataset.regression:
+        return
     counts = dataset.counts().tolist()
     count_of = dict(zip(dataset.classes, counts, strict=True))
     spelled = _spelled_otherwise(dataset)
@@ -229,7 +244,7 @@ def class_findings(dataset: ImageDataset) -> Iterator[Finding]:
 
 def merged_spellings(dataset: ImageDataset) -> dict[str, str]:
     """Class → the spelling by which it is replaced; of several labels an image, none is."""
-    return {} if dataset.multi_label else _spelled_otherwise(dataset)
+    return {} if dataset.task != "single-label" else _spelled_otherwise(dataset)
 
 
 def _spelled_otherwise(dataset: ImageDataset) -> dict[str, str]:
@@ -269,14 +284,16 @@ def copy_findings(dataset: ImageDataset) -> Iterator[Finding]:
         dataset: With `copies` and `contents`; its splits are "" where the data do not tell any.
     """
     merged = merged_spellings(dataset)
+    differ_by = _DIFFERENT_NUMBERS * np.nanstd(dataset.labels, axis=0) if dataset.regression else np.zeros(0)
     distance_of = {(copy.first, copy.second): copy.distance for copy in dataset.copies}
     for first, *others in copy_groups(dataset):
         group = [first, *others]
-        contradictions = list(
-            _label_contradictions(dataset, group)
-            if dataset.multi_label
-            else _contradictions(dataset, group, merged)
-        )
+        if dataset.regression:
+            contradictions = list(_number_contradictions(dataset, group, differ_by))
+        elif dataset.multi_label:
+            contradictions = list(_label_contradictions(dataset, group))
+        else:
+            contradictions = list(_contradictions(dataset, group, merged))
         yield from contradictions
         left_out = {finding.image for finding in contradictions if finding.action == "left out"}
         for image in others:
@@ -357,6 +374,45 @@ def _label_contradictions(dataset: ImageDataset, group: Sequence[int]) -> Iterat
                 other,
                 label_text(right, dataset.classes) if decided else None,
             )
+
+
+def _number_contradictions(
+    dataset: ImageDataset, group: Sequence[int], differ_by: NDArray[np.float64]
+) -> Iterator[Finding]:
+    """The images of a group whose numbers differ from those of its first; equal files are left out.
+
+    Args:
+        dataset: With numbers to predict.
+        group: Images that show the same.
+        differ_by: (T,) from which distance on numbers of a target are different.
+    """
+    first, *others = group
+    contradicted = None
+    for image in others:
+        detail = _other_numbers(dataset, image, first, differ_by)
+        if not detail:
+            continue
+        if content_of(dataset, image) == content_of(dataset, first):
+            contradicted = image if contradicted is None else contradicted
+            detail = f"equal byte by byte; {detail}"
+            yield Finding("contradiction", image, dataset.names[image], detail, 0, "left out", other=first)
+        else:
+            yield Finding(
+                "contradiction", image, dataset.names[image], f"nearly equal; {detail}", 1, other=first
+            )
+    if contradicted is not None:
+        detail = f"equal byte by byte; {_other_numbers(dataset, first, contradicted, differ_by)}"
+        yield Finding("contradiction", first, dataset.names[first], detail, 0, "left out", other=contradicted)
+
+
+def _other_numbers(dataset: ImageDataset, image: int, other: int, differ_by: NDArray[np.float64]) -> str:
+    """In which numbers two images differ; unknown ones are not different."""
+    numbers = dataset.labels[[image, other]]
+    differing = np.flatnonzero(np.abs(numbers[0] - numbers[1]) > differ_by)
+    return ", ".join(
+        f"{dataset.classes[index]} {' and '.join(map(number_text, numbers[:, index].tolist()))}"
+        for index in differing.tolist()
+    )
 
 
 def _unlike_first(dataset: ImageDataset, images: Sequence[int], first: int) -> Iterator[Finding]:

@@ -60,8 +60,8 @@ def check_labels(dataset: ImageDataset, predictions: UnseenPredictions) -> tuple
         source=predictions.source,
         images=len(predictions.images),
         trained_on=predictions.trained_on,
-        agreement=float(np.concatenate(agreed).mean()) if agreed else 0.0,
-        kappa=cohen_kappa(*together, 2) if together else 0.0,
+        agreement=float(np.concatenate(agreed).mean()) if agreed else None,
+        kappa=cohen_kappa(*together, 2) if together else None,
         labels_withheld=tuple(withheld),
     )
     return ([] if check.withheld else findings), check

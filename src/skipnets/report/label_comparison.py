@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skipnets.data.listing import counted
 from skipnets.errors import UserError, listed
 from skipnets.evaluation.delong import delong_test
 from skipnets.evaluation.intervals import Interval
 from skipnets.evaluation.multi_label import group_numbers
 from skipnets.report.label_results import LabelResults, read_label_results
-from skipnets.report.pairing import caveats, holm, matched, verdict
-from skipnets.tables import Display, make_table, properties_table
+from skipnets.report.pairing import caveats, difference_table, holm, matched, verdict
+from skipnets.tables import Display, properties_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,29 +85,16 @@ class LabelComparison(Display):
         ]
 
     def _differences(self, run: str) -> Table:
-        rows = [each for each in self.differences if each.run == run]
-        return make_table(
-            {
-                f"AUROC of {run} against {self.runs[0]}": "left",
-                self.runs[0]: "right",
-                run: "right",
-                "difference": "right",
-                "95% interval": "right",
-                "p": "right",
-                "": "left",
-            },
-            (
-                [
-                    each.label,
-                    f"{each.first:.4f}",
-                    f"{each.auroc:.4f}",
-                    f"{each.auroc - each.first:+.4f}",
-                    f"{each.interval[0]:+.4f} to {each.interval[1]:+.4f}",
-                    f"{each.p:.3g}",
-                    each.verdict,
-                ]
-                for each in rows
-            ),
+        return difference_table(
+            "AUROC",
+            self.runs[0],
+            run,
+            [
+                (each.label, each.first, each.auroc, each.interval, each.p, each.verdict)
+                for each in self.differences
+                if each.run == run
+            ],
+            "{:.4f}".format,
         )
 
 
@@ -114,7 +102,7 @@ def compare_labels(folders: Sequence[Path], names: Sequence[str]) -> LabelCompar
     """Compare multi-label runs with the first of them.
 
     Args:
-        folders: Two or more folders for which `is_multi_label` holds.
+        folders: Two or more folders with evaluations of multi-label classifiers.
         names: What they are called.
 
     Raises:
@@ -148,7 +136,8 @@ def compare_labels(folders: Sequence[Path], names: Sequence[str]) -> LabelCompar
     adjusted = holm([each.p for each in differences])
     notes = caveats(every, names)
     notes.append(
-        f"p-values are DeLong's, adjusted (Holm) for {len(differences)} comparisons; intervals are not"
+        f"p-values are DeLong's, adjusted (Holm) for {counted(len(differences), 'comparison')}; intervals "
+        "are not"
     )
     if first.groups is not None:
         notes.append("images of one group are taken together (Obuchowski's form of DeLong's test)")

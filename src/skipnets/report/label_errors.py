@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,9 @@ class LabelCheck:
         source: Where the predictions come from.
         images: How many images were checked.
         trained_on: How many were not, because the model was trained on them.
-        agreement: The share of the checked images whose label was predicted.
-        kappa: Cohen's kappa of labels and predictions: agreement beyond chance, at most 1.
+        agreement: The share of the checked images whose label was predicted; None where nothing could be
+            judged, because all images have the same label, or each label is present in all images or in none.
+        kappa: Cohen's kappa of labels and predictions: agreement beyond chance, at most 1; None likewise.
         labels_withheld: Of images with several labels, those whose errors are not listed because the
             predictions of them are too bad.
     """
@@ -45,14 +46,39 @@ class LabelCheck:
     source: str
     images: int
     trained_on: int
-    agreement: float
-    kappa: float
+    agreement: float | None
+    kappa: float | None
     labels_withheld: tuple[str, ...] = ()
 
     @property
     def withheld(self) -> bool:
         """Whether the predictions are too bad to tell label errors from the model's own."""
-        return self.kappa < LEAST_KAPPA
+        return self.kappa is None or self.kappa < LEAST_KAPPA
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return {
+            "source": self.source,
+            "images": self.images,
+            "trained_on": self.trained_on,
+            "agreement": None if self.agreement is None else round(self.agreement, 4),
+            "kappa": None if self.kappa is None else round(self.kappa, 4),
+            "withheld": self.withheld,
+            **({"labels_withheld": list(self.labels_withheld)} if self.labels_withheld else {}),
+        }
+
+    @property
+    def reason(self) -> str:
+        """Why label errors are not listed; empty where they are."""
+        if self.agreement is None or self.kappa is None:
+            return "every label has one value in all images that were checked, so none can be contradicted"
+        if self.withheld:
+            return (
+                f"the model agrees with {self.agreement:.0%} of the labels only (Cohen's kappa "
+                f"{self.kappa:.2f}, at least {LEAST_KAPPA} is needed), so most of them would be its own "
+                "errors; take a better model"
+            )
+        return ""
 
 
 class LabelError(NamedTuple):

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
 from skipnets import run_folder
 from skipnets.classifier import describe, sigmoid
-from skipnets.errors import UserError, one_line
 from skipnets.evaluation.label_out_of_fold import fold_limits
 from skipnets.evaluation.multi_label_evaluation import read_label_predictions
+from skipnets.report.reading import reading
 
-__all__ = ["LabelResults", "is_multi_label", "read_label_results"]
+__all__ = ["LabelResults", "read_label_results"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,23 +59,13 @@ class LabelResults:
         return sigmoid(self.logits, self.temperature)
 
 
-def is_multi_label(folder: Path) -> bool:
-    """Whether a folder holds an evaluation of a multi-label classifier."""
-    if not (folder / run_folder.EVALUATION).is_file():
-        return False
-    try:
-        return run_folder.read_evaluation(folder).get("task") == "multi-label"
-    except (OSError, ValueError):
-        return False
-
-
 def read_label_results(folder: Path) -> LabelResults:
-    """Read evaluation.json and predictions.parquet of a folder for which `is_multi_label` holds.
+    """Read evaluation.json and predictions.parquet of a folder with a multi-label classifier's evaluation.
 
     Raises:
         UserError: If they are missing or damaged.
     """
-    try:
+    with reading(folder):
         evaluation = run_folder.read_evaluation(folder)
         classes = tuple(row["name"] for row in evaluation["classes"])
         names, labels, logits, groups = read_label_predictions(folder / run_folder.PREDICTIONS, classes)
@@ -91,12 +80,6 @@ def read_label_results(folder: Path) -> LabelResults:
         if in_folds:
             fold_of = pyarrow.parquet.read_table(folder / run_folder.PREDICTIONS, columns=["fold"])
             limits = fold_limits(evaluation["folds"], fold_of["fold"].to_numpy())
-    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
-        raise UserError(
-            f"{folder}: {run_folder.EVALUATION} or {run_folder.PREDICTIONS} is missing or damaged, or they "
-            f"do not match ({one_line(error)}); skipnets evaluate {folder} --output {folder} "
-            "writes them again"
-        ) from error
     return LabelResults(
         folder=folder,
         evaluation=evaluation,

@@ -52,9 +52,10 @@ from skipnets.report.gallery import (
     most_confident_mistakes,
 )
 from skipnets.report.label_page import label_sections
-from skipnets.report.label_results import LabelResults, is_multi_label, read_label_results
+from skipnets.report.label_results import LabelResults, read_label_results
+from skipnets.report.reading import evaluated_task
 from skipnets.report.regression_page import regression_sections
-from skipnets.report.regression_results import RegressionResults, is_regression, read_regression_results
+from skipnets.report.regression_results import RegressionResults, read_regression_results
 from skipnets.report.rendering import area, decimal, render, share
 from skipnets.report.results import Results, read_results
 from skipnets.report.thumbnails import data_uri
@@ -147,10 +148,11 @@ def _page(
                 f"{run.folder} is not a run folder (no {file.name}): give one that training wrote"
             )
     classifier = load(run.model, runtime="torch", device=device, threads=threads)
-    if is_multi_label(run.folder):
+    task = evaluated_task(run.folder)
+    if task == "multi-label":
         return _label_page(run, classifier, device, progress)
-    if is_regression(run.folder):
-        return _regression_page(run, classifier, progress)
+    if task == "regression":
+        return _regression_page(run, classifier, device, progress)
     results = read_results(run.folder)
     images, moved = _images(classifier, results)
     in_folds = "folds" in results.evaluation
@@ -192,14 +194,18 @@ def _label_page(
     )
 
 
-def _regression_page(run: Run, classifier: Classifier, progress: Callable[[str, int, int], object]) -> str:
+def _regression_page(
+    run: Run, classifier: Classifier, device: str, progress: Callable[[str, int, int], object]
+) -> str:
     results = read_regression_results(run.folder)
     images, moved = _images(classifier, results)
-    thumbnails = Thumbnails(results, images, classifier)
+    judges = FoldClassifiers(run, device) if "folds" in results.evaluation else None
+    thumbnails = Thumbnails(results, images, classifier, judges)
     return render(
         "regression.html.jinja",
         about=_about(run, results, thumbnails, moved),
         learning=_learning(run),
+        folds=fold_section(run, results.evaluation),
         failures=_failures(run, results),
         **regression_sections(results, thumbnails, read_splits(run.splits), progress),
     )

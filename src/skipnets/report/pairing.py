@@ -6,21 +6,27 @@ Shapes: N images, K classes or labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from skipnets.errors import UserError, listed
+from skipnets.evaluation.intervals import Interval
+from skipnets.tables import make_table
 
-__all__ = ["SIGNIFICANT", "caveats", "holm", "matched", "verdict"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["SIGNIFICANT", "caveats", "difference_table", "holm", "matched", "verdict"]
 
 SIGNIFICANT = 0.05
+_NOUNS = {"multi-label": "labels", "regression": "targets"}
 
 
 class Evaluated(Protocol):
-    """Predictions of a run: `Results` or `LabelResults`."""
+    """Predictions of a run: `Results`, `LabelResults` or `RegressionResults`."""
 
     @property
     def folder(self) -> Path:
@@ -47,7 +53,7 @@ def matched(first: Evaluated, other: Evaluated) -> tuple[list[int], list[int]]:
     """
     pair = f"{first.folder} and {other.folder} cannot be compared"
     if strange := sorted(set(first.classes) ^ set(other.classes)):
-        what = "labels" if first.evaluation.get("task") == "multi-label" else "classes"
+        what = _NOUNS.get(str(first.evaluation.get("task")), "classes")
         raise UserError(f"{pair}: their {what} differ ({listed(strange, 3)})")
     if first.evaluation["split"] != other.evaluation["split"]:
         raise UserError(
@@ -79,6 +85,52 @@ def verdict(p: float, *, better: bool) -> str:
     if p >= SIGNIFICANT or not math.isfinite(p):
         return "within noise"
     return "better" if better else "worse"
+
+
+def difference_table(
+    metric: str,
+    first: str,
+    run: str,
+    rows: Sequence[tuple[str, float, float, Interval, float, str]],
+    as_text: Callable[[float], str],
+) -> Table:
+    """A table of a run's differences from the first run.
+
+    Args:
+        metric: What is compared.
+        first: Name of the first run.
+        run: Name of the run.
+        rows: For each label or target its name, the metric of the first run and of the run, the interval of
+            the difference, its p-value, and the verdict.
+        as_text: How a metric becomes text.
+    """
+
+    def signed(value: float) -> str:
+        return f"{'-' if value < 0 else '+'}{as_text(abs(value))}"
+
+    return make_table(
+        {
+            f"{metric} of {run} against {first}": "left",
+            first: "right",
+            run: "right",
+            "difference": "right",
+            "95% interval": "right",
+            "p": "right",
+            "": "left",
+        },
+        (
+            [
+                name,
+                as_text(before),
+                as_text(after),
+                signed(after - before),
+                f"{signed(low)} to {signed(high)}",
+                f"{p:.3g}",
+                judged,
+            ]
+            for name, before, after, (low, high), p, judged in rows
+        ),
+    )
 
 
 def caveats(every: Sequence[Evaluated], names: Sequence[str]) -> list[str]:

@@ -41,7 +41,7 @@ class UnseenPredictions:
         source: Where they come from, in words.
         classes: The K classes.
         images: (n,) positions in the dataset; at least one is of a class in `classes`.
-        probabilities: (n, K).
+        probabilities: (n, K); of targets, the predicted numbers.
         trained_on: How many images have none because the model was trained on them.
     """
 
@@ -64,7 +64,7 @@ def read_prediction_table(path: str | os.PathLike[str], dataset: ImageDataset) -
         UserError: The file holds something else, lists an image twice, or has nothing about these images or
             none of their classes.
     """
-    names, classes, probabilities = _read_table(Path(path), dataset.classes, several=dataset.multi_label)
+    names, classes, probabilities = _read_table(Path(path), dataset.classes, task=dataset.task)
     position = {_valid(name): image for image, name in enumerate(dataset.names)}
     root = dataset.root
     found = [position.get(name) for name in names]
@@ -150,9 +150,11 @@ def predict_unseen(
             workers=workers,
             progress=progress,
         )
-        assert not isinstance(evaluation, RegressionEvaluation)  # of which there are no labels to judge
+        found = (
+            evaluation.predicted if isinstance(evaluation, RegressionEvaluation) else evaluation.probabilities
+        )
         position = {dataset.names[image]: image for image in missing.tolist()}
-        probabilities[[position[name] for name in evaluation.names]] = evaluation.probabilities
+        probabilities[[position[name] for name in evaluation.names]] = found
     images = np.flatnonzero(~np.isnan(probabilities[:, 0]) & known_classes)
     if not len(images):
         reason = (
@@ -175,7 +177,7 @@ def _of_known_classes(dataset: ImageDataset, classes: Sequence[str]) -> NDArray[
     """(N,) whether a classifier with these classes can judge each image's label, or any of its labels."""
     known = np.isin(dataset.classes, classes)
     of_images: NDArray[np.bool_] = np.full(len(dataset), known.any())
-    return of_images if dataset.multi_label else known[dataset.labels]
+    return of_images if dataset.labels.ndim == 2 else known[dataset.labels]
 
 
 def _with_known_labels(dataset: ImageDataset, classes: Sequence[str]) -> ImageDataset:
@@ -196,15 +198,14 @@ def _stored(classifier: Classifier) -> dict[str, NDArray[np.float64]]:
     path = None if classifier.path is None else classifier.path.with_name(run_folder.PREDICTIONS)
     if path is None or not path.is_file():
         return {}
-    several = classifier.task == "multi-label"
-    names, classes, probabilities = _read_table(path, classifier.classes, several=several)
+    names, classes, probabilities = _read_table(path, classifier.classes, task=classifier.task)
     return dict(zip(names, probabilities, strict=True)) if classes == classifier.classes else {}
 
 
 def _read_table(
-    path: Path, expected: Sequence[str], *, several: bool
+    path: Path, expected: Sequence[str], *, task: str
 ) -> tuple[list[str], tuple[str, ...], NDArray[np.float64]]:
-    """Names, classes and (n, K) probabilities, which sum to 1 unless there are several labels an image."""
+    """Names, classes and (n, K) probabilities, which sum to 1 where an image has one class, or numbers."""
     readers = {
         ".parquet": pyarrow.parquet.read_table,
         ".csv": lambda file: pyarrow.csv.read_csv(
@@ -218,7 +219,7 @@ def _read_table(
         raise UserError(f"{path}: cannot be read as a table of predictions ({one_line(error)})") from error
     columns = [name for name in table.column_names if name.startswith(_PREFIX)]
     columns = columns or [name for name in table.column_names if name in expected and name != "path"]
-    if "path" not in table.column_names or len(columns) < (1 if several else 2):
+    if "path" not in table.column_names or len(columns) < (2 if task == "single-label" else 1):
         raise UserError(
             f"{path}: must have a column path and one for each class, such as p:{expected[0]}; "
             f"it has {listed(table.column_names, 8)}"
@@ -230,15 +231,18 @@ def _read_table(
         probabilities = np.stack([table[name].to_numpy() for name in columns], axis=1).astype(np.float64)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: probabilities must be numbers ({one_line(error)})") from error
-    wrong = ~((probabilities >= 0) & (probabilities <= 1.01)).all(1)
-    if not several:
+    wrong = ~np.isfinite(probabilities).all(1)
+    if task != "regression":
+        wrong |= ~((probabilities >= 0) & (probabilities <= 1.01)).all(1)
+    if task == "single-label":
         wrong |= ~(np.abs(probabilities.sum(1) - 1) <= 0.01)
     names = [str(name) for name in table["path"].to_pylist()]
     if path.suffix.lower() == ".csv":
         names = [from_csv_text(name) for name in names]
     if wrong.any():
-        right = "be from 0 to 1" if several else "sum to 1"
-        raise UserError(f"{path}: the probabilities of {names[wrong.argmax()]} must {right}")
+        what = "numbers" if task == "regression" else "probabilities"
+        right = {"single-label": "sum to 1", "multi-label": "be from 0 to 1", "regression": "be finite"}[task]
+        raise UserError(f"{path}: the {what} of {names[wrong.argmax()]} must {right}")
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(f"{path}: lists an image twice: {repeated[0]}")

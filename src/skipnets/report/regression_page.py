@@ -5,11 +5,13 @@ Shapes: N images, T targets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from skipnets.data.splits import SPLITS
 from skipnets.data.targets import targets_from_texts
@@ -57,6 +59,7 @@ def regression_sections(
         "tiles": _tiles(results, metrics),
         "unit": "images" if metrics.groups is None else f"{metrics.groups:,} groups of images",
         "titles": [_title(name) for name in metrics.targets],
+        "some_unknown": not np.isfinite(results.numbers).all(),
         "targets": _targets(results, metrics),
         "plots": _plots(results),
         "errors": _largest_errors(results, thumbnails, progress),
@@ -96,18 +99,25 @@ def _targets(results: RegressionResults, metrics: RegressionMetrics) -> list[dic
         {
             "name": target,
             "cells": [_value(metrics, name, index) for name in metrics.targets],
-            "lowest": number_text(results.numbers[:, index].min()),
-            "highest": number_text(results.numbers[:, index].max()),
+            **_range(results.numbers[:, index]),
         }
         for index, target in enumerate(results.classes)
     ]
+
+
+def _range(numbers: NDArray[np.float64]) -> dict[str, Any]:
+    """How many of the numbers are known, and which is the lowest and the highest, as text."""
+    known = numbers[np.isfinite(numbers)]
+    ends = [number_text(float(each)) for each in (known.min(), known.max())] if len(known) else ["–", "–"]
+    return {"images": f"{len(known):,}", "lowest": ends[0], "highest": ends[1]}
 
 
 def _plots(results: RegressionResults) -> list[dict[str, Any]]:
     """Predictions over true values, and residuals, of each of the first targets."""
     plots = []
     for index, name in enumerate(results.classes[:_CHARTS]):
-        pair = results.numbers[:, index], results.predicted[:, index]
+        known = np.isfinite(results.numbers[:, index])
+        pair = results.numbers[known, index], results.predicted[known, index]
         scatter, residuals = (
             charts.chart(
                 f"{key}-{index}",
@@ -131,8 +141,11 @@ def _largest_errors(
 ) -> list[dict[str, Any]]:
     """The images furthest from what is right, in units of each target's spread; each image once."""
     errors = results.predicted - results.numbers
-    spread = results.numbers.std(0)
-    relative = np.abs(errors) / np.where(spread > 0, spread, 1)
+    known = np.isfinite(results.numbers)
+    spread = np.array(
+        [column[of].std() if of.any() else 0 for column, of in zip(results.numbers.T, known.T, strict=True)]
+    )
+    relative = np.where(known, np.abs(errors), 0) / np.where(spread > 0, spread, 1)
     worst = relative.argmax(1)
     chosen = [
         int(image)
@@ -168,14 +181,16 @@ def _ranges(results: RegressionResults, splits: Mapping[str, tuple[str, str]]) -
             continue
         numbers = targets_from_texts(texts)
         for index, name in enumerate(results.classes):
-            column = numbers[:, index]
-            statistics = (column.min(), column.mean(), column.max(), column.std())
+            column = numbers[np.isfinite(numbers[:, index]), index]
+            statistics = (
+                (column.min(), column.mean(), column.max(), column.std()) if len(column) else [math.nan] * 4
+            )
             rows.append(
                 {
                     "name": name,
                     "split": split,
                     "images": len(column),
-                    "cells": [number_text(float(value)) for value in statistics],
+                    "cells": [number_text(float(value)) if value == value else "–" for value in statistics],
                 }
             )
     return sorted(rows, key=lambda row: results.classes.index(row["name"]))

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
 from numpy.typing import NDArray
 
 from skipnets import run_folder
 from skipnets.classifier import describe, softmax
-from skipnets.errors import UserError, one_line
+from skipnets.errors import UserError
 from skipnets.evaluation.predictions import read_predictions
+from skipnets.report.reading import reading
 
 __all__ = ["Results", "read_results"]
 
@@ -75,14 +75,8 @@ def read_results(folder: str | os.PathLike[str]) -> Results:
                 f"{folder} has no {name}: the run is not finished (skipnets train --resume {folder}), "
                 f"or had no test images (skipnets evaluate {folder} DATA --output {folder})"
             )
-    try:
+    with reading(folder):
         return _read(folder)
-    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
-        raise UserError(
-            f"{folder}: {run_folder.EVALUATION} or {run_folder.PREDICTIONS} is damaged, or they do not match "
-            f"({one_line(error)}); skipnets evaluate {folder} --output {folder} "
-            "writes them again"
-        ) from error
 
 
 def _read(folder: Path) -> Results:

@@ -66,7 +66,7 @@ def _page(tuning: Tuning) -> str:
     trials, best = tuning.trials, tuning.best
     if best is None:
         raise UserError(f"{tuning.folder}: no trial is complete yet")
-    minimize = tuning.metric == "loss"
+    minimize = tuning.minimize
     options = list(dict.fromkeys(name for trial in trials for name in trial.values))
     shares = importances(load_study(tuning.folder))
     base = tuning.base

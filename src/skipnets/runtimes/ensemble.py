@@ -1,4 +1,4 @@
-"""Run several networks on the same images and average their probabilities.
+"""Run several networks on the same images and average their probabilities, or numbers.
 
 Shapes: N batch, C channels, H height, W width, E networks.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skipnets.runtimes.runtime import InputType, Runtime
 
-__all__ = ["EnsembleRuntime", "average_label_logits", "average_logits"]
+__all__ = ["EnsembleRuntime", "average_label_logits", "average_logits", "average_outputs"]
 
 
 class EnsembleRuntime:
@@ -21,12 +21,12 @@ class EnsembleRuntime:
 
     Args:
         members: At least one, all of one kind.
-        several_labels: Whether a label's probability is the sigmoid of its logit, not one of a softmax.
+        task: As of `average_outputs`.
     """
 
-    def __init__(self, members: Sequence[Runtime], *, several_labels: bool = False) -> None:
+    def __init__(self, members: Sequence[Runtime], *, task: str = "single-label") -> None:
         self.members = tuple(members)
-        self._average = average_label_logits if several_labels else average_logits
+        self._task = task
         self.name = self.members[0].name
         self.input_type: InputType = self.members[0].input_type
 
@@ -42,8 +42,8 @@ class EnsembleRuntime:
         return found.pop() if len(found) == 1 else None
 
     def logits(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """(N, C, H, W) images → (N, classes) logits of the networks' mean probabilities."""
-        return self._average(np.stack([member.logits(batch) for member in self.members]))
+        """(N, C, H, W) images → (N, classes) logits of the networks' mean probabilities, or mean numbers."""
+        return average_outputs(np.stack([member.logits(batch) for member in self.members]), self._task)
 
     def embed(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """(N, C, H, W) images → (N, E * num_features): the networks' pooled features side by side.
@@ -51,6 +51,19 @@ class EnsembleRuntime:
         They are not averaged: the features of one network have nothing to do with those of another.
         """
         return np.concatenate([member.embed(batch) for member in self.members], axis=1)
+
+
+def average_outputs(outputs: NDArray[np.floating[Any]], task: str) -> NDArray[np.float32]:
+    """(E, N, K) outputs of several networks, or of one for several views → (N, K).
+
+    Args:
+        outputs: Logits, or scaled numbers.
+        task: "single-label" for probabilities that are the softmax of logits, "multi-label" for the sigmoid
+            of each, "regression" for numbers.
+    """
+    if task == "regression":
+        return outputs.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return average_label_logits(outputs) if task == "multi-label" else average_logits(outputs)
 
 
 def average_logits(logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipnets.errors import UserError, near_matches
-from skipnets.runtimes.ensemble import average_label_logits, average_logits
+from skipnets.runtimes.ensemble import average_outputs
 
 __all__ = ["TTA", "averaged_embeddings", "averaged_logits", "check_tta", "views"]
 
@@ -51,15 +51,11 @@ def averaged_logits(
         network: Computes the logits of a view.
         batch: (N, C, H, W).
         tta: One of `TTA`.
-        task: "single-label" for probabilities that are the softmax of logits, "multi-label" for the sigmoid
-            of each, "regression" for numbers.
+        task: As of `skipnets.runtimes.ensemble.average_outputs`.
     """
     if tta == "none":
         return network(batch)
-    logits = np.stack([network(view) for view in views(batch, tta)])
-    if task == "regression":
-        return logits.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return average_label_logits(logits) if task == "multi-label" else average_logits(logits)
+    return average_outputs(np.stack([network(view) for view in views(batch, tta)]), task)
 
 
 def averaged_embeddings(network: Network, batch: NDArray[Any], tta: str) -> NDArray[np.float32]:

@@ -51,6 +51,10 @@ class Number(BaseModel):
 
     target: str
     value: float
+    low: float | None = Field(
+        default=None, description="Where its interval begins; only where the server has a coverage."
+    )
+    high: float | None = Field(default=None, description="Where its interval ends.")
 
 
 class Answer(BaseModel):
@@ -72,7 +76,9 @@ class Answer(BaseModel):
         None, description="Of a regression, the number of each target; otherwise it is not there."
     )
     prediction_set: list[str] | None = Field(
-        default=None, description="Classes that contain the true one; only where the server has a coverage."
+        default=None,
+        description="Classes that contain the true one, or of several labels the share of them that was "
+        "asked for; only where the server has a coverage.",
     )
     p_value: float | None = Field(
         default=None, description="How usual the image is; only where the server rejects unusual ones."
@@ -519,7 +525,12 @@ def _numbers(prediction: Prediction) -> dict[str, Any]:
     """The field of an answer that a regression's has."""
     if not isinstance(prediction, RegressionPrediction):
         return {}
-    return {"values": [{"target": name, "value": value} for name, value in prediction.values]}
+    limits = {name: {"low": low, "high": high} for name, low, high in prediction.intervals}
+    return {
+        "values": [
+            {"target": name, "value": value, **limits.get(name, {})} for name, value in prediction.values
+        ]
+    }
 
 
 def _uncertainty(prediction: Prediction) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def _labels(shares: NDArray[np.float32], classes: Sequence[str]) -> tuple[tuple[
 
 def _number_labels(values: NDArray[np.float64], targets: Sequence[str]) -> tuple[tuple[str, float], ...]:
     """The numbers as labels that an image has wholly; of one target, without its name."""
-    texts = [number_text(value) for value in values.tolist()]
+    texts = ["?" if value != value else number_text(value) for value in values.tolist()]
     if len(texts) == 1:
         return ((texts[0], 1.0),)
     return tuple((f"{name} {text}", 1.0) for name, text in zip(targets, texts, strict=True))

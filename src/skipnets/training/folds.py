@@ -35,6 +35,11 @@ from skipnets.evaluation.evaluating import evaluate
 from skipnets.evaluation.label_out_of_fold import LabelFoldResult, LabelsOutOfFold, labels_out_of_fold
 from skipnets.evaluation.out_of_fold import FoldResult, OutOfFold, out_of_fold
 from skipnets.evaluation.predictions import read_predictions
+from skipnets.evaluation.regression_out_of_fold import (
+    NumberFoldResult,
+    NumbersOutOfFold,
+    numbers_out_of_fold,
+)
 from skipnets.evaluation.thresholds import ThresholdRule
 from skipnets.training import budget
 from skipnets.training.announcement import announcement
@@ -51,6 +56,7 @@ from skipnets.training.supplied import Supplied
 
 _HEADERS_READ = 5000
 
+AnyOutOfFold = OutOfFold | LabelsOutOfFold | NumbersOutOfFold
 TrainOn = Callable[[Run, TrainConfig, ImageDataset], Run]
 """Trains a new run on a dataset that is already split."""
 Resume = Callable[[Run, int | None], Run]
@@ -88,8 +94,6 @@ def train_folds(
         options=config.data_options,
         copies_within=copies_within(config),
     )
-    if dataset.regression:
-        raise UserError(f"folds={config.folds}: not yet with {dataset.label_kind}")
     if config.splits is None:
         folds = deal_out_folds(dataset, config.folds, config.seed, config.data)
     else:
@@ -300,22 +304,29 @@ def join_folds(run: Run, folds: Folds, say: Callable[[str], None], module: nn.Mo
     evaluation.save(run.folder)
 
 
-def _out_of_fold(run: Run, dataset: ImageDataset, classes: tuple[str, ...]) -> OutOfFold | LabelsOutOfFold:
+def _out_of_fold(run: Run, dataset: ImageDataset, classes: tuple[str, ...]) -> AnyOutOfFold:
     """The predictions of all folds' models, joined."""
-    about: dict[str, Any] = {"classifier": str(run.folder), "data": run.config.data, "classes": classes}
+    about: dict[str, Any] = {"classifier": str(run.folder), "data": run.config.data}
     groups = dataset.groups
-    group_of = {} if groups is None else dict(zip(dataset.names, groups.tolist(), strict=True))
-    if not dataset.multi_label:
-        results = [_result(fold, number) for number, fold in enumerate(run.folds, start=1)]
-        return out_of_fold(results, groups=group_of, **about)
-    return labels_out_of_fold(
-        [
-            LabelFoldResult.read(fold.folder, number=number, best_epoch=fold.best_epoch)
-            for number, fold in enumerate(run.folds, start=1)
-        ],
-        groups=None if groups is None else group_of,
-        rule=ThresholdRule.parse(run.config.threshold or "f1"),
-        **about,
+    group_of = None if groups is None else dict(zip(dataset.names, groups.tolist(), strict=True))
+    folds = list(enumerate(run.folds, start=1))
+    if dataset.regression:
+        return numbers_out_of_fold(
+            [NumberFoldResult.read(fold.folder, number=k, best_epoch=fold.best_epoch) for k, fold in folds],
+            targets=classes,
+            groups=group_of,
+            **about,
+        )
+    if dataset.multi_label:
+        return labels_out_of_fold(
+            [LabelFoldResult.read(fold.folder, number=k, best_epoch=fold.best_epoch) for k, fold in folds],
+            classes=classes,
+            groups=group_of,
+            rule=ThresholdRule.parse(run.config.threshold or "f1"),
+            **about,
+        )
+    return out_of_fold(
+        [_result(fold, k) for k, fold in folds], classes=classes, groups=group_of or {}, **about
     )
 
 
@@ -329,7 +340,7 @@ def _result(fold: Run, number: int) -> FoldResult:
     )
 
 
-def _provenance(config: TrainConfig, folds: Folds, evaluation: OutOfFold | LabelsOutOfFold) -> dict[str, Any]:
+def _provenance(config: TrainConfig, folds: Folds, evaluation: AnyOutOfFold) -> dict[str, Any]:
     options = config.data_options.to_dict()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

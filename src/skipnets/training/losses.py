@@ -5,13 +5,14 @@ Shapes: N batch, K classes.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
 from skipnets.training.config import TrainConfig
 
-__all__ = ["FocalLoss", "named_loss"]
+__all__ = ["FocalLoss", "known_mean", "named_loss"]
 
 
 class FocalLoss(nn.Module):
@@ -50,6 +51,16 @@ class FocalLoss(nn.Module):
             return -terms.sum(1).mean()
         losses = -(terms * self.weight).sum(1)
         return losses.sum() / self.weight[targets].sum() if targets.ndim == 1 else losses.mean()
+
+
+def known_mean(losses: Tensor, known: Tensor) -> Tensor:
+    """The mean over what is known; 0 where nothing is.
+
+    Args:
+        losses: (N, K) of each pair of an image and a label or target.
+        known: (N, K).
+    """
+    return torch.where(known, losses, 0).sum() / known.sum().clamp(min=1)
 
 
 def named_loss(config: TrainConfig, weight: Tensor | None) -> nn.Module:

@@ -26,6 +26,7 @@ from skipnets.evaluation.multi_label_evaluation import MultiLabelEvaluation
 from skipnets.evaluation.thresholds import ThresholdRule, choose_thresholds
 from skipnets.models.backbone import Backbone
 from skipnets.training.config import ResolvedConfig, TrainConfig
+from skipnets.training.losses import known_mean
 from skipnets.training.task import Batch, ClassificationTask
 
 __all__ = ["AsymmetricLoss", "LabelLoss", "MultiLabelTask", "fit_thresholds", "with_label_defaults"]
@@ -108,7 +109,7 @@ class LabelLoss(nn.Module):
         losses = F.binary_cross_entropy_with_logits(
             logits, smooth.to(logits.dtype), pos_weight=self.positive_weights, reduction="none"
         )
-        return _known_mean(losses, known)
+        return known_mean(losses, known)
 
 
 class AsymmetricLoss(nn.Module):
@@ -141,12 +142,7 @@ class AsymmetricLoss(nn.Module):
         # Without a margin, log(1 - p) is exact where p is rounded to 1.
         log_absent = F.logsigmoid(-scores) if self.margin == 0 else torch.log1p(-shifted)
         absent = shifted**self.gamma_negative * log_absent
-        return _known_mean(-torch.where(targets == 1, present, absent), known)
-
-
-def _known_mean(losses: Tensor, known: Tensor) -> Tensor:
-    """The mean over the known pairs; 0 where none is."""
-    return torch.where(known, losses, 0).sum() / known.sum().clamp(min=1)
+        return known_mean(-torch.where(targets == 1, present, absent), known)
 
 
 class LabelScores(Metric):

@@ -25,10 +25,12 @@ from skipnets.models.backbone import Backbone
 from skipnets.scaling import TargetScale, scaled
 from skipnets.tables import number_text
 from skipnets.training.config import ResolvedConfig, TrainConfig
+from skipnets.training.losses import known_mean
 from skipnets.training.task import Batch, ClassificationTask
 
 __all__ = [
     "LOSSES",
+    "NumberLoss",
     "RegressionTask",
     "TargetScores",
     "check_not_regression",
@@ -54,7 +56,6 @@ _OFF: dict[str, Any] = {
     "fit_head": False,
     "find_lr": False,
     "teacher": None,
-    "folds": None,
     "threshold": None,
 }
 
@@ -96,7 +97,12 @@ def with_regression_defaults(config: TrainConfig, dataset: ImageDataset) -> Trai
         if getattr(config, name) not in (None, off):
             raise UserError(f"{name}={getattr(config, name)}: not yet with numbers to predict")
     targets = dataset.split("train").labels
-    for name, column in zip(dataset.classes, targets.T, strict=True):
+    for name, of_images in zip(dataset.classes, targets.T, strict=True):
+        column = of_images[np.isfinite(of_images)]
+        if not len(column):
+            raise UserError(
+                f"targets={name}: is not known of any training image, so there is nothing to learn"
+            )
         if column.min() == column.max():
             raise UserError(
                 f"targets={name}: is {number_text(column[0])} in all training images, so there is nothing to "
@@ -104,13 +110,16 @@ def with_regression_defaults(config: TrainConfig, dataset: ImageDataset) -> Trai
             )
         # Images that are evaluated have grades as well.
         everywhere = dataset.labels[:, dataset.classes.index(name)]
+        everywhere = everywhere[np.isfinite(everywhere)]
         if config.ordinal and len(others := everywhere[everywhere != np.rint(everywhere)]):
             raise UserError(
                 f"ordinal: must be given for whole numbers; {name} is {number_text(others[0])}, too"
             )
-    if config.best_by == "r2" and not np.ptp(dataset.split("val").labels, axis=0).any():
+    val = dataset.split("val").labels
+    if config.best_by == "r2" and np.isnan(error_metrics(val, val)["r2"]).all():
         raise UserError("best_by=r2: all validation images have the same numbers, so R² is undefined")
-    for option, values in (("target_mean", targets.mean(0)), ("target_std", targets.std(0))):
+    means, deviations = np.nanmean(targets, axis=0), np.nanstd(targets, axis=0)
+    for option, values in (("target_mean", means), ("target_std", deviations)):
         given = getattr(config, option)
         if given is not None and len(given) != len(values):
             raise UserError(f"{option}={given}: must be {len(values)}, one for each target")
@@ -120,8 +129,8 @@ def with_regression_defaults(config: TrainConfig, dataset: ImageDataset) -> Trai
         "best_by": "loss",
         # What enlarges, turns or colors images may change the number that they have.
         "augmentation": "crop",
-        "target_mean": tuple(targets.mean(0).tolist()),
-        "target_std": tuple(targets.std(0).tolist()),
+        "target_mean": tuple(means.tolist()),
+        "target_std": tuple(deviations.tolist()),
     }
     missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
     return dataclasses.replace(config, task="regression", **missing)
@@ -138,7 +147,9 @@ def target_scales(config: TrainConfig, train: ImageDataset) -> tuple[TargetScale
     assert config.target_std is not None
     return tuple(
         TargetScale(
-            mean=mean, std=std, grades=(int(column.min()), int(column.max())) if config.ordinal else None
+            mean=mean,
+            std=std,
+            grades=(int(np.nanmin(column)), int(np.nanmax(column))) if config.ordinal else None,
         )
         for mean, std, column in zip(config.target_mean, config.target_std, train.labels.T, strict=True)
     )
@@ -147,6 +158,24 @@ def target_scales(config: TrainConfig, train: ImageDataset) -> tuple[TargetScale
 def scaled_dataset(dataset: ImageDataset, scales: tuple[TargetScale, ...]) -> ImageDataset:
     """A dataset with its targets as the network learns them, in float32."""
     return dataclasses.replace(dataset, labels=scaled(dataset.labels, scales).astype(np.float32))
+
+
+class NumberLoss(nn.Module):
+    """The mean loss of the numbers that are known.
+
+    Args:
+        name: One of `LOSSES`.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.of_each = LOSSES[name](reduction="none")
+
+    @override
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(N, T) outputs and targets (NaN for unknown) → the mean over the known pairs."""
+        # A loss that is NaN would have a gradient that is NaN, even where it counts nothing.
+        return known_mean(self.of_each(outputs, targets.nan_to_num()), torch.isfinite(targets))
 
 
 class TargetScores(Metric):
@@ -166,7 +195,7 @@ class TargetScores(Metric):
 
     @override
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take a batch, (N, T) of each, scaled."""
+        """Take a batch, (N, T) of each, scaled; targets are NaN where unknown."""
         self.outputs.append(outputs.float())  # type: ignore[union-attr, operator]
         self.targets.append(targets.float())  # type: ignore[union-attr, operator]
 
@@ -175,11 +204,11 @@ class TargetScores(Metric):
         """The metrics of an epoch; see `skipnets.training.run.Row`."""
         outputs, targets = (dim_zero_cat(each).cpu().numpy() for each in (self.outputs, self.targets))  # type: ignore[arg-type]
         errors = error_metrics(outputs, targets)
-        defined = errors["r2"][np.isfinite(errors["r2"])]
-        return {
-            "val_mae": self.unit * float(errors["mae"].mean()),
-            "val_r2": float(defined.mean()) if len(defined) else float("nan"),
-        }
+        defined = {name: values[np.isfinite(values)] for name, values in errors.items()}
+        mae, r2 = (
+            float(defined[name].mean()) if len(defined[name]) else float("nan") for name in ("mae", "r2")
+        )
+        return {"val_mae": self.unit * mae, "val_r2": r2}
 
 
 class RegressionTask(ClassificationTask):
@@ -192,8 +221,9 @@ class RegressionTask(ClassificationTask):
     """
 
     def __init__(self, model: Backbone[Any], config: ResolvedConfig, scales: tuple[TargetScale, ...]) -> None:
-        super().__init__(model, config, loss=LOSSES[config.loss or "l2"]())
-        self.image_losses = LOSSES[config.loss or "l2"](reduction="none")
+        number_loss = NumberLoss(config.loss or "l2")
+        super().__init__(model, config, loss=number_loss)
+        self.number_loss = number_loss
         self.scores = TargetScores(scales)
         self.validation_metrics = {"val_loss": MeanMetric(nan_strategy="disable")}
         self.metrics = nn.ModuleList([*self.validation_metrics.values(), self.scores])
@@ -218,8 +248,10 @@ class RegressionTask(ClassificationTask):
         """Collect one batch of validation images."""
         pixels, targets, _ = batch
         outputs = self(self.normalize(pixels)).to(targets.dtype)
-        # One loss an image, as in `ClassificationTask`.
-        self.validation_metrics["val_loss"].update(self.image_losses(outputs, targets).mean(1))
+        # One loss a pair, as in `MultiLabelTask`.
+        losses = self.number_loss.of_each(outputs, targets.nan_to_num())
+        if len(of_known := losses[torch.isfinite(targets)]):
+            self.validation_metrics["val_loss"].update(of_known)
         self.scores.update(outputs, targets)
 
     @override

@@ -12,7 +12,8 @@ import optuna
 import pytest
 import yaml
 from PIL import Image
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, mean_absolute_error
+from tests.helpers.disks import TARGETS, write_disks
 from tests.helpers.labels import write_tiles
 from tests.helpers.own_networks import TinyNet
 
@@ -20,7 +21,7 @@ from skipnets.classifier import load
 from skipnets.data.options import DataOptions
 from skipnets.data.sources import find_dataset
 from skipnets.errors import UserError
-from skipnets.evaluation import MultiLabelEvaluation, evaluate
+from skipnets.evaluation import MultiLabelEvaluation, RegressionEvaluation, evaluate
 from skipnets.report.tuning import write_tuning_report
 from skipnets.training import TrainConfig, Tuning, choice, resume, resume_tuning, train, tune
 from skipnets.training.config import read_config
@@ -311,3 +312,23 @@ def test_several_labels_are_compared_by_mean_average_precision(tmp_path: Path) -
     assert read_config(tuning.config_file).threshold == "youden"
     page = write_tuning_report(tuning).read_text(encoding="utf-8")
     assert "Best validation average-precision" in page
+
+
+@pytest.mark.slow
+def test_numbers_are_compared_by_their_mean_absolute_error(tmp_path: Path) -> None:
+    data = write_disks(tmp_path / "disks", 60)
+    config = base(data, tmp_path / "run", group_column="patient", targets=TARGETS[:1])
+    tuning = tune(config, time="1h", trials=2)
+    assert (tuning.metric, tuning.minimize) == ("mae", True)
+    best = tuning.best
+    assert best is not None
+    assert best.value == min(trial.value for trial in tuning.trials if trial.value is not None)
+    folder = tuning.folder / f"trial-{best.number:04d}"
+    options = DataOptions(group_column="patient", targets=TARGETS[:1])
+    validation = find_dataset(data, splits=folder / "splits.csv", options=options).split("val")
+    evaluated = evaluate(load(folder, device="cpu"), validation, split="val")
+    assert isinstance(evaluated, RegressionEvaluation)
+    assert best.value == pytest.approx(mean_absolute_error(evaluated.numbers, evaluated.predicted), rel=1e-4)
+    assert "best val mae" in str(tuning)
+    assert read_config(tuning.config_file).best_by == "mae"
+    assert "Best validation mae" in write_tuning_report(tuning).read_text(encoding="utf-8")

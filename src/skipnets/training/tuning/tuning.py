@@ -43,7 +43,7 @@ from skipnets.machine import usable_cores
 from skipnets.tables import Display, make_table, properties_table
 from skipnets.training import budget
 from skipnets.training.callbacks import MONITORED, best_row
-from skipnets.training.config import ResolvedConfig, TrainConfig, config_to_yaml, read_config
+from skipnets.training.config import BestBy, ResolvedConfig, TrainConfig, config_to_yaml, read_config
 from skipnets.training.interruption import told
 from skipnets.training.prepare import prepare
 from skipnets.training.run import Run
@@ -112,12 +112,17 @@ class Tuning(Display):
     @property
     def best(self) -> TrialRecord | None:
         """The best complete trial; None before there is one."""
-        return best_of(self.trials, minimize=self.metric == "loss")
+        return best_of(self.trials, minimize=self.minimize)
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> BestBy:
         """The metric on the validation split by which trials are compared."""
         return _metric(self.base)
+
+    @property
+    def minimize(self) -> bool:
+        """Whether less of it is better."""
+        return MONITORED[self.metric][1] == "min"
 
     def tables(self) -> list[Table]:
         """Tables that `print` and notebooks show."""
@@ -126,7 +131,7 @@ class Tuning(Display):
         shown = sorted(
             (trial for trial in trials if trial.value is not None),
             key=lambda trial: trial.value or 0.0,
-            reverse=self.metric != "loss",
+            reverse=not self.minimize,
         )[:_SHOWN]
         options = list(dict.fromkeys(name for trial in trials for name in trial.values))
         columns: dict[str, Any] = {"trial": "right", "state": "left", f"val {self.metric}": "right"}
@@ -235,10 +240,11 @@ def _tune(
         fit = counted(max(int(seconds / each), 1), "trial")
         _say(f"a trial takes at least {each:.0f} s: {fit} in {format_duration(seconds)}")
     dataset = training_dataset(config)
-    if dataset.regression:
-        raise UserError(f"{config.data}: has {dataset.label_kind}, which tune cannot compare yet")
+    # Losses of different loss functions cannot be compared, and errors say more.
+    by_error = dataset.regression and config.best_by is None
     base = dataclasses.replace(
         config,
+        best_by="mae" if by_error else config.best_by,
         time=None if each is None else f"{each:.0f}s",
         splits=folder / run_folder.SPLITS,
     )
@@ -248,7 +254,7 @@ def _tune(
     _say(str(survey(dataset, config.data, most=_HEADERS_READ)))
     dataset.write_splits(folder / run_folder.SPLITS)
     _write(folder / BASE, base)
-    study = open_study(folder, minimize=_metric(base) == "loss")
+    study = open_study(folder, minimize=Tuning(folder).minimize)
     plan_trials(study, space, first={name: getattr(default, name) for name in space})
     left = seconds - (budget.clock() - started)
     return _go_on(folder, left, trials=trials, processes=processes, pruner=pruner)
@@ -314,7 +320,7 @@ def _go_on(folder: Path, seconds: float, *, trials: int | None, processes: int, 
     base = tuning.base
     if is_import(base.model):
         import_trusted(base.model)  # what is not trusted fails here, not as a trial
-    study = open_study(folder, minimize=tuning.metric == "loss", pruner=pruner)
+    study = open_study(folder, minimize=tuning.minimize, pruner=pruner)
     for number in _abandoned(study):
         study.tell(number, state=_state("FAIL"))
     # Several processes share the cores, also for reading images.
@@ -393,7 +399,7 @@ def _work(job: _Job) -> None:
     base = tuning.base
     if base.workers is None:
         base = dataclasses.replace(base, workers=job.workers)
-    minimize = tuning.metric == "loss"
+    minimize = tuning.minimize
     study = open_study(job.folder, minimize=minimize, pruner=job.pruner, seed=job.seed)
     dataset = _without_test(
         open_dataset(
@@ -500,7 +506,7 @@ def _finish(tuning: Tuning) -> None:
         )
 
 
-def _metric(config: TrainConfig) -> str:
+def _metric(config: TrainConfig) -> BestBy:
     return config.best_by or ("balanced-accuracy" if config.imbalance not in (None, "none") else "accuracy")
 
 
